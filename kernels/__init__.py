@@ -1,0 +1,1 @@
+"""Custom GPU kernels with their PyTorch references. Imports torch and triton only, never lmfast."""

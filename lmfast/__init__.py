@@ -1,0 +1,37 @@
+"""lmfast: from raw text to your own language model on one machine.
+
+The public names below load on first use, so that `import lmfast` costs neither torch nor numba.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_HOME_OF = {
+    "Tokenizer": "lmfast.tokenizer.bpe",
+    "train_bpe": "lmfast.tokenizer.bpe",
+    "ModelConfig": "lmfast.model.config",
+    "TransformerLM": "lmfast.model.transformer",
+    "load_run": "lmfast.training.checkpoint",
+}
+
+__all__ = ["ModelConfig", "Tokenizer", "TransformerLM", "load_run", "train_bpe"]
+
+if TYPE_CHECKING:
+    from lmfast.model.config import ModelConfig
+    from lmfast.model.transformer import TransformerLM
+    from lmfast.tokenizer.bpe import Tokenizer, train_bpe
+    from lmfast.training.checkpoint import load_run
+
+
+def __getattr__(name: str):
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'lmfast' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME_OF])

@@ -1,0 +1,30 @@
+"""One class for everything a user can mend: bad files, bad values, missing devices.
+
+Library code raises `UserError` with one line that names the file, the value and the way out. Commands
+print that line on stderr and exit with code 2 (`exit_on_user_error`); anything else is a bug and keeps its
+traceback.
+"""
+
+import contextlib
+import sys
+
+
+class UserError(ValueError):
+    """A problem in the input, told in one line: what, where, and what to do instead."""
+
+
+@contextlib.contextmanager
+def exit_on_user_error():
+    """Turns a `UserError` into one line on stderr and exit code 2; Ctrl-C into exit code 130."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader (head, less) went away: not an error of ours. Python would complain again at exit.
+        sys.stderr.close()
+        sys.exit(0)
