@@ -13,7 +13,7 @@ _HOME_OF = {
     "train_bpe": "lmfast.tokenizer.bpe",
     "ModelConfig": "lmfast.model.config",
     "TransformerLM": "lmfast.model.transformer",
-    "load_run": "lmfast.training.checkpoint",
+    "load_run": "lmfast.training.run_folder",
 }
 
 __all__ = ["ModelConfig", "Tokenizer", "TransformerLM", "load_run", "train_bpe"]
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lmfast.model.config import ModelConfig
     from lmfast.model.transformer import TransformerLM
     from lmfast.tokenizer.bpe import Tokenizer, train_bpe
-    from lmfast.training.checkpoint import load_run
+    from lmfast.training.run_folder import load_run
 
 
 def __getattr__(name: str):

@@ -1,0 +1,104 @@
+"""(seed, step) → batch, and nothing else decides what a training step sees.
+
+The token file is cut into windows of context_length + 1 tokens that overlap by one (the last target of a window is
+the first input of the next). An epoch visits every window once, in an order that is a keyed permutation of the window
+numbers, computed a window at a time: no shuffled index is held, so memory does not grow with the file. Every epoch
+shifts the cuts by another offset and uses another key.
+
+The permutation is a four-round Feistel network over the next even power of two, walked until it falls inside the
+range (Black & Rogaway 2002, cycle walking); splitmix64 is the round function.
+"""
+
+import numpy as np
+
+
+def splitmix64(x: np.ndarray) -> np.ndarray:
+    """Steele, Lea & Flood 2014: a bijective mixer of uint64."""
+    with np.errstate(over="ignore"):
+        x = x + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
+def derive_seed(*parts: int) -> int:
+    """One 63-bit seed from several integers, such as (seed, step): nearby inputs give unrelated outputs."""
+    state = np.zeros(1, np.uint64)
+    for part in parts:
+        state = splitmix64(state ^ np.array([part % 2**64], np.uint64))
+    return int(state[0] >> np.uint64(1))
+
+
+def permute(index: np.ndarray, size: int, key: int) -> np.ndarray:
+    """Images of `index` (uint64, each below `size`) under a permutation of range(size) chosen by `key`."""
+    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+    low = np.uint64((1 << int(half)) - 1)
+    keys = splitmix64(np.array([key], np.uint64) + np.arange(4, dtype=np.uint64))
+    out = index.astype(np.uint64)
+    walking = np.ones(out.shape, bool)
+    while walking.any():
+        x = out[walking]
+        left, right = x >> half, x & low
+        for k in keys:
+            left, right = right, left ^ (splitmix64(right ^ k) & low)
+        out[walking] = (left << half) | right
+        walking = out >= np.uint64(size)
+    return out
+
+
+class Batches:
+    """Training batches of a token file, without replacement within an epoch.
+
+    tokens: 1-D integer array, usually a memory map, of at least context_length + 1 ids.
+    rows: sequences in one optimizer step (batch_size × grad_accumulation).
+    """
+
+    def __init__(self, tokens: np.ndarray, rows: int, context_length: int, seed: int):
+        self.tokens, self.rows, self.context_length, self.seed = tokens, rows, context_length, seed
+        spare = len(tokens) - 1
+        # One context is kept free for the epoch's offset, where the file is long enough for that.
+        self.windows = max(1, spare // context_length - 1)
+        self.offsets = min(context_length, spare - self.windows * context_length + 1)
+
+    def step(self, step: int) -> np.ndarray:
+        """ids (rows, context_length + 1) int64 of optimizer step `step`."""
+        position = step * self.rows + np.arange(self.rows, dtype=np.int64)
+        starts = np.empty(self.rows, np.int64)
+        epochs = position // self.windows
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            key = derive_seed(self.seed, int(epoch))
+            window = permute((position[here] % self.windows).astype(np.uint64), self.windows, key)
+            starts[here] = window.astype(np.int64) * self.context_length + key % self.offsets
+        return self.tokens[starts[:, None] + np.arange(self.context_length + 1)].astype(np.int64)
+
+
+class Windows:
+    """Evaluation batches: the whole file once, in order; the tail is filled up with `pad` (no loss).
+
+    Every token but the first is a target exactly once. `limit` keeps the first so many batches; 0 keeps all.
+    """
+
+    def __init__(self, tokens: np.ndarray, rows: int, context_length: int, pad: int, limit: int = 0):
+        self.tokens, self.rows, self.context_length, self.pad = tokens, rows, context_length, pad
+        windows = -(-(len(tokens) - 1) // context_length)
+        self.batches = -(-windows // rows)
+        if limit:
+            self.batches = min(self.batches, limit)
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self):
+        """ids (rows, context_length + 1) int64, all of the same shape."""
+        span = self.rows * self.context_length
+        for batch in range(self.batches):
+            flat = np.full(span + 1, self.pad, np.int64)
+            piece = self.tokens[batch * span : (batch + 1) * span + 1]
+            flat[: len(piece)] = piece
+            starts = np.arange(self.rows) * self.context_length
+            yield flat[starts[:, None] + np.arange(self.context_length + 1)]
+
+    def targets(self) -> np.ndarray:
+        """The ids that carry loss, in order (a view)."""
+        return self.tokens[1 : self.batches * self.rows * self.context_length + 1]

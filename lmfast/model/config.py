@@ -1,0 +1,98 @@
+"""The shape of a transformer, and nothing else: no torch here, so that `--help` answers at once.
+
+Every field is a setting of the same name in YAML and on the command line (`d_model`, `--d-model`).
+Fields left at None are derived from the others by `resolved()`; a config that a model is built from, that is
+saved or counted is always a resolved one.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from lmfast.errors import UserError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A pre-norm decoder-only transformer (Llama-like: RMSNorm, RoPE, SwiGLU), with its ablations."""
+
+    vocab_size: int | None = None
+    """number of token ids; taken from the tokenizer or the token file when not set"""
+    context_length: int = 1024
+    """longest sequence in tokens, in training and in generation"""
+    d_model: int = 768
+    """width of the residual stream"""
+    num_layers: int = 12
+    """transformer blocks"""
+    num_heads: int = 12
+    """query heads; d_model / num_heads is the head dimension and must be even"""
+    num_kv_heads: int | None = None
+    """key and value heads (grouped-query attention); num_heads when not set"""
+    d_ff: int | None = None
+    """feed-forward width of SwiGLU; 4 * d_model when not set. silu and relu2 get 1.5 times it: equal parameters"""
+    rope_theta: float = 10000.0
+    """base of the rotary frequencies"""
+    norm: Literal["pre", "post", "none"] = "pre"
+    """RMSNorm before each sublayer, after each residual sum, or nowhere"""
+    position: Literal["rope", "none"] = "rope"
+    """rotary position embedding, or none (NoPE)"""
+    ffn: Literal["swiglu", "silu", "relu2"] = "swiglu"
+    """feed-forward: gated SiLU, plain SiLU, or squared ReLU, all with the same number of parameters"""
+    qk_norm: bool = False
+    """RMSNorm on each query and key head before the rotation"""
+    tie_embeddings: bool = False
+    """one matrix for the input embedding and the output head"""
+    parallel_block: bool = False
+    """attention and feed-forward read the same normalised input and are summed (GPT-J)"""
+    dropout: float = 0.0
+    """probability of dropping an element of the embedding and of each sublayer's output, in training only"""
+
+    @property
+    def head_dim(self) -> int:
+        return self.d_model // self.num_heads
+
+    def resolved(self) -> "ModelConfig":
+        """Derived fields filled in and every constraint checked. Raises UserError naming the setting."""
+        config = dataclasses.replace(
+            self,
+            num_kv_heads=self.num_heads if self.num_kv_heads is None else self.num_kv_heads,
+            d_ff=4 * self.d_model if self.d_ff is None else self.d_ff,
+        )
+        if config.vocab_size is None:
+            raise UserError("vocab_size is not set, and no tokenizer or token file says it; give --vocab-size")
+        positive = (
+            "vocab_size context_length d_model num_layers num_heads num_kv_heads d_ff rope_theta".split()
+        )
+        for name in positive:
+            if not getattr(config, name) > 0:
+                raise UserError(f"{name} is {getattr(config, name)}; it must be greater than 0")
+        if config.d_model % config.num_heads:
+            raise UserError(
+                f"d_model {config.d_model} is not divisible by num_heads {config.num_heads}; "
+                f"d_model {_nearest_multiple(config.d_model, config.num_heads)} would be"
+            )
+        if config.head_dim % 2 and config.position == "rope":
+            raise UserError(
+                f"head dimension {config.head_dim} (d_model {config.d_model} / num_heads {config.num_heads}) is odd; "
+                "rope rotates pairs: choose an even one, or position none"
+            )
+        if config.num_heads % config.num_kv_heads:
+            raise UserError(
+                f"num_heads {config.num_heads} is not divisible by num_kv_heads {config.num_kv_heads}; "
+                "each key/value head serves the same number of query heads"
+            )
+        if config.norm == "post" and config.parallel_block:
+            raise UserError("parallel_block with norm post has no meaning: there is one residual sum, not two")
+        if not 0 <= config.dropout < 1:
+            raise UserError(f"dropout is {config.dropout}; it must be at least 0 and below 1")
+        return config
+
+    @property
+    def ffn_hidden(self) -> int:
+        """Width of the feed-forward's hidden layer: d_ff with a gate (3 matrices), 1.5 d_ff without (2 matrices)."""
+        d_ff = 4 * self.d_model if self.d_ff is None else self.d_ff
+        return d_ff if self.ffn == "swiglu" else (3 * d_ff) // 2
+
+
+def _nearest_multiple(value: int, base: int) -> int:
+    return max(base, round(value / base) * base)

@@ -1,0 +1,137 @@
+"""The parts of a transformer block: normalisation, attention, feed-forward. All maths goes through `kernels`.
+
+Activations are (batch, seq, d_model) in the autocast dtype; weights are fp32 and without biases. Sources: RMSNorm,
+Zhang & Sennrich 2019; RoPE, Su et al. 2021; SwiGLU, Shazeer 2020; grouped-query attention, Ainslie et al. 2023;
+squared ReLU, So et al. 2021; QK-norm, Henry et al. 2020; parallel block, GPT-J (Wang & Komatsuzaki 2021).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import kernels
+from lmfast.model.config import ModelConfig
+from lmfast.model.kv_cache import LayerCache
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last dimension; with `residual`, first adds it and returns the sum too."""
+
+    def __init__(self, width: int, eps: float = 1e-5):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor, residual: Tensor | None = None):
+        return kernels.rms_norm(x, self.weight, self.eps, residual)
+
+
+class NoNorm(nn.Module):
+    """The `norm: none` ablation, with RMSNorm's interface."""
+
+    def forward(self, x: Tensor, residual: Tensor | None = None):
+        return x if residual is None else (x + residual, x + residual)
+
+
+def make_norm(config: ModelConfig) -> nn.Module:
+    return NoNorm() if config.norm == "none" else RMSNorm(config.d_model)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with grouped key/value heads; one fused projection for queries, keys and values."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.num_heads, self.num_kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+        self.rotate = config.position == "rope"
+        self.qkv = nn.Linear(
+            config.d_model, (self.num_heads + 2 * self.num_kv_heads) * self.head_dim, bias=False
+        )
+        self.out = nn.Linear(self.num_heads * self.head_dim, config.d_model, bias=False)
+        self.q_norm = RMSNorm(self.head_dim) if config.qk_norm else None
+        self.k_norm = RMSNorm(self.head_dim) if config.qk_norm else None
+
+    def project(self, x: Tensor, rope: tuple[Tensor, Tensor], positions: Tensor | None):
+        """Queries (batch, num_heads, seq, head_dim), keys and values (batch, num_kv_heads, …), rotated."""
+        batch, seq, _ = x.shape
+        heads = self.qkv(x).view(batch, seq, self.num_heads + 2 * self.num_kv_heads, self.head_dim)
+        q, k, v = heads.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=2)
+        if self.q_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        if self.rotate:
+            q, k = kernels.rope(q, k, *rope, positions)
+        return q, k, v
+
+    def forward(
+        self,
+        x: Tensor,  # (batch, seq, d_model)
+        rope: tuple[Tensor, Tensor],
+        positions: Tensor | None = None,  # (batch, seq), for packed rows
+        document_ids: Tensor | None = None,  # (batch, seq): attention stays within equal ids
+        cache: LayerCache | None = None,  # filled with the keys and values of `x`, starting at position 0
+    ) -> Tensor:
+        q, k, v = self.project(x, rope, positions)
+        if cache is not None:
+            cache.fill(k, v)
+        attended = kernels.attention(q, k, v, causal=True, document_ids=document_ids)
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+    def decode(self, x: Tensor, rope: tuple[Tensor, Tensor], lengths: Tensor, cache: LayerCache) -> Tensor:
+        """One new token a sequence, x (batch, 1, d_model), at position `lengths` (batch,)."""
+        q, k, v = self.project(x, rope, lengths[:, None])
+        cache.append(k, v, lengths)
+        attended = kernels.decode_attention(q.squeeze(2), cache.k, cache.v, lengths + 1)
+        return self.out(attended.flatten(1)[:, None])
+
+
+class FeedForward(nn.Module):
+    """SwiGLU with gate and up in one projection, or its ungated ablations with as many parameters."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.kind = config.ffn
+        hidden = config.ffn_hidden
+        self.up = nn.Linear(config.d_model, 2 * hidden if self.kind == "swiglu" else hidden, bias=False)
+        self.down = nn.Linear(hidden, config.d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        up = self.up(x)
+        if self.kind == "swiglu":
+            hidden = kernels.swiglu(*up.chunk(2, dim=-1))
+        elif self.kind == "silu":
+            hidden = F.silu(up)
+        else:
+            hidden = F.relu(up).square()
+        return self.down(hidden)
+
+
+class Block(nn.Module):
+    """Attention and feed-forward around a residual stream.
+
+    With `norm: pre` the stream travels as (delta, residual), so that adding a sublayer's output and normalising the
+    sum are one operator; the other arrangements return a delta of the whole new stream over a zero residual.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.post_norm, self.parallel = config.norm == "post", config.parallel_block
+        self.attention_norm = make_norm(config)
+        self.attention = Attention(config)
+        self.ffn_norm = None if self.parallel else make_norm(config)
+        self.feed_forward = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+
+    def forward(self, delta: Tensor, residual: Tensor | None, attend) -> tuple[Tensor, Tensor | None]:
+        """`attend(attention, x)` runs this block's attention: over a whole sequence, or one token with a cache."""
+        if self.post_norm:
+            x = self.attention_norm(delta + self.dropout(attend(self.attention, delta)))
+            return self.ffn_norm(x + self.dropout(self.feed_forward(x))), None
+        if residual is None:
+            residual, x = delta, self.attention_norm(delta)
+        else:
+            x, residual = self.attention_norm(delta, residual)
+        if self.parallel:
+            return self.dropout(attend(self.attention, x)) + self.dropout(self.feed_forward(x)), residual
+        x, residual = self.ffn_norm(self.dropout(attend(self.attention, x)), residual)
+        return self.dropout(self.feed_forward(x)), residual

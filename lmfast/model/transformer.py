@@ -1,0 +1,152 @@
+"""TransformerLM: token ids in, hidden states or logits out.
+
+Initialisation: every matrix from a normal truncated at three standard deviations with the variance of Glorot &
+Bengio 2010, 2 / (fan_in + fan_out), as in CS336's handout; the projections that write to the residual stream are
+scaled down by sqrt(2 · num_layers) as in GPT-2 (Radford et al. 2019, 2.3). The embedding has standard deviation 1,
+or d_model^-0.5 where it is also the head, so that the logits start near unit scale.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from lmfast.errors import UserError
+from lmfast.model.config import ModelConfig
+from lmfast.model.kv_cache import KVCache
+from lmfast.model.layers import Block, RMSNorm
+
+
+def rope_tables(head_dim: int, length: int, theta: float) -> tuple[Tensor, Tensor]:
+    """cos and sin of position · theta^(−2i/head_dim), fp32, (length, head_dim / 2); computed in fp64."""
+    frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    angles = torch.arange(length, dtype=torch.float64)[:, None] * frequencies
+    return angles.cos().float(), angles.sin().float()
+
+
+class TransformerLM(nn.Module):
+    """A decoder-only language model of the shape `config`; `config` here is always resolved."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config = config.resolved()
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.final_norm = RMSNorm(config.d_model) if config.norm == "pre" else None
+        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        if config.tie_embeddings:
+            self.head.weight = self.embedding.weight
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        self.register_buffer("rope_cos", None, persistent=False)
+        self.register_buffer("rope_sin", None, persistent=False)
+        if self.embedding.weight.device.type != "meta":  # a model made on meta is filled by `load_weights`
+            self.reset_rope()
+            self.reset_parameters()
+
+    def reset_rope(self) -> None:
+        """Computes the rotation tables, which no checkpoint holds, on the weights' device."""
+        config, device = self.config, self.embedding.weight.device
+        tables = rope_tables(config.head_dim, config.context_length, config.rope_theta)
+        self.rope_cos, self.rope_sin = (table.to(device) for table in tables)
+
+    def own_tensors(self) -> dict[str, Tensor]:
+        """The weights by name, each once: a tied head goes by the embedding's name."""
+        return dict(self.named_parameters())
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draws all weights anew from torch's default generator (see the module's docstring)."""
+        config = self.config
+        head_dim, d_model = config.head_dim, config.d_model
+        for name, module in self.named_modules():
+            if isinstance(module, RMSNorm):
+                module.weight.fill_(1.0)
+            elif isinstance(module, nn.Linear) and not (name == "head" and config.tie_embeddings):
+                # A fused projection is drawn as the separate matrices it holds.
+                widths = [module.out_features]
+                if name.endswith("attention.qkv"):
+                    kv = config.num_kv_heads * head_dim
+                    widths = [config.num_heads * head_dim, kv, kv]
+                elif name.endswith("feed_forward.up") and config.ffn == "swiglu":
+                    widths = [config.ffn_hidden] * 2
+                writes_residual = name.endswith(("attention.out", "feed_forward.down"))
+                scale = (2 * config.num_layers) ** -0.5 if writes_residual else 1.0
+                for part in module.weight.split(widths):
+                    _truncated_normal(part, scale * (2 / (part.shape[0] + module.in_features)) ** 0.5)
+        _truncated_normal(self.embedding.weight, d_model**-0.5 if config.tie_embeddings else 1.0)
+
+    def hidden(
+        self, ids: Tensor, positions: Tensor | None = None, document_ids: Tensor | None = None
+    ) -> Tensor:
+        """Final hidden states (batch, seq, d_model) of ids (batch, seq), ready for the head."""
+        rope = self._rope(ids.shape[1])
+
+        def attend(attention, x):
+            return attention(x, rope, positions, document_ids)
+
+        return self._run_blocks(self._embed(ids), [attend] * len(self.blocks))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Logits (batch, seq, vocab_size) of ids (batch, seq)."""
+        return self.head(self.hidden(ids))
+
+    def prefill(self, ids: Tensor, lengths: Tensor, cache: KVCache) -> Tensor:
+        """Runs right-padded prompts (batch, seq) through the model once and fills the cache.
+
+        Returns the logits (batch, vocab_size) at each prompt's last token. Padding lies to the right of what it could
+        disturb, and its keys are overwritten before they would come within a sequence's length.
+        """
+        rope = self._rope(ids.shape[1])
+
+        def attend_with(layer):
+            return lambda attention, x: attention(x, rope, cache=layer)
+
+        hidden = self._run_blocks(self._embed(ids), [attend_with(layer) for layer in cache.layers])
+        cache.lengths.copy_(lengths)
+        last = hidden[torch.arange(ids.shape[0], device=ids.device), lengths.long() - 1]
+        return self.head(last)
+
+    def decode(self, ids: Tensor, cache: KVCache, max_length: int) -> Tensor:
+        """One step: ids (batch,) are appended to the sequences in `cache`; returns logits (batch, vocab_size).
+
+        `max_length` bounds the lengths after this step, so that no more of the cache is read.
+        """
+        rope, lengths = (self.rope_cos, self.rope_sin), cache.lengths
+
+        def attend_with(layer):
+            return lambda attention, x: attention.decode(x, rope, lengths, layer)
+
+        attends = [attend_with(layer) for layer in cache.view(max_length)]
+        hidden = self._run_blocks(self._embed(ids[:, None]), attends)
+        cache.lengths += 1
+        return self.head(hidden[:, 0])
+
+    def generate(self, ids, max_tokens: int = 256, **sampling) -> list[int]:
+        """Ids that continue `ids`; the options are those of `lmfast.inference.decode.generate`."""
+        from lmfast.inference.decode import generate
+
+        return generate(self, [list(ids)], max_tokens, **sampling)[0]
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        x = self.embedding(ids)
+        if torch.is_autocast_enabled(ids.device.type):
+            # The residual stream is the largest activation: under autocast it travels at half width.
+            x = x.to(torch.get_autocast_dtype(ids.device.type))
+        return self.dropout(x)
+
+    def _rope(self, length: int) -> tuple[Tensor, Tensor]:
+        if length > self.config.context_length:
+            raise UserError(
+                f"sequence of {length} tokens is longer than context_length {self.config.context_length}"
+            )
+        return self.rope_cos[:length], self.rope_sin[:length]
+
+    def _run_blocks(self, x: Tensor, attends: list) -> Tensor:
+        residual = None
+        for block, attend in zip(self.blocks, attends, strict=True):
+            x, residual = block(x, residual, attend)
+        if self.final_norm is not None:
+            return self.final_norm(x, residual)[0]
+        return x if residual is None else x + residual
+
+
+def _truncated_normal(weight: Tensor, std: float) -> None:
+    nn.init.trunc_normal_(weight, std=std, a=-3 * std, b=3 * std)

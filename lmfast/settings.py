@@ -1,0 +1,346 @@
+"""Settings of the commands: dataclasses, YAML files and command lines, in one place and with one set of names.
+
+A command's settings are one dataclass of groups (model, data, optimizer, run, logging); seen from YAML and from
+the command line they are flat: `d_model: 256` in a file is `--d-model 256` or `--d_model 256` on the line. The line
+beats the file, the file beats the default. An unknown name is refused, with the nearest known one. No torch here.
+
+YAML scalars are coerced by the field's type (`1e-3` is a string to YAML and a float to us); a value of the wrong
+kind is refused with the file, the name and what was expected.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+import yaml
+
+from lmfast.errors import UserError
+from lmfast.model.config import ModelConfig
+
+T = TypeVar("T")
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What is read. With no data given, the built-in stories are prepared and trained on."""
+
+    train_data_path: Annotated[str | None, tyro.conf.arg(aliases=["--train-data"])] = None
+    """token file to train on (.npy, .bin, or text of ids)"""
+    val_data_path: Annotated[str | None, tyro.conf.arg(aliases=["--val-data"])] = None
+    """token file to evaluate on"""
+    tokenizer: str | None = None
+    """tokenizer folder or file, for bits per byte and samples; the token file's own when not set"""
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW with linear warmup and cosine decay."""
+
+    batch_size: int = 32
+    """sequences in one forward pass, summed over all ranks"""
+    grad_accumulation: int = 1
+    """forward passes in one optimizer step; a step sees batch_size * grad_accumulation sequences"""
+    max_iters: int | None = None
+    """optimizer steps; 100000 when neither this nor total_tokens is set"""
+    total_tokens: int | None = None
+    """instead of max_iters: tokens to train on, rounded up to whole steps"""
+    learning_rate: Annotated[float, tyro.conf.arg(aliases=["--lr"])] = 1e-4
+    """peak learning rate"""
+    min_lr: float | None = None
+    """learning rate at the end of the cosine; a tenth of learning_rate when not set"""
+    warmup_iters: int = 1000
+    """steps of linear warmup"""
+    lr_decay_iters: int | None = None
+    """step at which min_lr is reached; max_iters when not set"""
+    weight_decay: float = 0.1
+    """decoupled weight decay, on matrices only"""
+    beta1: float = 0.9
+    """AdamW's decay of the mean"""
+    beta2: float = 0.95
+    """AdamW's decay of the squared mean"""
+    grad_clip: float = 1.0
+    """largest global gradient norm; 0 turns clipping off"""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Where and how the run executes."""
+
+    out_dir: Annotated[str | None, tyro.conf.arg(aliases=["--checkpoint-dir"])] = None
+    """run folder; an unfinished run in it resumes. runs/train-N when not set"""
+    resume: bool = False
+    """go on with the run in out_dir, or with the newest unfinished run"""
+    init_from: str | None = None
+    """run folder or checkpoint whose weights the model starts from"""
+    device: Literal["auto", "cuda", "cpu", "mps"] = "auto"
+    """where to compute"""
+    compile: bool = False
+    """compile the step with torch.compile"""
+    bf16: bool = False
+    """autocast matrix products to bfloat16; weights and optimizer stay fp32"""
+    seed: int = 0
+    """decides the initial weights, the batches and the dropout"""
+
+
+@dataclass(frozen=True)
+class LoggingSettings:
+    """What is written while training."""
+
+    eval_interval: int = 100
+    """steps between evaluations on val_data_path; 0 evaluates at the end only"""
+    eval_batches: int = 0
+    """batches in one evaluation; 0 covers the whole file once"""
+    log_interval: int = 10
+    """steps between lines of metrics"""
+    checkpoint_interval: int = 1000
+    """steps between checkpoints; the last step always gets one"""
+    keep_checkpoints: int = 2
+    """newest checkpoints kept; the one with the best validation loss is kept besides. 0 keeps all"""
+    sample_interval: int = 0
+    """steps between samples of generated text; 0 turns them off"""
+    tensorboard: bool = False
+    """also write TensorBoard event files"""
+    wandb: Literal["off", "online", "offline"] = "off"
+    """Weights & Biases logging; a bare --wandb means online, --no-wandb means off"""
+    wandb_project: str = "lmfast"
+    """W&B project"""
+    wandb_name: str | None = None
+    """W&B run name; the run folder's name when not set"""
+    wandb_entity: str | None = None
+    """W&B user or team"""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Train a language model on token files."""
+
+    config: str | None = None
+    """YAML file of settings, or the name of one in configs/; the command line beats it"""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataSettings = field(default_factory=DataSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+    logging: LoggingSettings = field(default_factory=LoggingSettings)
+
+
+def flat_types(cls: type) -> dict[str, Any]:
+    """{setting: type} of a settings dataclass and its groups, `Annotated` taken off."""
+    found = {}
+    for name, hint in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            found |= flat_types(hint)
+        else:
+            found[name] = hint
+    return found
+
+
+def to_flat(settings: Any) -> dict[str, Any]:
+    """{setting: value}, groups opened."""
+    flat = {}
+    for f in dataclasses.fields(settings):
+        value = getattr(settings, f.name)
+        if dataclasses.is_dataclass(value):
+            flat |= to_flat(value)
+        else:
+            flat[f.name] = value
+    return flat
+
+
+def replace_flat(settings: T, values: dict[str, Any]) -> T:
+    """A copy of `settings` with the named flat values in their groups."""
+    changes = {}
+    for f in dataclasses.fields(settings):
+        value = getattr(settings, f.name)
+        if dataclasses.is_dataclass(value):
+            changes[f.name] = replace_flat(value, values)
+        elif f.name in values:
+            changes[f.name] = values[f.name]
+    return dataclasses.replace(settings, **changes)
+
+
+def find_config(name: str) -> Path:
+    """A YAML file by path, or by the bare name of one in configs/."""
+    for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    known = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
+    near = difflib.get_close_matches(Path(name).stem, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"configs/ has: {', '.join(known)}"
+    raise UserError(f"{name}: no such settings file; {hint}")
+
+
+def read_yaml(path: Path, cls: type) -> dict[str, Any]:
+    """The flat settings of a YAML file, coerced to the types of `cls`. Raises UserError on anything unknown."""
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path}: expected lines of `name: value`, found a {type(loaded).__name__}")
+    hints = flat_types(cls)
+    values = {}
+    for key, value in loaded.items():
+        name = str(key).replace("-", "_")
+        if name not in hints:
+            raise UserError(f"{path}: unknown setting '{key}'{_nearest(name, hints)}")
+        values[name] = _coerce(value, hints[name], f"{path}: {name}")
+    return values
+
+
+def write_yaml(path: Path, settings: Any) -> None:
+    """The inverse of `read_yaml`: flat, in the order of the dataclass, the name of the config file left out."""
+    flat = {name: value for name, value in to_flat(settings).items() if name != "config"}
+    path.write_text(yaml.safe_dump(flat, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def parse(cls: type[T], argv: Sequence[str], prog: str, base: T | None = None) -> T:
+    """Settings from a command line, over a YAML file named by --config, over `base` (the defaults).
+
+    Raises UserError for anything that cannot be understood; prints help and exits 0 on --help.
+    """
+    argv = _spell_out_wandb(list(argv))
+    hints = flat_types(cls)
+    default = base if base is not None else cls()
+    if "config" in hints and (name := _value_of("--config", argv)) is not None:
+        values = read_yaml(find_config(name), cls)
+        # Of max_iters and total_tokens, the nearer source decides.
+        if "total_tokens" in values and "max_iters" not in values:
+            values["max_iters"] = None
+        default = replace_flat(default, values)
+    if "max_iters" in hints:
+        if _value_of("--total-tokens", argv) is not None and _value_of("--max-iters", argv) is None:
+            default = replace_flat(default, {"max_iters": None})
+        elif _value_of("--max-iters", argv) is not None and _value_of("--total-tokens", argv) is None:
+            default = replace_flat(default, {"total_tokens": None})
+    _refuse_unknown_flags(argv, cls)
+    if {"-h", "--help"} & set(argv):
+        return tyro.cli(cls, args=argv, prog=prog, default=default, config=_TYRO)
+    out = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            return tyro.cli(cls, args=argv, prog=prog, default=default, config=_TYRO)
+    except SystemExit:
+        raise UserError(_first_message(out.getvalue())) from None
+
+
+_TYRO = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff)
+
+
+def _aliases(cls: type) -> dict[str, str]:
+    """{alias: setting} as declared on the fields, both as bare names with underscores."""
+    found = {}
+    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+        if dataclasses.is_dataclass(hint):
+            found |= _aliases(hint)
+        for extra in getattr(hint, "__metadata__", ()):
+            found |= {a.lstrip("-").replace("-", "_"): name for a in getattr(extra, "aliases", None) or ()}
+    return found
+
+
+def given_names(argv: Sequence[str], cls: type) -> set[str]:
+    """The settings that a command line names, aliases and --no- forms resolved."""
+    hints, aliases = flat_types(cls), _aliases(cls)
+    names = set()
+    for word in argv:
+        if not word.startswith("--"):
+            continue
+        name = word[2:].split("=", 1)[0].replace("-", "_")
+        if name not in hints and name.startswith("no_"):
+            name = name[3:]
+        names.add(aliases.get(name, name))
+    return names & hints.keys()
+
+
+def _refuse_unknown_flags(argv: Sequence[str], cls: type) -> None:
+    hints = flat_types(cls)
+    known = hints.keys() | _aliases(cls).keys() | {f"no_{n}" for n, t in hints.items() if t is bool} | {"help"}
+    for word in argv:
+        if word.startswith("--") and len(word) > 2:
+            name = word[2:].split("=", 1)[0].replace("-", "_")
+            if name not in known:
+                raise UserError(f"unknown setting '{word.split('=', 1)[0]}'{_nearest(name, known, flag=True)}")
+
+
+def _nearest(name: str, known, flag: bool = False) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    if not near:
+        return "; --help lists them all"
+    return f"; did you mean {'--' + near[0].replace('_', '-') if flag else near[0]}?"
+
+
+def _value_of(flag: str, argv: Sequence[str]) -> str | None:
+    """The last value given for a flag on a raw command line, in either spelling and with or without '='."""
+    value = None
+    for i, word in enumerate(argv):
+        head, sep, tail = word.partition("=")
+        if head.replace("_", "-") == flag:
+            value = tail if sep else (argv[i + 1] if i + 1 < len(argv) else None)
+    return value
+
+
+def _spell_out_wandb(argv: list[str]) -> list[str]:
+    """`--wandb` alone means online and `--no-wandb` means off; tyro knows only `--wandb VALUE`."""
+    out = []
+    for i, word in enumerate(argv):
+        if word in ("--no-wandb", "--no_wandb"):
+            out += ["--wandb", "off"]
+        elif word == "--wandb" and (i + 1 == len(argv) or argv[i + 1].startswith("-")):
+            out += ["--wandb", "online"]
+        else:
+            out.append(word)
+    return out
+
+
+def _first_message(box: str) -> str:
+    """The message in tyro's error box as one line: title, frame and the hints below the first rule left out."""
+    parts, framed = [[]], False
+    for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines():
+        framed |= line.startswith("╭")
+        text = line.strip("│ ")
+        if text and set(text) <= set("─-"):
+            parts.append([])
+        elif text and text[0] not in "╭╰":
+            parts[-1].append(text)
+    # Without a frame (output that is not UTF-8), the title stands above a first rule of its own.
+    message = parts[0] if framed or len(parts) == 1 else parts[1]
+    return " ".join(message) or "the command line could not be read"
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    """A YAML value as the field's type."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _coerce(value, next(a for a in args if a is not type(None)), where)
+    if origin is Literal:
+        # YAML 1.1 reads a bare `off` as False and a bare `none` as the string "none".
+        value = "off" if value is False and "off" in args else value
+        if value in args:
+            return value
+        raise UserError(f"{where} is {value!r}; expected one of {', '.join(map(str, args))}")
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is str and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        return str(value)
+    if hint in (int, float) and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            number = float(value)
+            if hint is float:
+                return number
+            if number == int(number):
+                return int(value) if isinstance(value, int) else int(number)
+    raise UserError(f"{where} is {value!r}; expected {getattr(hint, '__name__', hint)}")

@@ -1,0 +1,148 @@
+"""The run folder: one run's config, tokenizer, metrics, samples, report and checkpoints, and who may write it.
+
+    runs/NAME/{config.yaml, tokenizer/, metrics.jsonl, samples/, report.html, checkpoints/}
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+from lmfast.errors import UserError
+
+RUNS = Path("runs")
+
+
+def new_run_folder() -> Path:
+    """runs/train-N with the first N above all that exist."""
+    numbers = [int(m[1]) for p in RUNS.glob("train-*") if (m := re.fullmatch(r"train-(\d+)", p.name))]
+    return RUNS / f"train-{max(numbers, default=0) + 1}"
+
+
+def newest_run(with_checkpoint: bool = True) -> Path:
+    """The run under runs/ that was written to last. Raises UserError when there is none."""
+    runs = [p.parent for p in RUNS.glob("*/config.yaml")]
+    if with_checkpoint:
+        runs = [p for p in runs if any(p.glob("checkpoints/step_*/COMPLETE"))]
+    if not runs:
+        raise UserError(f"{RUNS}/: no run with a checkpoint here; train one, or name a run folder")
+    return max(runs, key=_last_written)
+
+
+def _last_written(run: Path) -> float:
+    return max(p.stat().st_mtime for p in [run / "config.yaml", *run.glob("checkpoints/step_*")])
+
+
+@contextlib.contextmanager
+def lock_run(folder: Path):
+    """Holds `folder` for this process; raises UserError where another live process holds it.
+
+    The lock is the operating system's, on an open file: it is gone when its holder is, however that ended.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a+b") as handle:
+        try:
+            if os.name == "nt":
+                import msvcrt
+
+                msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"{folder}: another process is writing this run; wait for it, or choose another --out-dir"
+            ) from None
+        yield
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Puts the tokenizer beside the weights, so that a run folder can be moved as one."""
+    target = folder / "tokenizer"
+    if source.resolve() == target.resolve():
+        return
+    from lmfast.tokenizer.bpe import Tokenizer
+
+    beside = folder / ".tokenizer.partial"
+    shutil.rmtree(beside, ignore_errors=True)
+    Tokenizer.load(source).save(beside)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(beside, target)
+
+
+def read_metrics(folder: Path) -> list[dict]:
+    """The lines of metrics.jsonl; a last line cut short by a crash is left out."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            lines.append(json.loads(line))
+    return lines
+
+
+def keep_metrics_until(folder: Path, step: int) -> None:
+    """Drops the lines beyond `step`: those steps are about to be taken again."""
+    lines = [line for line in read_metrics(folder) if line.get("step", 0) <= step]
+    beside = folder / ".metrics.jsonl.partial"
+    beside.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    os.replace(beside, folder / "metrics.jsonl")
+
+
+def load_run(folder, device: str = "cpu"):
+    """(model, tokenizer or None, model config) of a run folder, or of one checkpoint folder inside it.
+
+    The newest undamaged checkpoint is taken. The model comes in eval mode, in fp32, on `device`.
+    """
+    from lmfast.settings import TrainSettings, read_yaml, replace_flat
+    from lmfast.tokenizer.bpe import Tokenizer
+    from lmfast.training.checkpoint import newest_checkpoint, open_checkpoint
+
+    path = Path(folder)
+    is_checkpoint = bool(re.fullmatch(r"step_\d+", path.resolve().name))
+    run = path.resolve().parent.parent if is_checkpoint else path
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"{folder}: not a run folder (no config.yaml in it); name one such as runs/quickstart")
+    checkpoint = open_checkpoint(path) if is_checkpoint else newest_checkpoint(run / "checkpoints")
+    if checkpoint is None:
+        raise UserError(f"{folder}: no complete checkpoint in it yet; wait for the first, or resume the run")
+    config = replace_flat(TrainSettings(), read_yaml(run / "config.yaml", TrainSettings)).model.resolved()
+    tokenizer = Tokenizer.load(run / "tokenizer") if (run / "tokenizer").is_dir() else None
+    return model_of(checkpoint, config, device), tokenizer, config
+
+
+def model_of(checkpoint, config, device: str = "cpu"):
+    """A TransformerLM of shape `config` with a checkpoint's weights, in eval mode."""
+    import torch
+
+    from lmfast.model.transformer import TransformerLM
+
+    with torch.device("meta"):
+        model = TransformerLM(config)
+    model = model.to_empty(device=device)
+    load_weights(model, checkpoint)
+    model.reset_rope()
+    return model.eval()
+
+
+def load_weights(model, checkpoint) -> None:
+    """Copies a checkpoint's weights into `model`; raises UserError naming the first tensor that does not fit."""
+    import torch
+
+    tensors = checkpoint.model_tensors()
+    own = model.own_tensors()
+    for name in [*own, *tensors]:
+        if name not in tensors or name not in own or own[name].shape != tensors[name].shape:
+            there = tuple(tensors[name].shape) if name in tensors else "absent"
+            here = tuple(own[name].shape) if name in own else "absent"
+            raise UserError(
+                f"{checkpoint.path}: a checkpoint of another model shape: {name} is {there} there and {here} here; "
+                "use the settings of its config.yaml"
+            )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
