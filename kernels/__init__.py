@@ -1,1 +1,16 @@
-"""Custom GPU kernels with their PyTorch references. Imports torch and triton only, never lmfast."""
+"""The operators a decoder's training and decoding spend their time in: one file each, Triton on CUDA,
+PyTorch elsewhere.
+
+Every operator is a plain function of tensors, functional, differentiable (decode_attention apart), correct
+on any shape, callable inside `torch.compile(fullgraph=True)` and under `torch.autocast`. Bad arguments
+raise ValueError. This package imports torch and (where it is installed) triton, nothing else.
+"""
+
+from kernels.attention import attention
+from kernels.decode_attention import decode_attention
+from kernels.linear_cross_entropy import linear_cross_entropy
+from kernels.rms_norm import rms_norm
+from kernels.rope import rope
+from kernels.swiglu import swiglu
+
+__all__ = ["attention", "decode_attention", "linear_cross_entropy", "rms_norm", "rope", "swiglu"]

@@ -1,0 +1,117 @@
+"""Scaled dot-product attention without the (seq, seq) matrix in memory.
+
+In: q (batch, heads, seq_q, head_dim), k and v (batch, kv_heads, seq_k, head_dim), any strides, heads a
+multiple of kv_heads (query head h reads kv head h // (heads / kv_heads)), head_dim 1 to 256; float32,
+float16, bfloat16 (float64 in plain PyTorch). Out: (batch, heads, seq_q, head_dim) in q's dtype; with
+`return_lse` also the natural logarithm of each row's softmax denominator, float32 (batch, heads, seq_q),
+which carries no gradient. causal: suffix-aligned, query i sees keys up to i + seq_k − seq_q. document_ids
+(batch, seq), integers, seq_q = seq_k: a token sees only tokens with its own id. A row that sees no key
+gives zeros and an LSE of −inf. Under autocast q, k and v are cast to its dtype, as PyTorch's own attention
+does. Source: Dao 2023, arXiv:2307.08691.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from kernels.backend import autocast_dtype, compute_dtype
+
+MAX_HEAD_DIM = 256
+
+
+def visible(
+    seq_q: int, seq_k: int, causal: bool, document_ids: torch.Tensor | None, device: torch.device
+) -> torch.Tensor | None:
+    """The mask, True where a query sees a key, broadcastable to (batch, heads, seq_q, seq_k); None for
+    everything.
+    """
+    mask = None
+    if causal:
+        mask = torch.ones(seq_q, seq_k, dtype=torch.bool, device=device).tril(seq_k - seq_q)
+    if document_ids is not None:
+        same = (document_ids[:, :, None] == document_ids[:, None, :]).unsqueeze(1)
+        mask = same if mask is None else same & mask
+    return mask
+
+
+def attention_reference(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    causal: bool = True,
+    scale: float | None = None,
+    document_ids: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(out, lse) by the textbook's formula with every score in memory: the oracle."""
+    compute = compute_dtype(q.dtype)
+    group = q.shape[1] // k.shape[1]
+    wide_k, wide_v = (x.to(compute).repeat_interleave(group, dim=1) for x in (k, v))
+    scores = (q.to(compute) @ wide_k.transpose(-1, -2)) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    mask = visible(q.shape[2], k.shape[2], causal, document_ids, q.device)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    lse = scores.logsumexp(-1)
+    # a row that sees nothing: exp(-inf - 0) = 0 everywhere, instead of exp(-inf + inf)
+    weights = torch.exp(scores - lse.masked_fill(lse == -torch.inf, 0.0).unsqueeze(-1))
+    return (weights @ wide_v).to(q.dtype), lse.detach()
+
+
+def attention_sdpa(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    causal: bool,
+    scale: float | None,
+    document_ids: torch.Tensor | None,
+) -> torch.Tensor:
+    """PyTorch's fused operator: the path wherever Triton is not chosen."""
+    grouped = q.shape[1] != k.shape[1]
+    if document_ids is None and (not causal or q.shape[2] == k.shape[2]):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale, enable_gqa=grouped)
+    mask = visible(q.shape[2], k.shape[2], causal, document_ids, q.device)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped)
+
+
+def _validate(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, document_ids: torch.Tensor | None) -> None:
+    if q.dim() != 4 or k.dim() != 4 or v.shape != k.shape:
+        raise ValueError(
+            f"attention: q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)} must be "
+            "(batch, heads, seq, head_dim), k and v of one shape"
+        )
+    if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        raise ValueError(f"attention: k {tuple(k.shape)} must have batch and head_dim of q {tuple(q.shape)}")
+    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
+        raise ValueError(f"attention: {q.shape[1]} heads are no multiple of {k.shape[1]} kv heads")
+    if not 1 <= q.shape[3] <= MAX_HEAD_DIM:
+        raise ValueError(f"attention: head_dim {q.shape[3]} is outside 1 to {MAX_HEAD_DIM}")
+    if not q.dtype == k.dtype == v.dtype:
+        raise ValueError(f"attention: q, k, v are {q.dtype}, {k.dtype}, {v.dtype}; give them one dtype")
+    if document_ids is None:
+        return
+    if q.shape[2] != k.shape[2] or document_ids.shape != (q.shape[0], q.shape[2]):
+        raise ValueError(
+            f"attention: document_ids {tuple(document_ids.shape)} must be (batch, seq) = "
+            f"({q.shape[0]}, {q.shape[2]}), with q and k of one length"
+        )
+    if document_ids.is_floating_point():
+        raise ValueError(f"attention: document_ids are {document_ids.dtype}; they must be integers")
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    causal: bool = True,
+    scale: float | None = None,
+    document_ids: torch.Tensor | None = None,
+    return_lse: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """softmax(q kᵀ · scale + mask) v, scale 1/√head_dim by default. Raises ValueError on arguments that do
+    not fit.
+    """
+    cast = autocast_dtype(q)
+    if cast is not None:
+        q, k, v = q.to(cast), k.to(cast), v.to(cast)
+    _validate(q, k, v, document_ids)
+    if return_lse:
+        return attention_reference(q, k, v, causal, scale, document_ids)
+    return attention_sdpa(q, k, v, causal, scale, document_ids)

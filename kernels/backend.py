@@ -1,0 +1,110 @@
+"""Which implementation of an operator runs where, and the road from Python to a Triton kernel.
+
+`auto` (the default) takes Triton on CUDA and plain PyTorch elsewhere; the environment variable
+`LMFAST_KERNELS=auto|triton|torch`, read once at import, overrides it. `triton` on a CPU works only under
+`TRITON_INTERPRET=1`, which is how the tests run the kernels. Inside `torch.compile` an opaque kernel stops
+its neighbours from fusing, so `CHOICES` has a second column for compiled code.
+
+Triton is optional: without it (macOS, Windows) `jit` leaves the kernels uncompiled and nothing launches them.
+
+Comes in: an operator's name and one of its tensors. Goes out: a decision. Refuses: an unknown LMFAST_KERNELS,
+and `triton` where Triton cannot run.
+"""
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import torch
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:
+    triton = None
+    tl = SimpleNamespace(constexpr=None)
+
+MODE = os.environ.get("LMFAST_KERNELS", "auto")
+INTERPRETING = triton is not None and bool(triton.knobs.runtime.interpret)
+
+# (eager, inside torch.compile) on CUDA. Eager columns: one Triton kernel replaces several ATen ones.
+# Compiled columns: swiglu and rope are pointwise, Inductor fuses them with what stands before and after them,
+# and others measured an opaque SwiGLU three times slower there; `python -m kernels.check` times both columns.
+CHOICES = {
+    "rms_norm": ("triton", "triton"),
+    "swiglu": ("triton", "torch"),
+    "rope": ("triton", "torch"),
+    "attention": ("triton", "triton"),
+    "decode_attention": ("triton", "triton"),
+    "linear_cross_entropy": ("triton", "triton"),
+}
+
+TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+launches: Counter[str] = Counter()  # kernel name -> launches (or traces, when compiling) in this process
+
+
+def use_triton(operator: str, x: torch.Tensor) -> bool:
+    """Whether `operator` runs as Triton kernels for a tensor like `x`."""
+    if MODE not in ("auto", "triton", "torch"):
+        raise ValueError(f"LMFAST_KERNELS={MODE}: use auto, triton or torch")
+    if MODE == "torch":
+        return False
+    if MODE == "triton":
+        if triton is None:
+            raise ValueError("LMFAST_KERNELS=triton: Triton is not installed here; use auto or torch")
+        if x.device.type != "cuda" and not INTERPRETING:
+            raise ValueError(
+                f"LMFAST_KERNELS=triton: on {x.device.type} set TRITON_INTERPRET=1, or use auto or torch"
+            )
+        return INTERPRETING or x.dtype in TRITON_DTYPES
+    if triton is None or x.device.type != "cuda" or x.dtype not in TRITON_DTYPES:
+        return False
+    return CHOICES[operator][torch.compiler.is_compiling()] == "triton"
+
+
+def jit(kernel: Callable) -> Callable:
+    """`triton.jit`, or the function itself where there is no Triton to launch it."""
+    return kernel if triton is None else triton.jit(kernel)
+
+
+def wrap_triton(kernel: Callable) -> Callable:
+    """`torch.library.wrap_triton` that counts, so that a test can see that the kernel itself ran.
+
+    The interpreter's functions are launched directly. Call it by this very name: PyTorch reads the sources of
+    operators for calls of `wrap_triton` to put the kernels' text into its compile cache keys.
+    """
+    launches[kernel.__name__] += 1
+    return kernel if INTERPRETING else torch.library.wrap_triton(kernel)
+
+
+def register(name: str) -> Callable:
+    """Decorator: a functional operator `lmfast::name` whose body launches kernels.
+
+    On a GPU a `triton_op`, which Inductor sees through; under the interpreter a `custom_op`, because there is
+    nothing to see: the fake that the operator's file registers stands in for it while tracing.
+    """
+    library_decorator = torch.library.custom_op if INTERPRETING else torch.library.triton_op
+    return library_decorator(f"lmfast::{name}", mutates_args=())
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype sums are kept in: float32, or float64 for float64 input."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def autocast_dtype(x: torch.Tensor) -> torch.dtype | None:
+    """The dtype matrix products use under `torch.autocast` on x's device, None outside of it or for
+    float64.
+    """
+    kind = x.device.type
+    if x.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
+        return None
+    return torch.get_autocast_dtype(kind)
+
+
+def no_autocast(x: torch.Tensor) -> contextlib.AbstractContextManager:
+    """Switches autocast off on x's device: for bodies that chose their dtypes themselves."""
+    return torch.autocast(x.device.type, enabled=False)
