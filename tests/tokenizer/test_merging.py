@@ -1,6 +1,7 @@
-"""merging.py against the definition: count all pairs afresh each round, take `max` by (count, pair of bytes)."""
+"""merging.py against the definition: count all pairs afresh each round, take `max` by (count, pair)."""
 
 import logging
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,7 +31,7 @@ def naive_merges(words: dict[bytes, int], num_merges: int) -> list[tuple[bytes, 
     while len(merges) < num_merges:
         count: dict[tuple[bytes, bytes], int] = {}
         for word, tokens in split.items():
-            for pair in zip(tokens, tokens[1:]):
+            for pair in pairwise(tokens):
                 count[pair] = count.get(pair, 0) + words[word]
         if not count:
             break
@@ -90,11 +91,20 @@ def test_ties_go_to_the_greater_pair_of_byte_strings():
 
 
 def test_a_prefix_is_less_than_its_continuation():
-    # Equal counts: (a\0, y) is greater than (a, z), for b"a\0" is greater than b"a". Nine bytes and more, too.
+    # Equal counts: (a\0, y) is greater than (a, z), for b"a\0" is greater than b"a". Longer ones, too.
     words = {b"a\0": 9, b"a\0y": 5, b"az": 5}
     assert check(words)[1] == (b"a\0", b"y")
     long = b"abcdefgh"
-    check({long: 100, long + b"\0": 50, long + b"\0\0": 20, long + b"z": 7, long + b"\0z": 7, long + b"\0\0z": 7})
+    check(
+        {
+            long: 100,
+            long + b"\0": 50,
+            long + b"\0\0": 20,
+            long + b"z": 7,
+            long + b"\0z": 7,
+            long + b"\0\0z": 7,
+        }
+    )
 
 
 @pytest.mark.parametrize("length", [2, 3, 4, 5, 6, 7, 8, 9, 31, 32, 33])
