@@ -1,0 +1,114 @@
+"""The built-in corpus made ready to train on: stories, a tokenizer, token files. Finished stages are kept.
+
+    data/stories/{train.txt, valid.txt, tokenizer/, train.npy, valid.npy}
+
+A stage is finished when its output is there and its `.json` side file (or the stamp beside the tokenizer) names the
+same request and the same input; what a changed request or a changed grammar makes stale is made again.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmfast.data import stories
+
+FOLDER = Path("data/stories")
+TRAIN_SEED, VALID_SEED = 1, 2
+SPECIAL = "<|endoftext|>"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Paths of a corpus ready for training, and the validation text's own entropy."""
+
+    train: Path
+    valid: Path
+    tokenizer: Path
+    floor_bits_per_byte: float
+
+
+def prepare(
+    folder: Path = FOLDER,
+    train_bytes: int = 20_000_000,
+    valid_bytes: int = 400_000,
+    vocab_size: int = 4096,
+    report: Callable[[str], None] = print,
+    fresh: bool = False,
+) -> Prepared:
+    """Writes whatever of the corpus is not there yet; one reported line a stage says what was done or reused."""
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, size, seed in (("train", train_bytes, TRAIN_SEED), ("valid", valid_bytes, VALID_SEED)):
+        _stories(folder / f"{name}.txt", size, seed, report)
+    _tokenizer(folder, vocab_size, report)
+    for name in ("train", "valid"):
+        _tokens(folder, name, report)
+    floor = _read_json(folder / "valid.txt.json")["bits_per_byte"]
+    return Prepared(folder / "train.npy", folder / "valid.npy", folder / "tokenizer", floor)
+
+
+def _stories(path: Path, size: int, seed: int, report: Callable[[str], None]) -> None:
+    request = {"requested": size, "seed": seed, "grammar": stories.grammar_version()}
+    stamp = path.with_name(f".{path.name}.request.json")
+    if path.exists() and _read_json(stamp) == request:
+        report(f"{path}: reused ({path.stat().st_size / 1e6:.1f} MB of stories)")
+        return
+    stamp.unlink(missing_ok=True)
+    summary = stories.write_stories(path, size, seed)
+    _write_json(stamp, request)
+    report(f"{path}: {summary.stories:,} stories, {summary.bytes / 1e6:.1f} MB")
+
+
+def _tokenizer(folder: Path, vocab_size: int, report: Callable[[str], None]) -> None:
+    source, target = folder / "train.txt", folder / "tokenizer"
+    request = {"vocab_size": vocab_size, "source": _read_json(folder / ".train.txt.request.json")}
+    stamp = folder / ".tokenizer.request.json"
+    if target.is_dir() and _read_json(stamp) == request:
+        report(f"{target}: reused ({vocab_size:,} tokens)")
+        return
+    from lmfast.tokenizer.bpe import train_bpe
+
+    stamp.unlink(missing_ok=True)
+    tokenizer = train_bpe(source, vocab_size, special_tokens=[SPECIAL])
+    beside = folder / ".tokenizer.partial"
+    shutil.rmtree(beside, ignore_errors=True)
+    tokenizer.save(beside)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(beside, target)
+    _write_json(stamp, request)
+    report(f"{target}: {tokenizer.vocab_size:,} tokens learnt from {source}")
+
+
+def _tokens(folder: Path, name: str, report: Callable[[str], None]) -> None:
+    from lmfast.tokenizer.bpe import Tokenizer
+
+    source, target = folder / f"{name}.txt", folder / f"{name}.npy"
+    request = {
+        "tokenizer": _read_json(folder / ".tokenizer.request.json"),
+        "source": _read_json(folder / f".{name}.txt.request.json"),
+    }
+    stamp = folder / f".{name}.npy.request.json"
+    if target.exists() and _read_json(stamp) == request:
+        report(f"{target}: reused")
+        return
+    stamp.unlink(missing_ok=True)
+    summary = Tokenizer.load(folder / "tokenizer").encode_file(source, target)
+    _write_json(stamp, request)
+    report(f"{target}: {summary.tokens:,} tokens")
+
+
+def _read_json(path: Path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _write_json(path: Path, value) -> None:
+    beside = path.with_name(path.name + ".partial")
+    beside.write_text(json.dumps(value), encoding="utf-8")
+    os.replace(beside, path)

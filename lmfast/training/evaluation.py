@@ -1,0 +1,57 @@
+"""The loss of a model on held-out tokens: per token, and as bits per byte of the text.
+
+Bits per byte counts the loss of special tokens but not their bytes, so tokenizers can be compared with each other and
+with the built-in corpus's own entropy.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lmfast.data.batches import Windows
+from lmfast.training.objectives import IGNORE
+
+
+def make_evaluate(tokens: np.ndarray, tokenizer_path: Path | None):
+    """What `Task.make_evaluate` wants, for a validation token file."""
+
+    def prepare(model, objective, settings, device):
+        opt, log = settings.optimizer, settings.logging
+        windows = Windows(tokens, opt.batch_size, settings.model.context_length, IGNORE, log.eval_batches)
+        num_bytes = count_bytes(windows.targets(), tokenizer_path) if tokenizer_path is not None else None
+        return lambda: evaluate(model, objective, windows, device, settings.run.bf16, num_bytes)
+
+    return prepare
+
+
+@torch.no_grad()
+def evaluate(model, objective, windows: Windows, device, bf16: bool, num_bytes: int | None) -> dict[str, float]:
+    """{val_loss: nats a token, bits_per_byte} over `windows`, in order; leaves the model in eval mode."""
+    model.eval()
+    total, count = 0.0, 0
+    for batch in windows:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            loss_sum = objective.loss(model, *objective.tensors(batch, device))
+        # Summed in fp64: a whole file in fp32 would lose the last digits.
+        total = total + loss_sum.double() if device.type != "mps" else total + loss_sum
+        count += objective.valid_tokens(batch)
+    total = float(total)
+    metrics = {"val_loss": total / count}
+    if num_bytes:
+        metrics["bits_per_byte"] = total / math.log(2) / num_bytes
+    return metrics
+
+
+def count_bytes(ids: np.ndarray, tokenizer_path: Path) -> int:
+    """Bytes of text that `ids` decode to; special tokens have none."""
+    from lmfast.tokenizer.bpe import Tokenizer
+
+    tokenizer = Tokenizer.load(tokenizer_path)
+    lengths = np.zeros(max(tokenizer.vocab) + 1, np.int64)
+    for token, text in tokenizer.vocab.items():
+        lengths[token] = len(text)
+    lengths[list(tokenizer.special_tokens.values())] = 0
+    chunk = 1 << 22
+    return sum(int(lengths[ids[i : i + chunk]].sum()) for i in range(0, len(ids), chunk))

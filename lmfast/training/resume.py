@@ -1,0 +1,57 @@
+"""Which run folder a training writes to, and whether it may go on with what is there.
+
+A run is a function of its settings. Going on with other settings would make a run that nobody asked for and nobody can
+repeat, so a changed setting is refused by name, unless it cannot change the weights (how often something is logged,
+say) or leaves them equal to rounding (batch_size × grad_accumulation with the same product).
+"""
+
+from pathlib import Path
+
+from lmfast.errors import UserError
+from lmfast.settings import TrainSettings, read_yaml, replace_flat, to_flat
+from lmfast.training.run_folder import new_run_folder, newest_run
+
+HARMLESS = frozenset(
+    "config out_dir resume max_iters total_tokens eval_interval eval_batches log_interval checkpoint_interval "
+    "keep_checkpoints sample_interval tensorboard wandb wandb_project wandb_name wandb_entity val_data_path tokenizer "
+    "batch_size grad_accumulation".split()
+)
+"""settings that may change between a run's stops; the last two only together, with the same product"""
+
+
+def choose_folder(settings: TrainSettings) -> tuple[Path, bool]:
+    """(run folder, whether a run in it is to be gone on with)."""
+    if settings.run.out_dir is None:
+        return (newest_run(), True) if settings.run.resume else (new_run_folder(), False)
+    folder = Path(settings.run.out_dir)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; out_dir must be a folder")
+    started = any(folder.glob("checkpoints/step_*/COMPLETE"))
+    if settings.run.resume and not started:
+        raise UserError(f"{folder}: no checkpoint to resume from; leave --resume out to start there")
+    return folder, started
+
+
+def saved_settings(folder: Path) -> TrainSettings:
+    """The settings that a run was started with."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{folder}: has checkpoints but no config.yaml; choose another --out-dir")
+    return replace_flat(TrainSettings(), read_yaml(path, TrainSettings))
+
+
+def refuse_changes(folder: Path, before: TrainSettings, now: TrainSettings) -> None:
+    """Raises UserError naming the first resolved setting whose change would make it another run."""
+    old, new = to_flat(before), to_flat(now)
+    for name in old:
+        if name not in HARMLESS and old[name] != new[name]:
+            raise UserError(
+                f"{folder}: the run there has {name} {old[name]}, now it is {new[name]}; leave it out to go on, "
+                "or choose another --out-dir (with --init-from to start from those weights)"
+            )
+    rows = [flat["batch_size"] * flat["grad_accumulation"] for flat in (old, new)]
+    if rows[0] != rows[1]:
+        raise UserError(
+            f"{folder}: the run there has batch_size × grad_accumulation = {rows[0]}, now it is {rows[1]}; "
+            "keep the product, or choose another --out-dir"
+        )

@@ -1,0 +1,252 @@
+"""A run from settings to a finished run folder: model, optimizer, sinks, checkpoints, the loop, the report.
+
+What is taught, and from which batches, comes in as a `Task`; everything else is the same for every task.
+"""
+
+import contextlib
+import json
+import math
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from lmfast.errors import UserError
+from lmfast.model.accounting import device_peak, measured_matmul_flops, num_parameters, training_flops_per_token
+from lmfast.model.config import ModelConfig
+from lmfast.model.device import describe_machine, make_deterministic, why_not_compile
+from lmfast.model.transformer import TransformerLM
+from lmfast.settings import TrainSettings, write_yaml
+from lmfast.training import run_folder
+from lmfast.training.checkpoint import newest_checkpoint, prune_checkpoints, save_checkpoint
+from lmfast.training.loop import Hooks, Plan, Progress, train_loop
+from lmfast.training.optimizers import load_state_tensors, make_adamw, state_tensors
+from lmfast.training.report import write_report
+from lmfast.training.resume import refuse_changes, saved_settings
+from lmfast.training.schedules import cosine_with_warmup
+from lmfast.training.sinks import ConsoleSink, JSONLSink, Sinks, TensorBoardSink, WandbSink
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a command adds to the loop."""
+
+    objective: object
+    make_batches: Callable  # (rows, context_length, seed) → object with step(i)
+    make_evaluate: Callable | None = None  # (model, loss_fn, settings, device) → callable → metrics
+    sample: Callable | None = None  # (model, step) → text
+    tokenizer: Path | None = None
+    facts: dict = field(default_factory=dict)  # goes into run.json
+
+
+def resolve(settings: TrainSettings, vocab_size: int | None) -> TrainSettings:
+    """Every derived setting filled in, so that the saved config says all. Raises UserError on what cannot work."""
+    opt, model = settings.optimizer, settings.model
+    if model.vocab_size is not None and vocab_size is not None and vocab_size > model.vocab_size:
+        raise UserError(
+            f"vocab_size is {model.vocab_size}, but the tokenizer has {vocab_size} ids; leave --vocab-size out"
+        )
+    model = replace(model, vocab_size=model.vocab_size or vocab_size).resolved()
+    for name in ("batch_size", "grad_accumulation"):
+        if getattr(opt, name) < 1:
+            raise UserError(f"{name} is {getattr(opt, name)}; it must be at least 1")
+    for name in ("learning_rate", "weight_decay", "grad_clip", "warmup_iters"):
+        if not (getattr(opt, name) >= 0 and math.isfinite(getattr(opt, name))):
+            raise UserError(f"{name} is {getattr(opt, name)}; it must be a number of at least 0")
+    for name in ("beta1", "beta2"):
+        if not 0 <= getattr(opt, name) < 1:
+            raise UserError(f"{name} is {getattr(opt, name)}; it must be at least 0 and below 1")
+    if settings.logging.log_interval < 1:
+        raise UserError(f"log_interval is {settings.logging.log_interval}; it must be at least 1")
+    for name in ("eval_interval", "eval_batches", "checkpoint_interval", "keep_checkpoints", "sample_interval"):
+        if getattr(settings.logging, name) < 0:
+            raise UserError(f"{name} is {getattr(settings.logging, name)}; it must be at least 0")
+    if opt.max_iters is not None and opt.total_tokens is not None:
+        raise UserError("max_iters and total_tokens are both set; they say the same thing, give one")
+    tokens_a_step = opt.batch_size * opt.grad_accumulation * model.context_length
+    max_iters = opt.max_iters
+    if max_iters is None:
+        max_iters = 100_000 if opt.total_tokens is None else -(-opt.total_tokens // tokens_a_step)
+    if max_iters < 1:
+        raise UserError(f"max_iters is {max_iters}; it must be at least 1")
+    decay = opt.lr_decay_iters if opt.lr_decay_iters is not None else max(max_iters, opt.warmup_iters)
+    if decay < opt.warmup_iters:
+        raise UserError(f"lr_decay_iters {decay} is before the end of warmup_iters {opt.warmup_iters}")
+    min_lr = opt.min_lr if opt.min_lr is not None else opt.learning_rate / 10
+    if not 0 <= min_lr <= opt.learning_rate:
+        raise UserError(f"min_lr is {min_lr}; it must lie between 0 and learning_rate {opt.learning_rate}")
+    opt = replace(opt, max_iters=max_iters, total_tokens=None, lr_decay_iters=decay, min_lr=min_lr)
+    return replace(settings, model=model, optimizer=opt)
+
+
+def execute(settings: TrainSettings, task: Task, folder: Path, resuming: bool, device: torch.device) -> bool:
+    """Runs resolved `settings` in `folder`; returns False when it was stopped (by SIGTERM or Ctrl-C) before its end."""
+    opt, log = settings.optimizer, settings.logging
+    with run_folder.lock_run(folder):
+        checkpoint = None
+        if resuming:
+            refuse_changes(folder, saved_settings(folder), settings)
+            checkpoint = newest_checkpoint(folder / "checkpoints")
+            if checkpoint is None:
+                raise UserError(f"{folder}: every checkpoint in it is damaged; choose another --out-dir")
+            if checkpoint.step >= opt.max_iters:
+                print(f"{folder}: already finished at step {checkpoint.step} of {opt.max_iters}")
+                return True
+        make_deterministic(device)
+        torch.manual_seed(opt_seed := settings.run.seed)
+        model = TransformerLM(settings.model).to(device)
+        if checkpoint is None and settings.run.init_from is not None:
+            _start_from(model, settings.run.init_from)
+        optimizer = make_adamw(model, opt.learning_rate, (opt.beta1, opt.beta2), opt.weight_decay)
+        progress = Progress()
+        if checkpoint is not None:
+            run_folder.load_weights(model, checkpoint)
+            load_state_tensors(model, optimizer, checkpoint.optimizer_tensors())
+            progress = Progress(**checkpoint.state)
+
+        peak, peak_source = device_peak(device, settings.run.bf16)
+        plan = Plan(
+            max_iters=opt.max_iters,
+            batch_size=opt.batch_size,
+            grad_accumulation=opt.grad_accumulation,
+            learning_rate=lambda step: cosine_with_warmup(
+                step, opt.learning_rate, opt.min_lr, opt.warmup_iters, opt.lr_decay_iters
+            ),
+            grad_clip=opt.grad_clip,
+            seed=opt_seed,
+            bf16=settings.run.bf16,
+            log_interval=log.log_interval,
+            eval_interval=log.eval_interval,
+            checkpoint_interval=log.checkpoint_interval,
+            sample_interval=log.sample_interval,
+            flops_per_token=training_flops_per_token(settings.model, settings.model.context_length),
+            peak_flops=peak,
+        )
+        if checkpoint is None:
+            _begin_folder(folder, settings, task, device, peak, peak_source)
+        else:
+            run_folder.keep_metrics_until(folder, progress.step)
+        sinks = _open_sinks(folder, settings, progress)
+        loss_fn = task.objective.loss
+        try:
+            _introduce(sinks, folder, settings, task, device, peak, peak_source, checkpoint)
+            if settings.run.compile:
+                if reason := why_not_compile(device):
+                    sinks.message(f"training without torch.compile: {reason}")
+                else:
+                    loss_fn = torch.compile(loss_fn, fullgraph=True, dynamic=False)
+            batches = task.make_batches(opt.batch_size * opt.grad_accumulation, settings.model.context_length, opt_seed)
+            stop = _StopSignals()
+            hooks = Hooks(
+                evaluate=task.make_evaluate and task.make_evaluate(model, task.objective, settings, device),
+                checkpoint=lambda p: _save(folder, model, optimizer, p, log.keep_checkpoints, sinks),
+                sample=task.sample and (lambda step: task.sample(model, step)),
+                should_stop=lambda: stop.seen,
+            )
+            with stop:
+                finished = train_loop(
+                    model, optimizer, task.objective, loss_fn, batches, plan, progress, sinks, hooks
+                )
+            if not finished:
+                sinks.message(f"stopped at step {progress.step} with a checkpoint; --resume goes on from there")
+        finally:
+            sinks.close()
+        write_report([folder], folder / "report.html")
+        return finished
+
+
+def _begin_folder(folder: Path, settings: TrainSettings, task: Task, device, peak: float, peak_source: str) -> None:
+    """What a run folder holds before its first step. Remains of a run that never reached a checkpoint are replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.jsonl").write_text("")
+    write_yaml(folder / "config.yaml", settings)
+    if task.tokenizer is not None:
+        run_folder.copy_tokenizer(task.tokenizer, folder)
+    facts = {
+        "parameters": num_parameters(settings.model),
+        "peak_flops": peak,
+        "peak_source": peak_source,
+        **describe_machine(device),
+        **task.facts,
+    }
+    (folder / "run.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+
+
+def _open_sinks(folder: Path, settings: TrainSettings, progress: Progress) -> Sinks:
+    log = settings.logging
+    others = [JSONLSink(folder)]
+    if log.tensorboard:
+        others.append(TensorBoardSink(folder))
+    if log.wandb != "off":
+        from lmfast.settings import to_flat
+
+        others.append(
+            WandbSink(folder, log.wandb, log.wandb_project, log.wandb_name, log.wandb_entity, to_flat(settings))
+        )
+    return Sinks(ConsoleSink(settings.optimizer.max_iters, progress.step), *others)
+
+
+def _introduce(sinks, folder, settings, task, device, peak, peak_source, checkpoint) -> None:
+    """The lines before the first step: what will be trained, where, and what is unusual about it."""
+    config: ModelConfig = settings.model
+    opt = settings.optimizer
+    tokens = opt.batch_size * opt.grad_accumulation * config.context_length
+    sinks.message(
+        f"{folder}: {num_parameters(config):,} parameters, {opt.max_iters} steps of {tokens:,} tokens "
+        f"on {describe_machine(device)['device']}"
+    )
+    sinks.message(
+        f"MFU counts 3 × (2 × matmul parameters + 4 × layers × d_model × T) FLOPs a token, against "
+        f"{peak / 1e12:.3g} TFLOP/s ({peak_source})"
+    )
+    if settings.run.bf16 and device.type == "cpu":
+        fp32 = measured_matmul_flops(device, torch.float32)
+        if peak < fp32:
+            sinks.message(f"bf16 is slower than fp32 on this CPU ({peak / 1e9:.0f} against {fp32 / 1e9:.0f} GFLOP/s)")
+    if checkpoint is not None:
+        sinks.message(f"resuming after step {checkpoint.step}")
+
+
+def _start_from(model: TransformerLM, source: str) -> None:
+    from lmfast.training.checkpoint import open_checkpoint
+
+    path = Path(source)
+    if (path / "checkpoints").is_dir():
+        checkpoint = newest_checkpoint(path / "checkpoints")
+        if checkpoint is None:
+            raise UserError(f"{source}: no complete checkpoint in it to start from")
+    else:
+        checkpoint = open_checkpoint(path)
+    run_folder.load_weights(model, checkpoint)
+
+
+def _save(folder: Path, model, optimizer, progress: Progress, keep: int, sinks: Sinks) -> None:
+    """A checkpoint, or one line when the disk is full: the run goes on and the older checkpoints stay."""
+    checkpoints = folder / "checkpoints"
+    try:
+        save_checkpoint(checkpoints, model.own_tensors(), state_tensors(model, optimizer), progress.as_dict())
+    except OSError as error:
+        sinks.message(f"checkpoint at step {progress.step} could not be written ({error}); the older ones are whole")
+        return
+    prune_checkpoints(checkpoints, keep, progress.best_step)
+
+
+class _StopSignals(contextlib.AbstractContextManager):
+    """SIGTERM or Ctrl-C asks for a checkpoint and an end; a second Ctrl-C interrupts at once."""
+
+    def __init__(self):
+        self.seen = False
+
+    def __enter__(self):
+        self.before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _note(self, number, frame):
+        self.seen = True
+        signal.signal(number, self.before[number])
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,177 @@
+"""Where a run's numbers go: the console, metrics.jsonl, TensorBoard, W&B. The loop knows only `Sinks`.
+
+A metrics line has step, tokens, seconds and whatever was measured at that step: train_loss, val_loss, bits_per_byte,
+learning_rate, grad_norm, tokens_per_second, mfu. Loss in nats a token; seconds of the whole run, over all its stops.
+"""
+
+import json
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lmfast.errors import UserError
+
+
+class Sink(Protocol):
+    def log(self, metrics: dict) -> None: ...
+    def text(self, step: int, title: str, body: str) -> None: ...
+    def close(self) -> None: ...
+
+
+class Sinks:
+    """Sends everything to every sink; `message` goes to the console only."""
+
+    def __init__(self, console: "ConsoleSink", *others: Sink):
+        self.console, self.all = console, [console, *others]
+
+    def log(self, metrics: dict) -> None:
+        for sink in self.all:
+            sink.log(metrics)
+
+    def text(self, step: int, title: str, body: str) -> None:
+        for sink in self.all:
+            sink.text(step, title, body)
+
+    def message(self, line: str) -> None:
+        self.console.message(line)
+
+    def close(self) -> None:
+        for sink in self.all:
+            sink.close()
+
+
+class ConsoleSink:
+    """A progress bar with the latest numbers on a terminal, plain lines elsewhere."""
+
+    def __init__(self, max_iters: int, start: int = 0):
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.max_iters = max_iters
+        self.bar = None
+        if self.console.is_terminal:
+            columns = (
+                TextColumn("step {task.completed}/{task.total}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[numbers]}"),
+                TimeRemainingColumn(),
+            )
+            self.bar = Progress(*columns, console=self.console)
+            self.task = self.bar.add_task("train", total=max_iters, completed=start, numbers="compiling")
+            self.bar.start()
+
+    def log(self, metrics: dict) -> None:
+        line = format_metrics(metrics)
+        if self.bar is None or "val_loss" in metrics:
+            self.console.print(f"step {metrics['step']}/{self.max_iters}  {line}", markup=False)
+        if self.bar is not None:
+            self.bar.update(self.task, completed=metrics["step"], numbers=line)
+
+    def text(self, step: int, title: str, body: str) -> None:
+        self.console.print(f"sample at step {step}: {' '.join(body.split())}", markup=False)
+
+    def message(self, line: str) -> None:
+        self.console.print(line, markup=False)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+class JSONLSink:
+    """metrics.jsonl, an object a line, each flushed; texts as samples/step_NNNNNNNN.txt."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.file = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+
+    def log(self, metrics: dict) -> None:
+        self.file.write(json.dumps(metrics) + "\n")
+        self.file.flush()
+
+    def text(self, step: int, title: str, body: str) -> None:
+        samples = self.folder / "samples"
+        samples.mkdir(exist_ok=True)
+        (samples / f"step_{step:08d}.txt").write_text(body + "\n", encoding="utf-8")
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class TensorBoardSink:
+    """Event files under the run folder's tensorboard/."""
+
+    def __init__(self, folder: Path):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise UserError(
+                "--tensorboard needs the package tensorboard, which is not installed; install lmfast's extra [tensorboard]"
+            ) from None
+        self.writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def log(self, metrics: dict) -> None:
+        for name, value in metrics.items():
+            if name != "step":
+                self.writer.add_scalar(name, value, metrics["step"])
+
+    def text(self, step: int, title: str, body: str) -> None:
+        self.writer.add_text(title, body, step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class WandbSink:
+    """A Weights & Biases run; a resumed training goes on in the same one."""
+
+    def __init__(self, folder: Path, mode: str, project: str, name: str | None, entity: str | None, config: dict):
+        try:
+            import wandb
+        except ImportError:
+            raise UserError("--wandb needs the package wandb, which is not installed; or pass --no-wandb") from None
+        self.wandb = wandb
+        id_file = folder / "wandb_id"
+        run_id = id_file.read_text().strip() if id_file.exists() else None
+        try:
+            self.run = wandb.init(
+                project=project, name=name or folder.name, entity=entity, config=config, dir=str(folder),
+                mode=mode, id=run_id, resume="allow" if run_id else None,
+            )  # fmt: skip
+        except (wandb.errors.Error, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"wandb cannot start ({reason}); log in with `wandb login`, or pass --wandb offline") from None
+        id_file.write_text(self.run.id)
+
+    def log(self, metrics: dict) -> None:
+        self.run.log({k: v for k, v in metrics.items() if k != "step"}, step=metrics["step"])
+
+    def text(self, step: int, title: str, body: str) -> None:
+        self.run.log({title: self.wandb.Html(f"<pre>{_escape(body)}</pre>")}, step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def format_metrics(metrics: dict) -> str:
+    """A metrics line for people: only what was measured, each with its unit."""
+    parts = []
+    if "train_loss" in metrics:
+        parts.append(f"loss {metrics['train_loss']:.4f}")
+    if "learning_rate" in metrics:
+        parts.append(f"lr {metrics['learning_rate']:.2e}")
+    if "grad_norm" in metrics:
+        parts.append(f"norm {metrics['grad_norm']:.2f}")
+    if "tokens_per_second" in metrics:
+        parts.append(f"{metrics['tokens_per_second']:,.0f} tok/s")
+    if "mfu" in metrics:
+        parts.append(f"MFU {metrics['mfu']:.1%}")
+    if "val_loss" in metrics:
+        parts.append(f"val loss {metrics['val_loss']:.4f}")
+    if "bits_per_byte" in metrics:
+        parts.append(f"{metrics['bits_per_byte']:.4f} bits/byte")
+    return "  ".join(parts)
