@@ -1,0 +1,261 @@
+"""What Numba lacks for text at memory speed: unaligned 64-bit loads, bit scans, byte classes of 64 bytes at
+once, 16-byte keys; and where compiled code is kept between processes.
+
+Everything here reads and writes raw memory: no bounds are checked. A function that loads at `i` reads up to
+`i + 64` bytes and one vector beyond, so every buffer handed to compiled code must stay readable for
+`PADDING` bytes after the text (see chunks.padded).
+
+The vector code is plain LLVM IR on <64 x i8>: AVX-512 gives one compare per class, AVX2 two, SSE2 four; no
+instruction set is named, so it runs wherever Numba does.
+"""
+
+import functools
+import hashlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+PADDING = 160  # bytes that must be readable after the text: a block of 64, its neighbour, a 16-byte key
+
+_BYTE = ir.IntType(8)
+_WORD = ir.IntType(64)
+_BLOCK = ir.VectorType(_BYTE, 64)
+_FLAGS = ir.VectorType(ir.IntType(1), 64)
+
+
+def _address(context, builder, array_type, array, index, element: ir.Type):
+    """Pointer to byte offset index * itemsize in an array, cast to `element`."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), element.as_pointer())
+
+
+def _splat(value: int) -> ir.Constant:
+    return ir.Constant(_BLOCK, [value & 0xFF] * 64)
+
+
+@intrinsic
+def load_u64(typingctx, array, index):
+    """The 8 bytes at byte `index` of a uint8 array as a little-endian uint64, aligned or not."""
+
+    def codegen(context, builder, signature, args):
+        load = builder.load(_address(context, builder, signature.args[0], args[0], args[1], _WORD))
+        load.align = 1
+        return load
+
+    return types.uint64(array, types.int64), codegen
+
+
+@intrinsic
+def store_u64(typingctx, array, index, value):
+    """Writes a uint64 over the 8 bytes that begin at element `index` of an array of any integer type."""
+
+    def codegen(context, builder, signature, args):
+        store = builder.store(args[2], _address(context, builder, signature.args[0], args[0], args[1], _WORD))
+        store.align = 1
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.uint64), codegen
+
+
+@intrinsic
+def prefetch(typingctx, array, index):
+    """Asks for the cache line of element `index`; never faults."""
+
+    def codegen(context, builder, signature, args):
+        pointer = _address(context, builder, signature.args[0], args[0], args[1], _BYTE)
+        kind = ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer()] + [ir.IntType(32)] * 3)
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        small = ir.IntType(32)
+        builder.call(function, [pointer, small(0), small(3), small(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), codegen
+
+
+def _bit_scan(name: str):
+    """cttz or ctlz of a uint64 as int64; of zero it is 64."""
+
+    @intrinsic
+    def scan(typingctx, value):
+        def codegen(context, builder, signature, args):
+            function = builder.module.declare_intrinsic(
+                name, fnty=ir.FunctionType(_WORD, [_WORD, ir.IntType(1)])
+            )
+            return builder.call(function, [args[0], ir.Constant(ir.IntType(1), 0)])
+
+        return types.int64(types.uint64), codegen
+
+    return scan
+
+
+trailing_zeros = _bit_scan("llvm.cttz.i64")
+leading_zeros = _bit_scan("llvm.ctlz.i64")
+
+
+@intrinsic
+def byte_classes(typingctx, array, index):
+    """Six uint64 for the 64 bytes at `index`, bit k for byte k: ASCII letters, ASCII digits, ASCII
+    whitespace, the blank (0x20), bytes from 0x80 up, apostrophes."""
+
+    def codegen(context, builder, signature, args):
+        pointer = _address(context, builder, signature.args[0], args[0], args[1], _BLOCK)
+        block = builder.load(pointer)
+        block.align = 1
+
+        def mask(flags):
+            return builder.bitcast(flags, _WORD)
+
+        def within(vector, first, count):
+            return builder.icmp_unsigned("<", builder.sub(vector, _splat(first)), _splat(count))
+
+        letters = within(builder.or_(block, _splat(0x20)), ord("a"), 26)
+        digits = within(block, ord("0"), 10)
+        blank = builder.icmp_unsigned("==", block, _splat(0x20))
+        space = builder.or_(within(block, 9, 5), blank)
+        high = builder.icmp_signed("<", block, _splat(0))
+        quote = builder.icmp_unsigned("==", block, _splat(ord("'")))
+        masks = [mask(flags) for flags in (letters, digits, space, blank, high, quote)]
+        return context.make_tuple(builder, signature.return_type, masks)
+
+    return types.UniTuple(types.uint64, 6)(array, types.int64), codegen
+
+
+@intrinsic
+def pair_matches(typingctx, array, index, first, second):
+    """uint64: bit k where byte index+k equals `first` and byte index+k+1 equals `second`."""
+
+    def codegen(context, builder, signature, args):
+        flags = None
+        for offset, wanted in ((0, args[2]), (1, args[3])):
+            index = builder.add(args[1], ir.Constant(args[1].type, offset))
+            block = builder.load(_address(context, builder, signature.args[0], args[0], index, _BLOCK))
+            block.align = 1
+            seed = builder.insert_element(ir.Constant(_BLOCK, ir.Undefined), wanted, ir.IntType(32)(0))
+            wide = builder.shuffle_vector(
+                seed,
+                ir.Constant(_BLOCK, ir.Undefined),
+                ir.Constant(ir.VectorType(ir.IntType(32), 64), [0] * 64),
+            )
+            equal = builder.icmp_unsigned("==", block, wide)
+            flags = equal if flags is None else builder.and_(flags, equal)
+        return builder.bitcast(flags, _WORD)
+
+    return types.uint64(array, types.int64, types.uint8, types.uint8), codegen
+
+
+U0, U1, U8, U32, U56 = (np.uint64(n) for n in (0, 1, 8, 32, 56))
+ALL_ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
+_MIX_LOW = np.uint64(0x9E3779B97F4A7C15)
+_MIX_HIGH = np.uint64(0xD6E8FEB86659FD93)
+
+MAX_PACKED = 15  # bytes of a pretoken that fit the key beside their count
+LONG_MARK = np.uint64(16) << U56  # top byte of the high word where the key is a hash and not the bytes
+
+
+@njit(inline="always")
+def packed_key(data, start, length):
+    """(low, high): the `length` <= 15 bytes at `start`, zero-padded, and the length in the top byte.
+
+    Without the length "a" and "a\\0" would be one key."""
+    low = load_u64(data, start)
+    high = load_u64(data, start + 8)
+    bits = np.uint64(length) << np.uint64(3)
+    if length < 8:
+        low &= (U1 << bits) - U1
+        high = U0
+    else:
+        high &= (U1 << (bits & np.uint64(63))) - U1
+    return low, high | (np.uint64(length) << U56)
+
+
+@njit(inline="always")
+def key_hash(low, high):
+    """64 well-mixed bits of a key; tables take the top ones."""
+    mixed = low ^ (high * _MIX_HIGH)
+    mixed ^= mixed >> U32
+    return mixed * _MIX_LOW
+
+
+@njit
+def long_hash(data, start, length):
+    """64 bits of a pretoken of 16 bytes or more, eight bytes a step."""
+    mixed = np.uint64(length) * _MIX_HIGH
+    i = 0
+    while i + 8 <= length:
+        mixed = (mixed ^ load_u64(data, start + i)) * _MIX_LOW
+        mixed ^= mixed >> U32
+        i += 8
+    if i < length:
+        rest = load_u64(data, start + i) & ((U1 << (np.uint64(length - i) << np.uint64(3))) - U1)
+        mixed = (mixed ^ rest) * _MIX_LOW
+        mixed ^= mixed >> U32
+    return mixed
+
+
+@njit
+def same_bytes(left, i, right, j, length):
+    """Whether `length` bytes at left[i:] and right[j:] are equal; both readable for 8 bytes beyond."""
+    k = 0
+    while k + 8 <= length:
+        if load_u64(left, i + k) != load_u64(right, j + k):
+            return False
+        k += 8
+    if k < length:
+        mask = (U1 << (np.uint64(length - k) << np.uint64(3))) - U1
+        return ((load_u64(left, i + k) ^ load_u64(right, j + k)) & mask) == U0
+    return True
+
+
+@functools.lru_cache(maxsize=1)
+def cache_folder() -> Path:
+    """Where this version's compiled code is kept: a folder named by a hash of all of the tokenizer's sources,
+    since Numba itself does not notice that a callee in another file was edited.
+
+    Beside the package where that can be written, else the user's cache, else the temporary folder."""
+    here = Path(__file__).resolve().parent
+    digest = hashlib.sha256()
+    for source in sorted(here.glob("*.py")):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    name = f"numba-{digest.hexdigest()[:16]}"
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmfast"
+    places = [
+        here / "__pycache__",
+        user,
+        Path(tempfile.gettempdir()) / f"lmfast-{getattr(os, 'getuid', int)()}",
+    ]
+    for place in places:
+        folder = place / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                return folder
+        except OSError:
+            continue
+    return Path(tempfile.mkdtemp(prefix="lmfast-"))
+
+
+def enable_cache(*functions) -> None:
+    """Turns on Numba's file cache for compiled functions, in `cache_folder()`, and says on stderr that
+    compiling takes a moment where the folder has no code for one of them yet.
+
+    Called before first use rather than by `njit(cache=True)`, which would touch the disk at import."""
+    folder = cache_folder()
+    fresh = [function for function in functions if not getattr(function, "_lmfast_cached", False)]
+    before = numba.config.CACHE_DIR
+    try:
+        numba.config.CACHE_DIR = str(folder)
+        for function in fresh:
+            function.enable_caching()
+            function._lmfast_cached = True
+    finally:
+        numba.config.CACHE_DIR = before
+    if any(not any(folder.glob(f"**/*.{function.py_func.__name__}-*.nbi")) for function in fresh):
+        print("lmfast: compiling the tokenizer for this machine (first time only, seconds)", file=sys.stderr)
