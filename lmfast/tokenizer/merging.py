@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
+from lmfast.tokenizer.intrinsics import enable_cache
 from lmfast.tokenizer.pair_heap import LOW, sift_down, sift_up
 
 if TYPE_CHECKING:
@@ -51,13 +52,13 @@ NUM_TOKENS, NUM_PAIRS, NUM_POSTINGS, HEAP_SIZE, THRESHOLD, NUM_MERGES = range(6)
 ENOUGH, NO_PAIR, NEEDS_ROOM = range(3)
 
 
-@njit(cache=True, inline="always")
+@njit(inline="always")
 def _slot(key, mask):
     """The home slot of a pair key: multiplicative hashing, the product's high half."""
     return np.int64((np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)) & mask
 
 
-@njit(cache=True)
+@njit
 def _find(table, key):
     """The index in `table` (rows: key, pair) that holds `key`, or the empty row where it would go."""
     mask = table.shape[0] - 1
@@ -67,7 +68,7 @@ def _find(table, key):
     return slot
 
 
-@njit(cache=True)
+@njit
 def _lay_out(data, offsets, counts, symbols, text):
     """Writes the pretokens of two bytes or more into `symbols` and `text`; returns the length used."""
     at = 1
@@ -86,7 +87,7 @@ def _lay_out(data, offsets, counts, symbols, text):
     return at
 
 
-@njit(cache=True)
+@njit
 def _count_pairs(symbols, counts, token_length, table):
     """Adds up the weight of every adjacent pair in `table` (rows: key, weight, occurrences).
 
@@ -121,7 +122,7 @@ def _count_pairs(symbols, counts, token_length, table):
     return distinct
 
 
-@njit(cache=True)
+@njit
 def _track(symbols, token_length, counted, header, table, pairs, heap, postings, tokens):
     """Starts a round at a new threshold: the pairs that reach it get a number, a heap entry and postings."""
     threshold = header[THRESHOLD]
@@ -165,14 +166,14 @@ def _track(symbols, token_length, counted, header, table, pairs, heap, postings,
     header[HEAP_SIZE] = num_pairs
 
 
-@njit(cache=True)
+@njit
 def _subtract(table, pairs, key, weight):
     slot = _find(table, key)
     if table[slot, 0] != -1:
         pairs[table[slot, 1], 1] -= weight
 
 
-@njit(cache=True)
+@njit
 def _merge(header, budget, symbols, counts, tokens, table, pairs, heap, postings, scratch, merges):
     """Makes up to `budget` merges and returns why it stopped.
 
@@ -329,7 +330,7 @@ def _merge(header, budget, symbols, counts, tokens, table, pairs, heap, postings
     return ENOUGH
 
 
-@njit(cache=True)
+@njit
 def _rehash(pairs, num_pairs, table):
     for pair in range(num_pairs):
         slot = _find(table, pairs[pair, 0])
@@ -373,6 +374,7 @@ def learn_merges(
     if num_merges <= 0 or room == 1:
         return []
 
+    enable_cache(_lay_out, _count_pairs, _track, _merge, _rehash)
     symbols = np.empty(room, np.int64)
     text = np.empty(room + 256, np.uint8)
     _lay_out(data, offsets, word_counts, symbols, text)

@@ -11,7 +11,7 @@ from numba import njit
 LOW = 0xFFFFFFFF
 
 
-@njit(cache=True)
+@njit
 def _compare_tokens(x, y, text, token_at, token_length, token_prefix):
     """1, 0 or -1 as the bytes of token x are greater than, equal to or less than those of y."""
     if x == y:
@@ -30,7 +30,7 @@ def _compare_tokens(x, y, text, token_at, token_length, token_prefix):
     return 1 if token_length[x] > token_length[y] else -1
 
 
-@njit(cache=True)
+@njit
 def _before(x, y, pairs, tokens):
     """Whether pair x leaves the heap before pair y when their counts are equal."""
     text, token_at, token_length, token_prefix = tokens
@@ -42,7 +42,7 @@ def _before(x, y, pairs, tokens):
     return order > 0
 
 
-@njit(cache=True)
+@njit
 def sift_up(heap, i, pairs, tokens):
     count = heap[i, 0]
     pair = heap[i, 1]
@@ -58,7 +58,7 @@ def sift_up(heap, i, pairs, tokens):
     heap[i, 1] = pair
 
 
-@njit(cache=True)
+@njit
 def sift_down(heap, size, pairs, tokens):
     """Moves the root to where it belongs."""
     count = heap[0, 0]
