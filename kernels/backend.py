@@ -90,6 +90,17 @@ def register(name: str) -> Callable:
     return library_decorator(f"lmfast::{name}", mutates_args=())
 
 
+def num_sms(device: torch.device) -> int:
+    """Multiprocessors of a CUDA device; 4 under the interpreter, so that programs there have several rows each."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
+
+
+def dense_rows(x: torch.Tensor) -> torch.Tensor:
+    """x (..., N) as (rows, N) with a dense last dimension: a view where its strides allow one, otherwise a copy."""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows if rows.stride(-1) == 1 or rows.shape[-1] == 1 else rows.contiguous()
+
+
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype sums are kept in: float32, or float64 for float64 input."""
     return torch.float64 if dtype == torch.float64 else torch.float32

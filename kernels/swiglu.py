@@ -1,20 +1,130 @@
 """SwiGLU's pointwise half: silu(gate) · up = gate · sigmoid(gate) · up.
 
 In: gate and up (..., N) of one shape and dtype; the last dimension dense, rows at any stride, so the two
-halves of one fused projection need no copy. Out: the same shape and dtype, contiguous. Computed in float32
-and rounded once. Under autocast nothing changes, except that a gate and an up of different dtypes are
+halves of one fused projection need no copy; float32, float16, bfloat16 (float64 in plain PyTorch). Out: the
+same shape and dtype, contiguous. Computed in float32 and rounded once. The backward recomputes the sigmoid, so
+only the inputs are kept. Under autocast nothing changes, except that a gate and an up of different dtypes are
 promoted rather than refused. Source: Shazeer 2020, arXiv:2002.05202.
+
+On paper, (16,384, 3,072) bf16 at 3.35 TB/s: forward reads two and writes one, 302 MB, 90 µs; backward reads
+three and writes two, 503 MB, 150 µs. About 10 FLOPs a value (0.5 GFLOP) is nothing beside the bytes.
 """
 
 import torch
 
-from kernels.backend import autocast_dtype, compute_dtype
+from kernels.backend import (
+    autocast_dtype,
+    compute_dtype,
+    dense_rows,
+    jit,
+    register,
+    tl,
+    triton,
+    use_triton,
+    wrap_triton,
+)
 
 
 def swiglu_reference(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """The same maths in plain PyTorch: the oracle, and the path wherever Triton is not chosen."""
     compute = compute_dtype(gate.dtype)
     return (torch.nn.functional.silu(gate.to(compute)) * up.to(compute)).to(gate.dtype)
+
+
+@jit
+def _swiglu_forward_kernel(
+    gate_ptr, up_ptr, out_ptr,  # (M, N) each
+    M, N, gate_stride, up_stride,
+    ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
+    mask = (rows < M) & (cols < N)
+    gate = tl.load(gate_ptr + rows * gate_stride + cols, mask=mask, other=0.0).to(ACC)
+    up = tl.load(up_ptr + rows * up_stride + cols, mask=mask, other=0.0).to(ACC)
+    out = gate * tl.sigmoid(gate) * up
+    tl.store(out_ptr + rows * N + cols, out.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@jit
+def _swiglu_backward_kernel(
+    dout_ptr, gate_ptr, up_ptr, dgate_ptr, dup_ptr,  # (M, N) each
+    M, N, dout_stride, gate_stride, up_stride,
+    ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
+    mask = (rows < M) & (cols < N)
+    dout = tl.load(dout_ptr + rows * dout_stride + cols, mask=mask, other=0.0).to(ACC)
+    gate = tl.load(gate_ptr + rows * gate_stride + cols, mask=mask, other=0.0).to(ACC)
+    up = tl.load(up_ptr + rows * up_stride + cols, mask=mask, other=0.0).to(ACC)
+    sigmoid = tl.sigmoid(gate)
+    dgate = dout * up * sigmoid * (1.0 + gate * (1.0 - sigmoid))
+    tl.store(dgate_ptr + rows * N + cols, dgate.to(dgate_ptr.dtype.element_ty), mask=mask)
+    tl.store(dup_ptr + rows * N + cols, (dout * gate * sigmoid).to(dup_ptr.dtype.element_ty), mask=mask)
+
+
+def config(N: int) -> dict[str, int]:
+    """A tile of 4096 values, 32 a thread; the widest block up to 1024 that wastes no more than an eighth of N."""
+    block = min(1024, triton.next_power_of_2(N))
+    while block > 128 and triton.cdiv(N, block) * block > N * 9 // 8:
+        block //= 2
+    return {"ROWS": 4096 // block, "BLOCK": block, "num_warps": 4}
+
+
+@register("swiglu_forward")
+def _forward(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    out = torch.empty_like(gate, memory_format=torch.contiguous_format)
+    if gate.numel() == 0:
+        return out
+    gate_rows, up_rows = dense_rows(gate), dense_rows(up)
+    M, N = gate_rows.shape
+    chosen = config(N)
+    grid = (triton.cdiv(M, chosen["ROWS"]), triton.cdiv(N, chosen["BLOCK"]))
+    wrap_triton(_swiglu_forward_kernel)[grid](
+        gate_rows, up_rows, out, M, N, gate_rows.stride(0), up_rows.stride(0),
+        ACC=tl.float64 if gate.dtype == torch.float64 else tl.float32, **chosen,
+    )  # fmt: skip
+    return out
+
+
+@_forward.register_fake
+def _(gate, up):
+    return gate.new_empty(gate.shape)
+
+
+@register("swiglu_backward")
+def _backward(dout: torch.Tensor, gate: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    dgate = torch.empty_like(gate, memory_format=torch.contiguous_format)
+    dup = torch.empty_like(up, memory_format=torch.contiguous_format)
+    if gate.numel() == 0:
+        return dgate, dup
+    dout_rows, gate_rows, up_rows = dense_rows(dout), dense_rows(gate), dense_rows(up)
+    M, N = gate_rows.shape
+    chosen = config(N)
+    grid = (triton.cdiv(M, chosen["ROWS"]), triton.cdiv(N, chosen["BLOCK"]))
+    wrap_triton(_swiglu_backward_kernel)[grid](
+        dout_rows, gate_rows, up_rows, dgate, dup,
+        M, N, dout_rows.stride(0), gate_rows.stride(0), up_rows.stride(0),
+        ACC=tl.float64 if gate.dtype == torch.float64 else tl.float32, **chosen,
+    )  # fmt: skip
+    return dgate, dup
+
+
+@_backward.register_fake
+def _(dout, gate, up):
+    return gate.new_empty(gate.shape), up.new_empty(up.shape)
+
+
+def _setup_context(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _autograd(ctx, dout):
+    return _backward(dout, *ctx.saved_tensors)
+
+
+_forward.register_autograd(_autograd, setup_context=_setup_context)
 
 
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -28,4 +138,6 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
             raise ValueError(f"swiglu: gate is {gate.dtype} and up is {up.dtype}; give both one dtype")
         common = torch.promote_types(gate.dtype, up.dtype)
         gate, up = gate.to(common), up.to(common)
-    return swiglu_reference(gate, up)
+    if not use_triton("swiglu", gate):
+        return swiglu_reference(gate, up)
+    return _forward(gate, up)
