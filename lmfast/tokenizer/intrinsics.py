@@ -129,26 +129,18 @@ def byte_classes(typingctx, array, index):
 
 
 @intrinsic
-def pair_matches(typingctx, array, index, first, second):
-    """uint64: bit k where byte index+k equals `first` and byte index+k+1 equals `second`."""
+def byte_matches(typingctx, array, index, wanted):
+    """uint64: bit k where byte index+k equals `wanted`."""
 
     def codegen(context, builder, signature, args):
-        flags = None
-        for offset, wanted in ((0, args[2]), (1, args[3])):
-            index = builder.add(args[1], ir.Constant(args[1].type, offset))
-            block = builder.load(_address(context, builder, signature.args[0], args[0], index, _BLOCK))
-            block.align = 1
-            seed = builder.insert_element(ir.Constant(_BLOCK, ir.Undefined), wanted, ir.IntType(32)(0))
-            wide = builder.shuffle_vector(
-                seed,
-                ir.Constant(_BLOCK, ir.Undefined),
-                ir.Constant(ir.VectorType(ir.IntType(32), 64), [0] * 64),
-            )
-            equal = builder.icmp_unsigned("==", block, wide)
-            flags = equal if flags is None else builder.and_(flags, equal)
-        return builder.bitcast(flags, _WORD)
+        block = builder.load(_address(context, builder, signature.args[0], args[0], args[1], _BLOCK))
+        block.align = 1
+        lanes = ir.VectorType(ir.IntType(32), 64)
+        seed = builder.insert_element(ir.Constant(_BLOCK, ir.Undefined), args[2], ir.IntType(32)(0))
+        wide = builder.shuffle_vector(seed, ir.Constant(_BLOCK, ir.Undefined), ir.Constant(lanes, [0] * 64))
+        return builder.bitcast(builder.icmp_unsigned("==", block, wide), _WORD)
 
-    return types.uint64(array, types.int64, types.uint8, types.uint8), codegen
+    return types.uint64(array, types.int64, types.uint8), codegen
 
 
 U0, U1, U8, U32, U56 = (np.uint64(n) for n in (0, 1, 8, 32, 56))
@@ -258,4 +250,9 @@ def enable_cache(*functions) -> None:
     finally:
         numba.config.CACHE_DIR = before
     if any(not any(folder.glob(f"**/*.{function.py_func.__name__}-*.nbi")) for function in fresh):
-        print("lmfast: compiling the tokenizer for this machine (first time only, seconds)", file=sys.stderr)
+        _say_once_that_it_compiles()
+
+
+@functools.lru_cache(maxsize=1)
+def _say_once_that_it_compiles() -> None:
+    print("lmfast: compiling the tokenizer for this machine (once, some seconds)", file=sys.stderr)

@@ -232,7 +232,7 @@ def _tail_cl100k(data, i, end, classes, kind, slashes):
     if data[i] == _BLANK and i + 1 < end:
         kind = char_at(data, i + 1, end, classes) & 0xFF
         first = i + 1
-    if kind == OTHER or kind == MARK:
+    if kind in (OTHER, MARK):
         i = others_end(data, first, end, classes)
         while i < end and (data[i] == _NEWLINE or data[i] == _RETURN or (slashes and data[i] == _SLASH)):
             i += 1
@@ -254,7 +254,7 @@ def _cased_word(data, i, end, classes):
     while i < end:
         char = char_at(data, i, end, classes)
         kind = char & 0xFF
-        if kind == LETTER or kind == MARK:
+        if kind in (LETTER, MARK):
             last_shared = i + (char >> 8)
         elif kind != UPPER:
             break

@@ -1,0 +1,321 @@
+"""Where a file may be cut, where special tokens lie, and the threads that work on the pieces.
+
+In: files, memory-mapped read-only, and special tokens as byte strings. Out: `Chunk`s of text, in order, each
+with the spans of its special tokens; `pretoken_ends` turns one into ends of pretokens, in batches.
+
+A cut is safe where the pretokens and the special tokens on both sides are what they would be without it:
+
+- before a special token that no other occurrence of a special token overlaps from the left;
+- for the three named patterns, between an ASCII letter or digit and a blank that an ASCII letter follows, and
+  after a newline between an ASCII character that is not whitespace and an ASCII letter; in both cases
+  unless a special token straddles the cut.
+
+A file with no safe cut is one chunk: slower, never wrong. Refused: files that are missing or are no files.
+
+Threads, not processes: the compiled loops release the GIL, threads start at once and share the map, the
+vocabulary and the output (measured: docs/LOG.md).
+"""
+
+import functools
+import mmap
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+import numpy as np
+from numba import njit
+
+from lmfast.errors import UserError
+from lmfast.tokenizer import scanner
+from lmfast.tokenizer.intrinsics import PADDING, U1, byte_matches, enable_cache, trailing_zeros
+from lmfast.tokenizer.patterns import NAMED, Pattern, code_point_classes, compile_custom
+
+CHUNK_BYTES = 4 << 20  # what one worker takes at a time: 6 ms of work, some 20 us of overhead
+ENDS_PER_BATCH = 1 << 15  # pretokens handled per compiled call: their ends stay in the L2 cache (256 KiB)
+_SEARCH_BYTES = 1 << 16  # how far a safe cut is looked for at a time
+
+NO_SPANS = np.zeros(0, np.int64)
+
+
+def padded(text: bytes | bytearray | memoryview) -> np.ndarray:
+    """A read-only uint8 copy of the text with `PADDING` zero bytes after it."""
+    copy = np.zeros(len(text) + PADDING, np.uint8)
+    copy[: len(text)] = np.frombuffer(text, np.uint8)
+    copy.flags.writeable = False
+    return copy
+
+
+@njit(nogil=True)
+def _find_specials(data, begin, end, firsts, seconds, texts, offsets, spans, which):
+    """Writes (start, end) of each special token in data[begin:end] to `spans` and its number to `which`.
+
+    Leftmost first; `texts` are sorted from long to short, so the longest of those that begin together wins.
+    Returns how many there are, also where `which` has no room for all of them."""
+    found = 0
+    i = begin
+    while i < end:
+        mask = np.uint64(0)
+        for group in range(firsts.shape[0]):
+            matches = byte_matches(data, i, firsts[group])
+            if seconds[group] >= 0:
+                matches &= byte_matches(data, i + 1, np.uint8(seconds[group]))
+            mask |= matches
+        step = i + 64
+        while mask:
+            at = i + trailing_zeros(mask)
+            mask &= mask - U1
+            for number in range(offsets.shape[0] - 1):
+                length = offsets[number + 1] - offsets[number]
+                if at + length > end:
+                    continue
+                k = 0
+                while k < length and data[at + k] == texts[offsets[number] + k]:
+                    k += 1
+                if k == length:
+                    if found < which.shape[0]:
+                        spans[2 * found] = at
+                        spans[2 * found + 1] = at + length
+                        which[found] = number
+                    found += 1
+                    step = at + length
+                    mask = np.uint64(0)
+                    break
+        i = step
+    return found
+
+
+class SpecialTokens:
+    """A set of special tokens, compiled for searching; `tokens` are sorted from long to short."""
+
+    def __init__(self, tokens: Sequence[bytes]):
+        if any(not token for token in tokens):
+            raise UserError("special tokens: an empty one matches everywhere; leave it out")
+        self.tokens = sorted(set(tokens), key=lambda token: (-len(token), token))
+        groups = sorted({(token[0], token[1] if len(token) > 1 else -1) for token in self.tokens})
+        self._firsts = np.array([first for first, _ in groups], np.uint8)
+        self._seconds = np.array([second for _, second in groups], np.int64)
+        self._texts = np.frombuffer(b"".join(self.tokens) + b"\0", np.uint8)
+        self._offsets = np.cumsum([0] + [len(token) for token in self.tokens])
+
+    def find(self, data: np.ndarray, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """(spans int64 (2k,): start and end of each occurrence in order; which int64 (k,): its index in
+        `tokens`). `data` must be readable for `PADDING` bytes after `end`."""
+        if not self.tokens:
+            return NO_SPANS, NO_SPANS
+        enable_cache(_find_specials)
+        room = 64 + (end - begin) // 256
+        while True:
+            spans, which = np.empty(2 * room, np.int64), np.empty(room, np.int64)
+            found = _find_specials(
+                data, begin, end, self._firsts, self._seconds, self._texts, self._offsets, spans, which
+            )
+            if found <= room:
+                return spans[: 2 * found], which[:found]
+            room = found
+
+    def straddle(self, data: np.ndarray, cut: int) -> bool:
+        """Whether an occurrence of any of them begins before `cut` and ends after it."""
+        longest = len(self.tokens[0]) if self.tokens else 0
+        around = data[max(0, cut - longest) : cut + longest].tobytes()
+        at = min(cut, longest)
+        return any(
+            around.find(token, max(0, at - len(token) + 1), at + len(token) - 1) >= 0 for token in self.tokens
+        )
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """`data[begin:end]` is text whose pretokens do not depend on what surrounds it; readable beyond `end`."""
+
+    data: np.ndarray
+    begin: int
+    end: int
+
+
+def open_text(path: str | os.PathLike) -> np.ndarray:
+    """The file's bytes, uint8, memory-mapped read-only."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                return np.zeros(0, np.uint8)
+            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; check the path") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as text ({error}); give a plain file") from None
+
+
+_LETTER, _ALNUM, _INK = (np.zeros(256, bool) for _ in range(3))
+for _table, _bytes in (
+    (_LETTER, range(0x41, 0x5B)),
+    (_LETTER, range(0x61, 0x7B)),
+    (_ALNUM, range(0x30, 0x3A)),
+    (_INK, range(0x80)),
+):
+    _table[list(_bytes)] = True
+_ALNUM |= _LETTER
+_INK[[9, 10, 11, 12, 13, 32]] = False  # any ASCII but whitespace
+
+
+def _text_cuts(window: np.ndarray) -> np.ndarray:
+    """Safe cuts of the named patterns in a window, as positions in it, from 2 to its length - 2."""
+    before_last, last, here, after = (window[k : len(window) - 3 + k] for k in range(4))
+    blank = (here == 0x20) & _ALNUM[last] & _LETTER[after]
+    newline = (last == 0x0A) & _INK[before_last] & _LETTER[here]
+    return np.flatnonzero(blank | newline) + 2
+
+
+def next_cut(data: np.ndarray, target: int, specials: SpecialTokens, pattern: Pattern) -> int:
+    """The first safe cut at `target` or later that is found; the end of the data where there is none."""
+    size = len(data)
+    begin = max(target, 2)
+    while begin + 2 < size:
+        stop = min(begin + _SEARCH_BYTES, size)
+        window = data[begin - 2 : stop]
+        cuts = (_text_cuts(window) + (begin - 2)).tolist() if pattern.name in NAMED else []
+        for token in specials.tokens:
+            at = window.tobytes().find(token, 2)
+            if at >= 0:
+                cuts.append(begin - 2 + at)
+        for cut in sorted(cuts):
+            if not specials.straddle(data, cut):
+                return cut
+        begin = stop
+    return size
+
+
+def chunks(
+    data: np.ndarray, specials: SpecialTokens, pattern: Pattern, chunk_bytes: int = CHUNK_BYTES
+) -> Iterator[Chunk]:
+    """The data in order, cut at safe places about every `chunk_bytes`."""
+    begin = 0
+    while begin < len(data):
+        end = len(data)
+        if begin + chunk_bytes < end:
+            end = next_cut(data, begin + chunk_bytes, specials, pattern)
+        if end + PADDING > len(data):
+            yield Chunk(padded(data[begin:end]), 0, end - begin)
+        else:
+            yield Chunk(data, begin, end)
+        begin = end
+
+
+class Splitter:
+    """Ends of pretokens by a pattern's scanner, or by `regex` where the pattern has none."""
+
+    def __init__(self, pattern: Pattern):
+        self._scan = _SCANNERS.get(pattern.name)
+        if self._scan is not None:
+            enable_cache(self._scan)
+            self._classes = code_point_classes()
+        else:
+            self._regex = compile_custom(pattern.regex)
+            _say_once_that_it_is_slow(pattern)
+
+    def batches(
+        self, data: np.ndarray, begin: int, end: int, spans: np.ndarray, bounds: np.ndarray
+    ) -> Iterator[tuple[int, int, int]]:
+        """Fills `bounds` (int64) again and again with ends of consecutive pretokens of data[begin:end]; yields
+        (where the first of them begins, where the last ends, how many). The end of a special token is negative."""
+        if self._scan is None:
+            yield from self._regex_batches(data, begin, end, spans, bounds)
+            return
+        cursor = np.array([begin, 0])
+        while begin < end:
+            count = self._scan(data, end, spans, cursor, self._classes, bounds)
+            after = int(cursor[0])
+            yield begin, after, count
+            begin = after
+
+    def _regex_batches(self, data, begin, end, spans, bounds):
+        start, count = begin, 0
+        for at in self._regex_ends(data, begin, end, spans):
+            bounds[count] = at
+            count += 1
+            if count == len(bounds):
+                yield start, abs(at), count
+                start, count = abs(at), 0
+        if count:
+            yield start, abs(int(bounds[count - 1])), count
+
+    def _regex_ends(self, data, begin, end, spans):
+        """Text that the expression leaves unmatched becomes pretokens of its own: bytes are never lost."""
+        edges = [*spans.tolist(), end, end]
+        at = begin
+        for special_start, special_end in zip(edges[::2], edges[1::2]):
+            text = data[at:special_start].tobytes().decode("utf-8", "surrogateescape")
+            done = 0
+            for match in self._regex.finditer(text):
+                for piece in (text[done : match.start()], text[match.start() : match.end()]):
+                    if piece:
+                        at += len(piece.encode("utf-8", "surrogateescape"))
+                        yield at
+                done = match.end()
+            if done < len(text):
+                yield special_start
+            if special_end > special_start:
+                yield -special_end
+            at = special_end
+
+
+_SCANNERS = {
+    "gpt2": scanner.scan_gpt2,
+    "cl100k": scanner.scan_cl100k,
+    "o200k": scanner.scan_o200k,
+}
+
+
+@functools.lru_cache
+def _say_once_that_it_is_slow(pattern: Pattern) -> None:
+    print(
+        f"lmfast: the pattern {pattern.regex!r} has no compiled scanner and runs through `regex`, about fifty "
+        f"times slower than {', '.join(NAMED)}",
+        file=sys.stderr,
+    )
+
+
+def default_workers() -> int:
+    """The CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def in_order(work: Callable, tasks: Iterable, workers: Sequence) -> Iterator:
+    """`work(worker, task)` for every task, on one thread per worker; results in the order of the tasks.
+
+    Few results wait at a time, so memory does not grow with the number of tasks. With one worker no thread
+    is started."""
+    if len(workers) == 1:
+        for task in tasks:
+            yield work(workers[0], task)
+        return
+    idle = SimpleQueue()
+    for worker in workers:
+        idle.put(worker)
+
+    def run(task):
+        worker = idle.get()
+        try:
+            return work(worker, task)
+        finally:
+            idle.put(worker)
+
+    waiting = deque()
+    with ThreadPoolExecutor(len(workers)) as pool:
+        try:
+            for task in tasks:
+                waiting.append(pool.submit(run, task))
+                if len(waiting) > len(workers) + 1:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,415 @@
+"""Files to distinct pretokens and how often each occurs: the first half of training.
+
+In: paths of text (bytes, any encoding), special tokens (hard boundaries, never counted), a pattern. Out:
+`PretokenCounts`, sorted by bytes, so that it does not depend on the number of workers. Refused: missing
+files, an empty special token.
+"""
+
+import heapq
+import itertools
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numba import njit
+
+from lmfast.tokenizer.chunks import (
+    CHUNK_BYTES,
+    ENDS_PER_BATCH,
+    Chunk,
+    SpecialTokens,
+    Splitter,
+    chunks,
+    default_workers,
+    in_order,
+    open_text,
+)
+from lmfast.tokenizer.intrinsics import (
+    LONG_MARK,
+    MAX_PACKED,
+    U0,
+    U1,
+    U56,
+    enable_cache,
+    key_hash,
+    long_hash,
+    packed_key,
+    same_bytes,
+)
+from lmfast.tokenizer.patterns import Pattern
+
+# A row of a table, four uint64: key (low, high), count, offset in the arena (long pretokens only).
+LOW, HIGH, COUNT, OFFSET = range(4)
+ROW_BYTES = 32
+_FIRST_ROWS = 1 << 14  # grows by itself
+_FIRST_ARENA = 1 << 18
+
+
+@dataclass
+class PretokenCounts:
+    """Distinct pretokens, sorted by their bytes.
+
+    data: uint8, all of them end to end; offsets: int64 (n + 1,); counts: int64 (n,); total_bytes: of input."""
+
+    data: np.ndarray
+    offsets: np.ndarray
+    counts: np.ndarray
+    total_bytes: int
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def pretoken(self, i: int) -> bytes:
+        """The bytes of the i-th pretoken."""
+        return self.data[self.offsets[i] : self.offsets[i + 1]].tobytes()
+
+
+@njit(nogil=True)
+def _add(table, shift, arena, used, low, high, count, data, start):
+    """Adds `count` to a key, whose bytes are data[start:] where it is a long one; `used` is (rows, arena
+    bytes) in use. There must be room: an empty row, and length + 8 bytes of arena."""
+    mask = np.uint64((table.shape[0] >> 2) - 1)
+    is_long = high >= LONG_MARK
+    length = np.int64(high & (LONG_MARK - U1))
+    slot = key_hash(low, high) >> shift
+    while True:
+        row = np.int64(slot << np.uint64(2))
+        if table[row + HIGH] == U0:
+            break
+        if (
+            table[row + LOW] == low
+            and table[row + HIGH] == high
+            and (not is_long or same_bytes(arena, np.int64(table[row + OFFSET]), data, start, length))
+        ):
+            table[row + COUNT] += count
+            return
+        slot = (slot + U1) & mask
+    table[row + LOW] = low
+    table[row + HIGH] = high
+    table[row + COUNT] = count
+    used[0] += 1
+    if is_long:
+        table[row + OFFSET] = np.uint64(used[1])
+        for k in range(length):
+            arena[used[1] + k] = data[start + k]
+        used[1] += length
+
+
+@njit(nogil=True)
+def _count_batch(data, start, bounds, first, count, table, shift, arena, used):
+    """Counts the pretokens that `bounds[first:count]` ends, the first of which begins at `start`. Returns
+    `count`, or the index of the pretoken for which there was no room."""
+    row_limit = table.shape[0] >> 3  # half full
+    for k in range(first, count):
+        end = bounds[k]
+        if end < 0:
+            start = -end
+            continue
+        length = end - start
+        if length <= MAX_PACKED:
+            low, high = packed_key(data, start, length)
+            row = np.int64((key_hash(low, high) >> shift) << np.uint64(2))
+            if table[row + LOW] == low and table[row + HIGH] == high:
+                table[row + COUNT] += U1
+                start = end
+                continue
+        else:
+            low = long_hash(data, start, length)
+            high = LONG_MARK | np.uint64(length)
+        if used[0] >= row_limit or used[1] + length + 8 > arena.shape[0]:
+            return k
+        _add(table, shift, arena, used, low, high, U1, data, start)
+        start = end
+    return count
+
+
+@njit(nogil=True)
+def _merge(other, other_arena, table, shift, arena, used):
+    """Adds all rows of another table; there must be room for all of them."""
+    for row in range(0, other.shape[0], 4):
+        if other[row + HIGH] != U0:
+            start = np.int64(other[row + OFFSET])
+            _add(
+                table, shift, arena, used, other[row + LOW], other[row + HIGH], other[row + COUNT],
+                other_arena, start,
+            )  # fmt: skip
+
+
+@njit(nogil=True)
+def _rehash(old, table, shift):
+    """Puts the rows of one table into another, which is empty and larger."""
+    mask = np.uint64((table.shape[0] >> 2) - 1)
+    for row in range(0, old.shape[0], 4):
+        if old[row + HIGH] != U0:
+            slot = key_hash(old[row + LOW], old[row + HIGH]) >> shift
+            while table[np.int64(slot << np.uint64(2)) + HIGH] != U0:
+                slot = (slot + U1) & mask
+            for k in range(4):
+                table[np.int64(slot << np.uint64(2)) + k] = old[row + k]
+
+
+@njit(nogil=True)
+def _gather(rows, arena, offsets, data):
+    """Writes the bytes of each row's pretoken to data[offsets[i]:]."""
+    for i in range(rows.shape[0]):
+        at = offsets[i]
+        length = offsets[i + 1] - at
+        if length > MAX_PACKED:
+            start = np.int64(rows[i, OFFSET])
+            for k in range(length):
+                data[at + k] = arena[start + k]
+        else:
+            for k in range(length):
+                word = rows[i, k >> 3]
+                data[at + k] = np.uint8((word >> np.uint64((k & 7) << 3)) & np.uint64(0xFF))
+
+
+class CountTable:
+    """Distinct pretokens and their counts: open addressing, at most half full, growing as needed."""
+
+    def __init__(self):
+        enable_cache(_count_batch, _merge, _rehash, _gather)
+        self.arena = np.zeros(_FIRST_ARENA, np.uint8)
+        self.used = np.zeros(2, np.int64)  # rows, arena bytes
+        self._allocate(_FIRST_ROWS)
+
+    def _allocate(self, rows: int) -> None:
+        self.table = np.zeros(4 * rows, np.uint64)
+        self.shift = np.uint64(64 - (rows.bit_length() - 1))
+
+    def __len__(self) -> int:
+        return int(self.used[0])
+
+    @property
+    def nbytes(self) -> int:
+        return self.table.nbytes + self.arena.nbytes
+
+    def nbytes_with(self, rows: int, arena_bytes: int) -> int:
+        """Memory at the moment of growing for that many more rows and bytes: the old table and the new."""
+        needed = max(2 * (len(self) + rows), _FIRST_ROWS)
+        return self.nbytes + ROW_BYTES * (1 << (needed - 1).bit_length()) + 2 * arena_bytes
+
+    def reserve(self, rows: int, arena_bytes: int) -> None:
+        """Makes room for that many more rows and bytes of long pretokens."""
+        needed = 2 * (len(self) + rows)
+        if needed > len(self.table) // 4:
+            old = self.table
+            self._allocate(1 << (needed - 1).bit_length())
+            _rehash(old, self.table, self.shift)
+        needed = int(self.used[1]) + arena_bytes
+        if needed > len(self.arena):
+            arena = np.zeros(max(needed, 2 * len(self.arena)), np.uint8)
+            arena[: self.used[1]] = self.arena[: self.used[1]]
+            self.arena = arena
+
+    def add(self, data: np.ndarray, start: int, bounds: np.ndarray, first: int, count: int) -> int:
+        """Counts `bounds[first:count]`; returns `count`, or where the room ended."""
+        return _count_batch(data, start, bounds, first, count, self.table, self.shift, self.arena, self.used)
+
+    def merge(self, other: "CountTable") -> None:
+        """Adds all of another table's counts."""
+        self.reserve(len(other), int(other.used[1]) + 8)
+        _merge(other.table, other.arena, self.table, self.shift, self.arena, self.used)
+
+    def clear(self) -> None:
+        """Empties the table and keeps its memory."""
+        self.table[:] = 0
+        self.used[:] = 0
+
+    def sorted(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(data, offsets, counts) in the order of the pretokens' bytes."""
+        rows = self.table.reshape(-1, 4)
+        rows = rows[rows[:, HIGH] != 0]
+        rows = rows[_byte_order(rows, self.arena)]
+        top = rows[:, HIGH] >> U56
+        lengths = np.where(top == LONG_MARK >> U56, rows[:, HIGH] & (LONG_MARK - U1), top).astype(np.int64)
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        data = np.empty(offsets[-1], np.uint8)
+        _gather(rows, self.arena, offsets, data)
+        return data, offsets, rows[:, COUNT].astype(np.int64)
+
+
+def _byte_order(rows: np.ndarray, arena: np.ndarray) -> np.ndarray:
+    """The permutation that sorts rows (n, 4) by the bytes of their pretokens.
+
+    Two big-endian words compare like the first 15 bytes, then by length (16 for every long pretoken); only
+    long pretokens that share 15 bytes are compared in full."""
+    first, second = rows[:, LOW].byteswap(), rows[:, HIGH].byteswap()
+    is_long = rows[:, HIGH] >= LONG_MARK
+    if is_long.any():
+        starts = rows[is_long, OFFSET].astype(np.int64)
+        heads = arena[starts[:, None] + np.arange(16)].view(">u8")
+        first[is_long] = heads[:, 0]
+        second[is_long] = heads[:, 1] & np.uint64(0xFFFFFFFFFFFFFF00) | np.uint64(16)
+    order = np.argsort(first)
+    # Most first words are unique: only runs of equal ones are sorted by the second word too.
+    ties = first[order[1:]] == first[order[:-1]]
+    tied = np.flatnonzero(np.concatenate(([False], ties)) | np.concatenate((ties, [False])))
+    members = order[tied]
+    order[tied] = members[np.lexsort((second[members], first[members]))]
+
+    same = (first[order[1:]] == first[order[:-1]]) & (second[order[1:]] == second[order[:-1]])
+    at = np.flatnonzero(same)
+    for run in np.split(at, np.flatnonzero(np.diff(at) > 1) + 1) if len(at) else []:
+        group = order[run[0] : run[-1] + 2]
+
+        def text(i):
+            start, length = int(rows[i, OFFSET]), int(rows[i, HIGH] & (LONG_MARK - U1))
+            return arena[start : start + length].tobytes()
+
+        order[run[0] : run[-1] + 2] = sorted(group, key=text)
+    return order
+
+
+class _Totals:
+    """What all workers found so far; beyond `limit` bytes it goes to sorted runs on disk."""
+
+    def __init__(self, limit: int | None, folder: Path | None):
+        self._limit = limit
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._table: CountTable | None = None
+        self._runs: list[Path] = []
+
+    def absorb(self, table: CountTable, keep: bool) -> None:
+        """Takes a worker's counts; with `keep` the worker goes on with its table, emptied."""
+        with self._lock:
+            if self._table is None:
+                self._table = CountTable() if keep else table
+                if not keep:
+                    return
+            if self._limit and self._table.nbytes_with(len(table), int(table.used[1])) > self._limit:
+                self._spill(self._table)
+                self._table = CountTable()
+            self._table.merge(table)
+            if keep:
+                table.clear()
+
+    def _spill(self, table: CountTable) -> None:
+        if not len(table):
+            return
+        run = self._folder / f"run_{len(self._runs):06d}"
+        run.mkdir()
+        for name, array in zip(("data", "offsets", "counts"), table.sorted()):
+            np.save(run / f"{name}.npy", array)
+        self._runs.append(run)
+
+    def result(self, total_bytes: int) -> PretokenCounts:
+        """All counts, sorted; from memory, or merged from the runs into unnamed files that are mapped."""
+        if not self._runs:
+            table = self._table if self._table is not None else CountTable()
+            return PretokenCounts(*table.sorted(), total_bytes)
+        self._spill(self._table)
+        self._table = None
+        return PretokenCounts(*_merge_runs(self._runs), total_bytes)
+
+
+def _read_run(run: Path) -> Iterator[tuple[bytes, int]]:
+    data, offsets, counts = (
+        np.load(run / f"{name}.npy", mmap_mode="r") for name in ("data", "offsets", "counts")
+    )
+    step = 1 << 14
+    for begin in range(0, len(counts), step):
+        part = counts[begin : begin + step].tolist()
+        at = offsets[begin : begin + step + 1].tolist()
+        text = data[at[0] : at[-1]].tobytes()
+        for k, count in enumerate(part):
+            yield text[at[k] - at[0] : at[k + 1] - at[0]], count
+
+
+def _merge_runs(runs: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Merges sorted runs of (pretoken, count), adding up equal pretokens."""
+    with (
+        tempfile.TemporaryFile() as data,
+        tempfile.TemporaryFile() as offsets,
+        tempfile.TemporaryFile() as counts,
+    ):
+        at = 0
+        offsets.write(np.int64(0).tobytes())
+        merged = itertools.groupby(heapq.merge(*map(_read_run, runs)), key=lambda item: item[0])
+        for pretoken, group in merged:
+            at += len(pretoken)
+            data.write(pretoken)
+            offsets.write(at.to_bytes(8, sys.byteorder))
+            counts.write(sum(count for _, count in group).to_bytes(8, sys.byteorder))
+        for file in (data, offsets, counts):
+            file.flush()
+        return (
+            np.memmap(data, np.uint8, "r").view(np.ndarray),
+            np.memmap(offsets, np.int64, "r").view(np.ndarray),
+            np.memmap(counts, np.int64, "r").view(np.ndarray),
+        )
+
+
+class _Worker:
+    """One thread's table; handed to the totals when it is full."""
+
+    def __init__(self, splitter: Splitter, specials: SpecialTokens, totals: _Totals, max_rows: int):
+        self._splitter = splitter
+        self._specials = specials
+        self._totals = totals
+        self._max_rows = max_rows
+        self._bounds = np.empty(ENDS_PER_BATCH, np.int64)
+        self.table = CountTable()
+
+    def count(self, chunk: Chunk) -> int:
+        """Counts a chunk; returns its bytes."""
+        spans, _ = self._specials.find(chunk.data, chunk.begin, chunk.end)
+        batches = self._splitter.batches(chunk.data, chunk.begin, chunk.end, spans, self._bounds)
+        for start, _, count in batches:
+            done = 0
+            while True:
+                done = self.table.add(chunk.data, start, self._bounds, done, count)
+                if done == count:
+                    break
+                if done:
+                    start = abs(int(self._bounds[done - 1]))
+                if len(self.table) >= self._max_rows:
+                    self._totals.absorb(self.table, keep=True)
+                self.table.reserve(len(self.table) + 1, abs(int(self._bounds[done])) - start + 8)
+        return chunk.end - chunk.begin
+
+
+# A worker's table is handed over at this many rows (a table of 32 MiB): with 16 workers the tail of the
+# distribution would otherwise be held 16 times.
+_WORKER_ROWS = 1 << 19
+
+
+def count_pretokens(
+    paths: Sequence[str | Path],
+    special_tokens: Sequence[str],
+    pattern: Pattern,
+    num_workers: int | None = None,
+    max_memory: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> PretokenCounts:
+    """Counts the pretokens of one or many files, which are memory-mapped and never loaded.
+
+    `max_memory` (bytes) bounds the tables of pretokens: half of it for the totals, which spill to sorted runs
+    in the temporary folder and are merged exactly, the rest for the workers. `progress(bytes_done, bytes_total)`
+    is called from the calling thread."""
+    texts = [open_text(path) for path in paths]
+    total_bytes = sum(len(text) for text in texts)
+    specials = SpecialTokens([token.encode("utf-8", "surrogateescape") for token in special_tokens])
+    splitter = Splitter(pattern)
+    tasks = (chunk for text in texts for chunk in chunks(text, specials, pattern))
+    num_workers = max(1, min(num_workers or default_workers(), -(-total_bytes // CHUNK_BYTES) + len(texts)))
+    max_rows = _WORKER_ROWS
+    if max_memory:
+        max_rows = max(_FIRST_ROWS // 2, min(max_rows, max_memory // (2 * num_workers * 6 * ROW_BYTES)))
+    with tempfile.TemporaryDirectory(prefix="lmfast-count-") as folder:
+        totals = _Totals(max_memory // 2 if max_memory else None, Path(folder))
+        workers = [_Worker(splitter, specials, totals, max_rows) for _ in range(num_workers)]
+        done = 0
+        for counted in in_order(_Worker.count, tasks, workers):
+            done += counted
+            if progress is not None:
+                progress(done, total_bytes)
+        for worker in workers:
+            totals.absorb(worker.table, keep=False)
+        return totals.result(total_bytes)
