@@ -266,12 +266,16 @@ def given_names(argv: Sequence[str], cls: type) -> set[str]:
 
 def _refuse_unknown_flags(argv: Sequence[str], cls: type) -> None:
     hints = flat_types(cls)
-    known = hints.keys() | _aliases(cls).keys() | {f"no_{n}" for n, t in hints.items() if t is bool} | {"help"}
+    known = (
+        hints.keys() | _aliases(cls).keys() | {f"no_{n}" for n, t in hints.items() if t is bool} | {"help"}
+    )
     for word in argv:
         if word.startswith("--") and len(word) > 2:
             name = word[2:].split("=", 1)[0].replace("-", "_")
             if name not in known:
-                raise UserError(f"unknown setting '{word.split('=', 1)[0]}'{_nearest(name, known, flag=True)}")
+                raise UserError(
+                    f"unknown setting '{word.split('=', 1)[0]}'{_nearest(name, known, flag=True)}"
+                )
 
 
 def _nearest(name: str, known, flag: bool = False) -> str:

@@ -43,26 +43,28 @@ def train(argv: Sequence[str]) -> bool:
 def run(settings: TrainSettings, folder: Path, resuming: bool, facts: dict) -> bool:
     """Trains on the token files that `settings` name; every check of the input comes before the first write."""
     from lmfast.data.batches import Batches
+    from lmfast.data.token_file import open_tokens
     from lmfast.model.device import pick_device
     from lmfast.training.evaluation import make_evaluate
     from lmfast.training.objectives import NextToken
     from lmfast.training.run import Task, execute, resolve
 
     device = pick_device(settings.run.device)
-    train_tokens, val_tokens, tokenizer_path = _open_data(settings)
-    vocab_size = _vocab_size(settings, tokenizer_path, train_tokens)
+    tokenizer_path, vocab_size = _tokenizer_of(settings)
     settings = resolve(settings, vocab_size)
-    context = settings.model.context_length
-    for file in filter(None, (train_tokens, val_tokens)):
-        file.check(settings.model.vocab_size, context + 1)
+    vocab_size, window = settings.model.vocab_size, settings.model.context_length + 1
+    train_tokens = open_tokens(settings.data.train_data_path, vocab_size, window).tokens
+    val_tokens = None
+    if settings.data.val_data_path is not None:
+        val_tokens = open_tokens(settings.data.val_data_path, vocab_size, 2).tokens
+    else:
+        print("no val_data_path: training without evaluation")
     if tokenizer_path is not None:
         settings = replace_flat(settings, {"tokenizer": str(tokenizer_path)})
-    if val_tokens is None:
-        print("no val_data_path: training without evaluation")
     task = Task(
         objective=NextToken(),
-        make_batches=lambda rows, length, seed: Batches(train_tokens.tokens, rows, length, seed),
-        make_evaluate=make_evaluate(val_tokens.tokens, tokenizer_path) if val_tokens is not None else None,
+        make_batches=lambda rows, length, seed: Batches(train_tokens, rows, length, seed),
+        make_evaluate=make_evaluate(val_tokens, tokenizer_path) if val_tokens is not None else None,
         sample=_sampler(tokenizer_path) if tokenizer_path is not None else None,
         tokenizer=tokenizer_path,
         facts=facts,
@@ -83,30 +85,25 @@ def _with_builtin_corpus(settings: TrainSettings) -> tuple[TrainSettings, dict]:
     return replace_flat(settings, paths), {"floor_bits_per_byte": corpus.floor_bits_per_byte}
 
 
-def _open_data(settings: TrainSettings):
-    """The token files, and the tokenizer's path: the setting's, else the one that the training file names."""
+def _tokenizer_of(settings: TrainSettings) -> tuple[Path | None, int | None]:
+    """The tokenizer's path, the setting's or else the one that the training file names, and the vocabulary's size."""
     from lmfast.data.token_file import open_tokens
 
-    train_tokens = open_tokens(settings.data.train_data_path)
-    val_path = settings.data.val_data_path
-    val_tokens = open_tokens(val_path) if val_path is not None else None
-    named = settings.data.tokenizer or train_tokens.tokenizer_path
+    named = settings.data.tokenizer
+    if named is not None and not os.path.exists(named):
+        raise UserError(f"{named}: no such tokenizer folder or file")
+    summary_size = None
     if named is None:
-        return train_tokens, val_tokens, None
-    if not os.path.exists(named):
-        if settings.data.tokenizer:
-            raise UserError(f"{named}: no such tokenizer folder or file")
-        print(f"{named}: the tokenizer is no longer there; training without bits per byte and samples")
-        return train_tokens, val_tokens, None
-    return train_tokens, val_tokens, Path(named)
+        file = open_tokens(settings.data.train_data_path, settings.model.vocab_size)
+        named, summary_size = file.tokenizer_path, (file.summary or {}).get("vocab_size")
+        if named is not None and not os.path.exists(named):
+            print(f"{named}: the tokenizer is no longer there; training without bits per byte and samples")
+            named = None
+    if named is None:
+        return None, summary_size
+    from lmfast.tokenizer.bpe import Tokenizer
 
-
-def _vocab_size(settings: TrainSettings, tokenizer_path: Path | None, train_tokens) -> int | None:
-    if tokenizer_path is not None:
-        from lmfast.tokenizer.bpe import Tokenizer
-
-        return Tokenizer.load(tokenizer_path).vocab_size
-    return (train_tokens.summary or {}).get("vocab_size")
+    return Path(named), Tokenizer.load(named).vocab_size
 
 
 def _sampler(tokenizer_path: Path):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmfast.data import stories
+from lmfast.files import written_beside
 
 FOLDER = Path("data/stories")
 TRAIN_SEED, VALID_SEED = 1, 2
@@ -109,6 +110,5 @@ def _read_json(path: Path):
 
 
 def _write_json(path: Path, value) -> None:
-    beside = path.with_name(path.name + ".partial")
-    beside.write_text(json.dumps(value), encoding="utf-8")
-    os.replace(beside, path)
+    with written_beside(path) as beside:
+        beside.write_text(json.dumps(value), encoding="utf-8")

@@ -91,7 +91,9 @@ def _check_prompts(model, prompts: Sequence[Sequence[int]]) -> None:
             raise UserError(f"prompt {number} is empty; give at least one token, such as <|endoftext|>")
         for token in prompt:
             if not 0 <= token < vocab_size:
-                raise UserError(f"prompt {number}: id {token} is outside the model's vocabulary of {vocab_size}")
+                raise UserError(
+                    f"prompt {number}: id {token} is outside the model's vocabulary of {vocab_size}"
+                )
 
 
 def window_start(length: int, context_length: int) -> int:

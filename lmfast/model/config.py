@@ -59,10 +59,19 @@ class ModelConfig:
             d_ff=4 * self.d_model if self.d_ff is None else self.d_ff,
         )
         if config.vocab_size is None:
-            raise UserError("vocab_size is not set, and no tokenizer or token file says it; give --vocab-size")
-        positive = (
-            "vocab_size context_length d_model num_layers num_heads num_kv_heads d_ff rope_theta".split()
-        )
+            raise UserError(
+                "vocab_size is not set, and no tokenizer or token file says it; give --vocab-size"
+            )
+        positive = [
+            "vocab_size",
+            "context_length",
+            "d_model",
+            "num_layers",
+            "num_heads",
+            "num_kv_heads",
+            "d_ff",
+            "rope_theta",
+        ]
         for name in positive:
             if not getattr(config, name) > 0:
                 raise UserError(f"{name} is {getattr(config, name)}; it must be greater than 0")
@@ -82,7 +91,9 @@ class ModelConfig:
                 "each key/value head serves the same number of query heads"
             )
         if config.norm == "post" and config.parallel_block:
-            raise UserError("parallel_block with norm post has no meaning: there is one residual sum, not two")
+            raise UserError(
+                "parallel_block with norm post has no meaning: there is one residual sum, not two"
+            )
         if not 0 <= config.dropout < 1:
             raise UserError(f"dropout is {config.dropout}; it must be at least 0 and below 1")
         return config

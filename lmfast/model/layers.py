@@ -42,7 +42,11 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.num_heads, self.num_kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+        self.num_heads, self.num_kv_heads, self.head_dim = (
+            config.num_heads,
+            config.num_kv_heads,
+            config.head_dim,
+        )
         self.rotate = config.position == "rope"
         self.qkv = nn.Linear(
             config.d_model, (self.num_heads + 2 * self.num_kv_heads) * self.head_dim, bias=False

@@ -27,7 +27,9 @@ def make_evaluate(tokens: np.ndarray, tokenizer_path: Path | None):
 
 
 @torch.no_grad()
-def evaluate(model, objective, windows: Windows, device, bf16: bool, num_bytes: int | None) -> dict[str, float]:
+def evaluate(
+    model, objective, windows: Windows, device, bf16: bool, num_bytes: int | None
+) -> dict[str, float]:
     """{val_loss: nats a token, bits_per_byte} over `windows`, in order; leaves the model in eval mode."""
     model.eval()
     total, count = 0.0, 0

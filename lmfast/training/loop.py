@@ -168,7 +168,7 @@ class _FiniteGuard:
         self.in_a_row.add_(1).mul_(bad)
         self.total.add_(bad)
         self.last_step.lerp_(torch.full_like(bad, step), bad)
-        return bad.reshape(1)
+        return bad
 
     def report(self) -> None:
         """Says how many steps were skipped since the last report; raises when too many were, one after another."""

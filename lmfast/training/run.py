@@ -14,7 +14,12 @@ from pathlib import Path
 import torch
 
 from lmfast.errors import UserError
-from lmfast.model.accounting import device_peak, measured_matmul_flops, num_parameters, training_flops_per_token
+from lmfast.model.accounting import (
+    device_peak,
+    measured_matmul_flops,
+    num_parameters,
+    training_flops_per_token,
+)
 from lmfast.model.config import ModelConfig
 from lmfast.model.device import describe_machine, make_deterministic, why_not_compile
 from lmfast.model.transformer import TransformerLM
@@ -60,7 +65,13 @@ def resolve(settings: TrainSettings, vocab_size: int | None) -> TrainSettings:
             raise UserError(f"{name} is {getattr(opt, name)}; it must be at least 0 and below 1")
     if settings.logging.log_interval < 1:
         raise UserError(f"log_interval is {settings.logging.log_interval}; it must be at least 1")
-    for name in ("eval_interval", "eval_batches", "checkpoint_interval", "keep_checkpoints", "sample_interval"):
+    for name in (
+        "eval_interval",
+        "eval_batches",
+        "checkpoint_interval",
+        "keep_checkpoints",
+        "sample_interval",
+    ):
         if getattr(settings.logging, name) < 0:
             raise UserError(f"{name} is {getattr(settings.logging, name)}; it must be at least 0")
     if opt.max_iters is not None and opt.total_tokens is not None:
@@ -137,7 +148,9 @@ def execute(settings: TrainSettings, task: Task, folder: Path, resuming: bool, d
                     sinks.message(f"training without torch.compile: {reason}")
                 else:
                     loss_fn = torch.compile(loss_fn, fullgraph=True, dynamic=False)
-            batches = task.make_batches(opt.batch_size * opt.grad_accumulation, settings.model.context_length, opt_seed)
+            batches = task.make_batches(
+                opt.batch_size * opt.grad_accumulation, settings.model.context_length, opt_seed
+            )
             stop = _StopSignals()
             hooks = Hooks(
                 evaluate=task.make_evaluate and task.make_evaluate(model, task.objective, settings, device),
@@ -150,14 +163,18 @@ def execute(settings: TrainSettings, task: Task, folder: Path, resuming: bool, d
                     model, optimizer, task.objective, loss_fn, batches, plan, progress, sinks, hooks
                 )
             if not finished:
-                sinks.message(f"stopped at step {progress.step} with a checkpoint; --resume goes on from there")
+                sinks.message(
+                    f"stopped at step {progress.step} with a checkpoint; --resume goes on from there"
+                )
         finally:
             sinks.close()
         write_report([folder], folder / "report.html")
         return finished
 
 
-def _begin_folder(folder: Path, settings: TrainSettings, task: Task, device, peak: float, peak_source: str) -> None:
+def _begin_folder(
+    folder: Path, settings: TrainSettings, task: Task, device, peak: float, peak_source: str
+) -> None:
     """What a run folder holds before its first step. Remains of a run that never reached a checkpoint are replaced."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.jsonl").write_text("")
@@ -183,7 +200,9 @@ def _open_sinks(folder: Path, settings: TrainSettings, progress: Progress) -> Si
         from lmfast.settings import to_flat
 
         others.append(
-            WandbSink(folder, log.wandb, log.wandb_project, log.wandb_name, log.wandb_entity, to_flat(settings))
+            WandbSink(
+                folder, log.wandb, log.wandb_project, log.wandb_name, log.wandb_entity, to_flat(settings)
+            )
         )
     return Sinks(ConsoleSink(settings.optimizer.max_iters, progress.step), *others)
 
@@ -204,7 +223,9 @@ def _introduce(sinks, folder, settings, task, device, peak, peak_source, checkpo
     if settings.run.bf16 and device.type == "cpu":
         fp32 = measured_matmul_flops(device, torch.float32)
         if peak < fp32:
-            sinks.message(f"bf16 is slower than fp32 on this CPU ({peak / 1e9:.0f} against {fp32 / 1e9:.0f} GFLOP/s)")
+            sinks.message(
+                f"bf16 is slower than fp32 on this CPU ({peak / 1e9:.0f} against {fp32 / 1e9:.0f} GFLOP/s)"
+            )
     if checkpoint is not None:
         sinks.message(f"resuming after step {checkpoint.step}")
 
@@ -228,7 +249,9 @@ def _save(folder: Path, model, optimizer, progress: Progress, keep: int, sinks: 
     try:
         save_checkpoint(checkpoints, model.own_tensors(), state_tensors(model, optimizer), progress.as_dict())
     except OSError as error:
-        sinks.message(f"checkpoint at step {progress.step} could not be written ({error}); the older ones are whole")
+        sinks.message(
+            f"checkpoint at step {progress.step} could not be written ({error}); the older ones are whole"
+        )
         return
     prune_checkpoints(checkpoints, keep, progress.best_step)
 

@@ -1,6 +1,6 @@
 """The run folder: one run's config, tokenizer, metrics, samples, report and checkpoints, and who may write it.
 
-    runs/NAME/{config.yaml, tokenizer/, metrics.jsonl, samples/, report.html, checkpoints/}
+runs/NAME/{config.yaml, tokenizer/, metrics.jsonl, samples/, report.html, checkpoints/}
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 from lmfast.errors import UserError
+from lmfast.files import written_beside
 
 RUNS = Path("runs")
 
@@ -88,9 +89,8 @@ def read_metrics(folder: Path) -> list[dict]:
 def keep_metrics_until(folder: Path, step: int) -> None:
     """Drops the lines beyond `step`: those steps are about to be taken again."""
     lines = [line for line in read_metrics(folder) if line.get("step", 0) <= step]
-    beside = folder / ".metrics.jsonl.partial"
-    beside.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    os.replace(beside, folder / "metrics.jsonl")
+    with written_beside(folder / "metrics.jsonl") as beside:
+        beside.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def load_run(folder, device: str = "cpu"):
@@ -106,7 +106,9 @@ def load_run(folder, device: str = "cpu"):
     is_checkpoint = bool(re.fullmatch(r"step_\d+", path.resolve().name))
     run = path.resolve().parent.parent if is_checkpoint else path
     if not (run / "config.yaml").is_file():
-        raise UserError(f"{folder}: not a run folder (no config.yaml in it); name one such as runs/quickstart")
+        raise UserError(
+            f"{folder}: not a run folder (no config.yaml in it); name one such as runs/quickstart"
+        )
     checkpoint = open_checkpoint(path) if is_checkpoint else newest_checkpoint(run / "checkpoints")
     if checkpoint is None:
         raise UserError(f"{folder}: no complete checkpoint in it yet; wait for the first, or resume the run")

@@ -3,9 +3,7 @@
 import math
 
 
-def cosine_with_warmup(
-    step: int, peak: float, floor: float, warmup_iters: int, decay_iters: int
-) -> float:
+def cosine_with_warmup(step: int, peak: float, floor: float, warmup_iters: int, decay_iters: int) -> float:
     """Learning rate of optimizer step `step`, the first being 1: linear from 0 to `peak` over `warmup_iters`, a half
     cosine to `floor` at `decay_iters`, `floor` afterwards. (Loshchilov & Hutter 2017; CS336 handout, section 4.)
     """

@@ -125,11 +125,15 @@ class TensorBoardSink:
 class WandbSink:
     """A Weights & Biases run; a resumed training goes on in the same one."""
 
-    def __init__(self, folder: Path, mode: str, project: str, name: str | None, entity: str | None, config: dict):
+    def __init__(
+        self, folder: Path, mode: str, project: str, name: str | None, entity: str | None, config: dict
+    ):
         try:
             import wandb
         except ImportError:
-            raise UserError("--wandb needs the package wandb, which is not installed; or pass --no-wandb") from None
+            raise UserError(
+                "--wandb needs the package wandb, which is not installed; or pass --no-wandb"
+            ) from None
         self.wandb = wandb
         id_file = folder / "wandb_id"
         run_id = id_file.read_text().strip() if id_file.exists() else None
@@ -140,7 +144,9 @@ class WandbSink:
             )  # fmt: skip
         except (wandb.errors.Error, OSError) as error:
             reason = " ".join(str(error).split())
-            raise UserError(f"wandb cannot start ({reason}); log in with `wandb login`, or pass --wandb offline") from None
+            raise UserError(
+                f"wandb cannot start ({reason}); log in with `wandb login`, or pass --wandb offline"
+            ) from None
         id_file.write_text(self.run.id)
 
     def log(self, metrics: dict) -> None:

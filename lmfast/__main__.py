@@ -1,0 +1,46 @@
+"""python -m lmfast COMMAND, and the console script `lmfast`: the list of commands, each a module of its own."""
+
+import importlib
+import sys
+
+COMMANDS = {
+    "quickstart": ("lmfast.quickstart", "from nothing to a small story-telling model, in minutes"),
+    "tokenizer": (
+        "lmfast.tokenizer.__main__",
+        "train a tokenizer; encode, decode, inspect, count, compression",
+    ),
+    "train": ("lmfast.train", "train a language model on a token file"),
+    "generate": ("lmfast.generate", "continue prompts with a trained model"),
+    "report": ("lmfast.report", "compare runs on one HTML page"),
+}
+
+
+def main() -> None:
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return
+    if words[0] == "--version":
+        from lmfast import __version__
+
+        print(f"lmfast {__version__}")
+        return
+    if words[0] not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        print(f"error: unknown command '{words[0]}'; {hint}", file=sys.stderr)
+        sys.exit(2)
+    sys.argv = [f"lmfast {words[0]}", *words[1:]]
+    importlib.import_module(COMMANDS[words[0]][0]).main()
+
+
+def usage() -> str:
+    lines = ["usage: lmfast COMMAND [OPTIONS]    (lmfast COMMAND --help lists a command's options)", ""]
+    lines += [f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Which device computes, what it can do, and how it is set up to repeat itself exactly."""
+
+import sysconfig
+from pathlib import Path
+
+import torch
+
+from lmfast.errors import UserError
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA, then MPS, then the CPU. Raises UserError for a device that is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind in there if there[kind])
+    if not there[name]:
+        others = " or ".join(kind for kind in there if there[kind])
+        raise UserError(f"device {name} is not available on this machine; use --device {others}")
+    return torch.device(name)
+
+
+def make_deterministic(device: torch.device) -> None:
+    """Makes every run on a CPU repeat bit for bit, compiled and with several threads too."""
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+    elif device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+
+
+def why_not_compile(device: torch.device) -> str | None:
+    """The reason why torch.compile cannot work here, or None."""
+    if device.type == "mps":
+        return "torch.compile is not used on MPS"
+    if device.type == "cpu":
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        try:
+            get_cpp_compiler()
+        except Exception as error:  # Inductor's own class; it moved between releases
+            return f"no C++ compiler was found ({type(error).__name__})"
+        if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+            return "Python's headers are not installed"
+    return None
+
+
+def describe_machine(device: torch.device) -> dict[str, str]:
+    """What a reader of a figure must know about where it was measured."""
+    import platform
+
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{_cpu_name()}, {torch.get_num_threads()} threads"
+    return {
+        "device": name,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _cpu_name() -> str:
+    import platform
+
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,76 @@
+"""python -m lmfast.quickstart: from nothing to a small model that tells stories.
+
+Built-in stories → tokenizer → token files → training → text, into data/stories/ and runs/quickstart/. Finished stages
+are reused; --fresh starts over.
+"""
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from lmfast.errors import exit_on_user_error
+
+FOLDER = Path("runs/quickstart")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="lmfast quickstart", description="From nothing to a small story-telling model, in minutes."
+    )
+    parser.add_argument("--fresh", action="store_true", help="start over instead of reusing finished stages")
+    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    with exit_on_user_error():
+        if not quickstart(arguments.fresh):
+            sys.exit(130)
+
+
+def quickstart(fresh: bool) -> bool:
+    """Runs every stage that is not finished; returns False when training was stopped."""
+    start = time.perf_counter()
+    from lmfast.train import train
+    from lmfast.training.run_folder import lock_run
+
+    if fresh and FOLDER.exists():
+        with lock_run(FOLDER):
+            shutil.rmtree(FOLDER)
+    from lmfast.data.builtin import prepare
+
+    print("1/3 the corpus: stories from a built-in grammar, a byte-level BPE, token files")
+    corpus = prepare(fresh=fresh)
+    print("2/3 the model")
+    if not train(["--config", "quickstart", "--out-dir", str(FOLDER)]):
+        return False
+    print("3/3 a story by the model")
+    _show(corpus, time.perf_counter() - start)
+    return True
+
+
+def _show(corpus, seconds: float) -> None:
+    from lmfast.generate import GenerateSettings, generate_text
+    from lmfast.training.run_folder import read_metrics
+
+    sys.stdout.flush()
+    generate_text(GenerateSettings(checkpoint=str(FOLDER), prompt=("Once upon a time",), max_tokens=220))
+    metrics = read_metrics(FOLDER)
+    last = next(m for m in reversed(metrics) if "val_loss" in m)
+    rates = sorted(m["tokens_per_second"] for m in metrics if "tokens_per_second" in m)
+    line = f"validation loss {last['val_loss']:.4f} nats a token"
+    if "bits_per_byte" in last:
+        ratio = last["bits_per_byte"] / corpus.floor_bits_per_byte
+        line += (
+            f", {last['bits_per_byte']:.4f} bits per byte: {ratio:.2f} × the corpus's own "
+            f"{corpus.floor_bits_per_byte:.4f}"
+        )
+    print(line)
+    if rates:
+        mfus = sorted(m["mfu"] for m in metrics if "mfu" in m)
+        print(f"{rates[len(rates) // 2]:,.0f} tokens/s, MFU {mfus[len(mfus) // 2]:.0%} (medians)")
+    print(f"{seconds / 60:.1f} minutes; the run is in {FOLDER}/: open {FOLDER}/report.html")
+    print("next: lmfast generate --prompt 'One day, a small fox'   ·   lmfast train --help")
+
+
+if __name__ == "__main__":
+    main()

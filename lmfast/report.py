@@ -1,0 +1,29 @@
+"""python -m lmfast.report RUN…: compare runs on one HTML page that opens offline."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lmfast.errors import UserError, exit_on_user_error
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="lmfast report", description="Compare runs on one HTML page.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    parser.add_argument(
+        "--output", type=Path, default=Path("report.html"), help="page to write (report.html)"
+    )
+    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    with exit_on_user_error():
+        for run in arguments.runs:
+            if not (run / "metrics.jsonl").is_file():
+                raise UserError(f"{run}: not a run folder (no metrics.jsonl in it)")
+        from lmfast.training.report import write_report
+
+        write_report(arguments.runs, arguments.output)
+        print(arguments.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""report.html: one run, or several side by side, on a page that needs nothing but itself.
+
+Reads run folders (metrics.jsonl, run.json, config.yaml, samples/) and nothing else. Plots are matplotlib's, as SVG
+inside the page; without matplotlib the page says so and keeps its tables.
+"""
+
+import html
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from lmfast.files import written_beside
+from lmfast.training.run_folder import read_metrics
+
+COLOURS = ("#2563eb", "#d9480f", "#2b8a3e", "#9c36b5", "#0b7285", "#a61e4d", "#5c940d", "#495057")
+
+PLOTS = (
+    ("Loss against steps", "step", ("train_loss", "val_loss"), "step", "loss, nats a token"),
+    ("Loss against time", "seconds", ("train_loss", "val_loss"), "seconds", "loss, nats a token"),
+    ("Loss against tokens", "tokens", ("train_loss", "val_loss"), "tokens", "loss, nats a token"),
+    ("Bits per byte", "step", ("bits_per_byte",), "step", "bits a byte of text"),
+    ("Learning rate", "step", ("learning_rate",), "step", "learning rate"),
+    ("Throughput", "step", ("tokens_per_second",), "step", "tokens a second"),
+)
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1c1e21; background: #fff; max-width: 1160px; margin: 2rem auto;
+       padding: 0 1.5rem; }
+h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .6rem; }
+.plots { display: grid; grid-template-columns: repeat(2, 1fr); gap: 1rem; } .plots svg { width: 100%; height: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #e3e5e8; vertical-align: top; }
+th { color: #555; font-weight: 600; } .note { color: #555; } .key { display: inline-block; width: .8em; height: .8em;
+margin-right: .4em; border-radius: 2px; } blockquote { margin: .6rem 0; padding: .6rem 1rem; background: #f5f6f7;
+border-left: 3px solid #c9ccd1; white-space: pre-wrap; } details { margin: .6rem 0; } pre { overflow-x: auto; }
+@media (max-width: 800px) { .plots { grid-template-columns: 1fr; } }
+"""
+
+
+def write_report(folders: Sequence[Path], output: Path) -> None:
+    """Writes the page for `folders` to `output`, beside first and then renamed."""
+    runs = [_Run(Path(folder)) for folder in folders]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with written_beside(output) as beside:
+        beside.write_text(_page(runs), encoding="utf-8")
+
+
+class _Run:
+    """What a run folder says about itself."""
+
+    def __init__(self, folder: Path):
+        self.name = folder.name or str(folder)
+        self.metrics = read_metrics(folder)
+        facts = folder / "run.json"
+        self.facts = json.loads(facts.read_text(encoding="utf-8")) if facts.exists() else {}
+        config = folder / "config.yaml"
+        self.config = config.read_text(encoding="utf-8") if config.exists() else ""
+        self.samples = sorted((folder / "samples").glob("step_*.txt"))
+
+    def series(self, x: str, y: str) -> tuple[list, list]:
+        points = [(m[x], m[y]) for m in self.metrics if x in m and y in m]
+        return [p[0] for p in points], [p[1] for p in points]
+
+    def last(self, name: str):
+        return next((m[name] for m in reversed(self.metrics) if name in m), None)
+
+    def middle(self, name: str):
+        """The median: one slow step on a busy machine should not speak for the run."""
+        values = sorted(m[name] for m in self.metrics if name in m)
+        return values[len(values) // 2] if values else None
+
+
+def _page(runs: list[_Run]) -> str:
+    title = " · ".join(run.name for run in runs)
+    parts = [
+        f"<h1>{html.escape(title)}</h1>",
+        '<p class="note">Loss in nats a token. MFU = 3 × (2 × matmul parameters + 4 × layers × d_model × T) FLOPs a '
+        "token × tokens/s ÷ the peak rate named below.</p>",
+        _summary(runs),
+        f'<h2>Curves</h2><div class="plots">{_plots(runs)}</div>',
+    ]
+    for run in runs:
+        if run.samples:
+            parts.append(f"<h2>Samples: {html.escape(run.name)}</h2>")
+            for i, path in enumerate(reversed(run.samples)):
+                step = int(path.stem.removeprefix("step_"))
+                body = html.escape(path.read_text(encoding="utf-8").strip())
+                opened = " open" if i == 0 else ""
+                parts.append(
+                    f"<details{opened}><summary>step {step:,}</summary><blockquote>{body}</blockquote></details>"
+                )
+    for run in runs:
+        text = html.escape(run.config)
+        parts.append(
+            f"<details><summary>config.yaml: {html.escape(run.name)}</summary><pre>{text}</pre></details>"
+        )
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>'
+        f"<body>{''.join(parts)}</body></html>\n"
+    )
+
+
+def _summary(runs: list[_Run]) -> str:
+    """A column a run, a row a figure; figures that no run has are left out."""
+    rows = [
+        ("steps", [_number(run.last("step")) for run in runs]),
+        ("tokens", [_number(run.last("tokens")) for run in runs]),
+        ("time", [_duration(run.last("seconds")) for run in runs]),
+        ("parameters", [_number(run.facts.get("parameters")) for run in runs]),
+        ("training loss, last step", [_number(run.last("train_loss"), 4) for run in runs]),
+        ("validation loss", [_number(run.last("val_loss"), 4) for run in runs]),
+        ("bits per byte", [_number(run.last("bits_per_byte"), 4) for run in runs]),
+        (
+            "the corpus's own bits per byte (floor)",
+            [_number(run.facts.get("floor_bits_per_byte"), 4) for run in runs],
+        ),
+        ("tokens a second, median", [_number(run.middle("tokens_per_second"), 0) for run in runs]),
+        ("MFU, median", [_percent(run.middle("mfu")) for run in runs]),
+        ("device", [run.facts.get("device", "") for run in runs]),
+        ("peak for MFU", [_peak(run.facts) for run in runs]),
+        ("software", [_software(run.facts) for run in runs]),
+    ]
+    head = "".join(
+        f'<th><span class="key" style="background:{_colour(i)}"></span>{html.escape(run.name)}</th>'
+        for i, run in enumerate(runs)
+    )
+    body = "".join(
+        f"<tr><th>{name}</th>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
+        for name, cells in rows
+        if any(cells)
+    )
+    return f"<table><tr><th></th>{head}</tr>{body}</table>"
+
+
+def _plots(runs: list[_Run]) -> str:
+    try:
+        import matplotlib
+    except ImportError:
+        return '<p class="note">No curves: matplotlib is not installed.</p>'
+    matplotlib.use("svg")
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    pictures = []
+    for title, x, names, x_label, y_label in PLOTS:
+        if not any(run.series(x, name)[0] for run in runs for name in names):
+            continue
+        # Fixed ids and no date: the same metrics give the same page.
+        with rc_context({"svg.hashsalt": title, "font.size": 10, "svg.fonttype": "none"}):
+            figure = Figure(figsize=(5.6, 3.4), layout="constrained")
+            axes = figure.add_subplot()
+            values = []
+            for i, run in enumerate(runs):
+                for name in names:
+                    xs, ys = run.series(x, name)
+                    if not xs:
+                        continue
+                    values += ys
+                    style = (
+                        {"lw": 1.0, "alpha": 0.55} if name == "train_loss" and len(names) > 1 else {"lw": 1.8}
+                    )
+                    marker = "o" if name in ("val_loss", "bits_per_byte") else None
+                    label = (
+                        name.replace("_", " ") if len(runs) == 1 else f"{run.name}: {name.replace('_', ' ')}"
+                    )
+                    axes.plot(xs, ys, color=_colour(i), marker=marker, ms=3.5, label=label, **style)
+                floor = run.facts.get("floor_bits_per_byte")
+                if names == ("bits_per_byte",) and floor:
+                    axes.axhline(floor, color=_colour(i), ls=":", lw=1.2, label=f"floor {floor:.3f}")
+                    values.append(floor)
+            axes.set(title=title, xlabel=x_label, ylabel=y_label)
+            if "loss" in y_label and len(values) > 20:
+                # The first steps' losses would press the rest of the curve flat.
+                top = sorted(values)[int(0.97 * len(values))]
+                axes.set_ylim(min(values) - 0.03 * (top - min(values)), top)
+            if len(axes.get_legend_handles_labels()[0]) > 1:
+                axes.legend(frameon=False)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(alpha=0.25)
+            buffer = io.StringIO()
+            figure.savefig(buffer, format="svg", metadata={"Date": None})
+            pictures.append(
+                "<figure style='margin:0'>"
+                + buffer.getvalue().split("?>", 1)[1].split(">", 1)[1]
+                + "</figure>"
+            )
+    return "".join(pictures) or '<p class="note">Nothing was logged yet.</p>'
+
+
+def _colour(i: int) -> str:
+    return COLOURS[i % len(COLOURS)]
+
+
+def _number(value, digits: int | None = None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if digits is None else f"{value:,.{digits}f}"
+
+
+def _percent(value) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
+def _duration(seconds) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
+
+
+def _peak(facts: dict) -> str:
+    if "peak_flops" not in facts:
+        return ""
+    return f"{facts['peak_flops'] / 1e12:.3g} TFLOP/s ({facts['peak_source']})"
+
+
+def _software(facts: dict) -> str:
+    return ", ".join(f"{name} {facts[name]}" for name in ("torch", "python", "system") if name in facts)

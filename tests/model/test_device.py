@@ -1,0 +1,43 @@
+import pytest
+import torch
+
+from lmfast.errors import UserError
+from lmfast.model import device as room
+from lmfast.model.device import describe_machine, make_deterministic, pick_device, why_not_compile
+
+
+def test_auto_is_something_that_is_there():
+    assert pick_device("auto").type in ("cuda", "mps", "cpu")
+
+
+def test_an_absent_device_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"device cuda is not available on this machine; use --device .*cpu"):
+        pick_device("cuda")
+
+
+def test_deterministic_on_cpu():
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        make_deterministic(torch.device("cpu"))
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def test_why_not_compile_names_what_is_missing(monkeypatch):
+    from torch._inductor import cpp_builder
+
+    def none_found():
+        raise RuntimeError("nothing")
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none_found)
+    assert "no C++ compiler" in why_not_compile(torch.device("cpu"))
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", lambda: "g++")
+    monkeypatch.setattr(room.sysconfig, "get_path", lambda name: "/nowhere")
+    assert "headers" in why_not_compile(torch.device("cpu"))
+
+
+def test_the_machine_is_named():
+    facts = describe_machine(torch.device("cpu"))
+    assert "threads" in facts["device"] and facts["torch"] == torch.__version__

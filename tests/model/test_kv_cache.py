@@ -1,0 +1,33 @@
+import torch
+
+from lmfast.model.config import ModelConfig
+from lmfast.model.kv_cache import KVCache
+
+CONFIG = ModelConfig(vocab_size=9, d_model=16, num_layers=3, num_heads=4, num_kv_heads=2).resolved()
+
+
+def make() -> KVCache:
+    return KVCache(CONFIG, 2, 6, torch.device("cpu"), torch.float32)
+
+
+def test_shapes_and_bytes():
+    cache = make()
+    assert len(cache.layers) == 3
+    assert cache.layers[0].k.shape == (2, 2, 6, 4)
+    assert KVCache.bytes_per_token(CONFIG, 4) * 2 * 6 == cache.storage.numel() * 4
+
+
+def test_append_writes_at_each_sequence_own_length():
+    cache = make()
+    layer = cache.layers[1]
+    k, v = torch.randn(2, 2, 1, 4), torch.randn(2, 2, 1, 4)
+    layer.append(k, v, torch.tensor([3, 0], dtype=torch.int32))
+    assert torch.equal(layer.k[0, :, 3], k[0, :, 0]) and torch.equal(layer.v[1, :, 0], v[1, :, 0])
+    assert int((layer.k != 0).sum()) == k.numel()
+    assert int((cache.layers[0].k != 0).sum()) == 0
+
+
+def test_a_view_shares_memory():
+    cache = make()
+    cache.view(4)[2].k.fill_(1.0)
+    assert int((cache.layers[2].k == 1).sum()) == 2 * 2 * 4 * 4

@@ -1,0 +1,136 @@
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lmfast.errors import UserError
+from lmfast.model.config import ModelConfig
+from lmfast.model.transformer import TransformerLM, rope_tables
+
+TINY = ModelConfig(vocab_size=50, context_length=16, d_model=32, num_layers=2, num_heads=4, d_ff=48)
+ABLATIONS = [
+    {"norm": "post"},
+    {"norm": "none"},
+    {"position": "none"},
+    {"ffn": "silu"},
+    {"ffn": "relu2"},
+    {"qk_norm": True},
+    {"tie_embeddings": True},
+    {"parallel_block": True},
+    {"num_kv_heads": 2},
+    {"rope_theta": 100.0},
+]
+
+
+def build(**changes) -> TransformerLM:
+    torch.manual_seed(0)
+    return TransformerLM(dataclasses.replace(TINY, **changes)).eval()
+
+
+def ids(rows=2, length=16):
+    return torch.randint(0, 50, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+def plain_forward(model: TransformerLM, tokens: torch.Tensor) -> torch.Tensor:
+    """The pre-norm SwiGLU model once more, written out with nothing but torch functions."""
+    c, w = model.config, dict(model.named_parameters())
+    x = w["embedding.weight"][tokens]
+    cos, sin = rope_tables(c.head_dim, tokens.shape[1], c.rope_theta)
+
+    def norm(x, weight):
+        return F.rms_norm(x, (c.d_model,), weight, 1e-5)
+
+    def rotate(x):
+        a, b = x.chunk(2, -1)
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+    for i in range(c.num_layers):
+        p = f"blocks.{i}."
+        h = norm(x, w[p + "attention_norm.weight"])
+        q, k, v = (
+            (h @ w[p + "attention.qkv.weight"].T).view(*tokens.shape, 3, c.num_heads, c.head_dim).unbind(2)
+        )
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        scores = rotate(q) @ rotate(k).transpose(-1, -2) / c.head_dim**0.5
+        mask = torch.ones(tokens.shape[1], tokens.shape[1]).tril().bool()
+        attended = scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v
+        x = x + attended.transpose(1, 2).flatten(2) @ w[p + "attention.out.weight"].T
+        h = norm(x, w[p + "ffn_norm.weight"])
+        gate, up = (h @ w[p + "feed_forward.up.weight"].T).chunk(2, -1)
+        x = x + (F.silu(gate) * up) @ w[p + "feed_forward.down.weight"].T
+    return norm(x, w["final_norm.weight"]) @ w["head.weight"].T
+
+
+def test_equals_the_maths_written_out():
+    model = build()
+    torch.testing.assert_close(model(ids()), plain_forward(model, ids()), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("changes", ABLATIONS, ids=str)
+def test_each_ablation_changes_the_function_and_stays_causal(changes):
+    model, tokens = build(**changes), ids()
+    logits = model(tokens)
+    assert logits.shape == (2, 16, 50) and logits.isfinite().all()
+    assert not torch.allclose(logits, build()(tokens))
+    changed = tokens.clone()
+    changed[:, 9] = (changed[:, 9] + 1) % 50
+    after = model(changed)
+    torch.testing.assert_close(after[:, :9], logits[:, :9])
+    assert not torch.allclose(after[:, 9:], logits[:, 9:])
+
+
+def test_position_none_cannot_tell_an_order_apart_and_rope_can():
+    tokens = ids(1, 8)
+    swapped = tokens[:, [1, 0, *range(2, 8)]]
+    none, rope = build(position="none", num_layers=1), build(num_layers=1)
+    torch.testing.assert_close(none(tokens)[:, -1], none(swapped)[:, -1], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(rope(tokens)[:, -1], rope(swapped)[:, -1], atol=1e-4)
+
+
+def test_dropout_works_in_training_only():
+    model, tokens = build(dropout=0.5), ids()
+    assert torch.equal(model(tokens), model(tokens))
+    model.train()
+    assert not torch.equal(model(tokens), model(tokens))
+
+
+def test_tied_head_is_one_matrix():
+    model = build(tie_embeddings=True)
+    assert model.head.weight is model.embedding.weight
+    assert "head.weight" not in model.own_tensors()
+
+
+def test_initial_scale():
+    torch.manual_seed(0)
+    model = TransformerLM(dataclasses.replace(TINY, vocab_size=1000, d_model=256, num_heads=8, d_ff=512))
+    q = model.blocks[0].attention.qkv.weight[:256]
+    assert q.std().item() == pytest.approx((2 / 512) ** 0.5, rel=0.05)
+    out = model.blocks[0].attention.out.weight
+    assert out.std().item() == pytest.approx((2 / 512) ** 0.5 / 2, rel=0.05)
+    assert q.abs().max() <= 3 * (2 / 512) ** 0.5 + 1e-6
+    loss = F.cross_entropy(model(ids()).flatten(0, 1), ids().flatten())
+    assert 6.0 < loss < 9.0
+
+
+def test_packed_documents_do_not_see_each_other():
+    model, tokens = build(), ids(1, 12)
+    documents = torch.tensor([[0] * 5 + [1] * 7])
+    positions = torch.tensor([[*range(5), *range(7)]])
+    packed = model.hidden(tokens, positions=positions, document_ids=documents)
+    alone = torch.cat([model.hidden(tokens[:, :5]), model.hidden(tokens[:, 5:])], dim=1)
+    torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-4)
+
+
+def test_a_sequence_longer_than_the_context_is_refused():
+    with pytest.raises(UserError, match="17 tokens is longer than context_length 16"):
+        build()(ids(1, 17))
+
+
+def test_bf16_autocast_is_near_fp32():
+    model = build()
+    with torch.autocast("cpu", torch.bfloat16):
+        low = model(ids())
+    high = model(ids())
+    assert low.dtype == torch.bfloat16
+    assert (low.float() - high).abs().max() < 0.02 * high.abs().max()

@@ -1,0 +1,165 @@
+import dataclasses
+
+import pytest
+import yaml
+
+from lmfast.errors import UserError
+from lmfast.settings import (
+    CONFIGS,
+    TrainSettings,
+    find_config,
+    flat_types,
+    given_names,
+    parse,
+    read_yaml,
+    replace_flat,
+    to_flat,
+    write_yaml,
+)
+
+
+def line(*words, base=None):
+    return parse(TrainSettings, list(words), "lmfast train", base)
+
+
+def flat(*words):
+    return to_flat(line(*words))
+
+
+def test_both_spellings_and_equals():
+    for words in (["--d-model", "64"], ["--d_model", "64"], ["--d-model=64"], ["--d_model=64"]):
+        assert line(*words).model.d_model == 64
+
+
+@pytest.mark.parametrize(
+    ("alias", "name", "value"),
+    [
+        ("--lr", "learning_rate", 0.5),
+        ("--train-data", "train_data_path", "x.npy"),
+        ("--val_data", "val_data_path", "y.npy"),
+        ("--checkpoint-dir", "out_dir", "runs/z"),
+    ],
+)
+def test_aliases(alias, name, value):
+    assert flat(alias, str(value))[name] == value
+
+
+def test_documented_defaults():
+    """GPT-2 small's shape at context 1024, and the intervals of the handbook."""
+    expected = {
+        "context_length": 1024, "d_model": 768, "num_layers": 12, "num_heads": 12, "learning_rate": 1e-4,
+        "batch_size": 32, "warmup_iters": 1000, "weight_decay": 0.1, "grad_clip": 1.0, "checkpoint_interval": 1000,
+        "eval_interval": 100, "log_interval": 10, "wandb": "off", "device": "auto",
+    }  # fmt: skip
+    assert {name: flat()[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "mode"),
+    [
+        ([], "off"),
+        (["--wandb"], "online"),
+        (["--wandb", "--compile"], "online"),
+        (["--wandb", "offline"], "offline"),
+        (["--wandb=offline"], "offline"),
+        (["--no-wandb"], "off"),
+    ],
+)
+def test_wandb_spellings(words, mode):
+    assert flat(*words)["wandb"] == mode
+
+
+def test_line_beats_file_beats_default(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("d_model: 64\nnum-heads: 4\nlearning_rate: 1e-3\n")
+    settings = flat("--config", str(file), "--num-heads", "8")
+    assert (settings["d_model"], settings["num_heads"], settings["learning_rate"]) == (64, 8, 1e-3)
+    assert settings["num_layers"] == 12
+
+
+def test_the_nearer_of_max_iters_and_total_tokens_decides(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("max_iters: 5\n")
+    assert line("--config", str(file), "--total-tokens", "9").optimizer.max_iters is None
+    file.write_text("total_tokens: 5\n")
+    assert line("--config", str(file), "--max-iters", "9").optimizer.total_tokens is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("d_modle: 3", "unknown setting 'd_modle'; did you mean d_model?"),
+        ("d_model: 3.5", "d_model is 3.5; expected int"),
+        ("d_model: yes", "d_model is True; expected int"),
+        ("compile: 1", "compile is 1; expected bool"),
+        ("norm: sandwich", "expected one of pre, post, none"),
+        ("- a\n- b", "expected lines of `name: value`"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path, text, message):
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as error:
+        read_yaml(file, TrainSettings)
+    assert str(file) in str(error.value) and message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--d-modle", "3"], "unknown setting '--d-modle'; did you mean --d-model?"),
+        (["--d-model", "x"], "d-model"),
+        (["--norm", "x"], "invalid choice 'x'"),
+        (["--d-model"], "--d-model"),
+        (["stray"], "stray"),
+        (["--config", "quikstart"], "did you mean quickstart?"),
+    ],
+)
+def test_a_bad_line_is_one_line(words, message, capsys):
+    with pytest.raises(UserError) as error:
+        line(*words)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_numbers_are_coerced_by_type(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("learning_rate: 1e-3\ntotal_tokens: 3.2768e8\nwandb: off\nnorm: none\nd_ff: null\n")
+    assert read_yaml(file, TrainSettings) == {
+        "learning_rate": 1e-3, "total_tokens": 327_680_000, "wandb": "off", "norm": "none", "d_ff": None,
+    }  # fmt: skip
+
+
+def test_yaml_round_trip(tmp_path):
+    settings = line("--d-model", "64", "--lr", "1e-5", "--qk-norm", "--out-dir", "runs/ä")
+    write_yaml(tmp_path / "c.yaml", settings)
+    assert replace_flat(TrainSettings(), read_yaml(tmp_path / "c.yaml", TrainSettings)) == settings
+
+
+def test_names_are_unique_and_flat():
+    def count(cls):
+        return sum(
+            count(f.default_factory) if f.default_factory is not dataclasses.MISSING else 1
+            for f in dataclasses.fields(cls)
+        )
+
+    assert len(flat_types(TrainSettings)) == count(TrainSettings)
+
+
+def test_given_names_resolves_aliases():
+    assert given_names(["--lr", "1", "--no-compile", "--d_model=3"], TrainSettings) == {
+        "learning_rate",
+        "compile",
+        "d_model",
+    }
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_config_reads(path):
+    from lmfast.training.run import resolve
+
+    settings = replace_flat(TrainSettings(), read_yaml(path, TrainSettings))
+    assert resolve(settings, 4096).model.vocab_size
+    assert find_config(path.stem) == path
+    assert yaml.safe_load(path.read_text())

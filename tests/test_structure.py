@@ -1,0 +1,146 @@
+"""The house holds: imports point down only, and nothing heavy loads before it is used."""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# room -> the rooms it may import; a command is any module directly in lmfast/
+ALLOWED = {
+    "kernels": set(),
+    "lmfast.tokenizer": set(),
+    "lmfast.data": {"lmfast.tokenizer"},
+    "lmfast.model": {"kernels"},
+    "lmfast.inference": {"lmfast.model", "lmfast.data", "lmfast.tokenizer"},
+    "lmfast.training": {"lmfast.model", "lmfast.data", "lmfast.tokenizer", "kernels"},
+}
+EVERYWHERE = {"lmfast.errors", "lmfast.files"}
+SETTINGS = {"lmfast.settings": {"lmfast.model"}}
+# The public API's model.generate hands over to the decoder; imported inside the method.
+EXCEPTIONS = {("lmfast/model/transformer.py", "lmfast.inference")}
+
+
+def room_of(module: str) -> str | None:
+    parts = module.split(".")
+    if parts[0] == "kernels":
+        return "kernels"
+    if parts[0] != "lmfast":
+        return None
+    name = ".".join(parts[:2])
+    return name if name in ALLOWED or name in EVERYWHERE or name in SETTINGS else "command"
+
+
+def imported_modules(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def violations(path: Path) -> list[str]:
+    relative = path.relative_to(ROOT).as_posix()
+    own = room_of(relative.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+    if own == "command":
+        return []
+    allowed = (ALLOWED | SETTINGS).get(own, set()) | EVERYWHERE | {own}
+    if own in ("lmfast.training", "lmfast.inference"):
+        allowed = allowed | SETTINGS.keys()
+    wrong = []
+    for module in imported_modules(path):
+        room = room_of(module)
+        if room is not None and room not in allowed and (relative, room) not in EXCEPTIONS:
+            wrong.append(f"{relative} ({own}) imports {module} ({room})")
+    return wrong
+
+
+def test_imports_point_down():
+    files = [*ROOT.glob("kernels/**/*.py"), *ROOT.glob("lmfast/**/*.py")]
+    wrong = [line for path in files if path != ROOT / "lmfast/__init__.py" for line in violations(path)]
+    assert len(files) > 30
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_check_sees_an_upward_import(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    path = tmp_path / "lmfast/model/layers.py"
+    path.parent.mkdir(parents=True)
+    path.write_text("def f():\n    from lmfast.training.loop import train_loop\n")
+    assert violations(path) == [
+        "lmfast/model/layers.py (lmfast.model) imports lmfast.training.loop.train_loop (lmfast.training)"
+    ]
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys; print(*sys.modules)"
+    return set(
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
+    )
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import lmfast", {"torch", "numba", "numpy"}),
+        ("import lmfast.settings", {"torch", "numba"}),
+        ("import lmfast.train, lmfast.generate, lmfast.quickstart", {"torch", "numba"}),
+        ("import lmfast.tokenizer.bpe, lmfast.tokenizer.__main__", {"torch"}),
+        (
+            "import lmfast.data.batches, lmfast.data.token_file, lmfast.data.stories, lmfast.data.builtin",
+            {"torch"},
+        ),
+        ("import kernels", {"lmfast"}),
+    ],
+)
+def test_nothing_heavy_loads_before_it_is_used(statement, absent):
+    assert not absent & modules_after(statement)
+
+
+def best_seconds(*words: str, tries: int = 5) -> float:
+    """The quickest of several runs: a busy machine slows some of them, never speeds one up."""
+    best = float("inf")
+    for _ in range(tries):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *words], capture_output=True, check=True, cwd=ROOT)
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def test_commands_answer_at_once():
+    # README promises 0.2 s and 0.5 s; a loaded CI machine gets twice that before this fails.
+    assert best_seconds("-c", "import lmfast") < 0.4
+    assert best_seconds("-m", "lmfast", "--help") < 0.4
+    assert best_seconds("-m", "lmfast", "train", "--help") < 1.0
+
+
+def test_public_names():
+    import lmfast
+
+    for name in lmfast.__all__:
+        assert getattr(lmfast, name).__name__ == name
+    modules = {path.stem for path in (ROOT / "lmfast").rglob("*.py")}
+    assert not modules & set(lmfast.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Tokeniser'"):
+        _ = lmfast.Tokeniser
+
+
+def test_mirrored_tests():
+    """Every source file has its test file."""
+    missing = []
+    for path in [*ROOT.glob("kernels/*.py"), *ROOT.glob("lmfast/**/*.py")]:
+        relative = path.relative_to(ROOT)
+        if path.name == "__init__.py":
+            continue
+        folder = relative.parent.as_posix().removeprefix("lmfast").strip("/")
+        if not (ROOT / "tests" / folder / f"test_{path.stem.strip('_')}.py").exists():
+            missing.append(relative.as_posix())
+    assert not missing, missing
