@@ -6,9 +6,9 @@ In: a size in bytes and a seed. Out: a text file, a story after a story as `text
 compares exactly with a model's bits per byte that counts the loss of `<|endoftext|>` but not its bytes
 (DESIGN.md, decision 11). Refused: a size below one byte, a text that is no story of this grammar.
 
-The sentences live in story_plots.py and story_sentences.py, the words in story_words.py; story_grammar.py knows how
-to expand and parse them. A text determines its choices, so the floor is the entropy of the source itself and no
-model can beat it on average (tests/data/test_stories.py).
+The sentences live in story_sentences.py and the two story_plots files, the words in story_words.py;
+story_grammar.py knows how to expand and parse them. A text determines its choices (tests/data/test_stories.py), so
+the floor is the entropy of the source itself and no model can beat it on average.
 """
 
 import functools
@@ -21,7 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lmfast.data.story_grammar import Choice, Expansion, Grammar, draws, parse_rules
-from lmfast.data.story_plots import PLOTS
+from lmfast.data.story_plots_family import FAMILY_PLOTS
+from lmfast.data.story_plots_friends import FRIEND_PLOTS
 from lmfast.data.story_sentences import SENTENCES
 from lmfast.data.story_words import WORDS
 from lmfast.errors import UserError
@@ -32,7 +33,7 @@ _SEPARATOR_TEXT_BYTES = len(_SEPARATOR) - len(END_OF_TEXT)
 _WORD = re.compile(rb"[A-Za-z]+(?:['-][A-Za-z]+)*")
 _WRITE_BYTES = 1 << 20
 
-Story = Expansion  # text, bits, choices
+Story = Expansion  # text, bits, choices; the text is ASCII
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class StoriesSummary:
 @functools.cache
 def grammar() -> Grammar:
     """The grammar of the built-in corpus."""
-    return Grammar(WORDS, parse_rules(SENTENCES) | parse_rules(PLOTS))
+    return Grammar(WORDS, parse_rules(SENTENCES + FAMILY_PLOTS + FRIEND_PLOTS))
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""A weighted grammar whose texts can be read back: what expands it, what parses it, what proves it unambiguous.
+"""A weighted grammar whose texts can be read back: what expands it and what parses it.
 
 In: rules (text blocks of weighted templates), word lists (entries with forms) and a stream of 12-bit draws.
 Out: texts with the exact -log2 probability of the choices behind them, and the choices of a given text.
@@ -8,20 +8,21 @@ grammar cannot make (the message says where). This room knows nothing of stories
 A rule block looks like this; a leading number is the alternative's weight, other lines continue the one above:
 
     greeting:
-    -3 Hello, {child:hero}! {hero.He} waved {hero.his} {colour} hat.
-    - There was {a colour} hat here,
+    -3 Hello, {child:hero}! {hero.He} waved {hero.his} {color} hat.
+    - There was {a color} hat here,
       and it was not yours.
 
-    {colour}            draw from the word list or rule `colour`       {Colour}     the same with a capital
-    {a colour}          with its article: "a red", "an orange"         {A colour}   the same with a capital
+    {color}            draw from the word list or rule `color`       {Color}     the same with a capital
+    {a color}          with its article: "a red", "an orange"         {A color}   the same with a capital
     {child:hero}        draw, and bind the entry to `hero`             {child:hero.intro}   … showing form `intro`
     {hero} {hero.his}   a form of the bound entry: no choice           {hero.He}    the same with a capital
     {thing>use}         expand the rule that the bound entry names under `use`
     |                   a line break
 
 Every choice is made by one draw out of 4096, so a probability is an exact multiple of 1/4096 and a story comes
-out the same on every platform. Choices are made in the order of the text. `find_ambiguity` shows that among the
-alternatives of each choice no text is a prefix of another's; reading from the left, every choice is then forced.
+out the same on every platform. Choices are made in the order of the text. Among the alternatives of each choice
+no text may be a prefix of another's; then, reading from the left, every choice is forced (a proof for a given
+grammar: tests/data/story_ambiguity.py).
 """
 
 import math
@@ -40,7 +41,6 @@ Entry = Mapping[str, str]  # form name → text; "word" is the plain form
 Choice = tuple[str, int]  # (rule, index of the alternative taken)
 
 _REFERENCE = re.compile(r"([aA] )?(\w+)(?::(\w+))?(?:\.(\w+))?(?:>(\w+))?")
-_TOKEN = re.compile(r"[A-Za-z]+|[^A-Za-z]")
 _FIRST_WORD = re.compile(r"[A-Za-z]+")
 _A_DESPITE_VOWEL = re.compile(r"(uni|use|usu|euc|eur|uku|one\b|once\b)")
 _AN_DESPITE_CONSONANT = re.compile(r"(hour|honest|heir|honou?r)")
@@ -98,8 +98,8 @@ def show(entry: Entry, form: str) -> str:
 
 
 def zipf_weights(count: int) -> list[int]:
-    """Weight of rank k ∝ 1 / (k + count // 8 + 1), in integers so that every platform rounds alike."""
-    return [1_000_000 // (rank + count // 8 + 1) for rank in range(count)]
+    """Weight of rank k ∝ 1 / (k + count // 4 + 1), in integers so that every platform rounds alike."""
+    return [1_000_000 // (rank + count // 4 + 1) for rank in range(count)]
 
 
 def quantize(weights: Sequence[int]) -> list[int]:
@@ -380,75 +380,3 @@ def parse_rules(text: str) -> dict[str, list[tuple[int, str]]]:
             weight, template = current[-1]
             current[-1] = (weight, f"{template} {line.strip()}")
     return rules
-
-
-def find_ambiguity(grammar: Grammar, rule: str) -> str | None:
-    """A text after which one alternative of `rule` is complete while another could still go on; None: there is none.
-
-    All alternatives are followed at once, token by token (a token is a run of letters or one other character; slots
-    touch no letters, so tokens never straddle one). A bound form stands for every form its variable may show, which
-    can only add texts: None is a proof, a text may be a false alarm.
-    """
-
-    def heads(stack: tuple) -> Iterator[tuple[str | None, tuple]]:
-        """(next token, what is left) for every way to go on from a stack of pending parts or tokens."""
-        if not stack:
-            yield None, ()
-            return
-        first, rest = stack[0], stack[1:]
-        if isinstance(first, str):
-            yield first, rest
-            return
-        for sequence in sequences(first):
-            yield from heads(sequence + rest)
-
-    def sequences(part: Part) -> list[tuple]:
-        if part not in expanded:
-            if isinstance(part, Literal):
-                found = [tuple(_TOKEN.findall(part.text))]
-            elif isinstance(part, Draw) and part.rule in grammar.rules:
-                found = [tuple(parts) for parts in grammar.rules[part.rule]]
-            else:
-                lists = {part.rule} if isinstance(part, Draw) else grammar.variables[part.variable]
-                entries = [entry for name in sorted(lists) for entry in grammar.words[name]]
-                if isinstance(part, Linked):
-                    linked = sorted({entry[part.key] for entry in entries})
-                    found = [tuple(parts) for name in linked for parts in grammar.rules[name]]
-                else:
-                    found = [
-                        tuple(_TOKEN.findall(text)) for text in {show(e, part.form): None for e in entries}
-                    ]
-            expanded[part] = found
-        return expanded[part]
-
-    expanded: dict[Part, list[tuple]] = {}
-    if rule in grammar.rules:
-        starts = [(i, tuple(parts)) for i, parts in enumerate(grammar.rules[rule])]
-        return _search([frozenset(starts)], heads)
-    for form in sorted({p.form for alts in grammar.rules.values() for a in alts for p in a
-                        if isinstance(p, Draw) and p.rule == rule}):  # fmt: skip
-        starts = [
-            (i, tuple(_TOKEN.findall(show(entry, form)))) for i, entry in enumerate(grammar.words[rule])
-        ]
-        if found := _search([frozenset(starts)], heads):
-            return found
-    return None
-
-
-def _search(frontier: list[frozenset], heads: Callable) -> str | None:
-    reached = {frontier[0]: ""}
-    while frontier:
-        state = frontier.pop()
-        following: dict[str | None, set] = {}
-        for alternative, stack in state:
-            for token, rest in heads(stack):
-                following.setdefault(token, set()).add((alternative, rest))
-        alive = {alternative for after in following.values() for alternative, _ in after}
-        if None in following and len(alive) > 1:
-            return reached[state]
-        for token, after in following.items():
-            after = frozenset(after)
-            if token is not None and len({a for a, _ in after}) > 1 and after not in reached:
-                reached[after] = reached[state] + token
-                frontier.append(after)
-    return None

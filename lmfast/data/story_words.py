@@ -22,33 +22,38 @@ friend_boys:
 Tim Will Joe Dan Nick Peter Adam Luke Harry Gus Rex Simon Alfie Walter Marco Ned Stanley Hamish Pablo
 Ibrahim Clive Viktor Ambrose Percy Jonah
 she_elders:
-mom grandma aunt big_sister teacher godmother nanny babysitter cousin
+mom grandma aunt big_sister godmother mama great-aunt stepmother nana
 he_elders:
-dad grandpa uncle big_brother neighbor godfather coach stepfather great-uncle
+dad grandpa uncle big_brother godfather papa great-uncle stepfather granddad
 worker:
 baker farmer gardener postman fisherman librarian carpenter shopkeeper painter tailor clockmaker shepherd
 sailor beekeeper cobbler blacksmith miller potter weaver doctor bus_driver nurse captain janitor florist
-toymaker cook ferryman lamplighter violinist plumber candlemaker ranger zookeeper astronomer
+toymaker cook ferryman lamplighter violinist plumber candlemaker ranger zookeeper astronomer grocer juggler
+chef pilot mapmaker goldsmith weatherman milkman gatekeeper woodcutter innkeeper puppeteer
 trait:
 kind brave curious cheerful clever gentle shy playful quiet friendly thoughtful happy lively careful funny
 polite patient dreamy bold sweet bright helpful eager merry stubborn generous serious honest sensible
 adventurous talkative impatient energetic imaginative nimble bashful warmhearted spirited wise cautious
-mischievous restless good-natured hopeful fearless loyal inventive messy chatty daring
+mischievous restless good-natured hopeful fearless loyal inventive messy chatty daring modest gracious
+joyful sleepy plucky witty tidy clumsy dependable jolly fair sincere lovable quick-witted
 opinion:
-lovely beautiful special wonderful nice favorite funny pretty strange perfect fine splendid curious charming
-precious handsome marvelous fancy magnificent simple odd delightful remarkable ordinary dear peculiar cozy
-elegant humble unusual
+lovely beautiful special wonderful nice funny pretty strange perfect fine splendid curious charming precious
+handsome marvelous fancy magnificent simple odd delightful remarkable ordinary peculiar cozy elegant humble
+unusual amazing cheerful magical
 size:
-little big small tiny huge long tall round large short thin wide narrow heavy chubby slender giant plump
-enormous flat
+little big small tiny huge tall round large short thin enormous plump giant wee miniature gigantic slim
+mighty towering massive teeny petite hefty medium-sized stout
 look:
-old shiny new wooden soft bright smooth painted striped dusty golden silver fluffy sparkly spotted squeaky
-rusty sturdy woolen velvet glittering wobbly crooked worn patched polished carved speckled checkered bumpy
-faded dented glossy knitted scratched gleaming embroidered tattered frayed lopsided handmade chipped quilted
-battered
+old shiny wooden soft bright smooth painted striped dusty golden silver fluffy sparkly spotted squeaky rusty
+sturdy woolen velvet glittering wobbly crooked worn patched polished carved speckled checkered bumpy faded
+dented glossy knitted scratched gleaming embroidered tattered frayed lopsided handmade chipped quilted
+battered shabby crinkled dainty frosted mossy leathery silky plain pointed hollow curly crumpled
 color:
 red blue green yellow white purple brown pink orange black gray turquoise scarlet crimson lavender ivory
-lilac amber cream violet maroon emerald peach bronze copper indigo teal mint rose coral
+lilac amber cream violet maroon emerald bronze copper indigo teal mint coral beige navy tan ruby olive lemon
+chestnut
+sky_color:
+golden pink red orange silver purple crimson rosy amber pale scarlet violet copper bright glowing
 toy:
 ball kite doll teddy_bear puzzle spinning_top toy_train toy_boat robot toy_truck puppet rocking_horse yo-yo
 jump_rope scooter stuffed_rabbit wooden_duck dinosaur pinwheel dollhouse toy_castle marble rag_doll
@@ -76,7 +81,8 @@ food:
 cookie sandwich pie apple_cake pancake muffin pear cupcake plum waffle peach_tart bun gingerbread_man
 doughnut cinnamon_roll cheese_roll banana melon dumpling pretzel lemon_cake biscuit tomato omelet honey_cake
 apricot scone mango pudding brownie corn_muffin fig potato_pie cherry_tart croissant coconut popsicle
-walnut_loaf pumpkin_pie blueberry_muffin raspberry_tart pineapple strudel burrito macaroon
+walnut_loaf pumpkin_pie blueberry_muffin raspberry_tart pineapple strudel burrito macaroon bagel flapjack
+cracker meatball quiche tangerine
 drink:
 milk lemonade water apple_juice cocoa tea orange_juice ginger_ale grape_juice cider hot_chocolate
 berry_punch peppermint_tea buttermilk peach_nectar
@@ -92,13 +98,13 @@ aquarium canyon courtyard marsh post_office observatory riverbank cottage shipya
 sand_dunes
 place_look:
 quiet sunny nearby old busy little green peaceful windy misty leafy crowded famous shady hidden grassy
-pleasant muddy sleepy bustling distant cheery sparkling snowy enchanting rocky lonely breezy mossy wild
-silent dusky
+pleasant muddy sleepy bustling distant cheery sparkling snowy rocky lonely breezy mossy wild silent dusky
+charming far-off
 home:
 house cottage cabin farmhouse apartment houseboat bungalow log_house townhouse
 room:
 kitchen bedroom attic living_room cellar hallway garage playroom pantry laundry_room bathroom shed study
-porch dining_room workshop sunroom basement
+dining_room workshop sunroom basement conservatory nursery
 under:
 bed sofa table rug chair pillow blanket bench dresser doormat cushion stairs stove piano wardrobe quilt desk
 mattress footstool sink tablecloth armchair newspaper hammock
@@ -112,11 +118,16 @@ spot:
 oak_tree bush log willow wall stump boulder apple_tree park_bench wooden_bridge hedge lamppost pine_tree
 fountain statue maple_tree bridge signpost birch_tree scarecrow stone_arch cherry_tree mossy_rock old_cart
 picnic_table beehive bandstand water_pump brick_tower toolshed sundial well_house gatepost chestnut_tree
+fir_tree millstone signboard rose_arbor wishing_well clothesline elm_tree
 animal:
 rabbit bird squirrel dog cat frog duck mouse fox turtle owl hedgehog kitten deer pony goat lamb bear beaver
 puppy hen otter goose sparrow raccoon mole donkey badger robin chipmunk swan calf snail crow pigeon ladybug
 toad hamster seal woodpecker penguin parrot bumblebee lizard salamander heron raven weasel piglet kingfisher
-peacock magpie caterpillar cricket dormouse
+peacock magpie caterpillar cricket dormouse moose mongoose gecko wombat llama hippo koala panda skunk newt
+partridge
+animal_did:
+watched waited listened rested blinked yawned stretched snored nodded hiccupped stared dozed sneezed grinned
+wriggled shivered scratched sniffed hummed purred wiggled
 pet:
 puppy kitten rabbit parrot hamster pony goat duckling turtle canary guinea_pig hen lamb mouse piglet
 goldfish ferret tortoise sheepdog terrier
@@ -131,62 +142,87 @@ orchids thistles snowdrops saplings cattails toadstools primroses
 seed:
 carrot sunflower pumpkin bean tomato pea strawberry radish lettuce cucumber turnip melon onion tulip potato
 beet squash spinach cabbage pepper rosemary basil poppy zinnia
-creatures:
-birds butterflies bees frogs ducks crickets squirrels rabbits robins swallows dragonflies sparrows geese
-fireflies doves ladybugs moths pigeons beetles chickadees finches grasshoppers larks seagulls owls
-blackbirds hummingbirds
-creature_did:
-sang chirped fluttered hummed danced played rested chattered whistled hopped buzzed darted hid twittered
-called circled dozed scurried gathered murmured soared fussed wandered warbled squabbled
+bird:
+birds robins swallows sparrows geese doves pigeons chickadees finches larks seagulls owls blackbirds wrens
+crows starlings magpies cuckoos nightingales
+bird_did:
+sang chirped twittered whistled called chattered warbled cooed circled soared fussed nested glided
+bug:
+bees butterflies dragonflies fireflies ladybugs crickets moths beetles hummingbirds grasshoppers bumblebees
+mayflies
+bug_did:
+buzzed fluttered danced hummed darted whirred flitted hovered drifted sparkled
+critter:
+squirrels rabbits frogs ducks chipmunks lizards hedgehogs turtles kittens otters beavers toads deer mice
+lambs goats ponies foxes
+critter_did:
+played rested hopped hid dozed scurried gathered wandered raced tumbled nibbled yawned paddled sunbathed
 plant_did:
 swayed danced rustled nodded shone trembled whispered glistened bent waved shivered bobbed glowed sparkled
-drooped stirred quivered shimmered blossomed fluttered
+drooped stirred quivered shimmered blossomed fluttered curled leaned stretched unfolded
 wind:
 gentle warm soft cool light fresh chilly salty strong crisp playful brisk mild sweet lazy icy drowsy
 weather:
 sunny warm bright cold windy cloudy rainy quiet foggy clear chilly beautiful frosty cool snowy golden breezy
-hot stormy gray mild crisp drizzly glorious sleepy blustery
+hot stormy gray mild crisp drizzly glorious sleepy blustery dusky mellow wintry sultry overcast radiant
+blowy
 daypart:
 morning day afternoon evening Saturday Sunday Monday Friday Tuesday Wednesday Thursday
+weekday:
+Saturday Sunday Monday Friday Tuesday Wednesday Thursday
 season:
 summer spring autumn winter April October June May September December March July November
 ground:
-grass sand mud path dirt hay leaves_and_twigs moonlight shade sunshine rain wind snow tall_weeds
-morning_mist fog dew gravel clover puddles
+grass sand mud shade sunshine hay dirt moonlight snow rain wind mist fog dew clover puddles gravel weeds
+straw
 smell:
 fresh_bread flowers rain pine cinnamon wet_grass honey apples lavender cut_hay soap wood_smoke oranges
 vanilla peppermint roasted_nuts sea_salt warm_toast strawberry_jam lilacs pumpkin_soup candle_wax ginger
 old_books moss melted_butter cloves
 glad:
 happy glad joyful delighted cheerful excited thrilled pleased content merry overjoyed grateful proud jolly
-tickled blissful radiant
+tickled blissful radiant hopeful satisfied gleeful elated lighthearted enchanted giddy chirpy
 warm:
 warm light bright safe cozy calm hopeful free peaceful strong loved lucky brave comfortable relaxed cheery
-sunny refreshed thankful rich
+sunny refreshed thankful clever fearless awake wanted welcome understood wonderful special
+healed:
+well strong healthy lively playful merry cheerful spry steady
 sad:
 sad upset unhappy gloomy lonely heartbroken miserable disappointed blue glum sorrowful downhearted tearful
-dismayed mournful forlorn
+dismayed mournful forlorn hurt wistful dejected woeful
 heavy:
 worried tired lost small confused cold empty helpless puzzled uneasy sorry weary troubled hopeless shaky
-restless homesick hollow
+restless homesick hollow bored unsure sleepy left_out drained weak
 scared:
 scared afraid frightened nervous terrified anxious alarmed fearful timid panicky startled spooked jittery
-petrified
+petrified worried tense shaken uneasy wary
+afraid:
+scared afraid frightened terrified fearful wary mistrustful
 sorry:
 sorry ashamed guilty awful terrible bad embarrassed sheepish regretful rotten dreadful uneasy wretched
 went:
 walked ran hurried skipped went raced marched strolled wandered tiptoed dashed hiked hopped rushed trotted
-scampered trudged sprinted galloped bounded ambled crept cycled
+scampered trudged sprinted galloped bounded ambled crept cycled sauntered zoomed hobbled bustled shuffled
+charged jogged roamed
 how:
 quickly happily slowly quietly carefully cheerfully gently bravely eagerly merrily softly proudly gladly
 patiently calmly boldly politely playfully excitedly kindly gracefully lightly thoughtfully briskly busily
-sleepily dreamily steadily nimbly earnestly heartily cautiously
+sleepily dreamily steadily nimbly earnestly heartily cautiously nervously joyfully hopefully neatly swiftly
+warmly wisely firmly curiously dutifully loudly sweetly silently tenderly delicately clumsily
+sadly:
+sadly quietly softly slowly gloomily tearfully wearily glumly faintly anxiously hoarsely weakly miserably
 said:
-said cried called shouted laughed exclaimed cheered announced whispered sang giggled declared chirped gasped
+said called announced declared explained remarked decided chirped stated
+cheered:
+cried shouted laughed exclaimed cheered sang giggled squealed hooted whooped yelled beamed
+sighed:
+said whispered sighed mumbled murmured sobbed wept muttered sniffed groaned moaned cried wailed
+advised:
+said answered replied whispered suggested explained promised added chuckled murmured called
 replied:
 said whispered murmured replied answered mumbled sighed added admitted explained muttered promised
 asked:
-asked wondered inquired begged
+asked wondered inquired
 exclamation:
 Oh Look Wow Hooray Yes Goodness Hurray My_goodness Yay Come_on Hello Listen Hey Wonderful Yippee Gosh Well
 Golly Bravo Splendid
@@ -197,7 +233,8 @@ skating whistling feeding_ducks making_puppets watching_clouds counting_stars so
 playing_soccer digging_holes exploring pressing_flowers telling_stories jumping_rope learning_riddles
 drumming juggling camping writing_poems watching_trains sewing hiking folding_paper carving_wood
 sailing_boats chasing_butterflies inventing_games growing_beans stargazing doing_magic_tricks cooking
-sledding playing_marbles tending_bees birdwatching mending_clocks
+sledding playing_marbles tending_bees birdwatching mending_clocks blowing_bubbles rowing shelling_peas
+sculpting yodeling cartwheeling raking_leaves making_pottery
 game:
 tag hide-and-seek catch hopscotch checkers soccer marbles leapfrog cards chess pirates dominoes charades
 basketball badminton bingo kickball croquet tug-of-war follow-the-leader blindfold_bluff volleyball
@@ -206,7 +243,8 @@ topic:
 dragons pirates animals stars dinosaurs fairies the_sea knights robots the_moon whales castles giants trains
 elves mermaids space wizards polar_bears volcanoes kings_and_queens faraway_lands wolves unicorns ghosts
 the_jungle explorers outlaws tigers comets elephants the_desert clouds inventors magic submarines monkeys
-sharks
+sharks cowboys snowmen crocodiles parrots princesses owls islands acrobats kangaroos shooting_stars
+lighthouses turtles
 material:
 paper glue string wood cardboard paint cloth tape clay yarn glitter buttons wire twigs ribbons leaves nails
 feathers bottle_caps beads pinecones felt thread straw sponges foil sticks rubber_bands cotton crayons
@@ -227,16 +265,17 @@ sound:
 bump squeak howl thump whisper rustle growl creak knock buzz whimper tapping crash hiss snore rumble
 scratching clatter jingle hoot moan groan splash hum chirp rattle sniffle whine mewing patter clang shuffle
 fear:
-dark thunder water deep_pool big_slide high_bridge attic cellar tall_ladder school_stage dentist spider
-forest barking_dog storm diving_board wind tunnel steep_hill elevator stranger crowd empty_house
-climbing_wall haunted_mill
+deep_pool big_slide high_bridge attic cellar tall_ladder school_stage forest barking_dog diving_board tunnel
+steep_hill elevator empty_house climbing_wall haunted_mill old_well rope_bridge roller_coaster dark_hallway
+ice_rink dark_barn hay_loft giant_swing waterfall_path cave bumpy_pony watchtower rowboat
 skill:
 swim ride_a_bicycle whistle skate juggle dance tie_knots read_music climb_a_rope bake_bread play_the_piano
 throw_a_ball ski count_in_French paddle_a_canoe do_a_cartwheel ride_a_horse use_a_sewing_machine
 stand_on_one_hand write_in_cursive do_a_magic_trick play_chess jump_rope tell_time row_a_boat sing_a_solo
 walk_on_stilts milk_a_cow
 number:
-two three four five six seven ten eight twelve nine twenty eleven a_hundred fifteen thirty
+two three four five six seven ten eight twelve nine twenty eleven a_hundred fifteen thirty eighteen sixteen
+fifty forty fourteen thirteen ninety
 race:
 race sack_race relay_race swimming_race bicycle_race boat_race three-legged_race egg-and-spoon_race
 sled_race spelling_bee cooking_contest talent_show kite_contest pumpkin_contest drawing_contest chess_match
@@ -251,10 +290,10 @@ lock_the_gate mail_the_letter brush_the_pony dust_the_shelves tidy_the_playroom 
 carry_the_groceries return_the_library_book stir_the_soup weed_the_garden shovel_the_snow feed_the_goldfish
 watch_the_baby close_the_windows
 trouble:
-hurt_its_paw lost_its_mother fallen_into_a_hole gotten_stuck_in_a_fence hurt_its_leg lost_its_way
-caught_its_foot_in_some_string bumped_its_head gotten_tangled_in_a_net twisted_its_ankle scraped_its_nose
-swallowed_some_dust stepped_on_a_thorn slipped_on_a_wet_stone torn_its_ear gotten_trapped_under_a_branch
-fallen_out_of_its_nest rolled_down_the_bank
+hurt_its_foot lost_its_mother fallen_into_a_hole gotten_stuck_in_a_fence lost_its_way
+caught_its_leg_in_some_string bumped_its_head gotten_tangled_in_a_net hurt_its_back swallowed_some_dust
+stepped_on_a_thorn slipped_on_a_wet_stone gotten_trapped_under_a_branch fallen_out_of_a_tree
+rolled_down_the_bank scratched_its_nose lost_all_its_supper gotten_paint_in_its_eye
 remedy:
 a_bandage warm_milk a_blanket some_water a_handkerchief a_cup_of_oats a_soft_towel a_bowl_of_soup a_ladder
 a_pair_of_scissors a_rope a_cushion some_bread_crumbs a_wooden_box a_spoonful_of_honey a_woolen_sock
@@ -267,16 +306,18 @@ ship castle spaceship cave submarine train fort palace island airplane jungle mo
 volcano pirate_ship hot-air_balloon rocket lighthouse dragon's_den race_car wagon_train theater secret_base
 together:
 laughed danced sang played talked giggled cheered rested clapped whistled skipped hummed napped twirled
-celebrated wiggled picnicked daydreamed
+celebrated wiggled picnicked daydreamed chatted sketched whispered strolled stargazed snacked
 gesture:
 smiled nodded laughed grinned giggled waved clapped winked beamed chuckled bowed blushed sighed shrugged
-jumped cheered blinked hummed
+jumped cheered blinked danced twirled hiccupped snorted hopped whistled curtsied yawned stretched
 """
 
-PAIRED = """
-trait smell treats plants material topic decoration animal creatures hobby together furnishing color glad warm
-sad heavy place how
-""".split()
+# fmt: off
+PAIRED = [
+    "trait", "smell", "treats", "plants", "material", "topic", "decoration", "animal", "hobby", "together",
+    "furnishing", "color", "warm", "how",
+]
+# fmt: on
 
 THINGS = ["toy", "keepsake", "clothing", "tool", "book", "instrument"]
 
@@ -312,6 +353,7 @@ def _build() -> dict[str, list[dict[str, str]]]:
     # All kinds of things in turns, each kind in its own order: toys are as common as keepsakes.
     ranked = sorted((rank, kind) for kind in range(len(THINGS)) for rank in range(len(lists[THINGS[kind]])))
     built["thing"] = [{"word": lists[THINGS[k]][rank], "use": f"use_{THINGS[k]}"} for rank, k in ranked]
+    del lists["instrument"]  # told of only as a thing
     for name in PAIRED:
         lists[f"{name}_one"], lists[f"{name}_two"] = lists[name][::2], lists[name][1::2]
     return built | {name: [{"word": word} for word in words] for name, words in lists.items()}
