@@ -10,10 +10,14 @@ gives zeros and an LSE of −inf. Under autocast q, k and v are cast to its dtyp
 does. Source: Dao 2023, arXiv:2307.08691.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 
-from kernels.backend import autocast_dtype, compute_dtype
+from kernels.attention_backward import attention_backward
+from kernels.attention_forward import attention_forward
+from kernels.backend import autocast_dtype, compute_dtype, use_triton
 
 MAX_HEAD_DIM = 256
 
@@ -64,11 +68,30 @@ def attention_sdpa(
     document_ids: torch.Tensor | None,
 ) -> torch.Tensor:
     """PyTorch's fused operator: the path wherever Triton is not chosen."""
-    grouped = q.shape[1] != k.shape[1]
+    # a literal, not the comparison: with dynamic shapes that would be symbolic, which the operator refuses
+    options = {"scale": scale} if q.shape[1] == k.shape[1] else {"scale": scale, "enable_gqa": True}
     if document_ids is None and (not causal or q.shape[2] == k.shape[2]):
-        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale, enable_gqa=grouped)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, **options)
     mask = visible(q.shape[2], k.shape[2], causal, document_ids, q.device)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **options)
+
+
+def _setup_context(ctx, inputs, output):
+    q, k, v, document_ids, ctx.causal, ctx.scale = inputs
+    out, lse = output
+    ctx.save_for_backward(q, k, v, out, lse, document_ids)
+    ctx.set_materialize_grads(False)
+
+
+def _autograd(ctx, dout, _dlse):
+    q, k, v, out, lse, document_ids = ctx.saved_tensors
+    if dout is None:
+        return None, None, None, None, None, None
+    grads = attention_backward(dout, q, k, v, out, lse, document_ids, ctx.causal, ctx.scale)
+    return *grads, None, None, None
+
+
+attention_forward.register_autograd(_autograd, setup_context=_setup_context)
 
 
 def _validate(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, document_ids: torch.Tensor | None) -> None:
@@ -112,6 +135,13 @@ def attention(
     if cast is not None:
         q, k, v = q.to(cast), k.to(cast), v.to(cast)
     _validate(q, k, v, document_ids)
+    if scale is None:
+        scale = q.shape[-1] ** -0.5
+    if scale <= 0:
+        raise ValueError(f"attention: scale {scale} must be positive")
+    if use_triton("attention", q):
+        out, lse = attention_forward(q, k, v, document_ids, causal, scale)
+        return (out, lse.detach() * math.log(2)) if return_lse else out
     if return_lse:
         return attention_reference(q, k, v, causal, scale, document_ids)
     return attention_sdpa(q, k, v, causal, scale, document_ids)

@@ -14,7 +14,8 @@ and `triton` where Triton cannot run.
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import torch
@@ -70,6 +71,36 @@ def jit(kernel: Callable) -> Callable:
     return kernel if triton is None else triton.jit(kernel)
 
 
+@dataclass
+class Recording:
+    """Launches that would have happened on a device of this capability: kernel, arguments, keywords."""
+
+    capability: tuple[int, int]
+    launches: list[tuple[Callable, tuple, dict]] = field(default_factory=list)
+
+
+_recording: Recording | None = None
+
+
+class _Recorder:
+    def __init__(self, kernel: Callable) -> None:
+        self.kernel = kernel
+
+    def __getitem__(self, grid: tuple) -> Callable:
+        return lambda *args, **kwargs: _recording.launches.append((self.kernel, args, kwargs))
+
+
+@contextlib.contextmanager
+def record(capability: tuple[int, int]) -> Iterator[Recording]:
+    """Within, launches are written down instead of made: aot.py compiles exactly what dispatch would launch."""
+    global _recording
+    _recording = Recording(capability)
+    try:
+        yield _recording
+    finally:
+        _recording = None
+
+
 def wrap_triton(kernel: Callable) -> Callable:
     """`torch.library.wrap_triton` that counts, so that a test can see that the kernel itself ran.
 
@@ -77,28 +108,60 @@ def wrap_triton(kernel: Callable) -> Callable:
     operators for calls of `wrap_triton` to put the kernels' text into its compile cache keys.
     """
     launches[kernel.__name__] += 1
+    if _recording is not None:
+        return _Recorder(kernel)
     return kernel if INTERPRETING else torch.library.wrap_triton(kernel)
 
 
-def register(name: str) -> Callable:
+def register(name: str, opaque: bool = False) -> Callable:
     """Decorator: a functional operator `lmfast::name` whose body launches kernels.
 
     On a GPU a `triton_op`, which Inductor sees through; under the interpreter a `custom_op`, because there is
-    nothing to see: the fake that the operator's file registers stands in for it while tracing.
+    nothing to see: the fake that the operator's file registers stands in for it while tracing. `opaque` keeps a
+    body whole on a GPU too. The undecorated body stays reachable as `operator.body`, for `record`.
     """
-    library_decorator = torch.library.custom_op if INTERPRETING else torch.library.triton_op
-    return library_decorator(f"lmfast::{name}", mutates_args=())
+    library_decorator = torch.library.custom_op if INTERPRETING or opaque else torch.library.triton_op
+
+    def decorate(body: Callable) -> Callable:
+        operator = library_decorator(f"lmfast::{name}", mutates_args=())(body)
+        operator.body = body
+        return operator
+
+    return decorate
+
+
+def capability(device: torch.device) -> tuple[int, int]:
+    """Compute capability, (9, 0) on Hopper; also what the interpreter pretends to be."""
+    if _recording is not None:
+        return _recording.capability
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
 
 
 def num_sms(device: torch.device) -> int:
-    """Multiprocessors of a CUDA device; 4 under the interpreter, so that programs there have several rows each."""
+    """Multiprocessors of a CUDA device; 4 under the interpreter, so that programs there have several rows
+    each.
+    """
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 
 def dense_rows(x: torch.Tensor) -> torch.Tensor:
-    """x (..., N) as (rows, N) with a dense last dimension: a view where its strides allow one, otherwise a copy."""
+    """x (..., N) as (rows, N) with a dense last dimension: a view where its strides allow one, otherwise a
+    copy.
+    """
     rows = x.reshape(-1, x.shape[-1])
     return rows if rows.stride(-1) == 1 or rows.shape[-1] == 1 else rows.contiguous()
+
+
+def dense_last(x: torch.Tensor) -> torch.Tensor:
+    """x itself where its last dimension is dense, otherwise a contiguous copy."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def dot_precision() -> str:
+    """What `tl.dot` makes of float32: tf32 where `torch.set_float32_matmul_precision` allows it, else
+    exact.
+    """
+    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -200,7 +200,8 @@ def _backward(
         return dx, torch.zeros_like(weight)
     config = backward_config(N)
     tiles = triton.cdiv(M, config["ROWS"])
-    # programs share out the rows so that about 16 warps a multiprocessor are at work; each leaves one partial row
+    # programs share out the rows so that about 16 warps a multiprocessor are at work; each leaves one
+    # partial row
     wanted = num_sms(s.device) * max(1, 16 // config["num_warps"])
     tiles_each = 1 if N > ONE_BLOCK else triton.cdiv(tiles, wanted)
     programs = triton.cdiv(tiles, tiles_each)

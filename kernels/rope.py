@@ -1,16 +1,20 @@
-"""Rotary position embedding of queries and keys, both at once.
+"""Rotary position embedding of queries and keys, both in one launch.
 
 In: q (batch, heads, seq, head_dim), k (batch, kv_heads, seq, head_dim), head_dim even, any strides; cos and
-sin (max_len, head_dim / 2), the angles of each position; positions None (0 … seq − 1), or integers (seq,)
-or (batch, seq) that index cos and sin. Out: q and k rotated, in their own dtypes, computed in float32.
-Half-split layout (Llama, GPT-NeoX): dimension i is paired with i + head_dim / 2, not with its neighbour.
-cos and sin get no gradient. Under autocast nothing changes. Positions outside the table are the caller's to
-prevent: checking them would make the host wait for the device. Source: Su et al. 2021, arXiv:2104.09864.
+sin (max_len, head_dim / 2), the angles of each position; positions None (0 … seq − 1), or integers (seq,) or
+(batch, seq) that index cos and sin. Out: q and k rotated, in their own dtypes, computed in float32.
+Half-split layout (Llama, GPT-NeoX): dimension i is paired with i + head_dim / 2, not with its neighbour. The
+backward is the conjugate rotation, the same kernel with sin negated; cos and sin get no gradient. Under
+autocast nothing changes. Positions outside the table are the caller's to prevent: checking them would make
+the host wait for the device. Source: Su et al. 2021, arXiv:2104.09864.
+
+On paper, batch 16, seq 4,096, 12 + 4 heads of 64, bf16 at 3.35 TB/s: q and k read and written, 268 MB, 80 µs,
+forward and backward alike; the tables (1 MB) stay in cache. 3 FLOPs a value (0.2 GFLOP).
 """
 
 import torch
 
-from kernels.backend import compute_dtype
+from kernels.backend import compute_dtype, jit, register, tl, triton, use_triton, wrap_triton
 
 
 def rope_reference(
@@ -31,13 +35,106 @@ def rope_reference(
         if positions.dim() == 2:
             cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # (batch, 1, seq, head_dim / 2)
     compute = compute_dtype(q.dtype)
-    cos, sin = cos.to(compute), sin.to(compute)
+    cos, sin = cos.detach().to(compute), sin.detach().to(compute)
 
     def rotate(x: torch.Tensor) -> torch.Tensor:
         first, second = x.to(compute).chunk(2, dim=-1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
     return rotate(q), rotate(k)
+
+
+@jit
+def _rotate(x, out, rows, mask, half, cos, sin, HALF: tl.constexpr, x_row, x_dim, out_row, out_dim):
+    """One head's (ROWS, HALF) pairs: x and out point at the head, rows are its positions."""
+    first = tl.load(x + rows * x_row + half * x_dim, mask=mask, other=0.0).to(cos.dtype)
+    second = tl.load(x + rows * x_row + (half + HALF) * x_dim, mask=mask, other=0.0).to(cos.dtype)
+    out_type = out.dtype.element_ty
+    tl.store(out + rows * out_row + half * out_dim, (first * cos - second * sin).to(out_type), mask=mask)
+    second = second * cos + first * sin
+    tl.store(out + rows * out_row + (half + HALF) * out_dim, second.to(out_type), mask=mask)
+
+
+@jit
+def _rope_kernel(
+    q_ptr, k_ptr, cos_ptr, sin_ptr, positions_ptr, q_out_ptr, k_out_ptr,
+    seq, heads, kv_heads, cos_row, sin_row, positions_batch, positions_row,
+    q_batch, q_head, q_row, q_dim, k_batch, k_head, k_row, k_dim,
+    qo_batch, qo_head, qo_row, qo_dim, ko_batch, ko_head, ko_row, ko_dim,
+    HALF: tl.constexpr, BLOCK_HALF: tl.constexpr, ROWS: tl.constexpr,
+    HAS_POSITIONS: tl.constexpr, CONJUGATE: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    blocks = tl.cdiv(seq, ROWS)
+    program = tl.program_id(0)
+    head = ((program // blocks) % (heads + kv_heads)).to(tl.int64)
+    batch = (program // blocks // (heads + kv_heads)).to(tl.int64)
+    rows = (program % blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    half = tl.arange(0, BLOCK_HALF)[None, :]
+    mask = (rows < seq) & (half < HALF)
+    places = rows
+    if HAS_POSITIONS:
+        offsets = batch * positions_batch + rows * positions_row
+        places = tl.load(positions_ptr + offsets, mask=rows < seq, other=0).to(tl.int64)
+    cos = tl.load(cos_ptr + places * cos_row + half, mask=mask, other=0.0).to(ACC)
+    sin = tl.load(sin_ptr + places * sin_row + half, mask=mask, other=0.0).to(ACC)
+    if CONJUGATE:
+        sin = -sin
+    if head < heads:
+        x, out = q_ptr + batch * q_batch + head * q_head, q_out_ptr + batch * qo_batch + head * qo_head
+        _rotate(x, out, rows, mask, half, cos, sin, HALF, q_row, q_dim, qo_row, qo_dim)
+    else:
+        head -= heads
+        x, out = k_ptr + batch * k_batch + head * k_head, k_out_ptr + batch * ko_batch + head * ko_head
+        _rotate(x, out, rows, mask, half, cos, sin, HALF, k_row, k_dim, ko_row, ko_dim)
+
+
+@register("rope")
+def _rope(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    positions: torch.Tensor | None,
+    conjugate: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    q_out, k_out = torch.empty_like(q), torch.empty_like(k)
+    batch, heads, seq, head_dim = q.shape
+    if batch * seq * (heads + k.shape[1]) == 0:
+        return q_out, k_out
+    half = head_dim // 2
+    block_half = triton.next_power_of_2(half)
+    rows = max(1, 2048 // block_half)  # a tile of 2048 pairs: 16 a thread
+    cos, sin = cos.contiguous(), sin.contiguous()
+    places = cos if positions is None else positions
+    places_batch = places.stride(0) if positions is not None and positions.dim() == 2 else 0
+    places_row = 0 if positions is None else places.stride(-1)
+    grid = (batch * (heads + k.shape[1]) * triton.cdiv(seq, rows),)
+    wrap_triton(_rope_kernel)[grid](
+        q, k, cos, sin, places, q_out, k_out,
+        seq, heads, k.shape[1], cos.stride(0), sin.stride(0), places_batch, places_row,
+        *q.stride(), *k.stride(), *q_out.stride(), *k_out.stride(),
+        HALF=half, BLOCK_HALF=block_half, ROWS=rows, HAS_POSITIONS=positions is not None, CONJUGATE=conjugate,
+        ACC=tl.float64 if q.dtype == torch.float64 else tl.float32, num_warps=4,
+    )  # fmt: skip
+    return q_out, k_out
+
+
+@_rope.register_fake
+def _(q, k, cos, sin, positions, conjugate):
+    return torch.empty_like(q), torch.empty_like(k)
+
+
+def _setup_context(ctx, inputs, output):
+    _, _, cos, sin, positions, ctx.conjugate = inputs
+    ctx.save_for_backward(cos, sin, positions)
+
+
+def _autograd(ctx, dq, dk):
+    cos, sin, positions = ctx.saved_tensors
+    return *_rope(dq, dk, cos, sin, positions, not ctx.conjugate), None, None, None, None
+
+
+_rope.register_autograd(_autograd, setup_context=_setup_context)
 
 
 def _validate(
@@ -59,7 +156,7 @@ def _validate(
     if positions is None:
         if seq > cos.shape[0]:
             raise ValueError(f"rope: {seq} positions, but cos and sin hold only {cos.shape[0]}")
-    elif positions.shape not in ((seq,), (batch, seq)):
+    elif positions.shape != (q.shape[2:3] if positions.dim() == 1 else q.shape[0:3:2]):
         raise ValueError(f"rope: positions {tuple(positions.shape)} must be ({seq},) or ({batch}, {seq})")
     elif positions.is_floating_point():
         raise ValueError(f"rope: positions are {positions.dtype}; they must be integers")
@@ -74,4 +171,6 @@ def rope(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(q, k), each rotated by its positions' angles. Raises ValueError on shapes that do not fit."""
     _validate(q, k, cos, sin, positions)
-    return rope_reference(q, k, cos, sin, positions)
+    if not use_triton("rope", q):
+        return rope_reference(q, k, cos, sin, positions)
+    return _rope(q, k, cos, sin, positions, False)

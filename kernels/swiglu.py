@@ -2,9 +2,9 @@
 
 In: gate and up (..., N) of one shape and dtype; the last dimension dense, rows at any stride, so the two
 halves of one fused projection need no copy; float32, float16, bfloat16 (float64 in plain PyTorch). Out: the
-same shape and dtype, contiguous. Computed in float32 and rounded once. The backward recomputes the sigmoid, so
-only the inputs are kept. Under autocast nothing changes, except that a gate and an up of different dtypes are
-promoted rather than refused. Source: Shazeer 2020, arXiv:2002.05202.
+same shape and dtype, contiguous. Computed in float32 and rounded once. The backward recomputes the sigmoid,
+so only the inputs are kept. Under autocast nothing changes, except that a gate and an up of different
+dtypes are promoted rather than refused. Source: Shazeer 2020, arXiv:2002.05202.
 
 On paper, (16,384, 3,072) bf16 at 3.35 TB/s: forward reads two and writes one, 302 MB, 90 µs; backward reads
 three and writes two, 503 MB, 150 µs. About 10 FLOPs a value (0.5 GFLOP) is nothing beside the bytes.
@@ -65,7 +65,9 @@ def _swiglu_backward_kernel(
 
 
 def config(N: int) -> dict[str, int]:
-    """A tile of 4096 values, 32 a thread; the widest block up to 1024 that wastes no more than an eighth of N."""
+    """A tile of 4096 values, 32 a thread; the widest block up to 1024 that wastes no more than an eighth of
+    N.
+    """
     block = min(1024, triton.next_power_of_2(N))
     while block > 128 and triton.cdiv(N, block) * block > N * 9 // 8:
         block //= 2

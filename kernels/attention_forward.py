@@ -1,0 +1,249 @@
+"""The forward kernel of attention: one program holds a block of queries and walks the keys it may see.
+
+In: q (batch, heads, seq_q, head_dim), k and v (batch, kv_heads, seq_k, head_dim), last dimension dense, other
+strides free; ids (batch, seq) integers or absent. Out: out like q, and per row (batch, heads, seq_q) the
+logarithm **to base 2** of the softmax denominator, float32, −inf for a row that sees nothing.
+
+Scores stay in base 2: exp2 of q·k · scale · log2(e), one fused multiply-add and one instruction a score.
+Key blocks that every query of the program sees need no mask and run in a loop of their own; the diagonal,
+the ragged end and everything under document_ids run in the masked loop. Long rows of a causal block come
+first in the launch, so the short ones fill the gaps at its end. Source: Dao 2023, arXiv:2307.08691.
+"""
+
+import math
+
+import torch
+
+from kernels.backend import (
+    capability,
+    compute_dtype,
+    dense_last,
+    dot_precision,
+    jit,
+    register,
+    tl,
+    triton,
+    wrap_triton,
+)
+
+LOG2_E = math.log2(math.e)
+
+
+@jit
+def load_tile(
+    pointer, row_stride, start, limit, rows, dims,
+    HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, CHECK_ROWS: tl.constexpr,
+):  # fmt: skip
+    """Rows start + rows of a (seq, HEAD_DIM) matrix, zeros beyond limit and HEAD_DIM."""
+    tile = (
+        pointer
+        + tl.cast(start, tl.int64) * row_stride
+        + (rows.to(tl.int64)[:, None] * row_stride + dims[None, :])
+    )
+    if CHECK_ROWS:
+        return tl.load(tile, mask=((start + rows) < limit)[:, None] & (dims < HEAD_DIM)[None, :], other=0.0)
+    if HEAD_DIM < BLOCK_D:
+        return tl.load(tile, mask=(dims < HEAD_DIM)[None, :], other=0.0)
+    return tl.load(tile)
+
+
+@jit
+def store_tile(pointer, row_stride, start, limit, rows, dims, values, HEAD_DIM: tl.constexpr):
+    """The counterpart of load_tile; always checks, a store happens once a program."""
+    tile = (
+        pointer
+        + tl.cast(start, tl.int64) * row_stride
+        + (rows.to(tl.int64)[:, None] * row_stride + dims[None, :])
+    )
+    mask = ((start + rows) < limit)[:, None] & (dims < HEAD_DIM)[None, :]
+    tl.store(tile, values.to(pointer.dtype.element_ty), mask=mask)
+
+
+@jit
+def document_span(ids_ptr, start, rows, seq, SPAN: tl.constexpr):
+    """First and one past the last position whose id lies within the ids of positions start + rows.
+
+    Exact for packed rows, whose documents are contiguous; for ids in any order a superset, which the mask
+    thins.
+    """
+    inside = (start + rows) < seq
+    ids = tl.load(ids_ptr + start + rows, mask=inside, other=0)
+    lowest = tl.min(tl.where(inside, ids, tl.max(ids, axis=0)), axis=0)
+    highest = tl.max(tl.where(inside, ids, lowest), axis=0)
+    first = tl.zeros((), tl.int32) + seq
+    last = tl.zeros((), tl.int32)
+    for at in range(0, seq, SPAN):
+        places = at + tl.arange(0, SPAN)
+        others = tl.load(ids_ptr + places, mask=places < seq, other=0)
+        near = (others >= lowest) & (others <= highest) & (places < seq)
+        first = tl.minimum(first, tl.min(tl.where(near, places, seq), axis=0))
+        last = tl.maximum(last, tl.max(tl.where(near, places + 1, 0), axis=0))
+    return first, last
+
+
+@jit
+def key_ranges(
+    start, rows, seq_q, seq_k, ids_ptr,
+    CAUSAL: tl.constexpr, HAS_IDS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Of the queries start … start + BLOCK_M: where keys begin, where unmasked blocks end, where keys end."""
+    begin = tl.zeros((), tl.int32)
+    stop = tl.zeros((), tl.int32) + seq_k
+    unmasked = stop
+    if CAUSAL:
+        unmasked = tl.maximum(tl.minimum(start + 1 + seq_k - seq_q, seq_k), 0)
+        stop = tl.maximum(tl.minimum(start + BLOCK_M + seq_k - seq_q, seq_k), 0)
+    unmasked = unmasked // BLOCK_N * BLOCK_N
+    if HAS_IDS:
+        first, last = document_span(ids_ptr, start, rows, seq_q, 1024)
+        begin = first // BLOCK_N * BLOCK_N
+        stop = tl.minimum(stop, last)
+        unmasked = begin
+    return begin, unmasked, stop
+
+
+@jit
+def visible_scores(
+    scores, row, col, row_ids, col_ids, seq_k, offset, CAUSAL: tl.constexpr, HAS_IDS: tl.constexpr
+):
+    """Scores with −inf where a query must not look; row and col, and their ids, broadcast to the scores'
+    shape.
+    """
+    seen = col < seq_k
+    if CAUSAL:
+        seen = seen & (col <= row + offset)
+    if HAS_IDS:
+        seen = seen & (row_ids == col_ids)
+    return tl.where(seen, scores, float("-inf"))
+
+
+@jit
+def _forward_range(
+    acc, row_max, row_sum, q, k_ptr, v_ptr, ids_ptr, row_ids, start_m, begin, stop, seq_q, seq_k, k_row, v_row,
+    HEAD_DIM: tl.constexpr, SCALE: tl.constexpr, CAUSAL: tl.constexpr, HAS_IDS: tl.constexpr,
+    MASKED: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    rows, cols, dims = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
+    for n in range(begin, stop, BLOCK_N):
+        k = load_tile(k_ptr, k_row, n, seq_k, cols, dims, HEAD_DIM, BLOCK_D, MASKED)
+        scores = tl.dot(q, tl.trans(k), input_precision=PRECISION, out_dtype=acc.dtype)  # (BLOCK_M, BLOCK_N)
+        if MASKED:
+            col_ids = row_ids
+            if HAS_IDS:
+                col_ids = tl.load(ids_ptr + n + cols, mask=(n + cols) < seq_k, other=0)
+            row, col = (start_m + rows)[:, None], (n + cols)[None, :]
+            scores = visible_scores(
+                scores, row, col, row_ids[:, None], col_ids[None, :], seq_k, seq_k - seq_q, CAUSAL, HAS_IDS
+            )
+        new_max = tl.maximum(row_max, tl.max(scores, axis=1) * SCALE)
+        base = new_max
+        if MASKED:  # a row that has seen nothing yet: -inf - -inf would be NaN
+            base = tl.where(new_max == float("-inf"), 0.0, new_max)
+        weights = tl.exp2(scores * SCALE - base[:, None])
+        shrink = tl.exp2(row_max - base)
+        row_sum = row_sum * shrink + tl.sum(weights, axis=1)
+        v = load_tile(v_ptr, v_row, n, seq_k, cols, dims, HEAD_DIM, BLOCK_D, MASKED)
+        acc = acc * shrink[:, None]
+        acc = tl.dot(weights.to(v.dtype), v, acc, input_precision=PRECISION, out_dtype=acc.dtype)
+        row_max = new_max
+    return acc, row_max, row_sum
+
+
+@jit
+def _attention_forward_kernel(
+    q_ptr, k_ptr, v_ptr, ids_ptr, out_ptr, lse_ptr,
+    seq_q, seq_k, heads, group,
+    q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, out_batch, out_head, out_row,
+    HEAD_DIM: tl.constexpr, SCALE: tl.constexpr, CAUSAL: tl.constexpr, HAS_IDS: tl.constexpr,
+    EVEN: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    ACC: tl.constexpr = lse_ptr.dtype.element_ty
+    blocks = tl.cdiv(seq_q, BLOCK_M)
+    program = tl.program_id(0)
+    start_m = (blocks - 1 - program % blocks) * BLOCK_M
+    row_of_lse = (program // blocks).to(tl.int64)
+    batch, head = row_of_lse // heads, row_of_lse % heads
+    q_ptr += batch * q_batch + head * q_head
+    k_ptr += batch * k_batch + head // group * k_head
+    v_ptr += batch * v_batch + head // group * v_head
+    ids_ptr += batch * seq_q
+    rows, dims = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
+    q = load_tile(q_ptr, q_row, start_m, seq_q, rows, dims, HEAD_DIM, BLOCK_D, not EVEN)
+    row_ids = rows
+    if HAS_IDS:
+        row_ids = tl.load(ids_ptr + start_m + rows, mask=(start_m + rows) < seq_q, other=0)
+    begin, unmasked, stop = key_ranges(
+        start_m, rows, seq_q, seq_k, ids_ptr, CAUSAL, HAS_IDS, BLOCK_M, BLOCK_N
+    )
+    row_max = tl.full((BLOCK_M,), float("-inf"), ACC)
+    row_sum = tl.zeros((BLOCK_M,), ACC)
+    acc = tl.zeros((BLOCK_M, BLOCK_D), ACC)
+    acc, row_max, row_sum = _forward_range(
+        acc, row_max, row_sum, q, k_ptr, v_ptr, ids_ptr, row_ids, start_m, begin, unmasked, seq_q, seq_k,
+        k_row, v_row, HEAD_DIM, SCALE, CAUSAL, HAS_IDS, False, PRECISION, BLOCK_M, BLOCK_N, BLOCK_D,
+    )  # fmt: skip
+    acc, row_max, row_sum = _forward_range(
+        acc, row_max, row_sum, q, k_ptr, v_ptr, ids_ptr, row_ids, start_m, unmasked, stop, seq_q, seq_k,
+        k_row, v_row, HEAD_DIM, SCALE, CAUSAL, HAS_IDS, True, PRECISION, BLOCK_M, BLOCK_N, BLOCK_D,
+    )  # fmt: skip
+    out = acc / tl.where(row_sum == 0.0, 1.0, row_sum)[:, None]
+    out_ptr += batch * out_batch + head * out_head
+    store_tile(out_ptr, out_row, start_m, seq_q, rows, dims, out, HEAD_DIM)
+    lse = row_max + tl.log2(row_sum)
+    tl.store(lse_ptr + row_of_lse * seq_q + start_m + rows, lse, mask=(start_m + rows) < seq_q)
+
+
+def forward_config(q: torch.Tensor) -> dict[str, int]:
+    """Tile, warps and stages for a head_dim, dtype and architecture; chosen by `python -m kernels.aot`."""
+    block_d = max(16, triton.next_power_of_2(q.shape[-1]))
+    wide_memory = capability(q.device) >= (9, 0)  # 227 KiB of shared memory a block, against 163 on sm_80
+    if q.element_size() > 2:
+        block_m, block_n, warps, stages = (64, 32, 4, 2) if block_d <= 128 else (32, 16, 4, 1)
+    elif block_d <= 64:
+        block_m, block_n, warps, stages = 128, 128, 4, 3
+    elif block_d == 128:
+        block_m, block_n, warps, stages = (128, 64, 8, 3)
+    else:
+        block_m, block_n, warps, stages = (128, 64, 8, 2) if wide_memory else (64, 32, 4, 2)
+    return {
+        "BLOCK_M": block_m,
+        "BLOCK_N": block_n,
+        "BLOCK_D": block_d,
+        "num_warps": warps,
+        "num_stages": stages,
+    }
+
+
+@register("attention_forward")
+def attention_forward(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    document_ids: torch.Tensor | None,
+    causal: bool,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(out, base-2 logarithm of the softmax denominators)."""
+    batch, heads, seq_q, head_dim = q.shape
+    out = torch.empty_like(q)
+    lse = torch.empty((batch, heads, seq_q), dtype=compute_dtype(q.dtype), device=q.device)
+    if lse.numel() == 0:
+        return out, lse
+    q, k, v = dense_last(q), dense_last(k), dense_last(v)
+    ids = lse if document_ids is None else document_ids.contiguous()
+    config = forward_config(q)
+    grid = (batch * heads * triton.cdiv(seq_q, config["BLOCK_M"]),)
+    wrap_triton(_attention_forward_kernel)[grid](
+        q, k, v, ids, out, lse, seq_q, k.shape[2], heads, heads // k.shape[1],
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
+        HEAD_DIM=head_dim, SCALE=scale * LOG2_E, CAUSAL=causal, HAS_IDS=document_ids is not None,
+        EVEN=seq_q % config["BLOCK_M"] == 0, PRECISION=dot_precision(), **config,
+    )  # fmt: skip
+    return out, lse
+
+
+@attention_forward.register_fake
+def _(q, k, v, document_ids, causal, scale):
+    return torch.empty_like(q), q.new_empty(q.shape[:3], dtype=compute_dtype(q.dtype))
