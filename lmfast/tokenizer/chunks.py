@@ -210,6 +210,7 @@ class Splitter:
     """Ends of pretokens by a pattern's scanner, or by `regex` where the pattern has none."""
 
     def __init__(self, pattern: Pattern):
+        self.pattern = pattern
         self._scan = _SCANNERS.get(pattern.name)
         if self._scan is not None:
             enable_cache(self._scan)

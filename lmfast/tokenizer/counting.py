@@ -34,6 +34,7 @@ from lmfast.tokenizer.intrinsics import (
     U0,
     U1,
     U56,
+    aligned_words,
     enable_cache,
     key_hash,
     long_hash,
@@ -178,7 +179,7 @@ class CountTable:
         self._allocate(_FIRST_ROWS)
 
     def _allocate(self, rows: int) -> None:
-        self.table = np.zeros(4 * rows, np.uint64)
+        self.table = aligned_words(4 * rows)
         self.shift = np.uint64(64 - (rows.bit_length() - 1))
 
     def __len__(self) -> int:

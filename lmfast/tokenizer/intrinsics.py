@@ -206,6 +206,13 @@ def same_bytes(left, i, right, j, length):
     return True
 
 
+def aligned_words(count: int) -> np.ndarray:
+    """`count` zeroed uint64 that begin at a cache line, so that a row of 32 bytes never straddles two."""
+    words = np.zeros(count + 8, np.uint64)
+    skip = (-words.ctypes.data % 64) // 8
+    return words[skip : skip + count]
+
+
 @functools.lru_cache(maxsize=1)
 def cache_folder() -> Path:
     """Where this version's compiled code is kept: a folder named by a hash of all of the tokenizer's sources,

@@ -1,0 +1,426 @@
+"""Bytes to ids: a cache from pretokens to their ids, and the merges themselves where it misses.
+
+In: text as bytes (any bytes), a vocabulary, its merges, special tokens, a pattern. Out: ids, uint32, or a
+token file (.npy, uint16 or uint32). Refused: a vocabulary without one of the 256 bytes, merges whose parts or
+result are not in it, ids of 2^29 or more, missing files.
+"""
+
+import io
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numba import njit
+
+from lmfast.errors import UserError
+from lmfast.tokenizer.chunks import (
+    CHUNK_BYTES,
+    ENDS_PER_BATCH,
+    NO_SPANS,
+    Chunk,
+    SpecialTokens,
+    Splitter,
+    chunks,
+    default_workers,
+    in_order,
+    open_text,
+    padded,
+)
+from lmfast.tokenizer.intrinsics import (
+    LONG_MARK,
+    MAX_PACKED,
+    U0,
+    U32,
+    aligned_words,
+    enable_cache,
+    key_hash,
+    long_hash,
+    packed_key,
+    same_bytes,
+    store_u64,
+)
+from lmfast.tokenizer.merge_kernels import SHORT, insert_pairs, merge_long, merge_short, pair_table
+from lmfast.tokenizer.patterns import Pattern
+
+MAX_ID = (1 << 29) - 1  # three bits of a cache row say how many ids it holds
+
+# A row of the cache, four uint64: key (low, high), then up to four ids with their number in the top three
+# bits of the second; or the number 5, how many ids, and (offset of the ids | offset of the bytes << 32) in the arenas.
+# Two rows are a bucket of one cache line: a lookup touches one line, and the bucket's older row makes room.
+LOW, HIGH, IDS, MORE = range(4)
+_TAG = np.uint64(61)
+_UNTAGGED = np.uint64((1 << 61) - 1)
+_LOW_HALF = np.uint64(0xFFFFFFFF)
+_IN_ARENA = np.uint64(5)
+_MAX_CACHED = 512  # bytes of a pretoken worth remembering
+_MAX_ROWS = 1 << 18  # 8 MiB a worker
+_ID_ARENA = 1 << 20
+_BYTE_ARENA = 1 << 22
+
+# state: (specials so far, ids in the arena, bytes in the arena)
+_SPECIALS, _ARENA_IDS, _ARENA_BYTES = range(3)
+
+
+@njit
+def _remember(cache, bucket, low, high, ids, more):
+    """Writes a row into a bucket: the row in front moves back, the one at the back is forgotten."""
+    for k in range(4):
+        cache[bucket + 4 + k] = cache[bucket + k]
+    cache[bucket + LOW] = low
+    cache[bucket + HIGH] = high
+    cache[bucket + IDS] = ids
+    cache[bucket + MORE] = more
+
+
+@njit
+def _miss(
+    data,
+    start,
+    length,
+    low,
+    high,
+    bucket,
+    cache,
+    id_arena,
+    byte_arena,
+    state,
+    byte_ids,
+    pairs,
+    pair_shift,
+    ranks,
+    out,
+    at,
+):
+    """Merges one pretoken into out[at:], remembers it, returns how many ids it has."""
+    if length <= SHORT:
+        n = merge_short(data, start, length, byte_ids, pairs, pair_shift, ranks, out, at)
+    else:
+        n = merge_long(data, start, length, byte_ids, pairs, pair_shift, out, at)
+        if length > _MAX_CACHED:
+            return n
+    if n <= 4 and length <= MAX_PACKED:
+        for k in range(n, 4):
+            out[at + k] = 0
+        ids = np.uint64(out[at]) | np.uint64(out[at + 1]) << U32 | np.uint64(n) << _TAG
+        _remember(cache, bucket, low, high, ids, np.uint64(out[at + 2]) | np.uint64(out[at + 3]) << U32)
+        return n
+    kept = length if length > MAX_PACKED else 0
+    if state[_ARENA_IDS] + n > id_arena.shape[0] or state[_ARENA_BYTES] + kept + 8 > byte_arena.shape[0]:
+        cache[:] = U0  # rows point into the arenas: forget everything, which bounds the memory
+        state[_ARENA_IDS] = 0
+        state[_ARENA_BYTES] = 0
+    where = np.uint64(state[_ARENA_IDS]) | np.uint64(state[_ARENA_BYTES]) << U32
+    for k in range(n):
+        id_arena[state[_ARENA_IDS] + k] = out[at + k]
+    for k in range(kept):
+        byte_arena[state[_ARENA_BYTES] + k] = data[start + k]
+    state[_ARENA_IDS] += n
+    state[_ARENA_BYTES] += kept
+    _remember(cache, bucket, low, high, np.uint64(n) | _IN_ARENA << _TAG, where)
+    return n
+
+
+@njit(inline="always")
+def _emit(cache, row, id_arena, out, n):
+    """Writes a row's ids to out[n:], four at a time whatever their number; returns the new n."""
+    ids = cache[row + IDS]
+    tag = ids >> _TAG
+    if tag < _IN_ARENA:
+        store_u64(out, n, ids & _UNTAGGED)
+        store_u64(out, n + 2, cache[row + MORE])
+        return n + np.int64(tag)
+    count = np.int64(ids & _LOW_HALF)
+    offset = np.int64(cache[row + MORE] & _LOW_HALF)
+    for k in range(count):
+        out[n + k] = id_arena[offset + k]
+    return n + count
+
+
+@njit(nogil=True)
+def _encode_batch(
+    data,
+    start,
+    bounds,
+    count,
+    special_ids,
+    cache,
+    shift,
+    id_arena,
+    byte_arena,
+    state,
+    byte_ids,
+    pairs,
+    pair_shift,
+    ranks,
+    out,
+    n,
+):
+    """Writes the ids of the pretokens that `bounds[:count]` ends to out[n:]; returns the new n."""
+    for position in range(count):
+        end = bounds[position]
+        if end < 0:
+            out[n] = special_ids[state[_SPECIALS]]
+            state[_SPECIALS] += 1
+            n += 1
+            start = -end
+            continue
+        length = end - start
+        if length <= MAX_PACKED:
+            low, high = packed_key(data, start, length)
+            bucket = np.int64((key_hash(low, high) >> shift) << np.uint64(3))
+            if cache[bucket + LOW] == low and cache[bucket + HIGH] == high:
+                n = _emit(cache, bucket, id_arena, out, n)
+                start = end
+                continue
+            if cache[bucket + 4 + LOW] == low and cache[bucket + 4 + HIGH] == high:
+                n = _emit(cache, bucket + 4, id_arena, out, n)
+                start = end
+                continue
+        else:
+            low = long_hash(data, start, length)
+            high = LONG_MARK | np.uint64(length)
+            bucket = np.int64((key_hash(low, high) >> shift) << np.uint64(3))
+            found = False
+            for row in range(bucket, bucket + 8, 4):
+                if cache[row + LOW] == low and cache[row + HIGH] == high:
+                    kept = np.int64(cache[row + MORE] >> U32)
+                    if same_bytes(byte_arena, kept, data, start, length):
+                        n = _emit(cache, row, id_arena, out, n)
+                        found = True
+                        break
+            if found:
+                start = end
+                continue
+        n += _miss(
+            data,
+            start,
+            length,
+            low,
+            high,
+            bucket,
+            cache,
+            id_arena,
+            byte_arena,
+            state,
+            byte_ids,
+            pairs,
+            pair_shift,
+            ranks,
+            out,
+            n,
+        )
+        start = end
+    return n
+
+
+class _State:
+    """What one thread needs to encode: its cache and its buffers."""
+
+    def __init__(self, cache: np.ndarray):
+        self.cache = cache
+        self.shift = np.uint64(64 - ((len(cache) // 8).bit_length() - 1))
+        self.id_arena = np.empty(_ID_ARENA, np.uint32)
+        self.byte_arena = np.empty(_BYTE_ARENA, np.uint8)
+        self.counters = np.zeros(3, np.int64)
+        self.bounds = np.empty(ENDS_PER_BATCH, np.int64)
+        self.ranks = np.empty(SHORT, np.uint64)
+        self.out = np.empty(0, np.uint32)
+
+    def room(self, ids: int) -> np.ndarray:
+        """A buffer for that many ids, kept between calls."""
+        if len(self.out) < ids:
+            self.out = np.empty(ids, np.uint32)
+        return self.out
+
+
+class Encoder:
+    """A vocabulary compiled for encoding.
+
+    vocab: id → bytes, with all 256 single bytes; where two ids have the same bytes the lower one is meant.
+    merges: pairs of byte strings in order of rank. special_tokens: text → id; they are searched for as text
+    and are no part of the merges. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        vocab: Mapping[int, bytes],
+        merges: Sequence[tuple[bytes, bytes]],
+        special_tokens: Mapping[str, int],
+        pattern: Pattern,
+    ):
+        enable_cache(_encode_batch, insert_pairs)
+        special_ids = set(special_tokens.values())
+        id_of = {
+            text: number for number, text in sorted(vocab.items(), reverse=True) if number not in special_ids
+        }
+        largest = max([*vocab, *special_ids], default=0)
+        if largest > MAX_ID:
+            raise UserError(f"vocabulary: id {largest} is too large; ids end at {MAX_ID}")
+        missing = [byte for byte in range(256) if bytes([byte]) not in id_of]
+        if missing:
+            raise UserError(
+                f"vocabulary: no token for byte 0x{missing[0]:02x} ({len(missing)} missing); a byte-level "
+                "vocabulary has all 256"
+            )
+        self._byte_ids = np.array([id_of[bytes([byte])] for byte in range(256)], np.uint32)
+        triples = np.empty((len(merges), 3), np.int64)
+        for rank, (left, right) in enumerate(merges):
+            try:
+                triples[rank] = id_of[left], id_of[right], id_of[left + right]
+            except KeyError as error:
+                raise UserError(
+                    f"merges: merge {rank} ({left!r}, {right!r}) needs {error.args[0]!r}, which is not in the "
+                    "vocabulary; do the two files belong together?"
+                ) from None
+        self._pairs, self._pair_shift = pair_table(*triples.T)
+        self._splitter = Splitter(pattern)
+        self._special_ids = {
+            text.encode("utf-8", "surrogateescape"): number for text, number in special_tokens.items()
+        }
+        self._finders: dict[frozenset[bytes], SpecialTokens] = {}
+        rows = 1 << (4 * len(id_of) - 1).bit_length()
+        self._seeded = aligned_words(4 * min(rows, _MAX_ROWS))
+        self._idle: list[_State] = []
+        self._seed(list(id_of))
+
+    def _seed(self, tokens: list[bytes]) -> None:
+        """Puts every token into the cache by really encoding it: some tokens cannot be reached by merges, and
+        none is ever assumed to be its own id. Rare tokens first, so that frequent ones stay in front."""
+        short = [token for token in tokens if len(token) <= MAX_PACKED]
+        text = padded(b"".join(short))
+        ends = np.cumsum([len(token) for token in short], dtype=np.int64)
+        state = self._acquire()
+        out = state.room(len(text))
+        self._run(state, text, 0, ends, len(ends), NO_SPANS, out, 0)
+        self._seeded = state.cache
+
+    def _acquire(self) -> _State:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._new_state()
+
+    def _new_state(self) -> _State:
+        cache = aligned_words(len(self._seeded))
+        cache[:] = self._seeded
+        return _State(cache)
+
+    def _run(self, state, data, start, bounds, count, special_ids, out, n) -> int:
+        return _encode_batch(
+            data, start, bounds, count, special_ids, state.cache, state.shift, state.id_arena, state.byte_arena,
+            state.counters, self._byte_ids, self._pairs, self._pair_shift, state.ranks, out, n,
+        )  # fmt: skip
+
+    def _finder(self, allowed_special: set[str] | str) -> SpecialTokens:
+        if allowed_special == "all":
+            allowed = frozenset(self._special_ids)
+        elif allowed_special == "none":
+            allowed = frozenset()
+        else:
+            allowed = frozenset(text.encode("utf-8", "surrogateescape") for text in allowed_special)
+            unknown = sorted(allowed - self._special_ids.keys())
+            if unknown:
+                raise UserError(f"allowed_special: {unknown[0]!r} is no special token of this tokenizer")
+        if allowed not in self._finders:
+            self._finders[allowed] = SpecialTokens(allowed)
+        return self._finders[allowed]
+
+    def _encode_chunk(
+        self, state: _State, chunk: Chunk, specials: SpecialTokens
+    ) -> tuple[np.ndarray, int, int]:
+        """(ids in the state's buffer, number of special tokens, their bytes)."""
+        data, begin, end = chunk.data, chunk.begin, chunk.end
+        spans, which = specials.find(data, begin, end)
+        special_ids = np.array([self._special_ids[specials.tokens[k]] for k in which.tolist()], np.int64)
+        state.counters[_SPECIALS] = 0
+        out = state.room(end - begin + 8)
+        n = 0
+        for start, _, count in self._splitter.batches(data, begin, end, spans, state.bounds):
+            n = self._run(state, data, start, state.bounds, count, special_ids, out, n)
+        return out[:n], len(which), int((spans[1::2] - spans[::2]).sum())
+
+    def encode(
+        self, data: bytes | bytearray | memoryview | np.ndarray, allowed_special: set[str] | str = "all"
+    ) -> np.ndarray:
+        """Ids (uint32) of a byte string. `allowed_special`: which special tokens in the text count as such, a
+        set of them, "all" or "none"; the others are text like any other."""
+        specials = self._finder(allowed_special)
+        state = self._acquire()
+        ids, _, _ = self._encode_chunk(state, Chunk(padded(data), 0, len(data)), specials)
+        ids = ids.copy()
+        self._idle.append(state)
+        return ids
+
+
+@dataclass(frozen=True)
+class EncodeSummary:
+    """What encode_file did: ids written, bytes read, special tokens among them (and their bytes), seconds."""
+
+    tokens: int
+    bytes: int
+    specials: int
+    special_bytes: int
+    seconds: float
+
+
+_HEADER_BYTES = 128
+
+
+def _npy_header(dtype: np.dtype, length: int) -> bytes:
+    """A .npy header of exactly `_HEADER_BYTES`, whatever the length, so that it can be written last."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
+    )
+    header = buffer.getvalue()
+    assert len(header) == _HEADER_BYTES
+    return header
+
+
+def encode_file(
+    encoder: Encoder,
+    src: str | os.PathLike,
+    dst: str | os.PathLike,
+    dtype: np.dtype | type,
+    num_workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> EncodeSummary:
+    """Encodes a memory-mapped file, special tokens included, into a one-dimensional .npy of `dtype`.
+
+    The file is written under a temporary name and renamed at the end. `progress(bytes_done, bytes_total)` is
+    called from the calling thread. The ids do not depend on `num_workers`."""
+    began = time.perf_counter()
+    dtype = np.dtype(dtype)
+    text = open_text(src)
+    specials = encoder._finder("all")
+    pattern = encoder._splitter.pattern
+    num_workers = max(1, min(num_workers or default_workers(), -(-len(text) // CHUNK_BYTES)))
+
+    def work(state, chunk):
+        ids, found, special_bytes = encoder._encode_chunk(state, chunk, specials)
+        return ids.astype(dtype), chunk.end - chunk.begin, found, special_bytes
+
+    dst = Path(dst)
+    beside = dst.with_name(f".{dst.name}.{os.getpid()}.partial")
+    tokens = done = num_specials = special_bytes = 0
+    states = [encoder._acquire() for _ in range(num_workers)]
+    try:
+        with beside.open("wb") as file:
+            file.write(_npy_header(dtype, 0))
+            for ids, size, found, found_bytes in in_order(work, chunks(text, specials, pattern), states):
+                file.write(ids)
+                tokens += len(ids)
+                done += size
+                num_specials += found
+                special_bytes += found_bytes
+                if progress is not None:
+                    progress(done, len(text))
+            file.seek(0)
+            file.write(_npy_header(dtype, tokens))
+        os.replace(beside, dst)
+    finally:
+        beside.unlink(missing_ok=True)
+        encoder._idle.extend(states)
+    return EncodeSummary(tokens, len(text), num_specials, special_bytes, time.perf_counter() - began)
