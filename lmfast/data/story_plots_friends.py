@@ -9,11 +9,11 @@ share_start:
 -3 {day} {Hero.he} had {a opinion} {food:dish} in {hero.his} {look} {inside}.
 -2 {day} {A trait} {worker} gave {hero.him} {a opinion} {food:dish} and a cup of {drink}.
 -2 One {weather} {daypart}, {hero.his} {elder} gave {hero.him} {a opinion} {food:dish} and {number} {treats}.
--1 {day} By the {look} {spot}, {hero} sat down to eat {a size} {food:dish} and some {treats}.
+-1 {day} By the {spot_look} {spot}, {hero.he} sat down to eat {a size} {food:dish} and some {treats}.
 share_want:
 -3 {meet_pal} "I am hungry and {heavy}," {pal_sighs} "My {inside} is empty."
 -2 {meet_pal} {pal} looked {heavy}. "I had {a food}, but {a size} {animal} ate it," {pal_sighs}
--2 Near the {look} {spot} sat {a trait} {friend:pal.intro} with nothing to eat. {pal} looked {sad} and {heavy}.
+-2 Near the {spot_look} {spot} sat {a trait} {friend:pal.intro} with nothing to eat. {pal} looked {sad} and {heavy}.
 -1 {meet_pal} "That is {a opinion} {dish}," {pal_says} {Pal.he} had only {number} {treats}.
 share_turn:
 -3 {hero} wanted the whole {dish}. Then {hero.he} thought of {a trait} {worker}, who always shared. {share_give}
@@ -23,19 +23,19 @@ share_turn:
 share_give:
 -3 "{exclamation}! Half is for you," {hero_cheers} The {dish} tasted of {smell_one} and {smell_two}.
 -3 {hero} broke the {dish} in two. "Thank you," {pal_answers} "Here are {number} {color} {treats} for you."
--2 So {hero} gave {pal} the bigger half. "You are {trait_one} and {trait_two}," {pal_answers}
+-2 So {hero} gave {pal} the bigger half. "You are {praise_one} and {praise_two}," {pal_answers}
 -1 "Let us share the {dish} and some {drink}," {hero_says} {A size} {animal} got the crumbs.
 
 animal_start:
--4 {day} Near the {look} {spot}, {hero.he} heard {a sound}. {A size} {color} {animal:beast} had {trouble}.
+-4 {day} Near the {spot_look} {spot}, {hero.he} heard {a sound}. {A size} {color} {animal:beast} had {trouble}.
 -3 {day} Then {hero.he} saw {a size} {color} {animal:beast} in the {ground}. It had {trouble}.
 -2 {day} There, behind {a look} {behind}, sat {a color} {animal:beast}. The poor thing had {trouble}.
 -1 One {weather} {daypart}, {a size} {color} {animal:beast} lay by the door. It had {trouble}.
 animal_help:
 -3 "You poor {beast}," {hero_sighs} The {beast} looked {scared}. {aside}
 -2 "{exclamation}! Do not be {scared}, little {beast}," {hero_says} The {beast} {animal_did}.
--2 The {beast} looked {sad} and {heavy}. {hero} sat down {how} beside it. {aside}
--2 {hero} was {sad} to see it. "Wait here, {trait} {beast}," {hero_says}
+-2 The {beast} looked {sad} and {heavy}. {Hero.he} sat down {how} beside it. {aside}
+-2 {Hero.he} was {sad} to see it. "Wait here, {trait} {beast}," {hero_says}
 animal_care:
 -3 {hero} {went} home and came back with {remedy} and some {treats}. {animal_better}
 -2 {hero} called {hero.his} {elder:kin}. Together they {went} {how} to the {beast} with {remedy}. {animal_better}
@@ -68,7 +68,7 @@ party_work:
 -1 {hero} filled {a look} {inside} with {treats} and {a color} jug with {drink}. {party_doubt}
 party_doubt:
 -3 Meanwhile, {pal} felt {sad} and {heavy}. "Nobody wants to play {game} with me," {pal_sighs}
--2 But {pal} sat alone by the {look} {spot} and felt {sad} and {heavy}.
+-2 But {pal} sat alone by the {spot_look} {spot} and felt {sad} and {heavy}.
 -2 "Why is {hero} so busy?" {asked} {pal} {sadly}. {Pal.he} was {sad}.
 -1 {pal} saw the {decoration} and {asked} about them. "They are for {topic}!" {hero_answers}
 party_day:
@@ -103,7 +103,7 @@ race_go:
 -2 "Ready, set, go!" {cheered} the {worker}, and the {contest} began.
 -1 {A look} whistle blew, and everyone {cheered}.
 race_turn:
--3 But near the {look} {spot}, {pal} fell in the {ground} and looked {sad} and {heavy}. {race_choice}
+-3 But near the {spot_look} {spot}, {pal} fell in the {ground} and looked {sad} and {heavy}. {race_choice}
 -2 Then {pal}'s {color} {clothing} tore on {a look} {behind}, and {pal} felt {sad} and {heavy}. {race_choice}
 -2 Halfway through, {hero} heard {a size} {sound}. It was {pal}, who looked {scared}. {race_choice}
 race_choice:
@@ -121,14 +121,14 @@ new_start:
 -2 It was {hero}'s first {daypart} at the {place_look} new school by the {place}. {new_first}
 -2 One {weather} {daypart}, {hero} came to {a place_look} {place} where {hero.he} knew nobody. {new_first}
 new_first:
--3 {hero} felt {scared} and {heavy}.
+-3 {Hero.he} felt {scared} and {heavy}.
 -2 "I miss my old {room}," {hero_sighs}
--2 {hero} held {hero.his} {look} {toy} {how}.
--1 All {hero.he} knew there was {a look} {spot}.
+-2 {Hero.he} held {hero.his} {look} {toy} {how}.
+-1 All {hero.he} knew there was {a spot_look} {spot}.
 new_shy:
--3 Some {trait} children played {game} near the {spot}. {hero} only watched and felt {sad} and {heavy}.
--2 {hero} sat down alone by {a look} {spot} and ate {a food}. {aside}
--2 Everyone {together_one} and {together_two}, and {hero} looked at the {plants}. {Hero.he} was too {scared} to speak.
+-3 Some {trait} children played {game} near the {spot}. {Hero.he} only watched and felt {sad} and {heavy}.
+-2 {Hero.he} sat down alone by {a spot_look} {spot} and ate {a food}. {aside}
+-2 Everyone {together_one} and {together_two}, and {hero.he} looked at the {plants}. {Hero.he} was too {scared} to speak.
 new_talk:
 -3 Then {a trait} {friend:pal.intro} sat down next to {hero.him}. {new_ask}
 -2 {A color} {toy} fell at {hero.his} feet. It belonged to {friend:pal}, {a trait} {pal.kid}. {new_ask}
@@ -144,14 +144,14 @@ sound_start:
 -2 {hero} was in {hero.his} {look} bed when there was {a size} {sound} in the {room}. {sound_again}
 -2 "What was that?" {asked} {hero} one {weather} night. There was {a sound} from the {room}. {sound_again}
 sound_again:
--2 Then came {a size} {sound}, and {hero} felt {scared}.
+-2 Then came {a size} {sound}, and {hero.he} felt {scared}.
 -2 {Hero.he} pulled up the {look} {color} blanket and felt {scared}.
--1 Maybe it was {topic}! {hero} was {scared}.
+-1 Maybe it was {topic}! {Hero.he} was {scared}.
 -1 Could it be {a size} {animal}? Could it be {topic}?
 sound_look:
--3 {hero} took {a look} {tool} and {went} {how} to the {room}. {sound_not}
--2 {hero} woke {hero.his} {elder}, and they {went} {how} down the stairs with {a look} {color} lamp. {sound_not}
--2 {hero} put on {a color} {clothing}, counted to {number} and {went} {how} to see. {sound_not}
+-3 {Hero.he} took {a look} {tool} and {went} {how} to the {room}. {sound_not}
+-2 {Hero.he} woke {hero.his} {elder}, and they {went} {how} down the stairs with {a look} {color} lamp. {sound_not}
+-2 {Hero.he} put on {a color} {clothing}, counted to {number} and {went} {how} to see. {sound_not}
 sound_not:
 -3 It was not the {under}, and it was not {a look} {tool} either.
 -2 There was nobody behind the {behind}, and nothing inside the {look} {inside}.
@@ -171,5 +171,5 @@ sound_end:
 sound_last:
 -3 {pet_called} slept on {a look} {color} {clothing} that night. {glad_end}
 -2 After that, {hero} and {pet_called} {together_one} and {together_two} every {daypart}. {glad_end}
--2 "No more {sound} at night, {pet_called}," {hero_says} {glad_end}
+-2 "So the {sound} was you, {pet_called}," {hero_says} {glad_end}
 """

@@ -125,23 +125,23 @@ use_instrument:
 -1 took it to the {place}
 
 hero_says:
--4 {said} {hero}.
+-3 {said} {hero}.
 -2 {said} {hero} {how}.
--2 {hero.he} {said}.
--2 {hero} {said}, and {hero.he} {gesture}.
+-3 {hero.he} {said}.
+-2 {hero.he} {gesture} and {said}.
 hero_cheers:
--4 {cheered} {hero}.
--2 {hero.he} {cheered}.
+-3 {cheered} {hero}.
+-3 {hero.he} {cheered}.
 -1 {cheered} {hero}, and {hero.he} {gesture} {how}.
 hero_sighs:
--4 {sighed} {hero}.
+-3 {sighed} {hero}.
 -2 {sighed} {hero} {sadly}.
--2 {hero.he} {sighed}.
+-3 {hero.he} {sighed}.
 hero_answers:
 -3 {replied} {hero}.
 -2 {replied} {hero} {how}.
--2 {hero.he} {replied}.
--1 {hero} {replied} and {gesture}.
+-3 {hero.he} {replied}.
+-1 {hero.he} {replied} and {gesture}.
 pal_says:
 -4 {said} {pal}.
 -2 {said} {pal} {how}.
@@ -154,6 +154,12 @@ pal_answers:
 -3 {replied} {pal}.
 -2 {replied} {pal} {how}.
 -1 {pal} {replied} and {gesture}.
+kin_sighs:
+-3 {sighed} {hero.his} {kin}.
+-2 {sighed} {hero.his} {kin} {sadly}.
+kin_cheers:
+-3 {cheered} {hero.his} {kin}.
+-2 {cheered} {hero.his} {kin}, and {kin.he} {gesture} {how}.
 kin_says:
 -4 {advised} {hero.his} {kin}.
 -2 {advised} {hero.his} {kin} {how}.

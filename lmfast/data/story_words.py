@@ -36,6 +36,9 @@ polite patient dreamy bold sweet bright helpful eager merry stubborn generous se
 adventurous talkative impatient energetic imaginative nimble bashful warmhearted spirited wise cautious
 mischievous restless good-natured hopeful fearless loyal inventive messy chatty daring modest gracious
 joyful sleepy plucky witty tidy clumsy dependable jolly fair sincere lovable quick-witted
+praise:
+kind good generous brave thoughtful clever gentle wise helpful patient sweet honest loyal strong friendly
+wonderful caring careful noble true
 opinion:
 lovely beautiful special wonderful nice funny pretty strange perfect fine splendid curious charming precious
 handsome marvelous fancy magnificent simple odd delightful remarkable ordinary peculiar cozy elegant humble
@@ -56,7 +59,7 @@ sky_color:
 golden pink red orange silver purple crimson rosy amber pale scarlet violet copper bright glowing
 toy:
 ball kite doll teddy_bear puzzle spinning_top toy_train toy_boat robot toy_truck puppet rocking_horse yo-yo
-jump_rope scooter stuffed_rabbit wooden_duck dinosaur pinwheel dollhouse toy_castle marble rag_doll
+jump_rope scooter stuffed_rabbit rubber_duck dinosaur pinwheel dollhouse toy_castle marble rag_doll
 toy_airplane balloon stuffed_elephant hoop toy_soldier jack-in-the-box boomerang skateboard toy_dragon
 frisbee trampoline sled stuffed_giraffe tricycle toy_rocket toy_tractor dragon_puppet
 keepsake:
@@ -95,7 +98,7 @@ park forest garden beach lake river meadow farm market hill village playground h
 town_square bakery museum school train_station mountain waterfall castle zoo valley field bridge lighthouse
 fairground cave island bookshop windmill campground toy_shop greenhouse circus barn vineyard theater
 aquarium canyon courtyard marsh post_office observatory riverbank cottage shipyard treehouse crossroads
-sand_dunes
+sandbank
 place_look:
 quiet sunny nearby old busy little green peaceful windy misty leafy crowded famous shady hidden grassy
 pleasant muddy sleepy bustling distant cheery sparkling snowy rocky lonely breezy mossy wild silent dusky
@@ -116,9 +119,12 @@ drawer toy_box closet basket suitcase teapot backpack mailbox cookie_jar trunk b
 coat_pocket wheelbarrow oven sewing_box umbrella_stand doghouse crate pail cooking_pot saddlebag
 spot:
 oak_tree bush log willow wall stump boulder apple_tree park_bench wooden_bridge hedge lamppost pine_tree
-fountain statue maple_tree bridge signpost birch_tree scarecrow stone_arch cherry_tree mossy_rock old_cart
-picnic_table beehive bandstand water_pump brick_tower toolshed sundial well_house gatepost chestnut_tree
-fir_tree millstone signboard rose_arbor wishing_well clothesline elm_tree
+fountain statue maple_tree bridge signpost birch_tree scarecrow stone_arch cherry_tree picnic_table beehive
+bandstand water_pump brick_tower toolshed sundial well_house gatepost chestnut_tree fir_tree millstone
+signboard rose_arbor wishing_well clothesline elm_tree rock hay_cart
+spot_look:
+old tall crooked mossy little hollow broken gnarled leaning lonely quiet shady dusty stony weathered snowy
+leafy ancient famous big muddy sunlit
 animal:
 rabbit bird squirrel dog cat frog duck mouse fox turtle owl hedgehog kitten deer pony goat lamb bear beaver
 puppy hen otter goose sparrow raccoon mole donkey badger robin chipmunk swan calf snail crow pigeon ladybug
@@ -199,7 +205,8 @@ petrified worried tense shaken uneasy wary
 afraid:
 scared afraid frightened terrified fearful wary mistrustful
 sorry:
-sorry ashamed guilty awful terrible bad embarrassed sheepish regretful rotten dreadful uneasy wretched
+sorry ashamed guilty awful terrible embarrassed sheepish regretful dreadful uneasy wretched foolish
+remorseful
 went:
 walked ran hurried skipped went raced marched strolled wandered tiptoed dashed hiked hopped rushed trotted
 scampered trudged sprinted galloped bounded ambled crept cycled sauntered zoomed hobbled bustled shuffled
@@ -212,7 +219,7 @@ warmly wisely firmly curiously dutifully loudly sweetly silently tenderly delica
 sadly:
 sadly quietly softly slowly gloomily tearfully wearily glumly faintly anxiously hoarsely weakly miserably
 said:
-said called announced declared explained remarked decided chirped stated
+said called announced declared explained remarked chirped stated observed
 cheered:
 cried shouted laughed exclaimed cheered sang giggled squealed hooted whooped yelled beamed
 sighed:
@@ -252,7 +259,7 @@ pipe_cleaners newspaper corks chalk toothpicks burlap
 craft:
 kite card boat birdhouse puppet castle mask picture necklace rocket paper_lantern crown basket quilt
 treehouse dollhouse wind_chime robot spaceship scarecrow clay_pot scrapbook bookshelf go-kart snowman
-wooden_chair music_box raft flower_box telescope jigsaw photo_frame wagon totem_pole weather_vane rag_rug
+rocking_chair music_box raft flower_box telescope jigsaw photo_frame wagon totem_pole weather_vane rag_rug
 dragon_costume toy_theater
 party:
 birthday_party picnic puppet_show parade concert treasure_hunt tea_party dance magic_show bonfire
@@ -281,7 +288,7 @@ race sack_race relay_race swimming_race bicycle_race boat_race three-legged_race
 sled_race spelling_bee cooking_contest talent_show kite_contest pumpkin_contest drawing_contest chess_match
 obstacle_course skating_race snail_race go-kart_race
 prize:
-medal trophy ribbon cup badge basket_of_fruit chocolate_cake golden_star certificate bag_of_marbles crown
+medal trophy ribbon cup badge basket_of_fruit chocolate_cake gold_star certificate bag_of_marbles crown
 silver_spoon bouquet book_of_stories pocket_compass rosette jar_of_honey new_bicycle
 chore:
 water_the_plants feed_the_hens wash_the_dishes clean_the_kitchen sweep_the_porch walk_the_dog set_the_table
@@ -314,7 +321,7 @@ jumped cheered blinked danced twirled hiccupped snorted hopped whistled curtsied
 
 # fmt: off
 PAIRED = [
-    "trait", "smell", "treats", "plants", "material", "topic", "decoration", "animal", "hobby", "together",
+    "trait", "praise", "smell", "treats", "plants", "material", "topic", "decoration", "animal", "hobby", "together",
     "furnishing", "color", "warm", "how",
 ]
 # fmt: on
