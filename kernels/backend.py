@@ -92,7 +92,9 @@ class _Recorder:
 
 @contextlib.contextmanager
 def record(capability: tuple[int, int]) -> Iterator[Recording]:
-    """Within, launches are written down instead of made: aot.py compiles exactly what dispatch would launch."""
+    """Within, launches are written down instead of made: aot.py compiles exactly what dispatch would
+    launch.
+    """
     global _recording
     _recording = Recording(capability)
     try:
@@ -117,8 +119,8 @@ def register(name: str, opaque: bool = False) -> Callable:
     """Decorator: a functional operator `lmfast::name` whose body launches kernels.
 
     On a GPU a `triton_op`, which Inductor sees through; under the interpreter a `custom_op`, because there is
-    nothing to see: the fake that the operator's file registers stands in for it while tracing. `opaque` keeps a
-    body whole on a GPU too. The undecorated body stays reachable as `operator.body`, for `record`.
+    nothing to see: the fake that the operator's file registers stands in for it while tracing. `opaque`
+    keeps a body whole on a GPU too. The undecorated body stays reachable as `operator.body`, for `record`.
     """
     library_decorator = torch.library.custom_op if INTERPRETING or opaque else torch.library.triton_op
 
