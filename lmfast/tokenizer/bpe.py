@@ -1,0 +1,467 @@
+"""The tokenizer's public face: `train_bpe` and `Tokenizer`.
+
+In: text as `str` or bytes, or files of any bytes; ids as lists or integer arrays. Out: ids (lists, or uint32 arrays
+where the name says array), text, bytes, files. Any bytes round-trip. A `str` is read as UTF-8; a lone surrogate
+in it becomes the three bytes that UTF-8 would give it (`surrogatepass`), so that `decode_bytes` returns those, and
+`decode`, which shows invalid UTF-8 as U+FFFD, shows three of them.
+
+Ids: bytes 0-255, merges in the order they were learnt, special tokens last, for tokenizers trained here. A
+tokenizer made elsewhere keeps its ids, whatever their order. `vocab_size` is one more than the highest id.
+
+Special tokens in text are recognised (longest first) unless a call says otherwise: `allowed_special` is "all",
+"none" or a set of those to recognise, the others being plain text; `disallowed_special` ("all", meaning all that are
+not allowed, or a collection) are refused with a `UserError` where they stand in the text.
+"""
+
+import codecs
+import functools
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from lmfast.errors import UserError
+from lmfast.files import check_writable, written_beside
+from lmfast.tokenizer import formats
+from lmfast.tokenizer.formats import TokenizerParts
+from lmfast.tokenizer.patterns import Pattern, get_pattern
+
+if TYPE_CHECKING:
+    from lmfast.tokenizer.decoding import Decoder
+    from lmfast.tokenizer.encoding import Encoder, EncodeSummary
+
+logger = logging.getLogger(__name__)
+
+AllowedSpecial = Literal["all", "none"] | Collection[str]
+
+
+class Tokenizer:
+    """Byte-level BPE with special tokens. The head of this file tells of ids, text and special tokens.
+
+    `training` is there on a tokenizer that `train_bpe` made.
+    """
+
+    def __init__(
+        self,
+        vocab: Mapping[int, bytes],
+        merges: Sequence[tuple[bytes, bytes]],
+        special_tokens: Sequence[str] | Mapping[str, int] | None = None,
+        pattern: str | Pattern = "gpt2",
+    ):
+        """vocab: id → bytes, with all 256 single bytes. merges: pairs in order of priority.
+
+        special_tokens: texts, which keep their id where the vocabulary holds their bytes and get the next free id
+        where not; or {text: id}. pattern: a name, an expression or a Pattern. Raises UserError where these do not
+        fit together.
+        """
+        self.pattern = pattern if isinstance(pattern, Pattern) else get_pattern(pattern)
+        self.vocab: dict[int, bytes] = dict(vocab)  # in the order of ids
+        self.merges: list[tuple[bytes, bytes]] = [(bytes(a), bytes(b)) for a, b in merges]
+        self.special_tokens: dict[str, int] = self._place_special(special_tokens)
+        self._check()
+
+    def _place_special(self, special_tokens: Sequence[str] | Mapping[str, int] | None) -> dict[str, int]:
+        placed = dict(special_tokens) if isinstance(special_tokens, Mapping) else {}
+        for text, token in placed.items():
+            if self.vocab.setdefault(token, text.encode()) != text.encode():
+                raise UserError(
+                    f"special token {text!r}: id {token} is {self.vocab[token]!r}; give it a free id"
+                )
+        if not isinstance(special_tokens, Mapping):
+            id_of = {token: i for i, token in self.vocab.items()}
+            for text in special_tokens or ():
+                placed[text] = id_of.get(text.encode(), max(self.vocab, default=-1) + 1)
+                self.vocab[placed[text]] = text.encode()
+        if "" in placed:
+            raise UserError("special token '': an empty one matches everywhere; leave it out")
+        self.vocab = dict(sorted(self.vocab.items()))
+        return placed
+
+    def _check(self) -> None:
+        special = set(self.special_tokens.values())
+        made = {a + b for a, b in self.merges}
+        # An ordinary entry may be special as well: text finds it as such, merges still lead to it.
+        self._id_of = {
+            token: i
+            for i, token in sorted(self.vocab.items(), reverse=True)
+            if i not in special or len(token) == 1 or token in made
+        }
+        lacking = [byte for byte in range(256) if bytes([byte]) not in self._id_of]
+        if lacking:
+            raise UserError(
+                f"the vocabulary lacks {len(lacking)} of the 256 single bytes (the first: {lacking[0]:#04x}), so some "
+                "text could not be encoded; is it a byte-level BPE?"
+            )
+        for number, (a, b) in enumerate(self.merges, 1):
+            for token in (a, b, a + b):
+                if token not in self._id_of:
+                    raise UserError(
+                        f"merge {number} ({a!r} + {b!r}) needs {token!r}, which the vocabulary does not hold; do "
+                        "vocabulary and merges belong together?"
+                    )
+
+    # What it is ---------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def vocab_size(self) -> int:
+        """Every id is below it."""
+        return max(self.vocab) + 1
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of token files: uint16 while every id fits, else uint32."""
+        return np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that an id stands for; a special token's are its text."""
+        try:
+            return self.vocab[int(token)]
+        except KeyError:
+            raise UserError(f"id {token} is outside the vocabulary of {self.vocab_size}") from None
+
+    def fingerprint(self) -> str:
+        """sha256 of everything that decides ids; equal fingerprints give equal ids for all text."""
+        digest = hashlib.sha256()
+        id_of = self._id_of
+        facts = (
+            self.pattern.regex,
+            list(self.vocab.items()),
+            [(id_of[a], id_of[b], id_of[a + b]) for a, b in self.merges],
+            sorted(self.special_tokens.items()),
+        )
+        for fact in facts:
+            digest.update(repr(fact).encode("utf-8", "surrogatepass") + b"\0")
+        return digest.hexdigest()
+
+    def __repr__(self) -> str:
+        return (
+            f"Tokenizer(vocab_size={self.vocab_size}, merges={len(self.merges)}, pattern={self.pattern.name!r}, "
+            f"special_tokens={list(self.special_tokens)})"
+        )
+
+    # Encoding -----------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _encoder(self) -> "Encoder":
+        from lmfast.tokenizer.encoding import Encoder
+
+        return Encoder(self.vocab, self.merges, self.special_tokens, self.pattern)
+
+    def encode(
+        self,
+        text: str | bytes,
+        allowed_special: AllowedSpecial = "all",
+        disallowed_special: Literal["all"] | Collection[str] = (),
+    ) -> list[int]:
+        """The ids of a text."""
+        return self.encode_array(text, allowed_special, disallowed_special).tolist()
+
+    def encode_array(
+        self,
+        text: str | bytes | bytearray | memoryview | np.ndarray,
+        allowed_special: AllowedSpecial = "all",
+        disallowed_special: Literal["all"] | Collection[str] = (),
+    ) -> np.ndarray:
+        """The ids of a text, uint32. Arrays are taken as bytes (uint8)."""
+        data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+        if isinstance(allowed_special, str):
+            allowed = allowed_special
+            if allowed not in ("all", "none"):
+                raise UserError(
+                    f"allowed_special={allowed!r}: it is 'all', 'none' or a set of special tokens"
+                )
+        else:
+            allowed = set(allowed_special)
+            self._check_known(allowed, "allowed_special")
+        if disallowed_special:
+            self._refuse(bytes(data), allowed, disallowed_special)
+        return self._encoder.encode(data, allowed)
+
+    def _check_known(self, texts: Iterable[str], name: str) -> None:
+        for text in texts:
+            if text not in self.special_tokens:
+                known = ", ".join(map(repr, self.special_tokens)) or "none"
+                raise UserError(f"{name}: {text!r} is no special token of this tokenizer (it has {known})")
+
+    def _refuse(self, data: bytes, allowed: str | set[str], disallowed: str | Collection[str]) -> None:
+        if disallowed == "all":
+            keep = set(self.special_tokens) if allowed == "all" else set() if allowed == "none" else allowed
+            disallowed = set(self.special_tokens) - keep
+        elif isinstance(disallowed, str):
+            raise UserError(
+                f"disallowed_special={disallowed!r}: it is 'all' or a collection of special tokens"
+            )
+        self._check_known(disallowed, "disallowed_special")
+        for text in disallowed:
+            at = data.find(text.encode())
+            if at >= 0:
+                raise UserError(
+                    f"the text holds the special token {text!r} at byte {at}; take it out, or leave it out of "
+                    "disallowed_special to have it encoded"
+                )
+
+    def encode_batch(
+        self, texts: Sequence[str | bytes], allowed_special: AllowedSpecial = "all"
+    ) -> list[np.ndarray]:
+        """The ids of each text, uint32."""
+        return [self.encode_array(text, allowed_special) for text in texts]
+
+    def encode_iterable(
+        self, chunks: Iterable[str | bytes], allowed_special: AllowedSpecial = "all"
+    ) -> Iterator[int]:
+        """The ids of all chunks together, as if they were one text, however it is cut. Memory stays constant."""
+        for ids in self.encode_arrays(chunks, allowed_special):
+            yield from ids.tolist()
+
+    def encode_arrays(
+        self, chunks: Iterable[str | bytes], allowed_special: AllowedSpecial = "all"
+    ) -> Iterator[np.ndarray]:
+        """`encode_iterable` an array at a time: the ids of about 64 KiB of text each."""
+        from lmfast.tokenizer.streaming import safe_pieces
+
+        special = [text.encode() for text in self.special_tokens]
+        for piece in safe_pieces(chunks, special, self.pattern):
+            yield self.encode_array(piece, allowed_special)
+
+    def encode_file(
+        self,
+        src: str | Path,
+        dst: str | Path,
+        num_workers: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        tokenizer_path: str | Path | None = None,
+    ) -> "EncodeSummary":
+        """Encodes a file into a 1-D .npy of `dtype`, and writes its summary to `dst`.json. Neither file is loaded.
+
+        tokenizer_path: where this tokenizer is saved, for the summary (a loaded tokenizer knows). progress:
+        called with (bytes done, bytes in all).
+        """
+        from lmfast.tokenizer.encoding import encode_file
+
+        check_writable(dst)
+        if Path(src).is_file() and Path(src).stat().st_size == 0:
+            raise UserError(f"{src}: is empty; there is nothing to encode")
+        side = Path(f"{dst}.json")
+        side.unlink(missing_ok=True)  # it would tell of the file that is about to be replaced
+        summary = encode_file(self._encoder, src, dst, self.dtype, num_workers, progress)
+        home = tokenizer_path or self._loaded_from
+        facts = {
+            "tokens": summary.tokens,
+            "bytes": summary.bytes,
+            "special_bytes": summary.special_bytes,
+            "vocab_size": self.vocab_size,
+            "dtype": self.dtype.name,
+            "tokenizer": None if home is None else str(home),
+            "tokenizer_sha256": self.fingerprint(),
+        }
+        with written_beside(side) as beside:
+            beside.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        return summary
+
+    # Decoding -----------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _decoder(self) -> "Decoder":
+        from lmfast.tokenizer.decoding import Decoder
+
+        return Decoder(self.vocab)
+
+    def _decode_buffer(self, ids: Iterable[int] | np.ndarray) -> bytes | np.ndarray:
+        if isinstance(ids, np.ndarray) and len(ids) > 256:
+            return self._decoder.decode(ids)
+        ids = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+        try:
+            return b"".join([self.vocab[token] for token in ids])
+        except KeyError:
+            from lmfast.tokenizer.decoding import unknown_id
+
+            position = next(i for i, token in enumerate(ids) if token not in self.vocab)
+            raise unknown_id(ids[position], position, self.vocab_size) from None
+
+    def decode_bytes(self, ids: Iterable[int] | np.ndarray) -> bytes:
+        """The bytes that ids stand for. Raises UserError at an id outside the vocabulary."""
+        return bytes(self._decode_buffer(ids))
+
+    def decode(self, ids: Iterable[int] | np.ndarray, errors: str = "replace") -> str:
+        """The text that ids stand for; bytes that are not UTF-8 become U+FFFD (or as `errors` says)."""
+        return str(memoryview(self._decode_buffer(ids)), "utf-8", errors)
+
+    def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """Text as soon as it is certain: a character whose bytes are spread over tokens comes when it is whole.
+
+        Joined, the pieces are `decode` of all ids.
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        for token in ids:
+            text = decoder.decode(self.token_bytes(token))
+            if text:
+                yield text
+        rest = decoder.decode(b"", final=True)
+        if rest:
+            yield rest
+
+    # Files --------------------------------------------------------------------------------------------------
+
+    _loaded_from: Path | None = None
+    training: "TrainingSummary | None" = None
+
+    def save(self, path: str | Path) -> None:
+        """A folder gets vocab.json, merges.txt and tokenizer.json; NAME.tiktoken ranks; NAME.json a tokenizer.json."""
+        path = Path(path)
+        parts = TokenizerParts(self.vocab, self.merges, self.special_tokens)
+        is_gpt2 = self.pattern.name == "gpt2"
+        if path.suffix == ".tiktoken":
+            formats.write_tiktoken(parts, path)
+        elif path.suffix == ".json":
+            formats.write_tokenizer_json(parts, path, self.pattern.regex, is_gpt2)
+        else:
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"{path}: cannot be made a folder ({error.strerror})") from None
+            formats.write_vocab_and_merges(parts, path / "vocab.json", path / "merges.txt")
+            formats.write_tokenizer_json(parts, path / "tokenizer.json", self.pattern.regex, is_gpt2)
+            self._loaded_from = path
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        pattern: str | None = None,
+        special_tokens: Sequence[str] | Mapping[str, int] | None = None,
+    ) -> "Tokenizer":
+        """Loads what `save` wrote, or a file of GPT-2's, Hugging Face's or tiktoken's format (see formats.py).
+
+        pattern and special_tokens: for formats that do not say; .tiktoken needs the pattern.
+        """
+        path = Path(path)
+        parts = formats.read(path, None if special_tokens is None else list(special_tokens), pattern)
+        tokenizer = cls._of(parts, special_tokens, path)
+        tokenizer._loaded_from = path
+        return tokenizer
+
+    @classmethod
+    def from_files(
+        cls,
+        vocab: str | Path,
+        merges: str | Path,
+        special_tokens: Sequence[str] | None = None,
+        pattern: str = "gpt2",
+    ) -> "Tokenizer":
+        """Loads vocab.json and merges.txt. Without `special_tokens` the entries that nothing makes are special."""
+        parts = formats.read_vocab_and_merges(Path(vocab), Path(merges), special_tokens)
+        parts.pattern = pattern
+        tokenizer = cls._of(parts, special_tokens, Path(vocab))
+        tokenizer._loaded_from = Path(vocab)
+        return tokenizer
+
+    @classmethod
+    def _of(
+        cls,
+        parts: TokenizerParts,
+        special_tokens: Sequence[str] | Mapping[str, int] | None,
+        path: Path,
+    ) -> "Tokenizer":
+        special = dict(parts.special_tokens)
+        if isinstance(special_tokens, Mapping):
+            special |= special_tokens
+        else:
+            for text in special_tokens or ():
+                special.setdefault(text, max([*parts.vocab, *special.values()]) + 1)
+        try:
+            return cls(parts.vocab, parts.merges, special, parts.pattern or "gpt2")
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What a training did: sizes, and seconds by phase."""
+
+    total_bytes: int
+    distinct_pretokens: int
+    longest_token: bytes
+    counting_seconds: float
+    merging_seconds: float
+
+
+def train_bpe(
+    paths: str | Path | Sequence[str | Path],
+    vocab_size: int,
+    special_tokens: Sequence[str] = ("<|endoftext|>",),
+    pattern: str = "gpt2",
+    num_workers: int | None = None,
+    max_memory: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Tokenizer:
+    """Learns a byte-level BPE from one or many files; `tokenizer.training` tells how it went.
+
+    vocab_size: bytes, merges and special tokens together; fewer come out (and a warning says so) where the text has
+    no more pairs. special_tokens: hard boundaries, never merged across. max_memory: bytes for the table of distinct
+    pretokens, which goes to disk beyond. progress: called with ("count", bytes done, bytes in all), then
+    ("merge", merges done, merges wanted). Deterministic, whatever the number of workers.
+    """
+    paths = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    special_tokens = list(special_tokens)
+    _check_training(paths, vocab_size, special_tokens)
+    split = get_pattern(pattern)
+
+    from lmfast.tokenizer.counting import count_pretokens
+    from lmfast.tokenizer.merging import learn_merges
+
+    started = time.perf_counter()
+    on_bytes = functools.partial(progress, "count") if progress is not None else None
+    counts = count_pretokens(paths, special_tokens, split, num_workers, max_memory, on_bytes)
+    if counts.total_bytes == 0:
+        raise UserError(
+            f"{', '.join(map(str, paths))}: no text in it; nothing can be learnt from an empty file"
+        )
+    counted = time.perf_counter()
+    wanted = vocab_size - 256 - len(special_tokens)
+    on_merge = (lambda done: progress("merge", done, wanted)) if progress is not None else None
+    merges = learn_merges(counts, wanted, on_merge)
+    if len(merges) < wanted:
+        logger.warning(
+            "the text has no more pairs after %d merges: the vocabulary is %d instead of %d",
+            len(merges),
+            vocab_size - wanted + len(merges),
+            vocab_size,
+        )
+    vocab = {byte: bytes([byte]) for byte in range(256)}
+    vocab |= {256 + i: a + b for i, (a, b) in enumerate(merges)}
+    special = {text: len(vocab) + i for i, text in enumerate(special_tokens)}
+    tokenizer = Tokenizer(vocab, merges, special, split)
+    tokenizer.training = TrainingSummary(
+        total_bytes=counts.total_bytes,
+        distinct_pretokens=len(counts.counts),
+        longest_token=max(vocab.values(), key=len),
+        counting_seconds=counted - started,
+        merging_seconds=time.perf_counter() - counted,
+    )
+    return tokenizer
+
+
+def _check_training(paths: list[Path], vocab_size: int, special_tokens: list[str]) -> None:
+    if not paths:
+        raise UserError("no input file; name one with --input")
+    for text in special_tokens:
+        if special_tokens.count(text) > 1:
+            raise UserError(f"special token {text!r} is given twice; name it once")
+        if len(text.encode()) == 1:
+            raise UserError(
+                f"special token {text!r} is a single byte, and bytes are ids already; take a longer one"
+            )
+    least = 256 + len(special_tokens)
+    if vocab_size < least:
+        raise UserError(
+            f"vocabulary size {vocab_size} is too small: 256 bytes and {len(special_tokens)} special tokens need at "
+            f"least {least}"
+        )
+    if "" in special_tokens:
+        raise UserError("special token '': an empty one matches everywhere; leave it out")

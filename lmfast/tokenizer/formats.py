@@ -1,0 +1,453 @@
+"""Tokenizer files: GPT-2's vocab.json + merges.txt, Hugging Face's tokenizer.json, tiktoken's .tiktoken ranks.
+
+In and out: `TokenizerParts`, everything that decides ids, and paths. Ids are kept as the file has them: GPT-2's
+byte ids are permuted, and special tokens may stand anywhere. In vocab.json, merges.txt and tokenizer.json bytes are
+spelt as characters by GPT-2's byte-to-unicode map; special tokens stand there as they are.
+
+What each format says: tokenizer.json everything; vocab.json + merges.txt neither the pattern nor which entries
+are special (an entry that is neither a byte nor made by a merge is taken as special); .tiktoken no special
+tokens and no pattern, and merges only by their ranks, from which they are rebuilt.
+
+Refused, in one line that names the file and the way out: broken files, merges whose parts are unknown, tokenizers
+that are not byte-level BPE, and settings that would change ids and that we do not have (normalizers, several
+splits, prefix spaces). Sources: openai/gpt-2 encoder.py, huggingface/tokenizers, openai/tiktoken load.py.
+"""
+
+import base64
+import binascii
+import functools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from lmfast.errors import UserError
+from lmfast.files import written_beside
+
+GPT2_PATTERN = "gpt2"
+NO_SPLIT = r"[\s\S]+"
+
+
+@dataclass
+class TokenizerParts:
+    """vocab: id → bytes, special tokens included. pattern: a name or an expression; None where the file is silent."""
+
+    vocab: dict[int, bytes]
+    merges: list[tuple[bytes, bytes]]
+    special_tokens: dict[str, int] = field(default_factory=dict)
+    pattern: str | None = None
+
+
+@functools.lru_cache(maxsize=1)
+def byte_characters() -> list[str]:
+    """The character for each byte: printable Latin-1 stands for itself, the other 68 from U+0100 on, in order."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    characters = {byte: chr(byte) for byte in printable}
+    characters |= {byte: chr(0x100 + i) for i, byte in enumerate(others)}
+    return [characters[byte] for byte in range(256)]
+
+
+@functools.lru_cache(maxsize=1)
+def _character_bytes() -> dict[str, int]:
+    return {character: byte for byte, character in enumerate(byte_characters())}
+
+
+def spell(token: bytes) -> str:
+    """b" the\\n" → "ĠtheĊ"."""
+    characters = byte_characters()
+    return "".join([characters[byte] for byte in token])
+
+
+def unspell(text: str) -> bytes | None:
+    """The inverse of `spell`; None where a character stands for no byte."""
+    table = _character_bytes()
+    try:
+        return bytes([table[character] for character in text])
+    except KeyError:
+        return None
+
+
+# Reading ------------------------------------------------------------------------------------------------------
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(_read_text(path))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); is the file whole?") from None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return _read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); is it a tokenizer file?") from None
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; name a tokenizer folder or file that is there") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if not content.strip():
+        raise UserError(f"{path}: is empty; save the tokenizer again")
+    return content
+
+
+def read_vocab_and_merges(
+    vocab_path: Path, merges_path: Path, special_tokens: Iterable[str] | None = None
+) -> TokenizerParts:
+    """vocab.json {spelt token: id} and merges.txt, a pair a line.
+
+    special_tokens: texts that are special (those that the vocabulary lacks get new ids behind it); None takes
+    every entry that is neither a byte nor made by a merge.
+    """
+    entries = _entries(read_json(vocab_path), vocab_path)
+    merges = _merges(_lines(merges_path), merges_path)
+    made = {a + b for a, b in merges}
+    wanted = None if special_tokens is None else set(special_tokens)
+    vocab: dict[int, bytes] = {}
+    found: dict[str, int] = {}
+    for text, token in entries.items():
+        spelt = unspell(text)
+        name = _special_name(text, spelt, wanted, made)
+        if name is not None:
+            found[name] = token
+            vocab[token] = name.encode()
+        elif spelt is not None:
+            vocab[token] = spelt
+        else:
+            raise UserError(
+                f"{vocab_path}: entry {text!r} is not spelt in GPT-2's byte characters; is it a special token? "
+                "then name it with --special-tokens"
+            )
+    _check_merges(merges, set(vocab.values()), merges_path, vocab_path)
+    return TokenizerParts(vocab, merges, found)
+
+
+def _special_name(text: str, spelt: bytes | None, wanted: set[str] | None, made: set[bytes]) -> str | None:
+    """The special token that an entry is, stored as it is or spelt in byte characters; None where it is none."""
+    try:
+        decoded = spelt.decode() if spelt is not None else text
+    except UnicodeDecodeError:
+        decoded = text
+    if wanted is not None:
+        return text if text in wanted else decoded if decoded in wanted else None
+    ordinary = spelt is not None and (len(spelt) == 1 or spelt in made)
+    return None if ordinary else decoded
+
+
+def _entries(vocab: Any, path: Path) -> dict[str, int]:
+    if not isinstance(vocab, dict) or not vocab:
+        raise UserError(f'{path}: not a vocabulary; it should be {{"token": id, …}}')
+    seen: dict[int, str] = {}
+    for text, token in vocab.items():
+        if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < 1 << 31:
+            raise UserError(f"{path}: entry {text!r} has the id {token!r}; ids are whole numbers from 0")
+        if token in seen:
+            raise UserError(f"{path}: id {token} belongs to {seen[token]!r} and to {text!r}; ids must differ")
+        seen[token] = text
+    return vocab
+
+
+def _lines(path: Path) -> list[tuple[int, Any]]:
+    """(line number, line) of merges.txt. Only the first line may be a header: "# #" is a merge."""
+    lines = _read_text(path).split("\n")
+    numbered = [(number, line.rstrip("\r")) for number, line in enumerate(lines, 1)]
+    return [(n, line) for n, line in numbered if line and not (n == 1 and line.startswith("#version"))]
+
+
+def _merges(lines: Iterable[tuple[int, Any]], path: Path) -> list[tuple[bytes, bytes]]:
+    """Pairs of bytes from "a b" strings or [a, b] lists."""
+    merges = []
+    for number, line in lines:
+        pair = line.split(" ") if isinstance(line, str) else line
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+            raise UserError(f"{path}: merge {number} is {line!r}; a merge is two tokens with a blank between")
+        a, b = unspell(pair[0]), unspell(pair[1])
+        if not a or not b:
+            raise UserError(f"{path}: merge {number}, {line!r}, is not spelt in GPT-2's byte characters")
+        merges.append((a, b))
+    return merges
+
+
+def _check_merges(merges: list[tuple[bytes, bytes]], known: set[bytes], path: Path, vocab_path: Path) -> None:
+    for number, (a, b) in enumerate(merges, 1):
+        for token in (a, b, a + b):
+            if token not in known:
+                raise UserError(
+                    f"{path}: merge {number} ({spell(a)} + {spell(b)}) needs {spell(token)!r}, which {vocab_path.name} "
+                    "does not hold; do the two files belong together?"
+                )
+
+
+def read_tokenizer_json(path: Path) -> TokenizerParts:
+    """Hugging Face's tokenizer.json, where it is byte-level BPE. Ids are those of `add_special_tokens=False`."""
+    document = read_json(path)
+    model = document.get("model") if isinstance(document, dict) else None
+    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
+        raise UserError(f"{path}: not a tokenizer.json with a BPE model; name one that is, or vocab.json")
+    pattern = _read_pattern(document, path)
+    for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(name):
+            raise UserError(
+                f"{path}: its {name} {model[name]!r} is not supported; only plain byte-level BPE is"
+            )
+    special: dict[str, int] = {}
+    for added in document.get("added_tokens") or []:
+        for flag in ("lstrip", "rstrip", "single_word"):
+            if added.get(flag):
+                raise UserError(
+                    f"{path}: added token {added['content']!r} has {flag}, which is not supported"
+                )
+        special[added["content"]] = added["id"]
+    vocab: dict[int, bytes] = {}
+    for text, token in _entries(model["vocab"], path).items():
+        spelt = unspell(text)
+        if text in special or spelt is None:
+            vocab[token] = text.encode()
+        else:
+            vocab[token] = spelt
+    for text, token in special.items():
+        vocab[token] = text.encode()
+    merges = _merges(enumerate(model.get("merges") or [], 1), path)
+    _check_merges(merges, set(vocab.values()), path, path)
+    if model.get("ignore_merges"):
+        _check_made(vocab, merges, special, path)
+    return TokenizerParts(vocab, merges, special, pattern)
+
+
+def _read_pattern(document: dict, path: Path) -> str:
+    """The split pattern of a pre-tokenizer that is ByteLevel, or one Split before it."""
+    normalizer = document.get("normalizer") or {"type": "Sequence", "normalizers": []}
+    if normalizer != {"type": "Sequence", "normalizers": []}:
+        raise UserError(
+            f"{path}: has a normalizer ({normalizer.get('type')}), which would change the text; only tokenizers "
+            "without one are supported"
+        )
+    steps = document.get("pre_tokenizer") or {}
+    steps = steps.get("pretokenizers", []) if steps.get("type") == "Sequence" else [steps]
+    kinds = [step.get("type") for step in steps]
+    if kinds[-1:] != ["ByteLevel"] or kinds not in (["ByteLevel"], ["Split", "ByteLevel"]):
+        raise UserError(
+            f"{path}: its pre-tokenizer {kinds} is not byte-level with at most one split; only such are supported"
+        )
+    byte_level = steps[-1]
+    if byte_level.get("add_prefix_space"):
+        raise UserError(f"{path}: its add_prefix_space would change the text; it is not supported")
+    use_regex = byte_level.get("use_regex", True)
+    if len(steps) == 1:
+        return GPT2_PATTERN if use_regex else NO_SPLIT
+    split = steps[0]
+    expression = split.get("pattern", {}).get("Regex")
+    # Removed + inverted keeps what matches and drops the rest; the two agree where the pattern covers all text.
+    behavior = (split.get("behavior"), bool(split.get("invert")))
+    if use_regex or expression is None or behavior not in (("Isolated", False), ("Removed", True)):
+        raise UserError(f"{path}: its split {split} is not supported; only a Regex, Isolated, is")
+    return expression
+
+
+def read_tiktoken(path: Path) -> TokenizerParts:
+    """A .tiktoken file: base64 of a token's bytes and its rank (its id), one a line."""
+    ranks: dict[bytes, int] = {}
+    for number, line in enumerate(_read_bytes(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            encoded, rank = line.split()
+            ranks[base64.b64decode(encoded, validate=True)] = int(rank)
+        except (ValueError, binascii.Error):
+            raise UserError(
+                f"{path}: line {number} is {line[:60]!r}, not `base64 rank`; is it a .tiktoken file?"
+            ) from None
+    vocab = {rank: token for token, rank in ranks.items()}
+    if len(vocab) != len(ranks) or min(vocab) < 0:
+        raise UserError(f"{path}: ranks must differ and be no less than 0")
+    merges = merges_from_ranks(ranks)
+    _check_made(vocab, merges, {}, path)
+    return TokenizerParts(vocab, merges)
+
+
+def _check_made(vocab: dict[int, bytes], merges: list, special: dict[str, int], path: Path) -> None:
+    """tiktoken, and tokenizer.json with ignore_merges, give a pretoken that is an entry that entry's id without
+    merging. It makes no difference where every entry has its merge, as in all that were learnt as BPE."""
+    made = {a + b for a, b in merges}
+    ordinary = set(vocab.values()) - {text.encode() for text in special}
+    lost = sorted(token for token in ordinary if len(token) > 1 and token not in made)
+    if lost:
+        raise UserError(
+            f"{path}: no merges lead to {len(lost)} of its tokens (the first: {lost[0]!r}), which only a lookup of "
+            "whole pretokens could find; such a vocabulary is not supported"
+        )
+
+
+def merges_from_ranks(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
+    """The merge that makes each token: the last two parts of it when it is encoded with lower ranks only.
+
+    tiktoken merges any two parts that together are a token. A token that falls into two lower ones in one way only
+    needs no encoding. One that lower ranks leave in more parts has no merge.
+    """
+    merges = []
+    never = 1 << 62
+    get = ranks.get
+    for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
+        splits = [
+            (token[:i], token[i:])
+            for i in range(1, len(token))
+            if get(token[:i], never) < rank and get(token[i:], never) < rank
+        ]
+        if len(splits) > 1:
+            parts = [token[i : i + 1] for i in range(len(token))]
+            while len(parts) > 2:
+                ranked = [get(a + b, never) for a, b in pairwise(parts)]
+                best = min(ranked)
+                if best >= rank:
+                    break
+                at = ranked.index(best)
+                parts[at : at + 2] = [parts[at] + parts[at + 1]]
+            splits = [(parts[0], parts[1])] if len(parts) == 2 else []
+        merges += splits
+    return merges
+
+
+# Writing ------------------------------------------------------------------------------------------------------
+
+
+def _spelt_vocab(parts: TokenizerParts, path: Path, with_special: bool) -> dict[str, int]:
+    special = {token: text for text, token in parts.special_tokens.items()}
+    entries: dict[str, int] = {}
+    for token in sorted(parts.vocab):
+        if token in special and not with_special:
+            continue
+        text = special[token] if token in special else spell(parts.vocab[token])
+        if text in entries:
+            raise UserError(
+                f"{path}: ids {entries[text]} and {token} would both be {text!r}; the format holds each text once, so "
+                "choose another special token"
+            )
+        entries[text] = token
+    return entries
+
+
+def write_vocab_and_merges(parts: TokenizerParts, vocab_path: Path, merges_path: Path) -> None:
+    entries = _spelt_vocab(parts, vocab_path, with_special=True)
+    _write(vocab_path, json.dumps(entries, ensure_ascii=False))
+    lines = [f"{spell(a)} {spell(b)}\n" for a, b in parts.merges]
+    _write(merges_path, "#version: 0.2\n" + "".join(lines))
+
+
+def write_tokenizer_json(parts: TokenizerParts, path: Path, expression: str, is_gpt2: bool) -> None:
+    """A file that `tokenizers.Tokenizer.from_file` and `transformers.PreTrainedTokenizerFast` load.
+
+    expression: the split pattern; is_gpt2: it is the one that ByteLevel has built in.
+    """
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": is_gpt2}
+    split = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    added = sorted(parts.special_tokens.items(), key=lambda item: item[1])
+    document = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": token, "content": text, **flags} for text, token in added],
+        "normalizer": None,
+        "pre_tokenizer": byte_level
+        if is_gpt2
+        else {"type": "Sequence", "pretokenizers": [split, byte_level]},
+        "post_processor": None,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": _spelt_vocab(parts, path, with_special=True),
+            "merges": [[spell(a), spell(b)] for a, b in parts.merges],
+        },
+    }
+    _write(path, json.dumps(document, ensure_ascii=False))
+
+
+def write_tiktoken(parts: TokenizerParts, path: Path) -> None:
+    """Ranks that `tiktoken.Encoding` takes with this tokenizer's pattern and special tokens given by argument."""
+    special = set(parts.special_tokens.values())
+    ids = {parts.vocab[token]: token for token in parts.vocab if token not in special}
+    made = [ids[a + b] for a, b in parts.merges]
+    if made != sorted(made):
+        raise UserError(
+            f"{path}: ids do not rise in the order of the merges, and .tiktoken merges in the order of ids; "
+            "save as tokenizer.json instead"
+        )
+    lines = [
+        f"{base64.b64encode(token).decode()} {rank}\n"
+        for token, rank in sorted(ids.items(), key=lambda item: item[1])
+    ]
+    _write(path, "".join(lines))
+
+
+def _write(path: Path, text: str) -> None:
+    with written_beside(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+# Which format a path is in ------------------------------------------------------------------------------------
+
+
+def read(
+    path: Path, special_tokens: Sequence[str] | None = None, pattern: str | None = None
+) -> TokenizerParts:
+    """Reads a folder (tokenizer.json, else vocab.json + merges.txt, else one .tiktoken) or a file of any format.
+
+    special_tokens: for vocab.json, which does not say. pattern: goes before the file's; .tiktoken needs one.
+    """
+    parts = _read(_file_in(path) if path.is_dir() else path, special_tokens, pattern)
+    parts.pattern = pattern or parts.pattern
+    return parts
+
+
+def _file_in(folder: Path) -> Path:
+    ranks = sorted(folder.glob("*.tiktoken"))
+    for file in (folder / "tokenizer.json", folder / "vocab.json", *ranks[:1]):
+        if file.exists():
+            return file
+    raise UserError(
+        f"{folder}: holds no tokenizer (tokenizer.json, vocab.json + merges.txt or a .tiktoken); train one with "
+        "`python -m lmfast.tokenizer train`"
+    )
+
+
+def _read(path: Path, special_tokens: Sequence[str] | None, pattern: str | None) -> TokenizerParts:
+    if path.suffix == ".tiktoken":
+        if pattern is None:
+            raise UserError(
+                f"{path}: does not say how text is split; add --pattern (gpt2, cl100k, o200k or a regex)"
+            )
+        return read_tiktoken(path)
+    if path.suffix == ".txt":
+        return read_vocab_and_merges(_neighbour(path, "merges.txt", "vocab.json"), path, special_tokens)
+    document = read_json(path)
+    if isinstance(document, dict) and "model" in document:
+        return read_tokenizer_json(path)
+    return read_vocab_and_merges(path, _neighbour(path, "vocab.json", "merges.txt"), special_tokens)
+
+
+def _neighbour(path: Path, name: str, other: str) -> Path:
+    """x-vocab.json → x-merges.txt, and the other way round."""
+    stem = name.split(".")[0]
+    if stem not in path.name:
+        raise UserError(
+            f"{path}: its {other} is not to be guessed from this name; give both with --vocab and --merges"
+        )
+    neighbour = path.with_name(path.name.replace(stem, other.split(".")[0])).with_suffix(Path(other).suffix)
+    if not neighbour.exists():
+        raise UserError(f"{path}: needs {neighbour.name} beside it; give both with --vocab and --merges")
+    return neighbour

@@ -1,0 +1,322 @@
+"""formats.py against the packages whose formats these are: what we save they load, with identical ids, and back."""
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+import tiktoken
+import tokenizers
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiktoken.load import load_tiktoken_bpe
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from lmfast.errors import UserError
+from lmfast.tokenizer import formats
+from lmfast.tokenizer.bpe import Tokenizer, train_bpe
+from lmfast.tokenizer.formats import byte_characters, merges_from_ranks, spell, unspell
+
+SPECIAL = ["<|endoftext|>", "<|a b|>"]
+TEXT = (
+    "One day, a little girl named Lily found a needle in her room. She knew it was difficult to play with it.\n"
+    "“We're going,” they'LL say; it's 12345 o'clock…\n\n  Größe, naïve, 日本語, здравствуй мир, 🙂🙂 \t tabs\r\n"
+) * 5
+SAMPLES = [
+    TEXT,
+    "",
+    " ",
+    "\n" * 50,
+    "x" * 3000,
+    "'s" * 50,
+    "today\n \n",
+    "a \n\n  b",
+    "<|endoftext|>a<|endoftext|><|endoftext|> b<|a b|>c <|a b|>",
+    "they'LL 'ſ ǅ",
+    "0123456789 ١٢٣ ½",
+]
+
+
+def train(folder: Path, pattern: str) -> Tokenizer:
+    source = folder / "text.txt"
+    source.write_text(TEXT + "<|endoftext|>" + TEXT[::-1], encoding="utf-8")
+    return train_bpe(source, 450, special_tokens=SPECIAL, pattern=pattern)
+
+
+@pytest.fixture(scope="module", params=["gpt2", "cl100k", "o200k"])
+def trained(request, tmp_path_factory) -> Tokenizer:
+    return train(tmp_path_factory.mktemp("text"), request.param)
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory) -> Tokenizer:
+    return train(tmp_path_factory.mktemp("text"), "gpt2")
+
+
+def same(a: Tokenizer, b: Tokenizer) -> None:
+    assert a.vocab == b.vocab and a.merges == b.merges
+    assert a.special_tokens == b.special_tokens and a.pattern == b.pattern
+    assert a.fingerprint() == b.fingerprint()
+
+
+def test_byte_characters_are_gpt2s():
+    characters = byte_characters()
+    assert len(set(characters)) == 256
+    assert spell(b" the\n\x00\xad") == "ĠtheĊĀŃ"
+    assert dict(enumerate(characters)) == bytes_to_unicode()
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(st.binary(max_size=40))
+def test_spelling_returns(token):
+    assert unspell(spell(token)) == token
+
+
+def test_unspell_refuses_what_is_no_byte():
+    assert unspell("a b") is None and unspell("日") is None
+
+
+def test_folder_round_trip(trained, tmp_path):
+    trained.save(tmp_path / "tok")
+    assert sorted(path.name for path in (tmp_path / "tok").iterdir()) == [
+        "merges.txt",
+        "tokenizer.json",
+        "vocab.json",
+    ]
+    same(Tokenizer.load(tmp_path / "tok"), trained)
+    (tmp_path / "tok" / "tokenizer.json").unlink()
+    for path in ("tok", "tok/vocab.json", "tok/merges.txt"):
+        same(Tokenizer.load(tmp_path / path, pattern=trained.pattern.name), trained)
+    named = Tokenizer.from_files(
+        tmp_path / "tok/vocab.json", tmp_path / "tok/merges.txt", SPECIAL, pattern=trained.pattern.name
+    )
+    same(named, trained)
+
+
+def test_tokenizer_json_in_tokenizers_and_transformers(trained, tmp_path):
+    trained.save(tmp_path / "tokenizer.json")
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
+    for text in SAMPLES:
+        ids = trained.encode(text)
+        assert theirs.encode(text).ids == ids, text
+        assert fast.encode(text) == ids, text
+        assert theirs.decode(ids, skip_special_tokens=False) == text
+    # What their own writer makes of it loads back to the same tokenizer.
+    theirs.save(str(tmp_path / "again.json"))
+    same(Tokenizer.load(tmp_path / "again.json"), trained)
+
+
+def test_vocab_and_merges_in_tokenizers(gpt2, tmp_path):
+    gpt2.save(tmp_path)
+    model = tokenizers.models.BPE.from_file(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
+    theirs = tokenizers.Tokenizer(model)
+    theirs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    for text in SAMPLES:
+        assert theirs.encode(text).ids == gpt2.encode(text, allowed_special="none")
+
+
+def test_tiktoken_ranks(trained, tmp_path):
+    path = tmp_path / "ranks.tiktoken"
+    trained.save(path)
+    theirs = tiktoken.Encoding(
+        "ours",
+        pat_str=trained.pattern.regex,
+        mergeable_ranks=load_tiktoken_bpe(str(path)),
+        special_tokens=trained.special_tokens,
+        explicit_n_vocab=trained.vocab_size,
+    )
+    for text in SAMPLES:
+        assert theirs.encode(text, allowed_special="all") == trained.encode(text)
+        assert theirs.encode_ordinary(text) == trained.encode(text, allowed_special="none")
+    same(Tokenizer.load(path, pattern=trained.pattern.name, special_tokens=trained.special_tokens), trained)
+    same(Tokenizer.load(path, pattern=trained.pattern.name, special_tokens=SPECIAL), trained)
+    with pytest.raises(UserError, match=r"ranks.tiktoken: does not say how text is split"):
+        Tokenizer.load(path)
+
+
+@pytest.fixture
+def permuted(trained) -> Tokenizer:
+    """The same merges with GPT-2-like ids: bytes in the order of their characters, a special token first."""
+    order = sorted(range(256), key=lambda byte: byte_characters()[byte])
+    vocab = {1 + i: bytes([byte]) for i, byte in enumerate(order)}
+    vocab |= {257 + i: a + b for i, (a, b) in enumerate(trained.merges)}
+    return Tokenizer(vocab, trained.merges, {"<|endoftext|>": 0}, trained.pattern)
+
+
+def test_foreign_ids_are_kept(permuted, trained, tmp_path):
+    permuted.save(tmp_path / "tok")
+    same(Tokenizer.load(tmp_path / "tok"), permuted)
+    (tmp_path / "tok/tokenizer.json").unlink()
+    same(Tokenizer.load(tmp_path / "tok", pattern=trained.pattern.name), permuted)
+    assert permuted.encode("<|endoftext|>!")[0] == 0
+    assert [permuted.vocab[i] for i in permuted.encode(TEXT)] == [
+        trained.vocab[i] for i in trained.encode(TEXT)
+    ]
+    permuted.save(tmp_path / "x.tiktoken")
+    same(
+        Tokenizer.load(tmp_path / "x.tiktoken", trained.pattern.name, {"<|endoftext|>": 0}),
+        permuted,
+    )
+
+
+def test_ranks_need_ids_in_the_order_of_the_merges(trained, tmp_path):
+    vocab = {i: bytes([i]) for i in range(256)} | {900 - i: a + b for i, (a, b) in enumerate(trained.merges)}
+    with pytest.raises(UserError, match=r"x.tiktoken: ids do not rise"):
+        Tokenizer(vocab, trained.merges).save(tmp_path / "x.tiktoken")
+    assert list(tmp_path.iterdir()) == []
+
+
+def write_student_files(folder: Path, vocab: dict, merges: str) -> tuple[Path, Path]:
+    (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+    (folder / "merges.txt").write_text(merges, encoding="utf-8")
+    return folder / "vocab.json", folder / "merges.txt"
+
+
+@pytest.mark.parametrize("header", ["", "#version: 0.2\n"])
+@pytest.mark.parametrize("end", ["\n", "", "\r\n"])
+@pytest.mark.parametrize("special", ["<|endoftext|>", "<|endĠofĠtext|>", "<|end of text|>"])
+def test_course_style_files(tmp_path, header, end, special):
+    # A special token first or among the bytes, spelt or not; a merge of "#" that is no header.
+    vocab = {special: 0} | {spell(bytes([byte])): byte + 1 for byte in range(256)} | {"##": 257, "Ġt": 258}
+    files = write_student_files(tmp_path, vocab, header + "# #\nĠ t" + end)
+    text = special.replace("Ġ", " ")
+    for tokenizer in (
+        Tokenizer.from_files(*files),
+        Tokenizer.from_files(*files, special_tokens=[text]),
+        Tokenizer.load(tmp_path),
+    ):
+        assert tokenizer.merges == [(b"#", b"#"), (b" ", b"t")]
+        assert tokenizer.special_tokens == {text: 0}
+        assert tokenizer.encode(f"##{text} t") == [257, 0, 258]
+
+
+def test_special_tokens_that_the_vocabulary_lacks_come_after_it(tmp_path):
+    vocab = {spell(bytes([byte])): byte for byte in range(256)} | {"<|endoftext|>": 256}
+    files = write_student_files(tmp_path, vocab, "")
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = Tokenizer.from_files(*files, special_tokens=["<|endoftext|>", "<|pad|>"])
+    assert tokenizer.special_tokens == {"<|endoftext|>": 256, "<|pad|>": 257}
+    assert tokenizer.vocab_size == 258
+
+
+def test_merges_of_tokenizer_json_as_strings(trained, tmp_path):
+    trained.save(tmp_path / "tokenizer.json")
+    document = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    document["model"]["merges"] = [" ".join(pair) for pair in document["model"]["merges"]]
+    document["model"]["ignore_merges"] = True  # no difference where every token has its merge
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    same(Tokenizer.load(tmp_path / "tokenizer.json"), trained)
+
+
+def test_merges_from_ranks_takes_the_canonical_split():
+    tokens = [bytes([byte]) for byte in range(256)] + [b"ab", b"bc", b"abc", b"abab", b"aa", b"aaa", b"aaaa"]
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    assert merges_from_ranks(ranks) == [
+        (b"a", b"b"),
+        (b"b", b"c"),
+        (b"ab", b"c"),
+        (b"ab", b"ab"),
+        (b"a", b"a"),
+        (b"aa", b"a"),
+        (b"aa", b"aa"),
+    ]
+
+
+BYTES = {spell(bytes([byte])): byte for byte in range(256)}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("vocab.json", "{", r"vocab.json: not JSON"),
+        ("vocab.json", "", r"vocab.json: is empty"),
+        ("vocab.json", "[1]", r"vocab.json: not a vocabulary"),
+        ("vocab.json", json.dumps(BYTES | {"Ġt": "257"}), r"vocab.json: entry 'Ġt' has the id '257'"),
+        ("vocab.json", json.dumps(BYTES | {"Ġt": 7}), r"vocab.json: id 7 belongs to"),
+        ("vocab.json", json.dumps({"a": 0, "Ġ": 1, "t": 2, "Ġt": 3}), r"lacks 253 of the 256 single bytes"),
+        ("merges.txt", "Ġ t x\n", r"merges.txt: merge 1 is 'Ġ t x'"),
+        ("merges.txt", "#version: 0.2\nĠ t\nĠ 日\n", r"merges.txt: merge 3, 'Ġ 日', is not spelt"),
+        (
+            "merges.txt",
+            "Ġ t\nq x\n",
+            r"merges.txt: merge 2 \(q \+ x\) needs 'qx', which vocab.json does not hold",
+        ),
+        ("merges.txt", b"\xff\xfe\n", r"merges.txt: not UTF-8"),
+    ],
+)
+def test_broken_vocab_and_merges(tmp_path, name, content, match):
+    write_student_files(tmp_path, BYTES | {"Ġt": 256}, "Ġ t\n")
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=match) as caught:
+        Tokenizer.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def change(document: dict, where: str, value) -> None:
+    *path, last = where.split(".")
+    for step in path:
+        document = document[step]
+    document[last] = value
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "match"),
+    [
+        ("model", {"type": "Unigram", "vocab": []}, "not a tokenizer.json with a BPE model"),
+        ("normalizer", {"type": "NFKC"}, "has a normalizer"),
+        ("model.dropout", 0.1, "dropout 0.1 is not supported"),
+        ("model.end_of_word_suffix", "</w>", "end_of_word_suffix '</w>'"),
+        ("pre_tokenizer", {"type": "Whitespace"}, "not byte-level"),
+        ("pre_tokenizer", None, "not byte-level"),
+        ("pre_tokenizer.add_prefix_space", True, "add_prefix_space"),
+        ("model.merges", [["Ġ", "Q"]], "does not hold|needs"),
+    ],
+)
+def test_tokenizer_json_of_another_kind(gpt2, tmp_path, where, value, match):
+    path = tmp_path / "tokenizer.json"
+    gpt2.save(path)
+    document = json.loads(path.read_text(encoding="utf-8"))
+    change(document, where, value)
+    path.write_text(json.dumps(document))
+    with pytest.raises(UserError, match=match) as caught:
+        Tokenizer.load(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_broken_ranks(tmp_path):
+    path = tmp_path / "x.tiktoken"
+    path.write_text("YQ== 0\nnot base64!\n")
+    with pytest.raises(UserError, match=r"x.tiktoken: line 2 is b'not base64!'"):
+        Tokenizer.load(path, pattern="gpt2")
+    path.write_text("YQ== 0\nYg== 0\n")
+    with pytest.raises(UserError, match="ranks must differ"):
+        Tokenizer.load(path, pattern="gpt2")
+    tokens = [bytes([byte]) for byte in range(256)] + [b"abc"]
+    path.write_text("".join(f"{base64.b64encode(token).decode()} {i}\n" for i, token in enumerate(tokens)))
+    with pytest.raises(UserError, match="no merges lead to 1 of its tokens"):
+        Tokenizer.load(path, pattern="gpt2")
+
+
+def test_places_without_a_tokenizer(tmp_path):
+    with pytest.raises(UserError, match="holds no tokenizer"):
+        Tokenizer.load(tmp_path)
+    with pytest.raises(UserError, match="no such file"):
+        Tokenizer.load(tmp_path / "none.json")
+    (tmp_path / "vocab.json").write_text(json.dumps(BYTES))
+    with pytest.raises(UserError, match=r"vocab.json: needs merges.txt beside it"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_text_that_two_ids_would_share_is_refused(tmp_path):
+    vocab = {i: bytes([i]) for i in range(256)} | {256: b"th", 257: b"Th"}
+    tokenizer = Tokenizer(vocab, [(b"t", b"h")], {"th": 300})
+    with pytest.raises(UserError, match=r"vocab.json: ids 256 and 300 would both be 'th'"):
+        tokenizer.save(tmp_path / "tok")
+
+
+def test_parts_of_a_file(tmp_path):
+    write_student_files(tmp_path, BYTES | {"Ġt": 256, "<x>": 999}, "Ġ t\n")
+    parts = formats.read(tmp_path)
+    assert parts.pattern is None and parts.special_tokens == {"<x>": 999} and parts.merges == [(b" ", b"t")]
