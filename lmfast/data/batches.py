@@ -56,9 +56,9 @@ class Batches:
     def __init__(self, tokens: np.ndarray, rows: int, context_length: int, seed: int):
         self.tokens, self.rows, self.context_length, self.seed = tokens, rows, context_length, seed
         spare = len(tokens) - 1
-        # One context is kept free for the epoch's offset, where the file is long enough for that.
+        # One context and the remainder are kept free for the epoch's offset, where the file is long enough.
         self.windows = max(1, spare // context_length - 1)
-        self.offsets = min(context_length, spare - self.windows * context_length + 1)
+        self.offsets = spare - self.windows * context_length + 1
 
     def step(self, step: int) -> np.ndarray:
         """ids (rows, context_length + 1) int64 of optimizer step `step`."""

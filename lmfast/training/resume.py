@@ -11,12 +11,12 @@ from lmfast.errors import UserError
 from lmfast.settings import TrainSettings, read_yaml, replace_flat, to_flat
 from lmfast.training.run_folder import new_run_folder, newest_run
 
-HARMLESS = frozenset(
-    ("config", "out_dir", "resume", "max_iters", "total_tokens", "val_data_path", "tokenizer")
-    + ("log_interval", "eval_interval", "eval_batches", "sample_interval", "tensorboard")
-    + ("wandb", "wandb_project", "wandb_name", "wandb_entity")
-    + ("checkpoint_interval", "keep_checkpoints", "batch_size", "grad_accumulation")
-)
+HARMLESS = {
+    *("config", "out_dir", "resume", "max_iters", "total_tokens", "val_data_path", "tokenizer"),
+    *("log_interval", "eval_interval", "eval_batches", "sample_interval", "tensorboard"),
+    *("wandb", "wandb_project", "wandb_name", "wandb_entity"),
+    *("checkpoint_interval", "keep_checkpoints", "batch_size", "grad_accumulation"),
+}
 """settings that may change between a run's stops; the last two only together, with the same product"""
 
 
