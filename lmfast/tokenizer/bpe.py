@@ -170,18 +170,21 @@ class Tokenizer:
     ) -> np.ndarray:
         """The ids of a text, uint32. Arrays are taken as bytes (uint8)."""
         data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-        if isinstance(allowed_special, str):
-            allowed = allowed_special
-            if allowed not in ("all", "none"):
-                raise UserError(
-                    f"allowed_special={allowed!r}: it is 'all', 'none' or a set of special tokens"
-                )
-        else:
-            allowed = set(allowed_special)
-            self._check_known(allowed, "allowed_special")
         if disallowed_special:
-            self._refuse(bytes(data), allowed, disallowed_special)
-        return self._encoder.encode(data, allowed)
+            self._refuse(bytes(data), self._allowed(allowed_special), disallowed_special)
+        if allowed_special not in ("all", "none"):
+            allowed_special = self._allowed(allowed_special)
+        return self._encoder.encode(data, allowed_special)
+
+    def _allowed(self, allowed_special: AllowedSpecial) -> set[str]:
+        if allowed_special in ("all", "none"):
+            return set(self.special_tokens) if allowed_special == "all" else set()
+        if isinstance(allowed_special, str):
+            raise UserError(
+                f"allowed_special={allowed_special!r}: it is 'all', 'none' or a set of special tokens"
+            )
+        self._check_known(allowed_special, "allowed_special")
+        return set(allowed_special)
 
     def _check_known(self, texts: Iterable[str], name: str) -> None:
         for text in texts:
@@ -189,10 +192,9 @@ class Tokenizer:
                 known = ", ".join(map(repr, self.special_tokens)) or "none"
                 raise UserError(f"{name}: {text!r} is no special token of this tokenizer (it has {known})")
 
-    def _refuse(self, data: bytes, allowed: str | set[str], disallowed: str | Collection[str]) -> None:
+    def _refuse(self, data: bytes, allowed: set[str], disallowed: str | Collection[str]) -> None:
         if disallowed == "all":
-            keep = set(self.special_tokens) if allowed == "all" else set() if allowed == "none" else allowed
-            disallowed = set(self.special_tokens) - keep
+            disallowed = set(self.special_tokens) - allowed
         elif isinstance(disallowed, str):
             raise UserError(
                 f"disallowed_special={disallowed!r}: it is 'all' or a collection of special tokens"
@@ -225,8 +227,9 @@ class Tokenizer:
         """`encode_iterable` an array at a time: the ids of about 64 KiB of text each."""
         from lmfast.tokenizer.streaming import safe_pieces
 
-        special = [text.encode() for text in self.special_tokens]
-        for piece in safe_pieces(chunks, special, self.pattern):
+        # Special tokens that are plain text in this call are no place to cut at.
+        allowed = [text.encode() for text in self._allowed(allowed_special)]
+        for piece in safe_pieces(chunks, allowed, self.pattern):
             yield self.encode_array(piece, allowed_special)
 
     def encode_file(

@@ -252,8 +252,12 @@ class Encoder:
     ):
         enable_cache(_encode_batch, insert_pairs)
         special_ids = set(special_tokens.values())
+        made = {left + right for left, right in merges}
+        # A special token may be an ordinary entry too: searched for as text, and reached by merges as well.
         id_of = {
-            text: number for number, text in sorted(vocab.items(), reverse=True) if number not in special_ids
+            text: number
+            for number, text in sorted(vocab.items(), reverse=True)
+            if number not in special_ids or len(text) == 1 or text in made
         }
         largest = max([*vocab, *special_ids], default=0)
         if largest > MAX_ID:

@@ -1,0 +1,330 @@
+"""bpe.py: what the README promises of Tokenizer and train_bpe, against definitions and against tiktoken."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiktoken
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmfast import Tokenizer, train_bpe
+from lmfast.errors import UserError
+from tests.tokenizer.test_merging import naive_merges
+
+DATA = Path(__file__).resolve().parents[3] / "shared/data"
+HARD = [
+    "",
+    " ",
+    "\n" * 10_000,
+    "x" * 1_000_000,
+    "'s" * 10_000,
+    "today\n \n",
+    "a \n\n  b",
+    "\u0085\u00a0\u2003\u001c",
+    "'ſ they'LL",
+    "aaaaa",
+    "<|endoftext|><|endoftext|>a<|endoftext|",
+    "\u0301e",
+    "x" * 15 + " " + "y" * 16 + " " + "z" * 17,
+    "q" * 65_535 + " " + "r" * 65_536,
+    "one\r\ntwo\r\n",
+    "\ud800 lone \udfff",
+]
+HARD_BYTES = [b"\x80" * i for i in range(1, 9)] + [
+    b"a\xc3",
+    b"a\xe2\x82",
+    b"a\xf0\x9f\x99",
+    b"\xff\xfe\0",
+    bytes(range(256)),
+]
+
+
+@pytest.fixture(scope="module")
+def stories(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "stories.txt"
+    lines = []
+    for i in range(400):
+        name, thing = ("Lily", "Tom", "Sue")[i % 3], ("ball", "dog", "small boat", "red apple")[i % 4]
+        lines.append(
+            f"{name} saw a {thing}. It's {i} o'clock, they said.\n\n  “Größe!” 日本 aaaa\n<|endoftext|>\n"
+        )
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def tokenizer(stories) -> Tokenizer:
+    return train_bpe(stories, 500)
+
+
+def test_ids_bytes_merges_special(tokenizer):
+    assert [tokenizer.vocab[i] for i in range(256)] == [bytes([i]) for i in range(256)]
+    assert tokenizer.merges[0] in tokenizer.merges and tokenizer.vocab[256] == b"".join(tokenizer.merges[0])
+    assert [tokenizer.vocab[256 + i] for i in range(len(tokenizer.merges))] == [
+        a + b for a, b in tokenizer.merges
+    ]
+    assert tokenizer.special_tokens == {"<|endoftext|>": tokenizer.vocab_size - 1}
+    assert tokenizer.vocab_size == len(tokenizer.vocab) <= 500
+    assert tokenizer.dtype == np.uint16
+    assert tokenizer.token_bytes(65) == b"A"
+    with pytest.raises(UserError, match="id 9999 is outside"):
+        tokenizer.token_bytes(9999)
+
+
+def test_training_equals_its_definition(stories, tokenizer):
+    import regex
+
+    words: dict[bytes, int] = {}
+    for document in stories.read_text(encoding="utf-8").split("<|endoftext|>"):
+        for pretoken in regex.findall(tokenizer.pattern.regex, document):
+            words[pretoken.encode()] = words.get(pretoken.encode(), 0) + 1
+    assert tokenizer.merges == naive_merges(words, 500 - 257)
+
+
+def test_training_summary(tokenizer, stories):
+    training = tokenizer.training
+    assert training.total_bytes == stories.stat().st_size
+    assert training.distinct_pretokens > 100 and training.longest_token in tokenizer.vocab.values()
+    assert training.counting_seconds > 0 and training.merging_seconds > 0
+
+
+def test_several_files_and_workers_give_the_same(stories, tokenizer, tmp_path):
+    text = stories.read_bytes()
+    half = text.index(b"<|endoftext|>", len(text) // 2)
+    (tmp_path / "a.txt").write_bytes(text[:half])
+    (tmp_path / "b.txt").write_bytes(text[half:])
+    for workers in (1, 2, 7):
+        again = train_bpe([tmp_path / "a.txt", str(tmp_path / "b.txt")], 500, num_workers=workers)
+        assert again.fingerprint() == tokenizer.fingerprint()
+    assert train_bpe(stories, 500, max_memory=1 << 20).fingerprint() == tokenizer.fingerprint()
+
+
+def test_progress_of_training(stories):
+    seen = []
+    train_bpe(stories, 400, progress=lambda *step: seen.append(step))
+    size = stories.stat().st_size
+    assert ("count", size, size) in seen
+    assert [step for step in seen if step[0] == "merge"][-1][2] == 400 - 257
+
+
+def test_more_vocabulary_than_pairs(tmp_path, caplog):
+    (tmp_path / "t.txt").write_text("abab abab")
+    with caplog.at_level(logging.WARNING):
+        tokenizer = train_bpe(tmp_path / "t.txt", 1000, special_tokens=["<|x|>", "<|y|>"])
+    assert "no more pairs after 3 merges: the vocabulary is 261 instead of 1000" in caplog.text
+    assert tokenizer.merges == [(b"a", b"b"), (b"ab", b"ab"), (b" ", b"abab")]
+    assert tokenizer.special_tokens == {"<|x|>": 259, "<|y|>": 260}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (
+            {"vocab_size": 256},
+            "vocabulary size 256 is too small: 256 bytes and 1 special tokens need at least 257",
+        ),
+        ({"vocab_size": 300, "special_tokens": ["a", "bc"]}, "special token 'a' is a single byte"),
+        ({"vocab_size": 300, "special_tokens": ["", "bc"]}, "special token ''"),
+        ({"vocab_size": 300, "special_tokens": ["bc", "bc"]}, "'bc' is given twice"),
+        ({"vocab_size": 300, "pattern": "gtp2"}, "gtp2"),
+        ({"vocab_size": 300, "paths": "missing.txt"}, "missing.txt: no such file"),
+        ({"vocab_size": 300, "paths": []}, "no input file"),
+        ({"vocab_size": 300, "paths": "/dev/null"}, "/dev/null.*(empty|plain file)"),
+    ],
+)
+def test_training_refuses(stories, arguments, match):
+    with pytest.raises(UserError, match=match) as caught:
+        train_bpe(arguments.pop("paths", stories), **arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pattern", ["gpt2", "cl100k", "o200k"])
+def test_encodes_like_tiktoken(stories, pattern):
+    tokenizer = train_bpe(stories, 420, pattern=pattern)
+    theirs = tiktoken.Encoding(
+        "ours",
+        pat_str=tokenizer.pattern.regex,
+        mergeable_ranks={token: i for i, token in tokenizer.vocab.items() if i < tokenizer.vocab_size - 1},
+        special_tokens=tokenizer.special_tokens,
+    )
+    texts = [stories.read_text(encoding="utf-8"), *(t for t in HARD if len(t) < 20_000 and "\ud800" not in t)]
+    for name in ("tinystories_valid.txt", "udhr_multilingual.txt"):
+        if (DATA / name).exists():
+            texts.append((DATA / name).read_bytes()[:300_000].decode("utf-8", "ignore"))
+    for text in texts:
+        assert tokenizer.encode(text) == theirs.encode(text, allowed_special="all"), text[:80]
+
+
+@pytest.mark.parametrize("text", HARD, ids=lambda text: ascii(text[:12]))
+def test_hard_text_returns(tokenizer, text):
+    ids = tokenizer.encode_array(text)
+    assert ids.dtype == np.uint32
+    data = text.encode("utf-8", "surrogatepass")
+    assert tokenizer.decode_bytes(ids) == data and tokenizer.decode_bytes(ids.tolist()) == data
+    assert tokenizer.decode(ids) == data.decode("utf-8", "replace")
+    assert tokenizer.encode(text) == tokenizer.encode(data) == ids.tolist()
+    assert "".join(tokenizer.decode_stream(ids.tolist()[:3000])) == tokenizer.decode(ids[:3000])
+
+
+@pytest.mark.parametrize("data", HARD_BYTES, ids=repr)
+def test_hard_bytes_return(tokenizer, data):
+    for text in (data, bytearray(data), memoryview(data), np.frombuffer(data, np.uint8)):
+        assert tokenizer.decode_bytes(tokenizer.encode_array(text)) == data
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(st.one_of(st.binary(max_size=200), st.text(max_size=100)))
+def test_anything_returns(tokenizer, text):
+    ids = tokenizer.encode(text)
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    assert tokenizer.decode_bytes(ids) == data
+    assert "".join(tokenizer.decode_stream(ids)) == tokenizer.decode(ids) == data.decode("utf-8", "replace")
+
+
+def test_stream_never_shows_half_a_character(tokenizer):
+    text = "🙂 naïve 日本語 e\u0301"
+    ids = list(text.encode())  # one byte a token
+    pieces = list(tokenizer.decode_stream(iter(ids)))
+    assert "".join(pieces) == text and pieces == list(text)
+    assert list(tokenizer.decode_stream([0xF0, 0x9F])) == ["\ufffd"]
+
+
+def test_decode_refuses_ids_outside(tokenizer):
+    for ids in ([1, 2, 5000], np.array([1, 2, 5000]), np.array([1, 2, 5000] * 200, np.uint16)):
+        with pytest.raises(
+            UserError, match=f"id 5000 at position 2 is outside the vocabulary of {tokenizer.vocab_size}"
+        ):
+            tokenizer.decode(ids)
+
+
+def test_special_tokens_by_call(tokenizer):
+    end = tokenizer.special_tokens["<|endoftext|>"]
+    text = "a<|endoftext|>b"
+    assert (
+        tokenizer.encode(text) == [97, end, 98] == tokenizer.encode(text, allowed_special={"<|endoftext|>"})
+    )
+    plain = tokenizer.encode(text, allowed_special="none")
+    assert end not in plain and tokenizer.decode(plain) == text
+    assert plain == tokenizer.encode(text, allowed_special=set())
+    for disallowed in ({"<|endoftext|>"}, ["<|endoftext|>"]):
+        with pytest.raises(UserError, match=r"special token '<\|endoftext\|>' at byte 1"):
+            tokenizer.encode(text, disallowed_special=disallowed)
+    with pytest.raises(UserError, match="at byte 1"):
+        tokenizer.encode(text, allowed_special="none", disallowed_special="all")
+    assert tokenizer.encode(text, disallowed_special="all") == [97, end, 98]
+    for wrong in ({"allowed_special": {"<|pad|>"}}, {"disallowed_special": {"<|pad|>"}}):
+        with pytest.raises(UserError, match=r"'<\|pad\|>' is no special token of this tokenizer"):
+            tokenizer.encode(text, **wrong)
+    with pytest.raises(UserError, match="allowed_special='some'"):
+        tokenizer.encode(text, allowed_special="some")
+    with pytest.raises(UserError, match="disallowed_special='some'"):
+        tokenizer.encode(text, disallowed_special="some")
+
+
+def test_longest_special_token_first():
+    vocab = {i: bytes([i]) for i in range(256)}
+    twice = "<|endoftext|><|endoftext|>"
+    tokenizer = Tokenizer(vocab, [], ["<|endoftext|>", twice])
+    assert tokenizer.special_tokens == {"<|endoftext|>": 256, twice: 257}
+    assert tokenizer.encode(f"x{twice}<|endoftext|>") == [120, 257, 256]
+
+
+def test_a_special_token_that_is_an_ordinary_entry():
+    vocab = {i: bytes([i]) for i in range(256)} | {256: b"th"}
+    tokenizer = Tokenizer(vocab, [(b"t", b"h")], ["th", "x"])
+    assert tokenizer.special_tokens == {"th": 256, "x": 120} and tokenizer.vocab_size == 257
+    assert tokenizer.encode("thx") == [256, 120] == tokenizer.encode("thx", allowed_special="none")
+    assert tokenizer.encode("a the", allowed_special="none") == [97, 32, 256, 101]
+
+
+@pytest.mark.parametrize(
+    ("vocab", "merges", "special", "match"),
+    [
+        ({0: b"a"}, [], None, "lacks 255 of the 256"),
+        ({i: bytes([i]) for i in range(256)}, [(b"a", b"b")], None, "needs b'ab'"),
+        ({i: bytes([i]) for i in range(256)}, [], [""], "special token ''"),
+        ({i: bytes([i]) for i in range(256)}, [], {"<|x|>": 5}, "id 5 is"),
+    ],
+)
+def test_what_does_not_fit_together(vocab, merges, special, match):
+    with pytest.raises(UserError, match=match):
+        Tokenizer(vocab, merges, special)
+
+
+def test_batch(tokenizer):
+    texts = ["One", "", "two<|endoftext|>", b"\xff"]
+    batch = tokenizer.encode_batch(texts)
+    assert [ids.tolist() for ids in batch] == [tokenizer.encode(text) for text in texts]
+    assert [ids.tolist() for ids in tokenizer.encode_batch(texts, "none")] == [
+        tokenizer.encode(text, "none") for text in texts
+    ]
+
+
+def test_encode_file_and_its_summary(tokenizer, stories, tmp_path):
+    tokenizer.save(tmp_path / "tok")
+    loaded = Tokenizer.load(tmp_path / "tok")
+    seen = []
+    summary = loaded.encode_file(
+        stories, tmp_path / "x.npy", num_workers=2, progress=lambda *step: seen.append(step)
+    )
+    ids = np.load(tmp_path / "x.npy")
+    assert ids.dtype == np.uint16 and ids.tolist() == tokenizer.encode(stories.read_bytes())
+    size = stories.stat().st_size
+    assert seen[-1] == (size, size)
+    told = json.loads((tmp_path / "x.npy.json").read_text())
+    assert told == {
+        "tokens": len(ids),
+        "bytes": size,
+        "special_bytes": 400 * len("<|endoftext|>"),
+        "vocab_size": tokenizer.vocab_size,
+        "dtype": "uint16",
+        "tokenizer": str(tmp_path / "tok"),
+        "tokenizer_sha256": tokenizer.fingerprint(),
+    }
+    assert summary.tokens == len(ids) and summary.bytes == size
+
+
+def test_encode_file_refuses(tokenizer, stories, tmp_path):
+    (tmp_path / "empty.txt").write_bytes(b"")
+    for src, dst, match in (
+        (tmp_path / "no.txt", tmp_path / "x.npy", "no.txt: no such file"),
+        (tmp_path / "empty.txt", tmp_path / "x.npy", "empty.txt: is empty"),
+        (stories, tmp_path / "no" / "x.npy", "does not exist"),
+        (stories, tmp_path, "is a folder"),
+    ):
+        with pytest.raises(UserError, match=match):
+            tokenizer.encode_file(src, dst)
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
+
+
+def test_an_interrupted_encoding_leaves_nothing(tokenizer, stories, tmp_path):
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tokenizer.encode_file(stories, tmp_path / "x.npy", progress=stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fingerprint_tells_tokenizers_apart(tokenizer):
+    parts = (tokenizer.vocab, tokenizer.merges)
+    same = Tokenizer(*parts, tokenizer.special_tokens)
+    assert same.fingerprint() == tokenizer.fingerprint()
+    others = [
+        Tokenizer(*parts, tokenizer.special_tokens, "cl100k"),
+        Tokenizer(*parts),
+        Tokenizer(*parts, ["<|endoftext|>", "<|pad|>"]),
+        Tokenizer(tokenizer.vocab, tokenizer.merges[:-1], tokenizer.special_tokens),
+    ]
+    assert len({other.fingerprint() for other in [*others, tokenizer]}) == 5
+
+
+def test_large_vocabularies_are_uint32():
+    vocab = {i: bytes([i]) for i in range(256)}
+    assert Tokenizer(vocab, [], {"<|a|>": 65_535}).dtype == np.uint16
+    large = Tokenizer(vocab, [], {"<|a|>": 65_536})
+    assert large.dtype == np.uint32 and large.vocab_size == 65_537
+    assert large.encode("a<|a|>") == [97, 65_536]
