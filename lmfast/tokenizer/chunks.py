@@ -36,8 +36,9 @@ from lmfast.tokenizer.intrinsics import PADDING, U1, byte_matches, enable_cache,
 from lmfast.tokenizer.patterns import NAMED, Pattern, code_point_classes, compile_custom
 
 CHUNK_BYTES = 4 << 20  # what one worker takes at a time: 6 ms of work, some 20 us of overhead
-ENDS_PER_BATCH = 1 << 15  # pretokens handled per compiled call: their ends stay in the L2 cache (256 KiB)
-_SEARCH_BYTES = 1 << 16  # how far a safe cut is looked for at a time
+ENDS_PER_BATCH = 1 << 14  # pretokens handled per compiled call: their ends stay in the L2 cache (128 KiB)
+_SEARCH_BYTES = 512  # how far a safe cut is looked for at first; twice as far each time
+_LONGEST_SEARCH = 1 << 20
 
 NO_SPANS = np.zeros(0, np.int64)
 
@@ -175,8 +176,9 @@ def next_cut(data: np.ndarray, target: int, specials: SpecialTokens, pattern: Pa
     """The first safe cut at `target` or later that is found; the end of the data where there is none."""
     size = len(data)
     begin = max(target, 2)
+    reach = _SEARCH_BYTES
     while begin + 2 < size:
-        stop = min(begin + _SEARCH_BYTES, size)
+        stop = min(begin + reach, size)
         window = data[begin - 2 : stop]
         cuts = (_text_cuts(window) + (begin - 2)).tolist() if pattern.name in NAMED else []
         for token in specials.tokens:
@@ -186,7 +188,9 @@ def next_cut(data: np.ndarray, target: int, specials: SpecialTokens, pattern: Pa
         for cut in sorted(cuts):
             if not specials.straddle(data, cut):
                 return cut
-        begin = stop
+        # A special token across the window's end is found by the next window.
+        begin = max(begin + 1, stop - 2 - (len(specials.tokens[0]) if specials.tokens else 0))
+        reach = min(2 * reach, _LONGEST_SEARCH)
     return size
 
 

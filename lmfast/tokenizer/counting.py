@@ -37,9 +37,11 @@ from lmfast.tokenizer.intrinsics import (
     aligned_words,
     enable_cache,
     key_hash,
+    load_u64,
     long_hash,
     packed_key,
     same_bytes,
+    store_u64,
 )
 from lmfast.tokenizer.patterns import Pattern
 
@@ -72,11 +74,15 @@ class PretokenCounts:
 @njit(nogil=True)
 def _add(table, shift, arena, used, low, high, count, data, start):
     """Adds `count` to a key, whose bytes are data[start:] where it is a long one; `used` is (rows, arena
-    bytes) in use. There must be room: an empty row, and length + 8 bytes of arena."""
+    bytes) in use. There must be room: an empty row, and length + 8 bytes of arena.
+
+    A row found away from its home changes places with the row there once it is the more frequent one, which
+    linear probing without deletion allows: so the hot ones are found at the first look."""
     mask = np.uint64((table.shape[0] >> 2) - 1)
     is_long = high >= LONG_MARK
     length = np.int64(high & (LONG_MARK - U1))
     slot = key_hash(low, high) >> shift
+    home = np.int64(slot << np.uint64(2))
     while True:
         row = np.int64(slot << np.uint64(2))
         if table[row + HIGH] == U0:
@@ -87,6 +93,9 @@ def _add(table, shift, arena, used, low, high, count, data, start):
             and (not is_long or same_bytes(arena, np.int64(table[row + OFFSET]), data, start, length))
         ):
             table[row + COUNT] += count
+            if table[row + COUNT] > table[home + COUNT]:
+                for k in range(4):
+                    table[row + k], table[home + k] = table[home + k], table[row + k]
             return
         slot = (slot + U1) & mask
     table[row + LOW] = low
@@ -106,18 +115,18 @@ def _count_batch(data, start, bounds, first, count, table, shift, arena, used):
     `count`, or the index of the pretoken for which there was no room."""
     row_limit = table.shape[0] >> 3  # half full
     for k in range(first, count):
-        end = bounds[k]
-        if end < 0:
-            start = -end
-            continue
+        end = np.int64(load_u64(bounds, k))
         length = end - start
-        if length <= MAX_PACKED:
+        if np.uint64(length) <= np.uint64(MAX_PACKED):  # as unsigned, so that negative ends fail it too
             low, high = packed_key(data, start, length)
             row = np.int64((key_hash(low, high) >> shift) << np.uint64(2))
-            if table[row + LOW] == low and table[row + HIGH] == high:
-                table[row + COUNT] += U1
+            if (load_u64(table, row + LOW) == low) & (load_u64(table, row + HIGH) == high):
+                store_u64(table, row + COUNT, load_u64(table, row + COUNT) + U1)
                 start = end
                 continue
+        elif end < 0:
+            start = -end
+            continue
         else:
             low = long_hash(data, start, length)
             high = LONG_MARK | np.uint64(length)

@@ -37,6 +37,7 @@ from lmfast.tokenizer.intrinsics import (
     aligned_words,
     enable_cache,
     key_hash,
+    load_u64,
     long_hash,
     packed_key,
     same_bytes,
@@ -126,11 +127,11 @@ def _miss(
 @njit(inline="always")
 def _emit(cache, row, id_arena, out, n):
     """Writes a row's ids to out[n:], four at a time whatever their number; returns the new n."""
-    ids = cache[row + IDS]
+    ids = load_u64(cache, row + IDS)
     tag = ids >> _TAG
     if tag < _IN_ARENA:
         store_u64(out, n, ids & _UNTAGGED)
-        store_u64(out, n + 2, cache[row + MORE])
+        store_u64(out, n + 2, load_u64(cache, row + MORE))
         return n + np.int64(tag)
     count = np.int64(ids & _LOW_HALF)
     offset = np.int64(cache[row + MORE] & _LOW_HALF)
@@ -160,25 +161,25 @@ def _encode_batch(
 ):
     """Writes the ids of the pretokens that `bounds[:count]` ends to out[n:]; returns the new n."""
     for position in range(count):
-        end = bounds[position]
-        if end < 0:
+        end = np.int64(load_u64(bounds, position))
+        length = end - start
+        if np.uint64(length) <= np.uint64(MAX_PACKED):  # as unsigned, so that negative ends fail it too
+            low, high = packed_key(data, start, length)
+            bucket = np.int64((key_hash(low, high) >> shift) << np.uint64(3))
+            if (load_u64(cache, bucket + LOW) == low) & (load_u64(cache, bucket + HIGH) == high):
+                n = _emit(cache, bucket, id_arena, out, n)
+                start = end
+                continue
+            if (load_u64(cache, bucket + 4 + LOW) == low) & (load_u64(cache, bucket + 4 + HIGH) == high):
+                n = _emit(cache, bucket + 4, id_arena, out, n)
+                start = end
+                continue
+        elif end < 0:
             out[n] = special_ids[state[_SPECIALS]]
             state[_SPECIALS] += 1
             n += 1
             start = -end
             continue
-        length = end - start
-        if length <= MAX_PACKED:
-            low, high = packed_key(data, start, length)
-            bucket = np.int64((key_hash(low, high) >> shift) << np.uint64(3))
-            if cache[bucket + LOW] == low and cache[bucket + HIGH] == high:
-                n = _emit(cache, bucket, id_arena, out, n)
-                start = end
-                continue
-            if cache[bucket + 4 + LOW] == low and cache[bucket + 4 + HIGH] == high:
-                n = _emit(cache, bucket + 4, id_arena, out, n)
-                start = end
-                continue
         else:
             low = long_hash(data, start, length)
             high = LONG_MARK | np.uint64(length)

@@ -43,7 +43,10 @@ def _splat(value: int) -> ir.Constant:
 
 @intrinsic
 def load_u64(typingctx, array, index):
-    """The 8 bytes at byte `index` of a uint8 array as a little-endian uint64, aligned or not."""
+    """The 8 bytes that begin at element `index` of an array of any integer type, as a uint64.
+
+    Also the fast way to read a uint64 array: Numba's own indexing first asks whether the index is negative,
+    which made the counting loop a third slower."""
 
     def codegen(context, builder, signature, args):
         load = builder.load(_address(context, builder, signature.args[0], args[0], args[1], _WORD))
@@ -63,6 +66,17 @@ def store_u64(typingctx, array, index, value):
         return context.get_dummy_value()
 
     return types.void(array, types.int64, types.uint64), codegen
+
+
+@intrinsic
+def count_ones(typingctx, value):
+    """How many bits of a uint64 are set, as int64."""
+
+    def codegen(context, builder, signature, args):
+        function = builder.module.declare_intrinsic("llvm.ctpop.i64", fnty=ir.FunctionType(_WORD, [_WORD]))
+        return builder.call(function, [args[0]])
+
+    return types.int64(types.uint64), codegen
 
 
 @intrinsic
@@ -170,10 +184,11 @@ def packed_key(data, start, length):
 
 @njit(inline="always")
 def key_hash(low, high):
-    """64 well-mixed bits of a key; tables take the top ones."""
-    mixed = low ^ (high * _MIX_HIGH)
-    mixed ^= mixed >> U32
-    return mixed * _MIX_LOW
+    """64 bits of a key, the top ones well mixed; tables take those.
+
+    One multiplication: the length, on top of the high word, is rotated down so that it reaches them too. A
+    second round of mixing made 4 % fewer probes and cost 0.3 ns a pretoken."""
+    return (low ^ (high << np.uint64(29) | high >> np.uint64(35))) * _MIX_LOW
 
 
 @njit
