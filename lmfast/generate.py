@@ -68,8 +68,6 @@ def generate_text(settings: GenerateSettings) -> None:
     check_sampling(settings.temperature, settings.top_k, settings.top_p)
     device = pick_device(settings.device)
     folder = Path(settings.checkpoint) if settings.checkpoint else newest_run()
-    if not folder.exists():
-        raise UserError(f"{folder}: no such run folder or checkpoint")
     model, tokenizer, _ = load_run(folder, device=str(device))
     if tokenizer is None:
         raise UserError(f"{folder}: the run has no tokenizer, so text cannot be made; train with --tokenizer")

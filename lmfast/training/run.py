@@ -95,6 +95,9 @@ def resolve(settings: TrainSettings, vocab_size: int | None) -> TrainSettings:
 def execute(settings: TrainSettings, task: Task, folder: Path, resuming: bool, device: torch.device) -> bool:
     """Runs resolved `settings` in `folder`; returns False when it was stopped (by SIGTERM or Ctrl-C) before its end."""
     opt, log = settings.optimizer, settings.logging
+    source = None
+    if settings.run.init_from is not None and not resuming:
+        source = run_folder.find_checkpoint(Path(settings.run.init_from))
     with run_folder.lock_run(folder):
         checkpoint = None
         if resuming:
@@ -108,8 +111,8 @@ def execute(settings: TrainSettings, task: Task, folder: Path, resuming: bool, d
         make_deterministic(device)
         torch.manual_seed(opt_seed := settings.run.seed)
         model = TransformerLM(settings.model).to(device)
-        if checkpoint is None and settings.run.init_from is not None:
-            _start_from(model, settings.run.init_from)
+        if source is not None:
+            run_folder.load_weights(model, source)
         optimizer = make_adamw(model, opt.learning_rate, (opt.beta1, opt.beta2), opt.weight_decay)
         progress = Progress()
         if checkpoint is not None:
@@ -228,19 +231,6 @@ def _introduce(sinks, folder, settings, task, device, peak, peak_source, checkpo
             )
     if checkpoint is not None:
         sinks.message(f"resuming after step {checkpoint.step}")
-
-
-def _start_from(model: TransformerLM, source: str) -> None:
-    from lmfast.training.checkpoint import open_checkpoint
-
-    path = Path(source)
-    if (path / "checkpoints").is_dir():
-        checkpoint = newest_checkpoint(path / "checkpoints")
-        if checkpoint is None:
-            raise UserError(f"{source}: no complete checkpoint in it to start from")
-    else:
-        checkpoint = open_checkpoint(path)
-    run_folder.load_weights(model, checkpoint)
 
 
 def _save(folder: Path, model, optimizer, progress: Progress, keep: int, sinks: Sinks) -> None:

@@ -117,6 +117,20 @@ def load_run(folder, device: str = "cpu"):
     return model_of(checkpoint, config, device), tokenizer, config
 
 
+def find_checkpoint(path: Path):
+    """The newest undamaged checkpoint of a run folder, or the checkpoint folder itself. Raises UserError."""
+    from lmfast.training.checkpoint import newest_checkpoint, open_checkpoint
+
+    if not path.is_dir():
+        raise UserError(f"{path}: no such run folder or checkpoint")
+    if re.fullmatch(r"step_\d+", path.resolve().name):
+        return open_checkpoint(path)
+    checkpoint = newest_checkpoint(path / "checkpoints")
+    if checkpoint is None:
+        raise UserError(f"{path}: no complete checkpoint in it; name a run folder such as runs/quickstart")
+    return checkpoint
+
+
 def model_of(checkpoint, config, device: str = "cpu"):
     """A TransformerLM of shape `config` with a checkpoint's weights, in eval mode."""
     import torch

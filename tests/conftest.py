@@ -1,0 +1,54 @@
+"""What several test files share: a tiny corpus with its tokenizer and token files, and a tiny training run."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+TINY_MODEL = (
+    "--context-length 16 --d-model 16 --num-layers 2 --num-heads 2 --d-ff 24 --batch-size 4 --max-iters 6 "
+    "--warmup-iters 2 --lr 1e-2 --log-interval 1 --eval-interval 3 --checkpoint-interval 3 --device cpu"
+).split()
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Paths of a few stories, a tokenizer of 300 tokens, and token files of both parts."""
+
+    folder: Path
+
+    def __getattr__(self, name: str) -> Path:
+        return self.folder / {"text": "train.txt", "train": "train.npy", "valid": "valid.npy"}.get(name, name)
+
+    def flags(self) -> list[str]:
+        return ["--train-data", str(self.train), "--val-data", str(self.valid), *TINY_MODEL]
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Corpus:
+    from lmfast.data.stories import write_stories
+    from lmfast.tokenizer.bpe import train_bpe
+
+    folder = tmp_path_factory.mktemp("corpus")
+    write_stories(folder / "train.txt", 20_000, seed=1)
+    write_stories(folder / "valid.txt", 3_000, seed=2)
+    tokenizer = train_bpe(folder / "train.txt", 300, special_tokens=["<|endoftext|>"], num_workers=1)
+    tokenizer.save(folder / "tokenizer")
+    tokenizer = type(tokenizer).load(folder / "tokenizer")
+    for name in ("train", "valid"):
+        tokenizer.encode_file(folder / f"{name}.txt", folder / f"{name}.npy", num_workers=1)
+        side = folder / f"{name}.npy.json"
+        assert json.loads(side.read_text())["vocab_size"] == 300
+    return Corpus(folder)
+
+
+@pytest.fixture(scope="session")
+def trained_run(corpus, tmp_path_factory) -> Path:
+    """A finished run folder on the tiny corpus."""
+    from lmfast.train import train
+
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    flags = [*corpus.flags(), "--tokenizer", str(corpus.tokenizer), "--sample-interval", "6"]
+    assert train([*flags, "--out-dir", str(folder)])
+    return folder

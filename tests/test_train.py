@@ -1,0 +1,276 @@
+"""The command, and that every one of its settings does something."""
+
+import json
+import re
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lmfast.settings import TrainSettings, flat_types
+from lmfast.train import main, train
+from lmfast.training.run_folder import read_metrics
+
+
+def run(corpus, folder, *flags):
+    """Trains with the tiny flags and some more; returns the run's metrics and last weights."""
+    assert train([*corpus.flags(), "--tokenizer", str(corpus.tokenizer), "--out-dir", str(folder), *map(str, flags)])
+    return read_metrics(folder), weights(folder)
+
+
+def weights(folder, step=None):
+    path = sorted(folder.glob("checkpoints/step_*"))[-1] if step is None else folder / f"checkpoints/step_{step:08d}"
+    return load_file(path / "model.safetensors")
+
+
+def differ(a, b) -> bool:
+    return a.keys() != b.keys() or any(a[k].shape != b[k].shape or not torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module")
+def base(corpus, tmp_path_factory):
+    return run(corpus, tmp_path_factory.mktemp("base") / "run")
+
+
+# Settings whose effect is that the trained weights come out otherwise.
+CHANGES_WEIGHTS = {
+    "vocab_size": 320, "context_length": 8, "d_model": 8, "num_layers": 1, "num_heads": 4, "num_kv_heads": 1,
+    "d_ff": 16, "rope_theta": 10.0, "norm": "post", "position": "none", "ffn": "relu2", "qk_norm": None,
+    "tie_embeddings": None, "parallel_block": None, "dropout": 0.5, "batch_size": 5, "grad_accumulation": 3,
+    "learning_rate": 1e-3, "min_lr": 9e-3, "warmup_iters": 1, "lr_decay_iters": 4, "weight_decay": 0.9, "beta1": 0.5,
+    "beta2": 0.5, "grad_clip": 0.01, "bf16": None, "seed": 1, "max_iters": 5,
+}  # fmt: skip
+# Settings with a test of their own below.
+TESTED_BELOW = {
+    "config", "total_tokens", "train_data_path", "val_data_path", "tokenizer", "out_dir", "resume", "init_from", "device", "compile",
+    "eval_interval", "eval_batches", "log_interval", "checkpoint_interval", "keep_checkpoints", "sample_interval",
+    "tensorboard", "wandb", "wandb_project", "wandb_name", "wandb_entity",
+}  # fmt: skip
+
+
+def test_no_setting_is_without_a_test():
+    assert CHANGES_WEIGHTS.keys() | TESTED_BELOW == flat_types(TrainSettings).keys()
+    assert not CHANGES_WEIGHTS.keys() & TESTED_BELOW
+
+
+@pytest.mark.parametrize("name", CHANGES_WEIGHTS)
+def test_a_setting_changes_the_weights(corpus, base, tmp_path, name):
+    value = CHANGES_WEIGHTS[name]
+    flag = f"--{name.replace('_', '-')}"
+    _, changed = run(corpus, tmp_path / "run", flag, *([] if value is None else [value]))
+    assert differ(changed, base[1])
+
+
+def test_the_same_settings_give_the_same_weights_and_metrics(corpus, base, tmp_path):
+    metrics, again = run(corpus, tmp_path / "run")
+    assert not differ(again, base[1])
+
+    def exact(lines):
+        timed = ("seconds", "tokens_per_second", "mfu")
+        return [{k: v for k, v in line.items() if k not in timed} for line in lines]
+
+    assert exact(metrics) == exact(base[0])
+
+
+def test_accumulation_splits_a_step_without_changing_it(corpus, base, tmp_path):
+    _, split = run(corpus, tmp_path / "run", "--batch-size", 2, "--grad-accumulation", 2)
+    for name, value in base[1].items():
+        torch.testing.assert_close(split[name], value, atol=2e-4, rtol=1e-3)
+
+
+def test_metrics_lines(base):
+    metrics, _ = base
+    assert [line["step"] for line in metrics] == [1, 2, 3, 4, 5, 6]
+    assert [line["tokens"] for line in metrics] == [64 * s for s in range(1, 7)]
+    assert metrics[-1]["train_loss"] < metrics[0]["train_loss"]
+    always = {"step", "tokens", "seconds", "train_loss", "learning_rate", "grad_norm"}
+    for line in metrics:
+        assert always <= line.keys() <= always | {"tokens_per_second", "mfu", "val_loss", "bits_per_byte"}
+        assert ("val_loss" in line) == (line["step"] % 3 == 0)
+    assert metrics[-1]["learning_rate"] == pytest.approx(1e-3)
+    assert 0 < metrics[-1]["mfu"] < 1
+
+
+def test_bits_per_byte_is_the_loss_over_the_bytes(corpus, base):
+    import math
+
+    from lmfast.data.token_file import open_tokens
+    from lmfast.tokenizer.bpe import Tokenizer
+
+    tokens = open_tokens(corpus.valid).tokens[1:]
+    text = Tokenizer.load(corpus.tokenizer).decode_bytes(tokens).replace(b"<|endoftext|>", b"")
+    last = base[0][-1]
+    assert last["bits_per_byte"] == pytest.approx(last["val_loss"] * len(tokens) / math.log(2) / len(text), rel=1e-6)
+
+
+def test_intervals(corpus, tmp_path):
+    metrics, _ = run(
+        corpus, tmp_path / "run", "--log-interval", 4, "--eval-interval", 5, "--checkpoint-interval", 2,
+        "--keep-checkpoints", 1, "--sample-interval", 4,
+    )  # fmt: skip
+    assert [line["step"] for line in metrics if "train_loss" in line] == [4, 6]
+    assert [line["step"] for line in metrics if "val_loss" in line] == [5, 6]
+    kept = {p.name for p in (tmp_path / "run/checkpoints").glob("step_*")}
+    assert kept == {"step_00000006"}
+    samples = sorted(p.name for p in (tmp_path / "run/samples").iterdir())
+    assert samples == ["step_00000004.txt", "step_00000006.txt"]
+    assert (tmp_path / "run/samples/step_00000006.txt").read_text().startswith("Once upon a time")
+
+
+def test_total_tokens_are_rounded_up_to_whole_steps(corpus, tmp_path):
+    flags = corpus.flags()
+    del flags[flags.index("--max-iters") : flags.index("--max-iters") + 2]
+    assert train([*flags, "--total-tokens", "130", "--out-dir", str(tmp_path / "run")])
+    assert read_metrics(tmp_path / "run")[-1]["tokens"] == 192
+
+
+def test_eval_batches_limits_the_evaluation(corpus, base, tmp_path):
+    metrics, _ = run(corpus, tmp_path / "run", "--eval-batches", 1)
+    assert metrics[-1]["val_loss"] != base[0][-1]["val_loss"]
+
+
+def test_run_folder_is_complete(trained_run):
+    there = {p.name for p in trained_run.iterdir() if not p.name.startswith(".")}
+    assert there == {"config.yaml", "run.json", "metrics.jsonl", "samples", "report.html", "tokenizer", "checkpoints"}
+    facts = json.loads((trained_run / "run.json").read_text())
+    assert facts["parameters"] == sum(t.numel() for t in weights(trained_run).values())
+
+
+def test_config_file_and_its_reproduction(corpus, base, tmp_path, trained_run):
+    """A run's own config.yaml is a complete description of it."""
+    assert train(["--config", str(trained_run / "config.yaml"), "--out-dir", str(tmp_path / "again")])
+    assert not differ(weights(tmp_path / "again"), base[1])
+
+
+def test_init_from_starts_from_those_weights(corpus, base, tmp_path, trained_run):
+    metrics, _ = run(corpus, tmp_path / "run", "--init-from", trained_run, "--max-iters", 2)
+    assert metrics[0]["train_loss"] < base[0][0]["train_loss"]
+
+
+def test_without_a_tokenizer_there_are_no_bits_per_byte(corpus, tmp_path):
+    import shutil
+
+    for name in ("train", "valid"):
+        shutil.copy(corpus.folder / f"{name}.npy", tmp_path)
+    flags = [f.replace(str(corpus.folder), str(tmp_path)) for f in corpus.flags()]
+    assert train([*flags, "--vocab-size", "300", "--out-dir", str(tmp_path / "run")])
+    assert "bits_per_byte" not in read_metrics(tmp_path / "run")[-1]
+    assert "val_loss" in read_metrics(tmp_path / "run")[-1]
+
+
+def test_tensorboard_writes_events(corpus, tmp_path):
+    pytest.importorskip("tensorboard")
+    run(corpus, tmp_path / "run", "--tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "run/tensorboard"))
+    events.Reload()
+    assert [e.step for e in events.Scalars("val_loss")] == [3, 6]
+
+
+def test_wandb_gets_the_settings(corpus, tmp_path, monkeypatch):
+    """What is asked of wandb; that it works offline for real is test_wandb_offline."""
+    import wandb
+
+    calls, lines = [], []
+
+    class Run:
+        id = "abc"
+
+        def log(self, metrics, step):
+            lines.append((step, metrics))
+
+        def finish(self):
+            lines.append("finished")
+
+    monkeypatch.setattr(wandb, "init", lambda **options: calls.append(options) or Run())
+    run(corpus, tmp_path / "run", "--wandb", "--wandb-project", "p", "--wandb-name", "n", "--wandb-entity", "e")
+    asked = calls[0]
+    assert (asked["project"], asked["name"], asked["entity"], asked["mode"]) == ("p", "n", "e", "online")
+    assert asked["config"]["d_model"] == 16 and asked["id"] is None
+    assert lines[-1] == "finished" and {"train_loss", "val_loss"} <= lines[-2][1].keys()
+    assert (tmp_path / "run/wandb_id").read_text() == "abc"
+
+
+def test_wandb_offline(corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run(corpus, tmp_path / "run", "--wandb", "offline", "--max-iters", 2)
+    assert list((tmp_path / "run/wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_compile_is_one_full_graph_and_a_missing_compiler_is_one_line(corpus, tmp_path, monkeypatch, capsys):
+    calls = []
+    monkeypatch.setattr(torch, "compile", lambda f, **options: calls.append(options) or f)
+    from lmfast.training import run as room
+
+    monkeypatch.setattr(room, "why_not_compile", lambda device: None)
+    run(corpus, tmp_path / "a", "--compile", "--max-iters", 2)
+    assert calls == [{"fullgraph": True, "dynamic": False}]
+    monkeypatch.setattr(room, "why_not_compile", lambda device: "no C++ compiler was found")
+    run(corpus, tmp_path / "b", "--compile", "--max-iters", 2)
+    assert len(calls) == 1
+    assert "training without torch.compile: no C++ compiler was found\n" in capsys.readouterr().out
+
+
+def test_out_dir_defaults_to_the_next_train_folder(corpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/train-3").mkdir(parents=True)
+    assert train([*corpus.flags(), "--max-iters", "1"])
+    assert (tmp_path / "runs/train-4/checkpoints/step_00000001/COMPLETE").exists()
+
+
+def refused(argv, capsys) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in argv])
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2, out + err
+    assert re.fullmatch(r"error: [^\n]+\n", err)
+    return err
+
+
+def test_bad_input_is_refused_before_anything_is_written(corpus, tmp_path, capsys):
+    folder = tmp_path / "run"
+    base = [*corpus.flags(), "--out-dir", folder]
+    (tmp_path / "empty.npy").write_bytes(b"")
+    cases = [
+        (["--train-data", tmp_path / "none.npy"], "none.npy: no such token file"),
+        (["--train-data", tmp_path / "empty.npy"], "empty.npy: is empty"),
+        (["--vocab-size", "280"], "is outside the vocabulary of 280"),
+        (["--vocab-size", "280", "--tokenizer", corpus.tokenizer], "vocab_size is 280, but the tokenizer has 300"),
+        (["--context-length", "100000"], "train.npy"),
+        (["--num-heads", "3"], "d_model 16 is not divisible by num_heads 3"),
+        (["--max-iters", "3", "--total-tokens", "9"], "max_iters and total_tokens"),
+        (["--lr", "-1"], "learning_rate is -1"),
+        (["--min-lr", "5"], "min_lr is 5"),
+        (["--batch-size", "0"], "batch_size is 0"),
+        (["--log-interval", "0"], "log_interval is 0"),
+        (["--tokenizer", tmp_path / "no"], "no such tokenizer"),
+        (["--init-from", tmp_path / "no"], "no: "),
+        (["--resume"], "no checkpoint to resume from"),
+        (["--d-modell", "3"], "did you mean --d-model?"),
+    ]
+    if not torch.cuda.is_available():
+        cases.append((["--device", "cuda"], "device cuda is not available"))
+    for flags, message in cases:
+        assert message in refused([*base, *flags], capsys), flags
+        assert not folder.exists(), flags
+
+
+def test_val_data_alone_is_refused(corpus, tmp_path, capsys):
+    assert "val_data_path is given without" in refused(["--val-data", corpus.valid], capsys)
+
+
+def test_ids_outside_the_vocabulary_are_named(corpus, tmp_path, capsys):
+    import numpy as np
+
+    np.save(tmp_path / "t.npy", np.array([1, 2, 299, 7] * 20, np.uint16))
+    flags = [*corpus.flags(), "--train-data", tmp_path / "t.npy", "--vocab-size", "200", "--out-dir", tmp_path / "run"]
+    assert "t.npy: id 299 at position 2 is outside the vocabulary of 200" in refused(flags, capsys)
+
+
+def test_main_needs_no_arguments_from_the_caller(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lmfast train", "--bogus"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "unknown setting '--bogus'" in capsys.readouterr().err

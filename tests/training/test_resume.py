@@ -1,0 +1,122 @@
+"""A run that was stopped goes on as if it never had been, and only as the run that it is."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lmfast.errors import UserError
+from lmfast.train import train
+from lmfast.training.run_folder import read_metrics
+from tests.test_train import differ, weights
+
+
+def exact(folder):
+    timed = ("seconds", "tokens_per_second", "mfu")
+    return [{k: v for k, v in line.items() if k not in timed} for line in read_metrics(folder)]
+
+
+def flags(corpus, folder, *more):
+    return [*corpus.flags(), "--tokenizer", str(corpus.tokenizer), "--out-dir", str(folder), *more]
+
+
+def test_resuming_gives_the_same_weights_and_losses(corpus, tmp_path):
+    more = ("--dropout", "0.1", "--lr-decay-iters", "12")
+    train(flags(corpus, tmp_path / "whole", *more, "--max-iters", "12"))
+    for stop in (3, 7, 12):
+        train(flags(corpus, tmp_path / "parts", *more, "--max-iters", str(stop)))
+    assert not differ(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    assert [m["train_loss"] for m in exact(tmp_path / "whole")] == [m["train_loss"] for m in exact(tmp_path / "parts")]
+    assert all(b["seconds"] >= a["seconds"] for a, b in zip(*[read_metrics(tmp_path / "parts")[i:] for i in (0, 1)]))
+
+
+SLOW = ("--max-iters", "400", "--checkpoint-interval", "20", "--eval-interval", "100")
+
+
+@pytest.mark.parametrize("signals", [["SIGKILL", "SIGKILL", "SIGKILL"], ["SIGTERM"], ["SIGINT"]], ids="-".join)
+def test_a_stopped_process_resumes_exactly(corpus, tmp_path, signals):
+    """Signals come at whatever moment they come; the end is the same to the last bit."""
+    if not (tmp_path.parent / "whole").exists():
+        train(flags(corpus, tmp_path.parent / "whole", *SLOW))
+    folder = tmp_path / "run"
+    for count, name in enumerate(signals):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lmfast.train", *flags(corpus, folder, *SLOW)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": str(os.cpu_count())},
+        )  # fmt: skip
+        wanted = 21 + 60 * count
+        while process.poll() is None and not any(m["step"] > wanted for m in read_metrics(folder)):
+            time.sleep(0.01)
+        process.send_signal(getattr(signal, name))
+        output = process.communicate()[0].decode()
+        if name != "SIGKILL":
+            assert process.returncode == 130, output
+            assert "--resume goes on from there" in output
+    train(flags(corpus, folder, *SLOW))
+    assert not differ(weights(tmp_path.parent / "whole"), weights(folder))
+    assert exact(tmp_path.parent / "whole") == exact(folder)
+
+
+def test_logging_may_change_and_the_split_of_a_step_too(corpus, tmp_path):
+    train(flags(corpus, tmp_path / "run", "--max-iters", "3", "--lr-decay-iters", "6"))
+    train(flags(corpus, tmp_path / "run", "--max-iters", "6", "--lr-decay-iters", "6", "--log-interval", "2"))
+    train(
+        flags(corpus, tmp_path / "run", "--max-iters", "8", "--lr-decay-iters", "6")
+        + ["--batch-size", "2", "--grad-accumulation", "2"]
+    )
+    assert read_metrics(tmp_path / "run")[-1]["step"] == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (["--lr", "0.5"], "learning_rate"),
+        (["--d-model", "32"], "d_model"),
+        (["--seed", "3"], "seed"),
+        (["--batch-size", "8"], "batch_size"),
+        (["--bf16"], "bf16"),
+        (["--context-length", "8"], "context_length"),
+    ],
+)
+def test_a_changed_setting_is_refused_by_name(corpus, trained_run, change, name):
+    with pytest.raises(UserError, match=name):
+        train(flags(corpus, trained_run, *change, "--max-iters", "9"))
+
+
+def test_a_finished_run_says_so(corpus, trained_run, capsys):
+    assert train(flags(corpus, trained_run))
+    assert "already finished at step 6 of 6" in capsys.readouterr().out
+
+
+def test_resume_takes_the_newest_run(corpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    common = [*corpus.flags(), "--tokenizer", str(corpus.tokenizer), "--lr-decay-iters", "6"]
+    train([*common, "--out-dir", "runs/a", "--max-iters", "3"])
+    train([*common, "--out-dir", "runs/b", "--max-iters", "3"])
+    os.utime("runs/a/config.yaml", (time.time() + 5, time.time() + 5))
+    train(["--resume", "--max-iters", "6"])
+    assert read_metrics(tmp_path / "runs/a")[-1]["step"] == 6
+    assert read_metrics(tmp_path / "runs/b")[-1]["step"] == 3
+
+
+def test_metrics_beyond_the_checkpoint_are_taken_anew(corpus, tmp_path):
+    folder = tmp_path / "run"
+    train(flags(corpus, folder, "--max-iters", "3", "--lr-decay-iters", "6"))
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"step": 4, "train_loss": 99.0}\n{"step": 5, "tra')
+    train(flags(corpus, folder, "--max-iters", "6", "--lr-decay-iters", "6"))
+    assert [m["step"] for m in read_metrics(folder)] == [1, 2, 3, 4, 5, 6]
+    assert all(m["train_loss"] < 90 for m in read_metrics(folder))
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(corpus, tmp_path, capsys):
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    for out in (whole, folder):
+        train(flags(corpus, out))
+    (folder / "checkpoints/step_00000006/model.safetensors").write_bytes(b"x")
+    train(flags(corpus, folder))
+    assert "using the checkpoint before it" in capsys.readouterr().err
+    assert not differ(weights(whole), weights(folder))
