@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from kernels.attention_backward import attention_backward
 from kernels.attention_forward import attention_forward
-from kernels.backend import autocast_dtype, compute_dtype, use_triton
+from kernels.backend import INTERPRETING, autocast_dtype, compute_dtype, dot_precision, use_triton
 
 MAX_HEAD_DIM = 256
 
@@ -74,6 +74,15 @@ def attention_sdpa(
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal, **options)
     mask = visible(q.shape[2], k.shape[2], causal, document_ids, q.device)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **options)
+
+
+def _too_wide_for_exact(q: torch.Tensor) -> bool:
+    """Float32 products without tf32 take three tensor-core products each, and for head_dim over 64 no tile
+    that kernels.aot compiled kept its operands in registers (88 to 1,896 bytes spilled): PyTorch's operator
+    runs those.
+    """
+    exact = q.dtype == torch.float32 and dot_precision() == "tf32x3"
+    return exact and q.shape[-1] > 64 and not INTERPRETING
 
 
 def _setup_context(ctx, inputs, output):
@@ -139,7 +148,7 @@ def attention(
         scale = q.shape[-1] ** -0.5
     if scale <= 0:
         raise ValueError(f"attention: scale {scale} must be positive")
-    if use_triton("attention", q):
+    if use_triton("attention", q) and not _too_wide_for_exact(q):
         out, lse = attention_forward(q, k, v, document_ids, causal, scale)
         return (out, lse.detach() * math.log(2)) if return_lse else out
     if return_lse:

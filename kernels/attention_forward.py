@@ -202,7 +202,7 @@ def forward_config(q: torch.Tensor) -> dict[str, int]:
     if q.element_size() > 2:
         block_m, block_n, warps, stages = (64, 32, 4, 2) if block_d <= 128 else (32, 16, 4, 1)
     elif block_d <= 64:
-        block_m, block_n, warps, stages = 128, 128, 4, 3
+        block_m, block_n, warps, stages = 128, 64, 4, 3
     elif block_d == 128:
         block_m, block_n, warps, stages = (128, 64, 8, 3)
     else:

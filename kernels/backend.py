@@ -163,7 +163,7 @@ def dot_precision() -> str:
     """What `tl.dot` makes of float32: tf32 where `torch.set_float32_matmul_precision` allows it, else
     exact.
     """
-    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -183,4 +183,4 @@ def autocast_dtype(x: torch.Tensor) -> torch.dtype | None:
 
 def no_autocast(x: torch.Tensor) -> contextlib.AbstractContextManager:
     """Switches autocast off on x's device: for bodies that chose their dtypes themselves."""
-    return torch.autocast(x.device.type, enabled=False)
+    return contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)

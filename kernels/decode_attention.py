@@ -139,7 +139,8 @@ def decode_config(q: torch.Tensor) -> dict[str, int]:
     block_n, stages = (64, 3) if q.element_size() <= 2 else (32, 2)
     if block_d == 256:
         block_n //= 2
-    return {"BLOCK_N": block_n, "BLOCK_D": block_d, "num_warps": 4, "num_stages": stages}
+    warps = 8 if block_d == 256 and q.element_size() > 2 else 4
+    return {"BLOCK_N": block_n, "BLOCK_D": block_d, "num_warps": warps, "num_stages": stages}
 
 
 @register("decode_attention")

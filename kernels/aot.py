@@ -1,0 +1,308 @@
+"""Compiles every kernel for GPUs that are not there, and reads what the compiler made of it: `python -m
+kernels.aot`.
+
+Each case below calls an operator's body on meta tensors while `backend.record` writes the launches down; so
+what is compiled is what dispatch would launch, configuration, strides and all, on that architecture. Triton
+carries its own assembler, so neither a GPU nor a CUDA toolkit is needed. Out: a table (and --json) of
+registers a thread, bytes of stack (spilled registers), shared memory, the blocks that fit on a
+multiprocessor, and which matrix instruction is in the code: wgmma (Hopper), tcgen05 (Blackwell) or mma.sync
+(the older one). Exit code 1 where a kernel spills more than SPILL_LIMIT bytes or asks for more shared
+memory than a block may have.
+
+Not covered: fp16 beyond a few cases (it shares bf16's configurations) and the time a kernel takes
+(kernels.check).
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from kernels import backend
+from kernels.attention_backward import attention_backward
+from kernels.attention_forward import attention_forward
+from kernels.decode_attention import _decode
+from kernels.linear_cross_entropy import _loss
+from kernels.rms_norm import _backward as rms_norm_backward
+from kernels.rms_norm import _forward as rms_norm_forward
+from kernels.rope import _rope
+from kernels.swiglu import _backward as swiglu_backward
+from kernels.swiglu import _forward as swiglu_forward
+
+ARCHITECTURES = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0)}
+SHARED_PER_BLOCK = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024}  # bytes, opt-in maximum
+SHARED_PER_SM = {"sm_80": 164 * 1024, "sm_90": 228 * 1024, "sm_100": 228 * 1024}
+SPILL_LIMIT = 16  # bytes of stack a thread
+POINTERS = {
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.float32: "*fp32",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of an operator's body: `launch` makes it on meta tensors."""
+
+    operator: str
+    label: str
+    launch: Callable[[], object]
+    tf32: bool = False
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler made of one kernel in one configuration."""
+
+    architecture: str
+    operator: str
+    label: str
+    kernel: str
+    config: str
+    registers: int
+    stack_bytes: int
+    shared_bytes: int
+    blocks_per_sm: int
+    instructions: str
+
+    @property
+    def sound(self) -> bool:
+        return self.stack_bytes <= SPILL_LIMIT and self.shared_bytes <= SHARED_PER_BLOCK[self.architecture]
+
+
+def _meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _pointwise_cases() -> Iterator[Case]:
+    for dtype in (torch.bfloat16, torch.float32):
+        name = str(dtype).removeprefix("torch.")
+        for width in (64, 768, 1600, 4096, 8192, 16384, 65536):
+            for residual in (False, True):
+                x, weight = _meta(4096, width, dtype=dtype), _meta(width, dtype=torch.float32)
+                rstd, extra = _meta(4096, dtype=torch.float32), x if residual else None
+                label = f"{name} width {width}{' + residual' if residual else ''}"
+                yield Case(
+                    "rms_norm", label, lambda x=x, w=weight, r=extra: rms_norm_forward.body(x, w, r, 1e-5)
+                )
+                yield Case(
+                    "rms_norm",
+                    label,
+                    lambda x=x, w=weight, rstd=rstd, r=extra: rms_norm_backward.body(x, x, w, rstd, r),
+                )
+        for width in (1344, 2560, 3072):
+            halves = _meta(4096, 2 * width, dtype=dtype).chunk(2, dim=-1)
+            yield Case("swiglu", f"{name} width {width}", lambda h=halves: swiglu_forward.body(*h))
+            yield Case("swiglu", f"{name} width {width}", lambda h=halves: swiglu_backward.body(h[0], *h))
+        for head_dim in (16, 64, 80, 128, 256):
+            q, k = _meta(4, 1024, 12, head_dim, dtype=dtype), _meta(4, 1024, 4, head_dim, dtype=dtype)
+            table, places = _meta(2048, head_dim // 2, dtype=torch.float32), _meta(4, 1024, dtype=torch.int64)
+            yield Case(
+                "rope",
+                f"{name} head_dim {head_dim}",
+                lambda q=q, k=k, t=table, p=places: _rope.body(
+                    q.transpose(1, 2), k.transpose(1, 2), t, t, p, True
+                ),
+            )
+
+
+def _attend(dtype: torch.dtype, head_dim: int, seq: int, ids: bool = False, kv_heads: int = 4) -> None:
+    q, k = _meta(2, seq, 16, head_dim, dtype=dtype), _meta(2, seq, kv_heads, head_dim, dtype=dtype)
+    q, k = q.transpose(1, 2), k.transpose(1, 2)
+    document_ids = _meta(2, seq, dtype=torch.int64) if ids else None
+    scale = head_dim**-0.5
+    _, lse = attention_forward.body(q, k, k, document_ids, True, scale)
+    attention_backward.body(q, q, k, k, q, lse, document_ids, True, scale)
+
+
+def _attention_cases() -> Iterator[Case]:
+    for head_dim in (16, 32, 64, 80, 96, 128, 256):
+        for text, options in (
+            ("", {"seq": 4096, "kv_heads": 16}),
+            (", grouped", {"seq": 4096}),
+            (", grouped, ragged, ids", {"seq": 4001, "ids": True}),
+        ):
+            label = f"bfloat16 head_dim {head_dim}{text}"
+            yield Case("attention", label, lambda d=head_dim, o=options: _attend(torch.bfloat16, d, **o))
+    yield Case("attention", "float16 head_dim 64", lambda: _attend(torch.float16, 64, 4096, kv_heads=16))
+    for head_dim in (16, 32, 64, 128, 256):
+        for tf32 in (False, True) if head_dim <= 64 else (True,):
+            label = f"float32{' (tf32)' if tf32 else ''} head_dim {head_dim}, grouped, ragged"
+            yield Case("attention", label, lambda d=head_dim: _attend(torch.float32, d, 4001), tf32)
+
+
+def _decode_cases() -> Iterator[Case]:
+    for dtype in (torch.bfloat16, torch.float32):
+        for head_dim in (32, 64, 80, 128, 256):
+            for heads, kv_heads, batch in ((12, 12, 1), (32, 8, 1), (32, 8, 64)):
+                q, cache = _meta(batch, heads, head_dim, dtype=dtype), (batch, kv_heads, 8192, head_dim)
+                cache, lengths = _meta(*cache, dtype=dtype), _meta(batch, dtype=torch.int32)
+                name = str(dtype).removeprefix("torch.")
+                yield Case(
+                    "decode_attention",
+                    f"{name} head_dim {head_dim}, {heads}/{kv_heads} heads, batch {batch}",
+                    lambda q=q, c=cache, n=lengths: _decode.body(q, c, c, n),
+                )
+
+
+def _loss_cases() -> Iterator[Case]:
+    for dtype in (torch.bfloat16, torch.float32):
+        for vocab in (4096, 50257, 50304):
+            for softcap in (None, 30.0):
+                hidden, weight = _meta(2048, 768, dtype=dtype), _meta(vocab, 768, dtype=dtype)
+                targets, name = _meta(2048, dtype=torch.int64), str(dtype).removeprefix("torch.")
+                yield Case(
+                    "linear_cross_entropy",
+                    f"{name} vocabulary {vocab}{', softcap' if softcap else ''}",
+                    lambda h=hidden, w=weight, t=targets, c=softcap: _loss.body(
+                        h, w, t, -100, c, 1e-4, h.dtype, True
+                    ),
+                )
+
+
+def cases(only: str | None = None) -> list[Case]:
+    """Every case, or those of one operator."""
+    everything = [*_pointwise_cases(), *_attention_cases(), *_decode_cases(), *_loss_cases()]
+    return [case for case in everything if only in (None, case.operator)]
+
+
+def _signature(kernel: Callable, args: tuple, kwargs: dict) -> tuple[dict, dict, dict, dict]:
+    """(types, constants, alignments, options) as Triton's own launcher would specialise them."""
+    names = [parameter.name for parameter in kernel.params]
+    bound = dict(zip(names, args)) | {name: value for name, value in kwargs.items() if name in names}
+    options = {name: value for name, value in kwargs.items() if name not in names}
+    types, constants, alignments = {}, {}, {}
+    for i, parameter in enumerate(kernel.params):
+        value = bound[parameter.name]
+        if parameter.is_constexpr:
+            types[parameter.name], constants[(i,)] = "constexpr", value
+        elif isinstance(value, torch.Tensor):
+            types[parameter.name], alignments[(i,)] = POINTERS[value.dtype], [["tt.divisibility", 16]]
+        elif value == 1:
+            types[parameter.name], constants[(i,)] = "constexpr", 1
+        else:
+            types[parameter.name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+            if value % 16 == 0:
+                alignments[(i,)] = [["tt.divisibility", 16]]
+    return types, constants, alignments, options
+
+
+def _resources(cubin: bytes) -> tuple[int, int]:
+    """(registers a thread, bytes of stack a thread) by the cuobjdump inside Triton's package."""
+    tool = Path(backend.triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        report = subprocess.run(
+            [str(tool), "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", report)
+    if found is None:
+        raise RuntimeError(f"cuobjdump's report has no register line: {report!r}")
+    return int(found[1]), int(found[2]) + int(found[3])
+
+
+def compile_case(case: Case, architecture: str) -> list[Compiled]:
+    """Compiles every kernel that the case launches."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    capability = ARCHITECTURES[architecture]
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if case.tf32 else "highest")
+    try:
+        with backend.record(capability) as recording:
+            case.launch()
+    finally:
+        torch.set_float32_matmul_precision(before)
+    results = []
+    for kernel, args, kwargs in recording.launches:
+        types, constants, alignments, options = _signature(kernel, args, kwargs)
+        target = GPUTarget("cuda", capability[0] * 10 + capability[1], 32)
+        compiled = backend.triton.compile(
+            ASTSource(kernel, types, constants, alignments), target=target, options=options
+        )
+        registers, stack = _resources(compiled.asm["cubin"])
+        warps, shared, ptx = compiled.metadata.num_warps, compiled.metadata.shared, compiled.asm["ptx"]
+        found = [
+            name
+            for name, text in (("wgmma", "wgmma.mma_async"), ("tcgen05", "tcgen05.mma"), ("mma", "mma.sync"))
+            if text in ptx
+        ]
+        per_warp = -(-registers * 32 // 256) * 256  # registers are handed out in units of 256 a warp
+        blocks = min(
+            65536 // (per_warp * warps), SHARED_PER_SM[architecture] // (shared + 1024), 64 // warps, 32
+        )
+        config = {key: value for key, value in kwargs.items() if key.startswith(("BLOCK", "ROWS", "num_"))}
+        text = " ".join(f"{key.removeprefix('BLOCK_').removeprefix('num_')}={v}" for key, v in config.items())
+        results.append(
+            Compiled(
+                architecture, case.operator, case.label, kernel.__name__.strip("_").removesuffix("_kernel"),
+                text, registers, stack, shared, blocks, "+".join(found) or "-",
+            )
+        )  # fmt: skip
+    return results
+
+
+def _work(job: tuple[str | None, int, str]) -> list[Compiled]:
+    only, index, architecture = job
+    return compile_case(cases(only)[index], architecture)
+
+
+def _row(entry: Compiled) -> str:
+    return (
+        f"{entry.architecture:7}{entry.kernel:26}{entry.label:50}{entry.config:40}{entry.registers:>5}"
+        f"{entry.stack_bytes:>6}{entry.shared_bytes / 1024:>8.1f}{entry.blocks_per_sm:>4}  {entry.instructions}"
+        f"{'' if entry.sound else '   <-- over the limit'}"
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m kernels.aot", description=__doc__.split("\n")[0])
+    parser.add_argument("--arch", action="append", choices=sorted(ARCHITECTURES), help="default: all three")
+    parser.add_argument("--only", choices=sorted(backend.CHOICES), help="one operator")
+    parser.add_argument("--json", type=Path, help="also write the table here")
+    options = parser.parse_args(arguments)
+    if backend.triton is None or backend.INTERPRETING:
+        print("kernels.aot: needs Triton, and TRITON_INTERPRET unset", file=sys.stderr)
+        return 2
+    jobs = [
+        (options.only, index, architecture)
+        for architecture in options.arch or ARCHITECTURES
+        for index in range(len(cases(options.only)))
+    ]
+    print(
+        f"{'arch':7}{'kernel':26}{'case':50}{'configuration':40}{'regs':>5}{'stack':>6}{'smem K':>8}"
+        f"{'/SM':>4}  matrix"
+    )
+    table = []
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(min(len(jobs), os.cpu_count() or 1)) as pool:
+        for results in pool.imap(_work, jobs):
+            for entry in results:
+                print(_row(entry), flush=True)
+                table.append(entry)
+    unsound = [entry for entry in table if not entry.sound]
+    print(
+        f"{len(table)} kernels compiled, {len(unsound)} over {SPILL_LIMIT} bytes of spills or the shared memory limit"
+    )
+    if options.json is not None:
+        beside = options.json.with_name(options.json.name + ".tmp")
+        beside.write_text(json.dumps([asdict(entry) for entry in table], indent=1) + "\n")
+        os.replace(beside, options.json)
+    return 1 if unsound else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
