@@ -48,7 +48,7 @@ from lmfast.tokenizer.patterns import Pattern
 # A row of a table, four uint64: key (low, high), count, offset in the arena (long pretokens only).
 LOW, HIGH, COUNT, OFFSET = range(4)
 ROW_BYTES = 32
-_FIRST_ROWS = 1 << 14  # grows by itself
+_FIRST_ROWS = 1 << 15  # 1 MiB; grows by itself
 _FIRST_ARENA = 1 << 18
 
 
