@@ -1,0 +1,118 @@
+"""How far a long job is, on stderr: a bar in a terminal, a plain line now and then elsewhere; and its peak memory.
+
+In: amounts done and in all. Out: text on stderr only, so that results on stdout can be piped. Memory is that of this
+process without file pages (anonymous and shared), which is what a machine runs out of; it is read from /proc
+twenty times a second, and unknown on systems without it.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+
+LINE_SECONDS = 5.0  # between plain lines
+
+
+@contextmanager
+def progress(**units: str):
+    """with progress(counting="bytes", merging="merges") as update: update("counting", done, total).
+
+    Phases come one after another; bytes are shown as MB and MB/s.
+    """
+    show = _bar if sys.stderr.isatty() else _lines
+    with show(units) as update:
+        yield update
+
+
+def amount(n: float, unit: str) -> str:
+    return f"{n / 1e6:,.1f} MB" if unit == "bytes" else f"{n:,.0f} {unit}"
+
+
+@contextmanager
+def _bar(units: dict[str, str]):
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    tasks: dict[str, tuple] = {}
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+
+        def update(phase: str, done: int, total: int) -> None:
+            now = time.perf_counter()
+            if phase not in tasks:
+                tasks[phase] = bar.add_task(phase, total=total, rate=""), now
+            task, began = tasks[phase]
+            rate = done / (now - began) if now > began else 0
+            bar.update(task, completed=done, total=total, rate=amount(rate, units[phase]) + "/s")
+
+        yield update
+
+
+@contextmanager
+def _lines(units: dict[str, str]):
+    began: dict[str, float] = {}
+    last = time.perf_counter()
+
+    def update(phase: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        began.setdefault(phase, now)
+        if now - last >= LINE_SECONDS:
+            last = now
+            rate = done / (now - began[phase]) if now > began[phase] else 0
+            unit = units[phase]
+            text = (
+                f"{phase}: {100 * done / max(total, 1):.0f} %, {amount(done, unit)}, {amount(rate, unit)}/s"
+            )
+            print(text, file=sys.stderr, flush=True)
+
+    yield update
+
+
+class PeakMemory:
+    """with PeakMemory() as memory: …; memory.peak is in bytes, None where it cannot be read."""
+
+    def __init__(self, read: Callable[[], int | None] | None = None, seconds: float = 0.05):
+        self.peak: int | None = None
+        self._read, self._seconds = read or memory_in_use, seconds
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _sample(self) -> None:
+        now = self._read()
+        if now is not None:
+            self.peak = max(self.peak or 0, now)
+
+    def _watch(self) -> None:
+        while not self._over.wait(self._seconds):
+            self._sample()
+
+    def __enter__(self) -> "PeakMemory":
+        self._sample()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._over.set()
+        self._thread.join()
+        self._sample()
+
+    def __str__(self) -> str:
+        return "peak memory unknown" if self.peak is None else f"peak memory {self.peak / 1e6:,.0f} MB"
+
+
+def memory_in_use() -> int | None:
+    """Bytes of this process's anonymous and shared memory."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            fields = dict(line.split(":", 1) for line in status if line.startswith(("RssAnon", "RssShmem")))
+        return 1024 * sum(int(value.split()[0]) for value in fields.values())
+    except (OSError, ValueError, IndexError):
+        return None

@@ -1,0 +1,286 @@
+"""The command line from end to end: every option has an effect, every bad input is one line and exit code 2."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lmfast.tokenizer.__main__ import build_parser, main, with_dashes
+from lmfast.tokenizer.bpe import Tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = "".join(
+    f"Tom has {i} cats. They're happy, and the {('red', 'blue', 'green')[i % 3]} ball isn't lost.\n<|endoftext|>\n"
+    for i in range(300)
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """text.txt, its tokenizer tok/ and its token file ids.npy, all made by the commands."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "text.txt").write_text(TEXT)
+    main(f"train --input {folder}/text.txt --output {folder}/tok --vocab-size 400".split())
+    main(f"encode --input {folder}/text.txt --output {folder}/ids.npy --tokenizer {folder}/tok".split())
+    return folder
+
+
+def run(capsys, line: str, *more: str) -> str:
+    main([*line.split(), *more])
+    return capsys.readouterr().out
+
+
+def refused(capsys, line: str, *more: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main([*line.split(), *more])
+    told = capsys.readouterr()
+    assert caught.value.code == 2
+    assert told.out == "" and told.err.startswith("error: ") and told.err.count("\n") == 1
+    return told.err
+
+
+def test_train_then_encode_then_decode(place, capsys, tmp_path):
+    tokenizer = Tokenizer.load(place / "tok")
+    assert (
+        tokenizer.special_tokens == {"<|endoftext|>": tokenizer.vocab_size - 1}
+        and tokenizer.vocab_size == 400
+    )
+    assert np.load(place / "ids.npy").tolist() == tokenizer.encode(TEXT)
+    summary = json.loads((place / "ids.npy.json").read_text())
+    assert summary["tokenizer"] == str(place / "tok") and summary["bytes"] == len(TEXT)
+    out = run(capsys, f"decode --input {place}/ids.npy --output {tmp_path}/back.txt --tokenizer {place}/tok")
+    assert (tmp_path / "back.txt").read_text() == TEXT
+    assert f"from {summary['tokens']:,} tokens" in out
+
+
+def test_train_tells_what_it_did(place, capsys, tmp_path):
+    out = run(capsys, f"train --input {place}/text.txt --output {tmp_path}/tok --vocab-size 400")
+    assert re.search(r"tok: 400 tokens \(143 merges, 1 special\) from 0.0 MB", out)
+    assert re.search(
+        r"counting [\d.]+ s \([\d.,]+ MB/s\), merging [\d.]+ s, saving [\d.]+ s; peak memory [\d,]+ MB; "
+        r"\d+ distinct pretokens; longest token ' ?\w+' \(\d+ bytes\)",
+        out,
+    )
+
+
+def test_encode_tells_what_it_did(place, capsys, tmp_path):
+    out = run(capsys, f"encode --input {place}/text.txt --output {tmp_path}/x.npy --tokenizer {place}/tok")
+    assert re.search(
+        r"x.npy: [\d,]+ tokens \(uint16\) from 0.0 MB: \d\.\d{3} bytes/token in [\d.]+ s, [\d.,]+ MB/s "
+        r"\(the Pile's 825 GB would take .*\); peak memory [\d,]+ MB",
+        out,
+    )
+
+
+def test_train_options(place, capsys, tmp_path):
+    text = tmp_path / "more.txt"
+    text.write_text("zebra zebra zebra <a> <b> " * 50)
+    base = f"train --vocab-size 350 --input {place}/text.txt"
+    one = run(capsys, f"{base} --output {tmp_path}/1") and Tokenizer.load(tmp_path / "1")
+    run(capsys, f"{base} {text} --output {tmp_path}/2 --special-tokens <a> <b>")
+    two = Tokenizer.load(tmp_path / "2")
+    assert two.special_tokens == {"<a>": 348, "<b>": 349}
+    assert any(b"zeb" in token for token in two.vocab.values())
+    run(capsys, f"{base} --output {tmp_path}/3 --pattern cl100k --special-tokens")
+    three = Tokenizer.load(tmp_path / "3")
+    assert three.pattern.name == "cl100k" and three.special_tokens == {}
+    run(
+        capsys,
+        f"train --vocab_size 350 --input {place}/text.txt --output {tmp_path}/4 --num-proc 3 --max-memory 2MB",
+    )
+    assert Tokenizer.load(tmp_path / "4").fingerprint() == one.fingerprint()
+    arguments = build_parser().parse_args(
+        with_dashes(
+            [
+                "train",
+                "--input",
+                "x",
+                "--output",
+                "y",
+                "--vocab_size=300",
+                "--num_workers",
+                "5",
+                "--max-memory",
+                "1.5GB",
+            ]
+        )
+    )
+    assert (arguments.num_workers, arguments.max_memory, arguments.vocab_size) == (5, 1_500_000_000, 300)
+
+
+def test_vocab_and_merges_instead_of_a_folder(place, capsys, tmp_path):
+    files = f"--vocab {place}/tok/vocab.json --merges {place}/tok/merges.txt"
+    run(capsys, f"encode --input {place}/text.txt --output {tmp_path}/x.npy {files} --num-workers 2")
+    assert np.array_equal(np.load(tmp_path / "x.npy"), np.load(place / "ids.npy"))
+    run(
+        capsys,
+        f"encode --input {place}/text.txt --output {tmp_path}/y.npy {files} --special-tokens <|endoftext|> <|q|>",
+    )
+    assert json.loads((tmp_path / "y.npy.json").read_text())["vocab_size"] == 401
+    run(capsys, f"encode --input {place}/text.txt --output {tmp_path}/z.npy {files} --pattern", r"[\s\S]")
+    assert len(np.load(tmp_path / "z.npy")) > len(np.load(tmp_path / "x.npy"))
+
+
+def piped(line: str, data: bytes) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "lmfast.tokenizer", *line.split()], input=data, capture_output=True, cwd=ROOT
+    )
+
+
+def test_standard_input_and_output(place, tmp_path):
+    data = TEXT.encode() + b"\xff\xfe"
+    ids = Tokenizer.load(place / "tok").encode(data)
+    encoded = piped(f"encode --input - --output - --tokenizer {place}/tok", data)
+    assert encoded.returncode == 0 and [int(i) for i in encoded.stdout.split()] == ids
+    assert b"bytes/token" in encoded.stderr
+    decoded = piped(f"decode --input - --tokenizer {place}/tok", encoded.stdout)
+    assert decoded.stdout == data
+    assert piped(f"encode --input - --output {tmp_path}/x.npy --tokenizer {place}/tok", data).returncode == 0
+    assert np.load(tmp_path / "x.npy").tolist() == ids
+    assert piped(f"encode --input - --output {tmp_path}/y.npy --tokenizer {place}/tok", b"").returncode == 2
+    assert not (tmp_path / "y.npy").exists()
+    (tmp_path / "file.txt").write_bytes(data)
+    from_file = piped(f"encode --input {tmp_path}/file.txt --output - --tokenizer {place}/tok", b"")
+    assert from_file.stdout.split() == encoded.stdout.split()
+    wrong = piped(f"decode --input - --tokenizer {place}/tok", b"1 2 x\n")
+    assert wrong.returncode == 2 and b"line 1: not ids" in wrong.stderr
+
+
+def test_count(place, capsys, tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(10, dtype=np.uint16))
+    (tmp_path / "sub").mkdir()
+    np.arange(6, dtype="<u2").tofile(tmp_path / "sub" / "b.bin")
+    (tmp_path / "c.ids").write_text("1 2 3")
+    out = run(capsys, f"count --input {tmp_path} {tmp_path}/c.ids {place}/ids.npy")
+    total = 10 + 6 + 3 + len(np.load(place / "ids.npy"))
+    assert "a.npy: 10 tokens (uint16)\n" in out and "b.bin: 6 tokens" in out and "c.ids: 3 tokens" in out
+    assert re.search(r"ids.npy: [\d,]+ tokens \(uint16\), \d\.\d{3} bytes/token", out)
+    assert f"total: {total:,} tokens in 4 files" in out
+
+
+def test_compression_of_several_pairs(place, capsys, tmp_path):
+    run(capsys, f"train --input {place}/text.txt --output {tmp_path}/small --vocab-size 300")
+    (tmp_path / "other.txt").write_text("One.\n\nTwo two.\n\n\n\nThree three three.\n")
+    line = (
+        f"compression --input {place}/text.txt {tmp_path}/other.txt --tokenizer {place}/tok {tmp_path}/small"
+    )
+    out = run(capsys, f"{line} --n 5")
+    assert len(re.findall(r"\d\.\d{3} bytes/token .*MB/s \(the Pile's 825 GB would take", out)) == 4
+    assert "text.txt: 5 documents" in out and "other.txt: 3 documents" in out
+    sizes = [
+        re.findall(r"documents, ([\d,]+) bytes", run(capsys, f"{line} --n 20 --seed {seed}"))
+        for seed in (1, 1, 2)
+    ]
+    assert sizes[0] == sizes[1] != sizes[2]
+
+
+def test_debug_log(place, tmp_path):
+    line = f"train --input {place}/text.txt --output {tmp_path}/tok --vocab-size 300"
+    told = subprocess.run(
+        [sys.executable, "-m", "lmfast.tokenizer", *line.split()],
+        env=os.environ | {"LOG_LEVEL": "DEBUG"}, capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert "pretoken b'.'" in told.stderr and re.search(r"merge 1: b'.' \+ b'.', \d+ times", told.stderr)
+    wrong = subprocess.run(
+        [sys.executable, "-m", "lmfast.tokenizer", *line.split()],
+        env=os.environ | {"LOG_LEVEL": "LOUD"}, capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert wrong.returncode == 2 and "LOG_LEVEL=LOUD" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        ("train --input {p}/no.txt --output {t}/tok --vocab-size 400", "no.txt: no such file"),
+        ("train --input {t}/empty.txt --output {t}/tok --vocab-size 400", "empty.txt: no text in it"),
+        ("train --input {p}/text.txt --output {t}/tok --vocab-size 200", "200 is too small.*at least 257"),
+        (
+            "train --input {p}/text.txt --output {t}/tok --vocab-size many",
+            "--vocab-size: 'many' is no whole number",
+        ),
+        (
+            "train --input {p}/text.txt --output {p}/text.txt --vocab-size 300",
+            "text.txt: is a file; name a folder",
+        ),
+        (
+            "train --input {p}/text.txt --output {t}/tok --vocab-size 300 --max-memory lots",
+            "'lots' is no amount",
+        ),
+        ("train --input {p}/text.txt --output {t}/tok --vocab-size 300 --pattern (", "pattern '\\('"),
+        ("train --input {p}/text.txt --output {t}/tok --vocab-siz 300", "--vocab-size"),
+        (
+            "train --input {p}/text.txt --output {t}/tok --vocab-size 300 --num-worker 3",
+            "did you mean --num-workers",
+        ),
+        (
+            "train --input {p}/text.txt --output {t}/tok --vocab-size 300 --num-workers 0",
+            "'0' is no whole number",
+        ),
+        ("encode --input {p}/text.txt --output {t}/x.npy", "--tokenizer FOLDER or with --vocab"),
+        ("encode --input {p}/text.txt --output {t}/x.npy --vocab {p}/tok/vocab.json", "come together"),
+        ("encode --input {p}/text.txt --output {t}/x.npy --tokenizer {p}/none", "none: no such file"),
+        ("encode --input {p}/text.txt --output {t}/x.npy --tokenizer {t}", "holds no tokenizer"),
+        ("encode --input {p}/text.txt --output {t}/x.bin --tokenizer {p}/tok", "x.bin: token files are .npy"),
+        ("encode --input {p}/text.txt --output {t}/no/x.npy --tokenizer {p}/tok", "no does not exist"),
+        ("encode --input {t}/empty.txt --output {t}/x.npy --tokenizer {p}/tok", "empty.txt: is empty"),
+        ("encode --input {p}/no.txt --output {t}/x.npy --tokenizer {p}/tok", "no.txt: no such file"),
+        ("encode --input {p}/no.txt --output - --tokenizer {p}/tok", "no.txt: cannot be read"),
+        ("decode --input {p}/no.npy --tokenizer {p}/tok", "no.npy: no such token file"),
+        (
+            "decode --input {t}/large.npy --tokenizer {p}/tok",
+            "id 50300 at position 812 is outside the vocabulary of 400",
+        ),
+        ("decode --input {p}/text.txt --tokenizer {p}/tok", "is no digit"),
+        ("inspect --input {p}/text.txt --tokenizer {p}/tok --document 5000", "has 301 documents"),
+        ("inspect --input {p}/ids.npy --tokenizer {p}/tok --document 5000", "has 301 documents"),
+        ("inspect --input {p}/text.txt --tokenizer {p}/tok --document -1", "counted from 0"),
+        ("count --input {t}/void", "void: no token files"),
+        ("compression --input {t}/empty.txt --tokenizer {p}/tok", "empty.txt: is empty"),
+        ("compression --input {p}/text.txt", "--tokenizer FOLDER or with --vocab"),
+        ("encod --input x", "invalid choice: 'encod'"),
+        ("", "the following arguments are required"),
+    ],
+)
+def test_bad_input_is_one_line(place, capsys, tmp_path, line, match):
+    (tmp_path / "empty.txt").write_bytes(b"")
+    (tmp_path / "void").mkdir()
+    tokens = np.zeros(1000, np.uint16)
+    tokens[812] = 50300
+    np.save(tmp_path / "large.npy", tokens)
+    before = sorted(tmp_path.rglob("*"))
+    told = refused(capsys, line.format(p=place, t=tmp_path))
+    assert re.search(match, told), told
+    assert sorted(tmp_path.rglob("*")) == before, "something was left behind"
+
+
+def test_a_terminal_gets_colours(place, tmp_path):
+    leader, follower = pty.openpty()
+    line = f"inspect --input {place}/text.txt --tokenizer {place}/tok --limit 5"
+    done = subprocess.run(
+        [sys.executable, "-m", "lmfast.tokenizer", *line.split()], stdout=follower, stderr=follower, cwd=ROOT
+    )
+    os.close(follower)
+    told = os.read(leader, 1 << 16).decode()
+    os.close(leader)
+    assert done.returncode == 0 and "\x1b[97;48;5;" in told
+
+
+def test_help_answers_at_once():
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", "-m", "lmfast.tokenizer", "train", "--help"],
+            capture_output=True, text=True, cwd=ROOT,
+        )  # fmt: skip
+        seconds.append(time.perf_counter() - began)
+        assert "--vocab-size" in done.stdout
+        assert "numba" not in done.stderr and "numpy" not in done.stderr
+    assert min(seconds) < 0.6  # 0.11 s on an idle machine

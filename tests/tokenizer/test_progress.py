@@ -1,0 +1,67 @@
+"""progress.py: lines where there is no terminal, and only now and then; the peak of what is read."""
+
+import time
+
+import numpy as np
+
+from lmfast.tokenizer import progress as module
+from lmfast.tokenizer.progress import PeakMemory, amount, memory_in_use, progress
+
+
+def test_plain_lines(capsys, monkeypatch):
+    monkeypatch.setattr(module, "LINE_SECONDS", 0.0)
+    with progress(counting="bytes", merging="merges") as update:
+        update("counting", 500_000, 1_000_000)
+        update("merging", 3, 4)
+    told = capsys.readouterr()
+    assert told.out == ""
+    lines = told.err.splitlines()
+    assert lines[0].startswith("counting: 50 %, 0.5 MB, ") and lines[0].endswith("MB/s")
+    assert lines[1].startswith("merging: 75 %, 3 merges, ") and lines[1].endswith("merges/s")
+
+
+def test_lines_are_few(capsys):
+    with progress(counting="bytes") as update:
+        for i in range(1000):
+            update("counting", i, 1000)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_bar_where_there_is_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(module.sys.stderr, "isatty", lambda: True, raising=False)
+    with progress(counting="bytes", merging="merges") as update:
+        update("counting", 1, 2)
+        update("counting", 2, 2)
+        update("merging", 1, 2)
+
+
+def test_amounts():
+    assert amount(2_500_000, "bytes") == "2.5 MB" and amount(1234, "merges") == "1,234 merges"
+
+
+def test_peak_of_what_is_read():
+    read: list[int] = []
+
+    def rising_and_falling() -> int:
+        read.append(50 if len(read) == 3 else 10)
+        return read[-1]
+
+    with PeakMemory(rising_and_falling, seconds=0.001) as memory:
+        while len(read) < 6:
+            time.sleep(0.001)
+    assert memory.peak == 50
+    with PeakMemory(lambda: 2_000_000) as memory:
+        pass
+    assert str(memory) == "peak memory 2 MB"
+    with PeakMemory(lambda: None) as unknown:
+        pass
+    assert unknown.peak is None and str(unknown) == "peak memory unknown"
+
+
+def test_memory_in_use_sees_what_is_allocated():
+    before = memory_in_use()
+    if before is None:
+        return  # a system without /proc
+    block = np.ones(64 << 20, np.uint8)
+    assert memory_in_use() - before > 50e6
+    del block
