@@ -193,11 +193,19 @@ def test_stream_never_shows_half_a_character(tokenizer):
 
 
 def test_decode_refuses_ids_outside(tokenizer):
-    for ids in ([1, 2, 5000], np.array([1, 2, 5000]), np.array([1, 2, 5000] * 200, np.uint16)):
+    for ids in (
+        [1, 2, 5000],
+        np.array([1, 2, 5000]),
+        [1, 2, 5000] * 200,
+        np.array([1, 2, 5000] * 200, np.uint16),
+    ):
         with pytest.raises(
             UserError, match=f"id 5000 at position 2 is outside the vocabulary of {tokenizer.vocab_size}"
         ):
             tokenizer.decode(ids)
+    for strange in (-1, 1 << 70):
+        with pytest.raises(UserError, match=f"id {strange} at position 300"):
+            tokenizer.decode([1] * 300 + [strange])
 
 
 def test_special_tokens_by_call(tokenizer):
