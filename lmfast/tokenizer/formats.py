@@ -65,7 +65,7 @@ def unspell(text: str) -> bytes | None:
     """The inverse of `spell`; None where a character stands for no byte."""
     table = _character_bytes()
     try:
-        return bytes([table[character] for character in text])
+        return bytes(map(table.__getitem__, text))
     except KeyError:
         return None
 
@@ -108,13 +108,14 @@ def read_vocab_and_merges(
     every entry that is neither a byte nor made by a merge.
     """
     entries = _entries(read_json(vocab_path), vocab_path)
-    merges = _merges(_lines(merges_path), merges_path)
+    spelt_entries = {text: unspell(text) for text in entries}
+    merges = _merges(_lines(merges_path), spelt_entries, merges_path)
     made = {a + b for a, b in merges}
     wanted = None if special_tokens is None else set(special_tokens)
     vocab: dict[int, bytes] = {}
     found: dict[str, int] = {}
     for text, token in entries.items():
-        spelt = unspell(text)
+        spelt = spelt_entries[text]
         name = _special_name(text, spelt, wanted, made)
         if name is not None:
             found[name] = token
@@ -162,14 +163,16 @@ def _lines(path: Path) -> list[tuple[int, Any]]:
     return [(n, line) for n, line in numbered if line and not (n == 1 and line.startswith("#version"))]
 
 
-def _merges(lines: Iterable[tuple[int, Any]], path: Path) -> list[tuple[bytes, bytes]]:
-    """Pairs of bytes from "a b" strings or [a, b] lists."""
+def _merges(
+    lines: Iterable[tuple[int, Any]], spelt: dict[str, bytes], path: Path
+) -> list[tuple[bytes, bytes]]:
+    """Pairs of bytes from "a b" strings or [a, b] lists. spelt: the bytes of known texts, a shortcut."""
     merges = []
     for number, line in lines:
         pair = line.split(" ") if isinstance(line, str) else line
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
             raise UserError(f"{path}: merge {number} is {line!r}; a merge is two tokens with a blank between")
-        a, b = unspell(pair[0]), unspell(pair[1])
+        a, b = spelt.get(pair[0]) or unspell(pair[0]), spelt.get(pair[1]) or unspell(pair[1])
         if not a or not b:
             raise UserError(f"{path}: merge {number}, {line!r}, is not spelt in GPT-2's byte characters")
         merges.append((a, b))
@@ -207,15 +210,16 @@ def read_tokenizer_json(path: Path) -> TokenizerParts:
                 )
         special[added["content"]] = added["id"]
     vocab: dict[int, bytes] = {}
+    ordinary: dict[str, bytes] = {}
     for text, token in _entries(model["vocab"], path).items():
         spelt = unspell(text)
         if text in special or spelt is None:
             vocab[token] = text.encode()
         else:
-            vocab[token] = spelt
+            vocab[token] = ordinary[text] = spelt
     for text, token in special.items():
         vocab[token] = text.encode()
-    merges = _merges(enumerate(model.get("merges") or [], 1), path)
+    merges = _merges(enumerate(model.get("merges") or [], 1), ordinary, path)
     _check_merges(merges, set(vocab.values()), path, path)
     if model.get("ignore_merges"):
         _check_made(vocab, merges, special, path)
