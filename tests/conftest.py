@@ -1,10 +1,14 @@
 """What several test files share: a tiny corpus with its tokenizer and token files, and a tiny training run."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+# Models in tests are tiny: a second thread costs more than it brings, and much more where test processes share cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TINY_MODEL = (
     "--context-length 16 --d-model 16 --num-layers 2 --num-heads 2 --d-ff 24 --batch-size 4 --max-iters 6 "
