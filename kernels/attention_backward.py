@@ -15,6 +15,7 @@ from kernels.backend import (
     capability,
     dense_last,
     dot_precision,
+    empty_dense_last,
     jit,
     register,
     tl,
@@ -238,7 +239,7 @@ def attention_backward(
     """(dq, dk, dv); lse is the forward's, to base 2."""
     batch, heads, seq_q, head_dim = q.shape
     kv_heads, seq_k = k.shape[1], k.shape[2]
-    dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    dq, dk, dv = empty_dense_last(q), empty_dense_last(k), empty_dense_last(v)
     if q.numel() == 0 or k.numel() == 0:
         return dq.zero_(), dk.zero_(), dv.zero_()
     q, k, v, out, dout = dense_last(q), dense_last(k), dense_last(v), dense_last(out), dense_last(dout)
@@ -271,4 +272,4 @@ def attention_backward(
 
 @attention_backward.register_fake
 def _(dout, q, k, v, out, lse, document_ids, causal, scale):
-    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    return empty_dense_last(q), empty_dense_last(k), empty_dense_last(v)

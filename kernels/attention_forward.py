@@ -19,6 +19,7 @@ from kernels.backend import (
     compute_dtype,
     dense_last,
     dot_precision,
+    empty_dense_last,
     jit,
     register,
     tl,
@@ -227,7 +228,7 @@ def attention_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(out, base-2 logarithm of the softmax denominators)."""
     batch, heads, seq_q, head_dim = q.shape
-    out = torch.empty_like(q)
+    out = empty_dense_last(q)
     lse = torch.empty((batch, heads, seq_q), dtype=compute_dtype(q.dtype), device=q.device)
     if lse.numel() == 0:
         return out, lse
@@ -246,4 +247,4 @@ def attention_forward(
 
 @attention_forward.register_fake
 def _(q, k, v, document_ids, causal, scale):
-    return torch.empty_like(q), q.new_empty(q.shape[:3], dtype=compute_dtype(q.dtype))
+    return empty_dense_last(q), q.new_empty(q.shape[:3], dtype=compute_dtype(q.dtype))
