@@ -159,9 +159,16 @@ def dense_last(x: torch.Tensor) -> torch.Tensor:
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
+def empty_dense_last(x: torch.Tensor) -> torch.Tensor:
+    """An uninitialised tensor like x, in x's memory order where that keeps the last dimension dense."""
+    y = torch.empty_like(x)
+    return y if y.stride(-1) == 1 or y.shape[-1] == 1 else x.new_empty(x.shape)
+
+
+@torch.compiler.assume_constant_result
 def dot_precision() -> str:
-    """What `tl.dot` makes of float32: tf32 where `torch.set_float32_matmul_precision` allows it, else
-    exact.
+    """What `tl.dot` makes of float32: tf32 where `torch.set_float32_matmul_precision` allows it, else three of
+    those products, which keep float32's accuracy. Compiled code keeps what it found when it was traced.
     """
     return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
