@@ -254,8 +254,9 @@ class Tokenizer:
         if Path(src).is_file() and Path(src).stat().st_size == 0:
             raise UserError(f"{src}: is empty; there is nothing to encode")
         side = Path(f"{dst}.json")
-        side.unlink(missing_ok=True)  # it would tell of the file that is about to be replaced
-        summary = encode_file(self._encoder, src, dst, self.dtype, num_workers, progress)
+        with written_beside(dst) as complete:
+            summary = encode_file(self._encoder, src, complete, self.dtype, num_workers, progress)
+            side.unlink(missing_ok=True)  # it tells of the file that is about to be replaced
         home = tokenizer_path or self._loaded_from
         facts = {
             "tokens": summary.tokens,
@@ -263,7 +264,7 @@ class Tokenizer:
             "special_bytes": summary.special_bytes,
             "vocab_size": self.vocab_size,
             "dtype": self.dtype.name,
-            "tokenizer": None if home is None else str(home),
+            "tokenizer": None if home is None else str(Path(home).absolute()),
             "tokenizer_sha256": self.fingerprint(),
         }
         with written_beside(side) as beside:

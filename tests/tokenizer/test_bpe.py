@@ -315,6 +315,11 @@ def test_an_interrupted_encoding_leaves_nothing(tokenizer, stories, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         tokenizer.encode_file(stories, tmp_path / "x.npy", progress=stop)
     assert list(tmp_path.iterdir()) == []
+    tokenizer.encode_file(stories, tmp_path / "x.npy")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(KeyboardInterrupt):
+        tokenizer.encode_file(stories, tmp_path / "x.npy", progress=stop)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_fingerprint_tells_tokenizers_apart(tokenizer):
