@@ -41,7 +41,7 @@ def quickstart(fresh: bool) -> bool:
     print("1/3 the corpus: stories from a built-in grammar, a byte-level BPE, token files")
     corpus = prepare(fresh=fresh)
     print("2/3 the model")
-    if not train(["--config", "quickstart", "--out-dir", str(FOLDER)]):
+    if not train(["--config", "quickstart", "--out-dir", str(FOLDER)], corpus):
         return False
     print("3/3 a story by the model")
     _show(corpus, time.perf_counter() - start)

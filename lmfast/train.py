@@ -19,8 +19,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             sys.exit(130)
 
 
-def train(argv: Sequence[str]) -> bool:
-    """Runs the training that a command line describes; returns False when it was stopped before its end."""
+def train(argv: Sequence[str], corpus=None) -> bool:
+    """Runs the training that a command line describes; returns False when it was stopped before its end.
+
+    corpus: what `lmfast.data.builtin.prepare` returned, where the caller has prepared the built-in corpus already.
+    """
     settings = parse(TrainSettings, argv, "lmfast train")
     from lmfast.training.resume import choose_folder, saved_settings
 
@@ -35,7 +38,7 @@ def train(argv: Sequence[str]) -> bool:
         raise UserError("val_data_path is given without train_data_path; give both, or neither")
     facts = {}
     if settings.data.train_data_path is None:
-        settings, facts = _with_builtin_corpus(settings)
+        settings, facts = _with_builtin_corpus(settings, corpus)
     settings = replace_flat(settings, {"out_dir": str(folder), "resume": False})
     return run(settings, folder, resuming, facts)
 
@@ -72,11 +75,12 @@ def run(settings: TrainSettings, folder: Path, resuming: bool, facts: dict) -> b
     return execute(settings, task, folder, resuming, device)
 
 
-def _with_builtin_corpus(settings: TrainSettings) -> tuple[TrainSettings, dict]:
-    from lmfast.data.builtin import prepare
+def _with_builtin_corpus(settings: TrainSettings, corpus) -> tuple[TrainSettings, dict]:
+    if corpus is None:
+        from lmfast.data.builtin import prepare
 
-    print("no training data given: using the built-in stories (--train-data FILE trains on your own)")
-    corpus = prepare(vocab_size=settings.model.vocab_size or 4096)
+        print("no training data given: using the built-in stories (--train-data FILE trains on your own)")
+        corpus = prepare(vocab_size=settings.model.vocab_size or 4096)
     paths = {
         "train_data_path": str(corpus.train),
         "val_data_path": str(corpus.valid),

@@ -15,12 +15,18 @@ from lmfast.training.run_folder import read_metrics
 
 def run(corpus, folder, *flags):
     """Trains with the tiny flags and some more; returns the run's metrics and last weights."""
-    assert train([*corpus.flags(), "--tokenizer", str(corpus.tokenizer), "--out-dir", str(folder), *map(str, flags)])
+    assert train(
+        [*corpus.flags(), "--tokenizer", str(corpus.tokenizer), "--out-dir", str(folder), *map(str, flags)]
+    )
     return read_metrics(folder), weights(folder)
 
 
 def weights(folder, step=None):
-    path = sorted(folder.glob("checkpoints/step_*"))[-1] if step is None else folder / f"checkpoints/step_{step:08d}"
+    path = (
+        sorted(folder.glob("checkpoints/step_*"))[-1]
+        if step is None
+        else folder / f"checkpoints/step_{step:08d}"
+    )
     return load_file(path / "model.safetensors")
 
 
@@ -43,8 +49,8 @@ CHANGES_WEIGHTS = {
 }  # fmt: skip
 # Settings with a test of their own below.
 TESTED_BELOW = {
-    "config", "total_tokens", "train_data_path", "val_data_path", "tokenizer", "out_dir", "resume", "init_from", "device", "compile",
-    "eval_interval", "eval_batches", "log_interval", "checkpoint_interval", "keep_checkpoints", "sample_interval",
+    "total_tokens", "config", "train_data_path", "val_data_path", "tokenizer", "out_dir", "resume", "init_from", "device",
+    "compile", "eval_interval", "eval_batches", "log_interval", "checkpoint_interval", "keep_checkpoints", "sample_interval",
     "tensorboard", "wandb", "wandb_project", "wandb_name", "wandb_entity",
 }  # fmt: skip
 
@@ -101,7 +107,9 @@ def test_bits_per_byte_is_the_loss_over_the_bytes(corpus, base):
     tokens = open_tokens(corpus.valid).tokens[1:]
     text = Tokenizer.load(corpus.tokenizer).decode_bytes(tokens).replace(b"<|endoftext|>", b"")
     last = base[0][-1]
-    assert last["bits_per_byte"] == pytest.approx(last["val_loss"] * len(tokens) / math.log(2) / len(text), rel=1e-6)
+    assert last["bits_per_byte"] == pytest.approx(
+        last["val_loss"] * len(tokens) / math.log(2) / len(text), rel=1e-6
+    )
 
 
 def test_intervals(corpus, tmp_path):
@@ -132,7 +140,15 @@ def test_eval_batches_limits_the_evaluation(corpus, base, tmp_path):
 
 def test_run_folder_is_complete(trained_run):
     there = {p.name for p in trained_run.iterdir() if not p.name.startswith(".")}
-    assert there == {"config.yaml", "run.json", "metrics.jsonl", "samples", "report.html", "tokenizer", "checkpoints"}
+    assert there == {
+        "config.yaml",
+        "run.json",
+        "metrics.jsonl",
+        "samples",
+        "report.html",
+        "tokenizer",
+        "checkpoints",
+    }
     facts = json.loads((trained_run / "run.json").read_text())
     assert facts["parameters"] == sum(t.numel() for t in weights(trained_run).values())
 
@@ -185,7 +201,17 @@ def test_wandb_gets_the_settings(corpus, tmp_path, monkeypatch):
             lines.append("finished")
 
     monkeypatch.setattr(wandb, "init", lambda **options: calls.append(options) or Run())
-    run(corpus, tmp_path / "run", "--wandb", "--wandb-project", "p", "--wandb-name", "n", "--wandb-entity", "e")
+    run(
+        corpus,
+        tmp_path / "run",
+        "--wandb",
+        "--wandb-project",
+        "p",
+        "--wandb-name",
+        "n",
+        "--wandb-entity",
+        "e",
+    )
     asked = calls[0]
     assert (asked["project"], asked["name"], asked["entity"], asked["mode"]) == ("p", "n", "e", "online")
     assert asked["config"]["d_model"] == 16 and asked["id"] is None
@@ -237,7 +263,10 @@ def test_bad_input_is_refused_before_anything_is_written(corpus, tmp_path, capsy
         (["--train-data", tmp_path / "none.npy"], "none.npy: no such token file"),
         (["--train-data", tmp_path / "empty.npy"], "empty.npy: is empty"),
         (["--vocab-size", "280"], "is outside the vocabulary of 280"),
-        (["--vocab-size", "280", "--tokenizer", corpus.tokenizer], "vocab_size is 280, but the tokenizer has 300"),
+        (
+            ["--vocab-size", "280", "--tokenizer", corpus.tokenizer],
+            "vocab_size is 280, but the tokenizer has 300",
+        ),
         (["--context-length", "100000"], "train.npy"),
         (["--num-heads", "3"], "d_model 16 is not divisible by num_heads 3"),
         (["--max-iters", "3", "--total-tokens", "9"], "max_iters and total_tokens"),
@@ -265,7 +294,15 @@ def test_ids_outside_the_vocabulary_are_named(corpus, tmp_path, capsys):
     import numpy as np
 
     np.save(tmp_path / "t.npy", np.array([1, 2, 299, 7] * 20, np.uint16))
-    flags = [*corpus.flags(), "--train-data", tmp_path / "t.npy", "--vocab-size", "200", "--out-dir", tmp_path / "run"]
+    flags = [
+        *corpus.flags(),
+        "--train-data",
+        tmp_path / "t.npy",
+        "--vocab-size",
+        "200",
+        "--out-dir",
+        tmp_path / "run",
+    ]
     assert "t.npy: id 299 at position 2 is outside the vocabulary of 200" in refused(flags, capsys)
 
 

@@ -37,12 +37,22 @@ class TransformerLM(nn.Module):
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.register_buffer("rope_cos", None, persistent=False)
         self.register_buffer("rope_sin", None, persistent=False)
-        if self.embedding.weight.device.type != "meta":  # a model made on meta is filled by `load_weights`
-            self.reset_rope()
+        if self.embedding.weight.device.type != "meta":
+            self._reset_rope()
             self.reset_parameters()
 
-    def reset_rope(self) -> None:
-        """Computes the rotation tables, which no checkpoint holds, on the weights' device."""
+    @classmethod
+    def uninitialised(cls, config: ModelConfig, device: torch.device | str) -> "TransformerLM":
+        """A model on `device` whose weights are whatever was there: for a checkpoint to be copied into."""
+        with torch.device("meta"):
+            model = cls(config)
+        model.to_empty(device=device)
+        if config.tie_embeddings:
+            model.head.weight = model.embedding.weight  # to_empty gave each its own memory
+        model._reset_rope()
+        return model
+
+    def _reset_rope(self) -> None:
         config, device = self.config, self.embedding.weight.device
         tables = rope_tables(config.head_dim, config.context_length, config.rope_theta)
         self.rope_cos, self.rope_sin = (table.to(device) for table in tables)

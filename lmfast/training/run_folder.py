@@ -100,18 +100,11 @@ def load_run(folder, device: str = "cpu"):
     """
     from lmfast.settings import TrainSettings, read_yaml, replace_flat
     from lmfast.tokenizer.bpe import Tokenizer
-    from lmfast.training.checkpoint import newest_checkpoint, open_checkpoint
 
-    path = Path(folder)
-    is_checkpoint = bool(re.fullmatch(r"step_\d+", path.resolve().name))
-    run = path.resolve().parent.parent if is_checkpoint else path
+    checkpoint = find_checkpoint(Path(folder))
+    run = checkpoint.path.resolve().parent.parent
     if not (run / "config.yaml").is_file():
-        raise UserError(
-            f"{folder}: not a run folder (no config.yaml in it); name one such as runs/quickstart"
-        )
-    checkpoint = open_checkpoint(path) if is_checkpoint else newest_checkpoint(run / "checkpoints")
-    if checkpoint is None:
-        raise UserError(f"{folder}: no complete checkpoint in it yet; wait for the first, or resume the run")
+        raise UserError(f"{run}: not a run folder (no config.yaml in it); name one such as runs/quickstart")
     config = replace_flat(TrainSettings(), read_yaml(run / "config.yaml", TrainSettings)).model.resolved()
     tokenizer = Tokenizer.load(run / "tokenizer") if (run / "tokenizer").is_dir() else None
     return model_of(checkpoint, config, device), tokenizer, config
@@ -133,15 +126,10 @@ def find_checkpoint(path: Path):
 
 def model_of(checkpoint, config, device: str = "cpu"):
     """A TransformerLM of shape `config` with a checkpoint's weights, in eval mode."""
-    import torch
-
     from lmfast.model.transformer import TransformerLM
 
-    with torch.device("meta"):
-        model = TransformerLM(config)
-    model = model.to_empty(device=device)
+    model = TransformerLM.uninitialised(config, device)
     load_weights(model, checkpoint)
-    model.reset_rope()
     return model.eval()
 
 

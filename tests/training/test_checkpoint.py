@@ -9,7 +9,9 @@ from lmfast.training.checkpoint import newest_checkpoint, open_checkpoint, prune
 
 
 def save(folder, step, value=1.0):
-    return save_checkpoint(folder, {"w": torch.full((3, 4), value)}, {"w.exp_avg": torch.ones(2)}, {"step": step})
+    return save_checkpoint(
+        folder, {"w": torch.full((3, 4), value)}, {"w.exp_avg": torch.ones(2)}, {"step": step}
+    )
 
 
 def steps(folder):
@@ -19,7 +21,12 @@ def steps(folder):
 def test_round_trip(tmp_path):
     path = save(tmp_path, 100, 2.5)
     assert path.name == "step_00000100"
-    assert sorted(p.name for p in path.iterdir()) == ["COMPLETE", "model.safetensors", "optimizer.safetensors", "state.json"]
+    assert sorted(p.name for p in path.iterdir()) == [
+        "COMPLETE",
+        "model.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+    ]
     found = newest_checkpoint(tmp_path)
     assert found.step == 100
     assert torch.equal(found.model_tensors()["w"], torch.full((3, 4), 2.5))

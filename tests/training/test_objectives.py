@@ -17,6 +17,8 @@ def test_next_token_loss_is_the_sum_over_valid_targets():
     objective = NextToken()
     inputs, targets = objective.tensors(batch, CPU)
     assert inputs.shape == targets.shape == (3, 6) and inputs.min() >= 0
-    expected = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten(), reduction="sum", ignore_index=IGNORE)
+    expected = F.cross_entropy(
+        model(inputs).flatten(0, 1), targets.flatten(), reduction="sum", ignore_index=IGNORE
+    )
     torch.testing.assert_close(objective.loss(model, inputs, targets), expected)
     assert objective.valid_tokens(batch) == 15

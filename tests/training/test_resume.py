@@ -29,14 +29,20 @@ def test_resuming_gives_the_same_weights_and_losses(corpus, tmp_path):
     for stop in (3, 7, 12):
         train(flags(corpus, tmp_path / "parts", *more, "--max-iters", str(stop)))
     assert not differ(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
-    assert [m["train_loss"] for m in exact(tmp_path / "whole")] == [m["train_loss"] for m in exact(tmp_path / "parts")]
-    assert all(b["seconds"] >= a["seconds"] for a, b in zip(*[read_metrics(tmp_path / "parts")[i:] for i in (0, 1)]))
+    assert [m["train_loss"] for m in exact(tmp_path / "whole")] == [
+        m["train_loss"] for m in exact(tmp_path / "parts")
+    ]
+    assert all(
+        b["seconds"] >= a["seconds"] for a, b in zip(*[read_metrics(tmp_path / "parts")[i:] for i in (0, 1)])
+    )
 
 
 SLOW = ("--max-iters", "400", "--checkpoint-interval", "20", "--eval-interval", "100")
 
 
-@pytest.mark.parametrize("signals", [["SIGKILL", "SIGKILL", "SIGKILL"], ["SIGTERM"], ["SIGINT"]], ids="-".join)
+@pytest.mark.parametrize(
+    "signals", [["SIGKILL", "SIGKILL", "SIGKILL"], ["SIGTERM"], ["SIGINT"]], ids="-".join
+)
 def test_a_stopped_process_resumes_exactly(corpus, tmp_path, signals):
     """Signals come at whatever moment they come; the end is the same to the last bit."""
     if not (tmp_path.parent / "whole").exists():
@@ -63,10 +69,8 @@ def test_a_stopped_process_resumes_exactly(corpus, tmp_path, signals):
 def test_logging_may_change_and_the_split_of_a_step_too(corpus, tmp_path):
     train(flags(corpus, tmp_path / "run", "--max-iters", "3", "--lr-decay-iters", "6"))
     train(flags(corpus, tmp_path / "run", "--max-iters", "6", "--lr-decay-iters", "6", "--log-interval", "2"))
-    train(
-        flags(corpus, tmp_path / "run", "--max-iters", "8", "--lr-decay-iters", "6")
-        + ["--batch-size", "2", "--grad-accumulation", "2"]
-    )
+    split = ("--batch-size", "2", "--grad-accumulation", "2")
+    train(flags(corpus, tmp_path / "run", "--max-iters", "8", "--lr-decay-iters", "6", *split))
     assert read_metrics(tmp_path / "run")[-1]["step"] == 8
 
 

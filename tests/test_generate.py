@@ -1,0 +1,156 @@
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from lmfast.generate import GenerateSettings, generate_text, main
+from lmfast.settings import flat_types
+
+GREEDY = ("--temperature", "0", "--max-tokens", "12", "--device", "cpu")
+
+
+@pytest.fixture
+def lines(trained_run, capsys):
+    """Runs the command on the tiny run; returns (standard output, standard error)."""
+
+    def run(*words):
+        main(["--checkpoint", str(trained_run), *map(str, words)])
+        return capsys.readouterr()
+
+    return run
+
+
+def test_every_setting_is_tested_here():
+    here = Path(__file__).read_text(encoding="utf-8")
+    for name in flat_types(GenerateSettings):
+        assert f"--{name.replace('_', '-')}" in here or f'"{name}"' in here, name
+
+
+def test_text_goes_to_output_and_the_rest_to_error(lines):
+    out, err = lines("--prompt", "Once upon", *GREEDY)
+    assert out.startswith("Once upon") and out.endswith("\n")
+    assert "tokens/s with KV cache on cpu" in err
+
+
+def test_cache_or_not_the_text_is_the_same(lines):
+    with_cache = lines("--prompt", "Once upon", *GREEDY, "--kv-cache")
+    without = lines("--prompt", "Once upon", *GREEDY, "--no-kv-cache")
+    assert with_cache.out == without.out
+    assert "without KV cache" in without.err
+
+
+def test_a_batch_prints_each_text_and_equals_single_runs(lines):
+    out, _ = lines("--prompt", "Once upon", "One day, a", *GREEDY)
+    assert (
+        out
+        == f"--- 1\n{lines('--prompt', 'Once upon', *GREEDY).out}--- 2\n{lines('--prompt', 'One day, a', *GREEDY).out}"
+    )
+
+
+def test_prompts_from_a_file_and_from_standard_input(lines, tmp_path, monkeypatch):
+    file = tmp_path / "prompts.txt"
+    file.write_text("Once upon\n\nOne day, a\n")
+    expected = lines("--prompt", "Once upon", "One day, a", *GREEDY).out
+    assert lines("--prompt-file", file, *GREEDY).out == expected
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Once upon\nOne day, a\n"))
+    assert lines("--prompt-file", "-", *GREEDY).out == expected
+
+
+def test_no_prompt_begins_a_text(lines):
+    assert lines(*GREEDY).out.strip()
+
+
+def test_sampling_settings_have_an_effect(lines):
+    free = ("--prompt", "Once", "--max-tokens", "12", "--no-stop", "--device", "cpu")
+    hot = lines(*free, "--temperature", "5", "--seed", "1", "--top-p", "1").out
+    assert lines(*free, "--temperature", "5", "--seed", "1", "--top-p", "1").out == hot
+    assert lines(*free, "--temperature", "5", "--seed", "2", "--top-p", "1").out != hot
+    greedy = lines(*free, "--temperature", "0").out
+    assert lines(*free, "--temperature", "5", "--seed", "1", "--top-k", "1").out == greedy
+    assert lines(*free, "--temperature", "5", "--seed", "1", "--top-p", "0.000001").out == greedy
+
+
+def test_max_tokens(lines):
+    assert (
+        " 5 tokens in"
+        in lines("--prompt", "Once", "--temperature", "0", "--no-stop", "--max-tokens", "5").err
+    )
+
+
+def test_stop_ends_at_endoftext(lines, trained_run, capsys):
+    from lmfast import load_run
+
+    model, tokenizer, _ = load_run(trained_run)
+    ids = model.generate(tokenizer.encode("Once"), max_tokens=12, temperature=0.0)
+    # The tiny model does not know how to end; a tokenizer that calls its third token <|endoftext|> does it for it.
+    tokenizer.special_tokens["<|endoftext|>"] = ids[2]
+    import lmfast.training.run_folder as room
+
+    original = room.load_run
+    room.load_run = lambda folder, device="cpu": (model, tokenizer, model.config)
+    try:
+        ended, _ = lines("--prompt", "Once", *GREEDY, "--stop")
+        free, _ = lines("--prompt", "Once", *GREEDY, "--no-stop")
+    finally:
+        room.load_run = original
+    assert free.startswith(ended.rstrip("\n")) and len(ended) < len(free)
+
+
+def test_bf16_runs(lines):
+    assert lines("--prompt", "Once upon", *GREEDY, "--bf16").out.startswith("Once upon")
+
+
+def test_newest_run_is_the_default(trained_run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "runs").symlink_to(trained_run.parent)
+    monkeypatch.chdir(tmp_path)
+    generate_text(GenerateSettings(prompt=("Once",), max_tokens=3))
+    assert "runs/tiny" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--checkpoint", "nowhere"], "nowhere: no such run folder"),
+        (["--temperature", "-1"], "temperature is -1"),
+        (["--top-k", "0"], "top_k is 0"),
+        (["--top-p", "2"], "top_p is 2"),
+        (["--max-tokens", "0"], "max_tokens is 0"),
+        (["--prompt-file", "none.txt"], "none.txt: no such prompt file"),
+        (["--temprature", "1"], "did you mean --temperature?"),
+    ],
+)
+def test_bad_input_is_one_line(trained_run, capsys, words, message):
+    with pytest.raises(SystemExit) as stop:
+        main(["--checkpoint", str(trained_run), "--prompt", "Once", *words])
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and message in err and err.count("\n") == 1
+
+
+def test_a_prompt_file_that_is_no_text(trained_run, tmp_path, capsys):
+    (tmp_path / "p").write_bytes(b"\xff\xfe")
+    with pytest.raises(SystemExit):
+        main(["--checkpoint", str(trained_run), "--prompt-file", str(tmp_path / "p")])
+    assert "p: not UTF-8 text (byte 0)" in capsys.readouterr().err
+
+
+def test_a_run_without_a_tokenizer(corpus, tmp_path, capsys):
+    import shutil
+
+    from lmfast.train import train
+
+    shutil.copy(corpus.train, tmp_path / "t.npy")
+    flags = [
+        *corpus.flags(),
+        "--train-data",
+        str(tmp_path / "t.npy"),
+        "--vocab-size",
+        "300",
+        "--max-iters",
+        "1",
+    ]
+    train([*flags, "--out-dir", str(tmp_path / "run")])
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["--checkpoint", str(tmp_path / "run"), "--prompt", "Once"])
+    assert "the run has no tokenizer" in capsys.readouterr().err

@@ -1,0 +1,82 @@
+"""The quickstart's road with a tiny corpus and model; the real sizes are measured, and logged in docs/LOG.md."""
+
+import re
+
+import pytest
+import yaml
+
+from lmfast import quickstart as room
+from lmfast.settings import CONFIGS
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """The quickstart in an empty folder, its config and its corpus made small."""
+    from lmfast.data import builtin
+
+    config = yaml.safe_load((CONFIGS / "quickstart.yaml").read_text())
+    config |= {
+        "vocab_size": 300,
+        "context_length": 32,
+        "d_model": 16,
+        "num_layers": 1,
+        "num_heads": 2,
+        "d_ff": 24,
+    }
+    config |= {"max_iters": 4, "warmup_iters": 1, "compile": False, "eval_interval": 2, "log_interval": 1}
+    config |= {"checkpoint_interval": 2, "sample_interval": 4}
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/quickstart.yaml").write_text(yaml.safe_dump(config))
+    real = builtin.prepare
+    monkeypatch.setattr(
+        builtin,
+        "prepare",
+        lambda **options: real(
+            **(options | {"train_bytes": 20_000, "valid_bytes": 4_000, "vocab_size": 300})
+        ),
+    )
+    for module in ("lmfast.settings", "lmfast.train"):
+        monkeypatch.setattr(f"{module}.CONFIGS", tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_from_nothing_to_a_story_and_a_second_call_reuses(small, capsys):
+    assert room.quickstart(fresh=False)
+    out = capsys.readouterr().out
+    assert re.search(r"bits per byte: \d+\.\d\d × the corpus's own 0\.\d{4}", out)
+    assert "Once upon a time" in out and "runs/quickstart/report.html" in out
+    run = small / "runs/quickstart"
+    for name in (
+        "config.yaml",
+        "metrics.jsonl",
+        "report.html",
+        "samples/step_00000004.txt",
+        "checkpoints/step_00000004/COMPLETE",
+    ):
+        assert (run / name).exists(), name
+    assert "floor" in (run / "report.html").read_text()
+    stamp = (run / "checkpoints/step_00000004/COMPLETE").stat().st_mtime_ns
+    assert room.quickstart(fresh=False)
+    out = capsys.readouterr().out
+    assert out.count("reused") == 5 and "already finished at step 4 of 4" in out
+    assert (run / "checkpoints/step_00000004/COMPLETE").stat().st_mtime_ns == stamp
+
+
+def test_fresh_starts_over(small, capsys):
+    assert room.quickstart(fresh=False)
+    capsys.readouterr()
+    assert room.quickstart(fresh=True)
+    out = capsys.readouterr().out
+    assert "reused" not in out and "already finished" not in out
+
+
+def test_train_without_data_or_config_takes_the_quickstarts_model(small, capsys):
+    from lmfast.train import train
+    from lmfast.training.run_folder import read_metrics
+
+    assert train(["--max-iters", "2", "--lr-decay-iters", "4"])
+    out = capsys.readouterr().out
+    assert "using the built-in stories" in out
+    assert read_metrics(small / "runs/train-1")[-1]["bits_per_byte"] > 0
+    assert yaml.safe_load((small / "runs/train-1/config.yaml").read_text())["d_model"] == 16

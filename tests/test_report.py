@@ -1,0 +1,16 @@
+import pytest
+
+from lmfast.report import main
+
+
+def test_runs_on_one_page(trained_run, tmp_path, capsys):
+    main([str(trained_run), str(trained_run), "--output", str(tmp_path / "page.html")])
+    assert capsys.readouterr().out == f"{tmp_path / 'page.html'}\n"
+    assert (tmp_path / "page.html").read_text().count("<svg") >= 4
+
+
+def test_what_is_no_run_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path), "--output", str(tmp_path / "page.html")])
+    assert stop.value.code == 2 and "not a run folder" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()

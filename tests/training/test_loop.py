@@ -1,0 +1,151 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from lmfast.errors import UserError
+from lmfast.training.loop import PATIENCE, Hooks, Plan, Progress, train_loop
+from lmfast.training.optimizers import make_adamw
+from lmfast.training.sinks import ConsoleSink, Sinks
+
+
+class Quadratic:
+    """An objective with a known gradient: the loss is the sum over rows of w · row."""
+
+    def tensors(self, batch, device):
+        return (torch.from_numpy(batch[:, 1:]).float(),)
+
+    def valid_tokens(self, batch):
+        return batch.shape[0]
+
+    def loss(self, model, rows):
+        return (rows @ model.weight[0]).sum()
+
+
+class Rows:
+    """step(i) gives rows of ones; the steps in `bad` hold an infinity."""
+
+    def __init__(self, bad=()):
+        self.bad, self.asked = set(bad), []
+
+    def step(self, i):
+        self.asked.append(i)
+        return np.full((4, 4), np.inf if i + 1 in self.bad else 1.0)
+
+
+def run(max_iters=6, batches=None, hooks=None, progress=None, **changes):
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1, bias=False)
+    optimizer = make_adamw(model, 0.1, (0.9, 0.95), 0.0)
+    lines, messages = [], []
+    console = ConsoleSink(max_iters)
+    console.console = Console(file=io.StringIO())
+    sinks = Sinks(console)
+    sinks.log, sinks.message = lines.append, messages.append
+    options = {
+        "max_iters": max_iters, "batch_size": 4, "grad_accumulation": 1, "learning_rate": lambda step: 0.1,
+        "grad_clip": 0.0, "seed": 0, "bf16": False, "log_interval": 1, "eval_interval": 0, "checkpoint_interval": 0,
+        "sample_interval": 0, "flops_per_token": 1.0, "peak_flops": 1e9,
+    }  # fmt: skip
+    objective = Quadratic()
+    done = train_loop(
+        model, optimizer, objective, objective.loss, batches or Rows(), Plan(**(options | changes)),
+        progress or Progress(), sinks, hooks or Hooks(),
+    )  # fmt: skip
+    return model, lines, messages, done
+
+
+def test_steps_batches_and_tokens_are_counted():
+    rows, progress = Rows(), Progress()
+    _, lines, _, done = run(3, rows, progress=progress)
+    assert done and rows.asked == [0, 1, 2]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert [line["tokens"] for line in lines] == [12, 24, 36] and progress.tokens == 36
+    assert lines[-1]["train_loss"] < lines[0]["train_loss"]
+
+
+def test_loss_and_gradient_are_means_however_a_step_is_split():
+    whole, one, _, _ = run(3)
+    split, four, _, _ = run(3, grad_accumulation=4)
+    torch.testing.assert_close(whole.weight, split.weight)
+    assert one[0]["grad_norm"] == pytest.approx(3**0.5) == pytest.approx(four[0]["grad_norm"])
+
+
+def test_clipping():
+    _, lines, _, _ = run(1, grad_clip=0.5)
+    assert lines[0]["grad_norm"] == pytest.approx(3**0.5)
+
+
+def test_a_step_that_is_not_finite_is_not_taken_and_is_reported():
+    clean, _, _, _ = run(3)
+    model, lines, messages, _ = run(4, Rows(bad=[2]))
+    assert model.weight.isfinite().all()
+    torch.testing.assert_close(model.weight, clean.weight)
+    assert "train_loss" not in lines[1] and "train_loss" in lines[2]
+    assert messages == ["loss or gradient not finite: 1 step(s) not taken, the last one step 2"]
+
+
+def test_too_many_in_a_row_end_the_run():
+    with pytest.raises(
+        UserError, match=f"not finite for {PATIENCE} steps in a row, up to step {PATIENCE + 1}"
+    ):
+        run(30, Rows(bad=range(2, 30)))
+    run(30, Rows(bad=[s for s in range(30) if s % PATIENCE]))
+
+
+def test_a_stop_leaves_a_checkpoint():
+    saved = []
+    hooks = Hooks(checkpoint=lambda p: saved.append(p.step), should_stop=lambda: True)
+    *_, done = run(5, hooks=hooks)
+    assert not done and saved == [1]
+
+
+def test_hooks_are_called_at_their_intervals():
+    saved, asked = [], []
+    hooks = Hooks(
+        evaluate=lambda: asked.append(1) or {"val_loss": 2.0 - len(asked)},
+        checkpoint=lambda p: saved.append(p.step),
+    )
+    progress = Progress()
+    run(5, hooks=hooks, progress=progress, eval_interval=2, checkpoint_interval=3)
+    assert saved == [3, 5] and len(asked) == 3
+    assert (progress.best_val_loss, progress.best_step) == (-1.0, 5)
+
+
+def test_a_compiled_step_is_one_graph_and_the_same_bits_twice():
+    """fullgraph raises on a break; two compiled runs with dropout and threads agree to the bit on CPU."""
+    from lmfast.model.config import ModelConfig
+    from lmfast.model.device import make_deterministic, why_not_compile
+    from lmfast.model.transformer import TransformerLM
+    from lmfast.training.objectives import NextToken
+
+    cpu = torch.device("cpu")
+    if reason := why_not_compile(cpu):
+        pytest.skip(reason)
+    make_deterministic(cpu)
+    objective = NextToken()
+    torch._dynamo.reset()
+    compiled = torch.compile(objective.loss, fullgraph=True, dynamic=False)
+    batch = np.random.default_rng(0).integers(0, 50, (4, 9))
+
+    def gradients(loss_fn):
+        torch.manual_seed(1)
+        shape = {
+            "vocab_size": 50,
+            "context_length": 8,
+            "d_model": 16,
+            "num_layers": 1,
+            "num_heads": 2,
+            "dropout": 0.1,
+        }
+        model = TransformerLM(ModelConfig(**shape))
+        model.train(mode=loss_fn is compiled)
+        loss = loss_fn(model, *objective.tensors(batch, cpu))
+        loss.backward()
+        return [loss.detach(), *(p.grad for p in model.parameters())]
+
+    first, second = gradients(compiled), gradients(compiled)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

@@ -1,0 +1,70 @@
+import json
+import re
+import sys
+
+from lmfast.training.report import write_report
+
+
+def make_run(folder, name, offset=0.0, floor=None):
+    run = folder / name
+    (run / "samples").mkdir(parents=True)
+    lines = []
+    for s in range(1, 31):
+        line = {
+            "step": s,
+            "tokens": 10 * s,
+            "seconds": s / 2,
+            "train_loss": 5 / s + offset,
+            "learning_rate": 1e-3,
+        }
+        line |= {"tokens_per_second": 1000 + s, "mfu": 0.4}
+        lines.append(line | ({"val_loss": 5 / s + offset, "bits_per_byte": 1.0} if s % 5 == 0 else {}))
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    facts = {"parameters": 1234567, "device": "A <CPU>", "peak_flops": 2e11, "peak_source": "measured"}
+    (run / "run.json").write_text(json.dumps(facts | ({"floor_bits_per_byte": floor} if floor else {})))
+    (run / "samples/step_00000030.txt").write_text("Once <b>upon</b> a time")
+    (run / "config.yaml").write_text("d_model: 16\n")
+    return run
+
+
+def test_one_run(tmp_path):
+    run = make_run(tmp_path, "one", floor=0.3)
+    write_report([run], run / "report.html")
+    page = (run / "report.html").read_text()
+    assert page.count("<svg") == page.count("</svg>") == 6
+    for text in (
+        "1,234,567",
+        "A &lt;CPU&gt;",
+        "Once &lt;b&gt;upon",
+        "d_model: 16",
+        "floor 0.300",
+        "0.1667",
+        "40.0%",
+    ):
+        assert text in page, text
+    # Opens offline: nothing is fetched from anywhere.
+    assert not re.findall(r"""(?:src|href)=["'](?!#)[^"']*""", page)
+
+
+def test_several_runs_side_by_side_and_repeatable(tmp_path):
+    runs = [make_run(tmp_path, name, offset) for name, offset in (("a", 0.0), ("b", 1.0))]
+    for output in ("x.html", "y.html"):
+        write_report(runs, tmp_path / output)
+    page = (tmp_path / "x.html").read_text()
+    assert page == (tmp_path / "y.html").read_text()
+    assert "a: val loss" in page and "b: val loss" in page and "1.1667" in page
+
+
+def test_a_run_without_metrics_yet(tmp_path):
+    run = tmp_path / "new"
+    run.mkdir()
+    write_report([run], run / "report.html")
+    assert "Nothing was logged yet" in (run / "report.html").read_text()
+
+
+def test_without_matplotlib_the_tables_stay(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    run = make_run(tmp_path, "one")
+    write_report([run], run / "report.html")
+    page = (run / "report.html").read_text()
+    assert "matplotlib is not installed" in page and "1,234,567" in page

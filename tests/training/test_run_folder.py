@@ -1,0 +1,97 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lmfast import load_run
+from lmfast.errors import UserError
+from lmfast.train import train
+from lmfast.training.run_folder import (
+    find_checkpoint,
+    keep_metrics_until,
+    lock_run,
+    new_run_folder,
+    newest_run,
+    read_metrics,
+)
+
+
+def test_load_run_gives_model_tokenizer_and_config(trained_run):
+    model, tokenizer, config = load_run(trained_run)
+    assert not model.training and config.d_model == 16 and tokenizer.vocab_size == config.vocab_size == 300
+    logits = model(torch.tensor([tokenizer.encode("Once upon")]))
+    assert logits.isfinite().all()
+    older, _, _ = load_run(trained_run / "checkpoints/step_00000003")
+    assert not torch.equal(older.embedding.weight, model.embedding.weight)
+
+
+def test_what_is_no_run_is_refused(tmp_path, trained_run):
+    with pytest.raises(UserError, match="no such run folder"):
+        load_run(tmp_path / "no")
+    with pytest.raises(UserError, match="no complete checkpoint in it"):
+        find_checkpoint(tmp_path)
+    with pytest.raises(UserError, match="not a complete checkpoint"):
+        (tmp_path / "step_00000001").mkdir()
+        find_checkpoint(tmp_path / "step_00000001")
+
+
+def test_another_model_shape_is_named(corpus, trained_run, tmp_path):
+    with pytest.raises(
+        UserError, match=r"another model shape: embedding.weight is \(300, 16\) there and \(300, 8\) here"
+    ):
+        train(
+            [
+                *corpus.flags(),
+                "--init-from",
+                str(trained_run),
+                "--d-model",
+                "8",
+                "--out-dir",
+                str(tmp_path / "run"),
+            ]
+        )
+
+
+def test_two_processes_cannot_write_one_run(corpus, tmp_path):
+    folder = tmp_path / "run"
+    with lock_run(folder):
+        words = [sys.executable, "-m", "lmfast.train", *corpus.flags(), "--out-dir", str(folder)]
+        second = subprocess.run(words, capture_output=True, text=True)
+    assert second.returncode == 2
+    assert (
+        second.stderr.strip()
+        .splitlines()[-1]
+        .startswith(f"error: {folder}: another process is writing this run")
+    )
+    with lock_run(folder):
+        pass
+
+
+def test_newest_run_and_next_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert str(new_run_folder()) == os.path.join("runs", "train-1")
+    with pytest.raises(UserError, match="no run with a checkpoint"):
+        newest_run()
+    for i, name in enumerate(["train-2", "mine", "train-10"]):
+        step = tmp_path / "runs" / name / "checkpoints/step_00000001"
+        step.mkdir(parents=True)
+        (step / "COMPLETE").write_text("{}")
+        config = tmp_path / "runs" / name / "config.yaml"
+        config.write_text("")
+        for path in (step, config):
+            os.utime(path, (1000 + (i == 1), 1000 + (i == 1)))
+    assert newest_run().name == "mine"
+    assert new_run_folder().name == "train-11"
+
+
+def test_metrics_cut_short_by_a_crash(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    assert [m["step"] for m in read_metrics(tmp_path)] == [1, 2, 3]
+    keep_metrics_until(tmp_path, 2)
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
+        1,
+        2,
+    ]

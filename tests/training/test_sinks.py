@@ -1,0 +1,95 @@
+import io
+import json
+import sys
+
+import pytest
+from rich.console import Console
+
+from lmfast.errors import UserError
+from lmfast.training.sinks import ConsoleSink, JSONLSink, Sinks, TensorBoardSink, WandbSink, format_metrics
+
+LINE = {
+    "step": 20,
+    "tokens": 40,
+    "seconds": 1.5,
+    "train_loss": 2.5,
+    "val_loss": 2.75,
+    "bits_per_byte": 1.25,
+    "mfu": 0.5,
+}
+
+
+def console(terminal: bool):
+    sink = ConsoleSink(100)
+    sink.console = Console(
+        file=io.StringIO(), force_terminal=terminal, width=200, highlight=False, soft_wrap=True
+    )
+    return sink
+
+
+def test_plain_lines_where_there_is_no_terminal():
+    sink = console(False)
+    sink.log(LINE)
+    sink.message("[bold] is no markup")
+    assert sink.console.file.getvalue() == (
+        "step 20/100  loss 2.5000  MFU 50.0%  val loss 2.7500  1.2500 bits/byte\n[bold] is no markup\n"
+    )
+
+
+def test_only_what_was_measured_is_shown():
+    assert format_metrics({"step": 1, "tokens_per_second": 12345.6}) == "12,346 tok/s"
+
+
+def test_jsonl_appends_an_object_a_line(tmp_path):
+    for _ in range(2):
+        sink = JSONLSink(tmp_path)
+        sink.log(LINE)
+        sink.text(20, "sample", "Once.")
+        sink.close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [LINE, LINE]
+    assert (tmp_path / "samples/step_00000020.txt").read_text() == "Once.\n"
+
+
+def test_everything_goes_to_every_sink(tmp_path):
+    one, two = JSONLSink(tmp_path), console(False)
+    sinks = Sinks(two, one)
+    sinks.log(LINE)
+    sinks.text(20, "sample", "A\nstory.")
+    sinks.close()
+    assert "sample at step 20: A story." in two.console.file.getvalue()
+    assert (tmp_path / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("package", ["tensorboard", "wandb"])
+def test_an_absent_package_is_one_line(package, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    with pytest.raises(UserError, match=f"needs the package {package}, which is not installed"):
+        if package == "wandb":
+            WandbSink(tmp_path, "offline", "p", None, None, {})
+        else:
+            TensorBoardSink(tmp_path)
+
+
+def test_wandb_that_cannot_start_is_one_line(tmp_path, monkeypatch):
+    import wandb
+
+    def refuse(**options):
+        raise wandb.errors.UsageError("api_key not configured\n(no-tty)")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(UserError, match=r"wandb cannot start \(api_key not configured \(no-tty\)\)"):
+        WandbSink(tmp_path, "online", "p", None, None, {})
+
+
+def test_wandb_goes_on_in_the_same_run(tmp_path, monkeypatch):
+    import wandb
+
+    asked = []
+    monkeypatch.setattr(
+        wandb, "init", lambda **options: asked.append(options) or type("Run", (), {"id": "xyz"})()
+    )
+    for _ in range(2):
+        WandbSink(tmp_path, "offline", "p", None, None, {})
+    assert [(a["id"], a["resume"]) for a in asked] == [(None, None), ("xyz", "allow")]
