@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
-from lmfast.tokenizer.intrinsics import enable_cache
+from lmfast.tokenizer.intrinsics import enable_cache, prefetch
 from lmfast.tokenizer.pair_heap import LOW, sift_down, sift_up
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 BOUNDARY = 0xFFFFFFFE  # between pretokens
 DEAD = 0xFFFFFFFF  # a byte inside a token, neither its first nor its last
+AHEAD = 12  # postings: how early the symbols at a position are asked for
 MERGES_PER_CALL = 512  # how often the compiled loop comes back for progress
 LARGEST_32_BIT_ROOM = 1 << 32  # more bytes of distinct pretokens than this need postings of 64 bits
 
@@ -178,11 +179,14 @@ def _merge(header, budget, symbols, counts, tokens, table, pairs, heap, postings
     """Makes up to `budget` merges and returns why it stopped.
 
     pairs (n, 4): key, count, where its postings start and end. heap (n, 2): count, pair. merges (n, 3): ids
-    of the pair and its count when chosen. scratch: weights and places (2, tokens), for each left [0] and
-    right [1] neighbour of the merge at hand its weight, and how often it occurred, later where its next
-    posting goes, all zero between merges; touched (2, tokens), which neighbours those are.
+    of the pair and its count when chosen. scratch: near (2, tokens, 2), for each left [0] and right [1]
+    neighbour of the merge at hand its weight, and how often it occurred, later where its next posting goes,
+    all zero between merges; touched (2, tokens), which neighbours those are.
+
+    Most of the time goes into waiting for memory, hence the prefetches: of the symbols AHEAD postings early, of
+    a pretoken's count and of a pair's row as soon as it is known that they will be needed.
     """
-    weights, places, touched = scratch
+    near, touched = scratch
     text, token_at, token_length, token_prefix = tokens
     threshold = header[THRESHOLD]
     while budget > 0:
@@ -227,11 +231,14 @@ def _merge(header, budget, symbols, counts, tokens, table, pairs, heap, postings
         length = length_a + token_length[b]
         live = start
         for i in range(start, start + occurrences):
+            if i + AHEAD < start + occurrences:
+                prefetch(symbols, np.int64(postings[i + AHEAD]))
             p = np.int64(postings[i])
             q = p + length_a
             symbol = symbols[p]
             if symbol & LOW != a or symbols[q] & LOW != b:
                 continue
+            prefetch(counts, symbol >> 32)
             symbol = symbol - a + new
             symbols[q] = DEAD
             symbols[p] = symbol
@@ -255,6 +262,7 @@ def _merge(header, budget, symbols, counts, tokens, table, pairs, heap, postings
         budget -= 1
 
         # 2. Add up the weight by neighbour. Two new tokens in a row are counted once, from the right one.
+        mask = table.shape[0] - 1
         num_left = 0
         num_right = 0
         for i in range(start, live):
@@ -263,17 +271,19 @@ def _merge(header, budget, symbols, counts, tokens, table, pairs, heap, postings
             left = symbols[p - 1] & LOW
             right = symbols[p + length] & LOW
             if left != BOUNDARY:
-                if places[0, left] == 0:
+                if near[0, left, 1] == 0:
                     touched[0, num_left] = left
                     num_left += 1
-                places[0, left] += 1
-                weights[0, left] += weight
+                    prefetch(table, 2 * _slot((left << 32) | a, mask))
+                near[0, left, 0] += weight
+                near[0, left, 1] += 1
             if right != BOUNDARY and right != new:
-                if places[1, right] == 0:
+                if near[1, right, 1] == 0:
                     touched[1, num_right] = right
                     num_right += 1
-                places[1, right] += 1
-                weights[1, right] += weight
+                    prefetch(table, 2 * _slot((b << 32) | right, mask))
+                near[1, right, 0] += weight
+                near[1, right, 1] += 1
 
         # 3. Old pairs lose that weight, and new pairs are born with it.
         num_pairs = header[NUM_PAIRS]
@@ -281,8 +291,8 @@ def _merge(header, budget, symbols, counts, tokens, table, pairs, heap, postings
         for side in range(2):
             for i in range(num_left if side == 0 else num_right):
                 other = touched[side, i]
-                weight = weights[side, other]
-                weights[side, other] = 0
+                weight = near[side, other, 0]
+                near[side, other, 0] = 0
                 if side == 1:
                     _subtract(table, pairs, (b << 32) | other, weight)
                     key = (new << 32) | other
@@ -291,7 +301,7 @@ def _merge(header, budget, symbols, counts, tokens, table, pairs, heap, postings
                     _subtract(table, pairs, ((b if other == new else other) << 32) | a, weight)
                     key = (other << 32) | new
                 if weight < threshold:
-                    places[side, other] = -1
+                    near[side, other, 1] = -1
                     continue
                 slot = _find(table, key)
                 table[slot, 0] = key
@@ -303,11 +313,13 @@ def _merge(header, budget, symbols, counts, tokens, table, pairs, heap, postings
                 heap[size, 1] = num_pairs
                 sift_up(heap, size, pairs, tokens)
                 size += 1
-                occurrences = places[side, other]
-                places[side, other] = at
+                occurrences = near[side, other, 1]
+                near[side, other, 1] = at
                 at += occurrences
                 pairs[num_pairs, 3] = at
                 num_pairs += 1
+        if at == header[NUM_POSTINGS]:
+            live = start  # no pair was born
         header[NUM_PAIRS] = num_pairs
         header[NUM_POSTINGS] = at
         header[HEAP_SIZE] = size
@@ -317,16 +329,16 @@ def _merge(header, budget, symbols, counts, tokens, table, pairs, heap, postings
             p = np.int64(postings[i])
             left = symbols[p - 1] & LOW
             right = symbols[p + length] & LOW
-            if left != BOUNDARY and places[0, left] >= 0:
-                postings[places[0, left]] = p - token_length[left]
-                places[0, left] += 1
-            if right != BOUNDARY and right != new and places[1, right] >= 0:
-                postings[places[1, right]] = p
-                places[1, right] += 1
+            if left != BOUNDARY and near[0, left, 1] >= 0:
+                postings[near[0, left, 1]] = p - token_length[left]
+                near[0, left, 1] += 1
+            if right != BOUNDARY and right != new and near[1, right, 1] >= 0:
+                postings[near[1, right, 1]] = p
+                near[1, right, 1] += 1
         for i in range(num_left):
-            places[0, touched[0, i]] = 0
+            near[0, touched[0, i], 1] = 0
         for i in range(num_right):
-            places[1, touched[1, i]] = 0
+            near[1, touched[1, i], 1] = 0
     return ENOUGH
 
 
@@ -387,7 +399,7 @@ def learn_merges(
     token_prefix = np.zeros(num_tokens, np.uint64)
     token_prefix[:256] = np.arange(256, dtype=np.uint64) << np.uint64(56)
     tokens = (text, token_at, token_length, token_prefix)
-    scratch = tuple(np.zeros((2, num_tokens), np.int64) for _ in range(3))
+    scratch = (np.zeros((2, num_tokens, 2), np.int64), np.empty((2, num_tokens), np.int64))
     merges = np.empty((num_tokens - 256, 3), np.int64)
     wanted = len(merges)
 
