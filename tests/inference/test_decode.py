@@ -22,7 +22,10 @@ def build(**changes) -> TransformerLM:
 PROMPTS = [[1], [5, 9, 2, 7, 7, 30, 12], [3] * 20, [8, 40]]
 
 
-@pytest.mark.parametrize("changes", [{}, {"position": "none"}, {"qk_norm": True}, {"norm": "post"}, {"parallel_block": True}], ids=str)
+SHAPES = [{}, {"position": "none"}, {"qk_norm": True}, {"norm": "post"}, {"parallel_block": True}]
+
+
+@pytest.mark.parametrize("changes", SHAPES, ids=str)
 def test_cache_changes_nothing(changes):
     """Through several cuts of the window: 60 tokens on a context of 24."""
     model = build(**changes)
