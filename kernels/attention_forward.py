@@ -196,25 +196,26 @@ def _attention_forward_kernel(
     tl.store(lse_ptr + row_of_lse * seq_q + start_m + rows, lse, mask=(start_m + rows) < seq_q)
 
 
-def forward_config(q: torch.Tensor) -> dict[str, int]:
-    """Tile, warps and stages for a head_dim, dtype and architecture; chosen by `python -m kernels.aot`."""
+def forward_config(q: torch.Tensor, lean: bool) -> dict[str, int]:
+    """Tile, warps and stages for a head_dim, dtype and architecture; chosen by `python -m kernels.aot`.
+
+    head_dim 64 on sm_90: 128 × 128 with 4 warps spilled 112 bytes, 128 × 64 needs 238 registers and leaves two blocks
+    a multiprocessor, so that one's softmax hides behind the other's products. `lean`: document ids are held, too.
+    """
     block_d = max(16, triton.next_power_of_2(q.shape[-1]))
-    wide_memory = capability(q.device) >= (9, 0)  # 227 KiB of shared memory a block, against 163 on sm_80
+    architecture = capability(q.device)[0]
     if q.element_size() > 2:
-        block_m, block_n, warps, stages = (64, 32, 4, 2) if block_d <= 128 else (32, 16, 4, 1)
+        if dot_precision() == "tf32x3":
+            tile = (64, 32, 4, 2) if architecture == 9 else (32, 32, 4, 2)
+        else:
+            tile = (64, 32, 4, 2) if block_d <= 128 else (32, 16, 4, 1)
     elif block_d <= 64:
-        block_m, block_n, warps, stages = 128, 64, 4, 3
+        tile = (128, 64, 8 if lean and architecture >= 10 else 4, 3)
     elif block_d == 128:
-        block_m, block_n, warps, stages = (128, 64, 8, 3)
+        tile = (128, 64, 8, 3)
     else:
-        block_m, block_n, warps, stages = (128, 64, 8, 2) if wide_memory else (64, 32, 4, 2)
-    return {
-        "BLOCK_M": block_m,
-        "BLOCK_N": block_n,
-        "BLOCK_D": block_d,
-        "num_warps": warps,
-        "num_stages": stages,
-    }
+        tile = (128, 64, 8, 2) if architecture >= 9 else (64, 32, 8, 2)
+    return {"BLOCK_D": block_d, **dict(zip(("BLOCK_M", "BLOCK_N", "num_warps", "num_stages"), tile))}
 
 
 @register("attention_forward")
@@ -234,7 +235,7 @@ def attention_forward(
         return out, lse
     q, k, v = dense_last(q), dense_last(k), dense_last(v)
     ids = lse if document_ids is None else document_ids.contiguous()
-    config = forward_config(q)
+    config = forward_config(q, document_ids is not None)
     grid = (batch * heads * triton.cdiv(seq_q, config["BLOCK_M"]),)
     wrap_triton(_attention_forward_kernel)[grid](
         q, k, v, ids, out, lse, seq_q, k.shape[2], heads, heads // k.shape[1],

@@ -1,0 +1,182 @@
+"""The attention kernels against float64: lengths that fit no block, grouped heads, documents, rows that see nothing."""
+
+import math
+from importlib import import_module
+
+import pytest
+import torch
+
+import kernels
+from tests.kernels.interpreted.conftest import assert_agrees, assert_compiles
+
+module = import_module("kernels.attention")
+forward_module = import_module("kernels.attention_forward")
+backward_module = import_module("kernels.attention_backward")
+ALL = ("_attention_forward_kernel", "_attention_dq_kernel", "_attention_dkdv_kernel")
+
+
+def operands(batch, heads, kv_heads, seq_q, seq_k, head_dim, dtype=torch.float32):
+    q = torch.randn(batch, seq_q, heads, head_dim, dtype=dtype).transpose(1, 2).requires_grad_()
+    k = torch.randn(batch, kv_heads, seq_k, head_dim, dtype=dtype, requires_grad=True)
+    v = torch.randn(batch, seq_k, kv_heads, head_dim, dtype=dtype).transpose(1, 2).requires_grad_()
+    return [q, k, v], [torch.randn(q.shape, dtype=dtype)]
+
+
+def ours(**options):
+    return lambda q, k, v: kernels.attention(q, k, v, **options)
+
+
+def theirs(**options):
+    return lambda q, k, v: module.attention_reference(q, k, v, **options)[0]
+
+
+@pytest.fixture(params=[False, True], ids=["tiles as dispatched", "small tiles"])
+def tiles(request, monkeypatch):
+    """Small tiles of unequal sides walk many blocks on a short sequence."""
+    if request.param:
+        forward, backward = forward_module.forward_config, backward_module.backward_config
+        monkeypatch.setattr(
+            forward_module,
+            "forward_config",
+            lambda q, lean: forward(q, lean) | {"BLOCK_M": 16, "BLOCK_N": 32},
+        )
+        monkeypatch.setattr(
+            backward_module,
+            "backward_config",
+            lambda q, lean: (
+                backward(q, lean)[0] | {"BLOCK_M": 32, "BLOCK_N": 16},
+                backward(q, lean)[1] | {"BLOCK_M": 16, "BLOCK_N": 32},
+            ),
+        )
+
+
+@pytest.mark.parametrize(
+    "shape, causal",
+    [
+        ((1, 2, 2, 1, 1, 16), True),
+        ((2, 4, 2, 39, 39, 20), True),
+        ((1, 3, 1, 70, 70, 64), True),
+        ((1, 2, 1, 64, 96, 32), True),  # whole blocks, aligned at the end
+        ((1, 2, 1, 29, 113, 32), True),
+        ((1, 2, 1, 29, 113, 32), False),
+        ((1, 2, 2, 50, 13, 16), True),  # the first 37 queries see nothing
+        ((1, 1, 1, 33, 65, 80), False),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_agrees(shape, causal, dtype, tiles, launched):
+    inputs, upstream = operands(*shape, dtype=dtype)
+    assert_agrees(ours(causal=causal), theirs(causal=causal), inputs, upstream)
+    launched(*ALL)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("order", ["packed", "any"])
+def test_document_ids(causal, order, tiles, launched):
+    inputs, upstream = operands(2, 1, 1, 90, 90, 16)
+    ids = torch.randint(0, 5, (2, 90)) - 2
+    if order == "packed":
+        ids = ids.sort(-1).values.int()
+    options = {"causal": causal, "document_ids": ids}
+    assert_agrees(ours(**options), theirs(**options), inputs, upstream)
+    launched(*ALL)
+
+
+@pytest.mark.parametrize("head_dim", [1, 96, 128, 256])
+def test_head_dims(head_dim):
+    inputs, upstream = operands(1, 2, 1, 20, 20, head_dim)
+    assert_agrees(ours(), theirs(), inputs, upstream)
+
+
+def test_lse_is_the_natural_logarithm_without_gradient():
+    (q, k, v), _ = operands(1, 4, 2, 9, 5, 16)
+    out, lse = kernels.attention(q, k, v, return_lse=True)
+    _, want = module.attention_reference(q, k, v)
+    assert lse.dtype == torch.float32 and not lse.requires_grad and out.requires_grad
+    torch.testing.assert_close(lse, want)
+    assert lse[..., :4].eq(-math.inf).all() and lse[..., 4:].isfinite().all()
+
+
+def test_scale():
+    inputs, upstream = operands(1, 2, 2, 20, 20, 16)
+    assert_agrees(ours(scale=0.7), theirs(scale=0.7), inputs, upstream)
+
+
+def test_large_scores_do_not_overflow():
+    inputs, upstream = operands(1, 1, 1, 40, 40, 16)
+    inputs[0].data *= 100
+    assert_agrees(ours(), theirs(), inputs, upstream)
+
+
+def test_any_strides():
+    base = torch.randn(
+        2, 7, 3, 3, 16, requires_grad=True
+    )  # (batch, seq, q k v, heads, head_dim): one projection
+
+    def apart(attend):
+        def function(base):
+            q, k, v = (x.transpose(1, 2) for x in base.unbind(2))
+            return attend(q, k, v).sum()  # an expanded gradient
+
+        return function
+
+    assert_agrees(apart(ours()), apart(theirs()), [base], [torch.ones(())])
+    crossed = torch.randn(1, 2, 16, 9).transpose(-1, -2).requires_grad_()  # last dimension not dense
+    assert_agrees(
+        lambda x: ours()(x, x, x), lambda x: theirs()(x, x, x), [crossed], [torch.randn(1, 2, 9, 16)]
+    )
+
+
+def test_empty():
+    q, k = torch.randn(1, 2, 0, 16, requires_grad=True), torch.randn(1, 2, 5, 16, requires_grad=True)
+    out = kernels.attention(q, k, k)
+    assert out.shape == q.shape
+    assert torch.equal(torch.autograd.grad(out.sum(), k)[0], torch.zeros_like(k))
+
+
+def test_autocast_casts():
+    (q, k, v), _ = operands(1, 2, 2, 9, 9, 16)
+    with torch.autocast("cpu", dtype=torch.float16):
+        out = kernels.attention(q.half(), k, v)
+    assert out.dtype == torch.float16
+    torch.testing.assert_close(out.float(), module.attention_reference(q, k, v)[0], rtol=1e-2, atol=1e-2)
+
+
+def test_gradcheck_and_opcheck():
+    (q, k, v), _ = operands(1, 2, 1, 3, 4, 2, dtype=torch.float64)
+    assert torch.autograd.gradcheck(ours(), (q, k, v), fast_mode=True)
+    ids = torch.tensor([[0, 0, 1, 1]])
+    q4 = torch.randn(1, 2, 4, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(ours(document_ids=ids), (q4, k, v), fast_mode=True)
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(
+        forward_module.attention_forward, (q, k, v, None, True, 0.5), test_utils=checks, atol=1e-9, rtol=1e-9
+    )
+
+
+def test_compiled_and_repeated():
+    inputs, upstream = operands(1, 4, 2, 33, 33, 16)
+    assert_compiles(ours(), inputs, upstream)
+
+
+@pytest.mark.parametrize(
+    "owner, name, old, new",
+    [
+        (forward_module, "_forward_range", "row_sum * shrink", "row_sum"),
+        (forward_module, "visible_scores", "col <= row + offset", "col <= row"),
+        (backward_module, "visible_scores", "col <= row + offset", "col < row + offset"),
+        (backward_module, "_dq_range", "dweights - delta[:, None]", "dweights"),
+        (backward_module, "_dkdv_range", "dweights - delta[None, :]", "dweights"),
+        (
+            backward_module,
+            "_attention_dkdv_kernel",
+            "head = kv_head * group + member",
+            "head = kv_head * group",
+        ),
+    ],
+)
+def test_a_broken_kernel_fails(owner, name, old, new, mutate):
+    mutate(owner, name, old, new)
+    inputs, upstream = operands(1, 2, 1, 70, 100, 16)
+    with pytest.raises(AssertionError, match=r"off by|NaN"):
+        assert_agrees(ours(), theirs(), inputs, upstream)

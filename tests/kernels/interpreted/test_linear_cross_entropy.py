@@ -1,0 +1,133 @@
+"""The output loss against float64: several chunks, ignored tokens, softcap, z-loss, no gradient, autocast."""
+
+from importlib import import_module
+
+import pytest
+import torch
+
+import kernels
+from tests.kernels.interpreted.conftest import assert_agrees, assert_compiles
+
+module = import_module("kernels.linear_cross_entropy")
+
+
+def operands(rows, width, vocab, dtype=torch.float32):
+    hidden = torch.randn(rows, width, dtype=dtype, requires_grad=True)
+    weight = torch.randn(vocab, width, dtype=dtype, requires_grad=True)
+    targets = torch.randint(0, vocab, (rows,))
+    targets[1::4] = -100
+    return hidden, weight, targets
+
+
+def ours(**options):
+    return lambda h, w, t: kernels.linear_cross_entropy(h, w, t, **options)[0]
+
+
+def theirs(**options):
+    return lambda h, w, t: module.linear_cross_entropy_reference(h, w, t, **options)[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+@pytest.mark.parametrize("shape", [(7, 16, 33), (5, 8, 5000), (1, 4, 2), (1, 1, 1)])
+@pytest.mark.parametrize(
+    "options", [{}, {"softcap": 2.0, "z_loss": 0.1}], ids=["plain", "softcap and z-loss"]
+)
+def test_agrees(dtype, shape, options, launched):
+    inputs = operands(*shape, dtype=dtype)
+    assert_agrees(ours(**options), theirs(**options), inputs, [torch.tensor(0.5)])
+    launched("_loss_kernel")
+
+
+def test_count_and_chunks(monkeypatch):
+    monkeypatch.setattr(module, "LOGITS_BYTES", 3 * 33 * 4)
+    inputs = operands(11, 16, 33)
+    assert module.rows_per_chunk(11, 33, 4) == 3
+    assert_agrees(ours(), theirs(), inputs, [torch.tensor(2.0)])
+    loss, count = kernels.linear_cross_entropy(*inputs)
+    assert count.dtype == torch.int64 and count.item() == inputs[2].ne(-100).sum()
+    assert loss.dtype == torch.float32
+
+
+def test_rows_per_chunk():
+    assert module.rows_per_chunk(16384, 50304, 2) == 2560
+    assert module.rows_per_chunk(100, 50304, 2) == 100
+    assert module.rows_per_chunk(10, 10**9, 4) == 1
+
+
+def test_every_token_ignored():
+    hidden, weight, targets = operands(4, 8, 9)
+    loss, count = kernels.linear_cross_entropy(hidden, weight, torch.full_like(targets, 3), ignore_index=3)
+    grads = torch.autograd.grad(loss, (hidden, weight))
+    assert loss.item() == 0 and count.item() == 0 and not any(g.any() for g in grads)
+
+
+def test_no_tokens():
+    hidden, weight = torch.randn(0, 8, requires_grad=True), torch.randn(9, 8, requires_grad=True)
+    loss, count = kernels.linear_cross_entropy(hidden, weight, torch.zeros(0, dtype=torch.long))
+    grads = torch.autograd.grad(loss, (hidden, weight))
+    assert loss.item() == 0 and count.item() == 0 and not grads[1].any()
+
+
+def test_a_target_outside_the_vocabulary_shows():
+    hidden, weight, targets = operands(4, 8, 9)
+    targets[0] = 9
+    assert kernels.linear_cross_entropy(hidden, weight, targets)[0].isnan()
+
+
+def test_without_gradient():
+    inputs = operands(7, 16, 33)
+    want = kernels.linear_cross_entropy(*inputs)[0].item()
+    with torch.no_grad():
+        assert kernels.linear_cross_entropy(*inputs)[0].item() == want
+
+
+def test_autocast_keeps_loss_and_dweight_in_float32():
+    hidden, weight, targets = operands(7, 16, 33)
+    with torch.autocast("cpu", dtype=torch.float16):
+        loss, _ = kernels.linear_cross_entropy(hidden, weight, targets)
+    grads = torch.autograd.grad(loss, (hidden, weight))
+    want = theirs()(hidden.double(), weight.double(), targets)
+    wanted = torch.autograd.grad(want, (hidden, weight))
+    assert loss.dtype == grads[0].dtype == grads[1].dtype == torch.float32
+    torch.testing.assert_close(loss.double(), want, rtol=2e-3, atol=2e-3)
+    for a, b in zip(grads, wanted):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-2)
+
+
+def test_three_dimensional_input_and_gradcheck():
+    hidden = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(0, 7, (2, 3))
+    assert torch.autograd.gradcheck(
+        lambda h, w: ours(softcap=3.0, z_loss=0.1)(h, w, targets), (hidden, weight)
+    )
+
+
+def test_opcheck():
+    hidden, weight, targets = operands(3, 4, 5)
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    arguments = (hidden, weight, targets, -100, 2.0, 0.1, torch.float32, True)
+    torch.library.opcheck(module._loss, arguments, test_utils=checks)
+
+
+def test_compiled_and_repeated():
+    assert_compiles(ours(), operands(9, 8, 33), [torch.tensor(0.5)])
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("total * tl.exp(top - new_top)", "total"),
+        ("counted & (cols == target)", "cols == target"),
+        ("2.0 * Z_LOSS * lse", "Z_LOSS * lse"),
+        ("1.0 - tanh * tanh", "1.0"),
+    ],
+)
+def test_a_broken_kernel_fails(old, new, mutate):
+    mutate(module, "_loss_kernel", old, new)
+    options = {"softcap": 3.0, "z_loss": 0.1, "ignore_index": 4}
+    hidden, weight, targets = operands(9, 8, 5000)
+    weight.data[4096:] *= 3  # the largest logit lies in the second block
+    targets[1::4] = 4
+    with pytest.raises(AssertionError, match="off by"):
+        assert_agrees(ours(**options), theirs(**options), (hidden, weight, targets), [torch.tensor(1.0)])

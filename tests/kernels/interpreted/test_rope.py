@@ -1,0 +1,90 @@
+"""The RoPE kernel against float64: positions, grouped heads, strides, and the conjugate rotation as its backward."""
+
+from importlib import import_module
+
+import pytest
+import torch
+
+import kernels
+from tests.kernels.interpreted.conftest import assert_agrees, assert_compiles
+
+module = import_module("kernels.rope")
+
+
+def operands(batch, heads, kv_heads, seq, head_dim, dtype=torch.float32, max_len=90):
+    q = torch.randn(batch, seq, heads, head_dim, dtype=dtype).transpose(1, 2).requires_grad_()
+    k = torch.randn(batch, kv_heads, seq, head_dim, dtype=dtype, requires_grad=True)
+    angles = torch.arange(max_len)[:, None] * torch.rand(head_dim // 2)
+    upstream = [torch.randn(q.shape, dtype=dtype), torch.randn(k.shape, dtype=dtype)]
+    return [q, k, angles.cos(), angles.sin()], upstream
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 2), (2, 3, 1, 5, 6), (1, 4, 2, 70, 32), (2, 2, 2, 33, 80)])
+@pytest.mark.parametrize("positions", ["none", "one row", "per sequence"])
+def test_agrees(dtype, shape, positions, launched):
+    inputs, upstream = operands(*shape, dtype=dtype)
+    batch, seq = shape[0], shape[3]
+    if positions == "one row":
+        inputs.append(torch.randint(0, 90, (seq,)))
+    elif positions == "per sequence":
+        inputs.append(torch.randint(0, 90, (batch, seq), dtype=torch.int32))
+    assert_agrees(kernels.rope, module.rope_reference, inputs, upstream)
+    launched("_rope_kernel")
+
+
+def test_memory_order_of_the_queries_is_kept():
+    (q, k, cos, sin), _ = operands(2, 3, 1, 5, 6)
+    assert kernels.rope(q, k, cos, sin)[0].stride() == q.stride()
+
+
+def test_expanded_gradients_and_positions():
+    inputs, _ = operands(2, 3, 1, 5, 6)
+    inputs.append(torch.arange(5).expand(2, 5))
+
+    def total(rope):
+        return lambda *a: sum(x.sum() for x in rope(*a))
+
+    assert_agrees(total(kernels.rope), total(module.rope_reference), inputs, [torch.ones(())])
+
+
+def test_backward_turns_back():
+    (q, k, cos, sin), _ = operands(1, 2, 1, 7, 8, dtype=torch.float64)
+    turned = kernels.rope(q, k, cos, sin)
+    back = torch.autograd.grad(turned, (q, k), [x.detach() for x in turned])
+    for x, y in zip((q, k), back):
+        torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-5)  # cos² + sin² = 1 in the table's float32
+
+
+def test_no_tokens():
+    (q, k, cos, sin), _ = operands(2, 3, 1, 0, 6)
+    assert kernels.rope(q, k, cos, sin)[0].shape == (2, 3, 0, 6)
+
+
+def test_gradcheck_and_opcheck():
+    (q, k, cos, sin), _ = operands(1, 2, 1, 3, 4, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda q, k: kernels.rope(q, k, cos, sin), (q, k))
+    positions = torch.tensor([[2, 0, 7]])
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(module._rope, (q, k, cos, sin, positions, False), test_utils=checks)
+
+
+def test_compiled_and_repeated():
+    inputs, upstream = operands(2, 3, 1, 9, 8)
+    assert_compiles(kernels.rope, inputs, upstream)
+
+
+@pytest.mark.parametrize(
+    "name, old, new",
+    [
+        ("_rope_kernel", "sin = -sin", "sin = sin"),
+        ("_rope_kernel", "rows * positions_row", "rows * 0"),
+        ("_rotate", "second * cos + first * sin", "second * cos - first * sin"),
+    ],
+)
+def test_a_broken_kernel_fails(name, old, new, mutate):
+    mutate(module, name, old, new)
+    inputs, upstream = operands(1, 2, 1, 9, 8)
+    inputs.append(torch.randint(0, 90, (9,)))
+    with pytest.raises(AssertionError, match="off by"):
+        assert_agrees(kernels.rope, module.rope_reference, inputs, upstream)

@@ -1,0 +1,89 @@
+"""What the compiler makes of the kernels for GPUs that are not here. The whole table: `python -m kernels.aot`."""
+
+import json
+import sys
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed on this platform")
+if sys.platform != "linux":
+    pytest.skip("Triton's assembler comes with its Linux package", allow_module_level=True)
+
+import torch
+
+from kernels import aot
+
+SAMPLE = {
+    "rms_norm": "bfloat16 width 4096 + residual",
+    "swiglu": "bfloat16 width 2560",
+    "rope": "bfloat16 head_dim 64",
+    "attention": "bfloat16 head_dim 64",
+    "decode_attention": "bfloat16 head_dim 128, 32/8 heads, batch 1",
+    "linear_cross_entropy": "bfloat16 vocabulary 50304",
+}
+
+
+def of(operator, label):
+    return [case for case in aot.cases(operator) if case.label == label]
+
+
+@pytest.mark.parametrize("operator", SAMPLE)
+def test_no_spills_on_hopper(operator):
+    cases = of(operator, SAMPLE[operator])
+    table = [entry for case in cases for entry in aot.compile_case(case, "sm_90")]
+    assert table, f"no case of {operator} is called {SAMPLE[operator]!r}"
+    for entry in table:
+        assert entry.sound, aot._row(entry)
+        assert entry.blocks_per_sm >= 1 and entry.registers > 0
+    if operator == "attention":
+        assert {entry.kernel for entry in table} == {"attention_forward", "attention_dq", "attention_dkdv"}
+        assert all(entry.instructions == "wgmma" for entry in table)
+
+
+def test_every_architecture_uses_its_matrix_instruction():
+    case = aot.Case("attention", "forward only", lambda: forward(64))
+
+    def forward(head_dim):
+        q = torch.empty(1, 2, 256, head_dim, dtype=torch.bfloat16, device="meta")
+        return aot.attention_forward.body(q, q, q, None, True, 0.125)
+
+    found = {name: aot.compile_case(case, name)[0].instructions for name in aot.ARCHITECTURES}
+    assert found == {"sm_80": "mma", "sm_90": "wgmma", "sm_100": "tcgen05"}
+
+
+def test_spills_and_shared_memory_are_judged():
+    entry = aot.Compiled("sm_90", "x", "x", "x", "", 255, aot.SPILL_LIMIT, 227 * 1024, 1, "-")
+    assert entry.sound
+    over = aot.Compiled("sm_90", "x", "x", "x", "", 255, aot.SPILL_LIMIT + 1, 0, 1, "-")
+    big = aot.Compiled("sm_80", "x", "x", "x", "", 255, 0, 164 * 1024, 1, "-")
+    assert not over.sound and not big.sound and "over the limit" in aot._row(over)
+
+
+def test_every_operator_has_cases():
+    assert {case.operator for case in aot.cases()} == set(aot.backend.CHOICES)
+
+
+def test_command_writes_json(tmp_path, monkeypatch, capsys):
+    sample = of("swiglu", SAMPLE["swiglu"])
+    monkeypatch.setattr(aot, "cases", lambda only=None: sample)
+
+    class Here:  # the pool's place: spawned workers would not see the patch
+        def __init__(self, *_):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        imap = staticmethod(map)
+
+    monkeypatch.setattr(aot.multiprocessing, "get_context", lambda _: type("Context", (), {"Pool": Here}))
+    path = tmp_path / "table.json"
+    assert aot.main(["--arch", "sm_90", "--only", "swiglu", "--json", str(path)]) == 0
+    assert [entry["kernel"] for entry in json.loads(path.read_text())] == [
+        "swiglu_forward",
+        "swiglu_backward",
+    ]
+    assert "2 kernels compiled, 0 over" in capsys.readouterr().out

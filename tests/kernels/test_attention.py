@@ -1,0 +1,114 @@
+"""Attention off CUDA: PyTorch's operator against the textbook, and one line for arguments that do not fit."""
+
+from importlib import import_module
+
+import pytest
+import torch
+
+import kernels
+
+module = import_module("kernels.attention")
+
+
+def operands(batch, heads, kv_heads, seq_q, seq_k, head_dim):
+    q = torch.randn(batch, heads, seq_q, head_dim, requires_grad=True)
+    k, v = (torch.randn(batch, kv_heads, seq_k, head_dim, requires_grad=True) for _ in range(2))
+    return q, k, v
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 4, 4, 9, 9, 8), (1, 6, 2, 5, 12, 8), (1, 2, 1, 9, 4, 8), (1, 1, 1, 1, 1, 4)]
+)
+@pytest.mark.parametrize("causal", [True, False])
+def test_agrees_with_the_textbook(shape, causal):
+    q, k, v = operands(*shape)
+    got, (want, _) = kernels.attention(q, k, v, causal), module.attention_reference(q, k, v, causal)
+    torch.testing.assert_close(got, want)
+    upstream = torch.randn_like(got)
+    for a, b in zip(
+        torch.autograd.grad(got, (q, k, v), upstream), torch.autograd.grad(want, (q, k, v), upstream)
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_suffix_alignment():
+    """The last queries of a longer sequence give the last rows of its result."""
+    q, k, v = operands(1, 2, 2, 9, 9, 8)
+    torch.testing.assert_close(kernels.attention(q[:, :, 6:], k, v), kernels.attention(q, k, v)[:, :, 6:])
+
+
+def test_documents_equal_attention_apart():
+    q, k, v = operands(1, 2, 1, 9, 9, 8)
+    ids = torch.tensor([[3, 3, 3, 3, 1, 1, 1, 1, 1]])
+    got = kernels.attention(q, k, v, document_ids=ids)
+    for part in (slice(0, 4), slice(4, 9)):
+        apart = kernels.attention(q[:, :, part], k[:, :, part], v[:, :, part])
+        torch.testing.assert_close(got[:, :, part], apart)
+
+
+def test_a_row_that_sees_nothing_is_zero_and_so_are_its_gradients():
+    q, k, v = operands(1, 1, 1, 5, 2, 8)
+    out = kernels.attention(q, k, v)
+    grads = torch.autograd.grad(out.sum(), (q, k, v))
+    assert not out[:, :, :3].any() and not grads[0][:, :, :3].any()
+    assert all(g.isfinite().all() for g in grads)
+
+
+def test_lse():
+    q, k, v = operands(1, 2, 1, 4, 6, 8)
+    out, lse = kernels.attention(q, k, v, causal=False, return_lse=True)
+    scores = (q @ k.transpose(-1, -2)) * 8**-0.5
+    torch.testing.assert_close(lse, scores.logsumexp(-1).detach())
+    torch.testing.assert_close(out, kernels.attention(q, k, v, causal=False))
+
+
+def test_autocast_casts():
+    q, k, v = operands(1, 2, 1, 4, 4, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert kernels.attention(q, k.bfloat16(), v).dtype == torch.bfloat16
+
+
+def test_exact_float32_on_wide_heads_goes_to_pytorch():
+    before = torch.get_float32_matmul_precision()
+    try:
+        for precision, wide in (("highest", True), ("high", False)):
+            torch.set_float32_matmul_precision(precision)
+            assert module._too_wide_for_exact(torch.zeros(1, 1, 1, 128)) is wide
+            assert not module._too_wide_for_exact(torch.zeros(1, 1, 1, 64))
+            assert not module._too_wide_for_exact(torch.zeros(1, 1, 1, 128, dtype=torch.bfloat16))
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_compiles_to_plain_operations(assert_plain):
+    q, k, v = (x.detach() for x in operands(2, 4, 2, 6, 6, 8))
+    assert_plain(kernels.attention, q, k, v)
+    assert_plain(lambda *a: kernels.attention(*a, document_ids=torch.zeros(2, 6).long()), q, k, v)
+
+
+@pytest.mark.parametrize(
+    "q, k, options, message",
+    [
+        ((1, 3, 4, 8), (1, 2, 4, 8), {}, "3 heads are no multiple of 2 kv heads"),
+        ((1, 2, 4, 8), (1, 2, 4, 9), {}, "must have batch and head_dim"),
+        ((1, 1, 4, 257), (1, 1, 4, 257), {}, "head_dim 257 is outside 1 to 256"),
+        (
+            (1, 2, 4, 8),
+            (1, 2, 4, 8),
+            {"document_ids": torch.zeros(1, 5).long()},
+            r"must be \(batch, seq\) = \(1, 4\)",
+        ),
+        ((1, 2, 4, 8), (1, 2, 5, 8), {"document_ids": torch.zeros(1, 4).long()}, "q and k of one length"),
+        ((1, 2, 4, 8), (1, 2, 4, 8), {"document_ids": torch.zeros(1, 4)}, "must be integers"),
+        ((1, 2, 4, 8), (1, 2, 4, 8), {"scale": -1.0}, "scale -1.0 must be positive"),
+        ((2, 4, 8), (2, 4, 8), {}, r"must be \(batch, heads, seq, head_dim\)"),
+    ],
+)
+def test_refuses(q, k, options, message):
+    with pytest.raises(ValueError, match=message):
+        kernels.attention(torch.zeros(q), torch.zeros(k), torch.zeros(k), **options)
+
+
+def test_refuses_mixed_dtypes():
+    with pytest.raises(ValueError, match="give them one dtype"):
+        kernels.attention(*(torch.zeros(1, 1, 2, 8).to(d) for d in (torch.float32, torch.half, torch.half)))

@@ -1,0 +1,145 @@
+"""Dispatch: what LMFAST_KERNELS and the platform decide, and that a launch is visible to torch.compile on a GPU."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from kernels import backend
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("operator", backend.CHOICES)
+def test_cpu_takes_pytorch(operator):
+    assert not backend.use_triton(operator, torch.zeros(1))
+
+
+class OnCuda:
+    """What dispatch looks at, of a tensor that this machine cannot hold."""
+
+    def __init__(self, dtype):
+        self.dtype, self.device = dtype, torch.device("cuda")
+
+
+def test_cuda_takes_the_table(monkeypatch):
+    pytest.importorskip("triton")
+    for operator, (eager, compiled) in backend.CHOICES.items():
+        assert backend.use_triton(operator, OnCuda(torch.bfloat16)) == (eager == "triton")
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        assert backend.use_triton(operator, OnCuda(torch.bfloat16)) == (compiled == "triton")
+        monkeypatch.undo()
+        assert not backend.use_triton(operator, OnCuda(torch.float64))
+
+
+def test_override(monkeypatch):
+    monkeypatch.setattr(backend, "MODE", "torch")
+    assert not backend.use_triton("attention", OnCuda(torch.bfloat16))
+    monkeypatch.setattr(backend, "MODE", "triton")
+    with pytest.raises(ValueError, match="TRITON_INTERPRET=1"):
+        backend.use_triton("attention", torch.zeros(1))
+    monkeypatch.setattr(backend, "MODE", "cuda")
+    with pytest.raises(ValueError, match="LMFAST_KERNELS=cuda: use auto, triton or torch"):
+        backend.use_triton("attention", torch.zeros(1))
+
+
+def test_without_triton():
+    code = """
+import sys
+sys.modules["triton"] = None
+import torch, kernels
+from kernels import backend
+assert backend.triton is None
+x = torch.randn(3, 8)
+kernels.rms_norm(x, torch.ones(8))
+q = torch.randn(1, 2, 5, 8)
+kernels.attention(*[kernels.rope(q, q, torch.ones(5, 4), torch.ones(5, 4))[0]] * 3)
+backend.MODE = "triton"
+try:
+    kernels.swiglu(x, x)
+except ValueError as error:
+    print(error)
+"""
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+    assert "Triton is not installed" in done.stdout
+
+
+def test_record_writes_launches_down():
+    pytest.importorskip("triton")
+    from kernels.swiglu import _forward
+
+    gate = torch.empty(4, 8, device="meta")
+    with backend.record((8, 0)) as recording:
+        _forward.body(gate, gate)
+        assert backend.capability(torch.device("meta")) == (8, 0)
+    (kernel, args, kwargs), *others = recording.launches
+    assert not others and kernel.__name__ == "_swiglu_forward_kernel"
+    assert args[0].shape == (4, 8) and kwargs["BLOCK"] == 8
+
+
+TRACED = {
+    "rms_norm": lambda t: torch.ops.lmfast.rms_norm_forward(t["x"], t["weight"], None, 1e-5)[0],
+    "rms_norm backward": lambda t: torch.ops.lmfast.rms_norm_backward(
+        t["x"], t["x"], t["weight"], t["rstd"], t["x"]
+    )[0],
+    "swiglu": lambda t: torch.ops.lmfast.swiglu_forward(t["x"], t["x"]),
+    "swiglu backward": lambda t: torch.ops.lmfast.swiglu_backward(t["x"], t["x"], t["x"])[0],
+    "rope": lambda t: torch.ops.lmfast.rope(t["x"], t["x"], t["table"], t["table"], None, False)[0],
+    "attention": lambda t: torch.ops.lmfast.attention_forward(t["x"], t["x"], t["x"], None, True, 0.25)[0],
+    "attention backward": lambda t: torch.ops.lmfast.attention_backward(
+        t["x"], t["x"], t["x"], t["x"], t["x"], t["lse"], None, True, 0.25
+    )[0],
+    "decode_attention": lambda t: torch.ops.lmfast.decode_attention(t["q"], t["x"], t["x"], t["lengths"]),
+}
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_compile_sees_the_kernels_on_a_gpu(name, monkeypatch):
+    """Traced for CUDA with fake tensors, an operator dissolves into Triton launches, which Inductor can see."""
+    pytest.importorskip("triton")
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    properties = SimpleNamespace(multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    shapes = {"x": (2, 4, 32, 16), "q": (2, 4, 16), "weight": (16,), "table": (32, 8), "lse": (2, 4, 32)}
+
+    def functional(tensors):
+        with FunctionalTensorMode() as mode:
+            wrapped = {k: FunctionalTensor(torch._to_functional_tensor(t), mode) for k, t in tensors.items()}
+            return torch._from_functional_tensor(TRACED[name](wrapped).elem)
+
+    with FakeTensorMode():
+        tensors = {k: torch.empty(shape, device="cuda") for k, shape in shapes.items()}
+        tensors["rstd"] = torch.empty(256, device="cuda")
+        tensors["lengths"] = torch.empty(2, dtype=torch.int32, device="cuda")
+        graph = make_fx(functional)(tensors)
+    targets = [str(node.target) for node in graph.graph.nodes]
+    assert any("triton_kernel_wrapper_functional" in target for target in targets), targets
+    assert not any("lmfast" in target for target in targets), targets
+
+
+def test_transformers_beside_our_package_and_the_environment_variable():
+    """transformers probes for a package of our name; neither may break the other."""
+    pytest.importorskip("transformers")
+    code = """
+import kernels, transformers
+from transformers import LlamaForCausalLM
+print(kernels.attention.__module__, kernels.backend.MODE)
+"""
+    done = run_python(code, LMFAST_KERNELS="torch")
+    assert done.returncode == 0 and "kernels.attention torch" in done.stdout, done.stderr[-2000:]

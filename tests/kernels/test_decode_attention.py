@@ -1,0 +1,72 @@
+"""Decode attention off CUDA: equal to attention over the filled part, one graph for every length, refusals."""
+
+import pytest
+import torch
+
+import kernels
+
+
+def operands(batch, heads, kv_heads, max_len, head_dim):
+    cache = (batch, kv_heads, max_len, head_dim)
+    return torch.randn(batch, heads, head_dim), torch.randn(cache), torch.randn(cache)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4, 9, 8), (3, 6, 2, 12, 8)])
+def test_equals_attention_over_the_filled_part(shape):
+    q, k, v = operands(*shape)
+    lengths = torch.arange(1, shape[0] + 1, dtype=torch.int32) * 3
+    got = kernels.decode_attention(q, k, v, lengths)
+    for b, n in enumerate(lengths.tolist()):
+        part = slice(b, b + 1)
+        want = kernels.attention(q[part, :, None], k[part, :, :n], v[part, :, :n])[:, :, 0]
+        torch.testing.assert_close(got[part], want)
+
+
+def test_both_shapes_of_q_and_a_length_of_zero():
+    q, k, v = operands(2, 4, 2, 9, 8)
+    lengths = torch.tensor([0, 9])
+    got = kernels.decode_attention(q, k, v, lengths)
+    assert torch.equal(kernels.decode_attention(q[:, :, None], k, v, lengths), got[:, :, None])
+    assert not got[0].any() and got[1].all()
+
+
+def test_what_lies_beyond_the_length_does_not_count():
+    q, k, v = operands(1, 2, 1, 9, 8)
+    want = kernels.decode_attention(q, k, v, torch.tensor([4]))
+    k[:, :, 4:], v[:, :, 4:] = 1e4, -1e4
+    assert torch.equal(kernels.decode_attention(q, k, v, torch.tensor([4])), want)
+    torch.testing.assert_close(kernels.decode_attention(q, k[:, :, :5], v[:, :, :5], torch.tensor([4])), want)
+
+
+def test_one_plain_graph_for_every_length(assert_plain):
+    q, k, v = operands(1, 4, 2, 9, 8)
+    assert_plain(kernels.decode_attention, q, k, v, torch.tensor([4]))
+    torch._dynamo.reset()
+    compiled = torch.compile(kernels.decode_attention, fullgraph=True, backend="eager")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for n in (1, 5, 9):
+            torch.testing.assert_close(
+                compiled(q, k, v, torch.tensor([n])), kernels.decode_attention(q, k, v, torch.tensor([n]))
+            )
+
+
+def test_autocast_casts():
+    q, k, v = operands(1, 4, 2, 9, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert kernels.decode_attention(q, k.bfloat16(), v, torch.tensor([4])).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "q, cache, lengths, message",
+    [
+        ((2, 4, 2, 8), (2, 2, 9, 8), torch.ones(2).int(), r"or \(batch, heads, 1, head_dim\)"),
+        ((2, 4, 8), (2, 3, 9, 8), torch.ones(2).int(), "4 heads are no multiple of 3 kv heads"),
+        ((2, 4, 8), (1, 2, 9, 8), torch.ones(2).int(), "must have batch and head_dim"),
+        ((2, 4, 8), (2, 2, 9, 8), torch.ones(3).int(), r"must be integers \(2,\)"),
+        ((2, 4, 8), (2, 2, 9, 8), torch.ones(2), r"must be integers \(2,\)"),
+        ((2, 4, 300), (2, 2, 9, 300), torch.ones(2).int(), "head_dim 300 is outside 1 to 256"),
+    ],
+)
+def test_refuses(q, cache, lengths, message):
+    with pytest.raises(ValueError, match=message):
+        kernels.decode_attention(torch.zeros(q), torch.zeros(cache), torch.zeros(cache), lengths)

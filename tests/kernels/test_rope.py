@@ -1,0 +1,83 @@
+"""RoPE off CUDA: rotations of half-split pairs, relative positions, and one line for arguments that do not fit."""
+
+import cmath
+
+import pytest
+import torch
+
+import kernels
+
+
+def table(max_len, head_dim, dtype=torch.float32):
+    angles = torch.arange(max_len, dtype=torch.float64)[:, None] * 10000.0 ** -(
+        torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
+    )
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def test_rotates_half_split_pairs():
+    q, k = torch.randn(1, 1, 6, 8, dtype=torch.float64), torch.randn(1, 1, 6, 8, dtype=torch.float64)
+    turned, _ = kernels.rope(q, k, *table(6, 8, torch.float64))
+    for position in range(6):
+        for i in range(4):
+            pair = complex(q[0, 0, position, i], q[0, 0, position, i + 4])
+            want = pair * cmath.exp(1j * position * 10000 ** (-i / 4))
+            assert abs(want - complex(turned[0, 0, position, i], turned[0, 0, position, i + 4])) < 1e-12
+
+
+def test_scores_depend_on_the_distance_only():
+    q, k = torch.randn(1, 2, 1, 16), torch.randn(1, 2, 1, 16)
+    scores = []
+    for shift in (0, 7, 30):
+        a, _ = kernels.rope(q, k, *table(64, 16), torch.tensor([5 + shift]))
+        _, b = kernels.rope(q, k, *table(64, 16), torch.tensor([2 + shift]))
+        scores.append((a * b).sum(-1))
+    torch.testing.assert_close(scores[0], scores[1])
+    torch.testing.assert_close(scores[0], scores[2])
+
+
+def test_positions_pick_rows():
+    q, k = torch.randn(2, 3, 4, 8), torch.randn(2, 1, 4, 8)
+    cos, sin = table(20, 8)
+    plain = kernels.rope(q, k, cos, sin)
+    same = kernels.rope(q, k, cos, sin, torch.arange(4).expand(2, 4))
+    torch.testing.assert_close(plain, same)
+    mixed = kernels.rope(q, k, cos, sin, torch.tensor([[0, 1, 2, 3], [9, 8, 7, 6]]))
+    assert torch.equal(mixed[0][0], plain[0][0]) and not torch.equal(mixed[0][1], plain[0][1])
+
+
+def test_keeps_dtypes_and_gives_the_table_no_gradient():
+    cos, sin = table(4, 8)
+    cos.requires_grad_()
+    q = torch.randn(1, 1, 4, 8).bfloat16().requires_grad_()
+    out, _ = kernels.rope(q, q, cos, sin)
+    assert out.dtype == torch.bfloat16
+    out.float().sum().backward()
+    assert cos.grad is None and q.grad is not None
+
+
+def test_compiles_to_plain_operations(assert_plain):
+    q, k = torch.randn(2, 3, 4, 8), torch.randn(2, 1, 4, 8)
+    assert_plain(kernels.rope, q, k, *table(9, 8))
+    assert_plain(kernels.rope, q, k, *table(9, 8), torch.randint(0, 9, (2, 4)))
+
+
+@pytest.mark.parametrize(
+    "k, length, positions, message",
+    [
+        ((2, 1, 4, 6), 9, None, "must have batch, seq and head_dim"),
+        ((2, 1, 4, 8), 3, None, "4 positions, but cos and sin hold only 3"),
+        ((2, 1, 4, 8), 9, torch.zeros(5).long(), r"positions \(5,\) must be \(4,\) or \(2, 4\)"),
+        ((2, 1, 4, 8), 9, torch.zeros(4), "must be integers"),
+    ],
+)
+def test_refuses(k, length, positions, message):
+    with pytest.raises(ValueError, match=message):
+        kernels.rope(torch.zeros(2, 3, 4, 8), torch.zeros(k), *table(length, 8), positions)
+
+
+def test_refuses_odd_heads_and_wrong_tables():
+    with pytest.raises(ValueError, match="head_dim 7 must be even"):
+        kernels.rope(torch.zeros(1, 1, 2, 7), torch.zeros(1, 1, 2, 7), torch.zeros(2, 3), torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"must be \(max_len, 4\)"):
+        kernels.rope(torch.zeros(1, 1, 2, 8), torch.zeros(1, 1, 2, 8), torch.zeros(2, 8), torch.zeros(2, 8))
