@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -30,23 +31,25 @@ from lmfast.tokenizer.chunks import (
     padded,
 )
 from lmfast.tokenizer.intrinsics import (
+    ALL_ONES,
     LONG_MARK,
     MAX_PACKED,
     U0,
+    U1,
     U32,
+    U56,
     aligned_words,
     enable_cache,
     key_hash,
     load_u64,
     long_hash,
     packed_key,
+    prefetch,
     same_bytes,
     store_u64,
 )
-from lmfast.tokenizer.merge_kernels import SHORT, insert_pairs, merge_long, merge_short, pair_table
+from lmfast.tokenizer.merge_kernels import MAX_ID, MAX_MERGES, SHORT, merge_long, merge_short, merge_tables
 from lmfast.tokenizer.patterns import Pattern
-
-MAX_ID = (1 << 29) - 1  # three bits of a cache row say how many ids it holds
 
 # A row of the cache, four uint64: key (low, high), then up to four ids with their number in the top three
 # bits of the second; or the number 5, how many ids, and (offset of the ids | offset of the bytes << 32) in the arenas.
@@ -58,182 +61,170 @@ _LOW_HALF = np.uint64(0xFFFFFFFF)
 _IN_ARENA = np.uint64(5)
 _MAX_CACHED = 512  # bytes of a pretoken worth remembering
 _MAX_ROWS = 1 << 18  # 8 MiB a worker
-_ID_ARENA = 1 << 20
-_BYTE_ARENA = 1 << 22
+_ID_ARENA = 1 << 21
+_BYTE_ARENA = 1 << 23
 
-# state: (specials so far, ids in the arena, bytes in the arena)
+# counters: (specials so far, ids in the arena, bytes in the arena)
 _SPECIALS, _ARENA_IDS, _ARENA_BYTES = range(3)
 
+_GROUP = 32  # pretokens whose cache lines are asked for together
+
+
+class Cache(NamedTuple):
+    """What one thread needs to encode, handed to compiled code as a whole.
+
+    rows: uint64, four a row; shift: how a hash gives a bucket; id_arena, byte_arena: ids of pretokens with more
+    than four, bytes of those longer than 15; counters: int64 (3,); keys, values: scratch."""
+
+    rows: np.ndarray
+    shift: np.uint64
+    id_arena: np.ndarray
+    byte_arena: np.ndarray
+    counters: np.ndarray
+    keys: np.ndarray
+    values: np.ndarray
+
+
+def _new_cache(rows: np.ndarray) -> Cache:
+    shift = np.uint64(64 - ((len(rows) // 8).bit_length() - 1))
+    return Cache(
+        rows, shift, np.empty(_ID_ARENA, np.uint32), np.empty(_BYTE_ARENA, np.uint8), np.zeros(3, np.int64),
+        aligned_words(4 * _GROUP), aligned_words(SHORT),
+    )  # fmt: skip
+
 
 @njit
-def _remember(cache, bucket, low, high, ids, more):
+def _remember(rows, bucket, low, high, ids, more):
     """Writes a row into a bucket: the row in front moves back, the one at the back is forgotten."""
     for k in range(4):
-        cache[bucket + 4 + k] = cache[bucket + k]
-    cache[bucket + LOW] = low
-    cache[bucket + HIGH] = high
-    cache[bucket + IDS] = ids
-    cache[bucket + MORE] = more
+        rows[bucket + 4 + k] = rows[bucket + k]
+    rows[bucket + LOW] = low
+    rows[bucket + HIGH] = high
+    rows[bucket + IDS] = ids
+    rows[bucket + MORE] = more
 
 
 @njit
-def _miss(
-    data,
-    start,
-    length,
-    low,
-    high,
-    bucket,
-    cache,
-    id_arena,
-    byte_arena,
-    state,
-    byte_ids,
-    pairs,
-    pair_shift,
-    ranks,
-    out,
-    at,
-):
+def _miss(data, start, length, low, high, bucket, cache, tables, out, at):
     """Merges one pretoken into out[at:], remembers it, returns how many ids it has."""
     if length <= SHORT:
-        n = merge_short(data, start, length, byte_ids, pairs, pair_shift, ranks, out, at)
+        n = merge_short(data, start, length, tables, cache.values, out, at)
     else:
-        n = merge_long(data, start, length, byte_ids, pairs, pair_shift, out, at)
+        n = merge_long(data, start, length, tables, out, at)
         if length > _MAX_CACHED:
             return n
     if n <= 4 and length <= MAX_PACKED:
         for k in range(n, 4):
             out[at + k] = 0
         ids = np.uint64(out[at]) | np.uint64(out[at + 1]) << U32 | np.uint64(n) << _TAG
-        _remember(cache, bucket, low, high, ids, np.uint64(out[at + 2]) | np.uint64(out[at + 3]) << U32)
+        more = np.uint64(out[at + 2]) | np.uint64(out[at + 3]) << U32
+        _remember(cache.rows, bucket, low, high, ids, more)
         return n
     kept = length if length > MAX_PACKED else 0
-    if state[_ARENA_IDS] + n > id_arena.shape[0] or state[_ARENA_BYTES] + kept + 8 > byte_arena.shape[0]:
-        cache[:] = U0  # rows point into the arenas: forget everything, which bounds the memory
-        state[_ARENA_IDS] = 0
-        state[_ARENA_BYTES] = 0
-    where = np.uint64(state[_ARENA_IDS]) | np.uint64(state[_ARENA_BYTES]) << U32
+    counters = cache.counters
+    if (
+        counters[_ARENA_IDS] + n > cache.id_arena.shape[0]
+        or counters[_ARENA_BYTES] + kept + 8 > cache.byte_arena.shape[0]
+    ):
+        cache.rows[:] = U0  # rows point into the arenas: forget everything, which bounds the memory
+        counters[_ARENA_IDS] = 0
+        counters[_ARENA_BYTES] = 0
     for k in range(n):
-        id_arena[state[_ARENA_IDS] + k] = out[at + k]
+        cache.id_arena[counters[_ARENA_IDS] + k] = out[at + k]
     for k in range(kept):
-        byte_arena[state[_ARENA_BYTES] + k] = data[start + k]
-    state[_ARENA_IDS] += n
-    state[_ARENA_BYTES] += kept
-    _remember(cache, bucket, low, high, np.uint64(n) | _IN_ARENA << _TAG, where)
+        cache.byte_arena[counters[_ARENA_BYTES] + k] = data[start + k]
+    more = np.uint64(counters[_ARENA_IDS]) | np.uint64(counters[_ARENA_BYTES]) << U32
+    counters[_ARENA_IDS] += n
+    counters[_ARENA_BYTES] += kept
+    _remember(cache.rows, bucket, low, high, np.uint64(n) | _IN_ARENA << _TAG, more)
     return n
 
 
 @njit(inline="always")
-def _emit(cache, row, id_arena, out, n):
+def _emit(rows, row, id_arena, out, n):
     """Writes a row's ids to out[n:], four at a time whatever their number; returns the new n."""
-    ids = load_u64(cache, row + IDS)
+    ids = load_u64(rows, row + IDS)
     tag = ids >> _TAG
     if tag < _IN_ARENA:
         store_u64(out, n, ids & _UNTAGGED)
-        store_u64(out, n + 2, load_u64(cache, row + MORE))
+        store_u64(out, n + 2, load_u64(rows, row + MORE))
         return n + np.int64(tag)
     count = np.int64(ids & _LOW_HALF)
-    offset = np.int64(cache[row + MORE] & _LOW_HALF)
+    offset = np.int64(rows[row + MORE] & _LOW_HALF)
     for k in range(count):
         out[n + k] = id_arena[offset + k]
     return n + count
 
 
 @njit(nogil=True)
-def _encode_batch(
-    data,
-    start,
-    bounds,
-    count,
-    special_ids,
-    cache,
-    shift,
-    id_arena,
-    byte_arena,
-    state,
-    byte_ids,
-    pairs,
-    pair_shift,
-    ranks,
-    out,
-    n,
-):
-    """Writes the ids of the pretokens that `bounds[:count]` ends to out[n:]; returns the new n."""
-    for position in range(count):
-        end = np.int64(load_u64(bounds, position))
-        length = end - start
-        if np.uint64(length) <= np.uint64(MAX_PACKED):  # as unsigned, so that negative ends fail it too
-            low, high = packed_key(data, start, length)
-            bucket = np.int64((key_hash(low, high) >> shift) << np.uint64(3))
-            if (load_u64(cache, bucket + LOW) == low) & (load_u64(cache, bucket + HIGH) == high):
-                n = _emit(cache, bucket, id_arena, out, n)
-                start = end
+def _encode_batch(data, start, bounds, count, special_ids, cache, tables, out):
+    """Writes the ids of the pretokens that `bounds[:count]` ends to `out`; returns how many.
+
+    In groups: first all keys, asking for each one's cache line, then the lookups."""
+    n = 0
+    rows = cache.rows
+    keys = cache.keys
+    shift = cache.shift
+    id_arena = cache.id_arena
+    byte_arena = cache.byte_arena
+    counters = cache.counters
+    for group in range(0, count, _GROUP):
+        size = min(_GROUP, count - group)
+        for k in range(size):
+            end = np.int64(load_u64(bounds, group + k))
+            length = end - start
+            if np.uint64(length) <= np.uint64(MAX_PACKED):  # as unsigned, so that negative ends fail it too
+                low, high = packed_key(data, start, length)
+            elif end < 0:
+                low, high = U0, ALL_ONES
+                end = -end
+            else:
+                low, high = long_hash(data, start, length), LONG_MARK | np.uint64(length)
+            bucket = (key_hash(low, high) >> shift) << np.uint64(3)
+            prefetch(rows, np.int64(bucket))
+            store_u64(keys, 4 * k, low)
+            store_u64(keys, 4 * k + 1, high)
+            store_u64(keys, 4 * k + 2, bucket)
+            store_u64(keys, 4 * k + 3, np.uint64(start))
+            start = end
+        for k in range(size):
+            low = load_u64(keys, 4 * k)
+            high = load_u64(keys, 4 * k + 1)
+            bucket = np.int64(load_u64(keys, 4 * k + 2))
+            # Which of the two rows is not foreseeable, so it is chosen without a branch.
+            first = (load_u64(rows, bucket + LOW) == low) & (load_u64(rows, bucket + HIGH) == high)
+            row = bucket + 4 - 4 * np.int64(first)
+            known = (load_u64(rows, row + LOW) == low) & (load_u64(rows, row + HIGH) == high)
+            if high >= LONG_MARK:
+                if high == ALL_ONES:
+                    out[n] = special_ids[counters[_SPECIALS]]
+                    counters[_SPECIALS] += 1
+                    n += 1
+                    continue
+                length = np.int64(high & (LONG_MARK - U1))
+                if known:
+                    kept = np.int64(rows[row + MORE] >> U32)
+                    known = same_bytes(byte_arena, kept, data, np.int64(keys[4 * k + 3]), length)
+            if known:
+                n = _emit(rows, row, id_arena, out, n)
                 continue
-            if (load_u64(cache, bucket + 4 + LOW) == low) & (load_u64(cache, bucket + 4 + HIGH) == high):
-                n = _emit(cache, bucket + 4, id_arena, out, n)
-                start = end
-                continue
-        elif end < 0:
-            out[n] = special_ids[state[_SPECIALS]]
-            state[_SPECIALS] += 1
-            n += 1
-            start = -end
-            continue
-        else:
-            low = long_hash(data, start, length)
-            high = LONG_MARK | np.uint64(length)
-            bucket = np.int64((key_hash(low, high) >> shift) << np.uint64(3))
-            found = False
-            for row in range(bucket, bucket + 8, 4):
-                if cache[row + LOW] == low and cache[row + HIGH] == high:
-                    kept = np.int64(cache[row + MORE] >> U32)
-                    if same_bytes(byte_arena, kept, data, start, length):
-                        n = _emit(cache, row, id_arena, out, n)
-                        found = True
-                        break
-            if found:
-                start = end
-                continue
-        n += _miss(
-            data,
-            start,
-            length,
-            low,
-            high,
-            bucket,
-            cache,
-            id_arena,
-            byte_arena,
-            state,
-            byte_ids,
-            pairs,
-            pair_shift,
-            ranks,
-            out,
-            n,
-        )
-        start = end
+            length = np.int64(high & (LONG_MARK - U1) if high >= LONG_MARK else high >> U56)
+            n += _miss(data, np.int64(keys[4 * k + 3]), length, low, high, bucket, cache, tables, out, n)
     return n
 
 
 class _State:
     """What one thread needs to encode: its cache and its buffers."""
 
-    def __init__(self, cache: np.ndarray):
-        self.cache = cache
-        self.shift = np.uint64(64 - ((len(cache) // 8).bit_length() - 1))
-        self.id_arena = np.empty(_ID_ARENA, np.uint32)
-        self.byte_arena = np.empty(_BYTE_ARENA, np.uint8)
-        self.counters = np.zeros(3, np.int64)
+    def __init__(self, rows: np.ndarray):
+        self.cache = _new_cache(rows)
         self.bounds = np.empty(ENDS_PER_BATCH, np.int64)
-        self.ranks = np.empty(SHORT, np.uint64)
         self.out = np.empty(0, np.uint32)
 
     def room(self, ids: int) -> np.ndarray:
-        """A buffer for that many ids, kept between calls."""
-        if len(self.out) < ids:
-            self.out = np.empty(ids, np.uint32)
+        """A buffer for that many ids, kept between calls; it has room for the four that a row always writes."""
+        if len(self.out) < ids + 4:
+            self.out = np.empty(ids + 4, np.uint32)
         return self.out
 
 
@@ -251,7 +242,7 @@ class Encoder:
         special_tokens: Mapping[str, int],
         pattern: Pattern,
     ):
-        enable_cache(_encode_batch, insert_pairs)
+        enable_cache(_encode_batch)
         special_ids = set(special_tokens.values())
         made = {left + right for left, right in merges}
         # A special token may be an ordinary entry too: searched for as text, and reached by merges as well.
@@ -269,7 +260,9 @@ class Encoder:
                 f"vocabulary: no token for byte 0x{missing[0]:02x} ({len(missing)} missing); a byte-level "
                 "vocabulary has all 256"
             )
-        self._byte_ids = np.array([id_of[bytes([byte])] for byte in range(256)], np.uint32)
+        byte_ids = np.array([id_of[bytes([byte])] for byte in range(256)], np.uint32)
+        if len(merges) > MAX_MERGES:
+            raise UserError(f"merges: {len(merges)} are too many; {MAX_MERGES} is the most")
         triples = np.empty((len(merges), 3), np.int64)
         for rank, (left, right) in enumerate(merges):
             try:
@@ -279,7 +272,7 @@ class Encoder:
                     f"merges: merge {rank} ({left!r}, {right!r}) needs {error.args[0]!r}, which is not in the "
                     "vocabulary; do the two files belong together?"
                 ) from None
-        self._pairs, self._pair_shift = pair_table(*triples.T)
+        self._tables = merge_tables(triples, byte_ids)
         self._splitter = Splitter(pattern)
         self._special_ids = {
             text.encode("utf-8", "surrogateescape"): number for text, number in special_tokens.items()
@@ -297,26 +290,16 @@ class Encoder:
         text = padded(b"".join(short))
         ends = np.cumsum([len(token) for token in short], dtype=np.int64)
         state = self._acquire()
-        out = state.room(len(text))
-        self._run(state, text, 0, ends, len(ends), NO_SPANS, out, 0)
-        self._seeded = state.cache
+        _encode_batch(text, 0, ends, len(ends), NO_SPANS, state.cache, self._tables, state.room(len(text)))
+        self._seeded = state.cache.rows
 
     def _acquire(self) -> _State:
         try:
             return self._idle.pop()
         except IndexError:
-            return self._new_state()
-
-    def _new_state(self) -> _State:
-        cache = aligned_words(len(self._seeded))
-        cache[:] = self._seeded
-        return _State(cache)
-
-    def _run(self, state, data, start, bounds, count, special_ids, out, n) -> int:
-        return _encode_batch(
-            data, start, bounds, count, special_ids, state.cache, state.shift, state.id_arena, state.byte_arena,
-            state.counters, self._byte_ids, self._pairs, self._pair_shift, state.ranks, out, n,
-        )  # fmt: skip
+            rows = aligned_words(len(self._seeded))
+            rows[:] = self._seeded
+            return _State(rows)
 
     def _finder(self, allowed_special: set[str] | str) -> SpecialTokens:
         if allowed_special == "all":
@@ -333,18 +316,29 @@ class Encoder:
         return self._finders[allowed]
 
     def _encode_chunk(
-        self, state: _State, chunk: Chunk, specials: SpecialTokens
+        self, state: _State, chunk: Chunk, specials: SpecialTokens, dtype: np.dtype | type
     ) -> tuple[np.ndarray, int, int]:
-        """(ids in the state's buffer, number of special tokens, their bytes)."""
+        """(ids, number of special tokens, their bytes).
+
+        Batches go through a small buffer: written straight to the result the ids of a chunk would push the
+        cache's rows out of the L2 cache."""
         data, begin, end = chunk.data, chunk.begin, chunk.end
         spans, which = specials.find(data, begin, end)
-        special_ids = np.array([self._special_ids[specials.tokens[k]] for k in which.tolist()], np.int64)
-        state.counters[_SPECIALS] = 0
-        out = state.room(end - begin + 8)
+        special_ids = self._special_ids_of(specials)[which]
+        state.cache.counters[_SPECIALS] = 0
+        ids = np.empty(end - begin, dtype)
         n = 0
-        for start, _, count in self._splitter.batches(data, begin, end, spans, state.bounds):
-            n = self._run(state, data, start, state.bounds, count, special_ids, out, n)
-        return out[:n], len(which), int((spans[1::2] - spans[::2]).sum())
+        for start, after, count in self._splitter.batches(data, begin, end, spans, state.bounds):
+            out = state.room(after - start)
+            found = _encode_batch(
+                data, start, state.bounds, count, special_ids, state.cache, self._tables, out
+            )
+            ids[n : n + found] = out[:found]
+            n += found
+        return ids[:n], len(which), int((spans[1::2] - spans[::2]).sum())
+
+    def _special_ids_of(self, specials: SpecialTokens) -> np.ndarray:
+        return np.array([self._special_ids[token] for token in specials.tokens], np.int64)
 
     def encode(
         self, data: bytes | bytearray | memoryview | np.ndarray, allowed_special: set[str] | str = "all"
@@ -353,10 +347,9 @@ class Encoder:
         set of them, "all" or "none"; the others are text like any other."""
         specials = self._finder(allowed_special)
         state = self._acquire()
-        ids, _, _ = self._encode_chunk(state, Chunk(padded(data), 0, len(data)), specials)
-        ids = ids.copy()
+        ids, _, _ = self._encode_chunk(state, Chunk(padded(data), 0, len(data)), specials, np.uint32)
         self._idle.append(state)
-        return ids
+        return ids.copy()  # without the room for one id a byte
 
 
 @dataclass(frozen=True)
@@ -404,8 +397,8 @@ def encode_file(
     num_workers = max(1, min(num_workers or default_workers(), -(-len(text) // CHUNK_BYTES)))
 
     def work(state, chunk):
-        ids, found, special_bytes = encoder._encode_chunk(state, chunk, specials)
-        return ids.astype(dtype), chunk.end - chunk.begin, found, special_bytes
+        ids, found, special_bytes = encoder._encode_chunk(state, chunk, specials, dtype)
+        return ids, chunk.end - chunk.begin, found, special_bytes
 
     dst = Path(dst)
     beside = dst.with_name(f".{dst.name}.{os.getpid()}.partial")

@@ -80,6 +80,22 @@ def count_ones(typingctx, value):
 
 
 @intrinsic
+def least_of_8(typingctx, array, index):
+    """The least of the 8 uint64 that begin at element `index`."""
+
+    def codegen(context, builder, signature, args):
+        kind = ir.VectorType(_WORD, 8)
+        load = builder.load(_address(context, builder, signature.args[0], args[0], args[1], kind))
+        load.align = 8
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(_WORD, [kind]), "llvm.vector.reduce.umin.v8i64"
+        )
+        return builder.call(function, [load])
+
+    return types.uint64(array, types.int64), codegen
+
+
+@intrinsic
 def prefetch(typingctx, array, index):
     """Asks for the cache line of element `index`; never faults."""
 

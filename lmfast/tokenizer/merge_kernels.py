@@ -1,91 +1,165 @@
 """The bytes of one pretoken to its ids, by the merges alone: what the encoder does where its cache misses.
 
-In: the pretoken's bytes, the ids of the 256 bytes, and the merges as a hash table from a pair of ids to
-(rank, new id). Out: ids (uint32). The merge of lowest rank goes first, the leftmost where ranks are equal.
+In: the pretoken's bytes, the ids of the 256 bytes, and the merges as tables from a pair of ids to (rank, new
+id). Out: ids (uint32). The merge of lowest rank goes first, the leftmost where ranks are equal.
 
-Up to `SHORT` bytes the least rank is found by scanning (quadratic, but a few dozen cycles for real words);
-longer pretokens use a heap, so that a megabyte of one letter costs n log n.
+Up to `SHORT` bytes the least rank is found by looking at all of them; longer pretokens use a heap, so that a
+megabyte of one letter costs n log n.
+
+What this costs is cache misses: two lookups a merge, most of which find nothing. So a slot of the hash table is
+four bytes, the merge's number beside as many bits of the key's hash as there is room for, and only slots that
+agree in those lead to the merge itself (32,000 merges: 256 KiB of slots, where rows of key and value were 2 MiB
+and did not stay in the L2 cache).
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from lmfast.tokenizer.intrinsics import ALL_ONES, U1, U32, aligned_words
+from lmfast.tokenizer.intrinsics import (
+    ALL_ONES,
+    U0,
+    U1,
+    U32,
+    aligned_words,
+    enable_cache,
+    leading_zeros,
+    load_u64,
+    trailing_zeros,
+)
 
-SHORT = 48  # bytes; beyond this the heap is faster
+SHORT = 64  # bytes; the set of symbols still there is one word
+MAX_ID = (1 << 29) - 1
+MAX_MERGES = 1 << 26
+NO_PAIR = np.uint64(0xFFFFFFFF)
 _MIX = np.uint64(0x9E3779B97F4A7C15)
-_LOW_HALF = np.uint64(0xFFFFFFFF)
-NO_PAIR = ALL_ONES
+_SIX = np.uint64(6)
+_POSITION_MASK = np.uint64(63)
+_HEAP_POSITION = np.uint64((1 << 35) - 1)
+_HEAP_RANK = np.uint64(35)
+
+
+class MergeTables(NamedTuple):
+    """Merges, numbered by rank, compiled for looking up; handed to compiled code as a whole.
+
+    byte_ids: uint32 (256,). byte_pairs: uint32 (65536,), the merge of two bytes, indexed by the little-endian word
+    they make. slots: uint32, open addressing. keys: uint64, left << 32 | right of each merge. new: uint32, its
+    result. shift, low_bits: how a hash gives a slot, and how many bits of a slot are the number."""
+
+    byte_ids: np.ndarray
+    byte_pairs: np.ndarray
+    slots: np.ndarray
+    keys: np.ndarray
+    new: np.ndarray
+    shift: np.uint64
+    low_bits: np.uint64
 
 
 @njit(inline="always")
-def find_pair(pairs, shift, left, right):
-    """rank << 32 | new id of a pair of ids, or NO_PAIR. `pairs` holds rows (left << 32 | right, value)."""
+def _hash(key):
+    return (key ^ key >> np.uint64(29)) * _MIX
+
+
+@njit
+def find_pair(tables, left, right):
+    """The number of the merge of two ids, or NO_PAIR."""
     key = np.uint64(left) << U32 | np.uint64(right)
-    mask = np.uint64((pairs.shape[0] >> 1) - 1)
-    slot = (key ^ key >> np.uint64(29)) * _MIX >> shift
+    hashed = _hash(key)
+    mask = np.uint64(tables.slots.shape[0] - 1)
+    slot = hashed >> tables.shift
+    number_mask = (U1 << tables.low_bits) - U1
     while True:
-        row = np.int64(slot << U1)
-        if pairs[row] == key:
-            return pairs[row + 1]
-        if pairs[row] == NO_PAIR:
+        entry = np.uint64(tables.slots[slot])
+        if entry == NO_PAIR:
             return NO_PAIR
+        if (entry ^ hashed) & NO_PAIR & ~number_mask == U0:
+            number = entry & number_mask
+            if tables.keys[number] == key:
+                return number
         slot = (slot + U1) & mask
 
 
 @njit(nogil=True)
-def insert_pairs(pairs, shift, keys, values):
-    """Fills an empty table; of equal keys the first counts."""
-    mask = np.uint64((pairs.shape[0] >> 1) - 1)
-    for i in range(keys.shape[0]):
-        key = keys[i]
-        slot = (key ^ key >> np.uint64(29)) * _MIX >> shift
-        while pairs[np.int64(slot << U1)] != NO_PAIR and pairs[np.int64(slot << U1)] != key:
+def _fill(tables):
+    """Enters all merges; of equal pairs the first counts."""
+    mask = np.uint64(tables.slots.shape[0] - 1)
+    number_mask = (U1 << tables.low_bits) - U1
+    for number in range(tables.keys.shape[0]):
+        key = tables.keys[number]
+        if find_pair(tables, key >> U32, key & NO_PAIR) != NO_PAIR:
+            continue
+        hashed = _hash(key)
+        slot = hashed >> tables.shift
+        while np.uint64(tables.slots[slot]) != NO_PAIR:
             slot = (slot + U1) & mask
-        row = np.int64(slot << U1)
-        if pairs[row] == NO_PAIR:
-            pairs[row] = key
-            pairs[row + 1] = values[i]
+        tables.slots[slot] = np.uint32(np.uint64(number) | (hashed & NO_PAIR & ~number_mask))
+    for first in range(256):
+        for second in range(256):
+            found = find_pair(tables, tables.byte_ids[first], tables.byte_ids[second])
+            tables.byte_pairs[first | second << 8] = np.uint32(found)
 
 
-def pair_table(left: np.ndarray, right: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.uint64]:
-    """(table, shift) for merges in the order of their ranks, each three ids; at most a quarter full, since
-    most lookups find nothing and should end at the first row."""
-    rows = 1 << max(8, (4 * len(left) - 1).bit_length())
-    pairs = aligned_words(2 * rows)
-    pairs[:] = NO_PAIR
-    shift = np.uint64(64 - (rows.bit_length() - 1))
+def merge_tables(triples: np.ndarray, byte_ids: np.ndarray) -> MergeTables:
+    """Tables for merges (n, 3): ids of left, right and result, in the order of their ranks."""
+    enable_cache(_fill)
+    # Numbers end before all ones, so that no entry looks like an empty slot.
+    low_bits = (len(triples) + 1).bit_length()
+    rows = 1 << max(8, (2 * len(triples)).bit_length())
+    slots = aligned_words(rows // 2).view(np.uint32)
+    slots[:] = NO_PAIR
+    byte_pairs = aligned_words(1 << 15).view(np.uint32)
+    left, right, new = (np.ascontiguousarray(column) for column in triples.T)
     keys = left.astype(np.uint64) << U32 | right.astype(np.uint64)
-    insert_pairs(pairs, shift, keys, np.arange(len(left), dtype=np.uint64) << U32 | new.astype(np.uint64))
-    return pairs, shift
+    shift = np.uint64(64 - (rows.bit_length() - 1))
+    tables = MergeTables(byte_ids, byte_pairs, slots, keys, new.astype(np.uint32), shift, np.uint64(low_bits))
+    _fill(tables)
+    return tables
 
 
 @njit
-def merge_short(data, start, length, byte_ids, pairs, shift, ranks, out, at):
-    """Writes the ids of data[start:start+length] to out[at:]; returns how many. `ranks`: uint64 scratch."""
-    for i in range(length):
-        out[at + i] = byte_ids[data[start + i]]
-    n = length
-    for i in range(n - 1):
-        ranks[i] = find_pair(pairs, shift, out[at + i], out[at + i + 1])
-    while n > 1:
-        best = NO_PAIR
-        where = 0
-        for i in range(n - 1):
-            if ranks[i] < best:
-                best = ranks[i]
-                where = i
-        if best == NO_PAIR:
+def merge_short(data, start, length, tables, values, out, at):
+    """Writes the ids of data[start:start+length] to out[at:]; returns how many. `values`: 64 uint64, scratch.
+
+    `alive` has a bit for each byte where a symbol begins; `values` has, for each, the number of the merge with
+    its right neighbour, << 6, and the position: the least says which merge is next, and where."""
+    last = np.uint64(length - 1)
+    base = np.uint64(at)
+    for i in range(np.uint64(length)):
+        out[base + i] = tables.byte_ids[data[np.uint64(start) + i]]
+    for i in range(last):
+        pair = load_u64(data, start + np.int64(i)) & np.uint64(0xFFFF)
+        values[i] = np.uint64(tables.byte_pairs[pair]) << _SIX | i
+    values[last] = NO_PAIR << _SIX
+    alive = ALL_ONES >> np.uint64(64 - length)
+    while True:
+        best = NO_PAIR << _SIX
+        rest = alive
+        while rest != U0:
+            best = min(best, values[np.uint64(trailing_zeros(rest))])
+            rest &= rest - U1
+        if best >= NO_PAIR << _SIX:
             break
-        out[at + where] = np.uint32(best & _LOW_HALF)
-        n -= 1
-        for i in range(where + 1, n):
-            out[at + i] = out[at + i + 1]
-            ranks[i - 1] = ranks[i]
-        if where + 1 < n:
-            ranks[where] = find_pair(pairs, shift, out[at + where], out[at + where + 1])
-        if where > 0:
-            ranks[where - 1] = find_pair(pairs, shift, out[at + where - 1], out[at + where])
+        here = best & _POSITION_MASK
+        new = tables.new[best >> _SIX]
+        out[base + here] = new
+        behind = alive & ~(ALL_ONES >> (np.uint64(63) - here))
+        alive ^= behind & (~behind + U1)
+        behind &= behind - U1
+        before = alive & ((U1 << here) - U1)
+        if behind != U0:
+            right = out[base + np.uint64(trailing_zeros(behind))]
+            values[here] = find_pair(tables, new, right) << _SIX | here
+        else:
+            values[here] = NO_PAIR << _SIX
+        if before != U0:
+            before = np.uint64(63 - leading_zeros(before))
+            values[before] = find_pair(tables, out[base + before], new) << _SIX | before
+    n = 0
+    while alive != U0:
+        out[base + np.uint64(n)] = out[base + np.uint64(trailing_zeros(alive))]
+        alive &= alive - U1
+        n += 1
     return n
 
 
@@ -118,8 +192,8 @@ def _push(heap, size, item):
 
 
 @njit
-def merge_long(data, start, length, byte_ids, pairs, shift, out, at):
-    """The same for any length below 2^32: a heap of rank << 32 | position, a linked list of symbols.
+def merge_long(data, start, length, tables, out, at):
+    """The same for any length below 2^35: a heap of rank << 35 | position, a linked list of symbols.
 
     A heap entry is stale when the pair at its position is no longer the one it was made for: `ranks` holds
     each position's present pair. A merge makes at most two entries, so 3 * length are enough."""
@@ -130,14 +204,14 @@ def merge_long(data, start, length, byte_ids, pairs, shift, out, at):
     heap = np.empty(3 * length, np.uint64)
     size = 0
     for i in range(length):
-        ids[i] = byte_ids[data[start + i]]
+        ids[i] = tables.byte_ids[data[start + i]]
         after[i] = i + 1
         before[i] = i - 1
         ranks[i] = NO_PAIR
     for i in range(length - 1):
-        ranks[i] = find_pair(pairs, shift, ids[i], ids[i + 1])
+        ranks[i] = find_pair(tables, ids[i], ids[i + 1])
         if ranks[i] != NO_PAIR:
-            heap[size] = (ranks[i] >> U32 << U32) | np.uint64(i)
+            heap[size] = ranks[i] << _HEAP_RANK | np.uint64(i)
             size += 1
     for i in range((size >> 1) - 1, -1, -1):
         _sift_down(heap, size, i)
@@ -147,26 +221,25 @@ def merge_long(data, start, length, byte_ids, pairs, shift, out, at):
         heap[0] = heap[size]
         if size > 0:
             _sift_down(heap, size, 0)
-        i = np.int64(item & _LOW_HALF)
-        if ranks[i] == NO_PAIR or ranks[i] >> U32 != item >> U32:
+        i = np.int64(item & _HEAP_POSITION)
+        if ranks[i] != item >> _HEAP_RANK:
             continue
         gone = after[i]
-        ids[i] = np.uint32(ranks[i] & _LOW_HALF)
+        ids[i] = tables.new[ranks[i]]
         ranks[gone] = NO_PAIR
         after[i] = after[gone]
+        ranks[i] = NO_PAIR
         if after[i] < length:
             before[after[i]] = i
-            ranks[i] = find_pair(pairs, shift, ids[i], ids[after[i]])
+            ranks[i] = find_pair(tables, ids[i], ids[after[i]])
             if ranks[i] != NO_PAIR:
-                _push(heap, size, (ranks[i] >> U32 << U32) | np.uint64(i))
+                _push(heap, size, ranks[i] << _HEAP_RANK | np.uint64(i))
                 size += 1
-        else:
-            ranks[i] = NO_PAIR
         left = before[i]
         if left >= 0:
-            ranks[left] = find_pair(pairs, shift, ids[left], ids[i])
+            ranks[left] = find_pair(tables, ids[left], ids[i])
             if ranks[left] != NO_PAIR:
-                _push(heap, size, (ranks[left] >> U32 << U32) | np.uint64(left))
+                _push(heap, size, ranks[left] << _HEAP_RANK | np.uint64(left))
                 size += 1
     n = 0
     i = 0
