@@ -195,31 +195,33 @@ def _attention_dkdv_kernel(
     store_tile(dv_ptr, dv_row, start_n, seq_k, cols, dims, dv, HEAD_DIM)
 
 
-def backward_config(q: torch.Tensor, lean: bool) -> tuple[dict[str, int], dict[str, int]]:
+def backward_config(q: torch.Tensor, grouped: bool, ids: bool) -> tuple[dict[str, int], dict[str, int]]:
     """Tiles, warps and stages of the dq and the dk, dv kernels; chosen by `python -m kernels.aot`.
 
-    `lean`: grouped heads or document ids, whose loop and mask cost the dk, dv kernel registers that the
-    larger tile does not leave (head_dim 128 on sm_90: 152 bytes spilled with 64 queries a step, none with
-    32).
+    The loop over a group's heads and the mask of document ids cost the dk, dv kernel registers that the larger tile
+    does not leave: head_dim 128 on sm_90 spills 152 bytes with 64 queries a step, none with 32.
     """
     block_d = max(16, triton.next_power_of_2(q.shape[-1]))
-    wide_memory = capability(q.device) >= (9, 0)
+    architecture = capability(q.device)[0]
+    lean = grouped or ids
     if q.element_size() > 2:
         if dot_precision() == "tf32x3":
-            tiles = (64, 32, 4, 2), (32, 16, 4, 2)
+            tiles = (64, 32, 4, 2) if architecture == 9 else (32, 16, 4, 2), (32, 16, 4, 2)
         elif block_d <= 128:
             tiles = (32, 32, 4, 1), (32, 64, 8, 2) if block_d <= 64 else (32, 32, 4, 1)
         else:
             tiles = (16, 16, 4, 1), (16, 16, 4, 1)
     elif block_d <= 64:
-        tiles = (128, 64, 8, 3), (64, 128, 8, 3)
+        tiles = (128, 64, 8, 3), (32 if lean and architecture != 9 else 64, 128, 8, 3)
+    elif block_d == 128 and architecture < 9:
+        tiles = (64, 64, 4, 2), (32 if lean else 64, 64, 8, 2)
+    elif block_d == 128 and architecture == 9:
+        tiles = (128, 64, 8, 3), (32 if lean else 64, 128, 8, 3)
     elif block_d == 128:
-        if wide_memory:
-            tiles = (128, 64, 8, 3), (32, 128, 8, 3) if lean else (64, 128, 8, 3)
-        else:
-            tiles = (64, 64, 4, 2), (64, 64, 8, 2)
+        tiles = (128, 64, 8, 3), (16, 64, 8, 2) if ids else (32, 64, 8, 1) if grouped else (64, 128, 8, 3)
     else:
-        tiles = (64, 32, 8, 2) if wide_memory else (64, 32, 8, 1), (32, 32, 8, 2 if wide_memory else 1)
+        stages = 2 if architecture >= 9 else 1
+        tiles = (64, 32, 8, stages), (32, 32, 8, stages)
     names = "BLOCK_M", "BLOCK_N", "num_warps", "num_stages"
     return tuple({"BLOCK_D": block_d, **dict(zip(names, tile))} for tile in tiles)
 
@@ -245,7 +247,7 @@ def attention_backward(
     q, k, v, out, dout = dense_last(q), dense_last(k), dense_last(v), dense_last(out), dense_last(dout)
     ids = lse if document_ids is None else document_ids.contiguous()
     delta = torch.empty_like(lse)
-    dq_config, dkdv_config = backward_config(q, heads > kv_heads or document_ids is not None)
+    dq_config, dkdv_config = backward_config(q, heads > kv_heads, document_ids is not None)
     options = {
         "HEAD_DIM": head_dim,
         "SCALE": scale,

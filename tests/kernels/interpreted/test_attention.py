@@ -43,9 +43,9 @@ def tiles(request, monkeypatch):
         monkeypatch.setattr(
             backward_module,
             "backward_config",
-            lambda q, lean: (
-                backward(q, lean)[0] | {"BLOCK_M": 32, "BLOCK_N": 16},
-                backward(q, lean)[1] | {"BLOCK_M": 16, "BLOCK_N": 32},
+            lambda *a: (
+                backward(*a)[0] | {"BLOCK_M": 32, "BLOCK_N": 16},
+                backward(*a)[1] | {"BLOCK_M": 16, "BLOCK_N": 32},
             ),
         )
 

@@ -1,0 +1,98 @@
+"""`python -m kernels.check`: on a CUDA machine, is every operator right, and how fast is it beside its peers?
+
+Measures the device's own ceilings first, then takes operator by operator: bf16 against float32 at real
+sizes and beyond 2³¹ elements (kernels/check_correct.py), then timings (kernels/check_speed.py). Prints each
+result as it comes and keeps everything in a JSON file, so a run cut short has what it had; `--resume`
+leaves out operators which the file holds complete for this device, these versions and this commit. Needs
+torch, triton and numpy; runs from a checkout. Exit code 0 if all is right, 1 if some result is wrong, 2
+without a CUDA device. Figures go to docs/LOG.md by hand.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from kernels import backend
+from kernels.check_correct import CHECKS
+from kernels.check_correct import Sizes as CheckSizes
+from kernels.check_report import Report, machine, row, target_table
+from kernels.check_speed import IN_A_COMPILED_STEP, SPEEDS, compiled_step
+from kernels.check_speed import Sizes as SpeedSizes
+
+CEILING_ELEMENTS, CEILING_SIDE = 2**30, 8192
+
+
+def run(
+    report: Report, operators: list[str], what: str, check_sizes: CheckSizes, speed_sizes: SpeedSizes
+) -> None:
+    """Checks, then times, each of `operators`; `what` is all, correct or speed."""
+    for operator in operators:
+        start = time.monotonic()
+        report.begin(operator)
+        if what != "speed":
+            CHECKS[operator](report, check_sizes)
+            checks = report.operators[operator]["checks"]
+            passed = sum(entry.get("passed") is True for entry in checks)
+            skipped = sum("skipped" in entry for entry in checks)
+            report.echo(
+                f"{operator}: {passed} of {len(checks) - skipped} comparisons right, {skipped} skipped"
+            )
+        if what != "correct":
+            SPEEDS[operator](report, speed_sizes)
+            if operator in IN_A_COMPILED_STEP:
+                compiled_step(report, operator, speed_sizes)
+        report.finish(operator)
+        report.echo(f"{operator}: {time.monotonic() - start:.0f} s")
+
+
+def summary(report: Report) -> list[str]:
+    """Every timing, the targets, and what is wrong."""
+    lines = ["", "timings:"]
+    for operator, results in report.operators.items():
+        lines += [row(operator, entry) for entry in results["timings"] if "ms" in entry]
+    lines += ["", "targets (an H100's; see docs):", *target_table(report)]
+    wrong = report.wrong()
+    lines += ["", f"{len(wrong)} comparisons wrong" if wrong else "every comparison right"]
+    return lines + [f"  {operator}: {entry['what']}: {entry['error']:.3g}" for operator, entry in wrong]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m kernels.check", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--only", action="append", choices=sorted(CHECKS), help="an operator; may be repeated"
+    )
+    parser.add_argument("--what", choices=("all", "correct", "speed"), default="all")
+    parser.add_argument("--json", type=Path, default=Path("runs/kernels_check.json"))
+    parser.add_argument("--resume", action="store_true", help="leave out what --json holds complete")
+    options = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        print(
+            "kernels.check: needs a CUDA device; without one, python -m kernels.aot inspects", file=sys.stderr
+        )
+        return 2
+    if backend.triton is None or backend.INTERPRETING or backend.MODE != "auto":
+        print("kernels.check: needs Triton, with TRITON_INTERPRET and LMFAST_KERNELS unset", file=sys.stderr)
+        return 2
+    device = torch.device("cuda", torch.cuda.current_device())
+    torch.manual_seed(0)
+    report = Report(device, options.json, machine(device))
+    try:
+        report.load()
+    except ValueError as problem:
+        print(f"kernels.check: {problem}", file=sys.stderr)
+        return 2
+    print(" ".join(f"{key} {value}" for key, value in report.machine.items()))
+    report.measure_ceilings(CEILING_ELEMENTS, CEILING_SIDE)
+    operators = [name for name in CHECKS if options.only is None or name in options.only]
+    if options.resume:
+        operators = [name for name in operators if not report.operators.get(name, {}).get("done")]
+    run(report, operators, options.what, CheckSizes(), SpeedSizes())
+    print("\n".join(summary(report)))
+    return 1 if report.wrong() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

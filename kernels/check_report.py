@@ -1,0 +1,297 @@
+"""What `python -m kernels.check` keeps: timings, comparisons, targets; as JSON while it goes, as a table at
+the end.
+
+A rate is bytes or FLOPs that the operator must at least move or do, over measured time; its fraction is of
+a ceiling measured on the same device in the same run (a large copy, bytes read plus written; a large bf16
+product). Nothing here is a datasheet's figure, and what did not run is recorded with the reason and no
+number.
+"""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from kernels import backend
+
+
+def time_ms(function: Callable[[], object], device: torch.device) -> tuple[float, str]:
+    """(median milliseconds, how it was timed): replays of a CUDA graph, or device events where capture
+    fails.
+    """
+    if device.type != "cuda":
+        function()
+        samples = []
+        for _ in range(3):
+            start = time.perf_counter()
+            function()
+            samples.append(1e3 * (time.perf_counter() - start))
+        return sorted(samples)[1], "host clock"
+    testing = backend.triton.testing
+    try:
+        return testing.do_bench_cudagraph(function, rep=40, return_mode="median"), "graph"
+    except RuntimeError:  # something in it waits for the host
+        torch.cuda.synchronize()
+        return testing.do_bench(function, warmup=25, rep=60, return_mode="median"), "events"
+
+
+def commit() -> str:
+    """The checkout's commit, with + where files differ from it; "unknown" without git."""
+    folder = Path(__file__).parent
+    try:
+        answers = [
+            subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+            for command in (
+                ["git", "rev-parse", "--short", "HEAD"],
+                ["git", "status", "--porcelain", "--untracked-files=no", "."],
+            )
+        ]
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return answers[0] + ("+" if answers[1] else "")
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    """What the figures belong to."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    triton = "absent" if backend.triton is None else backend.triton.__version__
+    return {"device": name, "torch": torch.__version__, "triton": triton, "commit": commit()}
+
+
+@dataclass
+class Report:
+    """Results by operator; `save` after every one, so that a run cut short leaves what it had."""
+
+    device: torch.device
+    path: Path | None = None
+    machine: dict[str, str] = field(default_factory=dict)
+    ceilings: dict[str, float] = field(default_factory=dict)  # "bytes" per second, "flops" per second
+    operators: dict[str, dict] = field(default_factory=dict)
+    echo: Callable[[str], None] = print
+    dtype: torch.dtype = torch.bfloat16  # of the operands; the interpreter's tests cannot use bf16
+
+    def load(self) -> None:
+        """Takes over what an earlier run on the same machine and commit left in `path`."""
+        if self.path is None or not self.path.exists():
+            return
+        try:
+            earlier = json.loads(self.path.read_text())
+        except ValueError:
+            raise ValueError(f"{self.path}: not the JSON of an earlier check; name another --json") from None
+        if earlier.get("machine") == self.machine:
+            self.operators = earlier["operators"]
+
+    def save(self) -> None:
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.with_name(self.path.name + ".tmp")
+        state = {"machine": self.machine, "ceilings": self.ceilings, "operators": self.operators}
+        beside.write_text(json.dumps(state, indent=1) + "\n")
+        os.replace(beside, self.path)
+
+    def begin(self, operator: str) -> None:
+        self.operators[operator] = {"checks": [], "timings": [], "done": False}
+
+    def finish(self, operator: str) -> None:
+        self.operators[operator]["done"] = True
+        self.save()
+
+    def measure_ceilings(self, elements: int, side: int) -> None:
+        """The copy of `elements` bf16 values and the product of two bf16 matrices of `side`."""
+        source = torch.randn(elements, device=self.device).bfloat16()
+        target = torch.empty_like(source)
+        copy, _ = time_ms(lambda: target.copy_(source), self.device)
+        left, right = (torch.randn(side, side, device=self.device).bfloat16() for _ in range(2))
+        product, _ = time_ms(lambda: left @ right, self.device)
+        self.ceilings = {"bytes": 2 * source.nbytes / copy * 1e3, "flops": 2 * side**3 / product * 1e3}
+        self.echo(
+            f"ceilings: copy {self.ceilings['bytes'] / 1e9:.0f} GB/s, "
+            f"bf16 product {self.ceilings['flops'] / 1e12:.1f} TFLOP/s"
+        )
+        self.save()
+
+    def check(self, operator: str, what: str, error: float, allowed: float, detail: str = "") -> None:
+        """One comparison; NaN never passes."""
+        passed = bool(error <= allowed)
+        entry = {"what": what, "error": error, "allowed": allowed, "passed": passed}
+        self.operators[operator]["checks"].append(entry | ({"detail": detail} if detail else {}))
+        if not passed:
+            self.echo(f"WRONG {operator}: {what}: error {error:.3g}, allowed {allowed:.3g} {detail}")
+        self.save()
+
+    def skip(self, operator: str, what: str, reason: str) -> None:
+        """Something that could not run here: recorded, without a number."""
+        self.operators[operator]["checks"].append({"what": what, "skipped": reason})
+        self.save()
+
+    def timed(
+        self,
+        operator: str,
+        what: str,
+        who: str,
+        ms: float,
+        work: float,
+        unit: str,
+        timer: str,
+        **extra: float,
+    ) -> None:
+        """One timing; `work` is bytes or flops, `unit` says which."""
+        rate = work / ms * 1e3
+        entry = {"what": what, "who": who, "ms": ms, "rate": rate, "unit": unit, "timer": timer} | extra
+        if unit in self.ceilings:
+            entry["fraction"] = rate / self.ceilings[unit]
+        self.operators[operator]["timings"].append(entry)
+        self.echo(row(operator, entry))
+        self.save()
+
+    def absent(self, operator: str, what: str, who: str, reason: str) -> None:
+        """A peer that is not here or refused."""
+        self.operators[operator]["timings"].append({"what": what, "who": who, "absent": reason})
+        self.echo(f"{operator:21}{what:38}{who:18} absent: {reason}")
+        self.save()
+
+    def find(self, operator: str, what: str, who: str) -> dict | None:
+        """The timing of that name, if it was measured."""
+        for entry in self.operators.get(operator, {}).get("timings", []):
+            if (entry["what"], entry["who"]) == (what, who) and "ms" in entry:
+                return entry
+        return None
+
+    def wrong(self) -> list[tuple[str, dict]]:
+        return [
+            (operator, entry)
+            for operator, results in self.operators.items()
+            for entry in results["checks"]
+            if entry.get("passed") is False
+        ]
+
+
+def row(operator: str, entry: dict) -> str:
+    """A timing as a line of the table."""
+    scale, name = (1e12, "TFLOP/s") if entry["unit"] == "flops" else (1e9, "GB/s")
+    fraction = f"{100 * entry['fraction']:5.1f} %" if "fraction" in entry else ""
+    memory = f"  {entry['peak_bytes'] / 2**30:.2f} GiB" if "peak_bytes" in entry else ""
+    return (
+        f"{operator:21}{entry['what']:38}{entry['who']:18}{entry['ms']:10.4f} ms"
+        f"{entry['rate'] / scale:10.1f} {name:8}{fraction}{memory}"
+    )
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest absolute difference, in float32; NaN where either holds one."""
+    return (a.float() - b.float()).abs().max().item() if a.numel() else 0.0
+
+
+def outputs_and_gradients(
+    function: Callable, inputs: Sequence[torch.Tensor], upstream: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """The differentiable outputs of function(*inputs), then the gradients of those inputs that want one."""
+    outputs = function(*inputs)
+    outputs = list(outputs) if isinstance(outputs, tuple) else [outputs]
+    leaves = [x for x in inputs if x.requires_grad]
+    grads = ()
+    if leaves:
+        upstream = [g.to(o.dtype) for g, o in zip(upstream, outputs, strict=True)]
+        grads = torch.autograd.grad(outputs, leaves, upstream)
+    return [*(o.detach() for o in outputs), *grads]
+
+
+def compare(
+    report: Report,
+    operator: str,
+    what: str,
+    ours: Callable,
+    theirs: Callable,
+    exact: Callable,
+    inputs: Sequence[torch.Tensor],
+    upstream: Sequence[torch.Tensor] = (),
+    unit: float = 0.0,
+) -> None:
+    """Ours in low precision is at most twice as far from float32's result as PyTorch's own low precision.
+
+    The slack of 2⁻⁸ of the largest value (of `unit`, where results may cancel to less) is one rounding of bf16. Ours
+    is called twice: bitwise equal.
+    """
+    got = outputs_and_gradients(ours, inputs, upstream)
+    again = outputs_and_gradients(ours, inputs, upstream)
+    peer = outputs_and_gradients(theirs, inputs, upstream)
+    wide = [
+        x.detach().float().requires_grad_(x.requires_grad) if x.is_floating_point() else x for x in inputs
+    ]
+    want = outputs_and_gradients(exact, wide, [g.float() for g in upstream])
+    for i, (a, b, c, d) in enumerate(zip(got, again, peer, want, strict=True)):
+        allowed = 2 * difference(c, d) + 2**-8 * max(unit, d.abs().max().item())
+        report.check(operator, f"{what}, result {i}", difference(a, d), allowed)
+        repeat = 0.0 if torch.equal(a, b) else 1.0
+        report.check(operator, f"{what}, result {i}, two calls", repeat, 0.0)
+
+
+def targets(report: Report) -> Iterable[tuple[str, float | None, float, float]]:
+    """(name, measured, must reach, aim) of the issue's table for an H100; higher is better. None: not
+    measured.
+    """
+
+    def fraction(operator: str, what: str) -> float | None:
+        found = report.find(operator, what, "ours")
+        return found and found.get("fraction")
+
+    def tflops(what: str) -> float | None:
+        found = report.find("attention", what, "ours")
+        return found and found["rate"] / 1e12
+
+    def speedup(operator: str, what: str, peer: str) -> float | None:
+        a, b = report.find(operator, what, "ours"), report.find(operator, what, peer)
+        return a and b and b["ms"] / a["ms"]
+
+    yield "RMSNorm forward, of the copy rate", fraction("rms_norm", "forward"), 0.85, 0.92
+    yield "RMSNorm backward", fraction("rms_norm", "backward"), 0.75, 0.85
+    yield "SwiGLU forward", fraction("swiglu", "forward"), 0.85, 0.92
+    yield "SwiGLU backward", fraction("swiglu", "backward"), 0.80, 0.88
+    for head_dim, must in ((64, 340.0), (128, 380.0)):
+        forward, backward = f"forward d{head_dim} S4096", f"backward d{head_dim} S4096"
+        cudnn = report.find("attention", forward, "SDPA cuDNN")
+        aim = cudnn["rate"] / 1e12 if cudnn else must
+        yield f"attention forward d{head_dim}, TFLOP/s (aim: cuDNN)", tflops(forward), must, aim
+        yield (
+            f"attention forward d{head_dim}, × SDPA flash",
+            speedup("attention", forward, "SDPA flash"),
+            1,
+            1,
+        )
+        yield (
+            f"attention backward d{head_dim}, × SDPA flash",
+            speedup("attention", backward, "SDPA flash"),
+            1,
+            1,
+        )
+    gemms = speedup("linear_cross_entropy", "forward + backward", "bare products")
+    yield "linear + cross-entropy, bare products' time over ours", gemms, 1 / 1.5, 1 / 1.2
+    ours = report.find("linear_cross_entropy", "forward + backward", "ours")
+    naive = report.find("linear_cross_entropy", "forward + backward", "naive")
+    memory = naive["peak_bytes"] / ours["peak_bytes"] if ours and naive and "peak_bytes" in ours else None
+    yield "linear + cross-entropy, naive memory over ours", memory, 8, 8
+    for batch in (1, 32):
+        yield (
+            f"decode, batch {batch}, of the copy rate",
+            fraction("decode_attention", f"batch {batch}"),
+            0.70,
+            0.85,
+        )
+
+
+def target_table(report: Report) -> list[str]:
+    """The targets as lines; what was not measured says so."""
+    lines = []
+    for name, measured, must, aim in targets(report):
+        if measured is None:
+            lines.append(f"{name:58} not measured   must {must:.3g}, aim {aim:.3g}")
+        else:
+            verdict = "aim reached" if measured >= aim else "reached" if measured >= must else "MISSED"
+            lines.append(f"{name:58} {measured:12.3g}   must {must:.3g}, aim {aim:.3g}   {verdict}")
+    return lines

@@ -1,0 +1,325 @@
+"""How fast is every operator on this device, beside its peers? Each timing's work is what the maths needs
+at least.
+
+Backward times are the difference of two measured medians, forward + backward minus forward, for ours and
+for every peer alike, since a captured graph must hold both. Attention's FLOPs count causal work once:
+forward 2·B·H·S²·D, backward 2.5 times that. Peers: PyTorch eager, the same maths through Inductor, Liger
+where it is installed.
+"""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import kernels
+from kernels import backend
+from kernels.check_report import Report, time_ms
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the timed problems are: the issue's; tests use small ones."""
+
+    rows: int = 16384
+    width: int = 4096
+    d_ff: int = 3072
+    tokens: int = 16384
+    attention_seqs: tuple[int, ...] = (1024, 4096, 16384)
+    attention_width: int = 2048  # heads × head_dim
+    d_model: int = 768
+    vocab: int = 50304
+    context: int = 8192
+    decode_batches: tuple[int, ...] = (1, 32)
+    cache_bytes: int = 2**28  # as many caches in turn as hold this much, so that none stays in the L2 cache
+
+
+def _inductor(function: Callable) -> Callable:
+    torch._dynamo.reset()
+    return torch.compile(function, fullgraph=True, dynamic=False)
+
+
+def _liger(module: str, name: str) -> Callable | None:
+    if importlib.util.find_spec("liger_kernel") is None:
+        return None
+    return getattr(import_module(f"liger_kernel.ops.{module}"), name).apply
+
+
+def _randn(report: Report, *shape: int, grad: bool = True) -> torch.Tensor:
+    return torch.randn(shape, device=report.device).to(report.dtype).requires_grad_(grad)
+
+
+def _passes(function: Callable, inputs: Sequence[torch.Tensor]) -> tuple[Callable, Callable]:
+    """(forward, forward and backward) as functions of nothing."""
+
+    def forward():
+        outputs = function(*inputs)
+        return outputs if isinstance(outputs, tuple) else (outputs,)
+
+    leaves = [x for x in inputs if x.requires_grad]
+    upstream = [torch.randn_like(x) for x in forward()]
+    return forward, lambda: torch.autograd.grad(forward(), leaves, upstream)
+
+
+def _why(problem: Exception) -> str:
+    return str(problem).strip().split("\n")[0][:160] or type(problem).__name__
+
+
+def _race(
+    report: Report,
+    operator: str,
+    rivals: dict[str, Callable | None],
+    inputs: Sequence[torch.Tensor],
+    forward_work: float,
+    backward_work: float,
+    unit: str,
+    label: str = "",
+) -> None:
+    """Times forward, and backward by difference, of every rival on the same inputs."""
+    forward_name, backward_name = (f"{name} {label}".strip() for name in ("forward", "backward"))
+    for who, function in rivals.items():
+        if function is None:
+            report.absent(operator, forward_name, who, "not installed")
+            continue
+        try:
+            forward, both = _passes(function, inputs)
+            with torch.no_grad():
+                forward_ms, timer = time_ms(forward, report.device)
+            report.timed(operator, forward_name, who, forward_ms, forward_work, unit, timer)
+            recorded_ms, _ = time_ms(forward, report.device)  # with the autograd graph being built
+            both_ms, timer = time_ms(both, report.device)
+        except (RuntimeError, ImportError, TypeError, ValueError) as problem:
+            report.absent(operator, forward_name, who, _why(problem))
+            continue
+        if both_ms <= recorded_ms:
+            report.absent(operator, backward_name, who, "the two medians' difference is not positive")
+            continue
+        backward_ms = both_ms - recorded_ms
+        report.timed(operator, backward_name, who, backward_ms, backward_work, unit, timer, both_ms=both_ms)
+
+
+def rms_norm(report: Report, sizes: Sizes) -> None:
+    x, weight = _randn(report, sizes.rows, sizes.width), _randn(report, sizes.width)
+    residual = _randn(report, sizes.rows, sizes.width)
+    reference = import_module("kernels.rms_norm").rms_norm_reference
+    liger = _liger("rms_norm", "LigerRMSNormFunction")
+    rivals = {
+        "ours": kernels.rms_norm,
+        "F.rms_norm": lambda x, w: F.rms_norm(x, w.shape, w, 1e-5),
+        "Inductor": _inductor(lambda x, w: reference(x, w, 1e-5)),
+        "Liger": liger and (lambda x, w: liger(x, w, 1e-5)),
+    }
+    _race(report, "rms_norm", rivals, (x, weight), 2 * x.nbytes, 3 * x.nbytes, "bytes")
+    rivals = {
+        "ours": lambda x, w, r: kernels.rms_norm(x, w, residual=r),
+        "Inductor": _inductor(lambda x, w, r: reference(x, w, 1e-5, r)),
+    }
+    inputs = (x, weight, residual)
+    _race(report, "rms_norm", rivals, inputs, 4 * x.nbytes, 4 * x.nbytes, "bytes", "with residual")
+
+
+def swiglu(report: Report, sizes: Sizes) -> None:
+    gate, up = (_randn(report, sizes.rows, sizes.d_ff) for _ in range(2))
+    reference = import_module("kernels.swiglu").swiglu_reference
+    rivals = {
+        "ours": kernels.swiglu,
+        "PyTorch": lambda gate, up: F.silu(gate) * up,
+        "Inductor": _inductor(reference),
+        "Liger": _liger("swiglu", "LigerSiLUMulFunction"),
+    }
+    _race(report, "swiglu", rivals, (gate, up), 3 * gate.nbytes, 5 * gate.nbytes, "bytes")
+
+
+def rope(report: Report, sizes: Sizes) -> None:
+    seq = sizes.attention_seqs[0] * 4
+    batch = max(1, 4 * sizes.tokens // seq)
+    q, k = _randn(report, batch, 12, seq, 64), _randn(report, batch, 4, seq, 64)
+    angles = torch.rand(seq, 32, device=report.device)
+    table = angles.cos(), angles.sin()
+    reference = import_module("kernels.rope").rope_reference
+    rivals = {
+        "ours": lambda q, k: kernels.rope(q, k, *table),
+        "PyTorch": lambda q, k: reference(q, k, *table),
+        "Inductor": _inductor(lambda q, k: reference(q, k, *table)),
+    }
+    work = 2 * (q.nbytes + k.nbytes)
+    _race(report, "rope", rivals, (q, k), work, work, "bytes")
+
+
+def attention(report: Report, sizes: Sizes) -> None:
+    def sdpa(which: SDPBackend) -> Callable:
+        def attend(q, k, v):
+            with sdpa_kernel(which):
+                return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+        return attend
+
+    rivals = {
+        "ours": kernels.attention,
+        "SDPA flash": sdpa(SDPBackend.FLASH_ATTENTION),
+        "SDPA cuDNN": sdpa(SDPBackend.CUDNN_ATTENTION),
+    }
+    for head_dim in (64, 128):
+        for seq in sizes.attention_seqs:
+            batch, heads = max(1, sizes.tokens // seq), max(1, sizes.attention_width // head_dim)
+            inputs = [_randn(report, batch, heads, seq, head_dim) for _ in range(3)]
+            work = 2.0 * batch * heads * seq * seq * head_dim
+            _race(report, "attention", rivals, inputs, work, 2.5 * work, "flops", f"d{head_dim} S{seq}")
+
+
+def _in_turn(
+    function: Callable, q: torch.Tensor, caches: list[list[torch.Tensor]], lengths: torch.Tensor
+) -> Callable:
+    return lambda: [function(q, k, v, lengths) for k, v in caches]
+
+
+def decode_attention(report: Report, sizes: Sizes) -> None:
+    heads, kv_heads, head_dim = 32, 8, 128
+    for batch in sizes.decode_batches:
+        shape = (batch, kv_heads, sizes.context, head_dim)
+        each = 2 * 2 * batch * kv_heads * sizes.context * head_dim
+        count = max(1, -(-sizes.cache_bytes // each))
+        caches = [[_randn(report, *shape, grad=False) for _ in range(2)] for _ in range(count)]
+        q = _randn(report, batch, heads, head_dim, grad=False)
+        lengths = torch.full((batch,), sizes.context, dtype=torch.int32, device=report.device)
+        reference = import_module("kernels.decode_attention").decode_attention_reference
+
+        def sdpa(q, k, v, lengths):
+            return F.scaled_dot_product_attention(q.unsqueeze(2), k, v, enable_gqa=True)
+
+        rivals = {
+            "ours": kernels.decode_attention,
+            "SDPA, no mask": sdpa,
+            "PyTorch": reference,
+            "Inductor": _inductor(reference),
+        }
+        for who, function in rivals.items():
+            try:
+                ms, timer = time_ms(_in_turn(function, q, caches, lengths), report.device)
+            except RuntimeError as problem:
+                report.absent("decode_attention", f"batch {batch}", who, _why(problem))
+                continue
+            report.timed("decode_attention", f"batch {batch}", who, ms / count, each, "bytes", timer)
+
+
+def linear_cross_entropy(report: Report, sizes: Sizes) -> None:
+    hidden = _randn(report, sizes.tokens, sizes.d_model)
+    weight = _randn(report, sizes.vocab, sizes.d_model)
+    weight.data *= 0.05
+    targets = torch.randint(0, sizes.vocab, (sizes.tokens,), device=report.device)
+    module = import_module("kernels.linear_cross_entropy")
+    work = 3 * 2.0 * sizes.tokens * sizes.d_model * sizes.vocab
+    logits = torch.empty(sizes.tokens, sizes.vocab, dtype=report.dtype, device=report.device)
+
+    def products():
+        torch.mm(hidden.detach(), weight.detach().t(), out=logits)
+        return logits @ weight.detach(), logits.t() @ hidden.detach()
+
+    def trained(function: Callable) -> Callable:
+        return lambda: torch.autograd.grad(function(hidden, weight, targets), (hidden, weight))
+
+    def naive(h, w, t):
+        return F.cross_entropy(h @ w.t(), t, reduction="sum")
+
+    def chunked(h, w, t):  # the path off CUDA, through Inductor
+        rows = torch.ones_like(t, dtype=torch.bool)
+        return module._ChunkedLoss.apply(h, w, t, rows, None, 0.0, h.dtype, True)
+
+    fused = getattr(F, "linear_cross_entropy", None)
+    liger = _liger("fused_linear_cross_entropy", "LigerFusedLinearCrossEntropyFunction")
+    rivals = {
+        "bare products": products,
+        "ours": trained(lambda h, w, t: kernels.linear_cross_entropy(h, w, t)[0]),
+        "naive": trained(naive),
+        "naive, Inductor": trained(_inductor(naive)),
+        "chunked, Inductor": trained(_inductor(chunked)),
+        "F.linear_c_e": fused and trained(lambda h, w, t: fused(h, w, t, reduction="sum")),
+        "Liger": liger and trained(lambda h, w, t: liger(h, w, t, None, None, -100, 0.0, 0.0, "sum")[0]),
+    }
+    what = "forward + backward"
+    for who, function in rivals.items():
+        if function is None:
+            report.absent("linear_cross_entropy", what, who, "not installed")
+            continue
+        if who == "ours":
+            logits = None  # the bare products' own
+        try:
+            peak = {}
+            if report.device.type == "cuda":
+                function()
+                torch.cuda.synchronize()
+                before = torch.cuda.memory_allocated()
+                torch.cuda.reset_peak_memory_stats()
+                function()
+                torch.cuda.synchronize()
+                peak = {"peak_bytes": torch.cuda.max_memory_allocated() - before}
+            ms, timer = time_ms(function, report.device)
+        except (RuntimeError, TypeError, ValueError) as problem:
+            report.absent("linear_cross_entropy", what, who, _why(problem))
+            continue
+        report.timed("linear_cross_entropy", what, who, ms, work, "flops", timer, **peak)
+
+
+def compiled_step(report: Report, operator: str, sizes: Sizes) -> None:
+    """A compiled block around the operator, its two implementations in turn: which one `CHOICES` should
+    name.
+    """
+    d_model, d_ff, heads = sizes.d_model, sizes.d_ff, max(1, sizes.d_model // 64)
+    seq = min(sizes.attention_seqs)
+    batch = max(1, sizes.tokens // seq)
+    x = _randn(report, batch, seq, d_model)
+    norm = _randn(report, d_model)
+    shapes = (2 * d_ff, d_model), (d_model, d_ff), (3 * d_model, d_model), (d_model, d_model)
+    weights = [_randn(report, *shape) for shape in shapes]
+    for weight in weights:
+        weight.data *= 0.02
+    angles = torch.rand(seq, d_model // heads // 2, device=report.device)
+    cos, sin = angles.cos(), angles.sin()
+
+    def block(x, norm, wide, narrow, qkv, out):
+        y = kernels.rms_norm(x, norm)
+        q, k, v = (t.view(batch, seq, heads, -1).transpose(1, 2) for t in (y @ qkv.t()).chunk(3, -1))
+        q, k = kernels.rope(q, k, cos, sin)
+        y = (
+            F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            if operator != "attention"
+            else kernels.attention(q, k, v)
+        )
+        y = y.transpose(1, 2).reshape(x.shape) @ out.t()
+        y, x = kernels.rms_norm(y, norm, residual=x)
+        return x + kernels.swiglu(*(y @ wide.t()).chunk(2, -1)) @ narrow.t()
+
+    inputs = (x, norm, *weights)
+    upstream = torch.randn_like(x)
+    before = dict(backend.CHOICES)
+    try:
+        for choice in ("triton", "torch"):
+            backend.CHOICES.update({name: ("torch", "torch") for name in before})
+            backend.CHOICES[operator] = (choice, choice)
+            compiled = _inductor(block)
+
+            def step(compiled=compiled):
+                return torch.autograd.grad(compiled(*inputs), inputs, upstream)
+
+            ms, timer = time_ms(step, report.device)
+            work = 3 * 2.0 * x.shape[0] * seq * sum(w.numel() for w in weights)
+            report.timed(operator, "compiled block, forward + backward", choice, ms, work, "flops", timer)
+    except RuntimeError as problem:
+        report.absent(operator, "compiled block, forward + backward", choice, _why(problem))
+    finally:
+        backend.CHOICES.update(before)
+
+
+SPEEDS: dict[str, Callable[[Report, Sizes], None]] = {
+    "rms_norm": rms_norm,
+    "swiglu": swiglu,
+    "rope": rope,
+    "attention": attention,
+    "decode_attention": decode_attention,
+    "linear_cross_entropy": linear_cross_entropy,
+}
+IN_A_COMPILED_STEP = ("rms_norm", "swiglu", "rope", "attention")
