@@ -6,8 +6,9 @@ Out: SENTENCES, a block of rules (see story_grammar); `story` is a whole story. 
 
 SENTENCES = """
 story:
--3 {open} {detail} {scene} {plot}
--2 {open} {detail} {plot}
+-4 {open} {detail} {scene} {plot}
+-3 {open} {detail} {scene} {aside} {plot}
+-1 {open} {detail} {plot}
 -1 {open} {scene} {plot}
 
 plot:

