@@ -8,6 +8,11 @@ which carries no gradient. causal: suffix-aligned, query i sees keys up to i + s
 (batch, seq), integers, seq_q = seq_k: a token sees only tokens with its own id. A row that sees no key
 gives zeros and an LSE of −inf. Under autocast q, k and v are cast to its dtype, as PyTorch's own attention
 does. Source: Dao 2023, arXiv:2307.08691.
+
+On paper, batch 4, 16 heads of 128, 4,096 tokens, causal, bf16: forward 275 GFLOP (causal work once), 278 µs
+at 989 TFLOP/s; q, k, v read and out written, 268 MB, 80 µs at 3.35 TB/s: bound by the products. Backward
+687 GFLOP, 695 µs; these kernels make 7 products where 5 are counted, so 973 µs is their own floor, the
+price of having no atomics; eight tensors moved, 537 MB, 160 µs.
 """
 
 import math

@@ -198,8 +198,8 @@ def _attention_dkdv_kernel(
 def backward_config(q: torch.Tensor, grouped: bool, ids: bool) -> tuple[dict[str, int], dict[str, int]]:
     """Tiles, warps and stages of the dq and the dk, dv kernels; chosen by `python -m kernels.aot`.
 
-    The loop over a group's heads and the mask of document ids cost the dk, dv kernel registers that the larger tile
-    does not leave: head_dim 128 on sm_90 spills 152 bytes with 64 queries a step, none with 32.
+    The loop over a group's heads and the mask of document ids cost the dk, dv kernel registers that the
+    larger tile does not leave: head_dim 128 on sm_90 spills 152 bytes with 64 queries a step, none with 32.
     """
     block_d = max(16, triton.next_power_of_2(q.shape[-1]))
     architecture = capability(q.device)[0]

@@ -199,8 +199,9 @@ def _attention_forward_kernel(
 def forward_config(q: torch.Tensor, lean: bool) -> dict[str, int]:
     """Tile, warps and stages for a head_dim, dtype and architecture; chosen by `python -m kernels.aot`.
 
-    head_dim 64 on sm_90: 128 × 128 with 4 warps spilled 112 bytes, 128 × 64 needs 238 registers and leaves two blocks
-    a multiprocessor, so that one's softmax hides behind the other's products. `lean`: document ids are held, too.
+    head_dim 64 on sm_90: 128 × 128 with 4 warps spilled 112 bytes, 128 × 64 needs 238 registers and leaves
+    two blocks a multiprocessor, so that one's softmax hides behind the other's products. `lean`: document
+    ids are held, too.
     """
     block_d = max(16, triton.next_power_of_2(q.shape[-1]))
     architecture = capability(q.device)[0]

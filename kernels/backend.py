@@ -63,7 +63,13 @@ def use_triton(operator: str, x: torch.Tensor) -> bool:
         return INTERPRETING or x.dtype in TRITON_DTYPES
     if triton is None or x.device.type != "cuda" or x.dtype not in TRITON_DTYPES:
         return False
-    return CHOICES[operator][torch.compiler.is_compiling()] == "triton"
+    return prefers_triton(operator)
+
+
+def prefers_triton(operator: str) -> bool:
+    """What `CHOICES` says on CUDA, of code that runs eagerly or is being compiled."""
+    eager, compiled = CHOICES[operator]
+    return (compiled if torch.compiler.is_compiling() else eager) == "triton"
 
 
 def jit(kernel: Callable) -> Callable:
@@ -167,8 +173,8 @@ def empty_dense_last(x: torch.Tensor) -> torch.Tensor:
 
 @torch.compiler.assume_constant_result
 def dot_precision() -> str:
-    """What `tl.dot` makes of float32: tf32 where `torch.set_float32_matmul_precision` allows it, else three of
-    those products, which keep float32's accuracy. Compiled code keeps what it found when it was traced.
+    """What `tl.dot` makes of float32: tf32 where `torch.set_float32_matmul_precision` allows it, else three
+    of those products, which keep float32's accuracy. Compiled code keeps what it found when it was traced.
     """
     return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 

@@ -47,8 +47,8 @@ def _huge(
 ) -> None:
     """function of `inputs` tensors (rows, width): the last 8 rows of each result as if computed alone.
 
-    `tensors` such tensors live at once. Bitwise equal, except where a library's product or the number of splits
-    may follow the shape: there within `slack` of the largest value.
+    `tensors` such tensors live at once. Bitwise equal, except where a library's product or the number of
+    splits may follow the shape: there within `slack` of the largest value.
     """
     what = f"{sizes.huge:,} elements"
     rows = -(-sizes.huge // width)

@@ -215,8 +215,8 @@ def compare(
 ) -> None:
     """Ours in low precision is at most twice as far from float32's result as PyTorch's own low precision.
 
-    The slack of 2⁻⁸ of the largest value (of `unit`, where results may cancel to less) is one rounding of bf16. Ours
-    is called twice: bitwise equal.
+    The slack of 2⁻⁸ of the largest value (of `unit`, where results may cancel to less) is one rounding of
+    bf16. Ours is called twice: bitwise equal.
     """
     got = outputs_and_gradients(ours, inputs, upstream)
     again = outputs_and_gradients(ours, inputs, upstream)

@@ -62,8 +62,9 @@ def _rope_kernel(
     q_batch, q_head, q_row, q_dim, k_batch, k_head, k_row, k_dim,
     qo_batch, qo_head, qo_row, qo_dim, ko_batch, ko_head, ko_row, ko_dim,
     HALF: tl.constexpr, BLOCK_HALF: tl.constexpr, ROWS: tl.constexpr,
-    HAS_POSITIONS: tl.constexpr, CONJUGATE: tl.constexpr, ACC: tl.constexpr,
+    HAS_POSITIONS: tl.constexpr, CONJUGATE: tl.constexpr, DOUBLE: tl.constexpr,
 ):  # fmt: skip
+    ACC: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     blocks = tl.cdiv(seq, ROWS)
     program = tl.program_id(0)
     head = ((program // blocks) % (heads + kv_heads)).to(tl.int64)
@@ -114,7 +115,7 @@ def _rope(
         seq, heads, k.shape[1], cos.stride(0), sin.stride(0), places_batch, places_row,
         *q.stride(), *k.stride(), *q_out.stride(), *k_out.stride(),
         HALF=half, BLOCK_HALF=block_half, ROWS=rows, HAS_POSITIONS=positions is not None, CONJUGATE=conjugate,
-        ACC=tl.float64 if q.dtype == torch.float64 else tl.float32, num_warps=4,
+        DOUBLE=q.dtype == torch.float64, num_warps=4,
     )  # fmt: skip
     return q_out, k_out
 

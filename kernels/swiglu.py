@@ -35,8 +35,9 @@ def swiglu_reference(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 def _swiglu_forward_kernel(
     gate_ptr, up_ptr, out_ptr,  # (M, N) each
     M, N, gate_stride, up_stride,
-    ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    DOUBLE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    ACC: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
     mask = (rows < M) & (cols < N)
@@ -50,8 +51,9 @@ def _swiglu_forward_kernel(
 def _swiglu_backward_kernel(
     dout_ptr, gate_ptr, up_ptr, dgate_ptr, dup_ptr,  # (M, N) each
     M, N, dout_stride, gate_stride, up_stride,
-    ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    DOUBLE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    ACC: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
     mask = (rows < M) & (cols < N)
@@ -85,7 +87,7 @@ def _forward(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     grid = (triton.cdiv(M, chosen["ROWS"]), triton.cdiv(N, chosen["BLOCK"]))
     wrap_triton(_swiglu_forward_kernel)[grid](
         gate_rows, up_rows, out, M, N, gate_rows.stride(0), up_rows.stride(0),
-        ACC=tl.float64 if gate.dtype == torch.float64 else tl.float32, **chosen,
+        DOUBLE=gate.dtype == torch.float64, **chosen,
     )  # fmt: skip
     return out
 
@@ -108,7 +110,7 @@ def _backward(dout: torch.Tensor, gate: torch.Tensor, up: torch.Tensor) -> tuple
     wrap_triton(_swiglu_backward_kernel)[grid](
         dout_rows, gate_rows, up_rows, dgate, dup,
         M, N, dout_rows.stride(0), gate_rows.stride(0), up_rows.stride(0),
-        ACC=tl.float64 if gate.dtype == torch.float64 else tl.float32, **chosen,
+        DOUBLE=gate.dtype == torch.float64, **chosen,
     )  # fmt: skip
     return dgate, dup
 

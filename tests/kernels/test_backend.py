@@ -43,6 +43,15 @@ def test_cuda_takes_the_table(monkeypatch):
         assert not backend.use_triton(operator, OnCuda(torch.float64))
 
 
+def test_compiled_code_asks_the_second_column():
+    def function(x):
+        return x + 1 if backend.prefers_triton("swiglu") else x - 1
+
+    assert backend.CHOICES["swiglu"] == ("triton", "torch")
+    assert function(torch.zeros(1)) == 1
+    assert torch.compile(function, fullgraph=True, backend="eager")(torch.zeros(1)) == -1
+
+
 def test_override(monkeypatch):
     monkeypatch.setattr(backend, "MODE", "torch")
     assert not backend.use_triton("attention", OnCuda(torch.bfloat16))
