@@ -24,6 +24,7 @@ END = "<|endoftext|>"
 BASE_BYTES = 16_000_000  # of stories that corpus A draws from
 NUM_NAMES = 6_000
 MAX_FILE_BYTES = 400_000  # of one source file, so that no generated table fills the corpus
+HELD_OUT = 50  # every so manieth file is not in the corpus
 SUFFIXES = ("py", "txt", "rst", "md", "pyi", "h")
 # First and last code point of what rare words are made of; Devanagari brings combining marks.
 SCRIPTS = {
@@ -49,6 +50,15 @@ def corpus(name: str, num_bytes: int) -> Path:
     path = folder() / f"{name}-{num_bytes}-v{RECIPE}.txt"
     if not path.exists():
         write(path, {"A": stories, "B": sources}[name](), num_bytes)
+    return path
+
+
+def held_out(name: str, num_bytes: int = 2_000_000) -> Path:
+    """A text of the same kind in which nothing of the corpus itself occurs but words and, in A, sentences."""
+    path = folder() / f"{name}-held-out-{num_bytes}-v{RECIPE}.txt"
+    if not path.exists():
+        pieces = {"A": lambda: stories(seed=2), "B": lambda: sources(held_out=True)}[name]()
+        write(path, pieces, num_bytes)
     return path
 
 
@@ -105,19 +115,19 @@ def rare_names(rng: random.Random, n: int) -> list[str]:
     return list(names)
 
 
-def stories(base_bytes: int = BASE_BYTES) -> Iterator[str]:
+def stories(base_bytes: int = BASE_BYTES, seed: int = 1) -> Iterator[str]:
     """Corpus A, a document at a time."""
     from lmfast.data.stories import generate_stories
 
-    rng = random.Random(1)
+    rng = random.Random(seed)
     base: list[str] = []
     size = 0
-    for story in generate_stories(seed=1):
+    for story in generate_stories(seed):
         base.append(story.text)
         size += len(story.text)
         if size >= base_bytes:
             break
-    names, weights = rare_names(rng, NUM_NAMES), zipf(NUM_NAMES)
+    names, weights = rare_names(random.Random(1), NUM_NAMES), zipf(NUM_NAMES)
     while True:
         text = rng.choice(base)
         if rng.random() < 0.5:
@@ -149,12 +159,15 @@ def source_files(roots: list[Path]) -> list[Path]:
     return sorted(found, key=lambda file: (found[file], file))
 
 
-def sources(roots: list[Path] | None = None) -> Iterator[str]:
-    """Corpus B, a file and a line of rare words at a time; when all files are used up, from the first again."""
-    rng = random.Random(2)
+def sources(roots: list[Path] | None = None, held_out: bool = False) -> Iterator[str]:
+    """Corpus B, a file and a line of rare words at a time; when all files are used up, from the first again.
+
+    Every fiftieth file is kept for the held-out text."""
+    rng = random.Random(3 if held_out else 2)
     files = source_files(
         roots or [Path(sysconfig.get_paths()[key]) for key in ("stdlib", "purelib", "platlib")]
     )
+    files = files[::HELD_OUT] if held_out else [file for i, file in enumerate(files) if i % HELD_OUT]
     rng.shuffle(files)
     while True:
         for file in files or [None]:

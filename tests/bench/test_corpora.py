@@ -14,14 +14,15 @@ def own_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def small_base(monkeypatch):
-    monkeypatch.setattr(corpora.stories, "__defaults__", (50_000,))
+    monkeypatch.setattr(corpora.stories, "__defaults__", (50_000, 1))
 
 
 @pytest.fixture
 def installation(tmp_path):
     root = tmp_path / "lib"
     (root / "b").mkdir(parents=True)
-    (root / "a.py").write_text("print('one')\n")
+    (root / "a.py").write_text("held out\n")
+    (root / "b/b.py").write_text("print('one')\n")
     (root / "b/c.md").write_bytes(b"caf\xe9\n")
     (root / "data.bin").write_bytes(b"not text")
     return [root, root / "b"]
@@ -52,6 +53,8 @@ def test_sources_are_each_file_once_a_round_and_valid_text(installation):
     assert pieces == list(islice(corpora.sources(installation), 40))
     assert pieces.count("print('one')\n") >= 5
     assert pieces.count("caf�\n") >= 5
+    assert "held out\n" not in pieces
+    assert "held out\n" in islice(corpora.sources(installation, held_out=True), 3)
     assert "not text" not in "".join(pieces)
 
 

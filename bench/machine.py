@@ -1,0 +1,88 @@
+"""What a figure belongs to: host, device, versions, commit. Everything that a reader must know to judge it.
+
+In: nothing, or the device in use. Out: plain dictionaries for JSON. torch is asked only where it is already loaded
+or where a device is given, so that tokenizer benches do not load it.
+"""
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = (
+    "torch", "triton", "numpy", "numba", "regex", "tiktoken", "tokenizers", "transformers", "gigatoken", "rustbpe",
+)  # fmt: skip
+
+
+def git(*words: str) -> str | None:
+    """What git answers in the checkout, None without git."""
+    try:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def commit() -> dict[str, str | bool | None]:
+    """The checkout's commit, and whether tracked files differ from it."""
+    changes = git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "commit": git("rev-parse", "--short=10", "HEAD"),
+        "dirty": None if changes is None else bool(changes),
+    }
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    names = (
+        re.findall(r"^model name\s*:\s*(.+)$", info.read_text(errors="replace"), re.M)
+        if info.exists()
+        else []
+    )
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def versions() -> dict[str, str]:
+    """Version of each package that figures depend on, of those that are installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def gpu_name() -> str | None:
+    """The first CUDA device's name, None without one (or without torch)."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+
+
+def describe(gpu: str | None = None) -> dict:
+    """The whole picture, for a file of results."""
+    return {
+        "host": platform.node(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu_name(),
+        "cores": num_cores(),
+        "gpu": gpu,
+        "versions": versions(),
+        **commit(),
+    }
+
+
+def slug(text: str) -> str:
+    """A text as part of a file name: `AMD EPYC (Zen 4)` → `amd-epyc-zen-4`."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
