@@ -118,14 +118,14 @@ class _ChunkedLoss(torch.autograd.Function):
 
 @jit
 def _loss_kernel(
-    logits_ptr, targets_ptr, losses_ptr,  # (rows, V), overwritten by dlogits; (rows,); (rows,)
-    V, ignore_index,
+    logits_ptr, targets_ptr, losses_ptr,  # (rows, row_stride), overwritten by dlogits; (rows,); (rows,)
+    V, row_stride, ignore_index,
     SOFTCAP: tl.constexpr, HAS_SOFTCAP: tl.constexpr, Z_LOSS: tl.constexpr, WITH_GRADIENT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     acc = losses_ptr.dtype.element_ty
     row = tl.program_id(0).to(tl.int64)
-    logits_ptr += row * V
+    logits_ptr += row * row_stride  # a multiple of 64 from V on: masked by it, loads stay 16 bytes wide
     target = tl.load(targets_ptr + row)
     within = (target >= 0) & (target < V)
     chosen = tl.load(logits_ptr + target, mask=within, other=float("nan")).to(acc)  # a wrong id shows as NaN
@@ -135,10 +135,11 @@ def _loss_kernel(
     total = tl.zeros((), acc)
     for start in range(0, V, BLOCK):
         cols = start + tl.arange(0, BLOCK)
-        logits = tl.load(logits_ptr + cols, mask=cols < V, other=float("-inf")).to(acc)
+        logits = tl.load(logits_ptr + cols, mask=cols < row_stride, other=0.0).to(acc)
+        logits = tl.where(cols < V, logits, 0.0)  # beyond V the buffer holds anything
         if HAS_SOFTCAP:
             logits = SOFTCAP * (2.0 * tl.sigmoid(2.0 * logits / SOFTCAP) - 1.0)
-            logits = tl.where(cols < V, logits, float("-inf"))
+        logits = tl.where(cols < V, logits, float("-inf"))
         new_top = tl.maximum(top, tl.max(logits, axis=0))
         total = total * tl.exp(top - new_top) + tl.sum(tl.exp(logits - new_top), axis=0)
         top = new_top
@@ -149,7 +150,8 @@ def _loss_kernel(
         factor = tl.where(counted, 1.0 + 2.0 * Z_LOSS * lse, 0.0)
         for start in range(0, V, BLOCK):
             cols = start + tl.arange(0, BLOCK)
-            logits = tl.load(logits_ptr + cols, mask=cols < V, other=float("-inf")).to(acc)
+            logits = tl.load(logits_ptr + cols, mask=cols < row_stride, other=0.0).to(acc)
+            logits = tl.where(cols < V, logits, 0.0)
             if HAS_SOFTCAP:
                 tanh = 2.0 * tl.sigmoid(2.0 * logits / SOFTCAP) - 1.0
                 logits = SOFTCAP * tanh
@@ -157,12 +159,12 @@ def _loss_kernel(
             dlogits -= tl.where(counted & (cols == target), 1.0, 0.0).to(acc)
             if HAS_SOFTCAP:
                 dlogits *= 1.0 - tanh * tanh
-            tl.store(logits_ptr + cols, dlogits.to(logits_ptr.dtype.element_ty), mask=cols < V)
+            tl.store(logits_ptr + cols, dlogits.to(logits_ptr.dtype.element_ty), mask=cols < row_stride)
 
 
-def rows_per_chunk(rows: int, vocab: int, itemsize: int) -> int:
+def rows_per_chunk(rows: int, row_stride: int, itemsize: int) -> int:
     """How many rows of logits fit the buffer: a multiple of 256 where that many fit, at least one."""
-    fitting = max(1, LOGITS_BYTES // (vocab * itemsize))
+    fitting = max(1, LOGITS_BYTES // (row_stride * itemsize))
     return min(rows, fitting if fitting < 256 else fitting // 256 * 256)
 
 
@@ -190,14 +192,15 @@ def _loss(
         return losses.sum(), count, dhidden, dweight.to(weight.dtype)
     with no_autocast(hidden):
         product_weight = weight.to(product_dtype)
-        chunk = rows_per_chunk(rows, vocab, product_dtype.itemsize)
-        buffer = torch.empty((chunk, vocab), dtype=product_dtype, device=hidden.device)
+        row_stride = triton.cdiv(vocab, 64) * 64
+        chunk = rows_per_chunk(rows, row_stride, product_dtype.itemsize)
+        buffer = torch.empty((chunk, row_stride), dtype=product_dtype, device=hidden.device)
         for start in range(0, rows, chunk):
             stop = min(start + chunk, rows)
-            x, logits = hidden[start:stop].to(product_dtype), buffer[: stop - start]
+            x, logits = hidden[start:stop].to(product_dtype), buffer[: stop - start, :vocab]
             torch.mm(x, product_weight.t(), out=logits)
             wrap_triton(_loss_kernel)[(stop - start,)](
-                logits, targets[start:stop], losses[start:stop], vocab, ignore_index,
+                logits, targets[start:stop], losses[start:stop], vocab, row_stride, ignore_index,
                 SOFTCAP=softcap or 1.0, HAS_SOFTCAP=softcap is not None, Z_LOSS=z_loss,
                 WITH_GRADIENT=with_gradient, BLOCK=min(4096, triton.next_power_of_2(vocab)), num_warps=8,
             )  # fmt: skip
