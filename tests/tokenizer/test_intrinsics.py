@@ -1,0 +1,146 @@
+"""Loads, bit scans, byte classes, keys: against Python's own arithmetic. The cache folder: found, keyed, writable."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numba import njit
+
+from lmfast.tokenizer import intrinsics
+from lmfast.tokenizer.chunks import padded
+
+SETTINGS = settings(deadline=None, derandomize=True, max_examples=50)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@njit
+def _load(data, i):
+    return intrinsics.load_u64(data, i)
+
+
+@njit
+def _classes(data, i):
+    return intrinsics.byte_classes(data, i)
+
+
+@njit
+def _matches(data, i, byte):
+    return intrinsics.byte_matches(data, i, byte)
+
+
+@njit
+def _bits(word):
+    return intrinsics.trailing_zeros(word), intrinsics.leading_zeros(word), intrinsics.count_ones(word)
+
+
+@njit
+def _key(data, i, length):
+    return intrinsics.packed_key(data, i, length)
+
+
+@njit
+def _store(words, i, word):
+    intrinsics.store_u64(words, i, word)
+
+
+@SETTINGS
+@given(st.binary(min_size=1, max_size=80), st.integers(0, 60))
+def test_loads_are_little_endian_at_any_address(text, i):
+    data = padded(text)
+    assert _load(data, i) == int.from_bytes(data[i : i + 8].tobytes(), "little")
+
+
+@SETTINGS
+@given(st.integers(0, 2**64 - 1))
+def test_bit_counts(word):
+    binary = f"{word:064b}"
+    trailing = 64 - len(binary.rstrip("0")) if word else 64
+    assert _bits(np.uint64(word)) == (trailing, 64 - word.bit_length(), binary.count("1"))
+
+
+def _mask(data, wanted) -> int:
+    return sum(1 << k for k, byte in enumerate(data.tolist()) if wanted(byte))
+
+
+@SETTINGS
+@given(st.binary(min_size=64, max_size=64))
+def test_byte_classes_bit_by_bit(text):
+    data = padded(text)
+    masks = _classes(data, 0)
+    for mask, wanted in zip(
+        masks,
+        (
+            lambda b: chr(b).isalpha() and b < 128,
+            lambda b: b in b"0123456789",
+            lambda b: b in b" \t\n\r\x0b\x0c",
+            lambda b: b == 32,
+            lambda b: b >= 128,
+            lambda b: b == ord("'"),
+        ),
+    ):
+        assert mask == _mask(data[:64], wanted)
+    assert _matches(data, 0, np.uint8(text[5])) == _mask(data[:64], lambda b: b == text[5])
+
+
+def test_every_byte_has_its_class():
+    data = padded(bytes(range(256)))
+    for begin in range(0, 256, 64):
+        letters, digits, spaces, *_ = _classes(data, begin)
+        part = data[begin : begin + 64]
+        assert letters == _mask(part, lambda b: chr(b).isalpha() and b < 128)
+        assert digits == _mask(part, lambda b: chr(b).isdigit() and b < 128)
+        assert spaces == _mask(part, lambda b: b in b" \t\n\r\x0b\x0c")
+
+
+@SETTINGS
+@given(st.binary(max_size=15), st.binary(max_size=15), st.binary(max_size=9))
+def test_keys_are_equal_exactly_where_pretokens_are(left, right, after):
+    """Also `a` beside `a\\0`, whatever follows in memory."""
+    data = padded(left + after)
+    other = padded(right + b"\xff" * 9)
+    assert (_key(data, 0, len(left)) == _key(other, 0, len(right))) == (left == right)
+
+
+def test_a_store_touches_eight_bytes_and_no_more():
+    words = np.arange(6, dtype=np.uint32)
+    _store(words, 1, np.uint64(7 | 9 << 32))
+    assert words.tolist() == [0, 7, 9, 3, 4, 5]
+
+
+def test_aligned_words_begin_at_a_cache_line_and_are_zero():
+    for count in (1, 9, 1000):
+        words = intrinsics.aligned_words(count)
+        assert words.ctypes.data % 64 == 0 and len(words) == count and not words.any()
+
+
+def test_the_cache_folder_can_be_written_and_is_named_by_the_sources():
+    folder = intrinsics.cache_folder()
+    assert os.access(folder, os.W_OK)
+    assert folder.name.startswith("numba-")
+
+
+def test_a_read_only_install_keeps_its_code_in_the_users_cache(tmp_path):
+    """`__pycache__` cannot be made where a plain file has its name: the next place is taken."""
+    package = tmp_path / "lmfast" / "tokenizer"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+    for source in (ROOT / "lmfast" / "tokenizer").glob("*.py"):
+        (package / source.name).write_bytes(source.read_bytes())
+    (package / "__pycache__").touch()
+    code = "from lmfast.tokenizer.intrinsics import cache_folder; print(cache_folder())"
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert answer.returncode == 0, answer.stderr
+    first = Path(answer.stdout.strip())
+    assert first.parent == tmp_path / "cache" / "lmfast"
+    (package / "patterns.py").write_text((package / "patterns.py").read_text() + "# edited\n")
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert Path(answer.stdout.strip()) != first
