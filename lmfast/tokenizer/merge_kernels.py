@@ -33,11 +33,12 @@ SHORT = 64  # bytes; the set of symbols still there is one word
 MAX_ID = (1 << 29) - 1
 MAX_MERGES = 1 << 26
 NO_PAIR = np.uint64(0xFFFFFFFF)
+NO_POSITION = 0xFFFFFFFF
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _SIX = np.uint64(6)
 _POSITION_MASK = np.uint64(63)
-_HEAP_POSITION = np.uint64((1 << 35) - 1)
-_HEAP_RANK = np.uint64(35)
+_HEAP_POSITION = np.uint64(0xFFFFFFFF)
+_HEAP_RANK = np.uint64(32)
 
 
 class MergeTables(NamedTuple):
@@ -193,25 +194,26 @@ def _push(heap, size, item):
 
 @njit
 def merge_long(data, start, length, tables, out, at):
-    """The same for any length below 2^35: a heap of rank << 35 | position, a linked list of symbols.
+    """The same for any length below 2^32: a heap of rank << 32 | position, a linked list of symbols.
 
     A heap entry is stale when the pair at its position is no longer the one it was made for: `ranks` holds
-    each position's present pair. A merge makes at most two entries, so 3 * length are enough."""
+    each position's present pair. A merge takes one
+    and makes at most two, so 2 * length are enough. 32 bits each: what a megabyte of one letter costs is memory."""
     ids = np.empty(length, np.uint32)
-    ranks = np.empty(length, np.uint64)
-    after = np.empty(length, np.int64)
-    before = np.empty(length, np.int64)
-    heap = np.empty(3 * length, np.uint64)
+    ranks = np.empty(length, np.uint32)
+    after = np.empty(length, np.uint32)
+    before = np.empty(length, np.uint32)
+    heap = np.empty(2 * length, np.uint64)
     size = 0
     for i in range(length):
         ids[i] = tables.byte_ids[data[start + i]]
         after[i] = i + 1
-        before[i] = i - 1
+        before[i] = np.uint32(i - 1)  # of the first: NO_POSITION
         ranks[i] = NO_PAIR
     for i in range(length - 1):
         ranks[i] = find_pair(tables, ids[i], ids[i + 1])
         if ranks[i] != NO_PAIR:
-            heap[size] = ranks[i] << _HEAP_RANK | np.uint64(i)
+            heap[size] = np.uint64(ranks[i]) << _HEAP_RANK | np.uint64(i)
             size += 1
     for i in range((size >> 1) - 1, -1, -1):
         _sift_down(heap, size, i)
@@ -224,27 +226,28 @@ def merge_long(data, start, length, tables, out, at):
         i = np.int64(item & _HEAP_POSITION)
         if ranks[i] != item >> _HEAP_RANK:
             continue
-        gone = after[i]
+        gone = np.int64(after[i])
         ids[i] = tables.new[ranks[i]]
         ranks[gone] = NO_PAIR
         after[i] = after[gone]
         ranks[i] = NO_PAIR
-        if after[i] < length:
-            before[after[i]] = i
-            ranks[i] = find_pair(tables, ids[i], ids[after[i]])
+        right = np.int64(after[i])
+        if right < length:
+            before[right] = i
+            ranks[i] = find_pair(tables, ids[i], ids[right])
             if ranks[i] != NO_PAIR:
-                _push(heap, size, ranks[i] << _HEAP_RANK | np.uint64(i))
+                _push(heap, size, np.uint64(ranks[i]) << _HEAP_RANK | np.uint64(i))
                 size += 1
-        left = before[i]
-        if left >= 0:
+        left = np.int64(before[i])
+        if left != NO_POSITION:
             ranks[left] = find_pair(tables, ids[left], ids[i])
             if ranks[left] != NO_PAIR:
-                _push(heap, size, ranks[left] << _HEAP_RANK | np.uint64(left))
+                _push(heap, size, np.uint64(ranks[left]) << _HEAP_RANK | np.uint64(left))
                 size += 1
     n = 0
     i = 0
     while i < length:
         out[at + n] = ids[i]
         n += 1
-        i = after[i]
+        i = np.int64(after[i])
     return n

@@ -1,0 +1,166 @@
+"""Cuts are safe, special tokens are found, threads keep the order, custom patterns lose no byte."""
+
+import random
+import threading
+
+import numpy as np
+import pytest
+
+from lmfast.errors import UserError
+from lmfast.tokenizer import chunks as chunks_module
+from lmfast.tokenizer.chunks import SpecialTokens, Splitter, chunks, in_order, next_cut, open_text, padded
+from lmfast.tokenizer.patterns import NAMED, get_pattern
+from tests.tokenizer import oracle
+from tests.tokenizer.test_scanner import HARD
+
+SPECIALS = [b"<|endoftext|>", b"<|end|>", b"<|end|><|end|>", b"a b", b"|>"]
+
+
+def pretokens(data: bytes, specials: list[bytes], pattern) -> list[bytes]:
+    """As the oracle sees the whole text, special tokens included."""
+    found = []
+    for piece, special in oracle.split_specials(data, specials):
+        found += [piece] if special else oracle.split_pretokens(piece, pattern.regex)
+    return found
+
+
+def through_chunks(
+    data: bytes, specials: list[bytes], pattern, chunk_bytes: int, room: int = 1 << 12
+) -> list[bytes]:
+    finder, splitter = SpecialTokens(specials), Splitter(pattern)
+    found, total, bounds = [], 0, np.empty(room, np.int64)
+    for chunk in chunks(np.frombuffer(data, np.uint8), finder, pattern, chunk_bytes):
+        spans, _ = finder.find(chunk.data, chunk.begin, chunk.end)
+        at = chunk.begin
+        for start, after, count in splitter.batches(chunk.data, chunk.begin, chunk.end, spans, bounds):
+            assert start == at
+            for end in np.abs(bounds[:count]).tolist():
+                found.append(chunk.data[at:end].tobytes())
+                at = end
+            assert after == at
+        assert at == chunk.end
+        total += chunk.end - chunk.begin
+    assert total == len(data)
+    return found
+
+
+def hard_text(rng: random.Random) -> bytes:
+    alphabet = [*rng.sample(HARD, 6), *SPECIALS, b" ", b"a", b" a", b"\n", "漢".encode(), b"<|end"]
+    return b"".join(rng.choice(alphabet) for _ in range(rng.randint(0, 300)))
+
+
+@pytest.mark.parametrize("name", [*sorted(NAMED), r"\p{L}+|\s"])
+def test_pretokens_do_not_depend_on_where_the_text_is_cut(name):
+    rng, pattern = random.Random(5), get_pattern(name)
+    for _ in range(150):
+        data = hard_text(rng)
+        specials = rng.sample(SPECIALS, rng.randint(0, len(SPECIALS)))
+        expected = pretokens(data, specials, pattern)
+        for chunk_bytes in (1, 17, 100):
+            assert through_chunks(data, specials, pattern, chunk_bytes) == expected, (data, specials)
+
+
+def test_cuts_are_really_made():
+    """Otherwise the test above would hold for one chunk that is everything."""
+    none, gpt2 = SpecialTokens([]), get_pattern("gpt2")
+    for data, cut in (
+        (b"hello world", 5),
+        (b"!?!\nworld", 4),
+        ("。\n漢字漢字".encode(), 4),
+        (b"12 34 56 x y", 8),
+    ):
+        assert next_cut(np.frombuffer(data, np.uint8), 1, none, gpt2) == cut
+    only_specials = SpecialTokens([b"<x>"])
+    data = np.frombuffer(b"\xe6\xbc\xa2!!<x>!!!", np.uint8)
+    assert next_cut(data, 1, only_specials, get_pattern(r"\w+|\W")) == data.tobytes().index(b"<x>")
+
+
+def test_no_cut_in_a_text_without_a_safe_place():
+    none, gpt2 = SpecialTokens([]), get_pattern("gpt2")
+    for data in (b"x" * 5000, b"  \n  \n  " * 500, "\u00a0\n漢".encode() * 500):
+        assert next_cut(np.frombuffer(data, np.uint8), 100, none, gpt2) == len(data)
+
+
+def test_a_cut_inside_a_special_token_is_passed_over():
+    specials = SpecialTokens([b"no cut here please"])
+    data = np.frombuffer(b"-no cut here please- now here", np.uint8)
+    assert next_cut(data, 1, specials, get_pattern("gpt2")) == data.tobytes().index(b" here", 15)
+
+
+def test_specials_leftmost_first_and_the_longest_of_those_that_begin_together():
+    rng = random.Random(6)
+    for _ in range(300):
+        data, specials = hard_text(rng), rng.sample(SPECIALS, rng.randint(1, len(SPECIALS)))
+        finder = SpecialTokens(specials)
+        spans, which = finder.find(padded(data), 0, len(data))
+        found = [(data[a:b], finder.tokens[k]) for a, b, k in zip(spans[::2], spans[1::2], which)]
+        expected = [piece for piece, special in oracle.split_specials(data, specials) if special]
+        assert found == [(piece, piece) for piece in expected]
+
+
+def test_specials_of_one_byte_and_at_every_alignment():
+    finder = SpecialTokens([b"\x00", b"<>"])
+    for shift in range(130):
+        data = b"." * shift + b"<><\x00>"
+        spans, _ = finder.find(padded(data), 0, len(data))
+        assert spans.tolist() == [shift, shift + 2, shift + 3, shift + 4]
+    assert len(SpecialTokens([b"ab"]).find(padded(b"ab" * 10_000), 0, 20_000)[1]) == 10_000
+
+
+def test_an_occurrence_that_ends_beyond_the_text_does_not_count():
+    spans, _ = SpecialTokens([b"<x>"]).find(padded(b"..<x>"), 0, 4)
+    assert len(spans) == 0
+
+
+def test_an_empty_special_token_is_refused():
+    with pytest.raises(UserError, match="empty"):
+        SpecialTokens([b"a", b""])
+
+
+def test_missing_and_empty_files(tmp_path):
+    with pytest.raises(UserError, match=r"no_such\.txt"):
+        open_text(tmp_path / "no_such.txt")
+    with pytest.raises(UserError, match=tmp_path.name):
+        open_text(tmp_path)
+    (tmp_path / "empty.txt").touch()
+    assert len(open_text(tmp_path / "empty.txt")) == 0
+
+
+def test_the_end_of_a_map_is_never_read_past(tmp_path):
+    """A file of whole pages has nothing readable behind it: its last chunk is a padded copy."""
+    path = tmp_path / "pages.txt"
+    path.write_bytes(b"word " * 4096)
+    data = open_text(path)
+    assert len(data) % 4096 == 0
+    *_, last = chunks(data, SpecialTokens([]), get_pattern("gpt2"), 4096)
+    assert last.data is not data and len(last.data) - last.end == chunks_module.PADDING
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7])
+def test_results_come_in_the_order_of_the_tasks(workers):
+    busy = threading.Semaphore(workers)
+
+    def work(worker, task):
+        assert busy.acquire(blocking=False)
+        busy.release()
+        return task * task
+
+    assert list(in_order(work, range(50), range(workers))) == [task * task for task in range(50)]
+
+
+def test_a_workers_exception_reaches_the_caller():
+    def work(worker, task):
+        if task == 3:
+            raise UserError("three")
+        return task
+
+    with pytest.raises(UserError, match="three"):
+        list(in_order(work, range(1000), range(2)))
+
+
+def test_custom_patterns_say_once_that_they_are_slow(capsys):
+    chunks_module._say_once_that_it_is_slow.cache_clear()
+    for _ in range(2):
+        Splitter(get_pattern(r"\w+|\W+"))
+    said = capsys.readouterr().err
+    assert said.count("slower") == 1 and said.count("\n") == 1

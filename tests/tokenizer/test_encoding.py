@@ -1,0 +1,254 @@
+"""Encoding against the oracle and against tiktoken with the same ranks; files against memory."""
+
+import functools
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmfast.errors import UserError
+from lmfast.tokenizer import chunks, encoding, merge_kernels
+from lmfast.tokenizer.encoding import Encoder, encode_file
+from lmfast.tokenizer.patterns import NAMED, get_pattern
+from tests.tokenizer import oracle
+from tests.tokenizer.test_scanner import HARD
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+END = "<|endoftext|>"
+FILES = ["tinystories_train.txt", "tinystories_valid.txt", "udhr_multilingual.txt", "dickens.txt"]
+LESSON = (
+    b"the cat sat on the mat, the other cat's hat isn't there; they're aaaaa aaaaaa abababab " * 3
+    + "naïve café 漢字漢字 漢 Ünïcödé 1234 12 \n\n    indent\n    indent\n '' \"\" ... !!! ".encode() * 3
+    + b" internationalisation internationalisation " * 3
+)
+
+
+@functools.cache
+def lesson(pattern: str):
+    """(vocab, merges, special tokens) learnt by the oracle; ids are shuffled, as files of others may have them."""
+    expression = get_pattern(pattern).regex
+    merges = oracle.learn_merges(oracle.count(LESSON, [], expression), 250)
+    texts = [bytes([byte]) for byte in range(256)]
+    for left, right in merges:
+        if left + right not in texts:
+            texts.append(left + right)
+    random.Random(0).shuffle(texts)
+    vocab = dict(enumerate(texts))
+    specials = {END: len(vocab), "<|end": len(vocab) + 1, f"{END}{END}": len(vocab) + 5}
+    return vocab, merges, specials
+
+
+@functools.cache
+def encoder(pattern: str = "gpt2") -> Encoder:
+    return Encoder(*lesson(pattern), get_pattern(pattern))
+
+
+texts = st.lists(
+    st.sampled_from([*HARD, END.encode(), b"<|end", b"<|", b" the", b" cat", b"aaaaa", b"ab", LESSON[90:130]])
+    | st.binary(max_size=40),
+    max_size=40,
+).map(b"".join)
+
+
+@settings(deadline=None, derandomize=True, max_examples=120)
+@given(texts, st.sampled_from([*sorted(NAMED), r"\w+|\s+"]))
+def test_ids_are_the_oracles(text, pattern):
+    assert encoder(pattern).encode(text).tolist() == oracle.encode(
+        text, *lesson(pattern), get_pattern(pattern).regex
+    )
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(st.text(alphabet="ab", max_size=200), st.integers(0, 2**32))
+def test_few_letters_and_many_overlapping_merges(text, seed):
+    """Both ways to merge, short and long, with ranks that say nothing about lengths."""
+    rng = random.Random(seed)
+    symbols, merges = [b"a", b"b"], []
+    while len(merges) < 12:
+        pair = (rng.choice(symbols), rng.choice(symbols))
+        if pair not in merges:
+            merges.append(pair)
+            symbols.append(pair[0] + pair[1])
+    vocab = dict(enumerate(dict.fromkeys([*(bytes([byte]) for byte in range(256)), *symbols])))
+    compiled = Encoder(vocab, merges, {}, get_pattern("gpt2"))
+    for word in (text, text[:64], text[:65], text * 3):
+        assert compiled.encode(word.encode()).tolist() == oracle.encode(
+            word.encode(), vocab, merges, {}, get_pattern("gpt2").regex
+        )
+
+
+def test_hard_input():
+    for text in (
+        b"", b" ", b"\n" * 3000, b"x" * 3000, b"'s" * 1000, b"today\n \n", b"a \n\n  b", b"aaaaa", b"they'LL", "'ſ".encode(),
+        *(b"\x80" * i for i in range(1, 70)), *(b"a" * i for i in (15, 16, 17, 63, 64, 65, 512, 513)), b"caf\xc3",
+        b"\xe2\x82", END.encode(), END.encode() * 2, END.encode() * 5, b"<|end" * 3, b"<|end|>", b" " + END.encode(),
+    ):  # fmt: skip
+        assert encoder().encode(text).tolist() == oracle.encode(
+            text, *lesson("gpt2"), get_pattern("gpt2").regex
+        ), text[:50]
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(st.binary(max_size=300))
+def test_any_bytes_come_back(text):
+    vocab, _, specials = lesson("gpt2")
+    texts = {**vocab, **{number: name.encode() for name, number in specials.items()}}
+    assert b"".join(texts[number] for number in encoder().encode(text).tolist()) == text
+
+
+def test_special_tokens_are_allowed_or_plain_text_per_call():
+    text = b"the" + END.encode()
+    vocab, merges, specials = lesson("gpt2")
+    plain = oracle.encode(text, vocab, merges, {}, get_pattern("gpt2").regex)
+    assert encoder().encode(text, "none").tolist() == plain
+    assert encoder().encode(text, set()).tolist() == plain
+    assert encoder().encode(text, {END})[-1] == specials[END]
+    assert encoder().encode(text, {"<|end"}).tolist() != encoder().encode(text, {END}).tolist()
+    with pytest.raises(UserError, match="no special token"):
+        encoder().encode(text, {"<|nope|>"})
+
+
+def test_a_token_that_no_merge_reaches_is_never_given():
+    """`abc` is in the vocabulary, but `ab` is not: seeding the cache with tokens as their own ids would find it."""
+    texts = [*(bytes([byte]) for byte in range(256)), b"abc", b"bc"]
+    compiled = Encoder(dict(enumerate(texts)), [(b"b", b"c")], {}, get_pattern("gpt2"))
+    assert compiled.encode(b"abc").tolist() == [97, 257]
+
+
+def test_the_lower_of_two_ids_with_the_same_bytes():
+    texts = [*(bytes([byte]) for byte in range(256)), b"aa", b"aaa", b"aaa"]
+    merges = [(b"a", b"a"), (b"aa", b"a"), (b"a", b"aa")]
+    assert Encoder(dict(enumerate(texts)), merges, {}, get_pattern("gpt2")).encode(b"aaa").tolist() == [257]
+
+
+def test_a_cache_that_overflows_all_the_time_changes_nothing(monkeypatch):
+    monkeypatch.setattr(encoding, "_MAX_ROWS", 1 << 4)
+    monkeypatch.setattr(encoding, "_ID_ARENA", 600)
+    monkeypatch.setattr(encoding, "_BYTE_ARENA", 700)
+    small = Encoder(*lesson("gpt2"), get_pattern("gpt2"))
+    rng = random.Random(7)
+    text = b"".join(
+        rng.choice([*HARD, b" the", b" internationalisation", LESSON[200:300]]) for _ in range(3000)
+    )
+    assert np.array_equal(small.encode(text), encoder().encode(text))
+
+
+@pytest.mark.parametrize(
+    "wrong, message", [("byte", "0x07"), ("merge", "not in the vocabulary"), ("id", "too large")]
+)
+def test_vocabularies_that_do_not_fit(wrong, message):
+    vocab = {byte: bytes([byte]) for byte in range(256)}
+    merges = []
+    if wrong == "byte":
+        del vocab[7]
+    elif wrong == "merge":
+        merges = [(b"a", b"b")]
+    else:
+        vocab[merge_kernels.MAX_ID + 1] = b"ab"
+    with pytest.raises(UserError, match=message):
+        Encoder(vocab, merges, {}, get_pattern("gpt2"))
+
+
+@functools.cache
+def trained():
+    """2,000 merges from real text, as ids and as a tiktoken encoding."""
+    tiktoken = pytest.importorskip("tiktoken")
+    from lmfast.tokenizer.counting import count_pretokens
+    from lmfast.tokenizer.merging import learn_merges
+
+    for file in FILES:
+        if not (SHARED / file).exists():
+            pytest.skip(f"{SHARED / file} is not there")
+    paths = [SHARED / file for file in FILES]
+    merges = learn_merges(count_pretokens(paths, [END], get_pattern("gpt2")), 2000)
+    texts = list(dict.fromkeys([*(bytes([byte]) for byte in range(256)), *(a + b for a, b in merges)]))
+    vocab, specials = dict(enumerate(texts)), {END: len(texts)}
+    theirs = {
+        name: tiktoken.Encoding(
+            "x",
+            pat_str=NAMED[name].regex,
+            mergeable_ranks={t: i for i, t in vocab.items()},
+            special_tokens=specials,
+        )
+        for name in NAMED
+    }
+    return {name: Encoder(vocab, merges, specials, get_pattern(name)) for name in NAMED}, theirs
+
+
+@pytest.mark.parametrize("name", sorted(NAMED))
+@pytest.mark.parametrize("file", FILES)
+def test_tiktoken_on_real_text(name, file):
+    ours, theirs = trained()
+    text = (SHARED / file).read_bytes()[:300_000].decode("utf-8", "replace")
+    assert ours[name].encode(text.encode()).tolist() == theirs[name].encode(text, allowed_special="all")
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(st.text(max_size=200), st.sampled_from(sorted(NAMED)))
+def test_tiktoken_on_random_unicode(text, name):
+    ours, theirs = trained()
+    assert ours[name].encode(text.encode()).tolist() == theirs[name].encode(text, allowed_special="all")
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(chunks.chunks, "__defaults__", (200,))
+    monkeypatch.setattr(encoding, "CHUNK_BYTES", 200)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+@pytest.mark.parametrize("workers", [1, 2, 7])
+def test_files_give_the_ids_of_memory_whatever_the_workers(tmp_path, small_chunks, workers, dtype):
+    text = (LESSON + END.encode() + b"\xff\xfe\n") * 40
+    (tmp_path / "text.txt").write_bytes(text)
+    seen = []
+    summary = encode_file(
+        encoder(),
+        tmp_path / "text.txt",
+        tmp_path / "ids.npy",
+        dtype,
+        workers,
+        lambda *progress: seen.append(progress),
+    )
+    ids = np.load(tmp_path / "ids.npy", mmap_mode="r")
+    assert ids.dtype == dtype and ids.ndim == 1
+    assert np.array_equal(ids, encoder().encode(text))
+    assert (summary.tokens, summary.bytes) == (len(ids), len(text))
+    assert (summary.specials, summary.special_bytes) == (40, 40 * len(END))
+    assert seen[-1] == (len(text), len(text)) and len(seen) > 10
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ids.npy", "text.txt"]
+
+
+def test_an_empty_file_gives_no_ids(tmp_path):
+    (tmp_path / "empty.txt").touch()
+    assert encode_file(encoder(), tmp_path / "empty.txt", tmp_path / "ids.npy", np.uint16).tokens == 0
+    assert np.load(tmp_path / "ids.npy").shape == (0,)
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path, small_chunks):
+    (tmp_path / "text.txt").write_bytes(LESSON * 10)
+
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode_file(encoder(), tmp_path / "text.txt", tmp_path / "ids.npy", np.uint16, 2, interrupt)
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_one_pretoken_of_a_megabyte_is_linear():
+    """Four times the length may cost five times the time on a quiet machine (docs/LOG.md); here seven, as a
+    quadratic way would take sixteen."""
+    best = []
+    for size in (1_000_000, 4_000_000):
+        times = []
+        for _ in range(3):
+            began = time.process_time()
+            encoder().encode(b"a" * size)
+            times.append(time.process_time() - began)
+        best.append(min(times))
+    assert best[1] <= 7 * best[0]
