@@ -22,7 +22,7 @@ from pathlib import Path
 RECIPE = 1  # part of the files' names: another recipe makes other files
 END = "<|endoftext|>"
 BASE_BYTES = 16_000_000  # of stories that corpus A draws from
-NUM_NAMES = 6_000
+NUM_NAMES = 2_700
 MAX_FILE_BYTES = 400_000  # of one source file, so that no generated table fills the corpus
 HELD_OUT = 50  # every so manieth file is not in the corpus
 SUFFIXES = ("py", "txt", "rst", "md", "pyi", "h")

@@ -1,0 +1,45 @@
+"""What the device in use can do, measured first: memory bandwidth and the rate of matrix products by dtype.
+
+In: a torch device. Out: {"read": bytes/s, "copy": bytes/s read plus written, "matmul float32": FLOP/s, …}, each the
+best of several tries over buffers that no cache holds. These are ceilings of what is measured here, with torch's own
+operators and the threads it has; data sheets are in lmfast/model/accounting.py.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from bench.timing import seconds
+
+CPU_BYTES, CUDA_BYTES = 256 << 20, 2 << 30
+CPU_SIDE, CUDA_SIDE = 1024, 8192
+
+
+def synchronizer(device: torch.device) -> Callable[[], None] | None:
+    """What waits for a device; None where nothing runs beside the host."""
+    return torch.cuda.synchronize if device.type == "cuda" else None
+
+
+def best(function: Callable[[], object], device: torch.device, tries: int) -> float:
+    function()
+    return min(seconds(function, synchronizer(device)) for _ in range(tries))
+
+
+def measured(
+    device: torch.device, tries: int = 5, num_bytes: int | None = None, side: int | None = None
+) -> dict:
+    """The ceilings of a device; some two seconds on a CPU."""
+    cuda = device.type == "cuda"
+    num_bytes = num_bytes or (CUDA_BYTES if cuda else CPU_BYTES)
+    side = side or (CUDA_SIDE if cuda else CPU_SIDE)
+    source = torch.ones(num_bytes // 4, device=device)
+    target = torch.empty_like(source)
+    found = {
+        "read": num_bytes / best(lambda: source.sum(), device, tries),
+        "copy": 2 * num_bytes / best(lambda: target.copy_(source), device, tries),
+    }
+    for dtype in (torch.float32, torch.bfloat16, *([torch.float16] if cuda else [])):
+        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+        rate = 2 * side**3 / best(lambda a=a, b=b: a @ b, device, tries)
+        found[f"matmul {str(dtype).removeprefix('torch.')}"] = rate
+    return found
