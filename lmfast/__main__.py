@@ -11,6 +11,7 @@ COMMANDS = {
     ),
     "train": ("lmfast.train", "train a language model on a token file"),
     "generate": ("lmfast.generate", "continue prompts with a trained model"),
+    "flops": ("lmfast.flops", "count a model's parameters, FLOPs, memory and training time"),
     "report": ("lmfast.report", "compare runs on one HTML page"),
 }
 

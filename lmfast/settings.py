@@ -180,8 +180,11 @@ def find_config(name: str) -> Path:
     raise UserError(f"{name}: no such settings file; {hint}")
 
 
-def read_yaml(path: Path, cls: type) -> dict[str, Any]:
-    """The flat settings of a YAML file, coerced to the types of `cls`. Raises UserError on anything unknown."""
+def read_yaml(path: Path, cls: type, other: type | None = None) -> dict[str, Any]:
+    """The flat settings of a YAML file, coerced to the types of `cls`. Raises UserError on anything unknown.
+
+    other: settings whose names the file may hold besides, for a command that needs a part of another command's file.
+    """
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -190,7 +193,7 @@ def read_yaml(path: Path, cls: type) -> dict[str, Any]:
         return {}
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: expected lines of `name: value`, found a {type(loaded).__name__}")
-    hints = flat_types(cls)
+    hints = (flat_types(other) if other is not None else {}) | flat_types(cls)
     values = {}
     for key, value in loaded.items():
         name = str(key).replace("-", "_")
@@ -206,16 +209,19 @@ def write_yaml(path: Path, settings: Any) -> None:
     path.write_text(yaml.safe_dump(flat, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def parse(cls: type[T], argv: Sequence[str], prog: str, base: T | None = None) -> T:
+def parse(
+    cls: type[T], argv: Sequence[str], prog: str, base: T | None = None, other: type | None = None
+) -> T:
     """Settings from a command line, over a YAML file named by --config, over `base` (the defaults).
 
+    other: see `read_yaml`; what the file says of those settings is left aside.
     Raises UserError for anything that cannot be understood; prints help and exits 0 on --help.
     """
     argv = _spell_out_wandb(list(argv))
     hints = flat_types(cls)
     default = base if base is not None else cls()
     if "config" in hints and (name := _value_of("--config", argv)) is not None:
-        values = read_yaml(find_config(name), cls)
+        values = read_yaml(find_config(name), cls, other)
         # Of max_iters and total_tokens, the nearer source decides.
         if "total_tokens" in values and "max_iters" not in values:
             values["max_iters"] = None

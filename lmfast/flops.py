@@ -1,0 +1,249 @@
+"""python -m lmfast.flops: what a model costs, before it is trained; and what a device can train in given hours.
+
+In: a model's shape (flags, or the YAML file of a training run). Out: parameters and FLOPs by component, memory,
+the largest batch, time on a device; a table for people, --json for programs, --plot FILE for a picture. With --hours
+the inverse: model size and token count. Torch is loaded only where this machine's own device must be looked at.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from lmfast.errors import UserError, exit_on_user_error
+from lmfast.files import check_writable
+from lmfast.model.accounting import (
+    CONVENTION,
+    forward_flops,
+    num_parameters,
+    parameters,
+    training_flops_per_token,
+)
+from lmfast.model.budget import compute_optimal, propose_shape, training_seconds
+from lmfast.model.config import ModelConfig
+from lmfast.model.memory import USABLE, kv_cache_bytes_per_token, largest_batch, training_memory
+from lmfast.model.peaks import DEVICES, named_peak, peak_here
+from lmfast.settings import TrainSettings, find_config, given_names, parse, read_yaml
+
+GB = 1e9
+CHINCHILLA = 20.0
+HERE = ("auto", "cuda", "cpu", "mps")
+TIME = {"total_tokens", "tokens_per_parameter", "mfu"}
+"""settings that ask for a time: named without a device, they mean this machine"""
+DEVICE_HELP = (
+    f"for times and the largest batch: {', '.join(d.name for d in DEVICES)}; or this machine's own (auto, cuda, cpu, "
+    "mps), measured where its name is not among these"
+)
+
+MEMORY_ASSUMPTIONS = (
+    "Memory: fp32 weights, gradients and AdamW moments, {dtype} products, this project's GPU kernels, no recomputation, "
+    "the loss without logits; GB are 10^9 bytes. On a CPU the plain operators keep more activations"
+)
+
+
+@dataclass(frozen=True)
+class FlopsSettings:
+    """Count a model's parameters, FLOPs, memory and training time; or, with --hours, find the model for a budget."""
+
+    config: str | None = None
+    """YAML file of a training run, or the name of one in configs/; the command line beats it"""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    batch_size: int = 32
+    """sequences in one forward pass, for the memory of a step"""
+    dtype: Literal["bf16", "fp16", "fp32", "fp8"] | None = None
+    """of the matrix products; when not set, what the YAML file's bf16 says, and bf16 without a file"""
+    device: Annotated[str | None, tyro.conf.arg(help=DEVICE_HELP)] = None
+    memory: float | None = None
+    """GB (10^9 bytes) that the largest batch may use; the device's own when not set"""
+    total_tokens: int | None = None
+    """tokens to train on; when not set, what the YAML file says"""
+    tokens_per_parameter: float | None = None
+    """instead of total_tokens: tokens for each parameter. With --hours 20 when not set"""
+    mfu: float = 0.4
+    """share of the device's peak that training reaches, for times"""
+    hours: float | None = None
+    """the inverse: model size and tokens that this time on the device allows"""
+    json: bool = False
+    """print JSON instead of a table"""
+    plot: str | None = None
+    """picture to write (.png, .svg, .pdf): the components' shares as the context grows"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    with exit_on_user_error():
+        settings = parse(FlopsSettings, argv, "lmfast flops", other=TrainSettings)
+        settings = resolve(settings, given_names(argv, FlopsSettings))
+        if settings.plot is not None:
+            check_writable(settings.plot)
+        facts = cost(settings) if settings.hours is None else budget(settings)
+        from lmfast.flops_output import plot_shares, print_budget, print_cost
+
+        if settings.plot is not None:
+            plot_shares(settings.model.resolved(), settings.plot)
+        if settings.json:
+            print(json.dumps(facts, indent=1))
+        else:
+            (print_cost if settings.hours is None else print_budget)(facts)
+            if settings.plot is not None:
+                print(settings.plot)
+
+
+def resolve(settings: FlopsSettings, given: set[str]) -> FlopsSettings:
+    """What follows from the YAML file and from what the command line names, filled in; then everything checked."""
+    file = {}
+    if settings.config is not None:
+        file = read_yaml(find_config(settings.config), FlopsSettings, TrainSettings)
+    if settings.dtype is None:
+        settings = replace(settings, dtype="bf16" if settings.config is None or file.get("bf16") else "fp32")
+    if "total_tokens" not in given and {"tokens_per_parameter", "hours"} & given:
+        settings = replace(settings, total_tokens=None)  # the file's: the line beats it
+    elif settings.total_tokens is None and settings.hours is None and file.get("max_iters") is not None:
+        sequences = file["max_iters"] * settings.batch_size * file.get("grad_accumulation", 1)
+        settings = replace(settings, total_tokens=sequences * settings.model.context_length)
+    if settings.device is None and settings.hours is None and given & TIME:
+        settings = replace(settings, device="auto")
+    check(settings)
+    return settings
+
+
+def check(settings: FlopsSettings) -> None:
+    """Raises UserError for values that mean nothing, and for settings that contradict each other."""
+    for name in ("batch_size", "memory", "total_tokens", "tokens_per_parameter", "hours"):
+        value = getattr(settings, name)
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise UserError(f"{name} is {value}; it must be a number greater than 0")
+    if not 0 < settings.mfu <= 1:
+        raise UserError(f"mfu is {settings.mfu}; it is a share of the peak, above 0 and at most 1")
+    if settings.total_tokens is not None and settings.tokens_per_parameter is not None:
+        raise UserError(
+            "total_tokens and tokens_per_parameter are both set; they say the same thing, give one"
+        )
+    if settings.hours is not None:
+        if settings.device is None:
+            raise UserError(
+                "hours is set without a device; give --device L4, say, or auto for this machine's"
+            )
+        if settings.total_tokens is not None:
+            raise UserError("hours finds the token count; leave total_tokens out, or hours")
+        if settings.plot is not None:
+            raise UserError(
+                "plot shows the shares of a given shape, and hours looks for one; leave one of them out"
+            )
+
+
+def cost(settings: FlopsSettings) -> dict[str, Any]:
+    """Everything about one shape, as it is printed with --json; bytes, FLOPs and seconds, unrounded."""
+    config = settings.model.resolved()
+    dtype, length, batch = settings.dtype, config.context_length, settings.batch_size
+    forward = forward_flops(config, length)
+    memory = training_memory(config, batch, dtype)
+    facts: dict[str, Any] = {
+        "convention": CONVENTION,
+        "memory_assumptions": MEMORY_ASSUMPTIONS.format(dtype=dtype),
+        "config": asdict(config),
+        "dtype": dtype,
+        "parameters": {"total": num_parameters(config), **parameters(config)},
+        "forward_flops_per_sequence": {"total": sum(forward.values()), **forward},
+        "training_flops_per_sequence": {
+            "total": 3 * sum(forward.values()),
+            **{name: 3 * value for name, value in forward.items()},
+        },
+        "training_flops_per_token": training_flops_per_token(config, length),
+        "memory_bytes": {"batch_size": batch, "total": memory.total, **vars(memory)},
+        "kv_cache_bytes_per_token": kv_cache_bytes_per_token(config, 4 if dtype == "fp32" else 2),
+    }
+    device = None
+    if settings.device is not None:
+        facts["device"] = device = _device(settings.device, dtype)
+        rate = settings.mfu * device["peak_flops"] / facts["training_flops_per_token"]
+        facts["time"] = {"mfu": settings.mfu, "tokens_per_second": rate}
+        tokens = settings.total_tokens
+        if settings.tokens_per_parameter is not None:
+            tokens = round(settings.tokens_per_parameter * facts["parameters"]["total"])
+        if tokens is not None:
+            seconds = training_seconds(config, length, tokens, device["peak_flops"], settings.mfu)
+            facts["time"] |= {"total_tokens": tokens, "seconds": seconds}
+    facts |= _largest_batch(settings, config, dtype, device)
+    return facts
+
+
+def budget(settings: FlopsSettings) -> dict[str, Any]:
+    """The inverse: model size and tokens for hours on a device, and a shape of about that size."""
+    dtype = settings.dtype
+    device = _device(settings.device, dtype)
+    ratio = settings.tokens_per_parameter or CHINCHILLA
+    flops = settings.mfu * device["peak_flops"] * settings.hours * 3600
+    size, tokens = compute_optimal(flops, ratio)
+    facts: dict[str, Any] = {
+        "convention": CONVENTION,
+        "device": device,
+        "hours": settings.hours,
+        "mfu": settings.mfu,
+        "dtype": dtype,
+        "training_flops": flops,
+        "tokens_per_parameter": ratio,
+        "parameters": round(size),
+        "tokens": round(tokens),
+        "shape": None,
+    }
+    if settings.model.vocab_size is not None:
+        settings.model.resolved()
+        proposal = propose_shape(settings.model, flops, ratio)
+        if proposal is None:
+            raise UserError(
+                f"vocab_size {settings.model.vocab_size} alone costs more than {settings.hours:g} hours; "
+                "choose a smaller one, or more hours"
+            )
+        facts["shape"] = {
+            "config": asdict(proposal.config),
+            "parameters": proposal.parameters,
+            "tokens": proposal.tokens,
+            "training_flops": proposal.flops,
+            "seconds": proposal.flops / (settings.mfu * device["peak_flops"]),
+            **_largest_batch(settings, proposal.config, dtype, device),
+        }
+    return facts
+
+
+def _device(name: str, dtype: str) -> dict[str, Any]:
+    """{name, peak_flops, peak_source, memory_bytes (None where it is not known)}"""
+    if name not in HERE:
+        known, peak = named_peak(name, dtype)
+        return {
+            "name": known.name,
+            "peak_flops": peak,
+            "peak_source": f"dense {dtype}, {known.source}",
+            "memory_bytes": known.memory_gb * GB,
+        }
+    from lmfast.model.device import describe_machine, pick_device
+
+    device = pick_device(name)
+    peak, source = peak_here(device, dtype)
+    memory = None
+    if device.type == "cuda":
+        import torch
+
+        memory = torch.cuda.get_device_properties(device).total_memory
+    return {
+        "name": describe_machine(device)["device"],
+        "peak_flops": peak,
+        "peak_source": source,
+        "memory_bytes": memory,
+    }
+
+
+def _largest_batch(settings: FlopsSettings, config: ModelConfig, dtype: str, device: dict | None) -> dict:
+    memory = settings.memory * GB if settings.memory is not None else (device or {}).get("memory_bytes")
+    if memory is None:
+        return {}
+    batch = largest_batch(config, memory, dtype)
+    return {"largest_batch": {"memory_bytes": memory, "usable_share": USABLE, "batch_size": batch}}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""How `lmfast flops` shows its facts: tables and lines for people, and the picture of the shares.
+
+In: the dictionaries of `lmfast.flops.cost` and `.budget` (bytes, FLOPs, seconds). Out: text on standard output, lines
+and colours only in a terminal; a picture file, whole or not at all. Refuses a picture without matplotlib, or with a
+name that is no picture's.
+"""
+
+import math
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from lmfast.errors import UserError
+from lmfast.files import written_beside
+from lmfast.model.accounting import CONVENTION, forward_flops
+from lmfast.model.config import ModelConfig
+
+GB = 1e9
+
+
+def print_cost(facts: dict[str, Any]) -> None:
+    """The table for people: components, memory, then one line a fact, and under which conventions."""
+    from rich.table import Table
+
+    console, box = _console()
+    number = "{:,}".format if console.width >= 100 else _count  # all digits where they fit
+    config, length = facts["config"], facts["config"]["context_length"]
+    console.print(_title(config))
+    table = Table(box=box)
+    for heading in ("", "parameters", "%", "forward FLOPs", "training FLOPs", "%"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
+    counts, forward = facts["parameters"], facts["forward_flops_per_sequence"]
+    training = facts["training_flops_per_sequence"]
+    rows = {
+        "embedding": ("embedding", None),
+        "attention projections": ("attention", "attention_projections"),
+        "attention scores": (None, "attention_scores"),
+        "feed-forward": ("feed_forward", "feed_forward"),
+        "norms": ("norms", None),
+        "head": ("head", "head"),
+        "total": ("total", "total"),
+    }
+    for label, (count, flops) in rows.items():
+        if label == "total":
+            table.add_section()
+        cells = (
+            ["", ""] if count is None else [number(counts[count]), _percent(counts[count], counts["total"])]
+        )
+        cells += ["", "", ""] if flops is None else [
+            number(forward[flops]), number(training[flops]), _percent(forward[flops], forward["total"])
+        ]  # fmt: skip
+        table.add_row(label, *cells, style="bold" if label == "total" else None)
+    console.print(table)
+    console.print(
+        f"for one sequence of {length:,} tokens; {facts['training_flops_per_token']:,.0f} training FLOPs a token"
+    )
+
+    memory = facts["memory_bytes"]
+    table = Table(box=box)
+    table.add_column(f"a training step, batch {memory['batch_size']:,} × {length:,}")
+    table.add_column("GB", justify="right")
+    labels = {
+        "weights": "weights (fp32)",
+        "gradients": "gradients (fp32)",
+        "optimizer": "optimizer (AdamW, fp32)",
+        "weight_copies": f"{'16-bit' if facts['dtype'] != 'fp32' else 'autocast'} copies of the matrices",
+        "activations": "activations",
+        "head_gradient": "head's gradient inside the loss",
+        "workspace": "workspace (on paper)",
+        "total": "at most",
+    }
+    for name, label in labels.items():
+        if name == "total":
+            table.add_section()
+        table.add_row(label, f"{memory[name] / GB:,.3f}", style="bold" if name == "total" else None)
+    console.print()
+    console.print(table)
+    console.print()
+    cache = facts["kv_cache_bytes_per_token"]
+    console.print(f"KV cache: {cache:,} bytes a token, {cache * length / GB:,.3f} GB for a full context")
+    for line in _device_lines(facts):
+        console.print(line)
+    console.print(f"\n{facts['convention']}.\n{facts['memory_assumptions']}.", style="dim")
+
+
+def print_budget(facts: dict[str, Any]) -> None:
+    """The inverse, one line a fact."""
+    console, _ = _console()
+    device, shape = facts["device"], facts["shape"]
+    console.print(
+        f"{facts['hours']:g} hours on {device['name']} at {facts['mfu']:.0%} of "
+        f"{_rate(device['peak_flops'])} ({device['peak_source']}): {facts['training_flops']:.3e} FLOPs"
+    )
+    console.print(
+        f"at {facts['tokens_per_parameter']:g} tokens a parameter: {_count(facts['parameters'])} parameters, "
+        f"{_count(facts['tokens'])} tokens (FLOPs = 6 × parameters × tokens)",
+        style="bold",
+    )
+    if shape is None:
+        console.print("give --vocab-size (and --context-length) for a shape of that size, attention included")
+        return
+    console.print(f"a shape within the budget: {_title(shape['config'])}")
+    console.print(
+        f"{shape['parameters']:,} parameters, {shape['tokens']:,} tokens, {_duration(shape['seconds'])}, "
+        f"{shape['training_flops'] / facts['training_flops']:.0%} of the budget"
+    )
+    for line in _device_lines(shape):
+        console.print(line)
+    console.print(f"\n{facts['convention']}.", style="dim")
+
+
+def _device_lines(facts: dict[str, Any]) -> list[str]:
+    lines = []
+    if "largest_batch" in facts:
+        fit = facts["largest_batch"]
+        room = f"{fit['usable_share']:.0%} of {fit['memory_bytes'] / GB:g} GB"
+        lines.append(
+            f"largest batch in {room}: {fit['batch_size']:,} sequences"
+            if fit["batch_size"]
+            else f"largest batch in {room}: not one sequence fits; a smaller model or context_length would"
+        )
+    if "time" in facts:
+        device, time = facts["device"], facts["time"]
+        lines.append(
+            f"{device['name']}: {_rate(device['peak_flops'])} ({device['peak_source']}); "
+            f"at {time['mfu']:.0%} MFU {time['tokens_per_second']:,.0f} tokens/s"
+        )
+        if "seconds" in time:
+            lines.append(f"{_count(time['total_tokens'])} tokens take {_duration(time['seconds'])}")
+    return lines
+
+
+def _console():
+    """(console, table style): lines and colours in a terminal, bare columns of any width elsewhere."""
+    from rich import box
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        return Console(highlight=False), box.SIMPLE_HEAD
+    return Console(highlight=False, width=200, color_system=None, soft_wrap=True), None
+
+
+def _title(config: dict[str, Any]) -> str:
+    kv = "" if config["num_kv_heads"] == config["num_heads"] else f" ({config['num_kv_heads']} key/value)"
+    return (
+        f"{config['num_layers']} layers, d_model {config['d_model']:,}, {config['num_heads']} heads{kv}, "
+        f"d_ff {config['d_ff']:,}, vocabulary {config['vocab_size']:,}, context {config['context_length']:,}"
+    )
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.2f} %"
+
+
+def _count(value: float) -> str:
+    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if value >= unit:
+            return f"{value / unit:.4g} {name}"
+    return f"{value:g}"
+
+
+def _rate(flops: float) -> str:
+    return f"{flops / 1e12:.4g} TFLOP/s" if flops >= 1e12 else f"{flops / 1e9:.4g} GFLOP/s"
+
+
+def _duration(seconds: float) -> str:
+    for unit, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:,.1f} {name}"
+    return f"{seconds:.1f} seconds"
+
+
+def plot_shares(config: ModelConfig, path: str) -> None:
+    """Stacked shares of the forward FLOPs against the context: 128 to 131,072 tokens, wider where config is."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError(
+            "--plot needs matplotlib, which is not installed; install it, or use --json"
+        ) from None
+    # Figure without pyplot: no backend is chosen and nothing global changes.
+    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    axes = figure.add_subplot()
+    bottom = min(7, math.floor(math.log2(config.context_length)))
+    top = max(17, math.ceil(math.log2(config.context_length)))
+    lengths = [2 ** (i / 4) for i in range(4 * bottom, 4 * top + 1)]
+    flops = [forward_flops(config, round(length)) for length in lengths]
+    names = {
+        "feed_forward": ("feed-forward", "#0072B2"),
+        "attention_projections": ("attention projections", "#56B4E9"),
+        "head": ("head", "#BBBBBB"),
+        "attention_scores": ("attention scores", "#E69F00"),
+    }
+    shares = [[100 * f[name] / sum(f.values()) for f in flops] for name in names]
+    labels, colors = zip(*names.values(), strict=True)
+    axes.stackplot(lengths, shares, labels=labels, colors=colors)
+    axes.axvline(config.context_length, color="black", linewidth=1, linestyle="--")
+    axes.text(
+        config.context_length,
+        101,
+        f"context_length {config.context_length:,}",
+        ha="center",
+        va="bottom",
+        fontsize=9,
+    )
+    axes.set_xscale("log", base=2)
+    ticks = [2**i for i in range(bottom, top + 1, 2)]
+    axes.set_xticks(ticks, [f"{t:,}" for t in ticks])
+    axes.set(
+        xlim=(lengths[0], lengths[-1]), ylim=(0, 100), xlabel="context (tokens)", ylabel="% of forward FLOPs"
+    )
+    axes.legend(
+        *(part[::-1] for part in axes.get_legend_handles_labels()), loc="center left", bbox_to_anchor=(1, 0.5)
+    )
+    axes.set_title(f"{_title(asdict(config))}\n", fontsize=10)
+    figure.supxlabel(CONVENTION.replace("; ", ";\n"), fontsize=7, color="#555555")
+    suffix = path.rpartition(".")[2].lower() if "." in path else ""
+    known = figure.canvas.get_supported_filetypes()
+    if suffix not in known:
+        raise UserError(f"{path}: not a picture's name; end it in .png, .svg or .pdf")
+    with written_beside(path) as beside:
+        figure.savefig(beside, format=suffix, dpi=150)

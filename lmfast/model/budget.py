@@ -1,0 +1,80 @@
+"""From time to tokens and back: what a device can train in a given time. Pure arithmetic, no torch.
+
+In: FLOP/s actually reached (peak × MFU), seconds, tokens a parameter. Out: a model size and a token count by the rule
+of thumb training FLOPs = 6 × parameters × tokens (Kaplan et al. 2020, 2.1), and a concrete shape by this project's
+exact convention, attention included. Tokens a parameter: 20 spends the compute best (Hoffmann et al. 2022), more makes
+a smaller model that is cheaper to use.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from lmfast.model.accounting import num_parameters, training_flops_per_token
+from lmfast.model.config import ModelConfig
+
+ASPECT = 64
+"""d_model / num_layers of a proposed shape where the budget allows it; also its head dimension"""
+
+SPENT = 0.85
+"""least share of the budget that a proposed shape must use"""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A shape, the tokens to train it on, and the FLOPs that takes."""
+
+    config: ModelConfig
+    parameters: int
+    tokens: int
+    flops: float
+
+
+def training_seconds(
+    config: ModelConfig, sequence_length: int, tokens: int, peak_flops: float, mfu: float
+) -> float:
+    """Time to train on `tokens` at this share of the peak."""
+    return tokens * training_flops_per_token(config, sequence_length) / (mfu * peak_flops)
+
+
+def compute_optimal(flops: float, tokens_per_parameter: float) -> tuple[float, float]:
+    """(parameters, tokens) that spend `flops` at this ratio: flops = 6 × parameters² × ratio."""
+    parameters = math.sqrt(flops / (6 * tokens_per_parameter))
+    return parameters, tokens_per_parameter * parameters
+
+
+def propose_shape(base: ModelConfig, flops: float, tokens_per_parameter: float) -> Proposal | None:
+    """The shape with d_model nearest to 64 × num_layers that spends at least 85 % of `flops`, and never more.
+
+    Keeps everything of `base` but num_layers, d_model, num_heads (head dimension 64), num_kv_heads and d_ff (derived).
+    None when the vocabulary alone costs more than there is.
+    """
+
+    def proposal(layers: int, heads: int) -> Proposal:
+        config = dataclasses.replace(
+            base, num_layers=layers, d_model=64 * heads, num_heads=heads, num_kv_heads=None, d_ff=None
+        ).resolved()
+        parameters = num_parameters(config)
+        tokens = round(tokens_per_parameter * parameters)
+        cost = tokens * training_flops_per_token(config, config.context_length)
+        return Proposal(config, parameters, tokens, cost)
+
+    candidates = []
+    heads = 1
+    while proposal(1, heads).flops <= flops:
+        low, high = 1, 2
+        while proposal(high, heads).flops <= flops:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if proposal(middle, heads).flops <= flops else (low, middle)
+        candidates.append(proposal(low, heads))
+        if candidates[-1].flops >= SPENT * flops and heads >= low:
+            break  # wider ones are shallower still, further from the aspect
+        heads += 1
+    enough = [c for c in candidates if c.flops >= SPENT * flops] or candidates
+    return min(enough, key=_distance_from_aspect, default=None)
+
+
+def _distance_from_aspect(proposal: Proposal) -> float:
+    return abs(math.log(proposal.config.d_model / proposal.config.num_layers / ASPECT))

@@ -1,0 +1,149 @@
+"""Peak matrix rates: of named devices from their vendor's tables, of any other by measurement. No torch at import.
+
+In: a device's name, as torch reports it or as a person writes it. Out: FLOP/s by dtype, all dense: where a vendor
+prints the rate with 2:4 sparsity, half of it stands here. fp16, bf16 and fp8 count products accumulated in fp32,
+which is what training uses (GeForce cards do twice as many with fp16 accumulation); fp32 is the plain rate, not TF32.
+Memory is the vendor's GB. Cut-down variants (Ti, D, Laptop, NVL, MIG slices) are not their namesakes: measured.
+"""
+
+import difflib
+import re
+import time
+from dataclasses import dataclass
+
+from lmfast.errors import UserError
+
+# One document for all three GeForce cards: dense/sparse pairs in its tables of RTX 3090, 4090 and 5090.
+_GEFORCE = "NVIDIA RTX Blackwell GPU Architecture white paper, appendix A"
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU of the table. `pattern` matches, whole, the name that torch reports, lower-cased and without brand."""
+
+    name: str
+    pattern: str
+    memory_gb: float
+    rates: dict[str, float]  # dtype → FLOP/s
+    source: str
+
+
+# Checked on 2026-11-23 against copies of the named documents' tables.
+DEVICES = (
+    # 1,979 and 3,958 with sparsity.
+    Device(
+        "H100 SXM", r"h100( sxm5?)?( 80gb)?( hbm3)?", 80,
+        {"bf16": 989e12, "fp16": 989e12, "fp32": 67e12, "fp8": 1979e12}, "NVIDIA H100 data sheet",
+    ),
+    # 1,513 and 3,026 with sparsity.
+    Device(
+        "H100 PCIe", r"h100 pcie( 80gb)?", 80,
+        {"bf16": 756e12, "fp16": 756e12, "fp32": 51e12, "fp8": 1513e12}, "NVIDIA H100 data sheet",
+    ),
+    # The H100 SXM's chip with more and faster memory.
+    Device(
+        "H200", r"h200( sxm5?)?( 141gb)?( hbm3e)?", 141,
+        {"bf16": 989e12, "fp16": 989e12, "fp32": 67e12, "fp8": 1979e12}, "NVIDIA H200 data sheet",
+    ),
+    # In an HGX at 1,000 W: 4.5 and 9 PFLOP/s with sparsity. The data sheet's first edition said 80 for fp32.
+    Device(
+        "B200", r"b200( sxm6?)?( 180gb)?( hbm3e)?", 180,
+        {"bf16": 2250e12, "fp16": 2250e12, "fp32": 75e12, "fp8": 4500e12}, "NVIDIA Blackwell data sheet (HGX B200)",
+    ),
+    # 312 is dense already (624 with sparsity); the same for SXM4 and PCIe. No fp8.
+    Device(
+        "A100", r"a100( sxm4?| pcie)?( 80gb)?( pcie)?", 80,
+        {"bf16": 312e12, "fp16": 312e12, "fp32": 19.5e12}, "NVIDIA A100 data sheet",
+    ),
+    Device(
+        "A100 40GB", r"a100( sxm4?| pcie)? 40gb( pcie)?", 40,
+        {"bf16": 312e12, "fp16": 312e12, "fp32": 19.5e12}, "NVIDIA A100 data sheet",
+    ),
+    # 242 and 485 with sparsity.
+    Device(
+        "L4", r"l4", 24,
+        {"bf16": 121e12, "fp16": 121e12, "fp32": 30.3e12, "fp8": 242e12}, "NVIDIA L4 data sheet",
+    ),
+    # Printed as 362.05 | 733 and 733 | 1,466, without and with sparsity.
+    Device(
+        "L40S", r"l40s", 48,
+        {"bf16": 362e12, "fp16": 362e12, "fp32": 91.6e12, "fp8": 733e12}, "NVIDIA L40S data sheet",
+    ),
+    Device(
+        "RTX 3090", r"(rtx ?)?3090", 24,
+        {"bf16": 71e12, "fp16": 71e12, "fp32": 35.6e12}, _GEFORCE,
+    ),
+    Device(
+        "RTX 4090", r"(rtx ?)?4090", 24,
+        {"bf16": 165.2e12, "fp16": 165.2e12, "fp32": 82.6e12, "fp8": 330.3e12}, _GEFORCE,
+    ),
+    Device(
+        "RTX 5090", r"(rtx ?)?5090", 32,
+        {"bf16": 209.5e12, "fp16": 209.5e12, "fp32": 104.8e12, "fp8": 419e12}, _GEFORCE,
+    ),
+    # Turing knows neither bf16 nor fp8 nor sparsity.
+    Device("T4", r"t4", 16, {"fp16": 65e12, "fp32": 8.1e12}, "NVIDIA T4 data sheet"),
+)  # fmt: skip
+
+
+def known_device(name: str) -> Device | None:
+    """The device of the table that a name means, as torch reports it ("NVIDIA A100-SXM4-80GB") or a person does."""
+    plain = re.sub(r"\b(nvidia|geforce|tesla)\b", " ", re.sub(r"[\s_-]+", " ", name.lower()))
+    plain = " ".join(plain.split())
+    return next((d for d in DEVICES if re.fullmatch(d.pattern, plain)), None)
+
+
+def named_peak(name: str, dtype: str) -> tuple[Device, float]:
+    """(device, FLOP/s) of a named device. Raises UserError for one that the table lacks, or a dtype it cannot do."""
+    device = known_device(name)
+    if device is None:
+        names = [d.name for d in DEVICES]
+        lower = {n.lower(): n for n in names}
+        near = difflib.get_close_matches(name.lower(), lower, n=1)
+        hint = f"did you mean {lower[near[0]]}?" if near else f"known are {', '.join(names)}"
+        raise UserError(f"device {name} is not in the table; {hint} (auto measures this machine's own)")
+    if dtype not in device.rates:
+        raise UserError(
+            f"{device.name} has no {dtype} matrix rate; choose with --dtype: {', '.join(device.rates)}"
+        )
+    return device, device.rates[dtype]
+
+
+def device_peak(device, bf16: bool) -> tuple[float, str]:
+    """(FLOP/s, where the figure is from) of this machine's torch device in bf16 or fp32; what MFU divides by."""
+    return peak_here(device, "bf16" if bf16 else "fp32")
+
+
+def peak_here(device, dtype: str) -> tuple[float, str]:
+    """(FLOP/s, where the figure is from): the vendor's dense rate of a GPU of the table, else a measured product."""
+    import torch
+
+    if device.type == "cuda":
+        known = known_device(torch.cuda.get_device_name(device))
+        if known is not None and dtype in known.rates:
+            return known.rates[dtype], f"{known.name} dense {dtype}"
+    if dtype == "fp8":
+        raise UserError(
+            "a device's fp8 rate is not measured here; name a device of the table, or another --dtype"
+        )
+    measured = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[dtype]
+    return measured_matmul_flops(device, measured), f"measured {dtype} matmul"
+
+
+def measured_matmul_flops(device, dtype, size: int | None = None, repeats: int = 6) -> float:
+    """Best observed FLOP/s of a square matrix product, in about a quarter of a second on a laptop."""
+    import torch
+
+    size = size or (1024 if device.type == "cpu" else 8192)
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    b = torch.randn(size, size, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        elif device.type == "mps":
+            torch.mps.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best

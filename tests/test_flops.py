@@ -1,0 +1,255 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lmfast.flops import FlopsSettings, main
+from lmfast.model.config import ModelConfig
+from lmfast.settings import flat_types
+
+SMALL = ["--vocab-size", "10000", "--context-length", "256", "--d-model", "512", "--num-layers", "4"]
+SMALL += ["--num-heads", "16", "--d-ff", "1344"]
+
+
+@pytest.fixture
+def facts(capsys):
+    """Runs the command with --json and returns what it printed."""
+
+    def run(*words):
+        main([*map(str, words), "--json"])
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+def test_every_setting_is_tested_here():
+    here = Path(__file__).read_text(encoding="utf-8")
+    for name in flat_types(FlopsSettings).keys() - flat_types(ModelConfig).keys():
+        assert f'"--{name.replace("_", "-")}"' in here, name
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "flops"),
+    [
+        ("gpt2_small", 190_460_160, 349_630_365_696),
+        ("gpt2_medium", 505_629_696, 1_033_109_504_000),
+        ("gpt2_large", 1_072_469_760, 2_257_754_521_600),
+        ("gpt2_xl", 2_127_057_600, 4_513_336_524_800),
+    ],
+)
+def test_the_shapes_of_configs(facts, name, count, flops):
+    found = facts("--config", name)
+    assert found["parameters"]["total"] == count
+    assert found["forward_flops_per_sequence"]["total"] == flops
+    assert found["training_flops_per_sequence"]["total"] == 3 * flops
+    assert found["training_flops_per_token"] == 3 * flops / 1024
+    for part in ("parameters", "forward_flops_per_sequence", "training_flops_per_sequence", "memory_bytes"):
+        values = {k: v for k, v in found[part].items() if k != "batch_size"}
+        assert values.pop("total") == sum(values.values())
+
+
+def test_the_line_beats_the_file(facts):
+    found = facts("--config", "gpt2_xl", "--context-length", "16384")
+    assert found["forward_flops_per_sequence"]["total"] == 149_522_795_724_800
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--vocab-size", "20000"],
+        ["--context-length", "512"],
+        ["--d-model", "256"],
+        ["--num-layers", "5"],
+        ["--num-kv-heads", "4"],
+        ["--d-ff", "2048"],
+        ["--norm", "none"],
+        ["--ffn", "relu2", "--d-ff", "1345"],
+        ["--qk-norm"],
+        ["--tie-embeddings"],
+        ["--parallel-block"],
+        ["--dropout", "0.1"],
+        ["--position", "none"],
+        ["--batch-size", "16"],
+        ["--dtype", "fp32"],
+    ],
+    ids=" ".join,
+)
+def test_a_shape_changes_the_figures(facts, words):
+    def figures(*more):
+        found = facts(*SMALL, *more)
+        return [found["parameters"], found["training_flops_per_sequence"], found["memory_bytes"]]
+
+    assert figures(*words) != figures()
+
+
+def test_heads_and_rope_theta_are_told(facts):
+    assert facts(*SMALL, "--num-heads", "8", "--rope-theta", "500000")["config"]["rope_theta"] == 500000
+    # Fewer heads, fewer of attention's logsumexps.
+    one, other = facts(*SMALL), facts(*SMALL, "--num-heads", "8")
+    assert one["memory_bytes"]["activations"] - other["memory_bytes"]["activations"] == 32 * 256 * 4 * 8 * 4
+
+
+def test_batch_size_scales_the_activations(facts):
+    one, many = facts(*SMALL, "--batch-size", "1"), facts(*SMALL, "--batch-size", "64")
+    assert many["memory_bytes"]["activations"] == 64 * one["memory_bytes"]["activations"]
+    assert many["memory_bytes"]["weights"] == one["memory_bytes"]["weights"]
+
+
+def test_dtype_comes_from_the_line_then_the_file(facts, tmp_path):
+    assert facts(*SMALL)["dtype"] == "bf16"
+    assert facts("--config", "gpt2_small")["dtype"] == "bf16"
+    assert (
+        facts("--config", "gpt2_small", "--dtype", "fp16", "--device", "T4")["device"]["peak_flops"] == 65e12
+    )
+    (tmp_path / "fp32.yaml").write_text("vocab_size: 100\n")
+    found = facts("--config", tmp_path / "fp32.yaml")
+    assert found["dtype"] == "fp32" and found["memory_bytes"]["weight_copies"] == 0
+    assert found["kv_cache_bytes_per_token"] == 2 * facts("--vocab-size", "100")["kv_cache_bytes_per_token"]
+
+
+def test_time_on_a_named_device(facts):
+    found = facts(*SMALL, "--device", "H100", "--total-tokens", 10**9, "--mfu", "0.5")
+    assert found["device"]["name"] == "H100 SXM"
+    assert found["device"]["peak_source"] == "dense bf16, NVIDIA H100 data sheet"
+    per_token = found["training_flops_per_token"]
+    assert found["time"]["seconds"] == pytest.approx(10**9 * per_token / (0.5 * 989e12))
+    assert found["time"]["tokens_per_second"] == pytest.approx(0.5 * 989e12 / per_token)
+    by_ratio = facts(*SMALL, "--device", "H100", "--tokens-per-parameter", "20")
+    assert by_ratio["time"]["total_tokens"] == 20 * by_ratio["parameters"]["total"]
+    assert "time" not in facts(*SMALL) and "seconds" not in facts(*SMALL, "--device", "L4")["time"]
+
+
+def test_time_without_a_device_means_this_machine(facts):
+    found = facts(*SMALL, "--total-tokens", "1000", "--dtype", "fp32")
+    assert (
+        found["device"]["peak_source"].startswith(("measured fp32", "H100", "H200"))
+        and found["time"]["seconds"] > 0
+    )
+
+
+def test_tokens_come_from_a_training_file(facts, tmp_path):
+    assert facts("--config", "tinystories_17m", "--device", "B200")["time"]["total_tokens"] == 327_680_000
+    (tmp_path / "steps.yaml").write_text(
+        "vocab_size: 100\nmax_iters: 50\nbatch_size: 8\ngrad_accumulation: 2\nbf16: true\n"
+    )
+    words = ["--config", tmp_path / "steps.yaml", "--device", "L4"]
+    assert facts(*words)["time"]["total_tokens"] == 50 * 8 * 2 * 1024
+    assert facts(*words, "--total-tokens", "5")["time"]["total_tokens"] == 5
+    by_ratio = facts("--config", "tinystories_17m", "--device", "L4", "--tokens-per-parameter", "2")
+    assert by_ratio["time"]["total_tokens"] == 2 * by_ratio["parameters"]["total"]
+
+
+def test_a_run_folder_says_what_it_costs(facts, trained_run):
+    found = facts("--config", trained_run / "config.yaml")
+    assert found["config"]["d_model"] == 16 and found["time"]["total_tokens"] == 6 * 4 * 16
+    assert found["parameters"]["total"] == json.loads((trained_run / "run.json").read_text())["parameters"]
+
+
+def test_the_largest_batch_for_a_memory(facts):
+    named = facts(*SMALL, "--device", "L4")["largest_batch"]
+    assert named["memory_bytes"] == 24e9 and named["batch_size"] > 1
+    given = facts(*SMALL, "--memory", "24")["largest_batch"]
+    assert given == named
+    assert (
+        facts(*SMALL, "--device", "L4", "--memory", "12")["largest_batch"]["batch_size"] < named["batch_size"]
+    )
+    assert facts("--config", "gpt2_xl", "--memory", "24")["largest_batch"]["batch_size"] == 0
+    assert "largest_batch" not in facts(*SMALL)
+
+
+def test_the_inverse(facts):
+    words = ["--device", "L4", "--hours", "24", "--tokens-per-parameter", "100", "--dtype", "fp16"]
+    found = facts(*words, "--mfu", "1")
+    assert found["device"]["peak_flops"] == 121e12
+    assert round(found["parameters"] / 1e6) == 132 and round(found["tokens"] / 1e9, 1) == 13.2
+    assert found["shape"] is None
+    # Four times less compute, half the model.
+    assert facts(*words, "--mfu", "0.25")["parameters"] == pytest.approx(found["parameters"] / 2, rel=1e-6)
+    assert facts("--device", "L4", "--hours", "24")["tokens_per_parameter"] == 20
+
+
+def test_the_inverse_proposes_a_shape(facts):
+    words = ["--config", "tinystories_17m", "--device", "L4", "--hours", "24"]
+    found = facts(*words)
+    shape = found["shape"]
+    assert 0.85 * 24 * 3600 <= shape["seconds"] <= 24 * 3600
+    assert shape["config"]["vocab_size"] == 10000 and shape["largest_batch"]["batch_size"] > 1
+    # The command itself agrees about the shape that it proposes.
+    flags = [
+        f"--{k}={shape['config'][k]}"
+        for k in ("vocab_size", "context_length", "d_model", "num_layers", "num_heads")
+    ]
+    again = facts(*flags, "--device", "L4", "--total-tokens", shape["tokens"])
+    assert again["parameters"]["total"] == shape["parameters"]
+    assert again["time"]["seconds"] == pytest.approx(shape["seconds"])
+
+
+def test_json_states_the_conventions(facts):
+    found = facts(*SMALL)
+    assert (
+        "4 × num_layers × d_model × T" in found["convention"]
+        and "training = 3 × forward" in found["convention"]
+    )
+    assert (
+        "bf16 products" in found["memory_assumptions"] and "no recomputation" in found["memory_assumptions"]
+    )
+
+
+def test_plot_writes_a_picture(tmp_path, capsys):
+    main([*SMALL, "--plot", str(tmp_path / "shares.png")])
+    assert (tmp_path / "shares.png").read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out.endswith(f"{tmp_path / 'shares.png'}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "vocab_size is not set"),
+        (["--config", "gpt2_x"], "gpt2_x: no such settings file; did you mean gpt2_xl?"),
+        ([*SMALL, "--num-heads", "7"], "d_model 512 is not divisible by num_heads 7"),
+        ([*SMALL, "--device", "H1000 SXM"], "device H1000 SXM is not in the table; did you mean H100 SXM?"),
+        ([*SMALL, "--device", "T4"], "T4 has no bf16 matrix rate; choose with --dtype: fp16, fp32"),
+        ([*SMALL, "--device", "cpu", "--dtype", "fp8"], "fp8 rate is not measured here"),
+        ([*SMALL, "--batch-size", "0"], "batch_size is 0"),
+        ([*SMALL, "--memory", "-1"], "memory is -1.0"),
+        ([*SMALL, "--memory", "inf"], "memory is inf"),
+        ([*SMALL, "--total-tokens", "0"], "total_tokens is 0"),
+        ([*SMALL, "--mfu", "1.5", "--device", "L4"], "mfu is 1.5; it is a share of the peak"),
+        ([*SMALL, "--total-tokens", "5", "--tokens-per-parameter", "5"], "they say the same thing, give one"),
+        (["--hours", "1"], "hours is set without a device"),
+        (["--hours", "nan", "--device", "L4"], "hours is nan"),
+        (["--hours", "1", "--device", "L4", "--total-tokens", "5"], "leave total_tokens out"),
+        (["--hours", "1", "--device", "L4", "--plot", "x.png"], "plot shows the shares of a given shape"),
+        (["--hours", "1", "--device", "L4", "--vocab-size", "500000000000"], "alone costs more than 1 hours"),
+        ([*SMALL, "--plot", "/nowhere/x.png"], "the folder /nowhere does not exist"),
+        ([*SMALL, "--plot", "shares.abc"], "shares.abc: not a picture's name"),
+        ([*SMALL, "--dvice", "L4"], "did you mean --device?"),
+        ([*SMALL, "--dtype", "int8"], "int8"),
+    ],
+)
+def test_bad_input_is_one_line(capsys, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2 and message in err and err.count("\n") == 1 and not out
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_name_in_the_file_is_refused(capsys, tmp_path):
+    (tmp_path / "c.yaml").write_text("vocab_size: 100\nd_modle: 5\n")
+    with pytest.raises(SystemExit):
+        main(["--config", str(tmp_path / "c.yaml")])
+    assert "unknown setting 'd_modle'; did you mean d_model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], [*SMALL, "--device", "L4"], ["--device", "L4", "--hours", "5"]]
+)
+def test_torch_is_loaded_only_to_look_at_this_machine(words):
+    code = f"import sys; from lmfast.flops import main\ntry: main({words})\nfinally: print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not {"torch", "numba", "matplotlib"} & set(done.stderr.split())
