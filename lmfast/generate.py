@@ -42,7 +42,7 @@ class GenerateSettings:
     kv_cache: bool = True
     """keep keys and values of earlier tokens; --no-kv-cache recomputes them, for comparison"""
     bf16: bool = False
-    """compute in bfloat16: faster on a GPU, logits within about 1 % of fp32's"""
+    """compute in bfloat16: faster on a GPU; with and without cache the logits agree within 2 % of the largest"""
     device: Literal["auto", "cuda", "cpu", "mps"] = "auto"
     """where to compute"""
 

@@ -39,7 +39,8 @@ def train(argv: Sequence[str], corpus=None) -> bool:
     facts = {}
     if settings.data.train_data_path is None:
         settings, facts = _with_builtin_corpus(settings, corpus)
-    settings = replace_flat(settings, {"out_dir": str(folder), "resume": False})
+    # Where a run lies is not part of what it is: its config.yaml starts the same run anew elsewhere.
+    settings = replace_flat(settings, {"out_dir": None, "resume": False})
     return run(settings, folder, resuming, facts)
 
 

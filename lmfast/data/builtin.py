@@ -34,7 +34,7 @@ class Prepared:
 def prepare(
     folder: Path = FOLDER,
     train_bytes: int = 20_000_000,
-    valid_bytes: int = 300_000,
+    valid_bytes: int = 200_000,
     vocab_size: int = 4096,
     report: Callable[[str], None] = print,
     fresh: bool = False,

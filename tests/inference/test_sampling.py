@@ -16,7 +16,9 @@ def test_top_k_keeps_k():
     assert kept(top_k=9) == [True] * 4
 
 
-@pytest.mark.parametrize(("top_p", "count"), [(0.01, 1), (0.49, 1), (0.51, 2), (0.79, 2), (0.81, 3), (1.0, 4)])
+@pytest.mark.parametrize(
+    ("top_p", "count"), [(0.01, 1), (0.49, 1), (0.51, 2), (0.79, 2), (0.81, 3), (1.0, 4)]
+)
 def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, count):
     assert kept(top_p=top_p) == [i < count for i in range(4)]
 
@@ -43,7 +45,12 @@ def test_a_seed_repeats():
 
 @pytest.mark.parametrize(
     ("options", "name"),
-    [((-0.1, None, None), "temperature"), ((1, 0, None), "top_k"), ((1, None, 0.0), "top_p"), ((1, None, 1.5), "top_p")],
+    [
+        ((-0.1, None, None), "temperature"),
+        ((1, 0, None), "top_k"),
+        ((1, None, 0.0), "top_p"),
+        ((1, None, 1.5), "top_p"),
+    ],
 )
 def test_values_out_of_range_are_refused(options, name):
     with pytest.raises(UserError, match=name):
