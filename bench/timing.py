@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as fast: the median of pair ratios, the lowest and the highest, how many pairs."""
+    """How many times as fast: the median of pair ratios, their quartiles, how many pairs."""
 
     median: float
     low: float
@@ -33,7 +33,10 @@ class Ratio:
 def ratio(theirs: Sequence[float], ours: Sequence[float]) -> Ratio:
     """theirs / ours of each round: 2.0 says that we take half the time. Work of different size is divided out before."""
     pairs = [a / b for a, b in zip(theirs, ours)]
-    return Ratio(statistics.median(pairs), min(pairs), max(pairs), len(pairs))
+    if len(pairs) == 1:
+        return Ratio(pairs[0], pairs[0], pairs[0], 1)
+    low, _, high = statistics.quantiles(pairs, n=4, method="inclusive")
+    return Ratio(statistics.median(pairs), low, high, len(pairs))
 
 
 def seconds(function: Callable[[], object], synchronize: Callable[[], None] | None = None) -> float:

@@ -1,7 +1,7 @@
 """How the tokenizer stands against its targets: `python -m bench.tokenizer_table [--full] [--only ROW …]`.
 
 One run, one machine, as many threads as it has cores: each row is measured beside its peer in turns, after JIT, and
-printed when it is there. Ratios are medians over pairs with the lowest and the highest (timing.py). Outputs are
+printed when it is there. Ratios are medians over pairs with their quartiles (timing.py). Outputs are
 compared before they are timed. --full takes the real sizes (A 300 MB, B 200 MB, memory at 2 GB; under 8 minutes);
 without it, small ones, which prove that it works and nothing else.
 
