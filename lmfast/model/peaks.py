@@ -130,7 +130,7 @@ def peak_here(device, dtype: str) -> tuple[float, str]:
     return measured_matmul_flops(device, measured), f"measured {dtype} matmul"
 
 
-def measured_matmul_flops(device, dtype, size: int | None = None, repeats: int = 6) -> float:
+def measured_matmul_flops(device, dtype, size: int | None = None, repeats: int = 20) -> float:
     """Best observed FLOP/s of a square matrix product, in about a quarter of a second on a laptop."""
     import torch
 

@@ -26,8 +26,14 @@ def test_the_tokenizer_gives_the_vocabulary_and_a_larger_one_may_be_asked_for():
 
 def test_derived_settings():
     flat = resolved()
-    assert (flat["max_iters"], flat["lr_decay_iters"], flat["min_lr"]) == (100_000, 100_000, pytest.approx(1e-5))
-    flat = resolved(total_tokens=1_000_000, batch_size=4, grad_accumulation=2, context_length=100, warmup_iters=10)
+    assert (flat["max_iters"], flat["lr_decay_iters"], flat["min_lr"]) == (
+        100_000,
+        100_000,
+        pytest.approx(1e-5),
+    )
+    flat = resolved(
+        total_tokens=1_000_000, batch_size=4, grad_accumulation=2, context_length=100, warmup_iters=10
+    )
     assert (flat["max_iters"], flat["total_tokens"]) == (1250, None)
     assert resolved(max_iters=5)["lr_decay_iters"] == 1000  # never before the end of the warmup
 
@@ -59,7 +65,7 @@ def test_a_full_disk_leaves_the_run_alive_and_the_old_checkpoint_whole(tmp_path,
             return []
 
     class Optimizer:
-        state = {}
+        state: dict = {}  # noqa: RUF012 - never written
 
     messages = []
     sinks = type("Sinks", (), {"message": staticmethod(messages.append)})()
@@ -70,7 +76,9 @@ def test_a_full_disk_leaves_the_run_alive_and_the_old_checkpoint_whole(tmp_path,
 
     monkeypatch.setattr("lmfast.training.run.save_checkpoint", full)
     _save(tmp_path, Model(), Optimizer(), Progress(step=2), 1, sinks)
-    assert len(messages) == 1 and "step 2 could not be written" in messages[0] and "No space left" in messages[0]
+    assert (
+        len(messages) == 1 and "step 2 could not be written" in messages[0] and "No space left" in messages[0]
+    )
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
 
 
