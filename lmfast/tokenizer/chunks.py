@@ -53,11 +53,12 @@ def padded(text: bytes | bytearray | memoryview) -> np.ndarray:
 
 
 @njit(nogil=True)
-def _find_specials(data, begin, end, firsts, seconds, texts, offsets, spans, which):
+def _find_specials(data, begin, end, tokens, spans, which):
     """Writes (start, end) of each special token in data[begin:end] to `spans` and its number to `which`.
 
     Leftmost first; `texts` are sorted from long to short, so the longest of those that begin together wins.
     Returns how many there are, also where `which` has no room for all of them."""
+    firsts, seconds, texts, offsets = tokens
     found = 0
     i = begin
     while i < end:
@@ -99,23 +100,26 @@ class SpecialTokens:
             raise UserError("special tokens: an empty one matches everywhere; leave it out")
         self.tokens = sorted(set(tokens), key=lambda token: (-len(token), token))
         groups = sorted({(token[0], token[1] if len(token) > 1 else -1) for token in self.tokens})
-        self._firsts = np.array([first for first, _ in groups], np.uint8)
-        self._seconds = np.array([second for _, second in groups], np.int64)
-        self._texts = np.frombuffer(b"".join(self.tokens) + b"\0", np.uint8)
-        self._offsets = np.cumsum([0] + [len(token) for token in self.tokens])
+        # What compiled code needs of them: first bytes, second bytes (-1: any), all texts, where each begins.
+        self._compiled = (
+            np.array([first for first, _ in groups], np.uint8),
+            np.array([second for _, second in groups], np.int64),
+            np.frombuffer(b"".join(self.tokens) + b"\0", np.uint8),
+            np.cumsum([0] + [len(token) for token in self.tokens]),
+        )
+        enable_cache(_find_specials)
 
     def find(self, data: np.ndarray, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """(spans int64 (2k,): start and end of each occurrence in order; which int64 (k,): its index in
         `tokens`). `data` must be readable for `PADDING` bytes after `end`."""
         if not self.tokens:
             return NO_SPANS, NO_SPANS
-        enable_cache(_find_specials)
-        room = 64 + (end - begin) // 256
+        room = 16 + (end - begin) // 256
         while True:
             spans, which = np.empty(2 * room, np.int64), np.empty(room, np.int64)
-            found = _find_specials(
-                data, begin, end, self._firsts, self._seconds, self._texts, self._offsets, spans, which
-            )
+            found = _find_specials(data, begin, end, self._compiled, spans, which)
+            if found == 0:
+                return NO_SPANS, NO_SPANS
             if found <= room:
                 return spans[: 2 * found], which[:found]
             room = found

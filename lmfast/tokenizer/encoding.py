@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -34,6 +33,7 @@ from lmfast.tokenizer.intrinsics import (
     ALL_ONES,
     LONG_MARK,
     MAX_PACKED,
+    PADDING,
     U0,
     U1,
     U32,
@@ -67,27 +67,24 @@ _BYTE_ARENA = 1 << 23
 # counters: (specials so far, ids in the arena, bytes in the arena)
 _SPECIALS, _ARENA_IDS, _ARENA_BYTES = range(3)
 
+SMALL = 1 << 14  # bytes of text that are encoded without chunks, finders and fresh buffers
 _GROUP = 32  # pretokens whose cache lines are asked for together
 
 
-class Cache(NamedTuple):
-    """What one thread needs to encode, handed to compiled code as a whole.
-
-    rows: uint64, four a row; shift: how a hash gives a bucket; id_arena, byte_arena: ids of pretokens with more
-    than four, bytes of those longer than 15; counters: int64 (3,); keys, values: scratch."""
-
-    rows: np.ndarray
-    shift: np.uint64
-    id_arena: np.ndarray
-    byte_arena: np.ndarray
-    counters: np.ndarray
-    keys: np.ndarray
-    values: np.ndarray
+# What one thread needs to encode, as a plain tuple (see MergeTables):
+#   rows        uint64, four a row
+#   shift       uint64, how a hash gives a bucket
+#   id_arena    uint32, ids of pretokens with more than four
+#   byte_arena  uint8, bytes of pretokens longer than 15
+#   counters    int64 (3,)
+#   keys        uint64, scratch: low, high, bucket and start of each pretoken of a group
+#   values      uint64, scratch of merge_short
+Cache = tuple[np.ndarray, np.uint64, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def _new_cache(rows: np.ndarray) -> Cache:
     shift = np.uint64(64 - ((len(rows) // 8).bit_length() - 1))
-    return Cache(
+    return (
         rows, shift, np.empty(_ID_ARENA, np.uint32), np.empty(_BYTE_ARENA, np.uint8), np.zeros(3, np.int64),
         aligned_words(4 * _GROUP), aligned_words(SHORT),
     )  # fmt: skip
@@ -107,8 +104,9 @@ def _remember(rows, bucket, low, high, ids, more):
 @njit
 def _miss(data, start, length, low, high, bucket, cache, tables, out, at):
     """Merges one pretoken into out[at:], remembers it, returns how many ids it has."""
+    rows, _, id_arena, byte_arena, counters, _, values = cache
     if length <= SHORT:
-        n = merge_short(data, start, length, tables, cache.values, out, at)
+        n = merge_short(data, start, length, tables, values, out, at)
     else:
         n = merge_long(data, start, length, tables, out, at)
         if length > _MAX_CACHED:
@@ -118,25 +116,24 @@ def _miss(data, start, length, low, high, bucket, cache, tables, out, at):
             out[at + k] = 0
         ids = np.uint64(out[at]) | np.uint64(out[at + 1]) << U32 | np.uint64(n) << _TAG
         more = np.uint64(out[at + 2]) | np.uint64(out[at + 3]) << U32
-        _remember(cache.rows, bucket, low, high, ids, more)
+        _remember(rows, bucket, low, high, ids, more)
         return n
     kept = length if length > MAX_PACKED else 0
-    counters = cache.counters
     if (
-        counters[_ARENA_IDS] + n > cache.id_arena.shape[0]
-        or counters[_ARENA_BYTES] + kept + 8 > cache.byte_arena.shape[0]
+        counters[_ARENA_IDS] + n > id_arena.shape[0]
+        or counters[_ARENA_BYTES] + kept + 8 > byte_arena.shape[0]
     ):
-        cache.rows[:] = U0  # rows point into the arenas: forget everything, which bounds the memory
+        rows[:] = U0  # rows point into the arenas: forget everything, which bounds the memory
         counters[_ARENA_IDS] = 0
         counters[_ARENA_BYTES] = 0
     for k in range(n):
-        cache.id_arena[counters[_ARENA_IDS] + k] = out[at + k]
+        id_arena[counters[_ARENA_IDS] + k] = out[at + k]
     for k in range(kept):
-        cache.byte_arena[counters[_ARENA_BYTES] + k] = data[start + k]
+        byte_arena[counters[_ARENA_BYTES] + k] = data[start + k]
     more = np.uint64(counters[_ARENA_IDS]) | np.uint64(counters[_ARENA_BYTES]) << U32
     counters[_ARENA_IDS] += n
     counters[_ARENA_BYTES] += kept
-    _remember(cache.rows, bucket, low, high, np.uint64(n) | _IN_ARENA << _TAG, more)
+    _remember(rows, bucket, low, high, np.uint64(n) | _IN_ARENA << _TAG, more)
     return n
 
 
@@ -162,12 +159,7 @@ def _encode_batch(data, start, bounds, count, special_ids, cache, tables, out):
 
     In groups: first all keys, asking for each one's cache line, then the lookups."""
     n = 0
-    rows = cache.rows
-    keys = cache.keys
-    shift = cache.shift
-    id_arena = cache.id_arena
-    byte_arena = cache.byte_arena
-    counters = cache.counters
+    rows, shift, id_arena, byte_arena, counters, keys, _ = cache
     for group in range(0, count, _GROUP):
         size = min(_GROUP, count - group)
         for k in range(size):
@@ -217,9 +209,15 @@ class _State:
     """What one thread needs to encode: its cache and its buffers."""
 
     def __init__(self, rows: np.ndarray):
+        self.rows = rows
         self.cache = _new_cache(rows)
+        self.counters = self.cache[4]
         self.bounds = np.empty(ENDS_PER_BATCH, np.int64)
         self.out = np.empty(0, np.uint32)
+        self.text = np.zeros(SMALL + PADDING, np.uint8)
+        self.readable = self.text.view()  # compiled code is compiled for text that is not written to
+        self.readable.flags.writeable = False
+        self.small = np.empty(SMALL + 4, np.uint32)
 
     def room(self, ids: int) -> np.ndarray:
         """A buffer for that many ids, kept between calls; it has room for the four that a row always writes."""
@@ -277,7 +275,7 @@ class Encoder:
         self._special_ids = {
             text.encode("utf-8", "surrogateescape"): number for text, number in special_tokens.items()
         }
-        self._finders: dict[frozenset[bytes], SpecialTokens] = {}
+        self._finders: dict[str | frozenset[str], tuple[SpecialTokens, np.ndarray]] = {}
         rows = 1 << (4 * len(id_of) - 1).bit_length()
         self._seeded = aligned_words(4 * min(rows, _MAX_ROWS))
         self._idle: list[_State] = []
@@ -291,7 +289,7 @@ class Encoder:
         ends = np.cumsum([len(token) for token in short], dtype=np.int64)
         state = self._acquire()
         _encode_batch(text, 0, ends, len(ends), NO_SPANS, state.cache, self._tables, state.room(len(text)))
-        self._seeded = state.cache.rows
+        self._seeded = state.rows
 
     def _acquire(self) -> _State:
         try:
@@ -301,31 +299,37 @@ class Encoder:
             rows[:] = self._seeded
             return _State(rows)
 
-    def _finder(self, allowed_special: set[str] | str) -> SpecialTokens:
-        if allowed_special == "all":
-            allowed = frozenset(self._special_ids)
-        elif allowed_special == "none":
-            allowed = frozenset()
+    def _finder(self, allowed_special: set[str] | str) -> tuple[SpecialTokens, np.ndarray]:
+        """(the special tokens to look for, their ids)."""
+        key = allowed_special if isinstance(allowed_special, str) else frozenset(allowed_special)
+        if key in self._finders:
+            return self._finders[key]
+        if key == "all":
+            allowed = list(self._special_ids)
+        elif key == "none":
+            allowed = []
         else:
-            allowed = frozenset(text.encode("utf-8", "surrogateescape") for text in allowed_special)
-            unknown = sorted(allowed - self._special_ids.keys())
+            allowed = [text.encode("utf-8", "surrogateescape") for text in key]
+            unknown = sorted(set(allowed) - self._special_ids.keys())
             if unknown:
                 raise UserError(f"allowed_special: {unknown[0]!r} is no special token of this tokenizer")
-        if allowed not in self._finders:
-            self._finders[allowed] = SpecialTokens(allowed)
-        return self._finders[allowed]
+        specials = SpecialTokens(allowed)
+        ids = np.array([self._special_ids[token] for token in specials.tokens], np.int64)
+        self._finders[key] = specials, ids
+        return specials, ids
 
     def _encode_chunk(
-        self, state: _State, chunk: Chunk, specials: SpecialTokens, dtype: np.dtype | type
+        self, state: _State, chunk: Chunk, finder: tuple[SpecialTokens, np.ndarray], dtype: np.dtype | type
     ) -> tuple[np.ndarray, int, int]:
         """(ids, number of special tokens, their bytes).
 
         Batches go through a small buffer: written straight to the result the ids of a chunk would push the
         cache's rows out of the L2 cache."""
         data, begin, end = chunk.data, chunk.begin, chunk.end
+        specials, ids_of_specials = finder
         spans, which = specials.find(data, begin, end)
-        special_ids = self._special_ids_of(specials)[which]
-        state.cache.counters[_SPECIALS] = 0
+        special_ids = ids_of_specials[which]
+        state.counters[_SPECIALS] = 0
         ids = np.empty(end - begin, dtype)
         n = 0
         for start, after, count in self._splitter.batches(data, begin, end, spans, state.bounds):
@@ -337,19 +341,44 @@ class Encoder:
             n += found
         return ids[:n], len(which), int((spans[1::2] - spans[::2]).sum())
 
-    def _special_ids_of(self, specials: SpecialTokens) -> np.ndarray:
-        return np.array([self._special_ids[token] for token in specials.tokens], np.int64)
-
     def encode(
         self, data: bytes | bytearray | memoryview | np.ndarray, allowed_special: set[str] | str = "all"
     ) -> np.ndarray:
         """Ids (uint32) of a byte string. `allowed_special`: which special tokens in the text count as such, a
         set of them, "all" or "none"; the others are text like any other."""
-        specials = self._finder(allowed_special)
+        finder = self._finder(allowed_special)
         state = self._acquire()
-        ids, _, _ = self._encode_chunk(state, Chunk(padded(data), 0, len(data)), specials, np.uint32)
+        if len(data) <= SMALL:
+            ids = self._encode_small(state, data, finder)
+        else:
+            ids, _, _ = self._encode_chunk(state, Chunk(padded(data), 0, len(data)), finder, np.uint32)
+            ids = ids.copy()  # without the room for one id a byte
         self._idle.append(state)
-        return ids.copy()  # without the room for one id a byte
+        return ids
+
+    def _encode_small(self, state: _State, data, finder: tuple[SpecialTokens, np.ndarray]) -> np.ndarray:
+        """A short text, with as few steps of Python as can be: what the compiled code needs for a kilobyte is
+        less than what one more array costs to make."""
+        size = len(data)
+        state.text[:size] = data if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
+        specials, special_ids = finder
+        spans, which = specials.find(state.readable, 0, size)
+        if len(which):
+            special_ids = special_ids[which]
+            state.counters[_SPECIALS] = 0
+        for start, _, count in self._splitter.batches(state.readable, 0, size, spans, state.bounds):
+            n = _encode_batch(
+                state.readable,
+                start,
+                state.bounds,
+                count,
+                special_ids,
+                state.cache,
+                self._tables,
+                state.small,
+            )
+            return state.small[:n].copy()  # so short a text is one batch
+        return np.empty(0, np.uint32)
 
 
 @dataclass(frozen=True)
@@ -392,12 +421,12 @@ def encode_file(
     began = time.perf_counter()
     dtype = np.dtype(dtype)
     text = open_text(src)
-    specials = encoder._finder("all")
+    finder = encoder._finder("all")
     pattern = encoder._splitter.pattern
     num_workers = max(1, min(num_workers or default_workers(), -(-len(text) // CHUNK_BYTES)))
 
     def work(state, chunk):
-        ids, found, special_bytes = encoder._encode_chunk(state, chunk, specials, dtype)
+        ids, found, special_bytes = encoder._encode_chunk(state, chunk, finder, dtype)
         return ids, chunk.end - chunk.begin, found, special_bytes
 
     dst = Path(dst)
@@ -407,7 +436,7 @@ def encode_file(
     try:
         with beside.open("wb") as file:
             file.write(_npy_header(dtype, 0))
-            for ids, size, found, found_bytes in in_order(work, chunks(text, specials, pattern), states):
+            for ids, size, found, found_bytes in in_order(work, chunks(text, finder[0], pattern), states):
                 file.write(ids)
                 tokens += len(ids)
                 done += size

@@ -277,8 +277,10 @@ def enable_cache(*functions) -> None:
     compiling takes a moment where the folder has no code for one of them yet.
 
     Called before first use rather than by `njit(cache=True)`, which would touch the disk at import."""
-    folder = cache_folder()
     fresh = [function for function in functions if not getattr(function, "_lmfast_cached", False)]
+    if not fresh:
+        return
+    folder = cache_folder()
     before = numba.config.CACHE_DIR
     try:
         numba.config.CACHE_DIR = str(folder)

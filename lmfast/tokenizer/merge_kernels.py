@@ -12,8 +12,6 @@ agree in those lead to the merge itself (32,000 merges: 256 KiB of slots, where 
 and did not stay in the L2 cache).
 """
 
-from typing import NamedTuple
-
 import numpy as np
 from numba import njit
 
@@ -41,20 +39,16 @@ _HEAP_POSITION = np.uint64(0xFFFFFFFF)
 _HEAP_RANK = np.uint64(32)
 
 
-class MergeTables(NamedTuple):
-    """Merges, numbered by rank, compiled for looking up; handed to compiled code as a whole.
-
-    byte_ids: uint32 (256,). byte_pairs: uint32 (65536,), the merge of two bytes, indexed by the little-endian word
-    they make. slots: uint32, open addressing. keys: uint64, left << 32 | right of each merge. new: uint32, its
-    result. shift, low_bits: how a hash gives a slot, and how many bits of a slot are the number."""
-
-    byte_ids: np.ndarray
-    byte_pairs: np.ndarray
-    slots: np.ndarray
-    keys: np.ndarray
-    new: np.ndarray
-    shift: np.uint64
-    low_bits: np.uint64
+# Merges, numbered by rank, compiled for looking up, as a plain tuple (Numba takes ten times as long to recognise a
+# named one at each call):
+#   byte_ids    uint32 (256,)
+#   byte_pairs  uint32 (65536,), the merge of two bytes, indexed by the little-endian word they make
+#   slots       uint32, open addressing
+#   keys        uint64, left << 32 | right of each merge
+#   new         uint32, the result of each merge
+#   shift       uint64, how a hash gives a slot
+#   low_bits    uint64, how many bits of a slot are the merge's number
+MergeTables = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.uint64, np.uint64]
 
 
 @njit(inline="always")
@@ -63,20 +57,20 @@ def _hash(key):
 
 
 @njit
-def find_pair(tables, left, right):
+def find_pair(slots, keys, shift, low_bits, left, right):
     """The number of the merge of two ids, or NO_PAIR."""
     key = np.uint64(left) << U32 | np.uint64(right)
     hashed = _hash(key)
-    mask = np.uint64(tables.slots.shape[0] - 1)
-    slot = hashed >> tables.shift
-    number_mask = (U1 << tables.low_bits) - U1
+    mask = np.uint64(slots.shape[0] - 1)
+    slot = hashed >> shift
+    number_mask = (U1 << low_bits) - U1
     while True:
-        entry = np.uint64(tables.slots[slot])
+        entry = np.uint64(slots[slot])
         if entry == NO_PAIR:
             return NO_PAIR
         if (entry ^ hashed) & NO_PAIR & ~number_mask == U0:
             number = entry & number_mask
-            if tables.keys[number] == key:
+            if keys[number] == key:
                 return number
         slot = (slot + U1) & mask
 
@@ -84,21 +78,22 @@ def find_pair(tables, left, right):
 @njit(nogil=True)
 def _fill(tables):
     """Enters all merges; of equal pairs the first counts."""
-    mask = np.uint64(tables.slots.shape[0] - 1)
-    number_mask = (U1 << tables.low_bits) - U1
-    for number in range(tables.keys.shape[0]):
-        key = tables.keys[number]
-        if find_pair(tables, key >> U32, key & NO_PAIR) != NO_PAIR:
+    byte_ids, byte_pairs, slots, keys, _, shift, low_bits = tables
+    mask = np.uint64(slots.shape[0] - 1)
+    number_mask = (U1 << low_bits) - U1
+    for number in range(keys.shape[0]):
+        key = keys[number]
+        if find_pair(slots, keys, shift, low_bits, key >> U32, key & NO_PAIR) != NO_PAIR:
             continue
         hashed = _hash(key)
-        slot = hashed >> tables.shift
-        while np.uint64(tables.slots[slot]) != NO_PAIR:
+        slot = hashed >> shift
+        while np.uint64(slots[slot]) != NO_PAIR:
             slot = (slot + U1) & mask
-        tables.slots[slot] = np.uint32(np.uint64(number) | (hashed & NO_PAIR & ~number_mask))
+        slots[slot] = np.uint32(np.uint64(number) | (hashed & NO_PAIR & ~number_mask))
     for first in range(256):
         for second in range(256):
-            found = find_pair(tables, tables.byte_ids[first], tables.byte_ids[second])
-            tables.byte_pairs[first | second << 8] = np.uint32(found)
+            found = find_pair(slots, keys, shift, low_bits, byte_ids[first], byte_ids[second])
+            byte_pairs[first | second << 8] = np.uint32(found)
 
 
 def merge_tables(triples: np.ndarray, byte_ids: np.ndarray) -> MergeTables:
@@ -113,7 +108,7 @@ def merge_tables(triples: np.ndarray, byte_ids: np.ndarray) -> MergeTables:
     left, right, new = (np.ascontiguousarray(column) for column in triples.T)
     keys = left.astype(np.uint64) << U32 | right.astype(np.uint64)
     shift = np.uint64(64 - (rows.bit_length() - 1))
-    tables = MergeTables(byte_ids, byte_pairs, slots, keys, new.astype(np.uint32), shift, np.uint64(low_bits))
+    tables = (byte_ids, byte_pairs, slots, keys, new.astype(np.uint32), shift, np.uint64(low_bits))
     _fill(tables)
     return tables
 
@@ -124,13 +119,14 @@ def merge_short(data, start, length, tables, values, out, at):
 
     `alive` has a bit for each byte where a symbol begins; `values` has, for each, the number of the merge with
     its right neighbour, << 6, and the position: the least says which merge is next, and where."""
+    byte_ids, byte_pairs, slots, keys, results, shift, low_bits = tables
     last = np.uint64(length - 1)
     base = np.uint64(at)
     for i in range(np.uint64(length)):
-        out[base + i] = tables.byte_ids[data[np.uint64(start) + i]]
+        out[base + i] = byte_ids[data[np.uint64(start) + i]]
     for i in range(last):
         pair = load_u64(data, start + np.int64(i)) & np.uint64(0xFFFF)
-        values[i] = np.uint64(tables.byte_pairs[pair]) << _SIX | i
+        values[i] = np.uint64(byte_pairs[pair]) << _SIX | i
     values[last] = NO_PAIR << _SIX
     alive = ALL_ONES >> np.uint64(64 - length)
     while True:
@@ -142,7 +138,7 @@ def merge_short(data, start, length, tables, values, out, at):
         if best >= NO_PAIR << _SIX:
             break
         here = best & _POSITION_MASK
-        new = tables.new[best >> _SIX]
+        new = results[best >> _SIX]
         out[base + here] = new
         behind = alive & ~(ALL_ONES >> (np.uint64(63) - here))
         alive ^= behind & (~behind + U1)
@@ -150,12 +146,12 @@ def merge_short(data, start, length, tables, values, out, at):
         before = alive & ((U1 << here) - U1)
         if behind != U0:
             right = out[base + np.uint64(trailing_zeros(behind))]
-            values[here] = find_pair(tables, new, right) << _SIX | here
+            values[here] = find_pair(slots, keys, shift, low_bits, new, right) << _SIX | here
         else:
             values[here] = NO_PAIR << _SIX
         if before != U0:
             before = np.uint64(63 - leading_zeros(before))
-            values[before] = find_pair(tables, out[base + before], new) << _SIX | before
+            values[before] = find_pair(slots, keys, shift, low_bits, out[base + before], new) << _SIX | before
     n = 0
     while alive != U0:
         out[base + np.uint64(n)] = out[base + np.uint64(trailing_zeros(alive))]
@@ -199,6 +195,7 @@ def merge_long(data, start, length, tables, out, at):
     A heap entry is stale when the pair at its position is no longer the one it was made for: `ranks` holds
     each position's present pair. A merge takes one
     and makes at most two, so 2 * length are enough. 32 bits each: what a megabyte of one letter costs is memory."""
+    byte_ids, _, slots, keys, results, shift, low_bits = tables
     ids = np.empty(length, np.uint32)
     ranks = np.empty(length, np.uint32)
     after = np.empty(length, np.uint32)
@@ -206,12 +203,12 @@ def merge_long(data, start, length, tables, out, at):
     heap = np.empty(2 * length, np.uint64)
     size = 0
     for i in range(length):
-        ids[i] = tables.byte_ids[data[start + i]]
+        ids[i] = byte_ids[data[start + i]]
         after[i] = i + 1
         before[i] = np.uint32(i - 1)  # of the first: NO_POSITION
         ranks[i] = NO_PAIR
     for i in range(length - 1):
-        ranks[i] = find_pair(tables, ids[i], ids[i + 1])
+        ranks[i] = find_pair(slots, keys, shift, low_bits, ids[i], ids[i + 1])
         if ranks[i] != NO_PAIR:
             heap[size] = np.uint64(ranks[i]) << _HEAP_RANK | np.uint64(i)
             size += 1
@@ -227,20 +224,20 @@ def merge_long(data, start, length, tables, out, at):
         if ranks[i] != item >> _HEAP_RANK:
             continue
         gone = np.int64(after[i])
-        ids[i] = tables.new[ranks[i]]
+        ids[i] = results[ranks[i]]
         ranks[gone] = NO_PAIR
         after[i] = after[gone]
         ranks[i] = NO_PAIR
         right = np.int64(after[i])
         if right < length:
             before[right] = i
-            ranks[i] = find_pair(tables, ids[i], ids[right])
+            ranks[i] = find_pair(slots, keys, shift, low_bits, ids[i], ids[right])
             if ranks[i] != NO_PAIR:
                 _push(heap, size, np.uint64(ranks[i]) << _HEAP_RANK | np.uint64(i))
                 size += 1
         left = np.int64(before[i])
         if left != NO_POSITION:
-            ranks[left] = find_pair(tables, ids[left], ids[i])
+            ranks[left] = find_pair(slots, keys, shift, low_bits, ids[left], ids[i])
             if ranks[left] != NO_PAIR:
                 _push(heap, size, np.uint64(ranks[left]) << _HEAP_RANK | np.uint64(left))
                 size += 1
