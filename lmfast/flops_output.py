@@ -26,7 +26,7 @@ def print_cost(facts: dict[str, Any]) -> None:
     number = "{:,}".format if console.width >= 100 else _count  # all digits where they fit
     config, length = facts["config"], facts["config"]["context_length"]
     console.print(_title(config))
-    table = Table(box=box)
+    table = Table(box=box, pad_edge=False)
     for heading in ("", "parameters", "%", "forward FLOPs", "training FLOPs", "%"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
     counts, forward = facts["parameters"], facts["forward_flops_per_sequence"]
@@ -56,7 +56,7 @@ def print_cost(facts: dict[str, Any]) -> None:
     )
 
     memory = facts["memory_bytes"]
-    table = Table(box=box)
+    table = Table(box=box, pad_edge=False)
     table.add_column(f"a training step, batch {memory['batch_size']:,} × {length:,}")
     table.add_column("GB", justify="right")
     labels = {
@@ -149,7 +149,7 @@ def _title(config: dict[str, Any]) -> str:
 
 
 def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.2f} %"
+    return f"{100 * part / whole:.2f}"
 
 
 def _count(value: float) -> str:
