@@ -1,0 +1,73 @@
+"""What a benchmark leaves in extra_info, and how often it runs."""
+
+import itertools
+
+import pytest
+
+from bench import measuring
+from bench.measuring import Measure, Work, figures, rounds_for
+
+
+def test_rates_come_from_the_median_and_fractions_from_the_ceiling():
+    info = figures(
+        Work(bytes=10, flops=6.0, ceiling="matmul float32"), [2.0], 2.0, {}, {"matmul float32": 12.0}
+    )
+    assert info["rates"] == {"bytes_per_second": 5.0, "flops_per_second": 3.0}
+    assert info["fraction"] == {"of": "matmul float32", "value": 0.25}
+    moved = figures(Work(moved=8, ceiling="copy"), [2.0], 2.0, {}, {"copy": 16.0})
+    assert moved["fraction"]["value"] == 0.25
+    assert "fraction" not in figures(Work(moved=8, ceiling="copy"), [2.0], 2.0, {}, {})
+
+
+def test_peers_are_compared_pair_by_pair():
+    info = figures(Work(), [1.0, 2.0], 1.5, {"peer": [3.0, 6.0], "slow": [10.0]}, {})
+    assert info["peers"]["peer"]["ratio"]["median"] == 3.0
+    assert info["peers"]["slow"]["ratio"] == {"median": 10.0, "low": 10.0, "high": 10.0, "rounds": 1}
+
+
+@pytest.mark.parametrize(("taken", "expected"), [(0.1, 10), (10.0, 3), (1e-9, 40)])
+def test_rounds_fit_the_budget(taken, expected):
+    assert rounds_for(taken, budget=1.0) == expected
+
+
+class FakeBenchmark:
+    """The part of pytest-benchmark that is used; a round takes what the clock below says."""
+
+    disabled = False
+
+    def __init__(self):
+        self.extra_info = {}
+
+    def pedantic(self, target, setup, rounds):
+        for _ in range(rounds):
+            setup()
+            target()
+        self.stats = type("Outer", (), {"stats": type("Inner", (), {"data": [1.0] * rounds, "median": 1.0})})
+
+
+def test_peers_run_before_each_round_and_slow_ones_once(monkeypatch):
+    calls = []
+    monkeypatch.setitem(measuring.BUDGET, "quick", 9.0)
+
+    def seconds(function, synchronize):
+        function()
+        return {"ours": 1.0, "peer": 1.0, "slow": 5.0}[calls[-1]]
+
+    monkeypatch.setattr(measuring, "seconds", seconds)
+    benchmark = FakeBenchmark()
+    names = {name: lambda name=name: calls.append(name) for name in ("ours", "peer", "slow")}
+    Measure(benchmark, "quick", {})(
+        names["ours"], Work(tokens=5), {"peer": names["peer"], "slow": names["slow"]}
+    )
+    assert calls == [*("ours", "ours", "peer", "slow"), *itertools.chain(*[("peer", "ours")] * 3)]
+    peers = benchmark.extra_info["peers"]
+    assert (peers["peer"]["ratio"]["rounds"], peers["slow"]["ratio"]["rounds"]) == (3, 1)
+    assert benchmark.extra_info["rates"] == {"tokens_per_second": 5.0}
+
+
+def test_disabled_benchmarks_run_once():
+    calls = []
+    benchmark = FakeBenchmark()
+    benchmark.disabled = True
+    Measure(benchmark, "quick", {})(lambda: calls.append(1), Work())
+    assert calls == [1]

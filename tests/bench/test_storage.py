@@ -1,0 +1,32 @@
+"""Which saved runs there are, and which one is a baseline."""
+
+import json
+
+from bench.storage import FOLDER, last_results, run_folder, saved_runs
+from tests.bench.results import result, run
+
+
+def test_runs_of_another_mode_or_device_are_elsewhere():
+    folders = {
+        run_folder("vm", device, mode) for device in ("AMD EPYC", "H100") for mode in ("quick", "full")
+    }
+    assert len(folders) == 4 and {folder.parent for folder in folders} == {FOLDER}
+
+
+def test_the_last_run_that_has_a_benchmark_is_its_baseline(tmp_path):
+    inner = tmp_path / "Linux"
+    inner.mkdir()
+    (inner / "0002_b.json").write_text(json.dumps(run(result("encode", 2.0))))
+    (inner / "0001_a.json").write_text(json.dumps(run(result("encode", 1.0), result("decode", 3.0))))
+    (inner / "0003_broken.json").write_text("{")
+    (inner / "facts.json").write_text('{"bytes": 3}')
+    runs = saved_runs(tmp_path)
+    assert [one["source"] for one in runs] == ["0001_a", "0002_b"]
+    last = last_results(runs)
+    encode, decode = (last[f"bench/test_tokenizer.py::test_{name}"] for name in ("encode", "decode"))
+    assert (encode["stats"]["median"], encode["source"]) == (2.0, "0002_b")
+    assert (decode["stats"]["median"], decode["source"]) == (3.0, "0001_a")
+
+
+def test_no_folder_means_no_runs(tmp_path):
+    assert saved_runs(tmp_path / "none") == [] and last_results([]) == {}

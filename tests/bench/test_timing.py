@@ -1,0 +1,40 @@
+"""Turns, ratios and silence."""
+
+import os
+
+import pytest
+
+from bench.timing import in_turns, quiet, ratio
+
+
+def test_a_ratio_is_of_pairs_and_says_times_as_fast():
+    found = ratio(theirs=[2.0, 40.0, 3.0], ours=[1.0, 10.0, 1.0])  # a slow moment hit both of the second pair
+    assert found.median == 3.0
+    assert (found.low, found.high, found.rounds) == (2.5, 3.5, 3)
+    assert str(found) == "3.00 (2.50-3.50)"
+
+
+def test_one_round_has_no_spread():
+    assert ratio([3.0], [2.0]).as_dict() == {"median": 1.5, "low": 1.5, "high": 1.5, "rounds": 1}
+
+
+def test_functions_take_turns_in_alternating_order():
+    calls = []
+    times = in_turns({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=3)
+    assert calls == list("abbaab")
+    assert {name: len(taken) for name, taken in times.items()} == {"a": 3, "b": 3}
+
+
+def test_synchronize_is_called_before_and_after():
+    calls = []
+    in_turns({"a": lambda: calls.append("work")}, 1, synchronize=lambda: calls.append("wait"))
+    assert calls == ["wait", "work", "wait"]
+
+
+def test_quiet_silences_native_code_and_gives_the_streams_back(capfd):
+    with pytest.raises(KeyError), quiet():
+        os.write(1, b"noise")
+        os.write(2, b"noise")
+        raise KeyError
+    os.write(1, b"signal")
+    assert capfd.readouterr() == ("signal", "")
