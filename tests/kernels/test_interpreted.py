@@ -21,7 +21,12 @@ def outcomes(tmp_path_factory) -> dict[str, tuple[int, list[str]]]:
     """File -> (tests that passed, what the others said)."""
     pytest.importorskip("triton", reason="Triton is not installed on this platform")
     report = tmp_path_factory.mktemp("interpreted") / "report.xml"
-    environment = os.environ | {"TRITON_INTERPRET": "1", "LMFAST_KERNELS": "triton", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {
+        "TRITON_INTERPRET": "1",
+        "LMFAST_KERNELS": "triton",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",  # tensors this small only wait for a second thread
+    }
     command = [
         sys.executable,
         "-m",

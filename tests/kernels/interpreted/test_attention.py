@@ -63,18 +63,24 @@ def tiles(request, monkeypatch):
         ((1, 1, 1, 33, 65, 80), False),
     ],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_agrees(shape, causal, dtype, tiles, launched):
-    inputs, upstream = operands(*shape, dtype=dtype)
+def test_agrees(shape, causal, tiles, launched):
+    inputs, upstream = operands(*shape)
     assert_agrees(ours(causal=causal), theirs(causal=causal), inputs, upstream)
+    launched(*ALL)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 2, 39, 39, 20), (1, 2, 1, 29, 113, 32)])
+def test_float16(shape, launched):
+    inputs, upstream = operands(*shape, dtype=torch.float16)
+    assert_agrees(ours(), theirs(), inputs, upstream)
     launched(*ALL)
 
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("order", ["packed", "any"])
 def test_document_ids(causal, order, tiles, launched):
-    inputs, upstream = operands(2, 1, 1, 90, 90, 16)
-    ids = torch.randint(0, 5, (2, 90)) - 2
+    inputs, upstream = operands(2, 1, 1, 70, 70, 16)
+    ids = torch.randint(0, 5, (2, 70)) - 2
     if order == "packed":
         ids = ids.sort(-1).values.int()
     options = {"causal": causal, "document_ids": ids}

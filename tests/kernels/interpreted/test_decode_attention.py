@@ -36,7 +36,7 @@ def assert_right(q, k, v, lengths):
     assert not got.isnan().any() and error <= allowed, f"off by {error:.3g}, allowed {allowed:.3g}"
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize(
     "shape, lengths",
     [

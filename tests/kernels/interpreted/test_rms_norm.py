@@ -29,7 +29,7 @@ def theirs(x, weight, residual=None):
     return module.rms_norm_reference(x, weight, 1e-5, residual)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 48), (37, 48), (2, 3, 130), (70, 1000), (130, 7)])
 @pytest.mark.parametrize("with_residual", [False, True])
 def test_agrees(dtype, shape, with_residual, launched):

@@ -19,8 +19,8 @@ def operands(batch, heads, kv_heads, seq, head_dim, dtype=torch.float32, max_len
     return [q, k, angles.cos(), angles.sin()], upstream
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 2), (2, 3, 1, 5, 6), (1, 4, 2, 70, 32), (2, 2, 2, 33, 80)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 2), (2, 3, 1, 5, 6), (1, 2, 1, 70, 32), (1, 2, 2, 33, 80)])
 @pytest.mark.parametrize("positions", ["none", "one row", "per sequence"])
 def test_agrees(dtype, shape, positions, launched):
     inputs, upstream = operands(*shape, dtype=dtype)
