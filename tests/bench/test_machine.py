@@ -1,0 +1,34 @@
+"""What a figure belongs to."""
+
+import subprocess
+
+from bench import machine
+
+
+def test_the_description_is_whole():
+    told = machine.describe(gpu="H100")
+    assert told["gpu"] == "H100" and told["cores"] >= 1 and told["cpu"] and told["host"]
+    assert {"python", "numpy", "numba"} <= told["versions"].keys()
+
+
+def test_changes_to_tracked_files_make_it_dirty(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    assert machine.commit() == {"commit": None, "dirty": None}
+
+    def git(*words):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True)
+
+    (tmp_path / "a").write_text("1")
+    git("init", "-q")
+    git("add", "a")
+    git("commit", "-q", "-m", "one")
+    clean = machine.commit()
+    assert len(clean["commit"]) == 10 and clean["dirty"] is False
+    (tmp_path / "b").write_text("untracked")
+    assert machine.commit() == clean
+    (tmp_path / "a").write_text("2")
+    assert machine.commit()["dirty"] is True
+
+
+def test_slugs_are_file_names():
+    assert machine.slug("AMD EPYC (Zen 4), 2 cores") == "amd-epyc-zen-4-2-cores"
