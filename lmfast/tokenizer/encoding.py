@@ -68,7 +68,7 @@ _BYTE_ARENA = 1 << 23
 _SPECIALS, _ARENA_IDS, _ARENA_BYTES = range(3)
 
 SMALL = 1 << 14  # bytes of text that are encoded without chunks, finders and fresh buffers
-_GROUP = 32  # pretokens whose cache lines are asked for together
+_GROUP = 64  # pretokens whose cache lines are asked for together
 
 
 # What one thread needs to encode, as a plain tuple (see MergeTables):
@@ -86,7 +86,7 @@ def _new_cache(rows: np.ndarray) -> Cache:
     shift = np.uint64(64 - ((len(rows) // 8).bit_length() - 1))
     return (
         rows, shift, np.empty(_ID_ARENA, np.uint32), np.empty(_BYTE_ARENA, np.uint8), np.zeros(3, np.int64),
-        aligned_words(4 * _GROUP), aligned_words(SHORT),
+        aligned_words(4 * _GROUP), aligned_words(2 * SHORT),
     )  # fmt: skip
 
 

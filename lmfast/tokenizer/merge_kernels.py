@@ -6,10 +6,9 @@ id). Out: ids (uint32). The merge of lowest rank goes first, the leftmost where 
 Up to `SHORT` bytes the least rank is found by looking at all of them; longer pretokens use a heap, so that a
 megabyte of one letter costs n log n.
 
-What this costs is cache misses: two lookups a merge, most of which find nothing. So a slot of the hash table is
-four bytes, the merge's number beside as many bits of the key's hash as there is room for, and only slots that
-agree in those lead to the merge itself (32,000 merges: 256 KiB of slots, where rows of key and value were 2 MiB
-and did not stay in the L2 cache).
+What this costs is memory: two lookups a merge, most of which find nothing. A filter of one 64-bit word a pair, two
+bits of it (64 KiB for 32,000 merges), answers nearly all of those without touching the table, and the table has
+all there is to know about a merge in one row of 16 bytes.
 """
 
 import numpy as np
@@ -30,128 +29,135 @@ from lmfast.tokenizer.intrinsics import (
 SHORT = 64  # bytes; the set of symbols still there is one word
 MAX_ID = (1 << 29) - 1
 MAX_MERGES = 1 << 26
-NO_PAIR = np.uint64(0xFFFFFFFF)
+NO_PAIR = ALL_ONES
+NO_RANK = np.uint64(0xFFFFFFFF)
 NO_POSITION = 0xFFFFFFFF
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _SIX = np.uint64(6)
 _POSITION_MASK = np.uint64(63)
-_HEAP_POSITION = np.uint64(0xFFFFFFFF)
-_HEAP_RANK = np.uint64(32)
+_LOW_HALF = np.uint64(0xFFFFFFFF)
 
-
-# Merges, numbered by rank, compiled for looking up, as a plain tuple (Numba takes ten times as long to recognise a
-# named one at each call):
+# Merges compiled for looking up, as a plain tuple (Numba takes ten times as long to recognise a named one at each
+# call). A merge's value is rank << 32 | new id.
 #   byte_ids    uint32 (256,)
-#   byte_pairs  uint32 (65536,), the merge of two bytes, indexed by the little-endian word they make
-#   slots       uint32, open addressing
-#   keys        uint64, left << 32 | right of each merge
-#   new         uint32, the result of each merge
-#   shift       uint64, how a hash gives a slot
-#   low_bits    uint64, how many bits of a slot are the merge's number
-MergeTables = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.uint64, np.uint64]
+#   byte_pairs  uint64 (65536,), the values of two bytes, indexed by the little-endian word they make
+#   filter      uint64, a blocked Bloom filter, two bits a pair in the word that its hash chooses
+#   rows        uint64, open addressing, two words a row: left << 32 | right, and the value
+#   shifts      uint64 (2,), how a hash gives a word of the filter, and a row
+MergeTables = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 @njit(inline="always")
-def _hash(key):
-    return (key ^ key >> np.uint64(29)) * _MIX
+def _hash(left, right):
+    key = np.uint64(left) << U32 | np.uint64(right)
+    return key, (key ^ key >> np.uint64(29)) * _MIX
+
+
+@njit(inline="always")
+def _filter_bits(hashed):
+    return U1 << (hashed & _POSITION_MASK) | U1 << (hashed >> _SIX & _POSITION_MASK)
 
 
 @njit
-def find_pair(slots, keys, shift, low_bits, left, right):
-    """The number of the merge of two ids, or NO_PAIR."""
-    key = np.uint64(left) << U32 | np.uint64(right)
-    hashed = _hash(key)
-    mask = np.uint64(slots.shape[0] - 1)
-    slot = hashed >> shift
-    number_mask = (U1 << low_bits) - U1
+def find_pair(pair_filter, rows, filter_shift, row_shift, left, right):
+    """The value of a pair of ids, or NO_PAIR."""
+    key, hashed = _hash(left, right)
+    bits = _filter_bits(hashed)
+    if pair_filter[hashed >> filter_shift] & bits != bits:
+        return NO_PAIR
+    mask = np.uint64((rows.shape[0] >> 1) - 1)
+    slot = hashed >> row_shift
     while True:
-        entry = np.uint64(slots[slot])
-        if entry == NO_PAIR:
+        row = np.int64(slot << U1)
+        found = load_u64(rows, row)
+        if found == key:
+            return load_u64(rows, row + 1)
+        if found == NO_PAIR:
             return NO_PAIR
-        if (entry ^ hashed) & NO_PAIR & ~number_mask == U0:
-            number = entry & number_mask
-            if keys[number] == key:
-                return number
         slot = (slot + U1) & mask
 
 
 @njit(nogil=True)
-def _fill(tables):
-    """Enters all merges; of equal pairs the first counts."""
-    byte_ids, byte_pairs, slots, keys, _, shift, low_bits = tables
-    mask = np.uint64(slots.shape[0] - 1)
-    number_mask = (U1 << low_bits) - U1
-    for number in range(keys.shape[0]):
-        key = keys[number]
-        if find_pair(slots, keys, shift, low_bits, key >> U32, key & NO_PAIR) != NO_PAIR:
+def _fill(tables, triples):
+    """Enters all merges (n, 3); of equal pairs the first counts."""
+    byte_ids, byte_pairs, pair_filter, rows, shifts = tables
+    mask = np.uint64((rows.shape[0] >> 1) - 1)
+    for rank in range(triples.shape[0]):
+        left, right, new = triples[rank]
+        if find_pair(pair_filter, rows, shifts[0], shifts[1], left, right) != NO_PAIR:
             continue
-        hashed = _hash(key)
-        slot = hashed >> shift
-        while np.uint64(slots[slot]) != NO_PAIR:
+        key, hashed = _hash(left, right)
+        pair_filter[hashed >> shifts[0]] |= _filter_bits(hashed)
+        slot = hashed >> shifts[1]
+        while rows[np.int64(slot << U1)] != NO_PAIR:
             slot = (slot + U1) & mask
-        slots[slot] = np.uint32(np.uint64(number) | (hashed & NO_PAIR & ~number_mask))
+        rows[np.int64(slot << U1)] = key
+        rows[np.int64(slot << U1) + 1] = np.uint64(rank) << U32 | np.uint64(new)
     for first in range(256):
         for second in range(256):
-            found = find_pair(slots, keys, shift, low_bits, byte_ids[first], byte_ids[second])
-            byte_pairs[first | second << 8] = np.uint32(found)
+            found = find_pair(pair_filter, rows, shifts[0], shifts[1], byte_ids[first], byte_ids[second])
+            byte_pairs[first | second << 8] = found
 
 
 def merge_tables(triples: np.ndarray, byte_ids: np.ndarray) -> MergeTables:
-    """Tables for merges (n, 3): ids of left, right and result, in the order of their ranks."""
+    """Tables for merges (n, 3) int64: ids of left, right and result, in the order of their ranks."""
     enable_cache(_fill)
-    # Numbers end before all ones, so that no entry looks like an empty slot.
-    low_bits = (len(triples) + 1).bit_length()
-    rows = 1 << max(8, (2 * len(triples)).bit_length())
-    slots = aligned_words(rows // 2).view(np.uint32)
-    slots[:] = NO_PAIR
-    byte_pairs = aligned_words(1 << 15).view(np.uint32)
-    left, right, new = (np.ascontiguousarray(column) for column in triples.T)
-    keys = left.astype(np.uint64) << U32 | right.astype(np.uint64)
-    shift = np.uint64(64 - (rows.bit_length() - 1))
-    tables = (byte_ids, byte_pairs, slots, keys, new.astype(np.uint32), shift, np.uint64(low_bits))
-    _fill(tables)
+    row_bits = max(8, (2 * len(triples)).bit_length())
+    filter_bits = row_bits - 3  # 16 bits a merge or more
+    rows = aligned_words(2 << row_bits)
+    rows[:] = NO_PAIR
+    shifts = np.array([64 - filter_bits, 64 - row_bits], np.uint64)
+    tables = (byte_ids, aligned_words(1 << 16), aligned_words(1 << filter_bits), rows, shifts)
+    _fill(tables, triples)
     return tables
 
 
 @njit
 def merge_short(data, start, length, tables, values, out, at):
-    """Writes the ids of data[start:start+length] to out[at:]; returns how many. `values`: 64 uint64, scratch.
+    """Writes the ids of data[start:start+length] to out[at:]; returns how many. `values`: 128 uint64, scratch.
 
-    `alive` has a bit for each byte where a symbol begins; `values` has, for each, the number of the merge with
-    its right neighbour, << 6, and the position: the least says which merge is next, and where."""
-    byte_ids, byte_pairs, slots, keys, results, shift, low_bits = tables
+    `alive` has a bit for each byte where a symbol begins. For each of them `values` has the rank of the merge with
+    its right neighbour, << 6, and the position: the least says which merge is next, and where; 64 on stands
+    what it makes."""
+    byte_ids, byte_pairs, pair_filter, rows, shifts = tables
+    filter_shift, row_shift = shifts[0], shifts[1]
     last = np.uint64(length - 1)
     base = np.uint64(at)
     for i in range(np.uint64(length)):
         out[base + i] = byte_ids[data[np.uint64(start) + i]]
     for i in range(last):
-        pair = load_u64(data, start + np.int64(i)) & np.uint64(0xFFFF)
-        values[i] = np.uint64(byte_pairs[pair]) << _SIX | i
-    values[last] = NO_PAIR << _SIX
+        value = byte_pairs[load_u64(data, start + np.int64(i)) & np.uint64(0xFFFF)]
+        values[i] = value >> U32 << _SIX | i
+        values[i + np.uint64(64)] = value & _LOW_HALF
+    values[last] = NO_RANK << _SIX
     alive = ALL_ONES >> np.uint64(64 - length)
     while True:
-        best = NO_PAIR << _SIX
+        best = NO_RANK << _SIX
         rest = alive
         while rest != U0:
             best = min(best, values[np.uint64(trailing_zeros(rest))])
             rest &= rest - U1
-        if best >= NO_PAIR << _SIX:
+        if best >= NO_RANK << _SIX:
             break
         here = best & _POSITION_MASK
-        new = results[best >> _SIX]
-        out[base + here] = new
+        new = values[here + np.uint64(64)]
+        out[base + here] = np.uint32(new)
         behind = alive & ~(ALL_ONES >> (np.uint64(63) - here))
         alive ^= behind & (~behind + U1)
         behind &= behind - U1
         before = alive & ((U1 << here) - U1)
         if behind != U0:
             right = out[base + np.uint64(trailing_zeros(behind))]
-            values[here] = find_pair(slots, keys, shift, low_bits, new, right) << _SIX | here
+            value = find_pair(pair_filter, rows, filter_shift, row_shift, new, right)
+            values[here] = value >> U32 << _SIX | here
+            values[here + np.uint64(64)] = value & _LOW_HALF
         else:
-            values[here] = NO_PAIR << _SIX
+            values[here] = NO_RANK << _SIX
         if before != U0:
             before = np.uint64(63 - leading_zeros(before))
-            values[before] = find_pair(slots, keys, shift, low_bits, out[base + before], new) << _SIX | before
+            value = find_pair(pair_filter, rows, filter_shift, row_shift, out[base + before], new)
+            values[before] = value >> U32 << _SIX | before
+            values[before + np.uint64(64)] = value & _LOW_HALF
     n = 0
     while alive != U0:
         out[base + np.uint64(n)] = out[base + np.uint64(trailing_zeros(alive))]
@@ -192,12 +198,12 @@ def _push(heap, size, item):
 def merge_long(data, start, length, tables, out, at):
     """The same for any length below 2^32: a heap of rank << 32 | position, a linked list of symbols.
 
-    A heap entry is stale when the pair at its position is no longer the one it was made for: `ranks` holds
-    each position's present pair. A merge takes one
-    and makes at most two, so 2 * length are enough. 32 bits each: what a megabyte of one letter costs is memory."""
-    byte_ids, _, slots, keys, results, shift, low_bits = tables
+    A heap entry is stale when the pair at its position is no longer the one it was made for: `values` holds
+    each position's present pair. A merge takes one and makes at most two, so 2 * length are enough."""
+    byte_ids, _, pair_filter, rows, shifts = tables
+    filter_shift, row_shift = shifts[0], shifts[1]
     ids = np.empty(length, np.uint32)
-    ranks = np.empty(length, np.uint32)
+    values = np.empty(length, np.uint64)
     after = np.empty(length, np.uint32)
     before = np.empty(length, np.uint32)
     heap = np.empty(2 * length, np.uint64)
@@ -206,11 +212,11 @@ def merge_long(data, start, length, tables, out, at):
         ids[i] = byte_ids[data[start + i]]
         after[i] = i + 1
         before[i] = np.uint32(i - 1)  # of the first: NO_POSITION
-        ranks[i] = NO_PAIR
+        values[i] = NO_PAIR
     for i in range(length - 1):
-        ranks[i] = find_pair(slots, keys, shift, low_bits, ids[i], ids[i + 1])
-        if ranks[i] != NO_PAIR:
-            heap[size] = np.uint64(ranks[i]) << _HEAP_RANK | np.uint64(i)
+        values[i] = find_pair(pair_filter, rows, filter_shift, row_shift, ids[i], ids[i + 1])
+        if values[i] != NO_PAIR:
+            heap[size] = values[i] >> U32 << U32 | np.uint64(i)
             size += 1
     for i in range((size >> 1) - 1, -1, -1):
         _sift_down(heap, size, i)
@@ -220,26 +226,26 @@ def merge_long(data, start, length, tables, out, at):
         heap[0] = heap[size]
         if size > 0:
             _sift_down(heap, size, 0)
-        i = np.int64(item & _HEAP_POSITION)
-        if ranks[i] != item >> _HEAP_RANK:
+        i = np.int64(item & _LOW_HALF)
+        if values[i] >> U32 != item >> U32:
             continue
         gone = np.int64(after[i])
-        ids[i] = results[ranks[i]]
-        ranks[gone] = NO_PAIR
+        ids[i] = np.uint32(values[i] & _LOW_HALF)
+        values[gone] = NO_PAIR
         after[i] = after[gone]
-        ranks[i] = NO_PAIR
+        values[i] = NO_PAIR
         right = np.int64(after[i])
         if right < length:
             before[right] = i
-            ranks[i] = find_pair(slots, keys, shift, low_bits, ids[i], ids[right])
-            if ranks[i] != NO_PAIR:
-                _push(heap, size, np.uint64(ranks[i]) << _HEAP_RANK | np.uint64(i))
+            values[i] = find_pair(pair_filter, rows, filter_shift, row_shift, ids[i], ids[right])
+            if values[i] != NO_PAIR:
+                _push(heap, size, values[i] >> U32 << U32 | np.uint64(i))
                 size += 1
         left = np.int64(before[i])
         if left != NO_POSITION:
-            ranks[left] = find_pair(slots, keys, shift, low_bits, ids[left], ids[i])
-            if ranks[left] != NO_PAIR:
-                _push(heap, size, np.uint64(ranks[left]) << _HEAP_RANK | np.uint64(left))
+            values[left] = find_pair(pair_filter, rows, filter_shift, row_shift, ids[left], ids[i])
+            if values[left] != NO_PAIR:
+                _push(heap, size, values[left] >> U32 << U32 | np.uint64(left))
                 size += 1
     n = 0
     i = 0
