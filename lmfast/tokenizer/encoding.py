@@ -101,7 +101,7 @@ def _remember(rows, bucket, low, high, ids, more):
     rows[bucket + MORE] = more
 
 
-@njit
+@njit(inline="always")
 def _miss(data, start, length, low, high, bucket, cache, tables, out, at):
     """Merges one pretoken into out[at:], remembers it, returns how many ids it has."""
     rows, _, id_arena, byte_arena, counters, _, values = cache
@@ -276,7 +276,7 @@ class Encoder:
             text.encode("utf-8", "surrogateescape"): number for text, number in special_tokens.items()
         }
         self._finders: dict[str | frozenset[str], tuple[SpecialTokens, np.ndarray]] = {}
-        rows = 1 << (4 * len(id_of) - 1).bit_length()
+        rows = 1 << (8 * len(id_of) - 1).bit_length()
         self._seeded = aligned_words(4 * min(rows, _MAX_ROWS))
         self._idle: list[_State] = []
         self._seed(list(id_of))

@@ -58,7 +58,7 @@ def _filter_bits(hashed):
     return U1 << (hashed & _POSITION_MASK) | U1 << (hashed >> _SIX & _POSITION_MASK)
 
 
-@njit
+@njit(inline="always")
 def find_pair(pair_filter, rows, filter_shift, row_shift, left, right):
     """The value of a pair of ids, or NO_PAIR."""
     key, hashed = _hash(left, right)
@@ -112,7 +112,7 @@ def merge_tables(triples: np.ndarray, byte_ids: np.ndarray) -> MergeTables:
     return tables
 
 
-@njit
+@njit(inline="always")
 def merge_short(data, start, length, tables, values, out, at):
     """Writes the ids of data[start:start+length] to out[at:]; returns how many. `values`: 128 uint64, scratch.
 
