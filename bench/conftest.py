@@ -137,3 +137,8 @@ def scratch(tmp_path_factory):
     for path in folder.iterdir():
         path.unlink()
     folder.rmdir()
+
+
+def pytest_xdist_auto_num_workers(config) -> int:
+    """Measurements run alone, in one process."""
+    return 0

@@ -16,15 +16,26 @@ class UserError(ValueError):
 @contextlib.contextmanager
 def exit_on_user_error():
     """Turns a `UserError` into one line on stderr and exit code 2; Ctrl-C into exit code 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(
+                errors="replace"
+            )  # a console that cannot show a character must not end the command
     try:
         yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         # The reader (head, less) went away: not an error of ours. Python would complain again at exit.
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        # The machine's refusals (a folder that is a file, no permission, a full disk) are the user's to mend.
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -4,6 +4,7 @@ Text streams to standard output as it is made (several prompts: each is printed 
 to standard error.
 """
 
+import dataclasses
 import sys
 import time
 from collections.abc import Sequence
@@ -49,8 +50,9 @@ class GenerateSettings:
 
 def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_user_error():
-        settings = parse(GenerateSettings, sys.argv[1:] if argv is None else argv, "lmfast generate")
-        generate_text(settings)
+        rest, prompts = _split_prompts(sys.argv[1:] if argv is None else argv)
+        settings = parse(GenerateSettings, rest, "lmfast generate")
+        generate_text(dataclasses.replace(settings, prompt=prompts))
 
 
 def generate_text(settings: GenerateSettings) -> None:
@@ -99,10 +101,32 @@ def generate_text(settings: GenerateSettings) -> None:
     )
 
 
+def _split_prompts(argv: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """The words without their prompts, and the prompts: `--prompt a b`, `--prompt a --prompt b` and `--prompt=--a`."""
+    rest, prompts, taking = [], [], False
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if name in ("--prompt", "--prompts"):
+            prompts += [value] if equals else []
+            taking = not equals
+        elif taking and not word.startswith("--"):
+            prompts.append(word)
+        else:
+            taking = False
+            rest.append(word)
+    return rest, tuple(prompts)
+
+
 def _prompts(settings: GenerateSettings) -> list[str]:
     prompts = list(settings.prompt)
+    for prompt in prompts:
+        if not prompt.isprintable() and any("\ud800" <= c <= "\udfff" for c in prompt):
+            raise UserError(f"prompt {prompt!r}: not UTF-8 text")
     if settings.prompt_file == "-":
-        prompts += [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
+        try:
+            prompts += [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
+        except UnicodeDecodeError as error:
+            raise UserError(f"standard input: not UTF-8 text ({error.reason}); convert it first") from None
     elif settings.prompt_file is not None:
         path = Path(settings.prompt_file)
         if not path.is_file():

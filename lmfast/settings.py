@@ -80,7 +80,7 @@ class RunSettings:
     out_dir: Annotated[str | None, tyro.conf.arg(aliases=["--checkpoint-dir"])] = None
     """run folder; an unfinished run in it resumes. runs/train-N when not set"""
     resume: bool = False
-    """go on with the run in out_dir, or with the newest unfinished run"""
+    """go on with the run in out_dir, or with the newest run"""
     init_from: str | None = None
     """run folder or checkpoint whose weights the model starts from"""
     device: Literal["auto", "cuda", "cpu", "mps"] = "auto"
@@ -106,7 +106,7 @@ class LoggingSettings:
     checkpoint_interval: int = 1000
     """steps between checkpoints; the last step always gets one"""
     keep_checkpoints: int = 2
-    """newest checkpoints kept; the one with the best validation loss is kept besides. 0 keeps all"""
+    """newest checkpoints kept, besides one at the step of the best validation loss if there is one; 0 keeps all"""
     sample_interval: int = 0
     """steps between samples of generated text; 0 turns them off"""
     tensorboard: bool = False
@@ -186,7 +186,7 @@ def read_yaml(path: Path, cls: type, other: type | None = None) -> dict[str, Any
     other: settings whose names the file may hold besides, for a command that needs a part of another command's file.
     """
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if loaded is None:
@@ -197,10 +197,21 @@ def read_yaml(path: Path, cls: type, other: type | None = None) -> dict[str, Any
     values = {}
     for key, value in loaded.items():
         name = str(key).replace("-", "_")
-        if name not in hints:
+        if name not in hints or name == "config":
             raise UserError(f"{path}: unknown setting '{key}'{_nearest(name, hints)}")
         values[name] = _coerce(value, hints[name], f"{path}: {name}")
     return values
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a name given twice is an error, not a silent choice of the last."""
+
+    def construct_mapping(self, node, deep=False):
+        names = [key.value for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.YAMLError(f"{name} is given twice")
+        return super().construct_mapping(node, deep)
 
 
 def write_yaml(path: Path, settings: Any) -> None:

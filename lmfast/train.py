@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lmfast.errors import UserError, exit_on_user_error
-from lmfast.settings import CONFIGS, TrainSettings, given_names, parse, read_yaml, replace_flat
+from lmfast.settings import CONFIGS, TrainSettings, given_names, parse, read_yaml, replace_flat, to_flat
 
 PROMPTS = ("Once upon a time", "One day")
 """what the samples written while training start from"""
@@ -36,39 +36,54 @@ def train(argv: Sequence[str], corpus=None) -> bool:
         settings = parse(TrainSettings, argv, "lmfast train", base=quickstart)
     if "val_data_path" in given_names(argv, TrainSettings) and settings.data.train_data_path is None:
         raise UserError("val_data_path is given without train_data_path; give both, or neither")
-    facts = {}
-    if settings.data.train_data_path is None:
-        settings, facts = _with_builtin_corpus(settings, corpus)
+    if settings.data.train_data_path is None and corpus is None:
+        from lmfast.data.builtin import prepare
+
+        print("no training data given: using the built-in stories (--train-data FILE trains on your own)")
+        corpus = prepare(vocab_size=settings.model.vocab_size or 4096)
     # Where a run lies is not part of what it is: its config.yaml starts the same run anew elsewhere.
     settings = replace_flat(settings, {"out_dir": None, "resume": False})
-    return run(settings, folder, resuming, facts)
+    return run(settings, folder, resuming, corpus if settings.data.train_data_path is None else None)
 
 
-def run(settings: TrainSettings, folder: Path, resuming: bool, facts: dict) -> bool:
-    """Trains on the token files that `settings` name; every check of the input comes before the first write."""
+def run(settings: TrainSettings, folder: Path, resuming: bool, corpus) -> bool:
+    """Trains on the token files that `settings` name, or on the built-in `corpus`.
+
+    Every check of the input comes before the first write.
+    """
     from lmfast.data.batches import Batches
-    from lmfast.data.token_file import open_tokens
     from lmfast.model.device import pick_device
     from lmfast.training.evaluation import make_evaluate
     from lmfast.training.objectives import NextToken
     from lmfast.training.run import Task, execute, resolve
 
     device = pick_device(settings.run.device)
-    tokenizer_path, vocab_size = _tokenizer_of(settings)
-    settings = resolve(settings, vocab_size)
-    vocab_size, window = settings.model.vocab_size, settings.model.context_length + 1
-    train_tokens = open_tokens(settings.data.train_data_path, vocab_size, window).tokens
-    val_tokens = None
-    if settings.data.val_data_path is not None:
-        val_tokens = open_tokens(settings.data.val_data_path, vocab_size, 2).tokens
+    settings = replace_flat(settings, {"device": device.type})
+    if corpus is None:
+        names = ("train_data_path", "val_data_path", "tokenizer", "init_from")
+        given = {
+            name: value for name, value in to_flat(settings).items() if name in names and value is not None
+        }
+        settings = replace_flat(settings, {name: os.path.abspath(value) for name, value in given.items()})
+        train_path, val_path = settings.data.train_data_path, settings.data.val_data_path
+        tokenizer_path, vocab_size = _tokenizer_of(settings, folder / "tokenizer" if resuming else None)
     else:
+        train_path, val_path, tokenizer_path = corpus.train, corpus.valid, corpus.tokenizer
+        vocab_size = _load_tokenizer(tokenizer_path).vocab_size
+    settings = resolve(settings, vocab_size)
+    train_file = _open(train_path, settings, tokenizer_path, settings.model.context_length + 1)
+    val_file = _open(val_path, settings, tokenizer_path, 2) if val_path is not None else None
+    if val_file is None:
         print("no val_data_path: training without evaluation")
-    if tokenizer_path is not None:
-        settings = replace_flat(settings, {"tokenizer": str(tokenizer_path)})
+    else:
+        _refuse_two_tokenizers(train_file, val_file)
+    facts = {"train_data": {"tokens": len(train_file), "tokenizer": _fingerprint(train_file)}}
+    if corpus is not None:
+        facts["floor_bits_per_byte"] = corpus.floor_bits_per_byte
     task = Task(
         objective=NextToken(),
-        make_batches=lambda rows, length, seed: Batches(train_tokens, rows, length, seed),
-        make_evaluate=make_evaluate(val_tokens, tokenizer_path) if val_tokens is not None else None,
+        make_batches=lambda rows, length, seed: Batches(train_file.tokens, rows, length, seed),
+        make_evaluate=make_evaluate(val_file.tokens, tokenizer_path) if val_file is not None else None,
         sample=_sampler(tokenizer_path) if tokenizer_path is not None else None,
         tokenizer=tokenizer_path,
         facts=facts,
@@ -76,47 +91,69 @@ def run(settings: TrainSettings, folder: Path, resuming: bool, facts: dict) -> b
     return execute(settings, task, folder, resuming, device)
 
 
-def _with_builtin_corpus(settings: TrainSettings, corpus) -> tuple[TrainSettings, dict]:
-    if corpus is None:
-        from lmfast.data.builtin import prepare
+def _tokenizer_of(settings: TrainSettings, kept: Path | None) -> tuple[Path | None, int | None]:
+    """The tokenizer's path and the vocabulary's size.
 
-        print("no training data given: using the built-in stories (--train-data FILE trains on your own)")
-        corpus = prepare(vocab_size=settings.model.vocab_size or 4096)
-    paths = {
-        "train_data_path": str(corpus.train),
-        "val_data_path": str(corpus.valid),
-        "tokenizer": str(corpus.tokenizer),
-    }
-    return replace_flat(settings, paths), {"floor_bits_per_byte": corpus.floor_bits_per_byte}
-
-
-def _tokenizer_of(settings: TrainSettings) -> tuple[Path | None, int | None]:
-    """The tokenizer's path, the setting's or else the one that the training file names, and the vocabulary's size."""
+    The setting's tokenizer, else the one that the training file names, else the run's own copy `kept`.
+    """
     from lmfast.data.token_file import open_tokens
 
-    named = settings.data.tokenizer
-    if named is not None and not os.path.exists(named):
-        raise UserError(f"{named}: no such tokenizer folder or file")
-    summary_size = None
+    copy = kept if kept is not None and kept.is_dir() else None
+    named, summary_size = settings.data.tokenizer, None
     if named is None:
         file = open_tokens(settings.data.train_data_path, settings.model.vocab_size)
         named, summary_size = file.tokenizer_path, (file.summary or {}).get("vocab_size")
-        if named is not None and not os.path.exists(named):
-            print(f"{named}: the tokenizer is no longer there; training without bits per byte and samples")
-            named = None
+    elif not os.path.exists(named) and copy is None:
+        raise UserError(f"{named}: no such tokenizer folder or file")
+    if named is not None and not os.path.exists(named) and copy is None:
+        print(f"{named}: the tokenizer is no longer there; training without bits per byte and samples")
+        named = None
+    elif named is None or not os.path.exists(named):
+        named = copy
     if named is None:
         return None, summary_size
+    return Path(named), _load_tokenizer(named).vocab_size
+
+
+def _load_tokenizer(path):
     from lmfast.tokenizer.bpe import Tokenizer
 
-    return Path(named), Tokenizer.load(named).vocab_size
+    return Tokenizer.load(path)
+
+
+def _open(path, settings: TrainSettings, tokenizer_path: Path | None, min_length: int):
+    """A checked token file, whose ids the tokenizer knows, and which that tokenizer made, as far as its summary tells."""
+    from lmfast.data.token_file import open_tokens
+
+    if tokenizer_path is None:
+        return open_tokens(path, settings.model.vocab_size, min_length)
+    tokenizer = _load_tokenizer(tokenizer_path)
+    file = open_tokens(path, tokenizer.vocab_size, min_length)
+    if _fingerprint(file) not in (None, tokenizer.fingerprint()):
+        raise UserError(
+            f"{path}: was encoded with another tokenizer than {tokenizer_path}; encode it again, or name the right one "
+            "with --tokenizer"
+        )
+    return file
+
+
+def _fingerprint(file) -> str | None:
+    return (file.summary or {}).get("tokenizer_sha256")
+
+
+def _refuse_two_tokenizers(train_file, val_file) -> None:
+    one, other = _fingerprint(train_file), _fingerprint(val_file)
+    if one and other and one != other:
+        raise UserError(
+            f"{val_file.path}: was encoded with another tokenizer than {train_file.path}; encode both with one"
+        )
 
 
 def _sampler(tokenizer_path: Path):
     """(model, step) → text that continues PROMPTS, the same prompts and seed every time."""
     from lmfast.inference.decode import generate
-    from lmfast.tokenizer.bpe import Tokenizer
 
-    tokenizer = Tokenizer.load(tokenizer_path)
+    tokenizer = _load_tokenizer(tokenizer_path)
     stop = tokenizer.special_tokens.get("<|endoftext|>")
 
     def sample(model, step: int) -> str:

@@ -10,6 +10,12 @@ import pytest
 # Models in tests are tiny: a second thread costs more than it brings, and much more where test processes share cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+
+def pytest_xdist_auto_num_workers(config) -> int:
+    """Two workers for the suite, none for a file or two: starting them costs more than they save there."""
+    return 0 if any(word.endswith(".py") or "::" in word for word in config.args) else 2
+
+
 TINY_MODEL = (
     "--context-length 16 --d-model 16 --num-layers 2 --num-heads 2 --d-ff 24 --batch-size 4 --max-iters 6 "
     "--warmup-iters 2 --lr 1e-2 --log-interval 1 --eval-interval 3 --checkpoint-interval 3 --device cpu"

@@ -154,3 +154,9 @@ def test_a_run_without_a_tokenizer(corpus, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--checkpoint", str(tmp_path / "run"), "--prompt", "Once"])
     assert "the run has no tokenizer" in capsys.readouterr().err
+
+
+def test_prompts_may_be_given_one_flag_each_or_after_equals(lines):
+    together = lines("--prompt", "Once upon", "One day, a", *GREEDY).out
+    assert lines("--prompt", "Once upon", "--prompt", "One day, a", *GREEDY).out == together
+    assert lines("--prompt=--- he said", *GREEDY).out.startswith("--- he said")

@@ -89,7 +89,7 @@ def test_metrics_lines(base):
     metrics, _ = base
     assert [line["step"] for line in metrics] == [1, 2, 3, 4, 5, 6]
     assert [line["tokens"] for line in metrics] == [64 * s for s in range(1, 7)]
-    assert metrics[-1]["train_loss"] < metrics[0]["train_loss"]
+    assert metrics[5]["val_loss"] < metrics[2]["val_loss"]
     always = {"step", "tokens", "seconds", "train_loss", "learning_rate", "grad_norm"}
     for line in metrics:
         assert always <= line.keys() <= always | {"tokens_per_second", "mfu", "val_loss", "bits_per_byte"}
@@ -311,3 +311,59 @@ def test_main_needs_no_arguments_from_the_caller(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main()
     assert "unknown setting '--bogus'" in capsys.readouterr().err
+
+
+def test_data_of_another_tokenizer_is_refused(corpus, tmp_path, capsys):
+    """The ids would be in range, and every figure wrong."""
+    from lmfast.tokenizer.bpe import train_bpe
+
+    other = train_bpe(corpus.folder / "valid.txt", 300, special_tokens=["<|endoftext|>"], num_workers=1)
+    other.save(tmp_path / "other")
+    other.encode_file(corpus.folder / "valid.txt", tmp_path / "valid.npy", num_workers=1)
+    flags = [*corpus.flags(), "--out-dir", tmp_path / "run"]
+    assert "was encoded with another tokenizer than" in refused(
+        [*flags, "--tokenizer", tmp_path / "other"], capsys
+    )
+    assert "was encoded with another tokenizer than" in refused(
+        [*flags, "--val-data", tmp_path / "valid.npy"], capsys
+    )
+
+
+def test_a_folder_that_is_no_run_is_not_written_over(corpus, tmp_path, capsys):
+    (tmp_path / "mine/tokenizer").mkdir(parents=True)
+    (tmp_path / "mine/tokenizer/precious.txt").write_text("mine")
+    err = refused([*corpus.flags(), "--out-dir", tmp_path / "mine"], capsys)
+    assert "no run folder, yet it holds tokenizer" in err
+    assert (tmp_path / "mine/tokenizer/precious.txt").read_text() == "mine"
+
+
+def test_an_extended_run_remembers_its_new_end(corpus, tmp_path, capsys):
+    folder = tmp_path / "run"
+    run(corpus, folder)
+    assert train(["--resume", "--out-dir", str(folder), "--max-iters", "8"])
+    capsys.readouterr()
+    assert train(["--resume", "--out-dir", str(folder)])
+    assert "already finished at step 8 of 8" in capsys.readouterr().out
+
+
+def test_resume_from_another_folder_and_without_the_original_tokenizer(corpus, tmp_path, monkeypatch):
+    import os
+    import shutil
+
+    for name in ("train.npy", "valid.npy"):
+        shutil.copy(corpus.folder / name, tmp_path)
+    shutil.copytree(corpus.tokenizer, tmp_path / "tok")
+    monkeypatch.chdir(tmp_path)
+    names = {str(corpus.folder / "train.npy"): "train.npy", str(corpus.folder / "valid.npy"): "./valid.npy"}
+    flags = [names.get(word, word) for word in corpus.flags()]
+    assert train([*flags, "--tokenizer", "tok", "--out-dir", "run"])
+    shutil.rmtree(tmp_path / "tok")
+    os.chdir(corpus.folder)
+    assert train(["--out-dir", str(tmp_path / "run"), "--max-iters", "7"])
+    assert "bits_per_byte" in read_metrics(tmp_path / "run")[-1]
+
+
+def test_init_from_another_function_of_the_same_shape_is_refused(corpus, trained_run, tmp_path, capsys):
+    flags = [*corpus.flags(), "--init-from", trained_run, "--rope-theta", "5", "--out-dir", tmp_path / "run"]
+    assert "rope_theta is 10000.0 there and 5.0 here" in refused(flags, capsys)
+    assert not (tmp_path / "run").exists()

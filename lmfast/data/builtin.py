@@ -1,6 +1,6 @@
 """The built-in corpus made ready to train on: stories, a tokenizer, token files. Finished stages are kept.
 
-    data/stories/{train.txt, valid.txt, tokenizer/, train.npy, valid.npy}
+    data/stories/{train.txt, valid.txt, 4096/{tokenizer/, train.npy, valid.npy}}      # a folder for each vocab_size
 
 A stage is finished when its output is there and its `.json` side file (or the stamp beside the tokenizer) names the
 same request and the same input; what a changed request or a changed grammar makes stale is made again.
@@ -45,11 +45,13 @@ def prepare(
     folder.mkdir(parents=True, exist_ok=True)
     for name, size, seed in (("train", train_bytes, TRAIN_SEED), ("valid", valid_bytes, VALID_SEED)):
         _stories(folder / f"{name}.txt", size, seed, report)
-    _tokenizer(folder, vocab_size, report)
+    encoded = folder / str(vocab_size)
+    encoded.mkdir(exist_ok=True)
+    _tokenizer(folder, encoded, vocab_size, report)
     for name in ("train", "valid"):
-        _tokens(folder, name, report)
+        _tokens(folder, encoded, name, report)
     floor = _read_json(folder / "valid.txt.json")["bits_per_byte"]
-    return Prepared(folder / "train.npy", folder / "valid.npy", folder / "tokenizer", floor)
+    return Prepared(encoded / "train.npy", encoded / "valid.npy", encoded / "tokenizer", floor)
 
 
 def _stories(path: Path, size: int, seed: int, report: Callable[[str], None]) -> None:
@@ -64,10 +66,10 @@ def _stories(path: Path, size: int, seed: int, report: Callable[[str], None]) ->
     report(f"{path}: {summary.stories:,} stories, {summary.bytes / 1e6:.1f} MB")
 
 
-def _tokenizer(folder: Path, vocab_size: int, report: Callable[[str], None]) -> None:
-    source, target = folder / "train.txt", folder / "tokenizer"
+def _tokenizer(folder: Path, encoded: Path, vocab_size: int, report: Callable[[str], None]) -> None:
+    source, target = folder / "train.txt", encoded / "tokenizer"
     request = {"vocab_size": vocab_size, "source": _read_json(folder / ".train.txt.request.json")}
-    stamp = folder / ".tokenizer.request.json"
+    stamp = encoded / ".tokenizer.request.json"
     if target.is_dir() and _read_json(stamp) == request:
         report(f"{target}: reused ({vocab_size:,} tokens)")
         return
@@ -75,7 +77,7 @@ def _tokenizer(folder: Path, vocab_size: int, report: Callable[[str], None]) -> 
 
     stamp.unlink(missing_ok=True)
     tokenizer = train_bpe(source, vocab_size, special_tokens=[SPECIAL])
-    beside = folder / ".tokenizer.partial"
+    beside = encoded / ".tokenizer.partial"
     shutil.rmtree(beside, ignore_errors=True)
     tokenizer.save(beside)
     shutil.rmtree(target, ignore_errors=True)
@@ -84,20 +86,20 @@ def _tokenizer(folder: Path, vocab_size: int, report: Callable[[str], None]) -> 
     report(f"{target}: {tokenizer.vocab_size:,} tokens learnt from {source}")
 
 
-def _tokens(folder: Path, name: str, report: Callable[[str], None]) -> None:
+def _tokens(folder: Path, encoded: Path, name: str, report: Callable[[str], None]) -> None:
     from lmfast.tokenizer.bpe import Tokenizer
 
-    source, target = folder / f"{name}.txt", folder / f"{name}.npy"
+    source, target = folder / f"{name}.txt", encoded / f"{name}.npy"
     request = {
-        "tokenizer": _read_json(folder / ".tokenizer.request.json"),
+        "tokenizer": _read_json(encoded / ".tokenizer.request.json"),
         "source": _read_json(folder / f".{name}.txt.request.json"),
     }
-    stamp = folder / f".{name}.npy.request.json"
+    stamp = encoded / f".{name}.npy.request.json"
     if target.exists() and _read_json(stamp) == request:
         report(f"{target}: reused")
         return
     stamp.unlink(missing_ok=True)
-    summary = Tokenizer.load(folder / "tokenizer").encode_file(source, target)
+    summary = Tokenizer.load(encoded / "tokenizer").encode_file(source, target)
     _write_json(stamp, request)
     report(f"{target}: {summary.tokens:,} tokens")
 

@@ -46,5 +46,7 @@ def sample(
     logits = logits.float()
     if temperature == 0:
         return logits.argmax(dim=-1)
-    p = filter_logits(logits / temperature, top_k, top_p).softmax(dim=-1)
+    # The largest becomes 0 first, so that no temperature makes an infinity.
+    logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
+    p = filter_logits(logits, top_k, top_p).softmax(dim=-1)
     return (p / torch.empty_like(p).exponential_(generator=generator)).argmax(dim=-1)

@@ -110,7 +110,17 @@ def named_peak(name: str, dtype: str) -> tuple[Device, float]:
 
 
 def device_peak(device, bf16: bool) -> tuple[float, str]:
-    """(FLOP/s, where the figure is from) of this machine's torch device in bf16 or fp32; what MFU divides by."""
+    """(FLOP/s, where the figure is from) of this machine's torch device in training; what MFU divides by.
+
+    On CUDA fp32 training computes its products in TF32 (see model/device.py), at half the bf16 rate on every device
+    of the table that has bf16.
+    """
+    if device.type == "cuda" and not bf16:
+        import torch
+
+        known = known_device(torch.cuda.get_device_name(device))
+        if known is not None and "bf16" in known.rates:
+            return known.rates["bf16"] / 2, f"{known.name} dense tf32"
     return peak_here(device, "bf16" if bf16 else "fp32")
 
 

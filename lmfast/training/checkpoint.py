@@ -135,7 +135,7 @@ def _sync(path: Path) -> None:
     """Flushes a file, or on POSIX a folder's entries, to the disk."""
     if path.is_dir() and os.name == "nt":
         return
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)
     finally:

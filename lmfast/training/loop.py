@@ -60,7 +60,7 @@ class Hooks:
     """What the loop calls at its intervals; each is optional."""
 
     evaluate: Callable[[], dict] | None = None  # → {val_loss, bits_per_byte}
-    checkpoint: Callable[[Progress], None] | None = None
+    checkpoint: Callable[[Progress], bool] | None = None  # → whether it was written
     sample: Callable[[int], str] | None = None  # step → text
     should_stop: Callable[[], bool] = field(default=lambda: False)  # asked after each step
 
@@ -121,7 +121,8 @@ def train_loop(
             with clock.aside():
                 metrics |= hooks.evaluate()
             model.train()
-            if progress.best_val_loss is None or metrics["val_loss"] < progress.best_val_loss:
+            best = float("inf") if progress.best_val_loss is None else progress.best_val_loss
+            if metrics["val_loss"] < best:  # never where it is NaN
                 progress.best_val_loss, progress.best_step = metrics["val_loss"], step
         if metrics:
             progress.seconds = clock.seconds()
@@ -136,7 +137,11 @@ def train_loop(
         if hooks.checkpoint and (last or stopping or due):
             with clock.aside():
                 progress.seconds = clock.seconds()
-                hooks.checkpoint(progress)
+                saved = hooks.checkpoint(progress)
+            if not saved and (last or stopping):
+                raise UserError(
+                    f"step {step} could not be saved (see above); make room and resume from the checkpoint before it"
+                )
         if stopping:
             return False
     return True
@@ -182,7 +187,7 @@ class _FiniteGuard:
         if int(self.in_a_row) >= PATIENCE:
             raise UserError(
                 f"loss not finite for {int(self.in_a_row)} steps in a row, up to step {int(self.last_step)}; "
-                "the weights are those from before: resume with a lower learning_rate or another seed"
+                "start anew with a lower learning_rate (--init-from takes the weights of the last checkpoint along)"
             )
 
 

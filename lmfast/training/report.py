@@ -6,12 +6,11 @@ inside the page; without matplotlib the page says so and keeps its tables.
 
 import html
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from lmfast.files import written_beside
-from lmfast.training.run_folder import read_metrics
+from lmfast.training.run_folder import read_facts, read_metrics
 
 COLOURS = ("#2563eb", "#d9480f", "#2b8a3e", "#9c36b5", "#0b7285", "#a61e4d", "#5c940d", "#495057")
 
@@ -52,8 +51,7 @@ class _Run:
     def __init__(self, folder: Path):
         self.name = folder.name or str(folder)
         self.metrics = read_metrics(folder)
-        facts = folder / "run.json"
-        self.facts = json.loads(facts.read_text(encoding="utf-8")) if facts.exists() else {}
+        self.facts = read_facts(folder)
         config = folder / "config.yaml"
         self.config = config.read_text(encoding="utf-8") if config.exists() else ""
         self.samples = sorted((folder / "samples").glob("step_*.txt"))

@@ -6,6 +6,7 @@ What is taught, and from which batches, comes in as a `Task`; everything else is
 import contextlib
 import json
 import math
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -49,6 +50,8 @@ class Task:
 def resolve(settings: TrainSettings, vocab_size: int | None) -> TrainSettings:
     """Every derived setting filled in, so that the saved config says all. Raises UserError on what cannot work."""
     opt, model = settings.optimizer, settings.model
+    if not 0 <= settings.run.seed < 2**63:
+        raise UserError(f"seed is {settings.run.seed}; it must lie between 0 and 2**63 - 1")
     if model.vocab_size is not None and vocab_size is not None and vocab_size > model.vocab_size:
         raise UserError(
             f"vocab_size is {model.vocab_size}, but the tokenizer has {vocab_size} ids; leave --vocab-size out"
@@ -98,10 +101,14 @@ def execute(settings: TrainSettings, task: Task, folder: Path, resuming: bool, d
     source = None
     if settings.run.init_from is not None and not resuming:
         source = run_folder.find_checkpoint(Path(settings.run.init_from))
+        run_folder.refuse_other_model(source, settings.model)
+    if not resuming:
+        run_folder.refuse_foreign_folder(folder)
     with run_folder.lock_run(folder):
         checkpoint = None
         if resuming:
             refuse_changes(folder, saved_settings(folder), settings)
+            run_folder.refuse_other_data(folder, task.facts)
             checkpoint = newest_checkpoint(folder / "checkpoints")
             if checkpoint is None:
                 raise UserError(f"{folder}: every checkpoint in it is damaged; choose another --out-dir")
@@ -142,6 +149,7 @@ def execute(settings: TrainSettings, task: Task, folder: Path, resuming: bool, d
             _begin_folder(folder, settings, task, device, peak, peak_source)
         else:
             run_folder.keep_metrics_until(folder, progress.step)
+            write_yaml(folder / "config.yaml", settings)  # what may change, such as max_iters, did
         sinks = _open_sinks(folder, settings, progress)
         loss_fn = task.objective.loss
         try:
@@ -180,6 +188,8 @@ def _begin_folder(
 ) -> None:
     """What a run folder holds before its first step. Remains of a run that never reached a checkpoint are replaced."""
     folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder / "samples", ignore_errors=True)
+    (folder / "wandb_id").unlink(missing_ok=True)
     (folder / "metrics.jsonl").write_text("")
     write_yaml(folder / "config.yaml", settings)
     if task.tokenizer is not None:
@@ -233,7 +243,7 @@ def _introduce(sinks, folder, settings, task, device, peak, peak_source, checkpo
         sinks.message(f"resuming after step {checkpoint.step}")
 
 
-def _save(folder: Path, model, optimizer, progress: Progress, keep: int, sinks: Sinks) -> None:
+def _save(folder: Path, model, optimizer, progress: Progress, keep: int, sinks: Sinks) -> bool:
     """A checkpoint, or one line when the disk is full: the run goes on and the older checkpoints stay."""
     checkpoints = folder / "checkpoints"
     try:
@@ -242,8 +252,9 @@ def _save(folder: Path, model, optimizer, progress: Progress, keep: int, sinks: 
         sinks.message(
             f"checkpoint at step {progress.step} could not be written ({error}); the older ones are whole"
         )
-        return
+        return False
     prune_checkpoints(checkpoints, keep, progress.best_step)
+    return True
 
 
 class _StopSignals(contextlib.AbstractContextManager):

@@ -4,6 +4,7 @@ runs/NAME/{config.yaml, tokenizer/, metrics.jsonl, samples/, report.html, checkp
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -34,6 +35,59 @@ def newest_run(with_checkpoint: bool = True) -> Path:
 
 def _last_written(run: Path) -> float:
     return max(p.stat().st_mtime for p in [run / "config.yaml", *run.glob("checkpoints/step_*")])
+
+
+def refuse_foreign_folder(folder: Path) -> None:
+    """Raises UserError where a new run would write over files that are no run's."""
+    if not folder.is_dir() or (folder / "run.json").exists():
+        return
+    ours = {
+        "config.yaml",
+        "tokenizer",
+        "metrics.jsonl",
+        "samples",
+        "report.html",
+        "checkpoints",
+        "tensorboard",
+        "wandb",
+    }
+    taken = sorted(ours & {p.name for p in folder.iterdir()})
+    if taken:
+        raise UserError(f"{folder}: no run folder, yet it holds {', '.join(taken)}; choose another --out-dir")
+
+
+def refuse_other_data(folder: Path, facts: dict) -> None:
+    """Raises UserError where the training data is not what the run was started with."""
+    before = read_facts(folder).get("train_data")
+    if before is not None and before != facts.get("train_data"):
+        raise UserError(
+            f"{folder}: the run was started on other training data ({before}, now {facts.get('train_data')}); "
+            "put that back, or choose another --out-dir"
+        )
+
+
+def refuse_other_model(checkpoint, config) -> None:
+    """Raises UserError naming the setting in which a run's model differs from `config` (dropout and context may)."""
+    path = checkpoint.path.resolve().parent.parent / "config.yaml"
+    if not path.is_file():
+        return
+    from lmfast.settings import TrainSettings, read_yaml, replace_flat
+
+    there = replace_flat(TrainSettings(), read_yaml(path, TrainSettings)).model.resolved()
+    for field in dataclasses.fields(config):
+        old, new = getattr(there, field.name), getattr(config, field.name)
+        if field.name not in ("dropout", "context_length") and old != new:
+            raise UserError(
+                f"{checkpoint.path}: a checkpoint of another model shape: {field.name} is {old} there and {new} here"
+            )
+
+
+def read_facts(folder: Path) -> dict:
+    """run.json; empty where it is missing or damaged."""
+    try:
+        return json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 @contextlib.contextmanager
@@ -116,7 +170,7 @@ def find_checkpoint(path: Path):
 
     if not path.is_dir():
         raise UserError(f"{path}: no such run folder or checkpoint")
-    if re.fullmatch(r"step_\d+", path.resolve().name):
+    if not (path / "checkpoints").is_dir() and re.fullmatch(r"step_\d+", path.resolve().name):
         return open_checkpoint(path)
     checkpoint = newest_checkpoint(path / "checkpoints")
     if checkpoint is None:

@@ -34,14 +34,16 @@ def test_a_changed_request_makes_what_depends_on_it_again(tmp_path):
     make(tmp_path)
     _, lines = make(tmp_path, vocab_size=310)
     assert ["reused" in line for line in lines] == [True, True, False, False, False]
+    _, lines = make(tmp_path)
+    assert all("reused" in line for line in lines)  # each vocabulary has a folder of its own
     _, lines = make(tmp_path, vocab_size=310, train_bytes=30_000)
     assert ["reused" in line for line in lines] == [False, True, False, False, False]
-    assert json.loads((tmp_path / "train.npy.json").read_text())["vocab_size"] == 310
+    assert json.loads((tmp_path / "310/train.npy.json").read_text())["vocab_size"] == 310
 
 
 def test_a_stage_that_was_interrupted_is_made_again(tmp_path):
     make(tmp_path)
-    (tmp_path / "valid.npy").unlink()
+    (tmp_path / "300/valid.npy").unlink()
     _, lines = make(tmp_path)
     assert ["reused" in line for line in lines] == [True, True, True, True, False]
 

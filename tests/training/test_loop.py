@@ -98,16 +98,21 @@ def test_too_many_in_a_row_end_the_run():
 
 def test_a_stop_leaves_a_checkpoint():
     saved = []
-    hooks = Hooks(checkpoint=lambda p: saved.append(p.step), should_stop=lambda: True)
+    hooks = Hooks(checkpoint=lambda p: not saved.append(p.step), should_stop=lambda: True)
     *_, done = run(5, hooks=hooks)
     assert not done and saved == [1]
+
+
+def test_an_end_that_cannot_be_saved_is_an_error():
+    with pytest.raises(UserError, match="step 5 could not be saved"):
+        run(5, hooks=Hooks(checkpoint=lambda p: False), checkpoint_interval=3)
 
 
 def test_hooks_are_called_at_their_intervals():
     saved, asked = [], []
     hooks = Hooks(
         evaluate=lambda: asked.append(1) or {"val_loss": 2.0 - len(asked)},
-        checkpoint=lambda p: saved.append(p.step),
+        checkpoint=lambda p: not saved.append(p.step),
     )
     progress = Progress()
     run(5, hooks=hooks, progress=progress, eval_interval=2, checkpoint_interval=3)

@@ -83,6 +83,8 @@ def test_a_full_disk_leaves_the_run_alive_and_the_old_checkpoint_whole(tmp_path,
 
 
 def test_a_second_ctrl_c_interrupts_at_once():
+    # A process started in the background finds SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt), _StopSignals() as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop.seen
