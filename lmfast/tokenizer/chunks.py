@@ -33,8 +33,8 @@ from numba import njit
 from lmfast.errors import UserError
 from lmfast.tokenizer import scanner
 from lmfast.tokenizer.intrinsics import PADDING, U1, byte_matches, enable_cache, trailing_zeros
+from lmfast.tokenizer.next_end import char_at, is_letter
 from lmfast.tokenizer.patterns import NAMED, SPACE, Pattern, code_point_classes, compile_custom
-from lmfast.tokenizer.scanner import char_at, is_letter
 
 CHUNK_BYTES = 4 << 20  # what one worker takes at a time: 6 ms of work, some 20 us of overhead
 ENDS_PER_BATCH = 1 << 15  # pretokens per compiled call; 2^12 to 2^17 made no difference

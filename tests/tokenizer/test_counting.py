@@ -1,6 +1,5 @@
 """Counting against the oracle: any text, any number of workers, any memory."""
 
-import itertools
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmfast.errors import UserError
-from lmfast.tokenizer import chunks, counting
-from lmfast.tokenizer.counting import CountTable, count_pretokens
+from lmfast.tokenizer import chunks, count_table, counting
+from lmfast.tokenizer.counting import count_pretokens
 from lmfast.tokenizer.patterns import get_pattern
 from tests.tokenizer import oracle
 from tests.tokenizer.test_scanner import HARD
@@ -77,7 +76,8 @@ def test_any_number_of_workers_gives_the_same_arrays(tmp_path, small_chunks, wor
 def test_counts_that_spill_to_disk_are_exact(tmp_path, small_chunks, monkeypatch, workers):
     path = tmp_path / "text.txt"
     path.write_bytes(mixed_text(30_000, seed=2))
-    monkeypatch.setattr(counting, "_FIRST_ROWS", 1 << 8)
+    for module in (counting, count_table):
+        monkeypatch.setattr(module, "FIRST_ROWS", 1 << 8)
     spilled = []
     spill = counting._Totals._spill
     monkeypatch.setattr(
@@ -90,7 +90,8 @@ def test_counts_that_spill_to_disk_are_exact(tmp_path, small_chunks, monkeypatch
 def test_a_workers_full_table_is_handed_over(tmp_path, small_chunks, monkeypatch):
     path = tmp_path / "text.txt"
     path.write_bytes(mixed_text(30_000, seed=3))
-    monkeypatch.setattr(counting, "_FIRST_ROWS", 1 << 8)
+    for module in (counting, count_table):
+        monkeypatch.setattr(module, "FIRST_ROWS", 1 << 8)
     expected = counted([path], num_workers=2)
     monkeypatch.setattr(counting, "_WORKER_ROWS", 200)
     assert counted([path], num_workers=2) == expected
@@ -127,28 +128,6 @@ def test_progress_ends_at_the_files_size(tmp_path, small_chunks):
     seen = []
     counted([path], num_workers=2, progress=lambda done, total: seen.append((done, total)))
     assert seen == sorted(seen) and seen[-1] == (1100, 1100) and len(seen) > 5
-
-
-def test_order_by_bytes_also_where_15_bytes_are_shared():
-    """Prefixes, zeros, and long pretokens that only differ late."""
-    words = [
-        b"a",
-        b"a\0",
-        b"",
-        b"a" * 15,
-        b"a" * 16,
-        b"a" * 15 + b"\0",
-        b"a" * 40 + b"b",
-        b"a" * 40 + b"a",
-        b"\xff" * 20,
-    ]
-    words = [word for word in words if word]
-    table = CountTable()
-    bounds = np.cumsum([len(word) for word in words])
-    table.add(chunks.padded(b"".join(words)), 0, bounds, 0, len(bounds))
-    data, offsets, counts = table.sorted()
-    assert [data[a:b].tobytes() for a, b in itertools.pairwise(offsets)] == sorted(words)
-    assert counts.tolist() == [1] * len(words)
 
 
 @pytest.mark.parametrize("file", ["tinystories_valid.txt", "udhr_multilingual.txt", "dickens.txt"])

@@ -62,25 +62,6 @@ def test_ids_are_the_oracles(text, pattern):
     )
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
-@given(st.text(alphabet="ab", max_size=200), st.integers(0, 2**32))
-def test_few_letters_and_many_overlapping_merges(text, seed):
-    """Both ways to merge, short and long, with ranks that say nothing about lengths."""
-    rng = random.Random(seed)
-    symbols, merges = [b"a", b"b"], []
-    while len(merges) < 12:
-        pair = (rng.choice(symbols), rng.choice(symbols))
-        if pair not in merges:
-            merges.append(pair)
-            symbols.append(pair[0] + pair[1])
-    vocab = dict(enumerate(dict.fromkeys([*(bytes([byte]) for byte in range(256)), *symbols])))
-    compiled = Encoder(vocab, merges, {}, get_pattern("gpt2"))
-    for word in (text, text[:64], text[:65], text * 3):
-        assert compiled.encode(word.encode()).tolist() == oracle.encode(
-            word.encode(), vocab, merges, {}, get_pattern("gpt2").regex
-        )
-
-
 def test_hard_input():
     for text in (
         b"", b" ", b"\n" * 3000, b"x" * 3000, b"'s" * 1000, b"today\n \n", b"a \n\n  b", b"aaaaa", b"they'LL", "'ſ".encode(),
@@ -123,18 +104,6 @@ def test_the_lower_of_two_ids_with_the_same_bytes():
     texts = [*(bytes([byte]) for byte in range(256)), b"aa", b"aaa", b"aaa"]
     merges = [(b"a", b"a"), (b"aa", b"a"), (b"a", b"aa")]
     assert Encoder(dict(enumerate(texts)), merges, {}, get_pattern("gpt2")).encode(b"aaa").tolist() == [257]
-
-
-def test_a_cache_that_overflows_all_the_time_changes_nothing(monkeypatch):
-    monkeypatch.setattr(encoding, "_MAX_ROWS", 1 << 4)
-    monkeypatch.setattr(encoding, "_ID_ARENA", 600)
-    monkeypatch.setattr(encoding, "_BYTE_ARENA", 700)
-    small = Encoder(*lesson("gpt2"), get_pattern("gpt2"))
-    rng = random.Random(7)
-    text = b"".join(
-        rng.choice([*HARD, b" the", b" internationalisation", LESSON[200:300]]) for _ in range(3000)
-    )
-    assert np.array_equal(small.encode(text), encoder().encode(text))
 
 
 @pytest.mark.parametrize(
