@@ -8,7 +8,9 @@ megabyte of one letter costs n log n.
 
 What this costs is memory: two lookups a merge, most of which find nothing. A filter of one 64-bit word a pair, two
 bits of it (64 KiB for 32,000 merges), answers nearly all of those without touching the table, and the table has
-all there is to know about a merge in one row of 16 bytes.
+all there is to know about a merge in one row of 16 bytes. A word of ten bytes takes 220 ns, about 40 a merge, which
+is the chain from one lookup to the next: finding the least without a branch and neighbours without a branch (trees of
+comparisons, sentinels) changed nothing.
 """
 
 import numpy as np
