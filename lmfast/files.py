@@ -1,4 +1,4 @@
-"""Output files that are complete or absent.
+"""Output files that are complete or absent, and folders that one process writes at a time.
 
 In: the final path. Out: a path beside it to write to; it takes the final name when all went well, and is
 removed when not. Refuses folders that are missing or not writable, in one line.
@@ -6,21 +6,30 @@ removed when not. Refuses folders that are missing or not writable, in one line.
 
 import contextlib
 import os
-from collections.abc import Iterator
+import shutil
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lmfast.errors import UserError
 
 
 @contextlib.contextmanager
-def written_beside(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path in the folder of `path`; on success it replaces `path` in one step."""
+def written_beside(path: str | Path, durable: bool = False) -> Iterator[Path]:
+    """Yields a temporary path in the folder of `path`; on success it replaces `path` in one step.
+
+    durable: the file is on the disk before it takes its name, so that a power cut leaves the old one or the new one.
+    """
     path = Path(path)
     check_writable(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield beside
+        if durable:
+            sync(beside)
         os.replace(beside, path)
+        if durable:
+            sync(path.parent)
     except OSError as error:
         if error.errno is None or error.filename not in (None, str(beside), str(path)):
             raise
@@ -39,3 +48,58 @@ def check_writable(path: str | Path) -> None:
         raise UserError(f"{path}: the folder {folder} does not exist; make it, or choose another --output")
     if not os.access(folder, os.W_OK):
         raise UserError(f"{path}: the folder {folder} is not writable; choose another --output")
+
+
+def sync(path: Path) -> None:
+    """Flushes a file, or on POSIX a folder's entries, to the disk."""
+    if path.is_dir() and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def locked(
+    folder: Path, refusal: str | None = None, waiting: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Holds `folder` (made if need be) for this process, by a lock on its file .lock.
+
+    Where another live process holds it: UserError(refusal), or without a refusal one call of `waiting` and patience.
+    The lock is the operating system's, on an open file: it is gone when its holder is, however that ended.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a+b") as handle:
+        if not _try_lock(handle):
+            if refusal is not None:
+                raise UserError(refusal)
+            waiting()
+            while not _try_lock(handle):
+                time.sleep(0.2)
+        yield
+
+
+def _try_lock(handle) -> bool:
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def empty_folder(folder: Path) -> None:
+    """Removes everything in `folder` but its lock, which is open and which others may wait for."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != ".lock":
+            path.unlink()

@@ -4,25 +4,27 @@ Built-in stories → tokenizer → token files → training → text, into data/
 are reused; --fresh starts over.
 """
 
-import argparse
-import shutil
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from lmfast.errors import exit_on_user_error
+from lmfast.files import empty_folder
+from lmfast.tokenizer.__main__ import Parser
 
 FOLDER = Path("runs/quickstart")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="lmfast quickstart", description="From nothing to a small story-telling model, in minutes."
+    parser = Parser(
+        prog="lmfast quickstart",
+        description="From nothing to a small story-telling model, in minutes.",
+        allow_abbrev=False,
     )
     parser.add_argument("--fresh", action="store_true", help="start over instead of reusing finished stages")
-    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     with exit_on_user_error():
+        arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
         if not quickstart(arguments.fresh):
             sys.exit(130)
 
@@ -35,7 +37,7 @@ def quickstart(fresh: bool) -> bool:
 
     if fresh and FOLDER.exists():
         with lock_run(FOLDER):
-            shutil.rmtree(FOLDER)
+            empty_folder(FOLDER)
     from lmfast.data.builtin import prepare
 
     print("1/3 the corpus: stories from a built-in grammar, a byte-level BPE, token files")

@@ -1,21 +1,21 @@
 """python -m lmfast.report RUN…: compare runs on one HTML page that opens offline."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from lmfast.errors import UserError, exit_on_user_error
+from lmfast.tokenizer.__main__ import Parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="lmfast report", description="Compare runs on one HTML page.")
+    parser = Parser(prog="lmfast report", description="Compare runs on one HTML page.", allow_abbrev=False)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
     parser.add_argument(
         "--output", type=Path, default=Path("report.html"), help="page to write (report.html)"
     )
-    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     with exit_on_user_error():
+        arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
         for run in arguments.runs:
             if not (run / "metrics.jsonl").is_file():
                 raise UserError(f"{run}: not a run folder (no metrics.jsonl in it)")

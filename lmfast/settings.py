@@ -24,6 +24,7 @@ import tyro
 import yaml
 
 from lmfast.errors import UserError
+from lmfast.files import written_beside
 from lmfast.model.config import ModelConfig
 
 T = TypeVar("T")
@@ -217,7 +218,8 @@ class _UniqueKeys(yaml.SafeLoader):
 def write_yaml(path: Path, settings: Any) -> None:
     """The inverse of `read_yaml`: flat, in the order of the dataclass, the name of the config file left out."""
     flat = {name: value for name, value in to_flat(settings).items() if name != "config"}
-    path.write_text(yaml.safe_dump(flat, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    with written_beside(path, durable=True) as beside:
+        beside.write_text(yaml.safe_dump(flat, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def parse(

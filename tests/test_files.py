@@ -1,11 +1,12 @@
 """files.py: a file under its final name is complete, whatever happens while it is written."""
 
 import os
+import threading
 
 import pytest
 
 from lmfast.errors import UserError
-from lmfast.files import check_writable, written_beside
+from lmfast.files import check_writable, empty_folder, locked, written_beside
 
 
 def test_appears_when_complete(tmp_path):
@@ -24,6 +25,44 @@ def test_failure_keeps_the_old_file_and_nothing_else(tmp_path):
         beside.write_text("half")
         raise KeyboardInterrupt
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["out.txt"]
+
+
+def test_a_durable_file_is_synced_before_it_takes_its_name(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr("lmfast.files.sync", lambda path: done.append(("sync", path.name)))
+    real = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: done.append(("replace", b.name)) or real(a, b))
+    with written_beside(tmp_path / "out.txt", durable=True) as beside:
+        beside.write_text("new")
+    assert done == [("sync", beside.name), ("replace", "out.txt"), ("sync", tmp_path.name)]
+
+
+def test_a_folder_has_one_holder(tmp_path):
+    with locked(tmp_path / "new"):
+        with pytest.raises(UserError, match="taken"), locked(tmp_path / "new", refusal="taken"):
+            pass
+        order, waits = [], threading.Event()
+
+        def second():
+            with locked(tmp_path / "new", waiting=waits.set):
+                order.append("second")
+
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert waits.wait(10)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
+
+
+def test_an_emptied_folder_keeps_its_lock(tmp_path):
+    with locked(tmp_path / "a"):
+        (tmp_path / "a/b").mkdir()
+        (tmp_path / "a/b/c").write_text("x")
+        (tmp_path / "a/link").symlink_to(tmp_path)
+        empty_folder(tmp_path / "a")
+        assert os.listdir(tmp_path / "a") == [".lock"]
+    empty_folder(tmp_path / "no")
 
 
 def test_an_input_that_is_missing_is_not_blamed_on_the_output(tmp_path):

@@ -80,3 +80,10 @@ def test_train_without_data_or_config_takes_the_quickstarts_model(small, capsys)
     assert "using the built-in stories" in out
     assert read_metrics(small / "runs/train-1")[-1]["bits_per_byte"] > 0
     assert yaml.safe_load((small / "runs/train-1/config.yaml").read_text())["d_model"] == 16
+
+
+def test_a_bad_command_line_is_one_line(capsys):
+    with pytest.raises(SystemExit) as stop:
+        room.main(["--frehs"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: unknown option --frehs; did you mean --fresh?\n"

@@ -14,3 +14,14 @@ def test_what_is_no_run_is_refused(tmp_path, capsys):
         main([str(tmp_path), "--output", str(tmp_path / "page.html")])
     assert stop.value.code == 2 and "not a run folder" in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [([], "arguments are required: RUN"), (["a", "--ouptut", "b"], "did you mean --output?")],
+)
+def test_a_bad_command_line_is_one_line(words, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1 and message in err

@@ -367,3 +367,39 @@ def test_init_from_another_function_of_the_same_shape_is_refused(corpus, trained
     flags = [*corpus.flags(), "--init-from", trained_run, "--rope-theta", "5", "--out-dir", tmp_path / "run"]
     assert "rope_theta is 10000.0 there and 5.0 here" in refused(flags, capsys)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_cannot_begin_leaves_nothing_behind(corpus, trained_run, tmp_path, capsys, monkeypatch):
+    """A missing package is found out when the folder is begun already; weights that do not fit, after the lock."""
+    flags = [*corpus.flags(), "--out-dir", tmp_path / "run"]
+    assert "another model shape" in refused(
+        [*flags, "--init-from", trained_run / "checkpoints/step_00000003", "--d-ff", "8"], capsys
+    )
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert "needs the package wandb" in refused([*flags, "--wandb"], capsys)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()  # a folder that was there stays, and another try may use it
+    assert "needs the package wandb" in refused([*flags, "--wandb"], capsys)
+    assert train([*map(str, flags), "--max-iters", "1"])
+
+
+def test_a_run_killed_while_its_folder_was_begun_starts_anew(corpus, tmp_path, monkeypatch):
+    """Whatever had been written by then, the same command begins again."""
+    from lmfast.training import run as room
+
+    real, written = room.write_yaml, []
+
+    def killed(path, settings):
+        real(path, settings)
+        written.extend(sorted(p.name for p in path.parent.iterdir()))
+        raise MemoryError
+
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(room, "write_yaml", killed)
+    with pytest.raises(MemoryError):
+        run(corpus, tmp_path / "run")
+    assert "run.json" in written and "config.yaml" in written and "tokenizer" not in written
+    monkeypatch.setattr(room, "write_yaml", real)
+    metrics, _ = run(corpus, tmp_path / "run")
+    assert metrics[-1]["step"] == 6

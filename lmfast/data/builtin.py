@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmfast.data import stories
-from lmfast.files import written_beside
+from lmfast.files import empty_folder, locked, written_beside
 
 FOLDER = Path("data/stories")
 TRAIN_SEED, VALID_SEED = 1, 2
@@ -39,10 +39,19 @@ def prepare(
     report: Callable[[str], None] = print,
     fresh: bool = False,
 ) -> Prepared:
-    """Writes whatever of the corpus is not there yet; one reported line a stage says what was done or reused."""
-    if fresh:
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes whatever of the corpus is not there yet; one reported line a stage says what was done or reused.
+
+    Of two processes that ask at once, the second waits and finds everything done.
+    """
+    with locked(folder, waiting=lambda: report(f"{folder}: another process is preparing it; waiting")):
+        if fresh:
+            empty_folder(folder)
+        return _prepare(folder, train_bytes, valid_bytes, vocab_size, report)
+
+
+def _prepare(
+    folder: Path, train_bytes: int, valid_bytes: int, vocab_size: int, report: Callable[[str], None]
+) -> Prepared:
     for name, size, seed in (("train", train_bytes, TRAIN_SEED), ("valid", valid_bytes, VALID_SEED)):
         _stories(folder / f"{name}.txt", size, seed, report)
     encoded = folder / str(vocab_size)

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lmfast.errors import UserError
+from lmfast.files import sync
 
 MARKER = "COMPLETE"
 _NAME = re.compile(r"step_(\d{8,})$")
@@ -60,16 +61,16 @@ def save_checkpoint(
         sums = {}
         for file in sorted(beside.iterdir()):
             sums[file.name] = _sha256(file)
-            _sync(file)
-        _sync(beside)
+            sync(file)
+        sync(beside)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(beside, final)
         marker = final / f".{MARKER}.partial"
         marker.write_text(json.dumps(sums, indent=1), encoding="utf-8")
-        _sync(marker)
+        sync(marker)
         os.replace(marker, final / MARKER)
-        _sync(final)
-        _sync(folder)
+        sync(final)
+        sync(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(beside, ignore_errors=True)
         raise error if isinstance(error, OSError) else OSError(str(error)) from error
@@ -129,17 +130,6 @@ def _damage(path: Path) -> str | None:
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Flushes a file, or on POSIX a folder's entries, to the disk."""
-    if path.is_dir() and os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _load(path: Path) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from lmfast.errors import UserError
+from lmfast.files import written_beside
 from lmfast.model.accounting import (
     device_peak,
     measured_matmul_flops,
@@ -104,7 +105,10 @@ def execute(settings: TrainSettings, task: Task, folder: Path, resuming: bool, d
         run_folder.refuse_other_model(source, settings.model)
     if not resuming:
         run_folder.refuse_foreign_folder(folder)
-    with run_folder.lock_run(folder):
+    new = not folder.exists()
+    with run_folder.lock_run(folder), contextlib.ExitStack() as undo:
+        if new:  # what cannot begin leaves nothing behind
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
         checkpoint = None
         if resuming:
             refuse_changes(folder, saved_settings(folder), settings)
@@ -151,6 +155,7 @@ def execute(settings: TrainSettings, task: Task, folder: Path, resuming: bool, d
             run_folder.keep_metrics_until(folder, progress.step)
             write_yaml(folder / "config.yaml", settings)  # what may change, such as max_iters, did
         sinks = _open_sinks(folder, settings, progress)
+        undo.pop_all()
         loss_fn = task.objective.loss
         try:
             _introduce(sinks, folder, settings, task, device, peak, peak_source, checkpoint)
@@ -179,7 +184,10 @@ def execute(settings: TrainSettings, task: Task, folder: Path, resuming: bool, d
                 )
         finally:
             sinks.close()
-        write_report([folder], folder / "report.html")
+        try:
+            write_report([folder], folder / "report.html")
+        except (OSError, UserError) as error:
+            print(f"{folder}: no report.html: {error}")
         return finished
 
 
@@ -187,13 +195,6 @@ def _begin_folder(
     folder: Path, settings: TrainSettings, task: Task, device, peak: float, peak_source: str
 ) -> None:
     """What a run folder holds before its first step. Remains of a run that never reached a checkpoint are replaced."""
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(folder / "samples", ignore_errors=True)
-    (folder / "wandb_id").unlink(missing_ok=True)
-    (folder / "metrics.jsonl").write_text("")
-    write_yaml(folder / "config.yaml", settings)
-    if task.tokenizer is not None:
-        run_folder.copy_tokenizer(task.tokenizer, folder)
     facts = {
         "parameters": num_parameters(settings.model),
         "peak_flops": peak,
@@ -201,14 +202,23 @@ def _begin_folder(
         **describe_machine(device),
         **task.facts,
     }
-    (folder / "run.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    # First of all, for it tells a run folder from a foreign one, whenever the run is cut short.
+    with written_beside(folder / "run.json", durable=True) as beside:
+        beside.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    for name in ("samples", "tensorboard"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / "wandb_id").unlink(missing_ok=True)
+    (folder / "metrics.jsonl").write_text("")
+    write_yaml(folder / "config.yaml", settings)
+    if task.tokenizer is not None:
+        run_folder.copy_tokenizer(task.tokenizer, folder)
 
 
 def _open_sinks(folder: Path, settings: TrainSettings, progress: Progress) -> Sinks:
     log = settings.logging
     others = [JSONLSink(folder)]
     if log.tensorboard:
-        others.append(TensorBoardSink(folder))
+        others.append(TensorBoardSink(folder, progress.step))
     if log.wandb != "off":
         from lmfast.settings import to_flat
 
@@ -246,6 +256,7 @@ def _introduce(sinks, folder, settings, task, device, peak, peak_source, checkpo
 def _save(folder: Path, model, optimizer, progress: Progress, keep: int, sinks: Sinks) -> bool:
     """A checkpoint, or one line when the disk is full: the run goes on and the older checkpoints stay."""
     checkpoints = folder / "checkpoints"
+    sinks.sync()
     try:
         save_checkpoint(checkpoints, model.own_tensors(), state_tensors(model, optimizer), progress.as_dict())
     except OSError as error:

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from lmfast.errors import UserError
-from lmfast.files import written_beside
+from lmfast.files import locked, written_beside
 
 RUNS = Path("runs")
 
@@ -90,28 +90,11 @@ def read_facts(folder: Path) -> dict:
         return {}
 
 
-@contextlib.contextmanager
-def lock_run(folder: Path):
-    """Holds `folder` for this process; raises UserError where another live process holds it.
-
-    The lock is the operating system's, on an open file: it is gone when its holder is, however that ended.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a+b") as handle:
-        try:
-            if os.name == "nt":
-                import msvcrt
-
-                msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"{folder}: another process is writing this run; wait for it, or choose another --out-dir"
-            ) from None
-        yield
+def lock_run(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Holds `folder` for this process; raises UserError where another live process holds it."""
+    return locked(
+        folder, f"{folder}: another process is writing this run; wait for it, or choose another --out-dir"
+    )
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
@@ -143,7 +126,7 @@ def read_metrics(folder: Path) -> list[dict]:
 def keep_metrics_until(folder: Path, step: int) -> None:
     """Drops the lines beyond `step`: those steps are about to be taken again."""
     lines = [line for line in read_metrics(folder) if line.get("step", 0) <= step]
-    with written_beside(folder / "metrics.jsonl") as beside:
+    with written_beside(folder / "metrics.jsonl", durable=True) as beside:
         beside.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 

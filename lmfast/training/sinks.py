@@ -4,7 +4,10 @@ A metrics line has step, tokens, seconds and whatever was measured at that step:
 learning_rate, grad_norm, tokens_per_second, mfu. Loss in nats a token; seconds of the whole run, over all its stops.
 """
 
+import errno
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -21,25 +24,45 @@ class Sink(Protocol):
 
 
 class Sinks:
-    """Sends everything to every sink; `message` goes to the console only."""
+    """Sends everything to every sink; `message` goes to the console only.
+
+    A sink that cannot write (a full disk) is told of in one line and asked again next time: numbers are not worth a run.
+    """
 
     def __init__(self, console: "ConsoleSink", *others: Sink):
         self.console, self.all = console, [console, *others]
+        self.failing: set[int] = set()
 
     def log(self, metrics: dict) -> None:
-        for sink in self.all:
-            sink.log(metrics)
+        self._each(lambda sink: sink.log(metrics))
 
     def text(self, step: int, title: str, body: str) -> None:
-        for sink in self.all:
-            sink.text(step, title, body)
+        self._each(lambda sink: sink.text(step, title, body))
 
     def message(self, line: str) -> None:
         self.console.message(line)
 
+    def sync(self) -> None:
+        """What was logged is on the disk after this, so that a checkpoint never knows more than metrics.jsonl."""
+        self._each(lambda sink: sink.sync() if isinstance(sink, JSONLSink) else None)
+
     def close(self) -> None:
-        for sink in self.all:
-            sink.close()
+        self._each(lambda sink: sink.close())
+
+    def _each(self, act: Callable[[Sink], None]) -> None:
+        for number, sink in enumerate(self.all):
+            try:
+                act(sink)
+            except OSError as error:
+                if number == 0:
+                    raise
+                if number not in self.failing:
+                    self.message(
+                        f"{error.filename or type(sink).__name__} cannot be written ({error.strerror}); the run goes on"
+                    )
+                self.failing.add(number)
+            else:
+                self.failing.discard(number)
 
 
 class ConsoleSink:
@@ -79,36 +102,61 @@ class ConsoleSink:
 
 
 class JSONLSink:
-    """metrics.jsonl, an object a line, each flushed; texts as samples/step_NNNNNNNN.txt."""
+    """metrics.jsonl, an object a line, each written at once; texts as samples/step_NNNNNNNN.txt.
+
+    Lines that did not fit on the disk are kept, and written before the next one; never half a line.
+    """
 
     def __init__(self, folder: Path):
-        self.folder = folder
-        self.file = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self.folder, self.path = folder, folder / "metrics.jsonl"
+        self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
+        self.pending: list[bytes] = []
 
     def log(self, metrics: dict) -> None:
-        self.file.write(json.dumps(metrics) + "\n")
-        self.file.flush()
+        self.pending.append(json.dumps(metrics).encode() + b"\n")
+        self._write()
 
     def text(self, step: int, title: str, body: str) -> None:
         samples = self.folder / "samples"
         samples.mkdir(exist_ok=True)
         (samples / f"step_{step:08d}.txt").write_text(body + "\n", encoding="utf-8")
 
+    def sync(self) -> None:
+        self._write()
+        os.fsync(self.file.fileno())
+
     def close(self) -> None:
-        self.file.close()
+        try:
+            self._write()
+        finally:
+            self.file.close()
+
+    def _write(self) -> None:
+        while self.pending:
+            size, line = os.fstat(self.file.fileno()).st_size, self.pending[0]
+            try:
+                written = self.file.write(line)
+                if written != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                self.file.truncate(size)
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
+            self.pending.pop(0)
 
 
 class TensorBoardSink:
     """Event files under the run folder's tensorboard/."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, start: int = 0):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise UserError(
                 "--tensorboard needs the package tensorboard, which is not installed; install lmfast's extra [tensorboard]"
             ) from None
-        self.writer = SummaryWriter(str(folder / "tensorboard"))
+        self.writer = SummaryWriter(
+            str(folder / "tensorboard"), purge_step=start + 1 if start else None
+        )  # events beyond the checkpoint are taken anew
 
     def log(self, metrics: dict) -> None:
         for name, value in metrics.items():

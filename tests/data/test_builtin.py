@@ -1,4 +1,5 @@
 import json
+import threading
 
 import numpy as np
 
@@ -52,3 +53,20 @@ def test_fresh_starts_over(tmp_path):
     make(tmp_path)
     _, lines = make(tmp_path, fresh=True)
     assert not any("reused" in line for line in lines)
+
+
+def test_of_two_first_runs_one_makes_and_the_other_waits(tmp_path):
+    lines = [[], []]
+
+    def call(i):
+        prepare(tmp_path / "c", **SIZES, report=lines[i].append)
+
+    threads = [threading.Thread(target=call, args=(i,)) for i in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    first, second = sorted(lines, key=lambda told: any("another process" in line for line in told))
+    assert len(first) == 5 and not any("reused" in line for line in first)
+    assert "another process is preparing it" in second[0]
+    assert len(second) == 6 and all("reused" in line for line in second[1:])

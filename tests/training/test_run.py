@@ -68,7 +68,7 @@ def test_a_full_disk_leaves_the_run_alive_and_the_old_checkpoint_whole(tmp_path,
         state: dict = {}  # noqa: RUF012 - never written
 
     messages = []
-    sinks = type("Sinks", (), {"message": staticmethod(messages.append)})()
+    sinks = type("Sinks", (), {"message": staticmethod(messages.append), "sync": lambda self: None})()
     save_checkpoint(tmp_path / "checkpoints", {"w": torch.ones(3)}, {}, Progress(step=1).as_dict())
 
     def full(*arguments):

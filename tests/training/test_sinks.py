@@ -61,6 +61,41 @@ def test_everything_goes_to_every_sink(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text()
 
 
+class FullDisk:
+    """A file on a disk that takes `room` bytes more."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, data):
+        if not self.room:
+            raise OSError(28, "No space left on device")
+        taken, self.room = data[: self.room], max(0, self.room - len(data))
+        return self.file.write(taken)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def test_a_full_disk_costs_no_line_and_no_run(tmp_path):
+    sink, shown = JSONLSink(tmp_path), console(False)
+    sinks = Sinks(shown, sink)
+    sinks.log(LINE)
+    whole, room = sink.file, len((tmp_path / "metrics.jsonl").read_bytes())
+    sink.file = FullDisk(whole, room + 10)  # the third line fits in part
+    for step in (21, 22, 23):
+        sinks.log(LINE | {"step": step})
+    on_disk = (tmp_path / "metrics.jsonl").read_text()
+    assert [json.loads(line)["step"] for line in on_disk.splitlines()] == [20, 21]
+    assert shown.console.file.getvalue().count("No space left on device); the run goes on") == 1
+    sink.file.room = 10_000
+    sinks.log(LINE | {"step": 24})
+    sinks.sync()
+    sinks.close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [20, 21, 22, 23, 24]
+
+
 @pytest.mark.parametrize("package", ["tensorboard", "wandb"])
 def test_an_absent_package_is_one_line(package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
