@@ -6,6 +6,7 @@ removed when not. Refuses folders that are missing or not writable, in one line.
 
 import contextlib
 import os
+import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,8 @@ def written_beside(path: str | Path, durable: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     check_writable(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # With the machine's name: workers of a cluster may write to one folder and have the same process id.
+    beside = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.partial")
     try:
         yield beside
         if durable:

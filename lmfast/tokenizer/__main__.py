@@ -79,12 +79,14 @@ def build_parser() -> Parser:
         "--max-memory", type=number_of_bytes, metavar="SIZE", help="for counting, e.g. 2GB; beyond, to disk"
     )
     add_workers(train)
+    add_engine(train)
 
     encode = command("encode", "text file → token file (.npy), or - for standard input and output")
     encode.add_argument("--input", required=True, metavar="TEXT", help="text file, or -")
     encode.add_argument("--output", required=True, metavar="IDS", help=".npy file, or - for ids as text")
     add_tokenizer(encode)
     add_workers(encode)
+    add_engine(encode)
 
     decode = command("decode", "token file → text")
     decode.add_argument("--input", required=True, metavar="IDS", help=".npy, .bin, text of ids, or -")
@@ -117,6 +119,24 @@ def build_parser() -> Parser:
 def add_workers(parser: Parser) -> None:
     parser.add_argument(
         "--num-workers", "--num-proc", type=positive, metavar="N", help="threads (default: all CPUs)"
+    )
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """--engine dask and what belongs to it; the data commands have it too."""
+    parser.add_argument(
+        "--engine", choices=["local", "dask"], default="local", help="threads here, or a dask cluster (local)"
+    )
+    parser.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="of a dask cluster, tcp://host:8786 or its scheduler file; default: workers on this machine",
+    )
+    parser.add_argument(
+        "--shard-size",
+        type=number_of_bytes,
+        metavar="SIZE",
+        help="what one dask worker takes at a time (256MB)",
     )
 
 

@@ -37,6 +37,7 @@ from lmfast.tokenizer.patterns import Pattern, get_pattern
 if TYPE_CHECKING:
     from lmfast.tokenizer.decoding import Decoder
     from lmfast.tokenizer.encoding import Encoder, EncodeSummary
+    from lmfast.tokenizer.sharding import DaskEngine
 
 logger = logging.getLogger(__name__)
 
@@ -242,11 +243,13 @@ class Tokenizer:
         num_workers: int | None = None,
         progress: Callable[[int, int], None] | None = None,
         tokenizer_path: str | Path | None = None,
+        engine: "DaskEngine | None" = None,
     ) -> "EncodeSummary":
         """Encodes a file into a 1-D .npy of `dtype`, and writes its summary to `dst`.json. Neither file is loaded.
 
         tokenizer_path: where this tokenizer is saved, for the summary (a loaded tokenizer knows). progress:
-        called with (bytes done, bytes in all).
+        called with (bytes done, bytes in all). engine: a cluster to work on (sharding.py), instead of this machine's
+        threads; the file is the same.
         """
         from lmfast.tokenizer.encoding import encode_file
 
@@ -255,10 +258,14 @@ class Tokenizer:
             raise UserError(f"{src}: is empty; there is nothing to encode")
         side = Path(f"{dst}.json")
         with written_beside(dst) as complete:
-            summary = encode_file(self._encoder, src, complete, self.dtype, num_workers, progress)
+            if engine is not None:
+                summary = engine.encode_file(self, src, complete, progress)
+            else:
+                summary = encode_file(self._encoder, src, complete, self.dtype, num_workers, progress)
             side.unlink(missing_ok=True)  # it tells of the file that is about to be replaced
         home = tokenizer_path or self._loaded_from
         facts = {
+            "source": str(Path(src).absolute()),
             "tokens": summary.tokens,
             "bytes": summary.bytes,
             "special_bytes": summary.special_bytes,
@@ -410,13 +417,15 @@ def train_bpe(
     num_workers: int | None = None,
     max_memory: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    engine: "DaskEngine | None" = None,
 ) -> Tokenizer:
     """Learns a byte-level BPE from one or many files; `tokenizer.training` tells how it went.
 
     vocab_size: bytes, merges and special tokens together; fewer come out (and a warning says so) where the text has
     no more pairs. special_tokens: hard boundaries, never merged across. max_memory: bytes for the table of distinct
     pretokens, which goes to disk beyond. progress: called with ("count", bytes done, bytes in all), then
-    ("merge", merges done, merges wanted). Deterministic, whatever the number of workers.
+    ("merge", merges done, merges wanted). engine: a cluster to count on (sharding.py), instead of this machine's
+    threads. Deterministic, whatever the engine and the number of workers.
     """
     paths = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
     special_tokens = list(special_tokens)
@@ -428,7 +437,8 @@ def train_bpe(
 
     started = time.perf_counter()
     on_bytes = functools.partial(progress, "count") if progress is not None else None
-    counts = count_pretokens(paths, special_tokens, split, num_workers, max_memory, on_bytes)
+    count = count_pretokens if engine is None else engine.count_pretokens
+    counts = count(paths, special_tokens, split, num_workers, max_memory, on_bytes)
     if counts.total_bytes == 0:
         raise UserError(
             f"{', '.join(map(str, paths))}: no text in it; nothing can be learnt from an empty file"

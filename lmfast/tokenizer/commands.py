@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from lmfast.errors import UserError
 from lmfast.files import check_writable, written_beside
 from lmfast.tokenizer.bpe import Tokenizer, train_bpe
 from lmfast.tokenizer.progress import PeakMemory, progress
+
+if TYPE_CHECKING:
+    from lmfast.tokenizer.sharding import DaskEngine
 
 PILE_BYTES = 825e9  # Gao et al. 2020, as CS336 has it
 DOCUMENT_END = "<|endoftext|>"
@@ -55,11 +59,30 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
 
 
+def engine_of(arguments: argparse.Namespace) -> "DaskEngine | None":
+    """The cluster that --engine names; None for this machine's threads."""
+    if arguments.engine == "local":
+        for flag, value in (("--scheduler", arguments.scheduler), ("--shard-size", arguments.shard_size)):
+            if value is not None:
+                raise UserError(f"{flag}: is for --engine dask; leave it out, or add --engine dask")
+        return None
+    from lmfast.tokenizer.chunks import default_workers
+    from lmfast.tokenizer.sharding import SHARD_BYTES, DaskEngine
+
+    return DaskEngine(
+        Path(arguments.output),
+        arguments.scheduler,
+        arguments.num_workers or default_workers(),
+        arguments.shard_size or SHARD_BYTES,
+    )
+
+
 def train(arguments: argparse.Namespace) -> None:
     output = Path(arguments.output)
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: is a file; name a folder for the tokenizer")
     check_writable(output / "vocab.json" if output.is_dir() else _first_existing(output) / "vocab.json")
+    engine = engine_of(arguments)
     names = {"count": "counting", "merge": "merging"}
     with PeakMemory() as memory, progress(counting="bytes", merging="merges") as update:
         tokenizer = train_bpe(
@@ -70,6 +93,7 @@ def train(arguments: argparse.Namespace) -> None:
             arguments.num_workers,
             arguments.max_memory,
             lambda phase, done, total: update(names[phase], done, total),
+            engine,
         )
     began = time.perf_counter()
     tokenizer.save(output)
@@ -104,13 +128,20 @@ def encode(arguments: argparse.Namespace) -> None:
         raise UserError(
             f"{arguments.output}: token files are .npy; name it so, or - for ids on standard output"
         )
+    engine = engine_of(arguments)
+    if engine is not None and "-" in (arguments.input, arguments.output):
+        raise UserError("--engine dask: needs files for --input and --output, and no -")
     with PeakMemory() as memory:
         if "-" in (arguments.input, arguments.output):
             tokens, size, seconds = _encode_stream(tokenizer, arguments.input, arguments.output)
         else:
             with progress(encoding="bytes") as update:
                 summary = tokenizer.encode_file(
-                    arguments.input, arguments.output, arguments.num_workers, partial(update, "encoding")
+                    arguments.input,
+                    arguments.output,
+                    arguments.num_workers,
+                    partial(update, "encoding"),
+                    engine=engine,
                 )
             tokens, size, seconds = summary.tokens, summary.bytes, summary.seconds
     target = "standard output" if arguments.output == "-" else arguments.output

@@ -11,6 +11,7 @@ from numba import njit
 from lmfast.tokenizer.intrinsics import (
     LONG_MARK,
     MAX_PACKED,
+    PADDING,
     U0,
     U1,
     U56,
@@ -110,6 +111,19 @@ def _merge(other, other_arena, table, shift, arena, used):
 
 
 @njit(nogil=True)
+def _add_counted(data, offsets, counts, table, shift, arena, used):
+    """Adds pretokens with their counts; there must be room for all of them. `data` is readable beyond its end."""
+    for i in range(counts.shape[0]):
+        start = offsets[i]
+        length = offsets[i + 1] - start
+        if length <= MAX_PACKED:
+            low, high = packed_key(data, start, length)
+        else:
+            low, high = long_hash(data, start, length), LONG_MARK | np.uint64(length)
+        _add(table, shift, arena, used, low, high, np.uint64(counts[i]), data, start)
+
+
+@njit(nogil=True)
 def _rehash(old, table, shift):
     """Puts the rows of one table into another, which is empty and larger."""
     mask = np.uint64((table.shape[0] >> 2) - 1)
@@ -184,6 +198,13 @@ class CountTable:
         """Adds all of another table's counts."""
         self.reserve(len(other), int(other.used[1]) + 8)
         _merge(other.table, other.arena, self.table, self.shift, self.arena, self.used)
+
+    def add_counted(self, data: np.ndarray, offsets: np.ndarray, counts: np.ndarray) -> None:
+        """Adds distinct pretokens and their counts, in the form that `sorted` gives."""
+        enable_cache(_add_counted)
+        self.reserve(len(counts), int(offsets[-1]) + 8)
+        readable = np.concatenate([data, np.zeros(PADDING, np.uint8)])
+        _add_counted(readable, offsets, counts, self.table, self.shift, self.arena, self.used)
 
     def clear(self) -> None:
         """Empties the table and keeps its memory."""

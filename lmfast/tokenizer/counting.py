@@ -184,19 +184,20 @@ _WORKER_ROWS = 1 << 19
 
 
 def count_pretokens(
-    paths: Sequence[str | Path],
+    paths: Sequence[str | Path | np.ndarray],
     special_tokens: Sequence[str],
     pattern: Pattern,
     num_workers: int | None = None,
     max_memory: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PretokenCounts:
-    """Counts the pretokens of one or many files, which are memory-mapped and never loaded.
+    """Counts the pretokens of one or many files, which are memory-mapped and never loaded, or of texts that are
+    mapped already (uint8, read-only).
 
     `max_memory` (bytes) bounds the tables of pretokens: half of it for the totals, which spill to sorted runs
     in the temporary folder and are merged exactly, the rest for the workers. `progress(bytes_done, bytes_total)`
     is called from the calling thread."""
-    texts = [open_text(path) for path in paths]
+    texts = [path if isinstance(path, np.ndarray) else open_text(path) for path in paths]
     total_bytes = sum(len(text) for text in texts)
     specials = SpecialTokens([token.encode("utf-8", "surrogateescape") for token in special_tokens])
     splitter = Splitter(pattern)

@@ -284,6 +284,7 @@ def test_encode_file_and_its_summary(tokenizer, stories, tmp_path):
     assert seen[-1] == (size, size)
     told = json.loads((tmp_path / "x.npy.json").read_text())
     assert told == {
+        "source": str(stories),
         "tokens": len(ids),
         "bytes": size,
         "special_bytes": 400 * len("<|endoftext|>"),

@@ -72,3 +72,13 @@ def test_order_by_bytes_also_where_15_bytes_are_shared():
     data, offsets, counts = table.sorted()
     assert [data[a:b].tobytes() for a, b in itertools.pairwise(offsets)] == sorted(words)
     assert counts.tolist() == [1] * len(words)
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(words, words)
+def test_counts_that_come_sorted_are_added_like_a_table(left, right):
+    table, sorted_counts = filled(left), filled(right).sorted()
+    table.add_counted(*sorted_counts)
+    assert contents(table) == Counter(left + right)
+    table.add_counted(*sorted_counts)
+    assert contents(table) == Counter(left + right + right)

@@ -1,0 +1,180 @@
+"""Where work on shards runs: in this process, in processes of this machine, or on a dask.distributed cluster.
+
+In: a function at the top level of a module, and jobs (small, picklable, each naming the files it reads and writes). Out:
+(job, result) as jobs finish, in no order. A job writes its results to a shared folder and ends with a stamp (`Stamps`), so
+that it can run again, elsewhere or twice at once, and do no harm: that is all it takes to survive a killed worker, and to
+leave out finished shards when the whole is started again. The same function runs everywhere, so the results are the same.
+
+`run_on_dask` needs the package distributed; `scheduler` is a cluster's address ("tcp://host:8786") or the path of its
+scheduler file, without it a cluster of `num_workers` processes is started here for as long as the work takes. Every worker
+must see the files under the same paths and have the same lmfast: both are asked before anything is computed.
+
+Refused: a scheduler that does not answer, workers without the files or with other code, a job that four workers died of.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lmfast.errors import UserError
+from lmfast.files import written_beside
+
+CONNECT_SECONDS = 10
+Work = Callable[[Any], dict]
+
+
+class Stamps:
+    """Which shards are finished: a small JSON file each, with the request it answers and what came out.
+
+    A stamp whose request is another (the tokenizer, the source or a setting changed) does not count."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def path(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+    def read(self, name: str, request: dict) -> dict | None:
+        """What came out, or None where the shard is still to be done."""
+        try:
+            stamp = json.loads(self.path(name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return stamp["result"] if stamp["request"] == request else None
+
+    def write(self, name: str, request: dict, result: dict) -> None:
+        """The shard is finished; its data must be on disk under its final name by now."""
+        with written_beside(self.path(name)) as beside:
+            beside.write_text(json.dumps({"request": request, "result": result}), encoding="utf-8")
+
+
+def run_here(work: Work, jobs: Sequence[Any], num_workers: int) -> Iterator[tuple[Any, dict]]:
+    """In this process where one worker is enough, else in `num_workers` others."""
+    if num_workers <= 1 or len(jobs) <= 1:
+        for job in jobs:
+            yield job, work(job)
+        return
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures.process import BrokenProcessPool
+
+    # Spawned: threads of numba or of a caller do not survive a fork.
+    pool = ProcessPoolExecutor(
+        min(num_workers, len(jobs)), multiprocessing.get_context("spawn"), initializer=_end_with_parent
+    )
+    try:
+        job_of = {pool.submit(work, job): job for job in jobs}
+        for future in as_completed(job_of):
+            yield job_of[future], future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process was killed (out of memory?); run the same command again, finished shards are kept, "
+            "with a smaller --num-workers if it happens again"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """A worker leaves Ctrl-C to its parent, and does not outlive one that was killed."""
+    import multiprocessing
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def dask_client(scheduler: str | None, num_workers: int, sees: Iterable[str | Path] = ()):
+    """A `distributed.Client` of the named cluster, or of one started here. sees: files that every worker must see."""
+    try:
+        import distributed
+    except ImportError:
+        raise UserError(
+            "--engine dask needs the package distributed, which is not installed; `pip install distributed`"
+        ) from None
+    quiet = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]
+    for name in quiet:
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is told below, in one line
+    with contextlib.ExitStack() as stack:
+        if scheduler is None:
+            cluster = stack.enter_context(
+                distributed.LocalCluster(
+                    n_workers=num_workers,
+                    threads_per_worker=1,
+                    scheduler_kwargs={"dashboard": False},
+                    silence_logs=logging.CRITICAL,
+                )
+            )
+            client = stack.enter_context(distributed.Client(cluster))
+        else:
+            where = {"scheduler_file": scheduler} if Path(scheduler).is_file() else {"address": scheduler}
+            try:
+                client = stack.enter_context(distributed.Client(**where, timeout=CONNECT_SECONDS))
+            except (OSError, ValueError) as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise UserError(
+                    f"--scheduler {scheduler}: no dask scheduler answers there ({reason}); start one with "
+                    "`dask scheduler`, or leave --scheduler out for workers on this machine"
+                ) from None
+        check_workers(client, [str(Path(path).absolute()) for path in sees])
+        yield client
+
+
+def check_workers(client, paths: list[str]) -> None:
+    """Every worker has this lmfast and sees the files; UserError names the one that does not."""
+    answers = client.run(_what_a_worker_has, paths)
+    if not answers:
+        raise UserError(f"{client.scheduler.address}: has no workers; start some with `dask worker`")
+    ours = sources_digest()
+    for worker, (digest, unseen) in answers.items():
+        if digest != ours:
+            raise UserError(f"worker {worker}: has another version of lmfast; install the same there")
+        if unseen:
+            raise UserError(
+                f"worker {worker}: does not see {unseen[0]}; the cluster needs a folder that all workers share, under "
+                "the same path"
+            )
+
+
+def _what_a_worker_has(paths: list[str]) -> tuple[str, list[str]]:
+    return sources_digest(), [path for path in paths if not os.path.exists(path)]
+
+
+@functools.cache
+def sources_digest() -> str:
+    """sha256 over the tokenizer's and the data room's sources: what decides what a shard's result is."""
+    digest = hashlib.sha256()
+    for room in ("tokenizer", "data"):
+        for path in sorted((Path(__file__).parent.parent / room).glob("*.py")):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def run_on_dask(work: Work, jobs: Sequence[Any], client) -> Iterator[tuple[Any, dict]]:
+    """On the client's cluster. Jobs of a worker that dies go to others; one that three deaths follow is given up."""
+    from distributed import KilledWorker, as_completed
+
+    job_of = {future: job for job, future in zip(jobs, client.map(work, jobs, pure=False, retries=0))}
+    try:
+        for future in as_completed(job_of):
+            yield job_of[future], future.result()
+    except KilledWorker as error:
+        raise UserError(
+            f"{error.task}: worker after worker died of it (out of memory?); give the workers more memory, then run the "
+            "same command again: finished shards are kept"
+        ) from None
+    finally:
+        client.cancel(list(job_of))

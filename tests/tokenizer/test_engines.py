@@ -1,0 +1,99 @@
+"""engines.py: every job's result comes back, a death is survived or told in one line, finished shards are known."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from lmfast.errors import UserError
+from lmfast.tokenizer import engines
+from lmfast.tokenizer.engines import Stamps, check_workers, dask_client, run_here, sources_digest
+
+
+def square(job: int) -> dict:
+    return {"square": job * job, "process": os.getpid()}
+
+
+def die(job: int) -> dict:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def refuse(job: int) -> dict:
+    raise UserError(f"job {job}: refused")
+
+
+def test_stamps_answer_one_request_only(tmp_path):
+    stamps = Stamps(tmp_path)
+    assert stamps.read("a", {"size": 1}) is None
+    stamps.write("a", {"size": 1, "field": "text"}, {"tokens": 5})
+    assert stamps.read("a", {"field": "text", "size": 1}) == {"tokens": 5}
+    assert stamps.read("a", {"size": 2, "field": "text"}) is None
+    stamps.path("a").write_text("{")  # half a file, as a full disk leaves it
+    assert stamps.read("a", {"size": 1, "field": "text"}) is None
+
+
+def test_one_worker_is_this_process():
+    assert [(job, result["square"]) for job, result in run_here(square, [1, 2, 3], 1)] == [
+        (1, 1),
+        (2, 4),
+        (3, 9),
+    ]
+    assert {result["process"] for _, result in run_here(square, [4], 8)} == {os.getpid()}
+
+
+def test_many_workers_are_other_processes():
+    done = dict(run_here(square, list(range(20)), 2))
+    assert {job: result["square"] for job, result in done.items()} == {i: i * i for i in range(20)}
+    assert os.getpid() not in {result["process"] for result in done.values()}
+
+
+@pytest.mark.parametrize(
+    ("work", "match"), [(die, "killed .out of memory.*finished shards are kept"), (refuse, "refused")]
+)
+def test_a_job_that_fails_in_another_process_is_one_line(work, match):
+    with pytest.raises(UserError, match=match) as caught:
+        list(run_here(work, [1, 2], 2))
+    assert "\n" not in str(caught.value)
+
+
+def test_without_distributed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(UserError, match="needs the package distributed"), dask_client(None, 1):
+        pass
+
+
+def test_no_scheduler_there(monkeypatch):
+    monkeypatch.setattr(engines, "CONNECT_SECONDS", 0.5)
+    refused = pytest.raises(UserError, match=r"--scheduler tcp://127.0.0.1:9: no dask scheduler answers")
+    with refused as caught, dask_client("tcp://127.0.0.1:9", 1):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+class Workers:
+    """Stands for a client: what its workers answer."""
+
+    def __init__(self, answers: dict):
+        self.answers = answers
+
+    class scheduler:
+        address = "tcp://there"
+
+    def run(self, function, paths):
+        assert function(paths) == (sources_digest(), [path for path in paths if not Path(path).exists()])
+        return self.answers
+
+
+def test_workers_are_asked_for_files_and_code(tmp_path):
+    path = str(tmp_path / "text.txt")
+    same = sources_digest()
+    check_workers(Workers({"w1": (same, []), "w2": (same, [])}), [path])
+    with pytest.raises(UserError, match=f"worker w2: does not see {path}; the cluster needs a folder"):
+        check_workers(Workers({"w1": (same, []), "w2": (same, [path])}), [path])
+    with pytest.raises(UserError, match="worker w1: has another version of lmfast"):
+        check_workers(Workers({"w1": ("0" * 64, [])}), [path])
+    with pytest.raises(UserError, match="tcp://there: has no workers"):
+        check_workers(Workers({}), [path])

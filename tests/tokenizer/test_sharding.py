@@ -1,0 +1,197 @@
+"""sharding.py on a real cluster of two worker processes: the same bytes as on this machine, whatever happens to one."""
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import distributed
+import numpy as np
+import pytest
+
+from lmfast.data.stories import write_stories
+from lmfast.errors import UserError
+from lmfast.tokenizer import sharding
+from lmfast.tokenizer.__main__ import main
+from lmfast.tokenizer.bpe import Tokenizer, train_bpe
+from lmfast.tokenizer.counting import count_pretokens
+from lmfast.tokenizer.patterns import get_pattern
+from lmfast.tokenizer.sharding import DaskEngine, work_folder
+
+SHARD = 10_000  # bytes: some forty shards
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    write_stories(path, 400_000, seed=5)
+    with path.open("ab") as file:  # with bytes that are no UTF-8, and no mark for longer than a shard
+        file.write(b"\xff\xfe<|user|>" + "żółw ".encode() * 6000 + b"\x80")
+    return path
+
+
+@pytest.fixture(scope="module")
+def tokenizer(text, tmp_path_factory) -> Tokenizer:
+    tokenizer = train_bpe(text, 400, ["<|endoftext|>", "<|user|>"], num_workers=1)
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.save(folder)
+    return Tokenizer.load(folder)
+
+
+@pytest.fixture(scope="module")
+def client():
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, scheduler_kwargs={"dashboard": False}, silence_logs=50
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+def engine(client, output: Path) -> DaskEngine:
+    return DaskEngine(output, client.scheduler.address, shard_bytes=SHARD)
+
+
+def kill_a_worker(client) -> int:
+    """Kills one worker process at once, as the kernel would; returns its process id."""
+    process = min(client.run(os.getpid).values())
+    os.kill(process, signal.SIGKILL)
+    return process
+
+
+def same(counts, other) -> bool:
+    return counts.total_bytes == other.total_bytes and all(
+        np.array_equal(getattr(counts, name), getattr(other, name)) for name in ("data", "offsets", "counts")
+    )
+
+
+def test_counts_are_the_same_though_a_worker_is_killed(client, text, tmp_path):
+    killed, told = [], []
+
+    def progress(done, total):
+        told.append((done, total))
+        if not killed:
+            finished = len(list(work_folder(tmp_path / "tok").glob("*.json")))
+            killed.append((kill_a_worker(client), finished))
+
+    local = count_pretokens([text], ["<|endoftext|>"], get_pattern("gpt2"), 1)
+    counts = engine(client, tmp_path / "tok").count_pretokens(
+        [text], ["<|endoftext|>"], get_pattern("gpt2"), progress=progress
+    )
+    assert same(counts, local)
+    assert killed[0][1] < len(told), "the worker was killed when all was done"
+    assert told[-1][0] == told[-1][1] == text.stat().st_size
+    assert not work_folder(tmp_path / "tok").exists()
+
+
+def test_token_files_are_the_same_though_a_worker_is_killed(client, text, tokenizer, tmp_path):
+    killed = []
+    tokenizer.encode_file(text, tmp_path / "local.npy", num_workers=1)
+    tokenizer.encode_file(
+        text,
+        tmp_path / "dask.npy",
+        progress=lambda done, total: killed or killed.append(kill_a_worker(client)),
+        engine=engine(client, tmp_path / "dask.npy"),
+    )
+    assert killed
+    for end in (".npy", ".npy.json"):
+        assert (tmp_path / f"dask{end}").read_bytes() == (tmp_path / f"local{end}").read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["dask.npy", "dask.npy.json", "local.npy", "local.npy.json"]
+
+
+def test_finished_shards_are_left_out_of_a_rerun(client, text, tmp_path, monkeypatch):
+    asked = []
+    run_on_dask = sharding.run_on_dask
+    monkeypatch.setattr(
+        sharding,
+        "run_on_dask",
+        lambda work, jobs, client: asked.append(len(jobs)) or run_on_dask(work, jobs, client),
+    )
+
+    class Stop(Exception):
+        pass
+
+    def stop(done, total):
+        if done > total // 2:
+            raise Stop
+
+    def count(progress=None):
+        return engine(client, tmp_path / "tok").count_pretokens(
+            [text], [], get_pattern("gpt2"), progress=progress
+        )
+
+    with pytest.raises(Stop):
+        count(stop)
+    stamps = sorted(work_folder(tmp_path / "tok").glob("*.json"))
+    assert asked[0] // 2 <= len(stamps) <= asked[0]
+    for stamp in stamps[10:]:  # whatever the workers finished after the stop: ten stay
+        stamp.unlink()
+    counts = count()
+    assert asked[1] == asked[0] - 10
+    assert same(counts, count_pretokens([text], [], get_pattern("gpt2"), 1))
+
+
+def test_shards_of_another_request_do_not_count(client, text, tmp_path):
+    def stop(done, total):
+        raise RuntimeError("stopped")
+
+    changed = tmp_path / "text.txt"
+    changed.write_bytes(text.read_bytes())
+    with pytest.raises(RuntimeError):
+        engine(client, tmp_path / "tok").count_pretokens([changed], [], get_pattern("gpt2"), progress=stop)
+    changed.write_bytes(text.read_bytes().replace(b"the", b"thy"))
+    counts = engine(client, tmp_path / "tok").count_pretokens([changed], [], get_pattern("gpt2"))
+    assert same(counts, count_pretokens([changed], [], get_pattern("gpt2"), 1))
+
+
+def test_the_commands(client, text, tmp_path, capsys):
+    for name in ("local", "dask"):
+        more = (
+            ""
+            if name == "local"
+            else f"--engine dask --scheduler {client.scheduler.address} --shard-size 50kB"
+        )
+        main(f"train --input {text} --vocab-size 300 --output {tmp_path}/{name} {more}".split())
+        main(
+            f"encode --input {text} --tokenizer {tmp_path}/{name} --output {tmp_path}/{name}.npy {more}".split()
+        )
+    for file in ("vocab.json", "merges.txt", "tokenizer.json"):
+        assert (tmp_path / "dask" / file).read_bytes() == (tmp_path / "local" / file).read_bytes()
+    assert (tmp_path / "dask.npy").read_bytes() == (tmp_path / "local.npy").read_bytes()
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        (
+            "train --input {t} --vocab-size 300 --output {o}/tok --scheduler tcp://x:1",
+            "--scheduler: is for --engine dask",
+        ),
+        (
+            "train --input {t} --vocab-size 300 --output {o}/tok --shard-size 1MB",
+            "--shard-size: is for --engine dask",
+        ),
+        ("train --input {o}/no --vocab-size 300 --output {o}/tok --engine dask", "no: no such file"),
+        ("encode --input - --tokenizer {o} --output {o}/x.npy --engine dask", "tokenizer|needs files"),
+    ],
+)
+def test_bad_input_is_one_line(text, tmp_path, capsys, line, match):
+    with pytest.raises(SystemExit) as caught:
+        main(line.format(t=text, o=tmp_path).split())
+    told = capsys.readouterr().err
+    assert caught.value.code == 2 and told.count("\n") == 1
+    assert re.search(match, told), told
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_source_that_changes_meanwhile_is_told(client, text, tmp_path):
+    changing = tmp_path / "text.txt"
+    changing.write_bytes(text.read_bytes())
+    specials = sharding.SpecialTokens([])
+    what = {"special_tokens": [], "pattern": get_pattern("gpt2").regex, "max_memory": None}
+    job = engine(client, tmp_path / "tok")._jobs([changing], specials, get_pattern("gpt2"), what)[0]
+    changing.write_bytes(b"short")
+    with pytest.raises(UserError, match=r"text.txt: changed while it was read"):
+        sharding.count_shard(job)
