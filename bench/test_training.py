@@ -22,7 +22,7 @@ from lmfast.model.device import make_deterministic, why_not_compile
 from lmfast.model.transformer import TransformerLM
 from lmfast.training.loop import Hooks, Plan, Progress, train_loop
 from lmfast.training.objectives import NextToken
-from lmfast.training.optimizers import make_adamw
+from lmfast.training.optimizers import make_optimizer
 from lmfast.training.sinks import Sinks
 
 CONFIGS = {
@@ -65,14 +65,15 @@ def deterministic(device):
 def our_steps(model, batches, device, steps: int, batch_size: int, compiled: bool):
     """A function that takes `steps` more steps of the real loop each time it is called."""
     objective = NextToken()
-    optimizer = make_adamw(model, LEARNING_RATE, BETAS, DECAY)
+    optimizer = make_optimizer(model, "adamw", LEARNING_RATE, BETAS, DECAY)
     loss_fn = torch.compile(objective.loss, fullgraph=True, dynamic=False) if compiled else objective.loss
     progress, sinks = Progress(), Sinks(Silent())
     plan = Plan(
         max_iters=0,
+        max_seconds=None,
         batch_size=batch_size,
         grad_accumulation=1,
-        learning_rate=lambda step: LEARNING_RATE,
+        learning_rate=lambda step, share: LEARNING_RATE,
         grad_clip=CLIP,
         seed=0,
         bf16=device.type == "cuda",

@@ -46,30 +46,43 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW with linear warmup and cosine decay."""
+    """AdamW or Muon with AdamW, linear warmup, and a schedule by steps, by the clock, or both."""
 
     batch_size: int = 32
     """sequences in one forward pass, summed over all ranks"""
     grad_accumulation: int = 1
     """forward passes in one optimizer step; a step sees batch_size * grad_accumulation sequences"""
     max_iters: int | None = None
-    """optimizer steps; 100000 when neither this nor total_tokens is set"""
+    """optimizer steps; 100000 when neither this nor total_tokens nor max_minutes is set"""
     total_tokens: int | None = None
     """instead of max_iters: tokens to train on, rounded up to whole steps"""
+    max_minutes: float | None = None
+    """end after so many minutes, schedule finished, last evaluation included, stops not counted; with max_iters,
+    whichever comes first. What a clock ends cannot be repeated to the bit"""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """adamw, or muon: Muon for the blocks' matrices and AdamW for embeddings, head and norms"""
     learning_rate: Annotated[float, tyro.conf.arg(aliases=["--lr"])] = 1e-4
     """peak learning rate"""
+    schedule: Literal["cosine", "linear", "wsd"] = "cosine"
+    """after the warmup: half a cosine, a straight line, or the peak rate until a linear decay (wsd)"""
     min_lr: float | None = None
-    """learning rate at the end of the cosine; a tenth of learning_rate when not set"""
+    """learning rate at the schedule's end; when not set, a tenth of learning_rate for cosine, 0 for linear and wsd"""
+    decay_fraction: float = 0.2
+    """wsd: share of the run after the warmup in which the rate falls"""
     warmup_iters: int = 1000
     """steps of linear warmup"""
     lr_decay_iters: int | None = None
-    """step at which min_lr is reached; max_iters when not set"""
+    """step at which min_lr is reached; max_iters when not set (none where only max_minutes ends the run)"""
     weight_decay: float = 0.1
     """decoupled weight decay, on matrices only"""
     beta1: float = 0.9
     """AdamW's decay of the mean"""
     beta2: float = 0.95
     """AdamW's decay of the squared mean"""
+    muon_lr: float | None = None
+    """muon: peak learning rate of its matrices; learning_rate when not set"""
+    muon_momentum: float = 0.95
+    """muon: decay of its momentum"""
     grad_clip: float = 1.0
     """largest global gradient norm; 0 turns clipping off"""
 

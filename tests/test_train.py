@@ -45,19 +45,25 @@ CHANGES_WEIGHTS = {
     "d_ff": 16, "rope_theta": 10.0, "norm": "post", "position": "none", "ffn": "relu2", "qk_norm": None,
     "tie_embeddings": None, "parallel_block": None, "dropout": 0.5, "batch_size": 5, "grad_accumulation": 3,
     "learning_rate": 1e-3, "min_lr": 9e-3, "warmup_iters": 1, "lr_decay_iters": 4, "weight_decay": 0.9, "beta1": 0.5,
-    "beta2": 0.5, "grad_clip": 0.01, "bf16": None, "seed": 1, "max_iters": 5,
+    "beta2": 0.5, "grad_clip": 0.01, "bf16": None, "seed": 1, "max_iters": 5, "optimizer": "muon", "schedule": "linear",
 }  # fmt: skip
 # Settings with a test of their own below.
 TESTED_BELOW = {
     "total_tokens", "config", "train_data_path", "val_data_path", "tokenizer", "out_dir", "resume", "init_from", "device",
     "compile", "eval_interval", "eval_batches", "log_interval", "checkpoint_interval", "keep_checkpoints", "sample_interval",
-    "tensorboard", "wandb", "wandb_project", "wandb_name", "wandb_entity",
+    "tensorboard", "wandb", "wandb_project", "wandb_name", "wandb_entity", "max_minutes",
+}  # fmt: skip
+# Settings that change something only beside another one.
+BESIDE = {
+    "decay_fraction": (0.9, ["--schedule", "wsd"]), "muon_lr": (1e-3, ["--optimizer", "muon"]),
+    "muon_momentum": (0.5, ["--optimizer", "muon"]),
 }  # fmt: skip
 
 
 def test_no_setting_is_without_a_test():
-    assert CHANGES_WEIGHTS.keys() | TESTED_BELOW == flat_types(TrainSettings).keys()
-    assert not CHANGES_WEIGHTS.keys() & TESTED_BELOW
+    groups = [CHANGES_WEIGHTS.keys(), TESTED_BELOW, BESIDE.keys()]
+    assert set().union(*groups) == flat_types(TrainSettings).keys()
+    assert sum(map(len, groups)) == len(flat_types(TrainSettings))
 
 
 @pytest.mark.parametrize("name", CHANGES_WEIGHTS)
@@ -66,6 +72,31 @@ def test_a_setting_changes_the_weights(corpus, base, tmp_path, name):
     flag = f"--{name.replace('_', '-')}"
     _, changed = run(corpus, tmp_path / "run", flag, *([] if value is None else [value]))
     assert differ(changed, base[1])
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_a_setting_beside_another_changes_the_weights(corpus, tmp_path, name):
+    value, others = BESIDE[name]
+    _, without = run(corpus, tmp_path / "without", *others)
+    _, changed = run(corpus, tmp_path / "run", *others, f"--{name.replace('_', '-')}", value)
+    assert differ(changed, without)
+
+
+def test_max_minutes_ends_a_run_with_its_schedule_finished(corpus, tmp_path, capsys):
+    """Real clock: within the time, at the floor of the schedule, resumes to nothing; steps may end it first."""
+    flags = [*corpus.flags(), "--schedule", "linear", "--eval-interval", "20", "--checkpoint-interval", "20"]
+    at = flags.index("--max-iters")
+    del flags[at : at + 2]
+    folder = tmp_path / "run"
+    assert train([*flags, "--max-minutes", "0.05", "--out-dir", str(folder)])
+    metrics = read_metrics(folder)
+    assert 1.0 < metrics[-1]["seconds"] < 4.0 and metrics[-1]["learning_rate"] == 0.0
+    assert "val_loss" in metrics[-1] and metrics[-2]["learning_rate"] > 0
+    assert "cannot be repeated to the bit" in capsys.readouterr().out
+    assert train(["--resume", "--out-dir", str(folder)])
+    assert "already finished at step" in capsys.readouterr().out
+    assert train([*corpus.flags(), "--max-minutes", "10", "--out-dir", str(tmp_path / "steps")])
+    assert read_metrics(tmp_path / "steps")[-1]["step"] == 6
 
 
 def test_the_same_settings_give_the_same_weights_and_metrics(corpus, base, tmp_path):

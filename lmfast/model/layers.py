@@ -37,6 +37,14 @@ def make_norm(config: ModelConfig) -> nn.Module:
     return NoNorm() if config.norm == "none" else RMSNorm(config.d_model)
 
 
+class FusedLinear(nn.Linear):
+    """Several bias-free projections of one input in one product; `widths`: the rows of each one's matrix, in order."""
+
+    def __init__(self, in_features: int, widths: list[int]):
+        self.widths = widths
+        super().__init__(in_features, sum(widths), bias=False)
+
+
 class Attention(nn.Module):
     """Causal self-attention with grouped key/value heads; one fused projection for queries, keys and values."""
 
@@ -48,9 +56,8 @@ class Attention(nn.Module):
             config.head_dim,
         )
         self.rotate = config.position == "rope"
-        self.qkv = nn.Linear(
-            config.d_model, (self.num_heads + 2 * self.num_kv_heads) * self.head_dim, bias=False
-        )
+        kv = self.num_kv_heads * self.head_dim
+        self.qkv = FusedLinear(config.d_model, [self.num_heads * self.head_dim, kv, kv])
         self.out = nn.Linear(self.num_heads * self.head_dim, config.d_model, bias=False)
         self.q_norm = RMSNorm(self.head_dim) if config.qk_norm else None
         self.k_norm = RMSNorm(self.head_dim) if config.qk_norm else None
@@ -96,7 +103,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.kind = config.ffn
         hidden = config.ffn_hidden
-        self.up = nn.Linear(config.d_model, 2 * hidden if self.kind == "swiglu" else hidden, bias=False)
+        self.up = FusedLinear(config.d_model, [hidden, hidden] if self.kind == "swiglu" else [hidden])
         self.down = nn.Linear(hidden, config.d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lmfast.errors import UserError
 from lmfast.model.config import ModelConfig
 from lmfast.model.kv_cache import KVCache
-from lmfast.model.layers import Block, RMSNorm
+from lmfast.model.layers import Block, FusedLinear, RMSNorm
 
 
 def rope_tables(head_dim: int, length: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -65,23 +65,17 @@ class TransformerLM(nn.Module):
     def reset_parameters(self) -> None:
         """Draws all weights anew from torch's default generator (see the module's docstring)."""
         config = self.config
-        head_dim, d_model = config.head_dim, config.d_model
         for name, module in self.named_modules():
             if isinstance(module, RMSNorm):
                 module.weight.fill_(1.0)
             elif isinstance(module, nn.Linear) and not (name == "head" and config.tie_embeddings):
-                # A fused projection is drawn as the separate matrices it holds.
-                widths = [module.out_features]
-                if name.endswith("attention.qkv"):
-                    kv = config.num_kv_heads * head_dim
-                    widths = [config.num_heads * head_dim, kv, kv]
-                elif name.endswith("feed_forward.up") and config.ffn == "swiglu":
-                    widths = [config.ffn_hidden] * 2
                 writes_residual = name.endswith(("attention.out", "feed_forward.down"))
                 scale = (2 * config.num_layers) ** -0.5 if writes_residual else 1.0
+                # A fused projection is drawn as the separate matrices it holds.
+                widths = module.widths if isinstance(module, FusedLinear) else [module.out_features]
                 for part in module.weight.split(widths):
                     _truncated_normal(part, scale * (2 / (part.shape[0] + module.in_features)) ** 0.5)
-        _truncated_normal(self.embedding.weight, d_model**-0.5 if config.tie_embeddings else 1.0)
+        _truncated_normal(self.embedding.weight, config.d_model**-0.5 if config.tie_embeddings else 1.0)
 
     def hidden(
         self, ids: Tensor, positions: Tensor | None = None, document_ids: Tensor | None = None

@@ -6,7 +6,6 @@ Nothing in a step waits for the device; the host looks at a number only when it 
 """
 
 import dataclasses
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from lmfast.data.batches import derive_seed
 from lmfast.errors import UserError
+from lmfast.training.clock import Clock
 from lmfast.training.sinks import Sinks
 
 PATIENCE = 10
@@ -26,10 +26,11 @@ PATIENCE = 10
 class Plan:
     """When what happens: the loop's share of the settings, everything derived."""
 
-    max_iters: int
+    max_iters: int | None  # None: the clock alone ends the run
+    max_seconds: float | None  # of the whole run over its stops, what comes after the last step included
     batch_size: int
     grad_accumulation: int
-    learning_rate: Callable[[int], float]
+    learning_rate: Callable[[int, float], float]  # (step, share of max_seconds used when it is done)
     grad_clip: float
     seed: int
     bf16: bool
@@ -50,6 +51,7 @@ class Progress:
     seconds: float = 0.0
     best_val_loss: float | None = None
     best_step: int | None = None
+    out_of_time: bool = False
 
     def as_dict(self) -> dict:
         return dataclasses.asdict(self)
@@ -76,7 +78,8 @@ def train_loop(
     sinks: Sinks,
     hooks: Hooks,
 ) -> bool:
-    """Takes steps progress.step + 1 … max_iters; returns False when `should_stop` ended it before the last.
+    """Takes steps progress.step + 1 … until max_iters or the time is up, whichever comes first; returns False when
+    `should_stop` ended it before the last.
 
     loss_fn: `objective.loss`, perhaps compiled. batches: anything with step(i) → array whose first dimension is
     batch_size × grad_accumulation.
@@ -84,14 +87,20 @@ def train_loop(
     device = next(model.parameters()).device
     weights = [p for p in model.parameters() if p.requires_grad]
     guard = _FiniteGuard(device, sinks)
-    clock = _Clock(progress, device)
+    clock = Clock(progress.seconds, device)
     model.train()
 
-    while progress.step < plan.max_iters:
+    def ends(step: int) -> bool:
+        return progress.out_of_time or (plan.max_iters is not None and step >= plan.max_iters)
+
+    while not ends(progress.step):
         step = progress.step + 1
-        lr = plan.learning_rate(step)
+        time_share = clock.share_after_next_step(plan.max_seconds)
+        progress.out_of_time = time_share >= 1
+        last = ends(step)
+        lr = plan.learning_rate(step, time_share)
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["rate"]
         torch.manual_seed(derive_seed(plan.seed, step))
 
         rows = batches.step(step - 1)
@@ -107,7 +116,6 @@ def train_loop(
         progress.tokens += rows.shape[0] * (rows.shape[1] - 1)
         clock.trained(rows.shape[0] * (rows.shape[1] - 1))
 
-        last = step == plan.max_iters
         metrics = {}
         if step % plan.log_interval == 0 or last:
             metrics |= {"train_loss": loss.item(), "learning_rate": lr, "grad_norm": norm.item()}
@@ -118,7 +126,7 @@ def train_loop(
                 }
             guard.report()
         if hooks.evaluate and (last or (plan.eval_interval and step % plan.eval_interval == 0)):
-            with clock.aside():
+            with clock.aside("evaluate"):
                 metrics |= hooks.evaluate()
             model.train()
             best = float("inf") if progress.best_val_loss is None else progress.best_val_loss
@@ -129,13 +137,13 @@ def train_loop(
             finite = {name: value for name, value in metrics.items() if np.isfinite(value)}
             sinks.log({"step": step, "tokens": progress.tokens, "seconds": progress.seconds} | finite)
         if hooks.sample and plan.sample_interval and (last or step % plan.sample_interval == 0):
-            with clock.aside():
+            with clock.aside("sample"):
                 sinks.text(step, "sample", hooks.sample(step))
             model.train()
         stopping = not last and hooks.should_stop()
         due = plan.checkpoint_interval and step % plan.checkpoint_interval == 0
         if hooks.checkpoint and (last or stopping or due):
-            with clock.aside():
+            with clock.aside("checkpoint"):
                 progress.seconds = clock.seconds()
                 saved = hooks.checkpoint(progress)
             if not saved and (last or stopping):
@@ -189,56 +197,3 @@ class _FiniteGuard:
                 f"loss not finite for {int(self.in_a_row)} steps in a row, up to step {int(self.last_step)}; "
                 "start anew with a lower learning_rate (--init-from takes the weights of the last checkpoint along)"
             )
-
-
-class _Clock:
-    """Seconds of the run, and of training alone since the last log."""
-
-    def __init__(self, progress: Progress, device: torch.device):
-        self.device = device
-        self.before = progress.seconds
-        self.start = time.perf_counter()
-        self._restart(warm=False)
-
-    def _restart(self, warm: bool) -> None:
-        self.mark, self.tokens, self.paused, self.warm = time.perf_counter(), 0, 0.0, warm
-
-    def seconds(self) -> float:
-        return self.before + time.perf_counter() - self.start
-
-    def trained(self, tokens: int) -> None:
-        if not self.warm:
-            # The first step compiles; it would spoil the first rate.
-            self._wait()
-            self._restart(warm=True)
-        else:
-            self.tokens += tokens
-
-    def tokens_per_second(self) -> float | None:
-        self._wait()
-        elapsed = time.perf_counter() - self.mark - self.paused
-        rate = self.tokens / elapsed if self.tokens else None
-        self._restart(warm=True)
-        return rate
-
-    def aside(self):
-        return _Aside(self)
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-
-class _Aside:
-    """Time inside this block is the run's, but not training's."""
-
-    def __init__(self, clock: _Clock):
-        self.clock = clock
-
-    def __enter__(self):
-        self.clock._wait()
-        self.start = time.perf_counter()
-
-    def __exit__(self, *_):
-        self.clock._wait()
-        self.clock.paused += time.perf_counter() - self.start

@@ -29,10 +29,10 @@ from lmfast.settings import TrainSettings, write_yaml
 from lmfast.training import run_folder
 from lmfast.training.checkpoint import newest_checkpoint, prune_checkpoints, save_checkpoint
 from lmfast.training.loop import Hooks, Plan, Progress, train_loop
-from lmfast.training.optimizers import load_state_tensors, make_adamw, state_tensors
+from lmfast.training.optimizers import load_state_tensors, make_optimizer, state_tensors
 from lmfast.training.report import write_report
 from lmfast.training.resume import refuse_changes, saved_settings
-from lmfast.training.schedules import cosine_with_warmup
+from lmfast.training.schedules import Schedule
 from lmfast.training.sinks import ConsoleSink, JSONLSink, Sinks, TensorBoardSink, WandbSink
 
 
@@ -64,7 +64,13 @@ def resolve(settings: TrainSettings, vocab_size: int | None) -> TrainSettings:
     for name in ("learning_rate", "weight_decay", "grad_clip", "warmup_iters"):
         if not (getattr(opt, name) >= 0 and math.isfinite(getattr(opt, name))):
             raise UserError(f"{name} is {getattr(opt, name)}; it must be a number of at least 0")
-    for name in ("beta1", "beta2"):
+    for name in ("max_minutes", "muon_lr"):
+        value = getattr(opt, name)
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise UserError(f"{name} is {value}; it must be a number greater than 0")
+    if not 0 <= opt.decay_fraction <= 1:
+        raise UserError(f"decay_fraction is {opt.decay_fraction}; it must lie between 0 and 1")
+    for name in ("beta1", "beta2", "muon_momentum"):
         if not 0 <= getattr(opt, name) < 1:
             raise UserError(f"{name} is {getattr(opt, name)}; it must be at least 0 and below 1")
     if settings.logging.log_interval < 1:
@@ -82,14 +88,20 @@ def resolve(settings: TrainSettings, vocab_size: int | None) -> TrainSettings:
         raise UserError("max_iters and total_tokens are both set; they say the same thing, give one")
     tokens_a_step = opt.batch_size * opt.grad_accumulation * model.context_length
     max_iters = opt.max_iters
-    if max_iters is None:
-        max_iters = 100_000 if opt.total_tokens is None else -(-opt.total_tokens // tokens_a_step)
-    if max_iters < 1:
+    if max_iters is None and opt.total_tokens is not None:
+        max_iters = -(-opt.total_tokens // tokens_a_step)
+    elif max_iters is None and opt.max_minutes is None:
+        max_iters = 100_000
+    if max_iters is not None and max_iters < 1:
         raise UserError(f"max_iters is {max_iters}; it must be at least 1")
-    decay = opt.lr_decay_iters if opt.lr_decay_iters is not None else max(max_iters, opt.warmup_iters)
-    if decay < opt.warmup_iters:
+    decay = opt.lr_decay_iters
+    if decay is None and max_iters is not None:
+        decay = max(max_iters, opt.warmup_iters)
+    if decay is not None and decay < opt.warmup_iters:
         raise UserError(f"lr_decay_iters {decay} is before the end of warmup_iters {opt.warmup_iters}")
-    min_lr = opt.min_lr if opt.min_lr is not None else opt.learning_rate / 10
+    min_lr = opt.min_lr
+    if min_lr is None:
+        min_lr = opt.learning_rate / 10 if opt.schedule == "cosine" else 0.0
     if not 0 <= min_lr <= opt.learning_rate:
         raise UserError(f"min_lr is {min_lr}; it must lie between 0 and learning_rate {opt.learning_rate}")
     opt = replace(opt, max_iters=max_iters, total_tokens=None, lr_decay_iters=decay, min_lr=min_lr)
@@ -116,15 +128,28 @@ def execute(settings: TrainSettings, task: Task, folder: Path, resuming: bool, d
             checkpoint = newest_checkpoint(folder / "checkpoints")
             if checkpoint is None:
                 raise UserError(f"{folder}: every checkpoint in it is damaged; choose another --out-dir")
-            if checkpoint.step >= opt.max_iters:
+            if opt.max_iters is not None and checkpoint.step >= opt.max_iters:
                 print(f"{folder}: already finished at step {checkpoint.step} of {opt.max_iters}")
+                return True
+            if checkpoint.state.get("out_of_time"):
+                print(
+                    f"{folder}: already finished at step {checkpoint.step}, after {opt.max_minutes:g} minutes"
+                )
                 return True
         make_deterministic(device)
         torch.manual_seed(opt_seed := settings.run.seed)
         model = TransformerLM(settings.model).to(device)
         if source is not None:
             run_folder.load_weights(model, source)
-        optimizer = make_adamw(model, opt.learning_rate, (opt.beta1, opt.beta2), opt.weight_decay)
+        optimizer = make_optimizer(
+            model,
+            opt.optimizer,
+            opt.learning_rate,
+            (opt.beta1, opt.beta2),
+            opt.weight_decay,
+            opt.muon_momentum,
+            opt.muon_lr,
+        )
         progress = Progress()
         if checkpoint is not None:
             run_folder.load_weights(model, checkpoint)
@@ -136,8 +161,14 @@ def execute(settings: TrainSettings, task: Task, folder: Path, resuming: bool, d
             max_iters=opt.max_iters,
             batch_size=opt.batch_size,
             grad_accumulation=opt.grad_accumulation,
-            learning_rate=lambda step: cosine_with_warmup(
-                step, opt.learning_rate, opt.min_lr, opt.warmup_iters, opt.lr_decay_iters
+            max_seconds=None if opt.max_minutes is None else 60 * opt.max_minutes,
+            learning_rate=Schedule(
+                opt.schedule,
+                opt.learning_rate,
+                opt.min_lr,
+                opt.warmup_iters,
+                opt.lr_decay_iters,
+                opt.decay_fraction,
             ),
             grad_clip=opt.grad_clip,
             seed=opt_seed,
@@ -227,7 +258,8 @@ def _open_sinks(folder: Path, settings: TrainSettings, progress: Progress) -> Si
                 folder, log.wandb, log.wandb_project, log.wandb_name, log.wandb_entity, to_flat(settings)
             )
         )
-    return Sinks(ConsoleSink(settings.optimizer.max_iters, progress.step), *others)
+    opt = settings.optimizer
+    return Sinks(ConsoleSink(opt.max_iters, progress.step, opt.max_minutes), *others)
 
 
 def _introduce(sinks, folder, settings, task, device, peak, peak_source, checkpoint) -> None:
@@ -235,10 +267,22 @@ def _introduce(sinks, folder, settings, task, device, peak, peak_source, checkpo
     config: ModelConfig = settings.model
     opt = settings.optimizer
     tokens = opt.batch_size * opt.grad_accumulation * config.context_length
+    span = " or ".join(
+        text
+        for text, limit in (
+            (f"{opt.max_iters} steps", opt.max_iters),
+            (f"{opt.max_minutes or 0:g} minutes", opt.max_minutes),
+        )
+        if limit is not None
+    )
     sinks.message(
-        f"{folder}: {num_parameters(config):,} parameters, {opt.max_iters} steps of {tokens:,} tokens "
+        f"{folder}: {num_parameters(config):,} parameters, {span} of {tokens:,} tokens a step "
         f"on {describe_machine(device)['device']}"
     )
+    if opt.max_minutes is not None:
+        sinks.message(
+            "max_minutes: the clock decides the schedule, so this run cannot be repeated to the bit"
+        )
     sinks.message(
         f"MFU counts 3 × (2 × matmul parameters + 4 × layers × d_model × T) FLOPs a token, against "
         f"{peak / 1e12:.3g} TFLOP/s ({peak_source})"

@@ -68,27 +68,33 @@ class Sinks:
 class ConsoleSink:
     """A progress bar with the latest numbers on a terminal, plain lines elsewhere."""
 
-    def __init__(self, max_iters: int, start: int = 0):
+    def __init__(self, max_iters: int | None, start: int = 0, max_minutes: float | None = None):
         self.console = Console(highlight=False, soft_wrap=True)
-        self.max_iters = max_iters
+        self.max_iters, self.max_minutes = max_iters, max_minutes
         self.bar = None
         if self.console.is_terminal:
             columns = (
-                TextColumn("step {task.completed}/{task.total}"),
+                TextColumn("{task.fields[place]}"),
                 BarColumn(bar_width=24),
                 TextColumn("{task.fields[numbers]}"),
                 TimeRemainingColumn(),
             )
             self.bar = Progress(*columns, console=self.console)
-            self.task = self.bar.add_task("train", total=max_iters, completed=start, numbers="compiling")
+            self.task = self.bar.add_task("train", total=1.0, place=self._place(start), numbers="compiling")
             self.bar.start()
 
     def log(self, metrics: dict) -> None:
         line = format_metrics(metrics)
         if self.bar is None or "val_loss" in metrics:
-            self.console.print(f"step {metrics['step']}/{self.max_iters}  {line}", markup=False)
+            self.console.print(f"{self._place(metrics['step'])}  {line}", markup=False)
         if self.bar is not None:
-            self.bar.update(self.task, completed=metrics["step"], numbers=line)
+            steps = metrics["step"] / self.max_iters if self.max_iters else 0.0
+            minutes = metrics["seconds"] / 60 / self.max_minutes if self.max_minutes else 0.0
+            place = self._place(metrics["step"])
+            self.bar.update(self.task, completed=max(steps, minutes), place=place, numbers=line)
+
+    def _place(self, step: int) -> str:
+        return f"step {step}" if self.max_iters is None else f"step {step}/{self.max_iters}"
 
     def text(self, step: int, title: str, body: str) -> None:
         self.console.print(f"sample at step {step}: {' '.join(body.split())}", markup=False)

@@ -8,7 +8,8 @@ from torch import nn
 
 from lmfast.errors import UserError
 from lmfast.training.loop import PATIENCE, Hooks, Plan, Progress, train_loop
-from lmfast.training.optimizers import make_adamw
+from lmfast.training.optimizers import make_optimizer
+from lmfast.training.schedules import Schedule
 from lmfast.training.sinks import ConsoleSink, Sinks
 
 
@@ -36,19 +37,19 @@ class Rows:
         return np.full((4, 4), np.inf if i + 1 in self.bad else 1.0)
 
 
-def run(max_iters=6, batches=None, hooks=None, progress=None, **changes):
+def run(max_iters=6, batches=None, hooks=None, progress=None, optimizer="adamw", **changes):
     torch.manual_seed(0)
     model = nn.Linear(3, 1, bias=False)
-    optimizer = make_adamw(model, 0.1, (0.9, 0.95), 0.0)
+    optimizer = make_optimizer(model, optimizer, 0.1, (0.9, 0.95), 0.0)
     lines, messages = [], []
     console = ConsoleSink(max_iters)
     console.console = Console(file=io.StringIO())
     sinks = Sinks(console)
     sinks.log, sinks.message = lines.append, messages.append
     options = {
-        "max_iters": max_iters, "batch_size": 4, "grad_accumulation": 1, "learning_rate": lambda step: 0.1,
+        "max_iters": max_iters, "batch_size": 4, "grad_accumulation": 1, "learning_rate": lambda step, share: 0.1,
         "grad_clip": 0.0, "seed": 0, "bf16": False, "log_interval": 1, "eval_interval": 0, "checkpoint_interval": 0,
-        "sample_interval": 0, "flops_per_token": 1.0, "peak_flops": 1e9,
+        "sample_interval": 0, "max_seconds": None, "flops_per_token": 1.0, "peak_flops": 1e9,
     }  # fmt: skip
     objective = Quadratic()
     done = train_loop(
@@ -79,9 +80,10 @@ def test_clipping():
     assert lines[0]["grad_norm"] == pytest.approx(3**0.5)
 
 
-def test_a_step_that_is_not_finite_is_not_taken_and_is_reported():
-    clean, _, _, _ = run(3)
-    model, lines, messages, _ = run(4, Rows(bad=[2]))
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_step_that_is_not_finite_is_not_taken_and_is_reported(optimizer):
+    clean, _, _, _ = run(3, optimizer=optimizer)
+    model, lines, messages, _ = run(4, Rows(bad=[2]), optimizer=optimizer)
     assert model.weight.isfinite().all()
     torch.testing.assert_close(model.weight, clean.weight)
     assert "train_loss" not in lines[1] and "train_loss" in lines[2]
@@ -118,6 +120,44 @@ def test_hooks_are_called_at_their_intervals():
     run(5, hooks=hooks, progress=progress, eval_interval=2, checkpoint_interval=3)
     assert saved == [3, 5] and len(asked) == 3
     assert (progress.best_val_loss, progress.best_step) == (-1.0, 5)
+
+
+def test_the_clock_ends_a_run_with_its_schedule_finished(monkeypatch):
+    """Steps of a second, evaluations of two, fifteen seconds: eleven steps, two evaluations in all."""
+    from lmfast.training import clock
+
+    now = [0.0]
+
+    def tick(seconds, result=None):
+        now[0] += seconds
+        return result
+
+    class Slow(Rows):
+        def step(self, i):
+            return tick(1.0, super().step(i))
+
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
+    asked, progress = [], Progress()
+    rate = Schedule("linear", 0.1, 0.0, 0, None)
+    _, lines, _, done = run(
+        None, Slow(), Hooks(evaluate=lambda: asked.append(now[0]) or tick(2.0, {"val_loss": 1.0})), progress,
+        max_seconds=15.0, learning_rate=rate, eval_interval=6,
+    )  # fmt: skip
+    assert done and progress.out_of_time and progress.step == 11
+    assert now[0] == 15.0 and asked == [6.0, 13.0]
+    rates = [line["learning_rate"] for line in lines]
+    assert rates == sorted(rates, reverse=True) and rates[-1] == 0.0 < rates[-2]
+    # What was out of time stays so; a run stopped before goes on with the time that is left.
+    assert run(None, Slow(), progress=progress, max_seconds=15.0)[3] and progress.step == 11
+    before, now[0] = Progress(step=3, seconds=12.0), 0.0
+    run(None, Slow(), progress=before, max_seconds=15.0)
+    assert before.step == 6 and now[0] == 3.0
+
+
+def test_whichever_comes_first_of_steps_and_minutes(monkeypatch):
+    progress = Progress()
+    run(4, progress=progress, max_seconds=1e6)
+    assert progress.step == 4 and not progress.out_of_time
 
 
 def test_a_compiled_step_is_one_graph_and_the_same_bits_twice():

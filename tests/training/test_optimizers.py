@@ -3,19 +3,40 @@ import torch
 from torch import nn
 
 from lmfast.errors import UserError
-from lmfast.training.optimizers import load_state_tensors, make_adamw, state_tensors
+from lmfast.model.config import ModelConfig
+from lmfast.model.transformer import TransformerLM
+from lmfast.training.optimizers import block_matrices, load_state_tensors, make_optimizer, state_tensors
+
+KINDS = ("adamw", "muon")
 
 
-def build():
+def build(kind="adamw", **options):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3))
-    return model, make_adamw(model, 0.1, (0.9, 0.95), 0.5)
+    model = TransformerLM(
+        ModelConfig(
+            vocab_size=20, context_length=8, d_model=16, num_layers=2, num_heads=4, num_kv_heads=2, d_ff=24
+        )
+    )
+    return model, make_optimizer(model, kind, 0.1, (0.9, 0.95), **({"weight_decay": 0.5} | options))
 
 
-def step(model, optimizer):
-    model(torch.ones(2, 4)).square().sum().backward()
+def step(model, optimizer, found_inf=None, scale=1.0):
+    ids = torch.arange(16).view(2, 8)
+    (scale * model(ids).square().sum()).backward()
+    optimizer.found_inf = found_inf
     optimizer.step()
     optimizer.zero_grad()
+    assert all(p.grad is None for p in model.parameters())
+
+
+def copies(model, optimizer):
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    return weights | {name: t.clone() for name, t in state_tensors(model, optimizer).items()}
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
 def test_only_matrices_decay():
@@ -28,31 +49,80 @@ def test_only_matrices_decay():
         torch.testing.assert_close(p.detach(), old * (0.95 if p.ndim == 2 else 1.0))
 
 
-def test_state_goes_on_exactly():
-    model, optimizer = build()
+@pytest.mark.parametrize("kind", KINDS)
+def test_state_goes_on_exactly(kind):
+    model, optimizer = build(kind)
     step(model, optimizer)
     saved = {k: v.clone() for k, v in state_tensors(model, optimizer).items()}
-    assert "0.weight.exp_avg" in saved and "1.bias.step" in saved
+    assert {name.rpartition(".")[0] for name in saved} == dict(model.named_parameters()).keys()
     weights = {k: v.clone() for k, v in model.state_dict().items()}
     step(model, optimizer)
-    other, fresh = build()
+    step(model, optimizer)
+    other, fresh = build(kind)
     other.load_state_dict(weights)
     load_state_tensors(other, fresh, saved)
     step(other, fresh)
-    for a, b in zip(model.parameters(), other.parameters(), strict=True):
-        assert torch.equal(a, b)
+    step(other, fresh)
+    assert_same(copies(model, optimizer), copies(other, fresh))
 
 
 def test_a_missing_parameter_is_named():
     model, optimizer = build()
-    with pytest.raises(UserError, match=r"no state for 0\.bias"):
-        load_state_tensors(model, optimizer, {"0.weight.exp_avg": torch.zeros(3, 4)})
+    with pytest.raises(UserError, match=r"no state for blocks\.0\."):
+        load_state_tensors(model, optimizer, {"embedding.weight.exp_avg": torch.zeros(20, 16)})
 
 
-def test_found_inf_skips_the_step():
-    model, optimizer = build()
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("first", [True, False], ids=["first step", "later step"])
+def test_a_step_that_is_not_finite_changes_neither_weights_nor_state(kind, bad, first):
+    model, optimizer = build(kind)
+    if not first:
+        step(model, optimizer)
+    before = copies(model, optimizer)
+    step(model, optimizer, found_inf=torch.ones(()), scale=bad)
+    after = copies(model, optimizer)
+    if first:  # AdamW makes its state in its first step, which this was
+        made = after.keys() - before.keys()
+        assert all(after[name].abs().max() == 0 for name in made)
+        after = {name: after[name] for name in before}
+    assert_same(before, after)
+    step(model, optimizer, found_inf=torch.zeros(()))
+    clean, twin = build(kind)
+    for _ in range(1 if first else 2):
+        step(clean, twin)
+    assert_same(copies(clean, twin), copies(model, optimizer))
+
+
+def test_muon_moves_the_blocks_matrices_and_adamw_the_rest():
+    model, optimizer = build("muon")
+    names = {p: name for name, p in model.named_parameters()}
+    moved = {names[p] for p in block_matrices(model)}
+    assert moved == {n for n in names.values() if n.startswith("blocks") and "norm" not in n}
     step(model, optimizer)
-    before = [p.detach().clone() for p in model.parameters()]
-    optimizer.found_inf = torch.ones(())
-    step(model, optimizer)
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
+    for p, name in names.items():
+        assert ("momentum_buffer" in optimizer.state[p]) == (name in moved)
+        assert ("exp_avg" in optimizer.state[p]) == (name not in moved)
+
+
+def test_muon_moves_each_matrix_of_a_fused_projection_as_torch_moves_it_alone():
+    model, optimizer = build("muon", muon_momentum=0.8)
+    qkv = model.blocks[0].attention.qkv.weight
+    alone = [nn.Parameter(part.clone()) for part in qkv.detach().split([16, 8, 8])]
+    theirs = torch.optim.Muon(alone, lr=0.1, weight_decay=0.5, momentum=0.8, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        grad = torch.randn(32, 16)
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p)
+        qkv.grad = grad.clone()
+        for part, piece in zip(alone, grad.split([16, 8, 8]), strict=True):
+            part.grad = piece.clone()
+        optimizer.step()
+        theirs.step()
+    torch.testing.assert_close(qkv.detach(), torch.cat(alone).detach(), rtol=0, atol=0)
+
+
+def test_muons_rate_of_its_own_is_a_factor_on_the_common_one():
+    _, optimizer = build("muon", muon_lr=0.03)
+    assert [group["rate"] for group in optimizer.param_groups] == [pytest.approx(0.3), 1.0, 1.0]
+    assert [group["rate"] for group in build("muon")[1].param_groups] == [1.0, 1.0, 1.0]

@@ -66,6 +66,16 @@ def test_a_stopped_process_resumes_exactly(corpus, tmp_path, signals):
     assert exact(tmp_path.parent / "whole") == exact(folder)
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "wsd"])
+def test_muon_resumes_exactly(corpus, tmp_path, schedule):
+    more = ("--optimizer", "muon", "--schedule", schedule, "--lr-decay-iters", "6")
+    train(flags(corpus, tmp_path / "whole", *more, "--max-iters", "6"))
+    for stop in (2, 6):
+        train(flags(corpus, tmp_path / "parts", *more, "--max-iters", str(stop)))
+    assert not differ(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    assert (read_metrics(tmp_path / "parts")[-1]["learning_rate"] == 0.0) == (schedule != "cosine")
+
+
 def test_logging_may_change_and_the_split_of_a_step_too(corpus, tmp_path):
     train(flags(corpus, tmp_path / "run", "--max-iters", "3", "--lr-decay-iters", "6"))
     train(flags(corpus, tmp_path / "run", "--max-iters", "6", "--lr-decay-iters", "6", "--log-interval", "2"))

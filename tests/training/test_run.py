@@ -36,6 +36,10 @@ def test_derived_settings():
     )
     assert (flat["max_iters"], flat["total_tokens"]) == (1250, None)
     assert resolved(max_iters=5)["lr_decay_iters"] == 1000  # never before the end of the warmup
+    assert resolved(schedule="linear")["min_lr"] == resolved(schedule="wsd")["min_lr"] == 0.0
+    timed = resolved(max_minutes=5)
+    assert (timed["max_iters"], timed["lr_decay_iters"]) == (None, None)
+    assert resolved(max_minutes=5, total_tokens=10**6)["max_iters"] == 31
 
 
 def test_resolving_twice_changes_nothing():
@@ -48,7 +52,8 @@ def test_resolving_twice_changes_nothing():
     [
         ("beta1", 1.0), ("beta2", -0.1), ("weight_decay", -1), ("grad_clip", float("nan")), ("warmup_iters", -1),
         ("eval_interval", -1), ("eval_batches", -1), ("keep_checkpoints", -1), ("checkpoint_interval", -1),
-        ("sample_interval", -1), ("max_iters", 0), ("grad_accumulation", 0), ("lr_decay_iters", 5),
+        ("sample_interval", -1), ("max_iters", 0), ("grad_accumulation", 0), ("lr_decay_iters", 5), ("max_minutes", 0),
+        ("muon_lr", 0.0), ("muon_momentum", 1.0), ("decay_fraction", 1.5),
     ],
 )  # fmt: skip
 def test_values_out_of_range_are_refused_by_name(name, value):
