@@ -9,6 +9,10 @@ COMMANDS = {
         "lmfast.tokenizer.__main__",
         "train a tokenizer; encode, decode, inspect, count, compression",
     ),
+    "data": (
+        "lmfast.data.__main__",
+        "fetch corpora by name; prepare token files of any text; their statistics",
+    ),
     "train": ("lmfast.train", "train a language model on a token file"),
     "generate": ("lmfast.generate", "continue prompts with a trained model"),
     "flops": ("lmfast.flops", "count a model's parameters, FLOPs, memory and training time"),

@@ -116,28 +116,25 @@ def build_parser() -> Parser:
     return parser
 
 
-def add_workers(parser: Parser) -> None:
+def add_workers(parser: Parser, what: str = "threads") -> None:
     parser.add_argument(
-        "--num-workers", "--num-proc", type=positive, metavar="N", help="threads (default: all CPUs)"
+        "--num-workers", "--num-proc", type=positive, metavar="N", help=f"{what} (default: all CPUs)"
     )
 
 
-def add_engine(parser: argparse.ArgumentParser) -> None:
-    """--engine dask and what belongs to it; the data commands have it too."""
-    parser.add_argument(
-        "--engine", choices=["local", "dask"], default="local", help="threads here, or a dask cluster (local)"
-    )
+def add_engine(
+    parser: Parser,
+    engines: str = "threads here, or a dask cluster (local)",
+    shards: str = "with --engine dask: what a worker takes at a time (256MB)",
+) -> None:
+    """--engine and what belongs to it."""
+    parser.add_argument("--engine", choices=["local", "dask"], default="local", help=engines)
     parser.add_argument(
         "--scheduler",
         metavar="ADDRESS",
         help="of a dask cluster, tcp://host:8786 or its scheduler file; default: workers on this machine",
     )
-    parser.add_argument(
-        "--shard-size",
-        type=number_of_bytes,
-        metavar="SIZE",
-        help="what one dask worker takes at a time (256MB)",
-    )
+    parser.add_argument("--shard-size", type=number_of_bytes, metavar="SIZE", help=shards)
 
 
 def add_tokenizer(parser: Parser, many: bool = False) -> None:

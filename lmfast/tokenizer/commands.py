@@ -5,10 +5,11 @@ told by the functions called, in one line.
 """
 
 import argparse
+import re
 import sys
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -219,22 +220,59 @@ def _ids_of_stdin() -> Iterator[np.ndarray]:
             raise UserError(f"standard input, line {number}: not ids separated by blanks") from None
 
 
-def count(arguments: argparse.Namespace) -> None:
+def token_files(names: Sequence[str | Path]) -> list[Path]:
+    """The token files that names of files and folders stand for (in folders: .npy and .bin, at any depth)."""
     files: list[Path] = []
-    for name in map(Path, arguments.input):
-        found = sorted([*name.rglob("*.npy"), *name.rglob("*.bin")]) if name.is_dir() else [name]
+    for name in map(Path, names):
+        if name.is_dir():
+            found = sorted(
+                file
+                for file in [*name.rglob("*.npy"), *name.rglob("*.bin")]
+                if not any(part.startswith(".") for part in file.relative_to(name).parts)
+            )
+        else:
+            found = [name]
         if not found:
             raise UserError(f"{name}: no token files (.npy, .bin) in it; make one with encode")
-        files += found
-    total = 0
-    for file in files:
+        files += [file for file in found if file not in files]
+    return files
+
+
+_PARTS = {"train": "train", "training": "train", "test": "test"}
+_PARTS |= dict.fromkeys(("valid", "val", "validation", "dev"), "valid")
+
+
+def part_of(path: Path) -> str:
+    """What a token file is a part of: "valid" for owt_valid.npy, val-00000-of-00003.bin and validation/00012.npy; its
+    name without a number at the end where neither it nor its folder says."""
+    for name in (path.stem, path.parent.name):
+        for word in re.split(r"[^a-z]+", name.lower()):
+            if word in _PARTS:
+                return _PARTS[word]
+    return re.sub(r"[._-]?\d+(-of-\d+)?$", "", path.stem) or path.stem
+
+
+def count(arguments: argparse.Namespace) -> None:
+    parts: dict[str, list[tuple[int, int | None]]] = {}
+    for file in token_files(arguments.input):
         opened = open_tokens(file)
-        total += len(opened)
-        summary = opened.summary
-        more = f", {summary['bytes'] / len(opened):.3f} bytes/token" if summary and "bytes" in summary else ""
+        size = (opened.summary or {}).get("bytes")
+        parts.setdefault(part_of(file), []).append((len(opened), size))
+        more = "" if size is None else f", {size / len(opened):.3f} bytes/token"
         print(f"{file}: {len(opened):,} tokens ({opened.tokens.dtype}){more}")
+    files = [file for part in parts.values() for file in part]
+    if len(parts) > 1:
+        for part, found in parts.items():
+            print(f"{part}: {_sum_line(found)}")
     if len(files) > 1:
-        print(f"total: {total:,} tokens in {len(files)} files")
+        print(f"total: {_sum_line(files)}")
+
+
+def _sum_line(files: list[tuple[int, int | None]]) -> str:
+    tokens = sum(length for length, _ in files)
+    sizes = [size for _, size in files if size is not None]
+    more = f", {sum(sizes) / tokens:.3f} bytes/token" if len(sizes) == len(files) else ""
+    return f"{tokens:,} tokens in {len(files)} {'file' if len(files) == 1 else 'files'}{more}"
 
 
 def compression(arguments: argparse.Namespace) -> None:

@@ -48,7 +48,7 @@ class Stamps:
             stamp = json.loads(self.path(name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return stamp["result"] if stamp["request"] == request else None
+        return stamp["result"] if stamp["request"] == json.loads(json.dumps(request)) else None
 
     def write(self, name: str, request: dict, result: dict) -> None:
         """The shard is finished; its data must be on disk under its final name by now."""

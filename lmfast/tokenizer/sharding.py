@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lmfast.errors import UserError
-from lmfast.files import written_beside
+from lmfast.files import locked, written_beside
 from lmfast.tokenizer.chunks import SpecialTokens, chunks, next_cut, open_text
 from lmfast.tokenizer.count_table import CountTable
 from lmfast.tokenizer.counting import PretokenCounts, count_pretokens
@@ -65,15 +65,16 @@ def work_folder(output: str | Path) -> Path:
 
 @contextlib.contextmanager
 def kept_until_done(folder: Path) -> Iterator[None]:
-    """A work folder: gone after success, and after a failure too where no shard was finished."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        if not any(folder.glob("*.json")):
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
+    """A work folder, one command's at a time: gone after success, and after a failure too where no shard was finished."""
+    busy = f"{folder}: another command is at work on the same output; wait for it, or choose another --output"
+    with locked(folder, busy):
+        try:
+            yield
+        except BaseException:
+            if not any(folder.glob("*.json")):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,118 @@
+"""The data commands: download, prepare, stats.
+
+In: the parsed command line (see __main__.py). Out: files, and a summary of some lines on stdout. What is refused is told by
+the functions called, in one line.
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from lmfast.data import corpora
+from lmfast.data.prepare import COUNTS, Settings, Where, prepare_files
+from lmfast.data.sources import SHARD_BYTES
+from lmfast.data.stats import Stats, stats_text, token_stats, write_stats
+from lmfast.data.token_file import open_tokens
+from lmfast.errors import UserError
+from lmfast.tokenizer.bpe import Tokenizer
+from lmfast.tokenizer.commands import load_tokenizer, token_files
+from lmfast.tokenizer.progress import progress
+
+
+def download(arguments: argparse.Namespace) -> None:
+    if arguments.repo is not None:
+        if arguments.name is not None or arguments.source is not None:
+            raise UserError("--repo: names the dataset itself; leave NAME and --from out")
+        folder = Path(arguments.output or Path("data") / arguments.repo.split("/")[-1])
+        for path in corpora.download_repo(
+            arguments.repo, arguments.files or ["*"], folder, arguments.revision or "main"
+        ):
+            print(f"{path}: {path.stat().st_size / 1e6:,.1f} MB")
+        return
+    if arguments.files is not None:
+        raise UserError("--files: goes with --repo; a name brings its own files")
+    if arguments.name is None:
+        print("\n".join(f"{name:<25}{corpus.about}" for name, corpus in corpora.CORPORA.items()))
+        return
+    folder = Path(arguments.output or Path("data") / arguments.name)
+    source = None if arguments.source is None else Path(arguments.source)
+    for part in corpora.download(arguments.name, folder, arguments.revision or "main", source):
+        print(f"{part.path}: {part.records:,} {part.unit}, {part.path.stat().st_size / 1e6:,.1f} MB")
+
+
+def prepare(arguments: argparse.Namespace) -> None:
+    if arguments.val_input is not None and arguments.val_fraction is not None:
+        raise UserError("--val-fraction: is of no use with --val-input; leave one of them out")
+    if arguments.engine == "local" and arguments.scheduler is not None:
+        raise UserError("--scheduler: is for --engine dask; leave it out, or add --engine dask")
+    given = {"val_fraction": arguments.val_fraction, "seed": arguments.seed}
+    settings = Settings(
+        field=arguments.text_field,
+        separator=arguments.separator,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    where = Where(
+        arguments.engine,
+        arguments.scheduler,
+        arguments.num_workers,
+        arguments.shard_size or SHARD_BYTES,
+    )
+    tokenizer = load_tokenizer(arguments)
+    output = Path(arguments.output)
+    with progress(encoding="bytes") as update:
+        counts = prepare_files(
+            arguments.input,
+            tokenizer,
+            output,
+            settings,
+            arguments.val_input or (),
+            where,
+            partial(update, "encoding"),
+        )
+    for part, found in counts["parts"].items():
+        if found["documents"]:
+            print(
+                f"{output / part}.npy: {found['tokens']:,} tokens ({tokenizer.dtype}), {found['documents']:,} documents, "
+                f"{found['bytes'] / found['tokens']:.3f} bytes/token"
+            )
+    if counts["blank_documents"]:
+        print(f"left out: {counts['blank_documents']:,} documents of blanks only")
+    print(f"{output / COUNTS}: documents, tokens and bytes by part and source")
+    if arguments.create_stats:
+        parts = [output / f"{part}.npy" for part, found in counts["parts"].items() if found["documents"]]
+        _tell([_stats(path, tokenizer) for path in parts], output)
+
+
+def stats(arguments: argparse.Namespace) -> None:
+    own = None
+    if arguments.tokenizer or arguments.vocab or arguments.merges:
+        own = load_tokenizer(arguments)
+    if arguments.output is not None and not Path(arguments.output).is_dir():
+        raise UserError(f"{arguments.output}: is no folder; make it, or name another --output")
+    figures = []
+    for path in token_files(arguments.input):
+        figures.append(_stats(path, own or _tokenizer_of(path)))
+    _tell(figures, None if arguments.output is None else Path(arguments.output))
+
+
+def _tokenizer_of(path: Path) -> Tokenizer:
+    """The tokenizer that a token file's summary names."""
+    home = open_tokens(path).tokenizer_path
+    if home is None:
+        raise UserError(
+            f"{path}: no {path.name}.json beside it tells of its tokenizer; name it with --tokenizer"
+        )
+    if not Path(home).exists():
+        raise UserError(f"{path}: its tokenizer {home} is gone; name it with --tokenizer")
+    return Tokenizer.load(home)
+
+
+def _stats(path: Path, tokenizer: Tokenizer) -> Stats:
+    return token_stats(str(path), open_tokens(path, tokenizer.vocab_size).tokens, tokenizer)
+
+
+def _tell(figures: list[Stats], folder: Path | None) -> None:
+    written = [] if folder is None else write_stats(folder, figures)
+    print(f"\n{stats_text(figures)}")
+    if written:
+        print("\n" + ", ".join(map(str, written)))

@@ -1,0 +1,268 @@
+"""Named corpora: fetched from the Hugging Face Hub, checked, unpacked, and brought into one form.
+
+In: a name of `CORPORA`, a folder. Out, in the folder: train, valid and test as far as the corpus has them, text (.txt, with
+`<|endoftext|>` between documents) or records (.jsonl, one JSON object a line: Alpaca's `instruction`, `input`, `output`, or
+`prompt`, `chosen`, `rejected`), and source.json: repository, commit, files and their hashes, and what each part holds.
+
+Parts are those that the authors published, and a validation part of records where they published none (corpus_forms.py).
+A part appears under its name when it is complete, and is not fetched again while source.json tells of the same files. What
+is fetched lies in `.download/` until its part is made; an interrupted call goes on there (hub.py). A `source` is a folder
+with the repository's files, for machines without a network. Any other dataset comes as it is (`download_repo`).
+
+Refused: unknown names (the nearest is suggested), what hub.py refuses, files that do not hold what they should.
+"""
+
+import contextlib
+import difflib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lmfast.data import hub
+from lmfast.data.corpus_forms import MAKERS, suffix_of
+from lmfast.errors import UserError
+from lmfast.files import locked, written_beside
+
+RAW = ".download"
+SOURCE = "source.json"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """repo: on the hub. parts: part → pattern of its files there. form: of corpus_forms.py. about: for the list."""
+
+    repo: str
+    parts: dict[str, str]
+    form: str
+    about: str
+
+
+CORPORA = {
+    "tinystories": Corpus(
+        "roneneldan/TinyStories",
+        {"train": "TinyStoriesV2-GPT4-train.txt", "valid": "TinyStoriesV2-GPT4-valid.txt"},
+        "text",
+        "2.2 GB of short stories by GPT-4 (train, valid)",
+    ),
+    "owt-sample": Corpus(
+        "stanford-cs336/owt-sample",
+        {"train": "owt_train.txt.gz", "valid": "owt_valid.txt.gz"},
+        "text",
+        "12 GB of OpenWebText, as CS336 samples it (train, valid)",
+    ),
+    "wikitext-2": Corpus(
+        "Salesforce/wikitext",
+        {
+            "train": "wikitext-2-raw-v1/train-*.parquet",
+            "valid": "wikitext-2-raw-v1/validation-*.parquet",
+            "test": "wikitext-2-raw-v1/test-*.parquet",
+        },
+        "wikitext",
+        "11 MB of good Wikipedia articles (train, valid, test)",
+    ),
+    "wikitext-103": Corpus(
+        "Salesforce/wikitext",
+        {
+            "train": "wikitext-103-raw-v1/train-*.parquet",
+            "valid": "wikitext-103-raw-v1/validation-*.parquet",
+            "test": "wikitext-103-raw-v1/test-*.parquet",
+        },
+        "wikitext",
+        "540 MB of good Wikipedia articles (train, valid, test)",
+    ),
+    "alpaca-cleaned": Corpus(
+        "yahma/alpaca-cleaned",
+        {"train": "alpaca_data_cleaned.json"},
+        "alpaca",
+        "52,000 instructions and answers (train, valid)",
+    ),
+    "ultrafeedback-binarized": Corpus(
+        "HuggingFaceH4/ultrafeedback_binarized",
+        {"train": "data/train_prefs-*.parquet", "test": "data/test_prefs-*.parquet"},
+        "preferences",
+        "61,000 prompts with a better and a worse answer (train, valid, test)",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part that is there: its file, how many documents or records it holds."""
+
+    path: Path
+    records: int
+
+    @property
+    def unit(self) -> str:
+        return "records" if self.path.suffix == ".jsonl" else "documents"
+
+
+def download(
+    name: str,
+    folder: Path,
+    revision: str = "main",
+    source: Path | None = None,
+    report: Callable[[str], None] = print,
+) -> list[Part]:
+    """Makes the parts of a corpus that are not there yet; returns all of them."""
+    if name not in CORPORA:
+        near = difflib.get_close_matches(name, CORPORA, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(CORPORA)}"
+        raise UserError(f"corpus {name!r}: no such name; {hint} (any other dataset: --repo OWNER/NAME)")
+    corpus = CORPORA[name]
+    if any(pattern.endswith(".parquet") for pattern in corpus.parts.values()):
+        _check_pyarrow(name)
+    told = _told(folder, name, revision)
+    if all(_is_made(folder, told["parts"].get(key)) for key in corpus.parts) and source is None:
+        report(f"{folder}: is there already (commit {told['commit'][:12]})")
+        return _parts(folder, told)
+    with _in_folder(folder):
+        if source is not None:
+            commit, fetch, files_of = _from_folder(source, corpus)
+        else:
+            commit, fetch, files_of = _from_hub(name, revision, folder / RAW, report)
+        told["commit"] = commit
+        for key, pattern in corpus.parts.items():
+            files = files_of(pattern)
+            before = told["parts"].get(key)
+            if _is_made(folder, before) and before["files"] == [asdict(file) for file in files]:
+                continue
+            paths = [fetch(file) for file in files]
+            records = MAKERS[corpus.form](key, paths, folder, source is None)
+            made = {part: folder / f"{part}{suffix_of(corpus.form)}" for part in records}
+            told["parts"][key] = {
+                "files": [asdict(file) for file in files],
+                "made": {
+                    part: {"file": path.name, "records": records[part], "bytes": path.stat().st_size}
+                    for part, path in made.items()
+                },
+            }
+            with written_beside(folder / SOURCE) as beside:
+                beside.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    return _parts(folder, told)
+
+
+def download_repo(
+    repo: str,
+    patterns: list[str],
+    folder: Path,
+    revision: str = "main",
+    report: Callable[[str], None] = print,
+) -> list[Path]:
+    """The files of any dataset that the patterns match, as they are, under the folder; returns their paths."""
+    if repo.count("/") != 1 or not all(repo.split("/")):
+        raise UserError(f"--repo {repo}: is no name of a dataset; write it as OWNER/NAME")
+    asked = " ".join(f"--include '{pattern}'" for pattern in patterns)
+    way_out = (
+        f"on a machine with a network: `hf download --repo-type dataset {repo} {asked} --local-dir FOLDER`"
+    )
+    with _in_folder(folder):
+        listing = hub.list_files(repo, revision, way_out)
+        paths = []
+        for file in listing.matching(patterns):
+            target = folder / file.path
+            if not (target.is_file() and hub.digest_of(target, file) == file.digest):
+                fetched = hub.fetch(listing, file, folder / RAW, way_out, report)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(fetched, target)
+            paths.append(target)
+    return paths
+
+
+def _from_hub(name: str, revision: str, raw: Path, report: Callable[[str], None]):
+    """(commit, what fetches a file, what lists a pattern's files)."""
+    corpus = CORPORA[name]
+    asked = " ".join(f"--include '{pattern}'" for pattern in corpus.parts.values())
+    way_out = (
+        f"on a machine with a network run `hf download --repo-type dataset {corpus.repo} {asked} --local-dir FOLDER`, bring "
+        f"FOLDER here, then `python -m lmfast.data download {name} --from FOLDER`"
+    )
+    listing = hub.list_files(corpus.repo, revision, way_out)
+
+    def fetch(file: hub.RemoteFile) -> Path:
+        return hub.fetch(listing, file, raw, way_out, report)
+
+    return listing.commit, fetch, lambda pattern: listing.matching([pattern])
+
+
+def _from_folder(source: Path, corpus: Corpus):
+    """The same for a folder that holds the repository's files, at its top or under their paths there."""
+    if not source.is_dir():
+        raise UserError(f"--from {source}: is no folder; name the one that `hf download --local-dir` filled")
+    place: dict[str, Path] = {}
+
+    def files_of(pattern: str) -> list[hub.RemoteFile]:
+        found = sorted(source.glob(pattern)) or sorted(source.glob(Path(pattern).name))
+        if not found:
+            raise UserError(
+                f"--from {source}: holds no {pattern}, which is a part of {corpus.repo}; fetch it too"
+            )
+        place.update({path.name: path for path in found})
+        return [hub.RemoteFile(path.name, path.stat().st_size, _sha256(path)) for path in found]
+
+    return str(source.absolute()), lambda file: place[file.path], files_of
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _in_folder(folder: Path):
+    """The folder, one download's at a time. What was fetched and is not needed any more goes after success; after a failure
+    it stays for the next try, and a folder in which nothing is goes."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; name a folder")
+    raw = folder / RAW
+    was_there = folder.exists()
+    with locked(raw, f"{folder}: another download is at work there; wait for it"):
+        try:
+            yield
+        except BaseException:
+            if not any(path.is_file() and path.name != ".lock" for path in raw.rglob("*")):
+                shutil.rmtree(raw, ignore_errors=True)
+                if not was_there:
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()
+            raise
+        shutil.rmtree(raw, ignore_errors=True)
+
+
+def _told(folder: Path, name: str, revision: str) -> dict:
+    """source.json, where it tells of this corpus and revision; else an empty one."""
+    fresh = {"name": name, "repo": CORPORA[name].repo, "revision": revision, "commit": "", "parts": {}}
+    try:
+        told = json.loads((folder / SOURCE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return fresh
+    same = isinstance(told, dict) and all(told.get(key) == fresh[key] for key in ("name", "repo", "revision"))
+    return told if same else fresh
+
+
+def _is_made(folder: Path, entry: dict | None) -> bool:
+    """Whether what source.json tells of one part is there, of the size that it had."""
+    if entry is None:
+        return False
+    paths = [(folder / made["file"], made["bytes"]) for made in entry["made"].values()]
+    return all(path.is_file() and path.stat().st_size == size for path, size in paths)
+
+
+def _parts(folder: Path, told: dict) -> list[Part]:
+    made = {part: facts for entry in told["parts"].values() for part, facts in entry["made"].items()}
+    order = sorted(made, key=("train", "valid", "test").index)
+    return [Part(folder / made[part]["file"], made[part]["records"]) for part in order]
+
+
+def _check_pyarrow(name: str) -> None:
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError:
+        raise UserError(
+            f"corpus {name}: is Parquet, which needs pyarrow, and that is not installed; `pip install pyarrow` (the extra "
+            "`data`)"
+        ) from None

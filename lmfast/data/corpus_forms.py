@@ -1,0 +1,197 @@
+"""From the files that corpora are published as to the one form of text and the one form of records.
+
+In: the fetched files of one part (text, packed or not; Parquet; JSON), and a folder. Out: there, under their final names
+when complete, `PART.txt` with `<|endoftext|>` between documents, or `PART.jsonl` with a record a line; returned is how
+many documents or records each holds.
+
+- text: as it is; unpacked where packed.
+- wikitext (Merity et al. 2016): a row a line of the original, blank lines as empty rows. An article begins at a line
+  ` = Title = ` with blank lines around it. Lines are kept as they are, ` @-@ ` included.
+- alpaca (Taori et al. 2023): `instruction`, `input`, `output`.
+- preferences (UltraFeedback, Cui et al. 2023, as binarized for Zephyr): two conversations that differ in the last answer;
+  `prompt` is a string, or messages where more than a user's one message comes before it. Pairs that are equal or have
+  an empty side tell nothing and are left out.
+
+Records whose prompt's hash falls into the lowest 2 % of its range become the validation part, so that a prompt is never on
+both sides. Refused: files that do not hold what they should, with the record's number.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lmfast.data.encode_shards import is_held_out
+from lmfast.data.sources import (
+    DOCUMENT_END,
+    PACKED_SUFFIXES,
+    documents,
+    open_parquet,
+    plan_shards,
+    unpacked,
+)
+from lmfast.errors import UserError
+from lmfast.files import written_beside
+
+HELD_OUT = 0.02  # of prompts
+PIECE = 4 << 20
+
+Maker = Callable[[str, list[Path], Path, bool], dict[str, int]]
+
+
+def suffix_of(form: str) -> str:
+    return ".txt" if form in ("text", "wikitext") else ".jsonl"
+
+
+def make_text(part: str, paths: list[Path], folder: Path, movable: bool) -> dict[str, int]:
+    """Text files, end to end. movable: they are nobody's, and one that is not packed may become the part itself."""
+    target = folder / f"{part}.txt"
+    if movable and len(paths) == 1 and paths[0].suffix not in PACKED_SUFFIXES:
+        count = _count_documents(paths[0])
+        os.replace(paths[0], target)
+        return {part: count}
+    with written_beside(target) as beside:
+        with beside.open("wb") as joined:
+            for path in paths:
+                with unpacked(path) if path.suffix in PACKED_SUFFIXES else path.open("rb") as file:
+                    shutil.copyfileobj(file, joined, PIECE)
+        count = _count_documents(beside, paths[0])
+    return {part: count}
+
+
+def _count_documents(text: Path, named: Path | None = None) -> int:
+    count = sum(
+        not document.isspace() for shard in plan_shards([text]) for document in documents(shard) if document
+    )
+    if count < 2:
+        raise UserError(
+            f"{named or text}: holds no {DOCUMENT_END}, so it is not the text that it should be; fetch it again"
+        )
+    return count
+
+
+def make_wikitext(part: str, paths: list[Path], folder: Path, movable: bool) -> dict[str, int]:
+    count = 0
+    with (
+        written_beside(folder / f"{part}.txt") as beside,
+        beside.open("w", encoding="utf-8", newline="") as text,
+    ):
+        for article in articles(row["text"] for path in paths for row in parquet_rows(path, ["text"])):
+            text.write(f"{article}\n{DOCUMENT_END}\n")
+            count += 1
+    return {part: count}
+
+
+def articles(rows: Iterable[str]) -> Iterator[str]:
+    """WikiText's rows → its articles, without the blank lines around them."""
+    lines: list[str] = []
+    before, row = "", None
+    for after in itertools.chain(rows, [""]):
+        if row is not None:
+            if _is_title(row) and not before.strip() and not after.strip() and any(map(str.strip, lines)):
+                yield "".join(lines).strip("\n")
+                lines = []
+            lines.append(row if row.endswith("\n") else row + "\n")
+            before = row
+        row = after
+    if any(map(str.strip, lines)):
+        yield "".join(lines).strip("\n")
+
+
+def _is_title(row: str) -> bool:
+    """ " = Title = " and no " = = Section = = "."""
+    text = row.strip()
+    return (
+        text.startswith("= ") and text.endswith(" =") and len(text) > 4 and text[2] != "=" and text[-3] != "="
+    )
+
+
+def make_alpaca(part: str, paths: list[Path], folder: Path, movable: bool) -> dict[str, int]:
+    def records() -> Iterator[tuple[str, dict]]:
+        for path in paths:
+            try:
+                found = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise UserError(f"{path}: is no JSON ({error}); fetch it again") from None
+            for number, record in enumerate(found if isinstance(found, list) else [found]):
+                fields = (
+                    [record.get(key) for key in ("instruction", "input", "output")]
+                    if isinstance(record, dict)
+                    else []
+                )
+                if not fields or not all(isinstance(text, str) for text in fields):
+                    raise UserError(
+                        f"{path}: record {number} has not the strings instruction, input and output; is it another file?"
+                    )
+                yield f"{fields[0]}\n{fields[1]}", dict(zip(("instruction", "input", "output"), fields))
+
+    return write_records(part, folder, records(), hold_out=True)
+
+
+def make_preferences(part: str, paths: list[Path], folder: Path, movable: bool) -> dict[str, int]:
+    def records() -> Iterator[tuple[str, dict]]:
+        for path in paths:
+            for number, row in enumerate(parquet_rows(path, ["chosen", "rejected"])):
+                record = preference(row["chosen"], row["rejected"], f"{path}: record {number}")
+                if record is not None:
+                    yield json.dumps(record["prompt"]), record
+
+    return write_records(part, folder, records(), hold_out=part == "train")
+
+
+def preference(chosen: list[dict], rejected: list[dict], where: str) -> dict | None:
+    """Two conversations that differ in their last answer → prompt, chosen, rejected; None where they tell nothing."""
+    for messages in (chosen, rejected):
+        if not messages or messages[-1]["role"] != "assistant" or len(messages) < 2:
+            raise UserError(f"{where}: a conversation does not end with an answer; is it another file?")
+    if chosen[:-1] != rejected[:-1]:
+        raise UserError(f"{where}: chosen and rejected do not answer the same; is it another file?")
+    before = [{"role": message["role"], "content": message["content"]} for message in chosen[:-1]]
+    prompt: Any = before[0]["content"] if len(before) == 1 and before[0]["role"] == "user" else before
+    better, worse = chosen[-1]["content"], rejected[-1]["content"]
+    if not better.strip() or not worse.strip() or better == worse:
+        return None
+    return {"prompt": prompt, "chosen": better, "rejected": worse}
+
+
+def write_records(
+    part: str, folder: Path, records: Iterable[tuple[str, dict]], hold_out: bool
+) -> dict[str, int]:
+    """(prompt, record) → PART.jsonl, and valid.jsonl of the held-out prompts where that is asked."""
+    counts = dict.fromkeys((part, "valid") if hold_out else (part,), 0)
+    with contextlib.ExitStack() as stack:
+        besides = {name: stack.enter_context(written_beside(folder / f"{name}.jsonl")) for name in counts}
+        files = {
+            name: stack.enter_context(beside.open("w", encoding="utf-8", errors="surrogatepass"))
+            for name, beside in besides.items()
+        }
+        for prompt, record in records:
+            held_out = hold_out and is_held_out(prompt.encode("utf-8", "surrogatepass"), HELD_OUT, 0)
+            name = "valid" if held_out else part
+            files[name].write(json.dumps(record, ensure_ascii=False) + "\n")
+            counts[name] += 1
+    return counts
+
+
+def parquet_rows(path: Path, columns: list[str]) -> Iterator[dict]:
+    """The rows of a Parquet file, as dictionaries of the named columns."""
+    with open_parquet(path) as file:
+        missing = [name for name in columns if name not in file.schema_arrow.names]
+        if missing:
+            raise UserError(
+                f"{path}: has no column {missing[0]} (it has {', '.join(file.schema_arrow.names)}); is it another file?"
+            )
+        for batch in file.iter_batches(1024, columns=columns):
+            yield from batch.to_pylist()
+
+
+MAKERS: dict[str, Maker] = {
+    "text": make_text,
+    "wikitext": make_wikitext,
+    "alpaca": make_alpaca,
+    "preferences": make_preferences,
+}

@@ -1,0 +1,148 @@
+"""One shard of sources → ids of its documents, training and validation apart: what a worker of `prepare` does.
+
+In: an `EncodeJob` (picklable; workers are other processes, or other machines that share the folders). Out: in the job's
+folder `NAME.train.ids` and `NAME.valid.ids` (headless little-endian ids of the tokenizer's dtype) and a stamp with what is
+in them: documents, tokens, bytes (of text and marks), documents of blanks only, which are left out.
+
+Every document is followed by the id of `<|endoftext|>`, the only special token here: text that looks like another one is
+plain text, and in records and Parquet text that looks like `<|endoftext|>` is plain text too. So ids do not depend on how
+sources are cut, and data cannot smuggle in the marks of a chat.
+
+Which documents are held out: those whose BLAKE2b hash (8 bytes, keyed by the seed, of the text without surrounding blanks)
+lies in the lowest `val_fraction` of its range. A text is on the same side wherever it stands, twice or in another file or
+format, and a larger fraction holds out the same documents and more.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from lmfast.data.sources import DOCUMENT_END, Shard, documents
+from lmfast.files import written_beside
+from lmfast.tokenizer.engines import Stamps
+from lmfast.tokenizer.sharding import open_shared
+
+if TYPE_CHECKING:
+    from lmfast.tokenizer.bpe import Tokenizer
+
+PARTS = ("train", "valid")
+BATCH_BYTES = 8 << 20  # of documents encoded together: one call for many short ones
+MARK = DOCUMENT_END.encode()
+
+
+@dataclass(frozen=True)
+class EncodeJob:
+    """Shards of one source, and all that their ids depend on.
+
+    source: the file, folder or glob they come from, as it was named. part: "train" or "valid" where the whole source
+    belongs to it, None to split by hash. tokenizer: where workers load it; fingerprint: which one it must be. folder: for
+    the results."""
+
+    name: str
+    source: str
+    shards: tuple[Shard, ...]
+    part: str | None
+    field: str
+    separator: str | None
+    val_fraction: float
+    seed: int
+    tokenizer: str
+    fingerprint: str
+    folder: str
+
+    def request(self) -> dict:
+        """What the result depends on, for its stamp."""
+        facts = asdict(self)
+        del facts["tokenizer"], facts["folder"]
+        return facts
+
+    @property
+    def weight(self) -> int:
+        return sum(shard.weight for shard in self.shards)
+
+    def file(self, part: str) -> Path:
+        return Path(self.folder) / f"{self.name}.{part}.ids"
+
+
+def encode_shard(job: EncodeJob) -> dict:
+    """Does the job; returns {"train": facts, "valid": facts, "blank": documents left out}."""
+    tokenizer = open_shared(job.tokenizer, job.fingerprint)
+    with (
+        written_beside(job.file("train")) as train,
+        written_beside(job.file("valid")) as valid,
+        train.open("wb") as train_file,
+        valid.open("wb") as valid_file,
+    ):
+        parts = {
+            "train": _Part(tokenizer, train_file),
+            "valid": _Part(tokenizer, valid_file),
+        }
+        blank = 0
+        texts = (documents(shard, job.field, job.separator) for shard in job.shards)
+        for document in itertools.chain.from_iterable(texts):
+            if not document or document.isspace():
+                blank += 1
+                continue
+            held_out = job.part == "valid" or (
+                job.part is None and is_held_out(document, job.val_fraction, job.seed)
+            )
+            parts["valid" if held_out else "train"].add(document)
+        result = {name: part.finish() for name, part in parts.items()} | {"blank": blank}
+    Stamps(job.folder).write(job.name, job.request(), result)
+    return result
+
+
+def is_held_out(document: bytes, fraction: float, seed: int) -> bool:
+    """Whether a document belongs to the validation part; by its hash (see the head of this file)."""
+    key = (seed % 2**64).to_bytes(8, "little")
+    digest = hashlib.blake2b(document.strip(), digest_size=8, key=key).digest()
+    return int.from_bytes(digest, "big") < fraction * 2**64
+
+
+class _Part:
+    """Documents of one part on their way to its file."""
+
+    def __init__(self, tokenizer: "Tokenizer", file: BinaryIO):
+        self._tokenizer, self._file = tokenizer, file
+        self._dtype = tokenizer.dtype.newbyteorder("<")
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
+        self._documents = self._tokens = self._bytes = 0
+
+    def add(self, document: bytes) -> None:
+        self._waiting.append(document)
+        self._waiting_bytes += len(document)
+        if self._waiting_bytes >= BATCH_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        for ids in encode_documents(self._tokenizer, self._waiting):
+            ids.astype(self._dtype).tofile(self._file)
+            self._tokens += len(ids)
+        self._documents += len(self._waiting)
+        self._bytes += self._waiting_bytes
+        self._waiting, self._waiting_bytes = [], 0
+
+    def finish(self) -> dict:
+        self._flush()
+        size = self._bytes + self._documents * len(MARK)
+        return {"documents": self._documents, "tokens": self._tokens, "bytes": size}
+
+
+def encode_documents(tokenizer: "Tokenizer", texts: list[bytes]) -> Iterator[np.ndarray]:
+    """The ids of documents, each followed by the end mark's, in arrays (uint32) of any length."""
+    if not texts:
+        return
+    joined = MARK.join(texts) + MARK
+    if joined.count(MARK) == len(texts):
+        yield tokenizer.encode_array(joined, {DOCUMENT_END})
+        return
+    end = np.array([tokenizer.special_tokens[DOCUMENT_END]], np.uint32)
+    for text in texts:  # one of them holds the mark as text
+        yield tokenizer.encode_array(text, "none")
+        yield end

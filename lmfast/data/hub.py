@@ -1,0 +1,218 @@
+"""Files of a dataset on the Hugging Face Hub, on disk and checked, or one line that says what to do instead.
+
+In: a repository, a revision, patterns of file names (`data/train-*.parquet`), a folder. Out: the files under that folder
+and what they are (`RemoteFile`: path, size, hash). The listing comes first and pins the commit, so that all files are of
+one state; each file's hash (sha256 of large files, git's blob hash of small ones) is compared before it gets its name.
+
+Resuming: huggingface_hub takes a lost connection up again within one call, and since 1.0 throws away what it has when a
+process ends. Files here therefore grow under `NAME.HASH.partial`, which the next call goes on with; the hash in the name
+keeps two states of a file apart. Transfers are huggingface_hub's own `http_get` (proxies, tokens, redirects to storage
+hosts, progress). `HF_ENDPOINT` names another server or a mirror, `HF_HUB_OFFLINE=1` forbids the network.
+
+Refused: no huggingface_hub, no network, no such repository or file, a server's error, a file that arrives damaged twice.
+"""
+
+import contextlib
+import fnmatch
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmfast.errors import UserError
+
+PIECE = 1 << 20  # bytes hashed together
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a dataset: its path there, bytes, and sha256 (large files) or git blob hash (small ones)."""
+
+    path: str
+    size: int
+    digest: str
+
+    @property
+    def kind_of_digest(self) -> str:
+        return "sha256" if len(self.digest) == 64 else "git blob sha1"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a repository holds at one commit."""
+
+    repo: str
+    commit: str
+    files: list[RemoteFile]
+
+    def matching(self, patterns: Sequence[str]) -> list[RemoteFile]:
+        """The files that each pattern matches, in order of their paths; a pattern without any is refused."""
+        found = {}
+        for pattern in patterns:
+            here = {file.path: file for file in self.files if fnmatch.fnmatchcase(file.path, pattern)}
+            if not here:
+                names = ", ".join(file.path for file in self.files[:8]) + (
+                    " …" if len(self.files) > 8 else ""
+                )
+                raise UserError(f"{self.repo}: holds no file like {pattern}; it has {names or 'none'}")
+            found |= here
+        return [found[path] for path in sorted(found)]
+
+
+def endpoint() -> str:
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+def list_files(repo: str, revision: str, way_out: str) -> Listing:
+    """The files of a dataset at a revision (branch, tag or commit). way_out: what to do where there is no network."""
+    hub = _library()
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    with _network_errors(repo, way_out):
+        try:
+            info = hub.HfApi(endpoint=endpoint()).dataset_info(
+                repo, revision=revision, files_metadata=True, timeout=20
+            )
+        except GatedRepoError:
+            raise UserError(
+                f"{repo}: its owners ask for consent first; give it at {endpoint()}/datasets/{repo}, then `hf auth login`"
+            ) from None
+        except RevisionNotFoundError:
+            raise UserError(f"{repo}: has no revision {revision!r}; leave --revision out for main") from None
+        except RepositoryNotFoundError:
+            raise UserError(
+                f"{repo}: no such dataset at {endpoint()}, or a private one; check the name, or `hf auth login`"
+            ) from None
+    files = [
+        RemoteFile(file.rfilename, file.lfs.size, file.lfs.sha256)
+        if file.lfs
+        else RemoteFile(file.rfilename, file.size, file.blob_id)
+        for file in info.siblings or ()
+    ]
+    outside = [file.path for file in files if ".." in Path(file.path).parts or Path(file.path).is_absolute()]
+    if outside:
+        raise UserError(
+            f"{repo}: its file {outside[0]} would lie outside of the folder; it is not to be trusted"
+        )
+    return Listing(repo, info.sha, files)
+
+
+def fetch(
+    listing: Listing, file: RemoteFile, folder: Path, way_out: str, report: Callable[[str], None] = print
+) -> Path:
+    """The file under `folder`, complete and with the right hash; taken up again where an earlier call stopped."""
+    target = folder / file.path
+    if target.is_file() and target.stat().st_size == file.size and digest_of(target, file) == file.digest:
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.{file.digest[:12]}.partial")
+    for last_try in (False, True):
+        _transfer(listing, file, partial, way_out, report)
+        found = digest_of(partial, file)
+        if found == file.digest:
+            os.replace(partial, target)
+            return target
+        partial.unlink()
+        if not last_try:
+            report(f"{file.path}: arrived damaged ({file.kind_of_digest} {found[:12]}…); once more")
+    raise UserError(
+        f"{listing.repo}/{file.path}: arrived damaged twice ({file.kind_of_digest} {found[:12]}… instead of "
+        f"{file.digest[:12]}…) and was thrown away; try later, or another server with HF_ENDPOINT"
+    )
+
+
+def _transfer(
+    listing: Listing, file: RemoteFile, partial: Path, way_out: str, report: Callable[[str], None]
+) -> None:
+    """Grows `partial` to the file's size. Another attempt follows as long as the one before brought something."""
+    hub = _library()
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    url = hub.hf_hub_url(
+        listing.repo, file.path, repo_type="dataset", revision=listing.commit, endpoint=endpoint()
+    )
+    headers = build_hf_headers() | {
+        "Accept-Encoding": "identity"
+    }  # ranges of a compressed answer fit nothing
+    with partial.open("r+b" if partial.exists() else "w+b") as beside:
+        have = beside.seek(0, os.SEEK_END)
+        if have > file.size:
+            have = beside.truncate(0)
+            beside.seek(0)
+        if have:
+            report(f"{file.path}: goes on at {have / 1e6:,.1f} of {file.size / 1e6:,.1f} MB")
+        while have < file.size:
+            try:
+                with _network_errors(f"{listing.repo}/{file.path}", way_out, partial, file.size):
+                    http_get(
+                        url,
+                        beside,
+                        resume_size=have,
+                        headers=dict(headers),
+                        expected_size=file.size,
+                        displayed_filename=Path(file.path).name,
+                    )
+                return
+            except UserError:
+                beside.flush()
+                before, have = have, beside.seek(0, os.SEEK_END)
+                if have <= before or have >= file.size:
+                    raise
+                report(f"{file.path}: connection lost at {have / 1e6:,.1f} MB; going on")
+
+
+def digest_of(path: Path, like: RemoteFile) -> str:
+    """sha256 of a file, or git's hash of it as a blob, whichever `like` has."""
+    if like.kind_of_digest == "sha256":
+        digest = hashlib.sha256()
+    else:
+        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        for piece in iter(lambda: file.read(PIECE), b""):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _library():
+    try:
+        import huggingface_hub
+        from huggingface_hub.utils import disable_progress_bars
+    except ImportError:
+        raise UserError(
+            "downloads need huggingface_hub, which is not installed; `pip install huggingface_hub` (the extra `data`)"
+        ) from None
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # we tell of lost connections ourselves
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    return huggingface_hub
+
+
+@contextlib.contextmanager
+def _network_errors(what: str, way_out: str, partial: Path | None = None, size: int = 0):
+    """Whatever a transfer raises, as one line. The library's classes of network errors changed with its versions (they
+    were requests', then httpx's), so these are known by their base: an OSError, or a module of one of those packages."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in (
+            "httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "huggingface_hub",
+        ):  # fmt: skip
+            raise
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # the disk's, not the network's
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if type(error).__name__ == "OfflineModeIsEnabled":
+            reason = "HF_HUB_OFFLINE forbids it"
+        if status is not None:
+            reason = f"the server answers {status}"
+        kept = ""
+        if partial is not None and partial.exists() and partial.stat().st_size:
+            kept = f"; {partial.stat().st_size / 1e6:,.1f} of {size / 1e6:,.1f} MB are kept for the next try"
+        raise UserError(f"{what}: cannot be fetched from {endpoint()} ({reason}){kept}; {way_out}") from None

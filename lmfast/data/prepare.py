@@ -1,0 +1,307 @@
+"""Sources and a tokenizer → token files of a training and a validation part, resumable by shard.
+
+In: names of files, folders or globs (sources.py) and a tokenizer with `<|endoftext|>`. Out, in a folder:
+
+    train.npy, valid.npy        ids (uint16 or uint32) of the documents, in the order of the sources, each with its end mark
+    train.npy.json, …           their summaries, as `tokenizer encode` writes them, with the number of documents
+    token_counts.json           documents, tokens and bytes of each part, and of each source by part; written last
+
+The validation part is picked by hash (encode_shards.py), or consists of sources of its own. The token files depend on the
+sources and the settings only, not on shards, workers or engine. Shards that an interrupted call finished are kept in
+`.shards/` and left out by the next; a folder whose token_counts.json answers the same request is not made again.
+
+Refused, in one line: what sources.py refuses, a tokenizer without the mark, a part that comes out empty, an output folder
+that another command is writing.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lmfast.data.encode_shards import MARK, PARTS, EncodeJob, encode_shard
+from lmfast.data.sources import DOCUMENT_END, SHARD_BYTES, Shard, find_sources, plan_shards
+from lmfast.errors import UserError
+from lmfast.files import written_beside
+from lmfast.tokenizer.chunks import default_workers
+from lmfast.tokenizer.engines import Stamps, dask_client, run_here, run_on_dask
+from lmfast.tokenizer.sharding import join_ids, kept_until_done, share_tokenizer
+
+if TYPE_CHECKING:
+    from lmfast.tokenizer.bpe import Tokenizer
+
+COUNTS = "token_counts.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the token files depend on, besides the sources and the tokenizer.
+
+    field: of records, the column of Parquet. separator: what divides text besides the mark. val_fraction: of the
+    documents, 0 for no validation part. seed: which documents."""
+
+    field: str = "text"
+    separator: str | None = None
+    val_fraction: float = 0.01
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Where:
+    """What the token files do not depend on: engine "local" or "dask" (scheduler: see engines.py), processes, shards."""
+
+    engine: str = "local"
+    scheduler: str | None = None
+    num_workers: int | None = None
+    shard_bytes: int = SHARD_BYTES
+
+
+def prepare_files(
+    inputs: Sequence[str | Path],
+    tokenizer: "Tokenizer",
+    output: str | Path,
+    settings: Settings = Settings(),
+    val_inputs: Sequence[str | Path] = (),
+    where: Where = Where(),
+    progress: Callable[[int, int], None] | None = None,
+    report: Callable[[str], None] = print,
+) -> dict:
+    """Makes the token files of a folder; returns what token_counts.json holds.
+
+    val_inputs: sources of the validation part; then all of `inputs` is for training, and val_fraction is not used.
+    progress: called with (bytes done, bytes in all). report: told of what was reused.
+    """
+    output = Path(output)
+    if DOCUMENT_END not in tokenizer.special_tokens:
+        raise UserError(
+            f"the tokenizer has no special token {DOCUMENT_END}, which ends every document; train it with one, or name it "
+            f"with --special-tokens '{DOCUMENT_END}'"
+        )
+    if not 0 <= settings.val_fraction < 1:
+        raise UserError(
+            f"--val-fraction {settings.val_fraction}: is a share of the documents, from 0 to below 1"
+        )
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output}: is a file; name a folder for the token files")
+    folder = output.absolute() / ".shards"
+    jobs = list(plan(inputs, val_inputs, tokenizer, folder, settings, where.shard_bytes))
+    request = hashlib.sha256(json.dumps([job.request() for job in jobs]).encode()).hexdigest()
+    counts = _finished(output, request)
+    if counts is not None:
+        report(f"{output}: reused (same sources, tokenizer and settings)")
+        return counts
+    with _gone_if_empty(output), kept_until_done(folder):
+        results = _run(jobs, tokenizer, folder, where, progress)
+        counts = _counts(jobs, results) | {
+            "request_sha256": request,
+            "tokenizer": _home(tokenizer),
+            "tokenizer_sha256": tokenizer.fingerprint(),
+        }
+        _check_parts(counts, settings, bool(val_inputs), folder)
+        _assemble(output, jobs, results, tokenizer, counts)
+    return counts
+
+
+@contextlib.contextmanager
+def _gone_if_empty(output: Path) -> Iterator[None]:
+    """After a failure that left nothing in the output folder, the folder goes too."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            output.rmdir()
+        raise
+
+
+def plan(
+    inputs: Sequence[str | Path],
+    val_inputs: Sequence[str | Path],
+    tokenizer: "Tokenizer",
+    folder: Path,
+    settings: Settings,
+    shard_bytes: int,
+) -> Iterator[EncodeJob]:
+    """The work, in the order of the sources; files smaller than a shard share one."""
+    part_of_inputs = "train" if val_inputs or not settings.val_fraction else None
+    fingerprint = tokenizer.fingerprint()
+    seen: dict[Path, str | None] = {}
+    number = 0
+    for names, part in ((inputs, part_of_inputs), (val_inputs, "valid")):
+        for name in names:
+            paths = find_sources([name])
+            both = [path for path in paths if seen.get(path.resolve(), part) != part]
+            if both:
+                raise UserError(f"{both[0]}: is for training and for validation; leave it out of one of them")
+            paths = [path for path in paths if path.resolve() not in seen]
+            seen |= {path.resolve(): part for path in paths}
+            for shards in _bundled(plan_shards(paths, shard_bytes, settings.separator), shard_bytes):
+                yield EncodeJob(
+                    name=f"{number:06d}",
+                    source=str(name),
+                    shards=tuple(shards),
+                    part=part,
+                    field=settings.field,
+                    separator=settings.separator,
+                    val_fraction=settings.val_fraction,
+                    seed=settings.seed,
+                    tokenizer=str(folder / "tokenizer"),
+                    fingerprint=fingerprint,
+                    folder=str(folder),
+                )
+                number += 1
+
+
+def _bundled(shards: list[Shard], shard_bytes: int) -> Iterator[list[Shard]]:
+    bundle: list[Shard] = []
+    for shard in shards:
+        if bundle and sum(each.weight for each in bundle) + shard.weight > shard_bytes:
+            yield bundle
+            bundle = []
+        bundle.append(shard)
+    if bundle:
+        yield bundle
+
+
+def _run(
+    jobs: list[EncodeJob],
+    tokenizer: "Tokenizer",
+    folder: Path,
+    where: Where,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, dict]:
+    """The results of all jobs by name; finished ones are not done again."""
+    share_tokenizer(tokenizer, folder / "tokenizer")
+    stamps = Stamps(folder)
+    results = {job.name: stamps.read(job.name, job.request()) for job in jobs}
+    left = [job for job in jobs if results[job.name] is None]
+    total = sum(job.weight for job in jobs)
+    done = total - sum(job.weight for job in left)
+
+    def take(pairs):
+        nonlocal done
+        for job, result in pairs:
+            results[job.name] = result
+            done += job.weight
+            if progress is not None:
+                progress(done, total)
+
+    num_workers = where.num_workers or default_workers()
+    if where.engine == "dask" and left:
+        sees = {shard.path for job in left for shard in job.shards} | {str(folder / "tokenizer")}
+        with dask_client(where.scheduler, min(num_workers, len(left)), sorted(sees)) as client:
+            take(run_on_dask(encode_shard, left, client))
+    else:
+        take(run_here(encode_shard, left, num_workers))
+    return results
+
+
+def _counts(jobs: list[EncodeJob], results: dict[str, dict]) -> dict:
+    """{"parts": {part: counts}, "sources": {source: {part: counts}}, "blank_documents": how many were left out}."""
+    sources: dict[str, dict] = {}
+    for job in jobs:
+        here = sources.setdefault(job.source, {part: _nothing() for part in PARTS})
+        for part in PARTS:
+            for fact, value in results[job.name][part].items():
+                here[part][fact] += value
+    parts = {
+        part: {fact: sum(source[part][fact] for source in sources.values()) for fact in _nothing()}
+        for part in PARTS
+    }
+    blank = sum(results[job.name]["blank"] for job in jobs)
+    return {"parts": parts, "sources": sources, "blank_documents": blank}
+
+
+def _nothing() -> dict[str, int]:
+    return {"documents": 0, "tokens": 0, "bytes": 0}
+
+
+def _check_parts(counts: dict, settings: Settings, own_validation: bool, folder: Path) -> None:
+    """Refuses parts that came out empty; what was made for them is of no use."""
+    found = {part: counts["parts"][part]["documents"] for part in PARTS}
+    total = sum(found.values())
+    if total == 0:
+        problem = "the sources hold nothing but blanks; name others"
+    elif own_validation and not all(found.values()):
+        problem = (
+            f"nothing but blanks for {'validation' if found['train'] else 'training'}; name other sources"
+        )
+    elif settings.val_fraction and not own_validation and not all(found.values()):
+        few = "one document" if total == 1 else f"{total:,} documents"
+        missing = "validation" if found["train"] else "training"
+        problem = (
+            f"none of {few} fell to {missing} with --val-fraction {settings.val_fraction}; give another share (or 0), "
+            "sources of its own with --val-input, or --separator '\\n\\n' where documents end otherwise than at "
+            f"{DOCUMENT_END}"
+        )
+    else:
+        return
+    for stamp in folder.glob("*.json"):
+        stamp.unlink()
+    raise UserError(problem)
+
+
+def _assemble(
+    output: Path, jobs: list[EncodeJob], results: dict[str, dict], tokenizer: "Tokenizer", counts: dict
+) -> None:
+    """Token files out of the shards' ids; token_counts.json comes last and goes first."""
+    earlier = _read_counts(output)
+    (output / COUNTS).unlink(missing_ok=True)
+    for part in PARTS:
+        path, side = output / f"{part}.npy", output / f"{part}.npy.json"
+        found = counts["parts"][part]
+        if not found["documents"]:
+            if _documents(earlier, part):  # an earlier preparation's, and not somebody's own
+                path.unlink(missing_ok=True)
+                side.unlink(missing_ok=True)
+            continue
+        side.unlink(missing_ok=True)
+        join_ids([job.file(part) for job in jobs], path, tokenizer.dtype, found["tokens"])
+        _write_json(
+            side,
+            {
+                "tokens": found["tokens"],
+                "documents": found["documents"],
+                "bytes": found["bytes"],
+                "special_bytes": found["documents"] * len(MARK),
+                "vocab_size": tokenizer.vocab_size,
+                "dtype": tokenizer.dtype.name,
+                "tokenizer": _home(tokenizer),
+                "tokenizer_sha256": tokenizer.fingerprint(),
+            },
+        )
+    _write_json(output / COUNTS, counts)
+
+
+def _home(tokenizer: "Tokenizer") -> str | None:
+    return None if tokenizer._loaded_from is None else str(Path(tokenizer._loaded_from).absolute())
+
+
+def _finished(output: Path, request: str) -> dict | None:
+    """token_counts.json, where it answers this request and its token files are there."""
+    counts = _read_counts(output)
+    if counts.get("request_sha256") != request:
+        return None
+    names = [f"{part}.npy" for part in PARTS if _documents(counts, part)]
+    here = all((output / name).is_file() and (output / f"{name}.json").is_file() for name in names)
+    return counts if here else None
+
+
+def _read_counts(output: Path) -> dict:
+    """What token_counts.json holds; nothing where it is missing or somebody else's."""
+    try:
+        counts = json.loads((output / COUNTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return counts if isinstance(counts, dict) and "request_sha256" in counts else {}
+
+
+def _documents(counts: dict, part: str) -> int:
+    return counts.get("parts", {}).get(part, {}).get("documents", 0)
+
+
+def _write_json(path: Path, facts: dict) -> None:
+    with written_beside(path) as beside:
+        beside.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,116 @@
+"""The prepare and stats commands (download: test_corpora.py): every option has an effect, bad input is one line."""
+
+import json
+import os
+import re
+
+import numpy as np
+import pytest
+
+from lmfast.data.__main__ import main
+from lmfast.tokenizer.bpe import Tokenizer
+
+
+@pytest.fixture
+def told(corpus, tmp_path, capsys):
+    """What a command line prints; {c} is the tiny corpus, {t} a fresh folder."""
+
+    def run(line: str) -> str:
+        main([word.format(c=corpus.folder, t=tmp_path) for word in line.split()])
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_prepare_with_stats(told, tmp_path):
+    out = told(
+        "prepare --input {c}/train.txt --tokenizer {c}/tokenizer --output {t}/out --val_fraction 0.3 --seed 4 --num-proc 1 "
+        "--create-stats"
+    )
+    counts = json.loads((tmp_path / "out" / "token_counts.json").read_text())["parts"]
+    for part in ("train", "valid"):
+        tokens = np.load(tmp_path / "out" / f"{part}.npy", mmap_mode="r")
+        assert (
+            f"out/{part}.npy: {len(tokens):,} tokens (uint16), {counts[part]['documents']:,} documents" in out
+        )
+        figures = re.findall(rf"out/{part}.npy: .*?([\d.]+) bytes/token", out)
+        assert len(figures) == 2 and figures[0] == figures[1]  # prepare and its statistics agree
+    for name in ("stats.txt", "stats.json", "stats.png"):
+        assert (tmp_path / "out" / name).stat().st_size > 100 and name in out
+    again = told(
+        "prepare --input {c}/train.txt --tokenizer {c}/tokenizer --output {t}/out --val-fraction 0.3 --seed 4"
+    )
+    assert "reused" in again
+
+
+def test_prepare_options(told, tmp_path, corpus):
+    texts = [f"text {i}" for i in range(60)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"body": text}) + "\n" for text in texts))
+    (tmp_path / "b.txt").write_text("##".join(texts))
+    common = "--tokenizer {c}/tokenizer --num-workers 1 --val-fraction 0"
+    told("prepare --input {t}/a.jsonl --output {t}/a --text-field body " + common)
+    told("prepare --input {t}/b.txt --output {t}/b --separator ## " + common)
+    assert (tmp_path / "a" / "train.npy").read_bytes() == (tmp_path / "b" / "train.npy").read_bytes()
+    told(
+        "prepare --input {t}/a.jsonl --val-input {t}/b.txt --output {t}/c --text-field body --tokenizer {c}/tokenizer"
+    )
+    tokens = np.load(tmp_path / "c" / "valid.npy")
+    assert (
+        Tokenizer.load(corpus.tokenizer).decode(tokens) == (tmp_path / "b.txt").read_text() + "<|endoftext|>"
+    )
+    (tmp_path / "d.txt").write_text("\n\n".join(texts))
+    told(r"prepare --input {t}/d.txt --output {t}/d --separator \n\n " + common)
+    assert (tmp_path / "a" / "train.npy").read_bytes() == (tmp_path / "d" / "train.npy").read_bytes()
+
+
+def test_stats(told, tmp_path, corpus):
+    out = told("stats --input {c}/train.npy {c}/valid.npy")  # the tokenizer is known from the summary
+    assert f"{corpus.train}: " in out and "bytes/token" in out and "█" in out
+    (tmp_path / "bare").mkdir()
+    np.save(tmp_path / "bare" / "x.npy", np.load(corpus.valid))
+    out = told("stats --input {t}/bare --tokenizer {c}/tokenizer --output {t}")
+    assert out.splitlines()[1].split(": ", 1)[1] in told("stats --input {c}/valid.npy")
+    assert sorted(os.listdir(tmp_path)) == ["bare", "stats.json", "stats.png", "stats.txt"]
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        ("prepare --input {c}/no --tokenizer {c}/tokenizer --output {t}/o", "no: no such file"),
+        ("prepare --input {c}/train.txt --output {t}/o", "--tokenizer FOLDER or with --vocab"),
+        ("prepare --input {c}/train.txt --tokenizer {c}/none --output {t}/o", "none: no such file"),
+        (
+            "prepare --input {c}/train.txt --tokenizer {c}/tokenizer --output {t}/o --val-fraction 2",
+            "'2' is no share",
+        ),
+        (
+            "prepare --input {c}/train.txt --tokenizer {c}/tokenizer --output {t}/o --val-fraction .1 --val-input x",
+            "--val-fraction: is of no use with --val-input",
+        ),
+        (
+            "prepare --input {c}/train.txt --tokenizer {c}/tokenizer --output {t}/o --scheduler tcp://x",
+            "--scheduler: is for --engine dask",
+        ),
+        (
+            "prepare --input {c}/train.txt --tokenizer {c}/tokenizer --output {t}/o --separator=",
+            "is empty; leave it out",
+        ),
+        (
+            "prepare --input {c}/train.txt --tokenizer {c}/tokenizer --output {t}/o --sead 3",
+            "did you mean --seed",
+        ),
+        ("stats --input {c}/no.npy", "no.npy: no such token file"),
+        ("stats --input {t}", "no token files"),
+        ("stats --input {c}/train.npy --output {t}/no", "no: is no folder"),
+        ("stats --input {c}/bare.npy", "no bare.npy.json beside it tells of its tokenizer"),
+        ("stat", "invalid choice: 'stat'"),
+    ],
+)
+def test_bad_input_is_one_line(corpus, tmp_path, capsys, line, match):
+    np.save(corpus.folder / "bare.npy", np.zeros(5, np.uint16))
+    with pytest.raises(SystemExit) as caught:
+        main(line.format(c=corpus.folder, t=tmp_path).split())
+    told = capsys.readouterr().err
+    (corpus.folder / "bare.npy").unlink()
+    assert caught.value.code == 2 and told.count("\n") == 1 and match in told, told
+    assert not os.listdir(tmp_path)

@@ -1,0 +1,278 @@
+"""corpora.py: every named corpus comes from a hub, a folder or an earlier call into its parts, whole or not at all."""
+
+import gzip
+import io
+import json
+import os
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from huggingface_hub import constants
+
+from lmfast.data import corpora
+from lmfast.data.__main__ import main
+from lmfast.data.corpora import CORPORA, download
+from lmfast.errors import UserError
+from tests.data.hub_server import COMMIT, HubServer, sha256
+
+STORIES = "".join(f"Story {i}.\n<|endoftext|>\n" for i in range(300)).encode()
+ALPACA = [
+    {"instruction": f"Add {i} and {i}.", "input": "", "output": f"It is {2 * i}.", "text": "unused"}
+    for i in range(300)
+]
+WIKI = [[f" = Title {i} = \n", "", " The @-@ text . \n"] for i in range(40)]
+
+
+def parquet(columns: dict) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer, row_group_size=16)
+    return buffer.getvalue()
+
+
+def wiki(articles: list[list[str]]) -> bytes:
+    return parquet({"text": [row for article in articles for row in ["", *article]] + [""]})
+
+
+def preferences(first: int, last: int) -> bytes:
+    def talk(i, answer):
+        return [{"role": "user", "content": f"Question {i}?"}, {"role": "assistant", "content": answer}]
+
+    numbers = range(first, last)
+    return parquet(
+        {
+            "prompt": [f"Question {i}?" for i in numbers],
+            "chosen": [talk(i, f"Good {i}.") for i in numbers],
+            "rejected": [talk(i, f"Bad {i}." if i % 50 else f"Good {i}.") for i in numbers],
+        }
+    )
+
+
+DATASETS = {
+    "roneneldan/TinyStories": {
+        "TinyStoriesV2-GPT4-train.txt": STORIES,
+        "TinyStoriesV2-GPT4-valid.txt": STORIES[: STORIES.index(b"Story 150.")],
+        "TinyStories-train.txt": b"the older one",
+    },
+    "stanford-cs336/owt-sample": {
+        "owt_train.txt.gz": gzip.compress(STORIES),
+        "owt_valid.txt.gz": gzip.compress(STORIES[:2000]),
+    },
+    "Salesforce/wikitext": {
+        **{f"wikitext-103-raw-v1/train-0000{k}-of-00002.parquet": wiki(WIKI[20 * k :][:20]) for k in (0, 1)},
+        "wikitext-2-raw-v1/train-00000-of-00001.parquet": wiki(WIKI[:20]),
+        **{
+            f"wikitext-{size}-raw-v1/{part}-00000-of-00001.parquet": wiki(WIKI[:3])
+            for size in (2, 103)
+            for part in ("validation", "test")
+        },
+    },
+    "yahma/alpaca-cleaned": {"alpaca_data_cleaned.json": json.dumps(ALPACA).encode()},
+    "HuggingFaceH4/ultrafeedback_binarized": {
+        "data/train_prefs-00000-of-00001.parquet": preferences(0, 300),
+        "data/test_prefs-00000-of-00001.parquet": preferences(300, 340),
+        "data/train_sft-00000-of-00001.parquet": b"not asked for",
+    },
+}
+
+
+@pytest.fixture
+def server(monkeypatch):
+    with HubServer({repo: dict(files) for repo, files in DATASETS.items()}) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+        monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+        yield server
+
+
+def records(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_every_corpus_comes_in_its_parts(server, tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    main(["download", name])
+    folder = tmp_path / "data" / name
+    told = capsys.readouterr().out.splitlines()
+    published = {"valid" if part == "validation" else part for part in CORPORA[name].parts}
+    suffix = ".jsonl" if name in ("alpaca-cleaned", "ultrafeedback-binarized") else ".txt"
+    parts = sorted(published | ({"valid"} if suffix == ".jsonl" else set()))
+    assert sorted(os.listdir(folder)) == sorted(["source.json", *(part + suffix for part in parts)])
+    assert [line.split(":")[0] for line in told] == [
+        f"data/{name}/{part}{suffix}" for part in ("train", "valid", "test") if part in parts
+    ]
+    source = json.loads((folder / "source.json").read_text())
+    assert source["commit"] == COMMIT and source["repo"] == CORPORA[name].repo
+    for key, pattern in CORPORA[name].parts.items():
+        files = source["parts"][key]["files"]
+        assert files and all(corpora.hub.fnmatch.fnmatchcase(file["path"], pattern) for file in files)
+        data = DATASETS[CORPORA[name].repo][files[0]["path"]]
+        assert files[0]["size"] == len(data)
+        if len(data) >= 1000:
+            assert files[0]["digest"] == sha256(data)
+
+
+def test_text_is_kept_to_the_byte(server, tmp_path):
+    parts = download("tinystories", tmp_path / "t")
+    assert [(part.path.name, part.records) for part in parts] == [("train.txt", 300), ("valid.txt", 150)]
+    assert parts[0].path.read_bytes() == STORIES
+    assert download("owt-sample", tmp_path / "o")[0].path.read_bytes() == STORIES
+
+
+def test_articles_are_put_together_from_all_shards(server, tmp_path):
+    train = download("wikitext-103", tmp_path)[0]
+    assert train.records == 40
+    assert train.path.read_text() == "".join(
+        f" = Title {i} = \n\n The @-@ text . \n<|endoftext|>\n" for i in range(40)
+    )
+
+
+def test_records_are_held_out_by_their_prompt(server, tmp_path):
+    train, valid = download("alpaca-cleaned", tmp_path / "a")
+    assert train.records + valid.records == 300 and 0 < valid.records < 20
+    there = sorted(records(train.path) + records(valid.path), key=lambda record: int(record["output"][6:-1]))
+    assert there == [{key: record[key] for key in ("instruction", "input", "output")} for record in ALPACA]
+
+    train, valid, test = download("ultrafeedback-binarized", tmp_path / "u")
+    assert train.records + valid.records == 294 and test.records == 40 - 1  # equal answers are left out
+    assert 0 < valid.records < 20
+    assert records(test.path)[0] == {"prompt": "Question 301?", "chosen": "Good 301.", "rejected": "Bad 301."}
+
+
+def test_a_second_call_needs_no_network(server, tmp_path, monkeypatch):
+    parts = download("tinystories", tmp_path)
+    server.requests.clear()
+    said = []
+    assert download("tinystories", tmp_path, report=said.append) == parts
+    assert not server.requests and said == [f"{tmp_path}: is there already (commit {COMMIT[:12]})"]
+
+
+def test_only_what_is_missing_or_changed_is_fetched(server, tmp_path):
+    download("tinystories", tmp_path)
+    server.requests.clear()
+    (tmp_path / "valid.txt").unlink()
+    download("tinystories", tmp_path)
+    assert len(server.transfers()) == 1 and server.requests[-1][1].endswith("valid.txt")
+
+    files = server.datasets["roneneldan/TinyStories"]
+    files["TinyStoriesV2-GPT4-train.txt"] = STORIES + b"New.<|endoftext|>"
+    server.requests.clear()
+    train, _ = download("tinystories", tmp_path, revision=COMMIT)
+    assert train.records == 301 and train.path.read_bytes().endswith(b"New.<|endoftext|>")
+
+
+@pytest.mark.parametrize("fault", ["breaks", "corrupt"])
+def test_a_download_that_fails_leaves_no_part_under_its_name(server, tmp_path, monkeypatch, capsys, fault):
+    if fault == "breaks":
+        server.breaks, server.break_at, server.then_unavailable = 1, 3000, 10**6
+    else:
+        server.corrupt = 10**6
+    with pytest.raises(SystemExit) as caught:
+        main(["download", "tinystories", "--output", str(tmp_path / "t")])
+    told = capsys.readouterr().err
+    assert caught.value.code == 2 and told.startswith(
+        "error: roneneldan/TinyStories/TinyStoriesV2-GPT4-train.txt"
+    )
+    assert told.count("\n") == 1
+    left = [path.name for path in (tmp_path / "t").rglob("*") if path.is_file() and path.name != ".lock"]
+    if fault == "breaks":
+        assert left == [f"TinyStoriesV2-GPT4-train.txt.{sha256(STORIES)[:12]}.partial"]
+        server.unavailable = 0
+    else:
+        assert left == [] and not (tmp_path / "t").exists()
+        server.corrupt = 0
+    assert download("tinystories", tmp_path / "t")[0].path.read_bytes() == STORIES
+
+
+def test_finished_parts_survive_a_failure_of_the_next(server, tmp_path):
+    files = server.datasets["roneneldan/TinyStories"]
+    valid = files.pop("TinyStoriesV2-GPT4-valid.txt")
+    with pytest.raises(UserError, match=r"holds no file like TinyStoriesV2-GPT4-valid.txt"):
+        download("tinystories", tmp_path)
+    assert (tmp_path / "train.txt").read_bytes() == STORIES
+    files["TinyStoriesV2-GPT4-valid.txt"] = valid
+    server.requests.clear()
+    assert [part.records for part in download("tinystories", tmp_path)] == [300, 150]
+    assert len(server.transfers()) == 1
+
+
+def test_from_a_folder_without_a_network(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    brought = tmp_path / "brought"
+    for name, data in DATASETS["Salesforce/wikitext"].items():
+        (brought / name).parent.mkdir(parents=True, exist_ok=True)
+        (brought / name).write_bytes(data)
+    main(["download", "wikitext-2", "--output", str(tmp_path / "w"), "--from", str(brought)])
+    assert (tmp_path / "w" / "train.txt").read_text().count("<|endoftext|>") == 20
+    assert (brought / "wikitext-2-raw-v1" / "train-00000-of-00001.parquet").exists()
+    shutil.rmtree(brought / "wikitext-2-raw-v1")
+    with pytest.raises(
+        UserError, match=r"brought: holds no wikitext-2-raw-v1/train-\*.parquet, which is a part of"
+    ):
+        download("wikitext-2", tmp_path / "x", source=brought)
+    assert not (tmp_path / "x").exists()
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for name in ("train", "valid"):
+        (flat / f"TinyStoriesV2-GPT4-{name}.txt").write_bytes(STORIES)
+    download("tinystories", tmp_path / "t", source=flat)
+    assert (tmp_path / "t" / "train.txt").read_bytes() == STORIES and len(list(flat.iterdir())) == 2
+
+
+def test_without_a_network_the_way_out_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(SystemExit):
+        main(["download", "tinystories", "--output", str(tmp_path / "t")])
+    told = capsys.readouterr().err
+    assert (
+        told.count("\n") == 1 and "`hf download --repo-type dataset roneneldan/TinyStories --include" in told
+    )
+    assert "`python -m lmfast.data download tinystories --from FOLDER`" in told
+    assert not (tmp_path / "t").exists()
+
+
+def test_any_dataset_comes_as_it_is(server, tmp_path, capsys):
+    line = f"download --repo HuggingFaceH4/ultrafeedback_binarized --files data/test_* --output {tmp_path}"
+    main(line.split())
+    path = tmp_path / "data" / "test_prefs-00000-of-00001.parquet"
+    assert path.read_bytes() == DATASETS["HuggingFaceH4/ultrafeedback_binarized"][f"data/{path.name}"]
+    assert capsys.readouterr().out == f"{path}: 0.0 MB\n"
+    assert [each for each in tmp_path.rglob("*") if each.is_file()] == [path]
+    server.requests.clear()
+    main(line.split())
+    assert not server.transfers()
+
+
+def test_the_list_of_names(capsys):
+    main(["download"])
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(CORPORA)
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        ("download tinystorys", "did you mean tinystories?"),
+        ("download pile", "no such name; there are tinystories, owt-sample"),
+        ("download tinystories --repo a/b", "leave NAME and --from out"),
+        ("download tinystories --files *.txt", "--files: goes with --repo"),
+        ("download --repo abc", "--repo abc: is no name of a dataset"),
+        ("download tinystories --output {t}/file", "file: is a file; name a folder"),
+        ("download tinystories --from {t}/none", "none: is no folder"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, capsys, line, match):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as caught:
+        main(line.format(t=tmp_path).split())
+    told = capsys.readouterr().err
+    assert caught.value.code == 2 and told.count("\n") == 1 and match in told
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_without_pyarrow_nothing_is_fetched(server, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
+    with pytest.raises(UserError, match="corpus wikitext-2: is Parquet, which needs pyarrow"):
+        download("wikitext-2", tmp_path / "w")
+    assert not server.requests and not (tmp_path / "w").exists()

@@ -1,0 +1,97 @@
+"""corpus_forms.py: what files hold becomes documents and records; what they do not hold is told."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lmfast.data.corpus_forms import MAKERS, articles, preference
+from lmfast.errors import UserError
+
+
+def test_articles_begin_at_titles_between_blank_lines():
+    rows = [
+        "",
+        " = First = \n",
+        "",
+        " Text with = signs = in it . \n",
+        "",
+        " = = Section = = \n",
+        "",
+        " = no title = \n",
+        " as a line follows . \n",
+        "",
+        " = Second = \n",
+        "",
+        " = = = Deeper = = = \n",
+        "",
+    ]
+    first, second = articles(iter(rows))
+    assert first.startswith(" = First = \n\n Text") and first.endswith(" as a line follows . ")
+    assert "\n = = Section = = \n\n = no title = \n" in first
+    assert second == " = Second = \n\n = = = Deeper = = = "
+    assert list(articles([])) == [] and list(articles(["", "\n", " "])) == []
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def answer(text):
+    return {"role": "assistant", "content": text}
+
+
+def test_preferences():
+    assert preference([user("q"), answer("a")], [user("q"), answer("b")], "") == {
+        "prompt": "q",
+        "chosen": "a",
+        "rejected": "b",
+    }
+    talk = [user("q"), answer("x"), user("more")]
+    assert preference([*talk, answer("a")], [*talk, answer("b")], "")["prompt"] == talk
+    assert preference([user("q"), answer("a")], [user("q"), answer("a")], "") is None
+    assert preference([user("q"), answer(" ")], [user("q"), answer("a")], "") is None
+    for chosen, rejected, match in (
+        ([user("q")], [user("q"), answer("a")], "x: record 3: a conversation does not end with an answer"),
+        (
+            [user("q"), answer("a")],
+            [user("r"), answer("b")],
+            "x: record 3: chosen and rejected do not answer the same",
+        ),
+    ):
+        with pytest.raises(UserError, match=match):
+            preference(chosen, rejected, "x: record 3")
+
+
+def test_files_that_hold_something_else_leave_nothing(tmp_path):
+    for name, data in (
+        ("page.txt", b"<html>moved</html>"),
+        ("page.txt.gz", gzip.compress(b"<html>moved</html>")),
+        ("cut.txt.gz", gzip.compress(b"a<|endoftext|>b" * 1000)[:-20]),
+        (
+            "list.json",
+            json.dumps([{"instruction": "a", "input": "b", "output": "c"}, {"instruction": "a"}]).encode(),
+        ),
+        ("text.json", b"{"),
+        ("not.parquet", b"PAR1 or not"),
+    ):
+        (tmp_path / name).write_bytes(data)
+    pq.write_table(pa.table({"other": ["a"]}), tmp_path / "other.parquet")
+    out = tmp_path / "out"
+    out.mkdir()
+    for form, name, match in (
+        ("text", "page.txt", "page.txt: holds no <|endoftext|>"),
+        ("text", "page.txt.gz", "page.txt.gz: holds no <|endoftext|>"),
+        ("text", "cut.txt.gz", "cut.txt.gz: damaged or cut short"),
+        ("alpaca", "list.json", "list.json: record 1 has not the strings"),
+        ("alpaca", "text.json", "text.json: is no JSON"),
+        ("wikitext", "not.parquet", "not.parquet: no whole Parquet file"),
+        ("wikitext", "other.parquet", "other.parquet: has no column text (it has other)"),
+        ("preferences", "other.parquet", "other.parquet: has no column chosen"),
+    ):
+        with pytest.raises(UserError) as caught:
+            MAKERS[form]("train", [tmp_path / name], out, True)
+        assert match in str(caught.value) and "\n" not in str(caught.value)
+        assert not list(out.iterdir()), name

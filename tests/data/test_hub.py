@@ -1,0 +1,200 @@
+"""hub.py against a server that speaks the hub's protocol: whole files or none, resumed, checked, told in one line."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from huggingface_hub import constants
+
+from lmfast.data import hub
+from lmfast.errors import UserError
+from tests.data.hub_server import COMMIT, HubServer, blob_sha1, sha256
+
+ROOT = Path(__file__).resolve().parents[2]
+LARGE = np.random.default_rng(0).integers(0, 256, 300_000, np.uint8).tobytes()
+FILES = {"data/large.bin": LARGE, "small.txt": b"small\n", "empty.txt": b"", "data/other.txt": b"x" * 2000}
+
+
+@pytest.fixture
+def server(monkeypatch):
+    with HubServer({"owner/set": FILES}, gated={"owner/gated"}) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)  # what a lost connection may lose
+        monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+        yield server
+
+
+def listing() -> hub.Listing:
+    return hub.list_files("owner/set", "main", "do without")
+
+
+def file(name: str = "data/large.bin") -> hub.RemoteFile:
+    return listing().matching([name])[0]
+
+
+def test_listing_and_patterns(server):
+    found = listing()
+    assert found.commit == COMMIT
+    assert found.matching(["data/*", "small.*"]) == [
+        hub.RemoteFile("data/large.bin", len(LARGE), sha256(LARGE)),
+        hub.RemoteFile("data/other.txt", 2000, sha256(b"x" * 2000)),
+        hub.RemoteFile("small.txt", 6, blob_sha1(b"small\n")),
+    ]
+    with pytest.raises(UserError, match=r"owner/set: holds no file like \*.parquet; it has data/large.bin"):
+        found.matching(["*.parquet"])
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_files_arrive_whole_and_only_once(server, tmp_path, name):
+    path = hub.fetch(listing(), file(name), tmp_path, "", report=lambda line: pytest.fail(line))
+    assert path == tmp_path / name and path.read_bytes() == FILES[name]
+    assert [each for each in tmp_path.rglob("*") if each.is_file()] == [path]
+    server.requests.clear()
+    remote = hub.RemoteFile(name, len(FILES[name]), hub.digest_of(path, file(name)))
+    assert hub.fetch(hub.Listing("owner/set", COMMIT, []), remote, tmp_path, "") == path
+    assert not server.transfers()
+
+
+def test_a_broken_connection_goes_on_where_it_stopped(server, tmp_path):
+    server.breaks, server.break_at = 3, 55_000
+    path = hub.fetch(listing(), file(), tmp_path, "")
+    assert path.read_bytes() == LARGE
+    ranges = server.transfers()
+    assert ranges == [None, "bytes=50000-", "bytes=100000-", "bytes=150000-"]
+
+
+def test_what_was_fetched_is_kept_for_the_next_call(server, tmp_path):
+    told = []
+    found, wanted = listing(), file()
+    server.breaks, server.break_at, server.then_unavailable = 1, 120_000, 1000
+    with pytest.raises(UserError) as caught:
+        hub.fetch(found, wanted, tmp_path, "come back later", report=told.append)
+    line = str(caught.value)
+    assert "data/large.bin: cannot be fetched from http://127" in line and "the server answers 503" in line
+    assert line.endswith("0.1 of 0.3 MB are kept for the next try; come back later") and "\n" not in line
+    kept = list((tmp_path / "data").iterdir())
+    assert [path.name for path in kept] == [f"large.bin.{sha256(LARGE)[:12]}.partial"]
+    assert kept[0].read_bytes() == LARGE[:120_000]
+
+    server.unavailable = 0
+    server.requests.clear()
+    path = hub.fetch(found, wanted, tmp_path, "", report=told.append)
+    assert path.read_bytes() == LARGE and not kept[0].exists()
+    assert server.transfers() == ["bytes=120000-"]
+    assert told[-1] == "data/large.bin: goes on at 0.1 of 0.3 MB"
+
+
+def test_a_damaged_file_is_fetched_again_and_never_kept(server, tmp_path):
+    told = []
+    server.corrupt = 1
+    path = hub.fetch(listing(), file(), tmp_path, "", report=told.append)
+    assert path.read_bytes() == LARGE
+    assert len(told) == 1 and told[0].startswith("data/large.bin: arrived damaged (sha256 ")
+    path.unlink()
+    server.corrupt = 2
+    with pytest.raises(
+        UserError, match=r"owner/set/data/large.bin: arrived damaged twice .* was thrown away; try later"
+    ):
+        hub.fetch(listing(), file(), tmp_path, "", report=told.append)
+    assert not [each for each in tmp_path.rglob("*") if each.is_file()]
+
+
+def test_a_damaged_small_file_is_seen_too(server, tmp_path):
+    server.corrupt = 2
+    with pytest.raises(UserError, match=r"small.txt: arrived damaged twice \(git blob sha1"):
+        hub.fetch(listing(), file("small.txt"), tmp_path, "", report=lambda line: None)
+
+
+def test_a_part_of_another_state_of_the_file_is_not_gone_on_with(server, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "large.bin.000000000000.partial").write_bytes(b"other")
+    (tmp_path / f"data/large.bin.{sha256(LARGE)[:12]}.partial").write_bytes(
+        b"x" * (len(LARGE) + 1)
+    )  # too long
+    assert hub.fetch(listing(), file(), tmp_path, "").read_bytes() == LARGE
+    assert server.transfers() == [None]
+
+
+@pytest.mark.parametrize(
+    ("repo", "revision", "match"),
+    [
+        ("owner/none", "main", "owner/none: no such dataset at http://127.*; check the name"),
+        (
+            "owner/gated",
+            "main",
+            "owner/gated: its owners ask for consent first; give it at http://127.*/datasets/owner/gated",
+        ),
+        ("owner/set", "v9", "owner/set: has no revision 'v9'; leave --revision out"),
+    ],
+)
+def test_what_is_not_there_is_one_line(server, repo, revision, match):
+    with pytest.raises(UserError, match=match) as caught:
+        hub.list_files(repo, revision, "do without")
+    assert "\n" not in str(caught.value)
+
+
+def test_no_network_is_one_line_with_the_way_out(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(
+        UserError, match=r"owner/set: cannot be fetched from http://127.0.0.1:9 \(.*\); do without$"
+    ):
+        listing()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"\(HF_HUB_OFFLINE forbids it\); do without$"):
+        listing()
+
+
+def test_paths_that_lead_out_of_the_folder(monkeypatch):
+    with HubServer({"owner/set": {"../../evil.txt": b"x"}}) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        with pytest.raises(UserError, match=r"evil.txt would lie outside of the folder"):
+            listing()
+
+
+def test_without_the_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(
+        UserError, match="downloads need huggingface_hub, which is not installed; `pip install"
+    ):
+        listing()
+
+
+def test_a_killed_process_is_gone_on_from(tmp_path):
+    """With the library's own pieces of 10 MB, and kill -9 while the server is silent in the middle."""
+    text = b"<|endoftext|>".join(b"story %d " % i * 1000 for i in range(2000))
+    assert len(text) > 20_000_000
+    files = {"TinyStoriesV2-GPT4-train.txt": text, "TinyStoriesV2-GPT4-valid.txt": b"a<|endoftext|>b" * 100}
+    with HubServer({"roneneldan/TinyStories": files}) as server:
+        server.stall, server.break_at = threading.Event(), 15_000_000
+        command = [
+            sys.executable,
+            "-m",
+            "lmfast.data",
+            "download",
+            "tinystories",
+            "--output",
+            str(tmp_path / "t"),
+        ]
+        environment = os.environ | {"HF_ENDPOINT": server.url}
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not any(path.stat().st_size >= 10_000_000 for path in tmp_path.rglob("*.partial")):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "t" / "train.txt").exists()
+        server.stall.set()
+        server.stall = None
+        server.requests.clear()
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "t" / "train.txt").read_bytes() == text
+        assert int(server.transfers()[0].removeprefix("bytes=").rstrip("-")) >= 10_000_000
+        assert sorted(os.listdir(tmp_path / "t")) == ["source.json", "train.txt", "valid.txt"]

@@ -1,0 +1,43 @@
+"""The data commands' command line: help at once, and words that mean themselves."""
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lmfast.data.__main__ import share, unescaped
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_shares():
+    assert [share(text) for text in ("0", "0.05", "5e-3")] == [0.0, 0.05, 0.005]
+    for text in ("1", "-0.1", "nan", "half"):
+        with pytest.raises(argparse.ArgumentTypeError, match="is no share from 0 to below 1"):
+            share(text)
+
+
+def test_separators_as_typed():
+    assert unescaped(r"\n\n") == "\n\n" and unescaped(r"--\t") == "--\t" and unescaped("żółw") == "żółw"
+
+
+@pytest.mark.parametrize("command", [["-m", "lmfast.data"], ["-m", "lmfast", "data"]])
+def test_help_answers_at_once(command):
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", *command, "prepare", "--help"],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+        )
+        seconds.append(time.perf_counter() - began)
+        assert "--create-stats" in done.stdout
+        assert not {"numba", "numpy", "huggingface_hub", "distributed"} & {
+            line.split("|")[-1].strip() for line in done.stderr.splitlines()
+        }
+    assert min(seconds) < 0.6
