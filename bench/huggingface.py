@@ -14,9 +14,11 @@ def llama(model: TransformerLM):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = model.config
-    if (shape.norm, shape.position, shape.ffn, shape.qk_norm, shape.parallel_block, shape.dropout) != (
-        "pre", "rope", "swiglu", False, False, 0.0,
-    ):  # fmt: skip
+    plain = {
+        "norm": "pre", "position": "rope", "ffn": "swiglu", "qk_norm": False, "parallel_block": False, "dropout": 0.0,
+        "value_embeddings": False, "logit_softcap": None,
+    }  # fmt: skip
+    if any(getattr(shape, name) != value for name, value in plain.items()):
         raise ValueError("only the plain Llama shape has a counterpart in LlamaForCausalLM")
     config = LlamaConfig(
         vocab_size=shape.vocab_size,

@@ -83,6 +83,8 @@ class OptimizerSettings:
     """muon: peak learning rate of its matrices; learning_rate when not set"""
     muon_momentum: float = 0.95
     """muon: decay of its momentum"""
+    z_loss: float = 0.0
+    """weight of logsumexp(logits) squared, added to the training loss; evaluation leaves it out"""
     grad_clip: float = 1.0
     """largest global gradient norm; 0 turns clipping off"""
 

@@ -81,7 +81,7 @@ def run(settings: TrainSettings, folder: Path, resuming: bool, corpus) -> bool:
     if corpus is not None:
         facts["floor_bits_per_byte"] = corpus.floor_bits_per_byte
     task = Task(
-        objective=NextToken(),
+        objective=NextToken(settings.optimizer.z_loss),
         make_batches=lambda rows, length, seed: Batches(train_file.tokens, rows, length, seed),
         make_evaluate=make_evaluate(val_file.tokens, tokenizer_path) if val_file is not None else None,
         sample=_sampler(tokenizer_path) if tokenizer_path is not None else None,

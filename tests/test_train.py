@@ -43,6 +43,7 @@ def base(corpus, tmp_path_factory):
 CHANGES_WEIGHTS = {
     "vocab_size": 320, "context_length": 8, "d_model": 8, "num_layers": 1, "num_heads": 4, "num_kv_heads": 1,
     "d_ff": 16, "rope_theta": 10.0, "norm": "post", "position": "none", "ffn": "relu2", "qk_norm": None,
+    "value_embeddings": None, "zero_init": None, "logit_softcap": 3.0, "z_loss": 0.1,
     "tie_embeddings": None, "parallel_block": None, "dropout": 0.5, "batch_size": 5, "grad_accumulation": 3,
     "learning_rate": 1e-3, "min_lr": 9e-3, "warmup_iters": 1, "lr_decay_iters": 4, "weight_decay": 0.9, "beta1": 0.5,
     "beta2": 0.5, "grad_clip": 0.01, "bf16": None, "seed": 1, "max_iters": 5, "optimizer": "muon", "schedule": "linear",

@@ -126,7 +126,7 @@ class _PlainSteps:
         device = self.model.embedding.weight.device
         ids, lengths = _windows(sequences, self.model.config.context_length, device)
         hidden = self.model.hidden(ids)
-        return self.model.head(hidden[torch.arange(len(sequences), device=device), lengths.long() - 1])
+        return self.model.logits(hidden[torch.arange(len(sequences), device=device), lengths.long() - 1])
 
 
 class _CachedSteps:

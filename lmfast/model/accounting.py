@@ -2,7 +2,7 @@
 
 One convention, stated wherever a number is printed: forward = 2 × matmul parameters × tokens
 + 4 × num_layers × d_model × T per token for attention (full, not halved for causality); training = 3 × forward.
-Norms, rotations and the embedding look-up are left out. (PaLM, Chowdhery et al. 2022, appendix B.)
+Norms, rotations and look-ups in embeddings are left out. (PaLM, Chowdhery et al. 2022, appendix B.)
 """
 
 from lmfast.model.config import ModelConfig
@@ -35,11 +35,13 @@ def parameters(config: ModelConfig) -> dict[str, int]:
     if config.qk_norm:
         norms += 2 * config.head_dim * layers
     matrices = 3 if config.ffn == "swiglu" else 2
+    tables = sum(config.has_value_embedding(layer) for layer in range(layers))
     return {
         "embedding": config.vocab_size * d,
         "attention": layers * (2 * d * d + 2 * d * kv),
         "feed_forward": layers * matrices * d * config.ffn_hidden,
         "norms": norms,
+        "value_embeddings": tables * (config.vocab_size * kv + config.num_kv_heads),
         "head": 0 if config.tie_embeddings else config.vocab_size * d,
     }
 

@@ -40,6 +40,12 @@ class ModelConfig:
     """feed-forward: gated SiLU, plain SiLU, or squared ReLU, all with the same number of parameters"""
     qk_norm: bool = False
     """RMSNorm on each query and key head before the rotation"""
+    value_embeddings: bool = False
+    """every other layer, the last among them, adds a learned vector of the token itself to its values"""
+    zero_init: bool = False
+    """the projections that write to the residual stream start at zero: each block starts as the identity"""
+    logit_softcap: float | None = None
+    """logits become softcap * tanh(logits / softcap); no cap when not set"""
     tie_embeddings: bool = False
     """one matrix for the input embedding and the output head"""
     parallel_block: bool = False
@@ -96,7 +102,13 @@ class ModelConfig:
             )
         if not 0 <= config.dropout < 1:
             raise UserError(f"dropout is {config.dropout}; it must be at least 0 and below 1")
+        if config.logit_softcap is not None and not 0 < config.logit_softcap < float("inf"):
+            raise UserError(f"logit_softcap is {config.logit_softcap}; it must be a number greater than 0")
         return config
+
+    def has_value_embedding(self, layer: int) -> bool:
+        """Whether layer `layer`, counted from 0, has a table of value embeddings."""
+        return self.value_embeddings and (self.num_layers - 1 - layer) % 2 == 0
 
     @property
     def ffn_hidden(self) -> int:

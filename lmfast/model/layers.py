@@ -2,7 +2,8 @@
 
 Activations are (batch, seq, d_model) in the autocast dtype; weights are fp32 and without biases. Sources: RMSNorm,
 Zhang & Sennrich 2019; RoPE, Su et al. 2021; SwiGLU, Shazeer 2020; grouped-query attention, Ainslie et al. 2023;
-squared ReLU, So et al. 2021; QK-norm, Henry et al. 2020; parallel block, GPT-J (Wang & Komatsuzaki 2021).
+squared ReLU, So et al. 2021; QK-norm, Henry et al. 2020; parallel block, GPT-J (Wang & Komatsuzaki 2021); value
+embeddings, modded-nanogpt (Jordan et al. 2024) after Zhou et al. 2024, arXiv:2410.17897.
 """
 
 import torch
@@ -46,9 +47,12 @@ class FusedLinear(nn.Linear):
 
 
 class Attention(nn.Module):
-    """Causal self-attention with grouped key/value heads; one fused projection for queries, keys and values."""
+    """Causal self-attention with grouped key/value heads; one fused projection for queries, keys and values.
 
-    def __init__(self, config: ModelConfig):
+    With a value embedding, the values are the projection's plus a learned vector of the token, weighted a head.
+    """
+
+    def __init__(self, config: ModelConfig, layer: int = 0):
         super().__init__()
         self.num_heads, self.num_kv_heads, self.head_dim = (
             config.num_heads,
@@ -61,12 +65,20 @@ class Attention(nn.Module):
         self.out = nn.Linear(self.num_heads * self.head_dim, config.d_model, bias=False)
         self.q_norm = RMSNorm(self.head_dim) if config.qk_norm else None
         self.k_norm = RMSNorm(self.head_dim) if config.qk_norm else None
+        self.value_embedding = None
+        if config.has_value_embedding(layer):
+            self.value_embedding = nn.Embedding(config.vocab_size, kv)
+            self.value_weight = nn.Parameter(torch.empty(self.num_kv_heads, 1))
 
-    def project(self, x: Tensor, rope: tuple[Tensor, Tensor], positions: Tensor | None):
+    def project(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], positions: Tensor | None, ids: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (batch, num_heads, seq, head_dim), keys and values (batch, num_kv_heads, …), rotated."""
         batch, seq, _ = x.shape
         heads = self.qkv(x).view(batch, seq, self.num_heads + 2 * self.num_kv_heads, self.head_dim)
         q, k, v = heads.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=2)
+        if self.value_embedding is not None:
+            v = v + (self.value_weight * self.value_embedding(ids).view_as(v)).to(v.dtype)
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
@@ -81,16 +93,24 @@ class Attention(nn.Module):
         positions: Tensor | None = None,  # (batch, seq), for packed rows
         document_ids: Tensor | None = None,  # (batch, seq): attention stays within equal ids
         cache: LayerCache | None = None,  # filled with the keys and values of `x`, starting at position 0
+        ids: Tensor | None = None,  # (batch, seq): what the value embeddings are looked up by
     ) -> Tensor:
-        q, k, v = self.project(x, rope, positions)
+        q, k, v = self.project(x, rope, positions, ids)
         if cache is not None:
             cache.fill(k, v)
         attended = kernels.attention(q, k, v, causal=True, document_ids=document_ids)
         return self.out(attended.transpose(1, 2).flatten(2))
 
-    def decode(self, x: Tensor, rope: tuple[Tensor, Tensor], lengths: Tensor, cache: LayerCache) -> Tensor:
-        """One new token a sequence, x (batch, 1, d_model), at position `lengths` (batch,)."""
-        q, k, v = self.project(x, rope, lengths[:, None])
+    def decode(
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        lengths: Tensor,
+        cache: LayerCache,
+        ids: Tensor | None = None,
+    ) -> Tensor:
+        """One new token a sequence, x (batch, 1, d_model) of ids (batch, 1), at position `lengths` (batch,)."""
+        q, k, v = self.project(x, rope, lengths[:, None], ids)
         cache.append(k, v, lengths)
         attended = kernels.decode_attention(q.squeeze(2), cache.k, cache.v, lengths + 1)
         return self.out(attended.flatten(1)[:, None])
@@ -124,11 +144,11 @@ class Block(nn.Module):
     sum are one operator; the other arrangements return a delta of the whole new stream over a zero residual.
     """
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, layer: int = 0):
         super().__init__()
         self.post_norm, self.parallel = config.norm == "post", config.parallel_block
         self.attention_norm = make_norm(config)
-        self.attention = Attention(config)
+        self.attention = Attention(config, layer)
         self.ffn_norm = None if self.parallel else make_norm(config)
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()

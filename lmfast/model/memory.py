@@ -12,6 +12,7 @@ Saved a token, with e bytes an element, hidden = ffn_hidden, kv = num_kv_heads �
                    + d_model        attention's output
                    + 3 hidden)      gate, up, and the product that the down projection reads
               + 4 × (2 + num_heads) the norms' 1/rms, attention's logsumexp, fp32
+    a layer with value embeddings keeps them, 4 kv bytes, and their sum with the values instead of the fused projection
     once      e × 2 d_model         the last residual sum; the loss's gradient towards the hidden states
               + 4 + 8               the last 1/rms, the token id
 Besides, whatever the batch: the 16-bit copies of the blocks' matrices that autocast makes, and the head's gradient,
@@ -89,8 +90,13 @@ def activation_bytes_per_token(config: ModelConfig, dtype: str) -> int:
         floats += heads + kv_heads
     elements += (3 if config.ffn == "swiglu" else 2) * hidden
     once = 2 * d if config.norm == "pre" else d
+    # With value embeddings the values are no view of the fused projection, which then nothing may need any more.
+    unread = 0 if config.qk_norm or config.position == "none" else d + 2 * kv
+    tables = sum(config.has_value_embedding(layer) for layer in range(config.num_layers))
+    values = tables * (e * (kv - unread) + 4 * kv)
     masks = (2 * config.num_layers + 1) * d if config.dropout else 0  # one byte each
-    return config.num_layers * (e * elements + 4 * floats) + e * once + 4 * (config.norm == "pre") + 8 + masks
+    layers = config.num_layers * (e * elements + 4 * floats) + values
+    return layers + e * once + 4 * (config.norm == "pre") + 8 + masks
 
 
 def kv_cache_bytes_per_token(config: ModelConfig, element_size: int = 2) -> int:

@@ -2,8 +2,8 @@
 
 Initialisation: every matrix from a normal truncated at three standard deviations with the variance of Glorot &
 Bengio 2010, 2 / (fan_in + fan_out), as in CS336's handout; the projections that write to the residual stream are
-scaled down by sqrt(2 · num_layers) as in GPT-2 (Radford et al. 2019, 2.3). The embedding has standard deviation 1,
-or d_model^-0.5 where it is also the head, so that the logits start near unit scale.
+scaled down by sqrt(2 · num_layers) as in GPT-2 (Radford et al. 2019, 2.3), or zero with `zero_init`. The embedding has
+standard deviation 1, or d_model^-0.5 where it is also the head, so that the logits start near unit scale.
 """
 
 import torch
@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from lmfast.errors import UserError
 from lmfast.model.config import ModelConfig
 from lmfast.model.kv_cache import KVCache
-from lmfast.model.layers import Block, FusedLinear, RMSNorm
+from lmfast.model.layers import Attention, Block, FusedLinear, RMSNorm
+
+VALUE_STD = 0.1
+"""standard deviation of value embeddings at the start"""
 
 
 def rope_tables(head_dim: int, length: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -29,7 +32,7 @@ class TransformerLM(nn.Module):
         super().__init__()
         self.config = config = config.resolved()
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.final_norm = RMSNorm(config.d_model) if config.norm == "pre" else None
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         if config.tie_embeddings:
@@ -70,11 +73,16 @@ class TransformerLM(nn.Module):
                 module.weight.fill_(1.0)
             elif isinstance(module, nn.Linear) and not (name == "head" and config.tie_embeddings):
                 writes_residual = name.endswith(("attention.out", "feed_forward.down"))
-                scale = (2 * config.num_layers) ** -0.5 if writes_residual else 1.0
+                scale = 1.0
+                if writes_residual:
+                    scale = 0.0 if config.zero_init else (2 * config.num_layers) ** -0.5
                 # A fused projection is drawn as the separate matrices it holds.
                 widths = module.widths if isinstance(module, FusedLinear) else [module.out_features]
                 for part in module.weight.split(widths):
                     _truncated_normal(part, scale * (2 / (part.shape[0] + module.in_features)) ** 0.5)
+            elif isinstance(module, Attention) and module.value_embedding is not None:
+                _truncated_normal(module.value_embedding.weight, VALUE_STD)
+                module.value_weight.fill_(1.0)
         _truncated_normal(self.embedding.weight, config.d_model**-0.5 if config.tie_embeddings else 1.0)
 
     def hidden(
@@ -84,13 +92,18 @@ class TransformerLM(nn.Module):
         rope = self._rope(ids.shape[1])
 
         def attend(attention, x):
-            return attention(x, rope, positions, document_ids)
+            return attention(x, rope, positions, document_ids, ids=ids)
 
         return self._run_blocks(self._embed(ids), [attend] * len(self.blocks))
 
     def forward(self, ids: Tensor) -> Tensor:
         """Logits (batch, seq, vocab_size) of ids (batch, seq)."""
-        return self.head(self.hidden(ids))
+        return self.logits(self.hidden(ids))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (..., vocab_size) of final hidden states (..., d_model), capped where the config says so."""
+        logits, cap = self.head(hidden), self.config.logit_softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def prefill(self, ids: Tensor, lengths: Tensor, cache: KVCache) -> Tensor:
         """Runs right-padded prompts (batch, seq) through the model once and fills the cache.
@@ -101,12 +114,12 @@ class TransformerLM(nn.Module):
         rope = self._rope(ids.shape[1])
 
         def attend_with(layer):
-            return lambda attention, x: attention(x, rope, cache=layer)
+            return lambda attention, x: attention(x, rope, cache=layer, ids=ids)
 
         hidden = self._run_blocks(self._embed(ids), [attend_with(layer) for layer in cache.layers])
         cache.lengths.copy_(lengths)
         last = hidden[torch.arange(ids.shape[0], device=ids.device), lengths.long() - 1]
-        return self.head(last)
+        return self.logits(last)
 
     def decode(self, ids: Tensor, cache: KVCache, max_length: int) -> Tensor:
         """One step: ids (batch,) are appended to the sequences in `cache`; returns logits (batch, vocab_size).
@@ -116,12 +129,12 @@ class TransformerLM(nn.Module):
         rope, lengths = (self.rope_cos, self.rope_sin), cache.lengths
 
         def attend_with(layer):
-            return lambda attention, x: attention.decode(x, rope, lengths, layer)
+            return lambda attention, x: attention.decode(x, rope, lengths, layer, ids[:, None])
 
         attends = [attend_with(layer) for layer in cache.view(max_length)]
         hidden = self._run_blocks(self._embed(ids[:, None]), attends)
         cache.lengths += 1
-        return self.head(hidden[:, 0])
+        return self.logits(hidden[:, 0])
 
     def generate(self, ids, max_tokens: int = 256, **sampling) -> list[int]:
         """Ids that continue `ids`; the options are those of `lmfast.inference.decode.generate`."""
@@ -153,4 +166,7 @@ class TransformerLM(nn.Module):
 
 
 def _truncated_normal(weight: Tensor, std: float) -> None:
+    if std == 0:
+        nn.init.zeros_(weight)
+        return
     nn.init.trunc_normal_(weight, std=std, a=-3 * std, b=3 * std)

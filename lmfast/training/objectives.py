@@ -16,7 +16,14 @@ IGNORE = -100
 
 
 class NextToken:
-    """Pretraining: every token predicts the next; the loss is −log p in nats, summed."""
+    """Pretraining: every token predicts the next; the loss is −log p in nats, summed.
+
+    z_loss: while the model trains, z_loss · logsumexp(logits)² is added to each token's loss, which keeps the logits
+    from drifting (Chowdhery et al. 2022, 5). In eval mode the loss is −log p alone.
+    """
+
+    def __init__(self, z_loss: float = 0.0):
+        self.z_loss = z_loss
 
     def tensors(self, batch: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
         """ids (rows, context_length + 1) int64 → inputs and targets (rows, context_length) on `device`."""
@@ -35,6 +42,11 @@ class NextToken:
         """Summed loss, fp32 scalar."""
         hidden = model.hidden(inputs)
         loss_sum, _ = kernels.linear_cross_entropy(
-            hidden.flatten(0, 1), model.head.weight, targets.flatten(), ignore_index=IGNORE
+            hidden.flatten(0, 1),
+            model.head.weight,
+            targets.flatten(),
+            ignore_index=IGNORE,
+            softcap=model.config.logit_softcap,
+            z_loss=self.z_loss if model.training else 0.0,
         )
         return loss_sum

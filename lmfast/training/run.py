@@ -61,7 +61,7 @@ def resolve(settings: TrainSettings, vocab_size: int | None) -> TrainSettings:
     for name in ("batch_size", "grad_accumulation"):
         if getattr(opt, name) < 1:
             raise UserError(f"{name} is {getattr(opt, name)}; it must be at least 1")
-    for name in ("learning_rate", "weight_decay", "grad_clip", "warmup_iters"):
+    for name in ("learning_rate", "weight_decay", "grad_clip", "z_loss", "warmup_iters"):
         if not (getattr(opt, name) >= 0 and math.isfinite(getattr(opt, name))):
             raise UserError(f"{name} is {getattr(opt, name)}; it must be a number of at least 0")
     for name in ("max_minutes", "muon_lr"):

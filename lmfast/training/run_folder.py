@@ -67,7 +67,8 @@ def refuse_other_data(folder: Path, facts: dict) -> None:
 
 
 def refuse_other_model(checkpoint, config) -> None:
-    """Raises UserError naming the setting in which a run's model differs from `config` (dropout and context may)."""
+    """Raises UserError naming the setting in which a run's model differs from `config`; its start, dropout and context
+    may."""
     path = checkpoint.path.resolve().parent.parent / "config.yaml"
     if not path.is_file():
         return
@@ -76,7 +77,7 @@ def refuse_other_model(checkpoint, config) -> None:
     there = replace_flat(TrainSettings(), read_yaml(path, TrainSettings)).model.resolved()
     for field in dataclasses.fields(config):
         old, new = getattr(there, field.name), getattr(config, field.name)
-        if field.name not in ("dropout", "context_length") and old != new:
+        if field.name not in ("dropout", "context_length", "zero_init") and old != new:
             raise UserError(
                 f"{checkpoint.path}: a checkpoint of another model shape: {field.name} is {old} there and {new} here"
             )

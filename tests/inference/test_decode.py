@@ -30,7 +30,16 @@ def build(**changes) -> TransformerLM:
 PROMPTS = [[1], [5, 9, 2, 7, 7, 30, 12], [3] * 20, [8, 40]]
 
 
-SHAPES = [{}, {"position": "none"}, {"qk_norm": True}, {"norm": "post"}, {"parallel_block": True}]
+SHAPES = [
+    {},
+    {"position": "none"},
+    {"qk_norm": True},
+    {"norm": "post"},
+    {"parallel_block": True},
+    {"value_embeddings": True},
+    {"logit_softcap": 5.0},
+    {"zero_init": True},
+]
 
 
 @pytest.mark.parametrize("changes", SHAPES, ids=str)

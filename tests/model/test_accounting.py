@@ -62,6 +62,10 @@ TINY = ModelConfig(vocab_size=50, context_length=16, d_model=32, num_layers=2, n
         {"qk_norm": True},
         {"tie_embeddings": True},
         {"parallel_block": True},
+        {"value_embeddings": True},
+        {"value_embeddings": True, "num_kv_heads": 2, "num_layers": 3},
+        {"zero_init": True},
+        {"logit_softcap": 15.0},
     ],
     ids=str,
 )

@@ -36,6 +36,9 @@ ARRANGEMENTS = [
     {"parallel_block": True},
     {"parallel_block": True, "norm": "none"},
     {"tie_embeddings": True},
+    {"value_embeddings": True},
+    {"value_embeddings": True, "num_layers": 3, "qk_norm": True, "position": "none"},
+    {"logit_softcap": 10.0},
     {"dropout": 0.1},
     {"num_layers": 3, "num_heads": 2, "num_kv_heads": 1, "vocab_size": 24},
 ]

@@ -20,6 +20,10 @@ ABLATIONS = [
     {"parallel_block": True},
     {"num_kv_heads": 2},
     {"rope_theta": 100.0},
+    {"value_embeddings": True},
+    {"value_embeddings": True, "num_kv_heads": 2},
+    {"zero_init": True},
+    {"logit_softcap": 2.0},
 ]
 
 
@@ -111,6 +115,41 @@ def test_initial_scale():
     assert q.abs().max() <= 3 * (2 / 512) ** 0.5 + 1e-6
     loss = F.cross_entropy(model(ids()).flatten(0, 1), ids().flatten())
     assert 6.0 < loss < 9.0
+
+
+def test_zero_init_starts_every_block_as_the_identity():
+    model = build(zero_init=True)
+    x = model.embedding(ids())
+    torch.testing.assert_close(model.hidden(ids()), model.final_norm(x))
+    assert {n for n, p in model.named_parameters() if not p.any()} == {
+        f"blocks.{i}.{name}.weight" for i in range(2) for name in ("attention.out", "feed_forward.down")
+    }
+
+
+def test_logits_stay_below_the_cap():
+    model, free = build(logit_softcap=0.5), build()
+    with torch.no_grad():
+        for m in (model, free):
+            m.head.weight.mul_(20)
+    logits = model(ids())
+    torch.testing.assert_close(logits, 0.5 * torch.tanh(free(ids()) / 0.5))
+    assert logits.abs().max() <= 0.5 < free(ids()).abs().max()
+
+
+def test_value_embeddings_are_in_every_other_layer_and_the_last():
+    for layers, expected in ((1, [0]), (4, [1, 3]), (5, [0, 2, 4])):
+        model = build(num_layers=layers, value_embeddings=True)
+        assert [i for i, b in enumerate(model.blocks) if b.attention.value_embedding is not None] == expected
+    model = build(num_layers=1, value_embeddings=True)
+    before = model(ids())
+    with torch.no_grad():
+        model.blocks[0].attention.value_weight[2] = 0  # one head without
+    assert not torch.allclose(model(ids()), before)
+    with torch.no_grad():
+        model.blocks[0].attention.value_weight.zero_()
+    plain = build(num_layers=1)
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if "value_" not in k})
+    torch.testing.assert_close(model(ids()), plain(ids()))
 
 
 def test_packed_documents_do_not_see_each_other():

@@ -22,3 +22,18 @@ def test_next_token_loss_is_the_sum_over_valid_targets():
     )
     torch.testing.assert_close(objective.loss(model, inputs, targets), expected)
     assert objective.valid_tokens(batch) == 15
+
+
+def test_z_loss_and_softcap_reach_the_kernel_and_z_loss_only_in_training():
+    torch.manual_seed(0)
+    shape = {"vocab_size": 20, "context_length": 6, "d_model": 16, "num_layers": 1, "num_heads": 2}
+    model = TransformerLM(ModelConfig(**shape, logit_softcap=1.5))
+    batch = np.random.default_rng(0).integers(0, 20, (3, 7))
+    inputs, targets = NextToken().tensors(batch, CPU)
+    logits = model(inputs)
+    plain = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+    objective = NextToken(z_loss=0.1)
+    torch.testing.assert_close(
+        objective.loss(model, inputs, targets), plain + 0.1 * logits.logsumexp(-1).square().sum()
+    )
+    torch.testing.assert_close(objective.loss(model.eval(), inputs, targets), plain)

@@ -53,7 +53,7 @@ def test_resolving_twice_changes_nothing():
         ("beta1", 1.0), ("beta2", -0.1), ("weight_decay", -1), ("grad_clip", float("nan")), ("warmup_iters", -1),
         ("eval_interval", -1), ("eval_batches", -1), ("keep_checkpoints", -1), ("checkpoint_interval", -1),
         ("sample_interval", -1), ("max_iters", 0), ("grad_accumulation", 0), ("lr_decay_iters", 5), ("max_minutes", 0),
-        ("muon_lr", 0.0), ("muon_momentum", 1.0), ("decay_fraction", 1.5),
+        ("muon_lr", 0.0), ("z_loss", -1), ("logit_softcap", 0.0), ("muon_momentum", 1.0), ("decay_fraction", 1.5),
     ],
 )  # fmt: skip
 def test_values_out_of_range_are_refused_by_name(name, value):
