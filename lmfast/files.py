@@ -8,6 +8,7 @@ import contextlib
 import os
 import platform
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,8 +24,9 @@ def written_beside(path: str | Path, durable: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     check_writable(path)
-    # With the machine's name: workers of a cluster may write to one folder and have the same process id.
-    beside = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.partial")
+    # Workers of a cluster may write one file twice at once, on machines with equal process ids or in two threads of one.
+    who = f"{platform.node()}-{os.getpid()}-{threading.get_native_id()}"
+    beside = path.with_name(f".{path.name}.{who}.partial")
     try:
         yield beside
         if durable:
