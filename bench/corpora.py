@@ -15,6 +15,7 @@ import json
 import os
 import random
 import sysconfig
+import unicodedata
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
@@ -159,6 +160,15 @@ def source_files(roots: list[Path]) -> list[Path]:
     return sorted(found, key=lambda file: (found[file], file))
 
 
+def assigned(text: str) -> str:
+    """The text without code points that Python's Unicode has no category for: whether such a one is a letter depends on
+    the version that a package was built with, and then two tokenizers are both right."""
+    if text.isascii():
+        return text
+    unknown = {ord(char): None for char in set(text) if unicodedata.category(char) == "Cn"}
+    return text.translate(unknown) if unknown else text
+
+
 def sources(roots: list[Path] | None = None, held_out: bool = False) -> Iterator[str]:
     """Corpus B, a file and a line of rare words at a time; when all files are used up, from the first again.
 
@@ -172,7 +182,7 @@ def sources(roots: list[Path] | None = None, held_out: bool = False) -> Iterator
     while True:
         for file in files or [None]:
             data = b"" if file is None else file.read_bytes()[:MAX_FILE_BYTES]
-            yield data.decode("utf-8", "replace")
+            yield assigned(data.decode("utf-8", "replace"))
             yield rare_line(rng, max(3, len(data) // 600))
             if rng.random() < 0.3:
                 yield f"{END}\n"

@@ -54,12 +54,17 @@ def in_turns(
     functions: Mapping[str, Callable[[], object]],
     rounds: int,
     synchronize: Callable[[], None] | None = None,
+    before: Callable[[], None] | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds of each function: each is called once a round, every other round in reverse order. Warm up before."""
+    """Seconds of each function: each is called once a round, every other round in reverse order. Warm up before.
+
+    `before` is called before each of them and not timed: it puts things back as they were."""
     taken: dict[str, list[float]] = {name: [] for name in functions}
     for number in range(rounds):
         names = list(functions) if number % 2 == 0 else list(functions)[::-1]
         for name in names:
+            if before is not None:
+                before()
             taken[name].append(seconds(functions[name], synchronize))
     return taken
 

@@ -102,8 +102,13 @@ def training(setting: Setting, name: str, must: float, aim: float) -> Iterator[R
 
 
 def encoding(setting: Setting, name: str, must: tuple, aim: tuple) -> Iterator[Row]:
-    """To a file, beside gigatoken's encode_files; and beside tiktoken on the first part of the same text."""
+    """To a new file, beside gigatoken's encode_files; and beside tiktoken on the first part of the same text.
+
+    The file of the round before is deleted beforehand: giving back its pages is no part of encoding."""
     path, tokenizer, target = setting.path(name), setting.tokenizer(name), setting.folder / "ids.npy"
+
+    def new_file() -> None:
+        target.unlink(missing_ok=True)
 
     def ours(source=path):
         return tokenizer.encode_file(source, target, setting.workers)
@@ -112,7 +117,7 @@ def encoding(setting: Setting, name: str, must: tuple, aim: tuple) -> Iterator[R
     ids = np.load(target, mmap_mode="r")
     (peer,) = tokenizer_peers.encoding_peers(tokenizer, path, setting.folder, setting.workers, {"gigatoken"})
     tokenizer_peers.check_ids(peer.name, peer.ids(peer.run()), ids)
-    times = in_turns({"ours": ours, "gigatoken": peer.run}, setting.rounds(3, 9))
+    times = in_turns({"ours": ours, "gigatoken": peer.run}, setting.rounds(3, 15), before=new_file)
     found = ratio(times["gigatoken"], times["ours"])
     size = path.stat().st_size
     yield Row(
@@ -131,7 +136,7 @@ def encoding(setting: Setting, name: str, must: tuple, aim: tuple) -> Iterator[R
     ours(part)
     tokenizer_peers.check_ids(peer.name, peer.ids(peer.run()), np.load(target))
     share = part.stat().st_size / size
-    times = in_turns({"ours": ours, "tiktoken": peer.run}, setting.rounds(2, 5))
+    times = in_turns({"ours": ours, "tiktoken": peer.run}, setting.rounds(2, 5), before=new_file)
     found = ratio(times["tiktoken"], [taken * share for taken in times["ours"]])
     yield Row(
         f"encode {name}, tiktoken on its first {part.stat().st_size / 1e6:.0f} MB",

@@ -5,14 +5,18 @@ token file (.npy, uint16 or uint32). Refused: a vocabulary without one of the 25
 result are not in it, ids of 2^29 or more, missing files.
 
 What it costs (2-core Zen 4 with AVX-512, one thread, a vocabulary of 32,000; ns a pretoken, see docs/LOG.md), for
-stories (7,366 distinct pretokens in 300 MB): the map's faults and special tokens 0.7, the scanner 1.7, this loop 5.8,
-narrowing to uint16 0.25, writing 0.55. With a heavy tail (740,000 distinct in 200 MB) the loop takes 13 to 15: 7 for
-hits, the rest for 1.2 million misses at 300 to 400 each, 220 of which are the merges.
+stories (7,366 distinct pretokens in 300 MB): the map's faults and special tokens 0.4, the scanner 1.6, this loop 5.4,
+narrowing to uint16 0.2, writing 0.5. With a heavy tail (740,000 distinct in 200 MB) the loop takes 11 to 13: 7 for
+hits, the rest for misses at 300 to 400 each, 220 of which are the merges.
 
 What made the difference:
 
 - A bucket is two rows in one cache line; which of them holds the key is computed and not branched on (8.0 to 6.4).
   Four ids are stored whatever their number.
+- Both words of a key are masked whatever its length: the branch that spared one was guessed wrong for one pretoken
+  in ten (5.9 to 5.4).
+- 2^19 rows instead of 2^18 a worker: fewer misses with the heavy tail (13.0 to 11.1).
+- Buffers for ids are used again: fresh pages for each chunk's cost 0.5 with the heavy tail.
 - Cache lines are asked for 64 pretokens ahead: without that the heavy tail takes a third more (memory answers in
   110 ns here), while stories pay one nanosecond for it.
 - A miss is compiled into the loop: Numba hands an array over as seven words, and the calls from the loop to the
@@ -22,7 +26,8 @@ What made the difference:
 - Ids pass through a buffer of one batch. Written straight to the chunk's four megabytes they pushed the cache out.
 
 What lost: rows that move to the front when they are hit (the copying cost more than the 10 % fewer misses brought);
-caches of 2^19 and more rows (fewer misses, each dearer); a small direct-mapped cache for pretokens up to 7 bytes in
+caches of 2^20 rows (3 % over 2^19 for twice the memory); a
+loop of its own for plain hits, inside the group (5.4 to 5.5, and 13 to 15 with the heavy tail); a small direct-mapped cache for pretokens up to 7 bytes in
 front (5.8 to 5.4 for stories, 14 to 16 with the heavy tail); everything but the plain hit in a function of its own
 (6.1 and 17 to 22); huge pages by hand (NumPy asks for them already). Threads or processes: docs/LOG.md.
 """
@@ -129,7 +134,7 @@ class Encoder:
             text.encode("utf-8", "surrogateescape"): number for text, number in special_tokens.items()
         }
         self._finders: dict[str | frozenset[str], tuple[SpecialTokens, np.ndarray]] = {}
-        rows = 1 << (8 * len(id_of) - 1).bit_length()
+        rows = 1 << (16 * len(id_of) - 1).bit_length()
         self._seeded = aligned_words(4 * min(rows, MAX_ROWS))
         self._idle: list[_State] = []
         self._seed(list(id_of))
@@ -172,9 +177,9 @@ class Encoder:
         return specials, ids
 
     def _encode_chunk(
-        self, state: _State, chunk: Chunk, finder: tuple[SpecialTokens, np.ndarray], dtype: np.dtype | type
+        self, state: _State, chunk: Chunk, finder: tuple[SpecialTokens, np.ndarray], ids: np.ndarray
     ) -> tuple[np.ndarray, int, int]:
-        """(ids, number of special tokens, their bytes).
+        """(the part of `ids` that was written, number of special tokens, their bytes). `ids`: room for one a byte.
 
         Batches go through a small buffer: written straight to the result the ids of a chunk would push the
         cache's rows out of the L2 cache."""
@@ -183,7 +188,6 @@ class Encoder:
         spans, which = specials.find(data, begin, end)
         special_ids = ids_of_specials[which]
         state.counters[SPECIALS] = 0
-        ids = np.empty(end - begin, dtype)
         n = 0
         for start, after, count in self._splitter.batches(data, begin, end, spans, state.bounds):
             out = state.room(after - start)
@@ -204,7 +208,8 @@ class Encoder:
         if len(data) <= SMALL:
             ids = self._encode_small(state, data, finder)
         else:
-            ids, _, _ = self._encode_chunk(state, Chunk(padded(data), 0, len(data)), finder, np.uint32)
+            room = np.empty(len(data), np.uint32)
+            ids, _, _ = self._encode_chunk(state, Chunk(padded(data), 0, len(data)), finder, room)
             ids = ids.copy()  # without the room for one id a byte
         self._idle.append(state)
         return ids
@@ -278,9 +283,15 @@ def encode_file(
     pattern = encoder._splitter.pattern
     num_workers = max(1, min(num_workers or default_workers(), -(-len(text) // CHUNK_BYTES)))
 
+    spare: list[np.ndarray] = []  # written out; pages that were touched before cost nothing again
+
     def work(state, chunk):
-        ids, found, special_bytes = encoder._encode_chunk(state, chunk, finder, dtype)
-        return ids, chunk.end - chunk.begin, found, special_bytes
+        size = chunk.end - chunk.begin
+        room = spare.pop() if spare else np.empty(size, dtype)
+        if len(room) < size:
+            room = np.empty(size, dtype)
+        ids, found, special_bytes = encoder._encode_chunk(state, chunk, finder, room)
+        return ids, room, size, found, special_bytes
 
     dst = Path(dst)
     beside = dst.with_name(f".{dst.name}.{os.getpid()}.partial")
@@ -289,8 +300,11 @@ def encode_file(
     try:
         with beside.open("wb") as file:
             file.write(_npy_header(dtype, 0))
-            for ids, size, found, found_bytes in in_order(work, chunks(text, finder[0], pattern), states):
+            for ids, room, size, found, found_bytes in in_order(
+                work, chunks(text, finder[0], pattern), states
+            ):
                 file.write(ids)
+                spare.append(room)
                 tokens += len(ids)
                 done += size
                 num_specials += found

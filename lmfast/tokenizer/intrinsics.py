@@ -173,7 +173,7 @@ def byte_matches(typingctx, array, index, wanted):
     return types.uint64(array, types.int64, types.uint8), codegen
 
 
-U0, U1, U8, U32, U56 = (np.uint64(n) for n in (0, 1, 8, 32, 56))
+U0, U1, U8, U32, U56, U64 = (np.uint64(n) for n in (0, 1, 8, 32, 56, 64))
 ALL_ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
 _MIX_LOW = np.uint64(0x9E3779B97F4A7C15)
 _MIX_HIGH = np.uint64(0xD6E8FEB86659FD93)
@@ -184,17 +184,14 @@ LONG_MARK = np.uint64(16) << U56  # top byte of the high word where the key is a
 
 @njit(inline="always")
 def packed_key(data, start, length):
-    """(low, high): the `length` <= 15 bytes at `start`, zero-padded, and the length in the top byte.
+    """(low, high): the 1 to 15 bytes at `start`, zero-padded, and their number in the top byte.
 
-    Without the length "a" and "a\\0" would be one key."""
-    low = load_u64(data, start)
-    high = load_u64(data, start + 8)
+    Without the length "a" and "a\\0" would be one key. Which of the words the bytes end in is not foreseeable, so both
+    masks are computed whatever it is: with a branch in its place, one word in ten cost a wrong guess."""
     bits = np.uint64(length) << np.uint64(3)
-    if length < 8:
-        low &= (U1 << bits) - U1
-        high = U0
-    else:
-        high &= (U1 << (bits & np.uint64(63))) - U1
+    low_bits = min(bits, U64)
+    low = load_u64(data, start) & (ALL_ONES >> (U64 - low_bits))
+    high = load_u64(data, start + 8) & ((U1 << (bits - low_bits)) - U1)
     return low, high | (np.uint64(length) << U56)
 
 
@@ -242,6 +239,29 @@ def aligned_words(count: int) -> np.ndarray:
     words = np.zeros(count + 8, np.uint64)
     skip = (-words.ctypes.data % 64) // 8
     return words[skip : skip + count]
+
+
+_MADV_HUGEPAGE = 14
+_HUGE_PAGE = 1 << 21
+
+if sys.platform == "linux":
+    _madvise = types.ExternalFunction("madvise", types.int32(types.intp, types.intp, types.int32))
+
+    @njit
+    def want_huge_pages(array):
+        """Asks for huge pages for a fresh array of some megabytes, as NumPy does for its own: Numba's are touched page
+        by page."""
+        address = array.ctypes.data
+        begin = (address + _HUGE_PAGE - 1) & ~(_HUGE_PAGE - 1)
+        end = (address + array.size * array.itemsize) & ~(_HUGE_PAGE - 1)
+        if end > begin:
+            _madvise(begin, end - begin, _MADV_HUGEPAGE)
+
+else:
+
+    @njit
+    def want_huge_pages(array):
+        """Nothing: only Linux is asked for huge pages."""
 
 
 @functools.lru_cache(maxsize=1)

@@ -3,8 +3,9 @@
 In: the pretoken's bytes, the ids of the 256 bytes, and the merges as tables from a pair of ids to (rank, new
 id). Out: ids (uint32). The merge of lowest rank goes first, the leftmost where ranks are equal.
 
-Up to `SHORT` bytes the least rank is found by looking at all of them; longer pretokens use a heap, so that a
-megabyte of one letter costs n log n.
+Up to `SHORT` bytes the least rank is found by looking at all of them; longer pretokens use a heap. From `HUGE` bytes
+on positions lie in one list for each rank and a rank is done from left to right: a heap of a million positions is
+a walk through memory for each merge (four times the length took nine times as long), the lists are read in order.
 
 What this costs is memory: two lookups a merge, most of which find nothing. A filter of one 64-bit word a pair, two
 bits of it (64 KiB for 32,000 merges), answers nearly all of those without touching the table, and the table has
@@ -26,9 +27,11 @@ from lmfast.tokenizer.intrinsics import (
     leading_zeros,
     load_u64,
     trailing_zeros,
+    want_huge_pages,
 )
 
 SHORT = 64  # bytes; the set of symbols still there is one word
+HUGE = 1 << 13  # bytes; from here on lists by rank, whose arrays over all ranks are worth their making
 MAX_ID = (1 << 29) - 1
 MAX_MERGES = 1 << 26
 NO_PAIR = ALL_ONES
@@ -45,7 +48,8 @@ _LOW_HALF = np.uint64(0xFFFFFFFF)
 #   byte_pairs  uint64 (65536,), the values of two bytes, indexed by the little-endian word they make
 #   filter      uint64, a blocked Bloom filter, two bits a pair in the word that its hash chooses
 #   rows        uint64, open addressing, two words a row: left << 32 | right, and the value
-#   shifts      uint64 (2,), how a hash gives a word of the filter, and a row
+#   shifts      uint64 (3,), how a hash gives a word of the filter, and a row; and how many ranks there are if each
+#               is above those that made its parts, else 0
 MergeTables = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -101,6 +105,15 @@ def _fill(tables, triples):
             byte_pairs[first | second << 8] = found
 
 
+def _parts_come_first(triples: np.ndarray) -> bool:
+    """Whether every merge's parts are made by merges of lower rank only, as training gives them: then no merge makes
+    a pair of lower rank than its own."""
+    ranks = np.arange(len(triples))
+    made_last = np.full(int(triples.max(initial=0)) + 1, -1)
+    np.maximum.at(made_last, triples[:, 2], ranks)
+    return bool((made_last[triples[:, :2]] < ranks[:, None]).all())
+
+
 def merge_tables(triples: np.ndarray, byte_ids: np.ndarray) -> MergeTables:
     """Tables for merges (n, 3) int64: ids of left, right and result, in the order of their ranks."""
     enable_cache(_fill)
@@ -108,7 +121,8 @@ def merge_tables(triples: np.ndarray, byte_ids: np.ndarray) -> MergeTables:
     filter_bits = row_bits - 3  # 16 bits a merge or more
     rows = aligned_words(2 << row_bits)
     rows[:] = NO_PAIR
-    shifts = np.array([64 - filter_bits, 64 - row_bits], np.uint64)
+    ordered = len(triples) if _parts_come_first(triples) else 0
+    shifts = np.array([64 - filter_bits, 64 - row_bits, ordered], np.uint64)
     tables = (byte_ids, aligned_words(1 << 16), aligned_words(1 << filter_bits), rows, shifts)
     _fill(tables, triples)
     return tables
@@ -197,8 +211,139 @@ def _push(heap, size, item):
 
 
 @njit
+def _list_up(lists, rank, position, size):
+    """Appends entry number `size`, a position, to its rank's list; returns whether the list was empty."""
+    first, last, positions, following = lists
+    positions[size] = position
+    following[size] = NO_POSITION
+    empty = first[rank] == NO_POSITION
+    if empty:
+        first[rank] = size
+    else:
+        following[last[rank]] = size
+    last[rank] = size
+    return empty
+
+
+@njit
+def _merge_huge(data, start, length, tables, out, at):
+    """The same for any length below 2^30, in time that grows with the length, where ranks are in order
+    (`_parts_come_first`): a merge only lists positions under ranks above its own, so a rank is done once.
+
+    All merges of a rank come first, from left to right, and then the pairs that they made, so that a run of one letter
+    lists no pair that the next merge breaks. Lists are chained in the order in which positions were found: rising,
+    unless several ranks met in one. The symbols themselves stand in `out`, and there is one block of memory, in huge
+    pages where the system has them: at four million bytes, small ones were half of the time."""
+    byte_ids, _, pair_filter, rows, shifts = tables
+    filter_shift, row_shift = shifts[0], shifts[1]
+    num_ranks = np.int64(shifts[2])
+    block = np.empty(10 * length, np.uint32)
+    want_huge_pages(block)
+    ranks = block[:length]  # of the pair that begins here
+    after = block[length : 2 * length]
+    before = block[2 * length : 3 * length]
+    batch = block[3 * length : 4 * length]
+    entries = (block[4 * length : 7 * length], block[7 * length :])  # a merge lists at most two
+    first = np.full(num_ranks, NO_POSITION, np.uint32)
+    lists = (first, np.empty(num_ranks, np.uint32), *entries)
+    heap = np.empty(num_ranks, np.uint64)  # ranks whose list is not empty
+    waiting = 0
+    listed = 0
+    for i in range(length):
+        out[at + i] = byte_ids[data[start + i]]
+        after[i] = i + 1
+        before[i] = np.uint32(i - 1)  # of the first: NO_POSITION
+    ranks[length - 1] = NO_RANK
+    for i in range(length - 1):
+        value = find_pair(pair_filter, rows, filter_shift, row_shift, out[at + i], out[at + i + 1])
+        ranks[i] = np.uint32(value >> U32)
+        if value != NO_PAIR:
+            if _list_up(lists, np.int64(value >> U32), i, listed):
+                _push(heap, waiting, value >> U32)
+                waiting += 1
+            listed += 1
+    while waiting > 0:
+        rank = np.int64(heap[0])
+        waiting -= 1
+        heap[0] = heap[waiting]
+        if waiting > 0:
+            _sift_down(heap, waiting, 0)
+        count = 0
+        rising = True
+        entry = np.int64(first[rank])
+        first[rank] = NO_POSITION
+        while entry != NO_POSITION:
+            here = entries[0][entry]
+            if ranks[here] == rank:
+                rising &= count == 0 or batch[count - 1] < here
+                batch[count] = here
+                count += 1
+            entry = np.int64(entries[1][entry])
+        if count == 0:
+            continue
+        if not rising:
+            batch[:count].sort()
+        i = np.int64(batch[0])
+        value = find_pair(
+            pair_filter, rows, filter_shift, row_shift, out[at + i], out[at + np.int64(after[i])]
+        )
+        new = np.uint32(value & _LOW_HALF)
+        merged = 0
+        for k in range(count):
+            i = np.int64(batch[k])
+            if ranks[i] != rank:
+                continue  # the merge before took its first symbol
+            gone = np.int64(after[i])
+            right = np.int64(after[gone])
+            out[at + i] = new
+            ranks[i] = NO_RANK
+            ranks[gone] = NO_RANK
+            after[i] = right
+            if right < length:
+                before[right] = i
+            batch[merged] = i
+            merged += 1
+        for k in range(merged):
+            i = np.int64(batch[k])
+            left = np.int64(before[i])
+            # A left neighbour that this rank made has listed the pair as its right one already.
+            if left != NO_POSITION and (k == 0 or left != batch[k - 1]):
+                value = find_pair(pair_filter, rows, filter_shift, row_shift, out[at + left], new)
+                ranks[left] = np.uint32(value >> U32)
+                if value != NO_PAIR:
+                    if _list_up(lists, np.int64(value >> U32), left, listed):
+                        _push(heap, waiting, value >> U32)
+                        waiting += 1
+                    listed += 1
+            right = np.int64(after[i])
+            if right < length:
+                value = find_pair(pair_filter, rows, filter_shift, row_shift, new, out[at + right])
+                ranks[i] = np.uint32(value >> U32)
+                if value != NO_PAIR:
+                    if _list_up(lists, np.int64(value >> U32), i, listed):
+                        _push(heap, waiting, value >> U32)
+                        waiting += 1
+                    listed += 1
+    n = 0
+    i = 0
+    while i < length:
+        out[at + n] = out[at + i]
+        n += 1
+        i = np.int64(after[i])
+    return n
+
+
+@njit
 def merge_long(data, start, length, tables, out, at):
-    """The same for any length below 2^32: a heap of rank << 32 | position, a linked list of symbols.
+    """For more than `SHORT` bytes: by lists where they are worth it and ranks are in order, else by a heap."""
+    if length >= HUGE and tables[4][2] > U0:
+        return _merge_huge(data, start, length, tables, out, at)
+    return _merge_by_heap(data, start, length, tables, out, at)
+
+
+@njit
+def _merge_by_heap(data, start, length, tables, out, at):
+    """Any length below 2^32: a heap of rank << 32 | position, a linked list of symbols.
 
     A heap entry is stale when the pair at its position is no longer the one it was made for: `values` holds
     each position's present pair. A merge takes one and makes at most two, so 2 * length are enough."""

@@ -36,7 +36,7 @@ _UNTAGGED = np.uint64((1 << 61) - 1)
 _LOW_HALF = np.uint64(0xFFFFFFFF)
 _IN_ARENA = np.uint64(5)
 _MAX_CACHED = 512  # bytes of a pretoken worth remembering
-MAX_ROWS = 1 << 18  # 8 MiB a worker
+MAX_ROWS = 1 << 19  # 16 MiB a worker
 ID_ARENA = 1 << 21
 BYTE_ARENA = 1 << 23
 

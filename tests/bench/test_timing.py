@@ -1,6 +1,7 @@
 """Turns, ratios and silence."""
 
 import os
+import time
 
 import pytest
 
@@ -38,3 +39,12 @@ def test_quiet_silences_native_code_and_gives_the_streams_back(capfd):
         raise KeyError
     os.write(1, b"signal")
     assert capfd.readouterr() == ("signal", "")
+
+
+def test_before_is_called_before_each_and_not_timed():
+    calls = []
+    times = in_turns(
+        {"a": lambda: calls.append("work")}, 2, before=lambda: (calls.append("before"), time.sleep(0.05))
+    )
+    assert calls == ["before", "work"] * 2
+    assert max(times["a"]) < 0.05
