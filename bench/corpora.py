@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 
-RECIPE = 1  # part of the files' names: another recipe makes other files
+RECIPE = 2  # part of the files' names: another recipe makes other files
 END = "<|endoftext|>"
 BASE_BYTES = 16_000_000  # of stories that corpus A draws from
 NUM_NAMES = 2_700

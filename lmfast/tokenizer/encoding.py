@@ -26,10 +26,10 @@ What made the difference:
 - Ids pass through a buffer of one batch. Written straight to the chunk's four megabytes they pushed the cache out.
 
 What lost: rows that move to the front when they are hit (the copying cost more than the 10 % fewer misses brought);
-caches of 2^20 rows (3 % over 2^19 for twice the memory); a
-loop of its own for plain hits, inside the group (5.4 to 5.5, and 13 to 15 with the heavy tail); a small direct-mapped cache for pretokens up to 7 bytes in
-front (5.8 to 5.4 for stories, 14 to 16 with the heavy tail); everything but the plain hit in a function of its own
-(6.1 and 17 to 22); huge pages by hand (NumPy asks for them already). Threads or processes: docs/LOG.md.
+caches of 2^20 rows (3 % over 2^19 for twice the memory); a loop of its own for plain hits, inside the group (5.4 to
+5.5, and 13 to 15 with the heavy tail); a small direct-mapped cache for pretokens up to 7 bytes in front (5.8 to 5.4
+for stories, 14 to 16 with the heavy tail); everything but the plain hit in a function of its own (6.1 and 17 to 22);
+huge pages by hand (NumPy asks for them already). Threads or processes: docs/LOG.md.
 """
 
 import io
