@@ -1,0 +1,211 @@
+"""Instruction and preference files: records of the field's usual forms → conversations and preferences.
+
+In: a .json file (one array of records) or a .jsonl file (a record a line), UTF-8. Forms, detected or named:
+- alpaca (Taori et al. 2023): `instruction`, `input` (may be absent or empty), `output`, and perhaps `system`;
+- messages (OpenAI): `messages`, each {"role", "content"};
+- sharegpt: `conversations`, each {"from": human | gpt | system, "value"};
+- preference: `prompt`, `chosen`, `rejected`, each a string or messages; `chosen` and `rejected` may repeat the prompt's
+  messages. In place of `prompt`, Alpaca's `instruction` and `input` do.
+Out: `Message` tuples. A conversation ends with the assistant; a preference is a prompt that ends with the user and two
+answers. Refused, with file, number and reason: a record of another form, a role or a text that is none, a conversation
+without an answer, two answers that are equal. `skip_bad` counts those instead.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lmfast.errors import UserError
+
+ROLES = {
+    **{"user": "user", "human": "user", "prompter": "user"},
+    **{"assistant": "assistant", "gpt": "assistant", "model": "assistant"},
+    "system": "system",
+}
+CONVERSATION_FORMATS = ("alpaca", "messages", "sharegpt")
+
+
+class Message(NamedTuple):
+    """One turn: role is user, assistant or system."""
+
+    role: str
+    content: str
+
+
+class Preference(NamedTuple):
+    """Two answers to one prompt; the answers are the messages that follow it."""
+
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+
+
+class _Bad(ValueError):
+    """Why a record cannot be used."""
+
+
+def read_conversations(
+    path: str | Path, format: str = "auto", skip_bad: bool = False
+) -> tuple[list[tuple[Message, ...]], dict[str, int]]:
+    """(conversations, {reason: bad records skipped}) of a file; format: auto, alpaca, messages or sharegpt.
+
+    Raises UserError at the first bad record, unless skip_bad, and where nothing is left.
+    """
+
+    def parse(record: dict) -> tuple[Message, ...]:
+        kind = _conversation_format(record) if format == "auto" else format
+        if kind == "alpaca":
+            answer = (Message("assistant", _text(record, "output")),)
+            return _checked((*_alpaca_prompt(record), *answer), "assistant")
+        name = "messages" if kind == "messages" else "conversations"
+        return _checked(_messages(_needed(record, name), name), "assistant")
+
+    return _read(Path(path), parse, skip_bad)
+
+
+def read_preferences(path: str | Path, skip_bad: bool = False) -> tuple[list[Preference], dict[str, int]]:
+    """(preferences, {reason: bad records skipped}) of a file. Raises as above."""
+    return _read(Path(path), _preference, skip_bad)
+
+
+def _read(path: Path, parse: Callable[[dict], Any], skip_bad: bool) -> tuple[list, dict[str, int]]:
+    found, bad = [], {}
+    for where, record in _records(path):
+        try:
+            if not isinstance(record, dict):
+                raise _Bad(f"is a {type(record).__name__}, not an object with named fields")
+            found.append(parse(record))
+        except _Bad as reason:
+            if not skip_bad:
+                raise UserError(
+                    f"{path}: {where} {reason}; mend it, or leave bad ones out with --skip-bad"
+                ) from None
+            bad[str(reason)] = bad.get(str(reason), 0) + 1
+    if not found:
+        skipped = f" ({sum(bad.values())} bad ones were skipped)" if bad else ""
+        raise UserError(f"{path}: no usable record in it{skipped}; is it the right file?")
+    return found, bad
+
+
+def _records(path: Path) -> Iterator[tuple[str, Any]]:
+    """(where, record): records are counted from 1, and by line in a .jsonl."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file of records; name a .json or .jsonl")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); convert it first") from None
+    # A file of lines is told by its name, or by its first record: an object where the other has an array.
+    if path.suffix in (".jsonl", ".ndjson") or not text.lstrip().startswith("["):
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                yield f"line {number}", _parse(line, f"{path}: line {number}")
+        return
+    for number, record in enumerate(_parse(text, str(path)), 1):
+        yield f"record {number}", record
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{where}: not valid JSON ({error}); give a .json array or a .jsonl of objects"
+        ) from None
+
+
+def _conversation_format(record: dict) -> str:
+    for name, kind in (("messages", "messages"), ("conversations", "sharegpt"), ("instruction", "alpaca")):
+        if name in record:
+            return kind
+    if "chosen" in record and "rejected" in record:
+        raise _Bad("is a preference (chosen, rejected): those are for lmfast.dpo")
+    raise _Bad(
+        f"has {', '.join(map(str, record)) or 'no fields'}, and neither instruction, messages nor conversations"
+    )
+
+
+def _preference(record: dict) -> Preference:
+    chosen, rejected = (
+        (Message("assistant", answer),)
+        if isinstance(answer := _needed(record, name), str)
+        else _messages(answer, name)
+        for name in ("chosen", "rejected")
+    )
+    if "prompt" in record:
+        prompt = record["prompt"]
+        prompt = (Message("user", prompt),) if isinstance(prompt, str) else _messages(prompt, "prompt")
+    elif "instruction" in record:
+        prompt = _alpaca_prompt(record)
+    else:  # both answers tell the whole conversation
+        prompt = chosen[:-1]
+        if not prompt:
+            raise _Bad("has no prompt")
+    # Answers that repeat the prompt, or its part after a system message, are freed of it.
+    for head in (prompt, prompt[1:]):
+        if head and chosen[: len(head)] == head and rejected[: len(head)] == head:
+            chosen, rejected = chosen[len(head) :], rejected[len(head) :]
+            break
+    _checked(prompt, "user")
+    for answer in (chosen, rejected):
+        _checked((*prompt, *answer), "assistant")
+    if chosen == rejected:
+        raise _Bad("has equal chosen and rejected answers")
+    return Preference(prompt, chosen, rejected)
+
+
+def _alpaca_prompt(record: dict) -> tuple[Message, ...]:
+    instruction, extra = _text(record, "instruction"), record.get("input") or ""
+    if not isinstance(extra, str):
+        raise _Bad(f"has an input that is a {type(extra).__name__}, not a text")
+    system = (Message("system", _text(record, "system")),) if record.get("system") else ()
+    return (*system, Message("user", f"{instruction}\n\n{extra}" if extra.strip() else instruction))
+
+
+def _messages(value: Any, name: str) -> tuple[Message, ...]:
+    if not isinstance(value, list) or not value:
+        raise _Bad(f"has {name} that are no list of messages")
+    out = []
+    for number, message in enumerate(value, 1):
+        if not isinstance(message, dict):
+            raise _Bad(f"has a message {number} in {name} that is a {type(message).__name__}")
+        role = message.get("role", message.get("from"))
+        content = message.get("content", message.get("value"))
+        if not isinstance(role, str) or role not in ROLES:
+            raise _Bad(
+                f"has a message {number} in {name} with the role {role!r}; known are {', '.join(ROLES)}"
+            )
+        if not isinstance(content, str):
+            raise _Bad(f"has a message {number} in {name} without a text")
+        out.append(Message(ROLES[role], content))
+    return tuple(out)
+
+
+def _checked(messages: tuple[Message, ...], last: str) -> tuple[Message, ...]:
+    """The messages, if a conversation can go so: a system message only at the head, texts that say something."""
+    for number, message in enumerate(messages, 1):
+        if message.role == "system" and number > 1:
+            raise _Bad(f"has a system message at place {number}; it belongs at the head")
+        if not message.content.strip() and message.role != "system":
+            raise _Bad(f"has an empty {message.role} message at place {number}")
+    if messages[-1].role != last:
+        raise _Bad(f"ends with a {messages[-1].role} message, not with the {last}'s")
+    if all(message.role != "user" for message in messages):
+        raise _Bad("has no user message")
+    return messages
+
+
+def _needed(record: dict, name: str) -> Any:
+    if name not in record:
+        raise _Bad(f"has no {name}")
+    return record[name]
+
+
+def _text(record: dict, name: str) -> str:
+    value = _needed(record, name)
+    if not isinstance(value, str):
+        raise _Bad(f"has an {name} that is a {type(value).__name__}, not a text")
+    if not value.strip():
+        raise _Bad(f"has an empty {name}")
+    return value

@@ -1,0 +1,118 @@
+"""Rendered conversations → rows of one length for the training loop, and the prompts kept out of training.
+
+A row is a structured array (length,) of `TOKEN`: the id, whether predicting it carries loss, and the number of its
+document within the row. Attention stays within a document and positions begin anew with each (`positions`), so a row
+teaches what its documents would one by one. What is left of a row is filled with a document of its own, without loss.
+A preference is two rows, chosen then rejected, each with the reference model's log-probabilities.
+
+Packing is best-fit decreasing (Johnson 1973; for language models Ding et al. 2024, arXiv:2404.10830): the longest
+document first, each into the row that it fills best.
+"""
+
+import bisect
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from lmfast.data.batches import derive_seed, permute
+from lmfast.data.chat import Rendered
+from lmfast.data.chat_records import Message
+from lmfast.errors import UserError
+
+TOKEN = np.dtype([("id", np.int32), ("loss", np.bool_), ("document", np.int32), ("reference", np.float32)])
+"""reference: the log-probability that the reference model gives this token, in nats; 0 where it does not matter"""
+
+
+def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Indices of documents, grouped so that each group's lengths sum to at most `capacity`; longest first.
+
+    >>> best_fit([3, 6, 2, 5], 8)
+    [[1, 2], [3, 0]]
+    """
+    rows, space = [], []  # space: sorted (left, row), one entry a row
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if lengths[index] > capacity:
+            raise ValueError(f"document {index} has {lengths[index]} tokens, and a row {capacity}")
+        at = bisect.bisect_left(space, (lengths[index], -1))
+        if at < len(space):
+            left, row = space.pop(at)
+        else:
+            left, row = capacity, len(rows)
+            rows.append([])
+        rows[row].append(index)
+        bisect.insort(space, (left - lengths[index], row))
+    return rows
+
+
+def pack_row(documents: Sequence[Rendered], length: int, pad: int) -> np.ndarray:
+    """One row (length,) of TOKEN with the documents one after another; the rest is `pad` without loss."""
+    row = np.zeros(length, TOKEN)
+    row["id"], row["document"] = pad, len(documents)
+    at = 0
+    for number, document in enumerate(documents):
+        part = row[at : at + len(document.ids)]
+        part["id"], part["loss"], part["document"] = document.ids, document.loss, number
+        part["loss"][0] = False  # what precedes it belongs to another document
+        at += len(part)
+    return row
+
+
+def pack(documents: Sequence[Rendered], length: int, pad: int, packing: bool = True) -> np.ndarray:
+    """Rows (n, length) of TOKEN; without packing a document a row."""
+    sizes = [len(document.ids) for document in documents]
+    groups = best_fit(sizes, length) if packing else [[i] for i in range(len(sizes))]
+    return np.stack([pack_row([documents[i] for i in group], length, pad) for group in groups])
+
+
+def positions(document: np.ndarray) -> np.ndarray:
+    """Positions (rows, length) int64 that begin at 0 with each document; document: their numbers (rows, length)."""
+    at = np.broadcast_to(np.arange(document.shape[1]), document.shape)
+    starts = np.zeros(document.shape, np.int64)
+    starts[:, 1:] = np.where(document[:, 1:] != document[:, :-1], at[:, 1:], 0)
+    return at - np.maximum.accumulate(starts, axis=1)
+
+
+class RowBatches:
+    """(seed, step) → rows, each row once an epoch, in an order that is a keyed permutation of every epoch's own.
+
+    rows (n, length) of TOKEN, or (n, 2, length) of pairs; a step gives (k, length), a pair's two rows side by side.
+    """
+
+    def __init__(self, rows: np.ndarray, rows_a_step: int, seed: int):
+        self.rows, self.rows_a_step, self.seed = rows, rows_a_step, seed
+
+    def step(self, step: int) -> np.ndarray:
+        index = step * self.rows_a_step + np.arange(self.rows_a_step, dtype=np.int64)
+        epochs, order = index // len(self.rows), np.empty(len(index), np.int64)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            key = derive_seed(self.seed, int(epoch))
+            order[here] = permute((index[here] % len(self.rows)).astype(np.uint64), len(self.rows), key)
+        return self.rows[order].reshape(-1, self.rows.shape[-1])
+
+
+def in_order(rows: np.ndarray, rows_a_batch: int) -> list[np.ndarray]:
+    """Evaluation batches: all rows (or pairs) once; the last batch may be smaller."""
+    return [rows[i : i + rows_a_batch].reshape(-1, rows.shape[-1]) for i in range(0, len(rows), rows_a_batch)]
+
+
+def prompt_hash(prompt: Sequence[Message]) -> str:
+    """sha256 of what is asked, the same in instruction and preference files."""
+    text = "\0".join(f"{message.role}\1{message.content}" for message in prompt)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def hold_out(hashes: Sequence[str], count: int) -> set[str]:
+    """The `count` lowest of the distinct hashes: the same prompts in every file that has the same ones.
+
+    Raises UserError where nothing would be left to train on.
+    """
+    distinct = sorted(set(hashes))
+    if count < 0:
+        raise UserError(f"held_out is {count}; it must be at least 0")
+    if count >= len(distinct):
+        raise UserError(
+            f"held_out is {count}, but there are only {len(distinct)} different prompts; hold out fewer"
+        )
+    return set(distinct[:count])

@@ -1,0 +1,124 @@
+import json
+
+import pytest
+
+from lmfast.data.chat_records import Message, read_conversations, read_preferences
+from lmfast.errors import UserError
+
+U, A, S = (lambda text, role=role: Message(role, text) for role in ("user", "assistant", "system"))
+
+
+def written(path, records):
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(record) + "\n\n" for record in records))
+    else:
+        path.write_text(json.dumps(records))
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_every_form_is_detected_and_gives_messages(tmp_path, name):
+    records = [
+        {"instruction": "Add.", "input": "1 2", "output": "3"},
+        {"instruction": "Say hi.", "input": "", "output": "hi", "system": "Be brief."},
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+        {
+            "conversations": [
+                {"from": "system", "value": "s"},
+                {"from": "human", "value": "a"},
+                {"from": "gpt", "value": "b"},
+            ]
+        },
+    ]
+    found, bad = read_conversations(written(tmp_path / name, records))
+    assert found == [
+        (U("Add.\n\n1 2"), A("3")),
+        (S("Be brief."), U("Say hi."), A("hi")),
+        (U("a"), A("b")),
+        (S("s"), U("a"), A("b")),
+    ]
+    assert bad == {}
+
+
+def test_a_named_form_decides_where_a_record_has_two(tmp_path):
+    both = {"instruction": "i", "output": "o", "messages": [["x"]]}
+    path = written(tmp_path / "a.json", [both])
+    assert read_conversations(path, "alpaca")[0] == [(U("i"), A("o"))]
+    with pytest.raises(UserError, match="message 1 in messages that is a list"):
+        read_conversations(path)
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (7, "is a int"),
+        ({"text": "x"}, "has text, and neither instruction"),
+        ({"instruction": "i"}, "has no output"),
+        ({"instruction": "i", "output": " "}, "has an empty output"),
+        ({"instruction": "i", "output": 3}, "has an output that is a int"),
+        ({"messages": []}, "no list of messages"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "the role 'wizard'"),
+        ({"messages": [{"role": "user"}]}, "without a text"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "ends with a user message"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "has no user message"),
+        (
+            {"conversations": [{"from": "human", "value": "x"}, {"from": "system", "value": "y"}]},
+            "a system message at place 2",
+        ),
+        ({"prompt": "p", "chosen": "a", "rejected": "b"}, "is a preference"),
+    ],
+)
+def test_a_bad_record_is_one_line_with_file_number_and_reason(tmp_path, record, reason):
+    good = {"instruction": "i", "output": "o"}
+    path = written(tmp_path / "a.json", [good, record])
+    with pytest.raises(UserError) as error:
+        read_conversations(path)
+    assert str(error.value).startswith(f"{path}: record 2 ") and reason in str(error.value)
+    assert "\n" not in str(error.value)
+    found, bad = read_conversations(path, skip_bad=True)
+    assert len(found) == 1 and sum(bad.values()) == 1
+
+
+def test_files_that_are_no_records(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        read_conversations(tmp_path / "none.json")
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"instruction": "i", "output": "o"}\n{"instr')
+    with pytest.raises(UserError, match="line 2: not valid JSON"):
+        read_conversations(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="not UTF-8"):
+        read_conversations(path)
+    path.write_text("\n")
+    with pytest.raises(UserError, match="no usable record"):
+        read_conversations(path)
+
+
+def test_preferences_in_strings_messages_with_and_without_the_prompt(tmp_path):
+    prompt = [{"role": "system", "content": "s"}, {"role": "user", "content": "p"}]
+    a, b = {"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"}
+    records = [
+        {"prompt": "p", "chosen": "a", "rejected": "b"},
+        {"instruction": "p", "input": "x", "chosen": "a", "rejected": "b", "output": "ignored"},
+        {"prompt": prompt, "chosen": [a], "rejected": [b]},
+        {"prompt": prompt, "chosen": [*prompt, a], "rejected": [*prompt, b]},
+        {"prompt": "p", "chosen": [prompt[1], a], "rejected": [prompt[1], b]},
+        {"chosen": [*prompt, a], "rejected": [*prompt, b]},
+    ]
+    found, bad = read_preferences(written(tmp_path / "a.jsonl", records))
+    assert [pair.chosen for pair in found] == [(A("a"),)] * 6
+    assert [pair.rejected for pair in found] == [(A("b"),)] * 6
+    talk = (S("s"), U("p"))
+    assert [pair.prompt for pair in found] == [(U("p"),), (U("p\n\nx"),), talk, talk, (U("p"),), talk]
+    assert bad == {}
+
+
+def test_a_bad_preference(tmp_path):
+    path = written(tmp_path / "a.json", [{"prompt": "p", "chosen": "a", "rejected": "a"}] * 2)
+    with pytest.raises(UserError, match="record 1 has equal chosen and rejected answers"):
+        read_preferences(path)
+    with pytest.raises(UserError, match="2 bad ones were skipped"):
+        read_preferences(path, skip_bad=True)
+    path = written(tmp_path / "a.json", [{"prompt": "p", "chosen": "a"}])
+    with pytest.raises(UserError, match="has no rejected"):
+        read_preferences(path)
