@@ -27,6 +27,8 @@ EXCEPTIONS = {
     # Commands, though they live in the tokenizer's folder: count, decode and inspect open token files.
     ("lmfast/tokenizer/commands.py", "lmfast.data"),
     ("lmfast/tokenizer/inspecting.py", "lmfast.data"),
+    ("lmfast/tokenizer/measuring.py", "lmfast.data"),
+    ("lmfast/tokenizer/verifying.py", "lmfast.data"),
 }
 
 

@@ -15,7 +15,8 @@ from lmfast.data.stats import Stats, stats_text, token_stats, write_stats
 from lmfast.data.token_file import open_tokens
 from lmfast.errors import UserError
 from lmfast.tokenizer.bpe import Tokenizer
-from lmfast.tokenizer.commands import load_tokenizer, token_files
+from lmfast.tokenizer.commands import load_tokenizer
+from lmfast.tokenizer.measuring import token_files
 from lmfast.tokenizer.progress import progress
 
 

@@ -53,6 +53,11 @@ def kind_of(path: Path) -> str:
     return "records" if suffix in RECORD_SUFFIXES else "parquet" if suffix == ".parquet" else "text"
 
 
+def is_plain_text(path: Path) -> bool:
+    """Whether a file is text as it stands: no records, no Parquet, not packed."""
+    return kind_of(path) == "text" and path.suffix not in PACKED_SUFFIXES
+
+
 def find_sources(names: Sequence[str | Path]) -> list[Path]:
     """The files that names of files, folders and globs stand for. Folders give what is text, records or Parquet in them,
     at any depth, hidden files left out."""

@@ -1,8 +1,8 @@
 """python -m lmfast.tokenizer train|encode|decode|inspect|count|compression: the command line, and nothing else.
 
-Words are parsed here with argparse (`--help` answers at once: no numpy, no numba), work is done in commands.py and
-inspecting.py. Bad input is one line on stderr and exit code 2. LOG_LEVEL=DEBUG shows the most frequent pretokens and
-every pair as it is chosen. `--vocab-size` may be spelt `--vocab_size`, and so on.
+Words are parsed here with argparse (`--help` answers at once: no numpy, no numba), work is done in commands.py,
+inspecting.py and measuring.py. Bad input is one line on stderr and exit code 2. LOG_LEVEL=DEBUG shows the most frequent
+pretokens and every pair as it is chosen. `--vocab-size` may be spelt `--vocab_size`, and so on.
 """
 
 import argparse
@@ -95,10 +95,23 @@ def build_parser() -> Parser:
 
     inspect = command("inspect", "how a text was split, or what a vocabulary holds")
     inspect.add_argument(
-        "--input", metavar="FILE", help="text or token file, or -; without it, the vocabulary"
+        "--input",
+        metavar="FILE",
+        help="text, JSON lines, Parquet (also .gz and .zst), a token file, or -; without it, the vocabulary",
     )
-    inspect.add_argument("--document", type=int, default=0, metavar="N", help="which document, from 0")
-    inspect.add_argument("--limit", type=positive, default=2000, help="most tokens shown (default 2000)")
+    inspect.add_argument("--document", type=int, default=0, metavar="N", help="the first one shown, from 0")
+    inspect.add_argument(
+        "--documents", type=positive, metavar="K", help="how many are shown (1; on a page 20)"
+    )
+    inspect.add_argument("--limit", type=positive, default=2000, help="most tokens of each (default 2000)")
+    inspect.add_argument("--html", metavar="PAGE", help="write a page instead: x.html")
+    inspect.add_argument(
+        "--verify", action="store_true", help="decode the whole file and compare, show nothing"
+    )
+    inspect.add_argument(
+        "--source", metavar="TEXT", help="the text that a token file was made of, to compare with"
+    )
+    inspect.add_argument("--text-field", default="text", metavar="NAME", help="of records and Parquet (text)")
     inspect.add_argument("--longest", type=positive, default=20, help="how many of the longest tokens (20)")
     inspect.add_argument("--color", choices=["auto", "always", "never"], default="auto", help="default: auto")
     add_tokenizer(inspect)
@@ -109,9 +122,18 @@ def build_parser() -> Parser:
     )
 
     compression = command("compression", "bytes per token of tokenizers on texts, and encoding speed")
-    compression.add_argument("--input", nargs="+", required=True, metavar="TEXT", help="text files")
+    compression.add_argument(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="TEXT",
+        help="text, JSON lines, Parquet; also .gz and .zst",
+    )
     compression.add_argument("--n", type=positive, default=10, help="documents sampled from each text (10)")
     compression.add_argument("--seed", type=int, default=42, help="of the sample (42)")
+    compression.add_argument(
+        "--text-field", default="text", metavar="NAME", help="of records and Parquet (text)"
+    )
     add_tokenizer(compression, many=True)
     return parser
 
@@ -173,8 +195,8 @@ def main(words: Sequence[str] | None = None) -> None:
     with exit_on_user_error():
         arguments = build_parser().parse_args(with_dashes(sys.argv[1:] if words is None else words))
         set_log_level()
-        home = "inspecting" if arguments.command == "inspect" else "commands"
-        module = importlib.import_module(f"lmfast.tokenizer.{home}")
+        home = {"inspect": "inspecting", "count": "measuring", "compression": "measuring"}
+        module = importlib.import_module(f"lmfast.tokenizer.{home.get(arguments.command, 'commands')}")
         getattr(module, arguments.command)(arguments)
 
 

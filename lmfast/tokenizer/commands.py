@@ -1,15 +1,13 @@
-"""The tokenizer's commands but inspect: train, encode, decode, count, compression.
+"""The tokenizer's commands that make files: train, encode, decode.
 
 In: the parsed command line (see __main__.py). Out: files, and a summary of a line or two on stdout. What is refused is
 told by the functions called, in one line.
 """
 
 import argparse
-import re
 import sys
 import time
-from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,9 +24,7 @@ if TYPE_CHECKING:
     from lmfast.tokenizer.sharding import DaskEngine
 
 PILE_BYTES = 825e9  # Gao et al. 2020, as CS336 has it
-DOCUMENT_END = "<|endoftext|>"
 PIECE = 1 << 20  # ids, or bytes of standard input, handled together
-TIMED_BYTES = 32 << 20  # of a text, for its rate
 
 
 def load_tokenizer(arguments: argparse.Namespace, path: str | None = None) -> Tokenizer:
@@ -218,126 +214,3 @@ def _ids_of_stdin() -> Iterator[np.ndarray]:
             yield np.array(line.split(), np.int64)
         except (ValueError, OverflowError):
             raise UserError(f"standard input, line {number}: not ids separated by blanks") from None
-
-
-def token_files(names: Sequence[str | Path]) -> list[Path]:
-    """The token files that names of files and folders stand for (in folders: .npy and .bin, at any depth)."""
-    files: list[Path] = []
-    for name in map(Path, names):
-        if name.is_dir():
-            found = sorted(
-                file
-                for file in [*name.rglob("*.npy"), *name.rglob("*.bin")]
-                if not any(part.startswith(".") for part in file.relative_to(name).parts)
-            )
-        else:
-            found = [name]
-        if not found:
-            raise UserError(f"{name}: no token files (.npy, .bin) in it; make one with encode")
-        files += [file for file in found if file not in files]
-    return files
-
-
-_PARTS = {"train": "train", "training": "train", "test": "test"}
-_PARTS |= dict.fromkeys(("valid", "val", "validation", "dev"), "valid")
-
-
-def part_of(path: Path) -> str:
-    """What a token file is a part of: "valid" for owt_valid.npy, val-00000-of-00003.bin and validation/00012.npy; its
-    name without a number at the end where neither it nor its folder says."""
-    for name in (path.stem, path.parent.name):
-        for word in re.split(r"[^a-z]+", name.lower()):
-            if word in _PARTS:
-                return _PARTS[word]
-    return re.sub(r"[._-]?\d+(-of-\d+)?$", "", path.stem) or path.stem
-
-
-def count(arguments: argparse.Namespace) -> None:
-    parts: dict[str, list[tuple[int, int | None]]] = {}
-    for file in token_files(arguments.input):
-        opened = open_tokens(file)
-        size = (opened.summary or {}).get("bytes")
-        parts.setdefault(part_of(file), []).append((len(opened), size))
-        more = "" if size is None else f", {size / len(opened):.3f} bytes/token"
-        print(f"{file}: {len(opened):,} tokens ({opened.tokens.dtype}){more}")
-    files = [file for part in parts.values() for file in part]
-    if len(parts) > 1:
-        for part, found in parts.items():
-            print(f"{part}: {_sum_line(found)}")
-    if len(files) > 1:
-        print(f"total: {_sum_line(files)}")
-
-
-def _sum_line(files: list[tuple[int, int | None]]) -> str:
-    tokens = sum(length for length, _ in files)
-    sizes = [size for _, size in files if size is not None]
-    more = f", {sum(sizes) / tokens:.3f} bytes/token" if len(sizes) == len(files) else ""
-    return f"{tokens:,} tokens in {len(files)} {'file' if len(files) == 1 else 'files'}{more}"
-
-
-def compression(arguments: argparse.Namespace) -> None:
-    if arguments.vocab is not None:
-        tokenizers = [(arguments.vocab, load_tokenizer(arguments))]
-    else:
-        tokenizers = [(path, load_tokenizer(arguments, path)) for path in arguments.tokenizer or [None]]
-    for name in arguments.input:
-        text = open_text(name)
-        documents = sample_documents(text, arguments.n, arguments.seed)
-        size = sum(map(len, documents))
-        print(f"{name}: {len(documents)} documents, {size:,} bytes")
-        for path, tokenizer in tokenizers:
-            tokens = sum(len(tokenizer.encode_array(document)) for document in documents)
-            timed = text[:TIMED_BYTES].tobytes()
-            began = time.perf_counter()
-            tokenizer.encode_array(timed)
-            seconds = time.perf_counter() - began
-            print(
-                f"  {path}: {size / max(tokens, 1):.3f} bytes/token ({tokens:,} tokens, vocabulary "
-                f"{tokenizer.vocab_size:,}), one thread {rate_line(len(timed), seconds)}"
-            )
-
-
-def open_text(name: str) -> np.ndarray:
-    """A text file as uint8, memory-mapped; refused where it is missing or empty."""
-    from lmfast.tokenizer.chunks import open_text as open_any
-
-    text = open_any(name)
-    if len(text) == 0:
-        raise UserError(f"{name}: is empty; name a text that is not")
-    return text
-
-
-def documents_of(text: np.ndarray) -> np.ndarray:
-    """(start, end) of each document, int64 (n, 2): between <|endoftext|>, where there is one, else blank lines."""
-    for mark in (DOCUMENT_END.encode(), b"\n\n", b"\r\n\r\n"):
-        found = _occurrences(text, mark)
-        if len(found):
-            break
-    starts = np.concatenate([[0], found + len(mark)])
-    ends = np.concatenate([found, [len(text)]])
-    return np.stack([starts, ends], 1)
-
-
-def _occurrences(text: np.ndarray, mark: bytes) -> np.ndarray:
-    """Where `mark` stands, without overlaps; the text is read in pieces."""
-    found = array("q")
-    step = 64 << 20
-    after = 0
-    for begin in range(0, len(text), step):
-        window = text[begin : begin + step + len(mark) - 1].tobytes()
-        at = window.find(mark, max(0, after - begin))
-        while at >= 0:
-            found.append(begin + at)
-            after = begin + at + len(mark)
-            at = window.find(mark, after - begin)
-    return np.array(found, np.int64)
-
-
-def sample_documents(text: np.ndarray, n: int, seed: int) -> list[bytes]:
-    """`n` documents drawn without replacement, in the order of the text; those of blanks only are left out."""
-    spans = documents_of(text)
-    chosen: list[int] = []
-    for i in np.random.default_rng(seed).permutation(len(spans)):
-        if len(chosen) < n and text[slice(*spans[i])].tobytes().strip():
-            chosen.append(int(i))
-    return [text[slice(*spans[i])].tobytes() for i in sorted(chosen)]

@@ -1,25 +1,38 @@
 """inspect: how a text was split, token by token, and what a vocabulary holds.
 
-In: a text or a token file and a tokenizer, or a tokenizer alone. Out: the tokens of one document on stdout, each on a
-colour of its own in a terminal and between bars elsewhere, special tokens marked; then counts, and whether decoding
-gives back the source. A token file's source is not there, so its text is decoded and encoded again.
+In: a text, records, Parquet or a token file and a tokenizer, or a tokenizer alone. Out: the tokens of one or more documents
+on stdout (rendering.py) or on a page (html_page.py); then counts, and whether decoding gives back the source
+(verifying.py). A reader per kind of data turns a file into `Shown`s; `read` chooses it.
 """
 
 import argparse
+import itertools
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from lmfast.data.token_file import open_tokens
+from lmfast.data.sources import documents, find_sources, is_plain_text, plan_shards
+from lmfast.data.token_file import TokenFile, open_tokens
 from lmfast.errors import UserError
+from lmfast.files import check_writable, written_beside
 from lmfast.tokenizer.bpe import Tokenizer
-from lmfast.tokenizer.commands import DOCUMENT_END, documents_of, load_tokenizer, open_text, shown
+from lmfast.tokenizer.commands import load_tokenizer, shown
+from lmfast.tokenizer.documents import DOCUMENT_END, documents_of, open_text
+from lmfast.tokenizer.html_page import html_page
+from lmfast.tokenizer.rendering import Shown, marked, mask_fact
+from lmfast.tokenizer.verifying import (
+    against_source,
+    decoded_before,
+    encoded_again,
+    source_of,
+    verify_text,
+    verify_tokens,
+)
 
-BACKGROUNDS = (24, 58, 22, 53, 60, 94)  # of 256 colours; dark, so that white text stands on them
-SPECIAL_STYLE = "\x1b[1;97;41m"
-OPEN, CLOSE, BAR = "⟦", "⟧", "│"
+DOCUMENTS_ON_A_PAGE = 20
 
 
 def inspect(arguments: argparse.Namespace) -> None:
@@ -29,20 +42,65 @@ def inspect(arguments: argparse.Namespace) -> None:
         return
     if arguments.document < 0:
         raise UserError(f"--document {arguments.document}: documents are counted from 0")
-    if Path(arguments.input).suffix in (".npy", ".bin", ".ids"):
-        ids, source = _document_of_tokens(arguments.input, tokenizer, arguments.document), None
-    else:
-        source = _document_of_text(arguments.input, arguments.document)
-        ids = tokenizer.encode_array(source)
+    if arguments.source is not None and not is_token_file(arguments.input):
+        raise UserError("--source: is for token files; a text is its own source")
+    if arguments.verify:
+        print(f"{arguments.input}: {verify(tokenizer, arguments)}")
+        return
+    found = list(read(tokenizer, arguments))
+    if arguments.html is not None:
+        write_page(tokenizer, arguments, found)
+        return
     colors = arguments.color == "always" or (arguments.color == "auto" and sys.stdout.isatty())
-    print(marked(tokenizer, ids[: arguments.limit].tolist(), colors))
-    if len(ids) > arguments.limit:
-        print(f"… {len(ids) - arguments.limit:,} more tokens (--limit {len(ids)} shows all)")
+    for document in found:
+        if len(found) > 1:
+            print(f"── {document.title} ──")
+        print_document(tokenizer, document, arguments.limit, colors)
+
+
+def print_document(tokenizer: Tokenizer, document: Shown, limit: int, colors: bool) -> None:
+    mask = None if document.mask is None else document.mask[:limit].tolist()
+    print(marked(tokenizer, document.ids[:limit].tolist(), colors, mask))
+    if len(document.ids) > limit:
+        print(f"… {len(document.ids) - limit:,} more tokens (--limit {len(document.ids)} shows all)")
     print()
-    print("\n".join(fact_lines(tokenizer, ids, source)))
+    facts = document.facts if document.mask is None else [mask_fact(document.mask, colors), *document.facts]
+    print("\n".join(facts))
 
 
-def _document_of_text(name: str, number: int) -> bytes:
+def write_page(tokenizer: Tokenizer, arguments: argparse.Namespace, found: list[Shown]) -> None:
+    path = Path(arguments.html)
+    check_writable(path)
+    about = (
+        f"{arguments.tokenizer or arguments.vocab}: {tokenizer.vocab_size:,} ids, pattern {tokenizer.pattern.name}. "
+        f"{len(found)} {'document' if len(found) == 1 else 'documents'} from number {arguments.document} on."
+    )
+    page = html_page(tokenizer, str(arguments.input), about, found, arguments.limit)
+    with written_beside(path) as beside:
+        beside.write_text(page, encoding="utf-8", errors="backslashreplace")
+    print(f"{path}: {len(found)} documents, {sum(len(document.ids) for document in found):,} tokens")
+
+
+def is_token_file(name: str) -> bool:
+    return Path(name).suffix in (".npy", ".bin", ".ids")
+
+
+def read(tokenizer: Tokenizer, arguments: argparse.Namespace) -> Iterator[Shown]:
+    """The documents that are asked for, --documents of them from --document on; at least the first of them is there."""
+    first = arguments.document
+    many = arguments.documents or (DOCUMENTS_ON_A_PAGE if arguments.html else 1)
+    if is_token_file(arguments.input):
+        return _of_tokens(tokenizer, arguments.input, first, many, arguments.source)
+    if arguments.input == "-" or is_plain_text(Path(arguments.input)):
+        return _of_text(tokenizer, arguments.input, first, many)
+    return _of_records(tokenizer, arguments.input, first, many, arguments.text_field)
+
+
+def _no_such_document(name: str, count: int, number: int) -> UserError:
+    return UserError(f"{name}: has {count} documents, so there is no --document {number} (the first is 0)")
+
+
+def _of_text(tokenizer: Tokenizer, name: str, first: int, many: int) -> Iterator[Shown]:
     if name == "-":
         text = np.frombuffer(sys.stdin.buffer.read(), np.uint8)
         if not len(text):
@@ -54,78 +112,78 @@ def _document_of_text(name: str, number: int) -> bytes:
     mark = DOCUMENT_END.encode()
     if len(spans) > 1 and spans[-1][0] == len(text):
         spans = spans[:-1]  # nothing comes after the last mark
-    if number >= len(spans):
-        raise UserError(
-            f"{name}: has {len(spans)} documents, so there is no --document {number} (the first is 0)"
-        )
-    start, end = spans[number].tolist()
-    # The mark that ends it is shown with it.
-    close = end + len(mark) if text[end : end + len(mark)].tobytes() == mark else end
-    return text[start:close].tobytes()
+    if first >= len(spans):
+        raise _no_such_document(name, len(spans), first)
+    for number, (start, end) in enumerate(spans[first : first + many].tolist(), first):
+        # The mark that ends it is shown with it.
+        close = end + len(mark) if text[end : end + len(mark)].tobytes() == mark else end
+        source = text[start:close].tobytes()
+        ids = tokenizer.encode_array(source)
+        decoded = tokenizer.decode_bytes(ids)
+        facts = [*fact_lines(tokenizer, ids, len(decoded)), against_source(decoded, source)]
+        yield Shown(f"document {number}", ids, facts=facts)
 
 
-def _document_of_tokens(name: str, tokenizer: Tokenizer, number: int) -> np.ndarray:
-    tokens = open_tokens(name, tokenizer.vocab_size).tokens
-    end_id = tokenizer.special_tokens.get(DOCUMENT_END)
-    if end_id is None:
-        ends = np.array([len(tokens)])
-    else:
-        step = 1 << 24
-        ends = [np.flatnonzero(tokens[i : i + step] == end_id) + i + 1 for i in range(0, len(tokens), step)]
-        ends = np.concatenate([*ends, [len(tokens)]])
-    if len(ends) > 1 and ends[-2] == len(tokens):
-        ends = ends[:-1]
-    if number >= len(ends):
-        raise UserError(
-            f"{name}: has {len(ends)} documents, so there is no --document {number} (the first is 0)"
-        )
-    return np.asarray(tokens[ends[number - 1] if number else 0 : ends[number]])
+def _of_records(tokenizer: Tokenizer, name: str, first: int, many: int, field: str) -> Iterator[Shown]:
+    """Records, rows and packed texts; special tokens written in them are text."""
+    number = -1
+    texts = (text for shard in plan_shards(find_sources([name])) for text in documents(shard, field))
+    for number, source in enumerate(itertools.islice(texts, first + many)):
+        if number < first:
+            continue
+        ids = tokenizer.encode_array(source, "none")
+        decoded = tokenizer.decode_bytes(ids)
+        facts = [*fact_lines(tokenizer, ids, len(decoded)), against_source(decoded, source)]
+        yield Shown(f"document {number}", ids, facts=facts)
+    if number < first:
+        raise _no_such_document(name, number + 1, first)
 
 
-def marked(tokenizer: Tokenizer, ids: list[int], colors: bool) -> str:
-    """The text with its tokens set apart. Characters whose bytes are spread over tokens show as escapes."""
-    special = set(tokenizer.special_tokens.values())
-    out = []
-    for position, token in enumerate(ids):
-        text = tokenizer.token_bytes(token).decode("utf-8", "backslashreplace")
-        if colors:
-            style = SPECIAL_STYLE if token in special else f"\x1b[97;48;5;{BACKGROUNDS[position % 6]}m"
-            # A newline inside a background would colour the rest of the line.
-            out.append(f"{style}{text.replace(chr(10), '⏎' + chr(27) + '[0m' + chr(10) + style)}\x1b[0m")
+def _of_tokens(tokenizer: Tokenizer, name: str, first: int, many: int, named: str | None) -> Iterator[Shown]:
+    file = open_tokens(name, tokenizer.vocab_size)
+    tokens = file.tokens
+    ends = _ends_of_documents(tokens, tokenizer.special_tokens.get(DOCUMENT_END))
+    if first >= len(ends):
+        raise _no_such_document(name, len(ends), first)
+    source = source_of(file, named)
+    starts = np.concatenate([[0], ends])
+    for number in range(first, min(first + many, len(ends))):
+        ids = np.asarray(tokens[starts[number] : ends[number]])
+        decoded = tokenizer.decode_bytes(ids)
+        if source is None:
+            told = encoded_again(tokenizer, ids)
         else:
-            out.append(f"{OPEN}{text}{CLOSE}" if token in special else text)
-    return "".join(out) if colors else BAR.join(out)
+            at = decoded_before(tokenizer, tokens, int(starts[number]))
+            told = against_source(decoded, source[at : at + len(decoded)].tobytes(), at)
+        yield Shown(f"document {number}", ids, facts=[*fact_lines(tokenizer, ids, len(decoded)), told])
 
 
-def fact_lines(tokenizer: Tokenizer, ids: np.ndarray, source: bytes | None) -> list[str]:
-    decoded = tokenizer.decode_bytes(ids)
-    lines = [
-        f"{len(ids):,} tokens, {len(decoded):,} bytes, {len(decoded) / max(len(ids), 1):.3f} bytes/token"
-    ]
+def _ends_of_documents(tokens: np.ndarray, end_id: int | None) -> np.ndarray:
+    """Where each document ends, int64; its end mark belongs to it."""
+    if end_id is None:
+        return np.array([len(tokens)])
+    step = 1 << 24
+    found = [np.flatnonzero(tokens[i : i + step] == end_id) + i + 1 for i in range(0, len(tokens), step)]
+    return np.unique(np.concatenate([*found, [len(tokens)]]))
+
+
+def verify(tokenizer: Tokenizer, arguments: argparse.Namespace) -> str:
+    """Whether decoding gives back the whole file; a line."""
+    if arguments.input == "-":
+        raise UserError("--verify: reads a file twice; name one instead of -")
+    if not is_token_file(arguments.input):
+        return verify_text(tokenizer, arguments.input, arguments.text_field)
+    file: TokenFile = open_tokens(arguments.input, tokenizer.vocab_size)
+    return verify_tokens(tokenizer, file, source_of(file, arguments.source))
+
+
+def fact_lines(tokenizer: Tokenizer, ids: np.ndarray, num_bytes: int) -> list[str]:
+    """Counts of one document."""
     common = Counter(ids.tolist()).most_common(5)
-    lines.append("most frequent: " + ", ".join(f"{shown(tokenizer.token_bytes(i))} {n:,}" for i, n in common))
-    if source is not None:
-        at = _first_difference(decoded, source)
-        lines.append(
-            "decoding gives back the source: yes"
-            if at is None
-            else f"decoding differs from the source at byte {at}"
-        )
-    else:
-        again = tokenizer.encode_array(decoded)
-        at = _first_difference(again.tolist(), ids.tolist())
-        lines.append(
-            "decoding and encoding again gives back the ids: yes"
-            if at is None
-            else f"encoding the decoded text gives other ids from position {at}"
-        )
-    return lines
-
-
-def _first_difference(a, b) -> int | None:
-    if a == b:
-        return None
-    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+    return [
+        f"{len(ids):,} tokens, {num_bytes:,} bytes, {num_bytes / max(len(ids), 1):.3f} bytes/token",
+        "most frequent: " + ", ".join(f"{shown(tokenizer.token_bytes(i))} {n:,}" for i, n in common),
+    ]
 
 
 def vocabulary_lines(tokenizer: Tokenizer, longest: int) -> list[str]:

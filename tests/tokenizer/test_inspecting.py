@@ -1,17 +1,23 @@
-"""inspecting.py: what is shown is the text, tokens are set apart, and a difference would be told."""
+"""inspecting.py: what is shown is the document that was asked for, of any kind of file, and a difference would be told."""
 
-import re
+import gzip
+import io
+import json
+import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lmfast.tokenizer.__main__ import main
 from lmfast.tokenizer.bpe import Tokenizer
-from lmfast.tokenizer.inspecting import fact_lines, marked, vocabulary_lines
+from lmfast.tokenizer.inspecting import vocabulary_lines
 
 MERGES = [(b"t", b"h"), (b"th", b"e"), (b" ", b"the")]
 VOCAB = {i: bytes([i]) for i in range(256)} | {256 + i: a + b for i, (a, b) in enumerate(MERGES)}
 TEXT = "the the\n<|endoftext|>two é the<|endoftext|>three"
+RECORDS = ["the the", "two <|endoftext|>", "three"]
 
 
 @pytest.fixture
@@ -21,25 +27,28 @@ def tokenizer(tmp_path) -> Tokenizer:
     return tokenizer
 
 
-def test_marked_tokens(tokenizer):
-    ids = tokenizer.encode("the the<|endoftext|>é")
-    assert marked(tokenizer, ids, colors=False) == "the│ the│⟦<|endoftext|>⟧│\\xc3│\\xa9"
-    colored = marked(tokenizer, ids, colors=True)
-    assert re.sub(r"\x1b\[[\d;]*m", "", colored) == "the the<|endoftext|>\\xc3\\xa9"
-    assert "\x1b[1;97;41m<|endoftext|>\x1b[0m" in colored
-    assert len(set(re.findall(r"48;5;(\d+)m", colored))) > 1
+@pytest.fixture
+def told(tokenizer, tmp_path, capsys):
+    """What inspect prints of a file in the test's folder."""
 
+    def run(name: str, more: str = "") -> str:
+        main(f"inspect --input {tmp_path}/{name} --tokenizer {tmp_path}/tok {more}".split())
+        return capsys.readouterr().out
 
-def test_documents_of_text_and_of_token_files(tokenizer, tmp_path, capsys):
     (tmp_path / "t.txt").write_text(TEXT)
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"body": text}) + "\n" for text in RECORDS))
+    return run
+
+
+def test_documents_of_text_and_of_token_files(tokenizer, told, tmp_path):
     np.save(tmp_path / "t.npy", np.array(tokenizer.encode(TEXT), np.uint16))
-    shown = {}
-    for name in ("t.txt", "t.npy"):
-        for number in range(3):
-            main(f"inspect --input {tmp_path}/{name} --tokenizer {tmp_path}/tok --document {number}".split())
-            shown[name, number] = capsys.readouterr().out
+    shown = {
+        (name, number): told(name, f"--document {number}")
+        for name in ("t.txt", "t.npy")
+        for number in range(3)
+    }
     assert shown["t.txt", 1].startswith("t│w│o│ │\\xc3│\\xa9│ the│⟦<|endoftext|>⟧\n")
-    assert shown["t.txt", 2].startswith("t│h│r│e│e".replace("t│h│", "th│"))
+    assert shown["t.txt", 2].startswith("th│r│e│e\n")
     for number in range(3):
         first = [shown[name, number].split("\n\n")[0] for name in ("t.txt", "t.npy")]
         assert first[0] == first[1]
@@ -47,21 +56,76 @@ def test_documents_of_text_and_of_token_files(tokenizer, tmp_path, capsys):
         assert "decoding and encoding again gives back the ids: yes" in shown["t.npy", number]
 
 
-def test_limit_and_colors(tokenizer, tmp_path, capsys):
-    (tmp_path / "t.txt").write_text(TEXT)
-    line = f"inspect --input {tmp_path}/t.txt --tokenizer {tmp_path}/tok --limit 2"
-    main([*line.split(), "--color", "always"])
-    told = capsys.readouterr().out
-    assert "\x1b[97;48;5;" in told and "… 2 more tokens (--limit 4 shows all)" in told
-    main([*line.split(), "--color", "never"])
-    assert "\x1b" not in capsys.readouterr().out
+def test_records_parquet_and_packed_texts(told, tmp_path):
+    pq.write_table(pa.table({"body": RECORDS}), tmp_path / "t.parquet")
+    (tmp_path / "t.txt.gz").write_bytes(gzip.compress(TEXT.encode()))
+    for name in ("t.jsonl", "t.parquet"):
+        shown = told(name, "--text-field body --document 1")
+        assert shown.startswith("t│w│o│ │<│|│e│n│d│o") and "decoding gives back the source: yes" in shown
+    assert told("t.txt.gz", "--document 1").startswith("t│w│o│ │\\xc3│\\xa9│ the\n")
 
 
-def test_differences_are_told(tokenizer):
-    ids = np.array(tokenizer.encode("the two"), np.uint32)
-    assert "decoding differs from the source at byte 4" in fact_lines(tokenizer, ids, b"the Two")
-    other = np.array([116, 104, 101], np.uint32)  # t h e, which encoding would merge
-    assert "encoding the decoded text gives other ids from position 0" in fact_lines(tokenizer, other, None)
+def test_standard_input(told, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"the")))
+    main(f"inspect --input - --tokenizer {tmp_path}/tok".split())
+    assert capsys.readouterr().out.startswith("the\n")
+
+
+def test_several_documents_and_their_limit(told):
+    shown = told("t.txt", "--document 1 --documents 5 --limit 2")
+    assert "── document 1 ──\nt│w\n… 6 more tokens (--limit 8 shows all)" in shown
+    assert "── document 2 ──\nth│r\n… 2 more tokens" in shown and "document 0" not in shown
+    assert told("t.jsonl", "--text-field body --documents 3").count("──") == 6
+
+
+def test_colors(told):
+    assert "\x1b[97;48;5;" in told("t.txt", "--color always")
+    assert "\x1b" not in told("t.txt", "--color never") and "\x1b" not in told("t.txt")
+
+
+def test_a_page(told, tmp_path):
+    told_of_page = told("t.txt", f"--html {tmp_path}/p.html")
+    assert told_of_page == f"{tmp_path}/p.html: 3 documents, 16 tokens\n"
+    page = (tmp_path / "p.html").read_text()
+    assert page.count("<section") == 3 and "decoding gives back the source: yes" in page
+    told("t.txt", f"--html {tmp_path}/p.html --document 1 --documents 1")
+    assert (tmp_path / "p.html").read_text().count("<section") == 1
+
+
+def test_a_token_file_is_compared_with_its_source(tokenizer, told, tmp_path):
+    tokenizer.encode_file(tmp_path / "t.txt", tmp_path / "t.npy", num_workers=1)
+    for number in range(3):
+        assert "decoding gives back the source: yes" in told("t.npy", f"--document {number}")
+    (tmp_path / "other.txt").write_text(TEXT.replace("two", "tow"))
+    shown = told("t.npy", f"--document 1 --source {tmp_path}/other.txt")
+    assert "decoding differs from the source at byte 22" in shown
+    (tmp_path / "t.txt").write_text("changed")  # no longer the text that it was made of
+    assert "decoding and encoding again" in told("t.npy", "--document 1")
+
+
+def test_whole_files_are_verified(tokenizer, told, tmp_path):
+    tokenizer.encode_file(tmp_path / "t.txt", tmp_path / "t.npy", num_workers=1)
+    for name, more in (("t.txt", ""), ("t.npy", ""), ("t.jsonl", "--text-field body")):
+        assert told(name, f"--verify {more}") == f"{tmp_path}/{name}: decoding gives back the source: yes\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        ("--input {t}/t.txt --document 3", "t.txt: has 3 documents, so there is no --document 3"),
+        ("--input {t}/t.jsonl --text-field body --document 3", "t.jsonl: has 3 documents"),
+        ("--input {t}/t.jsonl", "t.jsonl, line 1: has no field 'text' (it has body)"),
+        ("--input {t}/t.txt --source {t}/t.txt", "--source: is for token files"),
+        ("--input - --verify", "--verify: reads a file twice"),
+        ("--input {t}/t.txt --html {t}/no/p.html", "no does not exist"),
+        ("--input {t}/no.jsonl", "no.jsonl: no such file"),
+    ],
+)
+def test_bad_input_is_one_line(told, tmp_path, capsys, line, match):
+    with pytest.raises(SystemExit) as caught:
+        main(f"inspect --tokenizer {tmp_path}/tok {line.format(t=tmp_path)}".split())
+    error = capsys.readouterr().err
+    assert caught.value.code == 2 and error.count("\n") == 1 and match in error
 
 
 def test_vocabulary(tokenizer, tmp_path, capsys):

@@ -1,0 +1,59 @@
+"""Documents of a text: where they begin and end, and a sample of them.
+
+In: a text file, memory-mapped and never loaded. Out: spans of bytes. Documents end at `<|endoftext|>` where there is one,
+else at blank lines. Refused: files that are missing or empty.
+"""
+
+from array import array
+
+import numpy as np
+
+from lmfast.errors import UserError
+
+DOCUMENT_END = "<|endoftext|>"
+
+
+def open_text(name: str) -> np.ndarray:
+    """A text file as uint8, memory-mapped; refused where it is missing or empty."""
+    from lmfast.tokenizer.chunks import open_text as open_any
+
+    text = open_any(name)
+    if len(text) == 0:
+        raise UserError(f"{name}: is empty; name a text that is not")
+    return text
+
+
+def documents_of(text: np.ndarray) -> np.ndarray:
+    """(start, end) of each document, int64 (n, 2): between <|endoftext|>, where there is one, else blank lines."""
+    for mark in (DOCUMENT_END.encode(), b"\n\n", b"\r\n\r\n"):
+        found = _occurrences(text, mark)
+        if len(found):
+            break
+    starts = np.concatenate([[0], found + len(mark)])
+    ends = np.concatenate([found, [len(text)]])
+    return np.stack([starts, ends], 1)
+
+
+def _occurrences(text: np.ndarray, mark: bytes) -> np.ndarray:
+    """Where `mark` stands, without overlaps; the text is read in pieces."""
+    found = array("q")
+    step = 64 << 20
+    after = 0
+    for begin in range(0, len(text), step):
+        window = text[begin : begin + step + len(mark) - 1].tobytes()
+        at = window.find(mark, max(0, after - begin))
+        while at >= 0:
+            found.append(begin + at)
+            after = begin + at + len(mark)
+            at = window.find(mark, after - begin)
+    return np.array(found, np.int64)
+
+
+def sample_documents(text: np.ndarray, n: int, seed: int) -> list[bytes]:
+    """`n` documents drawn without replacement, in the order of the text; those of blanks only are left out."""
+    spans = documents_of(text)
+    chosen: list[int] = []
+    for i in np.random.default_rng(seed).permutation(len(spans)):
+        if len(chosen) < n and text[slice(*spans[i])].tobytes().strip():
+            chosen.append(int(i))
+    return [text[slice(*spans[i])].tobytes() for i in sorted(chosen)]

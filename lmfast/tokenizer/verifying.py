@@ -1,0 +1,125 @@
+"""Whether decoding gives back the source: of one document, and of whole files, in pieces.
+
+In: a tokenizer, ids or a file, and the source where there is one. Out: a line that says yes, or where the first difference
+is. A token file's source is the text that it was made of, known from its summary or named; without one its documents are
+decoded and encoded again, which must give their ids.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from lmfast.data.sources import documents, find_sources, is_plain_text, plan_shards
+from lmfast.data.token_file import TokenFile
+from lmfast.errors import UserError
+from lmfast.tokenizer.bpe import Tokenizer
+from lmfast.tokenizer.documents import DOCUMENT_END, open_text
+
+PIECE = 1 << 22  # ids, or bytes, handled together
+
+GIVES_BACK = "decoding gives back the source: yes"
+
+
+def first_difference(a, b) -> int | None:
+    """Where two sequences begin to differ, or None."""
+    if a == b:
+        return None
+    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+
+
+def against_source(decoded: bytes, source: bytes, offset: int = 0) -> str:
+    """One text against its source; offset: where it begins there, for the place of a difference."""
+    at = first_difference(decoded, source)
+    if at is None:
+        return GIVES_BACK
+    if at == min(len(decoded), len(source)):
+        which = "the source" if at == len(source) else "decoding"
+        return f"decoding agrees with the source up to byte {offset + at}, where {which} ends"
+    return f"decoding differs from the source at byte {offset + at}"
+
+
+def encoded_again(tokenizer: Tokenizer, ids: np.ndarray, offset: int = 0) -> str:
+    """Ids without a source; offset: where they begin in their file."""
+    again = tokenizer.encode_array(tokenizer.decode_bytes(ids))
+    at = first_difference(again.tolist(), ids.tolist())
+    if at is None:
+        return "decoding and encoding again gives back the ids: yes"
+    return f"encoding the decoded text gives other ids from position {offset + at}"
+
+
+def source_of(file: TokenFile, named: str | None) -> np.ndarray | None:
+    """The text that a token file was made of (mapped), where it is known and still has the size that it had."""
+    if named is not None:
+        return open_text(named)
+    summary = file.summary or {}
+    path = summary.get("source")
+    if path is None or not Path(path).is_file() or Path(path).stat().st_size != summary.get("bytes"):
+        return None
+    return open_text(path)
+
+
+def decoded_before(tokenizer: Tokenizer, tokens: np.ndarray, position: int) -> int:
+    """The bytes of all tokens before a position: where it is in the source."""
+    sizes = np.zeros(tokenizer.vocab_size, np.int64)
+    for token, text in tokenizer.vocab.items():
+        sizes[token] = len(text)
+    return sum(int(sizes[tokens[i : min(i + PIECE, position)]].sum()) for i in range(0, position, PIECE))
+
+
+def verify_tokens(tokenizer: Tokenizer, file: TokenFile, source: np.ndarray | None) -> str:
+    """A whole token file against its source, or encoded again document by document."""
+    tokens = file.tokens
+    if source is None:
+        for begin, ids in _whole_documents(tokens, tokenizer.special_tokens.get(DOCUMENT_END)):
+            told = encoded_again(tokenizer, ids, begin)
+            if "other ids" in told:
+                return told
+        return told
+    pieces = (tokenizer.decode_bytes(np.asarray(tokens[i : i + PIECE])) for i in range(0, len(tokens), PIECE))
+    return _against(pieces, source)
+
+
+def verify_text(tokenizer: Tokenizer, name: str, field: str) -> str:
+    """A whole text, or all records of a file: encoded, decoded, compared."""
+    path = Path(name)
+    if is_plain_text(path):
+        text = open_text(name)
+        pieces = (text[i : i + PIECE].tobytes() for i in range(0, len(text), PIECE))
+        return _against((tokenizer.decode_bytes(ids) for ids in tokenizer.encode_arrays(pieces)), text)
+    number = -1
+    for shard in plan_shards(find_sources([path])):
+        for document in documents(shard, field):
+            number += 1
+            told = against_source(tokenizer.decode_bytes(tokenizer.encode_array(document, "none")), document)
+            if told != GIVES_BACK:
+                return f"document {number}: {told}"
+    if number < 0:
+        raise UserError(f"{name}: holds no documents")
+    return GIVES_BACK
+
+
+def _against(pieces: Iterable[bytes], source: np.ndarray) -> str:
+    at = 0
+    for piece in pieces:
+        here = source[at : at + len(piece)].tobytes()
+        told = against_source(piece, here, at)
+        if told != GIVES_BACK:
+            return told
+        at += len(piece)
+    return against_source(b"", source[at : at + 1].tobytes(), at)
+
+
+def _whole_documents(tokens: np.ndarray, end: int | None) -> Iterator[tuple[int, np.ndarray]]:
+    """(position, ids) of about `PIECE` ids that end where a document does."""
+    begin = 0
+    while begin < len(tokens):
+        stop = min(begin + PIECE, len(tokens))
+        while stop < len(tokens):
+            ends = np.flatnonzero(np.asarray(tokens[stop : stop + PIECE]) == end) if end is not None else ()
+            if len(ends):
+                stop += int(ends[0]) + 1
+                break
+            stop = min(stop + PIECE, len(tokens))
+        yield begin, np.asarray(tokens[begin:stop])
+        begin = stop

@@ -1,0 +1,39 @@
+"""documents.py: where documents end, and samples that repeat with their seed."""
+
+import numpy as np
+import pytest
+
+from lmfast.errors import UserError
+from lmfast.tokenizer.documents import documents_of, open_text, sample_documents
+
+
+def as_text(data: bytes) -> np.ndarray:
+    return np.frombuffer(data, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("data", "documents"),
+    [
+        (b"a<|endoftext|>b\n\nc<|endoftext|>", [b"a", b"b\n\nc", b""]),
+        (b"a\n\nb\n\n\n\nc", [b"a", b"b", b"", b"c"]),
+        (b"a\r\n\r\nb", [b"a", b"b"]),
+        (b"one", [b"one"]),
+    ],
+)
+def test_documents(data, documents):
+    assert [data[start:end] for start, end in documents_of(as_text(data))] == documents
+
+
+def test_a_sample_is_without_blanks_and_repeats_with_its_seed():
+    data = b"<|endoftext|>".join(b"doc %d" % i for i in range(50)) + b"<|endoftext|>\n"
+    text = as_text(data)
+    sample = sample_documents(text, 10, 3)
+    assert sample == sample_documents(text, 10, 3) != sample_documents(text, 10, 4)
+    assert len(set(sample)) == 10 and all(document.startswith(b"doc ") for document in sample)
+    assert len(sample_documents(text, 1000, 0)) == 50
+
+
+def test_an_empty_text_is_refused(tmp_path):
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(UserError, match=r"a.txt: is empty"):
+        open_text(tmp_path / "a.txt")
