@@ -13,12 +13,11 @@ import numpy as np
 
 
 def splitmix64(x: np.ndarray) -> np.ndarray:
-    """Steele, Lea & Flood 2014: a bijective mixer of uint64."""
-    with np.errstate(over="ignore"):
-        x = x + np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
+    """Steele, Lea & Flood 2014: a bijective mixer of uint64 arrays (which wrap around without a warning)."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 def derive_seed(*parts: int) -> int:
@@ -34,16 +33,20 @@ def permute(index: np.ndarray, size: int, key: int) -> np.ndarray:
     half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
     low = np.uint64((1 << int(half)) - 1)
     keys = splitmix64(np.array([key], np.uint64) + np.arange(4, dtype=np.uint64))
-    out = index.astype(np.uint64)
-    walking = np.ones(out.shape, bool)
-    while walking.any():
-        x = out[walking]
+    x = out = index.astype(np.uint64)
+    walking: slice | np.ndarray = slice(None)
+    while len(x):
         left, right = x >> half, x & low
         for k in keys:
             left, right = right, left ^ (splitmix64(right ^ k) & low)
         out[walking] = (left << half) | right
-        walking = out >= np.uint64(size)
+        walking = np.flatnonzero(out >= np.uint64(size))
+        x = out[walking]
     return out
+
+
+BLOCK = 16
+"""steps whose windows are looked up together: a permutation of 8 numbers costs 90 µs, of 16 × 8 hardly more"""
 
 
 class Batches:
@@ -59,18 +62,32 @@ class Batches:
         # One context and the remainder are kept free for the epoch's offset, where the file is long enough.
         self.windows = max(1, spare // context_length - 1)
         self.offsets = spare - self.windows * context_length + 1
+        self.block: tuple[int, np.ndarray] | None = None  # the last one looked at
+        # Every place where a sequence can begin: rows of it are copied whole, five times as fast as id by id.
+        self.sequences = np.lib.stride_tricks.sliding_window_view(tokens, context_length + 1)
 
     def step(self, step: int) -> np.ndarray:
         """ids (rows, context_length + 1) int64 of optimizer step `step`."""
-        position = step * self.rows + np.arange(self.rows, dtype=np.int64)
-        starts = np.empty(self.rows, np.int64)
+        return self.sequences[self.starts(step)].astype(np.int64)
+
+    def starts(self, step: int) -> np.ndarray:
+        """Position in the token file of the first id of each row, int64 (rows,)."""
+        block = step // BLOCK
+        if self.block is None or self.block[0] != block:
+            self.block = block, self._starts_of(BLOCK * block, BLOCK)
+        return self.block[1][step % BLOCK]
+
+    def _starts_of(self, first: int, steps: int) -> np.ndarray:
+        """Those of several steps from `first` on, int64 (steps, rows)."""
+        position = first * self.rows + np.arange(steps * self.rows, dtype=np.int64)
+        starts = np.empty(len(position), np.int64)
         epochs = position // self.windows
-        for epoch in np.unique(epochs):
+        for epoch in range(epochs[0], epochs[-1] + 1):
             here = epochs == epoch
-            key = derive_seed(self.seed, int(epoch))
+            key = derive_seed(self.seed, epoch)
             window = permute((position[here] % self.windows).astype(np.uint64), self.windows, key)
             starts[here] = window.astype(np.int64) * self.context_length + key % self.offsets
-        return self.tokens[starts[:, None] + np.arange(self.context_length + 1)].astype(np.int64)
+        return starts.reshape(steps, self.rows)
 
 
 class Windows:

@@ -30,6 +30,7 @@ from lmfast.training import run_folder
 from lmfast.training.checkpoint import newest_checkpoint, prune_checkpoints, save_checkpoint
 from lmfast.training.loop import Hooks, Plan, Progress, train_loop
 from lmfast.training.optimizers import load_state_tensors, make_optimizer, state_tensors
+from lmfast.training.prefetch import Prefetched
 from lmfast.training.report import write_report
 from lmfast.training.resume import refuse_changes, saved_settings
 from lmfast.training.schedules import Schedule
@@ -195,9 +196,8 @@ def execute(settings: TrainSettings, task: Task, folder: Path, resuming: bool, d
                     sinks.message(f"training without torch.compile: {reason}")
                 else:
                     loss_fn = torch.compile(loss_fn, fullgraph=True, dynamic=False)
-            batches = task.make_batches(
-                opt.batch_size * opt.grad_accumulation, settings.model.context_length, opt_seed
-            )
+            rows = opt.batch_size * opt.grad_accumulation
+            batches = Prefetched(task.make_batches(rows, settings.model.context_length, opt_seed), device)
             stop = _StopSignals()
             hooks = Hooks(
                 evaluate=task.make_evaluate and task.make_evaluate(model, task.objective, settings, device),
@@ -205,7 +205,7 @@ def execute(settings: TrainSettings, task: Task, folder: Path, resuming: bool, d
                 sample=task.sample and (lambda step: task.sample(model, step)),
                 should_stop=lambda: stop.seen,
             )
-            with stop:
+            with stop, batches:
                 finished = train_loop(
                     model, optimizer, task.objective, loss_fn, batches, plan, progress, sinks, hooks
                 )

@@ -1,0 +1,79 @@
+"""Batches made ahead of their step, on a thread of their own; on CUDA copied into pinned memory, used in turns.
+
+In: anything with step(i) → array, a pure function of i, and the device that trains. Out: the same step(i). Asked for
+step i, the thread is set on i + 1 … i + AHEAD while step i trains; asked for another step than the next, it starts over
+there. What step(i) raises is raised here. On CUDA the array of step i lies in one of AHEAD + 2 pinned buffers, whose
+copy to the device needs no host, and is overwritten only when the device has passed the work that was queued by the
+time step i + 1 was asked for; so keep no reference to it beyond that. Refused: nothing.
+"""
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+AHEAD = 2
+
+
+class Prefetched:
+    """Use it in a `with` statement, or close() it: the thread ends there."""
+
+    def __init__(self, batches, device: torch.device):
+        self.batches = batches
+        self.buffers = PinnedBuffers(AHEAD + 2) if device.type == "cuda" else None
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self.coming: deque[tuple[int, Future]] = deque()
+
+    def step(self, i: int) -> np.ndarray:
+        if not self.coming or self.coming[0][0] != i:
+            while self.coming:
+                self.coming.popleft()[1].cancel()
+            self._ask(i)
+        if self.buffers is not None:
+            self.buffers.passed(i - 1)
+        while len(self.coming) <= AHEAD:
+            self._ask(self.coming[-1][0] + 1)
+        return self.coming.popleft()[1].result()
+
+    def _ask(self, i: int) -> None:
+        self.coming.append((i, self.thread.submit(self._make, i)))
+
+    def _make(self, i: int) -> np.ndarray:
+        rows = self.batches.step(i)
+        return rows if self.buffers is None else self.buffers.hold(i, rows)
+
+    def close(self) -> None:
+        self.thread.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> "Prefetched":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+class PinnedBuffers:
+    """`count` pinned arrays used in turns: step i's is filled anew for step i + count, once the device has passed it."""
+
+    def __init__(self, count: int):
+        self.arrays: list[np.ndarray | None] = [None] * count
+        self.events: list[torch.cuda.Event | None] = [None] * count
+
+    def hold(self, i: int, rows: np.ndarray) -> np.ndarray:
+        """A pinned copy of `rows`; waits for the device where its buffer may still be read."""
+        slot = i % len(self.arrays)
+        if self.events[slot] is not None:
+            self.events[slot].synchronize()
+        array = self.arrays[slot]
+        if array is None or array.shape != rows.shape or array.dtype != rows.dtype:
+            array = self.arrays[slot] = torch.from_numpy(rows).pin_memory().numpy()
+        else:
+            np.copyto(array, rows)
+        return array
+
+    def passed(self, i: int) -> None:
+        """All of step i is queued on the current stream: its buffer is free when the device gets here."""
+        event = torch.cuda.Event()
+        event.record()
+        self.events[i % len(self.arrays)] = event
