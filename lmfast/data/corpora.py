@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lmfast.data import hub
-from lmfast.data.corpus_forms import MAKERS, suffix_of
+from lmfast.data.corpus_forms import LEFT_OUT, MAKERS, suffix_of
 from lmfast.errors import UserError
 from lmfast.files import locked, written_beside
 
@@ -133,9 +133,13 @@ def download(
                 continue
             paths = [fetch(file) for file in files]
             records = MAKERS[corpus.form](key, paths, folder, source is None)
+            left_out = records.pop(LEFT_OUT, 0)
+            if left_out:
+                report(f"{key}: {left_out:,} records without an answer, or with two equal ones, are left out")
             made = {part: folder / f"{part}{suffix_of(corpus.form)}" for part in records}
             told["parts"][key] = {
                 "files": [asdict(file) for file in files],
+                "left_out": left_out,
                 "made": {
                     part: {"file": path.name, "records": records[part], "bytes": path.stat().st_size}
                     for part, path in made.items()

@@ -2,12 +2,12 @@
 
 In: the fetched files of one part (text, packed or not; Parquet; JSON), and a folder. Out: there, under their final names
 when complete, `PART.txt` with `<|endoftext|>` between documents, or `PART.jsonl` with a record a line; returned is how
-many documents or records each holds.
+many documents or records each holds, and under `LEFT_OUT` how many were of no use.
 
 - text: as it is; unpacked where packed.
 - wikitext (Merity et al. 2016): a row a line of the original, blank lines as empty rows. An article begins at a line
   ` = Title = ` with blank lines around it. Lines are kept as they are, ` @-@ ` included.
-- alpaca (Taori et al. 2023): `instruction`, `input`, `output`.
+- alpaca (Taori et al. 2023): `instruction`, `input`, `output`. Records without an instruction or an answer are left out.
 - preferences (UltraFeedback, Cui et al. 2023, as binarized for Zephyr): two conversations that differ in the last answer;
   `prompt` is a string, or messages where more than a user's one message comes before it. Pairs that are equal or have
   an empty side tell nothing and are left out.
@@ -38,6 +38,7 @@ from lmfast.errors import UserError
 from lmfast.files import written_beside
 
 HELD_OUT = 0.02  # of prompts
+LEFT_OUT = "left out"
 PIECE = 4 << 20
 
 Maker = Callable[[str, list[Path], Path, bool], dict[str, int]]
@@ -111,7 +112,7 @@ def _is_title(row: str) -> bool:
 
 
 def make_alpaca(part: str, paths: list[Path], folder: Path, movable: bool) -> dict[str, int]:
-    def records() -> Iterator[tuple[str, dict]]:
+    def records() -> Iterator[tuple[str, dict | None]]:
         for path in paths:
             try:
                 found = json.loads(path.read_text(encoding="utf-8"))
@@ -127,18 +128,19 @@ def make_alpaca(part: str, paths: list[Path], folder: Path, movable: bool) -> di
                     raise UserError(
                         f"{path}: record {number} has not the strings instruction, input and output; is it another file?"
                     )
-                yield f"{fields[0]}\n{fields[1]}", dict(zip(("instruction", "input", "output"), fields))
+                record = dict(zip(("instruction", "input", "output"), fields))
+                useful = fields[0].strip() and fields[2].strip()
+                yield f"{fields[0]}\n{fields[1]}", record if useful else None
 
     return write_records(part, folder, records(), hold_out=True)
 
 
 def make_preferences(part: str, paths: list[Path], folder: Path, movable: bool) -> dict[str, int]:
-    def records() -> Iterator[tuple[str, dict]]:
+    def records() -> Iterator[tuple[str, dict | None]]:
         for path in paths:
             for number, row in enumerate(parquet_rows(path, ["chosen", "rejected"])):
                 record = preference(row["chosen"], row["rejected"], f"{path}: record {number}")
-                if record is not None:
-                    yield json.dumps(record["prompt"]), record
+                yield "" if record is None else json.dumps(record["prompt"]), record
 
     return write_records(part, folder, records(), hold_out=part == "train")
 
@@ -159,10 +161,12 @@ def preference(chosen: list[dict], rejected: list[dict], where: str) -> dict | N
 
 
 def write_records(
-    part: str, folder: Path, records: Iterable[tuple[str, dict]], hold_out: bool
+    part: str, folder: Path, records: Iterable[tuple[str, dict | None]], hold_out: bool
 ) -> dict[str, int]:
-    """(prompt, record) → PART.jsonl, and valid.jsonl of the held-out prompts where that is asked."""
+    """(prompt, record; None for one that is of no use) → PART.jsonl, and valid.jsonl of the held-out prompts where that is
+    asked."""
     counts = dict.fromkeys((part, "valid") if hold_out else (part,), 0)
+    left_out = 0
     with contextlib.ExitStack() as stack:
         besides = {name: stack.enter_context(written_beside(folder / f"{name}.jsonl")) for name in counts}
         files = {
@@ -170,11 +174,14 @@ def write_records(
             for name, beside in besides.items()
         }
         for prompt, record in records:
+            if record is None:
+                left_out += 1
+                continue
             held_out = hold_out and is_held_out(prompt.encode("utf-8", "surrogatepass"), HELD_OUT, 0)
             name = "valid" if held_out else part
             files[name].write(json.dumps(record, ensure_ascii=False) + "\n")
             counts[name] += 1
-    return counts
+    return counts | ({LEFT_OUT: left_out} if left_out else {})
 
 
 def parquet_rows(path: Path, columns: list[str]) -> Iterator[dict]:

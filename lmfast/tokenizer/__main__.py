@@ -97,7 +97,7 @@ def build_parser() -> Parser:
     inspect.add_argument(
         "--input",
         metavar="FILE",
-        help="text, JSON lines, Parquet (also .gz and .zst), a token file, or -; without it, the vocabulary",
+        help="text, JSON lines, Parquet (also .gz, .zst), a token file, SFT or DPO data, or -; without it, the vocabulary",
     )
     inspect.add_argument("--document", type=int, default=0, metavar="N", help="the first one shown, from 0")
     inspect.add_argument(
@@ -112,6 +112,7 @@ def build_parser() -> Parser:
         "--source", metavar="TEXT", help="the text that a token file was made of, to compare with"
     )
     inspect.add_argument("--text-field", default="text", metavar="NAME", help="of records and Parquet (text)")
+    inspect.add_argument("--skip-bad", action="store_true", help="of SFT and DPO data, leave bad records out")
     inspect.add_argument("--longest", type=positive, default=20, help="how many of the longest tokens (20)")
     inspect.add_argument("--color", choices=["auto", "always", "never"], default="auto", help="default: auto")
     add_tokenizer(inspect)

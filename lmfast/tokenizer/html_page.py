@@ -20,7 +20,7 @@ STYLE = """
   --c5: #59350f; } }
 * { box-sizing: border-box; }
 body { margin: 0; font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground);
-  display: grid; grid-template-columns: 13rem minmax(0, 1fr); }
+  display: grid; grid-template-columns: 15rem minmax(0, 1fr); }
 nav { position: sticky; top: 0; height: 100vh; overflow-y: auto; padding: 1.2rem .9rem 4rem; background: var(--panel);
   border-right: 1px solid var(--line); font-size: .86rem; }
 nav a { display: flex; justify-content: space-between; gap: .6rem; padding: .15rem .4rem; border-radius: 4px;
@@ -42,7 +42,7 @@ b.n { color: var(--faint); background: none; border-bottom: 1px dotted var(--fai
   border-radius: 0; }
 b.s.n { color: var(--special); } b:hover { outline: 2px solid var(--ink); }
 i { font-style: normal; color: var(--faint); }
-footer { position: fixed; inset: auto 0 0 13rem; padding: .45rem 2.2rem; background: var(--panel);
+footer { position: fixed; inset: auto 0 0 15rem; padding: .45rem 2.2rem; background: var(--panel);
   border-top: 1px solid var(--line); font: .86rem ui-monospace, "DejaVu Sans Mono", monospace; white-space: pre-wrap; }
 @media (max-width: 700px) { body { display: block; } nav { position: static; height: auto; max-height: 9rem; }
   main { padding: 1rem 1rem 5rem; } footer { left: 0; } }
@@ -120,7 +120,8 @@ def _section(tokenizer: Tokenizer, place: int, document: Shown, limit: int) -> s
         tokens.append(f'<b class="{kind}" data-i="{token}">{text}</b>')
     more = len(document.ids) - limit
     rest = f"<p>… {more:,} more tokens</p>" if more > 0 else ""
-    facts = "".join(f"<li>{html.escape(fact)}</li>" for fact in document.facts)
+    loss = [] if document.mask is None else [f"{int(document.mask.sum()):,} tokens carry loss"]
+    facts = "".join(f"<li>{html.escape(fact)}</li>" for fact in [*loss, *document.facts])
     number = "".join(letter for letter in document.title if letter.isdigit())
     return (
         f'<section id="d{place}" data-n="{number}"><h2>{html.escape(document.title)}</h2>'

@@ -1,8 +1,8 @@
 """inspect: how a text was split, token by token, and what a vocabulary holds.
 
-In: a text, records, Parquet or a token file and a tokenizer, or a tokenizer alone. Out: the tokens of one or more documents
-on stdout (rendering.py) or on a page (html_page.py); then counts, and whether decoding gives back the source
-(verifying.py). A reader per kind of data turns a file into `Shown`s; `read` chooses it.
+In: a tokenizer, alone or with a text, records, Parquet, a token file, conversations or preferences. Out: the tokens of one
+or more documents on stdout (rendering.py) or on a page (html_page.py); then counts, and whether decoding gives back the
+source (verifying.py). A reader per kind of data turns a file into `Shown`s; `read` chooses it.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.commands import load_tokenizer, shown
 from lmfast.tokenizer.documents import DOCUMENT_END, documents_of, open_text
 from lmfast.tokenizer.html_page import html_page
+from lmfast.tokenizer.inspecting_chat import kind_of_records, read_records, ready_for_chat, verify_records
 from lmfast.tokenizer.rendering import Shown, marked, mask_fact
 from lmfast.tokenizer.verifying import (
     against_source,
@@ -44,10 +45,13 @@ def inspect(arguments: argparse.Namespace) -> None:
         raise UserError(f"--document {arguments.document}: documents are counted from 0")
     if arguments.source is not None and not is_token_file(arguments.input):
         raise UserError("--source: is for token files; a text is its own source")
+    kind = kind_of_records(arguments.input, arguments.text_field)
+    if kind is not None:
+        tokenizer = ready_for_chat(tokenizer)
     if arguments.verify:
-        print(f"{arguments.input}: {verify(tokenizer, arguments)}")
+        print(f"{arguments.input}: {verify(tokenizer, arguments, kind)}")
         return
-    found = list(read(tokenizer, arguments))
+    found = list(read(tokenizer, arguments, kind))
     if arguments.html is not None:
         write_page(tokenizer, arguments, found)
         return
@@ -85,10 +89,14 @@ def is_token_file(name: str) -> bool:
     return Path(name).suffix in (".npy", ".bin", ".ids")
 
 
-def read(tokenizer: Tokenizer, arguments: argparse.Namespace) -> Iterator[Shown]:
-    """The documents that are asked for, --documents of them from --document on; at least the first of them is there."""
+def read(tokenizer: Tokenizer, arguments: argparse.Namespace, kind: str | None) -> Iterator[Shown]:
+    """The documents that are asked for, --documents of them from --document on; at least the first of them is there.
+
+    kind: of a file of conversations or preferences (inspecting_chat.py)."""
     first = arguments.document
     many = arguments.documents or (DOCUMENTS_ON_A_PAGE if arguments.html else 1)
+    if kind is not None:
+        return read_records(tokenizer, arguments.input, kind, arguments.skip_bad, first, many)
     if is_token_file(arguments.input):
         return _of_tokens(tokenizer, arguments.input, first, many, arguments.source)
     if arguments.input == "-" or is_plain_text(Path(arguments.input)):
@@ -167,10 +175,12 @@ def _ends_of_documents(tokens: np.ndarray, end_id: int | None) -> np.ndarray:
     return np.unique(np.concatenate([*found, [len(tokens)]]))
 
 
-def verify(tokenizer: Tokenizer, arguments: argparse.Namespace) -> str:
+def verify(tokenizer: Tokenizer, arguments: argparse.Namespace, kind: str | None) -> str:
     """Whether decoding gives back the whole file; a line."""
     if arguments.input == "-":
         raise UserError("--verify: reads a file twice; name one instead of -")
+    if kind is not None:
+        return verify_records(tokenizer, arguments.input, kind, arguments.skip_bad)
     if not is_token_file(arguments.input):
         return verify_text(tokenizer, arguments.input, arguments.text_field)
     file: TokenFile = open_tokens(arguments.input, tokenizer.vocab_size)

@@ -22,6 +22,7 @@ ALPACA = [
     {"instruction": f"Add {i} and {i}.", "input": "", "output": f"It is {2 * i}.", "text": "unused"}
     for i in range(300)
 ]
+UNANSWERED = {"instruction": "Say nothing.", "input": "", "output": " "}
 WIKI = [[f" = Title {i} = \n", "", " The @-@ text . \n"] for i in range(40)]
 
 
@@ -68,7 +69,7 @@ DATASETS = {
             for part in ("validation", "test")
         },
     },
-    "yahma/alpaca-cleaned": {"alpaca_data_cleaned.json": json.dumps(ALPACA).encode()},
+    "yahma/alpaca-cleaned": {"alpaca_data_cleaned.json": json.dumps([*ALPACA, UNANSWERED]).encode()},
     "HuggingFaceH4/ultrafeedback_binarized": {
         "data/train_prefs-00000-of-00001.parquet": preferences(0, 300),
         "data/test_prefs-00000-of-00001.parquet": preferences(300, 340),
@@ -95,7 +96,7 @@ def test_every_corpus_comes_in_its_parts(server, tmp_path, monkeypatch, capsys, 
     monkeypatch.chdir(tmp_path)
     main(["download", name])
     folder = tmp_path / "data" / name
-    told = capsys.readouterr().out.splitlines()
+    told = [line for line in capsys.readouterr().out.splitlines() if "left out" not in line]
     published = {"valid" if part == "validation" else part for part in CORPORA[name].parts}
     suffix = ".jsonl" if name in ("alpaca-cleaned", "ultrafeedback-binarized") else ".txt"
     parts = sorted(published | ({"valid"} if suffix == ".jsonl" else set()))
@@ -130,7 +131,10 @@ def test_articles_are_put_together_from_all_shards(server, tmp_path):
 
 
 def test_records_are_held_out_by_their_prompt(server, tmp_path):
-    train, valid = download("alpaca-cleaned", tmp_path / "a")
+    said = []
+    train, valid = download("alpaca-cleaned", tmp_path / "a", report=said.append)
+    assert said == ["train: 1 records without an answer, or with two equal ones, are left out"]
+    assert json.loads((tmp_path / "a" / "source.json").read_text())["parts"]["train"]["left_out"] == 1
     assert train.records + valid.records == 300 and 0 < valid.records < 20
     there = sorted(records(train.path) + records(valid.path), key=lambda record: int(record["output"][6:-1]))
     assert there == [{key: record[key] for key in ("instruction", "input", "output")} for record in ALPACA]

@@ -48,6 +48,7 @@ def test_what_carries_loss_is_seen(tokenizer):
     plain = page_of(tokenizer, Shown("document 0", ids))
     masked = page_of(tokenizer, Shown("record 0", ids, np.array([False, False, True, True])))
     assert [kind for kind, _, _ in TOKEN.findall(masked.split("<section")[1])] == ["s n", "n", "c2", "s"]
+    assert "<li>2 tokens carry loss</li>" in masked and "carry loss" not in plain
     assert "no loss</b>" in masked and "no loss</b>" not in plain
 
 

@@ -1,0 +1,125 @@
+"""inspect, for conversations and preferences: what SFT and DPO train on, token by token, with the loss mask.
+
+In: a file of records (lmfast/data/chat_records.py) and a tokenizer. Out: a `Shown` for each conversation, two for each
+preference (its chosen and its rejected answer after the same prompt), exactly as chat.py renders them for training. A
+tokenizer without chat tokens gets them as `lmfast.sft` would add them. Verified is that decoding gives back the messages
+between their special tokens.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lmfast.data.chat import (
+    BOS,
+    END,
+    ROLE_TOKENS,
+    Rendered,
+    add_chat_tokens,
+    has_chat_tokens,
+    render,
+    render_answer,
+)
+from lmfast.data.chat_records import Message, Preference, read_conversations, read_preferences
+from lmfast.errors import UserError
+from lmfast.tokenizer.bpe import Tokenizer
+from lmfast.tokenizer.rendering import Shown
+from lmfast.tokenizer.verifying import GIVES_BACK, against_source
+
+_CONVERSATION_FIELDS = {"messages", "conversations", "instruction"}
+_PREFERENCE_FIELDS = {"chosen", "rejected"}
+
+
+def kind_of_records(name: str, field: str) -> str | None:
+    """ "conversations" or "preferences" for a .json or .jsonl whose first record is one; None for any other file, and for
+    records with the text field that is asked for."""
+    path = Path(name)
+    if path.suffix not in (".json", ".jsonl", ".ndjson") or not path.is_file():
+        return None
+    first = _first_record(path)
+    if first is None or field in first:
+        return None
+    if first.keys() >= _PREFERENCE_FIELDS:
+        return "preferences"
+    return "conversations" if first.keys() & _CONVERSATION_FIELDS else None
+
+
+def _first_record(path: Path) -> dict | None:
+    """The first object of lines or of an array; None where there is none (the reader will say why)."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        line = next((line for line in file if line.strip()), "")
+        text = line if line.lstrip().startswith("{") and path.suffix != ".json" else line + file.read()
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(found, list):
+        found = found[0] if found else None
+    return found if isinstance(found, dict) else None
+
+
+def ready_for_chat(tokenizer: Tokenizer) -> Tokenizer:
+    return tokenizer if has_chat_tokens(tokenizer) else add_chat_tokens(tokenizer)
+
+
+def read_records(
+    tokenizer: Tokenizer, name: str, kind: str, skip_bad: bool, first: int, many: int
+) -> Iterator[Shown]:
+    """The records from number `first` (from 0) on, at most `many`; bad ones do not count."""
+    records = _records(name, kind, skip_bad)
+    if first >= len(records):
+        raise UserError(
+            f"{name}: has {len(records)} records, so there is no --document {first} (the first is 0)"
+        )
+    for number, record in enumerate(records[first : first + many], first):
+        versions = versions_of(record, tokenizer)
+        for version, rendered, source in versions:
+            decoded = tokenizer.decode_bytes(rendered.ids)
+            facts = [
+                f"{len(rendered.ids):,} tokens, {len(decoded):,} bytes, "
+                f"{len(decoded) / len(rendered.ids):.3f} bytes/token",
+                against_source(decoded, source),
+            ]
+            yield Shown(f"record {number}{version}", rendered.ids, rendered.loss, facts)
+
+
+def _records(name: str, kind: str, skip_bad: bool) -> list:
+    reader = read_preferences if kind == "preferences" else read_conversations
+    records, bad = reader(name, skip_bad=skip_bad)
+    for reason, count in bad.items():
+        print(f"{name}: left out {count:,} bad: a record that {reason}", file=sys.stderr)
+    return records
+
+
+def versions_of(
+    record: Sequence[Message] | Preference, tokenizer: Tokenizer
+) -> list[tuple[str, Rendered, bytes]]:
+    """A conversation, or a preference's two: (what to call it, ids and mask, the text that decoding must give)."""
+    if not isinstance(record, Preference):
+        return [("", render(record, tokenizer), spelt(record))]
+    return [
+        (f" {which}", render_answer(record.prompt, answer, tokenizer), spelt([*record.prompt, *answer]))
+        for which, answer in (("chosen", record.chosen), ("rejected", record.rejected))
+    ]
+
+
+def spelt(messages: Sequence[Message]) -> bytes:
+    """A conversation as text, its special tokens spelt out."""
+    text = BOS + "".join(f"{ROLE_TOKENS[role]}{content}{END}" for role, content in messages)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def verify_records(tokenizer: Tokenizer, name: str, kind: str, skip_bad: bool) -> str:
+    """Whether every record's ids decode to its messages; a line, with how much of them carries loss."""
+    tokens = loss = 0
+    for number, record in enumerate(_records(name, kind, skip_bad)):
+        for version, rendered, source in versions_of(record, tokenizer):
+            told = against_source(tokenizer.decode_bytes(rendered.ids), source)
+            if told != GIVES_BACK:
+                return f"record {number}{version}: {told}"
+            tokens += len(rendered.ids)
+            loss += int(np.count_nonzero(rendered.loss))
+    return f"{GIVES_BACK}; {loss:,} of {tokens:,} tokens carry loss"

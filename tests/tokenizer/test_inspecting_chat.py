@@ -1,0 +1,117 @@
+"""inspecting_chat.py: conversations and preferences are shown as they are trained on, mask and all."""
+
+import json
+
+import pytest
+
+from lmfast.tokenizer.__main__ import main
+from lmfast.tokenizer.bpe import Tokenizer
+from lmfast.tokenizer.inspecting_chat import kind_of_records, ready_for_chat
+
+VOCAB = {i: bytes([i]) for i in range(256)}
+ALPACA = [{"instruction": f"q{i}", "input": "", "output": "a"} for i in range(3)]
+MESSAGES = {"messages": [{"role": "user", "content": "hé"}, {"role": "assistant", "content": "<|end|>"}]}
+PREFERENCE = {"prompt": "q", "chosen": "y", "rejected": "n"}
+PROMPT = "⟦<|endoftext|>⟧│⟦<|user|>⟧│q{}⟦<|end|>⟧│⟦<|assistant|>⟧│"
+
+
+@pytest.fixture
+def told(tmp_path, capsys):
+    """What inspect prints of records that are written to a file of the given name first."""
+    Tokenizer(VOCAB, [], ["<|endoftext|>"]).save(tmp_path / "tok")
+
+    def run(records, more: str = "", name: str = "r.jsonl") -> tuple[str, str]:
+        text = (
+            json.dumps(records) if name.endswith(".json") else "".join(json.dumps(r) + "\n" for r in records)
+        )
+        (tmp_path / name).write_text(text)
+        main(f"inspect --input {tmp_path}/{name} --tokenizer {tmp_path}/tok {more}".split())
+        return capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["r.json", "r.jsonl"])
+def test_conversations(told, name):
+    shown = told(ALPACA, "--document 1", name).out
+    assert shown.startswith(PROMPT.format("│1│") + "▶a│⟦<|end|>⟧◀\n")
+    assert "2 of 8 tokens carry loss (shown by ▶…◀)" in shown
+    assert "decoding gives back the source: yes" in shown
+    assert told(ALPACA, "--documents 9", name).out.count("── record ") == 3
+
+
+def test_messages_that_spell_special_tokens(told):
+    shown = told([MESSAGES]).out
+    assert "▶<│|│e│n│d│|│>│⟦<|end|>⟧◀" in shown and "h│\\xc3\\xa9" not in shown
+    assert "decoding gives back the source: yes" in shown
+
+
+def test_preferences_show_both_answers(told):
+    shown = told([PREFERENCE]).out
+    assert "── record 0 chosen ──\n" + PROMPT.format("│") + "▶y│⟦<|end|>⟧◀" in shown
+    assert "── record 0 rejected ──\n" + PROMPT.format("│") + "▶n│⟦<|end|>⟧◀" in shown
+
+
+def test_colours_and_page(told, tmp_path):
+    shown = told([PREFERENCE], "--color always").out
+    assert (
+        "\x1b[2;90mq\x1b[0m" in shown and "\x1b[2;1;31m<|user|>" in shown and "\x1b[1;97;41m<|end|>" in shown
+    )
+    told(ALPACA, f"--html {tmp_path}/p.html")
+    page = (tmp_path / "p.html").read_text()
+    assert page.count("<section") == 3 and '<b class="n"' in page and "<li>2 tokens carry loss</li>" in page
+
+
+def test_whole_files_are_verified(told, tmp_path):
+    assert told(ALPACA, "--verify").out == (
+        f"{tmp_path}/r.jsonl: decoding gives back the source: yes; 6 of 24 tokens carry loss\n"
+    )
+    assert "; 4 of 14 tokens carry loss" in told([PREFERENCE], "--verify").out
+
+
+def test_bad_records_are_refused_or_left_out(told, capsys, tmp_path):
+    bad = [*ALPACA, {"instruction": "q", "output": ""}]
+    with pytest.raises(SystemExit) as caught:
+        told(bad)
+    error = capsys.readouterr().err
+    assert (
+        caught.value.code == 2 and "r.jsonl: line 4 has an empty output" in error and error.count("\n") == 1
+    )
+    shown = told(bad, "--skip-bad --documents 9")
+    assert (
+        shown.out.count("── record ") == 3
+        and "left out 1 bad: a record that has an empty output" in shown.err
+    )
+    assert "24 tokens carry loss" in told(bad, "--skip-bad --verify").out
+    with pytest.raises(SystemExit):
+        told(ALPACA, "--document 3")
+    assert "r.jsonl: has 3 records, so there is no --document 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        (json.dumps(ALPACA), "conversations"),
+        ("\n" + json.dumps(ALPACA[0]) + "\n", "conversations"),
+        (json.dumps([PREFERENCE]), "preferences"),
+        (json.dumps({"conversations": []}), "conversations"),
+        (json.dumps({"text": "plain", "instruction": "x"}), None),
+        (json.dumps({"body": "plain"}), None),
+        ("[]", None),
+        ("{", None),
+        ("", None),
+    ],
+)
+def test_kinds(tmp_path, text, kind):
+    for name in ("r.json", "r.jsonl"):
+        (tmp_path / name).write_text(text)
+        assert kind_of_records(f"{tmp_path}/{name}", "text") == kind
+    (tmp_path / "r.txt").write_text(text)
+    assert kind_of_records(f"{tmp_path}/r.txt", "text") is None
+    assert kind_of_records(f"{tmp_path}/none.json", "text") is None
+
+
+def test_a_tokenizer_with_chat_tokens_stays_as_it_is():
+    bare = Tokenizer(VOCAB, [], ["<|endoftext|>"])
+    chat = ready_for_chat(bare)
+    assert chat.vocab_size == bare.vocab_size + 4 and ready_for_chat(chat) is chat
