@@ -9,6 +9,7 @@ multiprocessor, and which matrix instruction is in the code: wgmma (Hopper), tcg
 (the older one). Exit code 1 where a kernel spills more than SPILL_LIMIT bytes or asks for more shared
 memory than a block may have.
 
+sm_89 (RTX 40) and sm_120 (RTX 50), whose blocks have 99 KiB of shared memory, are compiled on request (--arch).
 Not covered: fp16 beyond a few cases (it shares bf16's configurations) and the time a kernel takes
 (kernels.check).
 """
@@ -38,9 +39,11 @@ from kernels.rope import _rope
 from kernels.swiglu import _backward as swiglu_backward
 from kernels.swiglu import _forward as swiglu_forward
 
-ARCHITECTURES = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0)}
-SHARED_PER_BLOCK = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024}  # bytes, opt-in maximum
-SHARED_PER_SM = {"sm_80": 164 * 1024, "sm_90": 228 * 1024, "sm_100": 228 * 1024}
+ARCHITECTURES = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0), "sm_89": (8, 9), "sm_120": (12, 0)}
+DEFAULT = ("sm_80", "sm_90", "sm_100")
+SHARED_PER_SM = {name: kib * 1024 for name, kib in zip(ARCHITECTURES, (164, 228, 228, 100, 100))}  # bytes
+SHARED_PER_BLOCK = {name: size - 1024 for name, size in SHARED_PER_SM.items()}  # the opt-in maximum
+WARPS_PER_SM = dict(zip(ARCHITECTURES, (64, 64, 64, 48, 48)))
 SPILL_LIMIT = 32  # bytes of stack a thread, eight registers
 POINTERS = {
     torch.bfloat16: "*bf16",
@@ -242,7 +245,10 @@ def compile_case(case: Case, architecture: str) -> list[Compiled]:
         ]
         per_warp = -(-registers * 32 // 256) * 256  # registers are handed out in units of 256 a warp
         blocks = min(
-            65536 // (per_warp * warps), SHARED_PER_SM[architecture] // (shared + 1024), 64 // warps, 32
+            65536 // (per_warp * warps),
+            SHARED_PER_SM[architecture] // (shared + 1024),
+            WARPS_PER_SM[architecture] // warps,
+            32,
         )
         config = {key: value for key, value in kwargs.items() if key.startswith(("BLOCK", "ROWS", "num_"))}
         text = " ".join(f"{key.removeprefix('BLOCK_').removeprefix('num_')}={v}" for key, v in config.items())
@@ -270,7 +276,9 @@ def _row(entry: Compiled) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m kernels.aot", description=__doc__.split("\n")[0])
-    parser.add_argument("--arch", action="append", choices=sorted(ARCHITECTURES), help="default: all three")
+    parser.add_argument(
+        "--arch", action="append", choices=sorted(ARCHITECTURES), help=f"default: {', '.join(DEFAULT)}"
+    )
     parser.add_argument("--only", choices=sorted(backend.CHOICES), help="one operator")
     parser.add_argument("--json", type=Path, help="also write the table here")
     options = parser.parse_args(arguments)
@@ -279,7 +287,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     jobs = [
         (options.only, index, architecture)
-        for architecture in options.arch or ARCHITECTURES
+        for architecture in options.arch or DEFAULT
         for index in range(len(cases(options.only)))
     ]
     print(

@@ -17,6 +17,7 @@ from kernels.backend import (
     dot_precision,
     empty_dense_last,
     jit,
+    power_of_two,
     register,
     tl,
     triton,
@@ -201,7 +202,7 @@ def backward_config(q: torch.Tensor, grouped: bool, ids: bool) -> tuple[dict[str
     The loop over a group's heads and the mask of document ids cost the dk, dv kernel registers that the
     larger tile does not leave: head_dim 128 on sm_90 spills 152 bytes with 64 queries a step, none with 32.
     """
-    block_d = max(16, triton.next_power_of_2(q.shape[-1]))
+    block_d = max(16, power_of_two(q.shape[-1]))
     architecture = capability(q.device)[0]
     lean = grouped or ids
     if q.element_size() > 2:

@@ -21,6 +21,7 @@ from kernels.backend import (
     dot_precision,
     empty_dense_last,
     jit,
+    power_of_two,
     register,
     tl,
     triton,
@@ -203,7 +204,7 @@ def forward_config(q: torch.Tensor, lean: bool) -> dict[str, int]:
     two blocks a multiprocessor, so that one's softmax hides behind the other's products. `lean`: document
     ids are held, too.
     """
-    block_d = max(16, triton.next_power_of_2(q.shape[-1]))
+    block_d = max(16, power_of_two(q.shape[-1]))
     architecture = capability(q.device)[0]
     if q.element_size() > 2:
         if dot_precision() == "tf32x3":

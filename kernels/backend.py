@@ -96,6 +96,22 @@ class _Recorder:
         return lambda *args, **kwargs: _recording.launches.append((self.kernel, args, kwargs))
 
 
+class _OnItsDevice:
+    """A kernel that runs where its first argument lies: Triton itself launches on the current device, whose
+    kernels cannot read another device's memory.
+    """
+
+    def __init__(self, kernel: Callable) -> None:
+        self.kernel = kernel
+
+    def __getitem__(self, grid: tuple) -> Callable:
+        def launch_there(x: torch.Tensor, *args, **kwargs) -> None:
+            with torch.cuda.device(x.device):
+                self.kernel[grid](x, *args, **kwargs)
+
+        return launch_there
+
+
 @contextlib.contextmanager
 def record(capability: tuple[int, int]) -> Iterator[Recording]:
     """Within, launches are written down instead of made: aot.py compiles exactly what dispatch would
@@ -118,7 +134,29 @@ def wrap_triton(kernel: Callable) -> Callable:
     launches[kernel.__name__] += 1
     if _recording is not None:
         return _Recorder(kernel)
-    return kernel if INTERPRETING else torch.library.wrap_triton(kernel)
+    if INTERPRETING:
+        return kernel
+    wrapped = torch.library.wrap_triton(kernel)
+    return _OnItsDevice(kernel) if wrapped is kernel else wrapped  # itself: eager, nothing is being traced
+
+
+def launch(kernel: Callable) -> Callable:
+    """The kernel, counted and launched directly: for the bodies of opaque operators, which nothing traces.
+
+    There `torch.library.wrap_triton` would go through its tracing machinery at every call and keep one
+    autotuner object for each in a table that is never emptied.
+    """
+    launches[kernel.__name__] += 1
+    if _recording is not None:
+        return _Recorder(kernel)
+    return kernel if INTERPRETING else _OnItsDevice(kernel)
+
+
+def power_of_two(n: int) -> int:
+    """The smallest power of two that is at least n, for n of at least 1. A size that torch.compile holds
+    symbolic becomes a constant, as whatever is a kernel's constexpr must.
+    """
+    return triton.next_power_of_2(int(n))
 
 
 def register(name: str, opaque: bool = False) -> Callable:
@@ -139,10 +177,16 @@ def register(name: str, opaque: bool = False) -> Callable:
 
 
 def capability(device: torch.device) -> tuple[int, int]:
-    """Compute capability, (9, 0) on Hopper; also what the interpreter pretends to be."""
+    """The compute capability whose tiles to use, (9, 0) on Hopper; also what the interpreter pretends to be.
+
+    Consumer Blackwell (12.x) has neither tcgen05 nor Hopper's shared memory, 99 KiB a block: it gets the tiles
+    of 8.0, which all fit there and on 8.6 and 8.9.
+    """
     if _recording is not None:
-        return _recording.capability
-    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
+        found = _recording.capability
+    else:
+        found = torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
+    return (8, 0) if found[0] >= 12 else found
 
 
 def num_sms(device: torch.device) -> int:

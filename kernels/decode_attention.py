@@ -27,6 +27,7 @@ from kernels.backend import (
     dot_precision,
     jit,
     num_sms,
+    power_of_two,
     register,
     tl,
     triton,
@@ -135,7 +136,7 @@ def _decode_combine_kernel(
 
 def decode_config(q: torch.Tensor) -> dict[str, int]:
     """Rows a step, warps and stages; three steps of keys and values in flight hide the memory's latency."""
-    block_d = max(16, triton.next_power_of_2(q.shape[-1]))
+    block_d = max(16, power_of_two(q.shape[-1]))
     block_n, stages = (64, 3) if q.element_size() <= 2 else (32, 2)
     if block_d == 256:
         block_n //= 2
@@ -171,12 +172,12 @@ def _decode(
         q, k, v, lengths.contiguous(), partial, stats, out, max_len, kv_heads, splits,
         *q.stride()[:2], *k.stride()[:3], *v.stride()[:3],
         HEAD_DIM=head_dim, SCALE=head_dim**-0.5 * LOG2_E, GROUP=heads // kv_heads, SINGLE=splits == 1,
-        PRECISION=dot_precision(), BLOCK_G=max(16, triton.next_power_of_2(heads // kv_heads)), **config,
+        PRECISION=dot_precision(), BLOCK_G=max(16, power_of_two(heads // kv_heads)), **config,
     )  # fmt: skip
     if splits > 1:
         wrap_triton(_decode_combine_kernel)[(batch * heads,)](
             partial, stats, out, splits,
-            HEAD_DIM=head_dim, BLOCK_S=triton.next_power_of_2(splits), BLOCK_D=config["BLOCK_D"], num_warps=4,
+            HEAD_DIM=head_dim, BLOCK_S=power_of_two(splits), BLOCK_D=config["BLOCK_D"], num_warps=4,
         )  # fmt: skip
     return out
 

@@ -28,12 +28,13 @@ from kernels.backend import (
     autocast_dtype,
     compute_dtype,
     jit,
+    launch,
     no_autocast,
+    power_of_two,
     register,
     tl,
     triton,
     use_triton,
-    wrap_triton,
 )
 
 # Off CUDA, bytes of one chunk's float32 logits, and the largest number of chunks (a compiled graph repeats
@@ -199,10 +200,10 @@ def _loss(
             stop = min(start + chunk, rows)
             x, logits = hidden[start:stop].to(product_dtype), buffer[: stop - start, :vocab]
             torch.mm(x, product_weight.t(), out=logits)
-            wrap_triton(_loss_kernel)[(stop - start,)](
+            launch(_loss_kernel)[(stop - start,)](
                 logits, targets[start:stop], losses[start:stop], vocab, row_stride, ignore_index,
                 SOFTCAP=softcap or 1.0, HAS_SOFTCAP=softcap is not None, Z_LOSS=z_loss,
-                WITH_GRADIENT=with_gradient, BLOCK=min(4096, triton.next_power_of_2(vocab)), num_warps=8,
+                WITH_GRADIENT=with_gradient, BLOCK=min(4096, power_of_two(vocab)), num_warps=8,
             )  # fmt: skip
             if not with_gradient:
                 continue

@@ -19,6 +19,7 @@ from kernels.backend import (
     dense_rows,
     jit,
     num_sms,
+    power_of_two,
     register,
     tl,
     triton,
@@ -141,7 +142,7 @@ def _rms_norm_backward_wide_kernel(
 
 def forward_config(N: int) -> dict[str, int]:
     """Rows a program, columns a block, warps: 32 values a thread, so four 16-byte loads of bf16 in flight."""
-    block = triton.next_power_of_2(N) if N <= ONE_BLOCK else 4096
+    block = power_of_two(N) if N <= ONE_BLOCK else 4096
     rows = max(1, 4096 // block)
     warps = 8 if N > ONE_BLOCK else max(4, rows * block // 1024)
     return {"ROWS": rows, "BLOCK": block, "num_warps": warps}
@@ -153,7 +154,7 @@ def backward_config(N: int) -> dict[str, int]:
     """
     if N > ONE_BLOCK_BACKWARD:
         return {"ROWS": 8, "BLOCK": 1024, "num_warps": 8}
-    block = triton.next_power_of_2(N)
+    block = power_of_two(N)
     rows = max(1, 2048 // block)
     return {"ROWS": rows, "BLOCK": block, "num_warps": max(4, rows * block // 512)}
 

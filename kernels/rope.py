@@ -14,7 +14,7 @@ forward and backward alike; the tables (1 MB) stay in cache. 3 FLOPs a value (0.
 
 import torch
 
-from kernels.backend import compute_dtype, jit, register, tl, triton, use_triton, wrap_triton
+from kernels.backend import compute_dtype, jit, power_of_two, register, tl, triton, use_triton, wrap_triton
 
 
 def rope_reference(
@@ -31,6 +31,7 @@ def rope_reference(
             sin[: q.shape[2]],
         )  # (seq, head_dim / 2): broadcasts over batch and heads
     else:
+        positions = positions.long()  # PyTorch takes uint8 for a mask
         cos, sin = cos[positions], sin[positions]
         if positions.dim() == 2:
             cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # (batch, 1, seq, head_dim / 2)
@@ -103,7 +104,7 @@ def _rope(
     if batch * seq * (heads + k.shape[1]) == 0:
         return q_out, k_out
     half = head_dim // 2
-    block_half = triton.next_power_of_2(half)
+    block_half = power_of_two(half)
     rows = max(1, 2048 // block_half)  # a tile of 2048 pairs: 16 a thread
     cos, sin = cos.contiguous(), sin.contiguous()
     places = cos if positions is None else positions

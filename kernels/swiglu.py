@@ -17,6 +17,7 @@ from kernels.backend import (
     compute_dtype,
     dense_rows,
     jit,
+    power_of_two,
     register,
     tl,
     triton,
@@ -70,7 +71,7 @@ def config(N: int) -> dict[str, int]:
     """A tile of 4096 values, 32 a thread; the widest block up to 1024 that wastes no more than an eighth of
     N.
     """
-    block = min(1024, triton.next_power_of_2(N))
+    block = min(1024, power_of_two(N))
     while block > 128 and triton.cdiv(N, block) * block > N * 9 // 8:
         block //= 2
     return {"ROWS": 4096 // block, "BLOCK": block, "num_warps": 4}

@@ -48,7 +48,39 @@ def test_every_architecture_uses_its_matrix_instruction():
         return aot.attention_forward.body(q, q, q, None, True, 0.125)
 
     found = {name: aot.compile_case(case, name)[0].instructions for name in aot.ARCHITECTURES}
-    assert found == {"sm_80": "mma", "sm_90": "wgmma", "sm_100": "tcgen05"}
+    assert found == {"sm_80": "mma", "sm_90": "wgmma", "sm_100": "tcgen05", "sm_89": "mma", "sm_120": "mma"}
+
+
+def test_a_consumer_gpu_has_room_for_the_widest_tiles():
+    (case,) = of("attention", "bfloat16 head_dim 128")
+    for entry in aot.compile_case(case, "sm_120"):
+        assert entry.sound and entry.shared_bytes <= 99 * 1024, aot._row(entry)
+
+
+@pytest.mark.parametrize("operator", ["attention", "decode_attention", "rope", "linear_cross_entropy"])
+def test_sizes_of_one_compile(operator):
+    """Triton makes constants of arguments that equal 1, which the interpreter does not: one of everything."""
+
+    def one(*shape, dtype=torch.bfloat16):
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    x, long = one(1, 1, 1, 2), torch.int64
+
+    def launch():
+        if operator == "attention":
+            ids = one(1, 1, dtype=long)
+            _, lse = aot.attention_forward.body(x, x, x, ids, True, 1.0)
+            aot.attention_backward.body(x, x, x, x, x, lse, ids, True, 1.0)
+        elif operator == "decode_attention":
+            aot._decode.body(one(1, 1, 2), x, x, one(1, dtype=long))
+        elif operator == "rope":
+            table = one(1, 1, dtype=torch.float32)
+            aot._rope.body(x, x, table, table, one(1, 1, dtype=long), False)
+        else:
+            aot._loss.body(one(1, 1), one(1, 1), one(1, dtype=long), 1, None, 0.0, torch.bfloat16, True)
+
+    table = aot.compile_case(aot.Case(operator, "ones", launch), "sm_90")
+    assert table and all(entry.sound for entry in table)
 
 
 def test_spills_and_shared_memory_are_judged():

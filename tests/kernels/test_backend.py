@@ -114,32 +114,106 @@ TRACED = {
 }
 
 
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 @pytest.mark.parametrize("name", TRACED)
-def test_compile_sees_the_kernels_on_a_gpu(name, monkeypatch):
-    """Traced for CUDA with fake tensors, an operator dissolves into Triton launches, which Inductor can see."""
+def test_compile_sees_the_kernels_on_a_gpu(name, dynamic, monkeypatch):
+    """Traced for CUDA with fake tensors, an operator dissolves into Triton launches, which Inductor can see.
+
+    With every size symbolic, tiles and warps are numbers all the same, and no guard holds the bit operations that
+    round a symbol up to a power of two.
+    """
     pytest.importorskip("triton")
+    from torch._dynamo.source import ConstantSource
+    from torch._higher_order_ops.triton_kernel_wrap import kernel_side_table
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     properties = SimpleNamespace(multi_processor_count=132)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    shapes = {"x": (2, 4, 32, 16), "q": (2, 4, 16), "weight": (16,), "table": (32, 8), "lse": (2, 4, 32)}
+    shapes = {"x": (2, 4, 33, 24), "q": (2, 4, 24), "weight": (24,), "table": (35, 12), "lse": (2, 4, 33)}
+    shapes |= {"rstd": (264,), "lengths": (2,)}
+    environment = ShapeEnv()
+    fake = FakeTensorMode(shape_env=environment)
+
+    def tensor(key):
+        dtype = torch.int32 if key == "lengths" else torch.float32
+        shape = shapes[key]
+        if dynamic:
+            sizes = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DUCK] * len(shape))
+            meta = torch.empty(shape, device="meta")
+            shape = fake.from_tensor(meta, source=ConstantSource(key), symbolic_context=sizes).shape
+        with fake:
+            return torch.empty(shape, dtype=dtype, device="cuda")
 
     def functional(tensors):
         with FunctionalTensorMode() as mode:
             wrapped = {k: FunctionalTensor(torch._to_functional_tensor(t), mode) for k, t in tensors.items()}
             return torch._from_functional_tensor(TRACED[name](wrapped).elem)
 
-    with FakeTensorMode():
-        tensors = {k: torch.empty(shape, device="cuda") for k, shape in shapes.items()}
-        tensors["rstd"] = torch.empty(256, device="cuda")
-        tensors["lengths"] = torch.empty(2, dtype=torch.int32, device="cuda")
+    tensors = {key: tensor(key) for key in shapes}
+    known = len(kernel_side_table.id_to_kernel)
+    with fake:
         graph = make_fx(functional)(tensors)
     targets = [str(node.target) for node in graph.graph.nodes]
     assert any("triton_kernel_wrapper_functional" in target for target in targets), targets
     assert not any("lmfast" in target for target in targets), targets
+    launched = list(kernel_side_table.id_to_kernel.values())[known:]
+    configs = [config for kernel in launched for config in getattr(kernel, "configs", [])]
+    assert configs and all(type(config.num_warps) is int for config in configs), configs
+    assert not any("bitwise" in str(guard.expr) for guard in environment.guards)
+
+
+def test_an_opaque_operators_launches_leave_nothing_behind():
+    """PyTorch's wrapper would keep an autotuner for every launch: a run of a week has millions."""
+    pytest.importorskip("triton")
+    from torch._higher_order_ops.triton_kernel_wrap import TraceableTritonKernelWrapper
+
+    from kernels.linear_cross_entropy import _loss_kernel
+
+    before = backend.launches["_loss_kernel"]
+    launcher = backend.launch(_loss_kernel)
+    assert launcher.kernel is _loss_kernel and not isinstance(launcher, TraceableTritonKernelWrapper)
+    assert backend.launches["_loss_kernel"] == before + 1
+
+
+def test_a_kernel_runs_where_its_tensors_lie(monkeypatch):
+    pytest.importorskip("triton")
+    from torch._library.triton import set_wrap_triton_enabled
+
+    from kernels.swiglu import _swiglu_forward_kernel
+
+    with set_wrap_triton_enabled(False):  # what PyTorch does around an eager call
+        launcher = backend.wrap_triton(_swiglu_forward_kernel)
+    calls = []
+
+    class Entered:
+        def __init__(self, device):
+            self.device = device
+
+        def __enter__(self):
+            calls.append(self.device)
+
+        def __exit__(self, *_):
+            calls.append("left")
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *args, **kwargs: calls.append((grid, args[1:], kwargs))
+
+    monkeypatch.setattr(torch.cuda, "device", Entered)
+    monkeypatch.setattr(launcher, "kernel", Kernel())
+    x = SimpleNamespace(device=torch.device("cuda", 1))
+    launcher[(3,)](x, 5, BLOCK=16)
+    assert calls == [torch.device("cuda", 1), ((3,), (5,), {"BLOCK": 16}), "left"]
+
+
+def test_consumer_blackwell_gets_the_tiles_that_fit_it():
+    for found, wanted in (((12, 0), (8, 0)), ((10, 0), (10, 0)), ((9, 0), (9, 0)), ((8, 9), (8, 9))):
+        with backend.record(found):
+            assert backend.capability(torch.device("meta")) == wanted
 
 
 def test_transformers_beside_our_package_and_the_environment_variable():

@@ -36,6 +36,14 @@ def test_scores_depend_on_the_distance_only():
     torch.testing.assert_close(scores[0], scores[2])
 
 
+def test_positions_of_bytes_are_no_mask():
+    q, (cos, sin) = torch.randn(1, 2, 4, 8), table(20, 8)
+    positions = torch.tensor([3, 0, 1, 19])
+    assert torch.equal(
+        kernels.rope(q, q, cos, sin, positions.byte())[0], kernels.rope(q, q, cos, sin, positions)[0]
+    )
+
+
 def test_positions_pick_rows():
     q, k = torch.randn(2, 3, 4, 8), torch.randn(2, 1, 4, 8)
     cos, sin = table(20, 8)

@@ -148,6 +148,47 @@ def test_autocast_casts():
     torch.testing.assert_close(out.float(), module.attention_reference(q, k, v)[0], rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True)])
+def test_a_gradient_for_some_inputs_only(wanted):
+    inputs, upstream = operands(1, 7, 1, 9, 11, 80)  # a group that is no power of two
+    inputs = [x.detach().requires_grad_(wish) for x, wish in zip(inputs, wanted)]
+    assert_agrees(ours(), theirs(), inputs, upstream)
+
+
+def test_expanded_operands():
+    base = torch.randn(1, 1, 1, 16, requires_grad=True)
+
+    def expanded(attend):
+        return lambda x: attend(x.expand(2, 4, 9, 16), x.expand(2, 2, 9, 16), x.expand(2, 2, 9, 16))
+
+    assert_agrees(expanded(ours()), expanded(theirs()), [base], [torch.randn(2, 4, 9, 16)])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_no_keys(causal):
+    (q, k, v), upstream = operands(1, 2, 1, 4, 0, 16)
+    out, lse = kernels.attention(q, k, v, causal, return_lse=True)
+    grads = torch.autograd.grad(out, (q, k, v), upstream)
+    assert not out.any() and not grads[0].any() and lse.eq(-math.inf).all()
+    assert grads[1].shape == k.shape
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        torch.tensor([[True, True, False, False, True, False]]),
+        torch.tensor([[2**40, 2**40, -(2**40), -(2**40), 2**40 + 2**32, 0]]),
+        torch.tensor([[2**31 - 1] * 3 + [-(2**31)] * 3], dtype=torch.int32),
+        torch.tensor([[200, 200, 7, 7, 7, 255]], dtype=torch.uint8),
+    ],
+    ids=["bool", "beyond 32 bits", "extremes of 32 bits", "bytes"],
+)
+def test_document_ids_of_any_integers(ids):
+    inputs, upstream = operands(2, 2, 1, 6, 6, 16)
+    options = {"document_ids": ids.expand(2, 6)}
+    assert_agrees(ours(**options), theirs(**options), inputs, upstream)
+
+
 def test_gradcheck_and_opcheck():
     (q, k, v), _ = operands(1, 2, 1, 3, 4, 2, dtype=torch.float64)
     assert torch.autograd.gradcheck(ours(), (q, k, v), fast_mode=True)

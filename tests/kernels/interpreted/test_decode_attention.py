@@ -70,6 +70,22 @@ def test_rows_beyond_the_length_are_not_read():
     assert torch.equal(kernels.decode_attention(q, k, v, lengths), want)
 
 
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int64])
+def test_lengths_beyond_the_cache_and_below_zero(dtype):
+    q, k, v = operands(3, 14, 2, 65, 80)
+    got = kernels.decode_attention(q, k, v, torch.tensor([-3, 1000, 65], dtype=dtype))
+    want = exact(q, k, v, torch.tensor([0, 65, 65]))
+    torch.testing.assert_close(got.double(), want, atol=1e-5, rtol=1e-5)
+
+
+def test_expanded_caches_and_strided_lengths():
+    q, k = (
+        torch.randn(1, 4, 16).expand(3, 4, 16),
+        torch.randn(1, 2, 16, 50).transpose(2, 3).expand(3, 2, 50, 16),
+    )
+    assert_right(q, k, k, torch.tensor([[5, 0], [50, 0], [7, 0]])[:, 0])
+
+
 def test_one_graph_for_every_length():
     q, k, v = operands(2, 4, 2, 90, 16)
     compiled = torch.compile(kernels.decode_attention, fullgraph=True, dynamic=False)

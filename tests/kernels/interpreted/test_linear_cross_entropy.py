@@ -61,6 +61,27 @@ def test_every_token_ignored():
     assert loss.item() == 0 and count.item() == 0 and not any(g.any() for g in grads)
 
 
+def test_an_ignored_index_within_the_vocabulary():
+    hidden, weight, targets = operands(9, 24, 130)
+    targets = targets.where(targets != -100, 17)
+    options = {"ignore_index": 17, "softcap": 0.5, "z_loss": 1.0}
+    assert kernels.linear_cross_entropy(hidden, weight, targets, **options)[1] < 9
+    assert_agrees(ours(**options), theirs(**options), [hidden, weight, targets], [torch.tensor(0.7)])
+
+
+@pytest.mark.parametrize("wanted", [(True, False), (False, True)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_strided_operands_and_a_gradient_for_one_only(wanted, dtype):
+    hidden, weight, targets = operands(6, 8, 9)
+    hidden = hidden.detach().t().contiguous().t().requires_grad_(wanted[0])
+    weight = weight.detach()[:1].expand(9, 8).requires_grad_(wanted[1])
+
+    def narrow(h, w, t):
+        return ours()(h, w, t.to(dtype))
+
+    assert_agrees(narrow, theirs(), [hidden, weight, targets.clamp(min=0)], [torch.tensor(1.0)])
+
+
 def test_no_tokens():
     hidden, weight = torch.randn(0, 8, requires_grad=True), torch.randn(9, 8, requires_grad=True)
     loss, count = kernels.linear_cross_entropy(hidden, weight, torch.zeros(0, dtype=torch.long))

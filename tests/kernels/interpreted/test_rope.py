@@ -48,6 +48,19 @@ def test_expanded_gradients_and_positions():
     assert_agrees(total(kernels.rope), total(module.rope_reference), inputs, [torch.ones(())])
 
 
+@pytest.mark.parametrize("wanted", [(True, False), (False, True)])
+def test_positions_of_any_strides_and_a_gradient_for_one_only(wanted):
+    (q, k, cos, sin), upstream = operands(2, 7, 1, 5, 6)
+    q, k = (x.detach().requires_grad_(wish) for x, wish in zip((q, k), wanted))
+    positions = torch.randint(0, 90, (5, 2), dtype=torch.uint8).t()
+
+    def one(rope):
+        return lambda *a: rope(*a)[wanted[1]]
+
+    inputs = [q, k, cos.t().contiguous().t(), sin, positions]
+    assert_agrees(one(kernels.rope), one(module.rope_reference), inputs, [upstream[wanted[1]]])
+
+
 def test_backward_turns_back():
     (q, k, cos, sin), _ = operands(1, 2, 1, 7, 8, dtype=torch.float64)
     turned = kernels.rope(q, k, cos, sin)
