@@ -259,11 +259,17 @@ def test_wandb_offline(corpus, tmp_path, monkeypatch):
 
 def test_compile_is_one_full_graph_and_a_missing_compiler_is_one_line(corpus, tmp_path, monkeypatch, capsys):
     calls = []
-    monkeypatch.setattr(torch, "compile", lambda f, **options: calls.append(options) or f)
+
+    def compile(function, backend, **options):
+        calls.append(options)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile)
     from lmfast.training import run as room
 
     monkeypatch.setattr(room, "why_not_compile", lambda device: None)
-    run(corpus, tmp_path / "a", "--compile", "--max-iters", 2)
+    metrics, _ = run(corpus, tmp_path / "a", "--compile", "--max-iters", 2)
+    assert metrics[-1]["recompiles"] == 0
     assert calls == [{"fullgraph": True, "dynamic": False}]
     monkeypatch.setattr(room, "why_not_compile", lambda device: "no C++ compiler was found")
     run(corpus, tmp_path / "b", "--compile", "--max-iters", 2)

@@ -64,6 +64,7 @@ class Hooks:
     evaluate: Callable[[], dict] | None = None  # → {val_loss, bits_per_byte}
     checkpoint: Callable[[Progress], bool] | None = None  # → whether it was written
     sample: Callable[[int], str] | None = None  # step → text
+    figures: Callable[[], dict] = field(default=dict)  # more of them for each line of metrics
     should_stop: Callable[[], bool] = field(default=lambda: False)  # asked after each step
 
 
@@ -124,6 +125,7 @@ def train_loop(
                     "tokens_per_second": rate,
                     "mfu": rate * plan.flops_per_token / plan.peak_flops,
                 }
+            metrics |= hooks.figures()
             guard.report()
         if hooks.evaluate and (last or (plan.eval_interval and step % plan.eval_interval == 0)):
             with clock.aside("evaluate"):

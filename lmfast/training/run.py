@@ -28,6 +28,7 @@ from lmfast.model.transformer import TransformerLM
 from lmfast.settings import TrainSettings, write_yaml
 from lmfast.training import run_folder
 from lmfast.training.checkpoint import newest_checkpoint, prune_checkpoints, save_checkpoint
+from lmfast.training.compiled import CompiledLoss
 from lmfast.training.loop import Hooks, Plan, Progress, train_loop
 from lmfast.training.optimizers import load_state_tensors, make_optimizer, state_tensors
 from lmfast.training.prefetch import Prefetched
@@ -195,7 +196,7 @@ def execute(settings: TrainSettings, task: Task, folder: Path, resuming: bool, d
                 if reason := why_not_compile(device):
                     sinks.message(f"training without torch.compile: {reason}")
                 else:
-                    loss_fn = torch.compile(loss_fn, fullgraph=True, dynamic=False)
+                    loss_fn = CompiledLoss(loss_fn)
             rows = opt.batch_size * opt.grad_accumulation
             batches = Prefetched(task.make_batches(rows, settings.model.context_length, opt_seed), device)
             stop = _StopSignals()
@@ -204,6 +205,9 @@ def execute(settings: TrainSettings, task: Task, folder: Path, resuming: bool, d
                 checkpoint=lambda p: _save(folder, model, optimizer, p, log.keep_checkpoints, sinks),
                 sample=task.sample and (lambda step: task.sample(model, step)),
                 should_stop=lambda: stop.seen,
+                figures=lambda: (
+                    {"recompiles": loss_fn.recompiles} if isinstance(loss_fn, CompiledLoss) else {}
+                ),
             )
             with stop, batches:
                 finished = train_loop(

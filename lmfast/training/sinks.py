@@ -1,7 +1,8 @@
 """Where a run's numbers go: the console, metrics.jsonl, TensorBoard, W&B. The loop knows only `Sinks`.
 
 A metrics line has step, tokens, seconds and whatever was measured at that step: train_loss, val_loss, bits_per_byte,
-learning_rate, grad_norm, tokens_per_second, mfu. Loss in nats a token; seconds of the whole run, over all its stops.
+learning_rate, grad_norm, tokens_per_second, mfu, recompiles (of the compiled step, after its first). Loss in nats a
+token; seconds of the whole run, over all its stops.
 """
 
 import errno
@@ -234,4 +235,6 @@ def format_metrics(metrics: dict) -> str:
         parts.append(f"val loss {metrics['val_loss']:.4f}")
     if "bits_per_byte" in metrics:
         parts.append(f"{metrics['bits_per_byte']:.4f} bits/byte")
+    if metrics.get("recompiles"):
+        parts.append(f"{metrics['recompiles']} recompiles")
     return "  ".join(parts)

@@ -128,3 +128,8 @@ def test_wandb_goes_on_in_the_same_run(tmp_path, monkeypatch):
     for _ in range(2):
         WandbSink(tmp_path, "offline", "p", None, None, {})
     assert [(a["id"], a["resume"]) for a in asked] == [(None, None), ("xyz", "allow")]
+
+
+def test_recompiles_are_shown_only_where_there_were_some():
+    assert "recompiles" not in format_metrics({"train_loss": 1.0, "recompiles": 0})
+    assert "2 recompiles" in format_metrics({"train_loss": 1.0, "recompiles": 2})

@@ -1,0 +1,32 @@
+"""A loss compiled by torch.compile as one graph, whose compilations are counted.
+
+In: a loss function of a model and tensors. Out: the same function, compiled for the shapes it is called with; `graphs`
+says how often Dynamo has handed a graph to the compiler since. One is the whole of a run: a second would be a recompile
+(another shape, another mode) and cost tens of seconds in the middle of training. Refused, by torch and at the first
+call: a function with a graph break.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+class CompiledLoss:
+    """Call it like the function it compiles."""
+
+    def __init__(self, loss_fn: Callable[..., Tensor]):
+        self.graphs = 0
+        self._compiled = torch.compile(loss_fn, fullgraph=True, dynamic=False, backend=self._count)
+
+    def _count(self, graph: torch.fx.GraphModule, inputs: list) -> Callable:
+        self.graphs += 1
+        return torch._dynamo.lookup_backend("inductor")(graph, inputs)
+
+    def __call__(self, *arguments) -> Tensor:
+        return self._compiled(*arguments)
+
+    @property
+    def recompiles(self) -> int:
+        """Compilations after the first."""
+        return max(0, self.graphs - 1)
