@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lmfast.errors import UserError, exit_on_user_error
@@ -24,6 +24,16 @@ def train(argv: Sequence[str], corpus=None) -> bool:
 
     corpus: what `lmfast.data.builtin.prepare` returned, where the caller has prepared the built-in corpus already.
     """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return run(*_understand(argv, corpus))
+    from lmfast.training.distributed import joined
+
+    with joined() as ranks:
+        return run(*ranks.from_first(lambda: _understand(argv, corpus)), ranks)
+
+
+def _understand(argv: Sequence[str], corpus) -> tuple:
+    """(settings, run folder, whether it is gone on with, built-in corpus or None) of a command line."""
     settings = parse(TrainSettings, argv, "lmfast train")
     from lmfast.training.resume import choose_folder, saved_settings
 
@@ -43,22 +53,38 @@ def train(argv: Sequence[str], corpus=None) -> bool:
         corpus = prepare(vocab_size=settings.model.vocab_size or 4096)
     # Where a run lies is not part of what it is: its config.yaml starts the same run anew elsewhere.
     settings = replace_flat(settings, {"out_dir": None, "resume": False})
-    return run(settings, folder, resuming, corpus if settings.data.train_data_path is None else None)
+    return settings, folder, resuming, corpus if settings.data.train_data_path is None else None
 
 
-def run(settings: TrainSettings, folder: Path, resuming: bool, corpus) -> bool:
+def run(settings: TrainSettings, folder: Path, resuming: bool, corpus, ranks=None) -> bool:
     """Trains on the token files that `settings` name, or on the built-in `corpus`.
 
-    Every check of the input comes before the first write.
+    ranks: the `lmfast.training.distributed.Ranks` of a run of several processes. Every check of the input comes before
+    the first write.
     """
-    from lmfast.data.batches import Batches
     from lmfast.model.device import pick_device
+    from lmfast.training.distributed import ALONE
+    from lmfast.training.run import execute
+
+    ranks = ranks or ALONE
+    device = pick_device(settings.run.device)
+    ranks.use_device(device)
+    settings = replace_flat(settings, {"device": device.type})
+    # Rank 0 comes first: it may turn a text file of ids into one that can be mapped.
+    settings, task = ranks.first_then_rest(
+        lambda: _task(settings, folder / "tokenizer" if resuming else None, corpus, ranks.is_first)
+    )
+    return execute(settings, task, folder, resuming, device, ranks)
+
+
+def _task(settings: TrainSettings, kept_tokenizer: Path | None, corpus, talk: bool):
+    """(resolved settings, what is to be trained) from the token files, each checked; `talk` allows remarks."""
+    from lmfast.data.batches import Batches
     from lmfast.training.evaluation import make_evaluate
     from lmfast.training.objectives import NextToken
-    from lmfast.training.run import Task, execute, resolve
+    from lmfast.training.run import Task, resolve
 
-    device = pick_device(settings.run.device)
-    settings = replace_flat(settings, {"device": device.type})
+    remark = print if talk else (lambda line: None)
     if corpus is None:
         names = ("train_data_path", "val_data_path", "tokenizer", "init_from")
         given = {
@@ -66,7 +92,7 @@ def run(settings: TrainSettings, folder: Path, resuming: bool, corpus) -> bool:
         }
         settings = replace_flat(settings, {name: os.path.abspath(value) for name, value in given.items()})
         train_path, val_path = settings.data.train_data_path, settings.data.val_data_path
-        tokenizer_path, vocab_size = _tokenizer_of(settings, folder / "tokenizer" if resuming else None)
+        tokenizer_path, vocab_size = _tokenizer_of(settings, kept_tokenizer, remark)
     else:
         train_path, val_path, tokenizer_path = corpus.train, corpus.valid, corpus.tokenizer
         vocab_size = _load_tokenizer(tokenizer_path).vocab_size
@@ -74,7 +100,7 @@ def run(settings: TrainSettings, folder: Path, resuming: bool, corpus) -> bool:
     train_file = _open(train_path, settings, tokenizer_path, settings.model.context_length + 1)
     val_file = _open(val_path, settings, tokenizer_path, 2) if val_path is not None else None
     if val_file is None:
-        print("no val_data_path: training without evaluation")
+        remark("no val_data_path: training without evaluation")
     else:
         _refuse_two_tokenizers(train_file, val_file)
     facts = {"train_data": {"tokens": len(train_file), "tokenizer": _fingerprint(train_file)}}
@@ -88,10 +114,12 @@ def run(settings: TrainSettings, folder: Path, resuming: bool, corpus) -> bool:
         tokenizer=tokenizer_path,
         facts=facts,
     )
-    return execute(settings, task, folder, resuming, device)
+    return settings, task
 
 
-def _tokenizer_of(settings: TrainSettings, kept: Path | None) -> tuple[Path | None, int | None]:
+def _tokenizer_of(
+    settings: TrainSettings, kept: Path | None, remark: Callable[[str], None]
+) -> tuple[Path | None, int | None]:
     """The tokenizer's path and the vocabulary's size.
 
     The setting's tokenizer, else the one that the training file names, else the run's own copy `kept`.
@@ -106,7 +134,7 @@ def _tokenizer_of(settings: TrainSettings, kept: Path | None) -> tuple[Path | No
     elif not os.path.exists(named) and copy is None:
         raise UserError(f"{named}: no such tokenizer folder or file")
     if named is not None and not os.path.exists(named) and copy is None:
-        print(f"{named}: the tokenizer is no longer there; training without bits per byte and samples")
+        remark(f"{named}: the tokenizer is no longer there; training without bits per byte and samples")
         named = None
     elif named is None or not os.path.exists(named):
         named = copy
@@ -150,18 +178,19 @@ def _refuse_two_tokenizers(train_file, val_file) -> None:
 
 
 def _sampler(tokenizer_path: Path):
-    """(model, step) → text that continues PROMPTS, the same prompts and seed every time."""
+    """(model, step) → text that continues PROMPTS, the same prompts and seed every time; figures about it."""
     from lmfast.inference.decode import generate
 
     tokenizer = _load_tokenizer(tokenizer_path)
     stop = tokenizer.special_tokens.get("<|endoftext|>")
 
-    def sample(model, step: int) -> str:
+    def sample(model, step: int) -> tuple[str, dict[str, float]]:
         model.eval()
         prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
         length = min(200, model.config.context_length)
         new = generate(model, prompts, length, temperature=0.8, top_p=0.95, seed=0, stop_id=stop)
-        return "\n\n".join(tokenizer.decode(p + n) for p, n in zip(prompts, new, strict=True))
+        texts = [tokenizer.decode(p + n) for p, n in zip(prompts, new, strict=True)]
+        return "\n\n".join(texts), {}
 
     return sample
 

@@ -70,6 +70,13 @@ class Batches:
         """ids (rows, context_length + 1) int64 of optimizer step `step`."""
         return self.sequences[self.starts(step)].astype(np.int64)
 
+    def place(self, step: int) -> str:
+        """Where step `step`'s rows begin in the token file, in words. For any thread."""
+        starts, shown = self._starts_of(step, 1)[0], 8
+        more = f" and {len(starts) - shown} more" if len(starts) > shown else ""
+        epoch = step * self.rows // self.windows
+        return f"epoch {epoch}, rows from tokens {', '.join(map(str, starts[:shown]))}{more}"
+
     def starts(self, step: int) -> np.ndarray:
         """Position in the token file of the first id of each row, int64 (rows,)."""
         block = step // BLOCK

@@ -11,35 +11,43 @@ import numpy as np
 import torch
 
 from lmfast.data.batches import Windows
+from lmfast.training.distributed import ALONE, Ranks
 from lmfast.training.objectives import IGNORE
 
 
 def make_evaluate(tokens: np.ndarray, tokenizer_path: Path | None):
     """What `Task.make_evaluate` wants, for a validation token file."""
 
-    def prepare(model, objective, settings, device):
+    def prepare(model, objective, settings, device, ranks: Ranks = ALONE):
         opt, log = settings.optimizer, settings.logging
-        windows = Windows(tokens, opt.batch_size, settings.model.context_length, IGNORE, log.eval_batches)
+        # So many optimizer steps' worth of text: the same text however a step is split.
+        limit = log.eval_batches * opt.grad_accumulation
+        windows = Windows(tokens, opt.batch_size, settings.model.context_length, IGNORE, limit)
         num_bytes = count_bytes(windows.targets(), tokenizer_path) if tokenizer_path is not None else None
-        return lambda: evaluate(model, objective, windows, device, settings.run.bf16, num_bytes)
+        return lambda: evaluate(model, objective, windows, device, settings.run.bf16, num_bytes, ranks)
 
     return prepare
 
 
 @torch.no_grad()
 def evaluate(
-    model, objective, windows: Windows, device, bf16: bool, num_bytes: int | None
+    model, objective, windows: Windows, device, bf16: bool, num_bytes: int | None, ranks: Ranks = ALONE
 ) -> dict[str, float]:
-    """{val_loss: nats a token, bits_per_byte} over `windows`, in order; leaves the model in eval mode."""
+    """{val_loss: nats a token, bits_per_byte} over `windows`, in order; leaves the model in eval mode.
+
+    Of several ranks each takes every N-th batch, and all of them get the whole result.
+    """
     model.eval()
-    total, count = 0.0, 0
-    for batch in windows:
+    count = 0
+    total = torch.zeros((), device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
+    for number, batch in enumerate(windows):
+        if number % ranks.world_size != ranks.rank:
+            continue
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             loss_sum = objective.loss(model, *objective.tensors(batch, device))
-        # Summed in fp64: a whole file in fp32 would lose the last digits.
-        total = total + loss_sum.double() if device.type != "mps" else total + loss_sum
+        total += loss_sum  # in fp64: a whole file in fp32 would lose the last digits
         count += objective.valid_tokens(batch)
-    total = float(total)
+    total, count = float(ranks.sum(total)), int(ranks.sum(torch.tensor(count)))
     metrics = {"val_loss": total / count}
     if num_bytes:
         metrics["bits_per_byte"] = total / math.log(2) / num_bytes

@@ -2,7 +2,8 @@
 
 A step is a pure function of the weights, the seed and the step's number: the batch and the dropout are derived from
 (seed, step), so a run that was stopped anywhere and resumed goes on to the same weights as one that never was.
-Nothing in a step waits for the device; the host looks at a number only when it is logged.
+Nothing in a step waits for the device; the host looks at a number only when it is logged. Several ranks (see
+distributed.py) run this same loop, each on its slice of every batch.
 """
 
 import dataclasses
@@ -14,12 +15,10 @@ import torch
 from torch import Tensor
 
 from lmfast.data.batches import derive_seed
-from lmfast.errors import UserError
 from lmfast.training.clock import Clock
+from lmfast.training.distributed import ALONE, ParallelLoss, Ranks
+from lmfast.training.finite_guard import PATIENCE, FiniteGuard
 from lmfast.training.sinks import Sinks
-
-PATIENCE = 10
-"""steps in a row with a loss or gradient that is not finite, after which the run stops"""
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Hooks:
 
     evaluate: Callable[[], dict] | None = None  # → {val_loss, bits_per_byte}
     checkpoint: Callable[[Progress], bool] | None = None  # → whether it was written
-    sample: Callable[[int], str] | None = None  # step → text
+    sample: Callable[[int], tuple[str | None, dict]] | None = None  # step → text, figures about it
     figures: Callable[[], dict] = field(default=dict)  # more of them for each line of metrics
     should_stop: Callable[[], bool] = field(default=lambda: False)  # asked after each step
 
@@ -78,16 +77,20 @@ def train_loop(
     progress: Progress,
     sinks: Sinks,
     hooks: Hooks,
+    ranks: Ranks = ALONE,
 ) -> bool:
     """Takes steps progress.step + 1 … until max_iters or the time is up, whichever comes first; returns False when
     `should_stop` ended it before the last.
 
     loss_fn: `objective.loss`, perhaps compiled. batches: anything with step(i) → array whose first dimension is
-    batch_size × grad_accumulation.
+    batch_size × grad_accumulation, and place(i) → where its data is from, in words.
     """
     device = next(model.parameters()).device
     weights = [p for p in model.parameters() if p.requires_grad]
-    guard = _FiniteGuard(device, sinks)
+    parallel = ranks.parallel(
+        model, loss_fn, lambda: torch.autocast(device.type, torch.bfloat16, enabled=plan.bf16)
+    )
+    guard = FiniteGuard(device)
     clock = Clock(progress.seconds, device)
     model.train()
 
@@ -96,16 +99,19 @@ def train_loop(
 
     while not ends(progress.step):
         step = progress.step + 1
-        time_share = clock.share_after_next_step(plan.max_seconds)
+        time_share = 0.0
+        if plan.max_seconds is not None:  # by one clock
+            time_share = ranks.from_first(lambda: clock.share_after_next_step(plan.max_seconds))
         progress.out_of_time = time_share >= 1
         last = ends(step)
         lr = plan.learning_rate(step, time_share)
         for group in optimizer.param_groups:
             group["lr"] = lr * group["rate"]
-        torch.manual_seed(derive_seed(plan.seed, step))
+        # Each rank's rows get dropout masks of their own.
+        torch.manual_seed(derive_seed(plan.seed, step, *([ranks.rank] if ranks.rank else [])))
 
         rows = batches.step(step - 1)
-        loss = _accumulate(model, objective, loss_fn, rows, plan, device)
+        loss = _accumulate(parallel, objective, rows, plan, device, ranks)
         limit = plan.grad_clip if plan.grad_clip > 0 else float("inf")
         norm = torch.nn.utils.clip_grad_norm_(weights, limit)
         # A step with a loss or gradient that is not finite is skipped inside the fused kernel: no host sync.
@@ -113,12 +119,24 @@ def train_loop(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
+        tokens = rows.shape[0] * (rows.shape[1] - 1)
         progress.step = step
-        progress.tokens += rows.shape[0] * (rows.shape[1] - 1)
-        clock.trained(rows.shape[0] * (rows.shape[1] - 1))
+        progress.tokens += tokens
+        clock.trained(tokens)
+
+        logging = last or step % plan.log_interval == 0
+        evaluating = hooks.evaluate and (last or _due(step, plan.eval_interval))
+        sampling = hooks.sample and plan.sample_interval and (last or _due(step, plan.sample_interval))
+        stopping = not last and ranks.any(hooks.should_stop())
+        saving = last or stopping or _due(step, plan.checkpoint_interval)
 
         metrics = {}
-        if step % plan.log_interval == 0 or last:
+        if logging or evaluating or sampling or saving:
+            # Looked at before anything is written, so that nothing is known of steps beyond the run's end.
+            metrics |= _report_skipped(guard, batches, sinks)
+            if guard.gave_up:
+                _give_up(guard, tokens, progress, hooks, ranks)
+        if logging:
             metrics |= {"train_loss": loss.item(), "learning_rate": lr, "grad_norm": norm.item()}
             if rate := clock.tokens_per_second():
                 metrics |= {
@@ -126,76 +144,78 @@ def train_loop(
                     "mfu": rate * plan.flops_per_token / plan.peak_flops,
                 }
             metrics |= hooks.figures()
-            guard.report()
-        if hooks.evaluate and (last or (plan.eval_interval and step % plan.eval_interval == 0)):
+        best_before = progress.best_val_loss, progress.best_step
+        if evaluating:
             with clock.aside("evaluate"):
                 metrics |= hooks.evaluate()
             model.train()
             best = float("inf") if progress.best_val_loss is None else progress.best_val_loss
             if metrics["val_loss"] < best:  # never where it is NaN
                 progress.best_val_loss, progress.best_step = metrics["val_loss"], step
+                saving = True
+        text = None
+        if sampling:
+            with clock.aside("sample"):
+                text, figures = hooks.sample(step)
+                metrics |= figures
+            model.train()
         if metrics:
             progress.seconds = clock.seconds()
             finite = {name: value for name, value in metrics.items() if np.isfinite(value)}
             sinks.log({"step": step, "tokens": progress.tokens, "seconds": progress.seconds} | finite)
-        if hooks.sample and plan.sample_interval and (last or step % plan.sample_interval == 0):
-            with clock.aside("sample"):
-                sinks.text(step, "sample", hooks.sample(step))
-            model.train()
-        stopping = not last and hooks.should_stop()
-        due = plan.checkpoint_interval and step % plan.checkpoint_interval == 0
-        if hooks.checkpoint and (last or stopping or due):
+        if text is not None:
+            sinks.text(step, "sample", text)
+        if hooks.checkpoint and saving:
             with clock.aside("checkpoint"):
                 progress.seconds = clock.seconds()
                 saved = hooks.checkpoint(progress)
-            if not saved and (last or stopping):
-                raise UserError(
-                    f"step {step} could not be saved (see above); make room and resume from the checkpoint before it"
-                )
+            if not saved:
+                progress.best_val_loss, progress.best_step = best_before
+                if last or stopping:
+                    ranks.fail(
+                        f"step {step} could not be saved (see above); make room and resume from the checkpoint before it"
+                    )
         if stopping:
             return False
     return True
 
 
-def _accumulate(model, objective, loss_fn, rows: np.ndarray, plan: Plan, device: torch.device) -> Tensor:
+def _due(step: int, interval: int) -> bool:
+    return bool(interval) and step % interval == 0
+
+
+def _accumulate(
+    parallel: ParallelLoss, objective, rows: np.ndarray, plan: Plan, device: torch.device, ranks: Ranks
+) -> Tensor:
     """Gradients of the mean loss over all valid tokens of the step; returns that mean, on the device."""
     valid = max(1, objective.valid_tokens(rows))
     total = torch.zeros((), device=device)
-    for micro in np.split(rows, plan.grad_accumulation):
-        with torch.autocast(device.type, torch.bfloat16, enabled=plan.bf16):
-            loss_sum = loss_fn(model, *objective.tensors(micro, device))
-        (loss_sum / valid).backward()
-        total += loss_sum.detach()
-    return total / valid
+    for number, micro in enumerate(np.split(rows, plan.grad_accumulation), 1):
+        tensors = objective.tensors(ranks.share(micro), device)
+        total += parallel.add_gradients(tensors, valid, last=number == plan.grad_accumulation)
+    return ranks.sum(total) / valid
 
 
-class _FiniteGuard:
-    """Decides on the device whether a step may be taken, and tells the host about it only when asked."""
+def _report_skipped(guard: FiniteGuard, batches, sinks: Sinks) -> dict[str, int]:
+    """A line on the steps that were not taken since the last look, and where their data is; {} where there are none."""
+    number, steps = guard.skipped()
+    if not number:
+        return {}
+    where = "; ".join(f"step {step} ({batches.place(step - 1)})" for step in steps)
+    others = f", the last {len(steps)} being" if number > len(steps) else ":"
+    sinks.message(f"loss or gradient not finite: {number} step(s) not taken{others} {where}")
+    return {"skipped_steps": number}
 
-    def __init__(self, device: torch.device, sinks: Sinks):
-        self.sinks = sinks
-        self.in_a_row, self.total, self.last_step = torch.zeros(3, device=device).unbind()
-        self.reported = 0
 
-    def see(self, step: int, loss: Tensor, norm: Tensor) -> Tensor:
-        """1.0 when the step must be skipped, as the fused optimizers' `found_inf`."""
-        bad = (~(torch.isfinite(loss) & torch.isfinite(norm))).float()
-        self.in_a_row.add_(1).mul_(bad)
-        self.total.add_(bad)
-        self.last_step.lerp_(torch.full_like(bad, step), bad)
-        return bad
-
-    def report(self) -> None:
-        """Says how many steps were skipped since the last report; raises when too many were, one after another."""
-        total = int(self.total)
-        if total > self.reported:
-            self.sinks.message(
-                f"loss or gradient not finite: {total - self.reported} step(s) not taken, the last one step "
-                f"{int(self.last_step)}"
-            )
-            self.reported = total
-        if int(self.in_a_row) >= PATIENCE:
-            raise UserError(
-                f"loss not finite for {int(self.in_a_row)} steps in a row, up to step {int(self.last_step)}; "
-                "start anew with a lower learning_rate (--init-from takes the weights of the last checkpoint along)"
-            )
+def _give_up(guard: FiniteGuard, tokens: int, progress: Progress, hooks: Hooks, ranks: Ranks) -> None:
+    """Ends a run whose steps cannot be taken, with a checkpoint of the last one that was."""
+    taken = guard.last_step - PATIENCE
+    progress.tokens -= (progress.step - taken) * tokens
+    progress.step, progress.out_of_time = taken, False
+    saved = taken > 0 and hooks.checkpoint and hooks.checkpoint(progress)
+    ranks.fail(
+        f"loss not finite for {PATIENCE} steps in a row, up to step {guard.last_step}; "
+        + (f"the checkpoint of step {taken} is from before; " if saved else "")
+        + "start anew with a lower learning_rate"
+        + (" (--init-from takes its weights along)" if saved else "")
+    )

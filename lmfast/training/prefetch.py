@@ -36,6 +36,10 @@ class Prefetched:
             self._ask(self.coming[-1][0] + 1)
         return self.coming.popleft()[1].result()
 
+    def place(self, i: int) -> str:
+        """Where step i's data is from, in the words of what makes the batches."""
+        return self.batches.place(i)
+
     def _ask(self, i: int) -> None:
         self.coming.append((i, self.thread.submit(self._make, i)))
 

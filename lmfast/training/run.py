@@ -25,10 +25,11 @@ from lmfast.model.accounting import (
 from lmfast.model.config import ModelConfig
 from lmfast.model.device import describe_machine, make_deterministic, why_not_compile
 from lmfast.model.transformer import TransformerLM
-from lmfast.settings import TrainSettings, write_yaml
+from lmfast.settings import OptimizerSettings, TrainSettings, write_yaml
 from lmfast.training import run_folder
-from lmfast.training.checkpoint import newest_checkpoint, prune_checkpoints, save_checkpoint
+from lmfast.training.checkpoint import Checkpoint, newest_checkpoint, prune_checkpoints, save_checkpoint
 from lmfast.training.compiled import CompiledLoss
+from lmfast.training.distributed import ALONE, Ranks
 from lmfast.training.loop import Hooks, Plan, Progress, train_loop
 from lmfast.training.optimizers import load_state_tensors, make_optimizer, state_tensors
 from lmfast.training.prefetch import Prefetched
@@ -44,8 +45,8 @@ class Task:
 
     objective: object
     make_batches: Callable  # (rows, context_length, seed) → object with step(i)
-    make_evaluate: Callable | None = None  # (model, loss_fn, settings, device) → callable → metrics
-    sample: Callable | None = None  # (model, step) → text
+    make_evaluate: Callable | None = None  # (model, objective, settings, device, ranks) → callable → metrics
+    sample: Callable | None = None  # (model, step) → text, figures about it
     tokenizer: Path | None = None
     facts: dict = field(default_factory=dict)  # goes into run.json
 
@@ -110,108 +111,87 @@ def resolve(settings: TrainSettings, vocab_size: int | None) -> TrainSettings:
     return replace(settings, model=model, optimizer=opt)
 
 
-def execute(settings: TrainSettings, task: Task, folder: Path, resuming: bool, device: torch.device) -> bool:
+def execute(
+    settings: TrainSettings,
+    task: Task,
+    folder: Path,
+    resuming: bool,
+    device: torch.device,
+    ranks: Ranks = ALONE,
+) -> bool:
     """Runs resolved `settings` in `folder`; returns False when it was stopped (by SIGTERM or Ctrl-C) before its end."""
     opt, log = settings.optimizer, settings.logging
-    source = None
-    if settings.run.init_from is not None and not resuming:
-        source = run_folder.find_checkpoint(Path(settings.run.init_from))
-        run_folder.refuse_other_model(source, settings.model)
-    if not resuming:
-        run_folder.refuse_foreign_folder(folder)
-    new = not folder.exists()
-    with run_folder.lock_run(folder), contextlib.ExitStack() as undo:
-        if new:  # what cannot begin leaves nothing behind
-            undo.callback(shutil.rmtree, folder, ignore_errors=True)
-        checkpoint = None
-        if resuming:
-            refuse_changes(folder, saved_settings(folder), settings)
-            run_folder.refuse_other_data(folder, task.facts)
-            checkpoint = newest_checkpoint(folder / "checkpoints")
-            if checkpoint is None:
-                raise UserError(f"{folder}: every checkpoint in it is damaged; choose another --out-dir")
-            if opt.max_iters is not None and checkpoint.step >= opt.max_iters:
-                print(f"{folder}: already finished at step {checkpoint.step} of {opt.max_iters}")
-                return True
-            if checkpoint.state.get("out_of_time"):
-                print(
-                    f"{folder}: already finished at step {checkpoint.step}, after {opt.max_minutes:g} minutes"
-                )
-                return True
-        make_deterministic(device)
-        torch.manual_seed(opt_seed := settings.run.seed)
-        model = TransformerLM(settings.model).to(device)
-        if source is not None:
-            run_folder.load_weights(model, source)
-        optimizer = make_optimizer(
-            model,
-            opt.optimizer,
-            opt.learning_rate,
-            (opt.beta1, opt.beta2),
-            opt.weight_decay,
-            opt.muon_momentum,
-            opt.muon_lr,
+    if opt.batch_size % ranks.world_size:
+        ranks.fail(
+            f"batch_size {opt.batch_size} cannot be split over {ranks.world_size} processes; it counts the sequences "
+            "of all of them: choose a multiple"
         )
-        progress = Progress()
-        if checkpoint is not None:
-            run_folder.load_weights(model, checkpoint)
-            load_state_tensors(model, optimizer, checkpoint.optimizer_tensors())
-            progress = Progress(**checkpoint.state)
-
-        peak, peak_source = device_peak(device, settings.run.bf16)
-        plan = Plan(
-            max_iters=opt.max_iters,
-            batch_size=opt.batch_size,
-            grad_accumulation=opt.grad_accumulation,
-            max_seconds=None if opt.max_minutes is None else 60 * opt.max_minutes,
-            learning_rate=Schedule(
-                opt.schedule,
+    with contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as undo:
+            source, checkpoint = ranks.from_first(
+                lambda: _claim(settings, task, folder, resuming, held, undo)
+            )
+            if checkpoint is not None and (end := _finished(checkpoint, opt)):
+                if ranks.is_first:
+                    print(f"{folder}: already finished at step {checkpoint.step}{end}")
+                return True
+            make_deterministic(device)
+            torch.manual_seed(settings.run.seed)
+            model = TransformerLM(settings.model).to(device)
+            if source is not None:
+                run_folder.load_weights(model, source)
+            optimizer = make_optimizer(
+                model,
+                opt.optimizer,
                 opt.learning_rate,
-                opt.min_lr,
-                opt.warmup_iters,
-                opt.lr_decay_iters,
-                opt.decay_fraction,
-            ),
-            grad_clip=opt.grad_clip,
-            seed=opt_seed,
-            bf16=settings.run.bf16,
-            log_interval=log.log_interval,
-            eval_interval=log.eval_interval,
-            checkpoint_interval=log.checkpoint_interval,
-            sample_interval=log.sample_interval,
-            flops_per_token=training_flops_per_token(settings.model, settings.model.context_length),
-            peak_flops=peak,
-        )
-        if checkpoint is None:
-            _begin_folder(folder, settings, task, device, peak, peak_source)
-        else:
-            run_folder.keep_metrics_until(folder, progress.step)
-            write_yaml(folder / "config.yaml", settings)  # what may change, such as max_iters, did
-        sinks = _open_sinks(folder, settings, progress)
-        undo.pop_all()
-        loss_fn = task.objective.loss
+                (opt.beta1, opt.beta2),
+                opt.weight_decay,
+                opt.muon_momentum,
+                opt.muon_lr,
+            )
+            progress = Progress()
+            if checkpoint is not None:
+                run_folder.load_weights(model, checkpoint)
+                load_state_tensors(model, optimizer, checkpoint.optimizer_tensors())
+                progress = Progress(**checkpoint.state)
+            peak, peak_source = device_peak(device, settings.run.bf16)
+            sinks = (
+                ranks.only_first(
+                    lambda: _open_folder(settings, task, folder, progress, device, peak, peak_source)
+                )
+                or Sinks()
+            )
+            undo.pop_all()
         try:
-            _introduce(sinks, folder, settings, task, device, peak, peak_source, checkpoint)
+            _introduce(sinks, folder, settings, task, device, peak, peak_source, checkpoint, ranks)
+            loss_fn = task.objective.loss
             if settings.run.compile:
                 if reason := why_not_compile(device):
                     sinks.message(f"training without torch.compile: {reason}")
                 else:
                     loss_fn = CompiledLoss(loss_fn)
             rows = opt.batch_size * opt.grad_accumulation
-            batches = Prefetched(task.make_batches(rows, settings.model.context_length, opt_seed), device)
-            stop = _StopSignals()
+            batches = Prefetched(
+                task.make_batches(rows, settings.model.context_length, settings.run.seed), device
+            )
+            stop = _StopSignals(insist=ranks.world_size == 1)
             hooks = Hooks(
-                evaluate=task.make_evaluate and task.make_evaluate(model, task.objective, settings, device),
-                checkpoint=lambda p: _save(folder, model, optimizer, p, log.keep_checkpoints, sinks),
-                sample=task.sample and (lambda step: task.sample(model, step)),
+                evaluate=task.make_evaluate
+                and task.make_evaluate(model, task.objective, settings, device, ranks),
+                checkpoint=lambda p: ranks.from_first(
+                    lambda: _save(folder, model, optimizer, p, log.keep_checkpoints, sinks)
+                ),
+                sample=task.sample
+                and (lambda step: task.sample(model, step) if ranks.is_first else (None, {})),
                 should_stop=lambda: stop.seen,
                 figures=lambda: (
                     {"recompiles": loss_fn.recompiles} if isinstance(loss_fn, CompiledLoss) else {}
                 ),
             )
+            plan = _plan(settings, peak * ranks.world_size)
             with stop, batches:
                 finished = train_loop(
-                    model, optimizer, task.objective, loss_fn, batches, plan, progress, sinks, hooks
+                    model, optimizer, task.objective, loss_fn, batches, plan, progress, sinks, hooks, ranks
                 )
             if not finished:
                 sinks.message(
@@ -219,11 +199,95 @@ def execute(settings: TrainSettings, task: Task, folder: Path, resuming: bool, d
                 )
         finally:
             sinks.close()
-        try:
-            write_report([folder], folder / "report.html")
-        except (OSError, UserError) as error:
-            print(f"{folder}: no report.html: {error}")
+        if ranks.is_first:
+            _report(folder)
         return finished
+
+
+def _claim(
+    settings: TrainSettings,
+    task: Task,
+    folder: Path,
+    resuming: bool,
+    held: contextlib.ExitStack,
+    undo: contextlib.ExitStack,
+):
+    """Locks the folder, for as long as `held` is; returns (checkpoint to start from, checkpoint to go on from).
+
+    Raises UserError where the run cannot be what is asked for. `undo` removes a folder that was made for nothing.
+    """
+    source = None
+    if not resuming:
+        if settings.run.init_from is not None:
+            source = run_folder.find_checkpoint(Path(settings.run.init_from))
+            run_folder.refuse_other_model(source, settings.model)
+        run_folder.refuse_foreign_folder(folder)
+    new = not folder.exists()
+    held.enter_context(run_folder.lock_run(folder))
+    if new:
+        undo.callback(shutil.rmtree, folder, ignore_errors=True)
+    if not resuming:
+        return source, None
+    refuse_changes(folder, saved_settings(folder), settings)
+    run_folder.refuse_other_data(folder, task.facts)
+    checkpoint = newest_checkpoint(folder / "checkpoints")
+    if checkpoint is None:
+        raise UserError(f"{folder}: every checkpoint in it is damaged; choose another --out-dir")
+    return None, checkpoint
+
+
+def _finished(checkpoint: Checkpoint, opt: OptimizerSettings) -> str | None:
+    """What a checkpoint is the end of, where it is the end of a run."""
+    if opt.max_iters is not None and checkpoint.step >= opt.max_iters:
+        return f" of {opt.max_iters}"
+    return f", after {opt.max_minutes:g} minutes" if checkpoint.state.get("out_of_time") else None
+
+
+def _open_folder(
+    settings: TrainSettings, task: Task, folder: Path, progress: Progress, device, peak: float, source: str
+) -> Sinks:
+    """The run folder made ready for the next step, and the sinks that write there."""
+    if progress.step == 0:
+        _begin_folder(folder, settings, task, device, peak, source)
+    else:
+        run_folder.keep_metrics_until(folder, progress.step)
+        write_yaml(folder / "config.yaml", settings)  # what may change, such as max_iters, did
+    return _open_sinks(folder, settings, progress)
+
+
+def _plan(settings: TrainSettings, peak: float) -> Plan:
+    opt, log = settings.optimizer, settings.logging
+    return Plan(
+        max_iters=opt.max_iters,
+        batch_size=opt.batch_size,
+        grad_accumulation=opt.grad_accumulation,
+        max_seconds=None if opt.max_minutes is None else 60 * opt.max_minutes,
+        learning_rate=Schedule(
+            opt.schedule,
+            opt.learning_rate,
+            opt.min_lr,
+            opt.warmup_iters,
+            opt.lr_decay_iters,
+            opt.decay_fraction,
+        ),
+        grad_clip=opt.grad_clip,
+        seed=settings.run.seed,
+        bf16=settings.run.bf16,
+        log_interval=log.log_interval,
+        eval_interval=log.eval_interval,
+        checkpoint_interval=log.checkpoint_interval,
+        sample_interval=log.sample_interval,
+        flops_per_token=training_flops_per_token(settings.model, settings.model.context_length),
+        peak_flops=peak,
+    )
+
+
+def _report(folder: Path) -> None:
+    """report.html; a run that trained well is not called failed for the lack of it."""
+    try:
+        write_report([folder], folder / "report.html")
+    except (OSError, UserError) as error:
+        print(f"{folder}: no report.html: {error}")
 
 
 def _begin_folder(
@@ -266,11 +330,12 @@ def _open_sinks(folder: Path, settings: TrainSettings, progress: Progress) -> Si
     return Sinks(ConsoleSink(opt.max_iters, progress.step, opt.max_minutes), *others)
 
 
-def _introduce(sinks, folder, settings, task, device, peak, peak_source, checkpoint) -> None:
+def _introduce(sinks, folder, settings, task, device, peak, peak_source, checkpoint, ranks) -> None:
     """The lines before the first step: what will be trained, where, and what is unusual about it."""
     config: ModelConfig = settings.model
     opt = settings.optimizer
     tokens = opt.batch_size * opt.grad_accumulation * config.context_length
+    times = f"{ranks.world_size} × " if ranks.world_size > 1 else ""
     span = " or ".join(
         text
         for text, limit in (
@@ -281,7 +346,7 @@ def _introduce(sinks, folder, settings, task, device, peak, peak_source, checkpo
     )
     sinks.message(
         f"{folder}: {num_parameters(config):,} parameters, {span} of {tokens:,} tokens a step "
-        f"on {describe_machine(device)['device']}"
+        f"on {times}{describe_machine(device)['device']}"
     )
     if opt.max_minutes is not None:
         sinks.message(
@@ -289,7 +354,7 @@ def _introduce(sinks, folder, settings, task, device, peak, peak_source, checkpo
         )
     sinks.message(
         f"MFU counts 3 × (2 × matmul parameters + 4 × layers × d_model × T) FLOPs a token, against "
-        f"{peak / 1e12:.3g} TFLOP/s ({peak_source})"
+        f"{times}{peak / 1e12:.3g} TFLOP/s ({peak_source})"
     )
     if settings.run.bf16 and device.type == "cpu":
         fp32 = measured_matmul_flops(device, torch.float32)
@@ -317,10 +382,13 @@ def _save(folder: Path, model, optimizer, progress: Progress, keep: int, sinks: 
 
 
 class _StopSignals(contextlib.AbstractContextManager):
-    """SIGTERM or Ctrl-C asks for a checkpoint and an end; a second Ctrl-C interrupts at once."""
+    """SIGTERM or Ctrl-C asks for a checkpoint and an end; a second one interrupts at once.
 
-    def __init__(self):
-        self.seen = False
+    insist: whether a second one does. torchrun passes on to its processes what the terminal has sent them already.
+    """
+
+    def __init__(self, insist: bool = True):
+        self.seen, self.insist = False, insist
 
     def __enter__(self):
         self.before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -328,7 +396,8 @@ class _StopSignals(contextlib.AbstractContextManager):
 
     def _note(self, number, frame):
         self.seen = True
-        signal.signal(number, self.before[number])
+        if self.insist:
+            signal.signal(number, self.before[number])
 
     def __exit__(self, *_):
         for number, handler in self.before.items():

@@ -30,8 +30,9 @@ class Sinks:
     A sink that cannot write (a full disk) is told of in one line and asked again next time: numbers are not worth a run.
     """
 
-    def __init__(self, console: "ConsoleSink", *others: Sink):
-        self.console, self.all = console, [console, *others]
+    def __init__(self, console: "ConsoleSink | None" = None, *others: Sink):
+        """Without a console all is silent, as on every rank but the first."""
+        self.console, self.all = console, [console, *others] if console is not None else []
         self.failing: set[int] = set()
 
     def log(self, metrics: dict) -> None:
@@ -41,7 +42,8 @@ class Sinks:
         self._each(lambda sink: sink.text(step, title, body))
 
     def message(self, line: str) -> None:
-        self.console.message(line)
+        if self.console is not None:
+            self.console.message(line)
 
     def sync(self) -> None:
         """What was logged is on the disk after this, so that a checkpoint never knows more than metrics.jsonl."""

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -84,3 +86,14 @@ def test_windows_can_be_limited():
     windows = Windows(np.arange(1000), 2, 10, pad=-1, limit=3)
     assert len(list(windows)) == len(windows) == 3
     assert len(windows.targets()) == 60
+
+
+def test_a_step_says_where_its_rows_are():
+    tokens = np.arange(1000)
+    batches = Batches(tokens, 12, 8, seed=3)
+    for step in (0, 40, 5):
+        epoch, rows = re.fullmatch(
+            r"epoch (\d+), rows from tokens ([\d, ]+) and 4 more", batches.place(step)
+        ).groups()
+        assert int(epoch) == step * 12 // batches.windows
+        assert [int(start) for start in rows.split(", ")] == batches.step(step)[:8, 0].tolist()

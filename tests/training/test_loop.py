@@ -7,7 +7,8 @@ from rich.console import Console
 from torch import nn
 
 from lmfast.errors import UserError
-from lmfast.training.loop import PATIENCE, Hooks, Plan, Progress, train_loop
+from lmfast.training.finite_guard import PATIENCE
+from lmfast.training.loop import Hooks, Plan, Progress, train_loop
 from lmfast.training.optimizers import make_optimizer
 from lmfast.training.schedules import Schedule
 from lmfast.training.sinks import ConsoleSink, Sinks
@@ -36,10 +37,15 @@ class Rows:
         self.asked.append(i)
         return np.full((4, 4), np.inf if i + 1 in self.bad else 1.0)
 
+    def place(self, i):
+        return f"row {4 * i}"
 
-def run(max_iters=6, batches=None, hooks=None, progress=None, optimizer="adamw", **changes):
+
+def run(max_iters=6, batches=None, hooks=None, progress=None, optimizer="adamw", keep=None, **changes):
     torch.manual_seed(0)
     model = nn.Linear(3, 1, bias=False)
+    if keep is not None:
+        keep.append(model)
     optimizer = make_optimizer(model, optimizer, 0.1, (0.9, 0.95), 0.0)
     lines, messages = [], []
     console = ConsoleSink(max_iters)
@@ -87,15 +93,43 @@ def test_a_step_that_is_not_finite_is_not_taken_and_is_reported(optimizer):
     assert model.weight.isfinite().all()
     torch.testing.assert_close(model.weight, clean.weight)
     assert "train_loss" not in lines[1] and "train_loss" in lines[2]
-    assert messages == ["loss or gradient not finite: 1 step(s) not taken, the last one step 2"]
+    assert messages == ["loss or gradient not finite: 1 step(s) not taken: step 2 (row 4)"]
+    assert lines[1]["skipped_steps"] == 1
 
 
-def test_too_many_in_a_row_end_the_run():
+@pytest.mark.parametrize("log_interval", [1, 7, 100])
+def test_too_many_in_a_row_end_the_run_with_a_checkpoint_from_before(log_interval):
+    """Whenever it is noticed, the step and the weights are the same, and good steps in between are not taken."""
+    clean, _, _, _ = run(5)
+    seen = []
+    model = None
+
+    def save(progress):
+        seen.append((progress.step, progress.tokens))
+        return True
+
+    bad = [*range(6, 6 + PATIENCE)]
+    message = f"not finite for {PATIENCE} steps in a row, up to step {5 + PATIENCE}; the checkpoint of step 5 is from before"
+    with pytest.raises(UserError, match=message):
+        run(60, Rows(bad), Hooks(checkpoint=save), log_interval=log_interval, keep=(kept := []))
+    assert seen == [(5, 60)]
+    (model,) = kept
+    torch.testing.assert_close(model.weight, clean.weight, rtol=0, atol=0)
+
+
+def test_a_run_that_never_was_finite_has_no_checkpoint():
+    seen = []
     with pytest.raises(
-        UserError, match=f"not finite for {PATIENCE} steps in a row, up to step {PATIENCE + 1}"
+        UserError, match=r"steps in a row, up to step 10; start anew with a lower learning_rate$"
     ):
-        run(30, Rows(bad=range(2, 30)))
-    run(30, Rows(bad=[s for s in range(30) if s % PATIENCE]))
+        run(30, Rows(range(1, 40)), Hooks(checkpoint=lambda p: seen.append(p) or True))
+    assert not seen
+
+
+def test_streaks_below_the_limit_go_on():
+    _, _, messages, done = run(30, Rows(bad=[s for s in range(30) if s % PATIENCE]), log_interval=25)
+    assert done and len(messages) == 2
+    assert "23 step(s) not taken, the last 10 being step 15 (row 56); step 16 (row 60)" in messages[0]
 
 
 def test_a_stop_leaves_a_checkpoint():
@@ -110,16 +144,36 @@ def test_an_end_that_cannot_be_saved_is_an_error():
         run(5, hooks=Hooks(checkpoint=lambda p: False), checkpoint_interval=3)
 
 
+def hooks_with(losses, saved, fails=()):
+    """Evaluations give `losses` in order; a checkpoint at a step in `fails` cannot be written."""
+    losses = iter(losses)
+
+    def save(progress):
+        saved.append((progress.step, progress.best_step))
+        return progress.step not in fails
+
+    return Hooks(evaluate=lambda: {"val_loss": next(losses)}, checkpoint=save)
+
+
 def test_hooks_are_called_at_their_intervals():
-    saved, asked = [], []
-    hooks = Hooks(
-        evaluate=lambda: asked.append(1) or {"val_loss": 2.0 - len(asked)},
-        checkpoint=lambda p: not saved.append(p.step),
-    )
-    progress = Progress()
-    run(5, hooks=hooks, progress=progress, eval_interval=2, checkpoint_interval=3)
-    assert saved == [3, 5] and len(asked) == 3
-    assert (progress.best_val_loss, progress.best_step) == (-1.0, 5)
+    saved, progress = [], Progress()
+    run(5, hooks=hooks_with([9.0] * 3, saved), progress=progress, eval_interval=2, checkpoint_interval=3)
+    assert saved == [(2, 2), (3, 2), (5, 2)]
+
+
+def test_an_evaluation_that_improves_writes_a_checkpoint():
+    saved, progress = [], Progress()
+    losses = [3.0, float("nan"), 2.0, 2.5, 2.0]
+    run(5, hooks=hooks_with(losses, saved), progress=progress, eval_interval=1, checkpoint_interval=4)
+    assert saved == [(1, 1), (3, 3), (4, 3), (5, 3)]
+    assert (progress.best_val_loss, progress.best_step) == (2.0, 3)
+
+
+def test_a_best_that_could_not_be_written_is_not_the_best():
+    saved, progress = [], Progress()
+    losses = [3.0, 1.0, 2.0, 2.5]
+    run(4, hooks=hooks_with(losses, saved, fails=[2]), progress=progress, eval_interval=1)
+    assert saved == [(1, 1), (2, 2), (3, 3), (4, 3)]
 
 
 def test_the_clock_ends_a_run_with_its_schedule_finished(monkeypatch):

@@ -1,0 +1,66 @@
+"""Processes that train, started in milliseconds: forked from one that has torch imported already.
+
+process = start(argv, log)      # as `python -m lmfast.train ARGV`, its output in the file `log`
+process.pid, process.join(), process.exitcode (minus the signal's number where one ended it)
+"""
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch._dynamo
+import torch._inductor.compile_fx
+import torch.distributed
+
+import lmfast.train
+import lmfast.training.run
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload([__name__])
+
+
+def start(
+    argv: list[str],
+    log: Path,
+    setup: Callable[[], None] | None = None,
+    threads: int = 1,
+    env: dict[str, str] | None = None,
+):
+    """setup: called in the child first; a function of a module, or a functools.partial of one."""
+    process = _CONTEXT.Process(target=_train, args=(list(map(str, argv)), log, setup, threads, env or {}))
+    process.start()
+    return process
+
+
+def start_ranks(argv: list[str], log: Path, number: int = 2, setup: Callable[[], None] | None = None) -> list:
+    """`number` ranks as torchrun would start them, but for its watching over them; rank i's output is in log.i."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        start(argv, Path(f"{log}.{rank}"), setup, env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(number)
+    ]
+
+
+def _train(argv, log, setup, threads, env) -> None:
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.update(env)
+    torch.set_num_threads(threads)
+    if setup is not None:
+        setup()
+    try:
+        lmfast.train.main(argv)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()

@@ -1,0 +1,172 @@
+"""Two processes that train one model do what one does; whatever ends one of them, the run can go on."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lmfast.errors import UserError
+from lmfast.train import train
+from lmfast.training.distributed import ALONE, Ranks
+from lmfast.training.run_folder import read_metrics
+from tests.test_train import weights
+from tests.training.nursery import start_ranks
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks processes that share the loopback")
+
+
+def flags(corpus, folder, *more):
+    return [*corpus.flags(), "--tokenizer", str(corpus.tokenizer), "--out-dir", str(folder), *more]
+
+
+def finish(processes, log, codes=(0, 0)):
+    for process in processes:
+        process.join(300)
+    texts = [Path(f"{log}.{rank}").read_text() for rank in range(len(processes))]
+    assert tuple(process.exitcode for process in processes) == codes, texts
+    return texts
+
+
+def close(a, b):
+    assert a.keys() == b.keys()
+    torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5)
+
+
+def test_two_ranks_equal_one_and_only_the_first_writes(corpus, tmp_path):
+    """Accumulation, evaluation, samples; then resumed by one rank, and the other way round."""
+    more = ("--grad-accumulation", "2", "--sample-interval", "6", "--lr-decay-iters", "12")
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(flags(corpus, one, *more))
+    both = start_ranks(flags(corpus, two, *more), tmp_path / "log")
+    texts = finish(both, tmp_path / "log")
+    assert "2 × " in texts[0] and "sample at step 6" in texts[0] and texts[1] == ""
+    close(weights(one), weights(two))
+    for a, b in zip(read_metrics(one), read_metrics(two), strict=True):
+        assert a.keys() >= {"train_loss", "grad_norm"}
+        for name in a.keys() - {"seconds", "tokens_per_second", "mfu"}:
+            assert a[name] == pytest.approx(b[name], rel=1e-4), name
+    train(flags(corpus, two, *more, "--max-iters", "9"))
+    finish(start_ranks(flags(corpus, one, *more, "--max-iters", "9"), tmp_path / "log2"), tmp_path / "log2")
+    close(weights(one), weights(two))
+
+
+def test_compiled_ranks_equal_one_that_is_not(corpus, tmp_path):
+    from lmfast.model.device import why_not_compile
+
+    if reason := why_not_compile(torch.device("cpu")):
+        pytest.skip(reason)
+    more = ("--grad-accumulation", "2", "--num-layers", "1", "--max-iters", "3", "--eval-interval", "0")
+    train(flags(corpus, tmp_path / "one", *more))
+    both = start_ranks(flags(corpus, tmp_path / "two", *more, "--compile"), tmp_path / "log")
+    assert "without torch.compile" not in finish(both, tmp_path / "log")[0]
+    close(weights(tmp_path / "one"), weights(tmp_path / "two"))
+
+
+def wait_for(folder, step, processes):
+    until = time.monotonic() + 60
+    while not any(m["step"] >= step for m in read_metrics(folder)):
+        assert all(p.is_alive() for p in processes) and time.monotonic() < until
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_rank_stops_both_with_a_checkpoint(corpus, tmp_path, number):
+    both = start_ranks(flags(corpus, tmp_path / "run", "--max-iters", "100000"), tmp_path / "log")
+    wait_for(tmp_path / "run", 5, both)
+    os.kill(both[1].pid, number)
+    texts = finish(both, tmp_path / "log", (130, 130))
+    step = int(re.search(r"stopped at step (\d+) with a checkpoint", texts[0])[1])
+    assert weights(tmp_path / "run", step) and read_metrics(tmp_path / "run")[-1]["step"] == step
+
+
+def test_a_killed_rank_ends_the_run_of_torchrun_and_one_process_goes_on(corpus, tmp_path):
+    folder, more = tmp_path / "run", ("--max-iters", "60", "--log-interval", "20")
+    slow = [*flags(corpus, folder, *more), "--eval-interval", "1"]  # evaluations leave time to be killed in
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "lmfast.train", *slow]
+    run = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        until = time.monotonic() + 60
+        while not list(folder.glob("checkpoints/step_*/COMPLETE")):
+            assert run.poll() is None and time.monotonic() < until
+            time.sleep(0.02)
+        children = subprocess.run(
+            ["pgrep", "-P", str(run.pid)], capture_output=True, text=True
+        ).stdout.split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        output = run.communicate(timeout=60)[0]
+    finally:
+        run.kill()
+    assert run.returncode != 0
+    assert "another process of this run ended before its time; the checkpoints are whole" in output
+    train(slow)
+    train([*flags(corpus, tmp_path / "whole", *more), "--eval-interval", "1"])
+    close(weights(folder), weights(tmp_path / "whole"))
+
+
+def spoil(rank, steps):
+    """Makes the loss of `rank` alone NaN in the given steps."""
+    from lmfast.training.objectives import NextToken
+
+    real, calls = NextToken.loss, []
+
+    def loss(self, model, inputs, targets):
+        if model.training:
+            calls.append(1)
+        bad = model.training and len(calls) in steps and os.environ["RANK"] == str(rank)
+        return real(self, model, inputs, targets) * (float("nan") if bad else 1.0)
+
+    NextToken.loss = loss
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_is_skipped_on_all(corpus, tmp_path):
+    both = start_ranks(flags(corpus, tmp_path / "run"), tmp_path / "log", setup=partial(spoil, 1, {2, 4}))
+    text = finish(both, tmp_path / "log")[0]
+    assert text.count("1 step(s) not taken: step 2 (epoch 0, rows from tokens") == 1
+    assert text.count("1 step(s) not taken: step 4 (") == 1
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
+    skipped = [m["step"] for m in read_metrics(tmp_path / "run") if "skipped_steps" in m]
+    assert skipped == [2, 4]
+
+
+def test_what_every_rank_finds_wrong_is_told_once(corpus, tmp_path):
+    argv = flags(corpus, tmp_path / "run", "--batch-size", "3")
+    texts = finish(start_ranks(argv, tmp_path / "log"), tmp_path / "log", (2, 2))
+    assert "batch_size 3 cannot be split over 2 processes" in texts[0] and texts[1] == ""
+    texts = finish(start_ranks([*argv, "--lr", "-1"], tmp_path / "log2"), tmp_path / "log2", (2, 2))
+    assert "learning_rate is -1" in texts[0] and texts[1] == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_shares_are_whole_and_in_order():
+    rows = np.arange(8)
+    shares = [Ranks(rank, 4).share(rows) for rank in range(4)]
+    assert np.array_equal(np.concatenate(shares), rows) and {len(share) for share in shares} == {2}
+    assert ALONE.share(rows) is not None and len(ALONE.share(rows)) == 8
+
+
+def test_alone_everything_is_immediate():
+    assert ALONE.any(True) and not ALONE.any(False)
+    assert (
+        ALONE.sum(torch.tensor(3.0)) == 3
+        and ALONE.from_first(lambda: 7) == ALONE.first_then_rest(lambda: 7) == 7
+    )
+    with pytest.raises(UserError, match="no luck"):
+        ALONE.fail("no luck")
+
+
+def test_devices_that_cannot_take_part(monkeypatch):
+    with pytest.raises(UserError, match="MPS trains in one process"):
+        Ranks(0, 2).use_device(torch.device("mps"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(
+        UserError, match="process 2 has no device: this machine has 1; give --nproc-per-node=1"
+    ):
+        Ranks(1, 2, local_rank=1).use_device(torch.device("cuda"))
