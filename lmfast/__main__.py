@@ -14,6 +14,8 @@ COMMANDS = {
         "fetch corpora by name; prepare token files of any text; their statistics",
     ),
     "train": ("lmfast.train", "train a language model on a token file"),
+    "sft": ("lmfast.sft", "teach a base model to answer, from instructions or conversations"),
+    "dpo": ("lmfast.dpo", "teach a model that talks which of two answers is better"),
     "generate": ("lmfast.generate", "continue prompts with a trained model"),
     "flops": ("lmfast.flops", "count a model's parameters, FLOPs, memory and training time"),
     "report": ("lmfast.report", "compare runs on one HTML page"),

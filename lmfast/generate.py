@@ -28,6 +28,10 @@ class GenerateSettings:
     """text to continue; several make a batch. Without one, a text is begun from <|endoftext|>"""
     prompt_file: str | None = None
     """file with one prompt a line; - reads standard input"""
+    chat: bool = False
+    """talk with a model of lmfast.sft or lmfast.dpo: a line from standard input is a turn, /reset forgets, /exit ends"""
+    system: str | None = None
+    """chat: what the model is told before the first turn"""
     max_tokens: int = 256
     """most new tokens for each prompt"""
     temperature: float = 0.8
@@ -57,7 +61,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def generate_text(settings: GenerateSettings) -> None:
     """Loads the run, continues the prompts, prints text and rate. Raises UserError on bad input."""
-    prompts = _prompts(settings)
+    prompts = [] if settings.chat else _prompts(settings)
+    if settings.chat and (settings.prompt or settings.prompt_file is not None):
+        raise UserError(
+            "--chat reads turns from standard input; leave --prompt and --prompt-file out, or --chat"
+        )
+    if settings.system is not None and not settings.chat:
+        raise UserError("--system is for --chat; give both, or neither")
     if settings.max_tokens < 1:
         raise UserError(f"max_tokens is {settings.max_tokens}; it must be at least 1")
     import torch
@@ -73,6 +83,10 @@ def generate_text(settings: GenerateSettings) -> None:
     model, tokenizer, _ = load_run(folder, device=str(device))
     if tokenizer is None:
         raise UserError(f"{folder}: the run has no tokenizer, so text cannot be made; train with --tokenizer")
+    if settings.chat:
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+            _talk(settings, model, tokenizer)
+        return
     stop_id = tokenizer.special_tokens.get("<|endoftext|>")
     ids = [tokenizer.encode(prompt) for prompt in prompts]
     if any(not row for row in ids) and stop_id is None:
@@ -99,6 +113,47 @@ def generate_text(settings: GenerateSettings) -> None:
         f"{folder}: {count} tokens in {seconds:.2f} s, {count / seconds:,.0f} tokens/s {mode} KV cache on {device}",
         file=sys.stderr,
     )
+
+
+def _talk(settings: GenerateSettings, model, tokenizer) -> None:
+    """Answers the lines of standard input until they end. On a terminal each is asked for, with the history kept."""
+    from lmfast.inference.chat import Chat
+
+    def begin() -> Chat:
+        return Chat(
+            model, tokenizer, system=settings.system, max_tokens=settings.max_tokens,
+            temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p, seed=settings.seed,
+            kv_cache=settings.kv_cache,
+        )  # fmt: skip
+
+    talk, asking = begin(), sys.stdin.isatty()
+    while True:
+        if asking:
+            print("> ", end="", file=sys.stderr, flush=True)
+        try:
+            line = sys.stdin.readline()
+        except UnicodeDecodeError as error:
+            raise UserError(f"standard input: not UTF-8 text ({error.reason}); convert it first") from None
+        text = line.strip()
+        if not line or text == "/exit":
+            return
+        if text == "/reset":
+            talk = begin()
+        elif text:
+            known = talk.forgotten
+            try:
+                for piece in talk.say(text):
+                    print(piece, end="", flush=True)
+                print(flush=True)
+            except UserError as error:
+                if not asking:
+                    raise
+                print(f"error: {error}", file=sys.stderr)
+            if talk.forgotten > known:
+                print(
+                    f"(the context is full: the first {talk.forgotten} messages are forgotten)",
+                    file=sys.stderr,
+                )
 
 
 def _split_prompts(argv: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:

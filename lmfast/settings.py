@@ -230,6 +230,23 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def read_model(folder: Path) -> ModelConfig:
+    """The model that a run folder's config.yaml describes, whichever command wrote that."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise UserError(
+            f"{folder}: not a run folder (no config.yaml in it); name one such as runs/quickstart"
+        )
+    try:
+        loaded = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+        loaded = dict(loaded or {})
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    hints = flat_types(ModelConfig)
+    values = {k: _coerce(v, hints[k], f"{path}: {k}") for k, v in loaded.items() if k in hints}
+    return dataclasses.replace(ModelConfig(), **values).resolved()
+
+
 def write_yaml(path: Path, settings: Any) -> None:
     """The inverse of `read_yaml`: flat, in the order of the dataclass, the name of the config file left out."""
     flat = {name: value for name, value in to_flat(settings).items() if name != "config"}

@@ -157,9 +157,12 @@ def test_given_names_resolves_aliases():
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_config_reads(path):
+    from lmfast.dpo import DPOSettings
+    from lmfast.sft import SFTSettings
     from lmfast.training.run import resolve
 
-    settings = replace_flat(TrainSettings(), read_yaml(path, TrainSettings))
+    cls = {"sft": SFTSettings, "dpo": DPOSettings}.get(path.stem, TrainSettings)
+    settings = replace_flat(cls(), read_yaml(path, cls))
     assert resolve(settings, 4096).model.vocab_size
     assert find_config(path.stem) == path
     assert yaml.safe_load(path.read_text())

@@ -6,9 +6,11 @@ however it is cut into forward passes.
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import kernels
+from lmfast.data.packing import positions
 from lmfast.model.transformer import TransformerLM
 
 IGNORE = -100
@@ -38,9 +40,16 @@ class NextToken:
         """How many targets of the batch carry loss."""
         return int((batch[:, 1:] != IGNORE).sum())
 
-    def loss(self, model: TransformerLM, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Summed loss, fp32 scalar."""
-        hidden = model.hidden(inputs)
+    def loss(
+        self,
+        model: TransformerLM,
+        inputs: Tensor,
+        targets: Tensor,
+        positions: Tensor | None = None,
+        document_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Summed loss, fp32 scalar. positions and document_ids, each (rows, context_length), are those of packed rows."""
+        hidden = model.hidden(inputs, positions, document_ids)
         loss_sum, _ = kernels.linear_cross_entropy(
             hidden.flatten(0, 1),
             model.head.weight,
@@ -50,3 +59,114 @@ class NextToken:
             z_loss=self.z_loss if model.training else 0.0,
         )
         return loss_sum
+
+
+class SFT(NextToken):
+    """Supervised fine-tuning: NextToken on packed conversations, of which only the assistant's tokens carry loss."""
+
+    def tensors(self, batch: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """rows (rows, length + 1) of packing.TOKEN → inputs, targets, positions, document_ids (rows, length), int64."""
+        document = batch["document"][:, :-1]
+        targets = np.where(batch["loss"][:, 1:], batch["id"][:, 1:], IGNORE)
+        arrays = (batch["id"][:, :-1], targets, positions(document), document)
+        return tuple(torch.from_numpy(array.astype(np.int64)).to(device) for array in arrays)
+
+    def valid_tokens(self, batch: np.ndarray) -> int:
+        """How many tokens of the batch carry loss."""
+        return int(batch["loss"][:, 1:].sum())
+
+
+class DPO:
+    """Preferences: the chosen answer gains on the rejected one, measured against a reference model.
+
+    With h = (log π/π_ref of the chosen) − (log π/π_ref of the rejected), each log-probability a sum over the answer's
+    tokens, a pair's loss is
+    - sigmoid: −(1 − ε) log σ(βh) − ε log σ(−βh); Rafailov et al. 2023, with ε = label_smoothing the conservative DPO
+      of Mitchell 2023 (the label is wrong with probability ε);
+    - ipo: (h − 1 / 2β)²; Azar et al. 2023, eq. 17.
+    length_normalised: log-probabilities are means over the answer's tokens (as in Tülu 3; TRL's ipo is so as well).
+
+    Rows come in pairs, chosen then rejected; losses are summed over pairs. Rewards are β log π/π_ref.
+    """
+
+    NAMES = (
+        "rewards/chosen",
+        "rewards/rejected",
+        "rewards/accuracies",
+        "rewards/margins",
+        "logps/chosen",
+        "logps/rejected",
+    )
+
+    def __init__(
+        self,
+        beta: float = 0.1,
+        loss_type: str = "sigmoid",
+        label_smoothing: float = 0.0,
+        length_normalised: bool = False,
+        device: torch.device | str = "cpu",
+    ):
+        self.beta, self.loss_type, self.label_smoothing = beta, loss_type, label_smoothing
+        self.length_normalised = length_normalised
+        self.noted = torch.zeros(len(self.NAMES) + 1, device=device)  # sums over pairs, then their number
+
+    def tensors(self, batch: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """rows (2 pairs, length + 1) of packing.TOKEN → inputs, targets (2 pairs, length), reference (2 pairs,) fp32."""
+        targets = np.where(batch["loss"][:, 1:], batch["id"][:, 1:], IGNORE).astype(np.int64)
+        reference = np.ascontiguousarray(batch["reference"][:, 0])
+        inputs = batch["id"][:, :-1].astype(np.int64)
+        return tuple(torch.from_numpy(array).to(device) for array in (inputs, targets, reference))
+
+    def valid_tokens(self, batch: np.ndarray) -> int:
+        """What the summed loss is divided by: the number of pairs."""
+        return len(batch) // 2
+
+    def loss(self, model: TransformerLM, inputs: Tensor, targets: Tensor, reference: Tensor) -> Tensor:
+        """Summed loss of the pairs, fp32 scalar; in training it notes their rewards for `read_metrics`."""
+        losses, numbers = self.pairs(sequence_log_probs(model, inputs, targets), reference, targets)
+        if model.training:
+            self.noted += torch.cat([numbers.sum(1), torch.ones_like(losses).sum()[None]])
+        return losses.sum()
+
+    def pairs(self, log_probs: Tensor, reference: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses (pairs,), and NAMES (6, pairs), of summed log-probabilities (2 pairs,) of model and reference."""
+        if self.length_normalised:
+            length = (targets != IGNORE).sum(1)
+            log_probs, reference = log_probs / length, reference / length
+        gain = log_probs - reference
+        margin = gain[0::2] - gain[1::2]
+        if self.loss_type == "ipo":
+            losses = (margin - 1 / (2 * self.beta)).square()
+        else:
+            right, wrong = F.logsigmoid(self.beta * margin), F.logsigmoid(-self.beta * margin)
+            losses = -(1 - self.label_smoothing) * right - self.label_smoothing * wrong
+        with torch.no_grad():
+            rewards, log_probs = self.beta * gain.detach(), log_probs.detach()
+            chosen, rejected = rewards[0::2], rewards[1::2]
+            better = (chosen > rejected).float()
+            numbers = torch.stack(
+                [chosen, rejected, better, chosen - rejected, log_probs[0::2], log_probs[1::2]]
+            )
+        return losses, numbers
+
+    def read_metrics(self) -> dict[str, float]:
+        """Means of NAMES over the training pairs since the last call."""
+        *sums, count = self.noted.tolist()
+        self.noted.zero_()
+        return {name: value / count for name, value in zip(self.NAMES, sums, strict=True)} if count else {}
+
+
+def sequence_log_probs(model: TransformerLM, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Summed log-probability (rows,) fp32 of each row's targets that are not IGNORE.
+
+    The fused loss is called a row at a time, so that no logits of rows × length × vocabulary are held. Padding stands
+    to the right of what it could disturb.
+    """
+    hidden = model.hidden(inputs)
+    sums = [
+        kernels.linear_cross_entropy(
+            row, model.head.weight, target, ignore_index=IGNORE, softcap=model.config.logit_softcap
+        )[0]
+        for row, target in zip(hidden.unbind(), targets.unbind(), strict=True)
+    ]
+    return -torch.stack(sums)

@@ -71,7 +71,9 @@ class PinnedBuffers:
             self.events[slot].synchronize()
         array = self.arrays[slot]
         if array is None or array.shape != rows.shape or array.dtype != rows.dtype:
-            array = self.arrays[slot] = torch.from_numpy(rows).pin_memory().numpy()
+            # By its bytes: torch knows no arrays of records, which rows of conversations are.
+            plain = torch.from_numpy(np.ascontiguousarray(rows).view(np.uint8))
+            array = self.arrays[slot] = plain.pin_memory().numpy().view(rows.dtype)
         else:
             np.copyto(array, rows)
         return array

@@ -20,10 +20,10 @@ HARMLESS = {
 """settings that may change between a run's stops; the last two only together, with the same product"""
 
 
-def choose_folder(settings: TrainSettings) -> tuple[Path, bool]:
+def choose_folder(settings: TrainSettings, stage: str = "train") -> tuple[Path, bool]:
     """(run folder, whether a run in it is to be gone on with)."""
     if settings.run.out_dir is None:
-        return (newest_run(), True) if settings.run.resume else (new_run_folder(), False)
+        return (newest_run(), True) if settings.run.resume else (new_run_folder(stage), False)
     folder = Path(settings.run.out_dir)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; out_dir must be a folder")
@@ -33,12 +33,12 @@ def choose_folder(settings: TrainSettings) -> tuple[Path, bool]:
     return folder, started
 
 
-def saved_settings(folder: Path) -> TrainSettings:
-    """The settings that a run was started with."""
+def saved_settings(folder: Path, cls: type[TrainSettings] = TrainSettings) -> TrainSettings:
+    """The settings, of class `cls`, that a run was started with."""
     path = folder / "config.yaml"
     if not path.is_file():
         raise UserError(f"{folder}: has checkpoints but no config.yaml; choose another --out-dir")
-    return replace_flat(TrainSettings(), read_yaml(path, TrainSettings))
+    return replace_flat(cls(), read_yaml(path, cls))
 
 
 def refuse_changes(folder: Path, before: TrainSettings, now: TrainSettings) -> None:

@@ -49,6 +49,8 @@ class Task:
     sample: Callable | None = None  # (model, step) → text, figures about it
     tokenizer: Path | None = None
     facts: dict = field(default_factory=dict)  # goes into run.json
+    grows_vocabulary: bool = False  # init_from may know fewer ids than the model
+    measure: Callable[[], dict] | None = None  # what the objective noted since it was asked last
 
 
 def resolve(settings: TrainSettings, vocab_size: int | None) -> TrainSettings:
@@ -139,7 +141,7 @@ def execute(
             torch.manual_seed(settings.run.seed)
             model = TransformerLM(settings.model).to(device)
             if source is not None:
-                run_folder.load_weights(model, source)
+                run_folder.load_weights(model, source, task.grows_vocabulary)
             optimizer = make_optimizer(
                 model,
                 opt.optimizer,
@@ -185,7 +187,8 @@ def execute(
                 and (lambda step: task.sample(model, step) if ranks.is_first else (None, {})),
                 should_stop=lambda: stop.seen,
                 figures=lambda: (
-                    {"recompiles": loss_fn.recompiles} if isinstance(loss_fn, CompiledLoss) else {}
+                    ({"recompiles": loss_fn.recompiles} if isinstance(loss_fn, CompiledLoss) else {})
+                    | (task.measure() if task.measure is not None else {})
                 ),
             )
             plan = _plan(settings, peak * ranks.world_size)
@@ -220,7 +223,7 @@ def _claim(
     if not resuming:
         if settings.run.init_from is not None:
             source = run_folder.find_checkpoint(Path(settings.run.init_from))
-            run_folder.refuse_other_model(source, settings.model)
+            run_folder.refuse_other_model(source, settings.model, task.grows_vocabulary)
         run_folder.refuse_foreign_folder(folder)
     new = not folder.exists()
     held.enter_context(run_folder.lock_run(folder))
@@ -228,7 +231,7 @@ def _claim(
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
     if not resuming:
         return source, None
-    refuse_changes(folder, saved_settings(folder), settings)
+    refuse_changes(folder, saved_settings(folder, type(settings)), settings)
     run_folder.refuse_other_data(folder, task.facts)
     checkpoint = newest_checkpoint(folder / "checkpoints")
     if checkpoint is None:

@@ -17,10 +17,10 @@ from lmfast.files import locked, written_beside
 RUNS = Path("runs")
 
 
-def new_run_folder() -> Path:
-    """runs/train-N with the first N above all that exist."""
-    numbers = [int(m[1]) for p in RUNS.glob("train-*") if (m := re.fullmatch(r"train-(\d+)", p.name))]
-    return RUNS / f"train-{max(numbers, default=0) + 1}"
+def new_run_folder(stage: str = "train") -> Path:
+    """runs/train-N (sft-N, dpo-N) with the first N above all that exist."""
+    numbers = [int(m[1]) for p in RUNS.glob(f"{stage}-*") if (m := re.fullmatch(rf"{stage}-(\d+)", p.name))]
+    return RUNS / f"{stage}-{max(numbers, default=0) + 1}"
 
 
 def newest_run(with_checkpoint: bool = True) -> Path:
@@ -66,17 +66,19 @@ def refuse_other_data(folder: Path, facts: dict) -> None:
         )
 
 
-def refuse_other_model(checkpoint, config) -> None:
+def refuse_other_model(checkpoint, config, may_grow: bool = False) -> None:
     """Raises UserError naming the setting in which a run's model differs from `config`; its start, dropout and context
-    may."""
+    may, and with may_grow its vocabulary may be smaller."""
     path = checkpoint.path.resolve().parent.parent / "config.yaml"
     if not path.is_file():
         return
-    from lmfast.settings import TrainSettings, read_yaml, replace_flat
+    from lmfast.settings import read_model
 
-    there = replace_flat(TrainSettings(), read_yaml(path, TrainSettings)).model.resolved()
+    there = read_model(path.parent)
     for field in dataclasses.fields(config):
         old, new = getattr(there, field.name), getattr(config, field.name)
+        if field.name == "vocab_size" and may_grow and old <= new:
+            continue
         if field.name not in ("dropout", "context_length", "zero_init") and old != new:
             raise UserError(
                 f"{checkpoint.path}: a checkpoint of another model shape: {field.name} is {old} there and {new} here"
@@ -136,14 +138,12 @@ def load_run(folder, device: str = "cpu"):
 
     The newest undamaged checkpoint is taken. The model comes in eval mode, in fp32, on `device`.
     """
-    from lmfast.settings import TrainSettings, read_yaml, replace_flat
+    from lmfast.settings import read_model
     from lmfast.tokenizer.bpe import Tokenizer
 
     checkpoint = find_checkpoint(Path(folder))
     run = checkpoint.path.resolve().parent.parent
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"{run}: not a run folder (no config.yaml in it); name one such as runs/quickstart")
-    config = replace_flat(TrainSettings(), read_yaml(run / "config.yaml", TrainSettings)).model.resolved()
+    config = read_model(run)
     tokenizer = Tokenizer.load(run / "tokenizer") if (run / "tokenizer").is_dir() else None
     return model_of(checkpoint, config, device), tokenizer, config
 
@@ -171,12 +171,18 @@ def model_of(checkpoint, config, device: str = "cpu"):
     return model.eval()
 
 
-def load_weights(model, checkpoint) -> None:
-    """Copies a checkpoint's weights into `model`; raises UserError naming the first tensor that does not fit."""
+def load_weights(model, checkpoint, may_grow: bool = False) -> None:
+    """Copies a checkpoint's weights into `model`; raises UserError naming the first tensor that does not fit.
+
+    may_grow: tables with a row for each id may have fewer rows in the checkpoint; see `_grown`.
+    """
     import torch
 
     tensors = checkpoint.model_tensors()
     own = model.own_tensors()
+    for name in own if may_grow else ():
+        if name == "head.weight" or name.endswith("embedding.weight"):
+            tensors[name] = _grown(tensors[name], len(own[name]))
     for name in [*own, *tensors]:
         if name not in tensors or name not in own or own[name].shape != tensors[name].shape:
             there = tuple(tensors[name].shape) if name in tensors else "absent"
@@ -188,3 +194,14 @@ def load_weights(model, checkpoint) -> None:
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
+
+
+def _grown(rows, count: int):
+    """A table (ids, width) with `count` ids: new rows lie about the mean of the old ones, which leaves the other ids'
+    probabilities nearly as they were (Hewitt 2021), a tenth of their spread apart, so that they can be told."""
+    import torch
+
+    if len(rows) >= count:
+        return rows
+    noise = torch.randn(count - len(rows), rows.shape[1], generator=torch.Generator().manual_seed(0))
+    return torch.cat([rows, (rows.mean(0) + 0.1 * rows.std(0) * noise).to(rows.dtype)])

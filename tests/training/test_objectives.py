@@ -1,10 +1,16 @@
+import math
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
+from lmfast.data.chat import Rendered
+from lmfast.data.packing import pack, pack_row
 from lmfast.model.config import ModelConfig
 from lmfast.model.transformer import TransformerLM
-from lmfast.training.objectives import IGNORE, NextToken
+from lmfast.training.objectives import DPO, IGNORE, SFT, NextToken, sequence_log_probs
 
 CPU = torch.device("cpu")
 
@@ -37,3 +43,150 @@ def test_z_loss_and_softcap_reach_the_kernel_and_z_loss_only_in_training():
         objective.loss(model, inputs, targets), plain + 0.1 * logits.logsumexp(-1).square().sum()
     )
     torch.testing.assert_close(objective.loss(model.eval(), inputs, targets), plain)
+
+
+def packed_and_single(lengths, vocab_size: int = 20, capacity: int = 24):
+    """Random documents packed into rows, and the same documents a row each."""
+    rng = np.random.default_rng(0)
+    documents = [
+        Rendered(rng.integers(0, vocab_size, n).astype(np.int32), rng.random(n) < 0.6) for n in lengths
+    ]
+    return pack(documents, capacity, 0), [pack([document], len(document.ids), 0) for document in documents]
+
+
+def loss_and_gradients(model, objective, batches):
+    model.zero_grad()
+    total = sum(objective.loss(model, *objective.tensors(batch, CPU)) for batch in batches)
+    total.backward()
+    return total.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("changes", [{}, {"qk_norm": True, "num_kv_heads": 1}, {"value_embeddings": True}])
+def test_a_packed_row_teaches_what_its_documents_would_one_by_one(changes):
+    torch.manual_seed(0)
+    shape = {"vocab_size": 20, "context_length": 24, "d_model": 16, "num_layers": 2, "num_heads": 2}
+    model = TransformerLM(ModelConfig(**shape, **changes))
+    packed, single = packed_and_single([9, 7, 12, 5, 3, 8])
+    assert len(packed) == 2 and SFT().valid_tokens(packed) == sum(map(SFT().valid_tokens, single)) > 10
+    loss, gradients = loss_and_gradients(model, SFT(), [packed])
+    expected_loss, expected = loss_and_gradients(model, SFT(), single)
+    torch.testing.assert_close(loss, expected_loss)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-5, msg=name)
+    # The test sees documents that are not kept apart, and positions that are not reset.
+    inputs, targets, positions, _ = SFT().tensors(packed, CPU)
+    assert not torch.isclose(SFT().loss(model, inputs, targets, positions), expected_loss, rtol=1e-4)
+
+
+def test_sft_gives_loss_to_masked_tokens_only():
+    document = Rendered(np.array([5, 6, 7, 8], np.int32), np.array([False, False, True, True]))
+    inputs, targets, positions, documents = SFT().tensors(pack([document, document], 10, 3), CPU)
+    assert inputs.tolist() == [[5, 6, 7, 8, 5, 6, 7, 8, 3]]
+    assert targets.tolist() == [[IGNORE, 7, 8, IGNORE, IGNORE, 7, 8, IGNORE, IGNORE]]
+    assert positions.tolist() == [[0, 1, 2, 3, 0, 1, 2, 3, 0]]
+    assert documents.tolist() == [[0, 0, 0, 0, 1, 1, 1, 1, 2]]
+
+
+def pairs_of(objective, log_probs, reference, lengths=(2, 2, 2, 2)):
+    targets = torch.full((4, 3), IGNORE)
+    for row, length in enumerate(lengths):
+        targets[row, :length] = 1
+    return objective.pairs(torch.tensor(log_probs), torch.tensor(reference), targets)
+
+
+def test_dpo_losses_by_hand():
+    # Two pairs (chosen, rejected, chosen, rejected): gains (2, -1) and (-3, 1), margins 3 and -4.
+    log_probs, reference = [-4.0, -9.0, -8.0, -5.0], [-6.0, -8.0, -5.0, -6.0]
+    losses, numbers = pairs_of(DPO(beta=0.5), log_probs, reference)
+    # -log σ(1.5) = log(1 + e^-1.5), -log σ(-2) = log(1 + e^2)
+    torch.testing.assert_close(losses, torch.tensor([0.2014133, 2.1269280]))
+    expected = {
+        "rewards/chosen": [1.0, -1.5],
+        "rewards/rejected": [-0.5, 0.5],
+        "rewards/accuracies": [1.0, 0.0],
+        "rewards/margins": [1.5, -2.0],
+        "logps/chosen": [-4.0, -8.0],
+        "logps/rejected": [-9.0, -5.0],
+    }
+    for name, row in zip(DPO.NAMES, numbers, strict=True):
+        assert row.tolist() == expected[name], name
+    # Conservative DPO: 0.9 · 0.2014133 + 0.1 · log(1 + e^1.5), 0.9 · 2.1269280 + 0.1 · log(1 + e^-2)
+    losses, _ = pairs_of(DPO(beta=0.5, label_smoothing=0.1), log_probs, reference)
+    torch.testing.assert_close(losses, torch.tensor([0.3514133, 1.9269280]))
+    # IPO: (3 - 1)², (-4 - 1)²
+    losses, _ = pairs_of(DPO(beta=0.5, loss_type="ipo"), log_probs, reference)
+    assert losses.tolist() == [4.0, 25.0]
+    # Means over 2, 1, 3 and 2 tokens: gains 1, -1, -1, 0.5, margins 2, -1.5
+    losses, numbers = pairs_of(DPO(beta=0.5, length_normalised=True), log_probs, reference, (2, 1, 3, 2))
+    torch.testing.assert_close(losses, torch.tensor([0.3132617, 1.1368710]))
+    torch.testing.assert_close(numbers[4], torch.tensor([-2.0, -8 / 3]))
+
+
+def test_dpo_agrees_with_trl():
+    trainer = pytest.importorskip("trl").DPOTrainer
+    torch.manual_seed(0)
+    log_probs, reference = -10 * torch.rand(8), -10 * torch.rand(8)
+    targets = torch.ones(8, 3, dtype=torch.int64)
+    for smoothing in (0.0, 0.2):
+        stand_in = SimpleNamespace(
+            beta=0.3, label_smoothing=smoothing, loss_type="sigmoid", reference_free=False,
+            f_divergence_type="reverse_kl", accelerator=SimpleNamespace(device="cpu"),
+        )  # fmt: skip
+        if not hasattr(trainer, "dpo_loss"):
+            pytest.skip("this TRL computes its loss inside the trainer")
+        theirs = trainer.dpo_loss(
+            stand_in, log_probs[0::2], log_probs[1::2], reference[0::2], reference[1::2]
+        )[0]
+        losses, _ = DPO(0.3, label_smoothing=smoothing).pairs(log_probs, reference, targets)
+        torch.testing.assert_close(losses, theirs)
+
+
+def preference_batch(vocab_size=20, pairs=3):
+    rng = np.random.default_rng(1)
+    rows = []
+    for _ in range(2 * pairs):
+        n = int(rng.integers(4, 9))
+        loss = np.arange(n) >= 3
+        rows.append(pack_row([Rendered(rng.integers(0, vocab_size, n).astype(np.int32), loss)], 9, 0))
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_sequence_log_probs_are_sums_over_the_answers_tokens(softcap):
+    torch.manual_seed(0)
+    shape = {"vocab_size": 20, "context_length": 8, "d_model": 16, "num_layers": 1, "num_heads": 2}
+    model = TransformerLM(ModelConfig(**shape, logit_softcap=softcap))
+    batch = preference_batch()
+    inputs, targets, _ = DPO().tensors(batch, CPU)
+    found = sequence_log_probs(model, inputs, targets)
+    log_probs = model(inputs).log_softmax(-1)
+    for row in range(len(batch)):
+        expected = sum(
+            log_probs[row, at, batch["id"][row, at + 1]] for at in range(8) if batch["loss"][row, at + 1]
+        )
+        torch.testing.assert_close(found[row], expected)
+
+
+def test_dpo_starts_at_log_2_notes_rewards_and_moves_the_right_way():
+    torch.manual_seed(0)
+    model = TransformerLM(ModelConfig(vocab_size=20, context_length=8, d_model=16, num_layers=1, num_heads=2))
+    batch, objective = preference_batch(), DPO(beta=0.5)
+    with torch.no_grad():
+        inputs, targets, _ = objective.tensors(batch, CPU)
+        batch["reference"] = sequence_log_probs(model, inputs, targets).numpy()[:, None]
+    assert objective.valid_tokens(batch) == 3 and objective.read_metrics() == {}
+    loss = objective.loss(model.train(), *objective.tensors(batch, CPU))
+    torch.testing.assert_close(loss, torch.tensor(3 * math.log(2)))
+    assert objective.read_metrics()["rewards/margins"] == pytest.approx(0, abs=1e-5)
+    loss.backward()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight -= 0.05 * weight.grad
+    objective.loss(model, *objective.tensors(batch, CPU))
+    found = objective.read_metrics()
+    assert found["rewards/margins"] > 0.01
+    assert found["rewards/margins"] == pytest.approx(
+        found["rewards/chosen"] - found["rewards/rejected"], abs=1e-5
+    )
+    objective.loss(model.eval(), *objective.tensors(batch, CPU))
+    assert objective.read_metrics() == {}  # evaluation notes nothing

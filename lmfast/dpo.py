@@ -1,0 +1,263 @@
+"""python -m lmfast.dpo: teach a model that talks which of two answers is the better one.
+
+The training loop, its settings and its run folder are lmfast.train's; this command adds preferences, and a reference:
+the model it starts from, whose log-probabilities are computed once and kept in the run folder.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from lmfast.errors import UserError, exit_on_user_error
+from lmfast.settings import DataSettings, OptimizerSettings, TrainSettings, parse
+
+
+@dataclass(frozen=True)
+class PreferenceData(DataSettings):
+    """What is read."""
+
+    train_data_path: Annotated[str | None, tyro.conf.arg(aliases=["--train-data"])] = None
+    """.json or .jsonl of preferences: prompt, chosen, rejected, as strings or messages"""
+    val_data_path: Annotated[str | None, tyro.conf.arg(aliases=["--val-data"])] = None
+    """preferences to evaluate on; instead of held_out"""
+    tokenizer: str | None = None
+    """not used: the tokenizer is that of init_from"""
+    skip_bad: bool = False
+    """leave bad records out and count them, instead of stopping at the first"""
+    held_out: int = 100
+    """prompts, picked by hash as lmfast.sft does, that are evaluated on and never trained on"""
+    epochs: float = 1.0
+    """times the data is seen, where neither max_iters nor total_tokens nor max_minutes says how long to train"""
+
+
+@dataclass(frozen=True)
+class PreferenceLoss:
+    """Direct preference optimisation."""
+
+    beta: float = 0.1
+    """how strongly the model is held to the reference; larger is stronger"""
+    loss_type: Literal["sigmoid", "ipo"] = "sigmoid"
+    """sigmoid (DPO), or the squared distance of the margin to 1 / (2 beta) (IPO)"""
+    label_smoothing: float = 0.0
+    """sigmoid: probability that a preference is the wrong way round (conservative DPO)"""
+    length_normalised: bool = False
+    """log-probabilities a token instead of sums over the answer"""
+    reference_cache: str | None = None
+    """file of the reference model's log-probabilities, to be shared between runs; RUN/reference.npz when not set"""
+
+
+@dataclass(frozen=True)
+class DPOSettings(TrainSettings):
+    """Teach a model that talks which of two answers is better: direct preference optimisation."""
+
+    data: PreferenceData = field(default_factory=PreferenceData)
+    preference: PreferenceLoss = field(default_factory=PreferenceLoss)
+    optimizer: OptimizerSettings = field(
+        default_factory=lambda: OptimizerSettings(
+            batch_size=8, learning_rate=1e-5, warmup_iters=10, weight_decay=0.0
+        )
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else list(argv)
+    with exit_on_user_error():
+        if not dpo(argv):
+            sys.exit(130)
+
+
+def dpo(argv: Sequence[str]) -> bool:
+    """Runs the training that a command line describes; returns False when it was stopped before its end."""
+    if {"-h", "--help"} & set(argv):
+        parse(DPOSettings, argv, "lmfast dpo")
+    import torch
+
+    from lmfast.data.packing import RowBatches
+    from lmfast.inference.decode import generate
+    from lmfast.training.objectives import DPO
+    from lmfast.training.post_training import (
+        answer_sampler,
+        chat_tokenizer,
+        digest,
+        settings_of,
+        steps_for_epochs,
+    )
+    from lmfast.training.run import Task, execute, resolve
+
+    settings, folder, resuming, run = settings_of(DPOSettings, argv, "dpo")
+    _check(settings.preference)
+    tokenizer, tokenizer_path = chat_tokenizer(run, folder, may_add=False)
+    device = torch.device(settings.run.device)
+    pairs, held, prompts, hashes = _pairs(settings, tokenizer, run)
+    settings = resolve(steps_for_epochs(settings, len(pairs)), tokenizer.vocab_size)
+    print(
+        f"{settings.data.train_data_path}: {len(pairs):,} pairs of up to {pairs.shape[-1]} tokens; {len(held):,} held out"
+    )
+    loss = settings.preference
+    objective = DPO(loss.beta, loss.loss_type, loss.label_smoothing, loss.length_normalised, device)
+    reference = _Reference(
+        settings, folder, resuming, {"train": digest(pairs), "held_out": digest(held)}, device
+    )
+
+    def make_batches(pairs_a_step, context_length, seed):
+        reference.fill(pairs, held)
+        return RowBatches(pairs, pairs_a_step, seed)
+
+    task = Task(
+        objective=objective,
+        make_batches=make_batches,
+        make_evaluate=_make_evaluate(held) if len(held) else None,
+        sample=answer_sampler(tokenizer, prompts[:3], generate) if prompts else None,
+        tokenizer=tokenizer_path,
+        facts={
+            "stage": "dpo",
+            "train_data": {"pairs": len(pairs), "sha256": digest(pairs)},
+            "held_out": hashes,
+            "reference_model": reference.model_key,
+        },
+        measure=objective.read_metrics,
+    )
+    return execute(settings, task, folder, resuming, device)
+
+
+def _check(loss: PreferenceLoss) -> None:
+    if not 0 < loss.beta < float("inf"):
+        raise UserError(f"beta is {loss.beta}; it must be a number greater than 0")
+    if not 0 <= loss.label_smoothing < 0.5:
+        raise UserError(f"label_smoothing is {loss.label_smoothing}; it must be at least 0 and below 0.5")
+    if loss.label_smoothing and loss.loss_type == "ipo":
+        raise UserError("label_smoothing with loss_type ipo has no meaning; leave one of them out")
+
+
+def _pairs(settings: DPOSettings, tokenizer, run: Path):
+    """(training pairs, held-out pairs (n, 2, length) of TOKEN, held-out prompts, hashes of prompts kept out)."""
+    from lmfast.data.chat_records import read_preferences
+    from lmfast.data.packing import hold_out, prompt_hash
+    from lmfast.training.post_training import tell_skipped, trained_on
+    from lmfast.training.preference_rows import pair_rows
+
+    data = settings.data
+
+    def read(path):
+        found, bad = read_preferences(path, data.skip_bad)
+        tell_skipped(path, bad)
+        return found
+
+    training = read(data.train_data_path)
+    if data.val_data_path is not None:
+        held, hashes = read(data.val_data_path), set()
+    else:
+        keys = [prompt_hash(pair.prompt) for pair in training]
+        hashes = hold_out(keys, data.held_out)
+        held = [pair for pair, key in zip(training, keys, strict=True) if key in hashes]
+        training = [pair for pair, key in zip(training, keys, strict=True) if key not in hashes]
+    if seen := trained_on(run, hashes):
+        print(f"{run}: {seen} of the {len(hashes)} held-out prompts may have been trained on there")
+    rows, held_rows = pair_rows(
+        training, held, tokenizer, settings.model.context_length + 1, data.train_data_path
+    )
+    return rows, held_rows, [pair.prompt for pair in held], sorted(hashes)
+
+
+class _Reference:
+    """The reference model's log-probabilities of all pairs: from the file if it is there, else computed and kept."""
+
+    def __init__(self, settings: DPOSettings, folder: Path, resuming: bool, data: dict, device):
+        from lmfast.files import check_writable
+        from lmfast.training.reference import model_key
+        from lmfast.training.run_folder import find_checkpoint, read_facts
+
+        self.settings, self.device, self.source = settings, device, None
+        named = settings.preference.reference_cache
+        self.path = Path(named) if named is not None else folder / "reference.npz"
+        if named is not None:
+            check_writable(self.path)
+        if resuming:
+            self.model_key = read_facts(folder).get("reference_model")
+        else:
+            self.source = find_checkpoint(Path(settings.run.init_from))
+            self.model_key = model_key(self.source)
+            if named is None:
+                self.path.unlink(missing_ok=True)  # remains of a run that never reached a checkpoint
+        facts = {"length": settings.model.context_length, "bf16": settings.run.bf16}
+        self.key = {"model": self.model_key, "data": data, "settings": facts}
+        self.fill_from_file = self._load() if named is not None else None
+
+    def _load(self):
+        from lmfast.training.reference import load_reference
+
+        return load_reference(self.path, self.key)
+
+    def fill(self, *parts) -> None:
+        """Writes the numbers into `reference` of each part's rows."""
+        import numpy as np
+
+        from lmfast.training.reference import compute_reference, model_key, save_reference
+        from lmfast.training.run_folder import find_checkpoint, model_of
+
+        found = self._load()
+        if found is None:
+            source = self.source or find_checkpoint(Path(self.settings.run.init_from))
+            if model_key(source) != self.model_key:
+                raise UserError(
+                    f"{source.path}: no longer the weights that the run began with, and {self.path} is gone; put one back"
+                )
+            model = model_of(source, self.settings.model, self.device)
+            batch = self.settings.optimizer.batch_size
+            found = np.concatenate(
+                [
+                    compute_reference(model, part, batch, self.device, self.settings.run.bf16)
+                    for part in parts
+                    if len(part)
+                ]
+            )
+            save_reference(self.path, self.key, found)
+        at = 0
+        for part in parts:
+            part["reference"] = found[at : at + len(part), :, None]
+            at += len(part)
+
+
+def _make_evaluate(held):
+    """The loss and the rewards on held-out pairs, `val_` before their names, and how far the chosen answers' own
+    log-probability has moved from the reference's, as a share of it."""
+
+    def prepare(model, objective, settings, device, ranks):
+        import torch
+
+        from lmfast.data.packing import in_order
+        from lmfast.training.objectives import sequence_log_probs
+
+        @torch.no_grad()
+        def evaluate() -> dict[str, float]:
+            model.eval()
+            loss, numbers, before = 0.0, 0.0, 0.0
+            batches = in_order(held, settings.optimizer.batch_size)
+            batches = batches[: settings.logging.eval_batches or len(batches)]
+            for batch in batches:
+                inputs, targets, reference = objective.tensors(batch, device)
+                with torch.autocast(device.type, torch.bfloat16, enabled=settings.run.bf16):
+                    log_probs = sequence_log_probs(model, inputs, targets)
+                losses, found = objective.pairs(log_probs, reference, targets)
+                lengths = (targets != -100).sum(1) if objective.length_normalised else 1
+                loss, numbers = loss + losses.sum(), numbers + found.sum(1)
+                before = before + (reference / lengths)[0::2].sum()
+            count = sum(len(batch) // 2 for batch in batches)
+            metrics = {"val_loss": float(loss) / count}
+            means = (numbers / count).tolist()
+            metrics |= {f"val_{name}": value for name, value in zip(objective.NAMES, means, strict=True)}
+            before = float(before) / count
+            metrics["val_logps/chosen_change"] = (metrics["val_logps/chosen"] - before) / abs(before)
+            return metrics
+
+        return evaluate
+
+    return prepare
+
+
+if __name__ == "__main__":
+    main()

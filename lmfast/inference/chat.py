@@ -1,0 +1,91 @@
+"""Talking with a model: turns in, streamed answers out, the history kept.
+
+In: a model and a tokenizer with the chat's special tokens, and lines of what the user says. Each turn is rendered as in
+training (lmfast/data/chat.py) and answered until <|end|>, <|endoftext|> or max_tokens. A history that leaves no room for
+an answer loses its oldest turns, the system message never. Refused: a tokenizer without the chat's tokens, and a
+message that alone fills the context.
+"""
+
+from collections.abc import Iterator
+
+from lmfast.data.batches import derive_seed
+from lmfast.data.chat import BOS, END, has_chat_tokens, render_prompt
+from lmfast.data.chat_records import Message
+from lmfast.errors import UserError
+from lmfast.inference.decode import stream
+
+
+class Chat:
+    """A conversation with `model`; `history` is what has been said."""
+
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        *,
+        system: str | None = None,
+        max_tokens: int = 256,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = 0.95,
+        seed: int = 0,
+        kv_cache: bool = True,
+    ):
+        if not has_chat_tokens(tokenizer):
+            raise UserError(
+                "the model has not learnt to talk (its tokenizer has no <|user|>); run lmfast.sft on it first"
+            )
+        self.model, self.tokenizer = model, tokenizer
+        self.max_tokens, self.seed = max_tokens, seed
+        self.sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "kv_cache": kv_cache}
+        self.stops = {tokenizer.special_tokens[END], tokenizer.special_tokens[BOS]}
+        self.history: list[Message] = [Message("system", system)] if system else []
+        self.turns = 0
+        self.forgotten = 0
+        """messages that no longer fitted into the context"""
+
+    def say(self, text: str) -> Iterator[str]:
+        """Yields the answer piece by piece as it is made; then both turns are in the history.
+
+        Raises UserError, and leaves the history as it was, where the message is longer than the context.
+        """
+        before = list(self.history)
+        self.history.append(Message("user", text))
+        try:
+            prompt = self._prompt()
+        except UserError:
+            self.history = before
+            raise
+        self.turns += 1
+        answer = []
+        for piece in self.tokenizer.decode_stream(self._ids(prompt)):
+            answer.append(piece)
+            yield piece
+        self.history.append(Message("assistant", "".join(answer)))
+
+    def _prompt(self) -> list[int]:
+        """The history's ids, with room for an answer in the context; half of the context is room enough."""
+        context = self.model.config.context_length
+        limit = context - min(self.max_tokens, context // 2)
+        first = 1 if self.history[0].role == "system" else 0
+        while len(prompt := render_prompt(self.history, self.tokenizer)) > limit:
+            if len(self.history) - first <= 1:
+                raise UserError(
+                    f"a message of {len(prompt)} tokens leaves no room for an answer in a context of {context}; shorten it"
+                )
+            # An answer goes with what it answered.
+            count = 2 if self.history[first + 1].role == "assistant" else 1
+            del self.history[first : first + count]
+            self.forgotten += count
+        return prompt
+
+    def _ids(self, prompt: list[int]) -> Iterator[int]:
+        room = self.model.config.context_length - len(prompt)
+        seed = derive_seed(self.seed, self.turns)
+        steps = stream(
+            self.model, [prompt], min(self.max_tokens, room), seed=seed, stop_id=None, **self.sampling
+        )
+        for (token,) in steps:
+            if token in self.stops:
+                return
+            yield token

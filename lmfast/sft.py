@@ -1,0 +1,146 @@
+"""python -m lmfast.sft: teach a base model to answer, from instructions or conversations.
+
+The training loop, its settings and its run folder are lmfast.train's; this command adds the data and the chat's tokens.
+"""
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from lmfast.errors import exit_on_user_error
+from lmfast.settings import DataSettings, OptimizerSettings, TrainSettings, parse
+
+
+@dataclass(frozen=True)
+class ConversationData(DataSettings):
+    """What is read."""
+
+    train_data_path: Annotated[str | None, tyro.conf.arg(aliases=["--train-data"])] = None
+    """.json or .jsonl of instructions (Alpaca), messages, or ShareGPT conversations"""
+    val_data_path: Annotated[str | None, tyro.conf.arg(aliases=["--val-data"])] = None
+    """records to evaluate on; instead of held_out"""
+    tokenizer: str | None = None
+    """not used: the tokenizer is that of init_from, with the chat's special tokens"""
+    format: Literal["auto", "alpaca", "messages", "sharegpt"] = "auto"
+    """form of the records; found out for each record when not set"""
+    skip_bad: bool = False
+    """leave bad records out and count them, instead of stopping at the first"""
+    held_out: int = 100
+    """prompts, picked by hash, that are evaluated on and never trained on"""
+    packing: bool = True
+    """several conversations in a row, kept apart; --no-packing gives each a row of its own"""
+    epochs: float = 3.0
+    """times the data is seen, where neither max_iters nor total_tokens nor max_minutes says how long to train"""
+
+
+@dataclass(frozen=True)
+class SFTSettings(TrainSettings):
+    """Teach a base model to answer: supervised fine-tuning on conversations."""
+
+    data: ConversationData = field(default_factory=ConversationData)
+    optimizer: OptimizerSettings = field(
+        default_factory=lambda: OptimizerSettings(batch_size=8, learning_rate=3e-4, warmup_iters=10)
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else list(argv)
+    with exit_on_user_error():
+        if not sft(argv):
+            sys.exit(130)
+
+
+def sft(argv: Sequence[str]) -> bool:
+    """Runs the fine-tuning that a command line describes; returns False when it was stopped before its end."""
+    if {"-h", "--help"} & set(argv):
+        parse(SFTSettings, argv, "lmfast sft")
+    from lmfast.training.post_training import chat_tokenizer, settings_of
+
+    settings, folder, resuming, run = settings_of(SFTSettings, argv, "sft")
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer, path = chat_tokenizer(run, Path(scratch) / "tokenizer", may_add=True)
+        return _run(settings, folder, resuming, tokenizer, path)
+
+
+def _run(settings: SFTSettings, folder: Path, resuming: bool, tokenizer, tokenizer_path: Path) -> bool:
+    import torch
+
+    from lmfast.data.chat import BOS
+    from lmfast.data.packing import RowBatches, in_order, pack
+    from lmfast.inference.decode import generate
+    from lmfast.training.evaluation import evaluate
+    from lmfast.training.objectives import SFT
+    from lmfast.training.post_training import answer_sampler, digest, steps_for_epochs
+    from lmfast.training.run import Task, execute, resolve
+
+    length = settings.model.context_length + 1
+    training, held, prompts, held_hashes = _documents(settings, tokenizer, length)
+    pad = tokenizer.special_tokens[BOS]
+    rows = pack(training, length, pad, settings.data.packing)
+    settings = steps_for_epochs(settings, len(rows))
+    settings = resolve(settings, tokenizer.vocab_size)
+    loss_tokens = sum(int(document.loss.sum()) for document in training)
+    fill = sum(len(document.ids) for document in training) / rows.size
+    print(
+        f"{settings.data.train_data_path}: {len(training):,} conversations in {len(rows):,} rows of {length} tokens "
+        f"({fill:.0%} filled, {loss_tokens:,} tokens with loss); {len(held):,} held out"
+    )
+    held_rows = pack(held, length, pad, settings.data.packing) if held else None
+
+    def make_evaluate(model, objective, settings, device, ranks):
+        batches = in_order(held_rows, settings.optimizer.batch_size)
+        if settings.logging.eval_batches:
+            batches = batches[: settings.logging.eval_batches]
+        return lambda: evaluate(model, objective, batches, device, settings.run.bf16, None, ranks)
+
+    task = Task(
+        objective=SFT(settings.optimizer.z_loss),
+        make_batches=lambda rows_a_step, context_length, seed: RowBatches(rows, rows_a_step, seed),
+        make_evaluate=make_evaluate if held else None,
+        sample=answer_sampler(tokenizer, prompts[:3], generate) if prompts else None,
+        tokenizer=tokenizer_path,
+        facts={
+            "stage": "sft",
+            "train_data": {"conversations": len(training), "sha256": digest(rows)},
+            "held_out": held_hashes,
+        },
+        grows_vocabulary=True,
+    )
+    return execute(settings, task, folder, resuming, torch.device(settings.run.device))
+
+
+def _documents(settings: SFTSettings, tokenizer, length: int):
+    """(training documents, held-out documents, held-out prompts, hashes of prompts kept out of training)."""
+    from lmfast.data.chat import render
+    from lmfast.data.chat_records import read_conversations
+    from lmfast.data.packing import hold_out, prompt_hash
+    from lmfast.training.post_training import cut, tell_skipped
+
+    data = settings.data
+
+    def read(path):
+        talks, bad = read_conversations(path, data.format, data.skip_bad)
+        tell_skipped(path, bad)
+        return talks
+
+    talks = read(data.train_data_path)
+    if data.val_data_path is not None:
+        held_talks, held = read(data.val_data_path), set()
+    else:
+        hashes = [prompt_hash(talk[:-1]) for talk in talks]
+        held = hold_out(hashes, data.held_out)
+        held_talks = [talk for talk, key in zip(talks, hashes, strict=True) if key in held]
+        talks = [talk for talk, key in zip(talks, hashes, strict=True) if key not in held]
+    training = cut([render(talk, tokenizer) for talk in talks], length, data.train_data_path)
+    kept = cut([render(talk, tokenizer) for talk in held_talks], length, "held out") if held_talks else []
+    prompts = [talk[:-1] for talk in held_talks]
+    return [d for d in training if d], [d for d in kept if d], prompts, sorted(held)
+
+
+if __name__ == "__main__":
+    main()

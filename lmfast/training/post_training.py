@@ -1,0 +1,143 @@
+"""What supervised fine-tuning and preference training share: the model they start from, its tokenizer with the chat's
+tokens, the prompts they keep out of training, and what they say about the data.
+"""
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from lmfast.data.chat import END, Rendered, add_chat_tokens, has_chat_tokens, render_prompt, truncate
+from lmfast.data.chat_records import Message
+from lmfast.errors import UserError
+from lmfast.model.device import pick_device
+from lmfast.settings import TrainSettings, parse, read_model, replace_flat, to_flat
+from lmfast.training.resume import choose_folder, saved_settings
+from lmfast.training.run_folder import find_checkpoint, read_facts
+
+T = TypeVar("T", bound=TrainSettings)
+
+
+def settings_of(cls: type[T], argv: Sequence[str], stage: str) -> tuple[T, Path, bool, Path]:
+    """(settings with the base's model and whole paths, run folder, whether a run in it goes on, folder of the base).
+
+    Of a run that goes on, the base is the run itself: it has the tokenizer, and the weights are not read again.
+    """
+    settings = parse(cls, argv, f"lmfast {stage}")
+    folder, resuming = choose_folder(settings, stage)
+    if resuming:
+        if (there := read_facts(folder).get("stage", "train")) != stage:
+            raise UserError(f"{folder}: is a run of lmfast.{there}; go on there, or choose another --out-dir")
+        settings, run = parse(cls, argv, f"lmfast {stage}", base=saved_settings(folder, cls)), folder
+    else:
+        run = base_run(settings.run.init_from, stage)
+        model = replace(read_model(run), vocab_size=None)
+        settings = parse(cls, argv, f"lmfast {stage}", base=replace(cls(), model=model))
+    if settings.data.tokenizer is not None:
+        raise UserError(
+            f"tokenizer is {settings.data.tokenizer}; {stage} takes that of --init-from, leave --tokenizer out"
+        )
+    if settings.data.train_data_path is None:
+        raise UserError("train_data_path is not set; name a file of records with --train-data")
+    # Where a run lies is not part of what it is.
+    changes = {"out_dir": None, "resume": False, "device": pick_device(settings.run.device).type}
+    for name in ("train_data_path", "val_data_path", "init_from"):
+        if (path := to_flat(settings)[name]) is not None:
+            changes[name] = os.path.abspath(path)
+    return replace_flat(settings, changes), folder, resuming, run
+
+
+def steps_for_epochs(settings: T, items: int) -> T:
+    """The settings with max_iters from `epochs` over `items` rows, where nothing else says how long to train."""
+    opt, epochs = settings.optimizer, settings.data.epochs
+    if not (epochs > 0 and math.isfinite(epochs)):
+        raise UserError(f"epochs is {epochs}; it must be a number greater than 0")
+    if opt.max_iters is not None or opt.total_tokens is not None or opt.max_minutes is not None:
+        return settings
+    a_step = max(1, opt.batch_size * opt.grad_accumulation)
+    return replace_flat(settings, {"max_iters": math.ceil(epochs * items / a_step)})
+
+
+def base_run(init_from: str | None, stage: str) -> Path:
+    """The run folder whose weights a stage starts from."""
+    if init_from is None:
+        raise UserError(
+            f"init_from is not set; name the run that {stage} starts from, such as --init-from runs/train-1"
+        )
+    return find_checkpoint(Path(init_from)).path.resolve().parent.parent
+
+
+def chat_tokenizer(run: Path, folder: Path, may_add: bool):
+    """(tokenizer of a run with the chat's tokens, where it is saved). New ones are saved to `folder`."""
+    from lmfast.tokenizer.bpe import Tokenizer
+
+    if not (run / "tokenizer").is_dir():
+        raise UserError(f"{run}: the run has no tokenizer; train it with --tokenizer")
+    tokenizer = Tokenizer.load(run / "tokenizer")
+    if has_chat_tokens(tokenizer):
+        return tokenizer, run / "tokenizer"
+    if not may_add:
+        raise UserError(f"{run}: has not learnt to talk (no chat tokens); start from a run of lmfast.sft")
+    tokenizer = add_chat_tokens(tokenizer)
+    tokenizer.save(folder)
+    return Tokenizer.load(folder), folder
+
+
+def cut(documents: Sequence[Rendered], length: int, what: str) -> list[Rendered | None]:
+    """Each document within `length` tokens, None where no loss would be left; one line tells how many were changed.
+
+    Raises UserError where nothing is left at all.
+    """
+    kept = [truncate(document, length) for document in documents]
+    gone = sum(document is None for document in kept)
+    short = sum(k is not None and len(k.ids) < len(d.ids) for k, d in zip(kept, documents, strict=True))
+    if gone == len(kept):
+        raise UserError(
+            f"{what}: no record has an answer within {length - 1} tokens of context; raise --context-length"
+        )
+    if gone or short:
+        print(
+            f"{what}: longer than {length - 1} tokens: {short} answers cut short, {gone} records left out (no answer)"
+        )
+    return kept
+
+
+def tell_skipped(path, bad: dict[str, int]) -> None:
+    """One line about the bad records that --skip-bad left out."""
+    if bad:
+        reason = max(bad, key=bad.get)
+        print(f"{path}: {sum(bad.values())} bad records skipped (most often: one that {reason})")
+
+
+def trained_on(run: Path, held_out: set[str]) -> int:
+    """How many of these prompts a run's record of held-out prompts does not name; 0 where it keeps none."""
+    before = read_facts(run).get("held_out")
+    return len(held_out - set(before)) if before else 0
+
+
+def digest(rows: np.ndarray) -> str:
+    """sha256 of what is trained on."""
+    named = [np.ascontiguousarray(rows[name]).tobytes() for name in ("id", "loss", "document")]
+    return hashlib.sha256(b"".join(named)).hexdigest()
+
+
+def answer_sampler(tokenizer, prompts: Sequence[Sequence[Message]], generate: Callable):
+    """(model, step) → the model's likeliest answers to a few prompts; generate is lmfast.inference.decode's."""
+    stop = tokenizer.special_tokens[END]
+
+    def sample(model, step: int) -> tuple[str, dict[str, float]]:
+        model.eval()
+        ids = [render_prompt(prompt, tokenizer) for prompt in prompts]
+        new = generate(model, ids, min(128, model.config.context_length), temperature=0.0, stop_id=stop)
+        told = []
+        for prompt, answer in zip(prompts, new, strict=True):
+            asked = "\n".join(f"{message.role}: {message.content}" for message in prompt)
+            told.append(f"{asked}\nassistant: {tokenizer.decode(answer)}")
+        return "\n\n".join(told), {}
+
+    return sample

@@ -1,0 +1,49 @@
+"""Preferences → pairs of rows, (n, 2, length) of packing.TOKEN: the chosen answer, then the rejected one.
+
+Answers are cut at the context's end; a pair of which either answer is then without loss, or whose answers are then
+equal, teaches nothing and is left out, and a line says how many. `length` is the longest row's.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lmfast.data.chat import BOS, render_answer
+from lmfast.data.chat_records import Preference
+from lmfast.data.packing import TOKEN, pack_row
+from lmfast.errors import UserError
+from lmfast.training.post_training import cut
+
+
+def pair_rows(
+    training: Sequence[Preference], held: Sequence[Preference], tokenizer, limit: int, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of both parts, of one length of at most `limit`. Raises UserError where nothing is left to train on."""
+    found = [
+        _cut_pairs(part, tokenizer, limit, what) for part, what in ((training, name), (held, "held out"))
+    ]
+    if not found[0]:
+        raise UserError(f"{name}: no pair is left to train on; raise --context-length")
+    length = max(len(row.ids) for part in found for pair in part for row in pair)
+    pad = tokenizer.special_tokens[BOS]
+    empty = np.zeros((0, 2, length), TOKEN)
+    rows = [[np.stack([pack_row([row], length, pad) for row in pair]) for pair in part] for part in found]
+    return tuple(np.stack(part) if part else empty for part in rows)
+
+
+def _cut_pairs(pairs: Sequence[Preference], tokenizer, limit: int, what: str) -> list[tuple]:
+    if not pairs:
+        return []
+    chosen = cut(
+        [render_answer(pair.prompt, pair.chosen, tokenizer) for pair in pairs], limit, f"{what}, chosen"
+    )
+    rejected = cut(
+        [render_answer(pair.prompt, pair.rejected, tokenizer) for pair in pairs], limit, f"{what}, rejected"
+    )
+    whole = [(a, b) for a, b in zip(chosen, rejected, strict=True) if a is not None and b is not None]
+    kept = [(a, b) for a, b in whole if not np.array_equal(a.ids, b.ids)]
+    if len(kept) < len(whole):
+        print(
+            f"{what}: {len(whole) - len(kept)} pairs left out, their answers are equal as far as the context goes"
+        )
+    return kept

@@ -1,0 +1,65 @@
+"""Log-probabilities of the reference model, computed once and kept in a file.
+
+In: rows in pairs, (pairs, 2, length) of packing.TOKEN, and the reference model. Out: the summed log-probability of
+each row's answer, (pairs, 2) float32, in `reference.npz` with the key of what they were computed from: the weights
+(sha256 of the checkpoint's file), the data (sha256 of ids and masks), and what else decides the numbers. A file with
+another key is refused, with the part that differs: it was made for another model, other data or other settings.
+"""
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lmfast.errors import UserError
+from lmfast.files import written_beside
+from lmfast.training.objectives import DPO, sequence_log_probs
+
+
+def model_key(checkpoint) -> str:
+    """sha256 of a checkpoint's weights file."""
+    with open(checkpoint.path / "model.safetensors", "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_reference(path: Path, key: dict) -> np.ndarray | None:
+    """What `path` holds for `key`; None where there is no such file. Raises UserError where it is for another key."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            there, log_probs = json.loads(str(file["key"])), file["log_probs"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: cannot be read ({error}); remove it, and it is computed anew") from None
+    for name, value in key.items():
+        if there.get(name) != value:
+            raise UserError(
+                f"{path}: reference log-probabilities of another {name} ({_short(there.get(name))}, now "
+                f"{_short(value)}); remove the file, or name another with --reference-cache"
+            )
+    return log_probs
+
+
+def save_reference(path: Path, key: dict, log_probs: np.ndarray) -> None:
+    """Writes log-probabilities (pairs, 2) with their key, complete or not at all."""
+    with written_beside(path) as beside, open(beside, "wb") as file:
+        np.savez(file, key=json.dumps(key), log_probs=log_probs)
+
+
+@torch.no_grad()
+def compute_reference(model, pairs: np.ndarray, pairs_a_batch: int, device, bf16: bool) -> np.ndarray:
+    """Summed log-probabilities (pairs, 2) float32 under `model`, which is left in eval mode."""
+    model.eval()
+    rows, found = pairs.reshape(-1, pairs.shape[-1]), []
+    for at in range(0, len(rows), 2 * pairs_a_batch):
+        inputs, targets, _ = DPO().tensors(rows[at : at + 2 * pairs_a_batch], device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            found.append(sequence_log_probs(model, inputs, targets).float().cpu().numpy())
+    return np.concatenate(found).reshape(-1, 2)
+
+
+def _short(value) -> str:
+    return value[:12] if isinstance(value, str) else str(value)

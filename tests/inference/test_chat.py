@@ -1,0 +1,96 @@
+import io
+
+import pytest
+
+from lmfast.data.chat import add_chat_tokens
+from lmfast.data.chat_records import Message
+from lmfast.errors import UserError
+from lmfast.inference.chat import Chat
+from lmfast.model.config import ModelConfig
+from lmfast.tokenizer.bpe import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    vocab = {i: bytes([i]) for i in range(256)}
+    return add_chat_tokens(Tokenizer(vocab, [], ["<|endoftext|>"]))
+
+
+class Parrot:
+    """Stands for a model: says the words it was given, whatever is asked, and keeps what it was asked."""
+
+    def __init__(self, tokenizer, words: str, context_length: int = 64):
+        self.config = ModelConfig(vocab_size=tokenizer.vocab_size, context_length=context_length)
+        self.words, self.prompts = tokenizer.encode(words), []
+
+    def stream(self, model, prompts, max_tokens, **_):
+        self.prompts.append(prompts[0])
+        yield from ([token] for token in self.words[:max_tokens])
+
+
+@pytest.fixture
+def talk_with(tokenizer, monkeypatch):
+    def make(words: str, context_length: int = 64, **options):
+        parrot = Parrot(tokenizer, words, context_length)
+        monkeypatch.setattr("lmfast.inference.chat.stream", parrot.stream)
+        return Chat(parrot, tokenizer, **options), parrot
+
+    return make
+
+
+@pytest.mark.parametrize("stop", ["<|end|>", "<|endoftext|>"])
+def test_an_answer_streams_and_stops_and_the_history_goes_into_the_next_prompt(talk_with, tokenizer, stop):
+    talk, parrot = talk_with(f"né{stop}never", system="s", max_tokens=8)
+    assert list(talk.say("hi")) == ["n", "é"]  # never half a character
+    assert list(talk.say("ho")) == ["n", "é"]
+    assert tokenizer.decode(parrot.prompts[1]) == (
+        "<|endoftext|><|system|>s<|end|><|user|>hi<|end|><|assistant|>né<|end|><|user|>ho<|end|><|assistant|>"
+    )
+    assert talk.history[-1] == Message("assistant", "né")
+
+
+def test_max_tokens_end_an_answer(talk_with):
+    talk, _ = talk_with("abcdef", max_tokens=3)
+    assert "".join(talk.say("hi")) == "abc"
+
+
+def test_the_oldest_turns_make_room_and_the_system_message_stays(talk_with, tokenizer):
+    talk, parrot = talk_with("yes<|end|>", context_length=40, system="s", max_tokens=8)
+    for text in ("first", "second", "third"):
+        "".join(talk.say(text))
+    last = tokenizer.decode(parrot.prompts[-1])
+    assert "<|system|>s<|end|>" in last and "first" not in last and "third" in last
+    assert talk.forgotten == 2 and len(parrot.prompts[-1]) <= 32
+
+
+def test_a_message_longer_than_the_context_is_refused_and_forgotten(talk_with):
+    talk, _ = talk_with("yes<|end|>", context_length=20, max_tokens=8)
+    with pytest.raises(UserError, match="leaves no room for an answer in a context of 20"):
+        "".join(talk.say("x" * 30))
+    assert talk.history == []
+
+
+def test_a_model_that_has_not_learnt_to_talk_is_refused(corpus):
+    with pytest.raises(UserError, match="has not learnt to talk"):
+        Chat(None, Tokenizer.load(corpus.tokenizer))
+
+
+def test_turns_come_from_standard_input(tokenizer, monkeypatch, capsys):
+    from lmfast.generate import main
+
+    parrot = Parrot(tokenizer, "yes<|end|>")
+    monkeypatch.setattr("lmfast.inference.chat.stream", parrot.stream)
+    monkeypatch.setattr("lmfast.training.run_folder.load_run", lambda *_, **__: (parrot, tokenizer, None))
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\n\ntwo\n/reset\nthree\n/exit\nfour\n"))
+    main(["--checkpoint", "any", "--chat", "--device", "cpu"])
+    assert capsys.readouterr().out == "yes\nyes\nyes\n"
+    assert [tokenizer.decode(prompt).count("<|user|>") for prompt in parrot.prompts] == [1, 2, 1]
+
+
+@pytest.mark.parametrize("extra", [["--chat", "--prompt", "x"], ["--system", "x"]])
+def test_flags_that_do_not_go_together_are_refused(extra, capsys):
+    from lmfast.generate import main
+
+    with pytest.raises(SystemExit):
+        main(extra)
+    assert capsys.readouterr().err.count("\n") == 1

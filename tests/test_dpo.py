@@ -1,0 +1,115 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lmfast.dpo import dpo, main
+from lmfast.errors import UserError
+from lmfast.training.run_folder import load_run, read_facts, read_metrics
+
+FLAGS = "--held-out 4 --warmup-iters 1 --lr 1e-2 --log-interval 1 --eval-interval 4 --device cpu --batch-size 4".split()
+
+
+@pytest.fixture(scope="module")
+def talker(trained_run, tmp_path_factory):
+    """A model of 16 tokens of context that was shown both answers, and the preferences between them."""
+    from lmfast.sft import sft
+
+    folder = tmp_path_factory.mktemp("dpo")
+    asked = [{"instruction": f"a{i}", "output": "bc"[i % 2]} for i in range(24)]
+    (folder / "talk.json").write_text(json.dumps(asked))
+    pairs = [{"prompt": f"a{i}", "chosen": "b", "rejected": "c"} for i in range(24)]
+    (folder / "pairs.json").write_text(json.dumps(pairs))
+    flags = ["--init-from", str(trained_run), "--train-data", str(folder / "talk.json"), "--max-iters", "8"]
+    assert sft([*FLAGS, *flags, "--out-dir", str(folder / "sft")])
+    return folder
+
+
+def flags_of(folder, *more):
+    return [
+        *FLAGS,
+        "--init-from",
+        str(folder / "sft"),
+        "--train-data",
+        str(folder / "pairs.json"),
+        *map(str, more),
+    ]
+
+
+def test_the_chosen_answer_gains_on_held_out_prompts(talker, tmp_path, capsys):
+    out = tmp_path / "dpo"
+    assert dpo(flags_of(talker, "--max-iters", 12, "--out-dir", out))
+    lines = read_metrics(out)
+    assert lines[0]["train_loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert lines[0]["rewards/margins"] == pytest.approx(0, abs=1e-5)
+    last = lines[-1]
+    assert last["val_loss"] < math.log(2) and last["val_rewards/accuracies"] == 1.0
+    assert last["val_rewards/margins"] == pytest.approx(
+        last["val_rewards/chosen"] - last["val_rewards/rejected"], abs=1e-5
+    )
+    evaluated = [line["val_rewards/margins"] for line in lines if "val_rewards/margins" in line]
+    assert len(evaluated) == 3 and evaluated[-1] > evaluated[0] > 0
+    # The prompts kept from this stage are those kept from the one before.
+    facts, before = read_facts(out), read_facts(talker / "sft")
+    assert facts["stage"] == "dpo" and facts["held_out"] == before["held_out"] and len(facts["held_out"]) == 4
+    told = capsys.readouterr().out
+    assert "may have been trained on" not in told and "20 pairs of up to" in told
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights_and_reference(talker, tmp_path):
+    flags = flags_of(talker, "--lr-decay-iters", 4)
+    assert dpo([*flags, "--max-iters", "4", "--out-dir", str(tmp_path / "whole")])
+    assert dpo([*flags, "--max-iters", "2", "--out-dir", str(tmp_path / "parts")])
+    stamp = (tmp_path / "parts/reference.npz").stat().st_mtime_ns
+    assert dpo(["--max-iters", "4", "--out-dir", str(tmp_path / "parts")])
+    assert (tmp_path / "parts/reference.npz").stat().st_mtime_ns == stamp
+    one, other = (load_run(tmp_path / name)[0].own_tensors() for name in ("whole", "parts"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_one_cache_serves_several_runs_and_is_refused_for_another(talker, trained_run, tmp_path):
+    cache = tmp_path / "cache.npz"
+    flags = flags_of(talker, "--max-iters", 1, "--reference-cache", cache)
+    assert dpo([*flags, "--out-dir", str(tmp_path / "a")])
+    stamp = cache.stat().st_mtime_ns
+    assert dpo([*flags, "--beta", "0.5", "--loss-type", "ipo", "--out-dir", str(tmp_path / "b")])
+    assert cache.stat().st_mtime_ns == stamp and not (tmp_path / "b/reference.npz").exists()
+    # ipo at the reference: (0 − 1 / 2β)² = 1
+    assert read_metrics(tmp_path / "b")[0]["train_loss"] == pytest.approx(1.0, abs=1e-4)
+    with pytest.raises(UserError, match="of another model"):
+        dpo([*flags, "--init-from", str(tmp_path / "a"), "--out-dir", str(tmp_path / "c")])
+    with pytest.raises(UserError, match="of another data"):
+        dpo([*flags, "--held-out", "5", "--out-dir", str(tmp_path / "c")])
+    assert not (tmp_path / "c").exists()
+
+
+def test_accumulation_does_not_change_a_step(talker, tmp_path):
+    losses = []
+    for batch, accumulation in ((4, 1), (1, 4)):
+        out = tmp_path / str(batch)
+        sizes = ["--batch-size", batch, "--grad-accumulation", accumulation]
+        assert dpo(flags_of(talker, "--max-iters", 3, *sizes, "--out-dir", out))
+        losses.append([line["train_loss"] for line in read_metrics(out)])
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--beta", "0"], "beta is 0.0"),
+        (["--label-smoothing", "0.5"], "label_smoothing is 0.5"),
+        (["--label-smoothing", "0.1", "--loss-type", "ipo"], "has no meaning"),
+        (["--train-data", "talk"], "record 1 has no chosen"),
+        (["--init-from", "base"], "has not learnt to talk"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(talker, trained_run, tmp_path, extra, message, capsys):
+    names = {"talk": str(talker / "talk.json"), "base": str(trained_run)}
+    out = tmp_path / "dpo"
+    with pytest.raises(SystemExit) as exit:
+        main([*flags_of(talker), *(names.get(word, word) for word in extra), "--out-dir", str(out)])
+    error = capsys.readouterr().err
+    assert exit.value.code == 2 and message in error and error.count("\n") == 1
+    assert not out.exists()

@@ -1,0 +1,146 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from lmfast.errors import UserError
+from lmfast.sft import main, sft
+from lmfast.training.run_folder import load_run, read_facts, read_metrics
+
+FLAGS = "--held-out 4 --warmup-iters 1 --lr 1e-2 --log-interval 1 --eval-interval 2 --device cpu".split()
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """24 instructions with very short answers, for a model of 16 tokens of context."""
+    path = tmp_path_factory.mktemp("sft") / "records.json"
+    path.write_text(json.dumps([{"instruction": f"a{i}", "output": "b"} for i in range(24)]))
+    return path
+
+
+def weights(folder):
+    return load_run(folder)[0].own_tensors()
+
+
+def test_a_base_model_learns_to_answer_and_to_stop(trained_run, records, tmp_path, capsys):
+    from lmfast.data.chat import render_prompt
+    from lmfast.data.chat_records import Message
+
+    out = tmp_path / "sft"
+    flags = [*FLAGS, "--init-from", str(trained_run), "--train-data", str(records), "--out-dir", str(out)]
+    assert sft([*flags, "--max-iters", "30", "--batch-size", "8", "--sample-interval", "30"])
+    model, tokenizer, config = load_run(out)
+    before = load_run(trained_run)[2]
+    assert config.vocab_size == before.vocab_size + 4 == tokenizer.vocab_size
+    losses = [line["val_loss"] for line in read_metrics(out) if "val_loss" in line]
+    assert losses[-1] < 0.2 * losses[0]
+    prompt = render_prompt([Message("user", "a99")], tokenizer)
+    end = tokenizer.special_tokens["<|end|>"]
+    assert tokenizer.decode(model.generate(prompt, 8, temperature=0.0, stop_id=end)) == "b"
+    facts = read_facts(out)
+    assert facts["stage"] == "sft" and len(facts["held_out"]) == 4
+    assert facts["train_data"]["conversations"] == 20
+    assert "assistant: b" in (out / "samples" / "step_00000030.txt").read_text()
+    assert "20 conversations in 12 rows of 17 tokens" in capsys.readouterr().out
+
+
+def test_new_rows_of_the_embedding_lie_about_the_mean_and_the_old_stay(trained_run):
+    from lmfast.model.transformer import TransformerLM
+    from lmfast.training.run_folder import find_checkpoint, load_weights
+
+    base, _, config = load_run(trained_run)
+    grown = TransformerLM(type(config)(**{**config.__dict__, "vocab_size": config.vocab_size + 4}))
+    load_weights(grown, find_checkpoint(trained_run), may_grow=True)
+    for name in ("embedding.weight", "head.weight"):
+        old, new = base.own_tensors()[name], grown.own_tensors()[name]
+        torch.testing.assert_close(new[:-4], old)
+        assert ((new[-4:] - old.mean(0)).abs() < 0.5 * old.std(0)).all()
+        assert len(torch.unique(new[-4:], dim=0)) == 4
+    with pytest.raises(UserError, match=r"another model shape: embedding\.weight"):
+        load_weights(grown, find_checkpoint(trained_run))
+
+
+def test_one_times_eight_is_eight_times_one(trained_run, records, tmp_path):
+    # Answers of different lengths: a mean of means would weigh their tokens unequally.
+    path = tmp_path / "uneven.json"
+    talks = [{"instruction": f"a{i}", "output": "b" * (1 + i % 5)} for i in range(24)]
+    path.write_text(json.dumps(talks))
+    flags = [
+        *FLAGS,
+        "--init-from",
+        str(trained_run),
+        "--train-data",
+        str(path),
+        "--max-iters",
+        "3",
+        "--no-packing",
+    ]
+    for name, cut in (("whole", (8, 1)), ("cut", (1, 8))):
+        sizes = ["--batch-size", str(cut[0]), "--grad-accumulation", str(cut[1])]
+        assert sft([*flags, *sizes, "--out-dir", str(tmp_path / name)])
+    one, other = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-5)
+    losses = [[m["train_loss"] for m in read_metrics(tmp_path / name)] for name in ("whole", "cut")]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(trained_run, records, tmp_path):
+    flags = [*FLAGS, "--init-from", str(trained_run), "--train-data", str(records), "--batch-size", "4"]
+    flags += ["--lr-decay-iters", "6"]
+    assert sft([*flags, "--max-iters", "6", "--out-dir", str(tmp_path / "whole")])
+    assert sft([*flags, "--max-iters", "3", "--out-dir", str(tmp_path / "parts")])
+    assert sft(["--max-iters", "6", "--out-dir", str(tmp_path / "parts")])
+    one, other = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_epochs_say_how_long_to_train(trained_run, records, tmp_path):
+    flags = [*FLAGS, "--init-from", str(trained_run), "--train-data", str(records), "--batch-size", "8"]
+    assert sft([*flags, "--epochs", "1.5", "--no-packing", "--out-dir", str(tmp_path / "sft")])
+    assert read_metrics(tmp_path / "sft")[-1]["step"] == 4  # 20 rows, 1.5 times, 8 a step
+
+
+def test_a_file_to_evaluate_on_leaves_all_for_training(trained_run, records, tmp_path):
+    flags = [*FLAGS, "--init-from", str(trained_run), "--train-data", str(records), "--max-iters", "2"]
+    assert sft([*flags, "--val-data", str(records), "--out-dir", str(tmp_path / "sft")])
+    facts = read_facts(tmp_path / "sft")
+    assert facts["held_out"] == [] and facts["train_data"]["conversations"] == 24
+    assert "val_loss" in read_metrics(tmp_path / "sft")[-1]
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--held-out", "24"], "only 24 different prompts"),
+        (["--epochs", "0"], "epochs is 0.0"),
+        (["--d-model", "32"], "another model shape: d_model"),
+        (["--tokenizer", "x"], "leave --tokenizer out"),
+        (["--context-length", "3"], "no record has an answer within 3 tokens"),
+        (["--format", "sharegpt"], "record 1 has no conversations"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(trained_run, records, tmp_path, extra, message, capsys):
+    out = tmp_path / "sft"
+    flags = ["--init-from", str(trained_run), "--train-data", str(records), "--out-dir", str(out)]
+    with pytest.raises(SystemExit) as exit:
+        main([*FLAGS, *flags, *extra])
+    error = capsys.readouterr().err
+    assert exit.value.code == 2 and message in error and error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_run_of_another_stage_is_not_gone_on_with(trained_run, tmp_path):
+    with pytest.raises(UserError, match=r"is a run of lmfast\.train"):
+        sft(["--out-dir", str(trained_run)])
+    with pytest.raises(UserError, match="init_from is not set"):
+        sft(["--out-dir", str(tmp_path / "new")])
+
+
+def test_bad_records_are_counted_with_skip_bad(trained_run, records, tmp_path, capsys):
+    path = tmp_path / "some.json"
+    path.write_text(json.dumps([*json.loads(records.read_text()), {"instruction": "x"}]))
+    flags = [*FLAGS, "--init-from", str(trained_run), "--train-data", str(path), "--max-iters", "1"]
+    assert sft([*flags, "--skip-bad", "--out-dir", str(tmp_path / "sft")])
+    assert "1 bad records skipped (most often: one that has no output)" in capsys.readouterr().out
