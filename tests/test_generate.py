@@ -160,3 +160,19 @@ def test_prompts_may_be_given_one_flag_each_or_after_equals(lines):
     together = lines("--prompt", "Once upon", "One day, a", *GREEDY).out
     assert lines("--prompt", "Once upon", "--prompt", "One day, a", *GREEDY).out == together
     assert lines("--prompt=--- he said", *GREEDY).out.startswith("--- he said")
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (("--chat", "--prompt", "Once"), "leave --prompt and --prompt-file out"),
+        (("--system", "be kind"), "--system is for --chat"),
+        (("--chat",), "has not learnt to talk"),  # a base model, which has not learnt to talk
+    ],
+)
+def test_chat_is_refused_in_one_line_where_it_makes_no_sense(lines, capsys, words, told):
+    with pytest.raises(SystemExit) as stopped:
+        lines(*words)
+    captured = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert told in captured.err and len(captured.err.strip().splitlines()) == 1

@@ -1,0 +1,56 @@
+import pytest
+
+from lmfast.data.chat import Rendered, add_chat_tokens, render
+from lmfast.data.chat_records import Message
+from lmfast.errors import UserError
+from lmfast.tokenizer.bpe import Tokenizer
+from lmfast.training import post_training
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return Tokenizer({i: bytes([i]) for i in range(256)}, [], ["<|endoftext|>"])
+
+
+@pytest.fixture(scope="module")
+def documents(plain) -> list[Rendered]:
+    tokenizer = add_chat_tokens(plain)
+    return [
+        render([Message("user", "q" * asked), Message("assistant", "a" * answered)], tokenizer)
+        for asked, answered in ((3, 3), (3, 40), (60, 3))
+    ]
+
+
+def test_what_is_cut_is_told_and_a_row_without_loss_is_none(documents, capsys):
+    kept = post_training.cut(documents, 32, "data.json")
+    assert [document is None for document in kept] == [False, False, True]
+    assert kept[0].ids.tolist() == documents[0].ids.tolist() and len(kept[1].ids) < len(documents[1].ids)
+    assert "1 answers cut short, 1 records left out" in capsys.readouterr().out
+    with pytest.raises(UserError, match="raise --context-length"):
+        post_training.cut(documents[2:], 32, "data.json")
+
+
+def test_a_base_gets_the_chats_tokens_once_and_only_where_it_may(plain, tmp_path):
+    run, folder = tmp_path / "run", tmp_path / "new"
+    with pytest.raises(UserError, match="has no tokenizer"):
+        post_training.chat_tokenizer(run, folder, may_add=True)
+    plain.save(run / "tokenizer")
+    with pytest.raises(UserError, match=r"lmfast\.sft"):
+        post_training.chat_tokenizer(run, folder, may_add=False)
+    grown, where = post_training.chat_tokenizer(run, folder, may_add=True)
+    assert where == folder and grown.vocab_size == plain.vocab_size + 4
+    grown.save(run / "tokenizer")
+    again, where = post_training.chat_tokenizer(run, folder, may_add=False)
+    assert where == run / "tokenizer" and again.special_tokens == grown.special_tokens
+
+
+def test_a_stage_needs_a_run_to_start_from():
+    with pytest.raises(UserError, match="--init-from"):
+        post_training.base_run(None, "sft")
+
+
+def test_skipped_records_are_told_with_the_reason(capsys):
+    post_training.tell_skipped("data.json", {"has no answer": 3, "is no object": 1})
+    assert "data.json: 4 bad records skipped (most often: one that has no answer)" in capsys.readouterr().out
+    post_training.tell_skipped("data.json", {})
+    assert capsys.readouterr().out == ""
