@@ -13,6 +13,7 @@ lies in the lowest `val_fraction` of its range. A text is on the same side where
 format, and a larger fraction holds out the same documents and more.
 """
 
+import functools
 import hashlib
 import itertools
 from collections.abc import Iterator
@@ -99,9 +100,14 @@ def encode_shard(job: EncodeJob) -> dict:
 
 def is_held_out(document: bytes, fraction: float, seed: int) -> bool:
     """Whether a document belongs to the validation part; by its hash (see the head of this file)."""
-    key = (seed % 2**64).to_bytes(8, "little")
-    digest = hashlib.blake2b(document.strip(), digest_size=8, key=key).digest()
-    return int.from_bytes(digest, "big") < fraction * 2**64
+    key, limit = _rule(fraction, seed)
+    return int.from_bytes(hashlib.blake2b(document.strip(), digest_size=8, key=key).digest(), "big") < limit
+
+
+@functools.lru_cache(maxsize=8)
+def _rule(fraction: float, seed: int) -> tuple[bytes, int]:
+    """(key of the hash, what it must be below)."""
+    return (seed % 2**64).to_bytes(8, "little"), int(fraction * 2**64)
 
 
 class _Part:

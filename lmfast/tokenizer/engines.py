@@ -15,6 +15,7 @@ Refused: a scheduler that does not answer, workers without the files or with oth
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from lmfast.errors import UserError
@@ -63,24 +65,60 @@ def run_here(work: Work, jobs: Sequence[Any], num_workers: int) -> Iterator[tupl
             yield job, work(job)
         return
     import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
 
+    num_workers = min(num_workers, len(jobs))
+    finished: SimpleQueue = SimpleQueue()
+    waiting = iter(jobs)
+    job_of: dict = {}
+    before = set(multiprocessing.active_children())
     # Spawned: threads of numba or of a caller do not survive a fork.
     pool = ProcessPoolExecutor(
-        min(num_workers, len(jobs)), multiprocessing.get_context("spawn"), initializer=_end_with_parent
+        num_workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent
     )
+
+    def submit_one() -> None:
+        for job in itertools.islice(waiting, 1):
+            future = pool.submit(work, job)
+            job_of[future] = job
+            future.add_done_callback(finished.put)
+
+    with _ctrl_c_into(finished):
+        try:
+            for _ in range(2 * num_workers):
+                submit_one()
+            while job_of:
+                future = finished.get()
+                if future is None:
+                    raise KeyboardInterrupt
+                job = job_of.pop(future)
+                submit_one()
+                yield job, future.result()
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker process was killed (out of memory?); run the same command again, finished shards are kept, "
+                "with a smaller --num-workers if it happens again"
+            ) from None
+        finally:
+            if job_of:  # what goes on is of no use: a shard is finished or not there
+                for process in set(multiprocessing.active_children()) - before:
+                    process.terminate()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _ctrl_c_into(queue: SimpleQueue) -> Iterator[None]:
+    """Ctrl-C becomes a None in the queue: raised at any instruction, it would leave the pool's locks held for ever (seen).
+    `SimpleQueue.put` may be called in a signal handler. In other threads than the main one nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, lambda *_: queue.put(None))
     try:
-        job_of = {pool.submit(work, job): job for job in jobs}
-        for future in as_completed(job_of):
-            yield job_of[future], future.result()
-    except BrokenProcessPool:
-        raise UserError(
-            "a worker process was killed (out of memory?); run the same command again, finished shards are kept, "
-            "with a smaller --num-workers if it happens again"
-        ) from None
+        yield
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        signal.signal(signal.SIGINT, previous)
 
 
 def _end_with_parent() -> None:

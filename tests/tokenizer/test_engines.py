@@ -1,8 +1,11 @@
 """engines.py: every job's result comes back, a death is survived or told in one line, finished shards are known."""
 
+import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -57,6 +60,32 @@ def test_a_job_that_fails_in_another_process_is_one_line(work, match):
     with pytest.raises(UserError, match=match) as caught:
         list(run_here(work, [1, 2], 2))
     assert "\n" not in str(caught.value)
+
+
+def sleep(job: int) -> dict:
+    time.sleep(0.02 if job < 4 else 60)
+    return {}
+
+
+def test_a_stop_ends_the_workers_at_once():
+    """As Ctrl-C does, sent to the parent alone, while workers are in the middle of something long."""
+    before = set(multiprocessing.active_children())
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        for number, _ in enumerate(run_here(sleep, list(range(1000)), 2)):
+            if number == 3:
+                threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    assert time.monotonic() - began < 30
+    assert set(multiprocessing.active_children()) == before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_consumer_that_stops_early_ends_the_workers():
+    before = set(multiprocessing.active_children())
+    running = run_here(sleep, list(range(100)), 2)
+    next(running)
+    running.close()
+    assert set(multiprocessing.active_children()) == before
 
 
 def test_without_distributed(monkeypatch):
