@@ -40,7 +40,7 @@ def test_every_kind_of_file_holds_the_same_documents(tmp_path):
     (tmp_path / "d.txt.zst").write_bytes(zstandard.compress(text[:30]) + zstandard.compress(text[30:]))
     write_records(tmp_path / "e.jsonl", PLAIN)
     records = (tmp_path / "e.jsonl").read_bytes()
-    (tmp_path / "f.ndjson.gz").write_bytes(gzip.compress(records.replace(b"\n", b"\r\n\n", mtime=0)))
+    (tmp_path / "f.ndjson.gz").write_bytes(gzip.compress(records.replace(b"\n", b"\r\n\n"), mtime=0))
     (tmp_path / "g.jsonl.zst").write_bytes(zstandard.compress(records))
     pq.write_table(
         pa.table({"id": [1] * len(PLAIN), "text": PLAIN}), tmp_path / "h.parquet", row_group_size=2
