@@ -19,6 +19,21 @@ PLOTS = (
     ("Loss against time", "seconds", ("train_loss", "val_loss"), "seconds", "loss, nats a token"),
     ("Loss against tokens", "tokens", ("train_loss", "val_loss"), "tokens", "loss, nats a token"),
     ("Bits per byte", "step", ("bits_per_byte",), "step", "bits a byte of text"),
+    (
+        "Rewards told apart",
+        "step",
+        ("rewards/accuracies", "val_rewards/accuracies"),
+        "step",
+        "share of pairs",
+    ),
+    ("Reward margin", "step", ("rewards/margins", "val_rewards/margins"), "step", "chosen − rejected, nats"),
+    (
+        "Log-probability of the chosen answers",
+        "step",
+        ("logps/chosen", "val_logps/chosen"),
+        "step",
+        "nats an answer",
+    ),
     ("Learning rate", "step", ("learning_rate",), "step", "learning rate"),
     ("Throughput", "step", ("tokens_per_second",), "step", "tokens a second"),
 )
@@ -157,9 +172,11 @@ def _plots(runs: list[_Run]) -> str:
                         continue
                     values += ys
                     style = (
-                        {"lw": 1.0, "alpha": 0.55} if name == "train_loss" and len(names) > 1 else {"lw": 1.8}
+                        {"lw": 1.0, "alpha": 0.55}
+                        if len(names) > 1 and not name.startswith("val_")
+                        else {"lw": 1.8}
                     )
-                    marker = "o" if name in ("val_loss", "bits_per_byte") else None
+                    marker = "o" if name.startswith("val_") or name == "bits_per_byte" else None
                     label = (
                         name.replace("_", " ") if len(runs) == 1 else f"{run.name}: {name.replace('_', ' ')}"
                     )

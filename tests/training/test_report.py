@@ -68,3 +68,18 @@ def test_without_matplotlib_the_tables_stay(tmp_path, monkeypatch):
     write_report([run], run / "report.html")
     page = (run / "report.html").read_text()
     assert "matplotlib is not installed" in page and "1,234,567" in page
+
+
+def test_a_preference_run_shows_its_rewards(tmp_path):
+    run = make_run(tmp_path, "dpo")
+    names = ("rewards/accuracies", "rewards/margins", "logps/chosen")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line |= {name: line["step"] / 30 for name in names}
+        line |= {f"val_{name}": 0.5 for name in names if line["step"] % 5 == 0}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_report([run], run / "report.html")
+    page = (run / "report.html").read_text()
+    assert page.count("<svg") == 9
+    for title in ("Rewards told apart", "Reward margin", "Log-probability of the chosen answers"):
+        assert title in page
