@@ -9,8 +9,8 @@ many documents or records each holds, and under `LEFT_OUT` how many were of no u
   ` = Title = ` with blank lines around it. Lines are kept as they are, ` @-@ ` included.
 - alpaca (Taori et al. 2023): `instruction`, `input`, `output`. Records without an instruction or an answer are left out.
 - preferences (UltraFeedback, Cui et al. 2023, as binarized for Zephyr): two conversations that differ in the last answer;
-  `prompt` is a string, or messages where more than a user's one message comes before it. Pairs that are equal or have
-  an empty side tell nothing and are left out.
+  `prompt` is a string, or messages where more than a user's one message comes before it. Pairs that are equal, have
+  an empty side or do not answer the same tell nothing and are left out.
 
 Records whose prompt's hash falls into the lowest 2 % of its range become the validation part, so that a prompt is never on
 both sides. Refused: files that do not hold what they should, with the record's number.
@@ -138,23 +138,23 @@ def make_alpaca(part: str, paths: list[Path], folder: Path, movable: bool) -> di
 def make_preferences(part: str, paths: list[Path], folder: Path, movable: bool) -> dict[str, int]:
     def records() -> Iterator[tuple[str, dict | None]]:
         for path in paths:
-            for number, row in enumerate(parquet_rows(path, ["chosen", "rejected"])):
-                record = preference(row["chosen"], row["rejected"], f"{path}: record {number}")
+            for row in parquet_rows(path, ["chosen", "rejected"]):
+                record = preference(row["chosen"], row["rejected"])
                 yield "" if record is None else json.dumps(record["prompt"]), record
 
     return write_records(part, folder, records(), hold_out=part == "train")
 
 
-def preference(chosen: list[dict], rejected: list[dict], where: str) -> dict | None:
-    """Two conversations that differ in their last answer → prompt, chosen, rejected; None where they tell nothing."""
-    for messages in (chosen, rejected):
-        if not messages or messages[-1]["role"] != "assistant" or len(messages) < 2:
-            raise UserError(f"{where}: a conversation does not end with an answer; is it another file?")
-    if chosen[:-1] != rejected[:-1]:
-        raise UserError(f"{where}: chosen and rejected do not answer the same; is it another file?")
+def preference(chosen: list[dict], rejected: list[dict]) -> dict | None:
+    """Two conversations that differ in their last answer → prompt, chosen, rejected; None where they do not, and where an
+    answer is empty."""
+    if not chosen or not rejected or len(chosen) < 2 or chosen[:-1] != rejected[:-1]:
+        return None
+    if chosen[-1]["role"] != "assistant" or rejected[-1]["role"] != "assistant":
+        return None
     before = [{"role": message["role"], "content": message["content"]} for message in chosen[:-1]]
     prompt: Any = before[0]["content"] if len(before) == 1 and before[0]["role"] == "user" else before
-    better, worse = chosen[-1]["content"], rejected[-1]["content"]
+    better, worse = chosen[-1]["content"] or "", rejected[-1]["content"] or ""
     if not better.strip() or not worse.strip() or better == worse:
         return None
     return {"prompt": prompt, "chosen": better, "rejected": worse}
@@ -181,6 +181,11 @@ def write_records(
             name = "valid" if held_out else part
             files[name].write(json.dumps(record, ensure_ascii=False) + "\n")
             counts[name] += 1
+        if left_out > sum(counts.values()):
+            raise UserError(
+                f"{folder}: of the {part} part, {left_out:,} of {left_out + sum(counts.values()):,} records are of no use; "
+                "is the data set another than it was?"
+            )
     return counts | ({LEFT_OUT: left_out} if left_out else {})
 
 

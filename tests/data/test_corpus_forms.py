@@ -44,25 +44,29 @@ def answer(text):
 
 
 def test_preferences():
-    assert preference([user("q"), answer("a")], [user("q"), answer("b")], "") == {
+    assert preference([user("q"), answer("a")], [user("q"), answer("b")]) == {
         "prompt": "q",
         "chosen": "a",
         "rejected": "b",
     }
     talk = [user("q"), answer("x"), user("more")]
-    assert preference([*talk, answer("a")], [*talk, answer("b")], "")["prompt"] == talk
-    assert preference([user("q"), answer("a")], [user("q"), answer("a")], "") is None
-    assert preference([user("q"), answer(" ")], [user("q"), answer("a")], "") is None
-    for chosen, rejected, match in (
-        ([user("q")], [user("q"), answer("a")], "x: record 3: a conversation does not end with an answer"),
-        (
-            [user("q"), answer("a")],
-            [user("r"), answer("b")],
-            "x: record 3: chosen and rejected do not answer the same",
-        ),
-    ):
-        with pytest.raises(UserError, match=match):
-            preference(chosen, rejected, "x: record 3")
+    assert preference([*talk, answer("a")], [*talk, answer("b")])["prompt"] == talk
+    assert preference([user("q"), answer("a")], [user("q"), answer("a")]) is None
+    assert preference([user("q"), answer(" ")], [user("q"), answer("a")]) is None
+    assert preference([user("q")], [user("q"), answer("a")]) is None
+    assert preference([user("q"), answer("a")], [user("r"), answer("b")]) is None
+    assert preference([user("q"), answer("a")], [user("q"), user("b")]) is None
+
+
+def test_data_of_which_most_is_of_no_use_is_refused(tmp_path):
+    rows = {
+        "chosen": [[user("q"), answer("a")]] * 3,
+        "rejected": [[user("q"), answer("a")]] * 2 + [[user("q"), answer("b")]],
+    }
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="of the train part, 2 of 3 records are of no use"):
+        MAKERS["preferences"]("train", [tmp_path / "a.parquet"], tmp_path, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
 
 
 def test_files_that_hold_something_else_leave_nothing(tmp_path):
