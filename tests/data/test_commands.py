@@ -52,7 +52,8 @@ def test_prepare_options(told, tmp_path, corpus):
     told("prepare --input {t}/b.txt --output {t}/b --separator ## " + common)
     assert (tmp_path / "a" / "train.npy").read_bytes() == (tmp_path / "b" / "train.npy").read_bytes()
     told(
-        "prepare --input {t}/a.jsonl --val-input {t}/b.txt --output {t}/c --text-field body --num-proc 1 --tokenizer {c}/tokenizer"
+        "prepare --input {t}/a.jsonl --val-input {t}/b.txt --output {t}/c --text-field body --num-proc 1 "
+        "--tokenizer {c}/tokenizer"
     )
     tokens = np.load(tmp_path / "c" / "valid.npy")
     assert (
