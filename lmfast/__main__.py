@@ -17,6 +17,7 @@ COMMANDS = {
     "sft": ("lmfast.sft", "teach a base model to answer, from instructions or conversations"),
     "dpo": ("lmfast.dpo", "teach a model that talks which of two answers is better"),
     "generate": ("lmfast.generate", "continue prompts with a trained model"),
+    "evaluate": ("lmfast.evaluate", "measure a trained model: loss on a token file, figures of its text"),
     "flops": ("lmfast.flops", "count a model's parameters, FLOPs, memory and training time"),
     "report": ("lmfast.report", "compare runs on one HTML page"),
 }

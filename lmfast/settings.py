@@ -116,13 +116,13 @@ class LoggingSettings:
     eval_interval: int = 100
     """steps between evaluations on val_data_path; 0 evaluates at the end only"""
     eval_batches: int = 0
-    """batches in one evaluation; 0 covers the whole file once"""
+    """optimizer steps' worth of text in one evaluation; 0 covers the whole file once"""
     log_interval: int = 10
     """steps between lines of metrics"""
     checkpoint_interval: int = 1000
     """steps between checkpoints; the last step always gets one"""
     keep_checkpoints: int = 2
-    """newest checkpoints kept, besides one at the step of the best validation loss if there is one; 0 keeps all"""
+    """newest checkpoints kept, besides the one of the best validation loss, written when it is found; 0 keeps all"""
     sample_interval: int = 0
     """steps between samples of generated text; 0 turns them off"""
     tensorboard: bool = False

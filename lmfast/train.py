@@ -1,5 +1,6 @@
 """python -m lmfast.train: train a language model on a token file."""
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +11,8 @@ from lmfast.settings import CONFIGS, TrainSettings, given_names, parse, read_yam
 
 PROMPTS = ("Once upon a time", "One day")
 """what the samples written while training start from"""
+WORDS_TOKENS = 50_000_000
+"""tokens, from the first on, whose words are known ones to the figures of those samples: seconds of counting"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -110,7 +113,7 @@ def _task(settings: TrainSettings, kept_tokenizer: Path | None, corpus, talk: bo
         objective=NextToken(settings.optimizer.z_loss),
         make_batches=lambda rows, length, seed: Batches(train_file.tokens, rows, length, seed),
         make_evaluate=make_evaluate(val_file.tokens, tokenizer_path) if val_file is not None else None,
-        sample=_sampler(tokenizer_path) if tokenizer_path is not None else None,
+        sample=_sampler(tokenizer_path, train_file.tokens) if tokenizer_path is not None else None,
         tokenizer=tokenizer_path,
         facts=facts,
     )
@@ -177,12 +180,17 @@ def _refuse_two_tokenizers(train_file, val_file) -> None:
         )
 
 
-def _sampler(tokenizer_path: Path):
+def _sampler(tokenizer_path: Path, train_tokens):
     """(model, step) → text that continues PROMPTS, the same prompts and seed every time; figures about it."""
+    from lmfast.data.text_figures import text_figures, words_of_tokens
     from lmfast.inference.decode import generate
 
     tokenizer = _load_tokenizer(tokenizer_path)
     stop = tokenizer.special_tokens.get("<|endoftext|>")
+
+    @functools.cache
+    def known_words() -> set[str]:
+        return words_of_tokens(train_tokens, tokenizer, limit=WORDS_TOKENS)
 
     def sample(model, step: int) -> tuple[str, dict[str, float]]:
         model.eval()
@@ -190,7 +198,7 @@ def _sampler(tokenizer_path: Path):
         length = min(200, model.config.context_length)
         new = generate(model, prompts, length, temperature=0.8, top_p=0.95, seed=0, stop_id=stop)
         texts = [tokenizer.decode(p + n) for p, n in zip(prompts, new, strict=True)]
-        return "\n\n".join(texts), {}
+        return "\n\n".join(texts), text_figures(texts, known_words())
 
     return sample
 

@@ -23,7 +23,11 @@ def make_evaluate(tokens: np.ndarray, tokenizer_path: Path | None):
         # So many optimizer steps' worth of text: the same text however a step is split.
         limit = log.eval_batches * opt.grad_accumulation
         windows = Windows(tokens, opt.batch_size, settings.model.context_length, IGNORE, limit)
-        num_bytes = count_bytes(windows.targets(), tokenizer_path) if tokenizer_path is not None else None
+        num_bytes = None
+        if tokenizer_path is not None:
+            from lmfast.tokenizer.bpe import Tokenizer
+
+            num_bytes = count_bytes(windows.targets(), Tokenizer.load(tokenizer_path))
         return lambda: evaluate(model, objective, windows, device, settings.run.bf16, num_bytes, ranks)
 
     return prepare
@@ -54,11 +58,8 @@ def evaluate(
     return metrics
 
 
-def count_bytes(ids: np.ndarray, tokenizer_path: Path) -> int:
+def count_bytes(ids: np.ndarray, tokenizer) -> int:
     """Bytes of text that `ids` decode to; special tokens have none."""
-    from lmfast.tokenizer.bpe import Tokenizer
-
-    tokenizer = Tokenizer.load(tokenizer_path)
     lengths = np.zeros(max(tokenizer.vocab) + 1, np.int64)
     for token, text in tokenizer.vocab.items():
         lengths[token] = len(text)

@@ -2,7 +2,7 @@
 
 A run is a function of its settings. Going on with other settings would make a run that nobody asked for and nobody can
 repeat, so a changed setting is refused by name, unless it cannot change the weights (how often something is logged,
-say) or leaves them equal to rounding (batch_size × grad_accumulation with the same product).
+say) or leaves them equal to rounding (batch_size × grad_accumulation with the same product, without dropout).
 """
 
 from pathlib import Path
@@ -55,4 +55,9 @@ def refuse_changes(folder: Path, before: TrainSettings, now: TrainSettings) -> N
         raise UserError(
             f"{folder}: the run there has batch_size × grad_accumulation = {rows[0]}, now it is {rows[1]}; "
             "keep the product, or choose another --out-dir"
+        )
+    if new["dropout"] > 0 and old["batch_size"] != new["batch_size"]:
+        raise UserError(
+            f"{folder}: dropout is {new['dropout']}, so another split of a step would be another run (other masks); "
+            f"keep batch_size {old['batch_size']}, or choose another --out-dir"
         )

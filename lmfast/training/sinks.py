@@ -1,8 +1,9 @@
 """Where a run's numbers go: the console, metrics.jsonl, TensorBoard, W&B. The loop knows only `Sinks`.
 
 A metrics line has step, tokens, seconds and whatever was measured at that step: train_loss, val_loss, bits_per_byte,
-learning_rate, grad_norm, tokens_per_second, mfu, recompiles (of the compiled step, after its first). Loss in nats a
-token; seconds of the whole run, over all its stops.
+learning_rate, grad_norm, tokens_per_second, mfu; skipped_steps since the line before; recompiles (of the compiled step,
+after its first); of samples distinct_1 to known_words (lmfast/data/text_figures.py). Loss in nats a token; seconds of
+the whole run, over all its stops.
 """
 
 import errno

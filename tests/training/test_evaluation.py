@@ -45,4 +45,4 @@ def test_special_tokens_have_no_bytes(corpus):
     tokenizer = Tokenizer.load(corpus.tokenizer)
     text = "Once upon a time.<|endoftext|>Änd"
     ids = tokenizer.encode_array(text)
-    assert count_bytes(ids, corpus.tokenizer) == len("Once upon a time.Änd".encode())
+    assert count_bytes(ids, tokenizer) == len("Once upon a time.Änd".encode())

@@ -1,0 +1,154 @@
+"""python -m lmfast.evaluate RUN: the loss of a trained model on a token file, and figures about what it writes.
+
+Loss, perplexity and bits per byte over the whole file once, in order (or over so many batches of its beginning): the
+same figures every time on a CPU. With --samples, texts are written and measured as lmfast/data/text_figures.py says.
+"""
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from lmfast.errors import UserError, exit_on_user_error
+from lmfast.settings import parse
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """Measure a trained model: its loss on a token file, and the text it writes."""
+
+    run: tyro.conf.Positional[str | None] = None
+    """run folder, or one of its checkpoints; the newest run under runs/ when not set"""
+    data: Annotated[str | None, tyro.conf.arg(aliases=["--val-data"])] = None
+    """token file (.npy, .bin, or text of ids); the run's own val_data_path when not set"""
+    batch_size: int = 32
+    """sequences read together"""
+    eval_batches: int = 0
+    """batches to read from the beginning of the file; 0 reads all of it, once"""
+    samples: int = 0
+    """texts to write and measure"""
+    max_tokens: int = 200
+    """most tokens of a text"""
+    train_text: str | None = None
+    """text whose words are the known ones; the run's training tokens, decoded, when not set"""
+    temperature: float = 0.8
+    """of the texts: divides the logits; 0 is greedy"""
+    top_p: float | None = 0.95
+    """of the texts: sample among the most likely tokens that together reach this probability"""
+    seed: int = 0
+    """of the texts"""
+    bf16: bool = False
+    """compute in bfloat16"""
+    device: Literal["auto", "cuda", "cpu", "mps"] = "auto"
+    """where to compute"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    with exit_on_user_error():
+        evaluate_run(parse(EvaluateSettings, sys.argv[1:] if argv is None else argv, "lmfast evaluate"))
+
+
+def evaluate_run(settings: EvaluateSettings) -> dict[str, float]:
+    """Measures, prints, and returns what was measured. Raises UserError on bad input."""
+    for name, least in (("batch_size", 1), ("eval_batches", 0), ("samples", 0), ("max_tokens", 1)):
+        if getattr(settings, name) < least:
+            raise UserError(f"{name} is {getattr(settings, name)}; it must be at least {least}")
+    from lmfast.inference.sampling import check_sampling
+    from lmfast.model.device import make_deterministic, pick_device
+    from lmfast.training.resume import saved_settings
+    from lmfast.training.run_folder import find_checkpoint, load_run, newest_run
+
+    check_sampling(settings.temperature, None, settings.top_p)
+    device = pick_device(settings.device)
+    checkpoint = find_checkpoint(Path(settings.run) if settings.run is not None else newest_run())
+    trained = saved_settings(checkpoint.path.resolve().parent.parent).data
+    data = settings.data or trained.val_data_path
+    if data is None and not settings.samples:
+        raise UserError("the run has no val_data_path; give --data FILE, or --samples N")
+    make_deterministic(device)
+    model, tokenizer, _ = load_run(checkpoint.path, str(device))
+    metrics = {}
+    if data is not None:
+        metrics |= _loss(settings, Path(data), checkpoint, model, tokenizer, device)
+    if settings.samples:
+        metrics |= _texts(settings, trained.train_data_path, model, tokenizer, device)
+    return metrics
+
+
+def _loss(settings: EvaluateSettings, path: Path, checkpoint, model, tokenizer, device) -> dict[str, float]:
+    from lmfast.data.batches import Windows
+    from lmfast.data.token_file import open_tokens
+    from lmfast.training.evaluation import count_bytes, evaluate
+    from lmfast.training.objectives import IGNORE, NextToken
+
+    file = open_tokens(path, model.config.vocab_size, min_length=2)
+    made_by = (file.summary or {}).get("tokenizer_sha256")
+    if tokenizer is not None and made_by not in (None, tokenizer.fingerprint()):
+        raise UserError(
+            f"{path}: was encoded with another tokenizer than the run's; encode it again with the one in the run folder"
+        )
+    context_length = model.config.context_length
+    windows = Windows(file.tokens, settings.batch_size, context_length, IGNORE, settings.eval_batches)
+    num_bytes = count_bytes(windows.targets(), tokenizer) if tokenizer is not None else None
+    result = evaluate(model, NextToken(), windows, device, settings.bf16, num_bytes)
+    metrics = {"loss": result["val_loss"], "perplexity": math.exp(min(result["val_loss"], 700))}
+    line = f"loss {metrics['loss']:.4f} nats a token, perplexity {metrics['perplexity']:.4g}"
+    if "bits_per_byte" in result:
+        metrics["bits_per_byte"] = result["bits_per_byte"]
+        line += f", {metrics['bits_per_byte']:.4f} bits per byte"
+    part = "all" if len(windows.targets()) == len(file) - 1 else "the first"
+    print(
+        f"{checkpoint.path} on {part} {len(windows.targets()):,} tokens of {path}, in {len(windows)} batches of "
+        f"{settings.batch_size} × {context_length}"
+    )
+    print(line)
+    return metrics
+
+
+def _texts(
+    settings: EvaluateSettings, train_data_path: str | None, model, tokenizer, device
+) -> dict[str, float]:
+    import torch
+
+    from lmfast.data.text_figures import text_figures
+    from lmfast.inference.decode import generate
+
+    if tokenizer is None:
+        raise UserError("the run has no tokenizer, so text cannot be written; leave --samples out")
+    stop_id = tokenizer.special_tokens.get("<|endoftext|>")
+    begin = [stop_id] if stop_id is not None else tokenizer.encode("\n")
+    known, source = _known_words(settings, train_data_path, tokenizer)
+    with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+        new = generate(
+            model, [begin] * settings.samples, settings.max_tokens,
+            temperature=settings.temperature, top_p=settings.top_p, seed=settings.seed, stop_id=stop_id,
+        )  # fmt: skip
+    figures = text_figures([tokenizer.decode(ids) for ids in new], known)
+    names = {f"distinct_{n}": f"distinct-{n}" for n in (1, 2, 3)} | {"repetition": "repeated 4-grams"}
+    shown = [f"{names[name]} {figures[name]:.3f}" for name in names if name in figures]
+    if "known_words" in figures:
+        shown.append(f"{figures['known_words']:.1%} of the words occur in {source}")
+    print(f"{settings.samples} texts of {sum(map(len, new)):,} tokens: {', '.join(shown)}")
+    return figures
+
+
+def _known_words(settings: EvaluateSettings, train_data_path: str | None, tokenizer):
+    """(words of the training text or None, where they are from)."""
+    from lmfast.data.text_figures import words_of_file, words_of_tokens
+    from lmfast.data.token_file import open_tokens
+
+    if settings.train_text is not None:
+        return words_of_file(settings.train_text, list(tokenizer.special_tokens)), settings.train_text
+    if train_data_path is None or not Path(train_data_path).exists():
+        print("no training text at hand, so no share of known words (--train-text FILE names one)")
+        return None, None
+    tokens = open_tokens(train_data_path, max(tokenizer.vocab) + 1).tokens
+    return words_of_tokens(tokens, tokenizer), train_data_path
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+
+from lmfast.evaluate import EvaluateSettings, evaluate_run, main
+from lmfast.train import train
+from lmfast.training.run_folder import read_metrics
+
+
+def test_the_whole_file_gives_what_training_logged(corpus, trained_run, capsys):
+    """The run's own validation file is the default, and the batch size does not matter."""
+    last = read_metrics(trained_run)[-1]
+    for batch_size in (4, 7):
+        metrics = evaluate_run(EvaluateSettings(run=str(trained_run), batch_size=batch_size, device="cpu"))
+        assert metrics["loss"] == pytest.approx(last["val_loss"], rel=1e-6)
+        assert metrics["bits_per_byte"] == pytest.approx(last["bits_per_byte"], rel=1e-6)
+        assert metrics["perplexity"] == pytest.approx(math.exp(last["val_loss"]), rel=1e-5)
+    out = capsys.readouterr().out
+    tokens = len(np.load(corpus.valid)) - 1
+    assert f"step_00000006 on all {tokens:,} tokens of {corpus.valid}" in out
+    assert re.search(r"loss \d\.\d{4} nats a token, perplexity \d+\.?\d*, \d\.\d{4} bits per byte\n", out)
+
+
+def test_a_stated_number_of_batches_and_an_older_checkpoint(corpus, trained_run, capsys):
+    options = {"data": str(corpus.train), "batch_size": 2, "device": "cpu"}
+    some = evaluate_run(EvaluateSettings(run=str(trained_run), eval_batches=3, **options))
+    assert "on the first 96 tokens of" in capsys.readouterr().out
+    again = evaluate_run(EvaluateSettings(run=str(trained_run), eval_batches=3, **options))
+    assert some == again
+    older = evaluate_run(
+        EvaluateSettings(run=str(trained_run / "checkpoints/step_00000003"), eval_batches=3, **options)
+    )
+    assert older["loss"] > some["loss"]
+
+
+def test_texts_are_written_and_measured(corpus, trained_run, tmp_path, capsys):
+    run = {"run": str(trained_run), "device": "cpu", "samples": 3, "max_tokens": 60}
+    metrics = evaluate_run(EvaluateSettings(**run))
+    assert {"loss", "distinct_1", "distinct_2", "distinct_3", "repetition", "known_words"} <= metrics.keys()
+    assert 0 <= metrics["known_words"] < 1 and 0 < metrics["distinct_1"] <= 1
+    assert re.search(
+        r"3 texts of \d+ tokens: distinct-1 0\.\d{3}, .* of the words occur in", capsys.readouterr().out
+    )
+    assert evaluate_run(EvaluateSettings(**run)) == metrics
+    assert evaluate_run(EvaluateSettings(**run, seed=1)) != metrics
+    assert evaluate_run(EvaluateSettings(**run, temperature=0.0)) != metrics
+    assert evaluate_run(EvaluateSettings(**run, top_p=0.1)) != metrics
+    from_text = evaluate_run(EvaluateSettings(**run, train_text=str(corpus.text)))
+    assert from_text == metrics  # the tokens are that text
+    (tmp_path / "other.txt").write_text("Qqq")
+    other = evaluate_run(EvaluateSettings(**run, train_text=str(tmp_path / "other.txt")))
+    assert other["known_words"] == 0.0
+
+
+def test_bf16_is_near(trained_run):
+    run = {"run": str(trained_run), "device": "cpu"}
+    exact, near = (evaluate_run(EvaluateSettings(**run, bf16=b))["loss"] for b in (False, True))
+    assert exact != near and exact == pytest.approx(near, rel=1e-2)
+
+
+def test_training_logs_the_figures_of_its_samples(trained_run):
+    lines = {m["step"]: m for m in read_metrics(trained_run)}
+    assert {"distinct_1", "distinct_2", "distinct_3", "repetition", "known_words"} <= lines[6].keys()
+    assert "distinct_1" not in lines[3]
+
+
+def test_without_training_data_at_hand(corpus, tmp_path, capsys):
+    import shutil
+
+    for name in ("train.npy", "train.npy.json"):
+        shutil.copy(corpus.folder / name, tmp_path)
+    flags = [*corpus.flags(), "--train-data", str(tmp_path / "train.npy"), "--max-iters", "1"]
+    assert train([*flags, "--out-dir", str(tmp_path / "run")])
+    (tmp_path / "train.npy").unlink()
+    metrics = evaluate_run(
+        EvaluateSettings(run=str(tmp_path / "run"), samples=1, max_tokens=30, device="cpu")
+    )
+    assert "known_words" not in metrics and "distinct_1" in metrics
+    assert "no training text at hand" in capsys.readouterr().out
+
+
+def refused(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and re.fullmatch(r"error: [^\n]+\n", err), err
+    return err
+
+
+def test_bad_input_is_one_line(corpus, trained_run, tmp_path, capsys):
+    other = tmp_path / "other.npy"
+    np.save(other, np.array([1, 2, 3] * 20, np.uint16))
+    facts = {"tokens": 60, "bytes": 60, "tokenizer_sha256": "0" * 64}
+    (tmp_path / "other.npy.json").write_text(json.dumps(facts))
+    large = tmp_path / "large.npy"
+    np.save(large, np.array([1, 2, 300] * 20, np.uint16))
+    for words, message in (
+        ([tmp_path / "none"], "none: no such run folder"),
+        ([trained_run, "--data", tmp_path / "none.npy"], "none.npy: no such token file"),
+        ([trained_run, "--data", other], "was encoded with another tokenizer than the run's"),
+        ([trained_run, "--data", large], "id 300 at position 2 is outside the vocabulary of 300"),
+        ([trained_run, "--batch-size", 0], "batch_size is 0"),
+        ([trained_run, "--eval-batches", -1], "eval_batches is -1"),
+        ([trained_run, "--samples", -1], "samples is -1"),
+        ([trained_run, "--samples", 1, "--max-tokens", 0], "max_tokens is 0"),
+        ([trained_run, "--samples", 1, "--temperature", -1], "temperature is -1"),
+        ([trained_run, "--samples", 1, "--train-text", tmp_path / "no.txt"], "no.txt"),
+        ([trained_run, "--dta", "x"], "did you mean --data?"),
+    ):
+        assert message in refused(words, capsys), words
+
+
+def test_a_run_without_validation_data_needs_some(corpus, tmp_path, capsys):
+    flags = ["--train-data", str(corpus.train), *corpus.flags()[4:], "--max-iters", "1"]
+    assert train([*flags, "--out-dir", str(tmp_path / "run")])
+    assert "give --data FILE, or --samples N" in refused([tmp_path / "run", "--device", "cpu"], capsys)
+    assert main([str(tmp_path / "run"), "--val-data", str(corpus.valid), "--device", "cpu"]) is None

@@ -1,0 +1,402 @@
+"""Whatever ends a run or fills its disk, it goes on to the same losses and weights, to the last bit.
+
+`-m exhaustive` kills far more often: at random moments, and at every line of the code that writes a checkpoint.
+"""
+
+import contextlib
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from lmfast.errors import UserError
+from lmfast.train import train
+from lmfast.training import checkpoint as checkpoint_room
+from lmfast.training import prefetch
+from lmfast.training import run as run_room
+from lmfast.training.checkpoint import newest_checkpoint
+from lmfast.training.run_folder import read_metrics
+from tests.test_train import differ, weights
+from tests.training.nursery import start
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, limits file sizes, mounts tmpfs")
+
+
+@contextlib.contextmanager
+def ram_folder(otherwise: Path):
+    """Hundreds of checkpoints are synced here, which a SIGKILL does not ask for: in memory where it can be."""
+    if not os.access("/dev/shm", os.W_OK):
+        yield otherwise
+        return
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def tmp_path(tmp_path):
+    with ram_folder(tmp_path) as folder:
+        yield folder
+
+
+TIMED = ("seconds", "tokens_per_second", "mfu", "recompiles")
+
+
+def flags(corpus, folder, *more):
+    return [*corpus.flags(), "--tokenizer", str(corpus.tokenizer), "--out-dir", str(folder), *map(str, more)]
+
+
+def exact(folder):
+    return [{k: v for k, v in line.items() if k not in TIMED} for line in read_metrics(folder)]
+
+
+def assert_same(one, other):
+    assert not differ(weights(one), weights(other))
+    assert exact(one) == exact(other)
+
+
+def finish(process):
+    process.join(300)
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+# ---- killed at random moments
+
+
+def kill_until_done(argv, folder, log, kills, seed, whole_seconds, threads=1, killer=signal.SIGKILL):
+    """Starts a run and kills it, until it was hit `kills` times; then lets it end. Returns where the hits fell."""
+    random_moments, hits = random.Random(seed), []
+    while len(hits) < kills:
+        process = start(argv, log, threads=threads)
+        process.join(random_moments.uniform(0.05, 0.9) * whole_seconds)
+        if process.is_alive():
+            os.kill(process.pid, killer)
+        if (code := finish(process)) == 0:
+            # It was faster than its killer: all over again, for the hits that are still to come.
+            shutil.rmtree(folder)
+            continue
+        assert code == (-killer if killer == signal.SIGKILL else 130), log.read_text()
+        hits.append(_where(folder))
+    assert finish(start(argv, log, threads=threads)) == 0, log.read_text()
+    return hits
+
+
+def _where(folder) -> str:
+    checkpoints = folder / "checkpoints"
+    if any(checkpoints.glob(".step_*.partial")) or any(
+        not (path / "COMPLETE").exists() for path in checkpoints.glob("step_*")
+    ):
+        return "in a checkpoint"
+    return "after one" if any(checkpoints.glob("step_*/COMPLETE")) else "before the first"
+
+
+SOME = ("--max-iters", 60, "--checkpoint-interval", 6, "--eval-interval", 30, "--dropout", 0.1)
+LONG = (*SOME, "--max-iters", 150, "--checkpoint-interval", 2, "--keep-checkpoints", 3)
+
+
+def run_whole(corpus, folder, *more, threads=1):
+    """The same run undisturbed, in a process like the others; returns its seconds."""
+    log, began = folder.parent / "whole.log", time.monotonic()
+    assert finish(start(flags(corpus, folder, *more), log, threads=threads)) == 0, log.read_text()
+    return time.monotonic() - began
+
+
+def test_killed_at_random_moments(corpus, tmp_path):
+    seconds = run_whole(corpus, tmp_path / "whole", *SOME)
+    argv = flags(corpus, tmp_path / "run", *SOME)
+    kill_until_done(argv, tmp_path / "run", tmp_path / "log", kills=3, seed=1, whole_seconds=seconds)
+    assert_same(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    ("name", "more", "threads", "kills"),
+    [
+        ("plain", LONG, 1, 12),
+        (
+            "muon, accumulated",
+            (*LONG, "--optimizer", "muon", "--batch-size", 2, "--grad-accumulation", 2),
+            1,
+            8,
+        ),
+        ("compiled, two threads", (*LONG, "--compile"), 2, 8),
+    ],
+)
+def test_killed_at_many_random_moments(corpus, tmp_path, name, more, threads, kills):
+    run_whole(corpus, tmp_path / "warm", *more, threads=threads)  # what is compiled once is compiled now
+    seconds = run_whole(corpus, tmp_path / "whole", *more, threads=threads)
+    hits = kill_until_done(
+        flags(corpus, tmp_path / "run", *more), tmp_path / "run", tmp_path / "log", kills, 2, seconds, threads
+    )
+    print(
+        f"{name}: {len(hits)} kills,",
+        *(f"{hits.count(where)} {where}" for where in sorted(set(hits))),
+        sep=" ",
+    )
+    assert_same(tmp_path / "whole", tmp_path / "run")
+
+
+# ---- killed at a line of the code that writes a checkpoint
+
+
+def kill_at(event: int, step: int, counted: Path | None = None) -> None:
+    """Ends this process by SIGKILL at the `event`-th line run in checkpoint.py while `step` is saved and pruned.
+
+    With `counted`, nothing is killed and the number of lines is written there.
+    """
+    code = checkpoint_room.__file__
+    seen = [0]
+
+    def line(frame, what, argument):
+        if what == "line":
+            seen[0] += 1
+            if counted is None and seen[0] == event:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return line
+
+    real = run_room._save
+
+    def save(*arguments):
+        progress = next(a for a in arguments if hasattr(a, "best_step"))
+        if progress.step != step:
+            return real(*arguments)
+        sys.settrace(lambda frame, what, argument: line if frame.f_code.co_filename == code else None)
+        try:
+            return real(*arguments)
+        finally:
+            sys.settrace(None)
+            if counted is not None:
+                counted.write_text(str(seen[0]))
+
+    run_room._save = save
+
+
+SHORT = ("--max-iters", 6, "--checkpoint-interval", 2, "--eval-interval", 0, "--keep-checkpoints", 1)
+
+
+@pytest.fixture(scope="module")
+def short_run(corpus, tmp_path_factory):
+    """(undisturbed run, lines of checkpoint.py that a save runs through)."""
+    with ram_folder(tmp_path_factory.mktemp("short")) as folder:
+        argv = flags(corpus, folder / "whole", *SHORT)
+        setup = partial(kill_at, 0, 4, folder / "count")
+        assert finish(start(argv, folder / "log", setup)) == 0, (folder / "log").read_text()
+        yield folder / "whole", int((folder / "count").read_text())
+
+
+def kill_while_saving(corpus, short_run, tmp_path, event):
+    whole, _ = short_run
+    folder = tmp_path / f"at_{event}"
+    argv = flags(corpus, folder, *SHORT)
+    assert finish(start(argv, tmp_path / "log", partial(kill_at, event, 4))) == -signal.SIGKILL
+    newest = newest_checkpoint(folder / "checkpoints", report=pytest.fail)
+    assert newest is not None and newest.step in (2, 4)
+    assert finish(start(argv, tmp_path / "log")) == 0, (tmp_path / "log").read_text()
+    assert_same(whole, folder)
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["step_00000006"]
+    shutil.rmtree(folder)
+    return newest.step
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+def test_killed_while_a_checkpoint_is_written(corpus, short_run, tmp_path, share):
+    kill_while_saving(corpus, short_run, tmp_path, int(share * short_run[1]))
+
+
+@pytest.mark.exhaustive
+def test_killed_at_every_line_that_writes_a_checkpoint(corpus, short_run, tmp_path):
+    lines = short_run[1]
+    assert lines > 40
+    left = [kill_while_saving(corpus, short_run, tmp_path, event) for event in range(1, lines + 1)]
+    print(
+        f"killed at each of {lines} lines: {left.count(2)} times the old one was left, {left.count(4)} times the new"
+    )
+    assert left == sorted(left) and {2, 4} == set(left)
+
+
+# ---- asked to stop
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_asked_to_stop(corpus, tmp_path, name):
+    """At whatever step it comes: a checkpoint of that step, exit 130, a line; and the same end in the end."""
+    seconds = run_whole(corpus, tmp_path / "whole", *SOME)
+    argv, log = flags(corpus, tmp_path / "run", *SOME), tmp_path / "log"
+    process = start(argv, log)
+    while not read_metrics(tmp_path / "run"):
+        time.sleep(0.005)
+    time.sleep(random.Random(3).uniform(0, 0.3 * seconds))
+    os.kill(process.pid, getattr(signal, name))
+    assert finish(process) == 130
+    step = int(re.search(r"stopped at step (\d+) with a checkpoint; --resume goes on", log.read_text())[1])
+    assert newest_checkpoint(tmp_path / "run/checkpoints").step == step
+    train(argv)
+    assert_same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_second_ctrl_c_ends_at_once_and_leaves_the_older_checkpoints(corpus, tmp_path):
+    folder, log = tmp_path / "run", tmp_path / "log"
+    process = start(flags(corpus, folder, "--max-iters", 100_000), log, setup=slow_evaluation)
+    while newest_checkpoint(folder / "checkpoints") is None:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    time.sleep(0.2)
+    os.kill(process.pid, signal.SIGINT)
+    assert finish(process) == 130 and "interrupted" in log.read_text()
+    assert newest_checkpoint(folder / "checkpoints", report=pytest.fail) is not None
+
+
+def slow_evaluation():
+    from lmfast.training import evaluation
+
+    real = evaluation.evaluate
+    evaluation.evaluate = lambda *arguments: (time.sleep(3), real(*arguments))[1]
+
+
+# ---- resumed with what may change
+
+
+def test_logging_and_workers_may_change(corpus, tmp_path, monkeypatch):
+    """Weights and every loss that both runs logged are equal to the bit."""
+    more = ("--dropout", 0.1, "--lr-decay-iters", 12)
+    assert train(flags(corpus, tmp_path / "whole", *more, "--max-iters", 12))
+    changes = [
+        ("--log-interval", 2, "--eval-interval", 0),
+        ("--log-interval", 5, "--sample-interval", 2, "--tensorboard"),
+        ("--log-interval", 1, "--eval-interval", 2, "--checkpoint-interval", 1, "--keep-checkpoints", 0),
+    ]
+    for stop, ahead, change in zip((3, 7, 12), (2, 1, 5), changes, strict=True):
+        monkeypatch.setattr(prefetch, "AHEAD", ahead)
+        assert train(flags(corpus, tmp_path / "parts", *more, "--max-iters", stop, *change))
+    assert not differ(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    losses = {m["step"]: m["train_loss"] for m in exact(tmp_path / "whole")}
+    logged = {m["step"]: m["train_loss"] for m in exact(tmp_path / "parts") if "train_loss" in m}
+    assert sorted(logged) == [2, 3, 5, 7, 8, 9, 10, 11, 12]
+    assert all(loss == losses[step] for step, loss in logged.items())
+
+
+@pytest.mark.exhaustive
+def test_compiled_with_two_threads_twice(corpus, tmp_path):
+    for name in ("one", "two"):
+        run_whole(corpus, tmp_path / name, *LONG, "--compile", threads=2)
+    assert_same(tmp_path / "one", tmp_path / "two")
+
+
+def test_the_split_of_a_step_may_change_in_the_middle(corpus, tmp_path):
+    more = ("--lr-decay-iters", 9, "--batch-size", 4, "--eval-batches", 1)
+    assert train(flags(corpus, tmp_path / "whole", *more, "--max-iters", 9))
+    assert train(flags(corpus, tmp_path / "parts", *more, "--max-iters", 3))
+    for stop, split in ((6, (2, 2)), (9, (1, 4))):
+        change = ("--batch-size", split[0], "--grad-accumulation", split[1], "--max-iters", stop)
+        assert train(flags(corpus, tmp_path / "parts", *more[:2], "--eval-batches", 1, *change))
+    for a, b in zip(exact(tmp_path / "whole"), exact(tmp_path / "parts"), strict=True):
+        for name in a:
+            assert a[name] == pytest.approx(b[name], rel=1e-4), (a["step"], name)
+    torch.testing.assert_close(weights(tmp_path / "whole"), weights(tmp_path / "parts"), rtol=1e-3, atol=5e-5)
+
+
+def test_another_split_with_dropout_is_refused(corpus, tmp_path):
+    """Its masks would be others: not the same run."""
+    more = ("--dropout", 0.1, "--lr-decay-iters", 6)
+    assert train(flags(corpus, tmp_path / "run", *more, "--max-iters", 3))
+    split = ("--batch-size", 2, "--grad-accumulation", 2)
+    with pytest.raises(UserError, match=r"dropout is 0\.1, so another split of a step would be another run"):
+        train(flags(corpus, tmp_path / "run", *more, *split))
+
+
+# ---- a full disk
+
+
+@contextlib.contextmanager
+def small_disk(path: Path, size: str):
+    path.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], capture_output=True
+    ).returncode:
+        pytest.skip("no right to mount a tmpfs")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", path], check=True)
+
+
+def fill(folder: Path) -> Path:
+    ballast = folder / "ballast"
+    with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    return ballast
+
+
+def test_a_full_disk_leaves_the_run_alive_and_the_old_checkpoint_whole(corpus, tmp_path, monkeypatch, capsys):
+    """The disk is full from the save at step 6 to the save at step 9."""
+    disk = tmp_path / "disk"
+    assert train(flags(corpus, tmp_path / "whole", "--max-iters", 9))
+    with small_disk(disk, "4m"):
+        folder, real = disk / "run", run_room.save_checkpoint
+
+        def save(checkpoints, *arguments):
+            step = arguments[-1]["step"]
+            if step == 6:
+                fill(disk)
+            if step == 9:
+                before = newest_checkpoint(folder / "checkpoints", report=pytest.fail)
+                assert before.step == 3 and not list((folder / "checkpoints").glob(".step*"))
+                (disk / "ballast").unlink()
+            return real(checkpoints, *arguments)
+
+        monkeypatch.setattr(run_room, "save_checkpoint", save)
+        assert train(flags(corpus, folder, "--max-iters", 9))
+        out = capsys.readouterr().out
+        assert (
+            len(re.findall(r"checkpoint at step 6 could not be written \(.*No space left on device", out))
+            == 1
+        )
+        assert_same(tmp_path / "whole", folder)
+        assert [m["step"] for m in read_metrics(folder)] == list(range(1, 10))
+
+
+def limit_files(step: int, until: int, size: int) -> None:
+    """From the save at `step` to the one at `until` no file may grow beyond `size` bytes."""
+    real, (soft, hard) = run_room.save_checkpoint, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def save(checkpoints, *arguments):
+        if arguments[-1]["step"] == step:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        if arguments[-1]["step"] == until:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        return real(checkpoints, *arguments)
+
+    run_room.save_checkpoint = save
+
+
+@pytest.mark.parametrize("size", [20_000, 60_000])  # the weights or only the optimizer do not fit
+def test_files_that_cannot_grow_leave_the_run_alive(corpus, tmp_path, size):
+    folder, log = tmp_path / "run", tmp_path / "log"
+    argv = flags(corpus, folder, "--max-iters", 9, "--eval-interval", 0, "--log-interval", 9)
+    assert finish(start(argv, log, partial(limit_files, 6, 9, size))) == 0, log.read_text()
+    text = log.read_text()
+    assert text.count("checkpoint at step 6 could not be written") == 1 and "Traceback" not in text
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["step_00000003", "step_00000009"]
+
+
+def test_an_end_that_does_not_fit_is_an_error_and_the_old_checkpoint_goes_on(corpus, tmp_path):
+    folder, log = tmp_path / "run", tmp_path / "log"
+    argv = flags(corpus, folder)
+    assert finish(start(argv, log, partial(limit_files, 6, 0, 20_000))) == 2
+    assert "error: step 6 could not be saved (see above); make room" in log.read_text()
+    assert newest_checkpoint(folder / "checkpoints", report=pytest.fail).step == 3
+    assert train(argv)
+    assert train(flags(corpus, tmp_path / "whole"))
+    assert_same(tmp_path / "whole", folder)
