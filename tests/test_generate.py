@@ -40,6 +40,30 @@ def test_cache_or_not_the_text_is_the_same(lines):
     assert "without KV cache" in without.err
 
 
+def test_compile_gives_the_same_text_through_one_graph(lines, monkeypatch):
+    import torch
+
+    from lmfast.inference import torch_decoder
+
+    plain = lines("--prompt", "Once upon", *GREEDY)
+    monkeypatch.setitem(torch_decoder.COMPILE, "backend", "eager")  # Inductor's code takes ten seconds
+    torch_decoder._compiled_decode.cache_clear()
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert lines("--prompt", "Once upon", *GREEDY, "--compile").out == plain.out
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before + 1
+    torch_decoder._compiled_decode.cache_clear()
+
+
+def test_compile_says_why_it_cannot(trained_run, monkeypatch, capsys):
+    monkeypatch.setattr("lmfast.model.device.why_not_compile", lambda device: "no C++ compiler was found")
+    with pytest.raises(SystemExit):
+        main(["--checkpoint", str(trained_run), "--prompt", "Once", "--compile", "--device", "cpu"])
+    err = capsys.readouterr().err
+    assert (
+        err.count("\n") == 1 and "--compile cannot work here: no C++ compiler was found; leave it out" in err
+    )
+
+
 def test_a_batch_prints_each_text_and_equals_single_runs(lines):
     out, _ = lines("--prompt", "Once upon", "One day, a", *GREEDY)
     assert (

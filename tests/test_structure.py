@@ -153,6 +153,7 @@ FACE_OF = {
     "check_speed": "check",
     "check_report": "check",
     "merge_kernels": "encoding",
+    "cpu_kernels": "cpu_decoder",
 }
 
 

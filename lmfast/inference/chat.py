@@ -30,6 +30,7 @@ class Chat:
         top_p: float | None = 0.95,
         seed: int = 0,
         kv_cache: bool = True,
+        compile: bool = False,
     ):
         if not has_chat_tokens(tokenizer):
             raise UserError(
@@ -37,7 +38,8 @@ class Chat:
             )
         self.model, self.tokenizer = model, tokenizer
         self.max_tokens, self.seed = max_tokens, seed
-        self.sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "kv_cache": kv_cache}
+        self.options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        self.options |= {"kv_cache": kv_cache, "compile": compile}
         self.stops = {tokenizer.special_tokens[END], tokenizer.special_tokens[BOS]}
         self.history: list[Message] = [Message("system", system)] if system else []
         self.turns = 0
@@ -83,7 +85,7 @@ class Chat:
         room = self.model.config.context_length - len(prompt)
         seed = derive_seed(self.seed, self.turns)
         steps = stream(
-            self.model, [prompt], min(self.max_tokens, room), seed=seed, stop_id=None, **self.sampling
+            self.model, [prompt], min(self.max_tokens, room), seed=seed, stop_id=None, **self.options
         )
         for (token,) in steps:
             if token in self.stops:

@@ -19,11 +19,16 @@ class LayerCache:
 
     k: Tensor
     v: Tensor
+    rows: Tensor | None = None  # (batch of a prompt,) int64: the sequences `fill` writes, where not all
 
     def fill(self, k: Tensor, v: Tensor) -> None:
-        """Writes a whole prompt's keys and values from position 0."""
-        self.k[:, :, : k.shape[2]] = k
-        self.v[:, :, : v.shape[2]] = v
+        """Writes whole prompts' keys and values from position 0."""
+        if self.rows is None:
+            self.k[:, :, : k.shape[2]] = k
+            self.v[:, :, : v.shape[2]] = v
+        else:
+            self.k[self.rows, :, : k.shape[2]] = k.to(self.k.dtype)
+            self.v[self.rows, :, : v.shape[2]] = v.to(self.v.dtype)
 
     def append(self, k: Tensor, v: Tensor, lengths: Tensor) -> None:
         """Writes one token's keys and values (batch, num_kv_heads, 1, head_dim) at each sequence's own length."""
@@ -43,6 +48,10 @@ class KVCache:
         self.layers = [LayerCache(k, v) for k, v in self.storage]
         self.lengths = torch.zeros(batch, device=device, dtype=torch.int32)
         self.max_length = max_length
+
+    def of_rows(self, rows: Tensor | None) -> list[LayerCache]:
+        """The layers as `fill` shall write them: those sequences only."""
+        return [LayerCache(c.k, c.v, rows) for c in self.layers]
 
     def view(self, max_length: int) -> list[LayerCache]:
         """The layers' first `max_length` positions: a short sequence need not read a long cache."""

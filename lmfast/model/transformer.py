@@ -60,6 +60,21 @@ class TransformerLM(nn.Module):
         tables = rope_tables(config.head_dim, config.context_length, config.rope_theta)
         self.rope_cos, self.rope_sin = (table.to(device) for table in tables)
 
+    def with_matrices_in(self, dtype: torch.dtype) -> "TransformerLM":
+        """A copy whose matrices are in `dtype` and whose norms and rope tables are this model's own.
+
+        What autocast to that dtype computes with this model, to the bit, without casting weights at each call."""
+        with torch.device("meta"):
+            model = TransformerLM(self.config)
+        tensors = {name: t.to(dtype) if t.dim() > 1 else t for name, t in self.state_dict().items()}
+        if self.config.tie_embeddings:
+            tensors["head.weight"] = tensors["embedding.weight"]
+        model.load_state_dict(tensors, assign=True)
+        if self.config.tie_embeddings:
+            model.head.weight = model.embedding.weight
+        model.rope_cos, model.rope_sin = self.rope_cos, self.rope_sin
+        return model.train(self.training)
+
     def own_tensors(self) -> dict[str, Tensor]:
         """The weights by name, each once: a tied head goes by the embedding's name."""
         return dict(self.named_parameters())
@@ -105,21 +120,19 @@ class TransformerLM(nn.Module):
         logits, cap = self.head(hidden), self.config.logit_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
-    def prefill(self, ids: Tensor, lengths: Tensor, cache: KVCache) -> Tensor:
-        """Runs right-padded prompts (batch, seq) through the model once and fills the cache.
+    def prefill(self, ids: Tensor, cache: KVCache, rows: Tensor | None = None) -> None:
+        """Runs right-padded prompts (batch, seq) through the model once and fills the cache from position 0.
 
-        Returns the logits (batch, vocab_size) at each prompt's last token. Padding lies to the right of what it could
-        disturb, and its keys are overwritten before they would come within a sequence's length.
+        `rows` (batch,): the sequences of the cache they are, where not all. `cache.lengths` is the caller's. Padding
+        lies to the right of what it could disturb, and its keys are overwritten before they would come within a
+        sequence's length.
         """
         rope = self._rope(ids.shape[1])
 
         def attend_with(layer):
             return lambda attention, x: attention(x, rope, cache=layer, ids=ids)
 
-        hidden = self._run_blocks(self._embed(ids), [attend_with(layer) for layer in cache.layers])
-        cache.lengths.copy_(lengths)
-        last = hidden[torch.arange(ids.shape[0], device=ids.device), lengths.long() - 1]
-        return self.logits(last)
+        self._run_blocks(self._embed(ids), [attend_with(layer) for layer in cache.of_rows(rows)])
 
     def decode(self, ids: Tensor, cache: KVCache, max_length: int) -> Tensor:
         """One step: ids (batch,) are appended to the sequences in `cache`; returns logits (batch, vocab_size).

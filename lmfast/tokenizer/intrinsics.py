@@ -264,13 +264,16 @@ else:
         """Nothing: only Linux is asked for huge pages."""
 
 
-@functools.lru_cache(maxsize=1)
-def cache_folder() -> Path:
-    """Where this version's compiled code is kept: a folder named by a hash of all of the tokenizer's sources,
-    since Numba itself does not notice that a callee in another file was edited.
+_HERE = Path(__file__).resolve().parent
+
+
+@functools.cache
+def cache_folder(here: Path = _HERE) -> Path:
+    """Where this version's compiled code of a package (the tokenizer's, or another's folder) is kept: a folder
+    named by a hash of all of its sources, since Numba itself does not notice that a callee in another file was
+    edited.
 
     Beside the package where that can be written, else the user's cache, else the temporary folder."""
-    here = Path(__file__).resolve().parent
     digest = hashlib.sha256()
     for source in sorted(here.glob("*.py")):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
@@ -292,15 +295,15 @@ def cache_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="lmfast-"))
 
 
-def enable_cache(*functions) -> None:
-    """Turns on Numba's file cache for compiled functions, in `cache_folder()`, and says on stderr that
+def enable_cache(*functions, package: Path = _HERE) -> None:
+    """Turns on Numba's file cache for compiled functions, in `cache_folder(package)`, and says on stderr that
     compiling takes a moment where the folder has no code for one of them yet.
 
     Called before first use rather than by `njit(cache=True)`, which would touch the disk at import."""
     fresh = [function for function in functions if not getattr(function, "_lmfast_cached", False)]
     if not fresh:
         return
-    folder = cache_folder()
+    folder = cache_folder(package)
     before = numba.config.CACHE_DIR
     try:
         numba.config.CACHE_DIR = str(folder)
@@ -310,9 +313,9 @@ def enable_cache(*functions) -> None:
     finally:
         numba.config.CACHE_DIR = before
     if any(not any(folder.glob(f"**/*.{function.py_func.__name__}-*.nbi")) for function in fresh):
-        _say_once_that_it_compiles()
+        _say_once_that_it_compiles(package)
 
 
-@functools.lru_cache(maxsize=1)
-def _say_once_that_it_compiles() -> None:
-    print("lmfast: compiling the tokenizer for this machine (once, some seconds)", file=sys.stderr)
+@functools.cache
+def _say_once_that_it_compiles(package: Path) -> None:
+    print(f"lmfast: compiling {package.name} code for this machine (once, some seconds)", file=sys.stderr)

@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 import torch
 
+from lmfast.data.batches import splitmix64
 from lmfast.errors import UserError
-from lmfast.inference.sampling import check_sampling, filter_logits, sample
+from lmfast.inference.sampling import Sampling, exponential, filter_logits, sample
 
 LOGITS = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
 
@@ -24,23 +26,43 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, count):
 
 
 def test_frequencies_follow_the_distribution():
-    generator = torch.Generator().manual_seed(0)
-    ids = sample(LOGITS.expand(20000, 4), 1.0, None, None, generator)
+    ids = sample(LOGITS.expand(20000, 4), Sampling(), 0)
     share = torch.bincount(ids, minlength=4) / 20000
     torch.testing.assert_close(share, LOGITS[0].exp(), atol=0.015, rtol=0)
+    ids = torch.cat([sample(LOGITS, Sampling(seed=3), step) for step in range(4000)])
+    share = torch.bincount(ids, minlength=4) / 4000
+    torch.testing.assert_close(share, LOGITS[0].exp(), atol=0.03, rtol=0)
 
 
 def test_temperature_sharpens_and_zero_is_greedy():
-    generator = torch.Generator().manual_seed(0)
-    sharp = sample(LOGITS.expand(5000, 4), 0.25, None, None, generator)
+    sharp = sample(LOGITS.expand(5000, 4), Sampling(0.25), 0)
     assert (sharp == 0).float().mean() > 0.85
     ties = torch.tensor([[1.0, 3.0, 3.0, 2.0]])
-    assert sample(ties, 0.0, None, None, generator).tolist() == [1]
+    assert sample(ties, Sampling(0.0), 0).tolist() == [1]
 
 
-def test_a_seed_repeats():
-    draws = [sample(LOGITS.expand(50, 4), 1.0, 3, 0.9, torch.Generator().manual_seed(4)) for _ in range(2)]
-    assert torch.equal(*draws)
+def test_draws_are_exponential_and_belong_to_seed_step_row_and_id():
+    rows = torch.arange(50)
+    draws = exponential(Sampling(seed=1).key, 2, rows, 1000)
+    assert draws.min() > 0 and draws.isfinite().all()
+    assert draws.mean() == pytest.approx(1, abs=0.02) and draws.std() == pytest.approx(1, abs=0.03)
+    assert torch.equal(draws[7:9], exponential(Sampling(seed=1).key, torch.tensor(2), rows[7:9], 1000))
+    for other in (Sampling(seed=2).key, 2), (Sampling(seed=1).key, 3):
+        assert (draws == exponential(*other, rows, 1000)).float().mean() < 0.01
+
+
+def test_draws_come_from_splitmix64():
+    """NumPy's unsigned arithmetic against torch's signed: the same bits."""
+    golden, key, step, row, token = 0x9E3779B97F4A7C15, Sampling(seed=9).key, 5, 3, 17
+
+    def mix(value: int) -> int:
+        # data.batches adds the golden number before it mixes.
+        return int(splitmix64(np.array([(value - golden) % 2**64], np.uint64))[0])
+
+    bits = mix((mix((mix((key + step * golden) % 2**64) + row) % 2**64) + token * golden) % 2**64) >> 41
+    expected = -np.log((bits + 0.5) / 2**23)
+    draw = exponential(key, step, torch.tensor([row]), 20)[0, token]
+    assert draw.item() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -54,4 +76,4 @@ def test_a_seed_repeats():
 )
 def test_values_out_of_range_are_refused(options, name):
     with pytest.raises(UserError, match=name):
-        check_sampling(*options)
+        Sampling(*options)

@@ -173,3 +173,15 @@ def test_bf16_autocast_is_near_fp32():
     high = model(ids())
     assert low.dtype == torch.bfloat16
     assert (low.float() - high).abs().max() < 0.02 * high.abs().max()
+
+
+@pytest.mark.parametrize("changes", [{}, {"tie_embeddings": True}, {"value_embeddings": True}], ids=str)
+def test_matrices_in_another_dtype_compute_what_autocast_does(changes):
+    model = build(**changes)
+    low = model.with_matrices_in(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(low(ids()), model(ids()))
+    assert low.blocks[0].attention.qkv.weight.dtype == torch.bfloat16
+    assert low.final_norm.weight.data_ptr() == model.final_norm.weight.data_ptr()
+    assert (low.head.weight is low.embedding.weight) == bool(changes.get("tie_embeddings"))
+    assert model.head.weight.dtype == torch.float32

@@ -1,0 +1,55 @@
+"""Rows of the table on a model of nothing."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from bench import generation_table
+from bench.generation_table import bytes_read, main, make_model
+from lmfast.model.config import ModelConfig
+
+pytest.importorskip("transformers")
+TINY = ModelConfig(64, 64, d_model=32, num_layers=1, num_heads=2, d_ff=40)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(generation_table, "MODELS", {"5.3M": TINY})
+
+
+def test_rows_are_measured_and_saved(tiny, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "g.json"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["x", "--quick", "--only", "5.3M-1", "5.3M-16", "--output", str(output)])
+    main()
+    saved = json.loads(output.read_text())
+    assert [row["name"] for row in saved["rows"]] == [
+        "greedy, 5.3M, batch 1",
+        "greedy, 5.3M, part of the read roofline (memory)",
+        "greedy, 5.3M, part of the read roofline (resident)",
+        "greedy, 5.3M, batch 16",
+    ]
+    times = saved["rows"][0]["data"]["times"]
+    assert {name: len(values) for name, values in times.items()} == dict.fromkeys(
+        ["ours", "peer", "memory", "resident"], 3
+    )
+    part = saved["rows"][1]["data"]
+    seconds = [memory / 512e6 * saved["rows"][0]["data"]["read"] * 40 for memory in times["memory"]]
+    expected = sorted(allowed / ours for allowed, ours in zip(seconds, times["ours"], strict=True))[1]
+    assert part["ratio"]["median"] == pytest.approx(expected, rel=0.06)  # 512e6: the buffer has 2^26 floats
+    assert "tok/s" in capsys.readouterr().out
+
+
+def test_other_ids_are_never_timed(tiny, monkeypatch):
+    monkeypatch.setattr(generation_table, "their_generate", lambda *_: lambda: [[0]])
+    with pytest.raises(SystemExit, match="other ids than Hugging Face's"):
+        list(generation_table.on_cpu("5.3M", 1, True))
+
+
+def test_the_embedding_is_not_read(tiny):
+    model = make_model("5.3M", torch.device("cpu"))
+    read = sum(p.numel() for p in model.parameters()) - model.embedding.weight.numel()
+    assert bytes_read(model, torch.float32) == 4 * read
+    assert bytes_read(model, torch.bfloat16) == 2 * read
