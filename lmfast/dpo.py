@@ -86,7 +86,8 @@ def dpo(argv: Sequence[str]) -> bool:
         settings_of,
         steps_for_epochs,
     )
-    from lmfast.training.run import Task, execute, resolve
+    from lmfast.training.resolve import resolve
+    from lmfast.training.run import Task, execute
 
     settings, folder, resuming, run = settings_of(DPOSettings, argv, "dpo")
     _check(settings.preference)

@@ -76,7 +76,8 @@ def _run(settings: SFTSettings, folder: Path, resuming: bool, tokenizer, tokeniz
     from lmfast.training.evaluation import evaluate
     from lmfast.training.objectives import SFT
     from lmfast.training.post_training import answer_sampler, digest, steps_for_epochs
-    from lmfast.training.run import Task, execute, resolve
+    from lmfast.training.resolve import resolve
+    from lmfast.training.run import Task, execute
 
     length = settings.model.context_length + 1
     training, held, prompts, held_hashes = _documents(settings, tokenizer, length)

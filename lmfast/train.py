@@ -85,7 +85,8 @@ def _task(settings: TrainSettings, kept_tokenizer: Path | None, corpus, talk: bo
     from lmfast.data.batches import Batches
     from lmfast.training.evaluation import make_evaluate
     from lmfast.training.objectives import NextToken
-    from lmfast.training.run import Task, resolve
+    from lmfast.training.resolve import resolve
+    from lmfast.training.run import Task
 
     remark = print if talk else (lambda line: None)
     if corpus is None:

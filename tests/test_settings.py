@@ -159,7 +159,7 @@ def test_given_names_resolves_aliases():
 def test_every_config_reads(path):
     from lmfast.dpo import DPOSettings
     from lmfast.sft import SFTSettings
-    from lmfast.training.run import resolve
+    from lmfast.training.resolve import resolve
 
     cls = {"sft": SFTSettings, "dpo": DPOSettings}.get(path.stem, TrainSettings)
     settings = replace_flat(cls(), read_yaml(path, cls))

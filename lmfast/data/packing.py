@@ -83,13 +83,23 @@ class RowBatches:
         self.rows, self.rows_a_step, self.seed = rows, rows_a_step, seed
 
     def step(self, step: int) -> np.ndarray:
+        return self.rows[self.order(step)].reshape(-1, self.rows.shape[-1])
+
+    def place(self, step: int) -> str:
+        """Which rows (or pairs) step `step` sees, in words."""
+        order, shown = self.order(step), 8
+        more = f" and {len(order) - shown} more" if len(order) > shown else ""
+        return f"rows {', '.join(map(str, order[:shown]))}{more}"
+
+    def order(self, step: int) -> np.ndarray:
+        """Numbers of the rows (or pairs) of step `step`, int64."""
         index = step * self.rows_a_step + np.arange(self.rows_a_step, dtype=np.int64)
         epochs, order = index // len(self.rows), np.empty(len(index), np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
             key = derive_seed(self.seed, int(epoch))
             order[here] = permute((index[here] % len(self.rows)).astype(np.uint64), len(self.rows), key)
-        return self.rows[order].reshape(-1, self.rows.shape[-1])
+        return order
 
 
 def in_order(rows: np.ndarray, rows_a_batch: int) -> list[np.ndarray]:

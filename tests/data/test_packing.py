@@ -59,6 +59,9 @@ def test_batches_visit_each_row_once_an_epoch_and_depend_on_seed_and_step_alone(
     second = np.concatenate([batches.step(2), batches.step(3)])["id"][:, 0]
     assert sorted(first) == sorted(second) == list(range(10)) and first.tolist() != second.tolist()
     np.testing.assert_array_equal(RowBatches(rows, 5, seed=3).step(3), batches.step(3))
+    order = batches.order(1)
+    assert batches.place(1) == f"rows {', '.join(map(str, order))}" and len(order) == 5
+    assert RowBatches(rows, 10, seed=3).place(0).endswith(" and 2 more")
     # A step is the same however many rows an epoch has left.
     uneven = RowBatches(rows, 4, seed=3)
     seen = np.concatenate([uneven.step(i) for i in range(5)])["id"][:, 0]

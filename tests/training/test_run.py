@@ -1,4 +1,4 @@
-"""From settings to a plan: what is derived, and what is refused. (Whole runs are in tests/test_train.py.)"""
+"""What a run does at its edges: saves that fail, signals. (Whole runs are in tests/test_train.py.)"""
 
 import dataclasses
 import signal
@@ -7,58 +7,10 @@ import pytest
 import torch
 
 from lmfast.errors import UserError
-from lmfast.settings import TrainSettings, replace_flat, to_flat
+from lmfast.settings import TrainSettings, replace_flat
 from lmfast.training.checkpoint import save_checkpoint
 from lmfast.training.loop import Progress
-from lmfast.training.run import _save, _StopSignals, resolve
-
-
-def resolved(vocab_size=300, **values):
-    return to_flat(resolve(replace_flat(TrainSettings(), values), vocab_size))
-
-
-def test_the_tokenizer_gives_the_vocabulary_and_a_larger_one_may_be_asked_for():
-    assert resolved()["vocab_size"] == 300
-    assert to_flat(resolve(replace_flat(TrainSettings(), {"vocab_size": 512}), 300))["vocab_size"] == 512
-    with pytest.raises(UserError, match="vocab_size is 256, but the tokenizer has 300"):
-        resolve(replace_flat(TrainSettings(), {"vocab_size": 256}), 300)
-
-
-def test_derived_settings():
-    flat = resolved()
-    assert (flat["max_iters"], flat["lr_decay_iters"], flat["min_lr"]) == (
-        100_000,
-        100_000,
-        pytest.approx(1e-5),
-    )
-    flat = resolved(
-        total_tokens=1_000_000, batch_size=4, grad_accumulation=2, context_length=100, warmup_iters=10
-    )
-    assert (flat["max_iters"], flat["total_tokens"]) == (1250, None)
-    assert resolved(max_iters=5)["lr_decay_iters"] == 1000  # never before the end of the warmup
-    assert resolved(schedule="linear")["min_lr"] == resolved(schedule="wsd")["min_lr"] == 0.0
-    timed = resolved(max_minutes=5)
-    assert (timed["max_iters"], timed["lr_decay_iters"]) == (None, None)
-    assert resolved(max_minutes=5, total_tokens=10**6)["max_iters"] == 31
-
-
-def test_resolving_twice_changes_nothing():
-    once = resolve(replace_flat(TrainSettings(), {"total_tokens": 10**9}), 300)
-    assert resolve(once, 300) == once
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("beta1", 1.0), ("beta2", -0.1), ("weight_decay", -1), ("grad_clip", float("nan")), ("warmup_iters", -1),
-        ("eval_interval", -1), ("eval_batches", -1), ("keep_checkpoints", -1), ("checkpoint_interval", -1),
-        ("sample_interval", -1), ("max_iters", 0), ("grad_accumulation", 0), ("lr_decay_iters", 5), ("max_minutes", 0),
-        ("muon_lr", 0.0), ("z_loss", -1), ("logit_softcap", 0.0), ("muon_momentum", 1.0), ("decay_fraction", 1.5),
-    ],
-)  # fmt: skip
-def test_values_out_of_range_are_refused_by_name(name, value):
-    with pytest.raises(UserError, match=name):
-        resolved(**{name: value})
+from lmfast.training.run import Task, _save, _StopSignals, execute
 
 
 def test_a_full_disk_leaves_the_run_alive_and_the_old_checkpoint_whole(tmp_path, monkeypatch):
@@ -85,6 +37,14 @@ def test_a_full_disk_leaves_the_run_alive_and_the_old_checkpoint_whole(tmp_path,
         len(messages) == 1 and "step 2 could not be written" in messages[0] and "No space left" in messages[0]
     )
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
+
+
+def test_a_command_of_one_process_is_refused_under_torchrun(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    settings = replace_flat(TrainSettings(), {"batch_size": 2})
+    with pytest.raises(UserError, match="trains in one process; start it without torchrun"):
+        execute(settings, Task(None, None), tmp_path / "run", False, torch.device("cpu"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_second_ctrl_c_interrupts_at_once():

@@ -1,0 +1,71 @@
+"""Settings made whole: what follows from others is filled in, and what cannot work is refused by name.
+
+In: settings as parsed, and the tokenizer's number of ids. Out: settings that say all, for config.yaml and the loop;
+resolving them again changes nothing. No torch here.
+"""
+
+import math
+from dataclasses import replace
+
+from lmfast.errors import UserError
+from lmfast.settings import TrainSettings
+
+
+def resolve(settings: TrainSettings, vocab_size: int | None) -> TrainSettings:
+    """Every derived setting filled in, so that the saved config says all. Raises UserError on what cannot work."""
+    opt, model = settings.optimizer, settings.model
+    if not 0 <= settings.run.seed < 2**63:
+        raise UserError(f"seed is {settings.run.seed}; it must lie between 0 and 2**63 - 1")
+    if model.vocab_size is not None and vocab_size is not None and vocab_size > model.vocab_size:
+        raise UserError(
+            f"vocab_size is {model.vocab_size}, but the tokenizer has {vocab_size} ids; leave --vocab-size out"
+        )
+    model = replace(model, vocab_size=model.vocab_size or vocab_size).resolved()
+    for name in ("batch_size", "grad_accumulation"):
+        if getattr(opt, name) < 1:
+            raise UserError(f"{name} is {getattr(opt, name)}; it must be at least 1")
+    for name in ("learning_rate", "weight_decay", "grad_clip", "z_loss", "warmup_iters"):
+        if not (getattr(opt, name) >= 0 and math.isfinite(getattr(opt, name))):
+            raise UserError(f"{name} is {getattr(opt, name)}; it must be a number of at least 0")
+    for name in ("max_minutes", "muon_lr"):
+        value = getattr(opt, name)
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise UserError(f"{name} is {value}; it must be a number greater than 0")
+    if not 0 <= opt.decay_fraction <= 1:
+        raise UserError(f"decay_fraction is {opt.decay_fraction}; it must lie between 0 and 1")
+    for name in ("beta1", "beta2", "muon_momentum"):
+        if not 0 <= getattr(opt, name) < 1:
+            raise UserError(f"{name} is {getattr(opt, name)}; it must be at least 0 and below 1")
+    if settings.logging.log_interval < 1:
+        raise UserError(f"log_interval is {settings.logging.log_interval}; it must be at least 1")
+    for name in (
+        "eval_interval",
+        "eval_batches",
+        "checkpoint_interval",
+        "keep_checkpoints",
+        "sample_interval",
+    ):
+        if getattr(settings.logging, name) < 0:
+            raise UserError(f"{name} is {getattr(settings.logging, name)}; it must be at least 0")
+    if opt.max_iters is not None and opt.total_tokens is not None:
+        raise UserError("max_iters and total_tokens are both set; they say the same thing, give one")
+    tokens_a_step = opt.batch_size * opt.grad_accumulation * model.context_length
+    max_iters = opt.max_iters
+    if max_iters is None and opt.total_tokens is not None:
+        max_iters = -(-opt.total_tokens // tokens_a_step)
+    elif max_iters is None and opt.max_minutes is None:
+        max_iters = 100_000
+    if max_iters is not None and max_iters < 1:
+        raise UserError(f"max_iters is {max_iters}; it must be at least 1")
+    decay = opt.lr_decay_iters
+    if decay is None and max_iters is not None:
+        decay = max(max_iters, opt.warmup_iters)
+    if decay is not None and decay < opt.warmup_iters:
+        raise UserError(f"lr_decay_iters {decay} is before the end of warmup_iters {opt.warmup_iters}")
+    min_lr = opt.min_lr
+    if min_lr is None:
+        min_lr = opt.learning_rate / 10 if opt.schedule == "cosine" else 0.0
+    if not 0 <= min_lr <= opt.learning_rate:
+        raise UserError(f"min_lr is {min_lr}; it must lie between 0 and learning_rate {opt.learning_rate}")
+    opt = replace(opt, max_iters=max_iters, total_tokens=None, lr_decay_iters=decay, min_lr=min_lr)
+    return replace(settings, model=model, optimizer=opt)

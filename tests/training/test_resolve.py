@@ -1,0 +1,55 @@
+"""From settings to a whole of them: what is derived, and what is refused."""
+
+import pytest
+
+from lmfast.errors import UserError
+from lmfast.settings import TrainSettings, replace_flat, to_flat
+from lmfast.training.resolve import resolve
+
+
+def resolved(vocab_size=300, **values):
+    return to_flat(resolve(replace_flat(TrainSettings(), values), vocab_size))
+
+
+def test_the_tokenizer_gives_the_vocabulary_and_a_larger_one_may_be_asked_for():
+    assert resolved()["vocab_size"] == 300
+    assert to_flat(resolve(replace_flat(TrainSettings(), {"vocab_size": 512}), 300))["vocab_size"] == 512
+    with pytest.raises(UserError, match="vocab_size is 256, but the tokenizer has 300"):
+        resolve(replace_flat(TrainSettings(), {"vocab_size": 256}), 300)
+
+
+def test_derived_settings():
+    flat = resolved()
+    assert (flat["max_iters"], flat["lr_decay_iters"], flat["min_lr"]) == (
+        100_000,
+        100_000,
+        pytest.approx(1e-5),
+    )
+    flat = resolved(
+        total_tokens=1_000_000, batch_size=4, grad_accumulation=2, context_length=100, warmup_iters=10
+    )
+    assert (flat["max_iters"], flat["total_tokens"]) == (1250, None)
+    assert resolved(max_iters=5)["lr_decay_iters"] == 1000  # never before the end of the warmup
+    assert resolved(schedule="linear")["min_lr"] == resolved(schedule="wsd")["min_lr"] == 0.0
+    timed = resolved(max_minutes=5)
+    assert (timed["max_iters"], timed["lr_decay_iters"]) == (None, None)
+    assert resolved(max_minutes=5, total_tokens=10**6)["max_iters"] == 31
+
+
+def test_resolving_twice_changes_nothing():
+    once = resolve(replace_flat(TrainSettings(), {"total_tokens": 10**9}), 300)
+    assert resolve(once, 300) == once
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("beta1", 1.0), ("beta2", -0.1), ("weight_decay", -1), ("grad_clip", float("nan")), ("warmup_iters", -1),
+        ("eval_interval", -1), ("eval_batches", -1), ("keep_checkpoints", -1), ("checkpoint_interval", -1),
+        ("sample_interval", -1), ("max_iters", 0), ("grad_accumulation", 0), ("lr_decay_iters", 5), ("max_minutes", 0),
+        ("muon_lr", 0.0), ("z_loss", -1), ("logit_softcap", 0.0), ("muon_momentum", 1.0), ("decay_fraction", 1.5),
+    ],
+)  # fmt: skip
+def test_values_out_of_range_are_refused_by_name(name, value):
+    with pytest.raises(UserError, match=name):
+        resolved(**{name: value})
