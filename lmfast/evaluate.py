@@ -57,12 +57,12 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, float]:
     for name, least in (("batch_size", 1), ("eval_batches", 0), ("samples", 0), ("max_tokens", 1)):
         if getattr(settings, name) < least:
             raise UserError(f"{name} is {getattr(settings, name)}; it must be at least {least}")
-    from lmfast.inference.sampling import check_sampling
+    from lmfast.inference.sampling import Sampling
     from lmfast.model.device import make_deterministic, pick_device
     from lmfast.training.resume import saved_settings
     from lmfast.training.run_folder import find_checkpoint, load_run, newest_run
 
-    check_sampling(settings.temperature, None, settings.top_p)
+    Sampling(settings.temperature, None, settings.top_p)  # refuses before the model is loaded
     device = pick_device(settings.device)
     checkpoint = find_checkpoint(Path(settings.run) if settings.run is not None else newest_run())
     trained = saved_settings(checkpoint.path.resolve().parent.parent).data
