@@ -15,17 +15,15 @@ two minutes on two cores.
 """
 
 import argparse
-import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from bench import ceilings, machine
 from bench.huggingface import llama
-from bench.timing import in_turns, ratio, seconds
-from bench.tokenizer_table import Row, save
+from bench.target_table import Row, add_options, measure
+from bench.timing import in_turns, ratio
 from lmfast.inference.decode import generate
 from lmfast.model.accounting import num_parameters
 from lmfast.model.config import ModelConfig
@@ -169,36 +167,14 @@ def main() -> None:
         prog="python -m bench.generation_table", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--quick", action="store_true", help="few tokens and rounds: proves that it works")
-    parser.add_argument("--only", nargs="+", choices=rows_of, metavar="ROW", help=f"of {', '.join(rows_of)}")
-    parser.add_argument(
-        "--output", type=Path, help="the JSON file; bench/results/generation_….json by default"
-    )
+    add_options(parser, rows_of)
     arguments = parser.parse_args()
     gpu = machine.gpu_name() if device.type == "cuda" else None
     described = machine.describe(gpu)
+    rows = (row for chosen in arguments.only or rows_of for row in rows_of[chosen](arguments.quick))
     name = f"generation_{machine.slug(gpu or described['cpu'])}{'_quick' if arguments.quick else ''}.json"
-    output = arguments.output or machine.ROOT / "bench" / "results" / name
-    output.parent.mkdir(parents=True, exist_ok=True)
-    print(
-        f"{gpu or described['cpu']}, {torch.get_num_threads()} threads, commit {described['commit']}"
-        f"{' with changes' if described['dirty'] else ''}; load {os.getloadavg()[0]:.1f}",
-        flush=True,
-    )
-    rows: list[Row] = []
-
-    def measure_all() -> None:
-        for chosen in arguments.only or rows_of:
-            for row in rows_of[chosen](arguments.quick):
-                rows.append(row)
-                print(
-                    f"{row.verdict:>6}  {row.name} (at least {row.must}, aim {row.aim}): {row.shown}",
-                    flush=True,
-                )
-                save(output, described, rows, 0.0)
-
-    took = seconds(measure_all)
-    save(output, described, rows, took)
-    print(f"{took:.0f} s; {output}")
+    threads = torch.get_num_threads()
+    measure(f"{gpu or described['cpu']}, {threads} threads", described, rows, arguments.output or name)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from lmfast.model.accounting import training_flops_per_token
 from lmfast.model.config import ModelConfig
 from lmfast.model.device import make_deterministic, why_not_compile
 from lmfast.model.transformer import TransformerLM
+from lmfast.training.compiled import CompiledLoss
 from lmfast.training.loop import Hooks, Plan, Progress, train_loop
 from lmfast.training.objectives import NextToken
 from lmfast.training.optimizers import make_optimizer
@@ -66,7 +67,7 @@ def our_steps(model, batches, device, steps: int, batch_size: int, compiled: boo
     """A function that takes `steps` more steps of the real loop each time it is called."""
     objective = NextToken()
     optimizer = make_optimizer(model, "adamw", LEARNING_RATE, BETAS, DECAY)
-    loss_fn = torch.compile(objective.loss, fullgraph=True, dynamic=False) if compiled else objective.loss
+    loss_fn = CompiledLoss(objective.loss) if compiled else objective.loss
     progress, sinks = Progress(), Sinks(Silent())
     plan = Plan(
         max_iters=0,

@@ -9,20 +9,19 @@ Out: the table, and bench/results/tokenizer_<cpu>.json with every time that was 
 """
 
 import argparse
-import json
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from bench import corpora, machine, process, table, tokenizer_peers
 from bench.corpora import END
-from bench.timing import in_turns, ratio, seconds
+from bench.target_table import Row, add_options, measure
+from bench.timing import in_turns, ratio
 from lmfast.tokenizer.bpe import Tokenizer, train_bpe
 from lmfast.tokenizer.counting import count_pretokens
 from lmfast.tokenizer.patterns import get_pattern
@@ -31,28 +30,6 @@ PILE_BYTES = 825e9
 FULL = {"A": (300_000_000, 10_000), "B": (200_000_000, 32_000)}
 SMALL = {"A": (30_000_000, 10_000), "B": (20_000_000, 16_000)}
 SLICE_BYTES = 20_000_000  # of a corpus for tiktoken, whose rate does not depend on the length
-
-
-@dataclass
-class Row:
-    """A line of the table; `value` is what `must` and `aim` are compared with (greater is better unless `at_most`)."""
-
-    name: str
-    must: float
-    aim: float | None
-    value: float
-    shown: str
-    at_most: bool = False
-    data: dict = field(default_factory=dict)
-
-    @property
-    def verdict(self) -> str:
-        def reaches(target: float) -> bool:
-            return self.value <= target if self.at_most else self.value >= target
-
-        if self.aim is not None and reaches(self.aim):
-            return "aim"
-        return "must" if reaches(self.must) else "missed"
 
 
 class Setting:
@@ -331,61 +308,25 @@ ROWS: dict[str, Callable[[Setting], Iterator[Row]]] = {
 }
 
 
-def save(path: Path, described: dict, rows: list[Row], took: float) -> None:
-    result = described | {
-        "seconds": took,
-        "rows": [
-            {
-                name: getattr(row, name)
-                for name in ("name", "must", "aim", "value", "at_most", "verdict", "shown", "data")
-            }
-            for row in rows
-        ],
-    }
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(beside, path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench.tokenizer_table", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--full", action="store_true", help="the real sizes; under 8 minutes")
-    parser.add_argument("--only", nargs="+", choices=ROWS, metavar="ROW", help=f"of {', '.join(ROWS)}")
-    parser.add_argument(
-        "--output", type=Path, help="the JSON file; bench/results/tokenizer_….json by default"
-    )
+    add_options(parser, ROWS)
     arguments = parser.parse_args()
     described = machine.describe()
     tokenizer_peers.set_threads(described["cores"])
-    name = f"tokenizer_{machine.slug(described['cpu'])}{'' if arguments.full else '_small'}.json"
-    output = arguments.output or machine.ROOT / "bench" / "results" / name
-    output.parent.mkdir(parents=True, exist_ok=True)
-    print(
-        f"{described['cpu']}, {described['cores']} cores, commit {described['commit']}"
-        f"{' with changes' if described['dirty'] else ''}; load {os.getloadavg()[0]:.1f}",
-        flush=True,
-    )
-    rows: list[Row] = []
 
-    def measure_all() -> None:
+    def rows() -> Iterator[Row]:
+        corpora.folder().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="lmfast-bench-", dir=corpora.folder().parent) as folder:
             setting = Setting(arguments.full, Path(folder))
             for chosen in arguments.only or ROWS:
-                for row in ROWS[chosen](setting):
-                    rows.append(row)
-                    limit = "at most" if row.at_most else "at least"
-                    print(
-                        f"{row.verdict:>6}  {row.name} ({limit} {row.must}, aim {row.aim}): {row.shown}",
-                        flush=True,
-                    )
-                    save(output, described, rows, 0.0)
+                yield from ROWS[chosen](setting)
 
-    corpora.folder().mkdir(parents=True, exist_ok=True)
-    took = seconds(measure_all)
-    save(output, described, rows, took)
-    print(f"{took:.0f} s; {output}")
+    name = f"tokenizer_{machine.slug(described['cpu'])}{'' if arguments.full else '_small'}.json"
+    measure(f"{described['cpu']}, {described['cores']} cores", described, rows(), arguments.output or name)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,53 @@
+"""Rows judge themselves, and what was measured so far is on the disk."""
+
+import json
+
+import pytest
+
+from bench.target_table import Row, measure, save
+
+
+@pytest.mark.parametrize(
+    ("value", "at_most", "verdict"),
+    [
+        (3.5, False, "aim"),
+        (2.5, False, "must"),
+        (1.5, False, "missed"),
+        (1.5, True, "aim"),
+        (4.0, True, "missed"),
+    ],
+)
+def test_verdicts(value, at_most, verdict):
+    must, aim = (3, 2) if at_most else (2, 3)
+    assert Row("x", must, aim, value, "", at_most).verdict == verdict
+
+
+def test_a_row_without_an_aim_is_never_better_than_must():
+    assert Row("x", 5, None, 4.0, "", at_most=True).verdict == "must"
+
+
+def test_rows_are_saved_with_the_machine(tmp_path):
+    path = tmp_path / "t.json"
+    save(path, {"cpu": "c"}, [Row("x", 1, None, 2.0, "shown", data={"times": [1.0]})], took=3.0)
+    saved = json.loads(path.read_text())
+    assert saved["cpu"] == "c" and saved["seconds"] == 3.0
+    assert saved["rows"][0]["verdict"] == "must" and saved["rows"][0]["data"] == {"times": [1.0]}
+    assert [file.name for file in tmp_path.iterdir()] == ["t.json"]
+
+
+def test_what_was_measured_before_an_error_is_on_the_disk(tmp_path, capsys):
+    def rows():
+        yield Row("first", 2, 3, 2.5, "2.5 x")
+        yield Row("second", 5, None, 6.0, "6 s", at_most=True)
+        raise RuntimeError("the third")
+
+    with pytest.raises(RuntimeError, match="the third"):
+        measure("a machine", {"commit": "abc", "dirty": True}, rows(), tmp_path / "t.json")
+    told = capsys.readouterr().out
+    assert "a machine, commit abc with changes; load" in told
+    assert "  must  first (at least 2, aim 3): 2.5 x" in told
+    assert "missed  second (at most 5, aim None): 6 s" in told
+    assert [row["name"] for row in json.loads((tmp_path / "t.json").read_text())["rows"]] == [
+        "first",
+        "second",
+    ]
