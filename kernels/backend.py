@@ -131,13 +131,13 @@ def wrap_triton(kernel: Callable) -> Callable:
     The interpreter's functions are launched directly. Call it by this very name: PyTorch reads the sources of
     operators for calls of `wrap_triton` to put the kernels' text into its compile cache keys.
     """
-    launches[kernel.__name__] += 1
-    if _recording is not None:
-        return _Recorder(kernel)
-    if INTERPRETING:
-        return kernel
+    if INTERPRETING or _recording is not None:
+        return launch(kernel)
     wrapped = torch.library.wrap_triton(kernel)
-    return _OnItsDevice(kernel) if wrapped is kernel else wrapped  # itself: eager, nothing is being traced
+    if wrapped is kernel:  # eager: nothing is being traced
+        return launch(kernel)
+    launches[kernel.__name__] += 1
+    return wrapped
 
 
 def launch(kernel: Callable) -> Callable:
