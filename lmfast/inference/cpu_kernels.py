@@ -16,7 +16,7 @@ references to all of them.
 import numpy as np
 from numba import njit
 
-from lmfast.inference.cpu_sampling import pick
+from lmfast.inference.cpu_sampling import largest, pick
 from lmfast.inference.cpu_team import barrier, next_pass
 from lmfast.inference.vectors import (
     FLAGS,
@@ -74,19 +74,26 @@ def share(count, unit, t, threads):
 
 
 @njit(**FLAGS)
+def dots(rows, x, n, begin, end, out):
+    """out[i] = x · row i (n floats each), for begin <= i < end; all three at addresses."""
+    size = 4 * n
+    i = begin
+    while i + 16 <= end:
+        dots_16(rows + i * size, size, x, n, out + 4 * i)
+        i += 16
+    while i < end:
+        dots_1(rows + i * size, size, x, n, out + 4 * i)
+        i += 1
+
+
+@njit(**FLAGS)
 def products(weight, x, n, rows, begin, end, out, width, tile):
     """out[r, o] = x[r] · row o of the weight, for all rows r and begin <= o < end; all four at addresses.
 
     x (R, n), out (R, width), tile: 16 floats of scratch."""
     size = 4 * n
     if rows == 1:
-        o = begin
-        while o + 16 <= end:
-            dots_16(weight + o * size, size, x, n, out + 4 * o)
-            o += 16
-        while o < end:
-            dots_1(weight + o * size, size, x, n, out + 4 * o)
-            o += 1
+        dots(weight, x, n, begin, end, out)
         return
     done = floats(tile, 16)
     o = begin
@@ -165,10 +172,7 @@ def place_head(plan, x, head_norm, position, scale, out):
 @njit(**SUMS)
 def softmax_weights(scores):
     """scores (in units of log 2) become weights that need dividing by what is returned."""
-    top = scores[0]
-    for i in range(scores.shape[0]):
-        if scores[i] > top:
-            top = scores[i]
+    top = largest(scores)
     total = np.float32(0)
     for i in range(scores.shape[0]):
         weight = exp2(scores[i] - top)
@@ -202,14 +206,7 @@ def weighted_sum(weights, values, scale, out):
 @njit(**FLAGS)
 def attend(query, keys, values, n, head_dim, scores, out):
     """Attention of one scaled query over n rows of keys and values (n, head_dim); all at addresses."""
-    size = 4 * head_dim
-    i = 0
-    while i + 16 <= n:
-        dots_16(keys + i * size, size, query, head_dim, scores + 4 * i)
-        i += 16
-    while i < n:
-        dots_1(keys + i * size, size, query, head_dim, scores + 4 * i)
-        i += 1
+    dots(keys, query, head_dim, 0, n, scores)
     weights = floats(scores, n)
     total = softmax_weights(weights)
     weighted_sum(weights, floats(values, n * head_dim), np.float32(1) / total, floats(out, head_dim))
