@@ -18,10 +18,11 @@ What made the difference:
   tokens away together: 3.7 to 3.2 (heavy tail: 10.2 to 7.5).
 - Rows of 32 bytes that begin at a cache line: key, count and place in the arena come with one miss.
 
+Keys are masked without a branch, which made no difference here (encoding, where the branch was guessed wrong, gained).
+
 What lost: fetching rows ahead in groups of 16 to 64 (5 to 6.8 with few distinct pretokens, 13.5 to 11.5 with many,
-before the changes above); keys masked without a branch (the branch on 8 bytes is foreseen well enough: no
-difference); two rows a bucket, to save the second probe (3.0 to 3.3); batches of 2^12 to 2^17 ends (no difference);
-`madvise` of any kind, and `pread` into a buffer (42 ms for 300 MB against 31 ms of faults).
+before the changes above); two rows a bucket, to save the second probe (3.0 to 3.3); batches of 2^12 to 2^17 ends (no
+difference); `madvise` of any kind, and `pread` into a buffer (42 ms for 300 MB against 31 ms of faults).
 """
 
 import heapq
@@ -199,7 +200,7 @@ def count_pretokens(
     is called from the calling thread."""
     texts = [path if isinstance(path, np.ndarray) else open_text(path) for path in paths]
     total_bytes = sum(len(text) for text in texts)
-    specials = SpecialTokens([token.encode("utf-8", "surrogateescape") for token in special_tokens])
+    specials = SpecialTokens.of(special_tokens)
     splitter = Splitter(pattern)
     tasks = (chunk for text in texts for chunk in chunks(text, specials, pattern))
     num_workers = max(1, min(num_workers or default_workers(), -(-total_bytes // CHUNK_BYTES) + len(texts)))

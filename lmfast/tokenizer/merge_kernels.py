@@ -233,7 +233,10 @@ def _merge_huge(data, start, length, tables, out, at):
     All merges of a rank come first, from left to right, and then the pairs that they made, so that a run of one letter
     lists no pair that the next merge breaks. Lists are chained in the order in which positions were found: rising,
     unless several ranks met in one. The symbols themselves stand in `out`, and there is one block of memory, in huge
-    pages where the system has them: at four million bytes, small ones were half of the time."""
+    pages where the system has them: at four million bytes, small ones were half of the time.
+
+    Looking a pair up and listing it stands here three times: in a function of its own, inlined by Numba or not, with a
+    tuple or with arrays, it made all of this 2.5 times as slow (docs/LOG.md)."""
     byte_ids, _, pair_filter, rows, shifts = tables
     filter_shift, row_shift = shifts[0], shifts[1]
     num_ranks = np.int64(shifts[2])
