@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lmfast.errors import exit_on_user_error
 from lmfast.files import empty_folder
-from lmfast.tokenizer.__main__ import Parser
+from lmfast.tokenizer.arguments import Parser
 
 FOLDER = Path("runs/quickstart")
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lmfast.errors import UserError, exit_on_user_error
-from lmfast.tokenizer.__main__ import Parser
+from lmfast.tokenizer.arguments import Parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -152,7 +152,6 @@ FACE_OF = {
     "check_correct": "check",
     "check_speed": "check",
     "check_report": "check",
-    "merge_kernels": "encoding",
     "cpu_kernels": "cpu_decoder",
 }
 

@@ -10,11 +10,12 @@ import sys
 from collections.abc import Sequence
 
 from lmfast.errors import exit_on_user_error
-from lmfast.tokenizer.__main__ import (
+from lmfast.tokenizer.arguments import (
     Parser,
     add_engine,
     add_tokenizer,
     add_workers,
+    parser_of,
     set_log_level,
     with_dashes,
 )
@@ -42,16 +43,9 @@ def unescaped(text: str) -> str:
 
 
 def build_parser() -> Parser:
-    parser = Parser(
-        prog="python -m lmfast.data" if sys.argv[0].endswith("__main__.py") else sys.argv[0],
-        description="Corpora by name, text to token files in parts, and what they hold.",
-        allow_abbrev=False,
+    parser, command = parser_of(
+        "lmfast.data", "Corpora by name, text to token files in parts, and what they hold."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, text: str, **more) -> Parser:
-        return commands.add_parser(name, help=text, description=text, allow_abbrev=False, **more)
-
     download = command("download", "fetch a corpus from the Hugging Face Hub and bring it into form")
     download.add_argument("name", nargs="?", metavar="NAME", help="without it, the list of names")
     download.add_argument("--output", metavar="FOLDER", help="default: data/NAME")

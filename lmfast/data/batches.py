@@ -45,6 +45,16 @@ def permute(index: np.ndarray, size: int, key: int) -> np.ndarray:
     return out
 
 
+def first_few(numbers: np.ndarray, shown: int = 8) -> str:
+    """The first of some numbers in words, and how many more there are.
+
+    >>> first_few(np.arange(10))
+    '0, 1, 2, 3, 4, 5, 6, 7 and 2 more'
+    """
+    more = f" and {len(numbers) - shown} more" if len(numbers) > shown else ""
+    return ", ".join(map(str, numbers[:shown])) + more
+
+
 BLOCK = 16
 """steps whose windows are looked up together: a permutation of 8 numbers costs 90 µs, of 16 × 8 hardly more"""
 
@@ -72,10 +82,8 @@ class Batches:
 
     def place(self, step: int) -> str:
         """Where step `step`'s rows begin in the token file, in words. For any thread."""
-        starts, shown = self._starts_of(step, 1)[0], 8
-        more = f" and {len(starts) - shown} more" if len(starts) > shown else ""
         epoch = step * self.rows // self.windows
-        return f"epoch {epoch}, rows from tokens {', '.join(map(str, starts[:shown]))}{more}"
+        return f"epoch {epoch}, rows from tokens {first_few(self._starts_of(step, 1)[0])}"
 
     def starts(self, step: int) -> np.ndarray:
         """Position in the token file of the first id of each row, int64 (rows,)."""

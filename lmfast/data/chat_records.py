@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmfast.errors import UserError
+from lmfast.files import read_text
 
 ROLES = {
     **{"user": "user", "human": "user", "prompter": "user"},
@@ -92,10 +93,7 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
     """(where, record): records are counted from 1, and by line in a .jsonl."""
     if not path.is_file():
         raise UserError(f"{path}: no such file of records; name a .json or .jsonl")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); convert it first") from None
+    text = read_text(path)
     # A file of lines is told by its name, or by its first record: an object where the other has an array.
     if path.suffix in (".jsonl", ".ndjson") or not text.lstrip().startswith("["):
         for number, line in enumerate(text.split("\n"), 1):

@@ -15,7 +15,7 @@ from lmfast.data.stats import Stats, stats_text, token_stats, write_stats
 from lmfast.data.token_file import open_tokens
 from lmfast.errors import UserError
 from lmfast.tokenizer.bpe import Tokenizer
-from lmfast.tokenizer.commands import load_tokenizer
+from lmfast.tokenizer.commands import load_tokenizer, refuse_without_dask
 from lmfast.tokenizer.measuring import token_files
 from lmfast.tokenizer.progress import progress
 
@@ -44,8 +44,8 @@ def download(arguments: argparse.Namespace) -> None:
 def prepare(arguments: argparse.Namespace) -> None:
     if arguments.val_input is not None and arguments.val_fraction is not None:
         raise UserError("--val-fraction: is of no use with --val-input; leave one of them out")
-    if arguments.engine == "local" and arguments.scheduler is not None:
-        raise UserError("--scheduler: is for --engine dask; leave it out, or add --engine dask")
+    if arguments.engine == "local":
+        refuse_without_dask({"--scheduler": arguments.scheduler})
     given = {"val_fraction": arguments.val_fraction, "seed": arguments.seed}
     settings = Settings(
         field=arguments.text_field,

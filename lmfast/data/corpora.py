@@ -14,7 +14,6 @@ Refused: unknown names (the nearest is suggested), what hub.py refuses, files th
 
 import contextlib
 import difflib
-import hashlib
 import json
 import os
 import shutil
@@ -25,7 +24,7 @@ from pathlib import Path
 from lmfast.data import hub
 from lmfast.data.corpus_forms import LEFT_OUT, MAKERS, suffix_of
 from lmfast.errors import UserError
-from lmfast.files import locked, written_beside
+from lmfast.files import locked, sha256_of, written_beside
 
 RAW = ".download"
 SOURCE = "source.json"
@@ -206,14 +205,9 @@ def _from_folder(source: Path, corpus: Corpus):
                 f"--from {source}: holds no {pattern}, which is a part of {corpus.repo}; fetch it too"
             )
         place.update({path.name: path for path in found})
-        return [hub.RemoteFile(path.name, path.stat().st_size, _sha256(path)) for path in found]
+        return [hub.RemoteFile(path.name, path.stat().st_size, sha256_of(path)) for path in found]
 
     return str(source.absolute()), lambda file: place[file.path], files_of
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

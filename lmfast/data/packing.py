@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lmfast.data.batches import derive_seed, permute
+from lmfast.data.batches import derive_seed, first_few, permute
 from lmfast.data.chat import Rendered
 from lmfast.data.chat_records import Message
 from lmfast.errors import UserError
@@ -87,9 +87,7 @@ class RowBatches:
 
     def place(self, step: int) -> str:
         """Which rows (or pairs) step `step` sees, in words."""
-        order, shown = self.order(step), 8
-        more = f" and {len(order) - shown} more" if len(order) > shown else ""
-        return f"rows {', '.join(map(str, order[:shown]))}{more}"
+        return f"rows {first_few(self.order(step))}"
 
     def order(self, step: int) -> np.ndarray:
         """Numbers of the rows (or pairs) of step `step`, int64."""
@@ -102,9 +100,10 @@ class RowBatches:
         return order
 
 
-def in_order(rows: np.ndarray, rows_a_batch: int) -> list[np.ndarray]:
-    """Evaluation batches: all rows (or pairs) once; the last batch may be smaller."""
-    return [rows[i : i + rows_a_batch].reshape(-1, rows.shape[-1]) for i in range(0, len(rows), rows_a_batch)]
+def in_order(rows: np.ndarray, rows_a_batch: int, limit: int = 0) -> list[np.ndarray]:
+    """Evaluation batches: all rows (or pairs) once, or `limit` batches of them; the last one may be smaller."""
+    begins = range(0, len(rows), rows_a_batch)[: limit or None]
+    return [rows[i : i + rows_a_batch].reshape(-1, rows.shape[-1]) for i in begins]
 
 
 def prompt_hash(prompt: Sequence[Message]) -> str:

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmfast.errors import UserError
+from lmfast.tokenizer.documents import DOCUMENT_END
 
-DOCUMENT_END = "<|endoftext|>"
 SHARD_BYTES = 64 << 20
 PIECE = 4 << 20  # bytes read together
 TEXT_SUFFIXES = (".txt", ".text", ".md")

@@ -55,9 +55,7 @@ class Stats:
 
 def token_stats(name: str, tokens: np.ndarray, tokenizer: "Tokenizer") -> Stats:
     """The figures of a token file whose ids are all inside the vocabulary."""
-    bytes_of = np.zeros(tokenizer.vocab_size, np.int64)
-    for token, text in tokenizer.vocab.items():
-        bytes_of[token] = len(text)
+    bytes_of = tokenizer.token_lengths()
     end = tokenizer.special_tokens.get(DOCUMENT_END, -1)
     uses = np.zeros(tokenizer.vocab_size, np.int64)
     ends, bytes_at_ends, total = [], [], 0

@@ -129,6 +129,13 @@ class Tokenizer:
         except KeyError:
             raise UserError(f"id {token} is outside the vocabulary of {self.vocab_size}") from None
 
+    def token_lengths(self) -> np.ndarray:
+        """Bytes of each id from 0 on, int64 (vocab_size,); a special token's are its text's, an unused id has none."""
+        lengths = np.zeros(self.vocab_size, np.int64)
+        for token, text in self.vocab.items():
+            lengths[token] = len(text)
+        return lengths
+
     def fingerprint(self) -> str:
         """sha256 of everything that decides ids; equal fingerprints give equal ids for all text."""
         digest = hashlib.sha256()

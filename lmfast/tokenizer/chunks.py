@@ -109,6 +109,11 @@ class SpecialTokens:
         )
         enable_cache(_find_specials)
 
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> "SpecialTokens":
+        """Of tokens as text."""
+        return cls([text.encode("utf-8", "surrogateescape") for text in texts])
+
     def find(self, data: np.ndarray, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """(spans int64 (2k,): start and end of each occurrence in order; which int64 (k,): its index in
         `tokens`). `data` must be readable for `PADDING` bytes after `end`."""

@@ -56,12 +56,17 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
 
 
+def refuse_without_dask(flags: dict[str, object]) -> None:
+    """Raises UserError for the first of these flags that was given: they mean nothing to this machine's workers."""
+    for flag, value in flags.items():
+        if value is not None:
+            raise UserError(f"{flag}: is for --engine dask; leave it out, or add --engine dask")
+
+
 def engine_of(arguments: argparse.Namespace) -> "DaskEngine | None":
     """The cluster that --engine names; None for this machine's threads."""
     if arguments.engine == "local":
-        for flag, value in (("--scheduler", arguments.scheduler), ("--shard-size", arguments.shard_size)):
-            if value is not None:
-                raise UserError(f"{flag}: is for --engine dask; leave it out, or add --engine dask")
+        refuse_without_dask({"--scheduler": arguments.scheduler, "--shard-size": arguments.shard_size})
         return None
     from lmfast.tokenizer.chunks import default_workers
     from lmfast.tokenizer.sharding import SHARD_BYTES, DaskEngine

@@ -98,7 +98,7 @@ class DaskEngine:
         progress: Progress | None = None,
     ) -> PretokenCounts:
         """`counting.count_pretokens` on the cluster. `max_memory` bounds each worker's tables; the totals are here."""
-        specials = SpecialTokens([token.encode("utf-8", "surrogateescape") for token in special_tokens])
+        specials = SpecialTokens.of(special_tokens)
         what = {
             "special_tokens": list(special_tokens),
             "pattern": pattern.regex,
@@ -120,9 +120,7 @@ class DaskEngine:
 
         began = time.perf_counter()
         folder = work_folder(self.output)
-        specials = SpecialTokens(
-            [token.encode("utf-8", "surrogateescape") for token in tokenizer.special_tokens]
-        )
+        specials = SpecialTokens.of(tokenizer.special_tokens)
         what = {"tokenizer": tokenizer.fingerprint(), "home": str(folder / "tokenizer")}
         jobs = self._jobs([src], specials, tokenizer.pattern, what)
         with kept_until_done(folder):
@@ -203,7 +201,7 @@ def count_shard(job: Job) -> dict:
 def encode_shard(job: Job) -> dict:
     """Encodes a shard into `NAME.ids` (headless, of the tokenizer's dtype); counts its special tokens and their bytes."""
     tokenizer = open_shared(job.request["home"], job.request["tokenizer"])
-    specials = SpecialTokens([token.encode("utf-8", "surrogateescape") for token in tokenizer.special_tokens])
+    specials = SpecialTokens.of(tokenizer.special_tokens)
     tokens = found = special_bytes = 0
     with written_beside(job.file("ids")) as beside, beside.open("wb") as file:
         for chunk in chunks(job.text(), specials, tokenizer.pattern):

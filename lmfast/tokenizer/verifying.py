@@ -61,9 +61,7 @@ def source_of(file: TokenFile, named: str | None) -> np.ndarray | None:
 
 def decoded_before(tokenizer: Tokenizer, tokens: np.ndarray, position: int) -> int:
     """The bytes of all tokens before a position: where it is in the source."""
-    sizes = np.zeros(tokenizer.vocab_size, np.int64)
-    for token, text in tokenizer.vocab.items():
-        sizes[token] = len(text)
+    sizes = tokenizer.token_lengths()
     return sum(int(sizes[tokens[i : min(i + PIECE, position)]].sum()) for i in range(0, position, PIECE))
 
 

@@ -60,9 +60,7 @@ def evaluate(
 
 def count_bytes(ids: np.ndarray, tokenizer) -> int:
     """Bytes of text that `ids` decode to; special tokens have none."""
-    lengths = np.zeros(max(tokenizer.vocab) + 1, np.int64)
-    for token, text in tokenizer.vocab.items():
-        lengths[token] = len(text)
+    lengths = tokenizer.token_lengths()
     lengths[list(tokenizer.special_tokens.values())] = 0
     chunk = 1 << 22
     return sum(int(lengths[ids[i : i + chunk]].sum()) for i in range(0, len(ids), chunk))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmfast.data.batches import Batches, Windows, derive_seed, permute
+from lmfast.data.batches import Batches, Windows, derive_seed, first_few, permute
 
 
 @given(size=st.integers(1, 5000), key=st.integers(0, 2**62))
@@ -97,3 +97,8 @@ def test_a_step_says_where_its_rows_are():
         ).groups()
         assert int(epoch) == step * 12 // batches.windows
         assert [int(start) for start in rows.split(", ")] == batches.step(step)[:8, 0].tolist()
+
+
+def test_the_first_few_numbers_and_how_many_more():
+    assert first_few(np.arange(3)) == "0, 1, 2"
+    assert first_few(np.arange(10)) == "0, 1, 2, 3, 4, 5, 6, 7 and 2 more"

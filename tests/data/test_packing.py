@@ -88,3 +88,9 @@ def test_the_same_prompts_are_held_out_whatever_their_order():
     with pytest.raises(UserError, match="held_out is -1"):
         hold_out(hashes, -1)
     assert prompt_hash([Message("user", "a")]) != prompt_hash([Message("system", "a")])
+
+
+def test_so_many_batches_in_order():
+    rows = np.arange(10).reshape(10, 1)
+    assert [batch[:, 0].tolist() for batch in in_order(rows, 4, 2)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert len(in_order(rows, 4, 0)) == 3

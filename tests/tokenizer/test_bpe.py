@@ -342,3 +342,12 @@ def test_large_vocabularies_are_uint32():
     large = Tokenizer(vocab, [], {"<|a|>": 65_536})
     assert large.dtype == np.uint32 and large.vocab_size == 65_537
     assert large.encode("a<|a|>") == [97, 65_536]
+
+
+def test_token_lengths_are_those_of_the_tokens():
+    tokenizer = Tokenizer(
+        {i: bytes([i]) for i in range(256)} | {256: b"ab"}, [(b"a", b"b")], {"<|end|>": 300}
+    )
+    lengths = tokenizer.token_lengths()
+    assert len(lengths) == tokenizer.vocab_size
+    assert [int(lengths[i]) for i in (97, 256, 299, 300)] == [1, 2, 0, len("<|end|>")]

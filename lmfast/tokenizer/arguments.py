@@ -1,0 +1,117 @@
+"""Words of a command line, parsed with argparse: what the commands that take no settings files have in common.
+
+In: words. Out: values, checked one by one. A wrong word is one line with the nearest right one. `--vocab_size` may stand
+for `--vocab-size`. No numpy here: `--help` answers at once.
+"""
+
+import argparse
+import difflib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+from lmfast.errors import UserError
+
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors are `UserError`s of one line; an unknown option comes with the nearest known one."""
+
+    def error(self, message: str):
+        unknown = re.match(r"unrecognized arguments: (--\S+)", message)
+        if unknown:
+            near = difflib.get_close_matches(unknown[1], self.options(), n=1)
+            hint = f"did you mean {near[0]}?" if near else f"see {self.prog} --help"
+            raise UserError(f"unknown option {unknown[1]}; {hint}")
+        raise UserError(f"{message}; see {self.prog} --help")
+
+    def options(self) -> list[str]:
+        words = [word for action in self._actions for word in action.option_strings]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                words += [word for parser in action.choices.values() for word in parser.options()]
+        return words
+
+
+def number_of_bytes(text: str) -> int:
+    """ "2GB" → 2_000_000_000 (powers of a thousand)."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", text.strip().lower())
+    if not match or not float(match[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory; write 500MB or 2GB")
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)
+
+
+def parser_of(module: str, about: str) -> tuple[Parser, Callable[[str, str], Parser]]:
+    """The parser of a module with commands of its own, and what adds one of them: (name, what it does) → its parser."""
+    called_by_path = sys.argv[0].endswith("__main__.py")
+    parser = Parser(
+        prog=f"python -m {module}" if called_by_path else sys.argv[0], description=about, allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> Parser:
+        return commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+
+    return parser, command
+
+
+def add_workers(parser: Parser, what: str = "threads") -> None:
+    parser.add_argument(
+        "--num-workers", "--num-proc", type=positive, metavar="N", help=f"{what} (default: all CPUs)"
+    )
+
+
+def add_engine(
+    parser: Parser,
+    engines: str = "threads here, or a dask cluster (local)",
+    shards: str = "with --engine dask: what a worker takes at a time (256MB)",
+) -> None:
+    """--engine and what belongs to it."""
+    parser.add_argument("--engine", choices=["local", "dask"], default="local", help=engines)
+    parser.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="of a dask cluster, tcp://host:8786 or its scheduler file; default: workers on this machine",
+    )
+    parser.add_argument("--shard-size", type=number_of_bytes, metavar="SIZE", help=shards)
+
+
+def add_tokenizer(parser: Parser, many: bool = False) -> None:
+    parser.add_argument(
+        "--tokenizer",
+        nargs="+" if many else None,
+        metavar="FOLDER",
+        help="folder or file" + (", one or many" if many else ""),
+    )
+    parser.add_argument("--vocab", metavar="JSON", help="vocab.json, instead of --tokenizer")
+    parser.add_argument("--merges", metavar="TXT", help="merges.txt, with --vocab")
+    parser.add_argument(
+        "--special-tokens", nargs="*", metavar="TOKEN", help="where the tokenizer's files do not name them"
+    )
+    parser.add_argument("--pattern", help="where the tokenizer's files do not name it")
+
+
+def with_dashes(words: Sequence[str]) -> list[str]:
+    """--vocab_size → --vocab-size; values stay as they are."""
+    return [
+        re.sub(r"^--[a-z_]+", lambda name: name[0].replace("_", "-"), word) if word.startswith("--") else word
+        for word in words
+    ]
+
+
+def set_log_level() -> None:
+    level = os.environ.get("LOG_LEVEL", "WARNING").upper()
+    if level not in logging.getLevelNamesMapping():
+        raise UserError(f"LOG_LEVEL={level}: no such level; use DEBUG, INFO, WARNING or ERROR")
+    logging.basicConfig(level=level, format="%(message)s", force=True)
+    for name in ("numba", "asyncio"):  # their DEBUG output is not about the user's text
+        logging.getLogger(name).setLevel(logging.WARNING)

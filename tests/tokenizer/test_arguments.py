@@ -1,0 +1,61 @@
+"""What the command lines share: values checked one by one, wrong words told with the nearest right one."""
+
+import argparse
+import sys
+
+import pytest
+
+from lmfast.errors import UserError
+from lmfast.tokenizer.arguments import (
+    add_engine,
+    add_workers,
+    number_of_bytes,
+    parser_of,
+    positive,
+    set_log_level,
+    with_dashes,
+)
+
+
+def test_amounts_of_memory():
+    assert [number_of_bytes(text) for text in ("7", "2GB", "1.5 k", "500MB")] == [
+        7,
+        2 * 10**9,
+        1500,
+        5 * 10**8,
+    ]
+    for wrong in ("0", "2XB", "-1", ""):
+        with pytest.raises(argparse.ArgumentTypeError, match="no amount of memory"):
+            number_of_bytes(wrong)
+
+
+def test_whole_numbers_from_one():
+    assert positive("12") == 12
+    for wrong in ("0", "-3", "1.5", "x"):
+        with pytest.raises(argparse.ArgumentTypeError, match="no whole number"):
+            positive(wrong)
+
+
+def test_underscores_in_names_and_not_in_values():
+    assert with_dashes(["--num_workers", "a_b", "--output=x_y"]) == ["--num-workers", "a_b", "--output=x_y"]
+
+
+def test_commands_of_a_module_and_the_nearest_option(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/x/lmfast/room/__main__.py"])
+    parser, command = parser_of("lmfast.room", "About.")
+    one = command("one", "does one thing")
+    add_workers(one)
+    add_engine(one)
+    assert parser.prog == "python -m lmfast.room"
+    arguments = parser.parse_args(["one", "--num-proc", "3", "--shard-size", "1k"])
+    assert (arguments.command, arguments.num_workers, arguments.engine, arguments.shard_size) == (
+        "one", 3, "local", 1000,
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"unknown option --num-worker; did you mean --num-workers\?"):
+        parser.parse_args(["one", "--num-worker", "3"])
+
+
+def test_a_level_that_does_not_exist(monkeypatch):
+    monkeypatch.setenv("LOG_LEVEL", "loud")
+    with pytest.raises(UserError, match="LOG_LEVEL=LOUD: no such level"):
+        set_log_level()
