@@ -137,25 +137,13 @@ def _check(loss: PreferenceLoss) -> None:
 def _pairs(settings: DPOSettings, tokenizer, run: Path):
     """(training pairs, held-out pairs (n, 2, length) of TOKEN, held-out prompts, hashes of prompts kept out)."""
     from lmfast.data.chat_records import read_preferences
-    from lmfast.data.packing import hold_out, prompt_hash
-    from lmfast.training.post_training import tell_skipped, trained_on
+    from lmfast.training.post_training import read_records, trained_on
     from lmfast.training.preference_rows import pair_rows
 
     data = settings.data
-
-    def read(path):
-        found, bad = read_preferences(path, data.skip_bad)
-        tell_skipped(path, bad)
-        return found
-
-    training = read(data.train_data_path)
-    if data.val_data_path is not None:
-        held, hashes = read(data.val_data_path), set()
-    else:
-        keys = [prompt_hash(pair.prompt) for pair in training]
-        hashes = hold_out(keys, data.held_out)
-        held = [pair for pair, key in zip(training, keys, strict=True) if key in hashes]
-        training = [pair for pair, key in zip(training, keys, strict=True) if key not in hashes]
+    training, held, hashes = read_records(
+        data, lambda path: read_preferences(path, data.skip_bad), lambda pair: pair.prompt
+    )
     if seen := trained_on(run, hashes):
         print(f"{run}: {seen} of the {len(hashes)} held-out prompts may have been trained on there")
     rows, held_rows = pair_rows(
@@ -186,7 +174,8 @@ class _Reference:
                 self.path.unlink(missing_ok=True)  # remains of a run that never reached a checkpoint
         facts = {"length": settings.model.context_length, "bf16": settings.run.bf16}
         self.key = {"model": self.model_key, "data": data, "settings": facts}
-        self.fill_from_file = self._load() if named is not None else None
+        if named is not None:
+            self._load()  # a file for another model or data is refused before anything is written
 
     def _load(self):
         from lmfast.training.reference import load_reference
@@ -231,20 +220,19 @@ def _make_evaluate(held):
         import torch
 
         from lmfast.data.packing import in_order
-        from lmfast.training.objectives import sequence_log_probs
+        from lmfast.training.objectives import IGNORE, sequence_log_probs
 
         @torch.no_grad()
         def evaluate() -> dict[str, float]:
             model.eval()
             loss, numbers, before = 0.0, 0.0, 0.0
-            batches = in_order(held, settings.optimizer.batch_size)
-            batches = batches[: settings.logging.eval_batches or len(batches)]
+            batches = in_order(held, settings.optimizer.batch_size, settings.logging.eval_batches)
             for batch in batches:
                 inputs, targets, reference = objective.tensors(batch, device)
                 with torch.autocast(device.type, torch.bfloat16, enabled=settings.run.bf16):
                     log_probs = sequence_log_probs(model, inputs, targets)
                 losses, found = objective.pairs(log_probs, reference, targets)
-                lengths = (targets != -100).sum(1) if objective.length_normalised else 1
+                lengths = (targets != IGNORE).sum(1) if objective.length_normalised else 1
                 loss, numbers = loss + losses.sum(), numbers + found.sum(1)
                 before = before + (reference / lengths)[0::2].sum()
             count = sum(len(batch) // 2 for batch in batches)

@@ -65,7 +65,7 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, float]:
     Sampling(settings.temperature, None, settings.top_p)  # refuses before the model is loaded
     device = pick_device(settings.device)
     checkpoint = find_checkpoint(Path(settings.run) if settings.run is not None else newest_run())
-    trained = saved_settings(checkpoint.path.resolve().parent.parent).data
+    trained = saved_settings(checkpoint.run).data
     data = settings.data or trained.val_data_path
     if data is None and not settings.samples:
         raise UserError("the run has no val_data_path; give --data FILE, or --samples N")

@@ -1,10 +1,11 @@
-"""Output files that are complete or absent, and folders that one process writes at a time.
+"""Output files that are complete or absent, folders that one process writes at a time, text and hashes of files.
 
 In: the final path. Out: a path beside it to write to; it takes the final name when all went well, and is
 removed when not. Refuses folders that are missing or not writable, in one line.
 """
 
 import contextlib
+import hashlib
 import os
 import platform
 import shutil
@@ -52,6 +53,20 @@ def check_writable(path: str | Path) -> None:
         raise UserError(f"{path}: the folder {folder} does not exist; make it, or choose another --output")
     if not os.access(folder, os.W_OK):
         raise UserError(f"{path}: the folder {folder} is not writable; choose another --output")
+
+
+def read_text(path: Path) -> str:
+    """A file's text, UTF-8; UserError where it is another's."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); convert it first") from None
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import tyro
 
 from lmfast.errors import UserError, exit_on_user_error
+from lmfast.files import read_text
 from lmfast.settings import parse
 
 
@@ -191,11 +192,7 @@ def _prompts(settings: GenerateSettings) -> list[str]:
         path = Path(settings.prompt_file)
         if not path.is_file():
             raise UserError(f"{path}: no such prompt file")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}: not UTF-8 text (byte {error.start}); convert it first") from None
-        prompts += [line for line in text.splitlines() if line.strip()]
+        prompts += [line for line in read_text(path).splitlines() if line.strip()]
     if settings.prompt_file is not None and not prompts:
         raise UserError(f"{settings.prompt_file}: no prompt in it; write one a line")
     return prompts or [""]

@@ -201,14 +201,7 @@ def read_yaml(path: Path, cls: type, other: type | None = None) -> dict[str, Any
 
     other: settings whose names the file may hold besides, for a command that needs a part of another command's file.
     """
-    try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if loaded is None:
-        return {}
-    if not isinstance(loaded, dict):
-        raise UserError(f"{path}: expected lines of `name: value`, found a {type(loaded).__name__}")
+    loaded = _load_yaml(path)
     hints = (flat_types(other) if other is not None else {}) | flat_types(cls)
     values = {}
     for key, value in loaded.items():
@@ -217,6 +210,19 @@ def read_yaml(path: Path, cls: type, other: type | None = None) -> dict[str, Any
             raise UserError(f"{path}: unknown setting '{key}'{_nearest(name, hints)}")
         values[name] = _coerce(value, hints[name], f"{path}: {name}")
     return values
+
+
+def _load_yaml(path: Path) -> dict:
+    """What a YAML file says, its names and values as they stand there."""
+    try:
+        loaded = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path}: expected lines of `name: value`, found a {type(loaded).__name__}")
+    return loaded
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -237,13 +243,8 @@ def read_model(folder: Path) -> ModelConfig:
         raise UserError(
             f"{folder}: not a run folder (no config.yaml in it); name one such as runs/quickstart"
         )
-    try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-        loaded = dict(loaded or {})
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     hints = flat_types(ModelConfig)
-    values = {k: _coerce(v, hints[k], f"{path}: {k}") for k, v in loaded.items() if k in hints}
+    values = {k: _coerce(v, hints[k], f"{path}: {k}") for k, v in _load_yaml(path).items() if k in hints}
     return dataclasses.replace(ModelConfig(), **values).resolved()
 
 

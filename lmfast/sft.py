@@ -94,9 +94,7 @@ def _run(settings: SFTSettings, folder: Path, resuming: bool, tokenizer, tokeniz
     held_rows = pack(held, length, pad, settings.data.packing) if held else None
 
     def make_evaluate(model, objective, settings, device, ranks):
-        batches = in_order(held_rows, settings.optimizer.batch_size)
-        if settings.logging.eval_batches:
-            batches = batches[: settings.logging.eval_batches]
+        batches = in_order(held_rows, settings.optimizer.batch_size, settings.logging.eval_batches)
         return lambda: evaluate(model, objective, batches, device, settings.run.bf16, None, ranks)
 
     task = Task(
@@ -119,24 +117,12 @@ def _documents(settings: SFTSettings, tokenizer, length: int):
     """(training documents, held-out documents, held-out prompts, hashes of prompts kept out of training)."""
     from lmfast.data.chat import render
     from lmfast.data.chat_records import read_conversations
-    from lmfast.data.packing import hold_out, prompt_hash
-    from lmfast.training.post_training import cut, tell_skipped
+    from lmfast.training.post_training import cut, read_records
 
     data = settings.data
-
-    def read(path):
-        talks, bad = read_conversations(path, data.format, data.skip_bad)
-        tell_skipped(path, bad)
-        return talks
-
-    talks = read(data.train_data_path)
-    if data.val_data_path is not None:
-        held_talks, held = read(data.val_data_path), set()
-    else:
-        hashes = [prompt_hash(talk[:-1]) for talk in talks]
-        held = hold_out(hashes, data.held_out)
-        held_talks = [talk for talk, key in zip(talks, hashes, strict=True) if key in held]
-        talks = [talk for talk, key in zip(talks, hashes, strict=True) if key not in held]
+    talks, held_talks, held = read_records(
+        data, lambda path: read_conversations(path, data.format, data.skip_bad), lambda talk: talk[:-1]
+    )
     training = cut([render(talk, tokenizer) for talk in talks], length, data.train_data_path)
     kept = cut([render(talk, tokenizer) for talk in held_talks], length, "held out") if held_talks else []
     prompts = [talk[:-1] for talk in held_talks]

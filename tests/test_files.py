@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from lmfast.errors import UserError
-from lmfast.files import check_writable, empty_folder, locked, written_beside
+from lmfast.files import check_writable, empty_folder, locked, read_text, sha256_of, written_beside
 
 
 def test_appears_when_complete(tmp_path):
@@ -88,3 +88,16 @@ def test_places_that_cannot_be_written(tmp_path):
         check_writable(tmp_path)
     with pytest.raises(UserError, match="does not exist"):
         check_writable(tmp_path / "no" / "out.txt")
+
+
+def test_text_that_is_not_utf8_is_told_with_its_byte(tmp_path):
+    (tmp_path / "good.txt").write_text("żółw", encoding="utf-8")
+    (tmp_path / "bad.txt").write_bytes(b"ab\xff")
+    assert read_text(tmp_path / "good.txt") == "żółw"
+    with pytest.raises(UserError, match=r"bad\.txt: not UTF-8 text \(byte 2\)"):
+        read_text(tmp_path / "bad.txt")
+
+
+def test_the_sha256_of_a_file(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert sha256_of(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

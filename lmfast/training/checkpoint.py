@@ -7,7 +7,6 @@ file, comes last. Reading takes the newest one whose files still have those sums
 disk is noticed as anything but an older step. Nothing is unpickled.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -21,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lmfast.errors import UserError
-from lmfast.files import sync
+from lmfast.files import sha256_of, sync
 
 MARKER = "COMPLETE"
 _NAME = re.compile(r"step_(\d{8,})$")
@@ -37,6 +36,11 @@ class Checkpoint:
     @property
     def step(self) -> int:
         return self.state["step"]
+
+    @property
+    def run(self) -> Path:
+        """The run folder that it belongs to."""
+        return self.path.resolve().parent.parent
 
     def model_tensors(self) -> dict[str, Tensor]:
         return _load(self.path / "model.safetensors")
@@ -60,7 +64,7 @@ def save_checkpoint(
         (beside / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
         sums = {}
         for file in sorted(beside.iterdir()):
-            sums[file.name] = _sha256(file)
+            sums[file.name] = sha256_of(file)
             sync(file)
         sync(beside)
         shutil.rmtree(final, ignore_errors=True)
@@ -120,16 +124,11 @@ def _damage(path: Path) -> str | None:
     try:
         sums = json.loads((path / MARKER).read_text(encoding="utf-8"))
         for name, expected in sums.items():
-            if _sha256(path / name) != expected:
+            if sha256_of(path / name) != expected:
                 return f"{name} is damaged (its checksum differs)"
     except (OSError, ValueError, AttributeError) as error:
         return f"cannot be read ({error})"
     return None if "state.json" in sums else f"{MARKER} lists no files"
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _load(path: Path) -> dict[str, Tensor]:

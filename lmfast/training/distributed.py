@@ -110,12 +110,6 @@ class Ranks:
                 )
             torch.cuda.set_device(self.local_rank)
 
-    def parallel(
-        self, model: nn.Module, loss_fn: Callable[..., Tensor], autocast: Callable[[], Any]
-    ) -> "ParallelLoss":
-        """`loss_fn` of `model` under `autocast`, with gradients that are summed over the ranks."""
-        return ParallelLoss(self, model, loss_fn, autocast)
-
 
 class ParallelLoss:
     """loss_fn(model, …) and its gradients, over however many ranks there are."""

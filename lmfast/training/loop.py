@@ -87,8 +87,8 @@ def train_loop(
     """
     device = next(model.parameters()).device
     weights = [p for p in model.parameters() if p.requires_grad]
-    parallel = ranks.parallel(
-        model, loss_fn, lambda: torch.autocast(device.type, torch.bfloat16, enabled=plan.bf16)
+    parallel = ParallelLoss(
+        ranks, model, loss_fn, lambda: torch.autocast(device.type, torch.bfloat16, enabled=plan.bf16)
     )
     guard = FiniteGuard(device)
     clock = Clock(progress.seconds, device)

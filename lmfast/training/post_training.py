@@ -14,6 +14,7 @@ import numpy as np
 
 from lmfast.data.chat import END, Rendered, add_chat_tokens, has_chat_tokens, render_prompt, truncate
 from lmfast.data.chat_records import Message
+from lmfast.data.packing import hold_out, prompt_hash
 from lmfast.errors import UserError
 from lmfast.model.device import pick_device
 from lmfast.settings import TrainSettings, parse, read_model, replace_flat, to_flat
@@ -69,7 +70,7 @@ def base_run(init_from: str | None, stage: str) -> Path:
         raise UserError(
             f"init_from is not set; name the run that {stage} starts from, such as --init-from runs/train-1"
         )
-    return find_checkpoint(Path(init_from)).path.resolve().parent.parent
+    return find_checkpoint(Path(init_from)).run
 
 
 def chat_tokenizer(run: Path, folder: Path, may_add: bool):
@@ -105,6 +106,28 @@ def cut(documents: Sequence[Rendered], length: int, what: str) -> list[Rendered 
             f"{what}: longer than {length - 1} tokens: {short} answers cut short, {gone} records left out (no answer)"
         )
     return kept
+
+
+def read_records(
+    data, read: Callable[[str], tuple[list, dict[str, int]]], prompt_of: Callable[..., Sequence[Message]]
+) -> tuple[list, list, set[str]]:
+    """(training records, held-out records, hashes of the prompts kept out of training) of the files that `data` names.
+
+    read: path → (records, {reason: bad ones skipped}). Without validation data of its own, prompts are held out by hash.
+    """
+
+    def read_one(path: str) -> list:
+        records, bad = read(path)
+        tell_skipped(path, bad)
+        return records
+
+    training = read_one(data.train_data_path)
+    if data.val_data_path is not None:
+        return training, read_one(data.val_data_path), set()
+    keys = [prompt_hash(prompt_of(record)) for record in training]
+    hashes = hold_out(keys, data.held_out)
+    held = [record for record, key in zip(training, keys, strict=True) if key in hashes]
+    return [record for record, key in zip(training, keys, strict=True) if key not in hashes], held, hashes
 
 
 def tell_skipped(path, bad: dict[str, int]) -> None:

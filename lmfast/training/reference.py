@@ -6,7 +6,6 @@ each row's answer, (pairs, 2) float32, in `reference.npz` with the key of what t
 another key is refused, with the part that differs: it was made for another model, other data or other settings.
 """
 
-import hashlib
 import json
 import zipfile
 from pathlib import Path
@@ -15,14 +14,13 @@ import numpy as np
 import torch
 
 from lmfast.errors import UserError
-from lmfast.files import written_beside
+from lmfast.files import sha256_of, written_beside
 from lmfast.training.objectives import DPO, sequence_log_probs
 
 
 def model_key(checkpoint) -> str:
     """sha256 of a checkpoint's weights file."""
-    with open(checkpoint.path / "model.safetensors", "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(checkpoint.path / "model.safetensors")
 
 
 def load_reference(path: Path, key: dict) -> np.ndarray | None:

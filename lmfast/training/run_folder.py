@@ -69,12 +69,11 @@ def refuse_other_data(folder: Path, facts: dict) -> None:
 def refuse_other_model(checkpoint, config, may_grow: bool = False) -> None:
     """Raises UserError naming the setting in which a run's model differs from `config`; its start, dropout and context
     may, and with may_grow its vocabulary may be smaller."""
-    path = checkpoint.path.resolve().parent.parent / "config.yaml"
-    if not path.is_file():
+    if not (checkpoint.run / "config.yaml").is_file():
         return
     from lmfast.settings import read_model
 
-    there = read_model(path.parent)
+    there = read_model(checkpoint.run)
     for field in dataclasses.fields(config):
         old, new = getattr(there, field.name), getattr(config, field.name)
         if field.name == "vocab_size" and may_grow and old <= new:
@@ -142,7 +141,7 @@ def load_run(folder, device: str = "cpu"):
     from lmfast.tokenizer.bpe import Tokenizer
 
     checkpoint = find_checkpoint(Path(folder))
-    run = checkpoint.path.resolve().parent.parent
+    run = checkpoint.run
     config = read_model(run)
     tokenizer = Tokenizer.load(run / "tokenizer") if (run / "tokenizer").is_dir() else None
     return model_of(checkpoint, config, device), tokenizer, config

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 
 from lmfast.data.chat import Rendered, add_chat_tokens, render
@@ -54,3 +56,20 @@ def test_skipped_records_are_told_with_the_reason(capsys):
     assert "data.json: 4 bad records skipped (most often: one that has no answer)" in capsys.readouterr().out
     post_training.tell_skipped("data.json", {})
     assert capsys.readouterr().out == ""
+
+
+def test_records_are_split_by_hash_or_by_files_of_their_own():
+    files = {"train": [f"prompt {i // 2}" for i in range(20)], "valid": ["other"]}
+
+    def read(path):
+        return files[path], {}
+
+    def prompt_of(record):
+        return (Message("user", record),)
+
+    data = SimpleNamespace(train_data_path="train", val_data_path=None, held_out=3)
+    training, held, hashes = post_training.read_records(data, read, prompt_of)
+    assert sorted(training + held) == sorted(files["train"]) and len(set(held)) == len(hashes) == 3
+    assert not set(training) & set(held)  # both records of a prompt are on one side
+    data.val_data_path = "valid"
+    assert post_training.read_records(data, read, prompt_of) == (files["train"], ["other"], set())
