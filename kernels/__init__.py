@@ -8,9 +8,22 @@ raise ValueError. This package imports torch and (where it is installed) triton,
 
 from kernels.attention import attention
 from kernels.decode_attention import decode_attention
+from kernels.feed_forward import feed_forward
+from kernels.linear import linear
 from kernels.linear_cross_entropy import linear_cross_entropy
 from kernels.rms_norm import rms_norm
 from kernels.rope import rope
+from kernels.self_attention import self_attention
 from kernels.swiglu import swiglu
 
-__all__ = ["attention", "decode_attention", "linear_cross_entropy", "rms_norm", "rope", "swiglu"]
+__all__ = [
+    "attention",
+    "decode_attention",
+    "feed_forward",
+    "linear",
+    "linear_cross_entropy",
+    "rms_norm",
+    "rope",
+    "self_attention",
+    "swiglu",
+]

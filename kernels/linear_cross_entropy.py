@@ -36,6 +36,8 @@ from kernels.backend import (
     triton,
     use_triton,
 )
+from kernels.cpu_cross_entropy import cpu_cross_entropy
+from kernels.cpu_library import trains_here
 
 # Off CUDA, bytes of one chunk's float32 logits, and the largest number of chunks (a compiled graph repeats
 # the body for each). Measured at 2048 × 256 × 4096 float32, 2 threads, forward and backward compiled: 8 MiB
@@ -286,6 +288,9 @@ def linear_cross_entropy(
         )
         return loss, count
     counted = flat != ignore_index
+    if softcap is None and trains_here(hidden, weight):
+        loss, _, _ = cpu_cross_entropy(hidden.flatten(0, -2), weight, flat, ignore_index, z_loss)
+        return loss, counted.sum()
     loss = _ChunkedLoss.apply(
         hidden.flatten(0, -2),
         weight,

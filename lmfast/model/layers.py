@@ -38,12 +38,22 @@ def make_norm(config: ModelConfig) -> nn.Module:
     return NoNorm() if config.norm == "none" else RMSNorm(config.d_model)
 
 
-class FusedLinear(nn.Linear):
+class Linear(nn.Linear):
+    """A projection without bias, by `kernels.linear`."""
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__(in_features, out_features, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return kernels.linear(x, self.weight)
+
+
+class FusedLinear(Linear):
     """Several bias-free projections of one input in one product; `widths`: the rows of each one's matrix, in order."""
 
     def __init__(self, in_features: int, widths: list[int]):
         self.widths = widths
-        super().__init__(in_features, sum(widths), bias=False)
+        super().__init__(in_features, sum(widths))
 
 
 class Attention(nn.Module):
@@ -62,7 +72,7 @@ class Attention(nn.Module):
         self.rotate = config.position == "rope"
         kv = self.num_kv_heads * self.head_dim
         self.qkv = FusedLinear(config.d_model, [self.num_heads * self.head_dim, kv, kv])
-        self.out = nn.Linear(self.num_heads * self.head_dim, config.d_model, bias=False)
+        self.out = Linear(self.num_heads * self.head_dim, config.d_model)
         self.q_norm = RMSNorm(self.head_dim) if config.qk_norm else None
         self.k_norm = RMSNorm(self.head_dim) if config.qk_norm else None
         self.value_embedding = None
@@ -95,6 +105,10 @@ class Attention(nn.Module):
         cache: LayerCache | None = None,  # filled with the keys and values of `x`, starting at position 0
         ids: Tensor | None = None,  # (batch, seq): what the value embeddings are looked up by
     ) -> Tensor:
+        plain = self.q_norm is None and self.value_embedding is None
+        if plain and positions is None and document_ids is None and cache is None:
+            tables = rope if self.rotate else (None, None)
+            return self.out(kernels.self_attention(self.qkv(x), self.num_heads, self.num_kv_heads, *tables))
         q, k, v = self.project(x, rope, positions, ids)
         if cache is not None:
             cache.fill(k, v)
@@ -124,17 +138,13 @@ class FeedForward(nn.Module):
         self.kind = config.ffn
         hidden = config.ffn_hidden
         self.up = FusedLinear(config.d_model, [hidden, hidden] if self.kind == "swiglu" else [hidden])
-        self.down = nn.Linear(hidden, config.d_model, bias=False)
+        self.down = Linear(hidden, config.d_model)
 
     def forward(self, x: Tensor) -> Tensor:
-        up = self.up(x)
         if self.kind == "swiglu":
-            hidden = kernels.swiglu(*up.chunk(2, dim=-1))
-        elif self.kind == "silu":
-            hidden = F.silu(up)
-        else:
-            hidden = F.relu(up).square()
-        return self.down(hidden)
+            return kernels.feed_forward(x, self.up.weight, self.down.weight)
+        up = self.up(x)
+        return self.down(F.silu(up) if self.kind == "silu" else F.relu(up).square())
 
 
 class Block(nn.Module):

@@ -1,0 +1,154 @@
+// Causal self-attention of the fused projection, with the rotation of queries and keys in it, forward and backward.
+//
+// In: qkv (B, T, (H + 2 G) D), query heads, then key heads, then value heads, as the projection leaves them; cos and sin
+// (T, D / 2) or null; H query heads over G key/value heads. Out: out (B, T, H D), lse (B, H, T) in base 2; backward: dqkv.
+// A thread takes whole (batch, key/value head) pairs: no sums across threads, nothing that depends on their number.
+// Fourteen queries at a time against all keys they see; a row of scores is whole before its softmax, so there is no
+// rescaling. The backward keeps the weights and score gradients of as many queries as fit a quarter of a megabyte each,
+// and takes the keys' sums over those.
+#pragma once
+#include "products.h"
+
+struct Shape { long B, T, H, G, D; float scale; };
+
+// rows of one head, rotated and scaled, into out (T, ld), columns beyond D zero
+static void rotate(const Shape& s, const float* x, long xld, const float* cs, const float* sn, float scale, float* out, long ld) {
+  long half = s.D / 2;
+  for (long t = 0; t < s.T; t++) {
+    const float* r = x + t * xld; float* o = out + t * ld;
+    if (cs) {
+      const float* c = cs + t * half; const float* n = sn + t * half;
+      for (long j = 0; j < half; j++) {
+        float a = r[j], b = r[j + half];
+        o[j] = (a * c[j] - b * n[j]) * scale;
+        o[j + half] = (b * c[j] + a * n[j]) * scale;
+      }
+    } else for (long j = 0; j < s.D; j++) o[j] = r[j] * scale;
+    for (long j = s.D; j < ld; j++) o[j] = 0.f;
+  }
+}
+static void unrotate(const Shape& s, const float* x, long xld, const float* cs, const float* sn, float scale, float* out, long ld, long begin, long rows) {
+  long half = s.D / 2;
+  for (long t = 0; t < rows; t++) {
+    const float* r = x + t * xld; float* o = out + t * ld;
+    if (cs) {
+      const float* c = cs + (begin + t) * half; const float* n = sn + (begin + t) * half;
+      for (long j = 0; j < half; j++) {
+        float a = r[j], b = r[j + half];
+        o[j] = (a * c[j] + b * n[j]) * scale;
+        o[j + half] = (b * c[j] - a * n[j]) * scale;
+      }
+    } else for (long j = 0; j < s.D; j++) o[j] = r[j] * scale;
+  }
+}
+static void panels_of(const Shape& s, const float* x, long ld, float* out) {
+  for (long p = 0; p * NR < s.T; p++) transpose_panel(x + p * NR * ld, ld, s.D, std::min(NR, s.T - p * NR), out + p * NR * s.D);
+}
+static inline void scores(const Shape& s, long R, const float* a, long ai, const float* panels, long keys, float* out, long ld) {
+  for (long j = 0; j < keys; j += NR) tiles<ROWS>[R](a, ai, panels + j * s.D, NR, s.D, out + j, ld, false);
+}
+extern "C" {
+void attention_forward(long threads, long B, long T, long H, long G, long D, float scale, const float* qkv, const float* cs, const float* sn, float* out, float* lse) {
+  Shape s{B, T, H, G, D, scale};
+  long W = (H + 2 * G) * D, Dp = up_to(D, NR), Tp = up_to(T, NR), group = H / G;
+#pragma omp parallel num_threads(threads)
+  {
+    float* k = scratch(0, T * Dp * 3 + Tp * D + MR * Tp + MR * Dp + 16 * NR);
+    float *v = k + T * Dp, *q = v + T * Dp, *kt = q + T * Dp, *p = kt + Tp * D, *o = p + MR * Tp;
+#pragma omp for schedule(static)
+    for (long u = 0; u < B * G; u++) {
+      long b = u / G, g = u % G;
+      const float* base = qkv + b * T * W;
+      rotate(s, base + (H + g) * D, W, cs, sn, 1.f, k, Dp);
+      panels_of(s, k, Dp, kt);
+      rotate(s, base + (H + G + g) * D, W, nullptr, nullptr, 1.f, v, Dp);
+      for (long h = g * group; h < (g + 1) * group; h++) {
+        rotate(s, base + h * D, W, cs, sn, scale * LOG2_E, q, Dp);
+        for (long i = 0; i < T; i += MR) {
+          long R = std::min(MR, T - i), keys = i + R;
+          scores(s, R, q + i * Dp, Dp, kt, keys, p, Tp);
+          float inv[MR];
+          for (long r = 0; r < R; r++) {
+            float* row = p + r * Tp;
+            long n = i + r + 1, whole = n / V * V;
+            ivec in = LANE < (int)(n - whole);
+            vec top = splat(-INFINITY), sum = vec{};
+            for (long j = 0; j < whole; j += V) { vec x = load(row + j); top = pick(x > top, x, top); }
+            if (whole < n) { vec x = pick(in, load(row + whole), splat(-INFINITY)); top = pick(x > top, x, top); }
+            float m = largest_of(top);
+            for (long j = 0; j < whole; j += V) { vec x = exp2_of(load(row + j) - m); sum += x; store(row + j, x); }
+            long j = whole;
+            if (whole < n) { vec x = pick(in, exp2_of(load(row + whole) - m), vec{}); sum += x; store(row + whole, x); j += V; }
+            for (; j < keys; j += V) store(row + j, vec{});
+            float l = sum_of(sum);
+            inv[r] = 1.f / l;
+            lse[(b * H + h) * T + i + r] = m + std::log2(l);
+          }
+          for (long d = 0; d < Dp; d += NR) tiles<ROWS>[R](p, Tp, v + d, Dp, keys, o + d, Dp, false);
+          for (long r = 0; r < R; r++) {
+            float* y = out + ((b * T + i + r) * H + h) * D;
+            for (long d = 0; d < D; d++) y[d] = o[r * Dp + d] * inv[r];
+          }
+        }
+      }
+    }
+  }
+}
+void attention_backward(long threads, long B, long T, long H, long G, long D, float scale, const float* qkv, const float* cs, const float* sn, const float* out, const float* lse, const float* dout, float* dqkv) {
+  Shape s{B, T, H, G, D, scale};
+  long W = (H + 2 * G) * D, Dp = up_to(D, NR), Tp = up_to(T, NR), group = H / G;
+  long Q = std::max(1L, std::min((T + MR - 1) / MR, 65536 / (MR * Tp))) * MR;  // queries whose weights fit a quarter megabyte
+#pragma omp parallel num_threads(threads)
+  {
+    float* k = scratch(0, T * Dp * 5 + 2 * Tp * D + 2 * Q * Tp + MR * Dp + 16 * NR);
+    float *q = k + T * Dp, *dk = q + T * Dp, *dv = dk + T * Dp, *dod = dv + T * Dp, *kt = dod + T * Dp, *vt = kt + Tp * D, *p = vt + Tp * D, *ds = p + Q * Tp, *dq = ds + Q * Tp;
+#pragma omp for schedule(static)
+    for (long u = 0; u < B * G; u++) {
+      long b = u / G, g = u % G;
+      const float* base = qkv + b * T * W;
+      float* dbase = dqkv + b * T * W;
+      rotate(s, base + (H + g) * D, W, cs, sn, 1.f, k, Dp);
+      panels_of(s, k, Dp, kt);
+      panels_of(s, base + (H + G + g) * D, W, vt);
+      for (long h = g * group; h < (g + 1) * group; h++) {
+        rotate(s, base + h * D, W, cs, sn, scale * LOG2_E, q, Dp);
+        rotate(s, dout + b * T * H * D + h * D, H * D, nullptr, nullptr, 1.f, dod, Dp);
+        for (long i0 = 0; i0 < T; i0 += Q) {
+          long stop = std::min(T, i0 + Q);
+          for (long i = i0; i < stop; i += MR) {
+            long R = std::min(MR, T - i), keys = i + R;
+            float *pp = p + (i - i0) * Tp, *dd = ds + (i - i0) * Tp;
+            const float* dor = dod + i * Dp;
+            scores(s, R, q + i * Dp, Dp, kt, keys, pp, Tp);
+            scores(s, R, dor, Dp, vt, keys, dd, Tp);
+            for (long r = 0; r < R; r++) {
+              float *x = pp + r * Tp, *y = dd + r * Tp;
+              const float *o1 = out + ((b * T + i + r) * H + h) * D, *o2 = dor + r * Dp;
+              float delta = 0;
+              for (long d = 0; d < D; d++) delta += o1[d] * o2[d];
+              float l = lse[(b * H + h) * T + i + r];
+              long n = i + r + 1, whole = n / V * V;
+              for (long j = 0; j < whole; j += V) { vec e = exp2_of(load(x + j) - l); store(x + j, e); store(y + j, e * (load(y + j) - delta)); }
+              long j = whole;
+              if (whole < n) { ivec in = LANE < (int)(n - whole); vec e = pick(in, exp2_of(load(x + j) - l), vec{}); store(x + j, e); store(y + j, pick(in, e * (load(y + j) - delta), vec{})); j += V; }
+              for (; j < keys; j += V) { store(x + j, vec{}); store(y + j, vec{}); }
+            }
+            for (long d = 0; d < Dp; d += NR) tiles<ROWS>[R](dd, Tp, k + d, Dp, keys, dq + d, Dp, false);
+            unrotate(s, dq, Dp, cs, sn, scale, dbase + i * W + h * D, W, i, R);
+          }
+          for (long j = 0; j < stop; j += MR) {
+            long R = std::min(MR, T - j), from = std::max(i0, j);
+            bool add = h > g * group || i0 > j;  // else these queries are the first to see the keys
+            for (long d = 0; d < Dp; d += NR) {
+              tiles<COLUMNS>[R](p + (from - i0) * Tp + j, Tp, dod + from * Dp + d, Dp, stop - from, dv + j * Dp + d, Dp, add);
+              tiles<COLUMNS>[R](ds + (from - i0) * Tp + j, Tp, q + from * Dp + d, Dp, stop - from, dk + j * Dp + d, Dp, add);
+            }
+          }
+        }
+      }
+      unrotate(s, dk, Dp, cs, sn, LN_2, dbase + (H + g) * D, W, 0, T);
+      unrotate(s, dv, Dp, nullptr, nullptr, 1.f, dbase + (H + G + g) * D, W, 0, T);
+    }
+  }
+}
+}

@@ -1,0 +1,82 @@
+// SwiGLU's feed-forward in one pass over rows: y = (silu(gate) * up) down^T with [gate, up] = x up_weight^T.
+//
+// Rows go through both products in blocks whose hidden values stay in the L2 cache. Only [gate, up] is kept for the
+// backward, which makes the hidden values again beside their gradient. There a chunk of rows is finished (dx) before its
+// share of the weights' gradients is added, so that no gradient of all rows' hidden values is ever held.
+#pragma once
+#include "products.h"
+
+constexpr long FORWARD_ROWS = 4 * MR, BACKWARD_ROWS = 512;
+
+extern "C" {
+// x (M, D), up_weight (2F, D), down_weight (D, F) -> both (M, 2F), y (M, D).
+void feed_forward_forward(long threads, long M, long D, long F, const float* x, const float* up_weight, const float* down_weight, float* both, float* y) {
+  float* up_packed = scratch(0, packed_floats(2 * F, D) + packed_floats(D, F));
+  float* down_packed = up_packed + packed_floats(2 * F, D);
+#pragma omp parallel num_threads(threads)
+  {
+    long t = omp_get_thread_num(), all = omp_get_num_threads(), begin, end;
+    pack_transposed(up_weight, D, 2 * F, D, up_packed, t, all);
+    pack_transposed(down_weight, F, D, F, down_packed, t, all);
+#pragma omp barrier
+    share(M, t, all, begin, end);
+    float* hidden = scratch(1, FORWARD_ROWS * F + V);
+    for (long i = begin; i < end; i += FORWARD_ROWS) {
+      long rows = std::min(FORWARD_ROWS, end - i);
+      float* b = both + i * 2 * F;
+      times_transposed(rows, 2 * F, D, x + i * D, D, up_packed, b, 2 * F);
+      for (long r = 0; r < rows; r++) {
+        const float *gate = b + r * 2 * F, *up = gate + F;
+        float* h = hidden + r * F;
+        long j = 0;
+        for (; j + V <= F; j += V) {
+          vec g = load(gate + j);
+          store(h + j, g * sigmoid(g) * load(up + j));
+        }
+        for (; j < F; j++) h[j] = (splat(gate[j]) * sigmoid(splat(gate[j])))[0] * up[j];
+      }
+      times_transposed(rows, D, F, hidden, F, down_packed, y + i * D, D);
+    }
+  }
+}
+// dy (M, D) -> dx (M, D), dup_weight (2F, D), ddown_weight (D, F).
+void feed_forward_backward(long threads, long M, long D, long F, const float* dy, const float* x, const float* both, const float* up_weight, const float* down_weight, float* dx, float* dup_weight, float* ddown_weight) {
+  long chunk = std::min(M, BACKWARD_ROWS);
+  float* dboth = scratch(0, chunk * 3 * F + 16 * NR);
+  float* hidden = dboth + chunk * 2 * F;
+#pragma omp parallel num_threads(threads)
+  {
+    long t = omp_get_thread_num(), all = omp_get_num_threads(), begin, end;
+    for (long c = 0; c < M; c += chunk) {
+      long rows = std::min(chunk, M - c);
+      share(rows, t, all, begin, end);
+      for (long i = begin; i < end; i += FORWARD_ROWS) {
+        long block = std::min(FORWARD_ROWS, end - i);
+        float *h = hidden + i * F, *d = dboth + i * 2 * F;
+        times(block, F, D, dy + (c + i) * D, D, down_weight, F, h, F);  // dhidden, where hidden will stand
+        for (long r = 0; r < block; r++) {
+          const float *gate = both + (c + i + r) * 2 * F, *up = gate + F;
+          float *hr = h + r * F, *dgate = d + r * 2 * F, *dup = dgate + F;
+          for (long j = 0; j < F; j += V) {
+            long n = std::min(V, F - j);
+            vec g{}, u{}, dh{};
+            if (n == V) g = load(gate + j), u = load(up + j), dh = load(hr + j);
+            else for (long l = 0; l < n; l++) g[l] = gate[j + l], u[l] = up[j + l], dh[l] = hr[j + l];
+            vec s = sigmoid(g), silu = g * s;
+            vec dg = dh * u * (s + silu * (1.f - s)), du = dh * silu, made = silu * u;
+            if (n == V) store(dgate + j, dg), store(dup + j, du), store(hr + j, made);
+            else for (long l = 0; l < n; l++) dgate[j + l] = dg[l], dup[j + l] = du[l], hr[j + l] = made[l];
+          }
+        }
+        times(block, D, 2 * F, d, 2 * F, up_weight, D, dx + (c + i) * D, D);
+      }
+#pragma omp barrier
+      share(2 * F, t, all, begin, end);
+      transposed_times(begin, end, D, rows, dboth, 2 * F, x + c * D, D, dup_weight, D, c > 0);
+      share(D, t, all, begin, end);
+      transposed_times(begin, end, F, rows, dy + c * D, D, hidden, F, ddown_weight, F, c > 0);
+#pragma omp barrier
+    }
+  }
+}
+}

@@ -1,0 +1,5 @@
+// One translation unit, so that each height of tile is compiled once.
+#include "attention.h"
+#include "cross_entropy.h"
+#include "feed_forward.h"
+#include "linear.h"

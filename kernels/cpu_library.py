@@ -1,0 +1,105 @@
+"""The CPU's own kernels: kernels/cpp, compiled once by the machine's g++ and called through ctypes.
+
+Who comes here: operators that are about to compute a gradient in float32 on a CPU. In: pointers of contiguous tensors and
+sizes. `available()` says whether the library is there: it needs Linux, AVX-512 (what it was written and measured for)
+and g++ (which torch.compile needs on a CPU, too). Where it is not, PyTorch's operators do the work and nobody is told.
+LMFAST_KERNELS=torch switches it off.
+
+The threads are torch's: the library asks for libgomp by the name under which torch has loaded its own, and takes as many
+threads as torch would. The shared object lies in the user's cache folder under a hash of sources, compiler and CPU.
+Compiling takes 2 to 3 seconds.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from kernels import backend
+
+SOURCES = Path(__file__).resolve().parent / "cpp"
+# Products and sums may become one operation; nothing that would touch NaN and infinities, which the guard looks for.
+FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC", "-std=c++17")
+
+
+def compiler() -> str | None:
+    """The C++ compiler's path: CXX, or g++."""
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(errors="replace").splitlines() if info.exists() else []
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags"))}))
+
+
+def build(folder: Path) -> Path:
+    """The shared object in `folder`, compiled unless it is there. Raises OSError or CalledProcessError."""
+    command = compiler()
+    if command is None:
+        raise OSError("no C++ compiler was found")
+    version = subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout
+    texts = [path.read_text(encoding="utf-8") for path in sorted(SOURCES.iterdir())]
+    key = hashlib.sha256("\0".join([*texts, version, *FLAGS, platform.machine(), _cpu()]).encode()).hexdigest()
+    path = folder / f"kernels-{key[:24]}.so"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as beside:  # another process may be at it, too
+            made = Path(beside) / path.name
+            source = str(SOURCES / "library.cpp")
+            subprocess.run([command, *FLAGS, source, "-o", str(made)], capture_output=True, check=True)
+            os.replace(made, path)
+    return path
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The loaded library, None where this machine cannot have it."""
+    if sys.platform != "linux" or torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return None
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmfast"
+    temporary = Path(tempfile.gettempdir()) / f"lmfast-{os.getuid()}"
+    for folder in (user, temporary):
+        try:
+            return ctypes.CDLL(str(build(folder)))
+        except PermissionError:
+            continue  # a home that cannot be written
+        except (OSError, RuntimeError, subprocess.CalledProcessError):
+            return None
+    return None
+
+
+@torch.compiler.assume_constant_result
+def available() -> bool:
+    """Whether the library is there and wanted. Compiled code keeps what it found when it was traced."""
+    return backend.MODE == "auto" and library() is not None
+
+
+def trains_here(*tensors: torch.Tensor) -> bool:
+    """Whether an operator on these tensors is one for the library: float32 on a CPU, and a gradient will be wanted."""
+    if any(x.device.type != "cpu" or x.dtype != torch.float32 for x in tensors):
+        return False
+    if not torch.is_grad_enabled() or not any(x.requires_grad for x in tensors):
+        return False
+    return backend.autocast_dtype(tensors[0]) is None and available()
+
+
+def call(name: str, *arguments: "torch.Tensor | int | float | None") -> None:
+    """Calls a function of the library with torch's number of threads before the arguments; tensors must be contiguous."""
+    converted = [ctypes.c_long(torch.get_num_threads())]
+    for argument in arguments:
+        if argument is None or isinstance(argument, torch.Tensor):
+            converted.append(ctypes.c_void_p(None if argument is None else argument.data_ptr()))
+        elif isinstance(argument, float):
+            converted.append(ctypes.c_float(argument))
+        else:
+            converted.append(ctypes.c_long(argument))
+    getattr(library(), name)(*converted)

@@ -1,0 +1,94 @@
+"""SwiGLU's feed-forward, down(silu(gate) · up) with gate and up in one projection: one operator where a CPU trains it.
+
+In: x (..., D), up_weight (2F, D), the gate's rows first, down_weight (D, F). Out: (..., D). Everywhere else it is the
+three operators that it is made of. On a CPU in float32 (cpp/feed_forward.h) the hidden values stay in the L2 cache
+between the products, and only gate and up, 2F floats a token, are kept for the backward, which makes the hidden values
+again beside their gradient. Source: Shazeer 2020, arXiv:2002.05202.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from kernels.cpu_library import call, trains_here
+from kernels.swiglu import swiglu
+
+
+def feed_forward_reference(
+    x: torch.Tensor, up_weight: torch.Tensor, down_weight: torch.Tensor
+) -> torch.Tensor:
+    """The three operators: the oracle, and the path wherever no CPU trains in float32."""
+    return F.linear(swiglu(*F.linear(x, up_weight).chunk(2, dim=-1)), down_weight)
+
+
+@torch.library.custom_op("lmfast::cpu_feed_forward", mutates_args=())
+def _forward(
+    x: torch.Tensor, up_weight: torch.Tensor, down_weight: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(y, gate and up (..., 2F))."""
+    D, hidden = down_weight.shape
+    y, both = x.new_empty(x.shape), x.new_empty((*x.shape[:-1], 2 * hidden))
+    if x.numel():
+        weights = (up_weight.contiguous(), down_weight.contiguous())
+        call("feed_forward_forward", x.numel() // D, D, hidden, x.contiguous(), *weights, both, y)
+    return y, both
+
+
+@_forward.register_fake
+def _(x, up_weight, down_weight):
+    return x.new_empty(x.shape), x.new_empty((*x.shape[:-1], up_weight.shape[0]))
+
+
+@torch.library.custom_op("lmfast::cpu_feed_forward_backward", mutates_args=())
+def _backward(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    both: torch.Tensor,
+    up_weight: torch.Tensor,
+    down_weight: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(dx, dup_weight, ddown_weight)."""
+    D, hidden = down_weight.shape
+    dx = x.new_empty(x.shape)
+    if not x.numel():
+        return dx, up_weight.new_zeros(up_weight.shape), down_weight.new_zeros(down_weight.shape)
+    dup, ddown = up_weight.new_empty(up_weight.shape), down_weight.new_empty(down_weight.shape)
+    call(
+        "feed_forward_backward", x.numel() // D, D, hidden, dy.contiguous(), x.contiguous(), both,
+        up_weight.contiguous(), down_weight.contiguous(), dx, dup, ddown,
+    )  # fmt: skip
+    return dx, dup, ddown
+
+
+@_backward.register_fake
+def _(dy, x, both, up_weight, down_weight):
+    return (
+        x.new_empty(x.shape),
+        up_weight.new_empty(up_weight.shape),
+        down_weight.new_empty(down_weight.shape),
+    )
+
+
+def _setup_context(ctx, inputs, output):
+    x, up_weight, down_weight = inputs
+    ctx.save_for_backward(x, output[1], up_weight, down_weight)
+    ctx.set_materialize_grads(False)
+
+
+def _autograd(ctx, dy, _dboth):
+    return _backward(dy, *ctx.saved_tensors)
+
+
+_forward.register_autograd(_autograd, setup_context=_setup_context)
+
+
+def feed_forward(x: torch.Tensor, up_weight: torch.Tensor, down_weight: torch.Tensor) -> torch.Tensor:
+    """down(silu(gate) · up). Raises ValueError on shapes that do not fit."""
+    D, hidden = down_weight.shape
+    if x.shape[-1] != D or up_weight.shape != (2 * hidden, D):
+        raise ValueError(
+            f"feed_forward: up_weight {tuple(up_weight.shape)} must be (2F, D) and down_weight "
+            f"{tuple(down_weight.shape)} (D, F) for x {tuple(x.shape)} = (..., D)"
+        )
+    if trains_here(x, up_weight, down_weight):
+        return _forward(x, up_weight, down_weight)[0]
+    return feed_forward_reference(x, up_weight, down_weight)

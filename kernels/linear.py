@@ -1,0 +1,69 @@
+"""A projection without bias, y = x weightᵀ: PyTorch's, but where it is trained in float32 on a CPU.
+
+In: x (..., K), weight (N, K). Out: (..., N). There it and its two gradients are products of our own (cpp/products.h):
+on two cores of Zen 4 they make 195 to 210 GFLOP/s of the shapes of a 5.3M model where MKL makes 125 to 190, of 235 that the
+multipliers could do (docs/LOG.md, 2026-11-25). An element's sum is added up in one order, whatever the number of threads.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from kernels.cpu_library import call, trains_here
+
+
+@torch.library.custom_op("lmfast::cpu_linear", mutates_args=())
+def _forward(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    N, K = weight.shape
+    y = x.new_empty((*x.shape[:-1], N))
+    if x.numel():
+        call("linear_forward", x.numel() // K, N, K, x.contiguous(), weight.contiguous(), y)
+    return y
+
+
+@_forward.register_fake
+def _(x, weight):
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+@torch.library.custom_op("lmfast::cpu_linear_backward", mutates_args=())
+def _backward(
+    dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, need_dx: bool, need_dweight: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(dx, dweight), empty where they are not needed."""
+    N, K = weight.shape
+    dx = x.new_empty(x.shape if need_dx else 0)
+    if not x.numel():
+        return dx, weight.new_zeros(weight.shape if need_dweight else 0)
+    dweight = weight.new_empty(weight.shape if need_dweight else 0)
+    call(
+        "linear_backward", x.numel() // K, N, K, dy.contiguous(), x.contiguous(), weight.contiguous(),
+        dx if need_dx else None, dweight if need_dweight else None,
+    )  # fmt: skip
+    return dx, dweight
+
+
+@_backward.register_fake
+def _(dy, x, weight, need_dx, need_dweight):
+    return x.new_empty(x.shape if need_dx else 0), weight.new_empty(weight.shape if need_dweight else 0)
+
+
+def _setup_context(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _autograd(ctx, dy):
+    need_dx, need_dweight = ctx.needs_input_grad
+    dx, dweight = _backward(dy, *ctx.saved_tensors, need_dx, need_dweight)
+    return dx if need_dx else None, dweight if need_dweight else None
+
+
+_forward.register_autograd(_autograd, setup_context=_setup_context)
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """x weightᵀ. Raises ValueError on shapes that do not fit."""
+    if weight.dim() != 2 or x.dim() < 1 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(f"linear: weight {tuple(weight.shape)} must be (N, K) for x {tuple(x.shape)} = (..., K)")
+    if trains_here(x, weight):
+        return _forward(x, weight)
+    return F.linear(x, weight)
