@@ -48,7 +48,9 @@ def build(folder: Path) -> Path:
         raise OSError("no C++ compiler was found")
     version = subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout
     texts = [path.read_text(encoding="utf-8") for path in sorted(SOURCES.iterdir())]
-    key = hashlib.sha256("\0".join([*texts, version, *FLAGS, platform.machine(), _cpu()]).encode()).hexdigest()
+    key = hashlib.sha256(
+        "\0".join([*texts, version, *FLAGS, platform.machine(), _cpu()]).encode()
+    ).hexdigest()
     path = folder / f"kernels-{key[:24]}.so"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -63,7 +63,9 @@ _forward.register_autograd(_autograd, setup_context=_setup_context)
 def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """x weightᵀ. Raises ValueError on shapes that do not fit."""
     if weight.dim() != 2 or x.dim() < 1 or x.shape[-1] != weight.shape[1]:
-        raise ValueError(f"linear: weight {tuple(weight.shape)} must be (N, K) for x {tuple(x.shape)} = (..., K)")
+        raise ValueError(
+            f"linear: weight {tuple(weight.shape)} must be (N, K) for x {tuple(x.shape)} = (..., K)"
+        )
     if trains_here(x, weight):
         return _forward(x, weight)
     return F.linear(x, weight)

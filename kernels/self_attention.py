@@ -24,7 +24,7 @@ def self_attention_reference(
     sin: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The operators it is made of: the path wherever no CPU trains in float32."""
-    batch, seq, width = qkv.shape
+    batch, seq, _ = qkv.shape
     heads = qkv.view(batch, seq, num_heads + 2 * num_kv_heads, -1)
     q, k, v = (x.transpose(1, 2) for x in heads.split([num_heads, num_kv_heads, num_kv_heads], dim=2))
     if cos is not None:

@@ -1,0 +1,136 @@
+"""How a training step stands against its targets on a CPU: `python -m bench.training_table [--quick] [--output FILE]`.
+
+The 5.3M model, batch 8 × 256, float32, compiled: `train_loop` itself beside Hugging Face's LlamaForCausalLM with fused
+AdamW, clipping and the same compile mode, both in one process, with its threads and allocator, step by step in turns
+(test_training.py has the two loops). The peer's weights are copies of ours, and its loss on a batch must be ours before
+anything is timed. The matrix rate is `measured_matmul_flops`, what MFU divides by on a CPU.
+
+Memory: each side in a fresh process. After three steps (compilation and warm-up) the anonymous memory that stands is noted
+and the peak mark reset (/proc/self/clear_refs), then come five steps: peak resident anonymous memory above weights and
+optimizer state is the step's. Linux only.
+
+Out: the table, and bench/results/training_<device>.json with every time taken, device, commit and versions.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench import machine
+from bench.huggingface import llama
+from bench.target_table import Row, add_options, measure
+from bench.test_training import our_steps, their_loss, their_steps
+from bench.timing import in_turns, ratio
+from lmfast.data.batches import Batches
+from lmfast.model.accounting import training_flops_per_token
+from lmfast.model.config import ModelConfig
+from lmfast.model.device import make_deterministic
+from lmfast.model.peaks import measured_matmul_flops
+from lmfast.model.transformer import TransformerLM
+from lmfast.training.objectives import NextToken
+
+MODEL = ModelConfig(4096, 256, d_model=256, num_layers=4, num_heads=8, d_ff=704)
+BATCH = 8
+CPU = torch.device("cpu")
+
+
+def sides(which: tuple[str, ...] = ("ours", "peer"), compiled: bool = True) -> dict:
+    """A function a side that takes one step; losses are compared where both are asked for."""
+    make_deterministic(CPU)
+    torch.manual_seed(0)
+    model = TransformerLM(MODEL)
+    tokens = np.random.default_rng(0).integers(0, MODEL.vocab_size, 1_000_000, np.int64).astype(np.uint16)
+    batches = Batches(tokens, BATCH, MODEL.context_length, seed=0)
+    made = {}
+    if "peer" in which:
+        theirs = llama(model).train()
+        inputs, targets = NextToken().tensors(batches.step(0), CPU)
+        with torch.no_grad():
+            their = their_loss(theirs, inputs, targets)
+        ours = NextToken().loss(model, inputs, targets).detach() / targets.numel()
+        if not torch.allclose(ours, their, rtol=1e-4, atol=1e-4):
+            raise SystemExit(f"loss {ours:.6f}, Hugging Face's {their:.6f}; nothing was measured")
+        made["peer"] = their_steps(theirs, batches, CPU, 1, compiled)
+    if "ours" in which:
+        made["ours"] = our_steps(model, batches, CPU, 1, BATCH, compiled)
+    return made
+
+
+def resident(field: str) -> int:
+    """Bytes of a field of /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
+
+
+def peak_of_steps(side: str, compiled: bool = True) -> int:
+    """Bytes by which five steps raise resident memory over what stood between steps before them."""
+    step = sides((side,), compiled)[side]
+    for _ in range(3):
+        step()
+    before = resident("RssAnon")
+    files = resident("RssFile") + resident("RssShmem")
+    Path("/proc/self/clear_refs").write_text("5")
+    for _ in range(5):
+        step()
+    return resident("VmHWM") - files - before
+
+
+def peak_in_fresh_process(side: str) -> int:
+    command = [sys.executable, "-m", "bench.training_table", "--memory-of", side]
+    done = subprocess.run(command, cwd=machine.ROOT, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def speed(quick: bool) -> Iterator[Row]:
+    functions = sides()
+    in_turns(functions, 2)  # they compile, and warm up
+    rate = measured_matmul_flops(CPU, torch.float32)
+    times = in_turns(functions, 3 if quick else 15)
+    found = ratio(times["peer"], times["ours"])
+    tokens = BATCH * MODEL.context_length
+    ours, peer = (float(np.median(times[name])) for name in ("ours", "peer"))
+    shown = f"{found} x compiled Hugging Face, {1e3 * ours:.0f} against {1e3 * peer:.0f} ms a step"
+    data = {"times": times, "ratio": found.as_dict()}
+    yield Row("training step, 5.3M, fp32, compiled", 1.3, 1.6, found.median, shown, data=data)
+    part = tokens * training_flops_per_token(MODEL, MODEL.context_length) / ours / rate
+    shown = f"{part:.0%} of {rate / 1e9:.0f} GFLOP/s ({tokens / ours:,.0f} tokens/s)"
+    yield Row("part of the measured matmul rate", 0.0, 0.8, part, shown, data={"matmul": rate})
+
+
+def memory(quick: bool) -> Iterator[Row]:
+    found = {side: peak_in_fresh_process(side) for side in ("ours", "peer")}
+    part = found["ours"] / found["peer"]
+    shown = f"{part:.2f} of Hugging Face's, {found['ours'] / 1e6:.0f} against {found['peer'] / 1e6:.0f} MB"
+    yield Row("peak memory of a training step", 1.0, 0.5, part, shown, at_most=True, data=found)
+
+
+ROWS = {"speed": speed, "memory": memory}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.training_table", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--quick", action="store_true", help="few rounds: proves that it works")
+    parser.add_argument("--memory-of", choices=("ours", "peer"), help=argparse.SUPPRESS)
+    add_options(parser, ROWS)
+    arguments = parser.parse_args()
+    if arguments.memory_of:
+        print(json.dumps(peak_of_steps(arguments.memory_of)))
+        return
+    described = machine.describe()
+    rows = (row for chosen in arguments.only or ROWS for row in ROWS[chosen](arguments.quick))
+    name = f"training_{machine.slug(described['cpu'])}{'_quick' if arguments.quick else ''}.json"
+    measure(
+        f"{described['cpu']}, {torch.get_num_threads()} threads", described, rows, arguments.output or name
+    )
+
+
+if __name__ == "__main__":
+    main()

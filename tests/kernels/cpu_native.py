@@ -1,0 +1,52 @@
+"""What the tests of the CPU's own operators share: agreement with float64, repeatability, one compiled graph."""
+
+import pytest
+import torch
+
+from kernels import cpu_library
+
+needs_library = pytest.mark.skipif(cpu_library.library() is None, reason="needs Linux, AVX-512 and g++")
+
+
+def gradients(function, tensors):
+    """(result, gradients) for an upstream gradient that depends on the shape only."""
+    inputs = [x.detach().clone().requires_grad_() for x in tensors]
+    result = function(*inputs)
+    upstream = torch.randn(result.shape, generator=torch.Generator().manual_seed(1)).to(result.dtype)
+    return [result.detach(), *torch.autograd.grad(result, inputs, upstream)]
+
+
+def assert_like_float64(function, reference, tensors, factor=4.0):
+    """Errors at most `factor` of the float32 reference's own, plus a few roundings; twice the same bits."""
+    ours, again = gradients(function, tensors), gradients(function, tensors)
+    exact = gradients(reference, [x.double() for x in tensors])
+    plain = gradients(reference, tensors)
+    for a, b, e, p in zip(ours, again, exact, plain, strict=True):
+        assert torch.equal(a, b)
+        limit = factor * (p - e).abs().max() + 4e-6 * e.abs().max() + 1e-6
+        assert (a - e).abs().max() <= limit
+
+
+def assert_same_with_any_threads(function, tensors):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = gradients(function, tensors)
+        torch.set_num_threads(3)
+        three = gradients(function, tensors)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
+
+
+def operators_of(function, tensors) -> list[str]:
+    """Names of the graph's calls when compiled fullgraph."""
+    torch._dynamo.reset()
+    names = []
+
+    def keep(graph, example_inputs):
+        names.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    torch.compile(function, fullgraph=True, backend=keep)(*[x.clone().requires_grad_() for x in tensors])
+    return names

@@ -1,0 +1,43 @@
+"""The CPU's own head and loss against the textbook in float64."""
+
+from importlib import import_module
+
+import pytest
+import torch
+
+import kernels
+from tests.kernels.cpu_native import (
+    assert_like_float64,
+    assert_same_with_any_threads,
+    needs_library,
+    operators_of,
+)
+
+reference = import_module("kernels.linear_cross_entropy").linear_cross_entropy_reference
+
+
+def losses(function, targets, **options):
+    return lambda hidden, weight: function(hidden, weight, targets, **options)[0]
+
+
+@needs_library
+@pytest.mark.parametrize("M, D, vocab", [(1, 8, 3), (30, 24, 50), (1100, 16, 300)])
+@pytest.mark.parametrize("z_loss", [0.0, 1e-2])
+def test_agrees_with_float64(M, D, vocab, z_loss):
+    targets = torch.randint(0, vocab, (M,))
+    targets[::7] = -100
+    if M == 1:
+        targets[:] = 1
+    tensors = [torch.randn(M, D), torch.randn(vocab, D)]
+    ours, theirs = (losses(f, targets, z_loss=z_loss) for f in (kernels.linear_cross_entropy, reference))
+    assert_like_float64(ours, theirs, tensors, factor=8.0)
+    assert any("cpu_linear_cross_entropy" in name for name in operators_of(ours, tensors))
+
+
+@needs_library
+def test_threads_and_a_target_outside():
+    targets = torch.randint(0, 90, (600,))
+    tensors = [torch.randn(600, 16), torch.randn(90, 16)]
+    assert_same_with_any_threads(losses(kernels.linear_cross_entropy, targets), tensors)
+    targets[5] = 90
+    assert losses(kernels.linear_cross_entropy, targets)(*[x.requires_grad_() for x in tensors]).isnan()

@@ -1,0 +1,47 @@
+"""The CPU's own projection against float64, at sizes that no tile divides."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import kernels
+from tests.kernels.cpu_native import (
+    assert_like_float64,
+    assert_same_with_any_threads,
+    needs_library,
+    operators_of,
+)
+
+
+@needs_library
+@pytest.mark.parametrize("M, K, N", [(1, 1, 1), (15, 16, 32), (77, 35, 51), (130, 600, 100), (600, 64, 257)])
+def test_agrees_with_float64(M, K, N):
+    assert_like_float64(kernels.linear, F.linear, [torch.randn(M, K), torch.randn(N, K)])
+
+
+@needs_library
+def test_any_strides_and_threads():
+    x, weight = torch.randn(3, 40, 60).transpose(1, 2), torch.randn(48, 40)
+    assert_like_float64(kernels.linear, F.linear, [x, weight])
+    assert_same_with_any_threads(kernels.linear, [x, weight])
+
+
+@needs_library
+def test_only_what_trains_in_float32_is_ours():
+    tensors = [torch.randn(4, 8), torch.randn(6, 8)]
+    assert any("cpu_linear" in name for name in operators_of(kernels.linear, tensors))
+    assert not any(
+        "cpu_linear" in name for name in operators_of(kernels.linear, [x.double() for x in tensors])
+    )
+    with torch.no_grad():
+        assert torch.equal(kernels.linear(*tensors), F.linear(*tensors))
+
+
+def test_nothing_to_do_and_refusal():
+    x = torch.zeros(0, 8, requires_grad=True)
+    weight = torch.randn(6, 8, requires_grad=True)
+    y = kernels.linear(x, weight)
+    y.sum().backward()
+    assert y.shape == (0, 6) and not weight.grad.any()
+    with pytest.raises(ValueError, match=r"must be \(N, K\)"):
+        kernels.linear(torch.zeros(2, 3), torch.zeros(4, 5))
