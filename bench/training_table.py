@@ -5,14 +5,15 @@ AdamW, clipping and the same compile mode, both in one process, with its threads
 (test_training.py has the two loops). The peer's weights are copies of ours, and its loss on a batch must be ours before
 anything is timed. The matrix rate is `measured_matmul_flops`, what MFU divides by on a CPU.
 
-Memory: each side in a fresh process. After three steps (compilation and warm-up) the anonymous memory that stands is noted
-and the peak mark reset (/proc/self/clear_refs), then come five steps: peak resident anonymous memory above weights and
-optimizer state is the step's. Linux only.
+Memory: each side in a fresh process. After three steps (compilation and warm-up) freed memory and our operators' buffers
+are given back to the system, the anonymous memory that stands (weights, optimizer state, code) is noted and the peak mark
+reset (/proc/self/clear_refs); then come five steps, and the peak above what stood is the step's. Linux only.
 
 Out: the table, and bench/results/training_<device>.json with every time taken, device, commit and versions.
 """
 
 import argparse
+import ctypes
 import json
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from bench.huggingface import llama
 from bench.target_table import Row, add_options, measure
 from bench.test_training import our_steps, their_loss, their_steps
 from bench.timing import in_turns, ratio
+from kernels import cpu_library
 from lmfast.data.batches import Batches
 from lmfast.model.accounting import training_flops_per_token
 from lmfast.model.config import ModelConfig
@@ -73,6 +75,9 @@ def peak_of_steps(side: str, compiled: bool = True) -> int:
     step = sides((side,), compiled)[side]
     for _ in range(3):
         step()
+    if cpu_library.library() is not None:
+        cpu_library.call("release_scratch")  # our operators' buffers are a part of a step
+    ctypes.CDLL(None).malloc_trim(0)  # so is what the allocator holds back for the next one
     before = resident("RssAnon")
     files = resident("RssFile") + resident("RssShmem")
     Path("/proc/self/clear_refs").write_text("5")

@@ -110,9 +110,9 @@ static inline void put(long R, const float* a, long lda, const float* b, long ld
 }
 
 // A buffer of this thread, kept from call to call: fresh pages would cost a fault each. `which`: several at once.
+static thread_local float* kept[4];
+static thread_local long sizes[4];
 static float* scratch(int which, long floats) {
-  static thread_local float* kept[4];
-  static thread_local long sizes[4];
   if (floats > sizes[which]) {
     std::free(kept[which]);
     kept[which] = (float*)std::aligned_alloc(4096, up_to(4 * floats, 4096));
@@ -120,6 +120,12 @@ static float* scratch(int which, long floats) {
     sizes[which] = floats;
   }
   return kept[which];
+}
+
+// Gives all threads' buffers back, so that a measurement of memory sees them come again.
+extern "C" void release_scratch(long threads) {
+#pragma omp parallel num_threads(threads)
+  for (int i = 0; i < 4; i++) std::free(kept[i]), kept[i] = nullptr, sizes[i] = 0;
 }
 
 // Columns of 32 rows of w (rows, K) as one panel (K, NR): out[k * NR + j] = w[j * ld + k]; rows that are not there are 0.
