@@ -74,7 +74,8 @@ def test_counts_agree_with_the_real_model(changes):
     model = TransformerLM(config)
     assert num_parameters(config) == sum(p.numel() for p in model.parameters())
     assert min(parameters(config).values()) >= 0
-    # torch counts nothing for operators of ours, which train on a CPU, nor for its fused CPU attention; the plain one computes the whole square, as we count it.
+    # torch counts nothing for operators of ours, which train on a CPU, nor for its fused CPU attention;
+    # the plain one computes the whole square, as we count it.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(torch.zeros(3, 16, dtype=torch.int64))
     assert counter.get_total_flops() == sum(forward_flops(config, 16, batch=3).values())
