@@ -34,6 +34,7 @@ huge pages by hand (NumPy asks for them already). Threads or processes: docs/LOG
 
 import io
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,6 @@ import numpy as np
 from lmfast.errors import UserError
 from lmfast.tokenizer.chunks import (
     CHUNK_BYTES,
-    ENDS_PER_BATCH,
     NO_SPANS,
     Chunk,
     SpecialTokens,
@@ -55,33 +55,25 @@ from lmfast.tokenizer.chunks import (
     open_text,
     padded,
 )
-from lmfast.tokenizer.intrinsics import MAX_PACKED, PADDING, aligned_words, enable_cache
+from lmfast.tokenizer.encode_kernels import ENCODE, SPECIALS, encode_batch, new_scratch
+from lmfast.tokenizer.intrinsics import MAX_PACKED, PADDING, enable_cache
 from lmfast.tokenizer.merge_kernels import MAX_ID, MAX_MERGES, merge_tables
-from lmfast.tokenizer.patterns import Pattern
-from lmfast.tokenizer.pretoken_cache import MAX_ROWS, SPECIALS, encode_batch, new_cache
+from lmfast.tokenizer.patterns import Pattern, code_point_classes
+from lmfast.tokenizer.pretoken_cache import MAX_ROWS, PretokenCache
 
 SMALL = 1 << 14  # bytes of text that are encoded without chunks and fresh buffers
 
 
 class _State:
-    """What one thread needs to encode: its cache and its buffers."""
+    """What one thread has for itself."""
 
-    def __init__(self, rows: np.ndarray):
-        self.rows = rows
-        self.cache = new_cache(rows)
-        self.counters = self.cache[4]
-        self.bounds = np.empty(ENDS_PER_BATCH, np.int64)
-        self.out = np.empty(0, np.uint32)
+    def __init__(self, dtype: np.dtype):
+        self.scratch = new_scratch()
+        self.bounds, _, _, self.cursor = self.scratch
         self.text = np.zeros(SMALL + PADDING, np.uint8)
         self.readable = self.text.view()  # compiled code is compiled for text that is not written to
         self.readable.flags.writeable = False
-        self.small = np.empty(SMALL + 4, np.uint32)
-
-    def room(self, ids: int) -> np.ndarray:
-        """A buffer for that many ids, kept between calls; it has room for the four that a row always writes."""
-        if len(self.out) < ids + 4:
-            self.out = np.empty(ids + 4, np.uint32)
-        return self.out
+        self.small = np.empty(SMALL + 4, dtype)
 
 
 class Encoder:
@@ -98,7 +90,7 @@ class Encoder:
         special_tokens: Mapping[str, int],
         pattern: Pattern,
     ):
-        enable_cache(encode_batch)
+        enable_cache(encode_batch, *([ENCODE[pattern.name]] if pattern.name in ENCODE else []))
         special_ids = set(special_tokens.values())
         made = {left + right for left, right in merges}
         # A special token may be an ordinary entry too: searched for as text, and reached by merges as well.
@@ -130,32 +122,41 @@ class Encoder:
                 ) from None
         self._tables = merge_tables(triples, byte_ids)
         self._splitter = Splitter(pattern)
+        self._loop = ENCODE.get(pattern.name)  # an expression of the user's has none
         self._special_ids = {
             text.encode("utf-8", "surrogateescape"): number for text, number in special_tokens.items()
         }
         self._finders: dict[str | frozenset[str], tuple[SpecialTokens, np.ndarray]] = {}
-        rows = 1 << (16 * len(id_of) - 1).bit_length()
-        self._seeded = aligned_words(4 * min(rows, MAX_ROWS))
+        self.dtype = np.dtype(np.uint16 if largest < 1 << 16 else np.uint32)
         self._idle: list[_State] = []
-        self._seed(list(id_of))
+        self._cache_lock = threading.Lock()
+        self._tokens = list(id_of)
+        self._cache = self._seeded()
 
-    def _seed(self, tokens: list[bytes]) -> None:
-        """Puts every token into the cache by really encoding it: some tokens cannot be reached by merges, and
-        none is ever assumed to be its own id. Rare tokens first, so that frequent ones stay in front."""
-        short = [token for token in tokens if len(token) <= MAX_PACKED]
+    def _seeded(self) -> PretokenCache:
+        """A table that has every token, by really encoding it: some tokens cannot be reached by merges, and none is
+        ever assumed to be its own id."""
+        cache = PretokenCache(min(1 << (8 * len(self._tokens) - 1).bit_length(), MAX_ROWS))
+        short = [token for token in self._tokens if len(token) <= MAX_PACKED]
         text = padded(b"".join(short))
         ends = np.cumsum([len(token) for token in short], dtype=np.int64)
         state = self._acquire()
-        encode_batch(text, 0, ends, len(ends), NO_SPANS, state.cache, self._tables, state.room(len(text)))
-        self._seeded = state.rows
+        out = np.empty(len(text) + 4, self.dtype)
+        encode_batch(text, 0, ends, len(ends), NO_SPANS, cache.compiled, state.scratch, self._tables, out, 0)
+        self._idle.append(state)
+        return cache
+
+    def _renew(self, cache: PretokenCache) -> None:
+        """A larger table in the place of a full one, or a fresh one. Other threads finish their chunk with the old."""
+        with self._cache_lock:
+            if cache is self._cache:
+                self._cache = cache.larger() or self._seeded()
 
     def _acquire(self) -> _State:
         try:
             return self._idle.pop()
         except IndexError:
-            rows = aligned_words(len(self._seeded))
-            rows[:] = self._seeded
-            return _State(rows)
+            return _State(self.dtype)
 
     def _finder(self, allowed_special: set[str] | str) -> tuple[SpecialTokens, np.ndarray]:
         """(the special tokens to look for, their ids)."""
@@ -179,24 +180,28 @@ class Encoder:
     def _encode_chunk(
         self, state: _State, chunk: Chunk, finder: tuple[SpecialTokens, np.ndarray], ids: np.ndarray
     ) -> tuple[np.ndarray, int, int]:
-        """(the part of `ids` that was written, number of special tokens, their bytes). `ids`: room for one a byte.
-
-        Batches go through a small buffer: written straight to the result the ids of a chunk would push the
-        cache's rows out of the L2 cache."""
+        """(the part of `ids` that was written, number of special tokens, their bytes). `ids`: of `dtype`, room for one a
+        byte and four more."""
         data, begin, end = chunk.data, chunk.begin, chunk.end
         specials, ids_of_specials = finder
         spans, which = specials.find(data, begin, end)
-        special_ids = ids_of_specials[which]
-        state.counters[SPECIALS] = 0
-        n = 0
-        for start, after, count in self._splitter.batches(data, begin, end, spans, state.bounds):
-            out = state.room(after - start)
-            found = encode_batch(
-                data, start, state.bounds, count, special_ids, state.cache, self._tables, out
-            )
-            ids[n : n + found] = out[:found]
-            n += found
+        n = self._encode_text(state, data, begin, end, spans, ids_of_specials[which], ids)
         return ids[:n], len(which), int((spans[1::2] - spans[::2]).sum())
+
+    def _encode_text(self, state, data, begin, end, spans, special_ids, out) -> int:
+        """Writes ids to `out`, returns how many; a full table is left for a larger one."""
+        cache = self._cache
+        more = special_ids, cache.compiled, state.scratch, self._tables, out
+        if self._loop is not None:
+            n = self._loop(data, begin, end, spans, code_point_classes(), *more)
+        else:
+            n = 0
+            state.cursor[SPECIALS] = 0
+            for start, _, count in self._splitter.batches(data, begin, end, spans, state.bounds):
+                n = encode_batch(data, start, state.bounds, count, *more, n)
+        if cache.is_full():
+            self._renew(cache)
+        return n
 
     def encode(
         self, data: bytes | bytearray | memoryview | np.ndarray, allowed_special: set[str] | str = "all"
@@ -208,9 +213,9 @@ class Encoder:
         if len(data) <= SMALL:
             ids = self._encode_small(state, data, finder)
         else:
-            room = np.empty(len(data), np.uint32)
+            room = np.empty(len(data) + 4, self.dtype)
             ids, _, _ = self._encode_chunk(state, Chunk(padded(data), 0, len(data)), finder, room)
-            ids = ids.copy()  # without the room for one id a byte
+            ids = ids.astype(np.uint32)  # without the room for one id a byte
         self._idle.append(state)
         return ids
 
@@ -221,22 +226,8 @@ class Encoder:
         state.text[:size] = data if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
         specials, special_ids = finder
         spans, which = specials.find(state.readable, 0, size)
-        if len(which):
-            special_ids = special_ids[which]
-            state.counters[SPECIALS] = 0
-        for start, _, count in self._splitter.batches(state.readable, 0, size, spans, state.bounds):
-            n = encode_batch(
-                state.readable,
-                start,
-                state.bounds,
-                count,
-                special_ids,
-                state.cache,
-                self._tables,
-                state.small,
-            )
-            return state.small[:n].copy()  # so short a text is one batch
-        return np.empty(0, np.uint32)
+        n = self._encode_text(state, state.readable, 0, size, spans, special_ids[which], state.small)
+        return state.small[:n].astype(np.uint32)
 
 
 @dataclass(frozen=True)
@@ -287,9 +278,9 @@ def encode_file(
 
     def work(state, chunk):
         size = chunk.end - chunk.begin
-        room = spare.pop() if spare else np.empty(size, dtype)
-        if len(room) < size:
-            room = np.empty(size, dtype)
+        room = spare.pop() if spare else np.empty(size + 4, encoder.dtype)
+        if len(room) < size + 4:
+            room = np.empty(size + 4, encoder.dtype)
         ids, found, special_bytes = encoder._encode_chunk(state, chunk, finder, room)
         return ids, room, size, found, special_bytes
 
@@ -303,7 +294,7 @@ def encode_file(
             for ids, room, size, found, found_bytes in in_order(
                 work, chunks(text, finder[0], pattern), states
             ):
-                file.write(ids)
+                file.write(ids.astype(dtype, copy=False))
                 spare.append(room)
                 tokens += len(ids)
                 done += size

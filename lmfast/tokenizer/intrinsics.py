@@ -31,7 +31,7 @@ _BLOCK = ir.VectorType(_BYTE, 64)
 _FLAGS = ir.VectorType(ir.IntType(1), 64)
 
 
-def _address(context, builder, array_type, array, index, element: ir.Type):
+def address_of(context, builder, array_type, array, index, element: ir.Type):
     """Pointer to byte offset index * itemsize in an array, cast to `element`."""
     data = context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), element.as_pointer())
@@ -49,7 +49,7 @@ def load_u64(typingctx, array, index):
     which made the counting loop a third slower."""
 
     def codegen(context, builder, signature, args):
-        load = builder.load(_address(context, builder, signature.args[0], args[0], args[1], _WORD))
+        load = builder.load(address_of(context, builder, signature.args[0], args[0], args[1], _WORD))
         load.align = 1
         return load
 
@@ -61,7 +61,9 @@ def store_u64(typingctx, array, index, value):
     """Writes a uint64 over the 8 bytes that begin at element `index` of an array of any integer type."""
 
     def codegen(context, builder, signature, args):
-        store = builder.store(args[2], _address(context, builder, signature.args[0], args[0], args[1], _WORD))
+        store = builder.store(
+            args[2], address_of(context, builder, signature.args[0], args[0], args[1], _WORD)
+        )
         store.align = 1
         return context.get_dummy_value()
 
@@ -85,7 +87,7 @@ def least_of_8(typingctx, array, index):
 
     def codegen(context, builder, signature, args):
         kind = ir.VectorType(_WORD, 8)
-        load = builder.load(_address(context, builder, signature.args[0], args[0], args[1], kind))
+        load = builder.load(address_of(context, builder, signature.args[0], args[0], args[1], kind))
         load.align = 8
         function = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(_WORD, [kind]), "llvm.vector.reduce.umin.v8i64"
@@ -100,7 +102,7 @@ def prefetch(typingctx, array, index):
     """Asks for the cache line of element `index`; never faults."""
 
     def codegen(context, builder, signature, args):
-        pointer = _address(context, builder, signature.args[0], args[0], args[1], _BYTE)
+        pointer = address_of(context, builder, signature.args[0], args[0], args[1], _BYTE)
         kind = ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer()] + [ir.IntType(32)] * 3)
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
         small = ir.IntType(32)
@@ -136,7 +138,7 @@ def byte_classes(typingctx, array, index):
     whitespace, the blank (0x20), bytes from 0x80 up, apostrophes."""
 
     def codegen(context, builder, signature, args):
-        pointer = _address(context, builder, signature.args[0], args[0], args[1], _BLOCK)
+        pointer = address_of(context, builder, signature.args[0], args[0], args[1], _BLOCK)
         block = builder.load(pointer)
         block.align = 1
 
@@ -163,7 +165,7 @@ def byte_matches(typingctx, array, index, wanted):
     """uint64: bit k where byte index+k equals `wanted`."""
 
     def codegen(context, builder, signature, args):
-        block = builder.load(_address(context, builder, signature.args[0], args[0], args[1], _BLOCK))
+        block = builder.load(address_of(context, builder, signature.args[0], args[0], args[1], _BLOCK))
         block.align = 1
         lanes = ir.VectorType(ir.IntType(32), 64)
         seed = builder.insert_element(ir.Constant(_BLOCK, ir.Undefined), args[2], ir.IntType(32)(0))

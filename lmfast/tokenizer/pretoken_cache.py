@@ -1,180 +1,231 @@
-"""The cache from pretokens to their ids, and the loop that encodes with it.
+"""The table from pretokens to their ids that all threads of an encoder share.
 
-In: text (uint8, readable beyond its end), the ends of its pretokens, the merges (merge_kernels.py). Out: ids, uint32.
-Bounded: a bucket that is full forgets its older row, and full arenas empty the whole cache. What each choice costs:
-encoding.py.
+In: the key of a pretoken (its bytes and their number, or a hash where there are more than 15), its ids. Out: the row
+that has them. Rows are only ever added, never changed and never moved, so readers need no lock: a writer takes an
+empty row by swapping a mark into it, writes the rest, and the key's high word last. Two threads that add the same
+pretoken at once leave two equal rows. Bounded: a table that is half full is copied into one four times as large, up to
+`MAX_ROWS`; one that is full at that size is left behind for a fresh one. What each choice costs: encoding.py.
 """
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
+from lmfast.tokenizer.atomics import compare_swap, fetch_add, load_acquire, store_release
 from lmfast.tokenizer.intrinsics import (
-    ALL_ONES,
     LONG_MARK,
     MAX_PACKED,
     U0,
-    U1,
+    U8,
     U32,
-    U56,
     aligned_words,
+    enable_cache,
     key_hash,
     load_u64,
-    long_hash,
-    packed_key,
-    prefetch,
     same_bytes,
     store_u64,
 )
-from lmfast.tokenizer.merge_kernels import SHORT, merge_long, merge_short
 
-# A row of the cache, four uint64: key (low, high), then up to four ids with their number in the top three
-# bits of the second; or the number 5, how many ids, and (offset of the ids | offset of the bytes << 32) in the arenas.
-# Two rows are a bucket of one cache line: a lookup touches one line, and the bucket's older row makes room.
+# A row, four uint64: key (low, high), then the ids. Up to four of them, where all ids fit 16 bits ("narrow"), are the
+# third word, and the tag is in the last byte of the fourth; else ("wide") they are two words, the tag being the top three
+# bits of the third. The tag is their number, or IN_ARENA: then the word with the tag has their number too, and
+# the other one (offset of the ids | offset of the bytes << 32) in the arenas. Two rows are one cache line.
 LOW, HIGH, IDS, MORE = range(4)
-_TAG = np.uint64(61)
+IN_ARENA = np.uint64(5)
+_TAG = np.uint64(61)  # of wide rows
 _UNTAGGED = np.uint64((1 << 61) - 1)
 _LOW_HALF = np.uint64(0xFFFFFFFF)
-_IN_ARENA = np.uint64(5)
+_LOW_BYTE = np.uint64(0xFF)
+_U16 = np.uint64(16)
+_BUSY = np.uint64(0xFE << 56)  # the high word of a row that is being written; no key's
+_WALK = 16  # rows, from the key's own bucket on, where it may lie
+
 _MAX_CACHED = 512  # bytes of a pretoken worth remembering
-MAX_ROWS = 1 << 19  # 16 MiB a worker
+MAX_ROWS = 1 << 21  # 64 MiB
 ID_ARENA = 1 << 21
 BYTE_ARENA = 1 << 23
 
-# counters: (specials so far, ids in the arena, bytes in the arena)
-SPECIALS, _ARENA_IDS, _ARENA_BYTES = range(3)
-
-_GROUP = 64  # pretokens whose cache lines are asked for together
+# used: int64, how much of each is taken; beyond an arena's end nothing is remembered that needs it
+ROWS, _ARENA_IDS, _ARENA_BYTES = range(3)
 
 
-# What one thread needs to encode, as a plain tuple (see MergeTables):
-#   rows        uint64, four a row
+# What compiled code takes, as a plain tuple (see MergeTables):
+#   rows        uint64, four a row, as many rows as a power of two
 #   shift       uint64, how a hash gives a bucket
-#   id_arena    uint32, ids of pretokens with more than four
+#   id_arena    uint32, ids of pretokens with more than four, or longer than 15 bytes
 #   byte_arena  uint8, bytes of pretokens longer than 15
-#   counters    int64 (3,)
-#   keys        uint64, scratch: low, high, bucket and start of each pretoken of a group
-#   values      uint64, scratch of merge_short
-Cache = tuple[np.ndarray, np.uint64, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+#   used        int64 (3,)
+Cache = tuple[np.ndarray, np.uint64, np.ndarray, np.ndarray, np.ndarray]
 
 
-def new_cache(rows: np.ndarray) -> Cache:
-    shift = np.uint64(64 - ((len(rows) // 8).bit_length() - 1))
-    return (
-        rows, shift, np.empty(ID_ARENA, np.uint32), np.empty(BYTE_ARENA, np.uint8), np.zeros(3, np.int64),
-        aligned_words(4 * _GROUP), aligned_words(2 * SHORT),
-    )  # fmt: skip
+class PretokenCache:
+    """A table of that many rows, empty; `larger` is one with the same content."""
+
+    def __init__(self, num_rows: int):
+        self.num_rows = num_rows
+        self._of_arenas(np.empty(ID_ARENA, np.uint32), np.empty(BYTE_ARENA, np.uint8), np.zeros(3, np.int64))
+
+    def _of_arenas(self, id_arena: np.ndarray, byte_arena: np.ndarray, used: np.ndarray) -> None:
+        shift = np.uint64(64 - ((self.num_rows // 2).bit_length() - 1))
+        self.used = used
+        self.compiled: Cache = (aligned_words(4 * self.num_rows), shift, id_arena, byte_arena, used)
+
+    def is_full(self) -> bool:
+        """Whether `larger`, or a fresh one, would do better."""
+        share = 2 if self.num_rows < MAX_ROWS else 1.3
+        return share * self.used[ROWS] > self.num_rows or self._arenas_are_full()
+
+    def _arenas_are_full(self) -> bool:
+        _, _, id_arena, byte_arena, used = self.compiled
+        return bool(used[_ARENA_IDS] > len(id_arena) or used[_ARENA_BYTES] + 8 > len(byte_arena))
+
+    def larger(self) -> "PretokenCache | None":
+        """Four times as large with all rows of this one, which others may go on using (what they add to it is lost);
+        None where it cannot grow."""
+        if self.num_rows >= MAX_ROWS or self._arenas_are_full():
+            return None
+        grown = object.__new__(PretokenCache)
+        grown.num_rows = min(4 * self.num_rows, MAX_ROWS)
+        _, _, id_arena, byte_arena, used = self.compiled
+        # The arenas stay the same ones, and so does what is used of them: old rows point there, and both tables add.
+        grown._of_arenas(id_arena, byte_arena, used)
+        used[ROWS] = 0
+        enable_cache(_copy)
+        _copy(self.compiled, grown.compiled)
+        return grown
 
 
-@njit
-def _remember(rows, bucket, low, high, ids, more):
-    """Writes a row into a bucket: the row in front moves back, the one at the back is forgotten."""
-    for k in range(4):
-        rows[bucket + 4 + k] = rows[bucket + k]
-    rows[bucket + LOW] = low
-    rows[bucket + HIGH] = high
-    rows[bucket + IDS] = ids
-    rows[bucket + MORE] = more
+@intrinsic
+def is_narrow(typingctx, out):
+    """Whether an array holds ids of 16 bits; known when it is compiled."""
 
+    def codegen(context, builder, signature, args):
+        return ir.Constant(ir.IntType(1), int(out.dtype.bitwidth == 16))
 
-@njit(inline="always")
-def _miss(data, start, length, low, high, bucket, cache, tables, out, at):
-    """Merges one pretoken into out[at:], remembers it, returns how many ids it has."""
-    rows, _, id_arena, byte_arena, counters, _, values = cache
-    if length <= SHORT:
-        n = merge_short(data, start, length, tables, values, out, at)
-    else:
-        n = merge_long(data, start, length, tables, out, at)
-        if length > _MAX_CACHED:
-            return n
-    if n <= 4 and length <= MAX_PACKED:
-        for k in range(n, 4):
-            out[at + k] = 0
-        ids = np.uint64(out[at]) | np.uint64(out[at + 1]) << U32 | np.uint64(n) << _TAG
-        more = np.uint64(out[at + 2]) | np.uint64(out[at + 3]) << U32
-        _remember(rows, bucket, low, high, ids, more)
-        return n
-    kept = length if length > MAX_PACKED else 0
-    if (
-        counters[_ARENA_IDS] + n > id_arena.shape[0]
-        or counters[_ARENA_BYTES] + kept + 8 > byte_arena.shape[0]
-    ):
-        rows[:] = U0  # rows point into the arenas: forget everything, which bounds the memory
-        counters[_ARENA_IDS] = 0
-        counters[_ARENA_BYTES] = 0
-    for k in range(n):
-        id_arena[counters[_ARENA_IDS] + k] = out[at + k]
-    for k in range(kept):
-        byte_arena[counters[_ARENA_BYTES] + k] = data[start + k]
-    more = np.uint64(counters[_ARENA_IDS]) | np.uint64(counters[_ARENA_BYTES]) << U32
-    counters[_ARENA_IDS] += n
-    counters[_ARENA_BYTES] += kept
-    _remember(rows, bucket, low, high, np.uint64(n) | _IN_ARENA << _TAG, more)
-    return n
+    return types.boolean(out), codegen
 
 
 @njit(inline="always")
-def _emit(rows, row, id_arena, out, n):
-    """Writes a row's ids to out[n:], four at a time whatever their number; returns the new n."""
-    ids = load_u64(rows, row + IDS)
-    tag = ids >> _TAG
-    if tag < _IN_ARENA:
-        store_u64(out, n, ids & _UNTAGGED)
-        store_u64(out, n + 2, load_u64(rows, row + MORE))
-        return n + np.int64(tag)
-    count = np.int64(ids & _LOW_HALF)
-    offset = np.int64(rows[row + MORE] & _LOW_HALF)
-    for k in range(count):
-        out[n + k] = id_arena[offset + k]
-    return n + count
+def add_row(cache, bucket, low, high, ids, more):
+    """Writes a row at the first place that is free; where there is none the pretoken is not remembered."""
+    rows, _, _, _, used = cache
+    row = bucket
+    for _ in range(_WALK):
+        if load_acquire(rows, row + HIGH) == U0 and compare_swap(rows, row + HIGH, U0, _BUSY):
+            store_u64(rows, row + LOW, low)
+            store_u64(rows, row + IDS, ids)
+            store_u64(rows, row + MORE, more)
+            store_release(rows, row + HIGH, high)
+            fetch_add(used, ROWS, 1)
+            return
+        row = (row + 4) & (rows.shape[0] - 1)
 
 
 @njit(nogil=True)
-def encode_batch(data, start, bounds, count, special_ids, cache, tables, out):
-    """Writes the ids of the pretokens that `bounds[:count]` ends to `out`; returns how many.
+def _copy(source, target):
+    """Adds all rows of one table to another, which nobody else uses yet."""
+    rows = source[0]
+    for row in range(0, rows.shape[0], 4):
+        high = load_acquire(rows, row + HIGH)
+        if high != U0 and high != _BUSY:
+            low = load_u64(rows, row + LOW)
+            bucket = np.int64((key_hash(low, high) >> target[1]) << np.uint64(3))
+            add_row(target, bucket, low, high, load_u64(rows, row + IDS), load_u64(rows, row + MORE))
 
-    In groups: first all keys, asking for each one's cache line, then the lookups."""
-    n = 0
-    rows, shift, id_arena, byte_arena, counters, keys, _ = cache
-    for group in range(0, count, _GROUP):
-        size = min(_GROUP, count - group)
-        for k in range(size):
-            end = np.int64(load_u64(bounds, group + k))
-            length = end - start
-            if np.uint64(length) <= np.uint64(MAX_PACKED):  # as unsigned, so that negative ends fail it too
-                low, high = packed_key(data, start, length)
-            elif end < 0:
-                low, high = U0, ALL_ONES
-                end = -end
-            else:
-                low, high = long_hash(data, start, length), LONG_MARK | np.uint64(length)
-            bucket = (key_hash(low, high) >> shift) << np.uint64(3)
-            prefetch(rows, np.int64(bucket))
-            store_u64(keys, 4 * k, low)
-            store_u64(keys, 4 * k + 1, high)
-            store_u64(keys, 4 * k + 2, bucket)
-            store_u64(keys, 4 * k + 3, np.uint64(start))
-            start = end
-        for k in range(size):
-            low = load_u64(keys, 4 * k)
-            high = load_u64(keys, 4 * k + 1)
-            bucket = np.int64(load_u64(keys, 4 * k + 2))
-            # Which of the two rows is not foreseeable, so it is chosen without a branch.
-            first = (load_u64(rows, bucket + LOW) == low) & (load_u64(rows, bucket + HIGH) == high)
-            row = bucket + 4 - 4 * np.int64(first)
-            known = (load_u64(rows, row + LOW) == low) & (load_u64(rows, row + HIGH) == high)
-            if high >= LONG_MARK:
-                if high == ALL_ONES:
-                    out[n] = special_ids[counters[SPECIALS]]
-                    counters[SPECIALS] += 1
-                    n += 1
-                    continue
-                length = np.int64(high & (LONG_MARK - U1))
-                if known:
-                    kept = np.int64(rows[row + MORE] >> U32)
-                    known = same_bytes(byte_arena, kept, data, np.int64(keys[4 * k + 3]), length)
-            if known:
-                n = _emit(rows, row, id_arena, out, n)
-                continue
-            length = np.int64(high & (LONG_MARK - U1) if high >= LONG_MARK else high >> U56)
-            n += _miss(data, np.int64(keys[4 * k + 3]), length, low, high, bucket, cache, tables, out, n)
-    return n
+
+@njit(inline="always")
+def tag_of(out, ids, more):
+    """How many ids a row has, or IN_ARENA."""
+    return more & _LOW_BYTE if is_narrow(out) else ids >> _TAG
+
+
+@njit(inline="always")
+def store_four(out, n, ids, more):
+    """Writes a row's ids to out[n : n + 4], whatever their number."""
+    if is_narrow(out):
+        store_u64(out, n, ids)
+    else:
+        store_u64(out, n, ids & _UNTAGGED)
+        store_u64(out, n + 2, more)
+
+
+@njit(inline="always")
+def four_ids(out, at, n):
+    """(IDS, MORE) of a row for the up to four ids that stand in out[at : at + n]; zeros are written behind them."""
+    for k in range(n, 4):
+        out[at + k] = 0
+    if is_narrow(out):
+        return load_u64(out, at), np.uint64(n)
+    return load_u64(out, at) | np.uint64(n) << _TAG, load_u64(out, at + 2)
+
+
+@njit(inline="always")
+def _in_arena(out, rows, row):
+    """(number of ids, where they begin, where the bytes begin) of a row with the tag IN_ARENA."""
+    ids, more = load_u64(rows, row + IDS), load_u64(rows, row + MORE)
+    if is_narrow(out):
+        number, offsets = more >> U8, ids
+    else:
+        number, offsets = ids & _UNTAGGED, more
+    return np.int64(number), np.int64(offsets & _LOW_HALF), np.int64(offsets >> U32)
+
+
+@njit(inline="always")
+def find_row(cache, data, start, length, low, high, bucket, out):
+    """The row of a pretoken, wherever it lies, or -1."""
+    rows, _, _, byte_arena, _ = cache
+    row = bucket
+    for _ in range(_WALK):
+        found = load_acquire(rows, row + HIGH)
+        if found == U0:
+            return -1
+        if found == high and load_u64(rows, row + LOW) == low:
+            if high < LONG_MARK:
+                return row
+            if same_bytes(byte_arena, _in_arena(out, rows, row)[2], data, start, length):
+                return row
+        row = (row + 4) & (rows.shape[0] - 1)
+    return -1
+
+
+@njit(inline="always")
+def ids_of_row(cache, row, out, n):
+    """Writes the ids of any row to out[n:]; returns the new n."""
+    rows, _, id_arena, _, _ = cache
+    ids, more = load_u64(rows, row + IDS), load_u64(rows, row + MORE)
+    tag = tag_of(out, ids, more)
+    if tag < IN_ARENA:
+        store_four(out, n, ids, more)
+        return n + np.int64(tag)
+    number, offset, _ = _in_arena(out, rows, row)
+    for k in range(number):
+        out[n + k] = id_arena[offset + k]
+    return n + number
+
+
+@njit(inline="always")
+def remember(cache, data, start, length, low, high, bucket, out, at, n):
+    """Adds a row for a pretoken whose ids stand in out[at : at + n]. Where an arena has no room for them, or the
+    pretoken is very long, it is not remembered."""
+    _, _, id_arena, byte_arena, used = cache
+    if n <= 4 and length <= MAX_PACKED:
+        ids, more = four_ids(out, at, n)
+        add_row(cache, bucket, low, high, ids, more)
+        return
+    kept = length if length > MAX_PACKED else 0
+    if kept > _MAX_CACHED:
+        return
+    offset = fetch_add(used, _ARENA_IDS, n)
+    kept_at = fetch_add(used, _ARENA_BYTES, kept)
+    if offset + n > id_arena.shape[0] or kept_at + kept + 8 > byte_arena.shape[0]:
+        return
+    for k in range(n):
+        id_arena[offset + k] = out[at + k]
+    for k in range(kept):
+        byte_arena[kept_at + k] = data[start + k]
+    offsets = np.uint64(offset) | np.uint64(kept_at) << U32
+    if is_narrow(out):
+        add_row(cache, bucket, low, high, offsets, np.uint64(n) << U8 | IN_ARENA)
+    else:
+        add_row(cache, bucket, low, high, np.uint64(n) | IN_ARENA << _TAG, offsets)

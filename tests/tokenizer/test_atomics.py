@@ -1,0 +1,76 @@
+"""Threads that add to one element, take it from each other, and read what another has published."""
+
+import threading
+
+import numpy as np
+from numba import njit
+
+from lmfast.tokenizer.atomics import compare_swap, fetch_add, load_acquire, store_release
+
+
+@njit(nogil=True)
+def _add(numbers, times):
+    for _ in range(times):
+        fetch_add(numbers, 1, 2)
+
+
+@njit(nogil=True)
+def _take(slots, name):
+    """Takes every slot that is free; returns how many it got."""
+    taken = 0
+    for i in range(slots.shape[0]):
+        if compare_swap(slots, i, np.uint64(0), name):
+            taken += 1
+    return taken
+
+
+@njit(nogil=True)
+def _publish(words, rounds):
+    for i in range(1, rounds + 1):
+        words[1] = i
+        store_release(words, 0, np.uint64(i))
+
+
+@njit(nogil=True)
+def _watch(words, rounds):
+    """How often the payload was older than its mark."""
+    stale = 0
+    seen = np.uint64(0)
+    while seen < rounds:
+        seen = load_acquire(words, 0)
+        stale += words[1] < seen
+    return stale
+
+
+def _together(*calls):
+    results = [None] * len(calls)
+
+    def run(i, call):
+        results[i] = call()
+
+    threads = [threading.Thread(target=run, args=item) for item in enumerate(calls)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def test_no_addition_is_lost():
+    numbers = np.zeros(3, np.int64)
+    _together(*[lambda: _add(numbers, 300_000)] * 3)
+    assert numbers.tolist() == [0, 3 * 2 * 300_000, 0]
+
+
+def test_a_slot_is_taken_once():
+    slots = np.zeros(200_000, np.uint64)
+    taken = _together(lambda: _take(slots, np.uint64(1)), lambda: _take(slots, np.uint64(2)))
+    assert sum(taken) == len(slots)
+    assert [(slots == name).sum() for name in (1, 2)] == taken
+
+
+def test_what_is_published_is_whole():
+    words = np.zeros(2, np.uint64)
+    _watch(words, 0)
+    _publish(words.copy(), 1)
+    assert _together(lambda: _publish(words, 500_000), lambda: _watch(words, 500_000))[1] == 0

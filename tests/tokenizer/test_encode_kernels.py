@@ -1,0 +1,38 @@
+"""The compiled loops: whole texts at once and batches of ends give the same, in 16 and in 32 bits."""
+
+import numpy as np
+import pytest
+
+from lmfast.tokenizer.chunks import padded
+from lmfast.tokenizer.encode_kernels import ENCODE, encode_batch
+from lmfast.tokenizer.encoding import Encoder
+from lmfast.tokenizer.patterns import NAMED, code_point_classes, get_pattern
+from tests.tokenizer.test_encoding import END, LESSON, lesson
+from tests.tokenizer.test_pretoken_cache import hard_text
+
+TEXT = hard_text(1) + END.encode() + LESSON + b"<|end" + b"a" * 70 + b" " * 9000 + b"ab" * 5000
+
+
+@pytest.mark.parametrize("largest", [0, 70_000])
+@pytest.mark.parametrize("name", sorted(NAMED))
+def test_whole_texts_and_batches_of_ends_give_the_same(name, largest):
+    vocab, merges, specials = lesson(name)
+    if largest:
+        specials = {**specials, "<|far|>": largest}
+    encoder = Encoder(vocab, merges, specials, get_pattern(name))
+    assert encoder.dtype == (np.uint32 if largest else np.uint16)
+    finder, ids = encoder._finder("all")
+    data = padded(TEXT)
+    spans, which = finder.find(data, 0, len(TEXT))
+    assert len(which) >= 2
+    state = encoder._acquire()
+    more = ids[which], encoder._cache.compiled, state.scratch, encoder._tables
+    whole, batched = (np.zeros(len(TEXT) + 4, encoder.dtype) for _ in range(2))
+    n = ENCODE[name](data, 0, len(TEXT), spans, code_point_classes(), *more, whole)
+    state.cursor[:] = 0
+    m = batches = 0
+    for start, _, count in encoder._splitter.batches(data, 0, len(TEXT), spans, state.bounds):
+        m = encode_batch(data, start, state.bounds, count, *more, batched, m)
+        batches += 1
+    assert batches > 2
+    assert n == m and np.array_equal(whole[:n], batched[:m])
