@@ -5,7 +5,7 @@ the model it starts from, whose log-probabilities are computed once and kept in 
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -76,39 +76,44 @@ def dpo(argv: Sequence[str]) -> bool:
         parse(DPOSettings, argv, "lmfast dpo")
     import torch
 
+    from lmfast.training.distributed import joined
+    from lmfast.training.post_training import settings_of
+    from lmfast.training.run import execute
+
+    with joined() as ranks:
+        settings, folder, resuming, run = ranks.from_first(lambda: settings_of(DPOSettings, argv, "dpo"))
+        device = torch.device(settings.run.device)
+        ranks.use_device(device)
+        settings, task = ranks.first_then_rest(lambda: _task(settings, folder, resuming, run, device, ranks))
+        return execute(settings, task, folder, resuming, device, ranks)
+
+
+def _task(settings: DPOSettings, folder: Path, resuming: bool, run: Path, device, ranks):
+    """(resolved settings, what is to be taught) from the preferences, and from the run that is the reference."""
     from lmfast.data.packing import RowBatches
     from lmfast.inference.decode import generate
     from lmfast.training.objectives import DPO
-    from lmfast.training.post_training import (
-        answer_sampler,
-        chat_tokenizer,
-        digest,
-        settings_of,
-        steps_for_epochs,
-    )
+    from lmfast.training.post_training import answer_sampler, chat_tokenizer, digest, steps_for_epochs
     from lmfast.training.resolve import resolve
-    from lmfast.training.run import Task, execute
+    from lmfast.training.run import Task
 
-    settings, folder, resuming, run = settings_of(DPOSettings, argv, "dpo")
-    _check(settings.preference)
+    _check(settings)
     tokenizer, tokenizer_path = chat_tokenizer(run, folder, may_add=False)
-    device = torch.device(settings.run.device)
-    pairs, held, prompts, hashes = _pairs(settings, tokenizer, run)
+    pairs, held, prompts, hashes = _pairs(settings, tokenizer, run, ranks.remark)
     settings = resolve(steps_for_epochs(settings, len(pairs)), tokenizer.vocab_size)
-    print(
+    ranks.remark(
         f"{settings.data.train_data_path}: {len(pairs):,} pairs of up to {pairs.shape[-1]} tokens; {len(held):,} held out"
     )
     loss = settings.preference
     objective = DPO(loss.beta, loss.loss_type, loss.label_smoothing, loss.length_normalised, device)
-    reference = _Reference(
-        settings, folder, resuming, {"train": digest(pairs), "held_out": digest(held)}, device
-    )
+    data = {"train": digest(pairs), "held_out": digest(held)}
+    reference = _Reference(settings, folder, resuming, data, device, ranks)
 
     def make_batches(pairs_a_step, context_length, seed):
         reference.fill(pairs, held)
         return RowBatches(pairs, pairs_a_step, seed)
 
-    task = Task(
+    return settings, Task(
         objective=objective,
         make_batches=make_batches,
         make_evaluate=_make_evaluate(held) if len(held) else None,
@@ -120,21 +125,25 @@ def dpo(argv: Sequence[str]) -> bool:
             "held_out": hashes,
             "reference_model": reference.model_key,
         },
-        measure=objective.read_metrics,
+        measure=lambda: objective.read_metrics(ranks),
     )
-    return execute(settings, task, folder, resuming, device)
 
 
-def _check(loss: PreferenceLoss) -> None:
+def _check(settings: DPOSettings) -> None:
+    loss = settings.preference
     if not 0 < loss.beta < float("inf"):
         raise UserError(f"beta is {loss.beta}; it must be a number greater than 0")
     if not 0 <= loss.label_smoothing < 0.5:
         raise UserError(f"label_smoothing is {loss.label_smoothing}; it must be at least 0 and below 0.5")
     if loss.label_smoothing and loss.loss_type == "ipo":
         raise UserError("label_smoothing with loss_type ipo has no meaning; leave one of them out")
+    if settings.optimizer.z_loss:
+        raise UserError(
+            f"z_loss is {settings.optimizer.z_loss}; preferences have no use for it, leave it out"
+        )
 
 
-def _pairs(settings: DPOSettings, tokenizer, run: Path):
+def _pairs(settings: DPOSettings, tokenizer, run: Path, remark: Callable[[str], None]):
     """(training pairs, held-out pairs (n, 2, length) of TOKEN, held-out prompts, hashes of prompts kept out)."""
     from lmfast.data.chat_records import read_preferences
     from lmfast.training.post_training import read_records, trained_on
@@ -142,12 +151,12 @@ def _pairs(settings: DPOSettings, tokenizer, run: Path):
 
     data = settings.data
     training, held, hashes = read_records(
-        data, lambda path: read_preferences(path, data.skip_bad), lambda pair: pair.prompt
+        data, lambda path: read_preferences(path, data.skip_bad), lambda pair: pair.prompt, remark
     )
     if seen := trained_on(run, hashes):
-        print(f"{run}: {seen} of the {len(hashes)} held-out prompts may have been trained on there")
+        remark(f"{run}: {seen} of the {len(hashes)} held-out prompts may have been trained on there")
     rows, held_rows = pair_rows(
-        training, held, tokenizer, settings.model.context_length + 1, data.train_data_path
+        training, held, tokenizer, settings.model.context_length + 1, data.train_data_path, remark
     )
     return rows, held_rows, [pair.prompt for pair in held], sorted(hashes)
 
@@ -155,12 +164,12 @@ def _pairs(settings: DPOSettings, tokenizer, run: Path):
 class _Reference:
     """The reference model's log-probabilities of all pairs: from the file if it is there, else computed and kept."""
 
-    def __init__(self, settings: DPOSettings, folder: Path, resuming: bool, data: dict, device):
+    def __init__(self, settings: DPOSettings, folder: Path, resuming: bool, data: dict, device, ranks):
         from lmfast.files import check_writable
         from lmfast.training.reference import model_key
         from lmfast.training.run_folder import find_checkpoint, read_facts
 
-        self.settings, self.device, self.source = settings, device, None
+        self.settings, self.device, self.ranks, self.source = settings, device, ranks, None
         named = settings.preference.reference_cache
         self.path = Path(named) if named is not None else folder / "reference.npz"
         if named is not None:
@@ -170,8 +179,8 @@ class _Reference:
         else:
             self.source = find_checkpoint(Path(settings.run.init_from))
             self.model_key = model_key(self.source)
-            if named is None:
-                self.path.unlink(missing_ok=True)  # remains of a run that never reached a checkpoint
+        # In a new run's own folder there can be but remains of one that never reached a checkpoint.
+        self.may_be_there = resuming or named is not None
         facts = {"length": settings.model.context_length, "bf16": settings.run.bf16}
         self.key = {"model": self.model_key, "data": data, "settings": facts}
         if named is not None:
@@ -180,36 +189,42 @@ class _Reference:
     def _load(self):
         from lmfast.training.reference import load_reference
 
-        return load_reference(self.path, self.key)
+        return load_reference(self.path, self.key) if self.may_be_there else None
 
     def fill(self, *parts) -> None:
         """Writes the numbers into `reference` of each part's rows."""
         import numpy as np
 
-        from lmfast.training.reference import compute_reference, model_key, save_reference
-        from lmfast.training.run_folder import find_checkpoint, model_of
+        from lmfast.training.reference import compute_reference, save_reference
 
-        found = self._load()
+        found = self.ranks.from_first(self._load)
         if found is None:
-            source = self.source or find_checkpoint(Path(self.settings.run.init_from))
-            if model_key(source) != self.model_key:
-                raise UserError(
-                    f"{source.path}: no longer the weights that the run began with, and {self.path} is gone; put one back"
-                )
-            model = model_of(source, self.settings.model, self.device)
-            batch = self.settings.optimizer.batch_size
+            model, opt = self._model(), self.settings.optimizer
             found = np.concatenate(
                 [
-                    compute_reference(model, part, batch, self.device, self.settings.run.bf16)
+                    compute_reference(
+                        model, part, opt.batch_size, self.device, self.settings.run.bf16, self.ranks
+                    )
                     for part in parts
                     if len(part)
                 ]
             )
-            save_reference(self.path, self.key, found)
+            self.ranks.only_first(lambda: save_reference(self.path, self.key, found))
         at = 0
         for part in parts:
             part["reference"] = found[at : at + len(part), :, None]
             at += len(part)
+
+    def _model(self):
+        from lmfast.training.reference import model_key
+        from lmfast.training.run_folder import find_checkpoint, model_of
+
+        source = self.source or find_checkpoint(Path(self.settings.run.init_from))
+        if model_key(source) != self.model_key:
+            self.ranks.fail(
+                f"{source.path}: no longer the weights that the run began with, and {self.path} is gone; put one back"
+            )
+        return model_of(source, self.settings.model, self.device)
 
 
 def _make_evaluate(held):
@@ -217,29 +232,33 @@ def _make_evaluate(held):
     log-probability has moved from the reference's, as a share of it."""
 
     def prepare(model, objective, settings, device, ranks):
+        """Of several ranks each takes every N-th batch, and all of them get the whole result."""
         import torch
 
         from lmfast.data.packing import in_order
         from lmfast.training.objectives import IGNORE, sequence_log_probs
 
+        opt, limit = settings.optimizer, settings.logging.eval_batches
+        # So many optimizer steps' worth of pairs: the same pairs however a step is split.
+        batches = in_order(held, opt.batch_size, limit * opt.grad_accumulation)
+
         @torch.no_grad()
         def evaluate() -> dict[str, float]:
             model.eval()
-            loss, numbers, before = 0.0, 0.0, 0.0
-            batches = in_order(held, settings.optimizer.batch_size, settings.logging.eval_batches)
-            for batch in batches:
+            # Summed over the pairs: the loss, what `objective.NAMES` names, the reference's log-probability.
+            sums = torch.zeros(len(objective.NAMES) + 2, device=device)
+            for batch in batches[ranks.rank :: ranks.world_size]:
                 inputs, targets, reference = objective.tensors(batch, device)
                 with torch.autocast(device.type, torch.bfloat16, enabled=settings.run.bf16):
                     log_probs = sequence_log_probs(model, inputs, targets)
                 losses, found = objective.pairs(log_probs, reference, targets)
                 lengths = (targets != IGNORE).sum(1) if objective.length_normalised else 1
-                loss, numbers = loss + losses.sum(), numbers + found.sum(1)
-                before = before + (reference / lengths)[0::2].sum()
-            count = sum(len(batch) // 2 for batch in batches)
-            metrics = {"val_loss": float(loss) / count}
-            means = (numbers / count).tolist()
+                before = (reference / lengths)[0::2].sum()
+                sums += torch.cat([losses.sum()[None], found.sum(1), before[None]])
+            count = sum(map(objective.valid_tokens, batches))
+            loss, *means, before = (ranks.sum(sums) / count).tolist()
+            metrics = {"val_loss": loss}
             metrics |= {f"val_{name}": value for name, value in zip(objective.NAMES, means, strict=True)}
-            before = float(before) / count
             metrics["val_logps/chosen_change"] = (metrics["val_logps/chosen"] - before) / abs(before)
             return metrics
 

@@ -5,7 +5,7 @@ The training loop, its settings and its run folder are lmfast.train's; this comm
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -59,17 +59,27 @@ def sft(argv: Sequence[str]) -> bool:
     """Runs the fine-tuning that a command line describes; returns False when it was stopped before its end."""
     if {"-h", "--help"} & set(argv):
         parse(SFTSettings, argv, "lmfast sft")
-    from lmfast.training.post_training import chat_tokenizer, settings_of
-
-    settings, folder, resuming, run = settings_of(SFTSettings, argv, "sft")
-    with tempfile.TemporaryDirectory() as scratch:
-        tokenizer, path = chat_tokenizer(run, Path(scratch) / "tokenizer", may_add=True)
-        return _run(settings, folder, resuming, tokenizer, path)
-
-
-def _run(settings: SFTSettings, folder: Path, resuming: bool, tokenizer, tokenizer_path: Path) -> bool:
     import torch
 
+    from lmfast.training.distributed import joined
+    from lmfast.training.post_training import chat_tokenizer, settings_of
+    from lmfast.training.run import execute
+
+    with joined() as ranks, tempfile.TemporaryDirectory() as scratch:
+        settings, folder, resuming, run = ranks.from_first(lambda: settings_of(SFTSettings, argv, "sft"))
+        device = torch.device(settings.run.device)
+        ranks.use_device(device)
+
+        def prepare():
+            tokenizer, path = chat_tokenizer(run, Path(scratch) / "tokenizer", may_add=True)
+            return _task(settings, tokenizer, path, ranks.remark)
+
+        settings, task = ranks.first_then_rest(prepare)
+        return execute(settings, task, folder, resuming, device, ranks)
+
+
+def _task(settings: SFTSettings, tokenizer, tokenizer_path: Path, remark: Callable[[str], None]):
+    """(resolved settings, what is to be taught) from the records; `remark` is told what was read."""
     from lmfast.data.chat import BOS
     from lmfast.data.packing import RowBatches, in_order, pack
     from lmfast.inference.decode import generate
@@ -77,24 +87,26 @@ def _run(settings: SFTSettings, folder: Path, resuming: bool, tokenizer, tokeniz
     from lmfast.training.objectives import SFT
     from lmfast.training.post_training import answer_sampler, digest, steps_for_epochs
     from lmfast.training.resolve import resolve
-    from lmfast.training.run import Task, execute
+    from lmfast.training.run import Task
 
     length = settings.model.context_length + 1
-    training, held, prompts, held_hashes = _documents(settings, tokenizer, length)
+    training, held, prompts, held_hashes = _documents(settings, tokenizer, length, remark)
     pad = tokenizer.special_tokens[BOS]
     rows = pack(training, length, pad, settings.data.packing)
     settings = steps_for_epochs(settings, len(rows))
     settings = resolve(settings, tokenizer.vocab_size)
     loss_tokens = sum(int(document.loss.sum()) for document in training)
     fill = sum(len(document.ids) for document in training) / rows.size
-    print(
+    remark(
         f"{settings.data.train_data_path}: {len(training):,} conversations in {len(rows):,} rows of {length} tokens "
         f"({fill:.0%} filled, {loss_tokens:,} tokens with loss); {len(held):,} held out"
     )
     held_rows = pack(held, length, pad, settings.data.packing) if held else None
 
     def make_evaluate(model, objective, settings, device, ranks):
-        batches = in_order(held_rows, settings.optimizer.batch_size, settings.logging.eval_batches)
+        opt, limit = settings.optimizer, settings.logging.eval_batches
+        # So many optimizer steps' worth of rows: the same rows however a step is split.
+        batches = in_order(held_rows, opt.batch_size, limit * opt.grad_accumulation)
         return lambda: evaluate(model, objective, batches, device, settings.run.bf16, None, ranks)
 
     task = Task(
@@ -110,10 +122,10 @@ def _run(settings: SFTSettings, folder: Path, resuming: bool, tokenizer, tokeniz
         },
         grows_vocabulary=True,
     )
-    return execute(settings, task, folder, resuming, torch.device(settings.run.device))
+    return settings, task
 
 
-def _documents(settings: SFTSettings, tokenizer, length: int):
+def _documents(settings: SFTSettings, tokenizer, length: int, remark: Callable[[str], None]):
     """(training documents, held-out documents, held-out prompts, hashes of prompts kept out of training)."""
     from lmfast.data.chat import render
     from lmfast.data.chat_records import read_conversations
@@ -121,10 +133,15 @@ def _documents(settings: SFTSettings, tokenizer, length: int):
 
     data = settings.data
     talks, held_talks, held = read_records(
-        data, lambda path: read_conversations(path, data.format, data.skip_bad), lambda talk: talk[:-1]
+        data,
+        lambda path: read_conversations(path, data.format, data.skip_bad),
+        lambda talk: talk[:-1],
+        remark,
     )
-    training = cut([render(talk, tokenizer) for talk in talks], length, data.train_data_path)
-    kept = cut([render(talk, tokenizer) for talk in held_talks], length, "held out") if held_talks else []
+    training, kept = (
+        cut([render(talk, tokenizer) for talk in part], length, what, remark) if part else []
+        for part, what in ((talks, data.train_data_path), (held_talks, "held out"))
+    )
     prompts = [talk[:-1] for talk in held_talks]
     return [d for d in training if d], [d for d in kept if d], prompts, sorted(held)
 

@@ -75,20 +75,19 @@ def run(settings: TrainSettings, folder: Path, resuming: bool, corpus, ranks=Non
     settings = replace_flat(settings, {"device": device.type})
     # Rank 0 comes first: it may turn a text file of ids into one that can be mapped.
     settings, task = ranks.first_then_rest(
-        lambda: _task(settings, folder / "tokenizer" if resuming else None, corpus, ranks.is_first)
+        lambda: _task(settings, folder / "tokenizer" if resuming else None, corpus, ranks.remark)
     )
     return execute(settings, task, folder, resuming, device, ranks)
 
 
-def _task(settings: TrainSettings, kept_tokenizer: Path | None, corpus, talk: bool):
-    """(resolved settings, what is to be trained) from the token files, each checked; `talk` allows remarks."""
+def _task(settings: TrainSettings, kept_tokenizer: Path | None, corpus, remark: Callable[[str], None]):
+    """(resolved settings, what is to be trained) from the token files, each checked; `remark` is told what is missing."""
     from lmfast.data.batches import Batches
     from lmfast.training.evaluation import make_evaluate
     from lmfast.training.objectives import NextToken
     from lmfast.training.resolve import resolve
     from lmfast.training.run import Task
 
-    remark = print if talk else (lambda line: None)
     if corpus is None:
         names = ("train_data_path", "val_data_path", "tokenizer", "init_from")
         given = {

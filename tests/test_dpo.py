@@ -1,5 +1,6 @@
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from lmfast.dpo import dpo, main
 from lmfast.errors import UserError
 from lmfast.training.run_folder import load_run, read_facts, read_metrics
+from tests.training.nursery import close, finish, start_ranks
 
 FLAGS = "--held-out 4 --warmup-iters 1 --lr 1e-2 --log-interval 1 --eval-interval 4 --device cpu --batch-size 4".split()
 
@@ -95,10 +97,38 @@ def test_accumulation_does_not_change_a_step(talker, tmp_path):
     np.testing.assert_allclose(*losses, rtol=1e-3)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="forks processes that share the loopback")
+def test_two_ranks_equal_one_and_only_the_first_speaks(talker, tmp_path):
+    flags = flags_of(
+        talker, "--max-iters", 4, "--eval-interval", 2, "--grad-accumulation", 2, "--held-out", 5
+    )
+    assert dpo([*flags, "--out-dir", str(tmp_path / "one")])
+    two = [*flags, "--out-dir", str(tmp_path / "two")]
+    texts = finish(start_ranks(two, tmp_path / "log", command="dpo"), tmp_path / "log")
+    assert "19 pairs of up to" in texts[0] and "2 × " in texts[0] and texts[1] == ""
+    one, other = (load_run(tmp_path / name)[0].own_tensors() for name in ("one", "two"))
+    close(one, other)
+    lines = [read_metrics(tmp_path / name) for name in ("one", "two")]
+    assert {"rewards/margins", "val_rewards/margins", "val_logps/chosen_change"} <= lines[0][-1].keys()
+    for a, b in zip(*lines, strict=True):
+        assert a.keys() == b.keys()
+        for name in a.keys() - {"seconds", "tokens_per_second", "mfu"}:
+            assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-5), name
+    # The ranks' reference is that of one, and one process goes on with what they began.
+    with np.load(tmp_path / "one/reference.npz") as a, np.load(tmp_path / "two/reference.npz") as b:
+        assert str(a["key"]) == str(b["key"])
+        np.testing.assert_allclose(a["log_probs"], b["log_probs"], rtol=1e-5)
+    assert dpo(["--max-iters", "5", "--out-dir", str(tmp_path / "two")])
+    wrong = [*flags, "--beta", "0", "--out-dir", str(tmp_path / "wrong")]
+    texts = finish(start_ranks(wrong, tmp_path / "log2", command="dpo"), tmp_path / "log2", (2, 2))
+    assert "beta is 0.0" in texts[0] and texts[1] == "" and not (tmp_path / "wrong").exists()
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
         (["--beta", "0"], "beta is 0.0"),
+        (["--z-loss", "0.1"], "z_loss is 0.1"),
         (["--label-smoothing", "0.5"], "label_smoothing is 0.5"),
         (["--label-smoothing", "0.1", "--loss-type", "ipo"], "has no meaning"),
         (["--train-data", "talk"], "record 1 has no chosen"),

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import torch
 from lmfast.errors import UserError
 from lmfast.sft import main, sft
 from lmfast.training.run_folder import load_run, read_facts, read_metrics
+from tests.training.nursery import close, finish, start_ranks
 
 FLAGS = "--held-out 4 --warmup-iters 1 --lr 1e-2 --log-interval 1 --eval-interval 2 --device cpu".split()
 
@@ -94,6 +96,26 @@ def test_a_stopped_run_goes_on_to_the_same_weights(trained_run, records, tmp_pat
     assert sft(["--max-iters", "6", "--out-dir", str(tmp_path / "parts")])
     one, other = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks processes that share the loopback")
+def test_two_ranks_equal_one_and_only_the_first_speaks(trained_run, records, tmp_path):
+    flags = [*FLAGS, "--init-from", str(trained_run), "--train-data", str(records), "--max-iters", "4"]
+    flags += ["--batch-size", "4", "--grad-accumulation", "2", "--sample-interval", "4"]
+    assert sft([*flags, "--out-dir", str(tmp_path / "one")])
+    two = [*flags, "--out-dir", str(tmp_path / "two")]
+    texts = finish(start_ranks(two, tmp_path / "log", command="sft"), tmp_path / "log")
+    assert "20 conversations in 12 rows" in texts[0] and "2 × " in texts[0] and texts[1] == ""
+    close(weights(tmp_path / "one"), weights(tmp_path / "two"))
+    for a, b in zip(read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two"), strict=True):
+        for name in a.keys() - {"seconds", "tokens_per_second", "mfu"}:
+            assert a[name] == pytest.approx(b[name], rel=1e-4), name
+    # What the ranks began one process goes on with; what is wrong is told once.
+    assert sft(["--max-iters", "5", "--out-dir", str(tmp_path / "two")])
+    wrong = [*flags, "--format", "sharegpt", "--out-dir", str(tmp_path / "wrong")]
+    texts = finish(start_ranks(wrong, tmp_path / "log2", command="sft"), tmp_path / "log2", (2, 2))
+    assert "record 1 has no conversations" in texts[0] and texts[1] == ""
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_epochs_say_how_long_to_train(trained_run, records, tmp_path):

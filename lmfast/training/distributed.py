@@ -1,4 +1,4 @@
-"""Several processes that train one model, one device each: `torchrun --nproc-per-node=N -m lmfast.train`.
+"""Several processes that train one model, one device each: `torchrun --nproc-per-node=N -m lmfast.train` (sft, dpo).
 
 Every rank knows the whole batch of a step (it is a function of seed and step) and takes its slice of each forward
 pass; DistributedDataParallel adds the gradients up, so N ranks do what one would, equal to rounding. Rank 0 alone
@@ -42,6 +42,11 @@ class Ranks:
     def is_first(self) -> bool:
         """Whether this is the rank that writes, prints and decides."""
         return self.rank == 0
+
+    def remark(self, line: str) -> None:
+        """Prints a line about what all ranks have found."""
+        if self.is_first:
+            print(line)
 
     def share(self, rows: np.ndarray) -> np.ndarray:
         """This rank's slice of the rows of one forward pass; their number is a multiple of `world_size`."""
@@ -162,10 +167,13 @@ ALONE = Ranks()
 
 @contextlib.contextmanager
 def joined() -> Iterator[Ranks]:
-    """The ranks that torchrun started (more than one), together until the block ends.
+    """The ranks that torchrun started, together until the block ends; ALONE where it started none or one.
 
     A rank that loses another raises UserError: what that one did not finish is in the newest checkpoint.
     """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield ALONE
+        return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=TIMEOUT)
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", dist.get_rank())))

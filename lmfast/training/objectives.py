@@ -12,6 +12,7 @@ from torch import Tensor
 import kernels
 from lmfast.data.packing import positions
 from lmfast.model.transformer import TransformerLM
+from lmfast.training.distributed import ALONE, Ranks
 
 IGNORE = -100
 """target of a position that carries no loss (PyTorch's convention)"""
@@ -149,9 +150,9 @@ class DPO:
             )
         return losses, numbers
 
-    def read_metrics(self) -> dict[str, float]:
-        """Means of NAMES over the training pairs since the last call."""
-        *sums, count = self.noted.tolist()
+    def read_metrics(self, ranks: Ranks = ALONE) -> dict[str, float]:
+        """Means of NAMES over the training pairs of all ranks since the last call; every rank must ask."""
+        *sums, count = ranks.sum(self.noted).tolist()
         self.noted.zero_()
         return {name: value / count for name, value in zip(self.NAMES, sums, strict=True)} if count else {}
 

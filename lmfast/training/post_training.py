@@ -89,8 +89,10 @@ def chat_tokenizer(run: Path, folder: Path, may_add: bool):
     return Tokenizer.load(folder), folder
 
 
-def cut(documents: Sequence[Rendered], length: int, what: str) -> list[Rendered | None]:
-    """Each document within `length` tokens, None where no loss would be left; one line tells how many were changed.
+def cut(
+    documents: Sequence[Rendered], length: int, what: str, remark: Callable[[str], None] = print
+) -> list[Rendered | None]:
+    """Each document within `length` tokens, None where no loss would be left; one remark tells how many were changed.
 
     Raises UserError where nothing is left at all.
     """
@@ -102,14 +104,17 @@ def cut(documents: Sequence[Rendered], length: int, what: str) -> list[Rendered 
             f"{what}: no record has an answer within {length - 1} tokens of context; raise --context-length"
         )
     if gone or short:
-        print(
+        remark(
             f"{what}: longer than {length - 1} tokens: {short} answers cut short, {gone} records left out (no answer)"
         )
     return kept
 
 
 def read_records(
-    data, read: Callable[[str], tuple[list, dict[str, int]]], prompt_of: Callable[..., Sequence[Message]]
+    data,
+    read: Callable[[str], tuple[list, dict[str, int]]],
+    prompt_of: Callable[..., Sequence[Message]],
+    remark: Callable[[str], None] = print,
 ) -> tuple[list, list, set[str]]:
     """(training records, held-out records, hashes of the prompts kept out of training) of the files that `data` names.
 
@@ -118,7 +123,7 @@ def read_records(
 
     def read_one(path: str) -> list:
         records, bad = read(path)
-        tell_skipped(path, bad)
+        tell_skipped(path, bad, remark)
         return records
 
     training = read_one(data.train_data_path)
@@ -130,11 +135,11 @@ def read_records(
     return [record for record, key in zip(training, keys, strict=True) if key not in hashes], held, hashes
 
 
-def tell_skipped(path, bad: dict[str, int]) -> None:
-    """One line about the bad records that --skip-bad left out."""
+def tell_skipped(path, bad: dict[str, int], remark: Callable[[str], None] = print) -> None:
+    """One remark about the bad records that --skip-bad left out."""
     if bad:
         reason = max(bad, key=bad.get)
-        print(f"{path}: {sum(bad.values())} bad records skipped (most often: one that {reason})")
+        remark(f"{path}: {sum(bad.values())} bad records skipped (most often: one that {reason})")
 
 
 def trained_on(run: Path, held_out: set[str]) -> int:

@@ -4,7 +4,7 @@ Answers are cut at the context's end; a pair of which either answer is then with
 equal, teaches nothing and is left out, and a line says how many. `length` is the longest row's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -16,11 +16,17 @@ from lmfast.training.post_training import cut
 
 
 def pair_rows(
-    training: Sequence[Preference], held: Sequence[Preference], tokenizer, limit: int, name: str
+    training: Sequence[Preference],
+    held: Sequence[Preference],
+    tokenizer,
+    limit: int,
+    name: str,
+    remark: Callable[[str], None] = print,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of both parts, of one length of at most `limit`. Raises UserError where nothing is left to train on."""
     found = [
-        _cut_pairs(part, tokenizer, limit, what) for part, what in ((training, name), (held, "held out"))
+        _cut_pairs(part, tokenizer, limit, what, remark)
+        for part, what in ((training, name), (held, "held out"))
     ]
     if not found[0]:
         raise UserError(f"{name}: no pair is left to train on; raise --context-length")
@@ -31,19 +37,24 @@ def pair_rows(
     return tuple(np.stack(part) if part else empty for part in rows)
 
 
-def _cut_pairs(pairs: Sequence[Preference], tokenizer, limit: int, what: str) -> list[tuple]:
+def _cut_pairs(
+    pairs: Sequence[Preference], tokenizer, limit: int, what: str, remark: Callable[[str], None]
+) -> list[tuple]:
     if not pairs:
         return []
-    chosen = cut(
-        [render_answer(pair.prompt, pair.chosen, tokenizer) for pair in pairs], limit, f"{what}, chosen"
-    )
-    rejected = cut(
-        [render_answer(pair.prompt, pair.rejected, tokenizer) for pair in pairs], limit, f"{what}, rejected"
+    chosen, rejected = (
+        cut(
+            [render_answer(pair.prompt, getattr(pair, which), tokenizer) for pair in pairs],
+            limit,
+            f"{what}, {which}",
+            remark,
+        )
+        for which in ("chosen", "rejected")
     )
     whole = [(a, b) for a, b in zip(chosen, rejected, strict=True) if a is not None and b is not None]
     kept = [(a, b) for a, b in whole if not np.array_equal(a.ids, b.ids)]
     if len(kept) < len(whole):
-        print(
+        remark(
             f"{what}: {len(whole) - len(kept)} pairs left out, their answers are equal as far as the context goes"
         )
     return kept

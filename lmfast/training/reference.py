@@ -15,6 +15,7 @@ import torch
 
 from lmfast.errors import UserError
 from lmfast.files import sha256_of, written_beside
+from lmfast.training.distributed import ALONE, Ranks
 from lmfast.training.objectives import DPO, sequence_log_probs
 
 
@@ -48,15 +49,22 @@ def save_reference(path: Path, key: dict, log_probs: np.ndarray) -> None:
 
 
 @torch.no_grad()
-def compute_reference(model, pairs: np.ndarray, pairs_a_batch: int, device, bf16: bool) -> np.ndarray:
-    """Summed log-probabilities (pairs, 2) float32 under `model`, which is left in eval mode."""
+def compute_reference(
+    model, pairs: np.ndarray, pairs_a_batch: int, device, bf16: bool, ranks: Ranks = ALONE
+) -> np.ndarray:
+    """Summed log-probabilities (pairs, 2) float32 under `model`, which is left in eval mode.
+
+    Of several ranks each takes every N-th batch, and all of them get the whole result.
+    """
     model.eval()
-    rows, found = pairs.reshape(-1, pairs.shape[-1]), []
-    for at in range(0, len(rows), 2 * pairs_a_batch):
+    rows = pairs.reshape(-1, pairs.shape[-1])
+    found = torch.zeros(len(rows), device=device)
+    begins = range(0, len(rows), 2 * pairs_a_batch)
+    for at in begins[ranks.rank :: ranks.world_size]:
         inputs, targets, _ = DPO().tensors(rows[at : at + 2 * pairs_a_batch], device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            found.append(sequence_log_probs(model, inputs, targets).float().cpu().numpy())
-    return np.concatenate(found).reshape(-1, 2)
+            found[at : at + len(inputs)] = sequence_log_probs(model, inputs, targets)
+    return ranks.sum(found).cpu().numpy().reshape(-1, 2)
 
 
 def _short(value) -> str:

@@ -5,7 +5,6 @@ What is taught, and from which batches, comes in as a `Task`; everything else is
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -63,10 +62,6 @@ def execute(
 ) -> bool:
     """Runs resolved `settings` in `folder`; returns False when it was stopped (by SIGTERM or Ctrl-C) before its end."""
     opt, log = settings.optimizer, settings.logging
-    if ranks.world_size == 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UserError(
-            "this command trains in one process; start it without torchrun (lmfast.train takes several)"
-        )
     if opt.batch_size % ranks.world_size:
         ranks.fail(
             f"batch_size {opt.batch_size} cannot be split over {ranks.world_size} processes; it counts the sequences "

@@ -1,9 +1,10 @@
 """Processes that train, started in milliseconds: forked from one that has torch imported already.
 
-process = start(argv, log)      # as `python -m lmfast.train ARGV`, its output in the file `log`
+process = start(argv, log)      # as `python -m lmfast.train ARGV` (or another COMMAND), its output in the file `log`
 process.pid, process.join(), process.exitcode (minus the signal's number where one ended it)
 """
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -18,7 +19,7 @@ import torch._inductor.compile_fx
 import torch.distributed
 
 import lmfast.train
-import lmfast.training.run
+import lmfast.training.run  # noqa: F401
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload([__name__])
@@ -30,26 +31,56 @@ def start(
     setup: Callable[[], None] | None = None,
     threads: int = 1,
     env: dict[str, str] | None = None,
+    command: str = "train",
 ):
     """setup: called in the child first; a function of a module, or a functools.partial of one."""
-    process = _CONTEXT.Process(target=_train, args=(list(map(str, argv)), log, setup, threads, env or {}))
+    process = _CONTEXT.Process(
+        target=_train, args=(command, list(map(str, argv)), log, setup, threads, env or {})
+    )
     process.start()
     return process
 
 
-def start_ranks(argv: list[str], log: Path, number: int = 2, setup: Callable[[], None] | None = None) -> list:
+def start_ranks(
+    argv: list[str],
+    log: Path,
+    number: int = 2,
+    setup: Callable[[], None] | None = None,
+    command: str = "train",
+) -> list:
     """`number` ranks as torchrun would start them, but for its watching over them; rank i's output is in log.i."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     common = {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return [
-        start(argv, Path(f"{log}.{rank}"), setup, env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        start(
+            argv,
+            Path(f"{log}.{rank}"),
+            setup,
+            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            command=command,
+        )
         for rank in range(number)
     ]
 
 
-def _train(argv, log, setup, threads, env) -> None:
+def finish(processes: list, log: Path, codes: tuple[int, ...] = (0, 0)) -> list[str]:
+    """What the ranks said, once they ended with these codes."""
+    for process in processes:
+        process.join(300)
+    texts = [Path(f"{log}.{rank}").read_text() for rank in range(len(processes))]
+    assert tuple(process.exitcode for process in processes) == codes, texts
+    return texts
+
+
+def close(a: dict, b: dict) -> None:
+    """Weights that are equal to rounding."""
+    assert a.keys() == b.keys()
+    torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5)
+
+
+def _train(command, argv, log, setup, threads, env) -> None:
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(out, 1)
     os.dup2(out, 2)
@@ -60,7 +91,7 @@ def _train(argv, log, setup, threads, env) -> None:
     if setup is not None:
         setup()
     try:
-        lmfast.train.main(argv)
+        importlib.import_module(f"lmfast.{command}").main(argv)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

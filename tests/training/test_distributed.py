@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,26 +17,13 @@ from lmfast.train import train
 from lmfast.training.distributed import ALONE, Ranks
 from lmfast.training.run_folder import read_metrics
 from tests.test_train import weights
-from tests.training.nursery import start_ranks
+from tests.training.nursery import close, finish, start_ranks
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks processes that share the loopback")
 
 
 def flags(corpus, folder, *more):
     return [*corpus.flags(), "--tokenizer", str(corpus.tokenizer), "--out-dir", str(folder), *more]
-
-
-def finish(processes, log, codes=(0, 0)):
-    for process in processes:
-        process.join(300)
-    texts = [Path(f"{log}.{rank}").read_text() for rank in range(len(processes))]
-    assert tuple(process.exitcode for process in processes) == codes, texts
-    return texts
-
-
-def close(a, b):
-    assert a.keys() == b.keys()
-    torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5)
 
 
 def test_two_ranks_equal_one_and_only_the_first_writes(corpus, tmp_path):

@@ -6,11 +6,9 @@ import signal
 import pytest
 import torch
 
-from lmfast.errors import UserError
-from lmfast.settings import TrainSettings, replace_flat
 from lmfast.training.checkpoint import save_checkpoint
 from lmfast.training.loop import Progress
-from lmfast.training.run import Task, _save, _StopSignals, execute
+from lmfast.training.run import _save, _StopSignals
 
 
 def test_a_full_disk_leaves_the_run_alive_and_the_old_checkpoint_whole(tmp_path, monkeypatch):
@@ -37,14 +35,6 @@ def test_a_full_disk_leaves_the_run_alive_and_the_old_checkpoint_whole(tmp_path,
         len(messages) == 1 and "step 2 could not be written" in messages[0] and "No space left" in messages[0]
     )
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
-
-
-def test_a_command_of_one_process_is_refused_under_torchrun(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    settings = replace_flat(TrainSettings(), {"batch_size": 2})
-    with pytest.raises(UserError, match="trains in one process; start it without torchrun"):
-        execute(settings, Task(None, None), tmp_path / "run", False, torch.device("cpu"))
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_second_ctrl_c_interrupts_at_once():
