@@ -1,5 +1,4 @@
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -122,23 +121,74 @@ def test_dpo_losses_by_hand():
     torch.testing.assert_close(numbers[4], torch.tensor([-2.0, -8 / 3]))
 
 
-def test_dpo_agrees_with_trl():
-    trainer = pytest.importorskip("trl").DPOTrainer
-    torch.manual_seed(0)
-    log_probs, reference = -10 * torch.rand(8), -10 * torch.rand(8)
-    targets = torch.ones(8, 3, dtype=torch.int64)
-    for smoothing in (0.0, 0.2):
-        stand_in = SimpleNamespace(
-            beta=0.3, label_smoothing=smoothing, loss_type="sigmoid", reference_free=False,
-            f_divergence_type="reverse_kl", accelerator=SimpleNamespace(device="cpu"),
+@pytest.fixture(scope="module")
+def trl_loss(tmp_path_factory):
+    """(our model, its reference, pairs of (prompt, chosen, rejected) ids, DPOConfig's settings) → what TRL's trainer makes
+    of them: its loss, the gradient of its embedding table, its metrics."""
+    trl = pytest.importorskip("trl")
+    from datasets import Dataset
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from bench.huggingface import llama
+
+    words = Tokenizer(models.WordLevel({"a": 0, "b": 1, "c": 2, "<eos>": 3}, unk_token="a"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", pad_token="<eos>")
+    rows = Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}])
+
+    def loss(model, reference, pairs, **settings):
+        options = {"report_to": [], "use_cpu": True, "bf16": False, "disable_dropout": False} | settings
+        trainer = trl.DPOTrainer(
+            llama(model), llama(reference), trl.DPOConfig(str(tmp_path_factory.mktemp("trl")), **options),
+            train_dataset=rows, processing_class=words,
         )  # fmt: skip
-        if not hasattr(trainer, "dpo_loss"):
-            pytest.skip("this TRL computes its loss inside the trainer")
-        theirs = trainer.dpo_loss(
-            stand_in, log_probs[0::2], log_probs[1::2], reference[0::2], reference[1::2]
-        )[0]
-        losses, _ = DPO(0.3, label_smoothing=smoothing).pairs(log_probs, reference, targets)
-        torch.testing.assert_close(losses, theirs)
+        names = ("prompt_ids", "chosen_ids", "rejected_ids")
+        inputs = trainer.data_collator([dict(zip(names, pair, strict=True)) for pair in pairs])
+        value = trainer.compute_loss(trainer.model.train(), inputs)
+        value.backward()
+        metrics = {name: values[-1] for name, values in trainer._metrics["train"].items()}
+        return value.detach(), trainer.model.model.embed_tokens.weight.grad, metrics
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ({}, {"loss_type": ["sigmoid"]}),
+        # Of one pair alone, TRL's aot is the sigmoid loss with its conservative form's smoothing.
+        ({"label_smoothing": 0.2}, {"loss_type": ["aot"], "label_smoothing": 0.2}),
+        ({"length_normalised": True}, {"loss_type": ["sigmoid_norm"]}),
+        ({"loss_type": "ipo", "length_normalised": True}, {"loss_type": ["ipo"]}),
+    ],
+)
+def test_dpo_is_trls(trl_loss, ours, theirs, record_property):
+    """Two models of the same weights on both sides: loss, gradient and metrics of each pair are equal."""
+    shape = {"vocab_size": 20, "context_length": 16, "d_model": 16, "num_layers": 2, "num_heads": 2}
+    torch.manual_seed(0)
+    model, reference = TransformerLM(ModelConfig(**shape)), TransformerLM(ModelConfig(**shape))
+    rng = np.random.default_rng(2)
+    largest = 0.0
+    for lengths in ((3, 4, 7), (1, 6, 2), (5, 3, 3)):
+        prompt, *answers = (rng.integers(0, 20, n).tolist() for n in lengths)
+        rows = [Rendered(np.array(prompt + a), np.arange(len(prompt + a)) >= len(prompt)) for a in answers]
+        batch = np.stack([pack_row([row], 16, 0) for row in rows])
+        objective = DPO(beta=0.3, **ours)
+        inputs, targets, _ = objective.tensors(batch, CPU)
+        with torch.no_grad():
+            batch["reference"] = sequence_log_probs(reference, inputs, targets).numpy()[:, None]
+        model.zero_grad()
+        loss = objective.loss(model.train(), *objective.tensors(batch, CPU))
+        loss.backward()
+        value, gradient, metrics = trl_loss(model, reference, [(prompt, *answers)], beta=0.3, **theirs)
+        torch.testing.assert_close(loss.detach(), value, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(model.embedding.weight.grad, gradient, rtol=1e-4, atol=1e-6)
+        largest = max(largest, float((loss.detach() - value).abs()))
+        if not objective.length_normalised:  # there TRL's rewards and log-probabilities stay sums
+            for name, number in objective.read_metrics().items():
+                assert metrics[name] == pytest.approx(number, rel=1e-4, abs=1e-6), name
+    record_property("largest_difference", largest)
 
 
 def preference_batch(vocab_size=20, pairs=3):
