@@ -56,9 +56,9 @@ def check_writable(path: str | Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    """A file's text, UTF-8; UserError where it is another's."""
+    """A file's text, UTF-8, without the byte order mark that some editors begin it with; UserError where it is another's."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); convert it first") from None
 

@@ -1,11 +1,13 @@
 """Instruction and preference files: records of the field's usual forms → conversations and preferences.
 
-In: a .json file (one array of records) or a .jsonl file (a record a line), UTF-8. Forms, detected or named:
+In: a .json file (one array of records, or one record) or a .jsonl file (a record a line), UTF-8. Forms, detected or
+named:
 - alpaca (Taori et al. 2023): `instruction`, `input` (may be absent or empty), `output`, and perhaps `system`;
 - messages (OpenAI): `messages`, each {"role", "content"};
 - sharegpt: `conversations`, each {"from": human | gpt | system, "value"};
 - preference: `prompt`, `chosen`, `rejected`, each a string or messages; `chosen` and `rejected` may repeat the prompt's
-  messages. In place of `prompt`, Alpaca's `instruction` and `input` do.
+  messages. In place of `prompt`, Alpaca's `instruction` and `input` do; without either, the prompt is what both
+  conversations begin with.
 Out: `Message` tuples. A conversation ends with the assistant; a preference is a prompt that ends with the user and two
 answers. Refused, with file, number and reason: a record of another form, a role or a text that is none, a conversation
 without an answer, two answers that are equal. `skip_bad` counts those instead.
@@ -75,7 +77,7 @@ def _read(path: Path, parse: Callable[[dict], Any], skip_bad: bool) -> tuple[lis
     for where, record in _records(path):
         try:
             if not isinstance(record, dict):
-                raise _Bad(f"is a {type(record).__name__}, not an object with named fields")
+                raise _Bad(f"is {_a(record)}, not an object with named fields")
             found.append(parse(record))
         except _Bad as reason:
             if not skip_bad:
@@ -94,14 +96,25 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
     if not path.is_file():
         raise UserError(f"{path}: no such file of records; name a .json or .jsonl")
     text = read_text(path)
-    # A file of lines is told by its name, or by its first record: an object where the other has an array.
-    if path.suffix in (".jsonl", ".ndjson") or not text.lstrip().startswith("["):
+    # A file of lines is told by its name, or by its first record: an object where the other has an array. One object
+    # alone may stand on several lines.
+    if path.suffix in (".jsonl", ".ndjson") or not (text.lstrip().startswith("[") or _is_json(text)):
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 yield f"line {number}", _parse(line, f"{path}: line {number}")
         return
-    for number, record in enumerate(_parse(text, str(path)), 1):
+    found = _parse(text, str(path))
+    for number, record in enumerate(found if isinstance(found, list) else [found], 1):
         yield f"record {number}", record
+
+
+def _is_json(text: str) -> bool:
+    """Whether a text is one JSON value; of lines of objects only the first is read to tell."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _parse(text: str, where: str) -> Any:
@@ -119,9 +132,8 @@ def _conversation_format(record: dict) -> str:
             return kind
     if "chosen" in record and "rejected" in record:
         raise _Bad("is a preference (chosen, rejected): those are for lmfast.dpo")
-    raise _Bad(
-        f"has {', '.join(map(str, record)) or 'no fields'}, and neither instruction, messages nor conversations"
-    )
+    names = ", ".join(list(record)[:8]) + (", …" if len(record) > 8 else "")
+    raise _Bad(f"has {names or 'no fields'}, and neither instruction, messages nor conversations")
 
 
 def _preference(record: dict) -> Preference:
@@ -136,27 +148,43 @@ def _preference(record: dict) -> Preference:
         prompt = (Message("user", prompt),) if isinstance(prompt, str) else _messages(prompt, "prompt")
     elif "instruction" in record:
         prompt = _alpaca_prompt(record)
-    else:  # both answers tell the whole conversation
-        prompt = chosen[:-1]
-        if not prompt:
-            raise _Bad("has no prompt")
-    # Answers that repeat the prompt, or its part after a system message, are freed of it.
-    for head in (prompt, prompt[1:]):
-        if head and chosen[: len(head)] == head and rejected[: len(head)] == head:
-            chosen, rejected = chosen[len(head) :], rejected[len(head) :]
-            break
+    else:
+        prompt = _common_prompt(chosen, rejected)
     _checked(prompt, "user")
-    for answer in (chosen, rejected):
+    chosen, rejected = _freed(chosen, prompt), _freed(rejected, prompt)
+    for name, answer in (("chosen", chosen), ("rejected", rejected)):
         _checked((*prompt, *answer), "assistant")
+        if answer[0].role != "assistant":
+            raise _Bad(f"has {name} messages that neither answer nor repeat its prompt")
     if chosen == rejected:
         raise _Bad("has equal chosen and rejected answers")
     return Preference(prompt, chosen, rejected)
 
 
+def _common_prompt(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> tuple[Message, ...]:
+    """What two whole conversations begin with, up to a user's message."""
+    same = 0
+    while same < min(len(chosen), len(rejected)) and chosen[same] == rejected[same]:
+        same += 1
+    while same and chosen[same - 1].role != "user":
+        same -= 1
+    if not same:
+        raise _Bad("has no prompt, and chosen and rejected do not begin with one")
+    return chosen[:same]
+
+
+def _freed(answer: tuple[Message, ...], prompt: tuple[Message, ...]) -> tuple[Message, ...]:
+    """An answer without the prompt that it may repeat, with or without its system message."""
+    for head in (prompt, prompt[1:] if prompt[0].role == "system" else prompt):
+        if answer[: len(head)] == head:
+            return answer[len(head) :]
+    return answer
+
+
 def _alpaca_prompt(record: dict) -> tuple[Message, ...]:
     instruction, extra = _text(record, "instruction"), record.get("input") or ""
     if not isinstance(extra, str):
-        raise _Bad(f"has an input that is a {type(extra).__name__}, not a text")
+        raise _Bad(f"has an input that is {_a(extra)}, not a text")
     system = (Message("system", _text(record, "system")),) if record.get("system") else ()
     return (*system, Message("user", f"{instruction}\n\n{extra}" if extra.strip() else instruction))
 
@@ -167,7 +195,7 @@ def _messages(value: Any, name: str) -> tuple[Message, ...]:
     out = []
     for number, message in enumerate(value, 1):
         if not isinstance(message, dict):
-            raise _Bad(f"has a message {number} in {name} that is a {type(message).__name__}")
+            raise _Bad(f"has a message {number} in {name} that is {_a(message)}")
         role = message.get("role", message.get("from"))
         content = message.get("content", message.get("value"))
         if not isinstance(role, str) or role not in ROLES:
@@ -188,7 +216,7 @@ def _checked(messages: tuple[Message, ...], last: str) -> tuple[Message, ...]:
         if not message.content.strip() and message.role != "system":
             raise _Bad(f"has an empty {message.role} message at place {number}")
     if messages[-1].role != last:
-        raise _Bad(f"ends with a {messages[-1].role} message, not with the {last}'s")
+        raise _Bad(f"ends with a message of the {messages[-1].role}, not of the {last}")
     if all(message.role != "user" for message in messages):
         raise _Bad("has no user message")
     return messages
@@ -203,7 +231,13 @@ def _needed(record: dict, name: str) -> Any:
 def _text(record: dict, name: str) -> str:
     value = _needed(record, name)
     if not isinstance(value, str):
-        raise _Bad(f"has an {name} that is a {type(value).__name__}, not a text")
+        raise _Bad(f"has {name} as {_a(value)}, not as a text")
     if not value.strip():
         raise _Bad(f"has an empty {name}")
     return value
+
+
+def _a(value: Any) -> str:
+    """A value's type in JSON's words."""
+    names = {dict: "an object", list: "a list", str: "a text", bool: "a truth value", type(None): "null"}
+    return names.get(type(value), "a number")

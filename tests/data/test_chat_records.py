@@ -51,15 +51,19 @@ def test_a_named_form_decides_where_a_record_has_two(tmp_path):
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        (7, "is a int"),
+        (7, "is a number, not an object"),
+        (None, "is null, not an object"),
         ({"text": "x"}, "has text, and neither instruction"),
         ({"instruction": "i"}, "has no output"),
         ({"instruction": "i", "output": " "}, "has an empty output"),
-        ({"instruction": "i", "output": 3}, "has an output that is a int"),
+        ({"instruction": "i", "output": 3}, "has output as a number, not as a text"),
         ({"messages": []}, "no list of messages"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "the role 'wizard'"),
         ({"messages": [{"role": "user"}]}, "without a text"),
-        ({"messages": [{"role": "user", "content": "x"}]}, "ends with a user message"),
+        (
+            {"messages": [{"role": "user", "content": "x"}]},
+            "ends with a message of the user, not of the assistant",
+        ),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "has no user message"),
         (
             {"conversations": [{"from": "human", "value": "x"}, {"from": "system", "value": "y"}]},
@@ -94,6 +98,30 @@ def test_files_that_are_no_records(tmp_path):
         read_conversations(path)
 
 
+def test_files_as_editors_and_other_tools_write_them(tmp_path):
+    """A byte order mark, CRLF, blank lines, one record alone on several lines, a record over an object's many fields."""
+    path, record = tmp_path / "a.json", {"instruction": "i", "output": "o"}
+    text = json.dumps(record)
+    for data, name, count in (
+        (f"\ufeff[{text}]", "a.json", 1),
+        (f"\ufeff{text}\r\n \r\n{text}\r\n", "a.jsonl", 2),
+        (json.dumps(record, indent=1), "a.json", 1),
+        (f"{text}\n{text}", "a.json", 2),
+    ):
+        path = tmp_path / name
+        path.write_bytes(data.encode())
+        assert read_conversations(path)[0] == [(U("i"), A("o"))] * count, data
+    path.write_text(json.dumps({"data": [record]}, indent=1))
+    with pytest.raises(UserError, match="record 1 has data, and neither instruction"):
+        read_conversations(path)
+    path.write_text(json.dumps([{f"field{i}": 1 for i in range(100)}]))
+    with pytest.raises(UserError, match="field7, …, and neither"):
+        read_conversations(path)
+    path.write_text(text[:-1] + "\n")
+    with pytest.raises(UserError, match="line 1: not valid JSON"):
+        read_conversations(path)
+
+
 def test_preferences_in_strings_messages_with_and_without_the_prompt(tmp_path):
     prompt = [{"role": "system", "content": "s"}, {"role": "user", "content": "p"}]
     a, b = {"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"}
@@ -111,6 +139,41 @@ def test_preferences_in_strings_messages_with_and_without_the_prompt(tmp_path):
     talk = (S("s"), U("p"))
     assert [pair.prompt for pair in found] == [(U("p"),), (U("p\n\nx"),), talk, talk, (U("p"),), talk]
     assert bad == {}
+
+
+def test_conversations_that_part_tell_their_prompt_and_each_answer_may_repeat_it(tmp_path):
+    u, a, b = (
+        {"role": role, "content": text}
+        for role, text in (("user", "p"), ("assistant", "a"), ("assistant", "b"))
+    )
+    other = {"role": "user", "content": "p2"}
+    records = [
+        {"chosen": [u, a, other, a], "rejected": [u, a, other, b]},
+        {"chosen": [u, a, other, a], "rejected": [u, b, other, b]},
+        {"chosen": [u, a, other, a], "rejected": [u, b]},
+        {"prompt": "p", "chosen": [u, a], "rejected": [b]},
+        {"prompt": [u], "chosen": [a], "rejected": [u, b]},
+    ]
+    found, _ = read_preferences(written(tmp_path / "a.json", records))
+    assert [pair.prompt for pair in found] == [(U("p"), A("a"), U("p2")), *[(U("p"),)] * 4]
+    assert [pair.chosen for pair in found[:3]] == [(A("a"),), *[(A("a"), U("p2"), A("a"))] * 2]
+    assert [pair.rejected for pair in found] == [(A("b"),), (A("b"), U("p2"), A("b")), *[(A("b"),)] * 3]
+    for record, reason in (
+        (
+            {"chosen": [u, a], "rejected": [other, b]},
+            "has no prompt, and chosen and rejected do not begin with one",
+        ),
+        ({"chosen": "a", "rejected": "b"}, "has no prompt"),
+        (
+            {"prompt": "p", "chosen": [other, a], "rejected": "b"},
+            "chosen messages that neither answer nor repeat",
+        ),
+        ({"prompt": "p", "chosen": [a], "rejected": [u]}, "ends with a message of the user"),
+        ({"prompt": "", "chosen": [a], "rejected": [b]}, "an empty user message at place 1"),
+        ({"chosen": [u, a], "rejected": [u, a]}, "has equal chosen and rejected answers"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            read_preferences(written(tmp_path / "a.json", [record]))
 
 
 def test_a_bad_preference(tmp_path):
