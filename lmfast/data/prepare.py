@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from lmfast.tokenizer.bpe import Tokenizer
 
 COUNTS = "token_counts.json"
+STATS_TEXT = "stats.txt"
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,11 @@ def plan(
     fingerprint = tokenizer.fingerprint()
     seen: dict[Path, str | None] = {}
     number = 0
+    ours = (folder.parent / STATS_TEXT).resolve()
     for names, part in ((inputs, part_of_inputs), (val_inputs, "valid")):
         for name in names:
-            paths = find_sources([name])
+            # An earlier call's statistics, in a folder of sources that is the output too, are no text to train on.
+            paths = [path for path in find_sources([name]) if path.resolve() != ours or path == Path(name)]
             both = [path for path in paths if seen.get(path.resolve(), part) != part]
             if both:
                 raise UserError(f"{both[0]}: is for training and for validation; leave it out of one of them")

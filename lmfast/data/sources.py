@@ -26,9 +26,11 @@ from lmfast.tokenizer.documents import DOCUMENT_END
 
 SHARD_BYTES = 64 << 20
 PIECE = 4 << 20  # bytes read together
+PACKED_PIECE = 128 << 10  # packed bytes unpacked together
 TEXT_SUFFIXES = (".txt", ".text", ".md")
 RECORD_SUFFIXES = (".jsonl", ".ndjson")
 PACKED_SUFFIXES = (".gz", ".zst")
+TEXT_COLUMNS = ("string", "large_string", "string_view", "null")  # of Parquet
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,16 @@ def is_plain_text(path: Path) -> bool:
 
 def find_sources(names: Sequence[str | Path]) -> list[Path]:
     """The files that names of files, folders and globs stand for. Folders give what is text, records or Parquet in them,
-    at any depth, hidden files left out."""
+    at any depth, hidden files left out; of what folders and globs give, empty files are left out too."""
     found: list[Path] = []
     for name in names:
         path = Path(name)
+        if not str(name):
+            raise UserError("--input '': is no name; give files, folders or globs")
         if path.is_dir():
-            here = sorted(file for file in path.rglob("*") if file.is_file() and _is_source(file, path))
+            here = sorted(
+                file for file in path.rglob("*") if file.is_file() and _is_source(file, path) and _size(file)
+            )
             if not here:
                 kinds = ", ".join((*TEXT_SUFFIXES, *RECORD_SUFFIXES, ".parquet"))
                 raise UserError(
@@ -74,20 +80,23 @@ def find_sources(names: Sequence[str | Path]) -> list[Path]:
         elif path.exists():
             here = [path]
         else:
-            here = sorted(
-                file for match in glob.glob(str(name), recursive=True) if (file := Path(match)).is_file()
-            )
+            matches = map(Path, glob.glob(str(name), recursive=True))
+            here = sorted(file for file in matches if file.is_file() and _size(file))
             if not here:
                 raise UserError(f"{name}: no such file, and no file matches it; check the path")
         found += [file for file in here if file not in found]
     for file in found:
-        if file.stat().st_size == 0:
+        if not _size(file):
             raise UserError(f"{file}: is empty; leave it out")
         if file.suffix == ".json":
             raise UserError(f"{file}: is JSON; give text, JSON lines (.jsonl) or Parquet")
         if kind_of(file) == "parquet" and file.suffix in PACKED_SUFFIXES:
             raise UserError(f"{file}: Parquet is packed inside already; unpack the file first")
     return found
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size
 
 
 def _is_source(file: Path, folder: Path) -> bool:
@@ -212,7 +221,34 @@ def unpacked(path: Path):
         raise UserError(
             f"{path}: reading .zst needs zstandard, which is not installed; `pip install zstandard`, or unpack it"
         ) from None
-    return _Checked(path, zstandard.open(path, "rb"))
+    return _Checked(path, _ZstFile(path, zstandard.ZstdDecompressor()))
+
+
+class _ZstFile:
+    """The frames of a .zst file, one after another. (zstandard's own reader takes a file that is cut short for whole.)"""
+
+    def __init__(self, path: Path, decompressor):
+        self._file, self._new_frame = path.open("rb"), decompressor.decompressobj
+        self._frame, self._packed = None, b""
+
+    def read(self, size: int) -> bytes:
+        """Some bytes, in number about what PACKED_PIECE packed ones hold; none at the end."""
+        while True:
+            self._packed = self._packed or self._file.read(PACKED_PIECE)
+            if not self._packed:
+                if self._frame is not None:
+                    raise EOFError("its last frame has no end")
+                return b""
+            self._frame = self._frame or self._new_frame()
+            piece = self._frame.decompress(self._packed)
+            self._packed = b""
+            if self._frame.eof:
+                self._packed, self._frame = self._frame.unused_data, None
+            if piece:
+                return piece
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class _Checked:
@@ -247,7 +283,7 @@ class _Checked:
 def _text_of_record(shard: Shard, number: int, line: bytes, field: str) -> bytes:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{_place(shard, number)}: is no JSON ({error}); a .jsonl file has an object in each line"
         ) from None
@@ -312,7 +348,7 @@ def _rows(shard: Shard, field: str) -> Iterator[bytes]:
                 f"{path}: has no column {field!r} (it has {', '.join(file.schema_arrow.names)}); name it with --text-field"
             )
         kind = file.schema_arrow.field(field).type
-        if str(getattr(kind, "value_type", kind)) not in ("string", "large_string", "null"):
+        if str(getattr(kind, "value_type", kind)) not in TEXT_COLUMNS:
             raise UserError(f"{path}: column {field!r} is {kind} and no text; name another --text-field")
         for batch in file.iter_batches(1024, row_groups=range(shard.begin, shard.end), columns=[field]):
             for text in batch.column(0).cast("large_binary").to_pylist():

@@ -49,7 +49,7 @@ def kind_of_records(name: str, field: str) -> str | None:
 
 def _first_record(path: Path) -> dict | None:
     """The first object of lines or of an array; None where there is none (the reader will say why)."""
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         line = next((line for line in file if line.strip()), "")
         text = line if line.lstrip().startswith("{") and path.suffix != ".json" else line + file.read()
     try:

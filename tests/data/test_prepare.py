@@ -210,6 +210,15 @@ def test_small_files_share_a_shard_and_are_counted_once(tokenizer, tmp_path):
     assert tokenizer.decode_bytes(tokens) == b"".join(b"file %d" % i + MARK for i in range(20))
 
 
+def test_a_folder_may_be_source_and_output(text, tokenizer, tmp_path):
+    (tmp_path / "a.txt").write_bytes(text.read_bytes())
+    said = []
+    prepare_files([tmp_path], tokenizer, tmp_path, HALF, where=SMALL)
+    (tmp_path / "stats.txt").write_text("what --create-stats wrote")
+    prepare_files([tmp_path], tokenizer, tmp_path, HALF, where=SMALL, report=said.append)
+    assert said == [f"{tmp_path}: reused (same sources, tokenizer and settings)"]
+
+
 def test_documents_of_a_separator(tokenizer, tmp_path):
     (tmp_path / "a.txt").write_text("\n\n".join(f"paragraph {i}" for i in range(100)) + "\n\n  \n\n")
     settings = Settings(separator="\n\n", val_fraction=0.2)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 import re
 import sys
 from pathlib import Path
@@ -60,8 +61,14 @@ def test_fields_and_columns_of_other_names_and_kinds(tmp_path):
     path = write_records(tmp_path / "a.jsonl", ["a", None], "body")
     assert read(path, field="body") == [b"a", b""]
     column = pa.array(["a", None, "a"]).dictionary_encode()
-    pq.write_table(pa.table({"body": column}), tmp_path / "a.parquet")
-    assert read(tmp_path / "a.parquet", field="body") == [b"a", b"", b"a"]
+    for texts in (
+        column,
+        column.cast(pa.string()),
+        column.cast(pa.large_string()),
+        pa.array(["a", None, "a"], pa.string_view()),
+    ):
+        pq.write_table(pa.table({"body": texts}), tmp_path / "a.parquet")
+        assert read(tmp_path / "a.parquet", field="body") == [b"a", b"", b"a"]
     (tmp_path / "b.jsonl").write_bytes(b'{"text": "\\ud800 lone"}\n')
     assert read(tmp_path / "b.jsonl") == [b"\xed\xa0\x80 lone"]
 
@@ -126,6 +133,15 @@ def test_folders_globs_and_names(tmp_path):
         ("a.txt.gz", b"plain", r"a.txt.gz: damaged or cut short"),
         ("a.txt.gz", gzip.compress(b"", mtime=0), r"a.txt.gz: holds nothing once unpacked"),
         ("a.txt.zst", b"plain", r"a.txt.zst: damaged or cut short"),
+        ("a.txt.gz", gzip.compress(b"abc", mtime=0) + b"more", r"a.txt.gz: damaged or cut short"),
+        ("a.txt.zst", zstandard.compress(b"abc") + b"more", r"a.txt.zst: damaged or cut short"),
+        (
+            "a.txt.zst",
+            zstandard.compress(bytes(range(256)) * 9)[:-1],
+            r"a.txt.zst: damaged .*\(its last frame has no end\)",
+        ),
+        ("a.txt.zst", zstandard.compress(b""), r"a.txt.zst: holds nothing once unpacked"),
+        ("a.jsonl", b"[" * 100_000, r"a.jsonl, line 1: is no JSON \(maximum recursion"),
         ("a.parquet", b"plain", r"a.parquet: no whole Parquet file"),
     ],
 )
@@ -134,6 +150,17 @@ def test_bad_files_are_one_line(tmp_path, name, data, match):
     with pytest.raises(UserError, match=match) as caught:
         read(tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+def test_a_zst_file_that_is_cut_short_anywhere_is_refused(tmp_path):
+    """zstandard's own reader hands out what is there and says nothing."""
+    packed = [zstandard.compress(random.Random(seed).randbytes(300_000)) for seed in (1, 2)]
+    for cut in (1, 4, 1000, 200_000, len(packed[0]) - 1, len(packed[0]) + 9, sum(map(len, packed)) - 1):
+        (tmp_path / "a.txt.zst").write_bytes((packed[0] + packed[1])[:cut])
+        with pytest.raises(UserError, match=r"its last frame has no end"):
+            read(tmp_path / "a.txt.zst")
+    (tmp_path / "a.txt.zst").write_bytes(packed[0] + packed[1])
+    assert sum(map(len, read(tmp_path / "a.txt.zst"))) == 600_000
 
 
 def test_bad_parquet_columns(tmp_path):
@@ -171,6 +198,7 @@ def test_sources_that_change_or_go_are_told(tmp_path):
         ("*.csv", r"\*.csv: no such file, and no file matches it"),
         ("void", r"void: a folder with no text in it \(.txt, "),
         ("empty.txt", r"empty.txt: is empty"),
+        ("*.txt", r"no file matches it"),
         ("list.json", r"list.json: is JSON; give text, JSON lines \(.jsonl\) or Parquet"),
         ("a.parquet.gz", r"a.parquet.gz: Parquet is packed inside already"),
     ],
@@ -183,6 +211,15 @@ def test_names_that_stand_for_nothing(tmp_path, name, match):
     with pytest.raises(UserError, match=match) as caught:
         find_sources([tmp_path / name])
     assert "\n" not in str(caught.value)
+
+
+def test_empty_files_of_a_folder_or_glob_are_left_out_and_no_name_is_no_folder(tmp_path):
+    (tmp_path / "a.txt").touch()
+    (tmp_path / "b.txt").write_text("b")
+    for name in (tmp_path, f"{tmp_path}/*.txt"):
+        assert find_sources([name]) == [tmp_path / "b.txt"]
+    with pytest.raises(UserError, match="is no name"):
+        find_sources([""])
 
 
 def test_separators_within_the_mark_are_refused(tmp_path):
