@@ -1,5 +1,6 @@
 """What several test files share: a tiny corpus with its tokenizer and token files, and a tiny training run."""
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass
@@ -20,6 +21,24 @@ TINY_MODEL = (
     "--context-length 16 --d-model 16 --num-layers 2 --num-heads 2 --d-ff 24 --batch-size 4 --max-iters 6 "
     "--warmup-iters 2 --lr 1e-2 --log-interval 1 --eval-interval 3 --checkpoint-interval 3 --device cpu"
 ).split()
+
+
+@pytest.fixture
+def small_files():
+    """size → a block in which no file of this process may grow beyond so many bytes: what a full disk does to it."""
+
+    @contextlib.contextmanager
+    def limited(size: int):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ class _Part:
 
     def _flush(self) -> None:
         for ids in encode_documents(self._tokenizer, self._waiting):
-            ids.astype(self._dtype).tofile(self._file)
+            self._file.write(ids.astype(self._dtype))
             self._tokens += len(ids)
         self._documents += len(self._waiting)
         self._bytes += self._waiting_bytes

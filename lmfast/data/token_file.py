@@ -188,14 +188,19 @@ class TokenWriter:
                 f"{self.path}: id {int(ids[position])} at position {self.num_tokens + position} does not fit "
                 f"{self.dtype}; write uint32"
             )
-        ids.astype(self.dtype, copy=False).tofile(self._file)
+        # Not tofile: on a full disk that raises an error without a reason.
+        self._file.write(np.ascontiguousarray(ids, self.dtype))
         self.num_tokens += len(ids)
 
     def __exit__(self, kind, error, trace) -> bool | None:
-        if error is None:
-            self._file.seek(0)
-            self._file.write(_npy_header(self.dtype, self.num_tokens))
-        self._file.close()
+        try:
+            if error is None:
+                self._file.seek(0)
+                self._file.write(_npy_header(self.dtype, self.num_tokens))
+            self._file.close()
+        except OSError as failed:  # what was written last did not fit on the disk
+            self._guard.__exit__(type(failed), failed, failed.__traceback__)
+            raise
         return self._guard.__exit__(kind, error, trace)
 
 

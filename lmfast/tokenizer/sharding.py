@@ -206,7 +206,7 @@ def encode_shard(job: Job) -> dict:
     with written_beside(job.file("ids")) as beside, beside.open("wb") as file:
         for chunk in chunks(job.text(), specials, tokenizer.pattern):
             ids = tokenizer.encode_array(chunk.data[chunk.begin : chunk.end])
-            ids.astype(tokenizer.dtype.newbyteorder("<")).tofile(file)
+            file.write(ids.astype(tokenizer.dtype.newbyteorder("<")))
             tokens += len(ids)
             spans, which = specials.find(chunk.data, chunk.begin, chunk.end)
             found += len(which)

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import distributed
@@ -249,6 +250,24 @@ def test_parts_that_would_be_empty_are_refused_and_nothing_is_left(
         prepare_files([tmp_path / "a.txt"], tokenizer, tmp_path / "out", settings, where=SMALL)
     assert "\n" not in str(caught.value)
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
+def test_a_full_disk_is_one_line_and_the_next_call_goes_on(text, tokenizer, tmp_path, small_files):
+    with (
+        small_files(20_000),
+        pytest.raises(UserError, match=r"\.ids: cannot be written \(File too large\)"),
+    ):
+        prepare_files([text], tokenizer, tmp_path / "a", HALF, where=Where(num_workers=1))
+    with (
+        small_files(20_000),
+        pytest.raises(UserError, match=r"train\.npy: cannot be written \(File too large\)"),
+    ):
+        prepare_files([text], tokenizer, tmp_path / "out", HALF, where=SMALL)
+    assert os.listdir(tmp_path) == ["out"] and os.listdir(tmp_path / "out") == [".shards"]
+    prepare_files([text], tokenizer, tmp_path / "out", HALF, where=SMALL)
+    prepare_files([text], tokenizer, tmp_path / "whole", HALF, where=SMALL)
+    assert parts(tmp_path / "out") == parts(tmp_path / "whole")
 
 
 def test_what_else_is_refused(text, tokenizer, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -170,6 +171,18 @@ def test_writer_leaves_nothing_behind_when_it_fails(tmp_path):
     assert os.listdir(tmp_path) == []
     with pytest.raises(UserError, match="does not exist"), TokenWriter(tmp_path / "no" / "w.npy", np.uint16):
         pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
+@pytest.mark.parametrize("pieces", [[1000], [100_000], [100_000, 100_000]])
+def test_a_file_that_finds_no_room_is_one_line_and_leaves_nothing(tmp_path, small_files, pieces):
+    """The last piece still waits in a buffer when the file is closed, or is written at once."""
+    with small_files(1500):  # noqa: SIM117
+        with pytest.raises(UserError, match=r"w.npy: cannot be written \(File too large\)"):
+            with TokenWriter(tmp_path / "w.npy", np.uint16) as writer:
+                for size in pieces:
+                    writer.write(np.arange(size) % 1000)
+    assert os.listdir(tmp_path) == []
 
 
 def test_dtype_for():
