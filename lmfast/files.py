@@ -115,6 +115,19 @@ def _try_lock(handle) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def gone_if_empty(folder: Path) -> Iterator[None]:
+    """After a failure, `folder` and the folders above it that were not there before go again, as far as they are empty."""
+    new = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for path in new:
+                path.rmdir()
+        raise
+
+
 def empty_folder(folder: Path) -> None:
     """Removes everything in `folder` but its lock, which is open and which others may wait for."""
     for path in folder.iterdir() if folder.is_dir() else ():

@@ -6,7 +6,15 @@ import threading
 import pytest
 
 from lmfast.errors import UserError
-from lmfast.files import check_writable, empty_folder, locked, read_text, sha256_of, written_beside
+from lmfast.files import (
+    check_writable,
+    empty_folder,
+    gone_if_empty,
+    locked,
+    read_text,
+    sha256_of,
+    written_beside,
+)
 
 
 def test_appears_when_complete(tmp_path):
@@ -68,6 +76,23 @@ def test_an_emptied_folder_keeps_its_lock(tmp_path):
 def test_an_input_that_is_missing_is_not_blamed_on_the_output(tmp_path):
     with pytest.raises(FileNotFoundError), written_beside(tmp_path / "out.txt"):
         (tmp_path / "input.txt").read_text()
+
+
+def test_folders_made_for_nothing_go_and_others_stay(tmp_path):
+    (tmp_path / "there").mkdir()
+    for inside, left in ((False, ["there"]), (True, ["new", "there"])):
+        with pytest.raises(KeyboardInterrupt), gone_if_empty(tmp_path / "new" / "a" / "b"):
+            (tmp_path / "new" / "a" / "b").mkdir(parents=True)
+            if inside:
+                (tmp_path / "new" / "kept").touch()
+            raise KeyboardInterrupt
+        assert sorted(path.name for path in tmp_path.iterdir()) == left
+    with pytest.raises(KeyboardInterrupt), gone_if_empty(tmp_path / "there"):
+        raise KeyboardInterrupt
+    assert (tmp_path / "there").is_dir()
+    with gone_if_empty(tmp_path / "kept"):
+        (tmp_path / "kept").mkdir()
+    assert (tmp_path / "kept").is_dir()
 
 
 def test_a_full_disk_is_one_line(tmp_path):

@@ -24,7 +24,7 @@ from pathlib import Path
 from lmfast.data import hub
 from lmfast.data.corpus_forms import LEFT_OUT, MAKERS, suffix_of
 from lmfast.errors import UserError
-from lmfast.files import locked, sha256_of, written_beside
+from lmfast.files import gone_if_empty, locked, sha256_of, written_beside
 
 RAW = ".download"
 SOURCE = "source.json"
@@ -213,20 +213,17 @@ def _from_folder(source: Path, corpus: Corpus):
 @contextlib.contextmanager
 def _in_folder(folder: Path):
     """The folder, one download's at a time. What was fetched and is not needed any more goes after success; after a failure
-    it stays for the next try, and a folder in which nothing is goes."""
+    it stays for the next try, and folders that were made for nothing go."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; name a folder")
     raw = folder / RAW
-    was_there = folder.exists()
-    with locked(raw, f"{folder}: another download is at work there; wait for it"):
+    busy = f"{folder}: another download is at work there; wait for it"
+    with gone_if_empty(folder), locked(raw, busy):
         try:
             yield
         except BaseException:
             if not any(path.is_file() and path.name != ".lock" for path in raw.rglob("*")):
                 shutil.rmtree(raw, ignore_errors=True)
-                if not was_there:
-                    with contextlib.suppress(OSError):
-                        folder.rmdir()
             raise
         shutil.rmtree(raw, ignore_errors=True)
 

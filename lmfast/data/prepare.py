@@ -14,7 +14,6 @@ Refused, in one line: what sources.py refuses, a tokenizer without the mark, a p
 that another command is writing.
 """
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING
 from lmfast.data.encode_shards import MARK, PARTS, EncodeJob, encode_shard
 from lmfast.data.sources import DOCUMENT_END, SHARD_BYTES, Shard, find_sources, plan_shards
 from lmfast.errors import UserError
-from lmfast.files import written_beside
+from lmfast.files import gone_if_empty, written_beside
 from lmfast.tokenizer.chunks import default_workers
 from lmfast.tokenizer.engines import Stamps, dask_client, run_here, run_on_dask
 from lmfast.tokenizer.sharding import join_ids, kept_until_done, share_tokenizer
@@ -94,7 +93,7 @@ def prepare_files(
     if counts is not None:
         report(f"{output}: reused (same sources, tokenizer and settings)")
         return counts
-    with _gone_if_empty(output), kept_until_done(folder):
+    with gone_if_empty(output), kept_until_done(folder):
         results = _run(jobs, tokenizer, folder, where, progress)
         counts = _counts(jobs, results) | {
             "request_sha256": request,
@@ -104,17 +103,6 @@ def prepare_files(
         _check_parts(counts, settings, bool(val_inputs), folder)
         _assemble(output, jobs, results, tokenizer, counts)
     return counts
-
-
-@contextlib.contextmanager
-def _gone_if_empty(output: Path) -> Iterator[None]:
-    """After a failure that left nothing in the output folder, the folder goes too."""
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):
-            output.rmdir()
-        raise
 
 
 def plan(

@@ -227,14 +227,15 @@ def test_from_a_folder_without_a_network(tmp_path, monkeypatch, capsys):
 
 def test_without_a_network_the_way_out_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(SystemExit):
-        main(["download", "tinystories", "--output", str(tmp_path / "t")])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        main(["download", "tinystories"])
     told = capsys.readouterr().err
+    assert caught.value.code == 2 and not os.listdir(tmp_path)  # data/ is not left behind either
     assert (
         told.count("\n") == 1 and "`hf download --repo-type dataset roneneldan/TinyStories --include" in told
     )
     assert "`python -m lmfast.data download tinystories --from FOLDER`" in told
-    assert not (tmp_path / "t").exists()
 
 
 def test_any_dataset_comes_as_it_is(server, tmp_path, capsys):
