@@ -14,6 +14,7 @@ without an answer, two answers that are equal. `skip_bad` counts those instead.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,8 @@ ROLES = {
     "system": "system",
 }
 CONVERSATION_FORMATS = ("alpaca", "messages", "sharegpt")
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+"""what JSON may escape and no file of text can hold (a character beyond U+FFFF cut in two)"""
 
 
 class Message(NamedTuple):
@@ -215,6 +218,10 @@ def _checked(messages: tuple[Message, ...], last: str) -> tuple[Message, ...]:
             raise _Bad(f"has a system message at place {number}; it belongs at the head")
         if not message.content.strip() and message.role != "system":
             raise _Bad(f"has an empty {message.role} message at place {number}")
+        if half := _HALF_PAIR.search(message.content):
+            raise _Bad(
+                f"has half a surrogate pair ({half[0]!r}) in the {message.role} message at place {number}"
+            )
     if messages[-1].role != last:
         raise _Bad(f"ends with a message of the {messages[-1].role}, not of the {last}")
     if all(message.role != "user" for message in messages):

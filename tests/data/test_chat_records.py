@@ -69,6 +69,10 @@ def test_a_named_form_decides_where_a_record_has_two(tmp_path):
             {"conversations": [{"from": "human", "value": "x"}, {"from": "system", "value": "y"}]},
             "a system message at place 2",
         ),
+        (
+            {"instruction": "i", "output": "\ud83d"},
+            r"half a surrogate pair ('\ud83d') in the assistant message",
+        ),
         ({"prompt": "p", "chosen": "a", "rejected": "b"}, "is a preference"),
     ],
 )
