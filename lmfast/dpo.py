@@ -93,21 +93,27 @@ def _task(settings: DPOSettings, folder: Path, resuming: bool, run: Path, device
     from lmfast.data.packing import RowBatches
     from lmfast.inference.decode import generate
     from lmfast.training.objectives import DPO
-    from lmfast.training.post_training import answer_sampler, chat_tokenizer, digest, steps_for_epochs
+    from lmfast.training.post_training import (
+        answer_sampler,
+        chat_tokenizer,
+        digest,
+        number_of_ids,
+        steps_for_epochs,
+    )
     from lmfast.training.resolve import resolve
     from lmfast.training.run import Task
 
     _check(settings)
     tokenizer, tokenizer_path = chat_tokenizer(run, folder, may_add=False)
     pairs, held, prompts, hashes = _pairs(settings, tokenizer, run, ranks.remark)
-    settings = resolve(steps_for_epochs(settings, len(pairs)), tokenizer.vocab_size)
+    settings = resolve(steps_for_epochs(settings, len(pairs)), number_of_ids(run, tokenizer))
     ranks.remark(
         f"{settings.data.train_data_path}: {len(pairs):,} pairs of up to {pairs.shape[-1]} tokens; {len(held):,} held out"
     )
     loss = settings.preference
     objective = DPO(loss.beta, loss.loss_type, loss.label_smoothing, loss.length_normalised, device)
     data = {"train": digest(pairs), "held_out": digest(held)}
-    reference = _Reference(settings, folder, resuming, data, device, ranks)
+    reference = _Reference(settings, folder, resuming, data, len(pairs) + len(held), device, ranks)
 
     def make_batches(pairs_a_step, context_length, seed):
         reference.fill(pairs, held)
@@ -164,12 +170,14 @@ def _pairs(settings: DPOSettings, tokenizer, run: Path, remark: Callable[[str], 
 class _Reference:
     """The reference model's log-probabilities of all pairs: from the file if it is there, else computed and kept."""
 
-    def __init__(self, settings: DPOSettings, folder: Path, resuming: bool, data: dict, device, ranks):
+    def __init__(
+        self, settings: DPOSettings, folder: Path, resuming: bool, data: dict, pairs: int, device, ranks
+    ):
         from lmfast.files import check_writable
         from lmfast.training.reference import model_key
         from lmfast.training.run_folder import find_checkpoint, read_facts
 
-        self.settings, self.device, self.ranks, self.source = settings, device, ranks, None
+        self.settings, self.pairs, self.device, self.ranks, self.source = settings, pairs, device, ranks, None
         named = settings.preference.reference_cache
         self.path = Path(named) if named is not None else folder / "reference.npz"
         if named is not None:
@@ -189,7 +197,7 @@ class _Reference:
     def _load(self):
         from lmfast.training.reference import load_reference
 
-        return load_reference(self.path, self.key) if self.may_be_there else None
+        return load_reference(self.path, self.key, self.pairs) if self.may_be_there else None
 
     def fill(self, *parts) -> None:
         """Writes the numbers into `reference` of each part's rows."""

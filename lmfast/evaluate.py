@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import tyro
 
 from lmfast.errors import UserError, exit_on_user_error
-from lmfast.settings import parse
+from lmfast.settings import DataSettings, parse
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,20 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, float]:
     from lmfast.inference.sampling import Sampling
     from lmfast.model.device import make_deterministic, pick_device
     from lmfast.training.resume import saved_settings
-    from lmfast.training.run_folder import find_checkpoint, load_run, newest_run
+    from lmfast.training.run_folder import find_checkpoint, load_run, newest_run, read_facts
 
     Sampling(settings.temperature, None, settings.top_p)  # refuses before the model is loaded
     device = pick_device(settings.device)
     checkpoint = find_checkpoint(Path(settings.run) if settings.run is not None else newest_run())
-    trained = saved_settings(checkpoint.run).data
+    stage = read_facts(checkpoint.run).get("stage", "train")
+    # What the other commands trained on are records and no token files.
+    trained = saved_settings(checkpoint.run).data if stage == "train" else DataSettings()
     data = settings.data or trained.val_data_path
     if data is None and not settings.samples:
-        raise UserError("the run has no val_data_path; give --data FILE, or --samples N")
+        lacks = (
+            "has no val_data_path" if stage == "train" else f"is of lmfast.{stage} and names no token file"
+        )
+        raise UserError(f"the run {lacks}; give --data FILE, or --samples N")
     make_deterministic(device)
     model, tokenizer, _ = load_run(checkpoint.path, str(device))
     metrics = {}

@@ -38,7 +38,7 @@ def written_beside(path: str | Path, durable: bool = False) -> Iterator[Path]:
     except OSError as error:
         if error.errno is None or error.filename not in (None, str(beside), str(path)):
             raise
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --output") from error
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another path") from error
     finally:
         beside.unlink(missing_ok=True)
 
@@ -50,9 +50,9 @@ def check_writable(path: str | Path) -> None:
         raise UserError(f"{path}: is a folder; name a file to write")
     folder = path.parent
     if not folder.is_dir():
-        raise UserError(f"{path}: the folder {folder} does not exist; make it, or choose another --output")
+        raise UserError(f"{path}: the folder {folder} does not exist; make it, or choose another path")
     if not os.access(folder, os.W_OK):
-        raise UserError(f"{path}: the folder {folder} is not writable; choose another --output")
+        raise UserError(f"{path}: the folder {folder} is not writable; choose another path")
 
 
 def read_text(path: Path) -> str:

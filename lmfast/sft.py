@@ -72,20 +72,20 @@ def sft(argv: Sequence[str]) -> bool:
 
         def prepare():
             tokenizer, path = chat_tokenizer(run, Path(scratch) / "tokenizer", may_add=True)
-            return _task(settings, tokenizer, path, ranks.remark)
+            return _task(settings, run, tokenizer, path, ranks.remark)
 
         settings, task = ranks.first_then_rest(prepare)
         return execute(settings, task, folder, resuming, device, ranks)
 
 
-def _task(settings: SFTSettings, tokenizer, tokenizer_path: Path, remark: Callable[[str], None]):
+def _task(settings: SFTSettings, run: Path, tokenizer, tokenizer_path: Path, remark: Callable[[str], None]):
     """(resolved settings, what is to be taught) from the records; `remark` is told what was read."""
     from lmfast.data.chat import BOS
     from lmfast.data.packing import RowBatches, in_order, pack
     from lmfast.inference.decode import generate
     from lmfast.training.evaluation import evaluate
     from lmfast.training.objectives import SFT
-    from lmfast.training.post_training import answer_sampler, digest, steps_for_epochs
+    from lmfast.training.post_training import answer_sampler, digest, number_of_ids, steps_for_epochs
     from lmfast.training.resolve import resolve
     from lmfast.training.run import Task
 
@@ -94,7 +94,7 @@ def _task(settings: SFTSettings, tokenizer, tokenizer_path: Path, remark: Callab
     pad = tokenizer.special_tokens[BOS]
     rows = pack(training, length, pad, settings.data.packing)
     settings = steps_for_epochs(settings, len(rows))
-    settings = resolve(settings, tokenizer.vocab_size)
+    settings = resolve(settings, number_of_ids(run, tokenizer))
     loss_tokens = sum(int(document.loss.sum()) for document in training)
     fill = sum(len(document.ids) for document in training) / rows.size
     remark(

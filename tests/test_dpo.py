@@ -87,6 +87,17 @@ def test_one_cache_serves_several_runs_and_is_refused_for_another(talker, traine
     assert not (tmp_path / "c").exists()
 
 
+def test_a_cache_is_found_again_from_another_folder(talker, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert dpo(flags_of(talker, "--max-iters", 1, "--reference-cache", "cache.npz", "--out-dir", "../a"))
+    stamp = (tmp_path / "here/cache.npz").stat().st_mtime_ns
+    monkeypatch.chdir(tmp_path)
+    assert dpo(["--max-iters", "2", "--out-dir", "a"])
+    assert (tmp_path / "here/cache.npz").stat().st_mtime_ns == stamp
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "here"]
+
+
 def test_accumulation_does_not_change_a_step(talker, tmp_path):
     losses = []
     for batch, accumulation in ((4, 1), (1, 4)):

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from lmfast.errors import UserError
+from lmfast.evaluate import EvaluateSettings, evaluate_run
 from lmfast.sft import main, sft
+from lmfast.train import train
 from lmfast.training.run_folder import load_run, read_facts, read_metrics
 from tests.training.nursery import close, finish, start_ranks
 
@@ -153,11 +155,40 @@ def test_bad_input_is_one_line_and_leaves_nothing(trained_run, records, tmp_path
     assert not out.exists()
 
 
-def test_a_run_of_another_stage_is_not_gone_on_with(trained_run, tmp_path):
+def test_a_run_of_another_stage_is_not_gone_on_with(trained_run, records, tmp_path, capsys):
     with pytest.raises(UserError, match=r"is a run of lmfast\.train"):
         sft(["--out-dir", str(trained_run)])
     with pytest.raises(UserError, match="init_from is not set"):
         sft(["--out-dir", str(tmp_path / "new")])
+    out = tmp_path / "sft"
+    flags = ["--init-from", str(trained_run), "--train-data", str(records), "--max-iters", "1"]
+    assert sft([*FLAGS, *flags, "--out-dir", str(out)])
+    with pytest.raises(UserError, match=r"is a run of lmfast\.sft; go on there"):
+        train(["--out-dir", str(out)])
+    # What it was trained on is no token file, so lmfast.evaluate needs one, or writes.
+    with pytest.raises(UserError, match=r"is of lmfast\.sft and names no token file; give --data FILE"):
+        evaluate_run(EvaluateSettings(str(out), device="cpu"))
+    found = evaluate_run(EvaluateSettings(str(out), samples=1, max_tokens=4, device="cpu"))
+    assert "distinct_1" in found and "no training text at hand" in capsys.readouterr().out
+
+
+def test_a_base_with_more_rows_than_its_tokenizer_has_ids_keeps_them(corpus, records, tmp_path):
+    base, out = tmp_path / "base", tmp_path / "sft"
+    flags = [
+        *corpus.flags(),
+        "--tokenizer",
+        str(corpus.tokenizer),
+        "--max-iters",
+        "1",
+        "--out-dir",
+        str(base),
+    ]
+    assert train([*flags, "--vocab-size", "320"])
+    again = ["--train-data", str(records), "--max-iters", "1"]
+    assert sft([*FLAGS, *again, "--init-from", str(base), "--out-dir", str(out)])
+    _, tokenizer, config = load_run(out)
+    assert tokenizer.vocab_size == 304 and config.vocab_size == 320
+    assert sft([*FLAGS, *again, "--init-from", str(out), "--out-dir", str(tmp_path / "more")])
 
 
 def test_bad_records_are_counted_with_skip_bad(trained_run, records, tmp_path, capsys):

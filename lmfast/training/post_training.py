@@ -32,8 +32,6 @@ def settings_of(cls: type[T], argv: Sequence[str], stage: str) -> tuple[T, Path,
     settings = parse(cls, argv, f"lmfast {stage}")
     folder, resuming = choose_folder(settings, stage)
     if resuming:
-        if (there := read_facts(folder).get("stage", "train")) != stage:
-            raise UserError(f"{folder}: is a run of lmfast.{there}; go on there, or choose another --out-dir")
         settings, run = parse(cls, argv, f"lmfast {stage}", base=saved_settings(folder, cls)), folder
     else:
         run = base_run(settings.run.init_from, stage)
@@ -47,8 +45,8 @@ def settings_of(cls: type[T], argv: Sequence[str], stage: str) -> tuple[T, Path,
         raise UserError("train_data_path is not set; name a file of records with --train-data")
     # Where a run lies is not part of what it is.
     changes = {"out_dir": None, "resume": False, "device": pick_device(settings.run.device).type}
-    for name in ("train_data_path", "val_data_path", "init_from"):
-        if (path := to_flat(settings)[name]) is not None:
+    for name in ("train_data_path", "val_data_path", "init_from", "reference_cache"):
+        if (path := to_flat(settings).get(name)) is not None:
             changes[name] = os.path.abspath(path)
     return replace_flat(settings, changes), folder, resuming, run
 
@@ -87,6 +85,11 @@ def chat_tokenizer(run: Path, folder: Path, may_add: bool):
     tokenizer = add_chat_tokens(tokenizer)
     tokenizer.save(folder)
     return Tokenizer.load(folder), folder
+
+
+def number_of_ids(run: Path, tokenizer) -> int:
+    """Rows of the embedding: those of the base where it has more than its tokenizer needs, and never fewer than that."""
+    return max(read_model(run).vocab_size, tokenizer.vocab_size)
 
 
 def cut(

@@ -18,27 +18,35 @@ from lmfast.files import sha256_of, written_beside
 from lmfast.training.distributed import ALONE, Ranks
 from lmfast.training.objectives import DPO, sequence_log_probs
 
+_NO_FILE = "holds no reference log-probabilities, or damaged ones; remove it, and they are computed anew"
+
 
 def model_key(checkpoint) -> str:
     """sha256 of a checkpoint's weights file."""
     return sha256_of(checkpoint.path / "model.safetensors")
 
 
-def load_reference(path: Path, key: dict) -> np.ndarray | None:
-    """What `path` holds for `key`; None where there is no such file. Raises UserError where it is for another key."""
+def load_reference(path: Path, key: dict, pairs: int) -> np.ndarray | None:
+    """What `path` holds for `key`, (pairs, 2); None where there is no such file.
+
+    Raises UserError where it is for another key, or no such file at all.
+    """
     if not path.exists():
         return None
     try:
         with np.load(path, allow_pickle=False) as file:
-            there, log_probs = json.loads(str(file["key"])), file["log_probs"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: cannot be read ({error}); remove it, and it is computed anew") from None
+            there, log_probs = dict(json.loads(str(file["key"]))), file["log_probs"]
+    # What is no .npz at all, numpy takes for a pickle, or returns as a plain array.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
+        raise UserError(f"{path}: {_NO_FILE}") from None
     for name, value in key.items():
         if there.get(name) != value:
             raise UserError(
                 f"{path}: reference log-probabilities of another {name} ({_short(there.get(name))}, now "
                 f"{_short(value)}); remove the file, or name another with --reference-cache"
             )
+    if log_probs.shape != (pairs, 2) or not np.isfinite(log_probs).all():
+        raise UserError(f"{path}: {_NO_FILE}")
     return log_probs
 
 

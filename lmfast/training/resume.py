@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lmfast.errors import UserError
 from lmfast.settings import TrainSettings, read_yaml, replace_flat, to_flat
-from lmfast.training.run_folder import new_run_folder, newest_run
+from lmfast.training.run_folder import new_run_folder, newest_run, read_facts
 
 HARMLESS = {
     *("config", "out_dir", "resume", "max_iters", "total_tokens", "val_data_path", "tokenizer"),
@@ -21,16 +21,25 @@ HARMLESS = {
 
 
 def choose_folder(settings: TrainSettings, stage: str = "train") -> tuple[Path, bool]:
-    """(run folder, whether a run in it is to be gone on with)."""
+    """(run folder, whether a run in it is to be gone on with). Raises UserError where that is another command's."""
     if settings.run.out_dir is None:
-        return (newest_run(), True) if settings.run.resume else (new_run_folder(stage), False)
+        if not settings.run.resume:
+            return new_run_folder(stage), False
+        return _of_stage(newest_run(), stage), True
     folder = Path(settings.run.out_dir)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; out_dir must be a folder")
     started = any(folder.glob("checkpoints/step_*/COMPLETE"))
     if settings.run.resume and not started:
         raise UserError(f"{folder}: no checkpoint to resume from; leave --resume out to start there")
-    return folder, started
+    return _of_stage(folder, stage) if started else folder, started
+
+
+def _of_stage(folder: Path, stage: str) -> Path:
+    """The folder, if its run is this command's."""
+    if (there := read_facts(folder).get("stage", "train")) != stage:
+        raise UserError(f"{folder}: is a run of lmfast.{there}; go on there, or choose another --out-dir")
+    return folder
 
 
 def saved_settings(folder: Path, cls: type[TrainSettings] = TrainSettings) -> TrainSettings:
