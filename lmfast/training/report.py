@@ -15,9 +15,9 @@ from lmfast.training.run_folder import read_facts, read_metrics
 COLOURS = ("#2563eb", "#d9480f", "#2b8a3e", "#9c36b5", "#0b7285", "#a61e4d", "#5c940d", "#495057")
 
 PLOTS = (
-    ("Loss against steps", "step", ("train_loss", "val_loss"), "step", "loss, nats a token"),
-    ("Loss against time", "seconds", ("train_loss", "val_loss"), "seconds", "loss, nats a token"),
-    ("Loss against tokens", "tokens", ("train_loss", "val_loss"), "tokens", "loss, nats a token"),
+    ("Loss against steps", "step", ("train_loss", "val_loss"), "step", "loss"),
+    ("Loss against time", "seconds", ("train_loss", "val_loss"), "seconds", "loss"),
+    ("Loss against tokens", "tokens", ("train_loss", "val_loss"), "tokens", "loss"),
     ("Bits per byte", "step", ("bits_per_byte",), "step", "bits a byte of text"),
     (
         "Rewards told apart",
@@ -88,7 +88,7 @@ def _page(runs: list[_Run]) -> str:
     title = " · ".join(run.name for run in runs)
     parts = [
         f"<h1>{html.escape(title)}</h1>",
-        '<p class="note">Loss in nats a token. MFU = 3 × (2 × matmul parameters + 4 × layers × d_model × T) FLOPs a '
+        f'<p class="note">Loss: {_loss_unit(runs)}. MFU = 3 × (2 × matmul parameters + 4 × layers × d_model × T) FLOPs a '
         "token × tokens/s ÷ the peak rate named below.</p>",
         _summary(runs),
         f'<h2>Curves</h2><div class="plots">{_plots(runs)}</div>',
@@ -125,6 +125,12 @@ def _summary(runs: list[_Run]) -> str:
         ("training loss, last step", [_number(run.last("train_loss"), 4) for run in runs]),
         ("validation loss", [_number(run.last("val_loss"), 4) for run in runs]),
         ("bits per byte", [_number(run.last("bits_per_byte"), 4) for run in runs]),
+        ("held-out pairs told apart", [_percent(run.last("val_rewards/accuracies")) for run in runs]),
+        ("held-out reward margin", [_number(run.last("val_rewards/margins"), 3) for run in runs]),
+        (
+            "held-out chosen answers' log-probability, change",
+            [_percent(run.last("val_logps/chosen_change")) for run in runs],
+        ),
         (
             "the corpus's own bits per byte (floor)",
             [_number(run.facts.get("floor_bits_per_byte"), 4) for run in runs],
@@ -185,11 +191,14 @@ def _plots(runs: list[_Run]) -> str:
                 if names == ("bits_per_byte",) and floor:
                     axes.axhline(floor, color=_colour(i), ls=":", lw=1.2, label=f"floor {floor:.3f}")
                     values.append(floor)
+            if y_label == "loss":
+                y_label = f"loss, {_loss_unit(runs)}"
             axes.set(title=title, xlabel=x_label, ylabel=y_label)
             if "loss" in y_label and len(values) > 20:
-                # The first steps' losses would press the rest of the curve flat.
-                top = sorted(values)[int(0.97 * len(values))]
-                axes.set_ylim(min(values) - 0.03 * (top - min(values)), top)
+                # The first steps' losses may press the rest of the curve flat.
+                low, top = min(values), sorted(values)[int(0.97 * len(values))]
+                if max(values) - low > 1.5 * (top - low):
+                    axes.set_ylim(low - 0.03 * (top - low), top)
             if len(axes.get_legend_handles_labels()[0]) > 1:
                 axes.legend(frameon=False)
             axes.spines[["top", "right"]].set_visible(False)
@@ -202,6 +211,14 @@ def _plots(runs: list[_Run]) -> str:
                 + "</figure>"
             )
     return "".join(pictures) or '<p class="note">Nothing was logged yet.</p>'
+
+
+def _loss_unit(runs: list[_Run]) -> str:
+    """What a loss is counted in: preferences' is no token's."""
+    of_pairs = [run.facts.get("stage") == "dpo" for run in runs]
+    if all(of_pairs):
+        return "mean over pairs"
+    return "nats a token" + (" (dpo: mean over pairs)" if any(of_pairs) else "")
 
 
 def _colour(i: int) -> str:

@@ -77,9 +77,29 @@ def test_a_preference_run_shows_its_rewards(tmp_path):
     for line in lines:
         line |= {name: line["step"] / 30 for name in names}
         line |= {f"val_{name}": 0.5 for name in names if line["step"] % 5 == 0}
+        line |= {"val_logps/chosen_change": -0.125} if line["step"] % 5 == 0 else {}
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    facts = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(facts | {"stage": "dpo"}))
     write_report([run], run / "report.html")
     page = (run / "report.html").read_text()
     assert page.count("<svg") == 9
+    for text in ("told apart</th><td>50.0%", "margin</th><td>0.500", "change</th><td>-12.5%"):
+        assert text in page, text
+    assert "loss, mean over pairs" in page and "nats a token" not in page
+    write_report([run, make_run(tmp_path, "base")], run / "both.html")
+    assert "nats a token (dpo: mean over pairs)" in (run / "both.html").read_text()
     for title in ("Rewards told apart", "Reward margin", "Log-probability of the chosen answers"):
         assert title in page
+
+
+def test_only_losses_far_above_the_others_leave_the_picture(tmp_path):
+    run = make_run(tmp_path, "run")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for first, seen in ((0.7, True), (70.0, False)):
+        for line in lines:
+            line["train_loss"] = first if line["step"] == 1 else 0.7 - 0.02 * line["step"]
+            line.pop("val_loss", None)
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_report([run], run / "report.html")
+        assert (">0.7</text>" in (run / "report.html").read_text()) == seen
