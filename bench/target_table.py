@@ -17,10 +17,12 @@ from bench.timing import seconds
 
 @dataclass
 class Row:
-    """A line of the table; `value` is what `must` and `aim` are compared with (greater is better unless `at_most`)."""
+    """A line of the table; `value` is what `must` and `aim` are compared with (greater is better unless `at_most`).
+
+    Without `must` it is a figure that nobody has set a target for."""
 
     name: str
-    must: float
+    must: float | None
     aim: float | None
     value: float
     shown: str
@@ -34,7 +36,16 @@ class Row:
 
         if self.aim is not None and reaches(self.aim):
             return "aim"
+        if self.must is None:
+            return "-"
         return "must" if reaches(self.must) else "missed"
+
+
+def line(row: Row) -> str:
+    """The row as it is printed."""
+    limit = "at most" if row.at_most else "at least"
+    targets = "" if row.must is None else f" ({limit} {row.must}, aim {row.aim})"
+    return f"{row.verdict:>6}  {row.name}{targets}: {row.shown}"
 
 
 def save(path: Path, described: dict, rows: list[Row], took: float) -> None:
@@ -56,6 +67,10 @@ def save(path: Path, described: dict, rows: list[Row], took: float) -> None:
 def add_options(parser: argparse.ArgumentParser, names: Collection[str]) -> None:
     """--only, of these rows, and --output."""
     parser.add_argument("--only", nargs="+", choices=names, metavar="ROW", help=f"of {', '.join(names)}")
+    add_output(parser)
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, help="the JSON file; bench/results/<table>_<device>.json by default"
     )
@@ -75,10 +90,7 @@ def measure(device: str, described: dict, rows: Iterable[Row], output: Path | st
     def measure_all() -> None:
         for row in rows:
             done.append(row)
-            limit = "at most" if row.at_most else "at least"
-            print(
-                f"{row.verdict:>6}  {row.name} ({limit} {row.must}, aim {row.aim}): {row.shown}", flush=True
-            )
+            print(line(row), flush=True)
             save(output, described, done, 0.0)
 
     took = seconds(measure_all)

@@ -39,6 +39,14 @@ def ratio(theirs: Sequence[float], ours: Sequence[float]) -> Ratio:
     return Ratio(statistics.median(pairs), low, high, len(pairs))
 
 
+def per_second(times: Sequence[float], amount: float, unit: str = "tok") -> str:
+    """The rate of calls that did `amount` each, in words: its median and quartiles."""
+    rates = [amount / taken for taken in times]
+    middle = statistics.median(rates)
+    low, _, high = statistics.quantiles(rates, n=4, method="inclusive") if len(rates) > 1 else [middle] * 3
+    return f"{middle:,.0f} ({low:,.0f}-{high:,.0f}) {unit}/s"
+
+
 def seconds(function: Callable[[], object], synchronize: Callable[[], None] | None = None) -> float:
     """Wall-clock seconds of one call; `synchronize` waits for a device before and after."""
     if synchronize is not None:

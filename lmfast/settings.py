@@ -5,7 +5,8 @@ the command line they are flat: `d_model: 256` in a file is `--d-model 256` or `
 beats the file, the file beats the default. An unknown name is refused, with the nearest known one. No torch here.
 
 YAML scalars are coerced by the field's type (`1e-3` is a string to YAML and a float to us); a value of the wrong
-kind is refused with the file, the name and what was expected.
+kind is refused with the file, the name and what was expected. Files are read without tyro too, which a machine may
+lack that only computes; a command line is not.
 """
 
 import contextlib
@@ -20,25 +21,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import tyro
 import yaml
 
 from lmfast.errors import UserError
 from lmfast.files import written_beside
 from lmfast.model.config import ModelConfig
 
+try:
+    import tyro
+except ImportError:
+    tyro = None
+
 T = TypeVar("T")
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+def _also(flag: str) -> Any:
+    """Another name of a setting on the command line, as tyro wants it noted."""
+    return None if tyro is None else tyro.conf.arg(aliases=[flag])
 
 
 @dataclass(frozen=True)
 class DataSettings:
     """What is read. With no data given, the built-in stories are prepared and trained on."""
 
-    train_data_path: Annotated[str | None, tyro.conf.arg(aliases=["--train-data"])] = None
+    train_data_path: Annotated[str | None, _also("--train-data")] = None
     """token file to train on (.npy, .bin, or text of ids)"""
-    val_data_path: Annotated[str | None, tyro.conf.arg(aliases=["--val-data"])] = None
+    val_data_path: Annotated[str | None, _also("--val-data")] = None
     """token file to evaluate on"""
     tokenizer: str | None = None
     """tokenizer folder or file, for bits per byte and samples; the token file's own when not set"""
@@ -61,7 +71,7 @@ class OptimizerSettings:
     whichever comes first. What a clock ends cannot be repeated to the bit"""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """adamw, or muon: Muon for the blocks' matrices and AdamW for embeddings, head and norms"""
-    learning_rate: Annotated[float, tyro.conf.arg(aliases=["--lr"])] = 1e-4
+    learning_rate: Annotated[float, _also("--lr")] = 1e-4
     """peak learning rate"""
     schedule: Literal["cosine", "linear", "wsd"] = "cosine"
     """after the warmup: half a cosine, a straight line, or the peak rate until a linear decay (wsd)"""
@@ -93,7 +103,7 @@ class OptimizerSettings:
 class RunSettings:
     """Where and how the run executes."""
 
-    out_dir: Annotated[str | None, tyro.conf.arg(aliases=["--checkpoint-dir"])] = None
+    out_dir: Annotated[str | None, _also("--checkpoint-dir")] = None
     """run folder; an unfinished run in it resumes. runs/train-N when not set"""
     resume: bool = False
     """go on with the run in out_dir, or with the newest run"""
@@ -263,6 +273,8 @@ def parse(
     other: see `read_yaml`; what the file says of those settings is left aside.
     Raises UserError for anything that cannot be understood; prints help and exits 0 on --help.
     """
+    if tyro is None:
+        raise UserError("command lines need the package tyro, which is not installed: pip install 'tyro>=1,<2'")
     argv = _spell_out_wandb(list(argv))
     hints = flat_types(cls)
     default = base if base is not None else cls()
@@ -279,16 +291,18 @@ def parse(
             default = replace_flat(default, {"total_tokens": None})
     _refuse_unknown_flags(argv, cls)
     if {"-h", "--help"} & set(argv):
-        return tyro.cli(cls, args=argv, prog=prog, default=default, config=_TYRO)
+        return tyro.cli(cls, args=argv, prog=prog, default=default, config=_conventions())
     out = io.StringIO()
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-            return tyro.cli(cls, args=argv, prog=prog, default=default, config=_TYRO)
+            return tyro.cli(cls, args=argv, prog=prog, default=default, config=_conventions())
     except SystemExit:
         raise UserError(_first_message(out.getvalue())) from None
 
 
-_TYRO = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff)
+def _conventions() -> tuple:
+    """tyro's: groups are not named in flags, and only docstrings are help."""
+    return tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff
 
 
 def _aliases(cls: type) -> dict[str, str]:

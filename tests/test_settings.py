@@ -1,4 +1,6 @@
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -166,3 +168,17 @@ def test_every_config_reads(path):
     assert resolve(settings, 4096).model.vocab_size
     assert find_config(path.stem) == path
     assert yaml.safe_load(path.read_text())
+
+
+def test_without_tyro_files_are_read_and_lines_refused():
+    code = (
+        "import sys; sys.modules['tyro'] = None\n"
+        "from lmfast.settings import TrainSettings, find_config, parse, read_yaml, replace_flat\n"
+        "values = read_yaml(find_config('owt_124m'), TrainSettings)\n"
+        "print(replace_flat(TrainSettings(), values).model.d_model)\n"
+        "try: parse(TrainSettings, ['--lr', '1'], 'x')\n"
+        "except ValueError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    size, refusal = done.stdout.splitlines()
+    assert size == "768" and refusal.startswith("command lines need the package tyro")

@@ -1,0 +1,44 @@
+"""Both sides of a training bench do the same work."""
+
+import numpy as np
+import pytest
+import torch
+
+from bench.training_step import OurSteps, TheirSteps, zipf_ids
+from lmfast.data.batches import Batches
+from lmfast.model.config import ModelConfig
+from lmfast.model.transformer import TransformerLM
+
+CPU = torch.device("cpu")
+SHAPE = ModelConfig(64, 8, d_model=16, num_layers=2, num_heads=2, d_ff=24, tie_embeddings=True)
+
+
+def test_ids_are_as_unevenly_frequent_as_words():
+    ids = zipf_ids(100, 50_000)
+    counts = np.bincount(ids, minlength=100)
+    assert ids.dtype == np.uint16 and ids.max() < 100 and counts.min() > 0
+    assert counts[0] / counts[99] == pytest.approx(109 / 10, rel=0.3)
+    assert np.array_equal(ids, zipf_ids(100, 50_000))
+
+
+def test_the_peer_takes_the_same_steps():
+    """Same weights, batches, clipping and AdamW: after some steps the weights are still the same, to rounding."""
+    pytest.importorskip("transformers")
+    from bench.huggingface import llama, weights
+
+    torch.manual_seed(0)
+    model = TransformerLM(SHAPE)
+    begin = model.embedding.weight.detach().clone()
+    theirs = llama(model).train()
+    batches = Batches(zipf_ids(64, 1000), 4, 8, seed=0)
+    ours, peer = OurSteps(model, batches, CPU, 4, False), TheirSteps(theirs, batches, CPU, False)
+    for steps in (1, 3):
+        ours(steps)
+        peer(steps)
+    assert ours.progress.step == 4 and ours.last["train_loss"] > 0
+    assert (model.embedding.weight - begin).abs().max() > 1e-5
+    # AdamW moves a weight by the sign of a gradient near zero, so that rounding may show; only the peer decays norms.
+    matrices = {name: weight for name, weight in weights(model).items() if weight.ndim == 2}
+    for name, weight in matrices.items():
+        close = (weight - theirs.state_dict()[name]).abs() < 2e-6
+        assert close.float().mean() > 0.99, name
