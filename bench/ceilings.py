@@ -21,8 +21,20 @@ def synchronizer(device: torch.device) -> Callable[[], None] | None:
 
 
 def best(function: Callable[[], object], device: torch.device, tries: int) -> float:
+    """Seconds of a call; on CUDA of several in a row, so that launching them is not counted."""
+    calls = 5 if device.type == "cuda" else 1
     function()
-    return min(seconds(function, synchronizer(device)) for _ in range(tries))
+    return (
+        min(seconds(lambda: [function() for _ in range(calls)], synchronizer(device)) for _ in range(tries))
+        / calls
+    )
+
+
+def read_bandwidth(device: torch.device, tries: int = 5, num_bytes: int | None = None) -> float:
+    """Bytes a second of summing a buffer."""
+    num_bytes = num_bytes or (CUDA_BYTES if device.type == "cuda" else CPU_BYTES)
+    source = torch.ones(num_bytes // 4, device=device)
+    return num_bytes / best(lambda: source.sum(), device, tries)
 
 
 def measured(
@@ -32,12 +44,10 @@ def measured(
     cuda = device.type == "cuda"
     num_bytes = num_bytes or (CUDA_BYTES if cuda else CPU_BYTES)
     side = side or (CUDA_SIDE if cuda else CPU_SIDE)
+    found = {"read": read_bandwidth(device, tries, num_bytes)}
     source = torch.ones(num_bytes // 4, device=device)
     target = torch.empty_like(source)
-    found = {
-        "read": num_bytes / best(lambda: source.sum(), device, tries),
-        "copy": 2 * num_bytes / best(lambda: target.copy_(source), device, tries),
-    }
+    found["copy"] = 2 * num_bytes / best(lambda: target.copy_(source), device, tries)
     for dtype in (torch.float32, torch.bfloat16, *([torch.float16] if cuda else [])):
         a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
         rate = 2 * side**3 / best(lambda a=a, b=b: a @ b, device, tries)

@@ -1,0 +1,189 @@
+"""Greedy decoding on a CUDA device in bf16: `python -m bench.gpu_decoding [--config NAME] [--only ROW …]`.
+
+Rows, most important first: does it compute what plain PyTorch computes (where it does not, nothing is timed); ids a second
+of one sequence and of 16, by a graph of torch's steps and of compiled ones; Hugging Face's generate in bf16 with the same
+weights, in turns. A call goes from prompts to all their ids, so the reading of the prompts and the capture of the graph
+are in it; besides, the rate of the steps alone, from two calls that differ in their number. The roofline is what reading
+the weights (a tied head once, an untied embedding's table not at all) and the keys and values of the mean length allows
+at the read bandwidth measured just before.
+
+Compared: the ids in float32 with Hugging Face's, one for one, and bf16's logits of cached steps with whole passes, since
+bf16 rounds the largest of random logits into ties.
+
+In: a file of configs/; random weights. Without a CUDA device the same rows come out in float32: that is how tests run it.
+"""
+
+import argparse
+import contextlib
+import statistics
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+
+import torch
+
+from bench import machine
+from bench.ceilings import read_bandwidth, synchronizer
+from bench.generation_table import PROMPT, make_prompts, their_generate
+from bench.gpu_training import CONFIG, clean, read_config
+from bench.target_table import Row, add_options, measure
+from bench.timing import in_turns, per_second, ratio
+from lmfast.inference.decode import generate
+from lmfast.inference.sampling import Sampling
+from lmfast.inference.torch_decoder import TorchDecoder
+from lmfast.model.accounting import num_parameters
+from lmfast.model.config import ModelConfig
+from lmfast.model.memory import kv_cache_bytes_per_token
+from lmfast.model.transformer import TransformerLM
+
+TARGETS = 1500.0, 4000.0  # ids a second, must and aim: issue 5's, one sequence on an H100
+CLOSE = 0.02  # of the largest logit
+GATE_STEPS = 24
+
+
+class Subject:
+    """A model on a device, and how long calls are: NEW ids, a quarter of them in the short ones."""
+
+    def __init__(self, shape: ModelConfig, device: torch.device, new: int, rounds: int, reading: float):
+        torch.manual_seed(0)
+        self.model = TransformerLM(shape).to(device).eval()
+        self.device, self.new, self.rounds, self.reading = device, new, rounds, reading
+        self.bf16 = device.type == "cuda"
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def ours(self, batch: int, new: int, compile: bool) -> Callable[[], list[list[int]]]:
+        prompts = make_prompts(self.model, batch).tolist()
+
+        def run() -> list[list[int]]:
+            with self.autocast():
+                return generate(self.model, prompts, new, temperature=0.0, compile=compile)
+
+        return run
+
+    def bytes_a_step(self, batch: int, length: float) -> float:
+        """What a step must read: weights, and the keys and values of `batch` sequences of `length` tokens."""
+        config, size = self.model.config, 2 if self.bf16 else 4
+        weights = num_parameters(config)
+        if not config.tie_embeddings:
+            weights -= config.vocab_size * config.d_model
+        return size * weights + batch * length * kv_cache_bytes_per_token(config, size)
+
+
+@torch.inference_mode()
+def agreement(subject: Subject) -> Row:
+    """Raises SystemExit where ids or logits are other than they must be."""
+    model, found = subject.model, {}
+    prompts = make_prompts(model, 2)
+    ours = generate(model, prompts.tolist(), GATE_STEPS, temperature=0.0)
+    if find_spec("transformers"):
+        theirs = their_generate(model, prompts, GATE_STEPS)()
+        found["ids, float32"] = sum(a == b for x, y in zip(ours, theirs) for a, b in zip(x, y, strict=True))
+        if ours != theirs:
+            raise SystemExit(f"other ids than Hugging Face's in float32: {ours} {theirs}; nothing was timed")
+    with subject.autocast():
+        decoder = TorchDecoder(model, 2, Sampling(0.0))
+        rows = prompts.tolist()
+        decoder.read(dict(enumerate(rows)))
+        worst = 0.0
+        for number in range(GATE_STEPS):
+            whole = model(torch.tensor(rows, device=subject.device))[:, -1]
+            cached = decoder.model.decode(decoder.ids, decoder.cache, decoder.cache.max_length)
+            decoder.cache.lengths -= 1
+            worst = max(worst, float((cached - whole).abs().max() / whole.abs().max()))
+            for row, token in zip(rows, decoder.step([0, 1], number)(), strict=True):
+                row.append(token)
+        decoder.close()
+    found["logits with the cache"] = worst
+    if not worst <= CLOSE:
+        raise SystemExit(f"logits with the cache differ by {worst:.2g} of the largest; nothing was timed")
+    shown = (
+        f"{found.get('ids, float32', 0)} ids equal Hugging Face's, logits with the cache within {worst:.1e}"
+    )
+    return Row("decoding: agreement", None, None, worst, shown, data=found)
+
+
+def decode(subject: Subject, batch: int, compile: bool) -> Row:
+    """Ids a second of calls of `new` ids, and of the steps alone."""
+    clean()
+    few = max(1, subject.new // 4)
+    functions = {
+        "long": subject.ours(batch, subject.new, compile),
+        "short": subject.ours(batch, few, compile),
+    }
+    wait = synchronizer(subject.device)
+    in_turns(functions, 1, wait)
+    times = in_turns(functions, subject.rounds, wait)
+    count = batch * subject.new
+    rate = count / statistics.median(times["long"])
+    a_step = (statistics.median(times["long"]) - statistics.median(times["short"])) / (subject.new - few)
+    needed = subject.bytes_a_step(batch, PROMPT + subject.new / 2) / subject.reading
+    kind = "compiled" if compile else "torch's"
+    targets = TARGETS if batch == 1 and subject.bf16 else (None, None)
+    shown = (
+        f"{per_second(times['long'], count)} in calls of {subject.new}; a step alone {1e6 * a_step:.0f} us, "
+        f"{batch / a_step:,.0f} tok/s, {needed / a_step:.0%} of the roofline at {subject.reading / 1e9:,.0f} GB/s"
+    )
+    data = {
+        "times": times, "new": subject.new, "few": few, "seconds_a_step": a_step, "roofline": needed / a_step,
+        "roofline_of_calls": needed * rate / batch, "reading": subject.reading,
+    }  # fmt: skip
+    return Row(f"greedy, batch {batch}, {kind} steps, tok/s", *targets, rate, shown, data=data)
+
+
+def beside_generate(subject: Subject, batch: int) -> Row:
+    """How many times as fast as Hugging Face's generate, in calls of a quarter of the ids."""
+    clean()
+    few, wait = max(1, subject.new // 4), synchronizer(subject.device)
+    dtype = torch.bfloat16 if subject.bf16 else torch.float32
+    peer = their_generate(subject.model, make_prompts(subject.model, batch), few, dtype)
+    functions = {"ours": subject.ours(batch, few, compile=False), "peer": peer}
+    in_turns(functions, 1, wait)
+    times = in_turns(functions, max(1, subject.rounds // 2), wait)
+    found, count = ratio(times["peer"], times["ours"]), batch * few
+    shown = f"{found} x, {per_second(times['ours'], count)} against {per_second(times['peer'], count)}"
+    name = f"greedy, batch {batch}: beside Hugging Face's generate"
+    return Row(name, None, None, found.median, shown, data={"times": times, "ratio": found.as_dict()})
+
+
+def rows(subject: Subject, only: list[str] | None = None) -> Iterator[Row]:
+    yield agreement(subject)
+    for name, make in MAKERS.items():
+        if only is None or name in only:
+            yield make(subject)
+
+
+MAKERS: dict[str, Callable[[Subject], Row]] = {
+    "one": lambda subject: decode(subject, 1, False),
+    "one-compiled": lambda subject: decode(subject, 1, True),
+    "sixteen": lambda subject: decode(subject, 16, False),
+    "sixteen-compiled": lambda subject: decode(subject, 16, True),
+} | (
+    {
+        "one-peer": lambda subject: beside_generate(subject, 1),
+        "sixteen-peer": lambda subject: beside_generate(subject, 16),
+    }
+    if find_spec("transformers")
+    else {}
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu_decoding", description=__doc__.split("\n")[0])
+    parser.add_argument("--config", default=CONFIG, help="of configs/")
+    parser.add_argument("--new", type=int, default=400, help="ids a call")
+    parser.add_argument("--rounds", type=int, default=7)
+    add_options(parser, MAKERS)
+    arguments = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    reading = read_bandwidth(device)
+    shape = read_config(arguments.config).model.resolved()
+    subject = Subject(shape, device, arguments.new, arguments.rounds, reading)
+    gpu = machine.gpu_name()
+    described = machine.describe(gpu) | {"config": arguments.config}
+    name = f"gpu_decoding_{machine.slug(gpu or described['cpu'])}.json"
+    measure(gpu or described["cpu"], described, rows(subject, arguments.only), arguments.output or name)
+
+
+if __name__ == "__main__":
+    main()
