@@ -1,14 +1,15 @@
 """`python -m kernels.check`: on a CUDA machine, is every operator right, and how fast is it beside its peers?
 
-Measures the device's own ceilings first, then takes operator by operator: bf16 against float32 at real
-sizes and beyond 2³¹ elements (kernels/check_correct.py), then timings (kernels/check_speed.py). Prints each
-result as it comes and keeps everything in a JSON file, so a run cut short has what it had; `--resume`
-leaves out operators which the file holds complete for this device, these versions and this commit. Needs
-torch, triton and numpy; runs from a checkout. Exit code 0 if all is right, 1 if some result is wrong, 2
-without a CUDA device. Figures go to docs/LOG.md by hand.
+Takes operator by operator, those that training and decoding spend most time in first: bf16 against float32
+at real sizes and beyond 2³¹ elements (kernels/check_correct.py), then, after the device's own ceilings,
+timings (kernels/check_speed.py). Prints each result as it comes and keeps everything in a JSON file, so a
+run cut short has what it had; `--resume` leaves out operators which the file holds complete for this device,
+these versions and this commit. Needs torch, triton and numpy; runs from a checkout. Exit code 0 if all is
+right, 1 if some result is wrong, 2 without a CUDA device. Figures go to docs/LOG.md by hand.
 """
 
 import argparse
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -65,6 +66,11 @@ def main(arguments: list[str] | None = None) -> int:
         "--only", action="append", choices=sorted(CHECKS), help="an operator; may be repeated"
     )
     parser.add_argument("--what", choices=("all", "correct", "speed"), default="all")
+    parser.add_argument(
+        "--usual-sizes",
+        action="store_true",
+        help="nothing beyond 2³¹ elements, which takes tens of gigabytes",
+    )
     parser.add_argument("--json", type=Path, default=Path("runs/kernels_check.json"))
     parser.add_argument("--resume", action="store_true", help="leave out what --json holds complete")
     options = parser.parse_args(arguments)
@@ -85,11 +91,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"kernels.check: {problem}", file=sys.stderr)
         return 2
     print(" ".join(f"{key} {value}" for key, value in report.machine.items()))
-    report.measure_ceilings(CEILING_ELEMENTS, CEILING_SIDE)
+    if options.what != "correct":
+        report.measure_ceilings(CEILING_ELEMENTS, CEILING_SIDE)
+    check_sizes = CheckSizes()
+    if options.usual_sizes:
+        check_sizes = dataclasses.replace(check_sizes, huge=0)
     operators = [name for name in CHECKS if options.only is None or name in options.only]
     if options.resume:
         operators = [name for name in operators if not report.operators.get(name, {}).get("done")]
-    run(report, operators, options.what, CheckSizes(), SpeedSizes())
+    run(report, operators, options.what, check_sizes, SpeedSizes())
     print("\n".join(summary(report)))
     return 1 if report.wrong() else 0
 

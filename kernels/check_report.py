@@ -41,7 +41,7 @@ def time_ms(function: Callable[[], object], device: torch.device) -> tuple[float
 
 
 def commit() -> str:
-    """The checkout's commit, with + where files differ from it; "unknown" without git."""
+    """The checkout's commit, with + where files differ from it; without git LMFAST_COMMIT, or "unknown"."""
     folder = Path(__file__).parent
     try:
         answers = [
@@ -52,7 +52,7 @@ def commit() -> str:
             )
         ]
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("LMFAST_COMMIT", "unknown")
     return answers[0] + ("+" if answers[1] else "")
 
 

@@ -13,7 +13,12 @@ def test_the_description_is_whole():
 
 def test_changes_to_tracked_files_make_it_dirty(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "ROOT", tmp_path)
+    monkeypatch.delenv("LMFAST_COMMIT", raising=False)
     assert machine.commit() == {"commit": None, "dirty": None}
+    monkeypatch.setenv("LMFAST_COMMIT", "abc1234-dirty")
+    assert machine.commit() == {"commit": "abc1234", "dirty": True}
+    monkeypatch.setenv("LMFAST_COMMIT", "abc1234")  # git knows better, where there is one
+    assert machine.commit() == {"commit": "abc1234", "dirty": False}
 
     def git(*words):
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True)

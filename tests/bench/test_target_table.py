@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench.target_table import Row, measure, save
+from bench.target_table import Row, line, measure, save
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,11 @@ def test_verdicts(value, at_most, verdict):
 
 def test_a_row_without_an_aim_is_never_better_than_must():
     assert Row("x", 5, None, 4.0, "", at_most=True).verdict == "must"
+
+
+def test_a_figure_without_a_target_is_not_judged():
+    row = Row("x", None, None, 4.0, "4 s")
+    assert row.verdict == "-" and line(row) == "     -  x: 4 s"
 
 
 def test_rows_are_saved_with_the_machine(tmp_path):

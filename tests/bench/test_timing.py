@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from bench.timing import in_turns, quiet, ratio
+from bench.timing import in_turns, per_second, quiet, ratio
 
 
 def test_a_ratio_is_of_pairs_and_says_times_as_fast():
@@ -48,3 +48,8 @@ def test_before_is_called_before_each_and_not_timed():
     )
     assert calls == ["before", "work"] * 2
     assert max(times["a"]) < 0.05
+
+
+def test_rates_are_of_the_amount():
+    assert per_second([1.0, 2.0, 4.0], 4000) == "2,000 (1,500-3,000) tok/s"
+    assert per_second([2.0], 10, "step") == "5 (5-5) step/s"

@@ -1,0 +1,76 @@
+"""Is every kernel right on this device? `python -m bench.gpu_correctness`: kernels.check --what correct, all at once.
+
+Compiling is what takes long and the host has cores enough, so there is a process an operator, which also leaves compiled
+kernels in Triton's cache for whoever comes next. Sizes beyond 2³¹ elements are left to kernels.check itself: they need the
+device's memory for themselves.
+
+Out: one file, written anew whenever an operator is through, {machine, operators: {name: what kernels.check keeps},
+exit_codes}. Exit code 0 if all is right, 1 if something is wrong or broke.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bench import machine
+from kernels.check_correct import CHECKS
+
+
+def command(operator: str, path: Path) -> list[str]:
+    options = ["--what", "correct", "--usual-sizes", "--only", operator, "--json", str(path)]
+    return [sys.executable, "-m", "kernels.check", *options]
+
+
+def save(path: Path, found: dict) -> None:
+    beside = path.with_name(f".{path.name}.partial")
+    beside.write_text(json.dumps(found, indent=1) + "\n")
+    os.replace(beside, path)
+
+
+def check(
+    operators: Sequence[str], output: Path, described: dict, make: Callable[[str, Path], list[str]] = command
+) -> bool:
+    """Whether each operator's process found everything right; `output` holds what they found."""
+    found: dict = described | {"operators": {}, "exit_codes": {}}
+    with tempfile.TemporaryDirectory() as name:
+        paths = {operator: Path(name) / f"{operator}.json" for operator in operators}
+        running = {
+            operator: subprocess.Popen(make(operator, path), cwd=machine.ROOT)
+            for operator, path in paths.items()
+        }
+        try:
+            while running:
+                for operator in [name for name, child in running.items() if child.poll() is not None]:
+                    found["exit_codes"][operator] = running.pop(operator).returncode
+                for path in paths.values():
+                    if path.exists():
+                        found["operators"] |= json.loads(path.read_text())["operators"]
+                save(output, found)
+                time.sleep(0.2)
+        finally:
+            for child in running.values():
+                child.kill()
+    return not any(found["exit_codes"].values())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.gpu_correctness", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--output", type=Path, help="the JSON file; in bench/results by default")
+    arguments = parser.parse_args()
+    described = machine.describe(machine.gpu_name())
+    name = f"gpu_correctness_{machine.slug(described['gpu'] or described['cpu'])}.json"
+    output = arguments.output or machine.ROOT / "bench" / "results" / name
+    output.parent.mkdir(parents=True, exist_ok=True)
+    return 0 if check(list(CHECKS), output, described) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

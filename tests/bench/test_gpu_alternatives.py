@@ -1,0 +1,67 @@
+"""One change at a time, put back afterwards, and named as it is."""
+
+import contextlib
+
+import pytest
+import torch
+
+from bench import gpu_alternatives, gpu_training
+from bench.gpu_alternatives import ALTERNATIVES, UNCHANGED, rows
+from bench.gpu_training import Job
+from bench.target_table import Row
+from kernels import backend
+from lmfast.model.config import ModelConfig
+
+SHAPE = ModelConfig(64, 8, d_model=16, num_layers=1, num_heads=2, d_ff=24, tie_embeddings=True).resolved()
+
+
+@pytest.fixture
+def job(monkeypatch):
+    monkeypatch.setattr(gpu_training, "IDS", 1000)
+    monkeypatch.setattr(gpu_training, "device_peak", lambda device, bf16: (1e9, "a guess"))
+    return Job("tiny", SHAPE, 4, torch.device("cpu"), compiled=False, steps=2, rounds=3)
+
+
+def test_rows_are_compared_with_the_first(job):
+    found = list(rows(job, ["rope-triton"]))
+    assert [row.name for row in found] == ["tiny, unchanged", "tiny, rope-triton", "tiny, unchanged"]
+    middles = [sorted(row.data["times"])[1] for row in found]
+    assert [row.value for row in found] == pytest.approx([middles[0] / middle for middle in middles])
+
+
+def test_what_is_timed_is_the_alternative(job, monkeypatch):
+    before, seen = dict(backend.CHOICES), []
+
+    def note(job):
+        seen.append({name: choice for name, choice in backend.CHOICES.items() if choice != before[name]})
+        seen[-1]["cudnn only"] = (
+            torch.backends.cuda.cudnn_sdp_enabled() and not torch.backends.cuda.flash_sdp_enabled()
+        )
+        seen[-1]["search"] = torch._inductor.config.max_autotune
+        return Row("x", None, None, 0.0, "", data={"times": [1.0]})
+
+    monkeypatch.setattr(gpu_alternatives, "speed", note)
+    assert len(list(rows(job))) == len(ALTERNATIVES) + 2
+    plain = {"cudnn only": False, "search": False}
+    assert dict(zip([UNCHANGED, *ALTERNATIVES], seen)) == {
+        UNCHANGED: plain,
+        "attention-torch": plain | {"attention": ("triton", "torch")},
+        "attention-cudnn": {"attention": ("triton", "torch"), "cudnn only": True, "search": False},
+        "rms_norm-torch": plain | {"rms_norm": ("triton", "torch")},
+        "linear_cross_entropy-torch": plain | {"linear_cross_entropy": ("triton", "torch")},
+        "rope-triton": plain | {"rope": ("triton", "triton")},
+        "swiglu-triton": plain | {"swiglu": ("triton", "triton")},
+        "max-autotune": {"cudnn only": False, "search": True},
+    }
+    assert before == backend.CHOICES and seen[-1] == plain
+
+
+def test_an_alternative_that_fails_is_a_row_without_a_figure(job, monkeypatch):
+    @contextlib.contextmanager
+    def refuses():
+        raise RuntimeError("no such kernel\nmore")
+        yield
+
+    monkeypatch.setitem(ALTERNATIVES, "attention-cudnn", refuses)
+    found = list(rows(job, ["attention-cudnn"]))
+    assert found[1].shown == "absent: no such kernel" and found[2].value > 0
