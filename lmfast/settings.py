@@ -274,7 +274,9 @@ def parse(
     Raises UserError for anything that cannot be understood; prints help and exits 0 on --help.
     """
     if tyro is None:
-        raise UserError("command lines need the package tyro, which is not installed: pip install 'tyro>=1,<2'")
+        raise UserError(
+            "command lines need the package tyro, which is not installed: pip install 'tyro>=1,<2'"
+        )
     argv = _spell_out_wandb(list(argv))
     hints = flat_types(cls)
     default = base if base is not None else cls()

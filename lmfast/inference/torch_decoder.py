@@ -122,6 +122,8 @@ class TorchDecoder:
                 tensor.copy_(value)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # By default a capture fails when any other thread pins memory, as the one that makes training's batches may
+        # while a sample is written, or looks at an event, as NCCL's does.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._advance()
         self.graph = graph

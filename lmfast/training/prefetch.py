@@ -7,6 +7,7 @@ copy to the device needs no host, and is overwritten only when the device has pa
 time step i + 1 was asked for; so keep no reference to it beyond that. Refused: nothing.
 """
 
+import functools
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -21,8 +22,12 @@ class Prefetched:
 
     def __init__(self, batches, device: torch.device):
         self.batches = batches
-        self.buffers = PinnedBuffers(AHEAD + 2) if device.type == "cuda" else None
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self.buffers, begin = None, None
+        if device.type == "cuda":
+            self.buffers = PinnedBuffers(AHEAD + 2)
+            # A new thread's current device is 0, where pinning would make a context for each rank of a machine.
+            begin = functools.partial(torch.cuda.set_device, torch.cuda.current_device())
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="batches", initializer=begin)
         self.coming: deque[tuple[int, Future]] = deque()
 
     def step(self, i: int) -> np.ndarray:

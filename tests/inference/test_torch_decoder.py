@@ -1,3 +1,5 @@
+import contextlib
+
 import pytest
 import torch
 
@@ -104,6 +106,33 @@ def test_rows_that_have_ended_stay_inside_the_cache():
             decoder.read({1: [2, number]})
         decoder.step([1], number)()
     assert decoder.cache.lengths.max() < decoder.cache.max_length
+
+
+@torch.inference_mode()
+def test_capture_leaves_no_trace_and_lets_other_threads_be(monkeypatch):
+    """CUDA's part is made of nothing here; a captured step is not carried out, the two before it are taken back."""
+    asked = []
+
+    class Stream:
+        def wait_stream(self, other): ...
+
+    @contextlib.contextmanager
+    def capturing(graph, **options):
+        asked.append(options)
+        monkeypatch.setattr(decoder, "_advance", lambda: asked.append("captured"))
+        yield
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", capturing)
+    decoder = TorchDecoder(build(), 2, Sampling(0.0))
+    decoder.read({0: [1, 2, 3], 1: [4, 5]})
+    before = decoder.ids.tolist(), decoder.cache.lengths.tolist(), int(decoder.number)
+    decoder._capture()
+    assert (decoder.ids.tolist(), decoder.cache.lengths.tolist(), int(decoder.number)) == before
+    assert asked == [{"capture_error_mode": "thread_local"}, "captured"] and decoder.graph is not None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

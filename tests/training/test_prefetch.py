@@ -114,3 +114,15 @@ def test_on_a_real_gpu():
             there = rows.to("cuda", non_blocking=True)
             torch.cuda._sleep(1_000_000)
             assert i % 7 or (there == i).all()
+
+
+def test_the_thread_pins_on_the_device_of_its_rank(device, monkeypatch):
+    devices = {}
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(
+        torch.cuda, "set_device", lambda number: devices.update({threading.get_ident(): number})
+    )
+    numbers = Numbers()
+    with Prefetched(numbers, torch.device("cuda")) as batches:
+        assert batches.step(0)[0, 0] == 0
+    assert devices == dict.fromkeys(numbers.threads, 3) and threading.get_ident() not in devices
