@@ -18,6 +18,13 @@ IGNORE = -100
 """target of a position that carries no loss (PyTorch's convention)"""
 
 
+def sent(array: np.ndarray, device: torch.device) -> Tensor:
+    """`array` on `device`. For CUDA it goes through pinned memory: from other memory a copy waits until the device has
+    done all that is queued before it, each step."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 class NextToken:
     """Pretraining: every token predicts the next; the loss is −log p in nats, summed.
 
@@ -30,11 +37,7 @@ class NextToken:
 
     def tensors(self, batch: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
         """ids (rows, context_length + 1) int64 → inputs and targets (rows, context_length) on `device`."""
-        ids = torch.from_numpy(batch)
-        if device.type == "cuda":
-            ids = ids.pin_memory().to(device, non_blocking=True)
-        else:
-            ids = ids.to(device)
+        ids = sent(batch, device)
         return ids[:, :-1].clamp(min=0), ids[:, 1:].contiguous()
 
     def valid_tokens(self, batch: np.ndarray) -> int:
@@ -70,7 +73,7 @@ class SFT(NextToken):
         document = batch["document"][:, :-1]
         targets = np.where(batch["loss"][:, 1:], batch["id"][:, 1:], IGNORE)
         arrays = (batch["id"][:, :-1], targets, positions(document), document)
-        return tuple(torch.from_numpy(array.astype(np.int64)).to(device) for array in arrays)
+        return tuple(sent(array.astype(np.int64), device) for array in arrays)
 
     def valid_tokens(self, batch: np.ndarray) -> int:
         """How many tokens of the batch carry loss."""
@@ -116,7 +119,7 @@ class DPO:
         targets = np.where(batch["loss"][:, 1:], batch["id"][:, 1:], IGNORE).astype(np.int64)
         reference = np.ascontiguousarray(batch["reference"][:, 0])
         inputs = batch["id"][:, :-1].astype(np.int64)
-        return tuple(torch.from_numpy(array).to(device) for array in (inputs, targets, reference))
+        return tuple(sent(array, device) for array in (inputs, targets, reference))
 
     def valid_tokens(self, batch: np.ndarray) -> int:
         """What the summed loss is divided by: the number of pairs."""

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from lmfast.data.chat import Rendered
-from lmfast.data.packing import pack, pack_row
+from lmfast.data.packing import TOKEN, pack, pack_row
 from lmfast.model.config import ModelConfig
 from lmfast.model.transformer import TransformerLM
 from lmfast.training.objectives import DPO, IGNORE, SFT, NextToken, sequence_log_probs
@@ -240,3 +240,25 @@ def test_dpo_starts_at_log_2_notes_rewards_and_moves_the_right_way():
     )
     objective.loss(model.eval(), *objective.tensors(batch, CPU))
     assert objective.read_metrics() == {}  # evaluation notes nothing
+
+
+@pytest.mark.parametrize(
+    ("objective", "dtype", "number"), [(NextToken(), np.int64, 1), (SFT(), TOKEN, 4), (DPO(), TOKEN, 3)]
+)
+def test_no_objective_waits_for_a_cuda_device(objective, dtype, number, monkeypatch):
+    """Whatever is sent there has been pinned, and is sent without waiting."""
+    pinned, copies = set(), []
+
+    def pin_memory(tensor):
+        copy = tensor.clone()
+        pinned.add(copy.data_ptr())
+        return copy
+
+    def to(tensor, device, non_blocking=False):
+        copies.append((device.type, tensor.data_ptr() in pinned, non_blocking))
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    objective.tensors(np.zeros((2, 7), dtype), torch.device("cuda"))
+    assert copies == [("cuda", True, True)] * number

@@ -72,6 +72,8 @@ def device(monkeypatch):
             assert self.reached, "the buffer would be overwritten while the device may read it"
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self.clone())
     return Event
 
