@@ -153,6 +153,8 @@ FACE_OF = {
     "check_speed": "check",
     "check_report": "check",
     "cpu_kernels": "cpu_decoder",
+    "cpu_plan": "cpu_decoder",
+    "vector_ir": "vectors",
 }
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lmfast.inference import cpu_kernels as kernels
-from lmfast.inference import cpu_team
+from lmfast.inference import cpu_kernels, cpu_team
+from lmfast.inference import cpu_plan as places
+from lmfast.inference.cpu_products import SPACE, TILE, packed_size
 from lmfast.inference.sampling import Sampling
 from lmfast.model.config import ModelConfig
-from lmfast.model.kv_cache import KVCache
 from lmfast.tokenizer.intrinsics import enable_cache
 
 READ_ROWS = 64  # tokens a pass reads of prompts: their activations stay within a core's L2 cache
@@ -47,29 +47,28 @@ def why_not(model) -> str | None:
 class CpuDecoder:
     """Sequences of one batch, each as long as the cache holds of it.
 
-    Threads are started at once and end with `close`. Weights are read where the model has them, so it must not be
-    moved meanwhile; norms are copied."""
+    Threads are started at once and end with `close`. The matrices are packed then: 30 to 40 ms/GB, and their memory once
+    more; embeddings are read where the model has them, so it must not be moved meanwhile."""
 
     lag = 0
 
     def __init__(self, model, batch: int, sampling: Sampling, threads: int | None = None):
-        enable_cache(kernels.work, package=Path(__file__).resolve().parent)
+        enable_cache(cpu_kernels.work, package=Path(__file__).resolve().parent)
         self.threads = threads = threads or torch.get_num_threads()
-        self.batch, self.room = batch, -(-max(batch, READ_ROWS) // 4) * 4
+        self.batch, self.room = batch, max(batch, READ_ROWS)
         self.longest = model.config.context_length
-        self.kept = [model]  # whatever the plan has addresses of
-        self.logits = torch.zeros(
-            batch, model.config.vocab_size
-        ).numpy()  # (batch, vocab_size), by rows of a step
+        self.kept = []  # whatever the plan has addresses of
+        self.logits = np.zeros((batch, model.config.vocab_size), np.float32)  # by rows of a step
         self.plan = self._make_plan(model, sampling)
         self.rows = np.zeros((5, self.room + 1), np.int64)
         self.sync = np.zeros(cpu_team.SYNC_WORDS, np.int64)
-        self.lengths, self.newest = [0] * batch, [0] * batch  # newest: not in the cache yet
+        self.lengths, self.newest = np.zeros((2, batch), np.int64)  # newest: not in the cache yet
         self.seen = self.passed = 0
         self.wakers = [threading.Event() for _ in range(threads - 1)]
         self.team = [threading.Thread(target=self._serve, args=(t,), daemon=True) for t in range(1, threads)]
         for thread in self.team:
             thread.start()
+        self._run(places.PACK)
 
     def read(self, windows: dict[int, list[int]]) -> None:
         """Begins sequences anew: {sequence: ids}. All but the last id go into the cache at once."""
@@ -88,17 +87,24 @@ class CpuDecoder:
                 if begin + len(part) < len(ids):
                     todo.append((b, ids, begin + len(part)))
             self._place(parts)
-            self._run(predict=False)
+            self._run(places.READ)
 
     def step(self, rows: list[int], number: int) -> Callable[[], list[int]]:
         """Appends the newest id of each of some sequences and chooses its next; the function returned tells those."""
-        self._place([(b, [self.newest[b]], self.lengths[b]) for b in rows])
-        self.plan[kernels.STEP] = number
-        self._run(predict=True)
-        ids = self.rows[kernels.PICKS, : len(rows)].tolist()
-        for b, token in zip(rows, ids, strict=True):
-            self.lengths[b] += 1
-            self.newest[b] = token
+        count, sequences = len(rows), np.array(rows)
+        self.rows[places.IDS, :count] = self.newest[sequences]
+        self.rows[places.POSITIONS, :count] = self.lengths[sequences]
+        self.rows[places.OWNERS, :count] = sequences
+        self.rows[places.BEGINS, : count + 1] = np.arange(count + 1)
+        longest = int(sequences[self.lengths[sequences].argmax()])
+        self._check_length(longest, int(self.lengths[longest]) + 1)
+        self.plan[places.NUM_ROWS] = self.plan[places.SEQUENCES] = count
+        self.plan[places.STEP] = number
+        self._run(places.PREDICT)
+        chosen = self.rows[places.PICKS, :count]
+        self.lengths[sequences] += 1
+        self.newest[sequences] = chosen
+        ids = chosen.tolist()
         return lambda: ids
 
     def close(self) -> None:
@@ -109,21 +115,25 @@ class CpuDecoder:
             thread.join()
 
     def _place(self, parts: list[tuple[int, list[int], int]]) -> None:
-        """The rows of a pass: (sequence, ids, position of the first). Compiled code checks no bounds: here they are."""
+        """The rows of a pass that reads: (sequence, ids, position of the first)."""
         rows, count = self.rows, 0
         for s, (b, ids, begin) in enumerate(parts):
-            if begin + len(ids) > self.longest:
-                raise ValueError(f"sequence {b} of {begin + len(ids)} ids is longer than its cache")
-            rows[kernels.OWNERS, s], rows[kernels.BEGINS, s] = b, count
+            self._check_length(b, begin + len(ids))
+            rows[places.OWNERS, s], rows[places.BEGINS, s] = b, count
             end = count + len(ids)
-            rows[kernels.IDS, count:end] = ids
-            rows[kernels.POSITIONS, count:end] = np.arange(begin, begin + len(ids))
+            rows[places.IDS, count:end] = ids
+            rows[places.POSITIONS, count:end] = np.arange(begin, begin + len(ids))
             count = end
-        rows[kernels.BEGINS, len(parts)] = count
-        self.plan[kernels.NUM_ROWS], self.plan[kernels.SEQUENCES] = count, len(parts)
+        rows[places.BEGINS, len(parts)] = count
+        self.plan[places.NUM_ROWS], self.plan[places.SEQUENCES] = count, len(parts)
 
-    def _run(self, predict: bool) -> None:
-        self.plan[kernels.PREDICT] = predict
+    def _check_length(self, b: int, length: int) -> None:
+        """Compiled code checks no bounds: here they are."""
+        if length > self.longest:
+            raise ValueError(f"sequence {b} of {length} ids is longer than its cache")
+
+    def _run(self, purpose: int) -> None:
+        self.plan[places.PURPOSE] = purpose
         if self.team and cpu_team.begin_pass(self.sync):
             for waker in self.wakers:
                 waker.set()
@@ -140,7 +150,9 @@ class CpuDecoder:
             woken = True
 
     def _work(self, t: int, seen: int, passed: int, woken: bool) -> tuple[int, int]:
-        return kernels.work(self.plan, self.rows, self.sync, t, self.threads, seen, passed, PATIENCE, woken)
+        return cpu_kernels.work(
+            self.plan, self.rows, self.sync, t, self.threads, seen, passed, PATIENCE, woken
+        )
 
     def _make_plan(self, model, sampling: Sampling) -> np.ndarray:
         config, threads, rows = model.config, self.threads, self.room
@@ -153,15 +165,22 @@ class CpuDecoder:
         d_model, head_dim, vocab_size = config.d_model, config.head_dim, config.vocab_size
         context = config.context_length
         norms, head_norms = torch.zeros(2 * layers + 1, d_model), torch.zeros(layers, 2, head_dim)
-        matrices = torch.zeros(layers + 1, kernels.COLUMNS, dtype=torch.int64)
+        matrices = torch.zeros(layers + 1, places.COLUMNS, dtype=torch.int64)
+        packings: list[list[int]] = []
         eps = 0.0
         for i, block in enumerate(model.blocks):
-            modules = block.attention.qkv, block.attention.out, block.feed_forward.up, block.feed_forward.down
-            for k, matrix in enumerate(modules):
-                matrices[i, k] = self._address(matrix.weight)
+            attention, feed_forward = block.attention, block.feed_forward
+            up_parts = 2 if config.ffn == "swiglu" else 1
+            for k, matrix, parts in (
+                (places.QKV, attention.qkv, 1),
+                (places.OUT, attention.out, 1),
+                (places.UP_MATRIX, feed_forward.up, up_parts),
+                (places.DOWN, feed_forward.down, 1),
+            ):
+                matrices[i, k] = self._packed(matrix.weight, parts, packings)
             if block.attention.value_embedding is not None:
-                matrices[i, kernels.VALUE_TABLE] = self._address(block.attention.value_embedding.weight)
-                matrices[i, kernels.VALUE_WEIGHTS] = self._address(block.attention.value_weight)
+                matrices[i, places.VALUE_TABLE] = self._address(block.attention.value_embedding.weight)
+                matrices[i, places.VALUE_WEIGHTS] = self._address(block.attention.value_weight)
             if config.norm != "none":
                 eps = block.attention_norm.eps
                 norms[2 * i] = block.attention_norm.weight.detach()
@@ -173,52 +192,70 @@ class CpuDecoder:
                     head_norms[i, k] = norm.weight.detach()
         if model.final_norm is not None:
             norms[2 * layers] = model.final_norm.weight.detach()
-        matrices[layers, 0] = self._address(model.head.weight)
+        matrices[layers, 0] = self._packed(model.head.weight, 1, packings)
         top_p = 1.0 if sampling.top_p is None else sampling.top_p
-        cache = KVCache(config, self.batch, context, torch.device("cpu"), torch.float32)
-        plan = np.zeros(kernels.PLAN_WORDS, np.int64)
+        cache = self._memory(layers * 2 * self.batch * kv_heads * context * head_dim)
+        plan = np.zeros(places.PLAN_WORDS, np.int64)
         for place, value in {
-            kernels.D_MODEL: d_model,
-            kernels.NUM_LAYERS: layers,
-            kernels.NUM_HEADS: heads,
-            kernels.NUM_KV_HEADS: kv_heads,
-            kernels.HEAD_DIM: head_dim,
-            kernels.FFN: ffn,
-            kernels.VOCAB: vocab_size,
-            kernels.BATCH: self.batch,
-            kernels.MAX_LENGTH: context,
-            kernels.MAX_ROWS: rows,
-            kernels.NORM: ("pre", "post", "none").index(config.norm),
-            kernels.ROPE: config.position == "rope",
-            kernels.ACTIVATION: ("swiglu", "silu", "relu2").index(config.ffn),
-            kernels.QK_NORM: config.qk_norm,
-            kernels.PARALLEL: config.parallel_block,
-            kernels.TOP_K: sampling.top_k or 0,
-            kernels.KEY: sampling.key,
+            places.D_MODEL: d_model,
+            places.NUM_LAYERS: layers,
+            places.NUM_HEADS: heads,
+            places.NUM_KV_HEADS: kv_heads,
+            places.HEAD_DIM: head_dim,
+            places.FFN: ffn,
+            places.VOCAB: vocab_size,
+            places.BATCH: self.batch,
+            places.MAX_LENGTH: context,
+            places.MAX_ROWS: rows,
+            places.NORM: ("pre", "post", "none").index(config.norm),
+            places.ROPE: config.position == "rope",
+            places.ACTIVATION: ("swiglu", "silu", "relu2").index(config.ffn),
+            places.QK_NORM: config.qk_norm,
+            places.PARALLEL: config.parallel_block,
+            places.TOP_K: sampling.top_k or 0,
+            places.KEY: sampling.key,
+            places.CACHE: cache,
+            places.NUM_PACKINGS: len(packings),
         }.items():
             plan[place] = value
         for place, tensor in {
-            kernels.MATRICES: matrices,
-            kernels.EMBEDDING: model.embedding.weight,
-            kernels.NORMS: norms,
-            kernels.HEAD_NORMS: head_norms,
-            kernels.COS: model.rope_cos,
-            kernels.SIN: model.rope_sin,
-            kernels.CACHE: cache.storage,
-            kernels.STREAM: torch.zeros(rows, d_model),
-            kernels.NORMED: torch.zeros(threads, rows, d_model),
-            kernels.PROJECTED: torch.zeros(rows, heads + 2 * kv_heads, head_dim),
-            kernels.ATTENDED: torch.zeros(rows, heads, head_dim),
-            kernels.DELTA: torch.zeros(rows, d_model),
-            kernels.UP: torch.zeros(rows, 2 * ffn),
-            kernels.HIDDEN: torch.zeros(rows, ffn),
-            kernels.SCRATCH: torch.zeros(threads, 16 + head_dim + context),
-            kernels.LOGITS: torch.from_numpy(self.logits),
-            kernels.CHANCES: torch.zeros(threads, vocab_size),
-            kernels.NUMBERS: torch.tensor([eps, sampling.temperature, top_p, config.logit_softcap or 0.0]),
+            places.MATRICES: matrices,
+            places.EMBEDDING: model.embedding.weight,
+            places.PACKINGS: torch.tensor(packings),
+            places.NORMS: norms,
+            places.HEAD_NORMS: head_norms,
+            places.COS: model.rope_cos,
+            places.SIN: model.rope_sin,
+            places.STREAM: torch.zeros(rows, d_model),
+            places.NORMED: torch.zeros(threads, rows, d_model + SPACE),
+            places.PROJECTED: torch.zeros(rows, heads + 2 * kv_heads, head_dim),
+            places.ATTENDED: torch.zeros(rows, heads * head_dim + SPACE),
+            places.DELTA: torch.zeros(rows, d_model),
+            places.UP: torch.zeros(rows, 2 * ffn),
+            places.HIDDEN: torch.zeros(rows, ffn + SPACE),
+            places.SCRATCH: torch.zeros(threads, TILE + head_dim + context + SPACE),
+            places.LOGITS: torch.from_numpy(self.logits),
+            places.CHANCES: torch.zeros(threads, vocab_size),
+            places.NUMBERS: torch.tensor([eps, sampling.temperature, top_p, config.logit_softcap or 0.0]),
         }.items():
             plan[place] = self._address(tensor)
         return plan
+
+    def _packed(self, weight: torch.Tensor, parts: int, packings: list[list[int]]) -> int:
+        """Where the panels of a matrix (outputs, inputs) will be, and a line of `packings` for each of its parts."""
+        outputs, inputs = weight.shape[0] // parts, weight.shape[1]
+        size = packed_size(outputs, inputs)
+        source, panels = self._address(weight), self._memory(parts * size)
+        for part in range(parts):
+            packings.append([source + part * 4 * outputs * inputs, outputs, inputs, panels + part * 4 * size])
+        return panels
+
+    def _memory(self, count: int) -> int:
+        """Room for `count` floats that nobody has written yet. From 4 MB on NumPy asks for huge pages: 33 MB are there
+        in 3.5 ms, torch takes 12 to 20."""
+        room = np.empty(count, np.float32)
+        self.kept.append(room)
+        return room.ctypes.data
 
     def _address(self, tensor: torch.Tensor) -> int:
         tensor = tensor.detach().contiguous()

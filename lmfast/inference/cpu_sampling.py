@@ -7,7 +7,7 @@ the nucleus may differ from there by the rounding of a sum, where an id lies on 
 import numpy as np
 from numba import njit
 
-from lmfast.inference.vectors import FLAGS, LOG2_E, SUMS, exp2
+from lmfast.inference.vectors import FLAGS, LOG2_E, SUMS, exp2, largest
 
 U27, U30, U31, U41 = (np.uint64(n) for n in (27, 30, 31, 41))
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -32,15 +32,6 @@ def exponential(key, token):
     """Exp(1) for a token of the row with this key."""
     bits = mix(key + np.uint64(token) * _GOLDEN) >> U41
     return -np.log((np.float32(np.int64(bits)) + np.float32(0.5)) * np.float32(2.0**-23))
-
-
-@njit(**SUMS)
-def largest(values):
-    top = values[0]
-    for i in range(values.shape[0]):
-        if values[i] > top:
-            top = values[i]
-    return top
 
 
 @njit(**SUMS)
@@ -111,7 +102,7 @@ def keep_largest(weights, floor, at_most, wanted):
 @njit(**FLAGS)
 def pick(logits, temperature, top_k, top_p, key, step, row, weights):
     """The next id of sequence `row` at `step`; top_k 0 and top_p 1 keep all; weights (vocab_size,) is scratch."""
-    top = largest(logits)
+    top = largest(logits.ctypes.data, logits.shape[0])
     if temperature == 0.0:
         for i in range(logits.shape[0]):
             if logits[i] == top:

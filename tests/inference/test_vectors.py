@@ -19,11 +19,23 @@ def rows_of(a, b, out):
 
 
 @njit
-def tile_of(a, b, out):
-    """4 x 4 and 1 x 4: b's four rows with a's four, then with a's first."""
-    n, size = a.shape[1], 4 * a.shape[1]
-    vectors.dots_4x4(a.ctypes.data, size, b.ctypes.data, size, n, out.ctypes.data)
-    vectors.dots_1x4(a.ctypes.data, size, b.ctypes.data, size, n, out.ctypes.data + 64)
+def weighted(weights, a, scale, out):
+    """scale · weights · a, a vector of columns at a time, as wide as they come."""
+    n, width = a.shape
+    at, rows, to = weights.ctypes.data, a.ctypes.data, out.ctypes.data
+    if width == 64:
+        vectors.weighted_rows_4(at, rows, 4 * width, n, scale, to, width)
+    elif width == 32:
+        vectors.weighted_rows_2(at, rows, 4 * width, n, scale, to, width)
+    elif width == 16:
+        vectors.weighted_rows_1(at, rows, 4 * width, n, scale, to, width)
+    else:
+        vectors.weighted_rows_part(at, rows, 4 * width, n, scale, to, width)
+
+
+@njit
+def top(values):
+    return vectors.largest(values.ctypes.data, values.shape[0])
 
 
 @njit
@@ -52,20 +64,37 @@ def counted(word):
 @pytest.mark.parametrize("n", [1, 7, 15, 16, 17, 24, 64, 65, 100, 256, 704])
 def test_dot_products_are_right_and_the_same_in_any_company(n):
     rng = np.random.default_rng(n)
-    # Exactly as long as said: a read beyond would be of other numbers, and NaN where it is of these.
-    a, b = rng.standard_normal((35, n), np.float32), rng.standard_normal((4, n), np.float32)
-    exact = a.astype(np.float64) @ b[0].astype(np.float64)
+    a, b = rng.standard_normal((35, n), np.float32), rng.standard_normal(n, np.float32)
     alone = np.full(35, np.nan, np.float32)
-    rows_of(a, b[0], alone)
-    np.testing.assert_allclose(alone, exact, atol=1e-5 * np.sqrt(n))
-    tile = np.full(20, np.nan, np.float32)
-    tile_of(a, b, tile)
-    np.testing.assert_allclose(tile[:16].reshape(4, 4), b @ a[:4].T, atol=1e-5 * np.sqrt(n))
-    assert tile[:4].tolist() == alone[:4].tolist()  # bit for bit
-    assert tile[16:].tolist() == tile[:16].reshape(4, 4)[:, 0].tolist()
+    rows_of(a, b, alone)
+    np.testing.assert_allclose(alone, a.astype(np.float64) @ b.astype(np.float64), atol=1e-5 * np.sqrt(n))
     shifted = np.full(18, np.nan, np.float32)
-    rows_of(a[17:], b[0], shifted)
-    assert shifted.tolist() == alone[17:].tolist()
+    rows_of(a[17:], b, shifted)
+    assert shifted.tolist() == alone[17:].tolist()  # bit for bit
+
+
+@pytest.mark.parametrize("width", [64, 32, 16, 15, 6, 1])
+@pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 117])
+def test_weighted_rows(n, width):
+    rng = np.random.default_rng(n)
+    weights, a = rng.random(n, np.float32), rng.standard_normal((n, width), np.float32)
+    out = np.full(width + 1, np.nan, np.float32)
+    weighted(weights, a, np.float32(0.5), out)
+    np.testing.assert_allclose(out[:-1], 0.5 * weights @ a, atol=1e-5)
+    assert np.isnan(out[-1])  # not written over
+
+
+@pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 31, 32, 33, 100])
+def test_the_largest_wherever_it_is(n):
+    values = np.random.default_rng(n).standard_normal(n + 1, np.float32)[:n] - 100
+    for place in range(n):
+        values[place] += 99
+        assert top(values) == values.max() == values[place]
+        values[place] -= 99
+    values[n // 2] = np.nan
+    assert top(values) == (np.nanmax(values) if n > 1 else -np.inf)
+    values[0] = np.inf
+    assert top(values) == np.inf
 
 
 def test_a_row_s_end_is_not_read_over():
