@@ -99,17 +99,19 @@ def place_head(plan, x, head_norm, position, scale, out):
 
 
 @njit(**FLAGS)
-def dots(rows, x, n, count, out):
-    """out[i] = x · row i (n floats each), for i < count; all three at addresses."""
+def dots(rows, x, n, count, out, after):
+    """out[i] = x · row i (n floats each), for i < count; all at addresses. `after`: what will be read after the rows."""
     size = 4 * n
     if count < 16:
         for i in range(count):
-            dots_1(rows + i * size, size, x, n, out + 4 * i)
+            dots_1(rows + i * size, size, x, n, out + 4 * i, 0)
         return
     for i in range(0, count - 15, 16):
-        dots_16(rows + i * size, size, x, n, out + 4 * i)
+        here = rows + i * size
+        dots_16(here, size, x, n, out + 4 * i, 16 * size if i + 16 < count else after - here)
     if count % 16:  # the last 16 once more, some of them for the second time: the same sums
-        dots_16(rows + (count - 16) * size, size, x, n, out + 4 * (count - 16))
+        here = rows + (count - 16) * size
+        dots_16(here, size, x, n, out + 4 * (count - 16), after - here)
 
 
 @njit(**SUMS)
@@ -124,29 +126,31 @@ def softmax_weights(scores, top):
 
 
 @njit(**FLAGS)
-def weighted_sum(weights, values, n, width, scale, out):
-    """out (width,) = scale · weights (n,) · values (n, width); three at addresses."""
+def weighted_sum(weights, values, n, width, scale, out, after):
+    """out (width,) = scale · weights (n,) · values (n, width); at addresses."""
     size = 4 * width
     k = 0
     while k + 64 <= width:
-        weighted_rows_4(weights, values + 4 * k, size, n, scale, out + 4 * k, 64)
+        weighted_rows_4(weights, values + 4 * k, size, n, scale, out + 4 * k, 64, after + 4 * k)
         k += 64
     if k + 32 <= width:
-        weighted_rows_2(weights, values + 4 * k, size, n, scale, out + 4 * k, 32)
+        weighted_rows_2(weights, values + 4 * k, size, n, scale, out + 4 * k, 32, after + 4 * k)
         k += 32
     if k + 16 <= width:
-        weighted_rows_1(weights, values + 4 * k, size, n, scale, out + 4 * k, 16)
+        weighted_rows_1(weights, values + 4 * k, size, n, scale, out + 4 * k, 16, after + 4 * k)
         k += 16
     if k < width:
-        weighted_rows_part(weights, values + 4 * k, size, n, scale, out + 4 * k, width - k)
+        weighted_rows_part(weights, values + 4 * k, size, n, scale, out + 4 * k, width - k, after + 4 * k)
 
 
 @njit(**FLAGS)
-def attend(query, keys, values, n, head_dim, scores, out):
-    """Attention of one scaled query over n rows of keys and values (n, head_dim); all at addresses."""
-    dots(keys, query, head_dim, n, scores)
+def attend(query, keys, values, n, head_dim, scores, out, keys_next):
+    """Attention of one scaled query over n rows of keys and values (n, head_dim); all at addresses.
+
+    `keys_next`: what will be read after them."""
+    dots(keys, query, head_dim, n, scores, values)
     total = softmax_weights(floats(scores, n), largest(scores, n))
-    weighted_sum(scores, values, n, head_dim, np.float32(1) / total, out)
+    weighted_sum(scores, values, n, head_dim, np.float32(1) / total, out, keys_next)
 
 
 @njit(**FLAGS)
@@ -167,6 +171,7 @@ def attention(plan, rows, layer, t, threads):
         begin = 2 * layer * layer_values + (rows[OWNERS, s] * kv_heads + g) * plan[MAX_LENGTH] * size
         keys = plan[CACHE] + begin
         values = keys + layer_values
+        keys_next = keys + plan[MAX_LENGTH] * size
         for r in range(rows[BEGINS, s], rows[BEGINS, s + 1]):
             position = rows[POSITIONS, r]
             projected = plan[PROJECTED] + r * (heads + 2 * kv_heads) * size
@@ -187,4 +192,4 @@ def attention(plan, rows, layer, t, threads):
                 asked = floats(projected + h * size, head_dim)
                 place_head(plan, asked, 2 * layer, position, scale, floats(query, head_dim))
                 out = plan[ATTENDED] + r * attended_stride + h * size
-                attend(query, keys, values, position + 1, head_dim, scores, out)
+                attend(query, keys, values, position + 1, head_dim, scores, out, keys_next)

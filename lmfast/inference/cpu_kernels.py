@@ -101,42 +101,45 @@ def sublayer_input(plan, t, norm):
 
 
 @njit(**SUMS)
-def activate(kind, up, hidden, begin, end):
-    """One row's hidden layer between begin and end, from its projections."""
-    ffn = hidden.shape[0]
+def activate(kind, up, gated, hidden):
+    """One row's hidden layer from its projections, of one size; `gated` is looked at with SwiGLU only."""
     if kind == RELU2:
-        for i in range(begin, end):
+        for i in range(hidden.shape[0]):
             hidden[i] = up[i] * up[i] if up[i] > 0 else np.float32(0)
-        return
-    for i in range(begin, end):
-        hidden[i] = up[i] / (np.float32(1) + exp2(-LOG2_E * up[i]))
-    if kind == SWIGLU:
-        for i in range(begin, end):
-            hidden[i] *= up[ffn + i]
+    elif kind == SWIGLU:
+        for i in range(hidden.shape[0]):
+            hidden[i] = up[i] / (np.float32(1) + exp2(-LOG2_E * up[i])) * gated[i]
+    else:
+        for i in range(hidden.shape[0]):
+            hidden[i] = up[i] / (np.float32(1) + exp2(-LOG2_E * up[i]))
 
 
 @njit(**FLAGS)
 def activate_rows(plan, begin, end):
+    """The hidden layer between two of its columns. Views begin there: Numba asks of an index that may be negative."""
     ffn, kind = plan[FFN], plan[ACTIVATION]
-    width = 2 * ffn if kind == SWIGLU else ffn
+    width, count = 2 * ffn if kind == SWIGLU else ffn, end - begin
     for r in range(plan[NUM_ROWS]):
-        up, hidden = (
-            floats(plan[UP] + 4 * r * width, width),
-            floats(plan[HIDDEN] + 4 * r * (ffn + SPACE), ffn),
-        )
-        activate(kind, up, hidden, begin, end)
+        up = plan[UP] + 4 * (r * width + begin)
+        hidden = floats(plan[HIDDEN] + 4 * (r * (ffn + SPACE) + begin), count)
+        activate(kind, floats(up, count), floats(up + 4 * ffn, count), hidden)
+
+
+@njit(**SUMS)
+def add(base, delta, out):
+    for i in range(out.shape[0]):
+        out[i] = base[i] + delta[i]
 
 
 @njit(**FLAGS)
 def add_delta(plan, normed, begin, end):
     """stream = base + delta, between two columns. base is the stream itself, with post-norm the sublayer's input."""
-    d_model = plan[D_MODEL]
+    d_model, count = plan[D_MODEL], end - begin
     for r in range(plan[NUM_ROWS]):
-        at = 4 * r * d_model
-        stream, delta = floats(plan[STREAM] + at, d_model), floats(plan[DELTA] + at, d_model)
-        base = floats(normed + 4 * r * (d_model + SPACE), d_model) if plan[NORM] == POST else stream
-        for i in range(begin, end):
-            stream[i] = base[i] + delta[i]
+        at = 4 * (r * d_model + begin)
+        stream, delta = floats(plan[STREAM] + at, count), floats(plan[DELTA] + at, count)
+        base = floats(normed + 4 * (r * (d_model + SPACE) + begin), count) if plan[NORM] == POST else stream
+        add(base, delta, stream)
 
 
 @njit(**FLAGS)

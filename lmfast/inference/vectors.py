@@ -26,15 +26,15 @@ SUMS = FLAGS | {
 LOG2_E = np.float32(1.4426950408889634)
 
 
-def _row_sums(builder, row, b, count, unroll: int):
+def _row_sums(builder, row, b, count, ahead, unroll: int):
     """The vector of partial sums of a row with b, `count` floats each."""
     size = builder.shl(count, I64(2))
     whole, unrolled = builder.and_(size, I64(-BYTES)), builder.and_(size, I64(-BYTES * unroll))
 
     def block(i, total):
-        return multiply_add(
-            builder, emit.load(builder, builder.add(row, i)), emit.load(builder, builder.add(b, i)), total
-        )
+        here = builder.add(row, i)
+        emit.prefetch(builder, builder.add(here, ahead))
+        return multiply_add(builder, emit.load(builder, here), emit.load(builder, builder.add(b, i)), total)
 
     def several(i, totals):
         (total,) = totals
@@ -55,18 +55,21 @@ def _row_sums(builder, row, b, count, unroll: int):
 
 def _make_row_dots(rows: int):
     @intrinsic
-    def row_dots(typingctx, a, stride, b, count, out):
-        """out[i] = the sum over `count` floats of a's row i times b; rows are `stride` bytes apart."""
+    def row_dots(typingctx, a, stride, b, count, out, ahead):
+        """out[i] = the sum over `count` floats of a's row i times b; rows are `stride` bytes apart.
+
+        What lies `ahead` bytes from what is read is prefetched."""
 
         def codegen(context, builder, signature, args):
-            a, stride, b, count, out = args
+            a, stride, b, count, out, ahead = args
             totals = [
-                _row_sums(builder, row, b, count, unroll=4) for row in emit.rows(builder, a, stride, rows)
+                _row_sums(builder, row, b, count, ahead, unroll=4)
+                for row in emit.rows(builder, a, stride, rows)
             ]
             emit.store(builder, emit.lane_sums(builder, totals), out)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 5), codegen
+        return types.void(*[types.int64] * 6), codegen
 
     return row_dots
 
@@ -79,23 +82,28 @@ def _make_weighted_rows(vectors: int, masked: bool = False):
     phases = max(1, 8 // vectors)  # sums side by side: one alone would wait 4 cycles for each of its products
 
     @intrinsic
-    def weighted_rows(typingctx, weights, a, stride, count, scale, out, lanes):
-        """out = scale · the sum over `count` rows of weights[i] · a's row i; `lanes` are there of a masked vector."""
+    def weighted_rows(typingctx, weights, a, stride, count, scale, out, lanes, after):
+        """out = scale · the sum over `count` rows of weights[i] · a's row i; `lanes` are there of a masked vector.
+
+        Rows are prefetched 16 ahead, and at the end what is at `after`."""
 
         def codegen(context, builder, signature, args):
-            weights, a, stride, count, scale, out, lanes = args
+            weights, a, stride, count, scale, out, lanes, after = args
             mask = emit.first_lanes(builder, lanes) if masked else None
 
             def value(row, v):
                 address = emit.at(builder, row, v * BYTES)
                 return emit.load_masked(builder, address, mask) if masked else emit.load(builder, address)
 
-            def add(i, totals, number):
+            def add(i, totals, number, ahead=None):
                 totals = list(totals)
                 for p in range(number):
                     k = builder.add(i, I64(p))
                     weight = emit.load_splat(builder, builder.add(weights, builder.shl(k, I64(2))))
                     row = builder.add(a, builder.mul(stride, k))
+                    if ahead is not None:
+                        for v in range(vectors):
+                            emit.prefetch(builder, emit.at(builder, builder.add(row, ahead), v * BYTES))
                     for v in range(vectors):
                         place = p * vectors + v
                         totals[place] = multiply_add(builder, weight, value(row, v), totals[place])
@@ -103,7 +111,13 @@ def _make_weighted_rows(vectors: int, masked: bool = False):
 
             whole = builder.and_(count, I64(-phases))
             totals = [ZERO] * (vectors * phases)
-            totals = emit.loop(builder, I64(0), whole, phases, totals, lambda i, t: add(i, t, phases))
+            # Up to `most`, the row 16 further on is one of them too; from there on it is what lies at `after`.
+            most = builder.and_(builder.sub(count, I64(16)), I64(-phases))
+            most = builder.select(builder.icmp_signed(">", most, I64(0)), most, I64(0))
+            ahead = builder.mul(stride, I64(16))
+            beyond = builder.sub(after, builder.add(a, builder.mul(stride, most)))
+            totals = emit.loop(builder, I64(0), most, phases, totals, lambda i, t: add(i, t, phases, ahead))
+            totals = emit.loop(builder, most, whole, phases, totals, lambda i, t: add(i, t, phases, beyond))
             totals = emit.loop(builder, whole, count, 1, totals, lambda i, t: add(i, t, 1))
             while len(totals) > vectors:
                 half = len(totals) // 2
@@ -117,7 +131,7 @@ def _make_weighted_rows(vectors: int, masked: bool = False):
                     emit.store(builder, scaled, address)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 4, types.float32, types.int64, types.int64), codegen
+        return types.void(*[types.int64] * 4, types.float32, *[types.int64] * 3), codegen
 
     return weighted_rows
 

@@ -16,6 +16,7 @@ def attend(query, keys, values, scores, out):
         head_dim,
         scores.ctypes.data,
         out.ctypes.data,
+        keys.ctypes.data,
     )
 
 

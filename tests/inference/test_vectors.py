@@ -11,10 +11,10 @@ def rows_of(a, b, out):
     n, size = a.shape[1], 4 * a.shape[1]
     r = 0
     while r + 16 <= a.shape[0]:
-        vectors.dots_16(a.ctypes.data + r * size, size, b.ctypes.data, n, out.ctypes.data + 4 * r)
+        vectors.dots_16(a.ctypes.data + r * size, size, b.ctypes.data, n, out.ctypes.data + 4 * r, 0)
         r += 16
     while r < a.shape[0]:
-        vectors.dots_1(a.ctypes.data + r * size, size, b.ctypes.data, n, out.ctypes.data + 4 * r)
+        vectors.dots_1(a.ctypes.data + r * size, size, b.ctypes.data, n, out.ctypes.data + 4 * r, 0)
         r += 1
 
 
@@ -24,13 +24,13 @@ def weighted(weights, a, scale, out):
     n, width = a.shape
     at, rows, to = weights.ctypes.data, a.ctypes.data, out.ctypes.data
     if width == 64:
-        vectors.weighted_rows_4(at, rows, 4 * width, n, scale, to, width)
+        vectors.weighted_rows_4(at, rows, 4 * width, n, scale, to, width, rows)
     elif width == 32:
-        vectors.weighted_rows_2(at, rows, 4 * width, n, scale, to, width)
+        vectors.weighted_rows_2(at, rows, 4 * width, n, scale, to, width, rows)
     elif width == 16:
-        vectors.weighted_rows_1(at, rows, 4 * width, n, scale, to, width)
+        vectors.weighted_rows_1(at, rows, 4 * width, n, scale, to, width, rows)
     else:
-        vectors.weighted_rows_part(at, rows, 4 * width, n, scale, to, width)
+        vectors.weighted_rows_part(at, rows, 4 * width, n, scale, to, width, rows)
 
 
 @njit
