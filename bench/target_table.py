@@ -1,7 +1,8 @@
 """A table of targets: rows that judge themselves, printed as they are measured and saved with the machine.
 
-In: rows one after another, a description of the machine (machine.py). Out: a line a row, and bench/results/NAME.json, which
-is whole after every row. What the tables of issues share: tokenizer_table.py, generation_table.py.
+In: rows one after another, a description of the machine (machine.py). Out: a line a row, and bench/results/NAME.json,
+with the time at which it was measured, which is whole after every row. What the tables of issues share:
+tokenizer_table.py, generation_table.py.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import json
 import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import machine
@@ -50,6 +52,7 @@ def line(row: Row) -> str:
 
 def save(path: Path, described: dict, rows: list[Row], took: float) -> None:
     result = described | {
+        "datetime": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": took,
         "rows": [
             {

@@ -1,6 +1,7 @@
 """Rows judge themselves, and what was measured so far is on the disk."""
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 
@@ -36,6 +37,8 @@ def test_rows_are_saved_with_the_machine(tmp_path):
     save(path, {"cpu": "c"}, [Row("x", 1, None, 2.0, "shown", data={"times": [1.0]})], took=3.0)
     saved = json.loads(path.read_text())
     assert saved["cpu"] == "c" and saved["seconds"] == 3.0
+    age = datetime.now(UTC) - datetime.fromisoformat(saved["datetime"])
+    assert 0 <= age.total_seconds() < 60
     assert saved["rows"][0]["verdict"] == "must" and saved["rows"][0]["data"] == {"times": [1.0]}
     assert [file.name for file in tmp_path.iterdir()] == ["t.json"]
 
