@@ -13,6 +13,8 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -22,11 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import corpora, machine
-from bench.table import aligned, amount, duration
+from bench.table import aligned, duration, name_of, same_work, wrapped
 from bench.timing import Ratio, ratio
 from lmfast.errors import UserError, exit_on_user_error
 
-HEAD = ("benchmark", "REV", "here", "rate here", "times as fast", "verdict")
+HEAD = ("benchmark", "REV", "here", "times as fast", "verdict")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,6 @@ class Change:
     name: str
     before: list[float]
     after: list[float]
-    rate: str = ""
 
     @property
     def ratio(self) -> Ratio:
@@ -53,7 +54,9 @@ class Change:
         pairs = [a / b for a, b in zip(self.before, self.after)]
         median = statistics.median(pairs)
         apart = max(median, 1 / median) - 1
-        if len(pairs) < 2 or apart <= self.noise:
+        if len(pairs) < 2:
+            return "one pair, no verdict"
+        if apart <= self.noise:
             return f"within the noise ({self.noise:.0%})"
         if all(pair > 1 for pair in pairs):
             return "faster"
@@ -70,19 +73,10 @@ def changes(before: Sequence[dict], after: Sequence[dict]) -> list[Change]:
         if not all(name in run for run in by_name):
             continue
         results = [run[name] for run in by_name]
-        if any(result["extra_info"].get("work") != last["extra_info"].get("work") for result in results):
+        if not all(same_work(result, last) for result in results):
             continue
         medians = [result["stats"]["median"] for result in results]
-        rates = last["extra_info"].get("rates", {})
-        rate = next(
-            (
-                f"{amount(rates[f'{unit}_per_second'])} {unit}/s"
-                for unit in ("tokens", "bytes")
-                if f"{unit}_per_second" in rates
-            ),
-            "",
-        )
-        found.append(Change(name, medians[: len(before)], medians[len(before) :], rate))
+        found.append(Change(name, medians[: len(before)], medians[len(before) :]))
     return found
 
 
@@ -95,10 +89,9 @@ def left_out(before: Sequence[dict], after: Sequence[dict], compared: Sequence[C
 def table(found: Sequence[Change]) -> list[str]:
     rows = [
         [
-            change.name.removeprefix("bench/"),
+            name_of({"fullname": change.name}),
             duration(statistics.median(change.before)),
             duration(statistics.median(change.after)),
-            change.rate,
             str(change.ratio),
             change.verdict,
         ]
@@ -107,24 +100,72 @@ def table(found: Sequence[Change]) -> list[str]:
     return aligned(HEAD, rows)
 
 
+def require(revision: str) -> None:
+    """Raises UserError where git does not know `revision` as a commit, or this is no checkout."""
+    if machine.git("rev-parse", "HEAD") is None:
+        raise UserError(
+            f"{machine.ROOT}: not a git checkout with a commit, so there is nothing to compare with"
+        )
+    if machine.git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}") is None:
+        raise UserError(f"{revision}: git knows no such commit here; name one that `git log` shows")
+    if not machine.git("ls-tree", "--name-only", revision, "bench/conftest.py"):
+        raise UserError(f"{revision}: has no bench suite yet; compare with a later commit")
+
+
 @contextlib.contextmanager
 def worktree(revision: str) -> Iterator[Path]:
     """A checkout of `revision` in a temporary folder, gone afterwards. Raises UserError for an unknown one."""
-    if machine.git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}") is None:
-        raise UserError(f"{revision}: git knows no such commit here; name one that `git log` shows")
-    with tempfile.TemporaryDirectory(prefix="lmfast-compare-") as folder:
+    require(revision)
+    with tempfile.TemporaryDirectory(prefix="lmfast-compare-", ignore_cleanup_errors=True) as folder:
         path = Path(folder, "rev")
-        if machine.git("worktree", "add", "--detach", str(path), revision) is None:
-            raise UserError(f"{revision}: git could not make a worktree of it in {path}")
         try:
-            if not (path / "bench" / "conftest.py").exists():
-                raise UserError(f"{revision}: has no bench suite yet; compare with a later commit")
+            if machine.git("worktree", "add", "--detach", str(path), revision) is None:
+                raise UserError(f"{revision}: git could not make a worktree of it in {path}")
             yield path
         finally:
-            machine.git("worktree", "remove", "--force", str(path))
+            with undisturbed():
+                if machine.git("worktree", "remove", "--force", str(path)) is None:
+                    shutil.rmtree(path, ignore_errors=True)  # then git has only its own entry to remove
+                    machine.git("worktree", "remove", "--force", str(path))
 
 
-def run(checkout: Path, output: Path, arguments: argparse.Namespace) -> dict:
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ctrl-C does nothing here: a second one, out of impatience, would leave a worktree behind."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def interrupt(number: int, frame: object) -> None:
+    """What SIGTERM and SIGHUP do: the same as Ctrl-C, so that the worktree goes."""
+    raise KeyboardInterrupt
+
+
+def ended(command: Sequence[str], cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess:
+    """A command that has ended; where we are interrupted, with all that it started, before the worktree is removed."""
+    with subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as child:
+        try:
+            out, err = child.communicate()
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            raise
+    return subprocess.CompletedProcess(command, child.returncode, out, err)
+
+
+def run(version: str, checkout: Path, output: Path, mode: str, select: str | None) -> dict:
     """One run of a version's suite, in a process of its own; what pytest printed is shown where it failed."""
     command = [
         sys.executable,
@@ -134,23 +175,27 @@ def run(checkout: Path, output: Path, arguments: argparse.Namespace) -> dict:
         f"--benchmark-json={output}",
         f"--benchmark-storage={output.parent}/store",
     ]
-    if arguments.mode:
-        command.append(f"--{arguments.mode}")
-    if arguments.select:
-        command += ["-k", arguments.select]
+    if mode:
+        command.append(f"--{mode}")
+    if select:
+        command += ["-k", select]
     environment = os.environ | {
         "PYTHONPATH": str(checkout),
-        "LMFAST_BENCH_CORPORA": str(corpora.folder()),
+        "LMFAST_BENCH_CORPORA": str(corpora.folder().resolve()),
     }
-    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
+    done = ended(command, checkout, environment)
+    if done.returncode == 4:  # a usage error
+        told = [line for line in (done.stderr + done.stdout).splitlines() if "ERROR: " in line]
+        raise UserError(f"--select {select!r}: {told[-1].partition('ERROR: ')[2] if told else 'refused'}")
     if done.returncode == 5 or (done.returncode == 0 and not output.exists()):
         raise UserError(
-            f"--select {arguments.select!r}: no benchmark matches it; see `pytest bench --collect-only`"
+            f"--select {select!r}: no benchmark of {version} ran, none matches or all were skipped; "
+            "see `pytest bench --collect-only`"
         )
     if not output.exists():
-        raise UserError(f"{checkout}: the suite failed\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        raise UserError(f"{version}: the suite failed\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     if done.returncode:
-        print(f"{checkout}: some benches failed and are left out\n{done.stdout[-1000:]}", flush=True)
+        print(f"{version}: some benches failed and are left out\n{done.stdout[-1000:]}", flush=True)
     return json.loads(output.read_text())
 
 
@@ -166,24 +211,42 @@ def main() -> None:
     sizes.add_argument("--full", dest="mode", action="store_const", const="full", help="the large corpora")
     parser.set_defaults(mode="quick")
     arguments = parser.parse_args()
-    with exit_on_user_error(), worktree(arguments.revision) as other:
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), interrupt)
+    with exit_on_user_error():
         if arguments.rounds < 1:
             raise UserError(f"--rounds {arguments.rounds}: at least 1, and 2 or more for a verdict")
+        compare(arguments.revision, arguments.rounds, arguments.mode, arguments.select)
+
+
+def compare(revision: str, rounds: int, mode: str, select: str | None) -> None:
+    """Runs both versions in turns and prints what changed."""
+    before, after = [], []
+    with (
+        worktree(revision) as other,
+        tempfile.TemporaryDirectory(prefix="lmfast-compare-", ignore_cleanup_errors=True) as folder,
+    ):
         here = machine.describe(machine.gpu_name())
         changed = " with changes" if here["dirty"] else ""
-        print(f"{here['gpu'] or here['cpu']}, {here['cores']} cores: A = {arguments.revision}")
-        print(f"B = {here['commit']}{changed}")
-        before, after = [], []
-        with tempfile.TemporaryDirectory(prefix="lmfast-compare-") as folder:
-            for number in range(arguments.rounds):
-                for letter, checkout, runs in (("A", other, before), ("B", machine.ROOT, after)):
-                    runs.append(run(checkout, Path(folder, f"{number}{letter}.json"), arguments))
-                    print(f"round {number + 1} of {arguments.rounds}: {letter} done", flush=True)
-        found = changes(before, after)
-        for text in table(found):
+        print(f"{here['gpu'] or here['cpu']}, {here['cores']} cores")
+        print(f"A = {revision} ({machine.git('rev-parse', '--short=10', revision + '^{commit}')})")
+        print(f"B = {here['commit']}{changed}", flush=True)
+        for number in range(rounds):
+            for letter, checkout, runs in (("A", other, before), ("B", machine.ROOT, after)):
+                runs.append(run(letter, checkout, Path(folder, f"{number}{letter}.json"), mode, select))
+                print(f"round {number + 1} of {rounds}: {letter} done", flush=True)
+    found = changes(before, after)
+    if not found:
+        raise UserError(
+            f"{revision}: no benchmark does the same work in both versions; choose another --select"
+        )
+    for text in table(found):
+        print(text)
+    if missing := left_out(before, after, found):
+        told = ", ".join(name_of({"fullname": name}) for name in missing)
+        for text in wrapped(f"left out, since not every run has them or their work differs: {told}"):
             print(text)
-        if missing := left_out(before, after, found):
-            print(f"left out, since only one version has them or their work differs: {', '.join(missing)}")
 
 
 if __name__ == "__main__":

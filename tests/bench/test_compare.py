@@ -1,13 +1,15 @@
 """Verdicts only where the noise cannot explain the ratio."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from bench import machine
-from bench.compare import Change, changes, left_out, table, worktree
-from lmfast.errors import UserError
+from bench.compare import Change, changes, left_out, table
 from tests.bench.results import result, run
 
 
@@ -18,7 +20,7 @@ from tests.bench.results import result, run
         ([1.0, 1.02], [1.5, 1.52], "slower"),
         ([1.0, 1.3, 1.1], [1.0, 1.2, 0.9], "within the noise (33%)"),
         ([2.0, 1.0], [1.0, 2.0], "within the noise (100%)"),
-        ([2.0], [1.0], "within the noise (0%)"),  # one pair proves nothing
+        ([2.0], [1.0], "one pair, no verdict"),
     ],
 )
 def test_verdicts(before, after, verdict):
@@ -36,26 +38,120 @@ def test_only_equal_work_in_every_run_is_compared():
     assert "2.00 (2.00-2.00)  faster" in table(found)[2]
 
 
-def test_a_worktree_is_gone_afterwards_and_an_unknown_commit_is_refused():
-    if machine.git("rev-parse", "HEAD") is None:
-        pytest.skip("not a git checkout")
-    with pytest.raises(UserError, match="knows no such commit"), worktree("no-such-revision"):
-        pass
-    with worktree("HEAD") as path:
-        assert (path / "bench" / "compare.py").exists() or (path / "bench").exists()
-    assert not path.exists()
-    assert str(path) not in machine.git("worktree", "list")
+CONFTEST = """
+def pytest_addoption(parser):
+    parser.addoption("--quick", action="store_true")
+"""
+SUITE = """
+import time
+from pace import SECONDS
+
+def test_sleep(benchmark):
+    benchmark.extra_info["work"] = {"bytes": 5}
+    benchmark.pedantic(lambda: time.sleep(SECONDS), rounds=3)
+
+def test_other(benchmark):
+    benchmark.extra_info["work"] = {"bytes": 5}
+    benchmark.pedantic(lambda: time.sleep(0.001), rounds=3)
+"""
 
 
-def test_the_command_refuses_in_one_line():
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.compare", "no-such-revision"],
-        cwd=machine.ROOT,
-        capture_output=True,
-        text=True,
+@pytest.fixture
+def checkout(tmp_path):
+    """A repository of three commits: without a suite, with one that sleeps 60 ms, with one that sleeps 20 ms; and changes
+    that are not committed, with which it sleeps 10 ms."""
+    root = tmp_path / "checkout"
+    (root / "bench").mkdir(parents=True)
+
+    def git(*words: str) -> None:
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *words]
+        subprocess.run(command, cwd=root, check=True, capture_output=True)
+
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "nothing")
+    git("tag", "empty")
+    (root / "bench/conftest.py").write_text(CONFTEST)
+    (root / "bench/test_pace.py").write_text(SUITE)
+    for tag, seconds in (("slow", 0.06), ("quick", 0.02)):
+        (root / "pace.py").write_text(f"SECONDS = {seconds}")
+        git("add", "-A")
+        git("commit", "-q", "-m", tag)
+        git("tag", tag)
+    (root / "pace.py").write_text("SECONDS = 0.01")
+    return root
+
+
+def command(root, *words: str, **options) -> subprocess.Popen:
+    """`python -m bench.compare` as if it lay in `root`; its temporary files are in the folder beside."""
+    code = (
+        "import pathlib, sys; from bench import compare, machine; "
+        f"machine.ROOT = pathlib.Path({str(root)!r}); sys.argv[0] = 'compare'; compare.main()"
     )
-    assert done.returncode == 2
-    assert (
-        done.stderr.startswith("error: no-such-revision: git knows no such commit")
-        and done.stderr.count("\n") == 1
-    )
+    (root.parent / "tmp").mkdir(exist_ok=True)
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment = outside | {"PYTHONPATH": str(machine.ROOT), "TMPDIR": str(root.parent / "tmp")}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *words], cwd=machine.ROOT, env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+def left_behind(root) -> list[str]:
+    """Worktrees that git still knows besides the checkout, and temporary files."""
+    told = subprocess.run(
+        ["git", "worktree", "list"], cwd=root, capture_output=True, text=True, check=True
+    ).stdout
+    return told.splitlines()[1:] + [str(path) for path in (root.parent / "tmp").iterdir()]
+
+
+def test_each_version_runs_its_own_code_and_changes_count(checkout):
+    with command(checkout, "slow", "--rounds", "2", "--select", "sleep") as child:
+        out, err = child.communicate()
+    assert child.returncode == 0, out + err
+    assert "A = slow (" in out and "B = " in out and " with changes" in out
+    assert out.count(" done") == 4
+    (line,) = (line for line in out.splitlines() if line.startswith("pace sleep"))
+    times = float(line.split("ms")[-1].split()[0])
+    assert 4 < times < 7 and line.endswith("faster"), line  # 60 ms against the 10 ms that are not committed
+    assert "pace other" not in out and not left_behind(checkout)
+    assert max(len(line) for line in out.splitlines()) <= 100
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["no-such"], "no-such: git knows no such commit here"),
+        (["quick:pace.py"], "quick:pace.py: git knows no such commit here"),
+        (["empty"], "empty: has no bench suite yet"),
+        (["slow", "--rounds", "0"], "--rounds 0: at least 1"),
+        (["slow", "--select", "nothing_of_it"], "--select 'nothing_of_it': no benchmark of A ran"),
+        (["slow", "--select", "sleep and ("], "--select 'sleep and (': Wrong expression passed to '-k'"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(checkout, words, message):
+    with command(checkout, *words) as child:
+        _, err = child.communicate()
+    assert child.returncode == 2 and message in err and err.count("\n") == 1, err
+    assert not left_behind(checkout)
+
+
+def test_without_git_it_says_so(tmp_path):
+    (tmp_path / "plain").mkdir()
+    with command(tmp_path / "plain", "HEAD") as child:
+        _, err = child.communicate()
+    assert child.returncode == 2 and "not a git checkout" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_in_the_middle_it_leaves_nothing(checkout, how):
+    """Stopped while a version's benches run, as a terminal does it: the signal goes to the whole group."""
+    (checkout / "pace.py").write_text("SECONDS = 600")
+    with command(checkout, "slow", "--select", "sleep", start_new_session=True) as child:
+        while "A done" not in child.stdout.readline():
+            assert child.poll() is None, child.stderr.read()
+        time.sleep(1)
+        began = time.monotonic()
+        os.killpg(child.pid, how)
+        _, err = child.communicate(timeout=60)
+    assert child.returncode == 130 and err == "interrupted\n"
+    assert time.monotonic() - began < 20 and not left_behind(checkout)
