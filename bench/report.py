@@ -1,74 +1,69 @@
 """Saved runs as pages: `python -m bench.report [RUN.json …] [--output FOLDER]` writes bench.md and bench.html.
 
-In: files that the suite saved (by default the newest one of each host, device and mode under `.benchmarks/`), or those
+In: files that the suite saved (by default the newest one of each host, device and mode under `.benchmarks/`), and those
 of bench/results/. Nothing is measured here and nothing is looked up: what a page says is in the files. Out: a Markdown
-page, and one HTML page that opens offline: for each benchmark ours beside its peers as bars, with machine, versions,
-commit and the measured ceilings. Bars are rates relative to ours, so longer is faster.
+page, and one HTML page that opens offline: an overview, how many times as fast as the fastest peer; then each benchmark
+beside its peers as bars, longer is faster; then all figures, with machine, versions, commit and the measured ceilings.
+`--readme` puts the section of readme.py into README.md instead.
 """
 
 import argparse
 import html
-import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bench.storage import FOLDER, saved_runs
-from bench.table import HEAD, amount, ceiling_line, duration, line, name_of
+from bench import readme, saved, storage
+from bench.saved import Entry, facts
+from bench.table import CELLS, duration, times
 from lmfast.errors import UserError, exit_on_user_error
 from lmfast.files import written_beside
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 1080px; margin: 2em auto; padding: 0 1em; color: #1b1f24; }
-h1 { font-size: 1.5em; } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #d0d7de; }
-p.facts { color: #57606a; } figure { margin: 1em 0; } figcaption { font-weight: 600; }
+h1 { font-size: 1.5em; } h2 { font-size: 1.25em; margin-top: 2.5em; border-bottom: 1px solid #d0d7de; }
+h3 { font-size: 1.05em; margin: 1.8em 0 .4em; } p.facts { color: #57606a; overflow-wrap: anywhere; }
+figure { margin: 0 0 .9em; } figcaption { font-weight: 600; } figcaption, td, th { font-size: 13px; }
 svg { display: block; width: 100%; height: auto; } svg text { font: 13px system-ui, sans-serif; fill: #1b1f24; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+td, th { text-align: left; padding: .2em 1.1em .2em 0; border-bottom: 1px solid #e3e5e8; vertical-align: top; }
+th { color: #57606a; font-weight: 600; white-space: nowrap; } td.short { white-space: nowrap; } nav { margin: 1em 0; }
 """
-WIDTH, LABEL, BAR, GAP = 1040, 190, 20, 6  # pixels of a chart; the right third is for numbers
-ROOM = WIDTH - LABEL - 330
+WIDTH, LABEL, BAR, GAP = 1040, 200, 18, 6  # pixels of a chart
+NUMBERS = 380  # for the text behind the longest bar
+LETTER = 7.2  # of a letter, generously
+OURS, THEIRS, SLOWER = "#1f6feb", "#8c959f", "#d9480f"
+TARGETS = ("row", "measured", "must", "aim", "reached")
 
 
 def newest_runs() -> list[dict]:
-    """The last run of each host, device and mode."""
-    folders = sorted(path for path in FOLDER.iterdir() if path.is_dir()) if FOLDER.exists() else []
-    return [runs[-1] for folder in folders if (runs := saved_runs(folder))]
+    """The last whole run of each host, device, cores and mode, then what is in bench/results."""
+    there = storage.FOLDER.iterdir() if storage.FOLDER.exists() else []
+    folders = sorted(path for path in there if path.is_dir())
+    found = [storage.last_whole(runs) for folder in folders if (runs := storage.saved_runs(folder))]
+    return found + readme.results()
 
 
-def read(paths: Sequence[Path]) -> list[dict]:
-    """Runs from files. Raises UserError for one that is none."""
-    runs = []
-    for path in paths:
-        try:
-            run = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{path}: cannot be read as JSON ({error}); name a run that the suite saved"
-            ) from None
-        if not isinstance(run, dict) or "benchmarks" not in run:
-            raise UserError(f"{path}: holds no benchmarks; name a run that the suite saved")
-        runs.append(run | {"source": path.stem})
-    return runs
-
-
-def facts(run: Mapping) -> list[str]:
-    """Where and with what a run was measured, in lines."""
-    here = run["machine_info"]
-    versions = ", ".join(f"{name} {version}" for name, version in here["versions"].items())
-    changed = " with uncommitted changes" if here["dirty"] else ""
-    lines = [
-        f"{here['gpu'] or here['cpu']}, {here['cores']} cores, {here['system']}, host {here['host']}",
-        f"{run['datetime'][:16].replace('T', ' ')} UTC, commit {here['commit']}{changed}, {here['mode']} sizes",
-        f"from {run['source']}.json",
-        versions,
-    ]
-    return lines + ([ceiling_line(here["ceilings"])] if here.get("ceilings") else [])
-
-
-def by_file(run: Mapping) -> Iterator[tuple[str, list[dict]]]:
-    """(tokenizer, its results), …"""
-    groups: dict[str, list[dict]] = {}
-    for result in run["benchmarks"]:
-        groups.setdefault(name_of(result).split(" ")[0], []).append(result)
+def grouped(run: Mapping) -> Iterator[tuple[str, list[Entry]]]:
+    """(tokenizer, its entries), …"""
+    groups: dict[str, list[Entry]] = {}
+    for entry in saved.entries(run):
+        groups.setdefault(entry.group, []).append(entry)
     yield from sorted(groups.items())
+
+
+def columns(run: Mapping, entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
+    """(heads, rows) of all figures of a group, without empty columns; the peers of the suite's results in the last."""
+    if saved.is_suite(run):
+        heads = [*CELLS, "times as fast as"]
+        rows = [
+            [*entry.cells, ", ".join(f"{peer.name} {times(peer.ratio)}" for peer in entry.peers)]
+            for entry in entries
+        ]
+    else:
+        heads, rows = list(TARGETS), [entry.cells for entry in entries]
+    kept = [i for i in range(len(heads)) if any(row[i] for row in rows)]
+    return [heads[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def markdown(runs: Sequence[Mapping]) -> str:
@@ -76,77 +71,120 @@ def markdown(runs: Sequence[Mapping]) -> str:
     pages = ["# Measured speed", ""]
     for run in runs:
         pages += ["## " + facts(run)[0], "", *(f"{text}  " for text in facts(run)[1:]), ""]
-        for group, results in by_file(run):
-            rows = [line(result)[:-1] for result in results]  # no column of changes
-            kept = [i for i in range(len(HEAD) - 1) if any(row[i] for row in rows)]
-            pages += [
-                f"### {group}",
-                "",
-                "| " + " | ".join(HEAD[i] for i in kept) + " |",
-                "|---" * len(kept) + "|",
-            ]
-            pages += ["| " + " | ".join(row[i].replace("|", "\\|") for i in kept) + " |" for row in rows]
+        for group, entries in grouped(run):
+            heads, rows = columns(run, entries)
+            pages += [f"### {group}", "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+            pages += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
             pages.append("")
     return "\n".join(pages)
 
 
-def bars(result: Mapping) -> list[tuple[str, float, str]]:
-    """(who, speed relative to ours, what stands behind the bar): ours first, then peers from fast to slow."""
-    info, median = result["extra_info"], result["stats"]["median"]
-    rates = info.get("rates", {})
-    unit = next(
-        (unit for unit in ("tokens", "bytes", "flops", "moved") if f"{unit}_per_second" in rates), None
-    )
-    letter = {"tokens": "tokens/s", "bytes": "B/s", "flops": "FLOP/s", "moved": "B/s"}.get(unit)
-
-    def shown(speed: float) -> str:
-        rate = f", {amount(rates[f'{unit}_per_second'] * speed, letter)}" if unit else ""
-        return f"{duration(median / speed)}{rate}"
-
-    fraction = info.get("fraction")
-    share = f", {100 * fraction['value']:.0f} % of {fraction['of']}" if fraction else ""
-    found = [("lmfast", 1.0, shown(1.0) + share)]
-    peers = [(name, peer["ratio"]) for name, peer in info.get("peers", {}).items()]
-    for name, ratio in sorted(peers, key=lambda peer: peer[1]["median"]):
-        spread = f" ({ratio['low']:.2f}-{ratio['high']:.2f})" if ratio["rounds"] > 1 else ", one round"
-        found.append(
-            (name, 1 / ratio["median"], f"{shown(1 / ratio['median'])}; ours {ratio['median']:.2f}x{spread}")
-        )
+def bars(entry: Entry) -> list[tuple[str, float, str]]:
+    """(who, how fast beside ours, what stands behind the bar): ours first, then peers from fast to slow. Speeds are those of
+    the pairs, which a busy moment of the machine met alike; the medians behind them need not be."""
+    found = [("lmfast", 1.0, entry.note)]
+    for peer in sorted(entry.peers, key=lambda peer: peer.ratio["median"]):
+        told = f"{duration(peer.seconds)}; ours {times(peer.ratio)}"
+        found.append((peer.name, 1 / peer.ratio["median"], told))
     return found
 
 
-def chart(result: Mapping) -> str:
-    """One benchmark as bars, an inline SVG."""
-    entries = bars(result)
-    longest = max(speed for _, speed, _ in entries)
+def words(x: float, y: float, text: str, anchor: str = "start") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>'
+
+
+def rectangle(x: float, y: float, width: float, colour: str) -> str:
+    return f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="{BAR}" fill="{colour}"/>'
+
+
+def picture(title: str, height: float, parts: Sequence[str]) -> str:
+    title = html.escape(title)
+    return (
+        f'<figure><figcaption>{title}</figcaption><svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{title}">'
+        f"{''.join(parts)}</svg></figure>"
+    )
+
+
+def chart(entry: Entry) -> str:
+    """One benchmark beside its peers as bars of speed, an inline SVG."""
+    entries = bars(entry)
+    fastest = max(speed for _, speed, _ in entries)
     parts = []
     for i, (who, speed, text) in enumerate(entries):
-        y, width = i * (BAR + GAP), max(2.0, ROOM * speed / longest)
-        colour = "#1f6feb" if i == 0 else "#8c959f"
-        parts.append(
-            f'<text x="{LABEL - 8}" y="{y + 15}" text-anchor="end">{html.escape(who)}</text>'
-            f'<rect x="{LABEL}" y="{y}" width="{width:.1f}" height="{BAR}" fill="{colour}"/>'
-            f'<text x="{LABEL + width + 8:.1f}" y="{y + 15}">{html.escape(text)}</text>'
-        )
-    height = len(entries) * (BAR + GAP)
-    title = html.escape(name_of(result))
-    return (
-        f"<figure><figcaption>{title}</figcaption>"
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{title}">{"".join(parts)}</svg></figure>'
+        y, width = i * (BAR + GAP), max(2.0, (WIDTH - LABEL - NUMBERS) * speed / fastest)
+        parts += [
+            words(LABEL - 8, y + 14, who, "end"),
+            rectangle(LABEL, y, width, THEIRS if i else OURS),
+            words(LABEL + width + 8, y + 14, text),
+        ]
+    return picture(entry.name, len(entries) * (BAR + GAP), parts)
+
+
+def overview(groups: Sequence[tuple[str, Sequence[Entry]]]) -> str:
+    """How many times as fast as the fastest peer, on a logarithmic scale from a line: right of it is faster."""
+    found = []
+    for group, entries in groups:
+        for entry in entries:
+            if (peer := entry.fastest) is not None:
+                name = f"{group} {entry.name}" if len(groups) > 1 else entry.name
+                found.append((name, math.log2(peer.ratio["median"]), f"{times(peer.ratio)} {peer.name}"))
+    if not found:
+        return ""
+    label = LETTER * max(len(name) for name, _, _ in found) + 8
+
+    def side(sign: int) -> tuple[float, float]:
+        """(longest bar, in doublings; pixels of the text behind it) to the right or to the left."""
+        there = [(abs(value), len(told)) for _, value, told in found if value * sign > 0]
+        longest, letters = max((v for v, _ in there), default=0.0), max((n for _, n in there), default=0)
+        return longest, LETTER * letters + 12
+
+    (right, room_right), (left, room_left) = side(1), side(-1)
+    unit = min(90, (WIDTH - label - room_left - room_right) / max(right + left, 1.0))  # pixels a doubling
+    line = label + room_left + unit * left
+    parts, height = [], len(found) * (BAR + GAP) + 18
+    for i, (name, value, told) in enumerate(found):
+        y, width = i * (BAR + GAP), max(1.0, unit * abs(value))
+        parts.append(words(label - 8, y + 14, name, "end"))
+        if value >= 0:
+            parts += [rectangle(line, y, width, OURS), words(line + width + 6, y + 14, told)]
+        else:
+            parts += [rectangle(line - width, y, width, SLOWER), words(line - width - 6, y + 14, told, "end")]
+    parts.append(f'<line x1="{line:.1f}" x2="{line:.1f}" y1="0" y2="{height - 18}" stroke="#1b1f24"/>')
+    parts.append(words(line, height - 4, "1x", "middle"))
+    return picture("Times as fast as the fastest peer, logarithmic", height, parts)
+
+
+def figures(run: Mapping, entries: Sequence[Entry]) -> str:
+    """All figures of a group as a table."""
+    heads, rows = columns(run, entries)
+    short = [max(map(len, (row[i] for row in rows))) <= 16 for i in range(len(heads))]
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td{' class=short' * few}>{html.escape(cell)}</td>" for cell, few in zip(row, short))
+        + "</tr>"
+        for row in rows
     )
+    return f"<table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{body}</table>"
 
 
 def page(runs: Sequence[Mapping]) -> str:
     """The page as HTML, with nothing that is loaded from elsewhere."""
+    links = [f'<a href="#run-{i}">{html.escape(run["source"])}</a>' for i, run in enumerate(runs)]
     body = [
         "<h1>Measured speed</h1>",
-        "<p>Longer bars are faster; ours is blue. From saved runs of the bench suite.</p>",
+        "<p>Ours is blue. Longer bars are faster. Ratios are medians over pairs that were timed one after the other, "
+        "with their quartiles; all of it is from saved runs.</p>",
+        f"<nav>{' · '.join(links)}</nav>" if len(links) > 1 else "",
     ]
-    for run in runs:
+    for i, run in enumerate(runs):
         told = [html.escape(text) for text in facts(run)]
-        body += [f"<h2>{told[0]}</h2>", f'<p class="facts">{"<br>".join(told[1:])}</p>']
-        for group, results in by_file(run):
-            body += [f"<h3>{html.escape(group)}</h3>", *(chart(result) for result in results)]
+        body += [f'<h2 id="run-{i}">{told[0]}</h2>', f'<p class="facts">{"<br>".join(told[1:])}</p>']
+        groups = list(grouped(run))
+        body.append(overview(groups))
+        for group, entries in groups:
+            body.append(f"<h3>{html.escape(group)}</h3>")
+            body += [chart(entry) for entry in entries if entry.peers]
+            body.append(figures(run, entries))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>lmfast: measured speed</title>'
         f"<style>{STYLE}</style></head><body>{''.join(body)}</body></html>\n"
@@ -158,17 +196,29 @@ def main() -> None:
     parser.add_argument(
         "runs", nargs="*", type=Path, metavar="RUN.json", help="saved runs; by default the newest"
     )
-    parser.add_argument("--output", type=Path, default=FOLDER, help="folder for bench.md and bench.html")
+    parser.add_argument(
+        "--output", type=Path, help="folder for bench.md and bench.html; .benchmarks by default"
+    )
+    parser.add_argument(
+        "--readme", action="store_true", help="instead: README's section from the files in bench/results"
+    )
     arguments = parser.parse_args()
     with exit_on_user_error():
-        runs = read(arguments.runs) if arguments.runs else newest_runs()
+        if arguments.readme:
+            if arguments.runs or arguments.output:
+                raise UserError("--readme takes what is in bench/results; leave the files and --output out")
+            readme.refresh(readme.README, readme.section(readme.results()))
+            print(readme.README)
+            return
+        runs = saved.read(arguments.runs) if arguments.runs else newest_runs()
         if not runs:
-            raise UserError(f"{FOLDER}: no saved runs yet; run `pytest bench/` first")
-        arguments.output.mkdir(parents=True, exist_ok=True)
+            raise UserError(f"{storage.FOLDER}: no saved runs yet; run `pytest bench/` first")
+        output = arguments.output or storage.FOLDER
+        output.mkdir(parents=True, exist_ok=True)
         for name, text in (("bench.md", markdown(runs)), ("bench.html", page(runs))):
-            with written_beside(arguments.output / name) as beside:
+            with written_beside(output / name) as beside:
                 beside.write_text(text, encoding="utf-8")
-            print(arguments.output / name)
+            print(output / name)
 
 
 if __name__ == "__main__":

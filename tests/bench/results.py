@@ -1,4 +1,4 @@
-"""A saved run as the suite writes it, for the tests of what reads one."""
+"""A saved run as the suite writes it, and a table of targets, for the tests of what reads them."""
 
 
 def result(
@@ -8,7 +8,7 @@ def result(
     work = work or {"bytes": 1000, "tokens": 250}
     ratios = {
         peer: {
-            "median": 1.0,
+            "median": median * times,
             "ratio": {"median": times, "low": times - 0.1, "high": times + 0.1, "rounds": 5},
         }
         for peer, times in (peers or {}).items()
@@ -36,4 +36,25 @@ def run(*results: dict) -> dict:
         },
         "datetime": "2026-11-23T08:00:00+00:00",
         "benchmarks": list(results),
+    }  # fmt: skip
+
+
+def target_table(*rows: dict, when: str | None = "2026-11-23T08:00:00+00:00") -> dict:
+    """A table of targets of these rows, as target_table.save writes it."""
+    described = {
+        name: value for name, value in run()["machine_info"].items() if name not in ("mode", "ceilings")
+    }
+    return described | ({"datetime": when} if when else {}) | {"seconds": 1.0, "rows": list(rows)}
+
+
+def row(name: str, ours: float, peer: str | None = "gigatoken", times: float = 2.0, **data) -> dict:
+    """A row; with a peer, how many times as fast we are."""
+    if peer is not None:
+        data |= {
+            "times": {"ours": [ours] * 3, peer: [ours * times] * 3},
+            "ratio": {"median": times, "low": times - 0.1, "high": times + 0.1, "rounds": 3},
+        }
+    return {
+        "name": name, "must": 3, "aim": None, "value": times, "at_most": False, "verdict": "missed",
+        "shown": f"{times} x", "data": data,
     }  # fmt: skip

@@ -1,0 +1,60 @@
+"""README's figures are those of the saved files, and no others."""
+
+import pytest
+
+from bench import readme
+from lmfast.errors import UserError
+from tests.bench.results import result, row, run, target_table
+
+
+def test_readme_is_what_the_saved_files_say():
+    """`python -m bench.report --readme` after a file in bench/results has changed."""
+    assert readme.section(readme.results()) in readme.README.read_text(encoding="utf-8"), (
+        "README.md differs from bench/results; run python -m bench.report --readme"
+    )
+
+
+def test_the_newer_of_two_files_is_quoted():
+    old = target_table(row("encode A", 0.4), row("train", 1.0), when="2026-11-23T08:00:00+00:00")
+    new = target_table(row("encode A", 0.2), when="2026-11-24T08:00:00+00:00")
+    for runs in (
+        [old | {"source": "t_a"}, new | {"source": "t_b"}],
+        [new | {"source": "t_b"}, old | {"source": "t_a"}],
+    ):
+        text = readme.section(runs)
+        assert "| encode A | 200 ms |" in text and "| 400 ms |" not in text and "| train | 1 s |" in text
+        assert "bench/results/t_b.json" in text and "bench/results/t_a.json" in text
+
+
+def test_of_the_suite_the_training_steps_are_quoted():
+    steps = run(result("step[small]", 0.5, {"LlamaForCausalLM": 1.2}), result("count[A-1]", 0.1))
+    for one in steps["benchmarks"]:
+        one["fullname"] = one["fullname"].replace("test_tokenizer", "test_training")
+    steps["benchmarks"].append(result("encode[A]", 0.7, {"gigatoken": 1.5}))
+    text = readme.section([steps | {"source": "suite"}])
+    assert "| step[small] | 500 ms | LlamaForCausalLM 600 ms | 1.20 (1.10–1.30) |" in text
+    assert "encode[A]" not in text and "count" not in text
+
+
+def test_what_cannot_be_quoted_is_refused():
+    here, there = (target_table(row(name, 1.0)) | {"source": "t_x"} for name in ("a", "b"))
+    with pytest.raises(UserError, match=r"README quotes one machine, and bench/results has .* and "):
+        readme.section([here, there | {"cores": 16}])
+    with pytest.raises(UserError, match=r"t_x.json: has no datetime"):
+        readme.section([target_table(row("a", 1.0), when=None) | {"source": "t_x"}])
+    with pytest.raises(UserError, match="no comparison with a peer"):
+        readme.section([target_table(row("a", 1.0, None)) | {"source": "t_x"}])
+
+
+def test_gpus_are_said_to_be_not_measured_until_one_is():
+    here = target_table(row("a", 1.0)) | {"source": "t_x"}
+    assert "GPUs: not measured" in readme.section([here])
+    assert "GPUs: see bench/results" in readme.section([here, here | {"gpu": "H100", "source": "t_h100"}])
+
+
+def test_a_readme_without_the_markers_is_left_alone(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(f"text {readme.BEGIN} no end")
+    with pytest.raises(UserError, match="does not have the lines"):
+        readme.refresh(path, "new")
+    assert path.read_text() == f"text {readme.BEGIN} no end"
