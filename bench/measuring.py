@@ -3,9 +3,9 @@
 In: a function without arguments, what it does in one call (`Work`), peers that do the same, a budget of seconds.
 Out: pytest-benchmark's statistics, and in `extra_info` what `figures` makes of them:
 
-    work      bytes, tokens, flops, moved: of one call
-    rates     bytes_per_second, tokens_per_second, flops_per_second, moved_per_second: from the median
-    fraction  {of, value}: of a ceiling measured in this session (`Work.ceiling` names it)
+    work      tokens, bytes, and FLOPs where they are counted: of one call
+    rates     tokens_per_second, bytes_per_second, flops_per_second: from the median
+    fraction  {of, value}: of a ceiling measured in this session (`Work.ceiling` names it); of a matrix rate it is MFU
     peers     {name: {median, ratio: {median, low, high, rounds}}}: how many times as fast we are, pair by pair
 
 A peer runs right before us in each round, so that a busy moment of the machine meets both. One that takes longer than
@@ -17,19 +17,19 @@ from dataclasses import asdict, dataclass
 
 from bench.timing import ratio, seconds
 
-BUDGET = {"quick": 0.7, "default": 4.0, "full": 20.0}  # seconds a benchmark, warm-up aside
-FEWEST, MOST = 3, 40  # rounds
+BUDGET = {"quick": 0.7, "default": 3.0, "full": 20.0}  # seconds a benchmark, warm-up aside
+FEWEST, MOST = 3, 200  # rounds
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one call does. `moved`: bytes that must at least be read or written in memory; `ceiling`: a key of the
-    measured ceilings, which `flops` (matmul …) or `moved` (read, copy) is compared with."""
+    """What one call does. Every benchmark says how many tokens and bytes; what they are, its file says: bytes of a text
+    or of a token file, of an operator's tensors, of the weights that a step must read. `ceiling` is a key of the
+    measured ceilings, which `flops` (matmul …) or `bytes` (read, copy) is compared with."""
 
-    bytes: int | None = None
-    tokens: int | None = None
+    tokens: int
+    bytes: int
     flops: float | None = None
-    moved: int | None = None
     ceiling: str | None = None
 
 
@@ -52,7 +52,7 @@ def figures(
         "rates": {f"{name}_per_second": amount / median for name, amount in done.items()},
     }
     if work.ceiling in ceilings:
-        amount = work.flops if work.ceiling.startswith("matmul") else work.moved
+        amount = work.flops if work.ceiling.startswith("matmul") else work.bytes
         info["fraction"] = {"of": work.ceiling, "value": amount / median / ceilings[work.ceiling]}
     if peers:
         info["peers"] = {
@@ -75,7 +75,9 @@ class Measure:
         work: Work,
         peers: Mapping[str, Callable[[], object]] | None = None,
         fewest: int = FEWEST,
+        before: Callable[[], object] | None = None,
     ) -> None:
+        """`before` is called before each of our rounds and not timed: it puts things back as they were."""
         peers = peers or {}
         if self.benchmark.disabled:
             function()
@@ -96,6 +98,8 @@ class Measure:
             for name, peer in peers.items():
                 if len(taken[name]) < allowed[name]:
                     taken[name].append(seconds(peer, self.synchronize))
+            if before is not None:
+                before()
             if self.synchronize is not None:
                 self.synchronize()
 

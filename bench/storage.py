@@ -1,7 +1,8 @@
 """Saved runs: where pytest-benchmark keeps them, and which of them a run may be compared with.
 
-A folder holds runs of one host, one device and one mode (`--quick`, `--full` or neither), so the last one in it is a
-fair baseline. In: that folder. Out: runs as dictionaries, oldest first; per benchmark the last run that has it.
+A folder holds runs of one host, one device, as many cores, and one mode (`--quick`, `--full` or neither), so the last
+one in it is a fair baseline. In: that folder. Out: runs as dictionaries, oldest first; per benchmark the last run
+that has it.
 """
 
 import json
@@ -12,9 +13,9 @@ from bench.machine import ROOT, slug
 FOLDER = ROOT / ".benchmarks"
 
 
-def run_folder(host: str, device: str, mode: str) -> Path:
-    """Runs of this host, device and mode."""
-    return FOLDER / slug(f"{host} {device} {mode}")
+def run_folder(host: str, device: str, cores: int, mode: str) -> Path:
+    """Runs of this host, device and mode, with as many cores: virtual machines of every size call themselves the same."""
+    return FOLDER / slug(f"{host} {device} {cores} cores {mode}")
 
 
 def saved_runs(folder: Path) -> list[dict]:
@@ -35,3 +36,9 @@ def last_results(runs: list[dict]) -> dict[str, dict]:
     return {
         result["fullname"]: result | {"source": run["source"]} for run in runs for result in run["benchmarks"]
     }
+
+
+def last_whole(runs: list[dict]) -> dict:
+    """The last run that was not of a selection (pytest's -k, say), or the last one where all were."""
+    whole = [run for run in runs if not run["machine_info"].get("selection")]
+    return (whole or runs)[-1]

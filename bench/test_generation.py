@@ -1,8 +1,9 @@
 """Generation with the KV cache: the time to a first token, and decoding at batch 1 and 16, greedy, beside Hugging Face's.
 
 The peer has the same weights; before anything is timed, the first id (of a prompt of half a context) and all greedy
-ids (decode) must be the same. Decoding must at least read every weight once a step: the fraction is of the read
-bandwidth measured in this session. How it stands against its targets: `python -m bench.generation_table`.
+ids (decode) must be the same. Decoding must at least read every weight once a step (the embedding's table aside): those
+are its bytes, and the fraction is of the read bandwidth measured in this session. How it stands against its targets:
+`python -m bench.generation_table`.
 """
 
 import pytest
@@ -40,6 +41,11 @@ def llama(model):
     return make(model).eval()
 
 
+def weight_bytes(model) -> int:
+    """Of all weights but the embedding's table."""
+    return 4 * (num_parameters(model.config) - model.config.vocab_size * model.config.d_model)
+
+
 def ids_of(model, *shape: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.randint(0, model.config.vocab_size, shape, generator=generator)
@@ -64,7 +70,7 @@ def test_first_token(model, llama, device, batch, measure):
     flops["head"] //= length  # of the last position only
     measure(
         lambda: generate(model, ids.tolist(), 1, temperature=0.0),
-        Work(tokens=batch * length, flops=sum(flops.values()), ceiling="matmul float32"),
+        Work(batch * length, weight_bytes(model), sum(flops.values()), ceiling="matmul float32"),
         peers,
     )
 
@@ -96,6 +102,4 @@ def test_decode(model, llama, device, mode, batch, measure):
 
         assert theirs()[:, PROMPT:].tolist() == ours()
         peers["LlamaForCausalLM"] = theirs
-    embedding = model.config.vocab_size * model.config.d_model
-    read = 4 * (num_parameters(model.config) - embedding)
-    measure(ours, Work(tokens=batch * new, moved=new * read, ceiling="read"), peers)
+    measure(ours, Work(tokens=batch * new, bytes=new * weight_bytes(model), ceiling="read"), peers)

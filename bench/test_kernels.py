@@ -4,8 +4,8 @@ On a CPU the operators are PyTorch itself (kernels/backend.py), so these entries
 they are the Triton kernels, and the same entries stand beside PyTorch's. Entries for peers that exist only on CUDA
 skip elsewhere with the reason. Results are compared with the peer's before anything is timed.
 
-`moved` counts the tensors that must be read or written once; FLOPs of attention count causal work once; the fraction is
-of the copy bandwidth or the matrix rate measured in this session.
+Bytes are those of the tensors that must be read or written once; FLOPs of attention count causal work once; the fraction
+is of the copy bandwidth or the matrix rate measured in this session.
 """
 
 from dataclasses import dataclass
@@ -115,15 +115,13 @@ def agree(ours, theirs, inputs) -> None:
         torch.testing.assert_close(a.float(), b.float(), **tolerance)
 
 
-def bench(
-    measure, direction, inputs, ours, theirs, name, tokens, moved=None, flops=None, matrix=None
-) -> None:
-    """`moved` and `flops` of (forward, the other direction); the peer is PyTorch's own way to the same result."""
+def bench(measure, direction, inputs, ours, theirs, name, tokens, moved, flops=None, matrix=None) -> None:
+    """`moved` bytes and `flops` of (forward, the other direction); the peer is PyTorch's own way to the same result."""
     agree(ours, theirs, inputs)
     i = direction != "forward"
     work = Work(
         tokens=tokens,
-        moved=None if moved is None else moved[i],
+        bytes=moved[i],
         flops=None if flops is None else flops[i],
         ceiling=f"matmul {str(matrix).removeprefix('torch.')}" if flops else "copy",
     )
@@ -209,9 +207,13 @@ def test_attention(shape, randn, direction, device, dtype, peer, measure):
             return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
     forward = 2 * shape.batch * shape.heads * shape.seq * shape.seq * 64
+    moved = (
+        4 * nbytes(q),
+        8 * nbytes(q),
+    )  # q, k, v, out; the backward pass reads those and dout, and writes dq, dk, dv
     bench(
         measure, direction, [q, k, v], kernels.attention, theirs, f"SDPA {peer}",
-        shape.tokens, flops=(forward, 2.5 * forward), matrix=dtype,
+        shape.tokens, moved, flops=(forward, 2.5 * forward), matrix=dtype,
     )  # fmt: skip
 
 
@@ -231,7 +233,7 @@ def test_decode_attention(shape, randn, device, batch, measure):
     torch.testing.assert_close(ours.float(), theirs()[:, :, 0].float(), rtol=2e-2, atol=2e-2)
     measure(
         lambda: kernels.decode_attention(q, k, v, lengths),
-        Work(tokens=batch, moved=nbytes(k, v), ceiling="read"),
+        Work(tokens=batch, bytes=nbytes(k, v), ceiling="read"),
         {"SDPA": theirs},
     )
 
@@ -253,7 +255,8 @@ def test_linear_cross_entropy(shape, randn, direction, device, dtype, measure):
         return F.cross_entropy((hidden @ weight.t()).float(), targets)
 
     forward = 2 * shape.tokens * shape.d_model * shape.vocab
+    moved = (nbytes(hidden, weight), 2 * nbytes(hidden, weight))
     bench(
         measure, direction, [hidden, weight], ours, theirs, "matmul + F.cross_entropy",
-        shape.tokens, flops=(forward, 3 * forward), matrix=dtype,
+        shape.tokens, moved, flops=(forward, 3 * forward), matrix=dtype,
     )  # fmt: skip

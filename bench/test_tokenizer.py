@@ -2,7 +2,8 @@
 
 All on the same text, in this process, with the same number of threads, round by round in turns. Before anything is
 timed, results are compared: ids must be equal, what trainers learnt must agree (tokenizer_peers.py), and our merges of
-a slice must be those of the plain oracle in tests/.
+a slice must be those of the plain oracle in tests/. Bytes are the text's; tokens are ids, of counting pretokens, of
+merging merges, of training the ids that the learnt vocabulary makes of the text.
 """
 
 import numpy as np
@@ -67,35 +68,36 @@ def test_merges_are_the_oracles(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2, 6, 10])
-def test_count(corpus, workers, measure):
+def test_count(corpus, counts, workers, measure):
     path = corpus[1]
-    work = Work(bytes=path.stat().st_size)
+    work = Work(tokens=int(counts.counts.sum()), bytes=path.stat().st_size)
     measure(lambda: count_pretokens([path], [END], GPT2, workers), work)
 
 
 def test_merge(corpus, counts, mode, measure):
-    """From counts to merges; tokens are merges here."""
+    """From counts to merges."""
     wanted = VOCAB_SIZES[mode][corpus[0]] - 257
     measure(lambda: learn_merges(counts, wanted), Work(tokens=wanted, bytes=counts.total_bytes))
 
 
-def test_train(corpus, mode, num_workers, measure):
+def test_train(corpus, mode, num_workers, scratch, measure):
     """The whole call, beside the other trainers' whole calls."""
     name, path = corpus
     size = VOCAB_SIZES[mode][name]
     ours = train_bpe(path, size, num_workers=num_workers)
+    tokens = ours.encode_file(path, scratch / "ids.npy", num_workers).tokens
     peers = tokenizer_peers.training_peers(path, size, peer_names(mode))
     for peer in peers:
         tokenizer_peers.check_learnt(ours, peer, peer.run(), corpora.held_out(name))
     measure(
         lambda: train_bpe(path, size, num_workers=num_workers),
-        Work(bytes=path.stat().st_size),
+        Work(tokens=tokens, bytes=path.stat().st_size),
         {peer.name: peer.run for peer in peers},
     )
 
 
 def test_encode(corpus, tokenizers, mode, num_workers, scratch, measure):
-    """A file to a .npy; the peers leave their ids in memory."""
+    """A file to a new .npy, that of the round before deleted beforehand; the peers leave their ids in memory."""
     name, path = corpus
     tokenizer, target = tokenizers[name], scratch / "ids.npy"
     tokens = tokenizer.encode_file(path, target, num_workers).tokens
@@ -107,6 +109,7 @@ def test_encode(corpus, tokenizers, mode, num_workers, scratch, measure):
         lambda: tokenizer.encode_file(path, target, num_workers),
         Work(bytes=path.stat().st_size, tokens=tokens),
         {peer.name: peer.run for peer in peers},
+        before=lambda: target.unlink(missing_ok=True),
     )
 
 

@@ -2,7 +2,8 @@
 
 Both as bench/training_step.py has them. The peer starts from the same weights and sees the same batches; before anything
 is timed its loss on a batch must be ours. FLOPs by the convention of lmfast/model/accounting.py; the fraction is of the
-matrix rate measured in this session, so it is MFU against what the device really reaches.
+matrix rate measured in this session, so it is MFU against what the device really reaches. `mfu` is what a run logs: on
+CUDA against the vendor's dense rate. Bytes are those of the token file that were read.
 """
 
 import numpy as np
@@ -13,7 +14,7 @@ from bench.measuring import Work
 from bench.tokenizer_peers import installed
 from bench.training_step import OurSteps, TheirSteps, their_loss
 from lmfast.data.batches import Batches
-from lmfast.model.accounting import training_flops_per_token
+from lmfast.model.accounting import device_peak, training_flops_per_token
 from lmfast.model.config import ModelConfig
 from lmfast.model.device import make_deterministic, why_not_compile
 from lmfast.model.transformer import TransformerLM
@@ -69,6 +70,7 @@ def test_step(size, mode, device, deterministic, measure):
     matrix = "bfloat16" if device.type == "cuda" else "float32"
     work = Work(
         tokens=count,
+        bytes=count * tokens.itemsize,
         flops=count * training_flops_per_token(config, config.context_length),
         ceiling=f"matmul {matrix}",
     )
@@ -76,3 +78,8 @@ def test_step(size, mode, device, deterministic, measure):
         peer()  # it compiles, too
     ours = OurSteps(model, batches, device, batch_size, compiled)
     measure(lambda: ours(steps), work, peers)
+    info = measure.benchmark.extra_info
+    if device.type == "cuda" and "rates" in info:
+        info["mfu"] = info["rates"]["flops_per_second"] / device_peak(device, bf16=True)[0]
+    elif "fraction" in info:
+        info["mfu"] = info["fraction"]["value"]

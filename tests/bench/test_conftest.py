@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 
+from bench.conftest import chosen_run, selection
 from bench.machine import ROOT
 
 SUITE = """
@@ -14,7 +16,7 @@ import time
 from bench.measuring import Work
 
 def test_sleep(measure):
-    measure(lambda: time.sleep(0.001), Work(bytes=1000), {"peer": lambda: time.sleep(0.003)})
+    measure(lambda: time.sleep(0.001), Work(tokens=250, bytes=1000), {"peer": lambda: time.sleep(0.003)})
 """
 
 
@@ -45,19 +47,52 @@ def suite(tmp_path):
 
 
 def test_runs_are_saved_and_compared_within_their_mode(suite, tmp_path):
-    first = suite("--quick", "--benchmark-compare")
+    first = suite("--quick", "--benchmark-compare", "-k", "sleep")
     assert "1 passed" in first and "Nothing to compare with yet" in first
-    assert "x peer" in first and "measured ceilings: read 1 GB/s" in first
+    assert "against peers: " in first and "measured ceilings: read 1 GB/s" in first
     second = suite("--quick", "--benchmark-compare")
-    assert "change: how many times as fast as in 0001_" in second
+    assert (
+        "change: how many times as fast as in 0001_" in second and "Peers, whose code is the same" in second
+    )
     assert "Nothing to compare with yet" in suite("--benchmark-compare")
-    files = sorted((tmp_path / "saved").rglob("*.json"))
+    assert max(len(line) for line in second.splitlines()) <= 100
+    files = sorted((tmp_path / "saved").rglob("*.json"), key=lambda path: path.stat().st_mtime)
     assert len(files) == 3 and len({path.parent for path in files}) == 2
     saved = json.loads(files[0].read_text())
     assert {"host", "cpu", "gpu", "versions", "commit", "dirty", "mode", "ceilings"} <= saved[
         "machine_info"
     ].keys()
-    assert saved["benchmarks"][0]["extra_info"]["peers"]["peer"]["ratio"]["median"] > 1.5
+    assert "-k sleep" in saved["machine_info"]["selection"]
+    info = saved["benchmarks"][0]["extra_info"]
+    assert info["peers"]["peer"]["ratio"]["median"] > 1.5
+    assert info["rates"].keys() == {"tokens_per_second", "bytes_per_second"}
+
+
+def test_what_is_refused_or_only_collected_saves_nothing(suite, tmp_path):
+    refused = suite("--quick", "--benchmark-compare=0001")
+    assert (
+        "--benchmark-compare=0001: no run of this host, device and mode (quick) is called so; none is saved"
+        in refused
+    )
+    assert "Not saving anything" not in suite("--quick", "--collect-only")
+    assert not list((tmp_path / "saved").rglob("*.json"))
+
+
+def test_a_run_to_compare_with_is_named_by_its_beginning():
+    runs = [{"source": name} for name in ("0001_a", "0002_b", "0003_c")]
+    assert chosen_run("0002", runs, "quick") is runs[1]
+    with pytest.raises(pytest.UsageError, match=r"mode \(quick\) is called so; there are 0001, 0002, 0003"):
+        chosen_run("0009", runs, "quick")
+
+
+@pytest.mark.parametrize(
+    ("args", "selected"),
+    [([str(ROOT / "bench")], ""), ([str(ROOT)], ""), ([str(ROOT / "bench/test_data.py")], "test_data.py")],
+)
+def test_the_whole_suite_is_no_selection(args, selected):
+    options = types.SimpleNamespace(deselect=None, keyword="")
+    found = selection(types.SimpleNamespace(args=args, option=options))
+    assert found.endswith(selected) and bool(found) == bool(selected)
 
 
 def test_quick_and_full_exclude_each_other(suite):

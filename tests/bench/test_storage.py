@@ -2,15 +2,25 @@
 
 import json
 
-from bench.storage import FOLDER, last_results, run_folder, saved_runs
+from bench.storage import FOLDER, last_results, last_whole, run_folder, saved_runs
 from tests.bench.results import result, run
 
 
-def test_runs_of_another_mode_or_device_are_elsewhere():
+def test_runs_of_another_mode_device_or_size_are_elsewhere():
     folders = {
-        run_folder("vm", device, mode) for device in ("AMD EPYC", "H100") for mode in ("quick", "full")
+        run_folder("vm", device, cores, mode)
+        for device in ("AMD EPYC", "H100")
+        for cores in (2, 16)
+        for mode in ("quick", "full")
     }
-    assert len(folders) == 4 and {folder.parent for folder in folders} == {FOLDER}
+    assert len(folders) == 8 and {folder.parent for folder in folders} == {FOLDER}
+
+
+def test_a_run_of_a_selection_does_not_stand_for_the_suite():
+    whole, part = run(), run()
+    part["machine_info"] = part["machine_info"] | {"selection": "-k encode"}
+    assert last_whole([whole, part]) is whole
+    assert last_whole([part]) is part
 
 
 def test_the_last_run_that_has_a_benchmark_is_its_baseline(tmp_path):

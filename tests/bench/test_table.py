@@ -21,19 +21,92 @@ def test_durations(value, shown):
 
 
 def test_a_line_has_rates_and_peers():
-    cells = dict(zip(table.HEAD, table.line(result("encode[A]", 0.001, {"tiktoken": 2.5}))))
-    assert cells["benchmark"] == "tokenizer encode[A]"
+    one = result("encode[A]", 0.001, {"tiktoken": 2.5})
+    cells = dict(zip(table.CELLS, table.cells(one), strict=True))
+    assert cells["benchmark"] == "encode[A]" and table.name_of(one) == "tokenizer encode[A]"
     assert cells["tokens/s"] == "250 k" and cells["bytes/s"] == "1 MB"
-    assert cells["against peers"] == "2.50x tiktoken (2.40-2.60)"
-    assert cells["change"] == "" and cells["of ceiling"] == ""
+    assert cells["of ceiling"] == ""
+    assert table.against(one) == "2.50x (2.40-2.60) tiktoken"
 
 
 def test_a_change_is_told_from_noise():
     now = result("encode[A]", 1.0)
     assert table.change(now, result("encode[A]", 2.0)) == "2.00x"
-    assert table.change(now, result("encode[A]", 1.01)) == "1.01x (noise)"
+    assert table.change(now, result("encode[A]", 1.01)) == "1.01x noise"
     assert table.change(now, result("encode[A]", 2.0, work={"bytes": 5})) == "other work"
-    assert table.change(now, None) == ""
+    assert table.change(now, None) == "new"
+
+
+def test_work_is_the_same_as_far_as_both_suites_say():
+    """An older suite said less, or called bytes something else: what both say decides."""
+    now = result("encode[A]", 1.0, work={"tokens": 5, "bytes": 7})
+    for work, same in (
+        ({"tokens": 5}, True),
+        ({"tokens": 5, "moved": 9}, True),
+        ({"tokens": 6, "bytes": 7}, False),
+    ):
+        assert table.same_work(now, result("encode[A]", 1.0, work=work)) is same
+    assert not table.same_work(now, result("encode[A]", 1.0, work={"moved": 9}))
+
+
+def moods(factor: float, ours: float = 1.0) -> tuple[list, dict]:
+    """(results, before): every peer is `factor` times as fast as before, encode `ours` times."""
+    names = [f"{kind}[{i}]" for kind in ("encode", "decode") for i in range(3)]
+    now, then = [], {}
+    for name in names:
+        changed = ours if name.startswith("encode") else factor
+        before, after = (result(name, seconds, {"peer": 2.0}) for seconds in (1.0, 1.0 / changed))
+        after["extra_info"]["peers"]["peer"]["median"] = 2.0 / factor
+        before["extra_info"]["peers"]["peer"]["median"] = 2.0
+        now.append(after)
+        then[after["fullname"]] = before
+    return now, then
+
+
+def test_a_slower_machine_is_not_taken_for_a_slower_commit():
+    """Peers' code is the same in both runs: what they changed by is the machine, and ours within that is noise."""
+    results, before = moods(factor=0.5, ours=0.6)
+    assert table.drift(table.peer_changes(results, before)) == (0.5, 1.0)
+    told = table.table(results, before)
+    assert sum("noise" in text for text in told) == 6 and "0.50 to 1.00 times" in table.drift_line(
+        results, before
+    )
+    told = table.table(*moods(factor=1.0, ours=0.6))
+    assert [text.rpartition("  ")[2] for text in told if text.startswith("encode")] == ["0.60x"] * 3
+    assert "No peer was timed" in table.drift_line([result("encode[A]", 1.0)], before)
+
+
+def test_of_many_peers_the_outermost_do_not_count():
+    assert table.drift([1.0] * 19 + [9.0]) == (1.0, 1.0)
+    assert table.drift([0.9, 1.3]) == (0.9, 1.3) and table.drift([]) == (1.0, 1.0)
+
+
+def test_the_widest_table_fits_a_terminal_of_100_columns():
+    """The longest names, rates, ceilings and verdicts that the suite has; peers in lines of their own beneath."""
+    one = result("linear_cross_entropy[forward]", 0.0555, {"matmul + F.cross_entropy": 110.5, "tokenizers": 119.87,
+                                                           "gigatoken": 222.25})  # fmt: skip
+    one["fullname"] = "bench/test_kernels.py::test_linear_cross_entropy[backward]"
+    one["extra_info"]["rates"] = {
+        "tokens_per_second": 4.44e8,
+        "bytes_per_second": 9.21e11,
+        "flops_per_second": 1.23e14,
+    }
+    one["extra_info"]["fraction"] = {"of": "matmul bfloat16", "value": 1.13}
+    before = {one["fullname"]: one}
+    told = table.table([one], before)
+    assert max(map(len, told)) <= table.WIDTH == 100
+    assert told[2] == "kernels" and told[3].endswith("113 % matmul  1.00x noise")
+    assert "against peers: 110.50x (110.40-110.60) matmul + F.cross_entropy" in told[4] and len(told) > 5
+    assert all(
+        len(text) <= 100
+        for text in table.wrapped(table.ceiling_line({f"matmul {i}": 1.5e14 for i in range(9)}))
+    )
+
+
+def test_loading_says_what_it_is_beside_a_step():
+    one = result("batches", 1.0)
+    one["extra_info"]["times_a_step"] = 5658.4
+    assert "5,658x the tokens/s of a training step" in "\n".join(table.table([one]))
 
 
 def test_empty_columns_are_left_out():
