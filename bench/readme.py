@@ -2,7 +2,8 @@
 
 In: those files. Out: Markdown between two markers of README.md: every comparison with a peer in the tables of targets, and
 of the suite's runs the training steps, each with the file that holds it. Where two files hold the same comparison the
-newer one is quoted. Refused: results of two machines in one table, and a file that does not say when it was measured.
+newer one is quoted; files of small sizes (--quick, no --full) never are. Refused: results of two machines in one table,
+and a file that does not say when it was measured.
 A test holds README equal to this.
 """
 
@@ -18,6 +19,8 @@ README = machine.ROOT / "README.md"
 BEGIN = "<!-- made by python -m bench.report --readme -->"
 END = "<!-- end -->"
 QUOTED_OF_SUITE = ("training",)  # the tokenizer and decoding have tables of their own
+ORDER = ("tokenizer", "training", "generation")
+PROOFS = ("_quick", "_small")  # how names of files end whose sizes only prove that a table works
 
 
 def newest(runs: Sequence[Mapping]) -> list[tuple[saved.Entry, Mapping]]:
@@ -33,7 +36,7 @@ def newest(runs: Sequence[Mapping]) -> list[tuple[saved.Entry, Mapping]]:
             quoted = not saved.is_suite(run) or entry.group in QUOTED_OF_SUITE
             if entry.peers and quoted:
                 found[entry.group, entry.name] = (entry, run)
-    return sorted(found.values(), key=lambda pair: pair[0].group != "tokenizer")
+    return sorted(found.values(), key=lambda pair: (*ORDER, pair[0].group).index(pair[0].group))
 
 
 def section(runs: Sequence[Mapping]) -> str:
@@ -68,8 +71,8 @@ def section(runs: Sequence[Mapping]) -> str:
 
 
 def results() -> list[dict]:
-    """Every file in bench/results."""
-    return saved.read(sorted(saved.RESULTS.glob("*.json")))
+    """Every file in bench/results, but those of small sizes."""
+    return saved.read(path for path in sorted(saved.RESULTS.glob("*.json")) if not path.stem.endswith(PROOFS))
 
 
 def refresh(path: Path, text: str) -> None:

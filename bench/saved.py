@@ -7,7 +7,7 @@ looked up here. Refused, in one line: what is neither.
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from bench import machine, table
 from lmfast.errors import UserError
 
 RESULTS = machine.ROOT / "bench" / "results"
-PEERS = {"peer": "LlamaForCausalLM.generate"}  # as the decoding table's times call it
+PEERS = {"generation": "LlamaForCausalLM.generate", "training": "LlamaForCausalLM"}
+"""table of targets → who is meant by "peer" in its times"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Entry:
         return min(self.peers, key=lambda peer: peer.ratio["median"], default=None)
 
 
-def read(paths: Sequence[Path]) -> list[dict]:
+def read(paths: Iterable[Path]) -> list[dict]:
     """Saved files, each with its `source`. Raises UserError for one that is none."""
     return [one(path) for path in paths]
 
@@ -135,5 +136,6 @@ def of_row(row: Mapping, group: str) -> Entry:
         return Entry(group, row["name"], None, cells)
     # tiktoken's pace does not depend on the length: it is timed on a part, and our time is that part's share.
     ours = statistics.median(times["ours"]) * data.get("share", 1)
-    peer = Peer(PEERS.get(others[0], others[0]), statistics.median(times[others[0]]), data["ratio"])
+    name = PEERS.get(group, others[0]) if others[0] == "peer" else others[0]
+    peer = Peer(name, statistics.median(times[others[0]]), data["ratio"])
     return Entry(group, row["name"], ours, cells, [peer], table.duration(ours))

@@ -1,5 +1,7 @@
 """README's figures are those of the saved files, and no others."""
 
+import json
+
 import pytest
 
 from bench import readme
@@ -34,6 +36,18 @@ def test_of_the_suite_the_training_steps_are_quoted():
     text = readme.section([steps | {"source": "suite"}])
     assert "| step[small] | 500 ms | LlamaForCausalLM 600 ms | 1.20 (1.10–1.30) |" in text
     assert "encode[A]" not in text and "count" not in text
+
+
+def test_tables_stand_in_one_order_whatever_was_measured_last(tmp_path, monkeypatch):
+    """Files of small sizes, which lie there after a trial, are not quoted."""
+    monkeypatch.setattr(readme.saved, "RESULTS", tmp_path)
+    for hour, name in enumerate(
+        ("training_x", "generation_x", "tokenizer_x", "tokenizer_x_small", "training_x_quick")
+    ):
+        one = target_table(row(name, 1.0), when=f"2026-11-24T0{hour}:00:00+00:00")
+        (tmp_path / f"{name}.json").write_text(json.dumps(one))
+    rows = [line.split(" | ")[0] for line in readme.section(readme.results()).splitlines() if "_x" in line]
+    assert rows == ["| tokenizer_x", "| training_x", "| generation_x"]
 
 
 def test_what_cannot_be_quoted_is_refused():

@@ -26,14 +26,22 @@ def test_a_run_of_the_suite():
 
 def test_a_table_of_targets():
     """A peer timed on a part stands beside our time for that part; what was not timed has no seconds."""
-    one = target_table(
-        row("encode A", 0.3, "tiktoken", share=0.1), row("greedy", 1.0, "peer"), row("memory", 0, None)
-    ) | {"source": "tokenizer_amd"}
-    encode, greedy, memory = saved.entries(one)
+    one = target_table(row("encode A", 0.3, "tiktoken", share=0.1), row("memory", 0, None)) | {
+        "source": "tokenizer_amd"
+    }
+    encode, memory = saved.entries(one)
     assert encode.group == "tokenizer" and encode.seconds == pytest.approx(0.03)
-    assert greedy.peers[0].name == "LlamaForCausalLM.generate" and greedy.peers[0].seconds == 2.0
     assert memory.seconds is None and not memory.peers
     assert encode.cells == ["encode A", "2.0 x", "≥ 3", "", "missed"]
+
+
+@pytest.mark.parametrize(
+    ("table", "name"), [("generation", "LlamaForCausalLM.generate"), ("training", "LlamaForCausalLM")]
+)
+def test_a_tables_peer_has_a_name(table, name):
+    """bench.generation_table and bench.training_table time one "peer" each."""
+    (entry,) = saved.entries(target_table(row("x", 1.0, "peer")) | {"source": f"{table}_amd"})
+    assert (entry.peers[0].name, entry.peers[0].seconds) == (name, 2.0)
 
 
 def test_every_kept_result_can_be_read_and_says_when():
