@@ -23,7 +23,7 @@ STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 1080px; margin: 2em auto; padding: 0 1em; color: #1b1f24; }
 h1 { font-size: 1.5em; } h2 { font-size: 1.25em; margin-top: 2.5em; border-bottom: 1px solid #d0d7de; }
 h3 { font-size: 1.05em; margin: 1.8em 0 .4em; } p.facts { color: #57606a; overflow-wrap: anywhere; }
-figure { margin: 0 0 .9em; } figcaption { font-weight: 600; } figcaption, td, th { font-size: 13px; }
+figure { margin: 0 0 .9em; } figcaption { font-weight: 600; margin-bottom: .3em; } figcaption, td, th { font-size: 13px; }
 svg { display: block; width: 100%; height: auto; } svg text { font: 13px system-ui, sans-serif; fill: #1b1f24; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 td, th { text-align: left; padding: .2em 1.1em .2em 0; border-bottom: 1px solid #e3e5e8; vertical-align: top; }

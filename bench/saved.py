@@ -83,17 +83,17 @@ def device(run: Mapping) -> str:
 
 
 def facts(run: Mapping) -> list[str]:
-    """Where and with what a run was measured, in lines; the first is a heading."""
+    """What a run measured, where and with what, in lines; the first is a heading."""
     here = machine_of(run)
     versions = ", ".join(f"{name} {version}" for name, version in here["versions"].items())
     changed = " with uncommitted changes" if here["dirty"] else ""
     when = f"{run['datetime'][:16].replace('T', ' ')} UTC, " if run.get("datetime") else ""
-    sizes = f"{here['mode']} sizes" if is_suite(run) else "a table of targets"
+    title = f"Suite, {here['mode']} sizes" if is_suite(run) else f"Targets of the {group_of(run)} table"
     if here.get("selection"):
-        sizes += f", a selection: {here['selection']}"
+        title += f", a selection ({here['selection']})"
     lines = [
-        f"{device(run)}, {here['system']}, host {here['host']}",
-        f"{when}commit {here['commit']}{changed}, {sizes}",
+        f"{title}: {device(run)}",
+        f"{when}commit {here['commit']}{changed}, {here['system']}, host {here['host']}",
         f"from {run['source']}.json",
         versions,
     ]
@@ -105,8 +105,13 @@ def entries(run: Mapping) -> list[Entry]:
     return (
         [of_suite(result) for result in run["benchmarks"]]
         if is_suite(run)
-        else [of_row(row, run["source"].partition("_")[0]) for row in run["rows"]]
+        else [of_row(row, group_of(run)) for row in run["rows"]]
     )
+
+
+def group_of(table: Mapping) -> str:
+    """ "tokenizer" of bench/results/tokenizer_amd-epyc.json."""
+    return table["source"].partition("_")[0]
 
 
 def of_suite(result: Mapping) -> Entry:

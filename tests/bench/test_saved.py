@@ -16,12 +16,12 @@ def test_a_run_of_the_suite():
     assert {peer.name: peer.seconds for peer in entry.peers} == {"tiktoken": 0.002, "gigatoken": 0.0005}
     assert entry.fastest.name == "gigatoken" and entry.note == "1 ms, 250 k tokens/s, 1 MB/s"
     assert saved.facts(one)[:3] == [
-        "A <CPU>, 2 cores, Linux x86_64, host here",
-        "2026-11-23 08:00 UTC, commit abc with uncommitted changes, quick sizes",
+        "Suite, quick sizes: A <CPU>, 2 cores",
+        "2026-11-23 08:00 UTC, commit abc with uncommitted changes, Linux x86_64, host here",
         "from 0001.json",
     ]
     one["machine_info"]["selection"] = "-k encode"
-    assert saved.facts(one)[1].endswith("quick sizes, a selection: -k encode")
+    assert saved.facts(one)[0] == "Suite, quick sizes, a selection (-k encode): A <CPU>, 2 cores"
 
 
 def test_a_table_of_targets():
@@ -29,6 +29,7 @@ def test_a_table_of_targets():
     one = target_table(row("encode A", 0.3, "tiktoken", share=0.1), row("memory", 0, None)) | {
         "source": "tokenizer_amd"
     }
+    assert saved.facts(one)[0] == "Targets of the tokenizer table: A <CPU>, 2 cores"
     encode, memory = saved.entries(one)
     assert encode.group == "tokenizer" and encode.seconds == pytest.approx(0.03)
     assert memory.seconds is None and not memory.peers
