@@ -1,7 +1,8 @@
 """report.html: one run, or several side by side, on a page that needs nothing but itself.
 
-Reads run folders (metrics.jsonl, run.json, config.yaml, samples/) and nothing else. Plots are matplotlib's, as SVG
-inside the page; without matplotlib the page says so and keeps its tables.
+Any number of runs: up to three are columns of the table, more are its rows. Reads run folders (metrics.jsonl, run.json,
+config.yaml, samples/) and nothing else. Plots are matplotlib's, as SVG inside the page; without matplotlib the page says
+so and keeps its tables.
 """
 
 import html
@@ -13,6 +14,10 @@ from lmfast.files import written_beside
 from lmfast.training.run_folder import read_facts, read_metrics
 
 COLOURS = ("#2563eb", "#d9480f", "#2b8a3e", "#9c36b5", "#0b7285", "#a61e4d", "#5c940d", "#495057")
+LINES = ("-", "--", ":")  # solid for as many runs as there are colours, then the colours again
+COLUMNS = 3  # runs beside each other in the table; of more, each is a row
+SHARED = ("the corpus's own bits per byte (floor)", "device", "peak for MFU", "software")
+"""figures that stand above a table of rows where they are the same for all runs"""
 
 PLOTS = (
     ("Loss against steps", "step", ("train_loss", "val_loss"), "step", "loss"),
@@ -46,7 +51,10 @@ h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin:
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #e3e5e8; vertical-align: top; }
 th { color: #555; font-weight: 600; } .note { color: #555; } .key { display: inline-block; width: .8em; height: .8em;
-margin-right: .4em; border-radius: 2px; } blockquote { margin: .6rem 0; padding: .6rem 1rem; background: #f5f6f7;
+margin-right: .4em; border-radius: 2px; box-sizing: border-box; }
+table.rows :is(td, th) { font-size: 13px; padding-right: .6rem; }
+table.rows td:first-child { overflow-wrap: anywhere; min-width: 8em; }
+blockquote { margin: .6rem 0; padding: .6rem 1rem; background: #f5f6f7;
 border-left: 3px solid #c9ccd1; white-space: pre-wrap; } details { margin: .6rem 0; } pre { overflow-x: auto; }
 @media (max-width: 800px) { .plots { grid-template-columns: 1fr; } }
 """
@@ -55,6 +63,9 @@ border-left: 3px solid #c9ccd1; white-space: pre-wrap; } details { margin: .6rem
 def write_report(folders: Sequence[Path], output: Path) -> None:
     """Writes the page for `folders` to `output`, beside first and then renamed."""
     runs = [_Run(Path(folder)) for folder in folders]
+    if len({run.name for run in runs}) < len(runs):
+        for run, folder in zip(runs, folders, strict=True):
+            run.name = str(folder)
     output.parent.mkdir(parents=True, exist_ok=True)
     with written_beside(output) as beside:
         beside.write_text(_page(runs), encoding="utf-8")
@@ -116,8 +127,8 @@ def _page(runs: list[_Run]) -> str:
 
 
 def _summary(runs: list[_Run]) -> str:
-    """A column a run, a row a figure; figures that no run has are left out."""
-    rows = [
+    """A column a run, a row a figure; of many runs the other way round. Figures that no run has are left out."""
+    figures = [
         ("steps", [_number(run.last("step")) for run in runs]),
         ("tokens", [_number(run.last("tokens")) for run in runs]),
         ("time", [_duration(run.last("seconds")) for run in runs]),
@@ -141,16 +152,33 @@ def _summary(runs: list[_Run]) -> str:
         ("peak for MFU", [_peak(run.facts) for run in runs]),
         ("software", [_software(run.facts) for run in runs]),
     ]
-    head = "".join(
-        f'<th><span class="key" style="background:{_colour(i)}"></span>{html.escape(run.name)}</th>'
-        for i, run in enumerate(runs)
-    )
+    figures = [(name, cells) for name, cells in figures if any(cells)]
+    names = [f"{_key(i)}{html.escape(run.name)}" for i, run in enumerate(runs)]
+    if len(runs) <= COLUMNS:
+        head = "".join(f"<th>{name}</th>" for name in names)
+        body = "".join(f"<tr><th>{name}</th>{_cells(cells)}</tr>" for name, cells in figures)
+        return f"<table><tr><th></th>{head}</tr>{body}</table>"
+    shared = [(name, cells[0]) for name, cells in figures if name in SHARED and len(set(cells)) == 1]
+    figures = [figure for figure in figures if (figure[0], figure[1][0]) not in shared]
+    told = "".join(f"<br>{name}: {html.escape(cell)}" for name, cell in shared)
+    head = "".join(f"<th>{name}</th>" for name, _ in figures)
     body = "".join(
-        f"<tr><th>{name}</th>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
-        for name, cells in rows
-        if any(cells)
+        f"<tr><td>{name}</td>{_cells([cells[i] for _, cells in figures])}</tr>"
+        for i, name in enumerate(names)
     )
-    return f"<table><tr><th></th>{head}</tr>{body}</table>"
+    return (
+        f'<p class="note">All {len(runs)} runs:{told}</p>' if shared else ""
+    ) + f'<table class="rows"><tr><th>run</th>{head}</tr>{body}</table>'
+
+
+def _cells(cells: Sequence[str]) -> str:
+    return "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+
+
+def _key(i: int) -> str:
+    """The colour of a run's curves, with a dashed edge where they are dashed."""
+    style = f"background:{_colour(i)}" if _line(i) == "-" else f"border:2px dashed {_colour(i)}"
+    return f'<span class="key" style="{style}"></span>'
 
 
 def _plots(runs: list[_Run]) -> str:
@@ -161,6 +189,7 @@ def _plots(runs: list[_Run]) -> str:
     matplotlib.use("svg")
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 
     pictures = []
     for title, x, names, x_label, y_label in PLOTS:
@@ -170,12 +199,12 @@ def _plots(runs: list[_Run]) -> str:
         with rc_context({"svg.hashsalt": title, "font.size": 10, "svg.fonttype": "none"}):
             figure = Figure(figsize=(5.6, 3.4), layout="constrained")
             axes = figure.add_subplot()
-            values = []
+            values, floors, thin = [], set(), False
             for i, run in enumerate(runs):
-                for name in names:
+                there = [name for name in names if run.series(x, name)[0]]
+                thin |= len(there) > 1
+                for name in there:
                     xs, ys = run.series(x, name)
-                    if not xs:
-                        continue
                     values += ys
                     style = (
                         {"lw": 1.0, "alpha": 0.55}
@@ -183,23 +212,34 @@ def _plots(runs: list[_Run]) -> str:
                         else {"lw": 1.8}
                     )
                     marker = "o" if name.startswith("val_") or name == "bits_per_byte" else None
-                    label = (
-                        name.replace("_", " ") if len(runs) == 1 else f"{run.name}: {name.replace('_', ' ')}"
+                    if len(runs) == 1:
+                        label = name.replace("_", " ")
+                    else:
+                        label = run.name if name == there[-1] else None  # a line of the legend a run
+                    axes.plot(
+                        xs, ys, color=_colour(i), ls=_line(i), marker=marker, ms=3.5, label=label, **style
                     )
-                    axes.plot(xs, ys, color=_colour(i), marker=marker, ms=3.5, label=label, **style)
                 floor = run.facts.get("floor_bits_per_byte")
-                if names == ("bits_per_byte",) and floor:
-                    axes.axhline(floor, color=_colour(i), ls=":", lw=1.2, label=f"floor {floor:.3f}")
+                if names == ("bits_per_byte",) and floor and floor not in floors:
+                    floors.add(floor)
+                    axes.axhline(floor, color="#495057", ls=":", lw=1.2, label=f"floor {floor:.3f}")
                     values.append(floor)
             if y_label == "loss":
                 y_label = f"loss, {_loss_unit(runs)}"
+            if len(runs) > 1 and thin:
+                title += " (thin: training)"
             axes.set(title=title, xlabel=x_label, ylabel=y_label)
+            for axis, name in ((axes.xaxis, x), (axes.yaxis, names[0])):
+                if name.startswith("tokens"):
+                    axis.set_major_formatter(EngFormatter(sep=" "))
             if "loss" in y_label and len(values) > 20:
                 # The first steps' losses may press the rest of the curve flat.
                 low, top = min(values), sorted(values)[int(0.97 * len(values))]
                 if max(values) - low > 1.5 * (top - low):
                     axes.set_ylim(low - 0.03 * (top - low), top)
-            if len(axes.get_legend_handles_labels()[0]) > 1:
+            if (
+                1 < len(axes.get_legend_handles_labels()[0]) <= len(COLOURS)
+            ):  # the table has the colours of more
                 axes.legend(frameon=False)
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(alpha=0.25)
@@ -223,6 +263,10 @@ def _loss_unit(runs: list[_Run]) -> str:
 
 def _colour(i: int) -> str:
     return COLOURS[i % len(COLOURS)]
+
+
+def _line(i: int) -> str:
+    return LINES[i // len(COLOURS) % len(LINES)]
 
 
 def _number(value, digits: int | None = None) -> str:

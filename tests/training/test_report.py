@@ -2,7 +2,7 @@ import json
 import re
 import sys
 
-from lmfast.training.report import write_report
+from lmfast.training.report import COLOURS, write_report
 
 
 def make_run(folder, name, offset=0.0, floor=None):
@@ -52,7 +52,41 @@ def test_several_runs_side_by_side_and_repeatable(tmp_path):
         write_report(runs, tmp_path / output)
     page = (tmp_path / "x.html").read_text()
     assert page == (tmp_path / "y.html").read_text()
-    assert "a: val loss" in page and "b: val loss" in page and "1.1667" in page
+    assert "Loss against steps (thin: training)" in page and "1.1667" in page
+    assert page.count(">a</text>") == page.count(">b</text>") == page.count("<svg")  # a name a legend
+
+
+def test_many_runs_are_rows_and_every_run_is_told_apart(tmp_path):
+    """What all have in common is told once; the ninth run has the first one's colour, dashed."""
+    runs = [make_run(tmp_path, f"run-{i}", offset=i / 10) for i in range(9)]
+    facts = json.loads((runs[0] / "run.json").read_text()) | {"peak_flops": 3e11}
+    (runs[0] / "run.json").write_text(json.dumps(facts))
+    write_report(runs, tmp_path / "x.html")
+    page = (tmp_path / "x.html").read_text()
+    table = page[page.index("<table") : page.index("</table>")]
+    assert page.count("A &lt;CPU&gt;") == 1 and "A &lt;CPU&gt;" not in table
+    assert (
+        table.count("<tr>") == 1 + 9 and table.count("0.2 TFLOP/s") == 8 and table.count("0.3 TFLOP/s") == 1
+    )
+    keys = re.findall(r'class="key" style="([^"]*)"></span>run-(\d)', table)
+    assert len({key for key, _ in keys}) == 9 and keys[8][0] == f"border:2px dashed {COLOURS[0]}"
+
+
+def test_runs_of_one_name_are_told_with_their_folders(tmp_path):
+    runs = [make_run(tmp_path / name, "run") for name in ("a", "b")]
+    write_report(runs, tmp_path / "x.html")
+    page = (tmp_path / "x.html").read_text()
+    assert f"</span>{runs[0]}</th>" in page and f"</span>{runs[1]}</th>" in page
+
+
+def test_tokens_have_units_on_their_axis(tmp_path):
+    run = make_run(tmp_path, "one")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    more = [line | {"tokens": 100_000 * line["step"]} for line in lines]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in more))
+    write_report([run], run / "report.html")
+    page = (run / "report.html").read_text()
+    assert ">2 M</text>" in page and "1e6" not in page
 
 
 def test_a_run_without_metrics_yet(tmp_path):
