@@ -9,7 +9,8 @@ Out: pytest-benchmark's statistics, and in `extra_info` what `figures` makes of 
     peers     {name: {median, ratio: {median, low, high, rounds}}}: how many times as fast we are, pair by pair
 
 A peer runs right before us in each round, so that a busy moment of the machine meets both. One that takes longer than
-its share of the budget is timed in fewer rounds. Refused: nothing; whether results agree is asserted by the caller.
+its share of the budget is timed in fewer rounds, and once only where a call takes longer than the whole of it (or, with
+--quick, than its share). Refused: nothing; whether results agree is asserted by the caller.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +20,11 @@ from bench.timing import ratio, seconds
 
 BUDGET = {"quick": 0.7, "default": 3.0, "full": 20.0}  # seconds a benchmark, warm-up aside
 FEWEST, MOST = 3, 200  # rounds
+PEER_FEWEST = {
+    "quick": 1,
+    "default": 3,
+    "full": 3,
+}  # of a peer whose one call fits a benchmark's whole budget
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,8 @@ class Measure:
         taken: dict[str, list[float]] = {name: [] for name in peers}
         for name, peer in peers.items():
             once = seconds(peer, self.synchronize)
-            allowed[name] = min(rounds, rounds_for(once, budget, fewest=1))
+            least = PEER_FEWEST[self.mode] if once <= BUDGET[self.mode] else 1
+            allowed[name] = min(rounds, rounds_for(once, budget, least))
             if allowed[name] == 1:
                 taken[name].append(once)  # too slow to be warmed up
 

@@ -199,7 +199,7 @@ def _plots(runs: list[_Run]) -> str:
         with rc_context({"svg.hashsalt": title, "font.size": 10, "svg.fonttype": "none"}):
             figure = Figure(figsize=(5.6, 3.4), layout="constrained")
             axes = figure.add_subplot()
-            values, floors, thin = [], set(), False
+            values, thin = [], False
             for i, run in enumerate(runs):
                 there = [name for name in names if run.series(x, name)[0]]
                 thin |= len(there) > 1
@@ -219,9 +219,8 @@ def _plots(runs: list[_Run]) -> str:
                     axes.plot(
                         xs, ys, color=_colour(i), ls=_line(i), marker=marker, ms=3.5, label=label, **style
                     )
-                floor = run.facts.get("floor_bits_per_byte")
-                if names == ("bits_per_byte",) and floor and floor not in floors:
-                    floors.add(floor)
+            if names == ("bits_per_byte",):
+                for floor in sorted({run.facts.get("floor_bits_per_byte") for run in runs} - {None}):
                     axes.axhline(floor, color="#495057", ls=":", lw=1.2, label=f"floor {floor:.3f}")
                     values.append(floor)
             if y_label == "loss":
@@ -283,13 +282,17 @@ def _duration(seconds) -> str:
     if seconds is None:
         return ""
     minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
 
 
 def _peak(facts: dict) -> str:
     if "peak_flops" not in facts:
         return ""
-    return f"{facts['peak_flops'] / 1e12:.3g} TFLOP/s ({facts['peak_source']})"
+    rate = facts["peak_flops"]
+    shown = f"{rate / 1e12:.3g} TFLOP/s" if rate >= 1e12 else f"{rate / 1e9:.3g} GFLOP/s"
+    return f"{shown} ({facts['peak_source']})"
 
 
 def _software(facts: dict) -> str:

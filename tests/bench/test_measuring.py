@@ -49,23 +49,29 @@ class FakeBenchmark:
         self.stats = type("Outer", (), {"stats": type("Inner", (), {"data": [1.0] * rounds, "median": 1.0})})
 
 
-def test_peers_run_before_each_round_and_slow_ones_once(monkeypatch):
+@pytest.mark.parametrize(
+    ("mode", "once", "rounds"),
+    [("quick", 5.0, 1), ("default", 5.0, 3), ("full", 5.0, 3), ("default", 9.5, 1)],
+)
+def test_peers_run_before_each_round_and_slow_ones_once(monkeypatch, mode, once, rounds):
+    """Of a budget of 9 seconds each of the three has 3."""
     calls = []
-    monkeypatch.setitem(measuring.BUDGET, "quick", 9.0)
+    monkeypatch.setitem(measuring.BUDGET, mode, 9.0)
 
     def seconds(function, synchronize):
         function()
-        return {"ours": 1.0, "peer": 1.0, "slow": 5.0}[calls[-1]]
+        return {"ours": 1.0, "peer": 1.0, "slow": once}[calls[-1]]
 
     monkeypatch.setattr(measuring, "seconds", seconds)
     benchmark = FakeBenchmark()
     names = {name: lambda name=name: calls.append(name) for name in ("ours", "peer", "slow")}
-    Measure(benchmark, "quick", {})(
+    Measure(benchmark, mode, {})(
         names["ours"], Work(tokens=5, bytes=20), {"peer": names["peer"], "slow": names["slow"]}
     )
-    assert calls == [*("ours", "ours", "peer", "slow"), *itertools.chain(*[("peer", "ours")] * 3)]
+    each = ("peer", "slow", "ours") if rounds == 3 else ("peer", "ours")
+    assert calls == [*("ours", "ours", "peer", "slow"), *itertools.chain(*[each] * 3)]
     peers = benchmark.extra_info["peers"]
-    assert (peers["peer"]["ratio"]["rounds"], peers["slow"]["ratio"]["rounds"]) == (3, 1)
+    assert (peers["peer"]["ratio"]["rounds"], peers["slow"]["ratio"]["rounds"]) == (3, rounds)
     assert benchmark.extra_info["rates"] == {"tokens_per_second": 5.0, "bytes_per_second": 20.0}
 
 

@@ -40,6 +40,7 @@ def test_one_run(tmp_path):
         "floor 0.300",
         "0.1667",
         "40.0%",
+        "<td>15 s</td>",
     ):
         assert text in page, text
     # Opens offline: nothing is fetched from anywhere.
@@ -66,7 +67,7 @@ def test_many_runs_are_rows_and_every_run_is_told_apart(tmp_path):
     table = page[page.index("<table") : page.index("</table>")]
     assert page.count("A &lt;CPU&gt;") == 1 and "A &lt;CPU&gt;" not in table
     assert (
-        table.count("<tr>") == 1 + 9 and table.count("0.2 TFLOP/s") == 8 and table.count("0.3 TFLOP/s") == 1
+        table.count("<tr>") == 1 + 9 and table.count("200 GFLOP/s") == 8 and table.count("300 GFLOP/s") == 1
     )
     keys = re.findall(r'class="key" style="([^"]*)"></span>run-(\d)', table)
     assert len({key for key, _ in keys}) == 9 and keys[8][0] == f"border:2px dashed {COLOURS[0]}"
