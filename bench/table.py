@@ -4,8 +4,9 @@ In: results as pytest-benchmark saves them, with the `extra_info` of measuring.p
 result has anything are left out.
 
 A change since an earlier run is judged by the peers: their code did not change between two commits of ours, so what
-they took then and now shows how far the machine's moods go. Within that, and within both runs' own spread, a change is
-called noise. Two commits in turns (compare.py) see through such moods; two runs at two times cannot.
+they took then and now shows how far the machine's moods go. Within that, within what a benchmark's own peers changed by,
+and within both runs' own spread, a change is called noise. Two commits in turns (compare.py) see through such moods;
+two runs at two times cannot.
 """
 
 import statistics
@@ -149,7 +150,11 @@ def table(results: Sequence[Mapping], before: Mapping[str, Mapping] | None = Non
     for group, members in by_file(results):
         rows.append([group])
         for result in members:
-            told = change(result, before.get(result["fullname"]), drifted) if before else ""
+            own = peer_changes(
+                [result], before or {}
+            )  # timed in the same minute, so none of them is left out
+            moods = min([drifted[0], *own]), max([drifted[1], *own])
+            told = change(result, before.get(result["fullname"]), moods) if before else ""
             rows.append([*cells(result), told])
             beneath = f"against peers: {told}" if (told := against(result)) else ""
             if factor := result.get("extra_info", {}).get("times_a_step"):

@@ -76,6 +76,15 @@ def test_a_slower_machine_is_not_taken_for_a_slower_commit():
     assert "No peer was timed" in table.drift_line([result("encode[A]", 1.0)], before)
 
 
+def test_a_benchmarks_own_peers_tell_its_moods_even_where_they_are_outermost():
+    quiet = [result(f"encode[{i}]", 1.0, {"peer": 2.0}) for i in range(20)]
+    now, then = (result("step", seconds, {"peer": 2.0}) for seconds in (2.0, 1.0))  # and so did its peer
+    before = {one["fullname"]: one for one in (*quiet, then)}
+    assert table.drift(table.peer_changes([*quiet, now], before)) == (1.0, 1.0)
+    (line,) = (text for text in table.table([*quiet, now], before) if text.startswith("step"))
+    assert line.endswith("0.50x noise")
+
+
 def test_of_many_peers_the_outermost_do_not_count():
     assert table.drift([1.0] * 19 + [9.0]) == (1.0, 1.0)
     assert table.drift([0.9, 1.3]) == (0.9, 1.3) and table.drift([]) == (1.0, 1.0)
