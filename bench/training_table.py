@@ -18,6 +18,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,8 @@ import torch
 from bench import machine
 from bench.huggingface import llama
 from bench.target_table import Row, add_options, measure
-from bench.test_training import our_steps, their_loss, their_steps
 from bench.timing import in_turns, ratio
+from bench.training_step import OurSteps, TheirSteps, their_loss
 from kernels import cpu_library
 from lmfast.data.batches import Batches
 from lmfast.model.accounting import training_flops_per_token
@@ -58,9 +59,9 @@ def sides(which: tuple[str, ...] = ("ours", "peer"), compiled: bool = True) -> d
         ours = NextToken().loss(model, inputs, targets).detach() / targets.numel()
         if not torch.allclose(ours, their, rtol=1e-4, atol=1e-4):
             raise SystemExit(f"loss {ours:.6f}, Hugging Face's {their:.6f}; nothing was measured")
-        made["peer"] = their_steps(theirs, batches, CPU, 1, compiled)
+        made["peer"] = partial(TheirSteps(theirs, batches, CPU, compiled), 1)
     if "ours" in which:
-        made["ours"] = our_steps(model, batches, CPU, 1, BATCH, compiled)
+        made["ours"] = partial(OurSteps(model, batches, CPU, BATCH, compiled), 1)
     return made
 
 
