@@ -56,7 +56,7 @@ from lmfast.tokenizer.chunks import (
     padded,
 )
 from lmfast.tokenizer.encode_kernels import ENCODE, SPECIALS, encode_batch, new_scratch
-from lmfast.tokenizer.intrinsics import MAX_PACKED, PADDING, enable_cache
+from lmfast.tokenizer.intrinsics import MAX_PACKED, PADDING, enable_cache, map_pages, unmap_pages
 from lmfast.tokenizer.merge_kernels import MAX_ID, MAX_MERGES, merge_tables
 from lmfast.tokenizer.patterns import Pattern, code_point_classes
 from lmfast.tokenizer.pretoken_cache import MAX_ROWS, PretokenCache
@@ -270,6 +270,7 @@ def encode_file(
     began = time.perf_counter()
     dtype = np.dtype(dtype)
     text = open_text(src)
+    enable_cache(map_pages, unmap_pages)
     finder = encoder._finder("all")
     pattern = encoder._splitter.pattern
     num_workers = max(1, min(num_workers or default_workers(), -(-len(text) // CHUNK_BYTES)))
@@ -281,7 +282,12 @@ def encode_file(
         room = spare.pop() if spare else np.empty(size + 4, encoder.dtype)
         if len(room) < size + 4:
             room = np.empty(size + 4, encoder.dtype)
+        mapped = chunk.data is text  # the last chunk is a copy
+        if mapped:
+            map_pages(text, chunk.begin, chunk.end)
         ids, found, special_bytes = encoder._encode_chunk(state, chunk, finder, room)
+        if mapped:
+            unmap_pages(text, chunk.begin, chunk.end)
         return ids, room, size, found, special_bytes
 
     dst = Path(dst)
