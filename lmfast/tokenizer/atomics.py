@@ -5,6 +5,8 @@ All work on one uint64 (or int64) element of an array that begins at a multiple 
 moves.
 """
 
+import platform
+
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -58,3 +60,29 @@ def fetch_add(typingctx, array, index, amount):
         return builder.atomic_rmw("add", pointer, args[2], ordering="monotonic")
 
     return types.int64(array, types.int64, types.int64), codegen
+
+
+_FENCE = (
+    "singlethread" if platform.machine() in ("x86_64", "AMD64") else None
+)  # x86 keeps the order of loads itself
+
+
+@intrinsic
+def same_pair(typingctx, array, index, wanted, position):
+    """Whether array[index : index + 2] is wanted[position : position + 2], uint64 at multiples of 16 bytes, read before
+    everything that the program reads after it. Read in halves while another thread writes, it is not the same."""
+
+    def codegen(context, builder, signature, args):
+        pair = ir.IntType(128)
+        one, other = (
+            builder.load(address_of(context, builder, kind, value, at, pair), align=16)
+            for kind, value, at in (
+                (signature.args[0], args[0], args[1]),
+                (signature.args[2], args[2], args[3]),
+            )
+        )
+        same = builder.icmp_unsigned("==", one, other)
+        builder.fence("acquire", _FENCE)
+        return same
+
+    return types.boolean(array, types.int64, wanted, types.int64), codegen

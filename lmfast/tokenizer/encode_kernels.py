@@ -7,6 +7,7 @@ Out: ids, uint16 or uint32, with room for one a byte and four more. What each ch
 import numpy as np
 from numba import njit
 
+from lmfast.tokenizer.atomics import same_pair
 from lmfast.tokenizer.intrinsics import (
     ALL_ONES,
     LONG_MARK,
@@ -24,14 +25,12 @@ from lmfast.tokenizer.intrinsics import (
 )
 from lmfast.tokenizer.merge_kernels import SHORT, merge_long, merge_short
 from lmfast.tokenizer.pretoken_cache import (
-    HIGH,
     IDS,
     IN_ARENA,
     LOW,
     MORE,
     find_row,
     ids_of_row,
-    load_acquire,
     remember,
     store_four,
     tag_of,
@@ -39,7 +38,7 @@ from lmfast.tokenizer.pretoken_cache import (
 from lmfast.tokenizer.scanner import scan_cl100k, scan_gpt2, scan_o200k
 
 _GROUP = 64  # pretokens whose cache lines are asked for together
-ENDS = 1024  # of pretokens that are found before they are encoded: what the two loops hand over stays in the L1 cache
+ENDS = 8192  # of pretokens that are found before they are encoded: what the two loops hand over stays in the L1 cache
 
 # What one thread has for itself, as a plain tuple:
 #   bounds    int64, ends of pretokens
@@ -71,7 +70,7 @@ def encode_batch(data, start, bounds, count, special_ids, cache, scratch, tables
     """Writes the ids of the pretokens that `bounds[:count]` ends to out[n:]; returns the new n.
 
     In groups: first all keys, asking for each one's cache line, then the lookups."""
-    rows, shift, _, _, _ = cache
+    rows, shift, id_arena, byte_arena, used = cache
     _, keys, values, cursor = scratch
     for group in range(0, count, _GROUP):
         size = min(_GROUP, count - group)
@@ -93,19 +92,17 @@ def encode_batch(data, start, bounds, count, special_ids, cache, scratch, tables
             store_u64(keys, 4 * k + 3, np.uint64(start))
             start = end
         for k in range(size):
-            low = load_u64(keys, 4 * k)
-            high = load_u64(keys, 4 * k + 1)
             bucket = np.int64(load_u64(keys, 4 * k + 2))
             # Which of the two rows is not foreseeable, so it is chosen without a branch.
-            first = (load_acquire(rows, bucket + HIGH) == high) & (load_u64(rows, bucket + LOW) == low)
-            row = bucket + 4 - 4 * np.int64(first)
-            known = (load_acquire(rows, row + HIGH) == high) & (load_u64(rows, row + LOW) == low)
+            row = bucket + 4 - 4 * np.int64(same_pair(rows, bucket + LOW, keys, 4 * k))
+            known = same_pair(rows, row + LOW, keys, 4 * k)
             ids, more = load_u64(rows, row + IDS), load_u64(rows, row + MORE)
             tag = tag_of(out, ids, more)
             if known & (tag < IN_ARENA):
                 store_four(out, n, ids, more)
                 n += np.int64(tag)
                 continue
+            low, high = load_u64(keys, 4 * k), load_u64(keys, 4 * k + 1)
             if high == ALL_ONES:
                 out[n] = special_ids[cursor[SPECIALS]]
                 cursor[SPECIALS] += 1
@@ -113,12 +110,12 @@ def encode_batch(data, start, bounds, count, special_ids, cache, scratch, tables
                 continue
             begin = np.int64(load_u64(keys, 4 * k + 3))
             length = np.int64(high & (LONG_MARK - U1) if high >= LONG_MARK else high >> U56)
-            row = find_row(cache, data, begin, length, low, high, bucket, out)
+            row = find_row(rows, byte_arena, data, begin, length, low, high, bucket, out)
             if row >= 0:
-                n = ids_of_row(cache, row, out, n)
+                n = ids_of_row(rows, id_arena, row, out, n)
                 continue
             found = _merge(data, begin, length, tables, values, out, n)
-            remember(cache, data, begin, length, low, high, bucket, out, n, found)
+            remember(rows, id_arena, byte_arena, used, data, begin, length, low, high, bucket, out, n, found)
             n += found
     return n
 

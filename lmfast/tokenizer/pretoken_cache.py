@@ -107,9 +107,8 @@ def is_narrow(typingctx, out):
 
 
 @njit(inline="always")
-def add_row(cache, bucket, low, high, ids, more):
+def add_row(rows, used, bucket, low, high, ids, more):
     """Writes a row at the first place that is free; where there is none the pretoken is not remembered."""
-    rows, _, _, _, used = cache
     row = bucket
     for _ in range(_WALK):
         if load_acquire(rows, row + HIGH) == U0 and compare_swap(rows, row + HIGH, U0, _BUSY):
@@ -131,7 +130,8 @@ def _copy(source, target):
         if high != U0 and high != _BUSY:
             low = load_u64(rows, row + LOW)
             bucket = np.int64((key_hash(low, high) >> target[1]) << np.uint64(3))
-            add_row(target, bucket, low, high, load_u64(rows, row + IDS), load_u64(rows, row + MORE))
+            ids, more = load_u64(rows, row + IDS), load_u64(rows, row + MORE)
+            add_row(target[0], target[4], bucket, low, high, ids, more)
 
 
 @njit(inline="always")
@@ -172,9 +172,8 @@ def _in_arena(out, rows, row):
 
 
 @njit(inline="always")
-def find_row(cache, data, start, length, low, high, bucket, out):
+def find_row(rows, byte_arena, data, start, length, low, high, bucket, out):
     """The row of a pretoken, wherever it lies, or -1."""
-    rows, _, _, byte_arena, _ = cache
     row = bucket
     for _ in range(_WALK):
         found = load_acquire(rows, row + HIGH)
@@ -190,9 +189,8 @@ def find_row(cache, data, start, length, low, high, bucket, out):
 
 
 @njit(inline="always")
-def ids_of_row(cache, row, out, n):
+def ids_of_row(rows, id_arena, row, out, n):
     """Writes the ids of any row to out[n:]; returns the new n."""
-    rows, _, id_arena, _, _ = cache
     ids, more = load_u64(rows, row + IDS), load_u64(rows, row + MORE)
     tag = tag_of(out, ids, more)
     if tag < IN_ARENA:
@@ -205,13 +203,12 @@ def ids_of_row(cache, row, out, n):
 
 
 @njit(inline="always")
-def remember(cache, data, start, length, low, high, bucket, out, at, n):
+def remember(rows, id_arena, byte_arena, used, data, start, length, low, high, bucket, out, at, n):
     """Adds a row for a pretoken whose ids stand in out[at : at + n]. Where an arena has no room for them, or the
     pretoken is very long, it is not remembered."""
-    _, _, id_arena, byte_arena, used = cache
     if n <= 4 and length <= MAX_PACKED:
         ids, more = four_ids(out, at, n)
-        add_row(cache, bucket, low, high, ids, more)
+        add_row(rows, used, bucket, low, high, ids, more)
         return
     kept = length if length > MAX_PACKED else 0
     if kept > _MAX_CACHED:
@@ -226,6 +223,6 @@ def remember(cache, data, start, length, low, high, bucket, out, at, n):
         byte_arena[kept_at + k] = data[start + k]
     offsets = np.uint64(offset) | np.uint64(kept_at) << U32
     if is_narrow(out):
-        add_row(cache, bucket, low, high, offsets, np.uint64(n) << U8 | IN_ARENA)
+        add_row(rows, used, bucket, low, high, offsets, np.uint64(n) << U8 | IN_ARENA)
     else:
-        add_row(cache, bucket, low, high, np.uint64(n) | IN_ARENA << _TAG, offsets)
+        add_row(rows, used, bucket, low, high, np.uint64(n) | IN_ARENA << _TAG, offsets)
