@@ -81,7 +81,9 @@ def training(setting: Setting, name: str, must: float, aim: float) -> Iterator[R
 def encoding(setting: Setting, name: str, must: tuple, aim: tuple) -> Iterator[Row]:
     """To a new file, beside gigatoken's encode_files; and beside tiktoken on the first part of the same text.
 
-    The file of the round before is deleted beforehand: giving back its pages is no part of encoding."""
+    Both know the pretokens of the rounds before, as in a program that encodes many files; then with nothing known, as in
+    one that encodes a single file. The file of the round before is deleted beforehand: giving back its pages is no part
+    of encoding."""
     path, tokenizer, target = setting.path(name), setting.tokenizer(name), setting.folder / "ids.npy"
 
     def new_file() -> None:
@@ -99,6 +101,35 @@ def encoding(setting: Setting, name: str, must: tuple, aim: tuple) -> Iterator[R
     size = path.stat().st_size
     yield Row(
         f"encode {name} to a file",
+        must[0],
+        aim[0],
+        found.median,
+        f"{found} x gigatoken, {rate_line(size, times['ours'])}",
+        data={"times": times, "ratio": found.as_dict(), "bytes": size, "tokens": len(ids)},
+    )
+    fresh = {}
+
+    def anew() -> None:
+        new_file()
+        fresh["ours"] = Tokenizer(
+            tokenizer.vocab, tokenizer.merges, tokenizer.special_tokens, tokenizer.pattern
+        )
+        fresh["ours"].encode_array("")  # compiles the vocabulary, as the peer has by now
+        (fresh["peer"],) = tokenizer_peers.encoding_peers(
+            tokenizer, path, setting.folder, setting.workers, {"gigatoken"}
+        )
+
+    times = in_turns(
+        {
+            "ours": lambda: fresh["ours"].encode_file(path, target, setting.workers),
+            "gigatoken": lambda: fresh["peer"].run(),
+        },
+        setting.rounds(2, 9),
+        before=anew,
+    )
+    found = ratio(times["gigatoken"], times["ours"])
+    yield Row(
+        f"encode {name} to a file, no pretoken known yet",
         must[0],
         aim[0],
         found.median,

@@ -4,32 +4,39 @@ In: text as bytes (any bytes), a vocabulary, its merges, special tokens, a patte
 token file (.npy, uint16 or uint32). Refused: a vocabulary without one of the 256 bytes, merges whose parts or
 result are not in it, ids of 2^29 or more, missing files.
 
-What it costs (2-core Zen 4 with AVX-512, one thread, a vocabulary of 32,000; ns a pretoken, see docs/LOG.md), for
-stories (7,366 distinct pretokens in 300 MB): the map's faults and special tokens 0.4, the scanner 1.6, this loop 5.4,
-narrowing to uint16 0.2, writing 0.5. With a heavy tail (740,000 distinct in 200 MB) the loop takes 11 to 13: 7 for
-hits, the rest for misses at 300 to 400 each, 220 of which are the merges.
+What it costs (2-core Zen 4 with AVX-512, one thread, ns a pretoken, see docs/LOG.md), for stories (8,000 distinct
+pretokens in 300 MB) and with a heavy tail (770,000 in 200 MB): mapping the file's pages and giving them back 0.5, special
+tokens 0.2, the scanner 1.3 and 1.7, the lookups 4.1 and 5.5, writing 0.4. A pretoken that is new costs 200 to 300 more.
 
 What made the difference:
 
+- One table for all threads, which grows, instead of a bounded one for each: nothing that was met is forgotten, a new
+  pretoken is merged once and not once a thread, and all of it takes 64 MiB (11.3 to 5.8 with the heavy tail).
 - A bucket is two rows in one cache line; which of them holds the key is computed and not branched on (8.0 to 6.4).
   Four ids are stored whatever their number.
+- The sixteen bytes of a key are compared as one vector (4.5 to 4.1).
 - Both words of a key are masked whatever its length: the branch that spared one was guessed wrong for one pretoken
   in ten (5.9 to 5.4).
-- 2^19 rows instead of 2^18 a worker: fewer misses with the heavy tail (13.0 to 11.1).
-- Buffers for ids are used again: fresh pages for each chunk's cost 0.5 with the heavy tail.
+- Ids of 16 bits where all fit: a row's four are one word, and the file's bytes are what the loop writes.
+- A chunk is scanned and encoded in one compiled call: the ends stay in the L2 cache, and no thread waits for another's
+  Python. Numba counts references to the arrays in each call of the inner function, in memory that threads share: with
+  1,024 ends a call two threads lost 15 % by that, with 8,192 nothing.
 - Cache lines are asked for 64 pretokens ahead: without that the heavy tail takes a third more (memory answers in
-  110 ns here), while stories pay one nanosecond for it.
+  110 ns here), while stories pay one nanosecond for it. 32 ahead: 5.8 instead of 5.4 with the heavy tail; 128: 4.4
+  instead of 4.1 for stories.
 - A miss is compiled into the loop: Numba hands an array over as seven words, and the calls from the loop to the
   merge and from there to the lookups cost as much as the merge itself (18.5 to 14.8 with the heavy tail).
 - Compiled functions take plain tuples of arrays. With named ones Numba counted references inside the loop (20
   instead of 7) and took 10 us to recognise the arguments, which is what a whole kilobyte costs now.
-- Ids pass through a buffer of one batch. Written straight to the chunk's four megabytes they pushed the cache out.
+- A file's pages are mapped and given back a chunk at a time by the thread that reads them: giving all back at the end
+  took 13 of 250 ms, in one thread.
 
-What lost: rows that move to the front when they are hit (the copying cost more than the 10 % fewer misses brought);
-caches of 2^20 rows (3 % over 2^19 for twice the memory); a loop of its own for plain hits, inside the group (5.4 to
-5.5, and 13 to 15 with the heavy tail); a small direct-mapped cache for pretokens up to 7 bytes in front (5.8 to 5.4
-for stories, 14 to 16 with the heavy tail); everything but the plain hit in a function of its own (6.1 and 17 to 22);
-huge pages by hand (NumPy asks for them already). Threads or processes: docs/LOG.md.
+What lost: rows that move to the front when they are hit (the copying cost more than the 10 % fewer misses brought); a
+loop of its own for plain hits, inside the group (5.4 to 5.5, and 13 to 15 with the heavy tail); a small direct-mapped
+cache for pretokens up to 7 bytes in front (5.8 to 5.4 for stories, 14 to 16 with the heavy tail); everything but the
+plain hit in a function of its own (6.1 and 17 to 22); keys masked and stored as vectors (4.10 to 4.14); starts looked up
+on a miss instead of stored (4.5 to 4.6); huge pages by hand (NumPy asks for them already); `pread` instead of the
+map (56 ms for 300 MB against 41). Threads or processes: docs/LOG.md.
 """
 
 import io

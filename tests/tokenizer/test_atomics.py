@@ -5,7 +5,8 @@ import threading
 import numpy as np
 from numba import njit
 
-from lmfast.tokenizer.atomics import compare_swap, fetch_add, load_acquire, store_release
+from lmfast.tokenizer.atomics import compare_swap, fetch_add, load_acquire, same_pair, store_release
+from lmfast.tokenizer.intrinsics import aligned_words
 
 
 @njit(nogil=True)
@@ -40,6 +41,24 @@ def _watch(words, rounds):
         seen = load_acquire(words, 0)
         stale += words[1] < seen
     return stale
+
+
+@njit
+def _same(array, i, wanted, k):
+    return same_pair(array, i, wanted, k)
+
+
+def test_pairs_are_the_same_where_both_words_are():
+    words, wanted = aligned_words(4), aligned_words(2)
+    words[:] = (1, 2, 3, 2**64 - 1)
+    for pair, found in (
+        ((3, 2**64 - 1), True),
+        ((3, 2**63 - 1), False),
+        ((2, 2**64 - 1), False),
+        ((1, 2), False),
+    ):
+        wanted[:] = pair
+        assert _same(words, 2, wanted, 0) == found
 
 
 def _together(*calls):

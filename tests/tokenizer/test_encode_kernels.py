@@ -10,7 +10,7 @@ from lmfast.tokenizer.patterns import NAMED, code_point_classes, get_pattern
 from tests.tokenizer.test_encoding import END, LESSON, lesson
 from tests.tokenizer.test_pretoken_cache import hard_text
 
-TEXT = hard_text(1) + END.encode() + LESSON + b"<|end" + b"a" * 70 + b" " * 9000 + b"ab" * 5000
+TEXT = hard_text(1, 20_000) + END.encode() + LESSON + b"<|end" + b"a" * 70 + b" " * 9000 + b"ab" * 5000
 
 
 @pytest.mark.parametrize("largest", [0, 70_000])

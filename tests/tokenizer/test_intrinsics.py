@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numba import njit
 
 from lmfast.tokenizer import intrinsics
-from lmfast.tokenizer.chunks import padded
+from lmfast.tokenizer.chunks import open_text, padded
+from lmfast.tokenizer.intrinsics import map_pages, unmap_pages
 
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=50)
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,3 +145,14 @@ def test_a_read_only_install_keeps_its_code_in_the_users_cache(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
     )
     assert Path(answer.stdout.strip()) != first
+
+
+def test_pages_that_were_given_back_come_again(tmp_path):
+    content = np.random.default_rng(0).integers(0, 256, 100_000).astype(np.uint8)
+    content.tofile(tmp_path / "text")
+    data = open_text(tmp_path / "text")
+    for begin, end in ((0, 100_000), (1, 5000), (4096, 8192), (70_000, 70_001)):
+        map_pages(data, begin, end)
+        assert np.array_equal(data, content)
+        unmap_pages(data, begin, end)
+        assert np.array_equal(data, content)
