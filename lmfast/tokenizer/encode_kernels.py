@@ -126,7 +126,7 @@ def _encode(scan, data, begin, end, spans, classes, special_ids, cache, scratch,
     cursor[0] = begin
     cursor[1] = 0
     cursor[SPECIALS] = 0
-    n = 0
+    n = np.int64(0)  # a bare 0 has a type of its own, for which `encode_batch` would be compiled once more
     while cursor[0] < end:
         start = cursor[0]
         count = scan(data, end, spans, cursor, classes, bounds)
