@@ -33,7 +33,7 @@ def _no_space_before_high(data, i, end):
     return data[i] >= 0x80 or (data[i] == _BLANK and i + 1 < end and data[i + 1] >= 0x80)
 
 
-@njit
+@njit(nogil=True)
 def scan_gpt2(data, end, spans, cursor, classes, bounds):
     """64 bytes at a time: one bit a byte for each class, and pretoken ends by bit arithmetic.
 
@@ -114,7 +114,7 @@ def scan_gpt2(data, end, spans, cursor, classes, bounds):
     return n
 
 
-@njit
+@njit(nogil=True)
 def scan_cl100k(data, end, spans, cursor, classes, bounds):
     """One pretoken after another by `next_end_cl100k`."""
     n = 0
@@ -138,7 +138,7 @@ def scan_cl100k(data, end, spans, cursor, classes, bounds):
     return n
 
 
-@njit
+@njit(nogil=True)
 def scan_o200k(data, end, spans, cursor, classes, bounds):
     """One pretoken after another by `next_end_o200k`."""
     n = 0
