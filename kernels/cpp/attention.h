@@ -11,35 +11,39 @@
 
 struct Shape { long B, T, H, G, D; float scale; };
 
-// rows of one head, rotated and scaled, into out (T, ld), columns beyond D zero
-static void rotate(const Shape& s, const float* x, long xld, const float* cs, const float* sn, float scale, float* out, long ld) {
-  long half = s.D / 2;
-  for (long t = 0; t < s.T; t++) {
-    const float* r = x + t * xld; float* o = out + t * ld;
-    if (cs) {
-      const float* c = cs + t * half; const float* n = sn + t * half;
-      for (long j = 0; j < half; j++) {
-        float a = r[j], b = r[j + half];
-        o[j] = (a * c[j] - b * n[j]) * scale;
-        o[j + half] = (b * c[j] + a * n[j]) * scale;
-      }
-    } else for (long j = 0; j < s.D; j++) o[j] = r[j] * scale;
-    for (long j = s.D; j < ld; j++) o[j] = 0.f;
-  }
-}
-static void unrotate(const Shape& s, const float* x, long xld, const float* cs, const float* sn, float scale, float* out, long ld, long begin, long rows) {
+constexpr long ROWS_AHEAD = 8;  // rows of a head lie in pages of their own, where nothing fetches them unasked
+
+// x (rows, D), rotated and scaled -> out (rows, D). BACK: by the negative angle, for gradients. cs and sn of these rows.
+template <bool BACK>
+static void rotate(const Shape& s, long rows, const float* x, long ldx, const float* cs, const float* sn, float scale, float* out, long ldo) {
   long half = s.D / 2;
   for (long t = 0; t < rows; t++) {
-    const float* r = x + t * xld; float* o = out + t * ld;
+    const float* r = x + t * ldx; float* o = out + t * ldo;
+    for (long j = 0; j < s.D; j += V) BACK ? __builtin_prefetch(o + ROWS_AHEAD * ldo + j, 1) : __builtin_prefetch(r + ROWS_AHEAD * ldx + j);
+    long j = 0;
     if (cs) {
-      const float* c = cs + (begin + t) * half; const float* n = sn + (begin + t) * half;
-      for (long j = 0; j < half; j++) {
-        float a = r[j], b = r[j + half];
-        o[j] = (a * c[j] + b * n[j]) * scale;
-        o[j + half] = (b * c[j] - a * n[j]) * scale;
+      const float *c = cs + t * half, *n = sn + t * half, side = BACK ? -scale : scale;
+      for (; j + V <= half; j += V) {
+        vec a = load(r + j), b = load(r + j + half), u = load(c + j) * scale, v = load(n + j) * side;
+        store(o + j, a * u - b * v);
+        store(o + j + half, b * u + a * v);
       }
-    } else for (long j = 0; j < s.D; j++) o[j] = r[j] * scale;
+      for (; j < half; j++) {
+        float a = r[j], b = r[j + half], u = c[j] * scale, v = n[j] * side;
+        o[j] = a * u - b * v;
+        o[j + half] = b * u + a * v;
+      }
+    } else {
+      for (; j + V <= s.D; j += V) store(o + j, load(r + j) * scale);
+      for (; j < s.D; j++) o[j] = r[j] * scale;
+    }
   }
+}
+// The same for all T rows, into rows of whole tiles: out (T, ld), columns beyond D zero.
+static void rotate_into(const Shape& s, const float* x, long ldx, const float* cs, const float* sn, float scale, float* out, long ld) {
+  rotate<false>(s, s.T, x, ldx, cs, sn, scale, out, ld);
+  for (long t = 0; t < s.T; t++)
+    for (long d = s.D; d < ld; d++) out[t * ld + d] = 0.f;
 }
 static void panels_of(const Shape& s, const float* x, long ld, float* out) {
   for (long p = 0; p * NR < s.T; p++) transpose_panel(x + p * NR * ld, ld, s.D, std::min(NR, s.T - p * NR), out + p * NR * s.D);
@@ -59,26 +63,24 @@ void attention_forward(long threads, long B, long T, long H, long G, long D, flo
     for (long u = 0; u < B * G; u++) {
       long b = u / G, g = u % G;
       const float* base = qkv + b * T * W;
-      rotate(s, base + (H + g) * D, W, cs, sn, 1.f, k, Dp);
+      rotate_into(s, base + (H + g) * D, W, cs, sn, 1.f, k, Dp);
       panels_of(s, k, Dp, kt);
-      rotate(s, base + (H + G + g) * D, W, nullptr, nullptr, 1.f, v, Dp);
+      rotate_into(s, base + (H + G + g) * D, W, nullptr, nullptr, 1.f, v, Dp);
       for (long h = g * group; h < (g + 1) * group; h++) {
-        rotate(s, base + h * D, W, cs, sn, scale * LOG2_E, q, Dp);
+        rotate_into(s, base + h * D, W, cs, sn, scale * LOG2_E, q, Dp);
         for (long i = 0; i < T; i += MR) {
           long R = std::min(MR, T - i), keys = i + R;
           scores(s, R, q + i * Dp, Dp, kt, keys, p, Tp);
           float inv[MR];
           for (long r = 0; r < R; r++) {
             float* row = p + r * Tp;
-            long n = i + r + 1, whole = n / V * V;
-            ivec in = LANE < (int)(n - whole);
+            long n = i + r + 1, last = (n - 1) / V * V;
+            store(row + last, pick(LANE < (int)(n - last), load(row + last), splat(-INFINITY)));
             vec top = splat(-INFINITY), sum = vec{};
-            for (long j = 0; j < whole; j += V) { vec x = load(row + j); top = pick(x > top, x, top); }
-            if (whole < n) { vec x = pick(in, load(row + whole), splat(-INFINITY)); top = pick(x > top, x, top); }
+            long j = 0;
+            for (; j < n; j += V) { vec x = load(row + j); top = pick(x > top, x, top); }
             float m = largest_of(top);
-            for (long j = 0; j < whole; j += V) { vec x = exp2_of(load(row + j) - m); sum += x; store(row + j, x); }
-            long j = whole;
-            if (whole < n) { vec x = pick(in, exp2_of(load(row + whole) - m), vec{}); sum += x; store(row + whole, x); j += V; }
+            for (j = 0; j < n; j += V) { vec x = exp2_of(load(row + j) - m); sum += x; store(row + j, x); }
             for (; j < keys; j += V) store(row + j, vec{});
             float l = sum_of(sum);
             inv[r] = 1.f / l;
@@ -87,7 +89,9 @@ void attention_forward(long threads, long B, long T, long H, long G, long D, flo
           for (long d = 0; d < Dp; d += NR) tiles<ROWS>[R](p, Tp, v + d, Dp, keys, o + d, Dp, false);
           for (long r = 0; r < R; r++) {
             float* y = out + ((b * T + i + r) * H + h) * D;
-            for (long d = 0; d < D; d++) y[d] = o[r * Dp + d] * inv[r];
+            long d = 0;
+            for (; d + V <= D; d += V) store(y + d, load(o + r * Dp + d) * inv[r]);
+            for (; d < D; d++) y[d] = o[r * Dp + d] * inv[r];
           }
         }
       }
@@ -107,12 +111,12 @@ void attention_backward(long threads, long B, long T, long H, long G, long D, fl
       long b = u / G, g = u % G;
       const float* base = qkv + b * T * W;
       float* dbase = dqkv + b * T * W;
-      rotate(s, base + (H + g) * D, W, cs, sn, 1.f, k, Dp);
+      rotate_into(s, base + (H + g) * D, W, cs, sn, 1.f, k, Dp);
       panels_of(s, k, Dp, kt);
       panels_of(s, base + (H + G + g) * D, W, vt);
       for (long h = g * group; h < (g + 1) * group; h++) {
-        rotate(s, base + h * D, W, cs, sn, scale * LOG2_E, q, Dp);
-        rotate(s, dout + b * T * H * D + h * D, H * D, nullptr, nullptr, 1.f, dod, Dp);
+        rotate_into(s, base + h * D, W, cs, sn, scale * LOG2_E, q, Dp);
+        rotate_into(s, dout + b * T * H * D + h * D, H * D, nullptr, nullptr, 1.f, dod, Dp);
         for (long i0 = 0; i0 < T; i0 += Q) {
           long stop = std::min(T, i0 + Q);
           for (long i = i0; i < stop; i += MR) {
@@ -124,8 +128,11 @@ void attention_backward(long threads, long B, long T, long H, long G, long D, fl
             for (long r = 0; r < R; r++) {
               float *x = pp + r * Tp, *y = dd + r * Tp;
               const float *o1 = out + ((b * T + i + r) * H + h) * D, *o2 = dor + r * Dp;
-              float delta = 0;
-              for (long d = 0; d < D; d++) delta += o1[d] * o2[d];
+              vec products{};
+              long d = 0;
+              for (; d + V <= D; d += V) products += load(o1 + d) * load(o2 + d);
+              float delta = sum_of(products);
+              for (; d < D; d++) delta += o1[d] * o2[d];
               float l = lse[(b * H + h) * T + i + r];
               long n = i + r + 1, whole = n / V * V;
               for (long j = 0; j < whole; j += V) { vec e = exp2_of(load(x + j) - l); store(x + j, e); store(y + j, e * (load(y + j) - delta)); }
@@ -134,7 +141,7 @@ void attention_backward(long threads, long B, long T, long H, long G, long D, fl
               for (; j < keys; j += V) { store(x + j, vec{}); store(y + j, vec{}); }
             }
             for (long d = 0; d < Dp; d += NR) tiles<ROWS>[R](dd, Tp, k + d, Dp, keys, dq + d, Dp, false);
-            unrotate(s, dq, Dp, cs, sn, scale, dbase + i * W + h * D, W, i, R);
+            rotate<true>(s, R, dq, Dp, cs ? cs + i * (D / 2) : cs, sn ? sn + i * (D / 2) : sn, scale, dbase + i * W + h * D, W);
           }
           for (long j = 0; j < stop; j += MR) {
             long R = std::min(MR, T - j), from = std::max(i0, j);
@@ -146,8 +153,8 @@ void attention_backward(long threads, long B, long T, long H, long G, long D, fl
           }
         }
       }
-      unrotate(s, dk, Dp, cs, sn, LN_2, dbase + (H + g) * D, W, 0, T);
-      unrotate(s, dv, Dp, nullptr, nullptr, 1.f, dbase + (H + G + g) * D, W, 0, T);
+      rotate<true>(s, T, dk, Dp, cs, sn, LN_2, dbase + (H + g) * D, W);
+      rotate<true>(s, T, dv, Dp, nullptr, nullptr, 1.f, dbase + (H + G + g) * D, W);
     }
   }
 }

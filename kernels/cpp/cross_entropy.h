@@ -36,7 +36,6 @@ void cross_entropy(long threads, long M, long D, long W, const float* hidden, co
           float most = largest_of(top), chosen = within ? x[target] : NAN;
           for (long j = 0; j < W; j += V) {
             vec e = exp2_of((load(x + j) - most) * LOG2_E);
-            if (j + V > W) e = pick(LANE < (int)(W - j), e, vec{});
             total += e;
             store(x + j, e);
           }

@@ -1,6 +1,6 @@
 // Vectors of 16 floats, and the tile that every product here is made of: R <= 14 rows times 32 columns in registers.
 //
-// In: GCC's vector types, which become AVX-512 where the machine has it; nothing else is assumed of it. A tile holds
+// In: GCC's vector types, and AVX-512's intrinsics where it has more than they say. A tile holds
 // 28 sums, loads two vectors of B and 14 broadcast floats of A a step, and multiplies 28 times: on a core of Zen 4
 // 117.6 GFLOP/s of the 117.6 that its multipliers do, operands in the L2 cache. The order of additions of an element
 // depends on k alone, so results do not depend on how rows are shared among threads.
@@ -9,7 +9,9 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <immintrin.h>
 #include <omp.h>
+#include <sys/mman.h>
 
 typedef float vec __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int ivec __attribute__((vector_size(64), aligned(4), may_alias));
@@ -24,34 +26,23 @@ static inline vec splat(float x) { return x - vec{}; }
 static inline vec pick(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
 static inline long up_to(long n, long multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-static inline float sum_of(vec x) {
-  float s = 0;
-  for (int i = 0; i < V; i++) s += x[i];
-  return s;
-}
-static inline float largest_of(vec x) {
-  float s = x[0];
-  for (int i = 1; i < V; i++) s = s > x[i] ? s : x[i];
-  return s;
-}
+static inline float sum_of(vec x) { return _mm512_reduce_add_ps((__m512)x); }
+static inline float largest_of(vec x) { return _mm512_reduce_max_ps((__m512)x); }
 
-// 2^x to 2 units in the last place for x <= 126; below -126 it is 2^-126 (1e-38). NaN stays NaN.
-// 2^(x - round(x)) by Taylor's series, ln(2)^k / k!; the nearest integer by the addition of 1.5 * 2^23.
+// 2^x to 2 units in the last place; NaN stays NaN, infinities give 0 and infinity.
+// 2^(x - round(x)) by Taylor's series, ln(2)^k / k!. At an infinity that is NaN, but vscalefps by an infinite exponent is 0
+// or infinity whatever it scales.
 static inline vec exp2_of(vec x) {
-  x = pick(x < -126.f, splat(-126.f), x);
-  vec n = (x + 12582912.f) - 12582912.f, f = x - n;
+  vec n = (vec)_mm512_roundscale_ps((__m512)x, 8), f = x - n;
   vec p = f * 1.5403530e-4f + 1.3333558e-3f;
   p = p * f + 9.6181291e-3f;
   p = p * f + 5.5504109e-2f;
   p = p * f + 2.4022651e-1f;
   p = p * f + 6.9314718e-1f;
   p = p * f + 1.f;
-  return (vec)((ivec)p + (__builtin_convertvector(n, ivec) << 23));
+  return (vec)_mm512_scalef_ps((__m512)p, (__m512)n);
 }
-static inline vec sigmoid(vec x) {
-  vec y = x * -LOG2_E;
-  return 1.f / (1.f + exp2_of(pick(y > 126.f, splat(126.f), y)));
-}
+static inline vec sigmoid(vec x) { return 1.f / (1.f + exp2_of(x * -LOG2_E)); }
 
 // Where A's element (i, k) lies: a[i * lda + k], a[k * R + i], a[k * lda + i].
 enum Order { ROWS, PANEL, COLUMNS };
@@ -110,13 +101,16 @@ static inline void put(long R, const float* a, long lda, const float* b, long ld
 }
 
 // A buffer of this thread, kept from call to call: fresh pages would cost a fault each. `which`: several at once.
+constexpr long HUGE_PAGE = 1 << 21;
 static thread_local float* kept[4];
 static thread_local long sizes[4];
 static float* scratch(int which, long floats) {
   if (floats > sizes[which]) {
     std::free(kept[which]);
-    kept[which] = (float*)std::aligned_alloc(4096, up_to(4 * floats, 4096));
+    long page = 4 * floats < HUGE_PAGE / 2 ? 4096 : HUGE_PAGE, bytes = up_to(4 * floats, page);
+    kept[which] = (float*)std::aligned_alloc(page, bytes);
     if (!kept[which]) std::abort();
+    if (page == HUGE_PAGE) madvise(kept[which], bytes, MADV_HUGEPAGE);
     sizes[which] = floats;
   }
   return kept[which];

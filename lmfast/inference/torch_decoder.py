@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lmfast.inference.sampling import Sampling, sample
+from lmfast.model.device import spare_compile_workers
 from lmfast.model.kv_cache import KVCache
 
 CACHE_STEP = 128  # on a CPU the cache is read in multiples of so many positions: little is read in vain
@@ -24,6 +25,7 @@ COMPILE = {"fullgraph": True, "dynamic": False}
 
 @functools.cache
 def _compiled_decode() -> Callable:
+    spare_compile_workers()
     return torch.compile(_decode, **COMPILE)
 
 

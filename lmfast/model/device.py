@@ -1,5 +1,6 @@
 """Which device computes, what it can do, and how it is set up to repeat itself exactly."""
 
+import os
 import sysconfig
 from pathlib import Path
 
@@ -43,6 +44,16 @@ def why_not_compile(device: torch.device) -> str | None:
         if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
             return "Python's headers are not installed"
     return None
+
+
+def spare_compile_workers() -> None:
+    """Without CUDA: torch.compile shall not start a process a core to run Triton's compiler in, before it is imported.
+
+    They import torch, and then nobody needs them. On two cores the first six steps took 0.8 s each instead of 0.33, and
+    25 steps 25 s instead of 20 from the start (docs/LOG.md, 2026-11-25). A user's own TORCH_WARM_POOL counts.
+    """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TORCH_WARM_POOL", "0")
 
 
 def describe_machine(device: torch.device) -> dict[str, str]:

@@ -11,12 +11,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lmfast.model.device import spare_compile_workers
+
 
 class CompiledLoss:
     """Call it like the function it compiles."""
 
     def __init__(self, loss_fn: Callable[..., Tensor]):
         self.graphs = 0
+        spare_compile_workers()
         self._compiled = torch.compile(loss_fn, fullgraph=True, dynamic=False, backend=self._count)
 
     def _count(self, graph: torch.fx.GraphModule, inputs: list) -> Callable:

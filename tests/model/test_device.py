@@ -1,9 +1,17 @@
+import os
+
 import pytest
 import torch
 
 from lmfast.errors import UserError
 from lmfast.model import device as room
-from lmfast.model.device import describe_machine, make_deterministic, pick_device, why_not_compile
+from lmfast.model.device import (
+    describe_machine,
+    make_deterministic,
+    pick_device,
+    spare_compile_workers,
+    why_not_compile,
+)
 
 
 def test_auto_is_something_that_is_there():
@@ -41,3 +49,25 @@ def test_why_not_compile_names_what_is_missing(monkeypatch):
 def test_the_machine_is_named():
     facts = describe_machine(torch.device("cpu"))
     assert "threads" in facts["device"] and facts["torch"] == torch.__version__
+
+
+def test_without_cuda_torch_compile_starts_no_workers(monkeypatch):
+    monkeypatch.delenv("TORCH_WARM_POOL", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    spare_compile_workers()
+    assert "TORCH_WARM_POOL" not in os.environ
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    spare_compile_workers()
+
+    from torch._inductor import async_compile
+
+    started = []
+    monkeypatch.setattr(async_compile, "has_triton_package", lambda: True)
+    monkeypatch.setattr(async_compile.AsyncCompile, "warm_pool", lambda: started.append(1))
+    monkeypatch.setattr(async_compile.AsyncCompile, "wakeup", lambda: started.append(1), raising=False)
+    async_compile.maybe_warm_pool()
+    assert not started
+    os.environ["TORCH_WARM_POOL"] = "1"
+    spare_compile_workers()  # a user's own choice counts
+    async_compile.maybe_warm_pool()
+    assert started
