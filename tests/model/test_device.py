@@ -52,7 +52,8 @@ def test_the_machine_is_named():
 
 
 def test_without_cuda_torch_compile_starts_no_workers(monkeypatch):
-    monkeypatch.delenv("TORCH_WARM_POOL", raising=False)
+    monkeypatch.setenv("TORCH_WARM_POOL", "")  # so that it is put back
+    del os.environ["TORCH_WARM_POOL"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     spare_compile_workers()
     assert "TORCH_WARM_POOL" not in os.environ
