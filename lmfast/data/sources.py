@@ -10,12 +10,13 @@ like all others: who reads them leaves them out. Order is that of the names give
 the file.
 
 Refused, in one line: names that match nothing, a missing field or column (with those there are), records that are no JSON
-or whose text is no string, archives that are damaged or cut short, a missing package.
+or whose text is no string, archives that are damaged, cut short or of other kinds, a missing package.
 """
 
 import glob
 import json
 import mmap
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ PACKED_PIECE = 128 << 10  # packed bytes unpacked together
 TEXT_SUFFIXES = (".txt", ".text", ".md")
 RECORD_SUFFIXES = (".jsonl", ".ndjson")
 PACKED_SUFFIXES = (".gz", ".zst")
+NO_TEXT = (".bz2", ".xz", ".zip", ".tar", ".tgz", ".7z", ".npy", ".npz", ".bin", ".arrow", ".safetensors")
 TEXT_COLUMNS = ("string", "large_string", "string_view", "null")  # of Parquet
 
 
@@ -62,8 +64,9 @@ def is_plain_text(path: Path) -> bool:
 
 def find_sources(names: Sequence[str | Path]) -> list[Path]:
     """The files that names of files, folders and globs stand for. Folders give what is text, records or Parquet in them,
-    at any depth, hidden files left out; of what folders and globs give, empty files are left out too."""
-    found: list[Path] = []
+    at any depth, hidden files left out; of what folders and globs give, empty files are left out too. A file comes once,
+    however many names and links lead to it."""
+    found: dict[Path, Path] = {}  # the file itself → its name
     for name in names:
         path = Path(name)
         if not str(name):
@@ -80,19 +83,39 @@ def find_sources(names: Sequence[str | Path]) -> list[Path]:
         elif path.exists():
             here = [path]
         else:
-            matches = map(Path, glob.glob(str(name), recursive=True))
+            matches = map(Path, _matches(str(name)))
             here = sorted(file for file in matches if file.is_file() and _size(file))
             if not here:
                 raise UserError(f"{name}: no such file, and no file matches it; check the path")
-        found += [file for file in here if file not in found]
-    for file in found:
+        for file in here:
+            found.setdefault(file.resolve(), file)
+    for file in found.values():
         if not _size(file):
             raise UserError(f"{file}: is empty; leave it out")
         if file.suffix == ".json":
             raise UserError(f"{file}: is JSON; give text, JSON lines (.jsonl) or Parquet")
+        if file.suffix.lower() in PACKED_SUFFIXES and file.suffix not in PACKED_SUFFIXES:
+            raise UserError(f"{file}: write its ending in small letters ({file.suffix.lower()})")
+        if file.suffix.lower() in NO_TEXT or file.with_suffix("").suffix.lower() == ".tar":
+            raise UserError(
+                f"{file}: is no text by its ending; unpack it, or leave it out (text, .jsonl and .parquet are read)"
+            )
         if kind_of(file) == "parquet" and file.suffix in PACKED_SUFFIXES:
             raise UserError(f"{file}: Parquet is packed inside already; unpack the file first")
-    return found
+    return list(found.values())
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    """Like glob.glob, but `**` goes through no link to a folder, as folders do not: such links may lead in a circle."""
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        yield from glob.glob(pattern)
+        return
+    at = parts.index("**")
+    for top in glob.glob(os.path.join(*parts[:at])) if at else ["."]:
+        for folder, names, _ in os.walk(top):
+            names[:] = [name for name in names if not name.startswith(".")]
+            yield from _matches(os.path.join(glob.escape(folder), *(parts[at + 1 :] or ("*",))))
 
 
 def _size(file: Path) -> int:

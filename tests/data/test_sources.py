@@ -239,3 +239,39 @@ def test_missing_packages_are_one_line(tmp_path, monkeypatch, module, name, matc
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=match):
         read(tmp_path / name)
+
+
+def test_links_in_a_circle_and_other_names_give_a_file_once(tmp_path):
+    (tmp_path / "a/b").mkdir(parents=True)
+    for name in ("a/x.txt", "a/b/y.txt"):
+        (tmp_path / name).write_text(name)
+    for name in ("a/up", "a/here", "a/b/again"):
+        (tmp_path / name).symlink_to(tmp_path / "a")
+    (tmp_path / "a/z.txt").symlink_to("x.txt")
+    wanted = ["a/b/y.txt", "a/x.txt"]
+
+    def found(*patterns):
+        return [
+            str(path.relative_to(tmp_path)) for path in find_sources([tmp_path / name for name in patterns])
+        ]
+
+    for pattern in ("a", "**/*.txt", "**", "a/**/*.txt", "a/**/**/*.txt", "**/b/**/y.txt"):
+        assert found(pattern) == (wanted if "y" not in pattern else wanted[:1]), pattern
+    assert found("a/z.txt", "a/here/x.txt", "a") == ["a/z.txt", "a/b/y.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("a.txt.GZ", r"a.txt.GZ: write its ending in small letters \(.gz\)"),
+        ("a.txt.xz", "a.txt.xz: is no text by its ending; unpack it, or leave it out"),
+        ("a.zip", "is no text by its ending"),
+        ("a.tar.gz", "is no text by its ending"),
+        ("train.npy", "is no text by its ending"),
+    ],
+)
+def test_what_would_be_read_as_nonsense_is_refused(tmp_path, name, match):
+    (tmp_path / name).write_bytes(b"x")
+    for source in (tmp_path / name, tmp_path / "*"):
+        with pytest.raises(UserError, match=match):
+            find_sources([source])
