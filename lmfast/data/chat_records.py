@@ -79,6 +79,8 @@ def _read(path: Path, parse: Callable[[dict], Any], skip_bad: bool) -> tuple[lis
     found, bad = [], {}
     for where, record in _records(path):
         try:
+            if isinstance(record, _Bad):
+                raise record
             if not isinstance(record, dict):
                 raise _Bad(f"is {_a(record)}, not an object with named fields")
             found.append(parse(record))
@@ -95,7 +97,7 @@ def _read(path: Path, parse: Callable[[dict], Any], skip_bad: bool) -> tuple[lis
 
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
-    """(where, record): records are counted from 1, and by line in a .jsonl."""
+    """(where, record): records are counted from 1, and by line in a .jsonl, where one that is no JSON is a `_Bad`."""
     if not path.is_file():
         raise UserError(f"{path}: no such file of records; name a .json or .jsonl")
     text = read_text(path)
@@ -104,9 +106,14 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
     if path.suffix in (".jsonl", ".ndjson") or not (text.lstrip().startswith("[") or _is_json(text)):
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
-                yield f"line {number}", _parse(line, f"{path}: line {number}")
+                yield f"line {number}", _line(line)
         return
-    found = _parse(text, str(path))
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}: not valid JSON ({error}); give a .json array or a .jsonl of objects"
+        ) from None
     for number, record in enumerate(found if isinstance(found, list) else [found], 1):
         yield f"record {number}", record
 
@@ -120,13 +127,11 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _parse(text: str, where: str) -> Any:
+def _line(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{where}: not valid JSON ({error}); give a .json array or a .jsonl of objects"
-        ) from None
+        return _Bad(f"is not valid JSON ({error})")
 
 
 def _conversation_format(record: dict) -> str:

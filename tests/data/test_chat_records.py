@@ -92,8 +92,10 @@ def test_files_that_are_no_records(tmp_path):
         read_conversations(tmp_path / "none.json")
     path = tmp_path / "a.jsonl"
     path.write_text('{"instruction": "i", "output": "o"}\n{"instr')
-    with pytest.raises(UserError, match="line 2: not valid JSON"):
+    with pytest.raises(UserError, match=r"line 2 is not valid JSON .* or leave bad ones out with --skip-bad"):
         read_conversations(path)
+    found, bad = read_conversations(path, skip_bad=True)
+    assert found == [(U("i"), A("o"))] and sum(bad.values()) == 1
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="not UTF-8"):
         read_conversations(path)
@@ -122,7 +124,7 @@ def test_files_as_editors_and_other_tools_write_them(tmp_path):
     with pytest.raises(UserError, match="field7, …, and neither"):
         read_conversations(path)
     path.write_text(text[:-1] + "\n")
-    with pytest.raises(UserError, match="line 1: not valid JSON"):
+    with pytest.raises(UserError, match="line 1 is not valid JSON"):
         read_conversations(path)
 
 
