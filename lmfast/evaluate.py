@@ -1,7 +1,9 @@
 """python -m lmfast.evaluate RUN: the loss of a trained model on a token file, and figures about what it writes.
 
 Loss, perplexity and bits per byte over the whole file once, in order (or over so many batches of its beginning): the
-same figures every time on a CPU. With --samples, texts are written and measured as lmfast/data/text_figures.py says.
+same figures every time on a CPU. A file that was encoded for the base of a run of lmfast.sft or lmfast.dpo is as good
+as one of its own: ids keep their meaning when the chat's tokens are added. With --samples, texts are written and
+measured as lmfast/data/text_figures.py says.
 """
 
 import math
@@ -86,6 +88,7 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, float]:
 
 def _loss(settings: EvaluateSettings, path: Path, checkpoint, model, tokenizer, device) -> dict[str, float]:
     from lmfast.data.batches import Windows
+    from lmfast.data.chat import knows_ids_of
     from lmfast.data.token_file import open_tokens
     from lmfast.training.evaluation import count_bytes, evaluate
     from lmfast.training.objectives import IGNORE, NextToken
@@ -93,8 +96,12 @@ def _loss(settings: EvaluateSettings, path: Path, checkpoint, model, tokenizer, 
     file = open_tokens(path, model.config.vocab_size, min_length=2)
     made_by = (file.summary or {}).get("tokenizer_sha256")
     if tokenizer is not None and made_by not in (None, tokenizer.fingerprint()):
-        raise UserError(
-            f"{path}: was encoded with another tokenizer than the run's; encode it again with the one in the run folder"
+        if not knows_ids_of(tokenizer, made_by):
+            raise UserError(
+                f"{path}: was encoded with another tokenizer than the run's; encode it again with the one in the run folder"
+            )
+        print(
+            f"{path}: was encoded before the tokenizer got the chat's tokens; its ids mean the same to the run"
         )
     context_length = model.config.context_length
     windows = Windows(file.tokens, settings.batch_size, context_length, IGNORE, settings.eval_batches)

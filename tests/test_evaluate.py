@@ -118,3 +118,31 @@ def test_a_run_without_validation_data_needs_some(corpus, tmp_path, capsys):
     assert train([*flags, "--out-dir", str(tmp_path / "run")])
     assert "give --data FILE, or --samples N" in refused([tmp_path / "run", "--device", "cpu"], capsys)
     assert main([str(tmp_path / "run"), "--val-data", str(corpus.valid), "--device", "cpu"]) is None
+
+
+def test_a_file_of_the_base_serves_the_run_that_learnt_to_talk(corpus, trained_run, tmp_path, capsys):
+    """Ids keep their meaning when the chat's tokens are added: what was measured before is measured again."""
+    from lmfast.sft import sft
+
+    records = tmp_path / "talk.json"
+    records.write_text(json.dumps([{"instruction": f"a{i}", "output": "b"} for i in range(8)]))
+    flags = [
+        "--init-from",
+        str(trained_run),
+        "--train-data",
+        str(records),
+        "--out-dir",
+        str(tmp_path / "sft"),
+    ]
+    assert sft([*flags, "--held-out", "1", "--max-iters", "1", "--lr", "1e-6", "--device", "cpu"])
+    before = evaluate_run(EvaluateSettings(run=str(trained_run), device="cpu"))
+    capsys.readouterr()
+    after = evaluate_run(EvaluateSettings(run=str(tmp_path / "sft"), data=str(corpus.valid), device="cpu"))
+    told = capsys.readouterr().out
+    assert (
+        f"{corpus.valid}: was encoded before the tokenizer got the chat's tokens; its ids mean the same"
+        in told
+    )
+    # Four more ids share the probability, so the loss is a little higher.
+    assert before["loss"] < after["loss"] < before["loss"] + 0.1
+    assert after["bits_per_byte"] / after["loss"] == pytest.approx(before["bits_per_byte"] / before["loss"])

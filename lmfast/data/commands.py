@@ -18,6 +18,7 @@ from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.commands import load_tokenizer, refuse_without_dask
 from lmfast.tokenizer.measuring import token_files
 from lmfast.tokenizer.progress import progress
+from lmfast.tokenizer.verifying import open_tokens_of
 
 
 def download(arguments: argparse.Namespace) -> None:
@@ -109,7 +110,7 @@ def _tokenizer_of(path: Path) -> Tokenizer:
 
 
 def _stats(path: Path, tokenizer: Tokenizer) -> Stats:
-    return token_stats(str(path), open_tokens(path, tokenizer.vocab_size).tokens, tokenizer)
+    return token_stats(str(path), open_tokens_of(path, tokenizer).tokens, tokenizer)
 
 
 def _tell(figures: list[Stats], folder: Path | None) -> None:

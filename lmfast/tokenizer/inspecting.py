@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from lmfast.data.sources import documents, find_sources, is_plain_text, plan_shards
-from lmfast.data.token_file import TokenFile, open_tokens
+from lmfast.data.token_file import TokenFile
 from lmfast.errors import UserError
 from lmfast.files import check_writable, written_beside
 from lmfast.tokenizer.bpe import Tokenizer
@@ -28,6 +28,7 @@ from lmfast.tokenizer.verifying import (
     against_source,
     decoded_before,
     encoded_again,
+    open_tokens_of,
     source_of,
     verify_text,
     verify_tokens,
@@ -148,7 +149,7 @@ def _of_records(tokenizer: Tokenizer, name: str, first: int, many: int, field: s
 
 
 def _of_tokens(tokenizer: Tokenizer, name: str, first: int, many: int, named: str | None) -> Iterator[Shown]:
-    file = open_tokens(name, tokenizer.vocab_size)
+    file = open_tokens_of(name, tokenizer)
     tokens = file.tokens
     ends = _ends_of_documents(tokens, tokenizer.special_tokens.get(DOCUMENT_END))
     if first >= len(ends):
@@ -183,7 +184,7 @@ def verify(tokenizer: Tokenizer, arguments: argparse.Namespace, kind: str | None
         return verify_records(tokenizer, arguments.input, kind, arguments.skip_bad)
     if not is_token_file(arguments.input):
         return verify_text(tokenizer, arguments.input, arguments.text_field)
-    file: TokenFile = open_tokens(arguments.input, tokenizer.vocab_size)
+    file: TokenFile = open_tokens_of(arguments.input, tokenizer)
     return verify_tokens(tokenizer, file, source_of(file, arguments.source))
 
 

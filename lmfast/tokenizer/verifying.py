@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lmfast.data.chat import knows_ids_of
 from lmfast.data.sources import documents, find_sources, is_plain_text, plan_shards
-from lmfast.data.token_file import TokenFile
+from lmfast.data.token_file import TokenFile, open_tokens
 from lmfast.errors import UserError
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.documents import DOCUMENT_END, open_text
@@ -46,6 +47,16 @@ def encoded_again(tokenizer: Tokenizer, ids: np.ndarray, offset: int = 0) -> str
     if at is None:
         return "decoding and encoding again gives back the ids: yes"
     return f"encoding the decoded text gives other ids from position {offset + at}"
+
+
+def open_tokens_of(name: str | Path, tokenizer: Tokenizer) -> TokenFile:
+    """A token file that this tokenizer made, as far as its summary tells: with another its ids would decode to nonsense."""
+    file = open_tokens(name, tokenizer.vocab_size)
+    made_by = (file.summary or {}).get("tokenizer_sha256")
+    if made_by is not None and not knows_ids_of(tokenizer, made_by):
+        home = "" if file.tokenizer_path is None else f", {file.tokenizer_path}"
+        raise UserError(f"{name}: was encoded with another tokenizer{home}; name that one with --tokenizer")
+    return file
 
 
 def source_of(file: TokenFile, named: str | None) -> np.ndarray | None:

@@ -6,6 +6,7 @@ from lmfast.data.chat import (
     Rendered,
     add_chat_tokens,
     has_chat_tokens,
+    knows_ids_of,
     render,
     render_answer,
     render_prompt,
@@ -90,3 +91,18 @@ def test_truncation_keeps_some_loss_or_nothing(tokenizer):
 def test_a_tokenizer_without_chat_tokens_is_refused(base):
     with pytest.raises(UserError, match="no chat tokens"):
         render(TALK, base)
+
+
+@pytest.mark.parametrize("specials", [["<|endoftext|>"], [], ["<|end|>", "<|endoftext|>"], ["<|pad|>"]])
+def test_ids_from_before_the_chats_tokens_are_known(specials):
+    vocab = {i: bytes([i]) for i in range(256)}
+    before = Tokenizer(vocab, [], specials)
+    after = add_chat_tokens(before)
+    assert knows_ids_of(after, before.fingerprint()) and knows_ids_of(after, after.fingerprint())
+    assert not knows_ids_of(before, after.fingerprint())
+    others = (
+        Tokenizer({**vocab, 256: b"ab"}, [(b"a", b"b")], specials),
+        Tokenizer(vocab, [], [*specials, "<|other|>"]),
+        Tokenizer(vocab, [], specials, "cl100k"),
+    )
+    assert not any(knows_ids_of(after, other.fingerprint()) for other in others)

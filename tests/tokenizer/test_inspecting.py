@@ -135,3 +135,29 @@ def test_vocabulary(tokenizer, tmp_path, capsys):
     assert lines[-2].split() == ["258", "4", "bytes", "'", "the'"] and "'the'" in lines[-1]
     main(f"inspect --tokenizer {tmp_path}/tok --longest 1".split())
     assert capsys.readouterr().out.rstrip().endswith("' the'")
+
+
+def test_a_token_file_of_another_tokenizer_is_refused(tokenizer, told, tmp_path, capsys):
+    """Its ids would be shown as nonsense. What it was before the chat's tokens were added is no other."""
+    from lmfast.data.__main__ import main as data
+    from lmfast.data.chat import add_chat_tokens
+
+    tokenizer.encode_file(
+        tmp_path / "t.txt", tmp_path / "t.npy", tokenizer_path=tmp_path / "tok", num_workers=1
+    )
+    add_chat_tokens(tokenizer).save(tmp_path / "chat")
+    Tokenizer({i: bytes([255 - i]) for i in range(256)}, [], ["<1>", "<|endoftext|>", "<2>", "<3>"]).save(
+        tmp_path / "other"
+    )
+    shown = told("t.npy", "--document 1")
+    assert told("t.npy", f"--document 1 --tokenizer {tmp_path}/chat") == shown
+    for command, line in (
+        (main, "inspect --document 1"),
+        (main, "inspect --verify"),
+        (data, "stats"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            command([*line.split(), "--input", f"{tmp_path}/t.npy", "--tokenizer", f"{tmp_path}/other"])
+        error = capsys.readouterr().err
+        assert caught.value.code == 2 and error.count("\n") == 1
+        assert f"t.npy: was encoded with another tokenizer, {tmp_path}/tok; name that one" in error
