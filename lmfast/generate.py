@@ -4,6 +4,7 @@ Text streams to standard output as it is made (several prompts: each is printed 
 to standard error.
 """
 
+import contextlib
 import dataclasses
 import sys
 import time
@@ -122,7 +123,8 @@ def generate_text(settings: GenerateSettings) -> None:
 
 
 def _talk(settings: GenerateSettings, model, tokenizer) -> None:
-    """Answers the lines of standard input until they end. On a terminal each is asked for, with the history kept."""
+    """Answers the lines of standard input until they end. On a terminal each is asked for, a message that is too long is
+    told and forgotten, and Ctrl-C ends an answer (at the question, the talk)."""
     from lmfast.inference.chat import Chat
 
     def begin() -> Chat:
@@ -140,6 +142,7 @@ def _talk(settings: GenerateSettings, model, tokenizer) -> None:
             line = sys.stdin.readline()
         except UnicodeDecodeError as error:
             raise UserError(f"standard input: not UTF-8 text ({error.reason}); convert it first") from None
+        _refuse_half_characters("standard input", line)
         text = line.strip()
         if not line or text == "/exit":
             return
@@ -148,8 +151,13 @@ def _talk(settings: GenerateSettings, model, tokenizer) -> None:
         elif text:
             known = talk.forgotten
             try:
-                for piece in talk.say(text):
-                    print(piece, end="", flush=True)
+                with contextlib.closing(talk.say(text)) as answer:
+                    for piece in answer:
+                        print(piece, end="", flush=True)
+                print(flush=True)
+            except KeyboardInterrupt:
+                if not asking:
+                    raise
                 print(flush=True)
             except UserError as error:
                 if not asking:
@@ -181,13 +189,13 @@ def _split_prompts(argv: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
 def _prompts(settings: GenerateSettings) -> list[str]:
     prompts = list(settings.prompt)
     for prompt in prompts:
-        if not prompt.isprintable() and any("\ud800" <= c <= "\udfff" for c in prompt):
-            raise UserError(f"prompt {prompt!r}: not UTF-8 text")
+        _refuse_half_characters(f"prompt {prompt!r}", prompt)
     if settings.prompt_file == "-":
         try:
             prompts += [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
         except UnicodeDecodeError as error:
             raise UserError(f"standard input: not UTF-8 text ({error.reason}); convert it first") from None
+        _refuse_half_characters("standard input", "".join(prompts))
     elif settings.prompt_file is not None:
         path = Path(settings.prompt_file)
         if not path.is_file():
@@ -196,6 +204,12 @@ def _prompts(settings: GenerateSettings) -> list[str]:
     if settings.prompt_file is not None and not prompts:
         raise UserError(f"{settings.prompt_file}: no prompt in it; write one a line")
     return prompts or [""]
+
+
+def _refuse_half_characters(what: str, text: str) -> None:
+    """Raises UserError for bytes that were no UTF-8, which Python's C locale hides in surrogates."""
+    if not text.isprintable() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise UserError(f"{what}: not UTF-8 text; convert it first")
 
 
 class _StreamPrinter:

@@ -47,23 +47,25 @@ class Chat:
         """messages that no longer fitted into the context"""
 
     def say(self, text: str) -> Iterator[str]:
-        """Yields the answer piece by piece as it is made; then both turns are in the history.
+        """Yields the answer piece by piece as it is made; then both turns are in the history, as far as the answer came.
 
         Raises UserError, and leaves the history as it was, where the message is longer than the context.
         """
-        before = list(self.history)
+        before = list(self.history), self.forgotten
         self.history.append(Message("user", text))
         try:
             prompt = self._prompt()
         except UserError:
-            self.history = before
+            self.history, self.forgotten = before
             raise
         self.turns += 1
         answer = []
-        for piece in self.tokenizer.decode_stream(self._ids(prompt)):
-            answer.append(piece)
-            yield piece
-        self.history.append(Message("assistant", "".join(answer)))
+        try:
+            for piece in self.tokenizer.decode_stream(self._ids(prompt)):
+                answer.append(piece)
+                yield piece
+        finally:
+            self.history.append(Message("assistant", "".join(answer)))
 
     def _prompt(self) -> list[int]:
         """The history's ids, with room for an answer in the context; half of the context is room enough."""

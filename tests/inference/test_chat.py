@@ -68,6 +68,20 @@ def test_a_message_longer_than_the_context_is_refused_and_forgotten(talk_with):
     with pytest.raises(UserError, match="leaves no room for an answer in a context of 20"):
         "".join(talk.say("x" * 30))
     assert talk.history == []
+    "".join(talk.say("hi"))
+    before = list(talk.history)
+    with pytest.raises(UserError):
+        "".join(talk.say("x" * 30))
+    assert talk.history == before and talk.forgotten == 0  # what made no room was not forgotten either
+
+
+def test_an_answer_that_is_broken_off_stays_as_far_as_it_came(talk_with, tokenizer):
+    talk, parrot = talk_with("abcdef<|end|>")
+    answer = talk.say("hi")
+    assert next(answer) + next(answer) == "ab"
+    answer.close()
+    "".join(talk.say("ho"))
+    assert "<|assistant|>ab<|end|><|user|>ho<|end|>" in tokenizer.decode(parrot.prompts[-1])
 
 
 def test_a_model_that_has_not_learnt_to_talk_is_refused(corpus):
@@ -75,14 +89,58 @@ def test_a_model_that_has_not_learnt_to_talk_is_refused(corpus):
         Chat(None, Tokenizer.load(corpus.tokenizer))
 
 
-def test_turns_come_from_standard_input(tokenizer, monkeypatch, capsys):
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def typed(tokenizer, monkeypatch):
+    """`generate --chat` with what is typed; returns the parrot that answered."""
     from lmfast.generate import main
 
-    parrot = Parrot(tokenizer, "yes<|end|>")
-    monkeypatch.setattr("lmfast.inference.chat.stream", parrot.stream)
-    monkeypatch.setattr("lmfast.training.run_folder.load_run", lambda *_, **__: (parrot, tokenizer, None))
-    monkeypatch.setattr("sys.stdin", io.StringIO("one\n\ntwo\n/reset\nthree\n/exit\nfour\n"))
-    main(["--checkpoint", "any", "--chat", "--device", "cpu"])
+    def run(stdin, words: str = "yes<|end|>", stream=None) -> Parrot:
+        parrot = Parrot(tokenizer, words)
+        monkeypatch.setattr("lmfast.inference.chat.stream", stream(parrot) if stream else parrot.stream)
+        monkeypatch.setattr("lmfast.training.run_folder.load_run", lambda *_, **__: (parrot, tokenizer, None))
+        monkeypatch.setattr("sys.stdin", stdin)
+        main(["--checkpoint", "any", "--chat", "--device", "cpu"])
+        return parrot
+
+    return run
+
+
+def interrupted_once(parrot):
+    """A parrot whose first answer is met by Ctrl-C after two tokens."""
+
+    def stream(*arguments, **options):
+        for number, token in enumerate(parrot.stream(*arguments, **options)):
+            if number == 2 and len(parrot.prompts) == 1:
+                raise KeyboardInterrupt
+            yield token
+
+    return stream
+
+
+def test_control_c_ends_an_answer_on_a_terminal(typed, tokenizer, capsys):
+    parrot = typed(Terminal("one\ntwo\n"), "yes<|end|>", interrupted_once)
+    assert capsys.readouterr().out == "ye\nyes\n"
+    assert "<|assistant|>ye<|end|><|user|>two<|end|>" in tokenizer.decode(parrot.prompts[-1])
+    with pytest.raises(SystemExit) as caught:  # without one it ends the command, as everywhere
+        typed(io.StringIO("one\ntwo\n"), "yes<|end|>", interrupted_once)
+    assert caught.value.code == 130
+
+
+def test_bytes_that_are_no_text_are_refused(typed, capsys):
+    with pytest.raises(SystemExit) as caught:  # as Python hands them over in a C locale
+        typed(io.StringIO("hi \udcff\n"))
+    assert caught.value.code == 2 and capsys.readouterr().err.endswith(
+        "standard input: not UTF-8 text; convert it first\n"
+    )
+
+
+def test_turns_come_from_standard_input(typed, tokenizer, capsys):
+    parrot = typed(io.StringIO("one\n\ntwo\n/reset\nthree\n/exit\nfour\n"))
     assert capsys.readouterr().out == "yes\nyes\nyes\n"
     assert [tokenizer.decode(prompt).count("<|user|>") for prompt in parrot.prompts] == [1, 2, 1]
 
