@@ -1,5 +1,7 @@
 import json
 import math
+import os
+import shutil
 import sys
 
 import numpy as np
@@ -8,7 +10,8 @@ import torch
 
 from lmfast.dpo import dpo, main
 from lmfast.errors import UserError
-from lmfast.training.run_folder import load_run, read_facts, read_metrics
+from lmfast.files import sha256_of
+from lmfast.training.run_folder import find_checkpoint, load_run, read_facts, read_metrics
 from tests.training.nursery import close, finish, start_ranks
 
 FLAGS = "--held-out 4 --warmup-iters 1 --lr 1e-2 --log-interval 1 --eval-interval 4 --device cpu --batch-size 4".split()
@@ -96,6 +99,59 @@ def test_a_cache_is_found_again_from_another_folder(talker, tmp_path, monkeypatc
     assert dpo(["--max-iters", "2", "--out-dir", "a"])
     assert (tmp_path / "here/cache.npz").stat().st_mtime_ns == stamp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "here"]
+
+
+def changed_in_place(path, old: bytes, new: bytes):
+    """Other content of the same size and modification time."""
+    facts, data = path.stat(), path.read_bytes()
+    assert len(old) == len(new) and old in data
+    path.write_bytes(data.replace(old, new, 1))
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (facts.st_size, facts.st_mtime_ns)
+
+
+def test_a_cache_is_known_by_content_and_not_by_size_and_time(talker, tmp_path):
+    for name in ("sft", "pairs.json"):
+        (shutil.copytree if name == "sft" else shutil.copy2)(talker / name, tmp_path / name)
+    cache = tmp_path / "cache.npz"
+    flags = flags_of(tmp_path, "--max-iters", 1, "--reference-cache", cache, "--out-dir", tmp_path / "run")
+    assert dpo(flags)
+
+    def refused(part: str, *extra: str) -> None:
+        with pytest.raises(UserError, match=f"cache.npz: reference log-probabilities of another {part} "):
+            dpo([*flags, *extra, "--out-dir", str(tmp_path / "other")])
+        assert not (tmp_path / "other").exists()
+
+    refused("settings", "--bf16")
+    changed_in_place(tmp_path / "pairs.json", b'"chosen": "b"', b'"chosen": "d"')
+    refused("data")
+    changed_in_place(tmp_path / "pairs.json", b'"chosen": "d"', b'"chosen": "b"')
+    weights = find_checkpoint(tmp_path / "sft").path / "model.safetensors"
+    data, before = weights.read_bytes(), sha256_of(weights)
+    changed_in_place(weights, data[-64:], data[-64:-1] + bytes([data[-1] ^ 1]))
+    changed_in_place(weights.parent / "COMPLETE", before.encode(), sha256_of(weights).encode())
+    refused("model")
+
+
+def test_a_runs_own_reference_is_reused_refused_or_made_again(talker, tmp_path):
+    out, kept = tmp_path / "run", tmp_path / "run/reference.npz"
+    assert dpo(flags_of(talker, "--max-iters", 1, "--out-dir", out))
+    whole = kept.read_bytes()
+    with np.load(kept) as file:
+        key, numbers = str(file["key"]), file["log_probs"]
+    # Other numbers under the right key are believed: nothing is computed again.
+    shifted = numbers + np.array([[0, 5]], np.float32)
+    np.savez(kept, key=key, log_probs=shifted)
+    assert dpo(["--max-iters", "2", "--out-dir", str(out)])
+    assert read_metrics(out)[-1]["rewards/rejected"] < -0.3  # β × 5 below what it is
+    np.savez(kept, key=json.dumps(json.loads(key) | {"data": {}}), log_probs=numbers)
+    with pytest.raises(UserError, match=r"reference\.npz: .* of another data .* remove the file"):
+        dpo(["--max-iters", "3", "--out-dir", str(out)])
+    kept.unlink()
+    assert dpo(["--max-iters", "3", "--out-dir", str(out)])
+    with np.load(kept) as file:
+        np.testing.assert_array_equal(file["log_probs"], numbers)
+    assert len(whole) == kept.stat().st_size
 
 
 def test_accumulation_does_not_change_a_step(talker, tmp_path):
