@@ -30,6 +30,8 @@ from lmfast.model.peaks import DEVICES, named_peak, peak_here
 from lmfast.settings import TrainSettings, find_config, given_names, parse, read_yaml
 
 GB = 1e9
+GREATEST = 1e15
+"""of any number given, and 1 / GREATEST the least above 0: far beyond all models and machines, well within a float"""
 CHINCHILLA = 20.0
 HERE = ("auto", "cuda", "cpu", "mps")
 TIME = {"total_tokens", "tokens_per_parameter", "mfu"}
@@ -117,6 +119,11 @@ def check(settings: FlopsSettings) -> None:
         value = getattr(settings, name)
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise UserError(f"{name} is {value}; it must be a number greater than 0")
+    for name, value in [*vars(settings).items(), *vars(settings.model).items()]:
+        if isinstance(value, int | float) and not value <= GREATEST:
+            raise UserError(f"{name} is {value}; more than {GREATEST:g} is not counted here")
+        if isinstance(value, float) and 0 < value < 1 / GREATEST:
+            raise UserError(f"{name} is {value}; less than {1 / GREATEST:g} is not counted here")
     if not 0 < settings.mfu <= 1:
         raise UserError(f"mfu is {settings.mfu}; it is a share of the peak, above 0 and at most 1")
     if settings.total_tokens is not None and settings.tokens_per_parameter is not None:

@@ -23,12 +23,17 @@ def print_cost(facts: dict[str, Any]) -> None:
     from rich.table import Table
 
     console, box = _console()
-    number = "{:,}".format if console.width >= 100 else _count  # all digits where they fit
+    number = _count if console.width < 100 else "{:,}".format  # all digits where they fit
+    short, narrow = console.width < 100, console.width < 76
     config, length = facts["config"], facts["config"]["context_length"]
     console.print(_title(config))
-    table = Table(box=box, pad_edge=False)
+    table = Table(box=box, pad_edge=False, padding=0 if narrow else (0, 1))
     for heading in ("", "parameters", "%", "forward FLOPs", "training FLOPs", "%"):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
+        table.add_column(  # in a narrow terminal labels and headings take two lines, and numbers stay whole
+            heading.replace(" ", "\n") if short else heading,
+            justify="right" if heading else "left",
+            no_wrap=bool(heading) or not narrow,
+        )
     counts, forward = facts["parameters"], facts["forward_flops_per_sequence"]
     training = facts["training_flops_per_sequence"]
     rows = {
@@ -207,7 +212,7 @@ def plot_shares(config: ModelConfig, path: str) -> None:
         fontsize=9,
     )
     axes.set_xscale("log", base=2)
-    ticks = [2**i for i in range(bottom, top + 1, 2)]
+    ticks = [2**i for i in range(bottom, top + 1, 2 + (top - bottom) // 12)]
     axes.set_xticks(ticks, [f"{t:,}" for t in ticks])
     axes.set(
         xlim=(lengths[0], lengths[-1]), ylim=(0, 100), xlabel="context (tokens)", ylabel="% of forward FLOPs"

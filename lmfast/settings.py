@@ -388,7 +388,15 @@ def _first_message(box: str) -> str:
             parts[-1].append(text)
     # Without a frame (output that is not UTF-8), the title stands above a first rule of its own.
     message = parts[0] if framed or len(parts) == 1 else parts[1]
-    return " ".join(message) or "the command line could not be read"
+    message = " ".join(message)
+    # What the types' own constructors say of a number is for programmers.
+    number = re.match(
+        r"Error parsing (\S+): .*(?:literal for (int)\(\) with base 10|string to float): ('.*')$", message
+    )
+    if number:
+        flag, whole, value = number.groups()
+        return f"{flag} is {value}; expected a {'whole number in digits' if whole else 'number'}"
+    return message or "the command line could not be read"
 
 
 def _coerce(value: Any, hint: Any, where: str) -> Any:

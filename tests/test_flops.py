@@ -226,6 +226,13 @@ def test_plot_writes_a_picture(tmp_path, capsys):
         ([*SMALL, "--plot", "/nowhere/x.png"], "the folder /nowhere does not exist"),
         ([*SMALL, "--plot", "shares.abc"], "shares.abc: not a picture's name"),
         ([*SMALL, "--dvice", "L4"], "did you mean --device?"),
+        ([*SMALL, "--memory", "1KB"], "--memory is '1KB'; expected a number"),
+        ([*SMALL, "--total-tokens", "40e9"], "--total-tokens is '40e9'; expected a whole number in digits"),
+        ([*SMALL, "--memory", "1e300"], "memory is 1e+300; more than 1e+15 is not counted here"),
+        ([*SMALL, "--tokens-per-parameter", "1e300"], "tokens_per_parameter is 1e+300; more than 1e+15"),
+        ([*SMALL, "--context-length", "9" * 400], "more than 1e+15 is not counted here"),
+        ([*SMALL, "--device", "L4", "--mfu", "1e-300"], "mfu is 1e-300; less than 1e-15"),
+        (["--hours", "1e30", "--device", "L4"], "hours is 1e+30; more than 1e+15"),
         ([*SMALL, "--dtype", "int8"], "int8"),
     ],
 )
@@ -236,6 +243,14 @@ def test_bad_input_is_one_line(capsys, tmp_path, monkeypatch, words, message):
     out, err = capsys.readouterr()
     assert stop.value.code == 2 and message in err and err.count("\n") == 1 and not out
     assert not list(tmp_path.iterdir())
+
+
+def test_absurd_numbers_are_counted_too(facts):
+    """In no time: neither layers nor widths are gone through one by one."""
+    deep = facts("--vocab-size", "100", "--d-model", "64", "--num-heads", "1", "--num-layers", "99999999999")
+    assert deep["parameters"]["norms"] == 64 * (2 * 99999999999 + 1)
+    found = facts("--vocab-size", "32000", "--device", "B200", "--dtype", "fp8", "--hours", "1e15")
+    assert 0.99 < found["shape"]["training_flops"] / found["training_flops"] <= 1
 
 
 def test_an_unknown_name_in_the_file_is_refused(capsys, tmp_path):

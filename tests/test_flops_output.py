@@ -71,6 +71,13 @@ def test_a_narrow_terminal_gets_short_numbers_and_whole_lines(monkeypatch):
     assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in shown.splitlines()) <= 80
 
 
+def test_sixty_columns_cut_no_number(monkeypatch):
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", printed(monkeypatch, XL, 60))
+    rows = [line.split() for line in shown.splitlines()]
+    assert "total 2.127 B 100.00 4.513 T 13.54 T 100.00".split() in rows and "…" not in shown
+    assert max(map(len, shown.splitlines())) <= 60
+
+
 def test_what_does_not_fit_is_said(capsys):
     main([*XL, "--memory", "16"])
     assert "largest batch in 90% of 16 GB: not one sequence fits" in capsys.readouterr().out

@@ -111,7 +111,10 @@ def test_a_bad_file_is_named(tmp_path, text, message):
     ("words", "message"),
     [
         (["--d-modle", "3"], "unknown setting '--d-modle'; did you mean --d-model?"),
-        (["--d-model", "x"], "d-model"),
+        (["--d-model", "x"], "--d-model is 'x'; expected a whole number in digits"),
+        (["--vocab-size", "4e3"], "--vocab-size is '4e3'; expected a whole number in digits"),
+        (["--rope-theta", "1KB"], "--rope-theta is '1KB'; expected a number"),
+        (["--logit-softcap", "x"], "--logit-softcap is 'x'; expected a number"),
         (["--norm", "x"], "invalid choice 'x'"),
         (["--d-model"], "--d-model"),
         (["stray"], "stray"),

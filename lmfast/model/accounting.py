@@ -35,7 +35,7 @@ def parameters(config: ModelConfig) -> dict[str, int]:
     if config.qk_norm:
         norms += 2 * config.head_dim * layers
     matrices = 3 if config.ffn == "swiglu" else 2
-    tables = sum(config.has_value_embedding(layer) for layer in range(layers))
+    tables = config.num_value_embeddings
     return {
         "embedding": config.vocab_size * d,
         "attention": layers * (2 * d * d + 2 * d * kv),

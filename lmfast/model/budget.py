@@ -7,7 +7,9 @@ a smaller model that is cheaper to use.
 """
 
 import dataclasses
+import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lmfast.model.accounting import num_parameters, training_flops_per_token
@@ -59,21 +61,41 @@ def propose_shape(base: ModelConfig, flops: float, tokens_per_parameter: float) 
         cost = tokens * training_flops_per_token(config, config.context_length)
         return Proposal(config, parameters, tokens, cost)
 
+    def deepest(heads: int) -> Proposal | None:
+        """The deepest shape of this width that the budget allows; wider ones are shallower."""
+        layers = _last(lambda layers: proposal(layers, heads).flops <= flops)
+        return proposal(layers, heads) if layers else None
+
+    def slim(heads: int) -> bool:
+        shape = deepest(heads)
+        return shape is not None and heads < shape.config.num_layers
+
+    # Widths near the aspect first, outwards on both sides; on each the first that spends enough is its nearest.
+    widest_slim = _last(slim)
     candidates = []
-    heads = 1
-    while proposal(1, heads).flops <= flops:
-        low, high = 1, 2
-        while proposal(high, heads).flops <= flops:
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if proposal(middle, heads).flops <= flops else (low, middle)
-        candidates.append(proposal(low, heads))
-        if candidates[-1].flops >= SPENT * flops and heads >= low:
-            break  # wider ones are shallower still, further from the aspect
-        heads += 1
+    for widths in (range(widest_slim, 0, -1), itertools.count(widest_slim + 1)):
+        for heads in widths:
+            shape = deepest(heads)
+            if shape is None:
+                break
+            candidates.append(shape)
+            if shape.flops >= SPENT * flops:
+                break
     enough = [c for c in candidates if c.flops >= SPENT * flops] or candidates
     return min(enough, key=_distance_from_aspect, default=None)
+
+
+def _last(true: Callable[[int], bool]) -> int:
+    """The greatest whole number that `true` holds of, which holds of none beyond the first it fails; 0 for none."""
+    if not true(1):
+        return 0
+    low, high = 1, 2
+    while true(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if true(middle) else (low, middle)
+    return low
 
 
 def _distance_from_aspect(proposal: Proposal) -> float:

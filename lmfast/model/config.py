@@ -111,6 +111,11 @@ class ModelConfig:
         return self.value_embeddings and (self.num_layers - 1 - layer) % 2 == 0
 
     @property
+    def num_value_embeddings(self) -> int:
+        """How many layers have a table of value embeddings: every second one, the last among them."""
+        return (self.num_layers + 1) // 2 if self.value_embeddings else 0
+
+    @property
     def ffn_hidden(self) -> int:
         """Width of the feed-forward's hidden layer: d_ff with a gate (3 matrices), 1.5 d_ff without (2 matrices)."""
         d_ff = 4 * self.d_model if self.d_ff is None else self.d_ff

@@ -92,7 +92,7 @@ def activation_bytes_per_token(config: ModelConfig, dtype: str) -> int:
     once = 2 * d if config.norm == "pre" else d
     # With value embeddings the values are no view of the fused projection, which then nothing may need any more.
     unread = 0 if config.qk_norm or config.position == "none" else d + 2 * kv
-    tables = sum(config.has_value_embedding(layer) for layer in range(config.num_layers))
+    tables = config.num_value_embeddings
     values = tables * (e * (kv - unread) + 4 * kv)
     masks = (2 * config.num_layers + 1) * d if config.dropout else 0  # one byte each
     layers = config.num_layers * (e * elements + 4 * floats) + values

@@ -7,6 +7,9 @@ so and keeps its tables.
 
 import html
 import io
+import math
+import statistics
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from lmfast.training.run_folder import read_facts, read_metrics
 COLOURS = ("#2563eb", "#d9480f", "#2b8a3e", "#9c36b5", "#0b7285", "#a61e4d", "#5c940d", "#495057")
 LINES = ("-", "--", ":")  # solid for as many runs as there are colours, then the colours again
 COLUMNS = 3  # runs beside each other in the table; of more, each is a row
+POINTS = 200  # of the curve of throughput
 SHARED = ("the corpus's own bits per byte (floor)", "device", "peak for MFU", "software")
 """figures that stand above a table of rows where they are the same for all runs"""
 
@@ -53,7 +57,8 @@ th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px soli
 th { color: #555; font-weight: 600; } .note { color: #555; } .key { display: inline-block; width: .8em; height: .8em;
 margin-right: .4em; border-radius: 2px; box-sizing: border-box; }
 table.rows :is(td, th) { font-size: 13px; padding-right: .6rem; }
-table.rows td:first-child { overflow-wrap: anywhere; min-width: 8em; }
+table.rows td:first-child { overflow-wrap: anywhere; min-width: 8em; position: relative; padding-left: 1.3em; }
+table.rows .key { position: absolute; left: 0; top: .65em; }
 blockquote { margin: .6rem 0; padding: .6rem 1rem; background: #f5f6f7;
 border-left: 3px solid #c9ccd1; white-space: pre-wrap; } details { margin: .6rem 0; } pre { overflow-x: auto; }
 @media (max-width: 800px) { .plots { grid-template-columns: 1fr; } }
@@ -76,11 +81,12 @@ class _Run:
 
     def __init__(self, folder: Path):
         self.name = folder.name or str(folder)
-        self.metrics = read_metrics(folder)
+        self.metrics = [_numbers(line) for line in read_metrics(folder) if isinstance(line, dict)]
         self.facts = read_facts(folder)
         config = folder / "config.yaml"
-        self.config = config.read_text(encoding="utf-8") if config.exists() else ""
-        self.samples = sorted((folder / "samples").glob("step_*.txt"))
+        self.config = _text(config) if config.exists() else ""
+        samples = sorted((folder / "samples").glob("step_*.txt"))
+        self.samples = [path for path in samples if path.stem.removeprefix("step_").isdecimal()]
 
     def series(self, x: str, y: str) -> tuple[list, list]:
         points = [(m[x], m[y]) for m in self.metrics if x in m and y in m]
@@ -95,8 +101,18 @@ class _Run:
         return values[len(values) // 2] if values else None
 
 
+def _numbers(line: dict) -> dict:
+    """What of a line of metrics can be drawn; another program may have written words or null."""
+    return {name: value for name, value in line.items() if isinstance(value, int | float)}
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
 def _page(runs: list[_Run]) -> str:
-    title = " · ".join(run.name for run in runs)
+    # Of many runs the names stand in the table, a row each.
+    title = " · ".join(run.name for run in runs) if len(runs) <= COLUMNS else f"{len(runs)} runs"
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         f'<p class="note">Loss: {_loss_unit(runs)}. MFU = 3 × (2 × matmul parameters + 4 × layers × d_model × T) FLOPs a '
@@ -109,7 +125,7 @@ def _page(runs: list[_Run]) -> str:
             parts.append(f"<h2>Samples: {html.escape(run.name)}</h2>")
             for i, path in enumerate(reversed(run.samples)):
                 step = int(path.stem.removeprefix("step_"))
-                body = html.escape(path.read_text(encoding="utf-8").strip())
+                body = html.escape(_text(path).strip())
                 opened = " open" if i == 0 else ""
                 parts.append(
                     f"<details{opened}><summary>step {step:,}</summary><blockquote>{body}</blockquote></details>"
@@ -199,29 +215,32 @@ def _plots(runs: list[_Run]) -> str:
         with rc_context({"svg.hashsalt": title, "font.size": 10, "svg.fonttype": "none"}):
             figure = Figure(figsize=(5.6, 3.4), layout="constrained")
             axes = figure.add_subplot()
-            values, thin = [], False
+            values, legend, thin = [], [], False
             for i, run in enumerate(runs):
                 there = [name for name in names if run.series(x, name)[0]]
                 thin |= len(there) > 1
                 for name in there:
                     xs, ys = run.series(x, name)
-                    values += ys
+                    if name == "tokens_per_second":
+                        xs, ys = _medians(xs, ys)
+                    finite = [y for y in ys if math.isfinite(y)]
+                    values += finite
                     style = (
                         {"lw": 1.0, "alpha": 0.55}
                         if len(names) > 1 and not name.startswith("val_")
                         else {"lw": 1.8}
                     )
-                    marker = "o" if name.startswith("val_") or name == "bits_per_byte" else None
+                    sparse = name.startswith("val_") or name == "bits_per_byte"
+                    marker = "o" if sparse or len(finite) == 1 else None  # one point alone is no line
+                    (line,) = axes.plot(xs, ys, color=_colour(i), ls=_line(i), marker=marker, ms=3.5, **style)
                     if len(runs) == 1:
-                        label = name.replace("_", " ")
-                    else:
-                        label = run.name if name == there[-1] else None  # a line of the legend a run
-                    axes.plot(
-                        xs, ys, color=_colour(i), ls=_line(i), marker=marker, ms=3.5, label=label, **style
-                    )
+                        legend.append((line, name.replace("_", " ")))
+                    elif name == there[-1]:
+                        legend.append((line, run.name))  # a line of the legend a run
             if names == ("bits_per_byte",):
                 for floor in sorted({run.facts.get("floor_bits_per_byte") for run in runs} - {None}):
-                    axes.axhline(floor, color="#495057", ls=":", lw=1.2, label=f"floor {floor:.3f}")
+                    line = axes.axhline(floor, color="#495057", ls=":", lw=1.2)
+                    legend.append((line, f"floor {floor:.3f}"))
                     values.append(floor)
             if y_label == "loss":
                 y_label = f"loss, {_loss_unit(runs)}"
@@ -236,20 +255,38 @@ def _plots(runs: list[_Run]) -> str:
                 low, top = min(values), sorted(values)[int(0.97 * len(values))]
                 if max(values) - low > 1.5 * (top - low):
                     axes.set_ylim(low - 0.03 * (top - low), top)
-            if (
-                1 < len(axes.get_legend_handles_labels()[0]) <= len(COLOURS)
-            ):  # the table has the colours of more
-                axes.legend(frameon=False)
+            if 1 < len(legend) <= len(COLOURS):  # the table has the colours of more
+                _add_legend(axes, legend)
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(alpha=0.25)
             buffer = io.StringIO()
-            figure.savefig(buffer, format="svg", metadata={"Date": None})
+            with warnings.catch_warnings():  # the browser has its own fonts
+                warnings.filterwarnings("ignore", "Glyph .* missing from font")
+                figure.savefig(buffer, format="svg", metadata={"Date": None})
             pictures.append(
                 "<figure style='margin:0'>"
                 + buffer.getvalue().split("?>", 1)[1].split(">", 1)[1]
                 + "</figure>"
             )
     return "".join(pictures) or '<p class="note">Nothing was logged yet.</p>'
+
+
+def _add_legend(axes, legend: list) -> None:
+    """Names as they are: matplotlib would read $x$ as mathematics, and leave out what begins with an underscore."""
+    lines = [line for line, _ in legend]
+    shown = axes.legend(lines, [f"{i}" for i in range(len(lines))], edgecolor="none", framealpha=0.85)
+    for text, (_, name) in zip(shown.get_texts(), legend, strict=True):
+        text.set_parse_math(False)
+        text.set_text(name)
+
+
+def _medians(xs: list, ys: list) -> tuple[list, list]:
+    """The medians of POINTS stretches: 20,000 steps of a busy machine side by side are a solid block."""
+    size = math.ceil(len(xs) / POINTS)
+    starts = range(0, len(xs), max(size, 1))
+    return [xs[min(i + size // 2, len(xs) - 1)] for i in starts], [
+        statistics.median(ys[i : i + size]) for i in starts
+    ]
 
 
 def _loss_unit(runs: list[_Run]) -> str:

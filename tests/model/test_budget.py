@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lmfast.model import budget
 from lmfast.model.accounting import num_parameters, training_flops_per_token
 from lmfast.model.budget import SPENT, compute_optimal, propose_shape, training_seconds
 from lmfast.model.config import ModelConfig
@@ -38,6 +39,14 @@ def test_a_proposed_shape_spends_the_budget_and_no_more(exponent, ratio, ffn):
     assert (config.vocab_size, config.context_length, config.ffn, config.head_dim) == (4096, 256, ffn, 64)
     if exponent >= 18:  # below, few shapes lie within the budget
         assert 32 <= config.d_model / config.num_layers <= 128
+
+
+def test_a_vast_budget_is_not_searched_width_by_width(monkeypatch):
+    """1,000 widths lie below the proposed one; each costs some forty counts."""
+    counts = []
+    monkeypatch.setattr(budget, "num_parameters", lambda config: counts.append(1) or num_parameters(config))
+    proposal = propose_shape(ModelConfig(vocab_size=32000, value_embeddings=True), 1e30, 20)
+    assert proposal.flops > 0.99e30 and proposal.config.num_heads > 1000 and len(counts) < 5000
 
 
 def test_a_budget_that_the_vocabulary_eats_has_no_shape():

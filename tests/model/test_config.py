@@ -36,3 +36,10 @@ def test_ungated_feed_forwards_have_as_many_parameters():
         ffn: parameters(ModelConfig(**shape, ffn=ffn))["feed_forward"] for ffn in ("swiglu", "silu", "relu2")
     }
     assert len(set(counts.values())) == 1
+
+
+def test_value_embeddings_are_counted_as_the_layers_have_them():
+    for layers in (1, 2, 3, 8):
+        for value_embeddings in (False, True):
+            config = ModelConfig(vocab_size=8, num_layers=layers, value_embeddings=value_embeddings)
+            assert config.num_value_embeddings == sum(map(config.has_value_embedding, range(layers)))

@@ -2,7 +2,7 @@ import json
 import re
 import sys
 
-from lmfast.training.report import COLOURS, write_report
+from lmfast.training.report import COLOURS, _medians, write_report
 
 
 def make_run(folder, name, offset=0.0, floor=None):
@@ -138,3 +138,66 @@ def test_only_losses_far_above_the_others_leave_the_picture(tmp_path):
         (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         write_report([run], run / "report.html")
         assert (">0.7</text>" in (run / "report.html").read_text()) == seen
+
+
+def lone_run(folder, name, lines):
+    run = folder / name
+    run.mkdir()
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+def test_names_stand_in_the_legend_as_they_are(tmp_path, recwarn):
+    """No mathematics between dollars, no name left out, no warning about fonts that the browser has."""
+    names = [r"$\frac{x$", "$x^2$", "_hidden", "短い"]
+    write_report([make_run(tmp_path, name) for name in names], tmp_path / "x.html")
+    page = (tmp_path / "x.html").read_text()
+    for name in names:
+        assert page.count(f">{name}</text>") == page.count("<svg"), name
+    assert not [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)]
+
+
+def test_one_step_is_a_point_that_can_be_seen(tmp_path):
+    """A line has no fill, a marker has one."""
+    line = {"tokens": 8, "seconds": 0.5, "train_loss": 2.0}
+    for steps, marked in ((1, True), (2, False)):
+        run = lone_run(tmp_path, f"of-{steps}", [line | {"step": s} for s in range(1, steps + 1)])
+        write_report([run], tmp_path / "x.html")
+        assert (f"fill: {COLOURS[0]}" in (tmp_path / "x.html").read_text()) == marked
+
+
+def test_losses_that_are_no_numbers_leave_the_other_curve_as_it_is(tmp_path):
+    """A run that diverged to NaN and infinity does not stretch the axis of the one beside it."""
+    good = [{"step": s, "train_loss": 50.0 if s == 1 else 2 + 1 / s} for s in range(1, 60)]
+    bad = [{"step": s, "train_loss": float("nan") if s % 2 else float("inf")} for s in range(1, 60)]
+    runs = [lone_run(tmp_path, "bad", bad), lone_run(tmp_path, "good", good)]
+    write_report(runs, tmp_path / "x.html")
+    page = (tmp_path / "x.html").read_text()
+    assert ">nan</td>" in page and "2.0169" in page
+    assert not re.findall(r">[1-5]0</text>", page.split("Curves")[1].split("step</text>")[1])
+
+
+def test_what_another_program_wrote_is_left_out(tmp_path):
+    run = make_run(tmp_path, "run")
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('[1]\n{"step": "many", "train_loss": null, "tokens": 301}\n')
+    (run / "config.yaml").write_bytes(b"name: caf\xe9\n")
+    (run / "samples/step_last.txt").write_text("not a step")
+    (run / "samples/step_00000031.txt").write_bytes(b"caf\xe9")
+    write_report([run], tmp_path / "x.html")
+    page = (tmp_path / "x.html").read_text()
+    assert "<td>30</td>" in page and "<td>301</td>" in page and page.count("caf\ufffd") == 2
+    assert "not a step" not in page
+
+
+def test_many_names_are_no_headline(tmp_path):
+    names = [f"run-{i}" for i in range(5)]
+    write_report([make_run(tmp_path, name) for name in names], tmp_path / "x.html")
+    page = (tmp_path / "x.html").read_text()
+    assert "<h1>5 runs</h1>" in page and "<title>5 runs</title>" in page
+
+
+def test_throughput_of_a_long_run_is_a_curve_of_medians():
+    xs, ys = _medians(list(range(20_000)), [9000 if i % 3 == 0 else 100 for i in range(20_000)])
+    assert len(xs) == len(ys) == 200 and xs == sorted(xs) and set(ys) == {100}
+    assert _medians([1, 2], [3, 4]) == ([1, 2], [3, 4]) and _medians([], []) == ([], [])
