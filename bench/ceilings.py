@@ -1,10 +1,11 @@
 """What the device in use can do, measured first: memory bandwidth and the rate of matrix products by dtype.
 
 In: a torch device. Out: {"read": bytes/s, "copy": bytes/s read plus written, "matmul float32": FLOP/s, …}, each the
-best of several tries over buffers that no cache holds. These are ceilings of what is measured here, with torch's own
-operators and the threads it has; data sheets are in lmfast/model/accounting.py.
+best of half a second's tries over buffers that no cache holds. These are ceilings of what is measured here, with torch's
+own operators and the threads it has; data sheets are in lmfast/model/peaks.py.
 """
 
+import time
 from collections.abc import Callable
 
 import torch
@@ -12,6 +13,7 @@ import torch
 from bench.timing import seconds
 
 CPU_BYTES, CUDA_BYTES = 256 << 20, 2 << 30
+LEAST_SECONDS = 0.5
 CPU_SIDE, CUDA_SIDE = 1024, 8192
 
 
@@ -21,13 +23,17 @@ def synchronizer(device: torch.device) -> Callable[[], None] | None:
 
 
 def best(function: Callable[[], object], device: torch.device, tries: int) -> float:
-    """Seconds of a call; on CUDA of several in a row, so that launching them is not counted."""
+    """Seconds of a call; on CUDA of several in a row, so that launching them is not counted.
+
+    At least `tries` tries, and for LEAST_SECONDS: three products in 30 ms fell into one busy moment of a shared machine,
+    and 66 GFLOP/s stood for 192.
+    """
     calls = 5 if device.type == "cuda" else 1
     function()
-    return (
-        min(seconds(lambda: [function() for _ in range(calls)], synchronizer(device)) for _ in range(tries))
-        / calls
-    )
+    found, start = [], time.perf_counter()
+    while len(found) < tries or time.perf_counter() - start < LEAST_SECONDS:
+        found.append(seconds(lambda: [function() for _ in range(calls)], synchronizer(device)))
+    return min(found) / calls
 
 
 def read_bandwidth(device: torch.device, tries: int = 5, num_bytes: int | None = None) -> float:
@@ -40,7 +46,7 @@ def read_bandwidth(device: torch.device, tries: int = 5, num_bytes: int | None =
 def measured(
     device: torch.device, tries: int = 5, num_bytes: int | None = None, side: int | None = None
 ) -> dict:
-    """The ceilings of a device; some two seconds on a CPU."""
+    """The ceilings of a device; some three seconds on a CPU."""
     cuda = device.type == "cuda"
     num_bytes = num_bytes or (CUDA_BYTES if cuda else CPU_BYTES)
     side = side or (CUDA_SIDE if cuda else CPU_SIDE)

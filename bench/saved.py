@@ -61,10 +61,18 @@ def one(path: Path) -> dict:
     if not isinstance(run, dict) or not ("benchmarks" in run or "rows" in run):
         raise UserError(f"{path}: holds no benchmarks; name a run that the suite saved")
     described = run.get("machine_info", {}) if is_suite(run) else run
-    for name in ("cpu", "cores", "versions", "commit", "dirty"):
+    needed = ["cpu", "cores", "gpu", "host", "system", "versions", "commit", "dirty"]
+    for name in needed + ["mode"] * is_suite(run):
         if name not in described:
             raise UserError(f"{path}: does not say {name}; name a run that this suite saved")
-    return run | {"source": path.stem}
+    run |= {"source": path.stem}
+    try:
+        entries(run)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: a result in it is not as this suite saves one ({error!r}); name a run that it saved"
+        ) from None
+    return run
 
 
 def is_suite(run: Mapping) -> bool:

@@ -26,7 +26,7 @@ def saved_runs(folder: Path) -> list[dict]:
             run = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if isinstance(run, dict) and "benchmarks" in run:
+        if isinstance(run, dict) and {"benchmarks", "machine_info"} <= run.keys():
             runs.append(run | {"source": path.stem})
     return runs
 

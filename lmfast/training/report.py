@@ -19,6 +19,7 @@ from lmfast.training.run_folder import read_facts, read_metrics
 COLOURS = ("#2563eb", "#d9480f", "#2b8a3e", "#9c36b5", "#0b7285", "#a61e4d", "#5c940d", "#495057")
 LINES = ("-", "--", ":")  # solid for as many runs as there are colours, then the colours again
 COLUMNS = 3  # runs beside each other in the table; of more, each is a row
+NAMED = 4  # runs that a legend names; of more, it would hide the curves, and the table has the colours
 POINTS = 200  # of the curve of throughput
 SHARED = ("the corpus's own bits per byte (floor)", "device", "peak for MFU", "software")
 """figures that stand above a table of rows where they are the same for all runs"""
@@ -215,7 +216,7 @@ def _plots(runs: list[_Run]) -> str:
         with rc_context({"svg.hashsalt": title, "font.size": 10, "svg.fonttype": "none"}):
             figure = Figure(figsize=(5.6, 3.4), layout="constrained")
             axes = figure.add_subplot()
-            values, legend, thin = [], [], False
+            values, tops, legend, thin = [], [], [], False
             for i, run in enumerate(runs):
                 there = [name for name in names if run.series(x, name)[0]]
                 thin |= len(there) > 1
@@ -225,6 +226,7 @@ def _plots(runs: list[_Run]) -> str:
                         xs, ys = _medians(xs, ys)
                     finite = [y for y in ys if math.isfinite(y)]
                     values += finite
+                    tops += sorted(finite)[int(0.97 * len(finite)) :][:1]
                     style = (
                         {"lw": 1.0, "alpha": 0.55}
                         if len(names) > 1 and not name.startswith("val_")
@@ -235,7 +237,7 @@ def _plots(runs: list[_Run]) -> str:
                     (line,) = axes.plot(xs, ys, color=_colour(i), ls=_line(i), marker=marker, ms=3.5, **style)
                     if len(runs) == 1:
                         legend.append((line, name.replace("_", " ")))
-                    elif name == there[-1]:
+                    elif name == there[-1] and len(runs) <= NAMED:
                         legend.append((line, run.name))  # a line of the legend a run
             if names == ("bits_per_byte",):
                 for floor in sorted({run.facts.get("floor_bits_per_byte") for run in runs} - {None}):
@@ -251,11 +253,11 @@ def _plots(runs: list[_Run]) -> str:
                 if name.startswith("tokens"):
                     axis.set_major_formatter(EngFormatter(sep=" "))
             if "loss" in y_label and len(values) > 20:
-                # The first steps' losses may press the rest of the curve flat.
-                low, top = min(values), sorted(values)[int(0.97 * len(values))]
+                # The first steps' losses may press the rest of the curve flat. Each curve's own: a short run's are few.
+                low, top = min(values), max(tops)
                 if max(values) - low > 1.5 * (top - low):
                     axes.set_ylim(low - 0.03 * (top - low), top)
-            if 1 < len(legend) <= len(COLOURS):  # the table has the colours of more
+            if len(legend) > (len(runs) <= NAMED):  # one curve alone needs no name
                 _add_legend(axes, legend)
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(alpha=0.25)

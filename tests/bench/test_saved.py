@@ -62,7 +62,21 @@ def test_every_kept_result_can_be_read_and_says_when():
         ("{}", "holds no benchmarks"),
         ("[1]", "holds no benchmarks"),
         ('{"benchmarks": []}', "does not say cpu"),
-        ('{"rows": [], "cpu": "x", "cores": 2, "versions": {}}', "does not say commit"),
+        (
+            '{"rows": [], "cpu": "x", "cores": 2, "gpu": null, "host": "h", "system": "s", "versions": {}}',
+            "not say commit",
+        ),
+        (json.dumps(run() | {"benchmarks": [1]}), "a result in it is not as this suite saves one"),
+        (
+            json.dumps(run() | {"benchmarks": [{"fullname": "x"}]}),
+            "a result in it is not as this suite saves one",
+        ),
+        (
+            json.dumps(target_table() | {"rows": [{"name": "x"}]}),
+            "a result in it is not as this suite saves one",
+        ),
+        (json.dumps(run()).replace('"mode"', '"size"'), "does not say mode"),
+        (json.dumps(run()).replace('"gpu"', '"chip"'), "does not say gpu"),
     ],
 )
 def test_files_that_are_no_runs_are_refused(tmp_path, text, message):

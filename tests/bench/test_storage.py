@@ -40,3 +40,12 @@ def test_the_last_run_that_has_a_benchmark_is_its_baseline(tmp_path):
 
 def test_no_folder_means_no_runs(tmp_path):
     assert saved_runs(tmp_path / "none") == [] and last_results([]) == {}
+
+
+def test_a_foreign_file_among_the_runs_is_passed_over(tmp_path):
+    (tmp_path / "0001_a.json").write_text(json.dumps(run(result("encode", 1.0))))
+    (tmp_path / "0002_b.json").write_text(json.dumps({"benchmarks": []}))
+    (tmp_path / "0003_c.json").write_text("{")
+    (tmp_path / "0004_d.json").write_bytes(b"\xff")
+    runs = saved_runs(tmp_path)
+    assert [one["source"] for one in runs] == ["0001_a"] and last_whole(runs) is runs[0]

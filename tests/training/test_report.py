@@ -147,6 +147,21 @@ def lone_run(folder, name, lines):
     return run
 
 
+def test_a_short_run_stays_in_the_picture_beside_a_long_one(tmp_path):
+    """Of all points together the short one's would be the few that are left out."""
+    long = [{"step": s, "train_loss": 2 + 1 / s} for s in range(1, 2000)]
+    short = [{"step": s, "train_loss": 7.0} for s in range(1, 30)]
+    write_report([lone_run(tmp_path, "l", long), lone_run(tmp_path, "s", short)], tmp_path / "x.html")
+    assert ">7</text>" in (tmp_path / "x.html").read_text()
+
+
+def test_of_many_runs_no_legend_hides_the_curves(tmp_path):
+    runs = [make_run(tmp_path, f"run-{i}", floor=0.25) for i in range(5)]
+    write_report(runs, tmp_path / "x.html")
+    page = (tmp_path / "x.html").read_text()
+    assert ">run-0</text>" not in page and page.count(">floor 0.250</text>") == 1
+
+
 def test_names_stand_in_the_legend_as_they_are(tmp_path, recwarn):
     """No mathematics between dollars, no name left out, no warning about fonts that the browser has."""
     names = [r"$\frac{x$", "$x^2$", "_hidden", "短い"]
