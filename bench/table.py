@@ -9,6 +9,7 @@ and within both runs' own spread, a change is called noise. Two commits in turns
 two runs at two times cannot.
 """
 
+import math
 import statistics
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -91,6 +92,25 @@ def drift(changes: Sequence[float]) -> tuple[float, float]:
     return min([1.0, *changes]), max([1.0, *changes])
 
 
+def own_moods(result: Mapping, before: Mapping[str, Mapping]) -> tuple[float, float]:
+    """(low, high): how far a benchmark's own peers, timed in turns with it, seem to have changed. None is left out, and
+    each is as uncertain as its pairs were in the two runs."""
+    bounds = [1.0]
+    for name in result.get("extra_info", {}).get("peers", {}):
+        for changed in peer_changes([only(result, name)], before):
+            runs = (result, before[result["fullname"]])
+            ratios = [run["extra_info"]["peers"][name]["ratio"] for run in runs]
+            wide = math.prod(max(r["high"] / r["median"], r["median"] / r["low"]) for r in ratios)
+            bounds += [changed / wide, changed * wide]
+    return min(bounds), max(bounds)
+
+
+def only(result: Mapping, peer: str) -> dict:
+    """A result with one of its peers."""
+    info = result["extra_info"]
+    return {**result, "extra_info": {**info, "peers": {peer: info["peers"][peer]}}}
+
+
 def same_work(one: Mapping, other: Mapping) -> bool:
     """Whether two results are of the same work, as far as both say; suites of other commits may say more or less."""
     a, b = (result.get("extra_info", {}).get("work", {}) for result in (one, other))
@@ -150,10 +170,8 @@ def table(results: Sequence[Mapping], before: Mapping[str, Mapping] | None = Non
     for group, members in by_file(results):
         rows.append([group])
         for result in members:
-            own = peer_changes(
-                [result], before or {}
-            )  # timed in the same minute, so none of them is left out
-            moods = min([drifted[0], *own]), max([drifted[1], *own])
+            low, high = own_moods(result, before or {})
+            moods = min(drifted[0], low), max(drifted[1], high)
             told = change(result, before.get(result["fullname"]), moods) if before else ""
             rows.append([*cells(result), told])
             beneath = f"against peers: {told}" if (told := against(result)) else ""

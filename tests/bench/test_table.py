@@ -125,3 +125,19 @@ def test_empty_columns_are_left_out():
         "1   333",
         "22",
     ]
+
+
+def test_a_peer_is_as_uncertain_as_its_pairs():
+    """Ours 0.33 times as fast as then, and gigatoken in turns with it 0.35: that is one mood of the machine."""
+    then, now = (
+        result("encode[B]", 1.0, {"gigatoken": 0.85}),
+        result("encode[B]", 1 / 0.33, {"gigatoken": 0.85}),
+    )
+    for run, seconds in ((then, 0.85), (now, 0.85 / 0.35)):
+        peer = run["extra_info"]["peers"]["gigatoken"]
+        peer["median"], peer["ratio"] = seconds, {"median": 0.85, "low": 0.7, "high": 0.94, "rounds": 9}
+    before = {then["fullname"]: then}
+    assert any("0.33x noise" in text for text in table.table([now], before))
+    for run in (then, now):  # pairs that agree: then so little is told apart
+        run["extra_info"]["peers"]["gigatoken"]["ratio"] |= {"low": 0.849, "high": 0.851}
+    assert any(text.endswith("0.33x") for text in table.table([now], before))
