@@ -62,27 +62,51 @@ def fetch_add(typingctx, array, index, amount):
     return types.int64(array, types.int64, types.int64), codegen
 
 
-_FENCE = (
-    "singlethread" if platform.machine() in ("x86_64", "AMD64") else None
-)  # x86 keeps the order of loads itself
+def _same_at_once(builder, array, wanted):
+    """Both words as one vector, which is read in one piece on x86 with AVX; x86 keeps the order of loads itself."""
+    pair = ir.IntType(128)
+    same = builder.icmp_unsigned(
+        "==", builder.load(array(0, pair), align=16), builder.load(wanted(0, pair), align=16)
+    )
+    builder.fence("acquire", "singlethread")
+    return same
 
 
-@intrinsic
-def same_pair(typingctx, array, index, wanted, position):
-    """Whether array[index : index + 2] is wanted[position : position + 2], uint64 at multiples of 16 bytes, read before
-    everything that the program reads after it. Read in halves while another thread writes, it is not the same."""
+def _same_in_order(builder, array, wanted):
+    """The second word, which a writer writes last, and then the first: read the other way round, the zero of an empty
+    row and the second word of the key that another thread just put there would be a key that begins with eight NULs."""
+    second = builder.load_atomic(array(1, _WORD), ordering="acquire", align=8)
+    first = builder.load_atomic(array(0, _WORD), ordering="acquire", align=8)
+    return builder.and_(
+        builder.icmp_unsigned("==", second, builder.load(wanted(1, _WORD), align=8)),
+        builder.icmp_unsigned("==", first, builder.load(wanted(0, _WORD), align=8)),
+    )
 
-    def codegen(context, builder, signature, args):
-        pair = ir.IntType(128)
-        one, other = (
-            builder.load(address_of(context, builder, kind, value, at, pair), align=16)
-            for kind, value, at in (
-                (signature.args[0], args[0], args[1]),
-                (signature.args[2], args[2], args[3]),
+
+def pair_comparison(compare):
+    @intrinsic
+    def same_pair(typingctx, array, index, wanted, position):
+        """Whether array[index : index + 2] is wanted[position : position + 2], uint64 at multiples of 16 bytes, read
+        before everything that the program reads after it. Where another thread writes to `array`, its second word must be
+        the last: then a pair that is half written is not the same."""
+
+        def codegen(context, builder, signature, args):
+            def words_of(kind, value, at):
+                def word(offset, element):
+                    place = builder.add(at, ir.Constant(_WORD, offset))
+                    return address_of(context, builder, kind, value, place, element)
+
+                return word
+
+            return compare(
+                builder,
+                words_of(signature.args[0], args[0], args[1]),
+                words_of(signature.args[2], args[2], args[3]),
             )
-        )
-        same = builder.icmp_unsigned("==", one, other)
-        builder.fence("acquire", _FENCE)
-        return same
 
-    return types.boolean(array, types.int64, wanted, types.int64), codegen
+        return types.boolean(array, types.int64, wanted, types.int64), codegen
+
+    return same_pair
+
+
+same_pair = pair_comparison(_same_at_once if platform.machine() in ("x86_64", "AMD64") else _same_in_order)

@@ -3,9 +3,11 @@
 import threading
 
 import numpy as np
+import pytest
 from numba import njit
 
-from lmfast.tokenizer.atomics import compare_swap, fetch_add, load_acquire, same_pair, store_release
+from lmfast.tokenizer import atomics
+from lmfast.tokenizer.atomics import compare_swap, fetch_add, load_acquire, pair_comparison, store_release
 from lmfast.tokenizer.intrinsics import aligned_words
 
 
@@ -43,12 +45,39 @@ def _watch(words, rounds):
     return stale
 
 
-@njit
-def _same(array, i, wanted, k):
-    return same_pair(array, i, wanted, k)
+def comparison(compare):
+    """(compiled comparison, compiled count of how often it finds the pair in a row before and while that is written)"""
+    same_pair = pair_comparison(compare)
+
+    @njit
+    def same(array, i, wanted, k):
+        return same_pair(array, i, wanted, k)
+
+    @njit(nogil=True)
+    def found(rows, wanted):
+        times = 0
+        for i in range(0, rows.shape[0], 2):
+            while load_acquire(rows, i + 1) == np.uint64(0):
+                times += same_pair(rows, i, wanted, 0)
+            times += same_pair(rows, i, wanted, 0)
+        return times
+
+    return same, found
 
 
-def test_pairs_are_the_same_where_both_words_are():
+COMPARISONS = [atomics._same_at_once, atomics._same_in_order]
+
+
+@njit(nogil=True)
+def _fill(rows, low, high):
+    for i in range(0, rows.shape[0], 2):
+        rows[i] = low
+        store_release(rows, i + 1, high)
+
+
+@pytest.mark.parametrize("compare", COMPARISONS)
+def test_pairs_are_the_same_where_both_words_are(compare):
+    same, _ = comparison(compare)
     words, wanted = aligned_words(4), aligned_words(2)
     words[:] = (1, 2, 3, 2**64 - 1)
     for pair, found in (
@@ -58,7 +87,7 @@ def test_pairs_are_the_same_where_both_words_are():
         ((1, 2), False),
     ):
         wanted[:] = pair
-        assert _same(words, 2, wanted, 0) == found
+        assert same(words, 2, wanted, 0) == found
 
 
 def _together(*calls):
@@ -93,3 +122,18 @@ def test_what_is_published_is_whole():
     _watch(words, 0)
     _publish(words.copy(), 1)
     assert _together(lambda: _publish(words, 500_000), lambda: _watch(words, 500_000))[1] == 0
+
+
+@pytest.mark.parametrize("compare", COMPARISONS)
+def test_a_pair_that_is_half_written_is_no_other_pair(compare):
+    """An empty row's zero and the second word of what is being written: the key of eight NULs and more."""
+    _, found = comparison(compare)
+    rows, wanted = aligned_words(2 << 17), aligned_words(2)
+    wanted[:] = (0, 7)
+    _fill(rows[:2], np.uint64(1), np.uint64(7))
+    found(rows[:2], wanted)
+    rows[:2] = 0
+    times = _together(lambda: found(rows, wanted), lambda: _fill(rows, np.uint64(1), np.uint64(7)))[0]
+    assert times == 0
+    wanted[0] = 1
+    assert found(rows, wanted) == len(rows) // 2
