@@ -16,9 +16,11 @@ Threads, not processes: the compiled loops release the GIL, threads start at onc
 vocabulary and the output (measured: docs/LOG.md).
 """
 
+import errno
 import functools
 import mmap
 import os
+import stat
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -152,14 +154,31 @@ def open_text(path: str | os.PathLike) -> np.ndarray:
     """The file's bytes, uint8, memory-mapped read-only."""
     path = Path(path)
     try:
+        # Before it is opened: a pipe would wait for a writer, and then look like an empty file.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UserError(f"{path}: is a folder, a pipe or a device; give a plain file")
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 return np.zeros(0, np.uint8)
             return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path") from None
     except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.ENOMEM:
+            raise UserError(
+                f"{path}: cannot be mapped, no address space is left; raise its limit (ulimit -v)"
+            ) from None
         raise UserError(f"{path}: cannot be read as text ({error}); give a plain file") from None
+
+
+def refuse_if_shorter(text: np.ndarray, path: str | os.PathLike) -> None:
+    """Raises UserError where a file that `open_text` mapped has lost bytes since: the system ends a process that reads
+    them. What is cut off between this and the reading is not noticed."""
+    mapped = getattr(text.base, "obj", None)
+    if isinstance(mapped, mmap.mmap) and mapped.size() < len(text):
+        raise UserError(f"{path}: became shorter while it was read; start again when nothing writes to it")
 
 
 @njit(inline="always")

@@ -61,6 +61,7 @@ from lmfast.tokenizer.chunks import (
     in_order,
     open_text,
     padded,
+    refuse_if_shorter,
 )
 from lmfast.tokenizer.encode_kernels import ENCODE, SPECIALS, encode_batch, new_scratch
 from lmfast.tokenizer.intrinsics import MAX_PACKED, PADDING, enable_cache, map_pages, unmap_pages
@@ -144,7 +145,7 @@ class Encoder:
         """A table that has every token, by really encoding it: some tokens cannot be reached by merges, and none is
         ever assumed to be its own id."""
         cache = PretokenCache(min(1 << (8 * len(self._tokens) - 1).bit_length(), MAX_ROWS))
-        short = [token for token in self._tokens if len(token) <= MAX_PACKED]
+        short = [token for token in self._tokens if 0 < len(token) <= MAX_PACKED]  # a key has no fewer
         text = padded(b"".join(short))
         ends = np.cumsum([len(token) for token in short], dtype=np.int64)
         state = self._acquire()
@@ -154,10 +155,14 @@ class Encoder:
         return cache
 
     def _renew(self, cache: PretokenCache) -> None:
-        """A larger table in the place of a full one, or a fresh one. Other threads finish their chunk with the old."""
-        with self._cache_lock:
-            if cache is self._cache:
-                self._cache = cache.larger() or self._seeded()
+        """A larger table in the place of a full one, or a fresh one. Other threads go on with the old one meanwhile; they
+        never wait, for in a child process that was forked just now nobody would ever release the lock."""
+        if self._cache_lock.acquire(blocking=False):
+            try:
+                if cache is self._cache:
+                    self._cache = cache.larger() or self._seeded()
+            finally:
+                self._cache_lock.release()
 
     def _acquire(self) -> _State:
         try:
@@ -286,12 +291,16 @@ def encode_file(
 
     def work(state, chunk):
         size = chunk.end - chunk.begin
-        room = spare.pop() if spare else np.empty(size + 4, encoder.dtype)
+        try:
+            room = spare.pop()
+        except IndexError:
+            room = np.empty(size + 4, encoder.dtype)
         if len(room) < size + 4:
             room = np.empty(size + 4, encoder.dtype)
         mapped = chunk.data is text  # the last chunk is a copy
         if mapped:
             map_pages(text, chunk.begin, chunk.end)
+            refuse_if_shorter(text, src)
         ids, found, special_bytes = encoder._encode_chunk(state, chunk, finder, room)
         if mapped:
             unmap_pages(text, chunk.begin, chunk.end)
@@ -315,6 +324,7 @@ def encode_file(
                 special_bytes += found_bytes
                 if progress is not None:
                     progress(done, len(text))
+                refuse_if_shorter(text, src)  # the next cut is looked for here
             file.seek(0)
             file.write(_npy_header(dtype, tokens))
         os.replace(beside, dst)

@@ -1,14 +1,26 @@
 """Cuts are safe, special tokens are found, threads keep the order, custom patterns lose no byte."""
 
+import os
 import random
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lmfast.errors import UserError
 from lmfast.tokenizer import chunks as chunks_module
-from lmfast.tokenizer.chunks import SpecialTokens, Splitter, chunks, in_order, next_cut, open_text, padded
+from lmfast.tokenizer.chunks import (
+    SpecialTokens,
+    Splitter,
+    chunks,
+    in_order,
+    next_cut,
+    open_text,
+    padded,
+    refuse_if_shorter,
+)
 from lmfast.tokenizer.patterns import NAMED, get_pattern
 from tests.tokenizer import oracle
 from tests.tokenizer.test_scanner import HARD
@@ -124,6 +136,51 @@ def test_missing_and_empty_files(tmp_path):
         open_text(tmp_path)
     (tmp_path / "empty.txt").touch()
     assert len(open_text(tmp_path / "empty.txt")) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_is_no_empty_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    handle = os.open(tmp_path / "pipe", os.O_RDWR)  # else opening it would wait
+    try:
+        for path in (tmp_path / "pipe", Path(os.devnull)):
+            with pytest.raises(UserError, match=f"{path.name}: is a folder, a pipe or a device"):
+                open_text(path)
+    finally:
+        os.close(handle)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the limit is not kept")
+def test_a_file_that_is_larger_than_the_address_space(tmp_path):
+    import resource
+
+    path = tmp_path / "huge.txt"
+    path.touch()
+    os.truncate(path, 1 << 42)  # no block of it is on the disk
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 41, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"huge\.txt: cannot be mapped, no address space is left"):
+            open_text(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def test_a_file_that_lost_bytes_since_it_was_mapped(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"word " * 1000)
+    text = open_text(path)
+    with path.open("ab") as file:
+        file.write(b"more")
+    refuse_if_shorter(text, path)
+    refuse_if_shorter(np.zeros(3, np.uint8), path)
+    os.truncate(path, len(text) - 1)
+    with pytest.raises(UserError, match=r"text\.txt: became shorter"):
+        refuse_if_shorter(text, path)
+    path.rename(tmp_path / "moved.txt")
+    os.truncate(tmp_path / "moved.txt", len(text))
+    path.write_bytes(b"another file of this name")
+    refuse_if_shorter(text, path)
 
 
 def test_the_end_of_a_map_is_never_read_past(tmp_path):

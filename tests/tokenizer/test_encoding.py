@@ -1,6 +1,7 @@
 """Encoding against the oracle and against tiktoken with the same ranks; files against memory."""
 
 import functools
+import os
 import random
 import time
 from pathlib import Path
@@ -98,6 +99,14 @@ def test_a_token_that_no_merge_reaches_is_never_given():
     texts = [*(bytes([byte]) for byte in range(256)), b"abc", b"bc"]
     compiled = Encoder(dict(enumerate(texts)), [(b"b", b"c")], {}, get_pattern("gpt2"))
     assert compiled.encode(b"abc").tolist() == [97, 257]
+
+
+def test_an_entry_of_no_bytes_changes_nothing():
+    vocab, merges, specials = lesson("gpt2")
+    compiled = Encoder({**vocab, len(vocab) + 10: b""}, merges, specials, get_pattern("gpt2"))
+    without = Encoder(vocab, merges, specials, get_pattern("gpt2"))
+    assert compiled._cache.used.tolist() == without._cache.used.tolist()
+    assert compiled.encode(LESSON).tolist() == encoder().encode(LESSON).tolist()
 
 
 def test_the_lower_of_two_ids_with_the_same_bytes():
@@ -207,6 +216,43 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, small_chunks):
     with pytest.raises(KeyboardInterrupt):
         encode_file(encoder(), tmp_path / "text.txt", tmp_path / "ids.npy", np.uint16, 2, interrupt)
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_file_that_is_cut_short_meanwhile_is_one_line(tmp_path, small_chunks, workers):
+    path = tmp_path / "text.txt"
+    path.write_bytes(LESSON)
+    with pytest.raises(UserError, match=r"text\.txt: became shorter"):
+        encode_file(
+            encoder(),
+            path,
+            tmp_path / "ids.npy",
+            np.uint16,
+            workers,
+            lambda done, total: os.truncate(path, total - 1),
+        )
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("size", [65_535, 65_536, 65_537])
+def test_vocabularies_around_the_last_id_of_16_bits(tmp_path, size):
+    """The last merges make the highest ids; a special token of the highest id is there too."""
+    texts = [bytes([byte]) for byte in range(256)]
+    merges = [(bytes([i]), bytes([k])) for i in range(256) for k in range(256)][: size - 258]
+    merges.append((b"zz", b"zz"))
+    vocab = dict(enumerate([*texts, *(left + right for left, right in merges)]))
+    specials = {END: size - 1}
+    compiled = Encoder(vocab, merges, specials, get_pattern("gpt2"))
+    text = b"zzzz" + END.encode() + " żółw 漢字 zz\0\0\0zzzzz".encode()
+    expected = [size - 2, size - 1]
+    dtype = np.dtype(np.uint16 if size <= 65_536 else np.uint32)
+    (tmp_path / "text.txt").write_bytes(text)
+    encode_file(compiled, tmp_path / "text.txt", tmp_path / "ids.npy", dtype)
+    ids = np.load(tmp_path / "ids.npy")
+    assert compiled.dtype == ids.dtype == dtype
+    assert ids[:2].tolist() == expected
+    assert ids.tolist() == compiled.encode(text).tolist()
+    assert b"".join({**vocab, size - 1: END.encode()}[i] for i in ids.tolist()) == text
 
 
 def test_one_pretoken_of_a_megabyte_is_linear():

@@ -1,5 +1,6 @@
 """A table too small for anything still gives the right ids, and so does one that many threads write."""
 
+import multiprocessing
 import random
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,9 +8,12 @@ import numpy as np
 import pytest
 
 from lmfast.tokenizer import encoding, pretoken_cache
+from lmfast.tokenizer.chunks import padded
 from lmfast.tokenizer.encoding import Encoder
+from lmfast.tokenizer.intrinsics import key_hash, long_hash, packed_key
 from lmfast.tokenizer.patterns import get_pattern
 from lmfast.tokenizer.pretoken_cache import ROWS
+from tests.tokenizer import oracle
 from tests.tokenizer.test_encoding import LESSON, encoder, lesson
 from tests.tokenizer.test_scanner import HARD
 
@@ -75,3 +79,65 @@ def test_threads_that_write_one_table(monkeypatch, rows):
         found = list(pool.map(shared.encode, texts))
     for text, ids in zip(texts, found):
         assert np.array_equal(ids, encoder().encode(text))
+
+
+def exit_with_ids_that_are_right(shared, text):
+    raise SystemExit(0 if np.array_equal(shared.encode(text), encoder().encode(text)) else 1)
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+def test_a_child_forked_while_the_table_is_replaced(monkeypatch):
+    """The lock that some thread of the parent held then is never released in the child, which must not wait for it."""
+    limit(monkeypatch, rows=1 << 4)
+    shared = Encoder(*lesson("gpt2"), get_pattern("gpt2"))
+    text = hard_text(1, 300)
+    assert np.array_equal(shared.encode(text), encoder().encode(text))
+    child = multiprocessing.get_context("fork").Process(
+        target=exit_with_ids_that_are_right, args=(shared, text)
+    )
+    with shared._cache_lock:
+        child.start()
+    child.join(20)
+    child.kill()
+    child.join()
+    assert child.exitcode == 0
+
+
+def colliding_keys() -> tuple[list[bytes], list[bytes]]:
+    """40 pretokens of 8 bytes that share a bucket, and 40 of 16 bytes that share a hash: its steps can be undone."""
+    word, mix = 1 << 64, 0x9E3779B97F4A7C15
+    undone = pow(mix, -1, word)
+    short = [((k * undone % word) ^ 1 << 24).to_bytes(8, "little") for k in range(40)]
+
+    def first_step(number):
+        mixed = ((16 * 0xD6E8FEB86659FD93 ^ number) * mix) % word
+        return mixed ^ mixed >> 32
+
+    long = [
+        number.to_bytes(8, "little") + (first_step(number) ^ 0x6162636465666768).to_bytes(8, "little")
+        for number in range(40)
+    ]
+    return short, long
+
+
+@pytest.mark.parametrize("made_of", [lambda: lesson("gpt2"), wide_lesson])
+def test_keys_that_collide(made_of):
+    short, long = colliding_keys()
+    hashes = [key_hash(*map(np.uint64, packed_key(padded(text), 0, 8))) for text in short]
+    assert len({int(number) >> 40 for number in hashes}) == 1
+    assert len({int(long_hash(padded(text), 0, 16)) for text in long}) == 1
+    one_pretoken = get_pattern(r"[\s\S]+")
+    compiled = Encoder(*made_of(), one_pretoken)
+    for text in [*short, *long] * 2:
+        assert compiled.encode(text).tolist() == oracle.encode(text, *made_of(), one_pretoken.regex)
+
+
+def test_pretokens_that_begin_with_nuls_are_themselves():
+    """A row's first word is zero for them, as in an empty row."""
+    texts = [b"\0" * i + tail for i in range(1, 40) for tail in (b"", b"!", b"!" * 8, b"?!" * 5)]
+    texts += [b"!" * 8 + text for text in texts]
+    compiled = Encoder(*lesson("gpt2"), get_pattern("gpt2"))
+    for text in texts * 2:
+        assert compiled.encode(text).tolist() == oracle.encode(
+            text, *lesson("gpt2"), get_pattern("gpt2").regex
+        )
