@@ -55,6 +55,12 @@ def check_writable(path: str | Path) -> None:
         raise UserError(f"{path}: the folder {folder} is not writable; choose another path")
 
 
+def check_not_input(path: str | Path, source: str | Path) -> None:
+    """Raises UserError where writing `path` would overwrite the file `source` that it is made of."""
+    if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
+        raise UserError(f"{path}: is the input; writing there would destroy it; choose another path")
+
+
 def read_text(path: Path) -> str:
     """A file's text, UTF-8, without the byte order mark that some editors begin it with; UserError where it is another's."""
     try:

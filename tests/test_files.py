@@ -7,6 +7,7 @@ import pytest
 
 from lmfast.errors import UserError
 from lmfast.files import (
+    check_not_input,
     check_writable,
     empty_folder,
     gone_if_empty,
@@ -113,6 +114,18 @@ def test_places_that_cannot_be_written(tmp_path):
         check_writable(tmp_path)
     with pytest.raises(UserError, match="does not exist"):
         check_writable(tmp_path / "no" / "out.txt")
+
+
+def test_an_output_that_is_the_input(tmp_path):
+    (tmp_path / "in.txt").write_text("in")
+    (tmp_path / "other.txt").write_text("in")
+    (tmp_path / "name.txt").symlink_to(tmp_path / "in.txt")
+    check_not_input(tmp_path / "other.txt", tmp_path / "in.txt")
+    check_not_input(tmp_path / "new.txt", tmp_path / "in.txt")
+    check_not_input(tmp_path / "in.txt", tmp_path / "none.txt")
+    for path in (tmp_path / "in.txt", tmp_path / "name.txt"):
+        with pytest.raises(UserError, match=f"{path.name}: is the input"):
+            check_not_input(path, tmp_path / "in.txt")
 
 
 def test_text_that_is_not_utf8_is_told_with_its_byte(tmp_path):

@@ -16,7 +16,7 @@ import numpy as np
 
 from lmfast.data.token_file import TokenWriter, open_tokens
 from lmfast.errors import UserError
-from lmfast.files import check_writable, written_beside
+from lmfast.files import check_not_input, check_writable, written_beside
 from lmfast.tokenizer.bpe import Tokenizer, train_bpe
 from lmfast.tokenizer.progress import PeakMemory, progress
 
@@ -205,6 +205,7 @@ def decode(arguments: argparse.Namespace) -> None:
             sys.stdout.buffer.write(tokenizer.decode_bytes(ids))
         sys.stdout.buffer.flush()
         return
+    check_not_input(arguments.output, arguments.input)
     num_tokens = num_bytes = 0
     with written_beside(arguments.output) as beside, beside.open("wb") as file:
         for ids in pieces:

@@ -9,7 +9,8 @@ Nine tokens in ten need the one row and one 8-byte store; the store may write pa
 next token goes, so the output has some bytes to spare.
 """
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numba import njit
@@ -62,14 +63,34 @@ class Decoder:
 
     def decode(self, ids: np.ndarray) -> np.ndarray:
         """uint8, the bytes of all tokens."""
-        if ids.dtype not in (np.uint16, np.uint32, np.int64):
+        given = ids
+        if ids.dtype == np.uint64:
+            ids = ids.view(np.int64)  # what is too large for it is negative, and refused as that
+        elif ids.dtype not in (np.uint16, np.uint32, np.int64):
             ids = ids.astype(np.int64)
         total = _total_length(ids, self._lengths)
         if total < 0:
-            raise unknown_id(ids[-1 - total], -1 - total, len(self._lengths))
+            raise unknown_id(given[-1 - total], -1 - total, len(self._lengths))
         out = np.empty(total + _SPARE, np.uint8)
         _gather(ids, self._table, self._lengths, self._text, out)
         return out[:total]
+
+
+def join_one_by_one(ids: Iterable, vocab: Mapping[int, bytes], vocab_size: int) -> bytes:
+    """The tokens' bytes, for ids that are integers of any kind (the elements of a tensor); UserError at what is none."""
+    parts = []
+    for position, token in enumerate(ids):
+        try:
+            number = operator.index(token)
+        except TypeError:
+            shown = " ".join(repr(token).split())[:40]
+            raise UserError(
+                f"ids: {shown} at position {position} is no integer; give a one-dimensional list or array of them"
+            ) from None
+        if number not in vocab:
+            raise unknown_id(number, position, vocab_size)
+        parts.append(vocab[number])
+    return b"".join(parts)
 
 
 def unknown_id(token: int, position: int, vocab_size: int) -> UserError:

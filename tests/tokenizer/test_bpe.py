@@ -1,7 +1,9 @@
 """bpe.py: what the README promises of Tokenizer and train_bpe, against definitions and against tiktoken."""
 
+import copy
 import json
 import logging
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +210,71 @@ def test_decode_refuses_ids_outside(tokenizer):
             tokenizer.decode([1] * 300 + [strange])
 
 
+@pytest.mark.parametrize("many", [1, 300])
+@pytest.mark.parametrize(
+    ("ids", "match"),
+    [
+        (np.array([97.5]), r"shape \(\d+,\) and float64"),
+        (np.array([True]), "bool"),
+        (np.array([97, None])[:1], "object"),
+        (np.array([[97, 98]]), r"shape \(\d+, 2\)"),
+        (np.array([-3], np.int8), "id -3 at position 0"),
+        (np.array([2**64 - 1], np.uint64), "id 18446744073709551615 at position 0"),
+        ([97.5], "97.5 at position 0 is no integer"),
+        (["97"], "'97' at position 0 is no integer"),
+        ([None], "None at position 0 is no integer"),
+        ([[97]], r"\[97\] at position 0 is no integer"),
+        ([2**63], "id 9223372036854775808 at position 0"),
+    ],
+    ids=str,
+)
+def test_decode_refuses_what_is_no_id(tokenizer, ids, match, many):
+    ids = np.concatenate([ids] * many) if isinstance(ids, np.ndarray) else ids * many
+    with pytest.raises(UserError, match=match) as caught:
+        tokenizer.decode(ids)
+    assert "\n" not in str(caught.value)
+
+
+def test_decode_takes_nothing_and_integers_of_any_kind(tokenizer):
+    class Element:  # as iterating over a tensor gives them: integers, but no keys of a dict
+        def __index__(self):
+            return 97
+
+    for nothing in ([], (), np.array([]), np.zeros(0, np.uint16)):
+        assert tokenizer.decode(nothing) == ""
+    for n in (2, 300):
+        for ids in ([Element()] * n, np.full(n, 97, ">u2"), np.full(n, 97, np.uint64), iter([97] * n)):
+            assert tokenizer.decode(ids) == "a" * n
+    assert "".join(tokenizer.decode_stream([Element(), np.uint16(98)])) == "ab"
+    with pytest.raises(UserError, match=r"id 97\.9 is no integer"):
+        list(tokenizer.decode_stream([97.9]))
+    with pytest.raises(UserError, match="shape"):
+        tokenizer.decode(np.array(97))
+
+
+def test_arrays_of_text_are_bytes_or_refused(tokenizer):
+    for n in (6, 40_000):
+        text = np.frombuffer(b"the cat " * n, np.uint8)
+        expected = tokenizer.encode(bytes(text[::2]))
+        assert tokenizer.encode_array(text[::2]).tolist() == expected
+        assert tokenizer.encode_array(memoryview(text)[::2]).tolist() == expected
+        assert tokenizer.encode_array(memoryview(text.view(np.uint32))).tolist() == tokenizer.encode(
+            bytes(text)
+        )
+        for wrong in (text.astype(np.int64), text / 1, text.reshape(2, -1), text.view(np.int8)):
+            with pytest.raises(UserError, match="text: an array of shape"):
+                tokenizer.encode_array(wrong)
+
+
+def test_copies_of_a_tokenizer_that_has_encoded(tokenizer):
+    ids = tokenizer.encode("Lily saw a red apple<|endoftext|>" * 20)
+    text = tokenizer.decode(ids * 20)
+    for again in (pickle.loads(pickle.dumps(tokenizer)), copy.deepcopy(tokenizer), copy.copy(tokenizer)):
+        assert again.fingerprint() == tokenizer.fingerprint()
+        assert again.encode("Lily saw a red apple<|endoftext|>" * 20) == ids
+        assert again.decode(ids * 20) == text
+
+
 def test_special_tokens_by_call(tokenizer):
     end = tokenizer.special_tokens["<|endoftext|>"]
     text = "a<|endoftext|>b"
@@ -255,6 +322,7 @@ def test_a_special_token_that_is_an_ordinary_entry():
         ({i: bytes([i]) for i in range(256)}, [(b"a", b"b")], None, "needs b'ab'"),
         ({i: bytes([i]) for i in range(256)}, [], [""], "special token ''"),
         ({i: bytes([i]) for i in range(256)}, [], {"<|x|>": 5}, "id 5 is"),
+        ({i: bytes([i]) for i in range(256)}, [], {"<|x|>": -5}, "id -5 .* is negative"),
     ],
 )
 def test_what_does_not_fit_together(vocab, merges, special, match):
@@ -307,6 +375,16 @@ def test_encode_file_refuses(tokenizer, stories, tmp_path):
         with pytest.raises(UserError, match=match):
             tokenizer.encode_file(src, dst)
     assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
+
+
+@pytest.mark.parametrize(("src", "dst"), [("a.txt", "a.txt"), ("ids.json", "ids")])
+def test_encode_file_never_destroys_its_input(tokenizer, tmp_path, src, dst):
+    """The second: the summary, `dst`.json, would take the input's place."""
+    (tmp_path / src).write_text("One small boat.")
+    with pytest.raises(UserError, match=f"{src}: is the input"):
+        tokenizer.encode_file(tmp_path / src, tmp_path / dst)
+    assert (tmp_path / src).read_text() == "One small boat."
+    assert [path.name for path in tmp_path.iterdir()] == [src]
 
 
 def test_an_interrupted_encoding_leaves_nothing(tokenizer, stories, tmp_path):

@@ -238,6 +238,8 @@ def test_debug_log(place, tmp_path):
             "id 50300 at position 812 is outside the vocabulary of 400",
         ),
         ("decode --input {p}/text.txt --tokenizer {p}/tok", "is no digit"),
+        ("decode --input {p}/ids.npy --output {p}/ids.npy --tokenizer {p}/tok", "ids.npy: is the input"),
+        ("encode --input {p}/ids.npy --output {p}/ids.npy --tokenizer {p}/tok", "ids.npy: is the input"),
         ("inspect --input {p}/text.txt --tokenizer {p}/tok --document 5000", "has 301 documents"),
         ("inspect --input {p}/ids.npy --tokenizer {p}/tok --document 5000", "has 301 documents"),
         ("inspect --input {p}/text.txt --tokenizer {p}/tok --document -1", "counted from 0"),
