@@ -91,6 +91,8 @@ def trains_here(*tensors: torch.Tensor) -> bool:
         return False
     if not torch.is_grad_enabled() or not any(x.requires_grad for x in tensors):
         return False
+    if torch._C._are_functorch_transforms_active():  # torch.func goes through PyTorch's operators only
+        return False
     return backend.autocast_dtype(tensors[0]) is None and available()
 
 

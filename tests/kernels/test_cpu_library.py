@@ -1,6 +1,10 @@
 """When the library is there, and that training goes on where it is not."""
 
+import ctypes
+import os
 import subprocess
+import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,3 +51,56 @@ def test_switched_off_by_mode(monkeypatch):
     monkeypatch.setattr(backend, "MODE", "torch")
     assert not cpu_library.available()
     assert not cpu_library.trains_here(torch.zeros(1, requires_grad=True))
+
+
+@needs_library
+def test_a_thread_s_buffers_end_with_it():
+    weight = torch.randn(2048, 512)  # 4 MB packed
+    x = torch.randn(2, 512, requires_grad=True)
+
+    def megabytes_after(threads: int) -> float:
+        for _ in range(threads):
+            thread = threading.Thread(target=kernels.linear, args=(x, weight))
+            thread.start()
+            thread.join()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    before = megabytes_after(3)
+    assert megabytes_after(30) - before < 60
+
+
+@needs_library
+def test_exp2_is_exact_to_two_units(tmp_path):
+    source = tmp_path / "exp2.cpp"
+    source.write_text(
+        f'#include "{cpu_library.SOURCES / "tiles.h"}"\n'
+        'extern "C" void exp2_all(long n, const float* x, float* y) {\n'
+        "  for (long i = 0; i < n; i += V) store(y + i, exp2_of(load(x + i)));\n}\n"
+    )
+    made = tmp_path / "exp2.so"
+    subprocess.run([cpu_library.compiler(), *cpu_library.FLAGS, str(source), "-o", str(made)], check=True)
+    function = ctypes.CDLL(str(made)).exp2_all
+
+    def exp2(x: torch.Tensor) -> torch.Tensor:
+        y = torch.empty_like(x)
+        function(ctypes.c_long(len(x)), ctypes.c_void_p(x.data_ptr()), ctypes.c_void_p(y.data_ptr()))
+        return y
+
+    x = torch.linspace(-150, 127.999, 16 * 50_000)
+    exact = torch.exp2(x.double())
+    unit = torch.exp2(torch.log2(exact).floor().clamp(min=-126) - 23)
+    assert ((exp2(x).double() - exact).abs() / unit).max() < 2
+    inf, nan = float("inf"), float("nan")
+    edges = torch.tensor(
+        [-inf, -3e38, -151, -149, -0.0, 0.0, 1e-45, 1, 127, 128, 3e38, inf, nan, -126, -127, 3]
+    )
+    torch.testing.assert_close(exp2(edges), torch.exp2(edges), rtol=0, atol=0, equal_nan=True)
+
+
+@needs_library
+def test_torch_func_goes_through_pytorch_s_operators():
+    x, weight, tangent = torch.randn(3, 4, 8), torch.randn(6, 8, requires_grad=True), torch.randn(3, 4, 8)
+    grads = torch.func.vmap(torch.func.grad(lambda x: kernels.linear(x, weight).square().sum()))(x)
+    torch.testing.assert_close(grads, 2 * (x @ weight.t()) @ weight)
+    _, out = torch.func.jvp(lambda x: kernels.linear(x, weight), (x,), (tangent,))
+    torch.testing.assert_close(out, tangent @ weight.t())
