@@ -9,6 +9,8 @@ import torch
 
 from kernels.cpu_library import call
 
+ONCE = "linear_cross_entropy can be differentiated once only; take F.cross_entropy of logits for more"
+
 
 @torch.library.custom_op("lmfast::cpu_linear_cross_entropy", mutates_args=())
 def cpu_cross_entropy(
@@ -37,7 +39,9 @@ def _setup_context(ctx, inputs, output):
     ctx.set_materialize_grads(False)
 
 
-def _autograd(ctx, grad, _dhidden, _dweight):
+def _autograd(ctx, grad, dhidden_grad, dweight_grad):
+    if dhidden_grad is not None or dweight_grad is not None:
+        raise RuntimeError(ONCE)
     if grad is None:
         return None, None, None, None, None
     dhidden, dweight = ctx.saved_tensors

@@ -27,7 +27,9 @@ def _forward(
     """(y, gate and up (..., 2F))."""
     D, hidden = down_weight.shape
     y, both = x.new_empty(x.shape), x.new_empty((*x.shape[:-1], 2 * hidden))
-    if x.numel():
+    if not hidden:
+        y.zero_()
+    elif x.numel():
         weights = (up_weight.contiguous(), down_weight.contiguous())
         call("feed_forward_forward", x.numel() // D, D, hidden, x.contiguous(), *weights, both, y)
     return y, both
@@ -49,8 +51,8 @@ def _backward(
     """(dx, dup_weight, ddown_weight)."""
     D, hidden = down_weight.shape
     dx = x.new_empty(x.shape)
-    if not x.numel():
-        return dx, up_weight.new_zeros(up_weight.shape), down_weight.new_zeros(down_weight.shape)
+    if not x.numel() or not hidden:
+        return dx.zero_(), up_weight.new_zeros(up_weight.shape), down_weight.new_zeros(down_weight.shape)
     dup, ddown = up_weight.new_empty(up_weight.shape), down_weight.new_empty(down_weight.shape)
     call(
         "feed_forward_backward", x.numel() // D, D, hidden, dy.contiguous(), x.contiguous(), both,

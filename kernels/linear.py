@@ -14,9 +14,10 @@ from kernels.cpu_library import call, trains_here
 @torch.library.custom_op("lmfast::cpu_linear", mutates_args=())
 def _forward(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     N, K = weight.shape
+    if not x.numel() or not N:
+        return x.new_zeros((*x.shape[:-1], N))
     y = x.new_empty((*x.shape[:-1], N))
-    if x.numel():
-        call("linear_forward", x.numel() // K, N, K, x.contiguous(), weight.contiguous(), y)
+    call("linear_forward", x.numel() // K, N, K, x.contiguous(), weight.contiguous(), y)
     return y
 
 
@@ -32,8 +33,8 @@ def _backward(
     """(dx, dweight), empty where they are not needed."""
     N, K = weight.shape
     dx = x.new_empty(x.shape if need_dx else 0)
-    if not x.numel():
-        return dx, weight.new_zeros(weight.shape if need_dweight else 0)
+    if not x.numel() or not N:
+        return dx.zero_(), weight.new_zeros(weight.shape if need_dweight else 0)
     dweight = weight.new_empty(weight.shape if need_dweight else 0)
     call(
         "linear_backward", x.numel() // K, N, K, dy.contiguous(), x.contiguous(), weight.contiguous(),

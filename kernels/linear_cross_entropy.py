@@ -23,6 +23,7 @@ inputs.
 """
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from kernels.backend import (
     autocast_dtype,
@@ -36,7 +37,7 @@ from kernels.backend import (
     triton,
     use_triton,
 )
-from kernels.cpu_cross_entropy import cpu_cross_entropy
+from kernels.cpu_cross_entropy import ONCE, cpu_cross_entropy
 from kernels.cpu_library import trains_here
 
 # Off CUDA, bytes of one chunk's float32 logits, and the largest number of chunks (a compiled graph repeats
@@ -114,6 +115,7 @@ class _ChunkedLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
+    @once_differentiable  # else twice would be silently wrong: the saved gradients are constants to autograd
     def backward(ctx, grad):
         dhidden, dweight = ctx.saved_tensors
         return (dhidden * grad).to(dhidden.dtype), (dweight * grad).to(dweight.dtype), *[None] * 6
@@ -236,7 +238,9 @@ def _setup_context(ctx, inputs, output):
     ctx.set_materialize_grads(False)
 
 
-def _autograd(ctx, grad, _count, _dhidden, _dweight):
+def _autograd(ctx, grad, _count, dhidden_grad, dweight_grad):
+    if dhidden_grad is not None or dweight_grad is not None:
+        raise RuntimeError(ONCE)
     dhidden, dweight = ctx.saved_tensors
     if grad is None:
         return (None,) * 8

@@ -40,3 +40,12 @@ def test_infinite_gates_stay_finite_where_the_reference_is():
 def test_refuses():
     with pytest.raises(ValueError, match=r"must be \(2F, D\)"):
         kernels.feed_forward(torch.zeros(2, 8), torch.zeros(10, 8), torch.zeros(8, 6))
+
+
+def test_without_hidden_values_all_is_zero():
+    left_behind = [torch.full((12,), 7.0) for _ in range(20)]
+    del left_behind  # what is not written would be sevens
+    x, up, down = (torch.ones(shape, requires_grad=True) for shape in ((3, 4), (0, 4), (4, 0)))
+    y = kernels.feed_forward(x, up, down)
+    y.sum().backward()
+    assert y.shape == (3, 4) and not y.any() and not x.grad.any()

@@ -45,3 +45,14 @@ def test_nothing_to_do_and_refusal():
     assert y.shape == (0, 6) and not weight.grad.any()
     with pytest.raises(ValueError, match=r"must be \(N, K\)"):
         kernels.linear(torch.zeros(2, 3), torch.zeros(4, 5))
+
+
+@pytest.mark.parametrize("M, K, N", [(3, 0, 5), (3, 4, 0), (0, 4, 5)])
+def test_sums_of_nothing_are_zero(M, K, N):
+    left_behind = [torch.full((20,), 7.0) for _ in range(20)]
+    del left_behind  # what is not written would be sevens
+    x, weight = torch.ones(M, K, requires_grad=True), torch.ones(N, K, requires_grad=True)
+    y = kernels.linear(x, weight)
+    y.sum().backward()
+    assert y.shape == (M, N) and not y.any()
+    assert x.grad.shape == x.shape and not x.grad.any() and not weight.grad.any()

@@ -128,3 +128,14 @@ def test_compiles_to_plain_operations(assert_plain):
 def test_refuses(hidden, weight, targets, options, message):
     with pytest.raises(ValueError, match=message):
         kernels.linear_cross_entropy(torch.zeros(hidden), torch.zeros(weight), targets, **options)
+
+
+@pytest.mark.parametrize("mode", ["auto", "torch"])
+def test_a_second_derivative_is_refused(mode, monkeypatch):
+    """The gradients are made in the forward: to autograd they are constants, so twice would be silently wrong."""
+    monkeypatch.setattr(kernels.backend, "MODE", mode)
+    hidden, weight, targets = operands()
+    loss = kernels.linear_cross_entropy(hidden, weight, targets)[0].square()
+    grads = torch.autograd.grad(loss, (hidden, weight), create_graph=True)
+    with pytest.raises(RuntimeError, match="once"):
+        sum(g.square().sum() for g in grads).backward()
