@@ -194,6 +194,7 @@ def _sampler(tokenizer_path: Path, train_tokens):
 
     def sample(model, step: int) -> tuple[str, dict[str, float]]:
         model.eval()
+        model.write_only(tokenizer.vocab)
         prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
         length = min(200, model.config.context_length)
         new = generate(model, prompts, length, temperature=0.8, top_p=0.95, seed=0, stop_id=stop)

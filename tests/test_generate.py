@@ -200,3 +200,16 @@ def test_chat_is_refused_in_one_line_where_it_makes_no_sense(lines, capsys, word
     captured = capsys.readouterr()
     assert stopped.value.code == 2
     assert told in captured.err and len(captured.err.strip().splitlines()) == 1
+
+
+def test_a_padded_vocabulary_writes_no_id_that_the_tokenizer_lacks(corpus, tmp_path, capsys):
+    """Its samples while training, too: at this temperature most ids would be padding."""
+    from lmfast import load_run
+    from lmfast.train import train
+
+    flags = [*corpus.flags(), "--tokenizer", str(corpus.tokenizer), "--sample-interval", "2"]
+    assert train([*flags, "--vocab-size", "900", "--max-iters", "2", "--out-dir", str(tmp_path / "run")])
+    main(["--checkpoint", str(tmp_path / "run"), "--prompt", "Once", "--temperature", "9", "--top-p", "1"])
+    assert "Once" in capsys.readouterr().out
+    model, tokenizer, _ = load_run(tmp_path / "run")
+    tokenizer.decode(model.generate(tokenizer.encode("Once"), max_tokens=50, temperature=9.0))

@@ -164,6 +164,7 @@ class CpuDecoder:
         )
         d_model, head_dim, vocab_size = config.d_model, config.head_dim, config.vocab_size
         context = config.context_length
+        unused = torch.zeros(0, dtype=torch.int64) if model.unused_ids is None else model.unused_ids
         norms, head_norms = torch.zeros(2 * layers + 1, d_model), torch.zeros(layers, 2, head_dim)
         matrices = torch.zeros(layers + 1, places.COLUMNS, dtype=torch.int64)
         packings: list[list[int]] = []
@@ -220,12 +221,14 @@ class CpuDecoder:
             places.KEY: sampling.key,
             places.CACHE: cache,
             places.NUM_PACKINGS: len(packings),
+            places.NUM_UNUSED: len(unused),
         }.items():
             plan[place] = value
         for place, tensor in {
             places.MATRICES: matrices,
             places.EMBEDDING: model.embedding.weight,
             places.PACKINGS: jobs,
+            places.UNUSED: unused,
             places.NORMS: norms,
             places.HEAD_NORMS: head_norms,
             places.COS: model.rope_cos,

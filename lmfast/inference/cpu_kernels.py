@@ -41,6 +41,7 @@ from lmfast.inference.cpu_plan import (
     NUM_LAYERS,
     NUM_PACKINGS,
     NUM_ROWS,
+    NUM_UNUSED,
     NUMBERS,
     OUT,
     OUTPUTS,
@@ -63,6 +64,7 @@ from lmfast.inference.cpu_plan import (
     STREAM,
     SWIGLU,
     TOP_K,
+    UNUSED,
     UP,
     UP_MATRIX,
     VOCAB,
@@ -165,10 +167,13 @@ def softcap(logits, cap, begin, end):
 def choose(plan, rows, t, threads):
     """The next ids of this thread's share of the rows."""
     vocab_size, numbers = plan[VOCAB], floats(plan[NUMBERS], 4)
+    unused = integers(plan[UNUSED], plan[NUM_UNUSED])
     begin, end = share(plan[NUM_ROWS], 1, t, threads)
     for r in range(begin, end):
         logits = floats(plan[LOGITS] + 4 * r * vocab_size, vocab_size)
         chances = floats(plan[CHANCES] + 4 * t * vocab_size, vocab_size)
+        for i in range(unused.shape[0]):
+            logits[unused[i]] = -np.inf
         rows[PICKS, r] = pick(
             logits, numbers[1], plan[TOP_K], numbers[2], plan[KEY], plan[STEP], rows[OWNERS, r], chances
         )

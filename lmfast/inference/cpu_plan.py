@@ -31,7 +31,8 @@ NUMBERS = 32  # eps of the norms, temperature, top_p, softcap of the logits or 0
 PACKINGS = 33  # (NUM_PACKINGS, 4) int64: what PACK packs, see below
 # how ids are chosen; and this pass: its rows, sequences they belong to, what it is for.
 TOP_K, KEY, STEP, NUM_ROWS, SEQUENCES, PURPOSE, NUM_PACKINGS = range(34, 41)
-PLAN_WORDS = 41
+UNUSED, NUM_UNUSED = 41, 42  # (NUM_UNUSED,) int64: ids that are never chosen
+PLAN_WORDS = 43
 # A pass packs the weights, reads rows into the cache, or wants each row's next id too.
 PACK, READ, PREDICT = range(3)
 # Columns of MATRICES: packed projections, then a table (vocab_size, kv_heads · head_dim) and weights (kv_heads,) of

@@ -180,7 +180,8 @@ class PlainDecoder:
         hidden = self.model.hidden(ids.to(device))
         last = hidden[torch.arange(len(rows), device=device), (lengths - 1).to(device)]
         places = torch.tensor(rows, device=device)
-        new = sample(self.model.logits(last), self.sampling, number, places).tolist()
+        logits = self.model.choices(self.model.logits(last))
+        new = sample(logits, self.sampling, number, places).tolist()
         for window, token in zip(windows, new, strict=True):
             window.append(token)
         return lambda: new

@@ -108,7 +108,7 @@ class TorchDecoder:
         logits = decode(self.model, self.ids, cache, bound)
         # A sequence that fills the cache is read anew before its next step, unless it has ended: that one stays here.
         cache.lengths.clamp_(max=cache.max_length - 1)
-        self.ids.copy_(sample(logits, self.sampling, self.number))
+        self.ids.copy_(sample(self.model.choices(logits), self.sampling, self.number))
         self.number += 1
 
     def _capture(self) -> None:

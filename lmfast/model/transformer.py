@@ -6,6 +6,8 @@ scaled down by sqrt(2 · num_layers) as in GPT-2 (Radford et al. 2019, 2.3), or 
 standard deviation 1, or d_model^-0.5 where it is also the head, so that the logits start near unit scale.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -40,6 +42,7 @@ class TransformerLM(nn.Module):
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.register_buffer("rope_cos", None, persistent=False)
         self.register_buffer("rope_sin", None, persistent=False)
+        self.register_buffer("unused_ids", None, persistent=False)  # int64; see write_only
         if self.embedding.weight.device.type != "meta":
             self._reset_rope()
             self.reset_parameters()
@@ -72,7 +75,7 @@ class TransformerLM(nn.Module):
         model.load_state_dict(tensors, assign=True)
         if self.config.tie_embeddings:
             model.head.weight = model.embedding.weight
-        model.rope_cos, model.rope_sin = self.rope_cos, self.rope_sin
+        model.rope_cos, model.rope_sin, model.unused_ids = self.rope_cos, self.rope_sin, self.unused_ids
         return model.train(self.training)
 
     def own_tensors(self) -> dict[str, Tensor]:
@@ -148,6 +151,17 @@ class TransformerLM(nn.Module):
         hidden = self._run_blocks(self._embed(ids[:, None]), attends)
         cache.lengths += 1
         return self.logits(hidden[:, 0])
+
+    def write_only(self, ids: Iterable[int]) -> None:
+        """Generation shall choose among these ids, all that the tokenizer has: the vocabulary may be padded beyond them."""
+        known = [i for i in ids if i < self.config.vocab_size]
+        unused = torch.ones(self.config.vocab_size, dtype=torch.bool)
+        unused[known] = False
+        self.unused_ids = unused.nonzero()[:, 0].to(self.embedding.weight.device) if unused.any() else None
+
+    def choices(self, logits: Tensor) -> Tensor:
+        """Logits (..., vocab_size) with ids that must not be written at −inf."""
+        return logits if self.unused_ids is None else logits.index_fill(-1, self.unused_ids, float("-inf"))
 
     def generate(self, ids, max_tokens: int = 256, **sampling) -> list[int]:
         """Ids that continue `ids`; the options are those of `lmfast.inference.decode.generate`."""

@@ -163,6 +163,7 @@ def answer_sampler(tokenizer, prompts: Sequence[Sequence[Message]], generate: Ca
 
     def sample(model, step: int) -> tuple[str, dict[str, float]]:
         model.eval()
+        model.write_only(tokenizer.vocab)
         ids = [render_prompt(prompt, tokenizer) for prompt in prompts]
         new = generate(model, ids, min(128, model.config.context_length), temperature=0.0, stop_id=stop)
         told = []

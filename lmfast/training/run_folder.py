@@ -144,7 +144,10 @@ def load_run(folder, device: str = "cpu"):
     run = checkpoint.run
     config = read_model(run)
     tokenizer = Tokenizer.load(run / "tokenizer") if (run / "tokenizer").is_dir() else None
-    return model_of(checkpoint, config, device), tokenizer, config
+    model = model_of(checkpoint, config, device)
+    if tokenizer is not None:
+        model.write_only(tokenizer.vocab)
+    return model, tokenizer, config
 
 
 def find_checkpoint(path: Path):

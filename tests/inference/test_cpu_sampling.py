@@ -65,3 +65,10 @@ def test_top_k_keeps_equals_of_the_last():
     weights = np.array([0.1, 0.3, 0.2, 0.2, 0.2], np.float32)
     keep_largest(weights, np.float32(0), 2, np.inf)
     assert (weights > 0).tolist() == [False, True, True, True, True]
+
+
+def test_the_smallest_temperatures_are_no_nan():
+    logits = torch.tensor([[0.5, 2.0, 1.0, 2.0], [0.0, -3.0, -1.0, -2.0]])
+    for temperature in (1e-30, 1e-39, 1e-45):
+        sampling = Sampling(temperature, seed=1)
+        assert picked(logits, sampling, 0) == sample(logits, sampling, 0).tolist()

@@ -136,3 +136,26 @@ def test_windows_move_by_half_a_context():
     assert all(n - s <= 8 for n, s in enumerate(starts))
     assert set(starts) == {0, 4, 8, 12, 16, 20, 24} - {s for s in (24,) if s not in starts}
     assert window_start(2, 1) == 1
+
+
+@pytest.mark.parametrize(
+    "options", [GREEDY, {"temperature": 5.0, "seed": 3}, {"temperature": 3.0, "top_k": 50}]
+)
+def test_only_ids_of_the_tokenizer_are_written(options):
+    """A vocabulary of 60 padded beyond 40 ids, with a hole at 7; all decoders."""
+    model = build()
+    kinds = [{}, {"kv_cache": False}, {"why": "TorchDecoder"}]
+    free = generate(model, PROMPTS, 30, **options)
+    assert any(i >= 40 for row in free for i in row)
+    known = [i for i in range(40) if i != 7]
+    model.write_only(known)
+    told = []
+    for kind in kinds:
+        with pytest.MonkeyPatch.context() as patch:
+            if kind.get("why"):
+                patch.setattr("lmfast.inference.cpu_decoder.why_not", lambda model: "this is about the other")
+            told.append(generate(model, PROMPTS, 30, kv_cache=kind.get("kv_cache", True), **options))
+    assert {i for row in told[0] for i in row} <= set(known)
+    assert told[0] == told[1] == told[2]
+    model.write_only(range(100))
+    assert generate(model, PROMPTS, 30, **options) == free
