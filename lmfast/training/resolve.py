@@ -31,6 +31,8 @@ def resolve(settings: TrainSettings, vocab_size: int | None) -> TrainSettings:
         value = getattr(opt, name)
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise UserError(f"{name} is {value}; it must be a number greater than 0")
+    if opt.optimizer == "muon" and opt.muon_lr is not None and not opt.learning_rate:
+        raise UserError("learning_rate is 0, and muon_lr follows its schedule; give one greater than 0")
     if not 0 <= opt.decay_fraction <= 1:
         raise UserError(f"decay_fraction is {opt.decay_fraction}; it must lie between 0 and 1")
     for name in ("beta1", "beta2", "muon_momentum"):

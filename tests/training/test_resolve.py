@@ -53,3 +53,9 @@ def test_resolving_twice_changes_nothing():
 def test_values_out_of_range_are_refused_by_name(name, value):
     with pytest.raises(UserError, match=name):
         resolved(**{name: value})
+
+
+def test_muon_s_own_rate_needs_a_schedule_to_follow():
+    with pytest.raises(UserError, match="learning_rate is 0, and muon_lr follows its schedule"):
+        resolved(optimizer="muon", learning_rate=0.0, min_lr=0.0, muon_lr=0.02)
+    resolved(optimizer="muon", learning_rate=0.0, min_lr=0.0)
