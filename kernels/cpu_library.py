@@ -10,6 +10,7 @@ threads as torch would. The shared object lies in the user's cache folder under 
 Compiling takes 2 to 3 seconds.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -47,19 +48,31 @@ def build(folder: Path) -> Path:
     if command is None:
         raise OSError("no C++ compiler was found")
     version = subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout
-    texts = [path.read_text(encoding="utf-8") for path in sorted(SOURCES.iterdir())]
+    texts = [
+        path.read_text(encoding="utf-8")
+        for path in sorted(SOURCES.iterdir())
+        if path.suffix in (".h", ".cpp")
+    ]
     key = hashlib.sha256(
         "\0".join([*texts, version, *FLAGS, platform.machine(), _cpu()]).encode()
     ).hexdigest()
     path = folder / f"kernels-{key[:24]}.so"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as beside:  # another process may be at it, too
             made = Path(beside) / path.name
             source = str(SOURCES / "library.cpp")
             subprocess.run([command, *FLAGS, source, "-o", str(made)], capture_output=True, check=True)
+            with open(made, "rb") as file:
+                os.fsync(file.fileno())  # or a power cut could leave an empty file under the final name
             os.replace(made, path)
     return path
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether nobody else can have put a file there: in the folder for temporary files anybody may make a folder."""
+    state = folder.stat()
+    return state.st_uid == os.getuid() and not state.st_mode & 0o022
 
 
 @functools.cache
@@ -67,14 +80,18 @@ def library() -> ctypes.CDLL | None:
     """The loaded library, None where this machine cannot have it."""
     if sys.platform != "linux" or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return None
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmfast"
     temporary = Path(tempfile.gettempdir()) / f"lmfast-{os.getuid()}"
-    for folder in (user, temporary):
+    folders = [temporary]
+    with contextlib.suppress(RuntimeError):  # a user without a home
+        folders.insert(0, Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmfast")
+    for folder in folders:
         try:
-            return ctypes.CDLL(str(build(folder)))
-        except PermissionError:
-            continue  # a home that cannot be written
-        except (OSError, RuntimeError, subprocess.CalledProcessError):
+            path = build(folder)
+            if folder != temporary or _is_ours(folder):
+                return ctypes.CDLL(str(path))
+        except OSError:
+            continue  # a home that cannot be written, or from which nothing may be executed
+        except subprocess.CalledProcessError:
             return None
     return None
 

@@ -103,7 +103,7 @@ def self_attention(
 ) -> torch.Tensor:
     """softmax(rotated q kᵀ / √head_dim, causal) v, heads side by side. Raises ValueError on shapes that do not fit."""
     heads = num_heads + 2 * num_kv_heads
-    if qkv.dim() != 3 or qkv.shape[2] % heads or num_heads % num_kv_heads:
+    if num_kv_heads < 1 or qkv.dim() != 3 or qkv.shape[2] % heads or num_heads % num_kv_heads:
         raise ValueError(
             f"self_attention: qkv {tuple(qkv.shape)} must be (batch, seq, {heads} heads · head_dim), "
             f"{num_heads} heads a multiple of {num_kv_heads} kv heads"

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import shutil
 import subprocess
 import threading
 from pathlib import Path
@@ -104,3 +105,34 @@ def test_torch_func_goes_through_pytorch_s_operators():
     torch.testing.assert_close(grads, 2 * (x @ weight.t()) @ weight)
     _, out = torch.func.jvp(lambda x: kernels.linear(x, weight), (x,), (tangent,))
     torch.testing.assert_close(out, tangent @ weight.t())
+
+
+@needs_library
+def test_a_library_that_cannot_be_loaded_is_made_elsewhere(tmp_path, monkeypatch):
+    """A home from which nothing may be executed, a file that a crash cut short; not one that others could write to."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(cpu_library.tempfile, "gettempdir", lambda: str(tmp_path))
+    made = cpu_library.build(tmp_path / "home" / "lmfast")
+    other = tmp_path / f"lmfast-{os.getuid()}" / made.name
+    other.parent.mkdir()
+    shutil.copy(made, other)
+    made.write_bytes(b"")
+    cpu_library.library.cache_clear()
+    try:
+        other.parent.chmod(0o777)
+        assert cpu_library.library() is None
+        cpu_library.library.cache_clear()
+        other.parent.chmod(0o700)
+        assert cpu_library.library()._name == str(other)
+    finally:
+        cpu_library.library.cache_clear()
+
+
+@needs_library
+def test_what_an_editor_leaves_beside_the_sources_does_no_harm(tmp_path, monkeypatch):
+    sources = shutil.copytree(cpu_library.SOURCES, tmp_path / "cpp")
+    built = cpu_library.build(tmp_path)
+    (sources / ".tiles.h.swp").write_bytes(b"\xff\x00")
+    (sources / "__pycache__").mkdir()
+    monkeypatch.setattr(cpu_library, "SOURCES", sources)
+    assert cpu_library.build(tmp_path) == built

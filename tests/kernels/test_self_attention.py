@@ -63,5 +63,7 @@ def test_without_a_gradient_and_refusals():
     torch.testing.assert_close(kernels.self_attention(qkv, 4, 2, cos, sin), textbook(qkv, 4, 2, cos, sin))
     with pytest.raises(ValueError, match="8 heads"):
         kernels.self_attention(torch.zeros(2, 9, 63), 4, 2)
+    with pytest.raises(ValueError, match="multiple of 0 kv heads"):
+        kernels.self_attention(qkv, 4, 0)
     with pytest.raises(ValueError, match="at least 9"):
         kernels.self_attention(qkv, 4, 2, cos[:5], sin[:5])

@@ -30,7 +30,7 @@ def compiler():
 
 
 def test_a_step_with_every_option_is_one_graph_and_the_same_bits_twice():
-    """Through evaluations between the steps, which switch the model's mode to and fro."""
+    """Through evaluations between the steps, which switch the model's mode to and fro, and what a sample sets."""
     options = {"qk_norm": True, "value_embeddings": True, "logit_softcap": 15.0}
     objective = NextToken(z_loss=1e-4)
     compiled = CompiledLoss(objective.loss)
@@ -42,6 +42,7 @@ def test_a_step_with_every_option_is_one_graph_and_the_same_bits_twice():
         for _ in range(3):
             with torch.no_grad():
                 objective.loss(model.eval(), *objective.tensors(batch, CPU))
+            model.write_only(range(40))
             loss = compiled(model.train(), *objective.tensors(batch, CPU))
             loss.backward()
         return [loss.detach(), *(p.grad for p in model.parameters())]
