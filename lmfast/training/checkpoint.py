@@ -85,7 +85,12 @@ def prune_checkpoints(folder: Path, keep: int, best_step: int | None) -> None:
     """Removes all but the `keep` newest complete checkpoints and the best one, and what crashes left behind."""
     for partial in folder.glob(".step_*.partial"):
         shutil.rmtree(partial, ignore_errors=True)
-    complete = [path for path in _newest_first(folder) if (path / MARKER).exists()]
+    complete = []
+    for path in _newest_first(folder):
+        if (path / MARKER).exists():
+            complete.append(path)
+        else:  # a crash between renaming and marking, or between the two lines at the end of this function
+            shutil.rmtree(path, ignore_errors=True)
     for path in complete[keep:] if keep else []:
         if best_step is None or path.name != f"step_{best_step:08d}":
             # The marker goes first: a removal cut short must not look like a checkpoint.

@@ -93,6 +93,9 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path):
     for step in range(1, 6):
         save(tmp_path, step)
     (tmp_path / ".step_00000009.partial").mkdir()
+    (tmp_path / "step_00000002" / "COMPLETE").unlink()  # what a kill while pruning leaves
+    save(tmp_path, 6)
+    (tmp_path / "step_00000006" / "COMPLETE").unlink()  # or before marking
     prune_checkpoints(tmp_path, keep=2, best_step=1)
     assert steps(tmp_path) == ["step_00000001", "step_00000004", "step_00000005"]
     prune_checkpoints(tmp_path, keep=0, best_step=None)
