@@ -174,7 +174,8 @@ def model_of(checkpoint, config, device: str = "cpu"):
 
 
 def load_weights(model, checkpoint, may_grow: bool = False) -> None:
-    """Copies a checkpoint's weights into `model`; raises UserError naming the first tensor that does not fit.
+    """Copies a checkpoint's weights into `model`; raises UserError naming the first tensor that does not fit, or in
+    which a NaN or an infinity would spoil each step and each answer.
 
     may_grow: tables with a row for each id may have fewer rows in the checkpoint; see `_grown`.
     """
@@ -193,6 +194,8 @@ def load_weights(model, checkpoint, may_grow: bool = False) -> None:
                 f"{checkpoint.path}: a checkpoint of another model shape: {name} is {there} there and {here} here; "
                 "use the settings of its config.yaml"
             )
+        if tensors[name].numel() and not all(end.isfinite() for end in tensors[name].aminmax()):
+            raise UserError(f"{checkpoint.path}: {name} is not finite; use an older checkpoint")
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])

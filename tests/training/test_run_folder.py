@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import torch
 from lmfast import load_run
 from lmfast.errors import UserError
 from lmfast.train import train
+from lmfast.training.checkpoint import save_checkpoint
 from lmfast.training.run_folder import (
     find_checkpoint,
     keep_metrics_until,
@@ -93,3 +95,19 @@ def test_metrics_cut_short_by_a_crash(tmp_path):
         1,
         2,
     ]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused(trained_run, corpus, tmp_path, value):
+    """Fewer steps than the guard has patience for would end such a run without a word; generate would write id 0."""
+    checkpoint = find_checkpoint(trained_run)
+    weights = checkpoint.model_tensors()
+    weights["embedding.weight"][3, 5] = value
+    run = tmp_path / "run"
+    save_checkpoint(run / "checkpoints", weights, checkpoint.optimizer_tensors(), checkpoint.state)
+    shutil.copy(trained_run / "config.yaml", run)
+    with pytest.raises(UserError, match=r"step_00000006: embedding\.weight is not finite"):
+        load_run(run)
+    with pytest.raises(UserError, match="is not finite"):
+        train([*corpus.flags(), "--init-from", str(run), "--out-dir", str(tmp_path / "new")])
+    assert not (tmp_path / "new").exists()
