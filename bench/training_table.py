@@ -97,7 +97,7 @@ def speed(quick: bool) -> Iterator[Row]:
     functions = sides()
     in_turns(functions, 2)  # they compile, and warm up
     rate = measured_matmul_flops(CPU, torch.float32)
-    times = in_turns(functions, 3 if quick else 15)
+    times = in_turns(functions, 3 if quick else 41)
     found = ratio(times["peer"], times["ours"])
     tokens = BATCH * MODEL.context_length
     ours, peer = (float(np.median(times[name])) for name in ("ours", "peer"))
