@@ -43,6 +43,7 @@ import io
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -287,12 +288,15 @@ def encode_file(
     pattern = encoder._splitter.pattern
     num_workers = max(1, min(num_workers or default_workers(), -(-len(text) // CHUNK_BYTES)))
 
-    spare: list[np.ndarray] = []  # written out; pages that were touched before cost nothing again
+    # Where ids are put until they are written, used again: pages that were touched before cost nothing. All in turn from
+    # the beginning, as many as `in_order` can ask for, so that a long file takes no more memory than a short one.
+    rooms = num_workers + 2 if num_workers > 1 else 0
+    spare = deque(np.empty(CHUNK_BYTES + SMALL, encoder.dtype) for _ in range(rooms))
 
     def work(state, chunk):
         size = chunk.end - chunk.begin
         try:
-            room = spare.pop()
+            room = spare.popleft()
         except IndexError:
             room = np.empty(size + 4, encoder.dtype)
         if len(room) < size + 4:
