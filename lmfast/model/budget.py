@@ -9,10 +9,10 @@ a smaller model that is cheaper to use.
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from lmfast.model.accounting import num_parameters, training_flops_per_token
+from lmfast.model.bisection import greatest
 from lmfast.model.config import ModelConfig
 
 ASPECT = 64
@@ -63,7 +63,7 @@ def propose_shape(base: ModelConfig, flops: float, tokens_per_parameter: float) 
 
     def deepest(heads: int) -> Proposal | None:
         """The deepest shape of this width that the budget allows; wider ones are shallower."""
-        layers = _last(lambda layers: proposal(layers, heads).flops <= flops)
+        layers = greatest(lambda layers: proposal(layers, heads).flops <= flops)
         return proposal(layers, heads) if layers else None
 
     def slim(heads: int) -> bool:
@@ -71,7 +71,7 @@ def propose_shape(base: ModelConfig, flops: float, tokens_per_parameter: float) 
         return shape is not None and heads < shape.config.num_layers
 
     # Widths near the aspect first, outwards on both sides; on each the first that spends enough is its nearest.
-    widest_slim = _last(slim)
+    widest_slim = greatest(slim)
     candidates = []
     for widths in (range(widest_slim, 0, -1), itertools.count(widest_slim + 1)):
         for heads in widths:
@@ -83,19 +83,6 @@ def propose_shape(base: ModelConfig, flops: float, tokens_per_parameter: float) 
                 break
     enough = [c for c in candidates if c.flops >= SPENT * flops] or candidates
     return min(enough, key=_distance_from_aspect, default=None)
-
-
-def _last(true: Callable[[int], bool]) -> int:
-    """The greatest whole number that `true` holds of, which holds of none beyond the first it fails; 0 for none."""
-    if not true(1):
-        return 0
-    low, high = 1, 2
-    while true(high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if true(middle) else (low, middle)
-    return low
 
 
 def _distance_from_aspect(proposal: Proposal) -> float:

@@ -26,6 +26,7 @@ and the gradients at hand in one feed-forward's backward.
 from dataclasses import dataclass
 
 from lmfast.model.accounting import num_parameters, parameters
+from lmfast.model.bisection import greatest
 from lmfast.model.config import ModelConfig
 
 USABLE = 0.9
@@ -108,15 +109,4 @@ def kv_cache_bytes_per_token(config: ModelConfig, element_size: int = 2) -> int:
 def largest_batch(config: ModelConfig, memory_bytes: float, dtype: str) -> int:
     """Most sequences of context_length in one forward pass that fit into `USABLE` of the memory; 0 when none does."""
 
-    def fits(batch: int) -> bool:
-        return training_memory(config, batch, dtype).total <= USABLE * memory_bytes
-
-    if not fits(1):
-        return 0
-    low, high = 1, 2
-    while fits(high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+    return greatest(lambda batch: training_memory(config, batch, dtype).total <= USABLE * memory_bytes)
