@@ -49,16 +49,16 @@ def add_chat_tokens(tokenizer: "Tokenizer") -> "Tokenizer":
 def knows_ids_of(tokenizer: "Tokenizer", fingerprint: str) -> bool:
     """Whether ids of the tokenizer with this fingerprint mean the same here: it is `tokenizer`, or what it was before
     `add_chat_tokens`."""
-    vocab, specials = dict(tokenizer.vocab), dict(tokenizer.special_tokens)
-    while True:
-        before = type(tokenizer)(vocab, tokenizer.merges, specials, tokenizer.pattern)
-        if before.fingerprint() == fingerprint:
-            return True
+    before = tokenizer
+    while before.fingerprint() != fingerprint:
+        vocab, specials = dict(before.vocab), dict(before.special_tokens)
         last = max(vocab)
         text = next((text for text in (BOS, *CHAT_SPECIALS) if specials.get(text) == last), None)
         if text is None:
             return False
         del vocab[last], specials[text]
+        before = type(tokenizer)(vocab, tokenizer.merges, specials, tokenizer.pattern)
+    return True
 
 
 def render(messages: Sequence[Message], tokenizer: "Tokenizer") -> Rendered:
