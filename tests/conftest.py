@@ -24,6 +24,21 @@ TINY_MODEL = (
 
 
 @pytest.fixture
+def compiled_quickly(monkeypatch):
+    """torch.compile without Inductor: graphs and guards are the real ones, code is not generated."""
+    import torch
+
+    from lmfast.inference import torch_decoder
+
+    monkeypatch.setitem(torch_decoder.COMPILE, "backend", "eager")
+    torch_decoder._compiled_decode.cache_clear()
+    torch._dynamo.reset()
+    yield
+    torch_decoder._compiled_decode.cache_clear()
+    torch._dynamo.reset()
+
+
+@pytest.fixture
 def small_files():
     """size → a block in which no file of this process may grow beyond so many bytes: what a full disk does to it."""
 

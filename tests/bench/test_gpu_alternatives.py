@@ -5,21 +5,10 @@ import contextlib
 import pytest
 import torch
 
-from bench import gpu_alternatives, gpu_training
+from bench import gpu_alternatives
 from bench.gpu_alternatives import ALTERNATIVES, UNCHANGED, rows
-from bench.gpu_training import Job
 from bench.target_table import Row
 from kernels import backend
-from lmfast.model.config import ModelConfig
-
-SHAPE = ModelConfig(64, 8, d_model=16, num_layers=1, num_heads=2, d_ff=24, tie_embeddings=True).resolved()
-
-
-@pytest.fixture
-def job(monkeypatch):
-    monkeypatch.setattr(gpu_training, "IDS", 1000)
-    monkeypatch.setattr(gpu_training, "device_peak", lambda device, bf16: (1e9, "a guess"))
-    return Job("tiny", SHAPE, 4, torch.device("cpu"), compiled=False, steps=2, rounds=3)
 
 
 def test_rows_are_compared_with_the_first(job):

@@ -9,22 +9,12 @@ import torch
 
 from bench import gpu_decoding
 from bench.gpu_decoding import Subject, agreement, decode, main, rows
-from lmfast.inference import torch_decoder
 from lmfast.model.config import ModelConfig
 
 pytest.importorskip("transformers")
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 TINY = ModelConfig(64, 64, d_model=32, num_layers=1, num_heads=2, d_ff=40, tie_embeddings=True).resolved()
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def without_inductor(monkeypatch):
-    monkeypatch.setitem(torch_decoder.COMPILE, "backend", "eager")
-    torch_decoder._compiled_decode.cache_clear()
-    torch._dynamo.reset()
-    yield
-    torch_decoder._compiled_decode.cache_clear()
-    torch._dynamo.reset()
 
 
 @pytest.fixture

@@ -7,19 +7,10 @@ import pytest
 import torch
 
 from bench import gpu_training
-from bench.gpu_training import Job, Watched, agreement, attempt, main, read_config, rows, speed
+from bench.gpu_training import Watched, agreement, attempt, main, read_config, rows, speed
 from lmfast.model.accounting import training_flops_per_token
-from lmfast.model.config import ModelConfig
 
 pytest.importorskip("transformers")
-SHAPE = ModelConfig(64, 8, d_model=16, num_layers=2, num_heads=2, d_ff=24, tie_embeddings=True).resolved()
-
-
-@pytest.fixture
-def job(monkeypatch):
-    monkeypatch.setattr(gpu_training, "IDS", 1000)
-    monkeypatch.setattr(gpu_training, "device_peak", lambda device, bf16: (1e9, "a guess"))
-    return Job("tiny", SHAPE, 4, torch.device("cpu"), compiled=False, steps=2, rounds=3)
 
 
 def test_rows_in_their_order(job):
@@ -42,7 +33,9 @@ def test_mfu_follows_from_what_was_timed(job):
     data = speed(job).data
     middle = sorted(data["times"])[1]
     assert data["tokens_per_second"] == pytest.approx(2 * 4 * 8 / middle)
-    assert data["mfu"] == pytest.approx(data["tokens_per_second"] * training_flops_per_token(SHAPE, 8) / 1e9)
+    assert data["mfu"] == pytest.approx(
+        data["tokens_per_second"] * training_flops_per_token(job.shape, 8) / 1e9
+    )
     assert data["graphs"] == data["recompiles"] == 0 and data["host_syncs"] is None
     assert data["memory"]["foretold"] > 4 * 4 * sum(p.numel() for p in job.make_model().parameters())
     assert data["kernels"][0]["ms"] >= data["kernels"][-1]["ms"] and data["device_seconds_a_step"] > 0

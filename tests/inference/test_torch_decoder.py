@@ -3,7 +3,6 @@ import contextlib
 import pytest
 import torch
 
-from lmfast.inference import torch_decoder
 from lmfast.inference.decode import generate
 from lmfast.inference.sampling import Sampling
 from lmfast.inference.torch_decoder import TorchDecoder
@@ -17,17 +16,6 @@ GREEDY = {"temperature": 0.0}
 @pytest.fixture
 def by_torch(monkeypatch):
     monkeypatch.setattr("lmfast.inference.cpu_decoder.why_not", lambda model: "torch is asked for")
-
-
-@pytest.fixture
-def compiled_quickly(monkeypatch):
-    """torch.compile without Inductor: graphs and guards are the real ones, code is not generated."""
-    monkeypatch.setitem(torch_decoder.COMPILE, "backend", "eager")
-    torch_decoder._compiled_decode.cache_clear()
-    torch._dynamo.reset()
-    yield
-    torch_decoder._compiled_decode.cache_clear()
-    torch._dynamo.reset()
 
 
 def graphs() -> int:

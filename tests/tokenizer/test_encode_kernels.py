@@ -19,13 +19,18 @@ from tests.tokenizer.test_pretoken_cache import hard_text
 TEXT = hard_text(1, 20_000) + END.encode() + LESSON + b"<|end" + b"a" * 70 + b" " * 9000 + b"ab" * 5000
 
 
-@pytest.mark.parametrize("largest", [0, 70_000])
-@pytest.mark.parametrize("name", sorted(NAMED))
-def test_whole_texts_and_batches_of_ends_give_the_same(name, largest):
+def encoder_of(name: str, largest: int) -> Encoder:
+    """The lesson's; `largest`, where it is given, is the id of one more special token."""
     vocab, merges, specials = lesson(name)
     if largest:
         specials = {**specials, "<|far|>": largest}
-    encoder = Encoder(vocab, merges, specials, get_pattern(name))
+    return Encoder(vocab, merges, specials, get_pattern(name))
+
+
+@pytest.mark.parametrize("largest", [0, 70_000])
+@pytest.mark.parametrize("name", sorted(NAMED))
+def test_whole_texts_and_batches_of_ends_give_the_same(name, largest):
+    encoder = encoder_of(name, largest)
     assert encoder.dtype == (np.uint32 if largest else np.uint16)
     finder, ids = encoder._finder("all")
     data = padded(TEXT)
@@ -59,10 +64,7 @@ def before_a_wall(num_bytes: int) -> np.ndarray:
 @pytest.mark.parametrize("name", sorted(NAMED))
 def test_nothing_is_touched_beyond_padding_and_room(name, largest):
     """A byte too many ends the process."""
-    vocab, merges, specials = lesson(name)
-    if largest:
-        specials = {**specials, "<|far|>": largest}
-    encoder = Encoder(vocab, merges, specials, get_pattern(name))
+    encoder = encoder_of(name, largest)
     finder, ids = encoder._finder("all")
     rng = random.Random(largest)
     tails = (
