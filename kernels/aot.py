@@ -33,11 +33,13 @@ from kernels.attention_backward import attention_backward
 from kernels.attention_forward import attention_forward
 from kernels.decode_attention import _decode
 from kernels.linear_cross_entropy import _loss
+from kernels.rms_norm import BACKWARD_CANDIDATES, NARROW_BACKWARD_CANDIDATES
 from kernels.rms_norm import _backward as rms_norm_backward
 from kernels.rms_norm import _forward as rms_norm_forward
 from kernels.rope import _rope
 from kernels.swiglu import _backward as swiglu_backward
 from kernels.swiglu import _forward as swiglu_forward
+from kernels.tuning import use_config
 
 ARCHITECTURES = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0), "sm_89": (8, 9), "sm_120": (12, 0)}
 DEFAULT = ("sm_80", "sm_90", "sm_100")
@@ -120,6 +122,41 @@ def _pointwise_cases() -> Iterator[Case]:
             )
 
 
+def _with_config(name: str, parameters: dict[str, int], launch: Callable[[], object]) -> Callable[[], object]:
+    def launch_so() -> None:
+        with use_config(name, **parameters):
+            launch()
+
+    return launch_so
+
+
+def _text(parameters: dict[str, int]) -> str:
+    return " ".join(f"{name.removeprefix('num_')}={value}" for name, value in parameters.items())
+
+
+def _rms_norm_cases() -> Iterator[Case]:
+    """The heads of a fused projection, and the candidates of a sweep of the backward."""
+    weight, rstd = _meta(64, dtype=torch.float32), _meta(4 * 1024 * 12, dtype=torch.float32)
+    heads = _meta(4, 1024, 36, 64)[:, :, :12]
+    yield Case(
+        "rms_norm",
+        "bfloat16, 12 heads of 64 with gaps",
+        lambda: rms_norm_forward.body(heads, weight, None, 1e-5),
+    )
+    yield Case(
+        "rms_norm",
+        "bfloat16, 12 heads of 64 with gaps",
+        lambda: rms_norm_backward.body(heads, heads, weight, rstd, None),
+    )
+    for width, candidates in ((768, NARROW_BACKWARD_CANDIDATES), (4096, BACKWARD_CANDIDATES)):
+        x, w, r = _meta(4096, width), _meta(width, dtype=torch.float32), _meta(4096, dtype=torch.float32)
+        for candidate in candidates:
+            for ds in (None, x):
+                launch = lambda x=x, w=w, r=r, ds=ds: rms_norm_backward.body(x, x, w, r, ds)  # noqa: E731
+                label = f"sweep {width}{' + residual' if ds is not None else ''}: {_text(candidate)}"
+                yield Case("rms_norm", label, _with_config("rms_norm_backward", candidate, launch))
+
+
 def _attend(dtype: torch.dtype, head_dim: int, seq: int, ids: bool = False, kv_heads: int = 4) -> None:
     q, k = _meta(2, seq, 16, head_dim, dtype=dtype), _meta(2, seq, kv_heads, head_dim, dtype=dtype)
     q, k = q.transpose(1, 2), k.transpose(1, 2)
@@ -176,7 +213,13 @@ def _loss_cases() -> Iterator[Case]:
 
 def cases(only: str | None = None) -> list[Case]:
     """Every case, or those of one operator."""
-    everything = [*_pointwise_cases(), *_attention_cases(), *_decode_cases(), *_loss_cases()]
+    everything = [
+        *_pointwise_cases(),
+        *_rms_norm_cases(),
+        *_attention_cases(),
+        *_decode_cases(),
+        *_loss_cases(),
+    ]
     return [case for case in everything if only in (None, case.operator)]
 
 
@@ -250,7 +293,9 @@ def compile_case(case: Case, architecture: str) -> list[Compiled]:
             WARPS_PER_SM[architecture] // warps,
             32,
         )
-        config = {key: value for key, value in kwargs.items() if key.startswith(("BLOCK", "ROWS", "num_"))}
+        config = {
+            key: value for key, value in kwargs.items() if key.startswith(("BLOCK", "ROWS", "STAGES", "num_"))
+        }
         text = " ".join(f"{key.removeprefix('BLOCK_').removeprefix('num_')}={v}" for key, v in config.items())
         results.append(
             Compiled(

@@ -7,16 +7,27 @@ dtype. Cast order: everything from the sum to the product with the weight in flo
 its dtype, which is what the next layer sees. Under autocast nothing changes: the dtypes of the inputs decide.
 Source: Zhang and Sennrich 2019, arXiv:1910.07467.
 
-On paper, x (16,384, 4,096) bf16, weight fp32, at 3.35 TB/s: forward reads x and writes y, 268 MB, 80 µs;
-with a residual twice that, 160 µs; backward reads dy and x and writes dx, 403 MB, and 528 partial rows of
-dweight, 9 MB written and read, 126 µs. About 8 FLOPs a value (0.5 GFLOP) is nothing beside the bytes.
+Rows may lie at any stride, also the heads of a fused projection (`row_layout`): no copy. dweight: each program of
+the backward leaves one partial row of its own rows' sum in float32, and one kernel adds the partial rows in a
+fixed order and rounds, so the gradient is the same bits in every run on one device.
+
+On paper, bf16 with an fp32 weight at 3.35 TB/s; about 8 FLOPs a value are nothing next to the bytes:
+
+    x                    forward          with residual     backward         partial rows of dweight
+    (16,384, 4,096)      268 MB, 80 µs    537 MB, 160 µs    403 MB, 120 µs   264, 4.3 MB (they stay in L2)
+    (65,536, 768)        201 MB, 60 µs    403 MB, 120 µs    302 MB, 90 µs    528, 1.6 MB
+
+Backward reads dy and x and writes dx (with a residual it reads ds too: a third more). Its loop has no product of
+matrices, so Triton pipelines its loads only because num_stages says so: with 3 stages the loads of the next two
+tiles are under way (16-byte cp.async, in the PTX of triton 3.6 and 3.7), 24 to 64 KiB a multiprocessor, where 18
+cover the latency. Predicted, not measured: 85 to 90 % of the copy rate for the loop, and 3 µs for the sum of the
+partial rows: 83 to 88 % together.
 """
 
 import torch
 
 from kernels.backend import (
     compute_dtype,
-    dense_rows,
     jit,
     num_sms,
     power_of_two,
@@ -26,12 +37,32 @@ from kernels.backend import (
     use_triton,
     wrap_triton,
 )
+from kernels.tuning import tuned
 
 MAX_WIDTH = 65536
 # Widest row that one program holds in registers; wider rows are walked in blocks, twice. The backward also
 # keeps dweight there: at 16,384 it spilled 64 to 112 bytes a thread (sm_90).
 ONE_BLOCK = 16384
 ONE_BLOCK_BACKWARD = 8192
+
+# For a sweep on a device, by `kernels.tuning.use_config("rms_norm_backward", **candidate)`: widths up to 2,048,
+# and from there to 8,192. STAGES: depth of the pipeline of loads; PER_SM: programs for each multiprocessor.
+NARROW_BACKWARD_CANDIDATES = (
+    {"STAGES": 3, "PER_SM": 4},
+    {"STAGES": 4, "PER_SM": 4},
+    {"STAGES": 2, "PER_SM": 4},
+    {"STAGES": 4, "PER_SM": 8, "ROWS": 1},
+    {"STAGES": 3, "PER_SM": 8, "ROWS": 1},
+    {"STAGES": 3, "PER_SM": 2, "ROWS": 4, "num_warps": 8},
+)
+BACKWARD_CANDIDATES = (
+    {"STAGES": 3, "PER_SM": 2, "num_warps": 16},
+    {"STAGES": 3, "PER_SM": 2, "num_warps": 8},
+    {"STAGES": 4, "PER_SM": 2, "num_warps": 16},
+    {"STAGES": 2, "PER_SM": 2, "num_warps": 16},
+    {"STAGES": 3, "PER_SM": 1, "num_warps": 16},
+    {"STAGES": 4, "PER_SM": 1, "num_warps": 8},
+)
 
 
 def rms_norm_reference(
@@ -47,21 +78,30 @@ def rms_norm_reference(
 
 
 @jit
+def _row_offset(rows, outer, inner, INNER: tl.constexpr):
+    """Where rows begin, as `row_layout` describes them."""
+    return rows * outer if INNER == 1 else rows // INNER * outer + rows % INNER * inner
+
+
+@jit
 def _rms_norm_forward_kernel(
     x_ptr, residual_ptr, weight_ptr, y_ptr, s_ptr, rstd_ptr,  # (M, N) (M, N) (N,) (M, N) (M, N) (M,)
-    M, x_stride, residual_stride,
+    M, x_outer, x_inner, residual_outer, residual_inner,
+    X_INNER: tl.constexpr, RESIDUAL_INNER: tl.constexpr,
     N: tl.constexpr, EPS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     acc = rstd_ptr.dtype.element_ty
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    x_ptr += _row_offset(rows, x_outer, x_inner, X_INNER)
+    residual_ptr += _row_offset(rows, residual_outer, residual_inner, RESIDUAL_INNER)
     squares = tl.zeros((ROWS, 1), acc)
     for start in tl.static_range(0, N, BLOCK):
         cols = start + tl.arange(0, BLOCK)[None, :]
         mask = (rows < M) & (cols < N)
-        s = tl.load(x_ptr + rows * x_stride + cols, mask=mask, other=0.0).to(acc)
+        s = tl.load(x_ptr + cols, mask=mask, other=0.0).to(acc)
         if HAS_RESIDUAL:
-            s += tl.load(residual_ptr + rows * residual_stride + cols, mask=mask, other=0.0).to(acc)
+            s += tl.load(residual_ptr + cols, mask=mask, other=0.0).to(acc)
             rounded = s.to(s_ptr.dtype.element_ty)
             tl.store(s_ptr + rows * N + cols, rounded, mask=mask)
             s = rounded.to(acc)
@@ -72,9 +112,9 @@ def _rms_norm_forward_kernel(
         cols = start + tl.arange(0, BLOCK)[None, :]
         mask = (rows < M) & (cols < N)
         if BLOCK < N:  # the row did not fit in registers: add again (what was stored may still be in flight)
-            s = tl.load(x_ptr + rows * x_stride + cols, mask=mask, other=0.0).to(acc)
+            s = tl.load(x_ptr + cols, mask=mask, other=0.0).to(acc)
             if HAS_RESIDUAL:
-                s += tl.load(residual_ptr + rows * residual_stride + cols, mask=mask, other=0.0).to(acc)
+                s += tl.load(residual_ptr + cols, mask=mask, other=0.0).to(acc)
                 s = s.to(s_ptr.dtype.element_ty).to(acc)
         weight = tl.load(weight_ptr + cols, mask=cols < N, other=0.0).to(acc)
         tl.store(y_ptr + rows * N + cols, (s * rstd * weight).to(y_ptr.dtype.element_ty), mask=mask)
@@ -83,61 +123,84 @@ def _rms_norm_forward_kernel(
 @jit
 def _rms_norm_backward_kernel(
     dy_ptr, s_ptr, weight_ptr, rstd_ptr, ds_ptr, dx_ptr, partial_ptr,  # partial: (programs, N)
-    M, dy_stride, s_stride, ds_stride, tiles_per_program,
-    N: tl.constexpr, HAS_DS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    M, dy_outer, dy_inner, s_outer, s_inner, ds_outer, ds_inner, programs,
+    DY_INNER: tl.constexpr, S_INNER: tl.constexpr, DS_INNER: tl.constexpr,
+    N: tl.constexpr, HAS_DS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     acc = rstd_ptr.dtype.element_ty
-    program = tl.program_id(0).to(tl.int64)
+    program = tl.program_id(0)
     cols = tl.arange(0, BLOCK)[None, :]
     weight = tl.load(weight_ptr + cols, mask=cols < N, other=0.0).to(acc)
     dweight = tl.zeros((ROWS, BLOCK), acc)
-    for tile in range(0, tiles_per_program):
-        rows = (program * tiles_per_program + tile) * ROWS + tl.arange(0, ROWS)[:, None]
+    for tile in tl.range(program, tl.cdiv(M, ROWS), programs, num_stages=STAGES):
+        rows = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
         mask = (rows < M) & (cols < N)
-        dy = tl.load(dy_ptr + rows * dy_stride + cols, mask=mask, other=0.0).to(acc)
-        s = tl.load(s_ptr + rows * s_stride + cols, mask=mask, other=0.0).to(acc)
+        dy_rows = dy_ptr + _row_offset(rows, dy_outer, dy_inner, DY_INNER)
+        s_rows = s_ptr + _row_offset(rows, s_outer, s_inner, S_INNER)
+        dy = tl.load(dy_rows + cols, mask=mask, other=0.0).to(acc)
+        s = tl.load(s_rows + cols, mask=mask, other=0.0).to(acc)
         rstd = tl.load(rstd_ptr + rows, mask=rows < M, other=0.0)
         normed = s * rstd
         dweight += dy * normed
         dy *= weight
         dx = (dy - normed * (tl.sum(dy * normed, axis=1, keep_dims=True) / N)) * rstd
         if HAS_DS:
-            dx += tl.load(ds_ptr + rows * ds_stride + cols, mask=mask, other=0.0).to(acc)
+            ds_rows = ds_ptr + _row_offset(rows, ds_outer, ds_inner, DS_INNER)
+            dx += tl.load(ds_rows + cols, mask=mask, other=0.0).to(acc)
         tl.store(dx_ptr + rows * N + cols, dx.to(dx_ptr.dtype.element_ty), mask=mask)
     dweight_row = tl.sum(dweight, axis=0, keep_dims=True)
-    tl.store(partial_ptr + program * N + cols, dweight_row, mask=cols < N)
+    tl.store(partial_ptr + tl.cast(program, tl.int64) * N + cols, dweight_row, mask=cols < N)
 
 
 @jit
 def _rms_norm_backward_wide_kernel(
     dy_ptr, s_ptr, weight_ptr, rstd_ptr, ds_ptr, dx_ptr, partial_ptr,  # partial: (programs, N)
-    M, dy_stride, s_stride, ds_stride,
-    N: tl.constexpr, HAS_DS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    M, dy_outer, dy_inner, s_outer, s_inner, ds_outer, ds_inner,
+    DY_INNER: tl.constexpr, S_INNER: tl.constexpr, DS_INNER: tl.constexpr,
+    N: tl.constexpr, HAS_DS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     acc = rstd_ptr.dtype.element_ty
     program = tl.program_id(0).to(tl.int64)
     rows = program * ROWS + tl.arange(0, ROWS)[:, None]
+    dy_ptr += _row_offset(rows, dy_outer, dy_inner, DY_INNER)
+    s_ptr += _row_offset(rows, s_outer, s_inner, S_INNER)
+    ds_ptr += _row_offset(rows, ds_outer, ds_inner, DS_INNER)
     rstd = tl.load(rstd_ptr + rows, mask=rows < M, other=0.0)
     products = tl.zeros((ROWS, 1), acc)
-    for start in range(0, N, BLOCK):
+    for start in tl.range(0, N, BLOCK, num_stages=STAGES):
         cols = start + tl.arange(0, BLOCK)[None, :]
         mask = (rows < M) & (cols < N)
         weight = tl.load(weight_ptr + cols, mask=cols < N, other=0.0).to(acc)
-        dy = tl.load(dy_ptr + rows * dy_stride + cols, mask=mask, other=0.0).to(acc) * weight
-        s = tl.load(s_ptr + rows * s_stride + cols, mask=mask, other=0.0).to(acc)
+        dy = tl.load(dy_ptr + cols, mask=mask, other=0.0).to(acc) * weight
+        s = tl.load(s_ptr + cols, mask=mask, other=0.0).to(acc)
         products += tl.sum(dy * s * rstd, axis=1, keep_dims=True)
-    for start in range(0, N, BLOCK):
+    for start in tl.range(0, N, BLOCK, num_stages=STAGES):
         cols = start + tl.arange(0, BLOCK)[None, :]
         mask = (rows < M) & (cols < N)
         weight = tl.load(weight_ptr + cols, mask=cols < N, other=0.0).to(acc)
-        dy = tl.load(dy_ptr + rows * dy_stride + cols, mask=mask, other=0.0).to(acc)
-        normed = tl.load(s_ptr + rows * s_stride + cols, mask=mask, other=0.0).to(acc) * rstd
+        dy = tl.load(dy_ptr + cols, mask=mask, other=0.0).to(acc)
+        normed = tl.load(s_ptr + cols, mask=mask, other=0.0).to(acc) * rstd
         dweight = tl.sum(dy * normed, axis=0, keep_dims=True)
         tl.store(partial_ptr + program * N + cols, dweight, mask=cols < N)
         dx = (dy * weight - normed * (products / N)) * rstd
         if HAS_DS:
-            dx += tl.load(ds_ptr + rows * ds_stride + cols, mask=mask, other=0.0).to(acc)
+            dx += tl.load(ds_ptr + cols, mask=mask, other=0.0).to(acc)
         tl.store(dx_ptr + rows * N + cols, dx.to(dx_ptr.dtype.element_ty), mask=mask)
+
+
+@jit
+def _sum_rows_kernel(
+    partial_ptr, sum_ptr,  # (R, N) (N,)
+    R, N,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    cols = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[None, :]
+    total = tl.zeros((ROWS, BLOCK), partial_ptr.dtype.element_ty)
+    for start in tl.range(0, R, ROWS, num_stages=3):
+        rows = tl.cast(start, tl.int64) + tl.arange(0, ROWS)[:, None]
+        total += tl.load(partial_ptr + rows * N + cols, mask=(rows < R) & (cols < N), other=0.0)
+    row = tl.sum(total, axis=0, keep_dims=True)
+    tl.store(sum_ptr + cols, row.to(sum_ptr.dtype.element_ty), mask=cols < N)
 
 
 def forward_config(N: int) -> dict[str, int]:
@@ -145,18 +208,47 @@ def forward_config(N: int) -> dict[str, int]:
     block = power_of_two(N) if N <= ONE_BLOCK else 4096
     rows = max(1, 4096 // block)
     warps = 8 if N > ONE_BLOCK else max(4, rows * block // 1024)
-    return {"ROWS": rows, "BLOCK": block, "num_warps": warps}
+    return tuned("rms_norm_forward", {"ROWS": rows, "BLOCK": block, "num_warps": warps})
 
 
-def backward_config(N: int) -> dict[str, int]:
-    """16 values a thread, with dweight in registers beside the row; a wide row's tile is 8 rows high
-    instead.
+def backward_config(N: int, itemsize: int) -> dict[str, int]:
+    """The kernel's constants, warps, and programs on each multiprocessor.
+
+    Up to 2,048 columns: 4 programs of 4 warps, 16 values a thread. At 4,096: 2 programs of 16 warps, 8 values a
+    thread, at most 64 registers. All programs are resident at once (a persistent grid has no second wave), with
+    two tiles of dy and s in flight in each; float32, twice as large, has one. A wide row's tile is 8 rows high.
     """
     if N > ONE_BLOCK_BACKWARD:
-        return {"ROWS": 8, "BLOCK": 1024, "num_warps": 8}
+        return {"ROWS": 8, "BLOCK": 1024, "num_warps": 8, "STAGES": 2, "PER_SM": 0}
     block = power_of_two(N)
-    rows = max(1, 2048 // block)
-    return {"ROWS": rows, "BLOCK": block, "num_warps": max(4, rows * block // 512)}
+    stages = 3 if itemsize <= 2 else 2
+    if block <= 2048:
+        config = {"ROWS": 2048 // block, "BLOCK": block, "num_warps": 4, "STAGES": stages, "PER_SM": 4}
+    else:
+        config = {"ROWS": 1, "BLOCK": block, "num_warps": 16, "STAGES": stages, "PER_SM": 8192 // block}
+    return tuned("rms_norm_backward", config)
+
+
+def row_layout(x: torch.Tensor) -> tuple[torch.Tensor, int, int, int]:
+    """(x or a contiguous copy of it, outer stride, inner stride, inner): row r of (..., N) begins at
+    r // inner · outer stride + r % inner · inner stride.
+
+    Two levels cover the heads of a fused projection, (batch, seq, heads, N) with a gap after the heads; three
+    take a copy, as does a last dimension that is not dense.
+    """
+    levels: list[tuple[int, int]] = []  # (size, stride), the outermost first
+    for size, stride in zip(x.shape[:-1], x.stride()[:-1]):
+        if size == 1:
+            continue
+        if levels and levels[-1][1] == size * stride:  # the two are one run of rows
+            size *= levels.pop()[0]
+        levels.append((size, stride))
+    N = x.shape[-1]
+    if len(levels) > 2 or not (N == 1 or x.stride(-1) == 1):
+        return x.contiguous(), N, 0, 1
+    if len(levels) == 2:
+        return x, levels[0][1], levels[1][1], int(levels[1][0])
+    return x, levels[0][1] if levels else N, 0, 1
 
 
 @register("rms_norm_forward")
@@ -165,21 +257,23 @@ def _forward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(y, s, rstd); without a residual s is empty, the norm being x's own."""
     N = x.shape[-1]
-    rows = dense_rows(x)
-    M = rows.shape[0]
+    M = x.numel() // N
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     rstd = torch.empty(M, dtype=compute_dtype(x.dtype), device=x.device)
+    x, x_outer, x_inner, X_INNER = row_layout(x)
     if residual is None:
-        residual_rows, s = rows, torch.empty(0, dtype=x.dtype, device=x.device)
+        residual_rows, s = (x, x_outer, x_inner, X_INNER), torch.empty(0, dtype=x.dtype, device=x.device)
     else:
-        residual_rows = dense_rows(residual)
+        residual_rows = row_layout(residual)
         s = torch.empty_like(residual, memory_format=torch.contiguous_format)
     if M == 0:
         return y, s, rstd
     config = forward_config(N)
+    residual_rows, residual_outer, residual_inner, RESIDUAL_INNER = residual_rows
     wrap_triton(_rms_norm_forward_kernel)[(triton.cdiv(M, config["ROWS"]),)](
-        rows, residual_rows, weight.contiguous(), y, s, rstd,
-        M, rows.stride(0), residual_rows.stride(0),
+        x, residual_rows, weight.contiguous(), y, s, rstd,
+        M, x_outer, x_inner, residual_outer, residual_inner,
+        X_INNER=X_INNER, RESIDUAL_INNER=RESIDUAL_INNER,
         N=N, EPS=eps, HAS_RESIDUAL=residual is not None, **config,
     )  # fmt: skip
     return y, s, rstd
@@ -199,31 +293,41 @@ def _backward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(gradient of s in its dtype, with ds added where s had a reader of its own; gradient of weight)."""
     N = s.shape[-1]
-    dy_rows, s_rows = dense_rows(dy), dense_rows(s)
-    ds_rows = s_rows if ds is None else dense_rows(ds)
-    M = s_rows.shape[0]
+    M = s.numel() // N
     dx = torch.empty_like(s, memory_format=torch.contiguous_format)
     if M == 0:
         return dx, torch.zeros_like(weight)
-    config = backward_config(N)
+    dweight = weight.new_empty(N)
+    dy, dy_outer, dy_inner, DY_INNER = row_layout(dy)
+    s, s_outer, s_inner, S_INNER = row_layout(s)
+    ds_rows, ds_outer, ds_inner, DS_INNER = row_layout(s if ds is None else ds)
+    config = backward_config(N, s.element_size())
+    per_sm = config.pop("PER_SM")
     tiles = triton.cdiv(M, config["ROWS"])
-    # programs share out the rows so that about 16 warps a multiprocessor are at work; each leaves one
-    # partial row
-    wanted = num_sms(s.device) * max(1, 16 // config["num_warps"])
-    tiles_each = 1 if N > ONE_BLOCK else triton.cdiv(tiles, wanted)
-    programs = triton.cdiv(tiles, tiles_each)
+    programs = tiles if N > ONE_BLOCK_BACKWARD else min(tiles, num_sms(s.device) * per_sm)
     partial = torch.empty((programs, N), dtype=rstd.dtype, device=s.device)
-    pointers = (dy_rows, s_rows, weight.contiguous(), rstd, ds_rows, dx, partial)
-    strides = (M, dy_rows.stride(0), s_rows.stride(0), ds_rows.stride(0))
+    arguments = (
+        dy, s, weight.contiguous(), rstd, ds_rows, dx, partial,
+        M, dy_outer, dy_inner, s_outer, s_inner, ds_outer, ds_inner,
+    )  # fmt: skip
+    config |= {
+        "DY_INNER": DY_INNER,
+        "S_INNER": S_INNER,
+        "DS_INNER": DS_INNER,
+        "N": N,
+        "HAS_DS": ds is not None,
+    }
     if N > ONE_BLOCK_BACKWARD:
-        wrap_triton(_rms_norm_backward_wide_kernel)[(programs,)](
-            *pointers, *strides, N=N, HAS_DS=ds is not None, **config
-        )
+        wrap_triton(_rms_norm_backward_wide_kernel)[(programs,)](*arguments, **config)
     else:
-        wrap_triton(_rms_norm_backward_kernel)[(programs,)](
-            *pointers, *strides, tiles_each, N=N, HAS_DS=ds is not None, **config
-        )
-    return dx, partial.sum(0).to(weight.dtype)
+        wrap_triton(_rms_norm_backward_kernel)[(programs,)](*arguments, programs, **config)
+    block = (
+        16 if N <= 4096 else 128
+    )  # 64 bytes of a partial row, so that narrow rows occupy many multiprocessors
+    wrap_triton(_sum_rows_kernel)[(triton.cdiv(N, block),)](
+        partial, dweight, programs, N, ROWS=4096 // block, BLOCK=block, num_warps=8
+    )
+    return dx, dweight
 
 
 @_backward.register_fake

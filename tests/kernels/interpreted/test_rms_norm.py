@@ -1,4 +1,4 @@
-"""The RMSNorm kernels against float64: every road through them (narrow, one row, wide), values and gradients."""
+"""The RMSNorm kernels against float64: every kernel (narrow, one row, wide), strided rows, values and gradients."""
 
 from importlib import import_module
 
@@ -6,10 +6,11 @@ import pytest
 import torch
 
 import kernels
+from kernels.tuning import use_config
 from tests.kernels.interpreted.conftest import assert_agrees, assert_compiles
 
 module = import_module("kernels.rms_norm")
-NARROW = ("_rms_norm_forward_kernel", "_rms_norm_backward_kernel")
+NARROW = ("_rms_norm_forward_kernel", "_rms_norm_backward_kernel", "_sum_rows_kernel")
 
 
 def operands(shape, dtype, residual=None, weight_dtype=None):
@@ -39,10 +40,30 @@ def test_agrees(dtype, shape, with_residual, launched):
 
 
 @pytest.mark.parametrize("with_residual", [False, True])
-def test_wide_rows(with_residual, launched):
-    inputs, upstream = operands((3, 17000), torch.float32, torch.float32 if with_residual else None)
+@pytest.mark.parametrize(
+    "shape", [(3, 17000), (70, 8200)]
+)  # 70 rows: more tiles than a narrow row's programs
+def test_wide_rows(shape, with_residual, launched):
+    inputs, upstream = operands(shape, torch.float32, torch.float32 if with_residual else None)
     assert_agrees(ours, theirs, inputs, upstream)
-    launched("_rms_norm_forward_kernel", "_rms_norm_backward_wide_kernel")
+    launched("_rms_norm_forward_kernel", "_rms_norm_backward_wide_kernel", "_sum_rows_kernel")
+
+
+def test_many_partial_rows_of_dweight(mutate):
+    """More of them than one tile of the kernel that sums them (256), and a last tile that is not full."""
+    inputs, upstream = operands((270, 12), torch.float32)
+    with use_config("rms_norm_backward", ROWS=1, PER_SM=75):
+        assert_agrees(ours, theirs, inputs, upstream)
+        mutate(module, "_sum_rows_kernel", "total += tl.load", "total = tl.load")
+        with pytest.raises(AssertionError, match="off by"):
+            assert_agrees(ours, theirs, inputs, upstream)
+
+
+@pytest.mark.parametrize("candidate", module.NARROW_BACKWARD_CANDIDATES + module.BACKWARD_CANDIDATES)
+def test_candidates_of_a_sweep(candidate):
+    inputs, upstream = operands((70, 100), torch.float32, torch.float32)
+    with use_config("rms_norm_backward", **candidate):
+        assert_agrees(ours, theirs, inputs, upstream)
 
 
 def test_half_stream_into_float_residual():
@@ -71,6 +92,57 @@ def test_strided_rows_and_expanded_gradients():
     assert_agrees(
         lambda c, w: ours(c.t(), w), lambda c, w: theirs(c.t(), w), [column, weight], [torch.randn(6, 40)]
     )
+
+
+def heads(qkv, first, count):
+    """The queries or keys of a fused projection (batch, seq, 5 · 24): (batch, seq, count, 24) with gaps between rows."""
+    return qkv.view(2, 7, 5, 24)[:, :, first : first + count]
+
+
+def test_heads_of_a_fused_projection():
+    qkv, weight = torch.randn(2, 7, 5 * 24, requires_grad=True), torch.randn(24, requires_grad=True)
+    upstream = torch.randn(2, 3, 7, 24).transpose(1, 2)  # as attention leaves it, batch and heads outermost
+    for first, count in ((0, 3), (3, 2)):
+        assert_agrees(
+            lambda x, w, f=first, n=count: ours(heads(x, f, n), w),
+            lambda x, w, f=first, n=count: theirs(heads(x, f, n), w),
+            [qkv, weight],
+            [upstream[:, :, :count]],
+        )
+    wide = torch.randn(2, 7, 5 * 24)
+    assert_agrees(  # residual and both upstream gradients with gaps
+        lambda x, w, r: ours(heads(x, 0, 3), w, heads(r, 2, 3)),
+        lambda x, w, r: theirs(heads(x, 0, 3), w, heads(r, 2, 3)),
+        [qkv, weight, torch.randn(2, 7, 5 * 24, requires_grad=True)],
+        [heads(wide, 1, 3), heads(wide, 2, 3)],
+    )
+
+
+@pytest.mark.parametrize(
+    "make, copies",
+    [
+        (lambda x: x, False),
+        (lambda x: heads(x, 0, 3), False),
+        (lambda x: heads(x, 3, 1), False),
+        (lambda x: heads(x, 1, 3)[1], False),
+        (lambda x: x[:, 2:5, :24], False),
+        (lambda x: x[0, 0, :24].expand(3, 2, 24), False),
+        (lambda x: x[0, 3, 24:], False),
+        (lambda x: heads(x, 0, 3).transpose(1, 2), True),  # three levels of strides
+        (lambda x: x.transpose(1, 2), True),
+        (lambda x: x[0, 0, :1].expand(4, 24), True),
+    ],
+)
+def test_rows_are_found_without_a_copy_where_two_strides_reach_them(make, copies):
+    x = make(torch.randn(2, 7, 5 * 24))
+    base, outer, inner, count = module.row_layout(x)
+    assert (base.data_ptr() != x.data_ptr()) == copies
+    N = x.shape[-1]
+    rows = x.reshape(-1, N)
+    flat = torch.as_strided(base, (base.untyped_storage().size() // 4 - base.storage_offset(),), (1,))
+    for r in range(rows.shape[0]):
+        start = r // count * outer + r % count * inner
+        assert torch.equal(flat[start : start + N], rows[r])
 
 
 def test_only_one_output_used():
@@ -111,6 +183,7 @@ def test_compiled_and_repeated():
         ("_rms_norm_backward_kernel", "dx = (dy - normed *", "dx = (dy + normed *"),
         ("_rms_norm_backward_kernel", "dweight += dy * normed", "dweight = dy * normed"),
         ("_rms_norm_backward_kernel", "if HAS_DS:", "if not HAS_DS:"),
+        ("_rms_norm_backward_kernel", "tl.range(program,", "tl.range(program + 1,"),
     ],
 )
 def test_a_broken_kernel_fails(name, old, new, mutate):
