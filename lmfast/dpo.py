@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from lmfast.errors import UserError, exit_on_user_error
-from lmfast.settings import DataSettings, OptimizerSettings, TrainSettings, parse
+from lmfast.settings import DataSettings, OptimizerSettings, TrainSettings, parse, precision_of
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,8 @@ class _Reference:
         # In a new run's own folder there can be but remains of one that never reached a checkpoint.
         self.may_be_there = resuming or named is not None
         facts = {"length": settings.model.context_length, "bf16": settings.run.bf16}
+        if settings.run.fp16:
+            facts["fp16"] = True
         self.key = {"model": self.model_key, "data": data, "settings": facts}
         if named is not None:
             self._load()  # a file for another model or data is refused before anything is written
@@ -211,7 +213,7 @@ class _Reference:
             found = np.concatenate(
                 [
                     compute_reference(
-                        model, part, opt.batch_size, self.device, self.settings.run.bf16, self.ranks
+                        model, part, opt.batch_size, self.device, precision_of(self.settings.run), self.ranks
                     )
                     for part in parts
                     if len(part)
@@ -244,6 +246,7 @@ def _make_evaluate(held):
         import torch
 
         from lmfast.data.packing import in_order
+        from lmfast.model.device import autocast
         from lmfast.training.objectives import IGNORE, sequence_log_probs
 
         opt, limit = settings.optimizer, settings.logging.eval_batches
@@ -257,7 +260,7 @@ def _make_evaluate(held):
             sums = torch.zeros(len(objective.NAMES) + 2, device=device)
             for batch in batches[ranks.rank :: ranks.world_size]:
                 inputs, targets, reference = objective.tensors(batch, device)
-                with torch.autocast(device.type, torch.bfloat16, enabled=settings.run.bf16):
+                with autocast(device, precision_of(settings.run)):
                     log_probs = sequence_log_probs(model, inputs, targets)
                 losses, found = objective.pairs(log_probs, reference, targets)
                 lengths = (targets != IGNORE).sum(1) if objective.length_normalised else 1

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import tyro
 
 from lmfast.errors import UserError, exit_on_user_error
-from lmfast.settings import DataSettings, parse
+from lmfast.settings import DataSettings, parse, precision_of
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class EvaluateSettings:
     """of the texts"""
     bf16: bool = False
     """compute in bfloat16"""
+    fp16: bool = False
+    """compute in float16"""
     device: Literal["auto", "cuda", "cpu", "mps"] = "auto"
     """where to compute"""
 
@@ -59,6 +61,7 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, float]:
     for name, least in (("batch_size", 1), ("eval_batches", 0), ("samples", 0), ("max_tokens", 1)):
         if getattr(settings, name) < least:
             raise UserError(f"{name} is {getattr(settings, name)}; it must be at least {least}")
+    precision_of(settings)
     from lmfast.inference.sampling import Sampling
     from lmfast.model.device import make_deterministic, pick_device
     from lmfast.training.resume import saved_settings
@@ -106,7 +109,7 @@ def _loss(settings: EvaluateSettings, path: Path, checkpoint, model, tokenizer, 
     context_length = model.config.context_length
     windows = Windows(file.tokens, settings.batch_size, context_length, IGNORE, settings.eval_batches)
     num_bytes = count_bytes(windows.targets(), tokenizer) if tokenizer is not None else None
-    result = evaluate(model, NextToken(), windows, device, settings.bf16, num_bytes)
+    result = evaluate(model, NextToken(), windows, device, precision_of(settings), num_bytes)
     metrics = {"loss": result["val_loss"], "perplexity": math.exp(min(result["val_loss"], 700))}
     line = f"loss {metrics['loss']:.4f} nats a token, perplexity {metrics['perplexity']:.4g}"
     if "bits_per_byte" in result:
@@ -124,17 +127,16 @@ def _loss(settings: EvaluateSettings, path: Path, checkpoint, model, tokenizer, 
 def _texts(
     settings: EvaluateSettings, train_data_path: str | None, model, tokenizer, device
 ) -> dict[str, float]:
-    import torch
-
     from lmfast.data.text_figures import text_figures
     from lmfast.inference.decode import generate
+    from lmfast.model.device import autocast
 
     if tokenizer is None:
         raise UserError("the run has no tokenizer, so text cannot be written; leave --samples out")
     stop_id = tokenizer.special_tokens.get("<|endoftext|>")
     begin = [stop_id] if stop_id is not None else tokenizer.encode("\n")
     known, source = _known_words(settings, train_data_path, tokenizer)
-    with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+    with autocast(device, precision_of(settings)):
         new = generate(
             model, [begin] * settings.samples, settings.max_tokens,
             temperature=settings.temperature, top_p=settings.top_p, seed=settings.seed, stop_id=stop_id,

@@ -57,7 +57,7 @@ class FlopsSettings:
     batch_size: int = 32
     """sequences in one forward pass, for the memory of a step"""
     dtype: Literal["bf16", "fp16", "fp32", "fp8"] | None = None
-    """of the matrix products; when not set, what the YAML file's bf16 says, and bf16 without a file"""
+    """of the matrix products; when not set, what the YAML file's bf16 and fp16 say, and bf16 without a file"""
     device: Annotated[str | None, tyro.conf.arg(help=DEVICE_HELP)] = None
     memory: float | None = None
     """GB (10^9 bytes) that the largest batch may use; the device's own when not set"""
@@ -101,7 +101,8 @@ def resolve(settings: FlopsSettings, given: set[str]) -> FlopsSettings:
     if settings.config is not None:
         file = read_yaml(find_config(settings.config), FlopsSettings, TrainSettings)
     if settings.dtype is None:
-        settings = replace(settings, dtype="bf16" if settings.config is None or file.get("bf16") else "fp32")
+        named = next((dtype for dtype in ("bf16", "fp16") if file.get(dtype)), "fp32")
+        settings = replace(settings, dtype="bf16" if settings.config is None else named)
     if "total_tokens" not in given and {"tokens_per_parameter", "hours"} & given:
         settings = replace(settings, total_tokens=None)  # the file's: the line beats it
     elif settings.total_tokens is None and settings.hours is None and file.get("max_iters") is not None:

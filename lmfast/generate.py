@@ -17,7 +17,7 @@ import tyro
 
 from lmfast.errors import UserError, exit_on_user_error
 from lmfast.files import read_text
-from lmfast.settings import parse
+from lmfast.settings import parse, precision_of
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class GenerateSettings:
     """decode through torch.compile: seconds to begin with, fewer a token on a GPU; a CPU in float32 needs none"""
     bf16: bool = False
     """compute in bfloat16: faster on a GPU; with and without cache the logits agree within 2 % of the largest"""
+    fp16: bool = False
+    """compute in float16: for a GPU without bfloat16"""
     device: Literal["auto", "cuda", "cpu", "mps"] = "auto"
     """where to compute"""
 
@@ -74,11 +76,10 @@ def generate_text(settings: GenerateSettings) -> None:
         raise UserError("--system is for --chat; give both, or neither")
     if settings.max_tokens < 1:
         raise UserError(f"max_tokens is {settings.max_tokens}; it must be at least 1")
-    import torch
-
+    precision = precision_of(settings)
     from lmfast.inference.decode import generate
     from lmfast.inference.sampling import Sampling
-    from lmfast.model.device import pick_device, why_not_compile
+    from lmfast.model.device import autocast, pick_device, why_not_compile
     from lmfast.training.run_folder import load_run, newest_run
 
     Sampling(settings.temperature, settings.top_k, settings.top_p)  # refuses before the model is loaded
@@ -90,7 +91,7 @@ def generate_text(settings: GenerateSettings) -> None:
     if tokenizer is None:
         raise UserError(f"{folder}: the run has no tokenizer, so text cannot be made; train with --tokenizer")
     if settings.chat:
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+        with autocast(device, precision):
             _talk(settings, model, tokenizer)
         return
     stop_id = tokenizer.special_tokens.get("<|endoftext|>")
@@ -101,7 +102,7 @@ def generate_text(settings: GenerateSettings) -> None:
 
     printer = _StreamPrinter(tokenizer, prompts[0]) if len(prompts) == 1 else None
     start = time.perf_counter()
-    with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+    with autocast(device, precision):
         new = generate(
             model, ids, settings.max_tokens,
             temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p, seed=settings.seed,

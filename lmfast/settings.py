@@ -115,6 +115,8 @@ class RunSettings:
     """compile the step with torch.compile"""
     bf16: bool = False
     """autocast matrix products to bfloat16; weights and optimizer stay fp32"""
+    fp16: bool = False
+    """autocast matrix products to float16, with a loss scale: for GPUs without bfloat16 (T4, V100)"""
     seed: int = 0
     """decides the initial weights, the batches and the dropout"""
 
@@ -158,6 +160,13 @@ class TrainSettings:
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     run: RunSettings = field(default_factory=RunSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
+
+
+def precision_of(settings: Any) -> Literal["fp32", "bf16", "fp16"]:
+    """What matrix products compute in by a command's flags bf16 and fp16. Raises UserError where both are set."""
+    if settings.bf16 and settings.fp16:
+        raise UserError("bf16 and fp16 are both set; matrix products have one type, give one of them")
+    return "bf16" if settings.bf16 else "fp16" if settings.fp16 else "fp32"
 
 
 def flat_types(cls: type) -> dict[str, Any]:

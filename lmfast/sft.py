@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from lmfast.errors import exit_on_user_error
-from lmfast.settings import DataSettings, OptimizerSettings, TrainSettings, parse
+from lmfast.settings import DataSettings, OptimizerSettings, TrainSettings, parse, precision_of
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _task(settings: SFTSettings, run: Path, tokenizer, tokenizer_path: Path, rem
         opt, limit = settings.optimizer, settings.logging.eval_batches
         # So many optimizer steps' worth of rows: the same rows however a step is split.
         batches = in_order(held_rows, opt.batch_size, limit * opt.grad_accumulation)
-        return lambda: evaluate(model, objective, batches, device, settings.run.bf16, None, ranks)
+        return lambda: evaluate(model, objective, batches, device, precision_of(settings.run), None, ranks)
 
     task = Task(
         objective=SFT(settings.optimizer.z_loss),

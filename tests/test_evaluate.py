@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from lmfast.errors import UserError
 from lmfast.evaluate import EvaluateSettings, evaluate_run, main
 from lmfast.train import train
 from lmfast.training.run_folder import read_metrics
@@ -55,10 +56,16 @@ def test_texts_are_written_and_measured(corpus, trained_run, tmp_path, capsys):
     assert other["known_words"] == 0.0
 
 
-def test_bf16_is_near(trained_run):
+@pytest.mark.parametrize(("name", "distance"), [("bf16", 1e-2), ("fp16", 1e-3)])
+def test_16_bits_are_near(trained_run, name, distance):
     run = {"run": str(trained_run), "device": "cpu"}
-    exact, near = (evaluate_run(EvaluateSettings(**run, bf16=b))["loss"] for b in (False, True))
-    assert exact != near and exact == pytest.approx(near, rel=1e-2)
+    exact, near = (evaluate_run(EvaluateSettings(**run, **{name: on}))["loss"] for on in (False, True))
+    assert exact != near and exact == pytest.approx(near, rel=distance)
+
+
+def test_both_16_bit_types_are_refused(trained_run):
+    with pytest.raises(UserError, match="bf16 and fp16 are both set"):
+        evaluate_run(EvaluateSettings(run=str(trained_run), device="cpu", bf16=True, fp16=True))
 
 
 def test_training_logs_the_figures_of_its_samples(trained_run):

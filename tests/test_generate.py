@@ -121,8 +121,9 @@ def test_stop_ends_at_endoftext(lines, trained_run, capsys):
     assert free.startswith(ended.rstrip("\n")) and len(ended) < len(free)
 
 
-def test_bf16_runs(lines):
-    assert lines("--prompt", "Once upon", *GREEDY, "--bf16").out.startswith("Once upon")
+@pytest.mark.parametrize("flag", ["--bf16", "--fp16"])
+def test_16_bits_run(lines, flag):
+    assert lines("--prompt", "Once upon", *GREEDY, flag).out.startswith("Once upon")
 
 
 def test_newest_run_is_the_default(trained_run, tmp_path, monkeypatch, capsys):

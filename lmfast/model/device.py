@@ -30,6 +30,12 @@ def make_deterministic(device: torch.device) -> None:
         torch.set_float32_matmul_precision("high")
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which matrix products compute in `precision` (bf16 or fp16), or as the weights are (fp32)."""
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=precision != "fp32")
+
+
 def why_not_compile(device: torch.device) -> str | None:
     """The reason why torch.compile cannot work here, or None."""
     if device.type == "mps":

@@ -136,16 +136,19 @@ class ParallelLoss:
                 **{buffers: False},
             )
 
-    def add_gradients(self, tensors: tuple, valid: int, last: bool) -> Tensor:
+    def add_gradients(self, tensors: tuple, valid: int, last: bool, scale: Tensor | None = None) -> Tensor:
         """Adds the gradients of (summed loss) / valid, `valid` counting all ranks; returns this rank's sum.
 
-        last: of the forward passes of a step. Gradients travel between the ranks then, and not before.
+        last: of the forward passes of a step. Gradients travel between the ranks then, and not before. scale: a factor
+        on the gradients, on the device.
         """
         world_size = self.ranks.world_size
         with self.module.no_sync() if world_size > 1 and not last else contextlib.nullcontext():
             with self.autocast():
                 loss_sum = self.module(*tensors)
             loss = loss_sum / valid
+            if scale is not None:
+                loss = loss * scale
             # DDP takes the mean over the ranks, and the sum is wanted.
             (loss * world_size if world_size > 1 else loss).backward()
         return loss_sum.detach()

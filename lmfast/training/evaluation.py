@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from lmfast.data.batches import Windows
+from lmfast.model.device import autocast
+from lmfast.settings import precision_of
 from lmfast.training.distributed import ALONE, Ranks
 from lmfast.training.objectives import IGNORE
 
@@ -28,14 +30,15 @@ def make_evaluate(tokens: np.ndarray, tokenizer_path: Path | None):
             from lmfast.tokenizer.bpe import Tokenizer
 
             num_bytes = count_bytes(windows.targets(), Tokenizer.load(tokenizer_path))
-        return lambda: evaluate(model, objective, windows, device, settings.run.bf16, num_bytes, ranks)
+        precision = precision_of(settings.run)
+        return lambda: evaluate(model, objective, windows, device, precision, num_bytes, ranks)
 
     return prepare
 
 
 @torch.no_grad()
 def evaluate(
-    model, objective, windows: Windows, device, bf16: bool, num_bytes: int | None, ranks: Ranks = ALONE
+    model, objective, windows: Windows, device, precision: str, num_bytes: int | None, ranks: Ranks = ALONE
 ) -> dict[str, float]:
     """{val_loss: nats a token, bits_per_byte} over `windows`, in order; leaves the model in eval mode.
 
@@ -47,7 +50,7 @@ def evaluate(
     for number, batch in enumerate(windows):
         if number % ranks.world_size != ranks.rank:
             continue
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with autocast(device, precision):
             loss_sum = objective.loss(model, *objective.tensors(batch, device))
         total += loss_sum  # in fp64: a whole file in fp32 would lose the last digits
         count += objective.valid_tokens(batch)

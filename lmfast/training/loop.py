@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 
 from lmfast.data.batches import derive_seed
+from lmfast.model.device import autocast
+from lmfast.settings import precision_of
 from lmfast.training.clock import Clock
 from lmfast.training.distributed import ALONE, ParallelLoss, Ranks
 from lmfast.training.finite_guard import PATIENCE, FiniteGuard
+from lmfast.training.loss_scale import LossScale
 from lmfast.training.sinks import Sinks
 
 
@@ -39,6 +42,7 @@ class Plan:
     sample_interval: int
     flops_per_token: float
     peak_flops: float
+    fp16: bool = False
 
 
 @dataclass
@@ -78,19 +82,19 @@ def train_loop(
     sinks: Sinks,
     hooks: Hooks,
     ranks: Ranks = ALONE,
+    loss_scale: LossScale | None = None,
 ) -> bool:
     """Takes steps progress.step + 1 … until max_iters or the time is up, whichever comes first; returns False when
     `should_stop` ended it before the last.
 
     loss_fn: `objective.loss`, perhaps compiled. batches: anything with step(i) → array whose first dimension is
-    batch_size × grad_accumulation, and place(i) → where its data is from, in words.
+    batch_size × grad_accumulation, and place(i) → where its data is from, in words. loss_scale: of fp16.
     """
     device = next(model.parameters()).device
     weights = [p for p in model.parameters() if p.requires_grad]
-    parallel = ParallelLoss(
-        ranks, model, loss_fn, lambda: torch.autocast(device.type, torch.bfloat16, enabled=plan.bf16)
-    )
-    guard = FiniteGuard(device)
+    precision = precision_of(plan)
+    parallel = ParallelLoss(ranks, model, loss_fn, lambda: autocast(device, precision))
+    guard = FiniteGuard(device, progress.step)
     clock = Clock(progress.seconds, device)
     model.train()
 
@@ -111,11 +115,16 @@ def train_loop(
         torch.manual_seed(derive_seed(plan.seed, step, *([ranks.rank] if ranks.rank else [])))
 
         rows = batches.step(step - 1)
-        loss = _accumulate(parallel, objective, rows, plan, device, ranks)
+        scale = loss_scale.scale if loss_scale is not None else None
+        loss = _accumulate(parallel, objective, rows, plan, device, ranks, scale)
         limit = plan.grad_clip if plan.grad_clip > 0 else float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(weights, limit)
         # A step with a loss or gradient that is not finite is skipped inside the fused kernel: no host sync.
-        optimizer.found_inf = guard.see(step, loss, norm)
+        if loss_scale is None:
+            norm = torch.nn.utils.clip_grad_norm_(weights, limit)
+            optimizer.found_inf = guard.see(step, loss, norm)
+        else:
+            norm = loss_scale.unscale_and_clip(weights, limit)
+            optimizer.found_inf = guard.see(step, loss, norm, loss_scale.update(loss, norm))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -143,6 +152,8 @@ def train_loop(
                     "tokens_per_second": rate,
                     "mfu": rate * plan.flops_per_token / plan.peak_flops,
                 }
+            if loss_scale is not None:
+                metrics |= loss_scale.figures()
             metrics |= hooks.figures()
         best_before = progress.best_val_loss, progress.best_step
         if evaluating:
@@ -185,14 +196,20 @@ def _due(step: int, interval: int) -> bool:
 
 
 def _accumulate(
-    parallel: ParallelLoss, objective, rows: np.ndarray, plan: Plan, device: torch.device, ranks: Ranks
+    parallel: ParallelLoss,
+    objective,
+    rows: np.ndarray,
+    plan: Plan,
+    device: torch.device,
+    ranks: Ranks,
+    scale: Tensor | None,
 ) -> Tensor:
     """Gradients of the mean loss over all valid tokens of the step; returns that mean, on the device."""
     valid = max(1, objective.valid_tokens(rows))
     total = torch.zeros((), device=device)
     for number, micro in enumerate(np.split(rows, plan.grad_accumulation), 1):
         tensors = objective.tensors(ranks.share(micro), device)
-        total += parallel.add_gradients(tensors, valid, last=number == plan.grad_accumulation)
+        total += parallel.add_gradients(tensors, valid, number == plan.grad_accumulation, scale)
     return ranks.sum(total) / valid
 
 
@@ -209,7 +226,7 @@ def _report_skipped(guard: FiniteGuard, batches, sinks: Sinks) -> dict[str, int]
 
 def _give_up(guard: FiniteGuard, tokens: int, progress: Progress, hooks: Hooks, ranks: Ranks) -> None:
     """Ends a run whose steps cannot be taken, with a checkpoint of the last one that was."""
-    taken = guard.last_step - PATIENCE
+    taken = guard.last_taken
     progress.tokens -= (progress.step - taken) * tokens
     progress.step, progress.out_of_time = taken, False
     saved = taken > 0 and hooks.checkpoint and hooks.checkpoint(progress)

@@ -15,6 +15,7 @@ import torch
 
 from lmfast.errors import UserError
 from lmfast.files import sha256_of, written_beside
+from lmfast.model.device import autocast
 from lmfast.training.distributed import ALONE, Ranks
 from lmfast.training.objectives import DPO, sequence_log_probs
 
@@ -58,7 +59,7 @@ def save_reference(path: Path, key: dict, log_probs: np.ndarray) -> None:
 
 @torch.no_grad()
 def compute_reference(
-    model, pairs: np.ndarray, pairs_a_batch: int, device, bf16: bool, ranks: Ranks = ALONE
+    model, pairs: np.ndarray, pairs_a_batch: int, device, precision: str, ranks: Ranks = ALONE
 ) -> np.ndarray:
     """Summed log-probabilities (pairs, 2) float32 under `model`, which is left in eval mode.
 
@@ -70,7 +71,7 @@ def compute_reference(
     begins = range(0, len(rows), 2 * pairs_a_batch)
     for at in begins[ranks.rank :: ranks.world_size]:
         inputs, targets, _ = DPO().tensors(rows[at : at + 2 * pairs_a_batch], device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with autocast(device, precision):
             found[at : at + len(inputs)] = sequence_log_probs(model, inputs, targets)
     return ranks.sum(found).cpu().numpy().reshape(-1, 2)
 

@@ -8,12 +8,13 @@ import math
 from dataclasses import replace
 
 from lmfast.errors import UserError
-from lmfast.settings import TrainSettings
+from lmfast.settings import TrainSettings, precision_of
 
 
 def resolve(settings: TrainSettings, vocab_size: int | None) -> TrainSettings:
     """Every derived setting filled in, so that the saved config says all. Raises UserError on what cannot work."""
     opt, model = settings.optimizer, settings.model
+    precision_of(settings.run)
     if not 0 <= settings.run.seed < 2**63:
         raise UserError(f"seed is {settings.run.seed}; it must lie between 0 and 2**63 - 1")
     if model.vocab_size is not None and vocab_size is not None and vocab_size > model.vocab_size:

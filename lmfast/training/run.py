@@ -24,12 +24,13 @@ from lmfast.model.accounting import (
 from lmfast.model.config import ModelConfig
 from lmfast.model.device import describe_machine, make_deterministic, why_not_compile
 from lmfast.model.transformer import TransformerLM
-from lmfast.settings import OptimizerSettings, TrainSettings, write_yaml
+from lmfast.settings import OptimizerSettings, TrainSettings, precision_of, write_yaml
 from lmfast.training import run_folder
 from lmfast.training.checkpoint import Checkpoint, newest_checkpoint, prune_checkpoints, save_checkpoint
 from lmfast.training.compiled import CompiledLoss
 from lmfast.training.distributed import ALONE, Ranks
 from lmfast.training.loop import Hooks, Plan, Progress, train_loop
+from lmfast.training.loss_scale import LossScale
 from lmfast.training.optimizers import load_state_tensors, make_optimizer, state_tensors
 from lmfast.training.prefetch import Prefetched
 from lmfast.training.report import write_report
@@ -90,12 +91,16 @@ def execute(
                 opt.muon_momentum,
                 opt.muon_lr,
             )
+            loss_scale = LossScale(device) if settings.run.fp16 else None
             progress = Progress()
             if checkpoint is not None:
                 run_folder.load_weights(model, checkpoint)
-                load_state_tensors(model, optimizer, checkpoint.optimizer_tensors())
+                tensors = checkpoint.optimizer_tensors()
+                load_state_tensors(model, optimizer, tensors)
+                if loss_scale is not None:
+                    loss_scale.load(tensors)
                 progress = Progress(**checkpoint.state)
-            peak, peak_source = device_peak(device, settings.run.bf16)
+            peak, peak_source = device_peak(device, settings.run.bf16, settings.run.fp16)
             sinks = (
                 ranks.only_first(
                     lambda: _open_folder(settings, task, folder, progress, device, peak, peak_source)
@@ -120,7 +125,7 @@ def execute(
                 evaluate=task.make_evaluate
                 and task.make_evaluate(model, task.objective, settings, device, ranks),
                 checkpoint=lambda p: ranks.from_first(
-                    lambda: _save(folder, model, optimizer, p, log.keep_checkpoints, sinks)
+                    lambda: _save(folder, model, optimizer, loss_scale, p, log.keep_checkpoints, sinks)
                 ),
                 sample=task.sample
                 and (lambda step: task.sample(model, step) if ranks.is_first else (None, {})),
@@ -133,7 +138,17 @@ def execute(
             plan = _plan(settings, peak * ranks.world_size)
             with stop, batches:
                 finished = train_loop(
-                    model, optimizer, task.objective, loss_fn, batches, plan, progress, sinks, hooks, ranks
+                    model,
+                    optimizer,
+                    task.objective,
+                    loss_fn,
+                    batches,
+                    plan,
+                    progress,
+                    sinks,
+                    hooks,
+                    ranks,
+                    loss_scale,
                 )
             if not finished:
                 sinks.message(
@@ -215,6 +230,7 @@ def _plan(settings: TrainSettings, peak: float) -> Plan:
         grad_clip=opt.grad_clip,
         seed=settings.run.seed,
         bf16=settings.run.bf16,
+        fp16=settings.run.fp16,
         log_interval=log.log_interval,
         eval_interval=log.eval_interval,
         checkpoint_interval=log.checkpoint_interval,
@@ -298,22 +314,27 @@ def _introduce(sinks, folder, settings, task, device, peak, peak_source, checkpo
         f"MFU counts 3 × (2 × matmul parameters + 4 × layers × d_model × T) FLOPs a token, against "
         f"{times}{peak / 1e12:.3g} TFLOP/s ({peak_source})"
     )
-    if settings.run.bf16 and device.type == "cpu":
+    if (precision := precision_of(settings.run)) != "fp32" and device.type == "cpu":
         fp32 = measured_matmul_flops(device, torch.float32)
         if peak < fp32:
             sinks.message(
-                f"bf16 is slower than fp32 on this CPU ({peak / 1e9:.0f} against {fp32 / 1e9:.0f} GFLOP/s)"
+                f"{precision} is slower than fp32 on this CPU ({peak / 1e9:.3g} against {fp32 / 1e9:.3g} GFLOP/s)"
             )
     if checkpoint is not None:
         sinks.message(f"resuming after step {checkpoint.step}")
 
 
-def _save(folder: Path, model, optimizer, progress: Progress, keep: int, sinks: Sinks) -> bool:
+def _save(
+    folder: Path, model, optimizer, loss_scale: LossScale | None, progress: Progress, keep: int, sinks: Sinks
+) -> bool:
     """A checkpoint, or one line when the disk is full: the run goes on and the older checkpoints stay."""
     checkpoints = folder / "checkpoints"
     sinks.sync()
     try:
-        save_checkpoint(checkpoints, model.own_tensors(), state_tensors(model, optimizer), progress.as_dict())
+        tensors = state_tensors(model, optimizer) | (
+            loss_scale.state_tensors() if loss_scale is not None else {}
+        )
+        save_checkpoint(checkpoints, model.own_tensors(), tensors, progress.as_dict())
     except OSError as error:
         sinks.message(
             f"checkpoint at step {progress.step} could not be written ({error}); the older ones are whole"

@@ -1,9 +1,9 @@
 """Where a run's numbers go: the console, metrics.jsonl, TensorBoard, W&B. The loop knows only `Sinks`.
 
 A metrics line has step, tokens, seconds and whatever was measured at that step: train_loss, val_loss, bits_per_byte,
-learning_rate, grad_norm, tokens_per_second, mfu; skipped_steps since the line before; recompiles (of the compiled step,
-after its first); of samples distinct_1 to known_words (lmfast/data/text_figures.py). Loss in nats a token; seconds of
-the whole run, over all its stops.
+learning_rate, grad_norm, tokens_per_second, mfu; skipped_steps since the line before; with fp16 loss_scale and
+overflows (steps of the run skipped for it); recompiles (of the compiled step, after its first); of samples distinct_1
+to known_words (lmfast/data/text_figures.py). Loss in nats per token; seconds of the whole run, over all its stops.
 """
 
 import errno
@@ -238,6 +238,8 @@ def format_metrics(metrics: dict) -> str:
         parts.append(f"val loss {metrics['val_loss']:.4f}")
     if "bits_per_byte" in metrics:
         parts.append(f"{metrics['bits_per_byte']:.4f} bits/byte")
+    if "loss_scale" in metrics:
+        parts.append(f"scale {metrics['loss_scale']:g}")
     if metrics.get("recompiles"):
         parts.append(f"{metrics['recompiles']} recompiles")
     return "  ".join(parts)

@@ -27,7 +27,7 @@ def test_every_token_counts_once_whatever_the_batch(rows):
     }
     model = TransformerLM(ModelConfig(**shape)).train()
     tokens = np.random.default_rng(0).integers(0, 30, 45)
-    got = evaluate(model, NextToken(), Windows(tokens, rows, 8, IGNORE), CPU, bf16=False, num_bytes=100)
+    got = evaluate(model, NextToken(), Windows(tokens, rows, 8, IGNORE), CPU, precision="fp32", num_bytes=100)
     losses = []
     for start in range(0, 44, 8):
         piece = torch.from_numpy(tokens[start : start + 9])

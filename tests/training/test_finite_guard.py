@@ -25,6 +25,17 @@ def test_each_skipped_step_is_told_once():
     assert guard.skipped() == (3, [5, 6, 7]) and not guard.gave_up
 
 
+def test_excused_steps_are_skipped_and_neither_end_a_row_nor_lengthen_it():
+    guard, nan, inf = FiniteGuard(CPU, step=7), float("nan"), torch.tensor(float("inf"))
+    feed(guard, [1.0, *[nan] * (PATIENCE - 1)], start=8)
+    for step in range(8 + PATIENCE, 18 + PATIENCE):
+        assert guard.see(step, GOOD, inf, torch.tensor(True)) == 1.0
+    assert guard.skipped() == (PATIENCE - 1, list(range(9, 8 + PATIENCE))) and not guard.gave_up
+    feed(guard, [nan], start=18 + PATIENCE)
+    guard.skipped()
+    assert guard.gave_up and guard.last_taken == 8
+
+
 def test_it_gives_up_at_the_same_step_whenever_it_is_asked():
     nan = float("nan")
     values = [1.0, 1.0, *[nan] * PATIENCE, 1.0, nan, 1.0]

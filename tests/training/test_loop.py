@@ -9,9 +9,12 @@ from torch import nn
 from lmfast.errors import UserError
 from lmfast.training.finite_guard import PATIENCE
 from lmfast.training.loop import Hooks, Plan, Progress, train_loop
+from lmfast.training.loss_scale import LossScale
 from lmfast.training.optimizers import make_optimizer
 from lmfast.training.schedules import Schedule
 from lmfast.training.sinks import ConsoleSink, Sinks
+
+CPU = torch.device("cpu")
 
 
 class Quadratic:
@@ -28,20 +31,29 @@ class Quadratic:
 
 
 class Rows:
-    """step(i) gives rows of ones; the steps in `bad` hold an infinity."""
+    """step(i) gives rows of ones; the steps in `bad` hold an infinity, or another `value`."""
 
-    def __init__(self, bad=()):
-        self.bad, self.asked = set(bad), []
+    def __init__(self, bad=(), value=np.inf):
+        self.bad, self.asked, self.value = set(bad), [], value
 
     def step(self, i):
         self.asked.append(i)
-        return np.full((4, 4), np.inf if i + 1 in self.bad else 1.0)
+        return np.full((4, 4), self.value if i + 1 in self.bad else 1.0)
 
     def place(self, i):
         return f"row {4 * i}"
 
 
-def run(max_iters=6, batches=None, hooks=None, progress=None, optimizer="adamw", keep=None, **changes):
+def run(
+    max_iters=6,
+    batches=None,
+    hooks=None,
+    progress=None,
+    optimizer="adamw",
+    keep=None,
+    loss_scale=None,
+    **changes,
+):
     torch.manual_seed(0)
     model = nn.Linear(3, 1, bias=False)
     if keep is not None:
@@ -60,7 +72,7 @@ def run(max_iters=6, batches=None, hooks=None, progress=None, optimizer="adamw",
     objective = Quadratic()
     done = train_loop(
         model, optimizer, objective, objective.loss, batches or Rows(), Plan(**(options | changes)),
-        progress or Progress(), sinks, hooks or Hooks(),
+        progress or Progress(), sinks, hooks or Hooks(), loss_scale=loss_scale,
     )  # fmt: skip
     return model, lines, messages, done
 
@@ -215,7 +227,61 @@ def test_whichever_comes_first_of_steps_and_minutes(monkeypatch):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_the_host_never_waits_for_the_device_between_logs(optimizer):
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+def test_a_loss_scale_changes_no_bit_of_what_does_not_overflow(optimizer, clip):
+    """The weights are fp32 here, and the scale is a power of two."""
+    plain, before, _, _ = run(4, optimizer=optimizer, grad_clip=clip)
+    scaled, after, _, _ = run(
+        4, optimizer=optimizer, grad_clip=clip, grad_accumulation=2, loss_scale=LossScale(CPU)
+    )
+    assert torch.equal(scaled.weight, plain.weight)
+    for a, b in zip(before, after, strict=True):
+        assert (a["train_loss"], a["grad_norm"]) == (b["train_loss"], b["grad_norm"])
+        assert (b["loss_scale"], b["overflows"]) == (65536.0, 0)
+
+
+OVERFLOWING = 1e18  # a gradient whose norm is finite in fp32 until it is multiplied by 16
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_steps_that_overflow_are_not_taken_lower_the_scale_and_do_not_end_the_run(optimizer):
+    overflows = 13  # from a scale of 65536 down to 8: more in a row than the guard is patient with
+    assert overflows > PATIENCE
+    scale, batches = LossScale(CPU), Rows(bad=range(3, 4 + overflows), value=OVERFLOWING)
+    model, lines, messages, done = run(30, batches, optimizer=optimizer, loss_scale=scale, grad_clip=1e-6)
+    assert done and messages == []
+    assert [line["loss_scale"] for line in lines[:2]] == [65536.0] * 2
+    assert [line["loss_scale"] for line in lines[2 : 2 + overflows]] == [
+        2.0 ** (15 - i) for i in range(overflows)
+    ]
+    assert lines[-1]["loss_scale"] == 8.0 and lines[-1]["overflows"] == overflows
+    clean, _, _, _ = run(
+        30 - overflows, Rows(bad=[3], value=OVERFLOWING), optimizer=optimizer, grad_clip=1e-6
+    )
+    torch.testing.assert_close(model.weight, clean.weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("log_interval", [1, 100])
+def test_what_no_scale_can_save_ends_the_run_with_a_checkpoint_from_before(log_interval):
+    """16 halvings down to a scale of 1, and then as many steps as without a scale."""
+    seen = []
+    hooks = Hooks(checkpoint=lambda p: not seen.append((p.step, p.tokens)))
+    message = f"in a row, up to step {4 + 16 + PATIENCE}; the checkpoint of step 4 is from before"
+    with pytest.raises(UserError, match=message):
+        run(60, Rows(range(5, 60), 1e30), hooks, loss_scale=LossScale(CPU), log_interval=log_interval)
+    assert seen == [(4, 48)]
+
+
+def test_a_loss_that_is_not_finite_is_none_of_the_scales():
+    scale = LossScale(CPU)
+    _, lines, messages, _ = run(4, Rows(bad=[2]), loss_scale=scale)
+    assert messages == ["loss or gradient not finite: 1 step(s) not taken: step 2 (row 4)"]
+    assert scale.scale.item() == 65536.0 and lines[-1]["overflows"] == 0
+
+
+@pytest.mark.parametrize("fp16", [False, True])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_host_never_waits_for_the_device_between_logs(optimizer, fp16):
     """Counts what would make it wait on a GPU: as many in ten steps as in three, all of them at the last one's log."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -231,14 +297,18 @@ def test_the_host_never_waits_for_the_device_between_logs(optimizer):
     for steps in (3, 10):
         waits = []
         with Waits():
-            run(steps, optimizer=optimizer, grad_clip=1.0, grad_accumulation=2, log_interval=10**9)
+            run(
+                steps, optimizer=optimizer, grad_clip=1.0, grad_accumulation=2, log_interval=10**9,
+                loss_scale=LossScale(CPU) if fp16 else None,
+            )  # fmt: skip
         counts.append(len(waits))
     assert 0 < counts[0] == counts[1]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("fp16", [False, True])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_on_a_gpu_a_step_that_waits_is_an_error(optimizer):
+def test_on_a_gpu_a_step_that_waits_is_an_error(optimizer, fp16):
     from lmfast.model.config import ModelConfig
     from lmfast.model.transformer import TransformerLM
     from lmfast.training.objectives import NextToken
@@ -258,8 +328,12 @@ def test_on_a_gpu_a_step_that_waits_is_an_error(optimizer):
 
     objective = NextToken()
     plan = Plan(
-        8, None, 8, 1, lambda step, share: 0.01, 1.0, 0, True, 10**9, 0, 0, 0, flops_per_token=1.0, peak_flops=1.0
+        8, None, 8, 1, lambda step, share: 0.01, 1.0, 0, not fp16, 10**9, 0, 0, 0, flops_per_token=1.0, peak_flops=1.0,
+        fp16=fp16,
     )  # fmt: skip
     sinks = Sinks(ConsoleSink(8))
-    train_loop(model, optimizer, objective, objective.loss, SameRows(), plan, Progress(), sinks, Hooks())
+    train_loop(
+        model, optimizer, objective, objective.loss, SameRows(), plan, Progress(), sinks, Hooks(),
+        loss_scale=LossScale(device) if fp16 else None,
+    )  # fmt: skip
     assert seen.count(2) == 3

@@ -72,6 +72,22 @@ def test_muon_resumes_exactly(corpus, tmp_path, schedule):
     assert (read_metrics(tmp_path / "parts")[-1]["learning_rate"] == 0.0) == (schedule != "cosine")
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_fp16_resumes_exactly_with_its_loss_scale(corpus, tmp_path, monkeypatch, optimizer):
+    monkeypatch.setattr("lmfast.training.loss_scale.GROWTH_INTERVAL", 2)
+    monkeypatch.setattr(
+        "lmfast.training.run.device_peak", lambda *_: (1e9, "a guess")
+    )  # seconds of fp16 products
+    more = ("--optimizer", optimizer, "--fp16", "--lr-decay-iters", "9", "--eval-interval", "0")
+    train(flags(corpus, tmp_path / "whole", *more, "--max-iters", "9"))
+    for stop in (4, 9):
+        train(flags(corpus, tmp_path / "parts", *more, "--max-iters", str(stop)))
+    assert not differ(weights(tmp_path / "whole", 9), weights(tmp_path / "parts", 9))
+    scales = [m["loss_scale"] for m in exact(tmp_path / "whole")]
+    assert len(set(scales)) > 2 and exact(tmp_path / "parts")[-1] == exact(tmp_path / "whole")[-1]
+    assert [m["loss_scale"] for m in exact(tmp_path / "parts")] == scales
+
+
 @pytest.mark.parametrize(
     ("change", "name"),
     [
@@ -80,6 +96,7 @@ def test_muon_resumes_exactly(corpus, tmp_path, schedule):
         (["--seed", "3"], "seed"),
         (["--batch-size", "8"], "batch_size"),
         (["--bf16"], "bf16"),
+        (["--fp16"], "fp16"),
         (["--context-length", "8"], "context_length"),
     ],
 )

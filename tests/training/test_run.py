@@ -30,7 +30,7 @@ def test_a_full_disk_leaves_the_run_alive_and_the_old_checkpoint_whole(tmp_path,
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("lmfast.training.run.save_checkpoint", full)
-    _save(tmp_path, Model(), Optimizer(), Progress(step=2), 1, sinks)
+    _save(tmp_path, Model(), Optimizer(), None, Progress(step=2), 1, sinks)
     assert (
         len(messages) == 1 and "step 2 could not be written" in messages[0] and "No space left" in messages[0]
     )
