@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from lmfast.data.batch_ramp import BatchRamp
 from lmfast.training.compiled import CompiledLoss
 from lmfast.training.loop import Hooks, Plan, Progress, train_loop
 from lmfast.training.objectives import NextToken
@@ -52,8 +53,7 @@ class OurSteps:
         self.plan = Plan(
             max_iters=0,
             max_seconds=None,
-            batch_size=batch_size,
-            grad_accumulation=1,
+            batch=BatchRamp(batch_size),
             learning_rate=lambda step, share: LEARNING_RATE,
             grad_clip=CLIP,
             seed=0,

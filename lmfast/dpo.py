@@ -115,9 +115,9 @@ def _task(settings: DPOSettings, folder: Path, resuming: bool, run: Path, device
     data = {"train": digest(pairs), "held_out": digest(held)}
     reference = _Reference(settings, folder, resuming, data, len(pairs) + len(held), device, ranks)
 
-    def make_batches(pairs_a_step, context_length, seed):
+    def make_batches(batch, context_length, seed):
         reference.fill(pairs, held)
-        return RowBatches(pairs, pairs_a_step, seed)
+        return RowBatches(pairs, batch, seed)
 
     return settings, Task(
         objective=objective,

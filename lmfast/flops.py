@@ -27,7 +27,8 @@ from lmfast.model.budget import compute_optimal, propose_shape, training_seconds
 from lmfast.model.config import ModelConfig
 from lmfast.model.memory import USABLE, kv_cache_bytes_per_token, largest_batch, training_memory
 from lmfast.model.peaks import DEVICES, named_peak, peak_here
-from lmfast.settings import TrainSettings, find_config, given_names, parse, read_yaml
+from lmfast.settings import OptimizerSettings, TrainSettings, find_config, given_names, parse, read_yaml
+from lmfast.training.resolve import batch_ramp
 
 GB = 1e9
 GREATEST = 1e15
@@ -106,7 +107,10 @@ def resolve(settings: FlopsSettings, given: set[str]) -> FlopsSettings:
     if "total_tokens" not in given and {"tokens_per_parameter", "hours"} & given:
         settings = replace(settings, total_tokens=None)  # the file's: the line beats it
     elif settings.total_tokens is None and settings.hours is None and file.get("max_iters") is not None:
-        sequences = file["max_iters"] * settings.batch_size * file.get("grad_accumulation", 1)
+        names = ("grad_accumulation", "batch_ramp_iters", "batch_ramp_start")
+        passes = {name: file[name] for name in names if name in file}
+        batch = batch_ramp(OptimizerSettings(batch_size=settings.batch_size, **passes))
+        sequences = batch.rows_before(file["max_iters"])
         settings = replace(settings, total_tokens=sequences * settings.model.context_length)
     if settings.device is None and settings.hours is None and given & TIME:
         settings = replace(settings, device="auto")

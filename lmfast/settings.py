@@ -62,6 +62,10 @@ class OptimizerSettings:
     """sequences in one forward pass, summed over all ranks"""
     grad_accumulation: int = 1
     """forward passes in one optimizer step; a step sees batch_size * grad_accumulation sequences"""
+    batch_ramp_iters: int = 0
+    """steps over which the forward passes of a step grow from batch_ramp_start to grad_accumulation; 0: no ramp"""
+    batch_ramp_start: int = 1
+    """forward passes in the first step of a batch ramp"""
     max_iters: int | None = None
     """optimizer steps; 100000 when neither this nor total_tokens nor max_minutes is set"""
     total_tokens: int | None = None

@@ -111,7 +111,7 @@ def _task(settings: SFTSettings, run: Path, tokenizer, tokenizer_path: Path, rem
 
     task = Task(
         objective=SFT(settings.optimizer.z_loss),
-        make_batches=lambda rows_a_step, context_length, seed: RowBatches(rows, rows_a_step, seed),
+        make_batches=lambda batch, context_length, seed: RowBatches(rows, batch, seed),
         make_evaluate=make_evaluate if held else None,
         sample=answer_sampler(tokenizer, prompts[:3], generate) if prompts else None,
         tokenizer=tokenizer_path,

@@ -111,7 +111,7 @@ def _task(settings: TrainSettings, kept_tokenizer: Path | None, corpus, remark: 
         facts["floor_bits_per_byte"] = corpus.floor_bits_per_byte
     task = Task(
         objective=NextToken(settings.optimizer.z_loss),
-        make_batches=lambda rows, length, seed: Batches(train_file.tokens, rows, length, seed),
+        make_batches=lambda batch, length, seed: Batches(train_file.tokens, batch, length, seed),
         make_evaluate=make_evaluate(val_file.tokens, tokenizer_path) if val_file is not None else None,
         sample=_sampler(tokenizer_path, train_file.tokens) if tokenizer_path is not None else None,
         tokenizer=tokenizer_path,

@@ -136,6 +136,9 @@ def test_tokens_come_from_a_training_file(facts, tmp_path):
     )
     words = ["--config", tmp_path / "steps.yaml", "--device", "L4"]
     assert facts(*words)["time"]["total_tokens"] == 50 * 8 * 2 * 1024
+    with (tmp_path / "steps.yaml").open("a") as file:
+        file.write("batch_ramp_iters: 10\n")  # ten steps of one pass, then of two
+    assert facts(*words)["time"]["total_tokens"] == (50 * 2 - 10) * 8 * 1024
     assert facts(*words, "--total-tokens", "5")["time"]["total_tokens"] == 5
     by_ratio = facts("--config", "tinystories_17m", "--device", "L4", "--tokens-per-parameter", "2")
     assert by_ratio["time"]["total_tokens"] == 2 * by_ratio["parameters"]["total"]

@@ -58,7 +58,8 @@ TESTED_BELOW = {
 # Settings that change something only beside another one.
 BESIDE = {
     "decay_fraction": (0.9, ["--schedule", "wsd"]), "muon_lr": (1e-3, ["--optimizer", "muon"]),
-    "muon_momentum": (0.5, ["--optimizer", "muon"]),
+    "muon_momentum": (0.5, ["--optimizer", "muon"]), "batch_ramp_iters": (4, ["--grad-accumulation", "3"]),
+    "batch_ramp_start": (2, ["--grad-accumulation", "3", "--batch-ramp-iters", "4"]),
 }  # fmt: skip
 
 

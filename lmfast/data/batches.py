@@ -11,6 +11,8 @@ range (Black & Rogaway 2002, cycle walking); splitmix64 is the round function.
 
 import numpy as np
 
+from lmfast.data.batch_ramp import BatchRamp
+
 
 def splitmix64(x: np.ndarray) -> np.ndarray:
     """Steele, Lea & Flood 2014: a bijective mixer of uint64 arrays (which wrap around without a warning)."""
@@ -63,11 +65,12 @@ class Batches:
     """Training batches of a token file, without replacement within an epoch.
 
     tokens: 1-D integer array, usually a memory map, of at least context_length + 1 ids.
-    rows: sequences in one optimizer step (batch_size × grad_accumulation).
+    rows: sequences in one optimizer step (batch_size × grad_accumulation), or the ramp that says it of each step.
     """
 
-    def __init__(self, tokens: np.ndarray, rows: int, context_length: int, seed: int):
-        self.tokens, self.rows, self.context_length, self.seed = tokens, rows, context_length, seed
+    def __init__(self, tokens: np.ndarray, rows: int | BatchRamp, context_length: int, seed: int):
+        self.tokens, self.context_length, self.seed = tokens, context_length, seed
+        self.ramp = rows if isinstance(rows, BatchRamp) else BatchRamp(rows)
         spare = len(tokens) - 1
         # One context and the remainder are kept free for the epoch's offset, where the file is long enough.
         self.windows = max(1, spare // context_length - 1)
@@ -82,19 +85,20 @@ class Batches:
 
     def place(self, step: int) -> str:
         """Where step `step`'s rows begin in the token file, in words. For any thread."""
-        epoch = step * self.rows // self.windows
-        return f"epoch {epoch}, rows from tokens {first_few(self._starts_of(step, 1)[0])}"
+        epoch = self.ramp.rows_before(step) // self.windows
+        return f"epoch {epoch}, rows from tokens {first_few(self._starts_of(step, step + 1))}"
 
     def starts(self, step: int) -> np.ndarray:
         """Position in the token file of the first id of each row, int64 (rows,)."""
         block = step // BLOCK
         if self.block is None or self.block[0] != block:
-            self.block = block, self._starts_of(BLOCK * block, BLOCK)
-        return self.block[1][step % BLOCK]
+            self.block = block, self._starts_of(BLOCK * block, BLOCK * (block + 1))
+        first = self.ramp.rows_before(BLOCK * block)
+        return self.block[1][self.ramp.rows_before(step) - first : self.ramp.rows_before(step + 1) - first]
 
-    def _starts_of(self, first: int, steps: int) -> np.ndarray:
-        """Those of several steps from `first` on, int64 (steps, rows)."""
-        position = first * self.rows + np.arange(steps * self.rows, dtype=np.int64)
+    def _starts_of(self, first: int, end: int) -> np.ndarray:
+        """Those of the steps from `first` to before `end`, one after another, int64."""
+        position = np.arange(self.ramp.rows_before(first), self.ramp.rows_before(end), dtype=np.int64)
         starts = np.empty(len(position), np.int64)
         epochs = position // self.windows
         for epoch in range(epochs[0], epochs[-1] + 1):
@@ -102,7 +106,7 @@ class Batches:
             key = derive_seed(self.seed, epoch)
             window = permute((position[here] % self.windows).astype(np.uint64), self.windows, key)
             starts[here] = window.astype(np.int64) * self.context_length + key % self.offsets
-        return starts.reshape(steps, self.rows)
+        return starts
 
 
 class Windows:

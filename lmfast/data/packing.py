@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lmfast.data.batch_ramp import BatchRamp
 from lmfast.data.batches import derive_seed, first_few, permute
 from lmfast.data.chat import Rendered
 from lmfast.data.chat_records import Message
@@ -79,8 +80,9 @@ class RowBatches:
     rows (n, length) of TOKEN, or (n, 2, length) of pairs; a step gives (k, length), a pair's two rows side by side.
     """
 
-    def __init__(self, rows: np.ndarray, rows_a_step: int, seed: int):
-        self.rows, self.rows_a_step, self.seed = rows, rows_a_step, seed
+    def __init__(self, rows: np.ndarray, rows_a_step: int | BatchRamp, seed: int):
+        self.rows, self.seed = rows, seed
+        self.ramp = rows_a_step if isinstance(rows_a_step, BatchRamp) else BatchRamp(rows_a_step)
 
     def step(self, step: int) -> np.ndarray:
         return self.rows[self.order(step)].reshape(-1, self.rows.shape[-1])
@@ -91,7 +93,7 @@ class RowBatches:
 
     def order(self, step: int) -> np.ndarray:
         """Numbers of the rows (or pairs) of step `step`, int64."""
-        index = step * self.rows_a_step + np.arange(self.rows_a_step, dtype=np.int64)
+        index = np.arange(self.ramp.rows_before(step), self.ramp.rows_before(step + 1), dtype=np.int64)
         epochs, order = index // len(self.rows), np.empty(len(index), np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch

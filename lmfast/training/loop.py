@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmfast.data.batch_ramp import BatchRamp
 from lmfast.data.batches import derive_seed
 from lmfast.model.device import autocast
 from lmfast.settings import precision_of
@@ -30,8 +31,7 @@ class Plan:
 
     max_iters: int | None  # None: the clock alone ends the run
     max_seconds: float | None  # of the whole run over its stops, what comes after the last step included
-    batch_size: int
-    grad_accumulation: int
+    batch: BatchRamp  # forward passes of each step
     learning_rate: Callable[[int, float], float]  # (step, share of max_seconds used when it is done)
     grad_clip: float
     seed: int
@@ -87,8 +87,9 @@ def train_loop(
     """Takes steps progress.step + 1 … until max_iters or the time is up, whichever comes first; returns False when
     `should_stop` ended it before the last.
 
-    loss_fn: `objective.loss`, perhaps compiled. batches: anything with step(i) → array whose first dimension is
-    batch_size × grad_accumulation, and place(i) → where its data is from, in words. loss_scale: of fp16.
+    loss_fn: `objective.loss`, perhaps compiled. batches: anything with step(i) → array whose first dimension divides
+    into the step's forward passes (plan.batch), and place(i) → where its data is from, in words. loss_scale:
+    of fp16.
     """
     device = next(model.parameters()).device
     weights = [p for p in model.parameters() if p.requires_grad]
@@ -115,8 +116,9 @@ def train_loop(
         torch.manual_seed(derive_seed(plan.seed, step, *([ranks.rank] if ranks.rank else [])))
 
         rows = batches.step(step - 1)
+        passes = np.split(rows, plan.batch.passes_in(step - 1))
         scale = loss_scale.scale if loss_scale is not None else None
-        loss = _accumulate(parallel, objective, rows, plan, device, ranks, scale)
+        loss = _accumulate(parallel, objective, passes, device, ranks, scale)
         limit = plan.grad_clip if plan.grad_clip > 0 else float("inf")
         # A step with a loss or gradient that is not finite is skipped inside the fused kernel: no host sync.
         if loss_scale is None:
@@ -144,7 +146,7 @@ def train_loop(
             # Looked at before anything is written, so that nothing is known of steps beyond the run's end.
             metrics |= _report_skipped(guard, batches, sinks)
             if guard.gave_up:
-                _give_up(guard, tokens, progress, hooks, ranks)
+                _give_up(guard, plan.batch, progress, hooks, ranks)
         if logging:
             metrics |= {"train_loss": loss.item(), "learning_rate": lr, "grad_norm": norm.item()}
             if rate := clock.tokens_per_second():
@@ -198,18 +200,17 @@ def _due(step: int, interval: int) -> bool:
 def _accumulate(
     parallel: ParallelLoss,
     objective,
-    rows: np.ndarray,
-    plan: Plan,
+    passes: list[np.ndarray],
     device: torch.device,
     ranks: Ranks,
     scale: Tensor | None,
 ) -> Tensor:
     """Gradients of the mean loss over all valid tokens of the step; returns that mean, on the device."""
-    valid = max(1, objective.valid_tokens(rows))
+    valid = max(1, sum(map(objective.valid_tokens, passes)))
     total = torch.zeros((), device=device)
-    for number, micro in enumerate(np.split(rows, plan.grad_accumulation), 1):
+    for number, micro in enumerate(passes, 1):
         tensors = objective.tensors(ranks.share(micro), device)
-        total += parallel.add_gradients(tensors, valid, number == plan.grad_accumulation, scale)
+        total += parallel.add_gradients(tensors, valid, number == len(passes), scale)
     return ranks.sum(total) / valid
 
 
@@ -224,10 +225,11 @@ def _report_skipped(guard: FiniteGuard, batches, sinks: Sinks) -> dict[str, int]
     return {"skipped_steps": number}
 
 
-def _give_up(guard: FiniteGuard, tokens: int, progress: Progress, hooks: Hooks, ranks: Ranks) -> None:
+def _give_up(guard: FiniteGuard, batch: BatchRamp, progress: Progress, hooks: Hooks, ranks: Ranks) -> None:
     """Ends a run whose steps cannot be taken, with a checkpoint of the last one that was."""
     taken = guard.last_taken
-    progress.tokens -= (progress.step - taken) * tokens
+    # Every pass has the same number of tokens.
+    progress.tokens = progress.tokens // batch.passes_before(progress.step) * batch.passes_before(taken)
     progress.step, progress.out_of_time = taken, False
     saved = taken > 0 and hooks.checkpoint and hooks.checkpoint(progress)
     ranks.fail(

@@ -18,6 +18,7 @@ from lmfast.data.packing import hold_out, prompt_hash
 from lmfast.errors import UserError
 from lmfast.model.device import pick_device
 from lmfast.settings import TrainSettings, parse, read_model, replace_flat, to_flat
+from lmfast.training.resolve import batch_ramp
 from lmfast.training.resume import choose_folder, saved_settings
 from lmfast.training.run_folder import find_checkpoint, read_facts
 
@@ -58,8 +59,7 @@ def steps_for_epochs(settings: T, items: int) -> T:
         raise UserError(f"epochs is {epochs}; it must be a number greater than 0")
     if opt.max_iters is not None or opt.total_tokens is not None or opt.max_minutes is not None:
         return settings
-    a_step = max(1, opt.batch_size * opt.grad_accumulation)
-    return replace_flat(settings, {"max_iters": math.ceil(epochs * items / a_step)})
+    return replace_flat(settings, {"max_iters": batch_ramp(opt).steps_for(math.ceil(epochs * items))})
 
 
 def base_run(init_from: str | None, stage: str) -> Path:

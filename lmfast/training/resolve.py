@@ -7,8 +7,28 @@ resolving them again changes nothing. No torch here.
 import math
 from dataclasses import replace
 
+from lmfast.data.batch_ramp import BatchRamp
 from lmfast.errors import UserError
-from lmfast.settings import TrainSettings, precision_of
+from lmfast.settings import OptimizerSettings, TrainSettings, precision_of
+
+
+def batch_ramp(opt: OptimizerSettings) -> BatchRamp:
+    """The forward passes of each step. Raises UserError on what cannot be."""
+    for name in ("batch_size", "grad_accumulation", "batch_ramp_start"):
+        if getattr(opt, name) < 1:
+            raise UserError(f"{name} is {getattr(opt, name)}; it must be at least 1")
+    if opt.batch_ramp_iters < 0:
+        raise UserError(f"batch_ramp_iters is {opt.batch_ramp_iters}; it must be at least 0")
+    if opt.batch_ramp_iters and opt.batch_ramp_start >= opt.grad_accumulation:
+        raise UserError(
+            f"batch_ramp_iters is {opt.batch_ramp_iters}, but batch_ramp_start {opt.batch_ramp_start} is not below "
+            f"grad_accumulation {opt.grad_accumulation}, so nothing grows; raise it, or set batch_ramp_iters 0"
+        )
+    if opt.batch_ramp_start > 1 and not opt.batch_ramp_iters:
+        raise UserError(
+            f"batch_ramp_start is {opt.batch_ramp_start} without a ramp; set batch_ramp_iters, or leave it out"
+        )
+    return BatchRamp(opt.batch_size, opt.grad_accumulation, opt.batch_ramp_start, opt.batch_ramp_iters)
 
 
 def resolve(settings: TrainSettings, vocab_size: int | None) -> TrainSettings:
@@ -22,9 +42,7 @@ def resolve(settings: TrainSettings, vocab_size: int | None) -> TrainSettings:
             f"vocab_size is {model.vocab_size}, but the tokenizer has {vocab_size} ids; leave --vocab-size out"
         )
     model = replace(model, vocab_size=model.vocab_size or vocab_size).resolved()
-    for name in ("batch_size", "grad_accumulation"):
-        if getattr(opt, name) < 1:
-            raise UserError(f"{name} is {getattr(opt, name)}; it must be at least 1")
+    batch = batch_ramp(opt)
     for name in ("learning_rate", "weight_decay", "grad_clip", "z_loss", "warmup_iters"):
         if not (getattr(opt, name) >= 0 and math.isfinite(getattr(opt, name))):
             raise UserError(f"{name} is {getattr(opt, name)}; it must be a number of at least 0")
@@ -52,10 +70,9 @@ def resolve(settings: TrainSettings, vocab_size: int | None) -> TrainSettings:
             raise UserError(f"{name} is {getattr(settings.logging, name)}; it must be at least 0")
     if opt.max_iters is not None and opt.total_tokens is not None:
         raise UserError("max_iters and total_tokens are both set; they say the same thing, give one")
-    tokens_a_step = opt.batch_size * opt.grad_accumulation * model.context_length
     max_iters = opt.max_iters
     if max_iters is None and opt.total_tokens is not None:
-        max_iters = -(-opt.total_tokens // tokens_a_step)
+        max_iters = batch.steps_for(-(-opt.total_tokens // model.context_length))
     elif max_iters is None and opt.max_minutes is None:
         max_iters = 100_000
     if max_iters is not None and max_iters < 1:

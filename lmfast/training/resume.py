@@ -2,7 +2,7 @@
 
 A run is a function of its settings. Going on with other settings would make a run that nobody asked for and nobody can
 repeat, so a changed setting is refused by name, unless it cannot change the weights (how often something is logged,
-say) or leaves them equal to rounding (batch_size × grad_accumulation with the same product, without dropout).
+say) or leaves them equal to rounding (batch_size × grad_accumulation with the same product, without dropout and batch ramp).
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ HARMLESS = {
     *("wandb", "wandb_project", "wandb_name", "wandb_entity"),
     *("checkpoint_interval", "keep_checkpoints", "batch_size", "grad_accumulation"),
 }
-"""settings that may change between a run's stops; the last two only together, with the same product"""
+"""settings that may change between a run's stops; the last two only together, with the same product and no batch ramp"""
 
 
 def choose_folder(settings: TrainSettings, stage: str = "train") -> tuple[Path, bool]:
@@ -64,6 +64,11 @@ def refuse_changes(folder: Path, before: TrainSettings, now: TrainSettings) -> N
         raise UserError(
             f"{folder}: the run there has batch_size × grad_accumulation = {rows[0]}, now it is {rows[1]}; "
             "keep the product, or choose another --out-dir"
+        )
+    if new["batch_ramp_iters"] and old["batch_size"] != new["batch_size"]:
+        raise UserError(
+            f"{folder}: the run there has a batch ramp, which counts forward passes; keep batch_size {old['batch_size']}, "
+            "or choose another --out-dir"
         )
     if new["dropout"] > 0 and old["batch_size"] != new["batch_size"]:
         raise UserError(

@@ -34,6 +34,7 @@ from lmfast.training.loss_scale import LossScale
 from lmfast.training.optimizers import load_state_tensors, make_optimizer, state_tensors
 from lmfast.training.prefetch import Prefetched
 from lmfast.training.report import write_report
+from lmfast.training.resolve import batch_ramp
 from lmfast.training.resume import refuse_changes, saved_settings
 from lmfast.training.schedules import Schedule
 from lmfast.training.sinks import ConsoleSink, JSONLSink, Sinks, TensorBoardSink, WandbSink
@@ -44,7 +45,7 @@ class Task:
     """What a command adds to the loop."""
 
     objective: object
-    make_batches: Callable  # (rows, context_length, seed) → object with step(i)
+    make_batches: Callable  # (BatchRamp, context_length, seed) → object with step(i)
     make_evaluate: Callable | None = None  # (model, objective, settings, device, ranks) → callable → metrics
     sample: Callable | None = None  # (model, step) → text, figures about it
     tokenizer: Path | None = None
@@ -116,9 +117,8 @@ def execute(
                     sinks.message(f"training without torch.compile: {reason}")
                 else:
                     loss_fn = CompiledLoss(loss_fn)
-            rows = opt.batch_size * opt.grad_accumulation
             batches = Prefetched(
-                task.make_batches(rows, settings.model.context_length, settings.run.seed), device
+                task.make_batches(batch_ramp(opt), settings.model.context_length, settings.run.seed), device
             )
             stop = _StopSignals(insist=ranks.world_size == 1)
             hooks = Hooks(
@@ -216,8 +216,7 @@ def _plan(settings: TrainSettings, peak: float) -> Plan:
     opt, log = settings.optimizer, settings.logging
     return Plan(
         max_iters=opt.max_iters,
-        batch_size=opt.batch_size,
-        grad_accumulation=opt.grad_accumulation,
+        batch=batch_ramp(opt),
         max_seconds=None if opt.max_minutes is None else 60 * opt.max_minutes,
         learning_rate=Schedule(
             opt.schedule,
@@ -292,7 +291,11 @@ def _introduce(sinks, folder, settings, task, device, peak, peak_source, checkpo
     """The lines before the first step: what will be trained, where, and what is unusual about it."""
     config: ModelConfig = settings.model
     opt = settings.optimizer
-    tokens = opt.batch_size * opt.grad_accumulation * config.context_length
+    batch = batch_ramp(opt)
+    tokens = f"{batch.rows * batch.passes * config.context_length:,} tokens a step"
+    if batch.steps:
+        least = batch.rows * batch.start * config.context_length
+        tokens = f"{least:,} to {tokens} (growing over the first {batch.steps:,})"
     times = f"{ranks.world_size} × " if ranks.world_size > 1 else ""
     span = " or ".join(
         text
@@ -303,7 +306,7 @@ def _introduce(sinks, folder, settings, task, device, peak, peak_source, checkpo
         if limit is not None
     )
     sinks.message(
-        f"{folder}: {num_parameters(config):,} parameters, {span} of {tokens:,} tokens a step "
+        f"{folder}: {num_parameters(config):,} parameters, {span} of {tokens} "
         f"on {times}{describe_machine(device)['device']}"
     )
     if opt.max_minutes is not None:

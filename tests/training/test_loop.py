@@ -6,6 +6,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from lmfast.data.batch_ramp import BatchRamp
 from lmfast.errors import UserError
 from lmfast.training.finite_guard import PATIENCE
 from lmfast.training.loop import Hooks, Plan, Progress, train_loop
@@ -52,6 +53,7 @@ def run(
     optimizer="adamw",
     keep=None,
     loss_scale=None,
+    objective=None,
     **changes,
 ):
     torch.manual_seed(0)
@@ -65,11 +67,11 @@ def run(
     sinks = Sinks(console)
     sinks.log, sinks.message = lines.append, messages.append
     options = {
-        "max_iters": max_iters, "batch_size": 4, "grad_accumulation": 1, "learning_rate": lambda step, share: 0.1,
+        "max_iters": max_iters, "batch": BatchRamp(4), "learning_rate": lambda step, share: 0.1,
         "grad_clip": 0.0, "seed": 0, "bf16": False, "log_interval": 1, "eval_interval": 0, "checkpoint_interval": 0,
         "sample_interval": 0, "max_seconds": None, "flops_per_token": 1.0, "peak_flops": 1e9,
     }  # fmt: skip
-    objective = Quadratic()
+    objective = objective or Quadratic()
     done = train_loop(
         model, optimizer, objective, objective.loss, batches or Rows(), Plan(**(options | changes)),
         progress or Progress(), sinks, hooks or Hooks(), loss_scale=loss_scale,
@@ -88,9 +90,48 @@ def test_steps_batches_and_tokens_are_counted():
 
 def test_loss_and_gradient_are_means_however_a_step_is_split():
     whole, one, _, _ = run(3)
-    split, four, _, _ = run(3, grad_accumulation=4)
+    split, four, _, _ = run(3, batch=BatchRamp(1, 4))
     torch.testing.assert_close(whole.weight, split.weight)
     assert one[0]["grad_norm"] == pytest.approx(3**0.5) == pytest.approx(four[0]["grad_norm"])
+
+
+class RampedRows(Rows):
+    """Rows of ones, as many as a ramp says, with infinities in the steps in `bad`."""
+
+    def __init__(self, ramp, bad=()):
+        super().__init__(bad)
+        self.ramp = ramp
+
+    def step(self, i):
+        rows = self.ramp.rows * self.ramp.passes_in(i)
+        return np.full((rows, 4), np.inf if i + 1 in self.bad else 1.0)
+
+
+def test_a_ramp_adds_passes_of_one_shape():
+    """1, 1, 2, 2, 3, 3, 4, 4 passes; the loss and the gradient stay means over the step."""
+    ramp, shapes = BatchRamp(rows=2, passes=4, start=1, steps=6), []
+
+    class Watched(Quadratic):
+        def loss(self, model, rows):
+            shapes.append(tuple(rows.shape))
+            return super().loss(model, rows)
+
+    whole, one, _, _ = run(8)
+    model, lines, _, _ = run(8, RampedRows(ramp), batch=ramp, objective=Watched())
+    assert len(shapes) == 20 and set(shapes) == {(2, 3)}
+    assert [line["tokens"] for line in lines] == [6 * n for n in (1, 2, 4, 6, 9, 12, 16, 20)]
+    torch.testing.assert_close(model.weight, whole.weight)
+    assert [line["grad_norm"] for line in lines] == pytest.approx([line["grad_norm"] for line in one])
+
+
+def test_tokens_of_steps_given_up_in_a_ramp_are_taken_back():
+    ramp, seen = BatchRamp(rows=2, passes=9, start=1, steps=16), []
+    with pytest.raises(UserError, match="the checkpoint of step 5 is from before"):
+        run(
+            60, RampedRows(ramp, range(6, 60)), Hooks(checkpoint=lambda p: seen.append(p.tokens) or True),
+            batch=ramp, log_interval=100,
+        )  # fmt: skip
+    assert seen == [3 * ramp.rows_before(5)]
 
 
 def test_clipping():
@@ -232,7 +273,7 @@ def test_a_loss_scale_changes_no_bit_of_what_does_not_overflow(optimizer, clip):
     """The weights are fp32 here, and the scale is a power of two."""
     plain, before, _, _ = run(4, optimizer=optimizer, grad_clip=clip)
     scaled, after, _, _ = run(
-        4, optimizer=optimizer, grad_clip=clip, grad_accumulation=2, loss_scale=LossScale(CPU)
+        4, optimizer=optimizer, grad_clip=clip, batch=BatchRamp(2, 2), loss_scale=LossScale(CPU)
     )
     assert torch.equal(scaled.weight, plain.weight)
     for a, b in zip(before, after, strict=True):
@@ -298,7 +339,7 @@ def test_the_host_never_waits_for_the_device_between_logs(optimizer, fp16):
         waits = []
         with Waits():
             run(
-                steps, optimizer=optimizer, grad_clip=1.0, grad_accumulation=2, log_interval=10**9,
+                steps, optimizer=optimizer, grad_clip=1.0, batch=BatchRamp(2, 2), log_interval=10**9,
                 loss_scale=LossScale(CPU) if fp16 else None,
             )  # fmt: skip
         counts.append(len(waits))
@@ -328,8 +369,8 @@ def test_on_a_gpu_a_step_that_waits_is_an_error(optimizer, fp16):
 
     objective = NextToken()
     plan = Plan(
-        8, None, 8, 1, lambda step, share: 0.01, 1.0, 0, not fp16, 10**9, 0, 0, 0, flops_per_token=1.0, peak_flops=1.0,
-        fp16=fp16,
+        8, None, BatchRamp(8), lambda step, share: 0.01, 1.0, 0, not fp16, 10**9, 0, 0, 0, flops_per_token=1.0,
+        peak_flops=1.0, fp16=fp16,
     )  # fmt: skip
     sinks = Sinks(ConsoleSink(8))
     train_loop(

@@ -36,6 +36,35 @@ def test_derived_settings():
     assert resolved(max_minutes=5, total_tokens=10**6)["max_iters"] == 31
 
 
+def test_total_tokens_of_a_batch_ramp():
+    """Steps of 1, 1, 2, 2, 3, 3, then 4 passes of 4 × 100 tokens; the last step is whole."""
+    ramp = {
+        "batch_size": 4,
+        "grad_accumulation": 4,
+        "batch_ramp_iters": 6,
+        "context_length": 100,
+        "warmup_iters": 1,
+    }
+    for tokens, steps in ((400, 1), (401, 2), (4800, 6), (4801, 7), (6400, 7), (6401, 8)):
+        flat = resolved(total_tokens=tokens, **ramp)
+        assert (flat["max_iters"], flat["lr_decay_iters"]) == (steps, steps)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_ramp_iters": 5}, "batch_ramp_start 1 is not below grad_accumulation 1"),
+        ({"batch_ramp_iters": 5, "grad_accumulation": 4, "batch_ramp_start": 4}, "so nothing grows"),
+        ({"batch_ramp_start": 2, "grad_accumulation": 4}, "batch_ramp_start is 2 without a ramp"),
+        ({"batch_ramp_start": 0, "grad_accumulation": 4, "batch_ramp_iters": 5}, "batch_ramp_start is 0"),
+        ({"batch_ramp_iters": -1}, "batch_ramp_iters is -1"),
+    ],
+)
+def test_ramps_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        resolved(**changes)
+
+
 def test_resolving_twice_changes_nothing():
     once = resolve(replace_flat(TrainSettings(), {"total_tokens": 10**9}), 300)
     assert resolve(once, 300) == once

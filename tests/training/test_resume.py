@@ -37,6 +37,23 @@ def test_resuming_gives_the_same_weights_and_losses(corpus, tmp_path):
     )
 
 
+def test_resuming_within_a_batch_ramp_is_exact(corpus, tmp_path):
+    """Stopped at every step of the ramp, and beyond: 1, 1, 2, 2, 3, 3, 4, 4 passes of 2 rows."""
+    more = ("--batch-size", "2", "--grad-accumulation", "4", "--batch-ramp-iters", "6")
+    more += ("--dropout", "0.1", "--lr-decay-iters", "8", "--log-interval", "1")
+    train(flags(corpus, tmp_path / "whole", *more, "--max-iters", "8"))
+    for stop in range(1, 9):
+        train(flags(corpus, tmp_path / "parts", *more, "--max-iters", str(stop)))
+    assert not differ(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    known = [(m["tokens"], m["train_loss"]) for m in exact(tmp_path / "whole")]
+    assert known == [(m["tokens"], m["train_loss"]) for m in exact(tmp_path / "parts")]
+    assert [tokens for tokens, _ in known] == [2 * 16 * n for n in (1, 2, 4, 6, 9, 12, 16, 20)]
+    with pytest.raises(UserError, match="has a batch ramp, which counts forward passes; keep batch_size 2"):
+        train(flags(corpus, tmp_path / "parts", *more, "--batch-size", "4", "--grad-accumulation", "2"))
+    with pytest.raises(UserError, match="batch_ramp_iters 6, now it is 7"):
+        train(flags(corpus, tmp_path / "parts", *more, "--batch-ramp-iters", "7"))
+
+
 SLOW = ("--max-iters", "200", "--checkpoint-interval", "20", "--eval-interval", "100")
 
 
