@@ -16,6 +16,7 @@ from lmfast.tokenizer.arguments import (
     add_tokenizer,
     add_workers,
     parser_of,
+    positive,
     set_log_level,
     with_dashes,
 )
@@ -53,6 +54,12 @@ def build_parser() -> Parser:
     download.add_argument(
         "--files", nargs="+", metavar="GLOB", help="with --repo: which (e.g. 'data/*.parquet')"
     )
+    download.add_argument(
+        "--limit-files",
+        type=positive,
+        metavar="N",
+        help="only the first N files, of fineweb-10bt, fineweb-edu-10bt or --repo",
+    )
     download.add_argument("--revision", metavar="REV", help="branch, tag or commit (main)")
     download.add_argument(
         "--from",
@@ -73,6 +80,12 @@ def build_parser() -> Parser:
         type=share,
         metavar="P",
         help="share of documents for validation, by their hash (0.01)",
+    )
+    prepare.add_argument(
+        "--val-tokens",
+        type=positive,
+        metavar="N",
+        help="instead: the first N tokens for validation, up to the end of a document",
     )
     prepare.add_argument("--val-input", nargs="+", metavar="TEXT", help="sources of their own for validation")
     prepare.add_argument("--seed", type=int, help="which documents are for validation (0)")

@@ -27,18 +27,26 @@ def download(arguments: argparse.Namespace) -> None:
             raise UserError("--repo: names the dataset itself; leave NAME and --from out")
         folder = Path(arguments.output or Path("data") / arguments.repo.split("/")[-1])
         for path in corpora.download_repo(
-            arguments.repo, arguments.files or ["*"], folder, arguments.revision or "main"
+            arguments.repo,
+            arguments.files or ["*"],
+            folder,
+            arguments.revision or "main",
+            arguments.limit_files,
         ):
             print(f"{path}: {path.stat().st_size / 1e6:,.1f} MB")
         return
     if arguments.files is not None:
         raise UserError("--files: goes with --repo; a name brings its own files")
     if arguments.name is None:
+        if arguments.limit_files is not None:
+            raise UserError("--limit-files: goes with a NAME or --repo; name what to fetch")
         print("\n".join(f"{name:<25}{corpus.about}" for name, corpus in corpora.CORPORA.items()))
         return
     folder = Path(arguments.output or Path("data") / arguments.name)
     source = None if arguments.source is None else Path(arguments.source)
-    for part in corpora.download(arguments.name, folder, arguments.revision or "main", source):
+    for part in corpora.download(
+        arguments.name, folder, arguments.revision or "main", source, arguments.limit_files
+    ):
         print(f"{part.path}: {part.records:,} {part.unit}, {part.path.stat().st_size / 1e6:,.1f} MB")
 
 
@@ -47,7 +55,15 @@ def prepare(arguments: argparse.Namespace) -> None:
         raise UserError("--val-fraction: is of no use with --val-input; leave one of them out")
     if arguments.engine == "local":
         refuse_without_dask({"--scheduler": arguments.scheduler})
-    given = {"val_fraction": arguments.val_fraction, "seed": arguments.seed}
+    if arguments.val_tokens is not None:
+        for flag, value in (("--val-fraction", arguments.val_fraction), ("--val-input", arguments.val_input)):
+            if value is not None:
+                raise UserError(f"{flag}: is of no use with --val-tokens; leave one of them out")
+    given = {
+        "val_fraction": arguments.val_fraction,
+        "val_tokens": arguments.val_tokens,
+        "seed": arguments.seed,
+    }
     settings = Settings(
         field=arguments.text_field,
         separator=arguments.separator,

@@ -1,8 +1,9 @@
-"""Named corpora: fetched from the Hugging Face Hub, checked, unpacked, and brought into one form.
+"""Named corpora, and GPT-2's tokenizer: fetched from the Hugging Face Hub, checked, unpacked, and brought into one form.
 
 In: a name of `CORPORA`, a folder. Out, in the folder: train, valid and test as far as the corpus has them, text (.txt, with
 `<|endoftext|>` between documents) or records (.jsonl, one JSON object a line: Alpaca's `instruction`, `input`, `output`, or
-`prompt`, `chosen`, `rejected`), and source.json: repository, commit, files and their hashes, and what each part holds.
+`prompt`, `chosen`, `rejected`), or Parquet files as they are (FineWeb: text would double what it takes on the disk), or
+tokenizer.json; and source.json: repository, commit, files and their hashes, and what each part holds.
 
 Parts are those that the authors published, and a validation part of records where they published none (corpus_forms.py).
 A part appears under its name when it is complete, and is not fetched again while source.json tells of the same files. What
@@ -32,12 +33,18 @@ SOURCE = "source.json"
 
 @dataclass(frozen=True)
 class Corpus:
-    """repo: on the hub. parts: part → pattern of its files there. form: of corpus_forms.py. about: for the list."""
+    """repo: on the hub. parts: part → patterns of its files there, with blanks between. form: of corpus_forms.py.
+    about: for the list. repo_type: dataset or model."""
 
     repo: str
     parts: dict[str, str]
     form: str
     about: str
+    repo_type: str = "dataset"
+
+    @property
+    def patterns(self) -> list[str]:
+        return " ".join(self.parts.values()).split()
 
 
 CORPORA = {
@@ -85,19 +92,38 @@ CORPORA = {
         "preferences",
         "61,000 prompts with a better and a worse answer (train, valid, test)",
     ),
+    "fineweb-10bt": Corpus(
+        "HuggingFaceFW/fineweb",
+        {"train": "sample/10BT/*.parquet"},
+        "parquet",
+        "31 GB, 10 billion tokens of web text (Parquet; --limit-files)",
+    ),
+    "fineweb-edu-10bt": Corpus(
+        "HuggingFaceFW/fineweb-edu",
+        {"train": "sample/10BT/*.parquet"},
+        "parquet",
+        "28 GB, 10 billion tokens of educational web text (Parquet; --limit-files)",
+    ),
+    "gpt2-tokenizer": Corpus(
+        "openai-community/gpt2",
+        {"tokenizer": "vocab.json merges.txt"},
+        "tokenizer",
+        "GPT-2's 50,257 tokens, for prepare --tokenizer (tokenizer.json)",
+        "model",
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part that is there: its file, how many documents or records it holds."""
+    """A part that is there: its file, how many documents, records or tokens it holds."""
 
     path: Path
     records: int
 
     @property
     def unit(self) -> str:
-        return "records" if self.path.suffix == ".jsonl" else "documents"
+        return {".jsonl": "records", ".json": "tokens"}.get(self.path.suffix, "documents")
 
 
 def download(
@@ -105,18 +131,28 @@ def download(
     folder: Path,
     revision: str = "main",
     source: Path | None = None,
+    limit_files: int | None = None,
     report: Callable[[str], None] = print,
 ) -> list[Part]:
-    """Makes the parts of a corpus that are not there yet; returns all of them."""
+    """Makes the parts of a corpus that are not there yet; returns all of them.
+
+    limit_files: of a corpus that keeps its files, so many of them at most, the first ones.
+    """
     if name not in CORPORA:
         near = difflib.get_close_matches(name, CORPORA, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(CORPORA)}"
         raise UserError(f"corpus {name!r}: no such name; {hint} (any other dataset: --repo OWNER/NAME)")
     corpus = CORPORA[name]
-    if any(pattern.endswith(".parquet") for pattern in corpus.parts.values()):
+    keeps = corpus.form == "parquet"
+    if limit_files is not None and not keeps:
+        many = ", ".join(key for key, each in CORPORA.items() if each.form == "parquet")
+        raise UserError(
+            f"--limit-files: {name} is not kept as separate files; it goes with {many} and --repo"
+        )
+    if any(pattern.endswith(".parquet") for pattern in corpus.patterns):
         _check_pyarrow(name)
     told = _told(folder, name, revision)
-    if all(_is_made(folder, told["parts"].get(key)) for key in corpus.parts) and source is None:
+    if all(_is_made(folder, told["parts"].get(key), limit_files) for key in corpus.parts) and source is None:
         report(f"{folder}: is there already (commit {told['commit'][:12]})")
         return _parts(folder, told)
     with _in_folder(folder):
@@ -125,12 +161,18 @@ def download(
         else:
             commit, fetch, files_of = _from_hub(name, revision, folder / RAW, report)
         told["commit"] = commit
-        for key, pattern in corpus.parts.items():
-            files = files_of(pattern)
+        for key, patterns in corpus.parts.items():
+            files = files_of(patterns.split())
+            if len(files) > (limit_files or len(files)):
+                every, files = files, files[:limit_files]
+                sizes = [sum(file.size for file in some) / 1e9 for some in (files, every)]
+                report(f"{key}: {len(files)} of {len(every)} files, {sizes[0]:.1f} of {sizes[1]:.1f} GB")
             before = told["parts"].get(key)
-            if _is_made(folder, before) and before["files"] == [asdict(file) for file in files]:
+            if _is_made(folder, before, limit_files) and before["files"][:limit_files] == [
+                asdict(file) for file in files
+            ]:
                 continue
-            paths = [fetch(file) for file in files]
+            paths = [(_kept(folder, file) if keeps else None) or fetch(file) for file in files]
             records = MAKERS[corpus.form](key, paths, folder, source is None)
             left_out = records.pop(LEFT_OUT, 0)
             if left_out:
@@ -139,6 +181,7 @@ def download(
             told["parts"][key] = {
                 "files": [asdict(file) for file in files],
                 "left_out": left_out,
+                "limit_files": limit_files,
                 "made": {
                     part: {"file": path.name, "records": records[part], "bytes": path.stat().st_size}
                     for part, path in made.items()
@@ -154,9 +197,13 @@ def download_repo(
     patterns: list[str],
     folder: Path,
     revision: str = "main",
+    limit_files: int | None = None,
     report: Callable[[str], None] = print,
 ) -> list[Path]:
-    """The files of any dataset that the patterns match, as they are, under the folder; returns their paths."""
+    """The files of any dataset that the patterns match, as they are, under the folder; returns their paths.
+
+    limit_files: so many of them at most, the first ones.
+    """
     if repo.count("/") != 1 or not all(repo.split("/")):
         raise UserError(f"--repo {repo}: is no name of a dataset; write it as OWNER/NAME")
     asked = " ".join(f"--include '{pattern}'" for pattern in patterns)
@@ -166,7 +213,7 @@ def download_repo(
     with _in_folder(folder):
         listing = hub.list_files(repo, revision, way_out)
         paths = []
-        for file in listing.matching(patterns):
+        for file in listing.matching(patterns)[:limit_files]:
             target = folder / file.path
             if not (target.is_file() and hub.digest_of(target, file) == file.digest):
                 fetched = hub.fetch(listing, file, folder / RAW, way_out, report)
@@ -179,17 +226,18 @@ def download_repo(
 def _from_hub(name: str, revision: str, raw: Path, report: Callable[[str], None]):
     """(commit, what fetches a file, what lists a pattern's files)."""
     corpus = CORPORA[name]
-    asked = " ".join(f"--include '{pattern}'" for pattern in corpus.parts.values())
+    asked = " ".join(f"--include '{pattern}'" for pattern in corpus.patterns)
     way_out = (
-        f"on a machine with a network run `hf download --repo-type dataset {corpus.repo} {asked} --local-dir FOLDER`, bring "
+        f"on a machine with a network run `hf download --repo-type {corpus.repo_type} {corpus.repo} {asked} "
+        "--local-dir FOLDER`, bring "
         f"FOLDER here, then `python -m lmfast.data download {name} --from FOLDER`"
     )
-    listing = hub.list_files(corpus.repo, revision, way_out)
+    listing = hub.list_files(corpus.repo, revision, way_out, corpus.repo_type)
 
     def fetch(file: hub.RemoteFile) -> Path:
         return hub.fetch(listing, file, raw, way_out, report)
 
-    return listing.commit, fetch, lambda pattern: listing.matching([pattern])
+    return listing.commit, fetch, listing.matching
 
 
 def _from_folder(source: Path, corpus: Corpus):
@@ -198,12 +246,15 @@ def _from_folder(source: Path, corpus: Corpus):
         raise UserError(f"--from {source}: is no folder; name the one that `hf download --local-dir` filled")
     place: dict[str, Path] = {}
 
-    def files_of(pattern: str) -> list[hub.RemoteFile]:
-        found = sorted(source.glob(pattern)) or sorted(source.glob(Path(pattern).name))
-        if not found:
-            raise UserError(
-                f"--from {source}: holds no {pattern}, which is a part of {corpus.repo}; fetch it too"
-            )
+    def files_of(patterns: list[str]) -> list[hub.RemoteFile]:
+        found = []
+        for pattern in patterns:
+            here = sorted(source.glob(pattern)) or sorted(source.glob(Path(pattern).name))
+            if not here:
+                raise UserError(
+                    f"--from {source}: holds no {pattern}, which is a part of {corpus.repo}; fetch it too"
+                )
+            found += here
         place.update({path.name: path for path in found})
         return [hub.RemoteFile(path.name, path.stat().st_size, sha256_of(path)) for path in found]
 
@@ -239,9 +290,12 @@ def _told(folder: Path, name: str, revision: str) -> dict:
     return told if same else fresh
 
 
-def _is_made(folder: Path, entry: dict | None) -> bool:
-    """Whether what source.json tells of one part is there, of the size that it had."""
+def _is_made(folder: Path, entry: dict | None, limit_files: int | None) -> bool:
+    """Whether what source.json tells of one part is there, of the size that it had, and of as many files as are wanted."""
     if entry is None:
+        return False
+    limit_before = entry.get("limit_files")
+    if limit_before is not None and (limit_files is None or limit_files > limit_before):
         return False
     paths = [(folder / made["file"], made["bytes"]) for made in entry["made"].values()]
     return all(path.is_file() and path.stat().st_size == size for path, size in paths)
@@ -249,8 +303,16 @@ def _is_made(folder: Path, entry: dict | None) -> bool:
 
 def _parts(folder: Path, told: dict) -> list[Part]:
     made = {part: facts for entry in told["parts"].values() for part, facts in entry["made"].items()}
-    order = sorted(made, key=("train", "valid", "test").index)
+    known = ("train", "valid", "test")
+    order = sorted(made, key=lambda part: (known.index(part) if part in known else len(known), part))
     return [Part(folder / made[part]["file"], made[part]["records"]) for part in order]
+
+
+def _kept(folder: Path, file: hub.RemoteFile) -> Path | None:
+    """The file that an earlier call left under its own name, if it is whole."""
+    path = folder / Path(file.path).name
+    whole = path.is_file() and path.stat().st_size == file.size and hub.digest_of(path, file) == file.digest
+    return path if whole else None
 
 
 def _check_pyarrow(name: str) -> None:

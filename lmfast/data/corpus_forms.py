@@ -5,6 +5,8 @@ when complete, `PART.txt` with `<|endoftext|>` between documents, or `PART.jsonl
 many documents or records each holds, and under `LEFT_OUT` how many were of no use.
 
 - text: as it is; unpacked where packed.
+- parquet: files as they are, with a column `text`; each is a part of its own name.
+- tokenizer: GPT-2's vocab.json and merges.txt → tokenizer.json with the same ids, which `Tokenizer.load` takes for a folder.
 - wikitext (Merity et al. 2016): a row a line of the original, blank lines as empty rows. An article begins at a line
   ` = Title = ` with blank lines around it. Lines are kept as they are, ` @-@ ` included.
 - alpaca (Taori et al. 2023): `instruction`, `input`, `output`. Records without an instruction or an answer are left out.
@@ -36,6 +38,7 @@ from lmfast.data.sources import (
 )
 from lmfast.errors import UserError
 from lmfast.files import written_beside
+from lmfast.tokenizer.bpe import Tokenizer
 
 HELD_OUT = 0.02  # of prompts
 LEFT_OUT = "left out"
@@ -45,7 +48,9 @@ Maker = Callable[[str, list[Path], Path, bool], dict[str, int]]
 
 
 def suffix_of(form: str) -> str:
-    return ".txt" if form in ("text", "wikitext") else ".jsonl"
+    return {"text": ".txt", "wikitext": ".txt", "parquet": ".parquet", "tokenizer": ".json"}.get(
+        form, ".jsonl"
+    )
 
 
 def make_text(part: str, paths: list[Path], folder: Path, movable: bool) -> dict[str, int]:
@@ -73,6 +78,32 @@ def _count_documents(text: Path, named: Path | None = None) -> int:
             f"{named or text}: holds no {DOCUMENT_END}, so it is not the text that it should be; fetch it again"
         )
     return count
+
+
+def make_parquet(part: str, paths: list[Path], folder: Path, movable: bool) -> dict[str, int]:
+    """Parquet files under their own names. movable: they are nobody's, and need not be copied."""
+    counts = {}
+    for path in paths:
+        with open_parquet(path) as file:
+            _check_columns(path, file, ["text"])
+            counts[path.stem] = file.metadata.num_rows
+        target = folder / path.name
+        if path == target:
+            continue
+        if movable:
+            os.replace(path, target)
+        else:
+            with written_beside(target) as beside:
+                shutil.copyfile(path, beside)
+    return counts
+
+
+def make_tokenizer(part: str, paths: list[Path], folder: Path, movable: bool) -> dict[str, int]:
+    """vocab.json and merges.txt, which name neither the split pattern nor the special token, as one tokenizer.json."""
+    by_name = {path.name: path for path in paths}
+    tokenizer = Tokenizer.from_files(by_name["vocab.json"], by_name["merges.txt"], [DOCUMENT_END])
+    tokenizer.save(folder / f"{part}.json")
+    return {part: tokenizer.vocab_size}
 
 
 def make_wikitext(part: str, paths: list[Path], folder: Path, movable: bool) -> dict[str, int]:
@@ -192,17 +223,23 @@ def write_records(
 def parquet_rows(path: Path, columns: list[str]) -> Iterator[dict]:
     """The rows of a Parquet file, as dictionaries of the named columns."""
     with open_parquet(path) as file:
-        missing = [name for name in columns if name not in file.schema_arrow.names]
-        if missing:
-            raise UserError(
-                f"{path}: has no column {missing[0]} (it has {', '.join(file.schema_arrow.names)}); is it another file?"
-            )
+        _check_columns(path, file, columns)
         for batch in file.iter_batches(1024, columns=columns):
             yield from batch.to_pylist()
 
 
+def _check_columns(path: Path, file, columns: list[str]) -> None:
+    missing = [name for name in columns if name not in file.schema_arrow.names]
+    if missing:
+        raise UserError(
+            f"{path}: has no column {missing[0]} (it has {', '.join(file.schema_arrow.names)}); is it another file?"
+        )
+
+
 MAKERS: dict[str, Maker] = {
     "text": make_text,
+    "parquet": make_parquet,
+    "tokenizer": make_tokenizer,
     "wikitext": make_wikitext,
     "alpaca": make_alpaca,
     "preferences": make_preferences,

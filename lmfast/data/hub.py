@@ -1,4 +1,4 @@
-"""Files of a dataset on the Hugging Face Hub, on disk and checked, or one line that says what to do instead.
+"""Files of a dataset or a model on the Hugging Face Hub, on disk and checked, or one line that says what to do instead.
 
 In: a repository, a revision, patterns of file names (`data/train-*.parquet`), a folder. Out: the files under that folder
 and what they are (`RemoteFile`: path, size, hash). The listing comes first and pins the commit, so that all files are of
@@ -47,6 +47,7 @@ class Listing:
     repo: str
     commit: str
     files: list[RemoteFile]
+    repo_type: str = "dataset"
 
     def matching(self, patterns: Sequence[str]) -> list[RemoteFile]:
         """The files that each pattern matches, in order of their paths; a pattern without any is refused."""
@@ -66,25 +67,26 @@ def endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
-def list_files(repo: str, revision: str, way_out: str) -> Listing:
-    """The files of a dataset at a revision (branch, tag or commit). way_out: what to do where there is no network."""
+def list_files(repo: str, revision: str, way_out: str, repo_type: str = "dataset") -> Listing:
+    """The files of a dataset or model at a revision (branch, tag or commit). way_out: what to do without a network."""
     hub = _library()
+    page = f"{endpoint()}/{'' if repo_type == 'model' else f'{repo_type}s/'}{repo}"
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     with _network_errors(repo, way_out):
         try:
-            info = hub.HfApi(endpoint=endpoint()).dataset_info(
-                repo, revision=revision, files_metadata=True, timeout=20
+            info = hub.HfApi(endpoint=endpoint()).repo_info(
+                repo, repo_type=repo_type, revision=revision, files_metadata=True, timeout=20
             )
         except GatedRepoError:
             raise UserError(
-                f"{repo}: its owners ask for consent first; give it at {endpoint()}/datasets/{repo}, then `hf auth login`"
+                f"{repo}: its owners ask for consent first; give it at {page}, then `hf auth login`"
             ) from None
         except RevisionNotFoundError:
             raise UserError(f"{repo}: has no revision {revision!r}; leave --revision out for main") from None
         except RepositoryNotFoundError:
             raise UserError(
-                f"{repo}: no such dataset at {endpoint()}, or a private one; check the name, or `hf auth login`"
+                f"{repo}: no such {repo_type} at {endpoint()}, or a private one; check the name, or `hf auth login`"
             ) from None
     files = [
         RemoteFile(file.rfilename, file.lfs.size, file.lfs.sha256)
@@ -97,7 +99,7 @@ def list_files(repo: str, revision: str, way_out: str) -> Listing:
         raise UserError(
             f"{repo}: its file {outside[0]} would lie outside of the folder; it is not to be trusted"
         )
-    return Listing(repo, info.sha, files)
+    return Listing(repo, info.sha, files, repo_type)
 
 
 def fetch(
@@ -133,7 +135,7 @@ def _transfer(
     from huggingface_hub.utils import build_hf_headers
 
     url = hub.hf_hub_url(
-        listing.repo, file.path, repo_type="dataset", revision=listing.commit, endpoint=endpoint()
+        listing.repo, file.path, repo_type=listing.repo_type, revision=listing.commit, endpoint=endpoint()
     )
     headers = build_hf_headers() | {
         "Accept-Encoding": "identity"

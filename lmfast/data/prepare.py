@@ -6,9 +6,10 @@ In: names of files, folders or globs (sources.py) and a tokenizer with `<|endoft
     train.npy.json, …           their summaries, as `tokenizer encode` writes them, with the number of documents
     token_counts.json           documents, tokens and bytes of each part, and of each source by part; written last
 
-The validation part is picked by hash (encode_shards.py), or consists of sources of its own. The token files depend on the
-sources and the settings only, not on shards, workers or engine. Shards that an interrupted call finished are kept in
-`.shards/` and left out by the next; a folder whose token_counts.json answers the same request is not made again.
+The validation part is picked by hash (encode_shards.py), or is the first tokens (first_tokens.py), or consists of sources
+of its own. The token files depend on the sources and the settings only, not on shards, workers or engine. Shards that an
+interrupted call finished are kept in `.shards/` and left out by the next; a folder whose token_counts.json answers the same
+request is not made again.
 
 Refused, in one line: what sources.py refuses, a tokenizer without the mark, a part that comes out empty, an output folder
 that another command is writing.
@@ -17,11 +18,12 @@ that another command is writing.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmfast.data.encode_shards import MARK, PARTS, EncodeJob, encode_shard
+from lmfast.data.first_tokens import NOTHING, hold_out_first
 from lmfast.data.sources import DOCUMENT_END, SHARD_BYTES, Shard, find_sources, plan_shards
 from lmfast.errors import UserError
 from lmfast.files import gone_if_empty, written_beside
@@ -41,12 +43,13 @@ class Settings:
     """What the token files depend on, besides the sources and the tokenizer.
 
     field: of records, the column of Parquet. separator: what divides text besides the mark. val_fraction: of the
-    documents, 0 for no validation part. seed: which documents."""
+    documents, 0 for no validation part. seed: which documents. val_tokens: instead, the first so many tokens."""
 
     field: str = "text"
     separator: str | None = None
     val_fraction: float = 0.01
     seed: int = 0
+    val_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,24 +87,36 @@ def prepare_files(
         raise UserError(
             f"--val-fraction {settings.val_fraction}: is a share of the documents, from 0 to below 1"
         )
+    if settings.val_tokens is not None:
+        if val_inputs or settings.val_tokens < 1:
+            raise UserError(
+                f"--val-tokens {settings.val_tokens}: is at least 1 token of the inputs; leave it out with --val-input"
+            )
+        settings = replace(settings, val_fraction=0.0)
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: is a file; name a folder for the token files")
     folder = output.absolute() / ".shards"
     jobs = list(plan(inputs, val_inputs, tokenizer, folder, settings, where.shard_bytes))
-    request = hashlib.sha256(json.dumps([job.request() for job in jobs]).encode()).hexdigest()
+    requests = [job.request() for job in jobs]
+    if settings.val_tokens is not None:
+        requests.append({"val_tokens": settings.val_tokens})
+    request = hashlib.sha256(json.dumps(requests).encode()).hexdigest()
     counts = _finished(output, request)
     if counts is not None:
         report(f"{output}: reused (same sources, tokenizer and settings)")
         return counts
     with gone_if_empty(output), kept_until_done(folder):
         results = _run(jobs, tokenizer, folder, where, progress)
+        files = {part: [job.file(part) for job in jobs] for part in PARTS}
+        if settings.val_tokens is not None:
+            files, results = hold_out_first(jobs, results, settings.val_tokens, tokenizer)
         counts = _counts(jobs, results) | {
             "request_sha256": request,
             "tokenizer": _home(tokenizer),
             "tokenizer_sha256": tokenizer.fingerprint(),
         }
         _check_parts(counts, settings, bool(val_inputs), folder)
-        _assemble(output, jobs, results, tokenizer, counts)
+        _assemble(output, files, tokenizer, counts)
     return counts
 
 
@@ -193,20 +208,16 @@ def _counts(jobs: list[EncodeJob], results: dict[str, dict]) -> dict:
     """{"parts": {part: counts}, "sources": {source: {part: counts}}, "blank_documents": how many were left out}."""
     sources: dict[str, dict] = {}
     for job in jobs:
-        here = sources.setdefault(job.source, {part: _nothing() for part in PARTS})
+        here = sources.setdefault(job.source, {part: dict(NOTHING) for part in PARTS})
         for part in PARTS:
             for fact, value in results[job.name][part].items():
                 here[part][fact] += value
     parts = {
-        part: {fact: sum(source[part][fact] for source in sources.values()) for fact in _nothing()}
+        part: {fact: sum(source[part][fact] for source in sources.values()) for fact in NOTHING}
         for part in PARTS
     }
     blank = sum(results[job.name]["blank"] for job in jobs)
     return {"parts": parts, "sources": sources, "blank_documents": blank}
-
-
-def _nothing() -> dict[str, int]:
-    return {"documents": 0, "tokens": 0, "bytes": 0}
 
 
 def _check_parts(counts: dict, settings: Settings, own_validation: bool, folder: Path) -> None:
@@ -234,10 +245,8 @@ def _check_parts(counts: dict, settings: Settings, own_validation: bool, folder:
     raise UserError(problem)
 
 
-def _assemble(
-    output: Path, jobs: list[EncodeJob], results: dict[str, dict], tokenizer: "Tokenizer", counts: dict
-) -> None:
-    """Token files out of the shards' ids; token_counts.json comes last and goes first."""
+def _assemble(output: Path, files: dict[str, list[Path]], tokenizer: "Tokenizer", counts: dict) -> None:
+    """Token files out of the shards' files of ids; token_counts.json comes last and goes first."""
     earlier = _read_counts(output)
     (output / COUNTS).unlink(missing_ok=True)
     for part in PARTS:
@@ -249,7 +258,7 @@ def _assemble(
                 side.unlink(missing_ok=True)
             continue
         side.unlink(missing_ok=True)
-        join_ids([job.file(part) for job in jobs], path, tokenizer.dtype, found["tokens"])
+        join_ids(files[part], path, tokenizer.dtype, found["tokens"])
         _write_json(
             side,
             {

@@ -1,8 +1,8 @@
 """A server on this machine that speaks as much of the Hugging Face Hub's protocol as a download needs, and its faults.
 
-Datasets are dictionaries of path → bytes. Large files ("LFS", here: from `LARGE` bytes) are redirected to another path, as
-the hub redirects to its storage hosts, and known by their sha256; small ones by git's hash of their blob. Ranges are
-answered as RFC 9110 has it. Every request is noted in `requests` as (method, path, Range or None).
+Datasets and models are dictionaries of path → bytes. Large files ("LFS", here: from `LARGE` bytes) are redirected to
+another path, as the hub redirects to its storage hosts, and known by their sha256; small ones by git's hash of their
+blob. Ranges are answered as RFC 9110 has it. Every request is noted in `requests` as (method, path, Range or None).
 """
 
 import hashlib
@@ -30,8 +30,13 @@ class HubServer:
     connection), `corrupt` (how many have a wrong byte), `unavailable` (how many are a 503), `then_unavailable` (how many
     are after the last break). stall: an event that answers wait for after `break_at` bytes."""
 
-    def __init__(self, datasets: dict[str, dict[str, bytes]], gated: set[str] = frozenset()):
-        self.datasets, self.gated = datasets, gated
+    def __init__(
+        self,
+        datasets: dict[str, dict[str, bytes]],
+        gated: set[str] = frozenset(),
+        models: dict[str, dict[str, bytes]] | None = None,
+    ):
+        self.datasets, self.gated, self.models = datasets, gated, models or {}
         self.requests: list[tuple[str, str, str | None]] = []
         self.breaks = self.corrupt = self.unavailable = self.then_unavailable = 0
         self.break_at = 0
@@ -62,10 +67,9 @@ class HubServer:
         return "/resolve/" in path and data is not None and len(data) >= LARGE
 
     def file_at(self, path: str) -> bytes | None:
-        match = re.fullmatch(r"/(?:datasets|storage)/([^/]+/[^/]+)/resolve/[^/]+/(.*)", path)
-        stored = re.fullmatch(r"/storage/([^/]+/[^/]+)/(.*)", path)
-        found = match or stored
-        return None if found is None else self.datasets.get(found[1], {}).get(found[2])
+        found = re.fullmatch(r"/(?:datasets/|storage/)?([^/]+/[^/]+)/(?:resolve/[^/]+/)?(.*)", path)
+        repos = self.datasets if path.startswith("/datasets/") else self.datasets | self.models
+        return None if found is None else repos.get(found[1], {}).get(found[2])
 
 
 def _handler(hub: HubServer):
@@ -87,29 +91,29 @@ def _handler(hub: HubServer):
             if hub.unavailable:
                 hub.unavailable -= 1
                 return self.reply(503, b"")
-            match = re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/revision/([^/]+))?", path)
+            match = re.fullmatch(r"/api/(datasets|models)/([^/]+/[^/]+)(?:/revision/([^/]+))?", path)
             if match:
-                return self.listing(match[1], match[2] or "main")
+                return self.listing(getattr(hub, match[1]), match[2], match[3] or "main")
             data = hub.file_at(path)
             if data is None:
                 return self.reply(404, b"", {"X-Error-Code": "EntryNotFound"})
             digest = sha256(data) if len(data) >= LARGE else blob_sha1(data)
             known = {"X-Repo-Commit": COMMIT, "ETag": f'"{digest}"', "Accept-Ranges": "bytes"}
             if "/resolve/" in path and len(data) >= LARGE:
-                repo, name = re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/[^/]+/(.*)", path).groups()
+                repo, name = re.fullmatch(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/[^/]+/(.*)", path).groups()
                 known |= {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(data))}
                 return self.reply(302, b"", known | {"Location": f"{hub.url}/storage/{repo}/{name}"})
             return self.send_file(data, known, body)
 
-        def listing(self, repo: str, revision: str) -> None:
+        def listing(self, repos: dict, repo: str, revision: str) -> None:
             if repo in hub.gated:
                 return self.reply(403, b"", {"X-Error-Code": "GatedRepo"})
-            if repo not in hub.datasets:
+            if repo not in repos:
                 return self.reply(404, b"", {"X-Error-Code": "RepoNotFound"})
             if revision not in ("main", COMMIT):
                 return self.reply(404, b"", {"X-Error-Code": "RevisionNotFound"})
             siblings = []
-            for name, data in hub.datasets[repo].items():
+            for name, data in repos[repo].items():
                 entry = {"rfilename": name, "size": len(data), "blobId": blob_sha1(data)}
                 if len(data) >= LARGE:
                     entry["lfs"] = {"size": len(data), "sha256": sha256(data), "pointerSize": 130}

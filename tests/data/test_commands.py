@@ -77,6 +77,18 @@ def test_stats(told, tmp_path, corpus):
 @pytest.mark.parametrize(
     ("line", "match"),
     [
+        (
+            "prepare --input {c}/train.txt --tokenizer {c}/tokenizer --output {t}/o --val-tokens 9 --val-fraction 0.1",
+            "--val-fraction: is of no use with --val-tokens",
+        ),
+        (
+            "prepare --input {c}/train.txt --tokenizer {c}/tokenizer --output {t}/o --val-tokens 9 --val-input {c}/v.txt",
+            "--val-input: is of no use with --val-tokens",
+        ),
+        (
+            "prepare --input {c}/train.txt --tokenizer {c}/tokenizer --output {t}/o --val-tokens 0",
+            "--val-tokens",
+        ),
         ("prepare --input {c}/no --tokenizer {c}/tokenizer --output {t}/o", "no: no such file"),
         ("prepare --input {c}/train.txt --output {t}/o", "--tokenizer FOLDER or with --vocab"),
         ("prepare --input {c}/train.txt --tokenizer {c}/none --output {t}/o", "none: no such file"),

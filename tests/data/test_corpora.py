@@ -1,11 +1,15 @@
 """corpora.py: every named corpus comes from a hub, a folder or an earlier call into its parts, whole or not at all."""
 
+import functools
 import gzip
 import io
 import json
 import os
 import shutil
+import tempfile
+from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +19,8 @@ from lmfast.data import corpora
 from lmfast.data.__main__ import main
 from lmfast.data.corpora import CORPORA, download
 from lmfast.errors import UserError
+from lmfast.tokenizer.bpe import Tokenizer, train_bpe
+from lmfast.tokenizer.formats import byte_characters, spell
 from tests.data.hub_server import COMMIT, HubServer, sha256
 
 STORIES = "".join(f"Story {i}.\n<|endoftext|>\n" for i in range(300)).encode()
@@ -50,7 +56,34 @@ def preferences(first: int, last: int) -> bytes:
     )
 
 
+TEXTS = [f"Web page {i}, with <|endoftext|> in it." if i == 7 else f"Web page {i}." for i in range(90)]
+SAMPLE = {
+    f"sample/10BT/{k:03d}_00000.parquet": parquet({"text": TEXTS[30 * k :][:30], "token_count": [5] * 30})
+    for k in range(3)
+}
+
+
+@functools.cache
+def gpt2_files() -> dict[str, bytes]:
+    """A small tokenizer in GPT-2's own files: ids of bytes in the order of their characters, as `data_gym` has them."""
+    text = b" the cat sat on the mat, and the hat is the cat's. It isn't 1234!\n" * 40
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "text.txt").write_bytes(text)
+        trained = train_bpe(Path(folder) / "text.txt", 320, special_tokens=[], num_workers=1)
+    order = sorted(range(256), key=lambda byte: byte_characters()[byte])
+    tokens = [bytes([byte]) for byte in order] + [a + b for a, b in trained.merges]
+    entries = {spell(token): i for i, token in enumerate(tokens)} | {"<|endoftext|>": len(tokens)}
+    lines = [f"{spell(a)} {spell(b)}\n" for a, b in trained.merges]
+    return {
+        "vocab.json": json.dumps(entries).encode(),
+        "merges.txt": ("#version: 0.2\n" + "".join(lines)).encode(),
+        "model.safetensors": b"not asked for",
+    }
+
+
 DATASETS = {
+    "HuggingFaceFW/fineweb": {**SAMPLE, "sample/100BT/000_00000.parquet": b"not asked for"},
+    "HuggingFaceFW/fineweb-edu": SAMPLE,
     "roneneldan/TinyStories": {
         "TinyStoriesV2-GPT4-train.txt": STORIES,
         "TinyStoriesV2-GPT4-valid.txt": STORIES[: STORIES.index(b"Story 150.")],
@@ -80,7 +113,8 @@ DATASETS = {
 
 @pytest.fixture
 def server(monkeypatch):
-    with HubServer({repo: dict(files) for repo, files in DATASETS.items()}) as server:
+    datasets = {repo: dict(files) for repo, files in DATASETS.items()}
+    with HubServer(datasets, models={"openai-community/gpt2": gpt2_files()}) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
         monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
@@ -91,7 +125,10 @@ def records(path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("name", CORPORA)
+TEXT_AND_RECORDS = [name for name, corpus in CORPORA.items() if corpus.form not in ("parquet", "tokenizer")]
+
+
+@pytest.mark.parametrize("name", TEXT_AND_RECORDS)
 def test_every_corpus_comes_in_its_parts(server, tmp_path, monkeypatch, capsys, name):
     monkeypatch.chdir(tmp_path)
     main(["download", name])
@@ -165,6 +202,78 @@ def test_only_what_is_missing_or_changed_is_fetched(server, tmp_path):
     server.requests.clear()
     train, _ = download("tinystories", tmp_path, revision=COMMIT)
     assert train.records == 301 and train.path.read_bytes().endswith(b"New.<|endoftext|>")
+
+
+@pytest.mark.parametrize("name", ["fineweb-10bt", "fineweb-edu-10bt"])
+def test_parquet_files_are_kept_as_they_are(server, tmp_path, monkeypatch, capsys, name):
+    """As many as are wanted, more of them later, and `prepare` reads them."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "data" / name
+    main(["download", name, "--limit-files", "2"])
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "train: 2 of 3 files, 0.0 of 0.0 GB"
+    assert told[1:] == [f"data/{name}/{k:03d}_00000.parquet: 30 documents, 0.0 MB" for k in (0, 1)]
+    assert sorted(os.listdir(folder)) == ["000_00000.parquet", "001_00000.parquet", "source.json"]
+    for path in folder.glob("*.parquet"):
+        assert path.read_bytes() == SAMPLE[f"sample/10BT/{path.name}"]
+    server.requests.clear()
+    for limit in (2, 1):
+        main(["download", name, "--limit-files", str(limit)])
+        assert not server.requests and "is there already" in capsys.readouterr().out
+    main(["download", name])
+    assert [path.name for path in sorted(folder.glob("*.parquet"))] == [Path(path).name for path in SAMPLE]
+    assert len(server.transfers()) == 1  # the two that were there are not fetched again
+    server.requests.clear()
+    main(["download", name])
+    assert not server.requests
+    (folder / "001_00000.parquet").unlink()
+    main(["download", name])
+    assert len(server.transfers()) == 1
+
+    main(["download", "gpt2-tokenizer"])
+    line = (
+        f"prepare --input data/{name}/*.parquet --tokenizer data/gpt2-tokenizer --output out --val-tokens 50"
+    )
+    main([*line.split(), "--num-workers", "1"])
+    tokenizer = Tokenizer.load(tmp_path / "data" / "gpt2-tokenizer")
+    ids = np.concatenate([np.load(tmp_path / "out" / f"{part}.npy") for part in ("valid", "train")])
+    end = tokenizer.special_tokens["<|endoftext|>"]
+    want = [[*tokenizer.encode_array(text.encode(), "none").tolist(), end] for text in TEXTS]
+    assert ids.tolist() == [token for document in want for token in document]
+
+
+def test_parquet_from_a_folder_is_copied(tmp_path):
+    brought = tmp_path / "brought"
+    brought.mkdir()
+    for path, data in SAMPLE.items():
+        (brought / Path(path).name).write_bytes(data)
+    parts = download("fineweb-10bt", tmp_path / "f", source=brought, limit_files=2)
+    assert [part.records for part in parts] == [30, 30] and len(list(brought.iterdir())) == 3
+
+
+def test_gpt2_s_vocabulary_has_tiktoken_s_ids(server, tmp_path, monkeypatch, capsys):
+    """tiktoken's own reading of the same two files is the reference, byte ids permuted as GPT-2 has them."""
+    tiktoken = pytest.importorskip("tiktoken")
+    from tiktoken.load import data_gym_to_mergeable_bpe_ranks
+
+    monkeypatch.chdir(tmp_path)
+    main(["download", "gpt2-tokenizer"])
+    count = len(json.loads(gpt2_files()["vocab.json"]))
+    assert f"data/gpt2-tokenizer/tokenizer.json: {count} tokens" in capsys.readouterr().out
+    assert sorted(os.listdir("data/gpt2-tokenizer")) == ["source.json", "tokenizer.json"]
+    tokenizer = Tokenizer.load(tmp_path / "data" / "gpt2-tokenizer")
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / name).write_bytes(gpt2_files()[name])
+    theirs = tiktoken.Encoding(
+        "small-gpt2",
+        pat_str=tokenizer.pattern.regex,
+        mergeable_ranks=data_gym_to_mergeable_bpe_ranks("merges.txt", "vocab.json"),
+        special_tokens={"<|endoftext|>": count - 1},
+    )
+    assert tokenizer.special_tokens == {"<|endoftext|>": count - 1}
+    assert theirs.n_vocab == tokenizer.vocab_size == count
+    for text in ("the cat's hat sat\n\n on 1234 mats", "Ünïcode 日本 \x00\x7f", "a<|endoftext|> the b", ""):
+        assert tokenizer.encode(text) == theirs.encode(text, allowed_special="all")
 
 
 @pytest.mark.parametrize("fault", ["breaks", "corrupt"])
@@ -248,6 +357,10 @@ def test_any_dataset_comes_as_it_is(server, tmp_path, capsys):
     server.requests.clear()
     main(line.split())
     assert not server.transfers()
+    main(
+        f"download --repo HuggingFaceFW/fineweb --files sample/* --limit-files 1 --output {tmp_path}/f".split()
+    )
+    assert [path.name for path in (tmp_path / "f").rglob("*.parquet")] == ["000_00000.parquet"]
 
 
 def test_the_list_of_names(capsys):
@@ -262,6 +375,12 @@ def test_the_list_of_names(capsys):
         ("download pile", "no such name; there are tinystories, owt-sample"),
         ("download tinystories --repo a/b", "leave NAME and --from out"),
         ("download tinystories --files *.txt", "--files: goes with --repo"),
+        (
+            "download tinystories --limit-files 1",
+            "tinystories is not kept as separate files; it goes with fineweb-10bt",
+        ),
+        ("download --limit-files 1", "--limit-files: goes with a NAME or --repo"),
+        ("download fineweb-10bt --limit-files 0", "--limit-files"),
         ("download --repo abc", "--repo abc: is no name of a dataset"),
         ("download tinystories --output {t}/file", "file: is a file; name a folder"),
         ("download tinystories --from {t}/none", "none: is no folder"),
