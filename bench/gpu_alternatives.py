@@ -1,8 +1,8 @@
 """Which implementation belongs into a compiled step? `python -m bench.gpu_alternatives [--layers N] [--only NAME …]`.
 
 The step of a config with fewer layers (each alternative compiles anew), its batch size kept; one thing is changed at a
-time: an operator's other implementation (kernels/backend.py's CHOICES has a column for compiled code), PyTorch's
-attention by cuDNN, Inductor's search for matrix products. A row says how many times as fast as without the change, and
+time: an operator's other implementation (kernels/backend.py's CHOICES has a column for compiled code), Inductor's
+search for matrix products. A row says how many times as fast as without the change, and
 is saved as it comes; the first and the last row are the unchanged step, whose difference is the noise. Before it is
 timed, an alternative's first loss and gradient norm must be those of the uncompiled step.
 """
@@ -15,7 +15,6 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench import machine
 from bench.gpu_training import CONFIG, Job, attempt, read_config, speed
@@ -35,16 +34,11 @@ def choosing(operator: str, what: str) -> Iterator[None]:
         backend.CHOICES[operator] = before
 
 
-@contextlib.contextmanager
-def cudnn_attention() -> Iterator[None]:
-    with choosing("attention", "torch"), sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
-        yield
-
-
 UNCHANGED = "unchanged"
 ALTERNATIVES: dict[str, Callable[[], AbstractContextManager]] = {
+    "attention-triton": lambda: choosing("attention", "triton"),
     "attention-torch": lambda: choosing("attention", "torch"),
-    "attention-cudnn": cudnn_attention,
+    "attention-cudnn": lambda: choosing("attention", "cudnn"),
     "rms_norm-torch": lambda: choosing("rms_norm", "torch"),
     "linear_cross_entropy-torch": lambda: choosing("linear_cross_entropy", "torch"),
     "rope-triton": lambda: choosing("rope", "triton"),

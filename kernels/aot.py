@@ -31,6 +31,7 @@ import torch
 from kernels import backend
 from kernels.attention_backward import attention_backward
 from kernels.attention_forward import attention_forward
+from kernels.attention_tiles import CANDIDATES, Tile, use_tiles
 from kernels.decode_attention import _decode
 from kernels.linear_cross_entropy import _loss
 from kernels.rms_norm import BACKWARD_CANDIDATES, NARROW_BACKWARD_CANDIDATES
@@ -64,6 +65,8 @@ class Case:
     label: str
     launch: Callable[[], object]
     tf32: bool = False
+    architectures: tuple[str, ...] = tuple(ARCHITECTURES)
+    kernel: str | None = None  # compile this one of the launched kernels only
 
 
 @dataclass(frozen=True)
@@ -182,6 +185,27 @@ def _attention_cases() -> Iterator[Case]:
             yield Case("attention", label, lambda d=head_dim: _attend(torch.float32, d, 4001), tf32)
 
 
+def _attend_with(kernel: str, tile: Tile, head_dim: int) -> None:
+    with use_tiles(**{kernel: tile}):
+        _attend(torch.bfloat16, head_dim, 4096, kv_heads=16)
+
+
+def _tile_cases() -> Iterator[Case]:
+    """One kernel in each tile that bench/ would time on an H100 (attention_tiles.py); the first of a list is the default,
+    which the cases above compile.
+    """
+    for head_dim, kernels in CANDIDATES.items():
+        for kernel, tiles in kernels.items():
+            for tile in tiles[1:]:
+                yield Case(
+                    "attention",
+                    f"bfloat16 head_dim {head_dim}, {kernel} tile {','.join(map(str, tile))}",
+                    lambda k=kernel, t=tile, d=head_dim: _attend_with(k, t, d),
+                    architectures=("sm_90",),
+                    kernel=f"_attention_{kernel}_kernel",
+                )
+
+
 def _decode_cases() -> Iterator[Case]:
     for dtype in (torch.bfloat16, torch.float32):
         for head_dim in (32, 64, 80, 128, 256):
@@ -217,6 +241,7 @@ def cases(only: str | None = None) -> list[Case]:
         *_pointwise_cases(),
         *_rms_norm_cases(),
         *_attention_cases(),
+        *_tile_cases(),
         *_decode_cases(),
         *_loss_cases(),
     ]
@@ -274,6 +299,8 @@ def compile_case(case: Case, architecture: str) -> list[Compiled]:
         torch.set_float32_matmul_precision(before)
     results = []
     for kernel, args, kwargs in recording.launches:
+        if case.kernel not in (None, kernel.__name__):
+            continue
         types, constants, alignments, options = _signature(kernel, args, kwargs)
         target = GPUTarget("cuda", capability[0] * 10 + capability[1], 32)
         compiled = backend.triton.compile(
@@ -333,7 +360,8 @@ def main(arguments: list[str] | None = None) -> int:
     jobs = [
         (options.only, index, architecture)
         for architecture in options.arch or DEFAULT
-        for index in range(len(cases(options.only)))
+        for index, case in enumerate(cases(options.only))
+        if architecture in case.architectures
     ]
     print(
         f"{'arch':7}{'kernel':26}{'case':50}{'configuration':40}{'regs':>5}{'stack':>6}{'smem K':>8}"

@@ -22,7 +22,14 @@ import torch.nn.functional as F
 
 from kernels.attention_backward import attention_backward
 from kernels.attention_forward import attention_forward
-from kernels.backend import INTERPRETING, autocast_dtype, compute_dtype, dot_precision, use_triton
+from kernels.backend import (
+    INTERPRETING,
+    attention_choice,
+    autocast_dtype,
+    compute_dtype,
+    dot_precision,
+    triton_runs,
+)
 
 MAX_HEAD_DIM = 256
 
@@ -79,6 +86,35 @@ def attention_sdpa(
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal, **options)
     mask = visible(q.shape[2], k.shape[2], causal, document_ids, q.device)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **options)
+
+
+def attention_cudnn(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, scale: float
+) -> torch.Tensor:
+    """cuDNN's kernel by its own operator, so that nothing else can be picked; out has q's strides.
+
+    The statistics that a backward needs are computed only where there will be one.
+    """
+    trains = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    cudnn = torch.ops.aten._scaled_dot_product_cudnn_attention
+    return cudnn(q, k, v, None, trains, 0.0, causal, False, scale=scale)[0]
+
+
+def _suits_pytorch(q: torch.Tensor, k: torch.Tensor) -> bool:
+    """Whether a call without mask and LSE is one that cuDNN's and flash attention's kernels both take (sdp_utils.cpp of
+    torch 2.11): half precision, head_dim a multiple of 8 up to 128, more than one key, nothing empty. For others PyTorch's
+    operator could fall back to one that keeps every score.
+    """
+    batch, heads, seq, head_dim = q.shape
+    return (
+        q.dtype in (torch.float16, torch.bfloat16)
+        and head_dim % 8 == 0
+        and head_dim <= 128
+        and seq == k.shape[2]
+        and seq > 1
+        and 0 < batch < 65536
+        and 0 < heads < 65536
+    )
 
 
 def _too_wide_for_exact(q: torch.Tensor) -> bool:
@@ -153,7 +189,13 @@ def attention(
         scale = q.shape[-1] ** -0.5
     if scale <= 0:
         raise ValueError(f"attention: scale {scale} must be positive")
-    if use_triton("attention", q) and not _too_wide_for_exact(q):
+    ours = triton_runs(q) and not _too_wide_for_exact(q)
+    if ours and not return_lse and document_ids is None and _suits_pytorch(q, k):
+        chosen = attention_choice(q)
+        if chosen == "cudnn":
+            return attention_cudnn(q, k, v, causal, scale)
+        ours = chosen == "triton"
+    if ours:
         out, lse = attention_forward(q, k, v, document_ids, causal, scale)
         return (out, lse.detach() * math.log(2)) if return_lse else out
     if return_lse:

@@ -10,14 +10,20 @@ dq up atomically (7 instead of 5). Source: Dao 2023, arXiv:2307.08691, section 3
 
 import torch
 
-from kernels.attention_forward import LOG2_E, document_span, key_ranges, load_tile, store_tile, visible_scores
+from kernels.attention_forward import (
+    LOG2_E,
+    document_span,
+    empty_by_token,
+    key_ranges,
+    load_tile,
+    store_tile,
+    visible_scores,
+)
+from kernels.attention_tiles import backward_config
 from kernels.backend import (
-    capability,
     dense_last,
     dot_precision,
-    empty_dense_last,
     jit,
-    power_of_two,
     register,
     tl,
     triton,
@@ -196,37 +202,6 @@ def _attention_dkdv_kernel(
     store_tile(dv_ptr, dv_row, start_n, seq_k, cols, dims, dv, HEAD_DIM)
 
 
-def backward_config(q: torch.Tensor, grouped: bool, ids: bool) -> tuple[dict[str, int], dict[str, int]]:
-    """Tiles, warps and stages of the dq and the dk, dv kernels; chosen by `python -m kernels.aot`.
-
-    The loop over a group's heads and the mask of document ids cost the dk, dv kernel registers that the
-    larger tile does not leave: head_dim 128 on sm_90 spills 152 bytes with 64 queries a step, none with 32.
-    """
-    block_d = max(16, power_of_two(q.shape[-1]))
-    architecture = capability(q.device)[0]
-    lean = grouped or ids
-    if q.element_size() > 2:
-        if dot_precision() == "tf32x3":
-            tiles = (64, 32, 4, 2) if architecture == 9 else (32, 16, 4, 2), (32, 16, 4, 2)
-        elif block_d <= 128:
-            tiles = (32, 32, 4, 1), (32, 64, 8, 2) if block_d <= 64 else (32, 32, 4, 1)
-        else:
-            tiles = (16, 16, 4, 1), (16, 16, 4, 1)
-    elif block_d <= 64:
-        tiles = (128, 64, 8, 3), (32 if lean and architecture != 9 else 64, 128, 8, 3)
-    elif block_d == 128 and architecture < 9:
-        tiles = (64, 64, 4, 2), (32 if lean else 64, 64, 8, 2)
-    elif block_d == 128 and architecture == 9:
-        tiles = (128, 64, 8, 3), (32 if lean else 64, 128, 8, 3)
-    elif block_d == 128:
-        tiles = (128, 64, 8, 3), (16, 64, 8, 2) if ids else (32, 64, 8, 1) if grouped else (64, 128, 8, 3)
-    else:
-        stages = 2 if architecture >= 9 else 1
-        tiles = (64, 32, 8, stages), (32, 32, 8, stages)
-    names = "BLOCK_M", "BLOCK_N", "num_warps", "num_stages"
-    return tuple({"BLOCK_D": block_d, **dict(zip(names, tile))} for tile in tiles)
-
-
 @register("attention_backward")
 def attention_backward(
     dout: torch.Tensor,
@@ -242,7 +217,7 @@ def attention_backward(
     """(dq, dk, dv); lse is the forward's, to base 2."""
     batch, heads, seq_q, head_dim = q.shape
     kv_heads, seq_k = k.shape[1], k.shape[2]
-    dq, dk, dv = empty_dense_last(q), empty_dense_last(k), empty_dense_last(v)
+    dq, dk, dv = empty_by_token(q), empty_by_token(k), empty_by_token(v)
     if q.numel() == 0 or k.numel() == 0:
         return dq.zero_(), dk.zero_(), dv.zero_()
     q, k, v, out, dout = dense_last(q), dense_last(k), dense_last(v), dense_last(out), dense_last(dout)
@@ -275,4 +250,4 @@ def attention_backward(
 
 @attention_backward.register_fake
 def _(dout, q, k, v, out, lse, document_ids, causal, scale):
-    return empty_dense_last(q), empty_dense_last(k), empty_dense_last(v)
+    return empty_by_token(q), empty_by_token(k), empty_by_token(v)

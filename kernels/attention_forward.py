@@ -1,7 +1,8 @@
 """The forward kernel of attention: one program holds a block of queries and walks the keys it may see.
 
 In: q (batch, heads, seq_q, head_dim), k and v (batch, kv_heads, seq_k, head_dim), last dimension dense, other
-strides free; ids (batch, seq) integers or absent. Out: out like q, and per row (batch, heads, seq_q) the
+strides free; ids (batch, seq) integers or absent. Out: out (batch, heads, seq_q, head_dim), in memory (batch, seq_q,
+heads, head_dim), and per row (batch, heads, seq_q) the
 logarithm **to base 2** of the softmax denominator, float32, −inf for a row that sees nothing.
 
 Scores stay in base 2: exp2 of q·k · scale · log2(e), one fused multiply-add and one instruction a score.
@@ -14,14 +15,12 @@ import math
 
 import torch
 
+from kernels.attention_tiles import forward_config
 from kernels.backend import (
-    capability,
     compute_dtype,
     dense_last,
     dot_precision,
-    empty_dense_last,
     jit,
-    power_of_two,
     register,
     tl,
     triton,
@@ -197,27 +196,12 @@ def _attention_forward_kernel(
     tl.store(lse_ptr + row_of_lse * seq_q + start_m + rows, lse, mask=(start_m + rows) < seq_q)
 
 
-def forward_config(q: torch.Tensor, lean: bool) -> dict[str, int]:
-    """Tile, warps and stages for a head_dim, dtype and architecture; chosen by `python -m kernels.aot`.
-
-    head_dim 64 on sm_90: 128 × 128 with 4 warps spilled 112 bytes, 128 × 64 needs 238 registers and leaves
-    two blocks a multiprocessor, so that one's softmax hides behind the other's products. `lean`: document
-    ids are held, too.
+def empty_by_token(x: torch.Tensor) -> torch.Tensor:
+    """Uninitialised, of the shape (batch, heads, seq, head_dim) of x, with a token's heads side by side in memory: the
+    output projection and the gradient of the input projection read it without a transposing copy.
     """
-    block_d = max(16, power_of_two(q.shape[-1]))
-    architecture = capability(q.device)[0]
-    if q.element_size() > 2:
-        if dot_precision() == "tf32x3":
-            tile = (64, 32, 4, 2) if architecture == 9 else (32, 32, 4, 2)
-        else:
-            tile = (64, 32, 4, 2) if block_d <= 128 else (32, 16, 4, 1)
-    elif block_d <= 64:
-        tile = (128, 64, 8 if lean and architecture >= 10 else 4, 3)
-    elif block_d == 128:
-        tile = (128, 64, 8, 3)
-    else:
-        tile = (128, 64, 8, 2) if architecture >= 9 else (64, 32, 8, 2)
-    return {"BLOCK_D": block_d, **dict(zip(("BLOCK_M", "BLOCK_N", "num_warps", "num_stages"), tile))}
+    batch, heads, seq, head_dim = x.shape
+    return x.new_empty((batch, seq, heads, head_dim)).transpose(1, 2)
 
 
 @register("attention_forward")
@@ -231,7 +215,7 @@ def attention_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(out, base-2 logarithm of the softmax denominators)."""
     batch, heads, seq_q, head_dim = q.shape
-    out = empty_dense_last(q)
+    out = empty_by_token(q)
     lse = torch.empty((batch, heads, seq_q), dtype=compute_dtype(q.dtype), device=q.device)
     if lse.numel() == 0:
         return out, lse
@@ -250,4 +234,4 @@ def attention_forward(
 
 @attention_forward.register_fake
 def _(q, k, v, document_ids, causal, scale):
-    return empty_dense_last(q), q.new_empty(q.shape[:3], dtype=compute_dtype(q.dtype))
+    return empty_by_token(q), q.new_empty(q.shape[:3], dtype=compute_dtype(q.dtype))

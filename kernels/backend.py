@@ -5,10 +5,16 @@
 `TRITON_INTERPRET=1`, which is how the tests run the kernels. Inside `torch.compile` an opaque kernel stops
 its neighbours from fusing, so `CHOICES` has a second column for compiled code.
 
+Attention has more implementations than the others, so `LMFAST_ATTENTION=auto|triton|torch|cudnn`, read once at
+import, sets its two columns: `triton` is this package's kernels, `cudnn` cuDNN's kernel, `torch` whatever PyTorch's
+scaled_dot_product_attention prefers, `auto` cuDNN on Hopper and datacenter Blackwell in compiled code and wherever
+gradients are wanted, this package's kernels elsewhere. `cudnn` and `torch` apply to calls without document ids,
+window and LSE and with as many queries as keys; every other call on CUDA runs this package's kernels (attention.py).
+
 Triton is optional: without it (macOS, Windows) `jit` leaves the kernels uncompiled and nothing launches them.
 
-Comes in: an operator's name and one of its tensors. Goes out: a decision. Refuses: an unknown LMFAST_KERNELS,
-and `triton` where Triton cannot run.
+Input: an operator's name and one of its tensors. Output: a decision. Rejects unknown values of both
+variables, and `triton` where Triton cannot run.
 """
 
 import contextlib
@@ -28,6 +34,7 @@ except ImportError:
     tl = SimpleNamespace(constexpr=None)
 
 MODE = os.environ.get("LMFAST_KERNELS", "auto")
+ATTENTION = os.environ.get("LMFAST_ATTENTION", "auto")
 INTERPRETING = triton is not None and bool(triton.knobs.runtime.interpret)
 
 # (eager, inside torch.compile) on CUDA. Eager columns: one Triton kernel replaces several ATen ones.
@@ -37,7 +44,7 @@ CHOICES = {
     "rms_norm": ("triton", "triton"),
     "swiglu": ("triton", "torch"),
     "rope": ("triton", "torch"),
-    "attention": ("triton", "triton"),
+    "attention": (ATTENTION, ATTENTION),
     "decode_attention": ("triton", "triton"),
     "linear_cross_entropy": ("triton", "triton"),
 }
@@ -47,8 +54,8 @@ TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 launches: Counter[str] = Counter()  # kernel name -> launches (or traces, when compiling) in this process
 
 
-def use_triton(operator: str, x: torch.Tensor) -> bool:
-    """Whether `operator` runs as Triton kernels for a tensor like `x`."""
+def triton_runs(x: torch.Tensor) -> bool:
+    """Whether Triton kernels can and may run for a tensor like `x`."""
     if MODE not in ("auto", "triton", "torch"):
         raise ValueError(f"LMFAST_KERNELS={MODE}: use auto, triton or torch")
     if MODE == "torch":
@@ -61,15 +68,57 @@ def use_triton(operator: str, x: torch.Tensor) -> bool:
                 f"LMFAST_KERNELS=triton: on {x.device.type} set TRITON_INTERPRET=1, or use auto or torch"
             )
         return INTERPRETING or x.dtype in TRITON_DTYPES
-    if triton is None or x.device.type != "cuda" or x.dtype not in TRITON_DTYPES:
-        return False
-    return prefers_triton(operator)
+    return triton is not None and x.device.type == "cuda" and x.dtype in TRITON_DTYPES
 
 
-def prefers_triton(operator: str) -> bool:
+def use_triton(operator: str, x: torch.Tensor) -> bool:
+    """Whether `operator` runs as Triton kernels for a tensor like `x`."""
+    return triton_runs(x) and (MODE == "triton" or choice(operator) == "triton")
+
+
+def choice(operator: str) -> str:
     """What `CHOICES` says on CUDA, of code that runs eagerly or is being compiled."""
     eager, compiled = CHOICES[operator]
-    return (compiled if torch.compiler.is_compiling() else eager) == "triton"
+    return compiled if torch.compiler.is_compiling() else eager
+
+
+@contextlib.contextmanager
+def use_choice(operator: str, implementation: str) -> Iterator[None]:
+    """Within, eager code and whatever is compiled there get this implementation of `operator` on CUDA."""
+    before = CHOICES[operator]
+    CHOICES[operator] = (implementation, implementation)
+    try:
+        yield
+    finally:
+        CHOICES[operator] = before
+
+
+def attention_choice(q: torch.Tensor) -> str:
+    """`triton`, `torch` or `cudnn`: which attention a CUDA tensor like q gets where all three could serve.
+
+    `auto` keeps to this package's kernels where cuDNN is not PyTorch's own first choice (sdp_utils.cpp of torch 2.11:
+    compute capability 9 or 10 and cuDNN above 9.15.0), under deterministic algorithms, which exclude cuDNN's there,
+    too, and in eager code without gradients: cuDNN builds a plan for every new shape, and prompts come in all
+    lengths.
+    """
+    chosen = "triton" if MODE == "triton" else choice("attention")
+    if chosen not in ("auto", "triton", "torch", "cudnn"):
+        raise ValueError(
+            f"attention: {chosen!r} is not an implementation; set LMFAST_ATTENTION to auto, triton, torch or cudnn"
+        )
+    if chosen != "auto":
+        return chosen
+    trains = torch.compiler.is_compiling() or (torch.is_grad_enabled() and q.requires_grad)
+    if not trains or torch.are_deterministic_algorithms_enabled():
+        return "triton"
+    return "cudnn" if cudnn_attention_preferred() else "triton"
+
+
+@torch.compiler.assume_constant_result
+def cudnn_attention_preferred() -> bool:
+    """Whether PyTorch puts cuDNN's attention first on the current device."""
+    version = torch.backends.cudnn.version()
+    return torch.cuda.get_device_capability()[0] in (9, 10) and version is not None and version > 91500
 
 
 def jit(kernel: Callable) -> Callable:
@@ -207,12 +256,6 @@ def dense_rows(x: torch.Tensor) -> torch.Tensor:
 def dense_last(x: torch.Tensor) -> torch.Tensor:
     """x itself where its last dimension is dense, otherwise a contiguous copy."""
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
-
-
-def empty_dense_last(x: torch.Tensor) -> torch.Tensor:
-    """An uninitialised tensor like x, in x's memory order where that keeps the last dimension dense."""
-    y = torch.empty_like(x)
-    return y if y.stride(-1) == 1 or y.shape[-1] == 1 else x.new_empty(x.shape)
 
 
 @torch.compiler.assume_constant_result

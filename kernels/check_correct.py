@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 import kernels
+from kernels import backend
 from kernels.check_report import Report, compare, difference
 
 
@@ -156,6 +157,32 @@ def rope(report: Report, sizes: Sizes) -> None:
 
 
 def attention(report: Report, sizes: Sizes) -> None:
+    """This package's kernels at every size, cuDNN's (where dispatch prefers it) at those that training has."""
+    with backend.use_choice("attention", "triton"):
+        _attention_kernels(report, sizes)
+    if report.device.type != "cuda" or not backend.cudnn_attention_preferred():
+        return
+    reference = import_module("kernels.attention").attention_reference
+    for head_dim in (64, 128):
+        for kv_heads in (8, 2):
+            shapes = [(2, heads, sizes.seq, head_dim) for heads in (8, kv_heads, kv_heads)]
+            inputs = [_randn(report, *shape) for shape in shapes]
+            with backend.use_choice("attention", "cudnn"):
+                compare(
+                    report,
+                    "attention",
+                    f"cuDNN, head_dim {head_dim}, 8/{kv_heads} heads, {sizes.seq} × {sizes.seq}",
+                    kernels.attention,
+                    lambda q, k, v: reference(q, k, v)[0],
+                    lambda q, k, v: reference(q, k, v)[0],
+                    inputs,
+                    [_randn(report, *shapes[0], grad=False)],
+                    1.0,
+                    repeats=False,  # its backward adds up dq in any order
+                )
+
+
+def _attention_kernels(report: Report, sizes: Sizes) -> None:
     reference = import_module("kernels.attention").attention_reference
 
     def attend(function, **options):

@@ -37,10 +37,12 @@ def rope_reference(
             cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # (batch, 1, seq, head_dim / 2)
     compute = compute_dtype(q.dtype)
     cos, sin = cos.detach().to(compute), sin.detach().to(compute)
+    same, crossed = cos.unsqueeze(-2), torch.stack((-sin, sin), dim=-2)  # (..., 1 or 2, head_dim / 2)
 
     def rotate(x: torch.Tensor) -> torch.Tensor:
-        first, second = x.to(compute).chunk(2, dim=-1)
-        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+        halves = x.to(compute).unflatten(-1, (2, -1))
+        # a flip is only an index to Inductor: the rotation fuses with what reads it, and keeps x's memory order
+        return (halves * same + halves.flip(-2) * crossed).flatten(-2).to(x.dtype)
 
     return rotate(q), rotate(k)
 

@@ -23,24 +23,22 @@ def test_what_is_timed_is_the_alternative(job, monkeypatch):
 
     def note(job):
         seen.append({name: choice for name, choice in backend.CHOICES.items() if choice != before[name]})
-        seen[-1]["cudnn only"] = (
-            torch.backends.cuda.cudnn_sdp_enabled() and not torch.backends.cuda.flash_sdp_enabled()
-        )
         seen[-1]["search"] = torch._inductor.config.max_autotune
         return Row("x", None, None, 0.0, "", data={"times": [1.0]})
 
     monkeypatch.setattr(gpu_alternatives, "speed", note)
     assert len(list(rows(job))) == len(ALTERNATIVES) + 2
-    plain = {"cudnn only": False, "search": False}
+    plain = {"search": False}
     assert dict(zip([UNCHANGED, *ALTERNATIVES], seen)) == {
         UNCHANGED: plain,
-        "attention-torch": plain | {"attention": ("triton", "torch")},
-        "attention-cudnn": {"attention": ("triton", "torch"), "cudnn only": True, "search": False},
+        "attention-triton": plain | {"attention": ("auto", "triton")},
+        "attention-torch": plain | {"attention": ("auto", "torch")},
+        "attention-cudnn": plain | {"attention": ("auto", "cudnn")},
         "rms_norm-torch": plain | {"rms_norm": ("triton", "torch")},
         "linear_cross_entropy-torch": plain | {"linear_cross_entropy": ("triton", "torch")},
         "rope-triton": plain | {"rope": ("triton", "triton")},
         "swiglu-triton": plain | {"swiglu": ("triton", "triton")},
-        "max-autotune": {"cudnn only": False, "search": True},
+        "max-autotune": {"search": True},
     }
     assert before == backend.CHOICES and seen[-1] == plain
 

@@ -91,6 +91,17 @@ def test_spills_and_shared_memory_are_judged():
     assert not over.sound and not big.sound and "over the limit" in aot._row(over)
 
 
+def test_every_candidate_tile_is_compiled_for_hopper():
+    tiles = [case for case in aot.cases("attention") if " tile " in case.label]
+    assert len(tiles) == sum(len(t) - 1 for kernels in aot.CANDIDATES.values() for t in kernels.values())
+    assert all(case.architectures == ("sm_90",) for case in tiles)
+    (case,) = (case for case in tiles if case.label == "bfloat16 head_dim 64, dq tile 64,64,4,2")
+    (entry,) = aot.compile_case(case, "sm_90")
+    assert (
+        entry.sound and entry.kernel == "attention_dq" and entry.config == "D=64 M=64 N=64 warps=4 stages=2"
+    )
+
+
 def test_every_operator_has_cases():
     assert {case.operator for case in aot.cases()} == set(aot.backend.CHOICES)
 

@@ -80,6 +80,77 @@ def test_exact_float32_on_wide_heads_goes_to_pytorch():
         torch.set_float32_matmul_precision(before)
 
 
+HALF = {"dtype": torch.bfloat16}
+REFUSED_BY_CUDNN = [
+    ((1, 2, 4, 64), (1, 2, 4, 64), {}, {}),  # float32
+    ((1, 2, 4, 256), (1, 2, 4, 256), HALF, {}),
+    ((1, 2, 4, 60), (1, 2, 4, 60), HALF, {}),
+    ((1, 2, 4, 64), (1, 2, 5, 64), HALF, {}),
+    ((1, 2, 1, 64), (1, 2, 1, 64), HALF, {}),
+    ((0, 2, 4, 64), (0, 2, 4, 64), HALF, {}),
+    ((1, 2, 4, 64), (1, 2, 4, 64), HALF, {"document_ids": torch.zeros(1, 4).long()}),
+    ((1, 2, 4, 64), (1, 2, 4, 64), HALF, {"return_lse": True}),
+]
+
+
+@pytest.fixture
+def implementations(monkeypatch):
+    """As if on a GPU: a list that names which implementation each call of attention ran."""
+    ran = []
+
+    def stand_in(name):
+        def run(q, *_):
+            ran.append(name)
+            return (q, q) if name == "triton" else q
+
+        return run
+
+    monkeypatch.setattr(module, "triton_runs", lambda q: True)
+    for name, function in (
+        ("triton", "attention_forward"),
+        ("cudnn", "attention_cudnn"),
+        ("torch", "attention_sdpa"),
+    ):
+        monkeypatch.setattr(module, function, stand_in(name))
+    return ran
+
+
+@pytest.mark.parametrize("wanted", ["triton", "torch", "cudnn"])
+def test_the_choice_decides_where_all_could_serve(wanted, implementations, monkeypatch):
+    monkeypatch.setattr(module, "attention_choice", lambda q: wanted)
+    for shape in ((2, 4, 9, 64), (1, 3, 2, 128), (1, 1, 5, 80)):
+        kernels.attention(*[torch.zeros(shape, **HALF)] * 3)
+        kernels.attention(*[torch.zeros(shape, **HALF)] * 3, causal=False)
+    kernels.attention(torch.zeros(1, 4, 9, 64, **HALF), *[torch.zeros(1, 2, 9, 64, **HALF)] * 2)
+    assert set(implementations) == {wanted}
+
+
+@pytest.mark.parametrize("wanted", ["torch", "cudnn"])
+@pytest.mark.parametrize("q, k, dtype, options", REFUSED_BY_CUDNN)
+def test_ours_run_what_the_others_would_refuse_or_mask(
+    q, k, dtype, options, wanted, implementations, monkeypatch
+):
+    monkeypatch.setattr(module, "attention_choice", lambda q: wanted)
+    kernels.attention(torch.zeros(q, **dtype), torch.zeros(k, **dtype), torch.zeros(k, **dtype), **options)
+    assert implementations == ["triton"]
+
+
+def test_cudnn_computes_statistics_for_a_backward_only(monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        torch.ops.aten, "_scaled_dot_product_cudnn_attention", lambda *a, **o: calls.append((*a[3:], o)) or a
+    )
+    q = torch.zeros(1, 1, 2, 8, requires_grad=True)
+    module.attention_cudnn(q, q, q, True, 0.5)
+    module.attention_cudnn(q.detach(), q.detach(), q.detach(), False, 0.5)
+    with torch.no_grad():
+        module.attention_cudnn(q, q, q, True, 0.5)
+    assert calls == [
+        (None, trains, 0.0, causal, False, {"scale": 0.5})
+        for trains, causal in ((True, True), (False, False), (False, True))
+    ]
+
+
 def test_compiles_to_plain_operations(assert_plain):
     q, k, v = (x.detach() for x in operands(2, 4, 2, 6, 6, 8))
     assert_plain(kernels.attention, q, k, v)

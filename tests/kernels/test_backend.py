@@ -45,7 +45,7 @@ def test_cuda_takes_the_table(monkeypatch):
 
 def test_compiled_code_asks_the_second_column():
     def function(x):
-        return x + 1 if backend.prefers_triton("swiglu") else x - 1
+        return x + 1 if backend.choice("swiglu") == "triton" else x - 1
 
     assert backend.CHOICES["swiglu"] == ("triton", "torch")
     assert function(torch.zeros(1)) == 1
@@ -61,6 +61,66 @@ def test_override(monkeypatch):
     monkeypatch.setattr(backend, "MODE", "cuda")
     with pytest.raises(ValueError, match="LMFAST_KERNELS=cuda: use auto, triton or torch"):
         backend.use_triton("attention", torch.zeros(1))
+
+
+@pytest.fixture
+def hopper(monkeypatch):
+    """As if on an H100 with a cuDNN that PyTorch prefers."""
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91900)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: False)
+    return monkeypatch
+
+
+def attention_for(requires_grad=True):
+    return backend.attention_choice(torch.zeros(1, requires_grad=requires_grad))
+
+
+def test_attention_by_itself_takes_cudnn_for_training_on_hopper(hopper):
+    assert backend.CHOICES["attention"] == ("auto", "auto")
+    assert attention_for() == "cudnn" and attention_for(requires_grad=False) == "triton"
+    with torch.no_grad():
+        assert attention_for() == "triton"
+    hopper.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert attention_for(requires_grad=False) == "cudnn"
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert attention_for() == "triton"
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(
+    "capability, version, wanted",
+    [
+        ((10, 0), 91501, "cudnn"),
+        ((9, 0), 91500, "triton"),
+        ((9, 0), None, "triton"),
+        ((8, 0), 91900, "triton"),
+        ((12, 0), 91900, "triton"),
+    ],
+)
+def test_attention_follows_the_capability_and_cudnns_version(capability, version, wanted, hopper):
+    hopper.setattr(torch.backends.cudnn, "version", lambda: version)
+    hopper.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    assert attention_for() == wanted
+
+
+def test_attentions_override(hopper):
+    for name in ("triton", "torch", "cudnn"):
+        with backend.use_choice("attention", name):
+            assert attention_for() == name
+    with (
+        backend.use_choice("attention", "flash"),
+        pytest.raises(ValueError, match="set LMFAST_ATTENTION to auto"),
+    ):
+        attention_for()
+    hopper.setattr(backend, "MODE", "triton")
+    assert attention_for() == "triton"
+    done = run_python(
+        "from kernels import backend; print(backend.CHOICES['attention'])", LMFAST_ATTENTION="cudnn"
+    )
+    assert done.stdout.strip() == "('cudnn', 'cudnn')", done.stderr
 
 
 def test_without_triton():

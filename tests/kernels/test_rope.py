@@ -25,6 +25,14 @@ def test_rotates_half_split_pairs():
             assert abs(want - complex(turned[0, 0, position, i], turned[0, 0, position, i + 4])) < 1e-12
 
 
+def test_keeps_the_memory_order():
+    """Heads of a token stay side by side, so that attention's output needs no transposing copy."""
+    fused = torch.randn(2, 5, 7, 8)  # (batch, seq, heads, head_dim), as a projection writes it
+    q, k = (x.transpose(1, 2) for x in fused.split([4, 3], dim=2))
+    for turned in kernels.rope(q, k, *table(5, 8)):
+        assert turned.transpose(1, 2).is_contiguous()
+
+
 def test_scores_depend_on_the_distance_only():
     q, k = torch.randn(1, 2, 1, 16), torch.randn(1, 2, 1, 16)
     scores = []

@@ -1,0 +1,158 @@
+"""Tile sizes, warps and pipeline stages of the attention kernels, and the tiles worth timing on Hopper.
+
+A tile is (BLOCK_M queries, BLOCK_N keys, warps, stages). The forward and dq kernels own BLOCK_M queries and step over
+keys, the dk, dv kernel owns BLOCK_N keys and steps over queries. The defaults were chosen by registers and spills as
+`python -m kernels.aot` shows them, not by time. `CANDIDATES` holds, for head_dim 64 and 128 in half precision on
+sm_90, the default first and the alternatives that compile without spilling more than aot's limit (dropped with triton
+3.6, head_dim 128: forward (64, 128, 4, 2) spilled 40 bytes, dkdv (64, 64, 4, 2) 160, dkdv (128, 64, 8, 2) 184).
+`use_tiles` puts one in place:
+
+    for tile in CANDIDATES[64]["forward"]:
+        with use_tiles(forward=tile):
+            kernels.attention(q, k, v)
+
+Only eager calls follow `use_tiles`: a compiled function, and torch.compile's caches on disk, keep the tiles of their
+tracing.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from kernels.backend import capability, dot_precision, power_of_two
+from kernels.tuning import tuned, use_config
+
+
+class Tile(NamedTuple):
+    """Queries and keys of a block, warps of a program, stages of its pipeline."""
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+
+CANDIDATES: dict[int, dict[str, tuple[Tile, ...]]] = {
+    64: {
+        "forward": (
+            Tile(128, 64, 4, 3),
+            Tile(128, 64, 4, 4),
+            Tile(128, 128, 8, 2),
+            Tile(128, 128, 8, 3),
+            Tile(64, 64, 4, 3),
+            Tile(128, 64, 8, 3),
+        ),
+        "dq": (
+            Tile(128, 64, 8, 3),
+            Tile(64, 64, 4, 3),
+            Tile(64, 64, 4, 2),
+            Tile(128, 64, 8, 2),
+            Tile(128, 128, 8, 2),
+            Tile(64, 128, 4, 2),
+        ),
+        "dkdv": (
+            Tile(64, 128, 8, 3),
+            Tile(64, 128, 8, 2),
+            Tile(64, 64, 4, 3),
+            Tile(64, 64, 4, 2),
+            Tile(128, 128, 8, 2),
+            Tile(128, 64, 8, 2),
+        ),
+    },
+    128: {
+        "forward": (
+            Tile(128, 64, 8, 3),
+            Tile(128, 128, 8, 2),
+            Tile(128, 128, 8, 3),
+            Tile(64, 64, 4, 3),
+            Tile(128, 64, 8, 2),
+        ),
+        "dq": (
+            Tile(128, 64, 8, 3),
+            Tile(128, 64, 8, 2),
+            Tile(64, 64, 4, 3),
+            Tile(64, 64, 4, 2),
+        ),
+        "dkdv": (
+            Tile(64, 128, 8, 3),
+            Tile(64, 128, 8, 2),
+            Tile(64, 64, 8, 2),
+            Tile(32, 128, 8, 3),
+        ),
+    },
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def use_tiles(
+    forward: Tile | None = None, dq: Tile | None = None, dkdv: Tile | None = None
+) -> Iterator[None]:
+    """Within, eager calls of the named kernels use these tiles whatever the head_dim, dtype and device."""
+    with contextlib.ExitStack() as stack:
+        for name, tile in (("forward", forward), ("dq", dq), ("dkdv", dkdv)):
+            if tile is not None:
+                stack.enter_context(use_config(f"attention_{name}", **_parameters(tile)))
+        yield
+
+
+def _parameters(tile: tuple[int, int, int, int]) -> dict[str, int]:
+    return dict(zip(("BLOCK_M", "BLOCK_N", "num_warps", "num_stages"), tile))
+
+
+def _config(kernel: str, tile: tuple[int, int, int, int], block_d: int) -> dict[str, int]:
+    return tuned(f"attention_{kernel}", {"BLOCK_D": block_d, **_parameters(tile)})
+
+
+def forward_config(q: torch.Tensor, lean: bool) -> dict[str, int]:
+    """Tile, warps and stages for a head_dim, dtype and architecture; chosen by `python -m kernels.aot`.
+
+    head_dim 64 on sm_90: 128 × 128 with 4 warps spilled 112 bytes, 128 × 64 needs 238 registers and leaves
+    two blocks a multiprocessor, so that one's softmax hides behind the other's products. `lean`: document
+    ids are held, too.
+    """
+    block_d = max(16, power_of_two(q.shape[-1]))
+    architecture = capability(q.device)[0]
+    if q.element_size() > 2:
+        if dot_precision() == "tf32x3":
+            tile = (64, 32, 4, 2) if architecture == 9 else (32, 32, 4, 2)
+        else:
+            tile = (64, 32, 4, 2) if block_d <= 128 else (32, 16, 4, 1)
+    elif block_d <= 64:
+        tile = (128, 64, 8 if lean and architecture >= 10 else 4, 3)
+    elif block_d == 128:
+        tile = (128, 64, 8, 3)
+    else:
+        tile = (128, 64, 8, 2) if architecture >= 9 else (64, 32, 8, 2)
+    return _config("forward", tile, block_d)
+
+
+def backward_config(q: torch.Tensor, grouped: bool, ids: bool) -> tuple[dict[str, int], dict[str, int]]:
+    """Tiles, warps and stages of the dq and the dk, dv kernels; chosen by `python -m kernels.aot`.
+
+    The loop over a group's heads and the mask of document ids cost the dk, dv kernel registers that the
+    larger tile does not leave: head_dim 128 on sm_90 spills 152 bytes with 64 queries a step, none with 32.
+    """
+    block_d = max(16, power_of_two(q.shape[-1]))
+    architecture = capability(q.device)[0]
+    lean = grouped or ids
+    if q.element_size() > 2:
+        if dot_precision() == "tf32x3":
+            tiles = (64, 32, 4, 2) if architecture == 9 else (32, 16, 4, 2), (32, 16, 4, 2)
+        elif block_d <= 128:
+            tiles = (32, 32, 4, 1), (32, 64, 8, 2) if block_d <= 64 else (32, 32, 4, 1)
+        else:
+            tiles = (16, 16, 4, 1), (16, 16, 4, 1)
+    elif block_d <= 64:
+        tiles = (128, 64, 8, 3), (32 if lean and architecture != 9 else 64, 128, 8, 3)
+    elif block_d == 128 and architecture < 9:
+        tiles = (64, 64, 4, 2), (32 if lean else 64, 64, 8, 2)
+    elif block_d == 128 and architecture == 9:
+        tiles = (128, 64, 8, 3), (32 if lean else 64, 128, 8, 3)
+    elif block_d == 128:
+        tiles = (128, 64, 8, 3), (16, 64, 8, 2) if ids else (32, 64, 8, 1) if grouped else (64, 128, 8, 3)
+    else:
+        stages = 2 if architecture >= 9 else 1
+        tiles = (64, 32, 8, stages), (32, 32, 8, stages)
+    return _config("dq", tiles[0], block_d), _config("dkdv", tiles[1], block_d)
