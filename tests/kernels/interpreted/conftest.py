@@ -16,7 +16,16 @@ import torch
 if os.environ.get("TRITON_INTERPRET") != "1":
     collect_ignore_glob = ["test_*.py"]
 else:
+    import triton.runtime.interpreter as interpreter
+
     from kernels import backend
+
+    def _indexable_scalars(tensor, scope, patch=interpreter._patch_lang_tensor) -> None:
+        """Triton 3.6 keeps scalars as arrays of one element, which NumPy 2.5 no longer turns into `int`; 3.7 does this."""
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))
+
+    interpreter._patch_lang_tensor = _indexable_scalars
 
 
 @pytest.fixture(autouse=True)
