@@ -96,13 +96,13 @@ CORPORA = {
         "HuggingFaceFW/fineweb",
         {"train": "sample/10BT/*.parquet"},
         "parquet",
-        "31 GB, 10 billion tokens of web text (Parquet; --limit-files)",
+        "about 28 GB, 10 billion tokens of web text (Parquet; --limit-files)",
     ),
     "fineweb-edu-10bt": Corpus(
         "HuggingFaceFW/fineweb-edu",
         {"train": "sample/10BT/*.parquet"},
         "parquet",
-        "28 GB, 10 billion tokens of educational web text (Parquet; --limit-files)",
+        "about 28 GB, 10 billion tokens of educational web text (Parquet; --limit-files)",
     ),
     "gpt2-tokenizer": Corpus(
         "openai-community/gpt2",
