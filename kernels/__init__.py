@@ -1,9 +1,10 @@
 """The operators a decoder's training and decoding spend their time in: one file each, Triton on CUDA,
 PyTorch elsewhere.
 
-Every operator is a plain function of tensors, functional, differentiable (decode_attention apart), correct
-on any shape, callable inside `torch.compile(fullgraph=True)` and under `torch.autocast`. Bad arguments
-raise ValueError. This package imports torch and (where it is installed) triton, nothing else.
+Every operator is a plain function of tensors, functional and differentiable, correct on any shape, callable inside
+`torch.compile(fullgraph=True)` and under `torch.autocast`. The two that serve decoding have no gradient, and
+rope_append writes to its caches. Bad arguments raise ValueError. This package imports torch and (where it is
+installed) triton, nothing else.
 """
 
 from kernels.attention import attention
@@ -13,6 +14,7 @@ from kernels.linear import linear
 from kernels.linear_cross_entropy import linear_cross_entropy
 from kernels.rms_norm import rms_norm
 from kernels.rope import rope
+from kernels.rope_append import rope_append
 from kernels.self_attention import self_attention
 from kernels.swiglu import swiglu
 
@@ -24,6 +26,7 @@ __all__ = [
     "linear_cross_entropy",
     "rms_norm",
     "rope",
+    "rope_append",
     "self_attention",
     "swiglu",
 ]

@@ -38,6 +38,7 @@ from kernels.rms_norm import BACKWARD_CANDIDATES, NARROW_BACKWARD_CANDIDATES
 from kernels.rms_norm import _backward as rms_norm_backward
 from kernels.rms_norm import _forward as rms_norm_forward
 from kernels.rope import _rope
+from kernels.rope_append import _rope_append
 from kernels.swiglu import _backward as swiglu_backward
 from kernels.swiglu import _forward as swiglu_forward
 from kernels.tuning import use_config
@@ -220,6 +221,25 @@ def _decode_cases() -> Iterator[Case]:
                 )
 
 
+def _append_cases() -> Iterator[Case]:
+    for dtype in (torch.bfloat16, torch.float32):
+        for head_dim in (64, 80, 128, 256):
+            for batch, heads, kv_heads in ((1, 12, 12), (16, 32, 8)):
+                projected = _meta(batch, heads + 2 * kv_heads, head_dim, dtype=dtype)
+                parts = projected.split([heads, kv_heads, kv_heads], 1)
+                table = _meta(1024, head_dim // 2, dtype=torch.float32)
+                cache, lengths = (
+                    _meta(batch, kv_heads, 1024, head_dim, dtype=dtype),
+                    _meta(batch, dtype=torch.int32),
+                )
+                name = str(dtype).removeprefix("torch.")
+                yield Case(
+                    "rope_append",
+                    f"{name} head_dim {head_dim}, {heads}/{kv_heads} heads, batch {batch}",
+                    lambda x=parts, t=table, n=lengths, c=cache: _rope_append.body(*x, t, t, n, c, c),
+                )
+
+
 def _loss_cases() -> Iterator[Case]:
     for dtype in (torch.bfloat16, torch.float32):
         for vocab in (4096, 50257, 50304):
@@ -243,6 +263,7 @@ def cases(only: str | None = None) -> list[Case]:
         *_attention_cases(),
         *_tile_cases(),
         *_decode_cases(),
+        *_append_cases(),
         *_loss_cases(),
     ]
     return [case for case in everything if only in (None, case.operator)]

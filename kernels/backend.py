@@ -20,7 +20,7 @@ variables, and `triton` where Triton cannot run.
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -44,6 +44,7 @@ CHOICES = {
     "rms_norm": ("triton", "triton"),
     "swiglu": ("triton", "torch"),
     "rope": ("triton", "torch"),
+    "rope_append": ("triton", "triton"),
     "attention": (ATTENTION, ATTENTION),
     "decode_attention": ("triton", "triton"),
     "linear_cross_entropy": ("triton", "triton"),
@@ -208,8 +209,8 @@ def power_of_two(n: int) -> int:
     return triton.next_power_of_2(int(n))
 
 
-def register(name: str, opaque: bool = False) -> Callable:
-    """Decorator: a functional operator `lmfast::name` whose body launches kernels.
+def register(name: str, opaque: bool = False, mutates: Sequence[str] = ()) -> Callable:
+    """Decorator: an operator `lmfast::name` whose body launches kernels; it writes to its arguments `mutates` only.
 
     On a GPU a `triton_op`, which Inductor sees through; under the interpreter a `custom_op`, because there is
     nothing to see: the fake that the operator's file registers stands in for it while tracing. `opaque`
@@ -218,7 +219,7 @@ def register(name: str, opaque: bool = False) -> Callable:
     library_decorator = torch.library.custom_op if INTERPRETING or opaque else torch.library.triton_op
 
     def decorate(body: Callable) -> Callable:
-        operator = library_decorator(f"lmfast::{name}", mutates_args=())(body)
+        operator = library_decorator(f"lmfast::{name}", mutates_args=mutates)(body)
         operator.body = body
         return operator
 

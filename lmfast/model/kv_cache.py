@@ -1,6 +1,7 @@
 """The static key/value cache: allocated once at the longest length, written in place, never grown.
 
-Shapes are those of `kernels.decode_attention`: (batch, num_kv_heads, max_length, head_dim) a layer. `lengths`
+Shapes are those of `kernels.decode_attention`: (batch, num_kv_heads, max_length, head_dim) a layer. Prompts are written
+by `fill`, single tokens by `kernels.rope_append`. `lengths`
 (batch,) int32 says how many positions of each sequence are valid; it lives on the device, so that a decoding step
 never waits for the host. What lies beyond a sequence's length is never read.
 """
@@ -30,12 +31,6 @@ class LayerCache:
             self.k[self.rows, :, : k.shape[2]] = k.to(self.k.dtype)
             self.v[self.rows, :, : v.shape[2]] = v.to(self.v.dtype)
 
-    def append(self, k: Tensor, v: Tensor, lengths: Tensor) -> None:
-        """Writes one token's keys and values (batch, num_kv_heads, 1, head_dim) at each sequence's own length."""
-        rows = torch.arange(k.shape[0], device=k.device)
-        self.k[rows, :, lengths] = k.squeeze(2).to(self.k.dtype)
-        self.v[rows, :, lengths] = v.squeeze(2).to(self.v.dtype)
-
 
 class KVCache:
     """All layers' caches for `batch` sequences of at most `max_length` tokens."""
@@ -43,11 +38,16 @@ class KVCache:
     def __init__(
         self, config: ModelConfig, batch: int, max_length: int, device: torch.device, dtype: torch.dtype
     ):
-        shape = (config.num_layers, 2, batch, config.num_kv_heads, max_length, config.head_dim)
-        self.storage = torch.zeros(shape, device=device, dtype=dtype)
-        self.layers = [LayerCache(k, v) for k, v in self.storage]
+        shape = (batch, config.num_kv_heads, max_length, config.head_dim)
+        # Each in memory of its own: of views of one tensor torch.compile copied the whole cache for each layer's append.
+        self.tensors = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(2 * config.num_layers)]
+        self.layers = [LayerCache(k, v) for k, v in zip(self.tensors[::2], self.tensors[1::2], strict=True)]
         self.lengths = torch.zeros(batch, device=device, dtype=torch.int32)
         self.max_length = max_length
+
+    def clear(self) -> None:
+        """Forgets what was in it: whatever lies beyond a sequence's length is finite again."""
+        torch._foreach_zero_(self.tensors)
 
     def of_rows(self, rows: Tensor | None) -> list[LayerCache]:
         """The layers as `fill` shall write them: those sequences only."""

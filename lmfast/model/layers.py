@@ -80,10 +80,8 @@ class Attention(nn.Module):
             self.value_embedding = nn.Embedding(config.vocab_size, kv)
             self.value_weight = nn.Parameter(torch.empty(self.num_kv_heads, 1))
 
-    def project(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], positions: Tensor | None, ids: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (batch, num_heads, seq, head_dim), keys and values (batch, num_kv_heads, …), rotated."""
+    def project(self, x: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (batch, seq, num_heads, head_dim), keys and values (batch, seq, num_kv_heads, …), not rotated."""
         batch, seq, _ = x.shape
         heads = self.qkv(x).view(batch, seq, self.num_heads + 2 * self.num_kv_heads, self.head_dim)
         q, k, v = heads.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=2)
@@ -91,9 +89,6 @@ class Attention(nn.Module):
             v = v + (self.value_weight * self.value_embedding(ids).view_as(v)).to(v.dtype)
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        if self.rotate:
-            q, k = kernels.rope(q, k, *rope, positions)
         return q, k, v
 
     def forward(
@@ -109,7 +104,9 @@ class Attention(nn.Module):
         if plain and positions is None and document_ids is None and cache is None:
             tables = rope if self.rotate else (None, None)
             return self.out(kernels.self_attention(self.qkv(x), self.num_heads, self.num_kv_heads, *tables))
-        q, k, v = self.project(x, rope, positions, ids)
+        q, k, v = (heads.transpose(1, 2) for heads in self.project(x, ids))
+        if self.rotate:
+            q, k = kernels.rope(q, k, *rope, positions)
         if cache is not None:
             cache.fill(k, v)
         attended = kernels.attention(q, k, v, causal=True, document_ids=document_ids)
@@ -123,10 +120,11 @@ class Attention(nn.Module):
         cache: LayerCache,
         ids: Tensor | None = None,
     ) -> Tensor:
-        """One new token a sequence, x (batch, 1, d_model) of ids (batch, 1), at position `lengths` (batch,)."""
-        q, k, v = self.project(x, rope, lengths[:, None], ids)
-        cache.append(k, v, lengths)
-        attended = kernels.decode_attention(q.squeeze(2), cache.k, cache.v, lengths + 1)
+        """One new token a sequence, x (batch, 1, d_model) of ids (batch, 1); `lengths` (batch,) count it already."""
+        q, k, v = (heads.squeeze(1) for heads in self.project(x, ids))
+        tables = rope if self.rotate else (None, None)
+        q = kernels.rope_append(q, k, v, *tables, lengths, cache.k, cache.v)
+        attended = kernels.decode_attention(q, cache.k, cache.v, lengths)
         return self.out(attended.flatten(1)[:, None])
 
 

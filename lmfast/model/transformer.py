@@ -143,13 +143,13 @@ class TransformerLM(nn.Module):
         `max_length` bounds the lengths after this step, so that no more of the cache is read.
         """
         rope, lengths = (self.rope_cos, self.rope_sin), cache.lengths
+        lengths += 1  # here, not in each layer: the new token's own row counts
 
         def attend_with(layer):
             return lambda attention, x: attention.decode(x, rope, lengths, layer, ids[:, None])
 
         attends = [attend_with(layer) for layer in cache.view(max_length)]
         hidden = self._run_blocks(self._embed(ids[:, None]), attends)
-        cache.lengths += 1
         return self.logits(hidden[:, 0])
 
     def write_only(self, ids: Iterable[int]) -> None:

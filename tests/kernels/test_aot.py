@@ -19,6 +19,7 @@ SAMPLE = {
     "rope": "bfloat16 head_dim 64",
     "attention": "bfloat16 head_dim 64",
     "decode_attention": "bfloat16 head_dim 128, 32/8 heads, batch 1",
+    "rope_append": "bfloat16 head_dim 64, 12/12 heads, batch 1",
     "linear_cross_entropy": "bfloat16 vocabulary 50304",
 }
 
@@ -57,7 +58,9 @@ def test_a_consumer_gpu_has_room_for_the_widest_tiles():
         assert entry.sound and entry.shared_bytes <= 99 * 1024, aot._row(entry)
 
 
-@pytest.mark.parametrize("operator", ["attention", "decode_attention", "rope", "linear_cross_entropy"])
+@pytest.mark.parametrize(
+    "operator", ["attention", "decode_attention", "rope", "rope_append", "linear_cross_entropy"]
+)
 def test_sizes_of_one_compile(operator):
     """Triton makes constants of arguments that equal 1, which the interpreter does not: one of everything."""
 
@@ -76,6 +79,9 @@ def test_sizes_of_one_compile(operator):
         elif operator == "rope":
             table = one(1, 1, dtype=torch.float32)
             aot._rope.body(x, x, table, table, one(1, 1, dtype=long), False)
+        elif operator == "rope_append":
+            table, row = one(1, 1, dtype=torch.float32), one(1, 1, 2)
+            aot._rope_append.body(row, row, row, table, table, one(1, dtype=long), x, x)
         else:
             aot._loss.body(one(1, 1), one(1, 1), one(1, dtype=long), 1, None, 0.0, torch.bfloat16, True)
 
