@@ -8,6 +8,7 @@ ids whose probability reaches top_p; it always holds the most likely one.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,14 @@ from lmfast.errors import UserError
 
 # SplitMix64's constants (Steele et al. 2014), as int64.
 _GOLDEN, _MIX_FIRST, _MIX_SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
+
+
+class SamplingKind(NamedTuple):
+    """What a captured choice of ids is made for: all that cannot be read from a tensor when it is replayed."""
+
+    greedy: bool
+    top_k_capacity: int | None  # a power of two, at least top_k
+    nucleus: bool
 
 
 @dataclass(frozen=True)
@@ -45,13 +54,57 @@ class Sampling:
         """63 bits that the draws begin from."""
         return derive_seed(self.seed)
 
+    @property
+    def kind(self) -> SamplingKind:
+        greedy = self.temperature == 0
+        capacity = None if greedy or self.top_k is None else 1 << (self.top_k - 1).bit_length()
+        return SamplingKind(greedy, capacity, not greedy and self.top_p is not None and self.top_p < 1)
 
-def filter_logits(logits: Tensor, top_k: int | None = None, top_p: float | None = None) -> Tensor:
+
+class DeviceSampling:
+    """A Sampling whose numbers are tensors: one captured graph serves every temperature, top_k, top_p and seed of a kind.
+
+    `step` counts the choices made; all the numbers and the count travel in one copy.
+    """
+
+    def __init__(self, kind: SamplingKind, device: torch.device):
+        self.kind = kind
+        self._numbers = torch.zeros(4, dtype=torch.int64, device=device)
+        self.step, self.key, top_k, floats = self._numbers.split(1)
+        self.step, self.key = self.step.squeeze(0), self.key.squeeze(0)
+        self.temperature, top_p = floats.view(torch.float32)
+        self.top_k = None if kind.top_k_capacity is None else top_k
+        self.top_p = top_p if kind.nucleus else None
+
+    def set(self, sampling: Sampling) -> None:
+        """Takes over the numbers of `sampling`, which must be of this kind, and begins again at step 0."""
+        numbers = pinned_zeros(4, self._numbers.device)
+        numbers[1], numbers[2] = sampling.key, sampling.top_k or 0
+        floats = numbers[3:].view(torch.float32)
+        floats[0], floats[1] = sampling.temperature, 1.0 if sampling.top_p is None else sampling.top_p
+        self._numbers.copy_(numbers, non_blocking=True)
+
+
+def pinned_zeros(size: int, device: torch.device) -> Tensor:
+    """Int64 zeros (size,) on the host, from which a copy to `device` need not wait."""
+    return torch.zeros(size, dtype=torch.int64, pin_memory=device.type == "cuda")
+
+
+def filter_logits(
+    logits: Tensor,
+    top_k: int | Tensor | None = None,
+    top_p: float | Tensor | None = None,
+    top_k_capacity: int | None = None,  # with a tensor (1,) for top_k: at least its value
+) -> Tensor:
     """Logits (batch, vocab_size) with everything outside the top k, then outside the nucleus, at −inf."""
-    if top_k is not None and top_k < logits.shape[-1]:
+    if isinstance(top_k, Tensor):
+        largest = logits.topk(min(top_k_capacity, logits.shape[-1]), dim=-1).values
+        kth = largest.index_select(-1, (top_k - 1).clamp(max=largest.shape[-1] - 1))
+        logits = logits.masked_fill(logits < kth, float("-inf"))
+    elif top_k is not None and top_k < logits.shape[-1]:
         kth = logits.topk(top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < kth, float("-inf"))
-    if top_p is not None and top_p < 1:
+    if top_p is not None and (isinstance(top_p, Tensor) or top_p < 1):
         ordered, order = logits.sort(dim=-1, descending=True, stable=True)
         p = ordered.softmax(dim=-1)
         # An id is outside when the ids before it already reach top_p.
@@ -62,25 +115,29 @@ def filter_logits(logits: Tensor, top_k: int | None = None, top_p: float | None 
 
 def sample(
     logits: Tensor,  # (batch, vocab_size)
-    sampling: Sampling,
+    sampling: Sampling | DeviceSampling,
     step: int | Tensor,  # how many ids were chosen before; a tensor of no dimensions serves a captured graph
     rows: Tensor | None = None,  # (batch,) int64: the sequences' numbers; 0, 1, 2, … when not given
+    out: Tensor | None = None,  # (batch,) int64
 ) -> Tensor:
     """Next ids (batch,) int64."""
+    kind = sampling.kind
+    if kind.greedy:
+        return torch.argmax(logits, dim=-1, out=out)
     logits = logits.float()
-    if sampling.temperature == 0:
-        return logits.argmax(dim=-1)
     # The largest becomes 0 first, so that no temperature makes an infinity.
     logits = (logits - logits.amax(dim=-1, keepdim=True)) / sampling.temperature
-    p = filter_logits(logits, sampling.top_k, sampling.top_p).softmax(dim=-1)
+    p = filter_logits(logits, sampling.top_k, sampling.top_p, kind.top_k_capacity).softmax(dim=-1)
     if rows is None:
         rows = torch.arange(logits.shape[0], device=logits.device)
-    return (p / exponential(sampling.key, step, rows, logits.shape[-1])).argmax(dim=-1)
+    draws = exponential(sampling.key, step, rows, logits.shape[-1])
+    return torch.argmax(p / draws, dim=-1, out=out)
 
 
-def exponential(key: int, step: int | Tensor, rows: Tensor, vocab_size: int) -> Tensor:
+def exponential(key: int | Tensor, step: int | Tensor, rows: Tensor, vocab_size: int) -> Tensor:
     """Exp(1) draws (batch, vocab_size) fp32 of one step for the sequences with these numbers (batch,)."""
-    step = torch.as_tensor(step, dtype=torch.int64, device=rows.device)
+    if not isinstance(step, Tensor):
+        step = torch.full((), step, dtype=torch.int64, device=rows.device)
     keys = _mix(_mix(key + step * _GOLDEN) + rows)
     bits = _mix(keys[:, None] + torch.arange(vocab_size, device=rows.device) * _GOLDEN)
     return -((_shift(bits, 41).float() + 0.5) * 2.0**-23).log()

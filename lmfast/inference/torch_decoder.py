@@ -1,25 +1,35 @@
-"""A model's passes by torch, on any device: reads prompts into a KV cache, decodes from it, never waits for the device.
+"""A model's passes by torch, on any device: reads prompts into a KV cache and decodes from it.
 
 In: a TransformerLM. Out: ids, behind functions that wait for them. On CUDA one step (model, choice of the next ids, their
-copy to where the next step reads them) is a CUDA graph, captured once for all lengths: positions, lengths and the number
-of the step are tensors. The host runs LAG steps ahead of what it reads back, so neither waits for the other.
+copy to where the next step reads them) is a CUDA graph, captured once for all lengths, temperatures and seeds: these,
+the positions and the number of the step are tensors. The host waits for the device only where it reads ids, LAG steps
+after it asked for them; prompts and settings go there through pinned memory. Not measured on a GPU.
 
-What a step costs without the graph is its launches: some 12 kernels a layer, 150 for 12 layers, 5 µs each. With
-`compiled`, torch.compile fuses what lies between them; it takes ten seconds and more, and is there for long runs.
+A decoder can serve one call after another (`begin`), see kept_decoders.py. What a further call costs, 124M on CUDA:
+comparing the weights' versions (75 tensors, some 0.1 ms), one copy of the sampling's numbers, zeroing the cache (37 MB a
+sequence, 12 µs at 3 TB/s), one copy of the prompts, and the prompts' pass, which runs operator by operator: some 150
+launches. The step needs 10 launches a layer (norm, qkv, rope and append, split attention and its join, output, norm, up,
+SwiGLU, down; 16 before `rope_append`), and without the graph the host would take about 5 µs for each. With `compiled`,
+torch.compile fuses what lies between them; it takes ten seconds and more, and is there for long runs.
 """
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lmfast.inference.sampling import Sampling, sample
+from lmfast.inference import cuda_graph
+from lmfast.inference.sampling import DeviceSampling, Sampling, SamplingKind, pinned_zeros, sample
+from lmfast.inference.weights import WeightVersions, refresh
 from lmfast.model.device import spare_compile_workers
 from lmfast.model.kv_cache import KVCache
 
-CACHE_STEP = 128  # on a CPU the cache is read in multiples of so many positions: little is read in vain
-LAG = 8  # steps that CUDA is ahead of the ids the host has read; so many are computed in vain after the last stop
+CACHE_STEP = (
+    128  # on a CPU the cache is read in multiples of this many positions, so that little is read needlessly
+)
+LAG = 8  # steps that CUDA is ahead of the ids the host has read; as many are wasted after the last stop
 COMPILE = {"fullgraph": True, "dynamic": False}
 
 
@@ -33,60 +43,120 @@ def _decode(model, ids: Tensor, cache: KVCache, max_length: int) -> Tensor:
     return model.decode(ids, cache, max_length)
 
 
+class DecoderKey(NamedTuple):
+    """What a decoder, its cache and its graph are made for; calls that agree in it can share a decoder in turn."""
+
+    batch: int
+    device: torch.device
+    dtype: torch.dtype  # of matrices and cache
+    autocast: bool
+    training: bool  # dropout
+    sampling: SamplingKind
+    unused_ids: int  # how many ids must not be written
+    compiled: bool
+    matmul_precision: str
+
+    @classmethod
+    def of(cls, model, batch: int, sampling: Sampling, compiled: bool) -> "DecoderKey":
+        weight = model.embedding.weight
+        kind = weight.device.type
+        autocast = torch.is_autocast_enabled(kind)
+        return cls(
+            batch, weight.device, torch.get_autocast_dtype(kind) if autocast else weight.dtype, autocast,
+            model.training, sampling.kind, 0 if model.unused_ids is None else len(model.unused_ids), compiled,
+            torch.get_float32_matmul_precision(),
+        )  # fmt: skip
+
+
 class TorchDecoder:
-    """Sequences of one batch, each as long as the cache holds of it. Ended ones are computed on, in vain."""
+    """Sequences of one batch, each as long as the cache holds of it. Ended ones are still computed, and ignored."""
 
     def __init__(self, model, batch: int, sampling: Sampling, compiled: bool = False):
-        weight = model.embedding.weight
-        self.device = device = weight.device
-        kind, dtype = device.type, weight.dtype
-        if torch.is_autocast_enabled(kind):
-            # Else each step would cast all weights anew: three times the bytes that it has to read.
-            dtype = torch.get_autocast_dtype(kind)
-            model = model.with_matrices_in(dtype)
-        self.model, self.sampling, self.compiled = model, sampling, compiled
-        self.cache = KVCache(model.config, batch, model.config.context_length, device, dtype)
-        self.lengths = [0] * batch  # as in the cache, known here without asking the device
-        self.ids = torch.zeros(batch, dtype=torch.int64, device=device)  # not in the cache yet
-        self.number = torch.zeros((), dtype=torch.int64, device=device)  # of the next choice
-        self.lag = LAG if kind == "cuda" else 0
+        self.key = key = DecoderKey.of(model, batch, sampling, compiled)
+        self.device, self.compiled = key.device, compiled
+        # Under autocast each step would otherwise cast all weights anew: three times the bytes that it has to read.
+        self.cast = model.with_matrices_in(key.dtype) if key.autocast else None
+        self.versions = WeightVersions(model)
+        self.cache = KVCache(model.config, batch, model.config.context_length, key.device, key.dtype)
+        self.sampling = DeviceSampling(key.sampling, key.device)
+        self.ids = torch.zeros(batch, dtype=torch.int64, device=key.device)  # not in the cache yet
+        self.unused_ids = None if model.unused_ids is None else model.unused_ids.clone()
+        self.by_graph = by_graph = cuda_graph.uses_graphs(key.device)
+        self.lag = LAG if by_graph else 0
         self.graph = None
-        if kind == "cuda":
-            self.ring = torch.zeros(LAG + 2, batch, dtype=torch.int64).pin_memory()
+        self.last: torch.cuda.Event | None = None  # after the newest step
+        self.give_back: Callable[[TorchDecoder], None] | None = None
+        self.ring = pinned_zeros((LAG + 2) * batch, key.device).view(LAG + 2, batch) if by_graph else None
+        self.events = [cuda_graph.new_event() for _ in self.ring] if by_graph else []
+        self.attach(model, sampling)
+
+    def fits(self, model) -> bool:
+        """Whether the weights are still where this decoder reads them; their values may have changed."""
+        return not self.versions.moved(model)
+
+    def begin(self, model, sampling: Sampling) -> None:
+        """Makes a used decoder what a new one of this model would be."""
+        self._wait_for_last_use()
+        if self.versions.take_changes(model) and self.cast is not None:
+            refresh(self.cast, model)
+        if self.unused_ids is not None:
+            self.unused_ids.copy_(model.unused_ids)
+        self.cache.clear()
+        self.attach(model, sampling)
+
+    def attach(self, model, sampling: Sampling) -> None:
+        self.model = model if self.cast is None else self.cast
+        self.sampling.set(sampling)
+        self.lengths = [0] * self.key.batch  # as in the cache, known here without asking the device
+        self.sound = True
 
     def read(self, windows: dict[int, list[int]]) -> None:
         """Begins sequences anew: {sequence: ids}. All but the last id go into the cache at once."""
+        self.sound = False
         rows = list(windows)
         for b, ids in windows.items():
             self.lengths[b] = len(ids) - 1
         longest = max(len(ids) for ids in windows.values()) - 1
-        table = torch.zeros(len(rows), longest + 1, dtype=torch.int64)
-        for k, ids in enumerate(windows.values()):
-            table[k, : len(ids)] = torch.tensor(ids)
-        last = torch.tensor([len(ids) - 1 for ids in windows.values()])
-        newest = table.gather(1, last[:, None])[:, 0].to(self.device)
-        places = torch.tensor(rows).to(self.device)
+        # A line for each sequence: its row, the length of what goes into the cache, its last id, the other ids.
+        host = pinned_zeros(len(rows) * (longest + 3), self.device).view(len(rows), -1)
+        lines = [
+            [b, len(ids) - 1, ids[-1], *ids[:-1], *[0] * (longest + 1 - len(ids))]
+            for b, ids in windows.items()
+        ]
+        host.copy_(torch.tensor(lines))
+        places, lengths, newest, table = host.to(self.device, non_blocking=True).split([1, 1, 1, longest], 1)
+        places, lengths, newest = places[:, 0], lengths[:, 0], newest[:, 0]
+        whole = rows == list(range(len(self.lengths)))
         if longest:
-            whole = rows == list(range(len(self.lengths)))
-            self.model.prefill(table[:, :longest].to(self.device), self.cache, None if whole else places)
-        self.cache.lengths[places] = last.to(self.device, torch.int32)
-        self.ids[places] = newest
+            self.model.prefill(table, self.cache, None if whole else places)
+        if whole:
+            self.cache.lengths.copy_(lengths)
+            self.ids.copy_(newest)
+        else:
+            self.cache.lengths.index_copy_(0, places, lengths.int())
+            self.ids.index_copy_(0, places, newest)
+        self.sound = True
 
     def step(self, rows: list[int], number: int) -> Callable[[], list[int]]:
         """Appends each sequence's newest id and chooses the next; the function returned waits for those of `rows`."""
+        self.sound = False
         for b in range(len(self.lengths)):
             self.lengths[b] += 1
-        if self.device.type != "cuda":
+        if not self.by_graph:
             self._advance()
             ids = self.ids.tolist()
+            self.sound = True
             return lambda: [ids[b] for b in rows]
         if self.graph is None:
-            self._capture()
+            cuda_graph.warm_up(self._advance, self._state(), self.device)
+            self.graph = cuda_graph.capture(self._advance, self.device)
         self.graph.replay()
-        host = self.ring[number % len(self.ring)]
+        slot = number % len(self.ring)
+        host, done = self.ring[slot], self.events[slot]
         host.copy_(self.ids, non_blocking=True)
-        done = torch.cuda.Event()
-        done.record()
+        cuda_graph.record(done, self.device)
+        self.last = done
+        self.sound = True
 
         def wait() -> list[int]:
             done.synchronize()
@@ -96,36 +166,40 @@ class TorchDecoder:
         return wait
 
     def close(self) -> None:
-        self.graph = None
+        """Ends a call: a borrowed decoder goes back to where it came from, any other one is freed."""
+        give_back, self.give_back = self.give_back, None
+        self.model = self.cast  # a decoder that is kept must not keep its model
+        if give_back is not None and self.sound:
+            give_back(self)
+        else:
+            self.free()
+
+    def free(self) -> None:
+        """Drops the graph, once the device has finished with it."""
+        if self.last is not None:
+            self.last.synchronize()
+        self.graph = self.last = None
+
+    def _state(self) -> list[Tensor]:
+        return [self.ids, self.cache.lengths, self.sampling.step]
+
+    def _wait_for_last_use(self) -> None:
+        """Makes the stream of this call wait for steps that an earlier call left under way, perhaps on another."""
+        if self.last is not None:
+            cuda_graph.wait_for(self.last, self.device)
 
     def _advance(self) -> None:
         """One step, all of it on the device and in place."""
         cache, bound = self.cache, self.cache.max_length
-        if self.device.type == "cpu" and not self.compiled:
+        if self.device.type == "cpu" and not self.compiled and not self.by_graph:
             longest = min(bound, max(self.lengths))
             bound = min(bound, -(-longest // CACHE_STEP) * CACHE_STEP)
         decode = _compiled_decode() if self.compiled else _decode
         logits = decode(self.model, self.ids, cache, bound)
         # A sequence that fills the cache is read anew before its next step, unless it has ended: that one stays here.
         cache.lengths.clamp_(max=cache.max_length - 1)
-        self.ids.copy_(sample(self.model.choices(logits), self.sampling, self.number))
-        self.number += 1
-
-    def _capture(self) -> None:
-        """Captures `_advance`, after two runs of it that compile kernels and whose effects are taken back."""
-        state = self.ids, self.cache.lengths, self.number
-        before = [tensor.clone() for tensor in state]
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(2):
-                self._advance()
-            for tensor, value in zip(state, before, strict=True):
-                tensor.copy_(value)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        # By default a capture fails when any other thread pins memory, as the one that makes training's batches may
-        # while a sample is written, or looks at an event, as NCCL's does.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._advance()
-        self.graph = graph
+        if self.unused_ids is not None:
+            logits.index_fill_(-1, self.unused_ids, float("-inf"))
+        sample(logits, self.sampling, self.sampling.step, out=self.ids)
+        if not self.key.sampling.greedy:
+            self.sampling.step += 1

@@ -1,5 +1,3 @@
-import contextlib
-
 import pytest
 import torch
 
@@ -11,11 +9,6 @@ from lmfast.model.transformer import TransformerLM
 from tests.inference.test_decode import PROMPTS, SHAPES, build
 
 GREEDY = {"temperature": 0.0}
-
-
-@pytest.fixture
-def by_torch(monkeypatch):
-    monkeypatch.setattr("lmfast.inference.cpu_decoder.why_not", lambda model: "torch is asked for")
 
 
 def graphs() -> int:
@@ -73,7 +66,7 @@ def test_logits_with_and_without_cache_in_bf16_agree():
     model = build()
     with torch.autocast("cpu", torch.bfloat16):
         decoder = TorchDecoder(model, 1, Sampling(0.0))
-        assert decoder.cache.storage.dtype == torch.bfloat16
+        assert decoder.cache.layers[0].k.dtype == torch.bfloat16
         ids = list(PROMPTS[1])
         decoder.read({0: ids})
         for number in range(10):
@@ -96,31 +89,26 @@ def test_rows_that_have_ended_stay_inside_the_cache():
     assert decoder.cache.lengths.max() < decoder.cache.max_length
 
 
-@torch.inference_mode()
-def test_capture_leaves_no_trace_and_lets_other_threads_be(monkeypatch):
-    """CUDA's part is made of nothing here; a captured step is not carried out, the two before it are taken back."""
-    asked = []
+@pytest.mark.parametrize("changes", SHAPES[:3], ids=str)
+def test_steps_by_graph_change_nothing(changes, by_torch, replayed):
+    """The device's code path, with lag, ring and replays, by a graph that is the step itself."""
+    model = build(**changes)
+    for options in (GREEDY, {"temperature": 1.3, "top_k": 30, "top_p": 0.9, "seed": 5}):
+        plain = generate(model, PROMPTS, 60, kv_cache=False, **options)
+        assert generate(model, PROMPTS, 60, **options) == plain
+        stop = plain[0][20]
+        stopped = [row[: row.index(stop)] if stop in row else row for row in plain]
+        assert generate(model, PROMPTS, 60, stop_id=stop, **options) == stopped
+    assert replayed.captured == 2  # greedy, and sampling
 
-    class Stream:
-        def wait_stream(self, other): ...
 
-    @contextlib.contextmanager
-    def capturing(graph, **options):
-        asked.append(options)
-        monkeypatch.setattr(decoder, "_advance", lambda: asked.append("captured"))
-        yield
-
-    monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
-    monkeypatch.setattr(torch.cuda, "graph", capturing)
-    decoder = TorchDecoder(build(), 2, Sampling(0.0))
-    decoder.read({0: [1, 2, 3], 1: [4, 5]})
-    before = decoder.ids.tolist(), decoder.cache.lengths.tolist(), int(decoder.number)
-    decoder._capture()
-    assert (decoder.ids.tolist(), decoder.cache.lengths.tolist(), int(decoder.number)) == before
-    assert asked == [{"capture_error_mode": "thread_local"}, "captured"] and decoder.graph is not None
+def test_the_cpu_pass_needs_no_autocast_of_weights(by_torch):
+    """Each matrix is cast once for a decoder, never in a step."""
+    model = build()
+    with torch.autocast("cpu", torch.bfloat16):
+        decoder = TorchDecoder(model, 1, Sampling(0.0))
+    matrices = [p for p in decoder.model.parameters() if p.dim() > 1]
+    assert {p.dtype for p in matrices} == {torch.bfloat16}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

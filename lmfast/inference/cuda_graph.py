@@ -1,0 +1,69 @@
+"""A step of decoding as a CUDA graph: warmed up and captured on a side stream, replayed on the caller's.
+
+In: a function without arguments that works on the device only and in place. Rules it must keep (torch/cuda/graphs.py):
+no copy from or to the host, no `.item()`, the same tensors in every call; what it allocates while it is captured stays
+the graph's. Streams: one side stream per device serves all captures, because cuBLAS keeps a workspace (32 MiB on Hopper)
+for each stream it has seen. Graphs captured on it share that workspace, so replay them on one stream, or one after
+another. Nothing here has run on a GPU yet.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def uses_graphs(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
+def new_event() -> torch.cuda.Event:
+    return torch.cuda.Event()
+
+
+def record(event: torch.cuda.Event, device: torch.device) -> None:
+    event.record(torch.cuda.current_stream(device))
+
+
+def wait_for(event: torch.cuda.Event, device: torch.device) -> None:
+    """Makes the current stream wait; the host goes on."""
+    torch.cuda.current_stream(device).wait_event(event)
+
+
+@functools.cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream of `device` on which graphs are warmed up and captured."""
+    return torch.cuda.Stream(device)
+
+
+def warm_up(step: Callable[[], None], state: Sequence[Tensor], device: torch.device) -> None:
+    """Runs `step` twice on the side stream, so that kernels are compiled and loaded, and restores `state` after it."""
+    before = [tensor.clone() for tensor in state]
+    side, caller = side_stream(device), torch.cuda.current_stream(device)
+    side.wait_stream(caller)
+    with torch.cuda.stream(side):
+        for _ in range(2):
+            step()
+        for tensor, value in zip(state, before, strict=True):
+            tensor.copy_(value)
+    caller.wait_stream(side)
+
+
+def capture(step: Callable[[], None], device: torch.device) -> torch.cuda.CUDAGraph:
+    """The graph of one run of `step`, which has been warmed up; capturing carries nothing out.
+
+    `torch.cuda.graph` would also synchronise and return all cached memory to the driver, which costs the next
+    allocations of everyone else milliseconds. The default error mode would fail where any other thread pins memory, as
+    the one that makes training's batches may, or looks at an event, as NCCL's does.
+    """
+    graph, side, caller = torch.cuda.CUDAGraph(), side_stream(device), torch.cuda.current_stream(device)
+    side.wait_stream(caller)
+    with torch.cuda.stream(side):
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            step()
+        finally:
+            graph.capture_end()
+    caller.wait_stream(side)
+    return graph

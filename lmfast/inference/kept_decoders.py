@@ -1,0 +1,72 @@
+"""Decoders that outlive a call: the next call on the same model gets one that is warm, with its cast weights and graph.
+
+A call borrows a decoder and gives it back; two calls at once get two. Each model keeps KEPT idle decoders, the latest
+used; they hold their model's weights in the autocast dtype and a cache of the whole context for each sequence, and are
+freed with the model. A used decoder gives exactly what a new one would: see TorchDecoder.begin. Threads may call this at
+the same time; on CUDA they must use one stream (cuda_graph.py).
+"""
+
+import threading
+import weakref
+
+from lmfast.inference.sampling import Sampling
+from lmfast.inference.torch_decoder import DecoderKey, TorchDecoder
+
+KEPT = 2  # per model
+
+
+class Shelf:
+    """The idle decoders of one model, the oldest first."""
+
+    def __init__(self) -> None:
+        self.idle: list[TorchDecoder] = []
+        self.lock = threading.Lock()
+
+    def take(self, key: DecoderKey) -> TorchDecoder | None:
+        with self.lock:
+            for decoder in reversed(self.idle):
+                if decoder.key == key:
+                    self.idle.remove(decoder)
+                    return decoder
+        return None
+
+    def put(self, decoder: TorchDecoder) -> None:
+        with self.lock:
+            self.idle.append(decoder)
+            dropped = self.idle[:-KEPT]
+            self.idle = self.idle[-KEPT:]
+        for old in dropped:
+            old.free()
+
+    def clear(self) -> None:
+        with self.lock:
+            dropped, self.idle = self.idle, []
+        for old in dropped:
+            old.free()
+
+
+_shelves: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> Shelf
+_making = threading.Lock()
+
+
+def shelf_of(model) -> Shelf:
+    with _making:
+        if model not in _shelves:
+            _shelves[model] = shelf = Shelf()
+            weakref.finalize(model, shelf.clear).atexit = False
+        return _shelves[model]
+
+
+def borrow(model, batch: int, sampling: Sampling, compiled: bool = False) -> TorchDecoder:
+    """A decoder for one call, ready to `read`; its `close` gives it back, unless it failed on the way."""
+    shelf = shelf_of(model)
+    decoder = shelf.take(DecoderKey.of(model, batch, sampling, compiled))
+    if decoder is not None and not decoder.fits(model):
+        decoder.free()
+        decoder = None
+    if decoder is None:
+        decoder = TorchDecoder(model, batch, sampling, compiled)
+    else:
+        decoder.begin(model, sampling)
+    decoder.give_back = shelf.put
+    return decoder

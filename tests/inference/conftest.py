@@ -1,0 +1,54 @@
+"""CUDA graphs without CUDA: shared by the tests of what decodes with them."""
+
+import pytest
+
+from lmfast.inference import cuda_graph
+
+
+class Replayed:
+    """Stands in for cuda_graph: a captured graph is the step itself, run when it is replayed. Counts what was done."""
+
+    captured = recorded = waited = 0
+
+    def capture(self, step, device):
+        self.captured += 1
+        return Graph(step)
+
+    def record(self, event, device):
+        self.recorded += 1
+        event.recorded = True
+
+    def wait_for(self, event, device):
+        assert event.recorded
+        self.waited += 1
+
+
+class Graph:
+    def __init__(self, step):
+        self.replay = step
+
+
+class Event:
+    recorded = False
+    synchronized = 0
+
+    def synchronize(self):
+        assert self.recorded
+        self.synchronized += 1
+
+
+@pytest.fixture
+def replayed(monkeypatch) -> Replayed:
+    fake = Replayed()
+    monkeypatch.setattr(cuda_graph, "uses_graphs", lambda device: True)
+    monkeypatch.setattr(cuda_graph, "new_event", Event)
+    monkeypatch.setattr(cuda_graph, "warm_up", lambda step, state, device: None)
+    for name in ("capture", "record", "wait_for"):
+        monkeypatch.setattr(cuda_graph, name, getattr(fake, name))
+    return fake
+
+
+@pytest.fixture
+def by_torch(monkeypatch):
+    """TorchDecoder rather than the CPU's own decoder."""
+    monkeypatch.setattr("lmfast.inference.cpu_decoder.why_not", lambda model: "torch is asked for")

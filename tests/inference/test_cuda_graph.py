@@ -1,0 +1,60 @@
+import contextlib
+
+import pytest
+import torch
+
+from lmfast.inference import cuda_graph
+from lmfast.inference.sampling import Sampling
+from lmfast.inference.torch_decoder import TorchDecoder
+from tests.inference.test_decode import build
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """CUDA's part made of nothing; what was asked of it, in order."""
+    asked = []
+
+    class Stream:
+        def __init__(self, device):
+            self.name = f"stream {len(asked)}"
+
+        def wait_stream(self, other):
+            asked.append("wait")
+
+    class CUDAGraph:
+        def capture_begin(self, **options):
+            asked.append(options)
+
+        def capture_end(self):
+            asked.append("end")
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", CUDAGraph)
+    cuda_graph.side_stream.cache_clear()
+    yield asked
+    cuda_graph.side_stream.cache_clear()
+
+
+@torch.inference_mode()
+def test_warming_up_leaves_no_trace(pretended):
+    decoder = TorchDecoder(build(), 2, Sampling(0.7))
+    decoder.read({0: [1, 2, 3], 1: [4, 5]})
+    before = [tensor.tolist() for tensor in decoder._state()]
+    runs = []
+    cuda_graph.warm_up(lambda: (decoder._advance(), runs.append(1)), decoder._state(), decoder.device)
+    assert [tensor.tolist() for tensor in decoder._state()] == before and len(runs) == 2
+
+
+def test_capturing_lets_other_threads_be_and_ends_when_the_step_fails(pretended):
+    cuda_graph.capture(lambda: pretended.append("step"), torch.device("cpu"))
+    assert pretended == ["wait", {"capture_error_mode": "thread_local"}, "step", "end", "wait"]
+    with pytest.raises(ZeroDivisionError):
+        cuda_graph.capture(lambda: 1 / 0, torch.device("cpu"))
+    assert pretended[-1] == "end"
+
+
+def test_one_side_stream_per_device(pretended):
+    one, two = torch.device("cuda:0"), torch.device("cuda:1")
+    assert cuda_graph.side_stream(one) is cuda_graph.side_stream(one) is not cuda_graph.side_stream(two)

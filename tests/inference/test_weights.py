@@ -1,0 +1,65 @@
+import gc
+import weakref
+
+import torch
+
+from lmfast.inference.weights import WeightVersions, refresh
+from tests.inference.test_decode import build
+
+
+def test_in_place_changes_are_seen_once_and_move_nothing():
+    model = build()
+    versions = WeightVersions(model)
+    assert not versions.take_changes(model)
+    for change in (
+        lambda: torch.optim.AdamW(model.parameters(), lr=0.1).step(),
+        lambda: model.load_state_dict(build().state_dict()),
+        lambda: model.blocks[1].ffn_norm.weight.mul_(2),
+    ):
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        with torch.no_grad():
+            change()
+        assert versions.take_changes(model) and not versions.take_changes(model)
+        assert not versions.moved(model)
+
+
+def test_replaced_weights_have_moved():
+    for replace in (
+        lambda model: setattr(model.head, "weight", torch.nn.Parameter(model.head.weight.detach().clone())),
+        lambda model: model.load_state_dict(build().state_dict(), assign=True),
+        lambda model: model.double(),
+        lambda model: model._reset_rope(),
+    ):
+        model = build()
+        versions = WeightVersions(model)
+        replace(model)
+        assert versions.moved(model)
+
+
+def test_inference_tensors_count_as_changed():
+    with torch.inference_mode():
+        model = build()
+    assert WeightVersions(model).take_changes(model)
+
+
+def test_nothing_is_kept_alive():
+    model = build()
+    versions, alive = WeightVersions(model), weakref.ref(model.head.weight)
+    del model
+    gc.collect()
+    assert alive() is None and versions
+
+
+def test_refresh_casts_into_the_same_memory():
+    for tied in (False, True):
+        model = build(tie_embeddings=tied)
+        copy = model.with_matrices_in(torch.bfloat16)
+        before = {name: t.data_ptr() for name, t in copy.own_tensors().items()}
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.5)
+        refresh(copy, model)
+        for name, t in model.with_matrices_in(torch.bfloat16).own_tensors().items():
+            assert torch.equal(copy.own_tensors()[name], t), name
+        assert {name: t.data_ptr() for name, t in copy.own_tensors().items()} == before
