@@ -10,6 +10,7 @@ installed) triton, nothing else.
 from kernels.attention import attention
 from kernels.decode_attention import decode_attention
 from kernels.feed_forward import feed_forward
+from kernels.fp8_linear import fp8_linear
 from kernels.linear import linear
 from kernels.linear_cross_entropy import linear_cross_entropy
 from kernels.rms_norm import rms_norm
@@ -22,6 +23,7 @@ __all__ = [
     "attention",
     "decode_attention",
     "feed_forward",
+    "fp8_linear",
     "linear",
     "linear_cross_entropy",
     "rms_norm",

@@ -33,6 +33,8 @@ from kernels.attention_backward import attention_backward
 from kernels.attention_forward import attention_forward
 from kernels.attention_tiles import CANDIDATES, Tile, use_tiles
 from kernels.decode_attention import _decode
+from kernels.fp8_cross_entropy import _loss as fp8_loss
+from kernels.fp8_linear import E4M3, E5M2
 from kernels.linear_cross_entropy import _loss
 from kernels.rms_norm import BACKWARD_CANDIDATES, NARROW_BACKWARD_CANDIDATES
 from kernels.rms_norm import _backward as rms_norm_backward
@@ -53,6 +55,8 @@ POINTERS = {
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
     torch.float32: "*fp32",
+    E4M3: "*fp8e4nv",
+    E5M2: "*fp8e5",
     torch.int32: "*i32",
     torch.int64: "*i64",
 }
@@ -255,6 +259,29 @@ def _loss_cases() -> Iterator[Case]:
                 )
 
 
+def _fp8_loss_cases() -> Iterator[Case]:
+    for vocab in (4096, 32000, 50304):
+        for softcap in (None, 30.0):
+            rows, width, one = 2048, 768, _meta(dtype=torch.float32)
+            weight8, weight8t = _meta(vocab, width, dtype=E4M3), _meta(width, vocab, dtype=E4M3)
+            operands = (
+                _meta(rows, width, dtype=E4M3),
+                _meta(width, rows, dtype=E4M3),
+                one,
+                weight8,
+                weight8t,
+                one,
+            )
+            dtypes = torch.bfloat16, torch.bfloat16, torch.float32
+            yield Case(
+                "linear_cross_entropy",
+                f"fp8 vocabulary {vocab}{', softcap' if softcap else ''}",
+                lambda o=operands, c=softcap, d=dtypes: fp8_loss.body(
+                    *o, _meta(2048, dtype=torch.int64), -100, c, 1e-4, *d
+                ),
+            )
+
+
 def cases(only: str | None = None) -> list[Case]:
     """Every case, or those of one operator."""
     everything = [
@@ -265,6 +292,7 @@ def cases(only: str | None = None) -> list[Case]:
         *_decode_cases(),
         *_append_cases(),
         *_loss_cases(),
+        *_fp8_loss_cases(),
     ]
     return [case for case in everything if only in (None, case.operator)]
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from kernels.cpu_library import call, trains_here
+from kernels.fp8_linear import fp8_linear
 from kernels.swiglu import swiglu
 
 
@@ -83,14 +84,18 @@ def _autograd(ctx, dy, _dboth):
 _forward.register_autograd(_autograd, setup_context=_setup_context)
 
 
-def feed_forward(x: torch.Tensor, up_weight: torch.Tensor, down_weight: torch.Tensor) -> torch.Tensor:
-    """down(silu(gate) · up). Raises ValueError on shapes that do not fit."""
+def feed_forward(
+    x: torch.Tensor, up_weight: torch.Tensor, down_weight: torch.Tensor, fp8: bool = False
+) -> torch.Tensor:
+    """down(silu(gate) · up). fp8: both products in FP8 (fp8_linear.py). Raises ValueError on shapes that do not fit."""
     D, hidden = down_weight.shape
     if x.shape[-1] != D or up_weight.shape != (2 * hidden, D):
         raise ValueError(
             f"feed_forward: up_weight {tuple(up_weight.shape)} must be (2F, D) and down_weight "
             f"{tuple(down_weight.shape)} (D, F) for x {tuple(x.shape)} = (..., D)"
         )
+    if fp8:
+        return fp8_linear(swiglu(*fp8_linear(x, up_weight).chunk(2, dim=-1)), down_weight)
     if trains_here(x, up_weight, down_weight):
         return _forward(x, up_weight, down_weight)[0]
     return feed_forward_reference(x, up_weight, down_weight)

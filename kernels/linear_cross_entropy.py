@@ -39,6 +39,8 @@ from kernels.backend import (
 )
 from kernels.cpu_cross_entropy import ONCE, cpu_cross_entropy
 from kernels.cpu_library import trains_here
+from kernels.fp8_cross_entropy import fp8_cross_entropy
+from kernels.fp8_linear import MULTIPLE, fits_fp8
 
 # Off CUDA, bytes of one chunk's float32 logits, and the largest number of chunks (a compiled graph repeats
 # the body for each). Measured at 2048 × 256 × 4096 float32, 2 threads, forward and backward compiled: 8 MiB
@@ -274,8 +276,13 @@ def linear_cross_entropy(
     ignore_index: int = -100,
     softcap: float | None = None,
     z_loss: float = 0.0,
+    fp8: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(loss sum, count of tokens). Raises ValueError on shapes that do not fit."""
+    """(loss sum, count of tokens). Raises ValueError on shapes that do not fit.
+
+    fp8: products in FP8 (fp8_cross_entropy.py) where there are gradients to compute; rows, D and V must be multiples
+    of 16.
+    """
     _validate(hidden, weight, targets, softcap)
     product_dtype = autocast_dtype(hidden)
     if product_dtype is None:
@@ -286,6 +293,16 @@ def linear_cross_entropy(
         product_dtype = hidden.dtype
     flat = targets.flatten().long()
     with_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    if fp8 and with_gradient and hidden.numel():
+        if not fits_fp8(flat.shape[0], *weight.shape):
+            raise ValueError(
+                f"linear_cross_entropy: fp8 needs multiples of {MULTIPLE}, not {flat.shape[0]} rows and weight "
+                f"{tuple(weight.shape)}; use fp8=False"
+            )
+        loss = fp8_cross_entropy(
+            hidden.flatten(0, -2), weight, flat, ignore_index, softcap, z_loss, product_dtype
+        )
+        return loss, (flat != ignore_index).sum()
     if use_triton("linear_cross_entropy", hidden):
         loss, count, _, _ = _loss(
             hidden.flatten(0, -2), weight, flat, ignore_index, softcap, z_loss, product_dtype, with_gradient

@@ -137,6 +137,10 @@ def _task(settings: DPOSettings, folder: Path, resuming: bool, run: Path, device
 
 def _check(settings: DPOSettings) -> None:
     loss = settings.preference
+    if settings.run.fp8:
+        raise UserError(
+            "fp8 is not available here: the reference's log-probabilities are bf16; leave --fp8 out"
+        )
     if not 0 < loss.beta < float("inf"):
         raise UserError(f"beta is {loss.beta}; it must be a number greater than 0")
     if not 0 <= loss.label_smoothing < 0.5:

@@ -121,6 +121,8 @@ class RunSettings:
     """autocast matrix products to bfloat16; weights and optimizer stay fp32"""
     fp16: bool = False
     """autocast matrix products to float16, with a loss scale: for GPUs without bfloat16 (T4, V100)"""
+    fp8: bool = False
+    """with bf16: feed-forward and head in FP8 while training (GPUs from compute capability 8.9 on); evaluation in bf16"""
     seed: int = 0
     """decides the initial weights, the batches and the dropout"""
 

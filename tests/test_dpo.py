@@ -196,6 +196,7 @@ def test_two_ranks_equal_one_and_only_the_first_speaks(talker, tmp_path):
     [
         (["--beta", "0"], "beta is 0.0"),
         (["--z-loss", "0.1"], "z_loss is 0.1"),
+        (["--bf16", "--fp8"], "fp8 is not available here"),
         (["--label-smoothing", "0.5"], "label_smoothing is 0.5"),
         (["--label-smoothing", "0.1", "--loss-type", "ipo"], "has no meaning"),
         (["--train-data", "talk"], "record 1 has no chosen"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lmfast.errors import UserError
 from lmfast.settings import TrainSettings, flat_types
 from lmfast.train import main, train
 from lmfast.training.run_folder import read_metrics
@@ -53,7 +54,7 @@ CHANGES_WEIGHTS = {
 TESTED_BELOW = {
     "total_tokens", "config", "train_data_path", "val_data_path", "tokenizer", "out_dir", "resume", "init_from", "device",
     "compile", "eval_interval", "eval_batches", "log_interval", "checkpoint_interval", "keep_checkpoints", "sample_interval",
-    "tensorboard", "wandb", "wandb_project", "wandb_name", "wandb_entity", "max_minutes",
+    "tensorboard", "wandb", "wandb_project", "wandb_name", "wandb_entity", "max_minutes", "fp8",
 }  # fmt: skip
 # Settings that change something only beside another one.
 BESIDE = {
@@ -83,6 +84,26 @@ def test_a_setting_beside_another_changes_the_weights(corpus, tmp_path, name):
     _, without = run(corpus, tmp_path / "without", *others)
     _, changed = run(corpus, tmp_path / "run", *others, f"--{name.replace('_', '-')}", value)
     assert differ(changed, without)
+
+
+def test_fp8_changes_the_weights_and_says_what_stays_in_bf16(corpus, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "lmfast.training.run.device_peak", lambda *_: (1e12, "not measured: bf16 is slow here")
+    )
+    monkeypatch.setattr("lmfast.training.run.measured_matmul_flops", lambda *_: 1e9)
+    shape = ["--d-ff", 32, "--bf16"]
+    _, without = run(corpus, tmp_path / "without", *shape)
+    with pytest.raises(UserError, match=r"compute capability 8\.9 or higher, not cpu"):
+        run(corpus, tmp_path / "refused", *shape, "--fp8")
+    assert not (tmp_path / "refused").exists()
+    monkeypatch.setenv("LMFAST_FP8_EMULATE", "1")
+    capsys.readouterr()
+    metrics, changed = run(corpus, tmp_path / "run", *shape, "--fp8")
+    said = capsys.readouterr().out
+    assert "MFU stays a share of the bf16 peak" in said
+    assert said.count("the head stays in bf16: 16 × 300 are not multiples of 16") == 1
+    assert differ(changed, without) and all(weight.dtype == torch.float32 for weight in changed.values())
+    assert metrics[-1]["val_loss"] < 6
 
 
 def test_max_minutes_ends_a_run_with_its_schedule_finished(corpus, tmp_path, capsys):

@@ -39,13 +39,16 @@ def make_norm(config: ModelConfig) -> nn.Module:
 
 
 class Linear(nn.Linear):
-    """A projection without bias, by `kernels.linear`."""
+    """A projection without bias, by `kernels.linear`; with `fp8`, by `kernels.fp8_linear` in training."""
+
+    fp8 = False
 
     def __init__(self, in_features: int, out_features: int):
         super().__init__(in_features, out_features, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return kernels.linear(x, self.weight)
+        product = kernels.fp8_linear if self.fp8 and self.training else kernels.linear
+        return product(x, self.weight)
 
 
 class FusedLinear(Linear):
@@ -138,9 +141,14 @@ class FeedForward(nn.Module):
         self.up = FusedLinear(config.d_model, [hidden, hidden] if self.kind == "swiglu" else [hidden])
         self.down = Linear(hidden, config.d_model)
 
+    def use_fp8(self, on: bool) -> None:
+        """Whether its products run in FP8 while it trains; see model/fp8.py."""
+        self.up.fp8 = self.down.fp8 = on
+
     def forward(self, x: Tensor) -> Tensor:
         if self.kind == "swiglu":
-            return kernels.feed_forward(x, self.up.weight, self.down.weight)
+            weights = self.up.weight, self.down.weight
+            return kernels.feed_forward(x, *weights, fp8=self.up.fp8 and self.training)
         up = self.up(x)
         return self.down(F.silu(up) if self.kind == "silu" else F.relu(up).square())
 

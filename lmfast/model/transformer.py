@@ -30,6 +30,8 @@ def rope_tables(head_dim: int, length: int, theta: float) -> tuple[Tensor, Tenso
 class TransformerLM(nn.Module):
     """A decoder-only language model of the shape `config`; `config` here is always resolved."""
 
+    fp8_head = False  # whether the loss's products run in FP8 in training; see model/fp8.py
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config = config.resolved()

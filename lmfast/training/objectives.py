@@ -61,6 +61,7 @@ class NextToken:
             ignore_index=IGNORE,
             softcap=model.config.logit_softcap,
             z_loss=self.z_loss if model.training else 0.0,
+            fp8=model.fp8_head and model.training,
         )
         return loss_sum
 

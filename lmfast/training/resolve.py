@@ -57,6 +57,8 @@ def resolve(settings: TrainSettings, vocab_size: int | None) -> TrainSettings:
     for name in ("beta1", "beta2", "muon_momentum"):
         if not 0 <= getattr(opt, name) < 1:
             raise UserError(f"{name} is {getattr(opt, name)}; it must be at least 0 and below 1")
+    if settings.run.fp8 and not settings.run.bf16:
+        raise UserError("fp8 needs bf16, which everything but the FP8 products computes in; add --bf16")
     if settings.logging.log_interval < 1:
         raise UserError(f"log_interval is {settings.logging.log_interval}; it must be at least 1")
     for name in (

@@ -23,6 +23,7 @@ from lmfast.model.accounting import (
 )
 from lmfast.model.config import ModelConfig
 from lmfast.model.device import describe_machine, make_deterministic, why_not_compile
+from lmfast.model.fp8 import use_fp8, why_not_fp8
 from lmfast.model.transformer import TransformerLM
 from lmfast.settings import OptimizerSettings, TrainSettings, precision_of, write_yaml
 from lmfast.training import run_folder
@@ -69,6 +70,8 @@ def execute(
             f"batch_size {opt.batch_size} cannot be split over {ranks.world_size} processes; it counts the sequences "
             "of all of them: choose a multiple"
         )
+    if settings.run.fp8 and (reason := why_not_fp8(device)):
+        ranks.fail(reason)
     with contextlib.ExitStack() as held:
         with contextlib.ExitStack() as undo:
             source, checkpoint = ranks.from_first(
@@ -81,6 +84,10 @@ def execute(
             make_deterministic(device)
             torch.manual_seed(settings.run.seed)
             model = TransformerLM(settings.model).to(device)
+            in_bf16 = []
+            if settings.run.fp8:
+                a_pass = opt.batch_size // ranks.world_size * settings.model.context_length
+                in_bf16 = use_fp8(model, a_pass)
             if source is not None:
                 run_folder.load_weights(model, source, task.grows_vocabulary)
             optimizer = make_optimizer(
@@ -111,6 +118,8 @@ def execute(
             undo.pop_all()
         try:
             _introduce(sinks, folder, settings, task, device, peak, peak_source, checkpoint, ranks)
+            for line in in_bf16:
+                sinks.message(line)
             loss_fn = task.objective.loss
             if settings.run.compile:
                 if reason := why_not_compile(device):
@@ -317,6 +326,8 @@ def _introduce(sinks, folder, settings, task, device, peak, peak_source, checkpo
         f"MFU counts 3 × (2 × matmul parameters + 4 × layers × d_model × T) FLOPs a token, against "
         f"{times}{peak / 1e12:.3g} TFLOP/s ({peak_source})"
     )
+    if settings.run.fp8:
+        sinks.message("fp8: feed-forward and head train in FP8; MFU stays a share of the bf16 peak")
     if (precision := precision_of(settings.run)) != "fp32" and device.type == "cpu":
         fp32 = measured_matmul_flops(device, torch.float32)
         if peak < fp32:

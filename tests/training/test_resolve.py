@@ -88,3 +88,9 @@ def test_muon_s_own_rate_needs_a_schedule_to_follow():
     with pytest.raises(UserError, match="learning_rate is 0, and muon_lr follows its schedule"):
         resolved(optimizer="muon", learning_rate=0.0, min_lr=0.0, muon_lr=0.02)
     resolved(optimizer="muon", learning_rate=0.0, min_lr=0.0)
+
+
+def test_fp8_needs_bf16():
+    with pytest.raises(UserError, match=r"fp8 needs bf16.*add --bf16"):
+        resolved(fp8=True)
+    assert resolved(fp8=True, bf16=True)["fp8"]
