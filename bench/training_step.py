@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from lmfast.data.batch_ramp import BatchRamp
+from lmfast.model.fp8 import use_fp8
 from lmfast.training.compiled import CompiledLoss
 from lmfast.training.loop import Hooks, Plan, Progress, train_loop
 from lmfast.training.objectives import NextToken
@@ -44,8 +45,12 @@ class Silent:
 class OurSteps:
     """Call it with a number of steps: it takes so many more of the real loop and waits for them."""
 
-    def __init__(self, model, batches, device: torch.device, batch_size: int, compiled: bool):
+    def __init__(
+        self, model, batches, device: torch.device, batch_size: int, compiled: bool, fp8: bool = False
+    ):
         self.model, self.batches = model, batches
+        if fp8:
+            use_fp8(model, batch_size * model.config.context_length)
         self.objective = NextToken()
         self.optimizer = make_optimizer(model, "adamw", LEARNING_RATE, BETAS, DECAY)
         self.loss_fn = CompiledLoss(self.objective.loss) if compiled else self.objective.loss

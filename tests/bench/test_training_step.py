@@ -42,3 +42,16 @@ def test_the_peer_takes_the_same_steps():
     for name, weight in matrices.items():
         close = (weight - theirs.state_dict()[name]).abs() < 2e-6
         assert close.float().mean() > 0.99, name
+
+
+def test_steps_in_fp8():
+    torch.manual_seed(0)
+    shape = ModelConfig(vocab_size=64, context_length=8, d_model=16, num_layers=1, num_heads=2, d_ff=32)
+    losses = []
+    for fp8 in (False, True):
+        torch.manual_seed(0)
+        batches = Batches(zipf_ids(64, 1000), 4, 8, seed=0)
+        take = OurSteps(TransformerLM(shape), batches, CPU, 4, False, fp8=fp8)
+        take(1)
+        losses.append(take.last["train_loss"])
+    assert losses[0] != losses[1] and abs(losses[0] - losses[1]) < 0.1
