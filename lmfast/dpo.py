@@ -26,6 +26,8 @@ class PreferenceData(DataSettings):
     """preferences to evaluate on; instead of held_out"""
     tokenizer: str | None = None
     """not used: the tokenizer is that of init_from"""
+    document_mask: bool = False
+    """not used: each answer has a row of its own"""
     skip_bad: bool = False
     """leave bad records out and count them, instead of stopping at the first"""
     held_out: int = 100

@@ -83,13 +83,16 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, float]:
     model, tokenizer, _ = load_run(checkpoint.path, str(device))
     metrics = {}
     if data is not None:
-        metrics |= _loss(settings, Path(data), checkpoint, model, tokenizer, device)
+        masked = trained.document_mask
+        metrics |= _loss(settings, Path(data), checkpoint, model, tokenizer, device, masked)
     if settings.samples:
         metrics |= _texts(settings, trained.train_data_path, model, tokenizer, device)
     return metrics
 
 
-def _loss(settings: EvaluateSettings, path: Path, checkpoint, model, tokenizer, device) -> dict[str, float]:
+def _loss(
+    settings: EvaluateSettings, path: Path, checkpoint, model, tokenizer, device, document_mask: bool
+) -> dict[str, float]:
     from lmfast.data.batches import Windows
     from lmfast.data.chat import knows_ids_of
     from lmfast.data.token_file import open_tokens
@@ -109,16 +112,18 @@ def _loss(settings: EvaluateSettings, path: Path, checkpoint, model, tokenizer, 
     context_length = model.config.context_length
     windows = Windows(file.tokens, settings.batch_size, context_length, IGNORE, settings.eval_batches)
     num_bytes = count_bytes(windows.targets(), tokenizer) if tokenizer is not None else None
-    result = evaluate(model, NextToken(), windows, device, precision_of(settings), num_bytes)
+    objective = NextToken(separator=tokenizer.special_tokens["<|endoftext|>"] if document_mask else None)
+    result = evaluate(model, objective, windows, device, precision_of(settings), num_bytes)
     metrics = {"loss": result["val_loss"], "perplexity": math.exp(min(result["val_loss"], 700))}
     line = f"loss {metrics['loss']:.4f} nats a token, perplexity {metrics['perplexity']:.4g}"
     if "bits_per_byte" in result:
         metrics["bits_per_byte"] = result["bits_per_byte"]
         line += f", {metrics['bits_per_byte']:.4f} bits per byte"
     part = "all" if len(windows.targets()) == len(file) - 1 else "the first"
+    apart = ", each document by itself, as the run was trained" if document_mask else ""
     print(
         f"{checkpoint.path} on {part} {len(windows.targets()):,} tokens of {path}, in {len(windows)} batches of "
-        f"{settings.batch_size} × {context_length}"
+        f"{settings.batch_size} × {context_length}{apart}"
     )
     print(line)
     return metrics

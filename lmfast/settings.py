@@ -52,6 +52,8 @@ class DataSettings:
     """token file to evaluate on"""
     tokenizer: str | None = None
     """tokenizer folder or file, for bits per byte and samples; the token file's own when not set"""
+    document_mask: bool = False
+    """a token attends to its own document only; documents begin at <|endoftext|>"""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ class ConversationData(DataSettings):
     """records to evaluate on; instead of held_out"""
     tokenizer: str | None = None
     """not used: the tokenizer is that of init_from, with the chat's special tokens"""
+    document_mask: bool = False
+    """not used: conversations in a row are always kept apart"""
     format: Literal["auto", "alpaca", "messages", "sharegpt"] = "auto"
     """form of the records; found out for each record when not set"""
     skip_bad: bool = False

@@ -11,6 +11,9 @@ from lmfast.settings import CONFIGS, TrainSettings, given_names, parse, read_yam
 
 PROMPTS = ("Once upon a time", "One day")
 """what the samples written while training start from"""
+SEPARATOR = "<|endoftext|>"
+SEPARATOR_SEARCH = 10_000_000
+"""tokens of the training file in which document_mask looks for a separator, to report that there is none"""
 WORDS_TOKENS = 50_000_000
 """tokens, from the first on, whose words are known ones to the figures of those samples: seconds of counting"""
 
@@ -106,11 +109,14 @@ def _task(settings: TrainSettings, kept_tokenizer: Path | None, corpus, remark: 
         remark("no val_data_path: training without evaluation")
     else:
         _refuse_two_tokenizers(train_file, val_file)
+    separator = None
+    if settings.data.document_mask:
+        separator = _separator(tokenizer_path, train_file, remark)
     facts = {"train_data": {"tokens": len(train_file), "tokenizer": _fingerprint(train_file)}}
     if corpus is not None:
         facts["floor_bits_per_byte"] = corpus.floor_bits_per_byte
     task = Task(
-        objective=NextToken(settings.optimizer.z_loss),
+        objective=NextToken(settings.optimizer.z_loss, separator),
         make_batches=lambda batch, length, seed: Batches(train_file.tokens, batch, length, seed),
         make_evaluate=make_evaluate(val_file.tokens, tokenizer_path) if val_file is not None else None,
         sample=_sampler(tokenizer_path, train_file.tokens) if tokenizer_path is not None else None,
@@ -168,6 +174,26 @@ def _open(path, settings: TrainSettings, tokenizer_path: Path | None, min_length
     return file
 
 
+def _separator(tokenizer_path: Path | None, train_file, remark: Callable[[str], None]) -> int:
+    """The id that ends each document. Raises UserError where it is not known."""
+    if tokenizer_path is None:
+        raise UserError(
+            f"document_mask needs the id of {SEPARATOR}, and {train_file.path} names no tokenizer; give --tokenizer"
+        )
+    separator = _load_tokenizer(tokenizer_path).special_tokens.get(SEPARATOR)
+    if separator is None:
+        raise UserError(
+            f"{tokenizer_path}: has no {SEPARATOR}, which document_mask tells documents apart by; leave --document-mask "
+            "out, or train a tokenizer with that special token"
+        )
+    looked_at = train_file.tokens[:SEPARATOR_SEARCH]
+    if not (looked_at == separator).any():
+        remark(
+            f"document_mask: no {SEPARATOR} among the first {len(looked_at):,} tokens of {train_file.path}"
+        )
+    return separator
+
+
 def _fingerprint(file) -> str | None:
     return (file.summary or {}).get("tokenizer_sha256")
 
@@ -186,7 +212,7 @@ def _sampler(tokenizer_path: Path, train_tokens):
     from lmfast.inference.decode import generate
 
     tokenizer = _load_tokenizer(tokenizer_path)
-    stop = tokenizer.special_tokens.get("<|endoftext|>")
+    stop = tokenizer.special_tokens.get(SEPARATOR)
 
     @functools.cache
     def known_words() -> set[str]:

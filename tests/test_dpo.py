@@ -63,8 +63,9 @@ def test_the_chosen_answer_gains_on_held_out_prompts(talker, tmp_path, capsys):
     assert "may have been trained on" not in told and "20 pairs of up to" in told
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights_and_reference(talker, tmp_path):
-    flags = flags_of(talker, "--lr-decay-iters", 4)
+@pytest.mark.parametrize("precision", [[], ["--fp16"]], ids=str)
+def test_a_stopped_run_goes_on_to_the_same_weights_and_reference(talker, tmp_path, precision):
+    flags = flags_of(talker, "--lr-decay-iters", 4, *precision)
     assert dpo([*flags, "--max-iters", "4", "--out-dir", str(tmp_path / "whole")])
     assert dpo([*flags, "--max-iters", "2", "--out-dir", str(tmp_path / "parts")])
     stamp = (tmp_path / "parts/reference.npz").stat().st_mtime_ns
@@ -123,6 +124,7 @@ def test_a_cache_is_known_by_content_and_not_by_size_and_time(talker, tmp_path):
         assert not (tmp_path / "other").exists()
 
     refused("settings", "--bf16")
+    refused("settings", "--fp16")
     changed_in_place(tmp_path / "pairs.json", b'"chosen": "b"', b'"chosen": "d"')
     refused("data")
     changed_in_place(tmp_path / "pairs.json", b'"chosen": "d"', b'"chosen": "b"')
@@ -197,6 +199,7 @@ def test_two_ranks_equal_one_and_only_the_first_speaks(talker, tmp_path):
         (["--beta", "0"], "beta is 0.0"),
         (["--z-loss", "0.1"], "z_loss is 0.1"),
         (["--bf16", "--fp8"], "fp8 is not available here"),
+        (["--document-mask"], "document_mask is for pretraining"),
         (["--label-smoothing", "0.5"], "label_smoothing is 0.5"),
         (["--label-smoothing", "0.1", "--loss-type", "ipo"], "has no meaning"),
         (["--train-data", "talk"], "record 1 has no chosen"),

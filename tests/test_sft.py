@@ -90,9 +90,10 @@ def test_one_times_eight_is_eight_times_one(trained_run, records, tmp_path):
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(trained_run, records, tmp_path):
+@pytest.mark.parametrize("precision", [[], ["--fp16"]], ids=str)
+def test_a_stopped_run_goes_on_to_the_same_weights(trained_run, records, tmp_path, precision):
     flags = [*FLAGS, "--init-from", str(trained_run), "--train-data", str(records), "--batch-size", "4"]
-    flags += ["--lr-decay-iters", "6"]
+    flags += ["--lr-decay-iters", "6", *precision]
     assert sft([*flags, "--max-iters", "6", "--out-dir", str(tmp_path / "whole")])
     assert sft([*flags, "--max-iters", "3", "--out-dir", str(tmp_path / "parts")])
     assert sft(["--max-iters", "6", "--out-dir", str(tmp_path / "parts")])
@@ -141,6 +142,8 @@ def test_a_file_to_evaluate_on_leaves_all_for_training(trained_run, records, tmp
         (["--epochs", "0"], "epochs is 0.0"),
         (["--d-model", "32"], "another model shape: d_model"),
         (["--tokenizer", "x"], "leave --tokenizer out"),
+        (["--document-mask"], "document_mask is for pretraining"),
+        (["--bf16", "--fp16"], "bf16 and fp16 are both set"),
         (["--context-length", "3"], "no record has an answer within 3 tokens"),
         (["--format", "sharegpt"], "record 1 has no conversations"),
     ],

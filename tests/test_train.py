@@ -4,14 +4,16 @@ import json
 import re
 import sys
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from lmfast.errors import UserError
-from lmfast.settings import TrainSettings, flat_types
+from lmfast.settings import TrainSettings, flat_types, read_yaml
 from lmfast.train import main, train
 from lmfast.training.run_folder import read_metrics
+from tests.conftest import TINY_MODEL
 
 
 def run(corpus, folder, *flags):
@@ -47,7 +49,7 @@ CHANGES_WEIGHTS = {
     "value_embeddings": None, "zero_init": None, "logit_softcap": 3.0, "z_loss": 0.1,
     "tie_embeddings": None, "parallel_block": None, "dropout": 0.5, "batch_size": 5, "grad_accumulation": 3,
     "learning_rate": 1e-3, "min_lr": 9e-3, "warmup_iters": 1, "lr_decay_iters": 4, "weight_decay": 0.9, "beta1": 0.5,
-    "beta2": 0.5, "grad_clip": 0.01, "bf16": None, "fp16": None,
+    "document_mask": None, "beta2": 0.5, "grad_clip": 0.01, "bf16": None, "fp16": None,
     "seed": 1, "max_iters": 5, "optimizer": "muon", "schedule": "linear",
 }  # fmt: skip
 # Settings with a test of their own below.
@@ -464,3 +466,49 @@ def test_a_run_killed_while_its_folder_was_begun_starts_anew(corpus, tmp_path, m
     monkeypatch.setattr(room, "write_yaml", real)
     metrics, _ = run(corpus, tmp_path / "run")
     assert metrics[-1]["step"] == 6
+
+
+def test_a_document_mask_is_used_in_evaluation_and_recorded(corpus, tmp_path, capsys):
+    from lmfast.evaluate import EvaluateSettings, evaluate_run
+
+    shape = ["--document-mask", "--context-length", "64", "--max-iters", "4", "--eval-interval", "4"]
+    metrics, _ = run(corpus, tmp_path / "run", *shape)
+    assert read_yaml(tmp_path / "run/config.yaml", TrainSettings)["document_mask"] is True
+    assert "document_mask: MFU counts attention over whole rows" in capsys.readouterr().out
+    found = evaluate_run(EvaluateSettings(run=str(tmp_path / "run"), device="cpu"))
+    assert found["loss"] == pytest.approx(metrics[-1]["val_loss"], rel=1e-6)
+    assert "each document by itself, as the run was trained" in capsys.readouterr().out
+    config = tmp_path / "run/config.yaml"
+    config.write_text(config.read_text().replace("document_mask: true", "document_mask: false"))
+    without = evaluate_run(EvaluateSettings(run=str(tmp_path / "run"), device="cpu"))
+    assert without["loss"] != pytest.approx(found["loss"], rel=1e-6)
+
+
+def test_a_document_mask_without_a_separator_is_refused(corpus, tmp_path):
+    from lmfast.tokenizer.bpe import train_bpe
+
+    folder = tmp_path / "run"
+    np.save(tmp_path / "bare.npy", np.load(corpus.train))
+    flags = [
+        *TINY_MODEL,
+        "--train-data",
+        str(tmp_path / "bare.npy"),
+        "--document-mask",
+        "--out-dir",
+        str(folder),
+    ]
+    with pytest.raises(UserError, match=r"document_mask needs the id of <\|endoftext\|>.*give --tokenizer"):
+        train([*flags, "--vocab-size", "300"])
+    plain = train_bpe(corpus.text, 300, special_tokens=[], num_workers=1)
+    plain.save(tmp_path / "plain")
+    with pytest.raises(UserError, match=r"plain: has no <\|endoftext\|>"):
+        train([*flags, "--tokenizer", str(tmp_path / "plain")])
+    assert not folder.exists()
+
+
+def test_a_document_mask_that_finds_no_separator_says_so(corpus, tmp_path, capsys):
+    ids = np.load(corpus.train)
+    np.save(tmp_path / "one.npy", ids[ids != 299])
+    flags = [*TINY_MODEL, "--train-data", str(tmp_path / "one.npy"), "--tokenizer", str(corpus.tokenizer)]
+    assert train([*flags, "--document-mask", "--max-iters", "1", "--out-dir", str(tmp_path / "run")])
+    assert "document_mask: no <|endoftext|> among the first" in capsys.readouterr().out

@@ -30,15 +30,25 @@ class NextToken:
 
     z_loss: while the model trains, z_loss · logsumexp(logits)² is added to each token's loss, which keeps the logits
     from drifting (Chowdhery et al. 2022, 5). In eval mode the loss is −log p alone.
+
+    separator: the id of <|endoftext|>. A token then attends to its own document only. A separator that is read opens
+    the next document, so a document's first token is predicted from <|endoftext|> alone, as generation begins a text;
+    a separator that is predicted ends the document before it. Every target keeps its loss, so the loss of a row is the
+    sum of its documents' own, [separator, document] predicting [document, separator]. RoPE's positions run on over the
+    row: attention depends on their differences only.
     """
 
-    def __init__(self, z_loss: float = 0.0):
-        self.z_loss = z_loss
+    def __init__(self, z_loss: float = 0.0, separator: int | None = None):
+        self.z_loss, self.separator = z_loss, separator
 
-    def tensors(self, batch: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
-        """ids (rows, context_length + 1) int64 → inputs and targets (rows, context_length) on `device`."""
+    def tensors(self, batch: np.ndarray, device: torch.device) -> tuple[Tensor | None, ...]:
+        """ids (rows, context_length + 1) int64 → inputs and targets (rows, context_length) on `device`; with a separator
+        also None (positions) and document_ids, counted on the device."""
         ids = sent(batch, device)
-        return ids[:, :-1].clamp(min=0), ids[:, 1:].contiguous()
+        inputs, targets = ids[:, :-1].clamp(min=0), ids[:, 1:].contiguous()
+        if self.separator is None:
+            return inputs, targets
+        return inputs, targets, None, (inputs == self.separator).cumsum(1)
 
     def valid_tokens(self, batch: np.ndarray) -> int:
         """How many targets of the batch carry loss."""

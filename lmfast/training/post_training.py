@@ -42,6 +42,8 @@ def settings_of(cls: type[T], argv: Sequence[str], stage: str) -> tuple[T, Path,
         raise UserError(
             f"tokenizer is {settings.data.tokenizer}; {stage} takes that of --init-from, leave --tokenizer out"
         )
+    if settings.data.document_mask:
+        raise UserError(f"document_mask is for pretraining; {stage} keeps its records apart without it")
     if settings.data.train_data_path is None:
         raise UserError("train_data_path is not set; name a file of records with --train-data")
     # Where a run lies is not part of what it is.

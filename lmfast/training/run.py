@@ -328,6 +328,8 @@ def _introduce(sinks, folder, settings, task, device, peak, peak_source, checkpo
     )
     if settings.run.fp8:
         sinks.message("fp8: feed-forward and head train in FP8; MFU stays a share of the bf16 peak")
+    if settings.data.document_mask:
+        sinks.message("document_mask: MFU counts attention over whole rows, also where documents are skipped")
     if (precision := precision_of(settings.run)) != "fp32" and device.type == "cpu":
         fp32 = measured_matmul_flops(device, torch.float32)
         if peak < fp32:

@@ -14,6 +14,7 @@ import torch
 
 from lmfast.errors import UserError
 from lmfast.train import train
+from lmfast.training import loss_scale
 from lmfast.training.distributed import ALONE, Ranks
 from lmfast.training.run_folder import read_metrics
 from tests.test_train import weights
@@ -42,6 +43,27 @@ def test_two_ranks_equal_one_and_only_the_first_writes(corpus, tmp_path):
     train(flags(corpus, two, *more, "--max-iters", "9"))
     finish(start_ranks(flags(corpus, one, *more, "--max-iters", "9"), tmp_path / "log2"), tmp_path / "log2")
     close(weights(one), weights(two))
+
+
+def begin_too_high():
+    loss_scale.INITIAL = 2.0**28
+
+
+@pytest.mark.parametrize(("setup", "overflows"), [(begin_too_high, 4), (None, 0)])
+def test_fp16_ranks_keep_one_loss_scale(corpus, tmp_path, setup, overflows):
+    """What overflows on either rank is skipped by both: their scales and weights stay those of one process."""
+    more = ("--fp16", "--eval-interval", "0", "--grad-accumulation", "2", "--max-iters", "4", "--lr", "1e-3")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loss_scale, "INITIAL", 2.0**28 if setup else loss_scale.INITIAL)
+        train(flags(corpus, tmp_path / "one", *more))
+    finish(
+        start_ranks(flags(corpus, tmp_path / "two", *more), tmp_path / "log", setup=setup), tmp_path / "log"
+    )
+    one, two = (read_metrics(tmp_path / name) for name in ("one", "two"))
+    for m, n in zip(one, two, strict=True):
+        assert (m["loss_scale"], m["overflows"]) == (n["loss_scale"], n["overflows"])
+    assert one[-1]["overflows"] == overflows
+    torch.testing.assert_close(weights(tmp_path / "one"), weights(tmp_path / "two"), rtol=1e-2, atol=1e-3)
 
 
 def test_compiled_ranks_equal_one_that_is_not(corpus, tmp_path):

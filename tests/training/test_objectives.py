@@ -44,6 +44,46 @@ def test_z_loss_and_softcap_reach_the_kernel_and_z_loss_only_in_training():
     torch.testing.assert_close(objective.loss(model.eval(), inputs, targets), plain)
 
 
+MASKED_SHAPES = [
+    {},
+    {"qk_norm": True, "num_kv_heads": 1},
+    {"value_embeddings": True, "parallel_block": True},
+    {"position": "none", "norm": "post"},
+]
+
+
+@pytest.mark.parametrize("changes", MASKED_SHAPES, ids=str)
+def test_a_masked_row_teaches_what_its_documents_would_one_by_one(changes):
+    """Loss and gradients in float64: [separator, document] predicts [document, separator]."""
+    torch.manual_seed(0)
+    shape = {"vocab_size": 20, "context_length": 40, "d_model": 16, "num_layers": 2, "num_heads": 2}
+    model = TransformerLM(ModelConfig(**shape, **changes)).double()
+    rng, separator = np.random.default_rng(0), 7
+    documents = [rng.choice([i for i in range(20) if i != separator], n) for n in (5, 1, 12, 9)]
+    row = np.concatenate([part for document in documents for part in ([separator], document)] + [[separator]])
+    # A row cut anywhere begins within a document and ends within one.
+    whole, cut = row[None], row[None, 3:-4]
+    singles = [np.array([[separator, *document, separator]]) for document in documents]
+    cut_singles = [cut[:, :4], *singles[1:-1], cut[:, -7:]]
+    masked = NextToken(separator=separator)
+    for rows, parts in ((whole, singles), (cut, cut_singles)):
+        assert masked.valid_tokens(rows) == sum(map(NextToken().valid_tokens, parts))
+        loss, gradients = loss_and_gradients(model, masked, [rows])
+        expected_loss, expected = loss_and_gradients(model, NextToken(), parts)
+        torch.testing.assert_close(loss, expected_loss, rtol=1e-6, atol=1e-6)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-6, msg=name)
+        assert not torch.isclose(loss_and_gradients(model, NextToken(), [rows])[0], expected_loss, rtol=1e-3)
+
+
+def test_a_separator_that_is_read_opens_the_next_document():
+    batch = np.array([[4, 9, 5, 5, 9, 9, 3], [9, 1, 2, 9, IGNORE, IGNORE, IGNORE]])
+    _, targets, positions, documents = NextToken(separator=9).tensors(batch, CPU)
+    assert documents.tolist() == [[0, 1, 1, 1, 2, 3], [1, 1, 1, 2, 2, 2]]
+    assert positions is None and targets.tolist() == batch[:, 1:].tolist()
+    assert NextToken(separator=9).valid_tokens(batch) == 6 + 3
+
+
 def packed_and_single(lengths, vocab_size: int = 20, capacity: int = 24):
     """Random documents packed into rows, and the same documents a row each."""
     rng = np.random.default_rng(0)
