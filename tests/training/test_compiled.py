@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from lmfast.data.batch_ramp import BatchRamp
+from lmfast.data.batches import Batches
 from lmfast.model.config import ModelConfig
 from lmfast.model.device import make_deterministic, why_not_compile
 from lmfast.model.transformer import TransformerLM
@@ -51,6 +53,20 @@ def test_a_step_with_every_option_is_one_graph_and_the_same_bits_twice():
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert all(grad.abs().max() > 0 for grad in first if grad.ndim > 1)
     assert (compiled.graphs, compiled.recompiles) == (1, 0)
+
+
+def test_a_batch_ramp_compiles_once():
+    """1, 1, 2, 2, 3, 3 forward passes of 4 rows, taken from the loop's own batches."""
+    objective = NextToken()
+    compiled = CompiledLoss(objective.loss)
+    model = TransformerLM(ModelConfig(**SHAPE))
+    ramp = BatchRamp(rows=4, passes=3, start=1, steps=4)
+    batches = Batches(np.arange(2000) % 50, ramp, context_length=8, seed=0)
+    for step in range(6):
+        passes = np.split(batches.step(step), ramp.passes_in(step))
+        for rows in passes:
+            compiled(model, *objective.tensors(rows, CPU)).backward()
+    assert len(passes) == 3 and (compiled.graphs, compiled.recompiles) == (1, 0)
 
 
 def test_another_shape_is_counted_and_a_graph_break_refused():

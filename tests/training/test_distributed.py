@@ -28,8 +28,17 @@ def flags(corpus, folder, *more):
 
 
 def test_two_ranks_equal_one_and_only_the_first_writes(corpus, tmp_path):
-    """Accumulation, evaluation, samples; then resumed by one rank, and the other way round."""
-    more = ("--grad-accumulation", "2", "--sample-interval", "6", "--lr-decay-iters", "12")
+    """Accumulation with a batch ramp, evaluation, samples; then resumed by one rank, and the other way round."""
+    more = (
+        "--grad-accumulation",
+        "2",
+        "--batch-ramp-iters",
+        "7",
+        "--sample-interval",
+        "6",
+        "--lr-decay-iters",
+        "12",
+    )
     one, two = tmp_path / "one", tmp_path / "two"
     train(flags(corpus, one, *more))
     both = start_ranks(flags(corpus, two, *more), tmp_path / "log")
