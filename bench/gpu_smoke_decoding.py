@@ -1,0 +1,239 @@
+"""Decoding on a CUDA device, checked in pieces: `python -m bench.gpu_smoke_decoding [--rehearse] [--only CHECK …]`.
+
+Runs each check below and prints its result or its whole traceback; exit code 1 if any failed. Then prints what a second
+call on a warm model costs until its first id, and the kernels of one replayed step with their times. Small shapes, so a
+minute is enough, most of it compiling. `--rehearse` runs the same path on a CPU, without graphs.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import torch
+
+from kernels import rope_append
+from kernels.rope_append import rope_append_reference
+from lmfast.inference.decode import generate, stream
+from lmfast.inference.kept_decoders import borrow, shelf_of
+from lmfast.inference.sampling import Sampling
+from lmfast.inference.torch_decoder import TorchDecoder
+from lmfast.model.config import ModelConfig
+from lmfast.model.transformer import TransformerLM
+
+GREEDY = {"temperature": 0.0}
+SAMPLED = {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "seed": 2}
+PROMPTS = [[1], [5, 9, 2, 7], [3] * 30]
+
+
+def make_model(device: torch.device, **changes) -> TransformerLM:
+    torch.manual_seed(0)
+    shape = {"vocab_size": 200, "context_length": 48, "d_model": 128, "num_layers": 2, "num_heads": 2}
+    model = TransformerLM(ModelConfig(**(shape | changes))).to(device).eval()
+    with torch.no_grad():
+        model.head.weight.mul_(20)  # so that rounding does not decide between the largest logits
+    return model
+
+
+def must_equal(got, want, what: str) -> None:
+    if got != want:
+        raise AssertionError(f"{what}: {got} must be {want}")
+
+
+@torch.inference_mode()
+def append(device: torch.device) -> str:
+    """rope_append against its reference in float64, and no other row of the caches touched."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    for batch, heads, kv_heads, head_dim in ((1, 12, 12, 64), (16, 12, 4, 128), (3, 5, 1, 80)):
+        for rotate in (True, False):
+            projected = torch.randn(batch, heads + 2 * kv_heads, head_dim, device=device).to(dtype)
+            parts = projected.split([heads, kv_heads, kv_heads], 1)
+            angles = torch.arange(100, device=device)[:, None] * torch.rand(head_dim // 2, device=device)
+            tables = (angles.cos(), angles.sin()) if rotate else (None, None)
+            lengths = torch.randint(1, 101, (batch,), device=device, dtype=torch.int32)
+            caches = [torch.randn(batch, kv_heads, 100, head_dim, device=device).to(dtype) for _ in range(2)]
+            exact = [cache.double() for cache in caches]
+            wide = [None if t is None else t.double() for t in tables]
+            want = rope_append_reference(*(x.double() for x in parts), *wide, lengths, *exact)
+            got = rope_append(*parts, *tables, lengths, *caches)
+            for a, b in zip((got, *caches), (want, *exact), strict=True):
+                error = ((a - b).abs() / b.abs().clamp(min=1)).max().item()
+                if not error <= 2 * torch.finfo(dtype).eps:
+                    raise AssertionError(f"off by {error:.2g}: {batch=} {heads=} {head_dim=} {rotate=}")
+    return "values and the rest of the caches"
+
+
+@torch.inference_mode()
+def by_operators(model, new: int, options: dict) -> list[list[int]]:
+    """`new` ids of PROMPTS by the cached step without a graph, while nothing is full."""
+    decoder = TorchDecoder(model, len(PROMPTS), Sampling(**options))
+    decoder.by_graph, rows = False, list(range(len(PROMPTS)))
+    decoder.read(dict(enumerate(PROMPTS)))
+    steps = [decoder.step(rows, number)() for number in range(new)]
+    decoder.close()
+    return [list(row) for row in zip(*steps, strict=True)]
+
+
+def eager(device: torch.device) -> str:
+    """The step operator by operator, against whole windows without a cache."""
+    for changes in ({}, {"position": "none"}, {"qk_norm": True, "num_kv_heads": 1}):
+        model = make_model(device, **changes)
+        for options in (GREEDY, SAMPLED):
+            plain = generate(model, PROMPTS, 15, kv_cache=False, **options)
+            must_equal(by_operators(model, 15, options), plain, f"{changes} {options}")
+    return "float32 ids equal those without a cache"
+
+
+def by_graph(device: torch.device, compile: bool = False) -> str:
+    """A captured step, through several cuts of the window and stops, against whole windows without a cache."""
+    model = make_model(device)
+    for options in (GREEDY, SAMPLED):
+        plain = generate(model, PROMPTS, 100, kv_cache=False, **options)
+        must_equal(generate(model, PROMPTS, 100, compile=compile, **options), plain, str(options))
+        stop = plain[0][40]
+        stopped = [row[: row.index(stop)] if stop in row else row for row in plain]
+        again = generate(model, PROMPTS, 100, compile=compile, stop_id=stop, **options)
+        must_equal(again, stopped, f"{options}, stopped")
+    return "float32 ids equal those without a cache, stops and windows too"
+
+
+def in_bf16(device: torch.device, compile: bool = False) -> str:
+    """Under autocast the captured step chooses what its operators choose; compiled, most of it."""
+    model = make_model(device)
+    with torch.autocast(device.type, torch.bfloat16):
+        for options in (GREEDY, SAMPLED):
+            one = by_operators(model, 15, options)
+            other = generate(model, PROMPTS, 15, compile=compile, **options)
+            same = sum(a == b for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True))
+            if same < (20 if compile else 45):  # once an id differs by rounding, those after it do
+                raise AssertionError(f"{options}: {same} of 45 ids agree: {one} {other}")
+    return "ids of operators and graph agree"
+
+
+def second_call(device: torch.device) -> str:
+    """Another call takes the same decoder and graph, with other numbers, after the weights changed, and at once."""
+    model, other = make_model(device), make_model(device)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.add_(0.02 * torch.randn_like(p))
+    with torch.autocast(device.type, torch.bfloat16):
+        first = generate(model, PROMPTS, 15, **GREEDY)
+        graph = shelf_of(model).idle[-1].graph
+        must_equal(generate(model, PROMPTS, 15, **GREEDY), first, "the same call again")
+        with torch.no_grad():
+            for p, q in zip(model.parameters(), other.parameters(), strict=True):
+                p.copy_(q)
+        must_equal(generate(model, PROMPTS, 15, **GREEDY), generate(other, PROMPTS, 15, **GREEDY), "weights")
+    if len(shelf_of(model).idle) != 1 or shelf_of(model).idle[0].graph is not graph:
+        raise AssertionError("another decoder or graph was made")
+    want = [generate(model, [prompt], 15, **GREEDY)[0] for prompt in PROMPTS]
+    streams = [stream(model, [prompt], 15, **GREEDY) for prompt in PROMPTS]
+    rows = [[ids[0] for ids in step] for step in zip(*streams, strict=True)]
+    must_equal([list(row) for row in zip(*rows, strict=True)], want, "streams at once")
+    return "same decoder, refreshed weights, streams at once"
+
+
+def without_waiting(device: torch.device) -> str:
+    """A warm call must not synchronise anywhere but where it reads ids: PyTorch raises an error if it does."""
+    model = make_model(device)
+    for options in (GREEDY, SAMPLED):
+        want = generate(model, PROMPTS, 15, **options)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            must_equal(generate(model, PROMPTS, 15, **options), want, "without waiting")
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return "no synchronising call"
+
+
+CHECKS: dict[str, Callable[[torch.device], str]] = {
+    "append": append,
+    "eager": eager,
+    "graph": by_graph,
+    "graph-bf16": in_bf16,
+    "second-call": second_call,
+    "without-waiting": without_waiting,
+    "compiled": lambda device: by_graph(device, compile=True),
+    "compiled-bf16": lambda device: in_bf16(device, compile=True),
+}
+
+
+@torch.inference_mode()
+def costs(device: torch.device, layers: int) -> Iterator[str]:
+    """Until the first id of a warm call, and in a replayed step: 124M's width, bf16, batch 1, a prompt of 32 ids."""
+    model = make_model(
+        device, vocab_size=50304, context_length=1024, d_model=768, num_layers=layers, num_heads=12
+    )
+    prompt = [list(range(1, 33))]
+    with torch.autocast(device.type, torch.bfloat16):
+        generate(model, prompt, 20, **GREEDY)
+        parts: dict[str, list[float]] = {"borrow": [], "read": [], "first id": []}
+        for _ in range(10):
+            torch.cuda.synchronize()
+            marks = [time.perf_counter()]
+            decoder = borrow(model, 1, Sampling(**GREEDY))
+            marks.append(time.perf_counter())
+            decoder.read({0: prompt[0]})
+            marks.append(time.perf_counter())
+            decoder.step([0], 0)()
+            marks.append(time.perf_counter())
+            decoder.close()
+            for (_, times), begin, end in zip(parts.items(), marks, marks[1:], strict=False):
+                times.append(1e3 * (end - begin))
+        shown = ", ".join(f"{name} {statistics.median(times):.2f} ms" for name, times in parts.items())
+        yield f"a warm call, {layers} layers: {shown}"
+        decoder = borrow(model, 1, Sampling(**GREEDY))
+        decoder.read({0: prompt[0]})
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            for number in range(20):
+                last = decoder.step([0], number)
+            last()
+        decoder.close()
+    counts, times = Counter(), Counter()
+    for event in profile.events():
+        counts[event.name] += 1
+        times[event.name] += event.device_time_total
+    yield f"a step: {sum(counts.values()) / 20:.1f} kernels and copies, {sum(times.values()) / 20:.1f} us in them"
+    for name, total in times.most_common():
+        yield f"  {counts[name] / 20:5.1f} x {total / counts[name]:6.2f} us  {name[:100]}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.gpu_smoke_decoding", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--rehearse", action="store_true", help="on a CPU, without graphs")
+    parser.add_argument(
+        "--only", nargs="+", choices=CHECKS, help="checks to run; default all, then the costs"
+    )
+    parser.add_argument("--layers", type=int, default=12, help="of the model whose costs are shown")
+    options = parser.parse_args(argv)
+    if not options.rehearse and not torch.cuda.is_available():
+        raise SystemExit("gpu_smoke_decoding: needs a CUDA device, or --rehearse")
+    device = torch.device("cpu" if options.rehearse else "cuda")
+    failed = []
+    for name in options.only or CHECKS:
+        if options.rehearse and name == "without-waiting":
+            continue
+        begin = time.perf_counter()
+        try:
+            print(f"{name}: {CHECKS[name](device)} ({time.perf_counter() - begin:.1f} s)", flush=True)
+        except Exception:
+            failed.append(name)
+            print(f"{name}: FAILED\n{traceback.format_exc()}", flush=True)
+    if not options.rehearse and not options.only:
+        try:
+            for line in costs(device, options.layers):
+                print(line, flush=True)
+        except Exception:
+            failed.append("costs")
+            print(f"costs: FAILED\n{traceback.format_exc()}", flush=True)
+    print(f"failed: {', '.join(failed)}" if failed else "all passed", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
