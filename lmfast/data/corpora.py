@@ -211,7 +211,7 @@ def download_repo(
         f"on a machine with a network: `hf download --repo-type dataset {repo} {asked} --local-dir FOLDER`"
     )
     with _in_folder(folder):
-        listing = hub.list_files(repo, revision, way_out)
+        listing = hub.list_files(repo, revision, way_out, patterns=patterns)
         paths = []
         for file in listing.matching(patterns)[:limit_files]:
             target = folder / file.path
@@ -232,7 +232,7 @@ def _from_hub(name: str, revision: str, raw: Path, report: Callable[[str], None]
         "--local-dir FOLDER`, bring "
         f"FOLDER here, then `python -m lmfast.data download {name} --from FOLDER`"
     )
-    listing = hub.list_files(corpus.repo, revision, way_out, corpus.repo_type)
+    listing = hub.list_files(corpus.repo, revision, way_out, corpus.repo_type, corpus.patterns)
 
     def fetch(file: hub.RemoteFile) -> Path:
         return hub.fetch(listing, file, raw, way_out, report)

@@ -17,6 +17,8 @@ import fnmatch
 import hashlib
 import logging
 import os
+import posixpath
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -67,17 +69,20 @@ def endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
-def list_files(repo: str, revision: str, way_out: str, repo_type: str = "dataset") -> Listing:
-    """The files of a dataset or model at a revision (branch, tag or commit). way_out: what to do without a network."""
+def list_files(
+    repo: str, revision: str, way_out: str, repo_type: str = "dataset", patterns: Sequence[str] = ("*",)
+) -> Listing:
+    """The files of a dataset or model at a revision (branch, tag or commit). way_out: what to do without a network.
+
+    patterns: only the folder that all of them name is listed, if they do: FineWeb has tens of thousands of files.
+    """
     hub = _library()
     page = f"{endpoint()}/{'' if repo_type == 'model' else f'{repo_type}s/'}{repo}"
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     with _network_errors(repo, way_out):
         try:
-            info = hub.HfApi(endpoint=endpoint()).repo_info(
-                repo, repo_type=repo_type, revision=revision, files_metadata=True, timeout=20
-            )
+            commit, entries = _entries(hub, repo, revision, repo_type, _folder_of(patterns))
         except GatedRepoError:
             raise UserError(
                 f"{repo}: its owners ask for consent first; give it at {page}, then `hf auth login`"
@@ -92,14 +97,39 @@ def list_files(repo: str, revision: str, way_out: str, repo_type: str = "dataset
         RemoteFile(file.rfilename, file.lfs.size, file.lfs.sha256)
         if file.lfs
         else RemoteFile(file.rfilename, file.size, file.blob_id)
-        for file in info.siblings or ()
+        for file in entries
     ]
     outside = [file.path for file in files if ".." in Path(file.path).parts or Path(file.path).is_absolute()]
     if outside:
         raise UserError(
             f"{repo}: its file {outside[0]} would lie outside of the folder; it is not to be trusted"
         )
-    return Listing(repo, info.sha, files, repo_type)
+    return Listing(repo, commit, files, repo_type)
+
+
+def _entries(hub, repo: str, revision: str, repo_type: str, folder: str) -> tuple[str, list]:
+    """(commit, the library's descriptions of the files in a folder, or of all where there is no such folder)."""
+    from huggingface_hub.errors import EntryNotFoundError
+
+    api = hub.HfApi(endpoint=endpoint())
+    about = {"repo_type": repo_type, "revision": revision, "timeout": 20}
+    if folder:
+        commit = api.repo_info(repo, expand=["sha"], **about).sha
+        with contextlib.suppress(EntryNotFoundError):
+            tree = api.list_repo_tree(repo, folder, recursive=True, revision=commit, repo_type=repo_type)
+            return commit, [entry for entry in tree if isinstance(entry, hub.hf_api.RepoFile)]
+    info = api.repo_info(repo, files_metadata=True, **about)
+    return info.sha, list(info.siblings or ())
+
+
+def _folder_of(patterns: Sequence[str]) -> str:
+    """The folder that all patterns lie in, as far as they name it; "" for the whole repository.
+
+    >>> _folder_of(["sample/10BT/*.parquet", "sample/1?/a"])
+    'sample'
+    """
+    places = [re.split(r"[*?[]", pattern)[0].lstrip("/").rpartition("/")[0] for pattern in patterns]
+    return posixpath.commonpath(places)
 
 
 def fetch(

@@ -10,6 +10,7 @@ import json
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE = 1000
@@ -94,6 +95,9 @@ def _handler(hub: HubServer):
             match = re.fullmatch(r"/api/(datasets|models)/([^/]+/[^/]+)(?:/revision/([^/]+))?", path)
             if match:
                 return self.listing(getattr(hub, match[1]), match[2], match[3] or "main")
+            match = re.fullmatch(r"/api/(datasets|models)/([^/]+/[^/]+)/tree/([^/]+)/(.*)", path)
+            if match:
+                return self.tree(getattr(hub, match[1])[match[2]], unquote(match[4]) + "/")
             data = hub.file_at(path)
             if data is None:
                 return self.reply(404, b"", {"X-Error-Code": "EntryNotFound"})
@@ -120,6 +124,19 @@ def _handler(hub: HubServer):
                 siblings.append(entry)
             told = {"id": repo, "sha": COMMIT, "siblings": siblings}
             return self.reply(200, json.dumps(told).encode(), {"Content-Type": "application/json"})
+
+        def tree(self, files: dict[str, bytes], folder: str) -> None:
+            entries = []
+            for name, data in files.items():
+                if name.startswith(folder):
+                    entry = {"type": "file", "path": name, "size": len(data), "oid": blob_sha1(data)}
+                    if len(data) >= LARGE:
+                        entry["lfs"] = {"oid": sha256(data), "size": len(data), "pointerSize": 130}
+                    entries.append(entry)
+            if not entries:
+                return self.reply(404, b"", {"X-Error-Code": "EntryNotFound"})
+            entries.append({"type": "directory", "path": f"{folder}more", "size": 0, "oid": "0" * 40})
+            return self.reply(200, json.dumps(entries).encode(), {"Content-Type": "application/json"})
 
         def send_file(self, data: bytes, known: dict, body: bool) -> None:
             begin = 0

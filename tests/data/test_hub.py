@@ -1,5 +1,6 @@
 """hub.py against a server that speaks the hub's protocol: whole files or none, resumed, checked, told in one line."""
 
+import doctest
 import os
 import signal
 import subprocess
@@ -36,6 +37,22 @@ def listing() -> hub.Listing:
 
 def file(name: str = "data/large.bin") -> hub.RemoteFile:
     return listing().matching([name])[0]
+
+
+def test_only_the_folder_that_the_patterns_name_is_listed(server):
+    listed = {}
+    for patterns in (["data/*.bin"], ["data/*", "small.txt"], ["none/*"]):
+        server.requests.clear()
+        found = hub.list_files("owner/set", "main", "do without", patterns=patterns)
+        assert found.commit == COMMIT
+        listed[tuple(patterns)] = {file.path for file in found.files}
+        assert any("/tree/" in path for _, path, _ in server.requests) == (len(patterns) == 1)
+    of_data, both, none = listed.values()
+    assert of_data == {"data/large.bin", "data/other.txt"} and both == none == FILES.keys()
+    whole = {file.path: file for file in listing().files}
+    for file in hub.list_files("owner/set", "main", "do without", patterns=["data/*"]).files:
+        assert file == whole[file.path]
+    assert doctest.testmod(hub).failed == 0
 
 
 def test_listing_and_patterns(server):
