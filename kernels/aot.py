@@ -35,7 +35,7 @@ from kernels.attention_tiles import CANDIDATES, Tile, use_tiles
 from kernels.decode_attention import _decode
 from kernels.fp8_cross_entropy import _loss as fp8_loss
 from kernels.fp8_linear import E4M3, E5M2
-from kernels.linear_cross_entropy import _loss
+from kernels.linear_cross_entropy import LOSS_CANDIDATES, _loss
 from kernels.rms_norm import BACKWARD_CANDIDATES, NARROW_BACKWARD_CANDIDATES
 from kernels.rms_norm import _backward as rms_norm_backward
 from kernels.rms_norm import _forward as rms_norm_forward
@@ -246,7 +246,7 @@ def _append_cases() -> Iterator[Case]:
 
 def _loss_cases() -> Iterator[Case]:
     for dtype in (torch.bfloat16, torch.float32):
-        for vocab in (4096, 50257, 50304):
+        for vocab in (4096, 10000, 32000, 50257, 50304, 151936):
             for softcap in (None, 30.0):
                 hidden, weight = _meta(2048, 768, dtype=dtype), _meta(vocab, 768, dtype=dtype)
                 targets, name = _meta(2048, dtype=torch.int64), str(dtype).removeprefix("torch.")
@@ -257,6 +257,15 @@ def _loss_cases() -> Iterator[Case]:
                         h, w, t, -100, c, 1e-4, h.dtype, True
                     ),
                 )
+    hidden, weight, targets = _meta(2048, 768), _meta(50304, 768), _meta(2048, dtype=torch.int64)
+
+    def launch() -> None:
+        _loss.body(hidden, weight, targets, -100, None, 0.0, torch.bfloat16, True)
+
+    for candidate in LOSS_CANDIDATES:
+        yield Case(
+            "linear_cross_entropy", f"sweep: {_text(candidate)}", _with_config("loss", candidate, launch)
+        )
 
 
 def _fp8_loss_cases() -> Iterator[Case]:

@@ -240,9 +240,11 @@ def capability(device: torch.device) -> tuple[int, int]:
 
 
 def num_sms(device: torch.device) -> int:
-    """Multiprocessors of a CUDA device; 4 under the interpreter, so that programs there have several rows
-    each.
+    """Multiprocessors of a CUDA device, while recording those of its data centre GPU (A100, H100, B200); 4 under
+    the interpreter, so that programs there have several rows each.
     """
+    if _recording is not None:
+        return {8: 108, 9: 132, 10: 148}.get(_recording.capability[0], 128)
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 

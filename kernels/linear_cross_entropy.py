@@ -2,7 +2,7 @@
 vocabulary logits.
 
 In: hidden (..., D), weight (V, D), targets integers (...); targets equal to ignore_index count for nothing,
-others must lie in [0, V) (the data room checks ids; checking here would make the host wait for the device).
+others must lie in [0, V) (whoever loads data checks ids; checking here would make the host wait for the device).
 Out: (loss, count): the sum over counted tokens of −log softmax(logits)[target] + z_loss ·
 logsumexp(logits)², float32 (float64 for float64 input), in nats, and the number of counted tokens, int64.
 Mean loss is loss / count. softcap: logits become softcap · tanh(logits / softcap) first.
@@ -13,13 +13,23 @@ one product. Under autocast hidden and weight are cast to its dtype for the prod
 stay float32. Source: Wijmans et al. 2024 (arXiv:2411.09009) for the problem, Hsu et al. 2024
 (arXiv:2410.10989) for gradients in the forward.
 
-On CUDA one buffer of at most 256 MiB holds a chunk's logits in the products' dtype (a multiple of 256 rows:
-2,560 at 50,304 words in bf16), a matrix product fills it, one kernel turns it in place into dlogits, two
-more products read it; dweight accumulates in float32 inside its product. Nothing waits for the host. On
-paper, 16,384 × 768 × 50,304 bf16: three products of 1.27 TFLOP, 3.8 ms at 989 TFLOP/s; the kernel reads and
-writes every logit once more, 3.3 GB, 1.0 ms at 3.35 TB/s (its second reading of a row comes from cache);
-dweight is read and written 7 times, 2.2 GB, 0.6 ms, within its product. 4.8 to 5.4 ms; 0.4 GB beside the
-inputs.
+Precision: probabilities are exp(logits − max) / sum and the loss is log(sum) − (logit − max), never a difference
+from logsumexp, which at logits of 100 would cost 6e-6. In float16 the gradients are made before a GradScaler's
+factor reaches them: those of a sum of losses, not of a mean, so probabilities from 6e-8 up are held (below, float16
+rounds to zero; a whole vocabulary of such tails is 0.3 % of a token's mass at most). The factor multiplies them in
+the backward, where a value over 65,504 becomes infinite and the scaler skips the step.
+
+On CUDA one buffer holds a chunk's logits in the products' dtype (`rows_per_chunk`), a matrix product fills it, one
+kernel turns it in place into dlogits, two more products read it; dweight accumulates in float32 inside its product.
+Nothing waits for the host. The kernel keeps a maximum and a sum in each lane and joins them once a row; a fixed
+number of programs loops over the rows, so few that the rows they work on fit the L2 cache and the second reading of
+a row comes from there.
+
+On paper, 16,384 × 768 × 50,304 bf16, in 6 chunks of 2,816 rows: three products of 1.27 TFLOP, 3.8 ms at 989 TFLOP/s,
+5.5 ms at a usual 700; the kernel reads and writes every logit once from memory, 3.3 GB, 1.0 ms at 3.35 TB/s; dweight
+is written 6 times and read 5, 1.7 GB, 0.5 ms, partly hidden in its product. Predicted, not measured: 1.2 to 1.3 ×
+the bare products. Memory: 283 MB of logits, 155 of dweight in float32, 77 of it in bf16, 25 of dhidden: 0.54 GB,
+where F.cross_entropy of all logits holds three tensors of 1.65 GB, 4.9 GB.
 """
 
 import torch
@@ -31,6 +41,7 @@ from kernels.backend import (
     jit,
     launch,
     no_autocast,
+    num_sms,
     power_of_two,
     register,
     tl,
@@ -41,6 +52,7 @@ from kernels.cpu_cross_entropy import ONCE, cpu_cross_entropy
 from kernels.cpu_library import trains_here
 from kernels.fp8_cross_entropy import fp8_cross_entropy
 from kernels.fp8_linear import MULTIPLE, fits_fp8
+from kernels.tuning import tuned
 
 # Off CUDA, bytes of one chunk's float32 logits, and the largest number of chunks (a compiled graph repeats
 # the body for each). Measured at 2048 × 256 × 4096 float32, 2 threads, forward and backward compiled: 8 MiB
@@ -48,7 +60,26 @@ from kernels.fp8_linear import MULTIPLE, fits_fp8
 CHUNK_BYTES = 8 * 2**20
 MAX_CHUNKS = 8
 
-LOGITS_BYTES = 256 * 2**20  # on CUDA, the size of the one buffer of logits
+# On CUDA, the bounds of the one buffer of logits: see logits_bytes. dweight is read and written once a chunk, at
+# 50,304 × 768 309 MB or 0.1 ms, while the three products of 2,816 rows take about 1 ms.
+LOGITS_BYTES = 384 * 2**20
+LARGEST_LOGITS_BYTES = 2**30
+TILE = 128  # rows and columns of the tile that cuBLAS is assumed to take
+RESIDENT_BYTES = 28 * 10**6  # of L2, which has 40 MB on an A100 and 50 MB on an H100
+
+# For a sweep on a device, by `kernels.tuning.use_config("loss", **candidate)`; the chunk's rows by
+# `use_config("loss chunks", ROWS=rows)`.
+LOSS_CANDIDATES = (
+    {"PER_SM": 2, "BLOCK": 4096, "STAGES": 3, "num_warps": 8},
+    {"PER_SM": 2, "BLOCK": 4096, "STAGES": 4, "num_warps": 8},
+    {"PER_SM": 1, "BLOCK": 8192, "STAGES": 3, "num_warps": 16},
+    {"PER_SM": 1, "BLOCK": 8192, "STAGES": 4, "num_warps": 16},
+    {"PER_SM": 2, "BLOCK": 4096, "STAGES": 3, "num_warps": 16},
+    {"PER_SM": 3, "BLOCK": 4096, "STAGES": 3, "num_warps": 8},
+    {"PER_SM": 4, "BLOCK": 2048, "STAGES": 4, "num_warps": 4},
+    {"PER_SM": 2, "BLOCK": 4096, "STAGES": 1, "num_warps": 8},
+)
+CHUNK_ROWS_CANDIDATES = (2816, 5632, 4096, 8448)
 
 
 def linear_cross_entropy_reference(
@@ -94,13 +125,14 @@ class _ChunkedLoss(torch.autograd.Function):
             if softcap is not None:
                 capped = torch.tanh(logits / softcap)
                 logits = softcap * capped
-            lse = logits.logsumexp(-1)
-            token_loss = lse - logits.gather(1, target).squeeze(1) + z_loss * lse * lse
-            loss = loss + torch.where(keep, token_loss, 0.0).sum()
+            log_p = torch.log_softmax(logits, -1)
+            chosen = log_p.gather(1, target).squeeze(1)
+            lse = logits.gather(1, target).squeeze(1) - chosen
+            loss = loss + torch.where(keep, z_loss * lse * lse - chosen, 0.0).sum()
             if not with_gradient:
                 continue
             factor = torch.where(keep, 1.0 + 2.0 * z_loss * lse, 0.0).unsqueeze(1)
-            dlogits = torch.exp(logits - lse.unsqueeze(1)) * factor
+            dlogits = torch.exp(log_p) * factor
             dlogits = dlogits.scatter_add(1, target, -keep.to(compute).unsqueeze(1))
             if softcap is not None:
                 dlogits = dlogits * (1.0 - capped * capped)
@@ -126,53 +158,86 @@ class _ChunkedLoss(torch.autograd.Function):
 @jit
 def _loss_kernel(
     logits_ptr, targets_ptr, losses_ptr,  # (rows, row_stride), overwritten by dlogits; (rows,); (rows,)
-    V, row_stride, ignore_index,
+    rows, programs, V, row_stride, ignore_index,
     SOFTCAP: tl.constexpr, HAS_SOFTCAP: tl.constexpr, Z_LOSS: tl.constexpr, WITH_GRADIENT: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     acc = losses_ptr.dtype.element_ty
-    row = tl.program_id(0).to(tl.int64)
-    logits_ptr += row * row_stride  # a multiple of 64 from V on: masked by it, loads stay 16 bytes wide
-    target = tl.load(targets_ptr + row)
-    within = (target >= 0) & (target < V)
-    chosen = tl.load(logits_ptr + target, mask=within, other=float("nan")).to(acc)  # a wrong id shows as NaN
-    if HAS_SOFTCAP:
-        chosen = SOFTCAP * (2.0 * tl.sigmoid(2.0 * chosen / SOFTCAP) - 1.0)
-    top = tl.full((), float("-inf"), acc)
-    total = tl.zeros((), acc)
-    for start in range(0, V, BLOCK):
-        cols = start + tl.arange(0, BLOCK)
-        logits = tl.load(logits_ptr + cols, mask=cols < row_stride, other=0.0).to(acc)
-        logits = tl.where(cols < V, logits, 0.0)  # beyond V the buffer holds anything
+    for row in range(tl.program_id(0), rows, programs):
+        row_ptr = logits_ptr + tl.cast(row, tl.int64) * row_stride
+        target = tl.load(targets_ptr + row)
+        counted = target != ignore_index
+        within = (target >= 0) & (target < V)
+        chosen = tl.load(row_ptr + target, mask=within, other=float("nan")).to(acc)  # a wrong id shows as NaN
         if HAS_SOFTCAP:
-            logits = SOFTCAP * (2.0 * tl.sigmoid(2.0 * logits / SOFTCAP) - 1.0)
-        logits = tl.where(cols < V, logits, float("-inf"))
-        new_top = tl.maximum(top, tl.max(logits, axis=0))
-        total = total * tl.exp(top - new_top) + tl.sum(tl.exp(logits - new_top), axis=0)
-        top = new_top
-    lse = top + tl.log(total)
-    counted = target != ignore_index
-    tl.store(losses_ptr + row, tl.where(counted, lse - chosen + Z_LOSS * lse * lse, 0.0))
-    if WITH_GRADIENT:
-        factor = tl.where(counted, 1.0 + 2.0 * Z_LOSS * lse, 0.0)
-        for start in range(0, V, BLOCK):
+            chosen = SOFTCAP * (2.0 * tl.sigmoid(2.0 * chosen / SOFTCAP) - 1.0)
+        tops = tl.full((BLOCK,), -1e30, acc)  # finite: of two infinities the difference is NaN
+        totals = tl.zeros((BLOCK,), acc)
+        for start in tl.range(0, V, BLOCK, num_stages=STAGES):
             cols = start + tl.arange(0, BLOCK)
-            logits = tl.load(logits_ptr + cols, mask=cols < row_stride, other=0.0).to(acc)
-            logits = tl.where(cols < V, logits, 0.0)
+            # row_stride is a multiple of 64 from V on: masked by it, loads stay 16 bytes wide
+            logits = tl.load(row_ptr + cols, mask=cols < row_stride, other=0.0).to(acc)
             if HAS_SOFTCAP:
-                tanh = 2.0 * tl.sigmoid(2.0 * logits / SOFTCAP) - 1.0
-                logits = SOFTCAP * tanh
-            dlogits = tl.exp(logits - lse) * factor
-            dlogits -= tl.where(counted & (cols == target), 1.0, 0.0).to(acc)
-            if HAS_SOFTCAP:
-                dlogits *= 1.0 - tanh * tanh
-            tl.store(logits_ptr + cols, dlogits.to(logits_ptr.dtype.element_ty), mask=cols < row_stride)
+                logits = SOFTCAP * (2.0 * tl.sigmoid(2.0 * logits / SOFTCAP) - 1.0)
+            logits = tl.where(cols < V, logits, float("-inf"))  # beyond V the buffer holds anything
+            decay = tl.exp(-tl.abs(logits - tops))  # of the sum under a new maximum, or the new term's own
+            totals = tl.where(logits > tops, totals * decay + 1.0, totals + decay)
+            tops = tl.maximum(tops, logits)
+        top = tl.max(tops, axis=0)
+        total = tl.sum(totals * tl.exp(tops - top), axis=0)
+        log_total = tl.log(total)
+        lse = top + log_total
+        loss = log_total - (chosen - top) + Z_LOSS * lse * lse
+        tl.store(losses_ptr + row, tl.where(counted, loss, 0.0))
+        if WITH_GRADIENT:
+            factor = tl.where(counted, (1.0 + 2.0 * Z_LOSS * lse) / total, 0.0)
+            hot = tl.where(counted, target, -1).to(tl.int32)
+            for start in tl.range(0, V, BLOCK, num_stages=STAGES):
+                cols = start + tl.arange(0, BLOCK)
+                logits = tl.load(row_ptr + cols, mask=cols < row_stride, other=0.0).to(acc)
+                if HAS_SOFTCAP:
+                    tanh = 2.0 * tl.sigmoid(2.0 * logits / SOFTCAP) - 1.0
+                    logits = SOFTCAP * tanh
+                dlogits = tl.exp(logits - top) * factor
+                dlogits -= tl.where(cols == hot, 1.0, 0.0).to(acc)
+                if HAS_SOFTCAP:
+                    dlogits *= 1.0 - tanh * tanh
+                # evict_first: this row is done with, those that other programs will read again are not
+                dlogits = dlogits.to(logits_ptr.dtype.element_ty)
+                tl.store(row_ptr + cols, dlogits, mask=cols < row_stride, eviction_policy="evict_first")
 
 
-def rows_per_chunk(rows: int, row_stride: int, itemsize: int) -> int:
-    """How many rows of logits fit the buffer: a multiple of 256 where that many fit, at least one."""
-    fitting = max(1, LOGITS_BYTES // (row_stride * itemsize))
-    return min(rows, fitting if fitting < 256 else fitting // 256 * 256)
+def loss_config(vocab: int, row_bytes: int, sms: int) -> dict[str, int]:
+    """The kernel's constants, warps, registers, and programs on each multiprocessor.
+
+    As many programs as keep their rows within RESIDENT_BYTES, so that a row's second reading finds it in L2: at
+    50,304 words in bf16, 2. All of them are resident at once, which caps the registers, and two blocks of 16 KiB
+    are in flight on each multiprocessor whatever their number.
+    """
+    per_sm = min(4, max(1, RESIDENT_BYTES // (sms * row_bytes)))
+    block = min(power_of_two(vocab), power_of_two(8192 // per_sm + 1) // 2)
+    warps = min(16 if per_sm == 1 else 8, max(1, block // 256))
+    config = tuned("loss", {"BLOCK": block, "STAGES": 3, "PER_SM": per_sm, "num_warps": warps})
+    threads = 32 * max(4, config["num_warps"]) * config["PER_SM"]
+    return config | {"maxnreg": min(255, 65536 // threads // 8 * 8)}
+
+
+def logits_bytes(rows: int, row_bytes: int) -> int:
+    """The bound of the buffer: an eighth of all logits, but between LOGITS_BYTES and LARGEST_LOGITS_BYTES."""
+    return min(LARGEST_LOGITS_BYTES, max(LOGITS_BYTES, rows * row_bytes // 8))
+
+
+def rows_per_chunk(rows: int, row_bytes: int, width: int, sms: int) -> int:
+    """How many rows of logits one chunk has: as many as the buffer holds, and whole waves of dhidden's product.
+
+    That product writes (chunk rows, width) in tiles of 128 × 128, one for each multiprocessor at a time. At width
+    768 and 132 multiprocessors a wave is 22 × 6 tiles, 2,816 rows. Where not one wave fits, a multiple of 128 rows.
+    """
+    fitting = max(1, logits_bytes(rows, row_bytes) // row_bytes)
+    row_tiles, column_tiles = fitting // TILE, triton.cdiv(width, TILE)
+    waves = row_tiles * column_tiles // sms
+    chunk = (waves * sms // column_tiles or row_tiles) * TILE or fitting
+    return min(rows, tuned("loss chunks", {"ROWS": rows if rows <= fitting else chunk})["ROWS"])
 
 
 @register("linear_cross_entropy", opaque=True)  # products into one reused buffer: nothing for Inductor to see
@@ -191,25 +256,35 @@ def _loss(
     compute = compute_dtype(hidden.dtype)
     wanted = rows if with_gradient else 0
     dhidden = hidden.new_empty((wanted, width))
-    dweight = torch.zeros((vocab if with_gradient else 0, width), dtype=compute, device=hidden.device)
+    dweight = torch.empty((vocab if with_gradient else 0, width), dtype=compute, device=hidden.device)
     losses = torch.empty(rows, dtype=compute, device=hidden.device)
     targets = targets.contiguous()
     count = (targets != ignore_index).sum()
     if rows == 0:
-        return losses.sum(), count, dhidden, dweight.to(weight.dtype)
+        return (
+            losses.sum(),
+            count,
+            dhidden,
+            torch.zeros_like(weight) if with_gradient else weight.new_empty((0, width)),
+        )
     with no_autocast(hidden):
         product_weight = weight.to(product_dtype)
-        row_stride = triton.cdiv(vocab, 64) * 64
-        chunk = rows_per_chunk(rows, row_stride, product_dtype.itemsize)
+        row_stride, sms = triton.cdiv(vocab, 64) * 64, num_sms(hidden.device)
+        row_bytes = row_stride * product_dtype.itemsize
+        chunk = rows_per_chunk(rows, row_bytes, width, sms)
+        config = loss_config(vocab, row_bytes, sms)
+        most_programs = sms * config.pop("PER_SM")
         buffer = torch.empty((chunk, row_stride), dtype=product_dtype, device=hidden.device)
         for start in range(0, rows, chunk):
             stop = min(start + chunk, rows)
             x, logits = hidden[start:stop].to(product_dtype), buffer[: stop - start, :vocab]
             torch.mm(x, product_weight.t(), out=logits)
-            launch(_loss_kernel)[(stop - start,)](
-                logits, targets[start:stop], losses[start:stop], vocab, row_stride, ignore_index,
+            programs = min(stop - start, most_programs)
+            launch(_loss_kernel)[(programs,)](
+                logits, targets[start:stop], losses[start:stop],
+                stop - start, programs, vocab, row_stride, ignore_index,
                 SOFTCAP=softcap or 1.0, HAS_SOFTCAP=softcap is not None, Z_LOSS=z_loss,
-                WITH_GRADIENT=with_gradient, BLOCK=min(4096, power_of_two(vocab)), num_warps=8,
+                WITH_GRADIENT=with_gradient, **config,
             )  # fmt: skip
             if not with_gradient:
                 continue
@@ -217,13 +292,24 @@ def _loss(
                 torch.mm(logits, product_weight, out=dhidden[start:stop])
             else:
                 dhidden[start:stop] = logits @ product_weight
-            if product_dtype == compute:
-                dweight.addmm_(logits.t(), x)
-            elif hidden.device.type == "cuda":
-                torch.addmm(dweight, logits.t(), x, out_dtype=compute, out=dweight)
-            else:  # the interpreter's CPU has no product that takes half and adds to float
-                dweight.addmm_(logits.t().to(compute), x.to(compute))
+            _accumulate(dweight, logits, x, first=start == 0)
         return losses.sum(), count, dhidden, dweight.to(weight.dtype)
+
+
+def _accumulate(dweight: torch.Tensor, dlogits: torch.Tensor, x: torch.Tensor, first: bool) -> None:
+    """dweight += dlogitsᵀ @ x within the product itself; the first chunk ignores what dweight held.
+
+    Half inputs, float32 sum: `addmm.dtype_out` exists for CUDA only and takes a float32 sum that is its own output
+    since torch 2.11 (pytorch#167931); a 2-d sum goes to cublasGemmEx, whose C is float32 too. With beta = 0 neither
+    cuBLAS nor ATen reads the sum, which may hold anything.
+    """
+    beta = 0 if first else 1
+    if dlogits.dtype == dweight.dtype:
+        dweight.addmm_(dlogits.t(), x, beta=beta)
+    elif dweight.device.type == "cuda":
+        torch.addmm(dweight, dlogits.t(), x, out_dtype=dweight.dtype, beta=beta, out=dweight)
+    else:  # the interpreter's CPU has no such product
+        dweight.addmm_(dlogits.t().to(dweight.dtype), x.to(dweight.dtype), beta=beta)
 
 
 @_loss.register_fake

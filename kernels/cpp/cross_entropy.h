@@ -39,8 +39,8 @@ void cross_entropy(long threads, long M, long D, long W, const float* hidden, co
             total += e;
             store(x + j, e);
           }
-          float sum = sum_of(total), lse = most + std::log(sum);
-          losses[c + i + r] = counted ? lse - chosen + z_loss * lse * lse : 0.f;
+          float sum = sum_of(total), log_sum = std::log(sum), lse = most + log_sum;
+          losses[c + i + r] = counted ? log_sum - (chosen - most) + z_loss * lse * lse : 0.f;
           if (!dhidden) continue;
           float factor = counted ? (1.f + 2.f * z_loss * lse) / sum : 0.f;
           for (long j = 0; j < W; j += V) store(x + j, load(x + j) * factor);

@@ -34,7 +34,10 @@ USABLE = 0.9
 
 ELEMENT_SIZE = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8": 2}  # fp8 products read casts of 16-bit activations
 
-LOGITS_BYTES = 256 * 2**20  # kernels.linear_cross_entropy.LOGITS_BYTES; a test holds them equal
+LOGITS_BYTES, LARGEST_LOGITS_BYTES = (
+    384 * 2**20,
+    2**30,
+)  # those of kernels.linear_cross_entropy; a test compares
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,9 @@ def training_memory(config: ModelConfig, batch: int, dtype: str) -> TrainingMemo
     head = config.vocab_size * config.d_model
     matrices = parameters(config)["attention"] + parameters(config)["feed_forward"]
     up = (2 if config.ffn == "swiglu" else 1) * config.ffn_hidden
-    rows = min(tokens, max(256, LOGITS_BYTES // (config.vocab_size * element) // 256 * 256))
-    loss = element * (rows * config.vocab_size + head)
+    logits = element * tokens * config.vocab_size
+    logits = min(logits, LARGEST_LOGITS_BYTES, max(LOGITS_BYTES, logits // 8))
+    loss = logits + element * head
     return TrainingMemory(
         weights=4 * count,
         gradients=4 * count,

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import kernels
+from tests.kernels.large_logits import assert_large_logits
 
 module = import_module("kernels.linear_cross_entropy")
 
@@ -43,6 +44,30 @@ def test_chunks_equal_the_reference(options, chunk_bytes, monkeypatch):
         torch.autograd.grad(3 * want, (hidden, weight)),
     )
     torch.testing.assert_close(grads, wanted)
+
+
+@pytest.mark.parametrize("mode", ["auto", "torch"])
+@pytest.mark.parametrize("offset", [100.0, 1e4, -1e4])
+@pytest.mark.parametrize("z_loss", [0.0, 0.01])
+def test_large_logits_keep_their_gradient(offset, z_loss, mode, monkeypatch):
+    """`auto` is the C++ operator where this CPU has it, `torch` the chunks of plain operations."""
+    monkeypatch.setattr(kernels.backend, "MODE", mode)
+    assert_large_logits(offset, z_loss)
+
+
+@pytest.mark.parametrize("softcap", [None, 30.0])
+def test_a_scaled_half_gradient_overflows_to_infinity(softcap):
+    """So that a GradScaler sees it and skips the step; no finite value is wrong and none turns to NaN."""
+    hidden, weight, targets = operands(dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.float16):
+        half = hidden.detach().half().requires_grad_()
+        loss, _ = kernels.linear_cross_entropy(half, weight, targets, softcap=softcap)
+    plain = torch.autograd.grad(loss, half, retain_graph=True)[0].double()
+    scaled = torch.autograd.grad(loss * 2.0**16, half)[0].double()
+    assert scaled.isinf().any() and scaled.isfinite().any() and not scaled.isnan().any()
+    wanted = plain * 2.0**16
+    assert torch.equal(scaled.isinf(), wanted.abs() >= 65520)
+    torch.testing.assert_close(scaled[scaled.isfinite()], wanted[scaled.isfinite()], rtol=1e-3, atol=0)
 
 
 def test_gradcheck():

@@ -98,12 +98,18 @@ def test_the_formula_of_the_docstring():
 
 
 def test_the_logits_buffer_is_the_kernels():
-    from kernels import linear_cross_entropy as room  # the function, which hides its module of the same name
+    from kernels import linear_cross_entropy  # the function, which hides its module of the same name
+    from lmfast.model import memory
 
-    module = sys.modules[room.__module__]
-    from lmfast.model.memory import LOGITS_BYTES
-
-    assert LOGITS_BYTES == module.LOGITS_BYTES
+    module = sys.modules[linear_cross_entropy.__module__]
+    assert memory.LOGITS_BYTES == module.LOGITS_BYTES
+    assert memory.LARGEST_LOGITS_BYTES == module.LARGEST_LOGITS_BYTES
+    config = ModelConfig(vocab_size=50304, context_length=1024, num_layers=1)
+    for batch in (16, 64, 200):
+        tokens = batch * 1024
+        buffer = min(2 * tokens * 50304, module.logits_bytes(tokens, 2 * 50304))
+        pointwise = 2 * tokens * (3 * config.resolved().ffn_hidden + 2 * config.d_model)
+        assert training_memory(config, batch, "bf16").workspace == max(buffer + 2 * 50304 * 768, pointwise)
 
 
 def test_kv_cache_is_the_models():

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 import kernels
+from kernels import backend
+from kernels.tuning import use_config
 from tests.kernels.interpreted.conftest import assert_agrees, assert_compiles
+from tests.kernels.large_logits import assert_large_logits
 
 module = import_module("kernels.linear_cross_entropy")
 
@@ -41,17 +44,66 @@ def test_agrees(dtype, shape, options, launched):
 def test_count_and_chunks(monkeypatch):
     monkeypatch.setattr(module, "LOGITS_BYTES", 3 * 64 * 4)
     inputs = operands(11, 16, 33)
-    assert module.rows_per_chunk(11, 64, 4) == 3
+    assert module.rows_per_chunk(11, 64 * 4, 16, 4) == 3
     assert_agrees(ours(), theirs(), inputs, [torch.tensor(2.0)])
     loss, count = kernels.linear_cross_entropy(*inputs)
     assert count.dtype == torch.int64 and count.item() == inputs[2].ne(-100).sum()
     assert loss.dtype == torch.float32
 
 
-def test_rows_per_chunk():
-    assert module.rows_per_chunk(16384, 50304, 2) == 2560
-    assert module.rows_per_chunk(100, 50304, 2) == 100
-    assert module.rows_per_chunk(10, 10**9, 4) == 1
+@pytest.mark.parametrize(
+    "rows, vocab, width, sms, expected",
+    [
+        (16384, 50304, 768, 132, 2816),  # one wave of 22 × 6 tiles of dhidden
+        (65536, 50304, 768, 132, 5632),  # two, for the buffer may hold an eighth of all logits
+        (65536, 32000, 768, 132, 5632),
+        (16384, 50304, 768, 108, 2304),  # an A100
+        (16384, 50304, 4096, 132, 3584),  # seven waves of 28 × 32 tiles but for 3 %
+        (100, 50304, 768, 132, 100),
+        (16384, 500_000, 768, 132, 1024),  # not one wave fits: whole tiles
+        (10, 10**9, 768, 132, 1),
+        (512, 10**6, 50000, 132, 128),  # one row of tiles is more than two waves
+    ],
+)
+def test_rows_per_chunk(rows, vocab, width, sms, expected):
+    assert module.rows_per_chunk(rows, 2 * vocab, width, sms) == expected
+
+
+def test_buffer_bounds():
+    row = 2 * 50304
+    assert module.logits_bytes(1, row) == module.logits_bytes(16384, row) == module.LOGITS_BYTES
+    assert module.logits_bytes(65536, row) == 65536 * row // 8
+    assert module.logits_bytes(10**6, row) == module.LARGEST_LOGITS_BYTES
+
+
+def test_chunk_rows_of_a_sweep():
+    inputs = operands(11, 16, 33)
+    before = backend.launches["_loss_kernel"]
+    with use_config("loss chunks", ROWS=4):
+        assert_agrees(ours(), theirs(), inputs, [torch.tensor(2.0)])
+    assert backend.launches["_loss_kernel"] - before == 3
+
+
+@pytest.mark.parametrize("candidate", module.LOSS_CANDIDATES)
+def test_candidates_of_a_sweep(candidate):
+    with use_config("loss", **candidate):
+        assert_agrees(ours(softcap=3.0), theirs(softcap=3.0), operands(9, 4, 9000), [torch.tensor(2.0)])
+
+
+@pytest.mark.parametrize(
+    "vocab, per_sm, block", [(151936, 1, 8192), (50304, 2, 4096), (32000, 3, 2048), (10048, 4, 2048)]
+)
+def test_rows_in_flight_stay_in_l2(vocab, per_sm, block):
+    config = module.loss_config(vocab, 2 * vocab, 132)
+    assert (config["PER_SM"], config["BLOCK"]) == (per_sm, block)
+    assert per_sm == 1 or 132 * per_sm * 2 * vocab <= module.RESIDENT_BYTES
+    assert config["maxnreg"] * 32 * config["num_warps"] * per_sm <= 65536
+
+
+@pytest.mark.parametrize("offset", [100.0, 1e4, -1e4])
+@pytest.mark.parametrize("z_loss", [0.0, 0.01])
+def test_large_logits_keep_their_gradient(offset, z_loss):
+    assert_large_logits(offset, z_loss)
 
 
 def test_every_token_ignored():
@@ -138,8 +190,10 @@ def test_compiled_and_repeated():
 @pytest.mark.parametrize(
     "old, new",
     [
-        ("total * tl.exp(top - new_top)", "total"),
-        ("counted & (cols == target)", "cols == target"),
+        ("totals * decay + 1.0", "totals + 1.0"),
+        ("totals * tl.exp(tops - top)", "totals"),
+        ("tl.where(counted, target, -1)", "target"),
+        ("rows, programs)", "rows, programs + 1)"),
         ("2.0 * Z_LOSS * lse", "Z_LOSS * lse"),
         ("1.0 - tanh * tanh", "1.0"),
     ],
@@ -150,5 +204,5 @@ def test_a_broken_kernel_fails(old, new, mutate):
     hidden, weight, targets = operands(9, 8, 5000)
     weight.data[4096:] *= 3  # the largest logit lies in the second block
     targets[1::4] = 4
-    with pytest.raises(AssertionError, match="off by"):
+    with use_config("loss", PER_SM=1), pytest.raises(AssertionError, match="off by"):
         assert_agrees(ours(**options), theirs(**options), (hidden, weight, targets), [torch.tensor(1.0)])
