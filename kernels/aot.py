@@ -34,6 +34,8 @@ from kernels.attention_forward import attention_forward
 from kernels.attention_tiles import CANDIDATES, Tile, use_tiles
 from kernels.decode_attention import _decode
 from kernels.fp8_cross_entropy import _loss as fp8_loss
+from kernels.fp8_feed_forward import _gradient as fp8_swiglu_backward
+from kernels.fp8_feed_forward import _hidden as fp8_swiglu
 from kernels.fp8_linear import E4M3, E5M2
 from kernels.linear_cross_entropy import LOSS_CANDIDATES, _loss
 from kernels.rms_norm import BACKWARD_CANDIDATES, NARROW_BACKWARD_CANDIDATES
@@ -291,6 +293,18 @@ def _fp8_loss_cases() -> Iterator[Case]:
             )
 
 
+def _fp8_feed_forward_cases() -> Iterator[Case]:
+    for width in (1344, 2560, 3072):
+        both, dhidden, scale = _meta(4096, 2 * width), _meta(4096, width), _meta(dtype=torch.float32)
+        label = f"bfloat16 width {width}"
+        yield Case("fp8_feed_forward", label, lambda b=both, s=scale: fp8_swiglu.body(b, s))
+        yield Case(
+            "fp8_feed_forward",
+            label,
+            lambda d=dhidden, b=both, s=scale: fp8_swiglu_backward.body(d, b, s),
+        )
+
+
 def cases(only: str | None = None) -> list[Case]:
     """Every case, or those of one operator."""
     everything = [
@@ -302,6 +316,7 @@ def cases(only: str | None = None) -> list[Case]:
         *_append_cases(),
         *_loss_cases(),
         *_fp8_loss_cases(),
+        *_fp8_feed_forward_cases(),
     ]
     return [case for case in everything if only in (None, case.operator)]
 

@@ -48,6 +48,7 @@ CHOICES = {
     "attention": (ATTENTION, ATTENTION),
     "decode_attention": ("triton", "triton"),
     "linear_cross_entropy": ("triton", "triton"),
+    "fp8_feed_forward": ("triton", "triton"),
 }
 
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)

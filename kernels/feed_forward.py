@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from kernels.cpu_library import call, trains_here
-from kernels.fp8_linear import fp8_linear
+from kernels.fp8_feed_forward import fp8_feed_forward
 from kernels.swiglu import swiglu
 
 
@@ -87,7 +87,7 @@ _forward.register_autograd(_autograd, setup_context=_setup_context)
 def feed_forward(
     x: torch.Tensor, up_weight: torch.Tensor, down_weight: torch.Tensor, fp8: bool = False
 ) -> torch.Tensor:
-    """down(silu(gate) · up). fp8: both products in FP8 (fp8_linear.py). Raises ValueError on shapes that do not fit."""
+    """down(silu(gate) · up). fp8: products in FP8 (fp8_feed_forward.py). Raises ValueError on shapes that do not fit."""
     D, hidden = down_weight.shape
     if x.shape[-1] != D or up_weight.shape != (2 * hidden, D):
         raise ValueError(
@@ -95,7 +95,7 @@ def feed_forward(
             f"{tuple(down_weight.shape)} (D, F) for x {tuple(x.shape)} = (..., D)"
         )
     if fp8:
-        return fp8_linear(swiglu(*fp8_linear(x, up_weight).chunk(2, dim=-1)), down_weight)
+        return fp8_feed_forward(x, up_weight, down_weight)
     if trains_here(x, up_weight, down_weight):
         return _forward(x, up_weight, down_weight)[0]
     return feed_forward_reference(x, up_weight, down_weight)

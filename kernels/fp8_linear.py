@@ -50,13 +50,20 @@ def fits_fp8(*sizes: int) -> bool:
     return all(size % MULTIPLE == 0 for size in sizes)
 
 
+def to_range(amax: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """(the power of two that brings values of up to amax into the range of `dtype`, its inverse), float32 scalars.
+
+    The inverse of an amax that is not finite is NaN.
+    """
+    ratio = torch.finfo(dtype).max / amax.float().clamp(min=_SMALLEST)
+    scale = (ratio.view(torch.int32) & _EXPONENT).view(torch.float32)
+    return scale, torch.where(torch.isfinite(amax), 1.0 / scale, math.nan)
+
+
 def to_fp8(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """(x times a power of two in `dtype`, the inverse of that power as a float32 scalar)."""
     limit = torch.finfo(dtype).max
-    amax = x.abs().amax().float()
-    ratio = limit / amax.clamp(min=_SMALLEST)
-    scale = (ratio.view(torch.int32) & _EXPONENT).view(torch.float32)
-    inverse = torch.where(torch.isfinite(amax), 1.0 / scale, math.nan)
+    scale, inverse = to_range(x.abs().amax(), dtype)
     return (x.float() * scale).clamp(-limit, limit).to(dtype), inverse
 
 

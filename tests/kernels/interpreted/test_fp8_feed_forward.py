@@ -1,0 +1,54 @@
+"""The kernels that write hidden values and gradients in FP8, against plain operations.
+
+They store float32 here: the interpreter halves an e5m2 value that is rounded up to a power of two.
+"""
+
+from importlib import import_module
+
+import pytest
+import torch
+
+import kernels
+
+module = import_module("kernels.fp8_feed_forward")
+
+
+def operands(rows, width, hidden):
+    x = torch.randn(rows, width, requires_grad=True)
+    up, down = torch.randn(2 * hidden, width) * width**-0.5, torch.randn(width, hidden) * hidden**-0.5
+    return x, up.requires_grad_(), down.requires_grad_()
+
+
+def result(inputs):
+    y = kernels.feed_forward(*inputs, fp8=True)
+    return y.detach(), *torch.autograd.grad(y, inputs, torch.linspace(-1, 1, y.numel()).view(y.shape))
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 16), (80, 32, 144), (208, 16, 64)])
+def test_agrees(shape, launched, monkeypatch):
+    both = torch.randn(shape[0], 2 * shape[2])
+    dhidden = torch.randn(shape[0], shape[2])
+    found = []
+    for choice in (True, False):
+        with monkeypatch.context() as patched:
+            patched.setattr(module, "use_triton", lambda *_, choice=choice: choice)
+            patched.setattr(module, "FORMATS", (torch.float32, torch.float32))
+            found.append((*module.hidden_to_fp8(both), *module.gradient_to_fp8(dhidden, both)))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * b.abs().max().item())
+    launched("_hidden_kernel", "_gradient_kernel")
+
+
+def test_in_fp8(monkeypatch):
+    inputs = operands(48, 32, 80)
+    got = result(inputs)
+    monkeypatch.setattr(module, "use_triton", lambda *_: False)
+    for a, b in zip(got, result(inputs), strict=True):
+        assert (a - b).norm() < 0.15 * b.norm()
+
+
+def test_compiles():
+    inputs = operands(32, 16, 48)
+    y = torch.compile(lambda *x: kernels.feed_forward(*x, fp8=True), fullgraph=True)(*inputs)
+    torch.testing.assert_close(y, kernels.feed_forward(*inputs, fp8=True))
+    torch.autograd.grad(y.sum(), inputs)

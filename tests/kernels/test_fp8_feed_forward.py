@@ -1,0 +1,66 @@
+"""The FP8 feed-forward off CUDA: near the exact one, compiled as eager, and what it refuses."""
+
+import pytest
+import torch
+
+import kernels
+from kernels.feed_forward import feed_forward_reference
+from kernels.fp8_feed_forward import gradient_to_fp8, hidden_to_fp8
+
+
+def operands(rows=32, width=48, hidden=64):
+    x = torch.randn(2, rows, width, requires_grad=True)
+    up = torch.randn(2 * hidden, width) * width**-0.5
+    down = torch.randn(width, hidden) * hidden**-0.5
+    return x, up.requires_grad_(), down.requires_grad_()
+
+
+def fp8(*inputs):
+    return kernels.feed_forward(*inputs, fp8=True)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0])
+def test_is_near_the_exact_one(scale):
+    inputs, dy = operands(), torch.randn(2, 32, 48) * scale
+    y, exact = fp8(*inputs), feed_forward_reference(*inputs)
+    assert 0 < (y - exact).norm() < 0.08 * exact.norm()
+    got, wanted = torch.autograd.grad(y, inputs, dy), torch.autograd.grad(exact, inputs, dy)
+    for a, b in zip(got, wanted, strict=True):
+        assert (a - b).norm() < 0.12 * b.norm()
+
+
+def test_gradients_are_those_of_swiglu():
+    both = torch.randn(16, 64, dtype=torch.float64, requires_grad=True)
+    dhidden = torch.randn(16, 32)
+    gate, up = both.chunk(2, 1)
+    (wanted,) = torch.autograd.grad(torch.nn.functional.silu(gate) * up, both, dhidden.double())
+    got, across, inverse = gradient_to_fp8(dhidden, both.detach().float())
+    assert torch.equal(across.float(), got.float().t())
+    # half of e5m2's last bit, or of its smallest value
+    assert ((got.double() * inverse - wanted).abs() <= 2.0**-3 * wanted.abs() + 2.0**-17 * inverse).all()
+
+
+def test_what_is_not_finite_shows():
+    both = torch.ones(16, 64)
+    both[3, 5] = float("inf")
+    assert hidden_to_fp8(both)[2].isnan()
+    both[3, 5] = float("nan")
+    assert hidden_to_fp8(both)[2].isnan() and gradient_to_fp8(torch.ones(16, 32), both)[2].isnan()
+
+
+def test_compiled_agrees_with_eager():
+    inputs = operands()
+    results = []
+    for function in (fp8, torch.compile(fp8, fullgraph=True)):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = function(*inputs)
+        assert y.dtype == torch.bfloat16
+        results.append((y.detach().float(), *torch.autograd.grad(y, inputs, torch.ones_like(y))))
+    for a, b in zip(*results, strict=True):
+        assert a.dtype == torch.float32 and (a - b).norm() < 1e-2 * b.norm()
+
+
+def test_refuses_sizes_that_are_no_multiples_of_16():
+    for sizes in ({"rows": 12}, {"width": 40}, {"hidden": 72}):
+        with pytest.raises(ValueError, match="fp8 needs multiples of 16"):
+            fp8(*operands(**sizes))
