@@ -50,8 +50,11 @@ def warm_up(step: Callable[[], None], state: Sequence[Tensor], device: torch.dev
     caller.wait_stream(side)
 
 
-def capture(step: Callable[[], None], device: torch.device) -> torch.cuda.CUDAGraph:
+def capture(step: Callable[[], None], device: torch.device, pool=None) -> torch.cuda.CUDAGraph:
     """The graph of one run of `step`, which has been warmed up; capturing carries nothing out.
+
+    Graphs of one `pool` (another graph's `pool()`) share the memory of what they compute: only for graphs that are never
+    replayed at the same time and leave their results in tensors from outside.
 
     `torch.cuda.graph` would also synchronise and return all cached memory to the driver, which costs the next
     allocations of everyone else milliseconds. The default error mode would fail where any other thread pins memory, as
@@ -60,7 +63,7 @@ def capture(step: Callable[[], None], device: torch.device) -> torch.cuda.CUDAGr
     graph, side, caller = torch.cuda.CUDAGraph(), side_stream(device), torch.cuda.current_stream(device)
     side.wait_stream(caller)
     with torch.cuda.stream(side):
-        graph.capture_begin(capture_error_mode="thread_local")
+        graph.capture_begin(**({} if pool is None else {"pool": pool}), capture_error_mode="thread_local")
         try:
             step()
         finally:

@@ -7,9 +7,11 @@ after it asked for them; prompts and settings go there through pinned memory. No
 
 A decoder can serve one call after another (`begin`), see kept_decoders.py. What a further call costs, 124M on CUDA:
 comparing the weights' versions (75 tensors, some 0.1 ms), one copy of the sampling's numbers, zeroing the cache (37 MB a
-sequence, 12 µs at 3 TB/s), one copy of the prompts, and the prompts' pass, which runs operator by operator: some 150
-launches. The step needs 10 launches a layer (norm, qkv, rope and append, split attention and its join, output, norm, up,
-SwiGLU, down; 16 before `rope_append`), and without the graph the host would take about 5 µs for each. With `compiled`,
+sequence, 12 µs at 3 TB/s), one copy of the prompts, and the prompts' pass. That one has some 150 launches, 3 to 5 ms of
+the host's time, so it is captured too, for lengths rounded up to powers of two (PREFILL_TOKENS).
+
+The step needs 10 launches a layer (norm, qkv, rope and append, split attention and its join, output, norm, up, SwiGLU,
+down; 16 before `rope_append`); without the graph the host would take 5 µs and more for each. With `compiled`,
 torch.compile fuses what lies between them; it takes ten seconds and more, and is there for long runs.
 """
 
@@ -30,6 +32,8 @@ CACHE_STEP = (
     128  # on a CPU the cache is read in multiples of this many positions, so that little is read needlessly
 )
 LAG = 8  # steps that CUDA is ahead of the ids the host has read; as many are wasted after the last stop
+PREFILL_TOKENS = 4096  # up to here a prompts' pass is shorter than its launches, and is captured
+SHORTEST_PREFILL = 32
 COMPILE = {"fullgraph": True, "dynamic": False}
 
 
@@ -84,10 +88,15 @@ class TorchDecoder:
         self.by_graph = by_graph = cuda_graph.uses_graphs(key.device)
         self.lag = LAG if by_graph else 0
         self.graph = None
-        self.last: torch.cuda.Event | None = None  # after the newest step
+        self.prefills: dict[
+            int, tuple[Tensor, torch.cuda.CUDAGraph]
+        ] = {}  # length -> padded prompts, their pass
+        self.last: torch.cuda.Event | None = None  # after the newest step or read
         self.give_back: Callable[[TorchDecoder], None] | None = None
         self.ring = pinned_zeros((LAG + 2) * batch, key.device).view(LAG + 2, batch) if by_graph else None
-        self.events = [cuda_graph.new_event() for _ in self.ring] if by_graph else []
+        self.events = (
+            [cuda_graph.new_event() for _ in range(LAG + 3)] if by_graph else []
+        )  # of slots; of read
         self.attach(model, sampling)
 
     def fits(self, model) -> bool:
@@ -128,14 +137,37 @@ class TorchDecoder:
         places, lengths, newest = places[:, 0], lengths[:, 0], newest[:, 0]
         whole = rows == list(range(len(self.lengths)))
         if longest:
-            self.model.prefill(table, self.cache, None if whole else places)
+            self._prefill(table, None if whole else places)
         if whole:
             self.cache.lengths.copy_(lengths)
             self.ids.copy_(newest)
         else:
             self.cache.lengths.index_copy_(0, places, lengths.int())
             self.ids.index_copy_(0, places, newest)
+        if self.by_graph:
+            self.last = self.events[-1]
+            cuda_graph.record(self.last, self.device)
         self.sound = True
+
+    def _prefill(self, table: Tensor, places: Tensor | None) -> None:
+        """Fills the cache with prompts (batch, longest): of the sequences at `places`, or of all."""
+        longest = table.shape[1]
+        size = min(self.cache.max_length, max(SHORTEST_PREFILL, 1 << (longest - 1).bit_length()))
+        if places is not None or not self.by_graph or size * len(table) > PREFILL_TOKENS:
+            self.model.prefill(table, self.cache, places)
+            return
+        if size not in self.prefills:
+            ids = torch.zeros(len(table), size, dtype=torch.int64, device=self.device)
+            run = functools.partial(self._fill_from, ids)
+            pool = next((graph.pool() for _, graph in self.prefills.values()), None)
+            cuda_graph.warm_up(run, [], self.device)
+            self.prefills[size] = ids, cuda_graph.capture(run, self.device, pool)
+        ids, graph = self.prefills[size]
+        ids[:, :longest].copy_(table)  # what an earlier prompt left beyond is padding
+        graph.replay()
+
+    def _fill_from(self, ids: Tensor) -> None:
+        self.model.prefill(ids, self.cache)
 
     def step(self, rows: list[int], number: int) -> Callable[[], list[int]]:
         """Appends each sequence's newest id and chooses the next; the function returned waits for those of `rows`."""
@@ -179,6 +211,7 @@ class TorchDecoder:
         if self.last is not None:
             self.last.synchronize()
         self.graph = self.last = None
+        self.prefills.clear()
 
     def _state(self) -> list[Tensor]:
         return [self.ids, self.cache.lengths, self.sampling.step]

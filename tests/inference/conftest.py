@@ -10,9 +10,16 @@ class Replayed:
 
     captured = recorded = waited = 0
 
-    def capture(self, step, device):
-        self.captured += 1
-        return Graph(step)
+    def __init__(self):
+        self.prefills = []
+
+    def capture(self, step, device, pool=None):
+        graph = Graph(step, pool)
+        if getattr(step, "__name__", None) == "_advance":
+            self.captured += 1
+        else:
+            self.prefills.append(graph)
+        return graph
 
     def record(self, event, device):
         self.recorded += 1
@@ -24,8 +31,11 @@ class Replayed:
 
 
 class Graph:
-    def __init__(self, step):
-        self.replay = step
+    def __init__(self, step, given):
+        self.replay, self.given = step, given
+
+    def pool(self):
+        return self
 
 
 class Event:

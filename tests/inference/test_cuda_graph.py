@@ -50,6 +50,8 @@ def test_warming_up_leaves_no_trace(pretended):
 def test_capturing_lets_other_threads_be_and_ends_when_the_step_fails(pretended):
     cuda_graph.capture(lambda: pretended.append("step"), torch.device("cpu"))
     assert pretended == ["wait", {"capture_error_mode": "thread_local"}, "step", "end", "wait"]
+    cuda_graph.capture(lambda: None, torch.device("cpu"), pool=7)
+    assert {"pool": 7, "capture_error_mode": "thread_local"} in pretended
     with pytest.raises(ZeroDivisionError):
         cuda_graph.capture(lambda: 1 / 0, torch.device("cpu"))
     assert pretended[-1] == "end"

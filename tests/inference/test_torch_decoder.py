@@ -102,6 +102,21 @@ def test_steps_by_graph_change_nothing(changes, by_torch, replayed):
     assert replayed.captured == 2  # greedy, and sampling
 
 
+def test_prompts_are_read_by_a_graph_for_each_power_of_two(by_torch, replayed, monkeypatch):
+    model = build(context_length=100)
+    prompts = {32: ([5] * 2, [7] * 33), 64: ([3] * 34, [8] * 65), 100: ([9] * 66, [1] * 90)}
+    for _ in range(2):
+        for shortest, longest in prompts.values():
+            for prompt in (shortest, longest):
+                plain = generate(model, [prompt, prompt[:2]], 5, kv_cache=False, **GREEDY)
+                assert generate(model, [prompt, prompt[:2]], 5, **GREEDY) == plain
+    assert len(replayed.prefills) == len(prompts)
+    assert [graph.given for graph in replayed.prefills] == [None, *[replayed.prefills[0]] * 2]
+    monkeypatch.setattr("lmfast.inference.torch_decoder.PREFILL_TOKENS", 2 * 32 - 1)
+    generate(build(context_length=100), [[5] * 2, [7]], 5, **GREEDY)
+    assert len(replayed.prefills) == len(prompts)  # long passes run operator by operator
+
+
 def test_the_cpu_pass_needs_no_autocast_of_weights(by_torch):
     """Each matrix is cast once for a decoder, never in a step."""
     model = build()
