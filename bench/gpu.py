@@ -1,154 +1,117 @@
-"""Everything that wants a CUDA device, in one go and under nine minutes: `bash bench/gpu.sh [--only STEP …] [--minutes M]`.
+"""Everything that needs a CUDA device, in one command: `bash bench/gpu.sh [--smoke] [--only STEP …] [--minutes M]`.
 
-The steps, most important first, each a process of its own with a time limit and a JSON file of its own, which holds what
-was measured so far whenever it is looked at:
+`--smoke` (under two and a half minutes) runs every GPU path once at small sizes, all at the same time, and times nothing:
+bench/gpu_smoke.py. Without it, the measurements, most important first, each step with a time limit of its own:
 
-    correctness    kernels right or wrong, all operators at once      bench/gpu_correctness.py
-    training       the compiled 124M step: MFU, memory, syncs         bench/gpu_training.py
-    run            a short tinystories_17m run, extrapolated          bench/gpu_run.py
-    decoding       124M, one sequence and 16                          bench/gpu_decoding.py
-    kernels        each kernel beside its peers                       kernels/check.py --what speed
-    alternatives   which implementation belongs into the step         bench/gpu_alternatives.py
+    correctness    operators at real sizes, while the caches of compiled code are filled      bench/gpu_correctness.py
+    training       the compiled 124M step: MFU, memory, syncs, options                        bench/gpu_training.py
+    decoding       124M, one sequence and 16                                                  bench/gpu_decoding.py
+    kernels        each kernel against its peers                                              kernels/check.py --what speed
+    run            a short tinystories_17m run, extrapolated                                  bench/gpu_run.py
+    tiles          attention's tiles and other launch choices, swept                          bench/gpu_tiles.py
+    scaling        the tokenizer with 1 to 16 workers, on the host's cores                    bench/tokenizer_scaling.py
 
-A step that fails or outlasts its limit is said and does not stop the next; when the minutes are over, what was not begun is
-said too. On request only: `beyond`, kernels.check with tensors beyond 2³¹ elements, and `whole-run`, all 327.68M tokens.
+A step that fails or exceeds its limit is reported and does not stop the next; steps for which no time is left are
+reported too. On request only: `beyond`, kernels.check with tensors beyond 2³¹ elements, and `whole-run`, all 327.68M
+tokens. `--rehearse` runs the same steps on a machine without a device, in float32 and at tiny sizes.
 
-Out: one JSON file a step, and gpu.json, which says how each ended; in --output, else in $OUT, else in bench/results. Exit
-code 0 when every step asked for ended well, 1 otherwise, 2 without a CUDA device. Needs torch, triton, numpy, numba, regex,
-safetensors, pyyaml, rich, matplotlib; transformers for peers. Nothing is installed, nothing is fetched.
+Out, in --output, else $OUT, else bench/results: one JSON file per step, complete after every row; gpu.json, which says how
+each step ended; gpu.log, everything that every process printed. Exit code 0 when every step ended well, 1 otherwise, 2
+without a CUDA device. Needs torch, triton, numpy, numba, regex, safetensors, pyyaml, rich, matplotlib; transformers for
+peers. Nothing is installed or downloaded.
 """
 
 import argparse
-import json
 import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from bench import machine
-from bench.target_table import Row, line
+from bench.gpu_jobs import Log, Step, run_step, save
+from bench.gpu_steps import ON_REQUEST, REHEARSAL, SMOKE, STEPS
+from bench.target_table import line, read_rows
 
-LEAST = 15.0  # seconds; a step is not begun with less
-GRACE = 5.0  # seconds a step gets to end by itself when it is asked to
-
-
-@dataclass(frozen=True)
-class Step:
-    """A module that is run with `arguments` and `--output` (or what `to` says) FILE, for at most `limit` seconds."""
-
-    module: str
-    limit: float
-    arguments: tuple[str, ...] = ()
-    to: str = "--output"
-
-    def command(self, output: Path) -> list[str]:
-        return [sys.executable, "-m", self.module, *self.arguments, self.to, str(output)]
+LEAST = 12.0  # seconds; a step is not started with less
+MINUTES, SMOKE_MINUTES = 7.5, 2.4
 
 
-STEPS: dict[str, Step] = {
-    "correctness": Step("bench.gpu_correctness", 120),
-    "training": Step("bench.gpu_training", 170),
-    "run": Step("bench.gpu_run", 110),
-    "decoding": Step("bench.gpu_decoding", 110),
-    "kernels": Step("kernels.check", 200, ("--what", "speed"), "--json"),
-    "alternatives": Step("bench.gpu_alternatives", 200),
-}
-ON_REQUEST: dict[str, Step] = {
-    "beyond": Step("kernels.check", 500, ("--what", "correct"), "--json"),
-    "whole-run": Step("bench.gpu_run", 500, ("--minutes", "7.5")),
-}
-
-
-def run(step: Step, output: Path, limit: float) -> str:
-    """How the step ended, in words: "done", or what went wrong. Its processes are gone afterwards."""
-    child = subprocess.Popen(step.command(output), cwd=machine.ROOT, start_new_session=True)
-    try:
-        code = child.wait(limit)
-        return "done" if code == 0 else f"failed with exit code {code}"
-    except subprocess.TimeoutExpired:
-        return f"stopped at its limit of {limit:.0f} s"
-    finally:
-        _end(child)
-
-
-def _end(child: subprocess.Popen) -> None:
-    """Ends a step's whole process group: asked first, then not asked."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(child.pid, number)
-            child.wait(GRACE)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
-
-
-def save(path: Path, found: dict) -> None:
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_text(json.dumps(found, indent=1) + "\n")
-    os.replace(beside, path)
-
-
-def run_all(steps: Mapping[str, Step], folder: Path, described: dict, seconds: float) -> dict[str, dict]:
-    """{step: {ended, seconds, limit, file}}, kept in folder/gpu.json after every step."""
+def run_all(
+    steps: Mapping[str, Step], folder: Path, described: dict, seconds: float, clock=time.monotonic
+) -> dict[str, dict]:
+    """{step: {ended, seconds, limit, jobs}}, kept in folder/gpu.json after every step."""
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, dict] = {}
-    end = time.monotonic() + seconds
-    for name, step in steps.items():
-        output = folder / f"gpu_{name}.json"
-        began = time.monotonic()
-        limit = min(step.limit, end - began)
-        print(f"== {name}: at most {max(0.0, limit):.0f} s", flush=True)
-        ended = run(step, output, limit) if limit >= LEAST else "not begun: the time is over"
-        took = time.monotonic() - began
-        found[name] = {"ended": ended, "seconds": took, "limit": limit, "file": output.name}
-        print(f"== {name}: {ended}, {took:.0f} s", flush=True)
-        save(folder / "gpu.json", described | {"steps": found})
+    end = clock() + seconds
+    with Log(folder / "gpu.log") as log:
+        for name, step in steps.items():
+            began = clock()
+            limit = min(step.limit, end - began)
+            if limit < LEAST:
+                found[name] = {"ended": "not started: no time left", "seconds": 0.0, "limit": max(0.0, limit)}
+                log.write(f"== {name}: not started: no time left")
+            else:
+                log.write(f"== {name}: at most {limit:.0f} s")
+                jobs = run_step(step, folder, limit, log, clock)
+                bad = {job: ended for job, ended in jobs.items() if ended != "done"}
+                ended = "; ".join(f"{job}: {how}" for job, how in bad.items()) or "done"
+                found[name] = {"ended": ended, "seconds": clock() - began, "limit": limit, "jobs": jobs}
+                log.write(f"== {name}: {ended}, {found[name]['seconds']:.0f} s")
+            save(folder / "gpu.json", described | {"steps": found})
     return found
 
 
-def summary(folder: Path, found: Mapping[str, dict]) -> list[str]:
-    """How each step ended, and the rows that it left behind, if it is one of those that leave rows."""
+def summary(folder: Path, steps: Mapping[str, Step], found: Mapping[str, dict]) -> list[str]:
+    """How each step ended, and the rows that its jobs left."""
     lines = []
     for name, entry in found.items():
         lines.append(f"{name}: {entry['ended']}, {entry['seconds']:.0f} s")
-        try:
-            left = json.loads((folder / entry["file"]).read_text())
-        except (OSError, ValueError):
-            continue
-        for row in left.get("rows", []):
-            given = {key: row[key] for key in ("name", "must", "aim", "value", "shown", "at_most")}
-            lines.append("  " + line(Row(**given)))
+        for job in steps[name].jobs:
+            if job.output is not None:
+                lines += [f"  {line(row)}" for row in read_rows(folder / job.output)]
     return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bash bench/gpu.sh", description=__doc__.split("\n")[0])
-    parser.add_argument(
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--smoke", action="store_true", help="every GPU path once, all at once, nothing timed")
+    kind.add_argument(
         "--only", nargs="+", choices=[*STEPS, *ON_REQUEST], metavar="STEP", help="in this order"
     )
-    parser.add_argument("--minutes", type=float, default=8.75, help="for all of it")
+    parser.add_argument(
+        "--rehearse", action="store_true", help="without a device: the same steps at tiny sizes"
+    )
+    parser.add_argument(
+        "--minutes", type=float, help=f"for all of it; {MINUTES}, or {SMOKE_MINUTES} with --smoke"
+    )
     parser.add_argument("--output", type=Path, help="a folder")
     options = parser.parse_args(arguments)
     began = time.monotonic()
     gpu = machine.gpu_name()
-    if gpu is None:
+    if gpu is None and not options.rehearse:
         print(
-            "bench/gpu.sh: needs a CUDA device; without one, python -m kernels.aot inspects the kernels",
+            "bench/gpu.sh: needs a CUDA device; without one, --rehearse runs the same steps at tiny sizes and "
+            "python -m kernels.aot inspects the kernels",
             file=sys.stderr,
         )
         return 2
     described = machine.describe(gpu)
-    folder = options.output or Path(os.environ.get("OUT") or machine.ROOT / "bench" / "results")
+    default = machine.ROOT / ("runs/gpu_rehearsal" if options.rehearse else "bench/results")
+    folder = options.output or Path(os.environ.get("OUT") or default)
     known = STEPS | ON_REQUEST
-    steps = {name: known[name] for name in options.only or STEPS}
+    steps = SMOKE if options.smoke else {name: known[name] for name in options.only or STEPS}
+    if options.rehearse:
+        steps = {name: step.with_arguments(REHEARSAL) for name, step in steps.items()}
+    minutes = options.minutes or (SMOKE_MINUTES if options.smoke else MINUTES)
     print(
-        f"{gpu}, commit {described['commit']}{' with changes' if described['dirty'] else ''}, {described['versions']}"
+        f"{gpu or described['cpu']}, commit {described['commit']}{' with changes' if described['dirty'] else ''}, "
+        f"{described['versions']}",
+        flush=True,
     )
-    found = run_all(steps, folder, described, 60 * options.minutes - (time.monotonic() - began))
-    print("\n".join(["", *summary(folder, found), "", f"{time.monotonic() - began:.0f} s; {folder}"]))
+    found = run_all(steps, folder, described, 60 * minutes - (time.monotonic() - began))
+    print("\n".join(["", *summary(folder, steps, found), "", f"{time.monotonic() - began:.0f} s; {folder}"]))
     return 0 if all(entry["ended"] == "done" for entry in found.values()) else 1
 
 

@@ -1,16 +1,16 @@
 """Is every kernel right on this device? `python -m bench.gpu_correctness`: kernels.check --what correct, all at once.
 
-Compiling is what takes long and the host has cores enough, so there is a process an operator, which also leaves compiled
-kernels in Triton's cache for whoever comes next. Sizes beyond 2³¹ elements are left to kernels.check itself: they need the
-device's memory for themselves.
+Compilation takes most of the time and the host has enough cores, so each operator has a process of its own, which also
+leaves compiled kernels in Triton's cache for later steps. Sizes beyond 2³¹ elements are left to kernels.check itself:
+they need the whole memory of the device.
 
-Out: one file, written anew whenever an operator is through, {machine, operators: {name: what kernels.check keeps},
-exit_codes}. Exit code 0 if all is right, 1 if something is wrong or broke.
+Out: one file, rewritten whenever an operator is done, {machine, operators: {name: what kernels.check keeps},
+exit_codes}. Exit code 0 if all is right, 1 if a result is wrong or a process failed.
 """
 
 import argparse
+import functools
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,18 +19,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench import machine
+from bench.gpu_jobs import save
 from kernels.check_correct import CHECKS
 
 
-def command(operator: str, path: Path) -> list[str]:
+def command(operator: str, path: Path, rehearse: bool = False) -> list[str]:
     options = ["--what", "correct", "--usual-sizes", "--only", operator, "--json", str(path)]
-    return [sys.executable, "-m", "kernels.check", *options]
-
-
-def save(path: Path, found: dict) -> None:
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_text(json.dumps(found, indent=1) + "\n")
-    os.replace(beside, path)
+    return [sys.executable, "-m", "kernels.check", *options, *(["--rehearse"] if rehearse else [])]
 
 
 def check(
@@ -64,12 +59,14 @@ def main() -> int:
         prog="python -m bench.gpu_correctness", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--output", type=Path, help="the JSON file; in bench/results by default")
+    parser.add_argument("--rehearse", action="store_true", help="without a device, at tiny sizes")
     arguments = parser.parse_args()
     described = machine.describe(machine.gpu_name())
     name = f"gpu_correctness_{machine.slug(described['gpu'] or described['cpu'])}.json"
     output = arguments.output or machine.ROOT / "bench" / "results" / name
     output.parent.mkdir(parents=True, exist_ok=True)
-    return 0 if check(list(CHECKS), output, described) else 1
+    make = functools.partial(command, rehearse=arguments.rehearse)
+    return 0 if check(list(CHECKS), output, described, make) else 1
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """A short run of a config on the built-in stories, as `lmfast train` makes it: `python -m bench.gpu_run [--minutes M]`.
 
-Compilation, evaluation, a sample, a checkpoint and the report are in it. Out: a row with the time that the config's whole
-number of tokens takes. Where the minutes do not suffice for all of them it is an extrapolation and called so: tokens over
-the median of the logged rates (the first, of a step still being compiled, left out), plus what the run took besides. The
-built-in stories stand in for TinyStories, whose loss is another matter; their vocabulary is smaller than the config's
-(4,922 ids), the model is not. Where the stories cannot be made, random ids take their place, and the row says so.
+Compilation, evaluations, samples, checkpoints and the report are in it. Out: a row with the time that the config's whole
+number of tokens takes. Where the minutes do not suffice for all of them it is an extrapolation and called so: tokens
+times the seconds per token between two logged lines of the run, evaluations, samples and checkpoints between them
+included, plus what the run took outside of them (start, compilation, the end). The built-in stories stand in for
+TinyStories, whose loss is another matter; their vocabulary is smaller than the config's (4,922 ids), the model is not.
 
-Needs no tyro: settings are read from the file. In: a file of configs/ whose tokens are set.
+`--prepare` makes the stories, the vocabulary and the token files in data/gpu and stops: a machine that is paid by the
+minute need not do it (copy the folder there). Without it they are made first. `--warm` takes a few steps and measures
+nothing. Needs no tyro: settings are read from the file. In: a file of configs/ whose tokens are set.
 """
 
 import argparse
@@ -14,58 +16,53 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from bench import machine
-from bench.gpu_training import read_config, zipf_ids
-from bench.target_table import Row, add_output, measure
+from bench.gpu_training import on_h100, read_config
+from bench.target_table import Row, add_output, attempt, measure
 from lmfast.data.builtin import prepare
 from lmfast.settings import TrainSettings, replace_flat
 from lmfast.train import run
 
 CONFIG = "tinystories_17m"
-MINUTES, MINUTES_AIM = 6.0, 3.5  # issue 5's, of CONFIG on an H100
+MINUTES, MINUTES_AIM, PREDICTED = 6.0, 3.5, "3-3.5"  # of CONFIG on an H100
 TEXT_BYTES = 20_000_000
+DATA = machine.ROOT / "data" / "gpu"
+WARM_STEPS = 3
+TINY = {
+    "vocab_size": 300, "context_length": 16, "d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 24,
+    "batch_size": 4, "total_tokens": 6400, "compile": False, "bf16": False, "log_interval": 10, "eval_interval": 50,
+    "eval_batches": 1, "warmup_iters": 2, "sample_interval": 0, "device": "cpu",
+}  # fmt: skip
 
 
-def make_data(settings: TrainSettings, folder: Path):
-    """(settings, corpus or None, what the data is): the stories, or files of random ids that the settings name then."""
-    try:
-        corpus = prepare(folder / "stories", TEXT_BYTES, TEXT_BYTES // 100, settings.model.vocab_size)
-    except Exception as problem:
-        import numpy as np
-
-        names = {"train_data_path": folder / "train.npy", "val_data_path": folder / "valid.npy"}
-        for path in names.values():
-            np.save(path, zipf_ids(settings.model.vocab_size, TEXT_BYTES // 5))
-        told = f"random ids, since the stories failed ({type(problem).__name__}: {problem})"
-        return replace_flat(settings, {name: str(path) for name, path in names.items()}), None, told
-    return (
-        replace_flat(settings, {"train_data_path": None, "val_data_path": None}),
-        corpus,
-        "built-in stories",
-    )
+def make_data(
+    settings: TrainSettings, folder: Path, text_bytes: int = TEXT_BYTES
+) -> tuple[TrainSettings, object]:
+    """(settings, corpus): the built-in stories with the config's vocabulary, reused where `folder` has them."""
+    corpus = prepare(folder / "stories", text_bytes, text_bytes // 100, settings.model.vocab_size)
+    return replace_flat(settings, {"train_data_path": None, "val_data_path": None}), corpus
 
 
 def whole_time(metrics: list[dict], took: float, total: int) -> tuple[float, float, bool]:
-    """(seconds for `total` tokens, tokens a second of training, whether all of them were trained on) of a run's lines.
+    """(seconds for `total` tokens, tokens per second of training alone, whether it trained on all of them).
 
-    took: seconds of the run from its call to its end."""
-    rates = [line["tokens_per_second"] for line in metrics if "tokens_per_second" in line][1:]
-    if not rates:
-        raise SystemExit("the run logged no rate of compiled steps; give it more minutes")
-    rate, tokens = statistics.median(rates), metrics[-1]["tokens"]
-    if tokens >= total:
+    metrics: the run's lines. took: seconds of the run from its call to its end."""
+    lines = [line for line in metrics if "tokens_per_second" in line][1:]  # the first contains compilation
+    if len(lines) < 2:
+        raise ValueError("the run logged fewer than two rates of compiled steps; give it more minutes")
+    rate = statistics.median(line["tokens_per_second"] for line in lines)
+    if metrics[-1]["tokens"] >= total:
         return took, rate, True
-    return max(0.0, took - tokens / rate) + total / rate, rate, False
+    between = lines[-1]["seconds"] - lines[0]["seconds"]
+    per_token = between / (lines[-1]["tokens"] - lines[0]["tokens"])
+    return took + per_token * (total - metrics[-1]["tokens"]), rate, False
 
 
-def rows(config: str, minutes: float, folder: Path, changes: dict) -> Iterator[Row]:
-    settings = read_config(config)
-    settings, corpus, data = make_data(settings, folder)
+def row(config: str, minutes: float, folder: Path, settings: TrainSettings, corpus) -> Row:
     total = settings.optimizer.total_tokens
-    settings = replace_flat(settings, {"max_minutes": minutes, **changes})
+    settings = replace_flat(settings, {"max_minutes": minutes})
     began = time.perf_counter()
     run(settings, folder / "run", False, corpus)
     took = time.perf_counter() - began
@@ -77,36 +74,51 @@ def rows(config: str, minutes: float, folder: Path, changes: dict) -> Iterator[R
         for name in ("train_loss", "val_loss", "recompiles")
         if name in line
     }
-    gpu = machine.gpu_name()
-    targets = (
-        (MINUTES, MINUTES_AIM) if config == CONFIG and gpu is not None and "H100" in gpu else (None, None)
-    )
+    judged = config == CONFIG and on_h100()
+    must, aim, predicted = (MINUTES, MINUTES_AIM, PREDICTED) if judged else (None, None, "")
     done = metrics[-1]["tokens"]
     shown = (
         f"{seconds / 60:.2f} min for {total / 1e6:,.2f}M tokens"
         f"{'' if whole else f', extrapolated from {done / 1e6:,.2f}M'}: {rate:,.0f} tok/s, "
-        f"{took:.0f} s in all on {data}, " + ", ".join(f"{name} {value:.4g}" for name, value in last.items())
+        f"{took:.0f} s in all, " + ", ".join(f"{name} {value:.4g}" for name, value in last.items())
     )
-    yield Row(
-        f"{config}: minutes for its tokens", *targets, seconds / 60, shown, at_most=True,
-        data={"extrapolated": not whole, "tokens_per_second": rate, "seconds": took, "data": data, "metrics": metrics},
+    return Row(
+        f"{config}: minutes for its tokens", must, aim, seconds / 60, shown, at_most=True, predicted=predicted,
+        data={"extrapolated": not whole, "tokens_per_second": rate, "seconds": took, "metrics": metrics},
     )  # fmt: skip
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu_run", description=__doc__.split("\n")[0])
     parser.add_argument("--config", default=CONFIG, help="of configs/")
-    parser.add_argument("--minutes", type=float, default=0.75, help="that the run may take, its data aside")
-    parser.add_argument("--keep", type=Path, help="where data and run stay; a temporary folder by default")
+    parser.add_argument("--minutes", type=float, default=0.75, help="that the run may take, without its data")
+    parser.add_argument("--prepare", action="store_true", help=f"only make {DATA}")
+    parser.add_argument("--warm", action="store_true", help=f"only take {WARM_STEPS} steps")
+    parser.add_argument("--rehearse", action="store_true", help="a tiny model in float32")
+    parser.add_argument("--keep", type=Path, help="where the run stays; a temporary folder by default")
     add_output(parser)
     arguments = parser.parse_args()
-    gpu = machine.gpu_name()
-    described = machine.describe(gpu)
-    name = f"gpu_run_{machine.slug(gpu or described['cpu'])}.json"
-    with tempfile.TemporaryDirectory() as folder:
-        found = rows(arguments.config, arguments.minutes, arguments.keep or Path(folder), {})
-        measure(gpu or described["cpu"], described, found, arguments.output or name)
+    settings, data, text_bytes = read_config(arguments.config), DATA, TEXT_BYTES
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.keep or Path(temporary)
+        if arguments.rehearse:
+            settings, data, text_bytes = replace_flat(settings, TINY), folder, 200_000
+        settings, corpus = make_data(settings, data, text_bytes)
+        if arguments.prepare:
+            return 0
+        if arguments.warm:
+            changes = {"max_iters": WARM_STEPS, "total_tokens": None, "warmup_iters": 1}
+            run(replace_flat(settings, changes), folder / "run", False, corpus)
+            return 0
+        gpu = machine.gpu_name()
+        described = machine.describe(gpu)
+        name = f"gpu_run_{machine.slug(gpu or described['cpu'])}.json"
+        found = attempt(
+            f"{arguments.config}: minutes for its tokens",
+            lambda: row(arguments.config, arguments.minutes, folder, settings, corpus),
+        )
+        return measure(gpu or described["cpu"], described, [found], arguments.output or name)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -1,24 +1,27 @@
-"""A compiled bf16 training step on a CUDA device: `python -m bench.gpu_training [--config NAME] [--batch-sizes N …]`.
+"""A compiled bf16 training step on a CUDA device: `python -m bench.gpu_training [--config NAME] [--only ROW …]`.
 
-Rows, most important first, each saved as it comes: does the device compute what plain PyTorch computes in float32 (where
-it does not, nothing is timed); the step at the config's batch size, with MFU by the convention of
-lmfast/model/accounting.py against the vendor's dense bf16 rate, peak memory beside what lmfast/model/memory.py foretells,
-graphs, recompiles, host syncs, and the kernels that its time goes to; LlamaForCausalLM compiled, with the same weights
-and batches, in turns, at half the batch; other batch sizes. Steps are those of bench/training_step.py, batches made ahead
-and pinned as a run does it. Times are the host's clock between two waits for the device, several steps a time, after
-warming up. Before a step is timed, its first loss and gradient norm must be those of the uncompiled one.
+Rows, most important first, each saved as it comes: does the device compute what plain PyTorch computes in float32; the
+step at the config's batch size with our attention and with PyTorch's, with MFU by the convention of
+lmfast/model/accounting.py against the vendor's dense bf16 rate, peak memory beside the estimate of
+lmfast/model/memory.py, graphs, recompiles, host syncs, and the kernels that its time goes to; LlamaForCausalLM compiled,
+with the same weights and batches, in turns, and its peak memory; then options and other implementations, one change
+each. Steps are those of bench/training_step.py, batches made ahead and pinned as a run does it. Times are the host's
+clock between two waits for the device, several steps each, after warming up. The first loss and gradient norm of every
+timed step are compared with those of the uncompiled one: beyond the tolerance the row is marked WRONG and keeps its time.
 
-In: a file of configs/; no data: ids are random and as unevenly frequent as a text's. Without a CUDA device the same rows
-come out in float32, which is how tests run it.
+`--warm ROW` takes the first step of a row and measures nothing: it leaves compiled code in the caches of Inductor and
+Triton. In: a file of configs/; no data: ids are random, with the frequencies of text. Without a CUDA device the same
+rows come out in float32, which is how tests run it.
 """
 
 import argparse
+import contextlib
 import functools
 import gc
 import statistics
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -26,7 +29,7 @@ import torch
 
 from bench import machine
 from bench.ceilings import synchronizer
-from bench.target_table import Row, add_output, measure
+from bench.target_table import Row, add_options, attempt, measure
 from bench.timing import in_turns, per_second, ratio, seconds
 from bench.training_step import OurSteps, TheirSteps, their_loss, zipf_ids
 from kernels import backend
@@ -41,11 +44,48 @@ from lmfast.training.objectives import NextToken
 from lmfast.training.prefetch import Prefetched
 
 CONFIG = "owt_124m"
-MFU = 0.45, 0.55  # must, aim: of CONFIG on an H100
 IDS = 4_000_000
 ROWS_AT_ONCE = 8  # of the uncompiled step that others are compared with
 CLOSE, CLOSE_GRADIENT = 1e-3, 5e-2  # relative differences; bf16 at 124M on a CPU: 2e-5 and up to 1.6e-2
-KERNELS = 30  # so many are listed, of those that take most time
+CLOSE_FP8, CLOSE_FP8_GRADIENT = 2e-2, 0.3  # an e4m3 value has 3 bits of mantissa
+TINY = {
+    "d_model": 32,
+    "num_layers": 1,
+    "num_heads": 2,
+    "num_kv_heads": 2,
+    "d_ff": 48,
+    "vocab_size": 128,
+    "context_length": 32,
+}
+KERNELS = 30  # how many are listed, those that take the most time
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One change to the step: implementations (backend.CHOICES, in compiled code), the shape, the batch, FP8."""
+
+    what: str
+    choices: Mapping[str, str] = field(default_factory=dict)
+    shape: Mapping[str, object] = field(default_factory=dict)
+    batch: float = 1.0
+    options: Mapping[str, object] = field(default_factory=dict)  # of OurSteps
+    must: float | None = None
+    aim: float | None = None
+    predicted: str = ""
+
+
+# On an H100; the predictions are those made before the first run on one.
+FASTER = {"attention": "cudnn"}
+VARIANTS: dict[str, Variant] = {
+    "ours": Variant("our attention", {"attention": "triton"}, predicted="38-43 %"),
+    "faster": Variant("cuDNN attention", FASTER, must=0.45, aim=0.50, predicted="42-48 %"),
+    "sdpa": Variant("PyTorch's attention", {"attention": "torch"}),
+    "double": Variant("cuDNN attention, twice the batch", FASTER, batch=2.0),
+    "loss-torch": Variant("chunked loss through Inductor", FASTER | {"linear_cross_entropy": "torch"}),
+    "norm-torch": Variant("RMSNorm by Inductor", FASTER | {"rms_norm": "torch"}),
+    "rope-triton": Variant("our RoPE", FASTER | {"rope": "triton"}),
+    "swiglu-triton": Variant("our SwiGLU", FASTER | {"swiglu": "triton"}),
+}
 
 
 @dataclass(frozen=True)
@@ -57,12 +97,12 @@ class Job:
     batch_size: int
     device: torch.device
     compiled: bool = True
-    steps: int = 10  # a time
-    rounds: int = 7
+    steps: int = 10  # per time
+    rounds: int = 5
 
     @property
     def tokens(self) -> int:
-        """Of a step."""
+        """Tokens per step."""
         return self.batch_size * self.shape.context_length
 
     @property
@@ -82,10 +122,14 @@ class Job:
         torch.manual_seed(0)
         return TransformerLM(self.shape).to(self.device)
 
+    def changed_by(self, variant: Variant) -> "Job":
+        shape = replace(self.shape, **variant.shape).resolved()
+        return replace(self, shape=shape, batch_size=max(1, int(self.batch_size * variant.batch)))
+
 
 class Watched:
-    """Batches during whose steps CUDA warns whenever the host waits for the device, the first and the last left out:
-    the loop may look there."""
+    """Batches during whose steps CUDA warns whenever the host waits for the device, except the first and the last,
+    where the loop may read results."""
 
     def __init__(self, batches, first: int, last: int):
         self.batches, self.first, self.last = batches, first, last
@@ -100,10 +144,21 @@ def read_config(name: str) -> TrainSettings:
     return replace_flat(TrainSettings(), read_yaml(find_config(name), TrainSettings))
 
 
+@contextlib.contextmanager
+def choosing(choices: Mapping[str, str]) -> Iterator[None]:
+    """Within, these operators have these implementations, eagerly and in compiled code."""
+    before = dict(backend.CHOICES)
+    backend.CHOICES.update({operator: (what, what) for operator, what in choices.items()})
+    try:
+        yield
+    finally:
+        backend.CHOICES.update(before)
+
+
 def loss_and_gradients(
     model, rows: np.ndarray, device: torch.device, bf16: bool
 ) -> tuple[float, list[torch.Tensor]]:
-    """(mean loss, its gradient of each parameter) of rows of ids, uncompiled, a few rows at once."""
+    """(mean loss, its gradient of each parameter) of rows of ids, uncompiled, a few rows at a time."""
     objective, total = NextToken(), 0.0
     for few in np.array_split(rows, -(-len(rows) // ROWS_AT_ONCE)):
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -116,19 +171,18 @@ def loss_and_gradients(
     return total, gradients
 
 
-def refuse(job: Job, differences: dict[str, float]) -> None:
-    """Raises SystemExit where a relative difference is too large."""
-    wrong = [
-        f"{what} by {error:.2g}"
+def beyond(differences: dict[str, float], fp8: bool = False) -> str:
+    """Which relative differences are too large, as text; empty where none is."""
+    close, close_gradient = (CLOSE_FP8, CLOSE_FP8_GRADIENT) if fp8 else (CLOSE, CLOSE_GRADIENT)
+    return ", ".join(
+        f"{what} differs by {error:.2g}"
         for what, error in differences.items()
-        if not error <= (CLOSE_GRADIENT if "gradient" in what else CLOSE)
-    ]
-    if wrong:
-        raise SystemExit(f"{job.name}, batch {job.batch_size}: {', '.join(wrong)} apart; it was not timed")
+        if not error <= (close_gradient if "gradient" in what else close)
+    )
 
 
 def agreement(job: Job) -> Row:
-    """Ours in the dtype that will be timed, beside plain PyTorch in float32, and that beside LlamaForCausalLM."""
+    """Ours in the dtype that will be timed against plain PyTorch in float32, and that against LlamaForCausalLM."""
     model, few = job.make_model(), job.batches.step(0)[:2]
     ours, our_gradients = loss_and_gradients(model, few, job.device, job.bf16)
     mode, precision = backend.MODE, torch.get_float32_matmul_precision()
@@ -151,54 +205,67 @@ def agreement(job: Job) -> Row:
     finally:
         backend.MODE = mode
         torch.set_float32_matmul_precision(precision)
-    refuse(job, found)
     shown = ", ".join(f"{name} {error:.1e}" for name, error in found.items())
     name = f"{job.name}: relative differences from plain PyTorch in float32"
-    return Row(name, None, None, max(found.values()), shown, data=found)
+    return Row(name, None, None, max(found.values()), shown, data=found, wrong=beyond(found))
 
 
-def speed(job: Job, must: float | None = None, aim: float | None = None) -> Row:
-    """The step at one batch size: MFU, and everything about it."""
-    model, cuda, wait = job.make_model(), job.device.type == "cuda", synchronizer(job.device)
-    eager, gradients = loss_and_gradients(model, job.batches.step(0), job.device, job.bf16)
-    norm = float(torch.nn.utils.get_total_norm(gradients))
-    del gradients
-    with Prefetched(job.batches, job.device) as batches:
-        take = OurSteps(model, batches, job.device, job.batch_size, job.compiled)
-        first = seconds(lambda: take(1), wait)
-        differences = {
-            "compiled and uncompiled loss": abs(take.last["train_loss"] - eager) / eager,
-            "compiled and uncompiled gradient's norm": abs(take.last["grad_norm"] - norm) / norm,
-        }
-        refuse(job, differences)
-        take(min(3, job.steps))
-        if cuda:
-            torch.cuda.reset_peak_memory_stats()
-        times = in_turns({"ours": lambda: take(job.steps)}, job.rounds, wait)["ours"]
-        kind = "bf16" if job.bf16 else "fp32"
-        memory = {"foretold": training_memory(job.shape, job.batch_size, kind).total}
-        if cuda:
-            memory["allocated"] = torch.cuda.max_memory_allocated()
-            memory["reserved"] = torch.cuda.max_memory_reserved()
-        syncs = host_syncs(take, job) if cuda else None
-        kernels, busy = profile(take, job)
+def speed(job: Job, variant: Variant) -> Row:
+    """The step as `variant` has it: MFU, and everything about it."""
+    job, name = job.changed_by(variant), f"{job.name}, {variant.what}"
+    with choosing(variant.choices):
+        model, cuda, wait = job.make_model(), job.device.type == "cuda", synchronizer(job.device)
+        eager, gradients = loss_and_gradients(model, job.batches.step(0), job.device, job.bf16)
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        del gradients
+        with Prefetched(job.batches, job.device) as batches:
+            take = our_steps(model, batches, job, variant)
+            first = seconds(lambda: take(1), wait)
+            differences = {
+                "compiled and uncompiled loss": abs(take.last["train_loss"] - eager) / eager,
+                "compiled and uncompiled gradient's norm": abs(take.last["grad_norm"] - norm) / norm,
+            }
+            take(min(3, job.steps))
+            if cuda:
+                torch.cuda.reset_peak_memory_stats()
+            times = in_turns({"ours": lambda: take(job.steps)}, job.rounds, wait)["ours"]
+            kind = "bf16" if job.bf16 else "fp32"
+            memory = {"estimated": training_memory(job.shape, job.batch_size, kind).total}
+            if cuda:
+                memory["allocated"] = torch.cuda.max_memory_allocated()
+                memory["reserved"] = torch.cuda.max_memory_reserved()
+            syncs = host_syncs(take, job) if cuda else None
+            kernels, busy = profile(take, job)
     rate = job.steps * job.tokens / statistics.median(times)
     peak, source = device_peak(job.device, job.bf16)
     mfu = rate * training_flops_per_token(job.shape, job.shape.context_length) / peak
     graphs = getattr(take.loss_fn, "graphs", 0)
     data = {
-        "times": times, "steps": job.steps, "tokens_a_step": job.tokens, "tokens_per_second": rate, "mfu": mfu,
-        "peak": peak, "peak_source": source, "memory": memory, "graphs": graphs, "recompiles": max(0, graphs - 1),
-        "host_syncs": syncs, "first_step_seconds": first, "differences": differences, "kernels": kernels,
-        "device_seconds_a_step": busy,
+        "batch_size": job.batch_size, "choices": dict(variant.choices), "times": times, "steps": job.steps,
+        "tokens_per_step": job.tokens, "tokens_per_second": rate, "mfu": mfu, "peak": peak, "peak_source": source,
+        "memory": memory, "graphs": graphs, "recompiles": max(0, graphs - 1), "host_syncs": syncs,
+        "first_step_seconds": first, "differences": differences, "kernels": kernels, "device_seconds_per_step": busy,
     }  # fmt: skip
     shown = (
         f"{mfu:.1%} of {peak / 1e12:.4g} TFLOP/s ({source}), {per_second(times, job.steps * job.tokens)}, "
-        f"{1e3 * job.tokens / rate:.1f} ms a step, of them {1e3 * busy:.1f} in kernels; {graphs} graph(s), "
+        f"{1e3 * job.tokens / rate:.1f} ms per step, of them {1e3 * busy:.1f} in kernels; {graphs} graph(s), "
         f"{syncs} host syncs, first step {first:.0f} s; memory "
         + ", ".join(f"{name} {size / 2**30:.1f} GiB" for name, size in memory.items())
     )
-    return Row(f"{job.name}, batch {job.batch_size}: MFU", must, aim, mfu, shown, data=data)
+    must, aim, predicted = (variant.must, variant.aim, variant.predicted) if on_h100() else (None, None, "")
+    return Row(
+        f"{name}, batch {job.batch_size}: MFU", must, aim, mfu, shown, data=data, predicted=predicted,
+        wrong=beyond(differences, bool(variant.options.get("fp8"))),
+    )  # fmt: skip
+
+
+def on_h100() -> bool:
+    """Whether targets and predictions, which are an H100's, apply here."""
+    return "H100" in (machine.gpu_name() or "")
+
+
+def our_steps(model: TransformerLM, batches, job: Job, variant: Variant) -> OurSteps:
+    return OurSteps(model, batches, job.device, job.batch_size, job.compiled, **variant.options)
 
 
 def host_syncs(take: OurSteps, job: Job) -> int:
@@ -236,71 +303,126 @@ def profile(take: OurSteps, job: Job, steps: int = 3) -> tuple[list[dict], float
 
 
 def beside_llama(job: Job) -> Row:
-    """How many times as fast as LlamaForCausalLM, both compiled."""
+    """Against LlamaForCausalLM, both compiled: how many times as fast, and the peak memory of each."""
     from bench.huggingface import llama
 
+    job = replace(job, batch_size=max(1, job.batch_size // 2))
     model, wait, steps = job.make_model(), synchronizer(job.device), max(1, job.steps // 2)
-    with Prefetched(job.batches, job.device) as ours_get, Prefetched(job.batches, job.device) as they_get:
-        theirs = TheirSteps(llama(model).train(), they_get, job.device, job.compiled)
-        ours = OurSteps(model, ours_get, job.device, job.batch_size, job.compiled)
-        functions = {"ours": lambda: ours(steps), "peer": lambda: theirs(steps)}
-        in_turns(functions, 2, wait)
+    theirs = llama(model).train()
+    with (
+        choosing(FASTER),
+        Prefetched(job.batches, job.device) as ours_get,
+        Prefetched(job.batches, job.device) as they_get,
+    ):
+        functions = {
+            "peer": TheirSteps(theirs, they_get, job.device, job.compiled),
+            "ours": our_steps(model, ours_get, job, VARIANTS["faster"]),
+        }
+        functions = {name: functools.partial(take, steps) for name, take in functions.items()}
+        memory = {name: peak_memory(take, job.device) for name, take in functions.items()}
         times = in_turns(functions, job.rounds, wait)
     found, tokens = ratio(times["peer"], times["ours"]), steps * job.tokens
     shown = f"{found} x, {per_second(times['ours'], tokens)} against {per_second(times['peer'], tokens)}"
+    share = memory["ours"] / memory["peer"] if memory["peer"] else None
+    if share is not None:
+        shown += f"; peak memory {memory['ours'] / 2**30:.1f} against {memory['peer'] / 2**30:.1f} GiB, {share:.2f} x"
     return Row(
-        f"{job.name}, batch {job.batch_size}: beside LlamaForCausalLM, both compiled", None, None, found.median, shown,
-        data={"times": times, "tokens": tokens, "ratio": found.as_dict()},
+        f"{job.name}, batch {job.batch_size}: against LlamaForCausalLM, both compiled", None, None, found.median, shown,
+        data={"times": times, "tokens": tokens, "ratio": found.as_dict(), "memory": memory, "memory_share": share},
     )  # fmt: skip
 
 
+def peak_memory(take, device: torch.device) -> int | None:
+    """Bytes that a second call adds at most to what other models hold; None off CUDA, where nobody counts.
+
+    The first call compiles, and allocates the optimizer's state, which counts."""
+    if device.type != "cuda":
+        take()
+        return None
+    others = torch.cuda.memory_allocated() - sum(t.nbytes for t in _weights(take))
+    take()
+    torch.cuda.reset_peak_memory_stats()
+    take()
+    return torch.cuda.max_memory_allocated() - others
+
+
+def _weights(take: functools.partial) -> list[torch.Tensor]:
+    owner = take.func
+    return list(
+        getattr(owner, "theirs", None).parameters() if hasattr(owner, "theirs") else owner.model.parameters()
+    )
+
+
 def clean() -> None:
-    """Gives back what the last row compiled and held."""
+    """Frees what the last row compiled and held."""
     torch._dynamo.reset()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-def attempt(function, job: Job, *targets: float | None) -> Row:
-    """function's row, or one that says that memory does not suffice for it."""
-    clean()
-    try:
-        return function(job, *targets)
-    except torch.cuda.OutOfMemoryError as problem:
-        reason = f"out of memory: {str(problem).splitlines()[0][:160]}"
-    name = f"{job.name}, batch {job.batch_size}: {function.__name__}"
-    return Row(name, None, None, 0.0, reason, data={"out_of_memory": reason})
+def row_makers(job: Job) -> dict[str, tuple]:
+    """{name: (full name, function that makes the row)}, most important first."""
+    makers = {"agreement": (f"{job.name}: agreement", lambda: agreement(job))}
+    peer = {"peer": (f"{job.name}: against LlamaForCausalLM", lambda: beside_llama(job))}
+    for name, variant in VARIANTS.items():
+        makers[name] = (f"{job.name}, {variant.what}: MFU", functools.partial(speed, job, variant))
+        if name == "faster" and find_spec("transformers"):
+            makers |= peer
+    return makers
 
 
-def rows(job: Job, sizes: list[int], targets: tuple[float, float] | None) -> Iterator[Row]:
-    """All of them; targets: MFU that the first batch size must reach and aims at, where somebody set any."""
-    yield attempt(agreement, job)
-    yield attempt(speed, job, *(targets or ()))
-    if find_spec("transformers"):
-        yield attempt(beside_llama, replace(job, batch_size=max(1, job.batch_size // 2)))
-    for size in sizes:
-        yield attempt(speed, replace(job, batch_size=size))
+def rows(job: Job, only: list[str] | None = None) -> Iterator[Row]:
+    for name, (full_name, make) in row_makers(job).items():
+        if only is None or name in only:
+            clean()
+            yield attempt(full_name, make)
 
 
-def main() -> None:
+def warm(job: Job, name: str) -> None:
+    """Takes the first step of a row, whose compiled code stays in the caches."""
+    if name == "peer":
+        from bench.huggingface import llama
+
+        job = replace(job, batch_size=max(1, job.batch_size // 2))
+        take = TheirSteps(llama(job.make_model()).train(), job.batches, job.device, job.compiled)
+        take(1)
+    elif name in VARIANTS:
+        changed = job.changed_by(VARIANTS[name])
+        with choosing(VARIANTS[name].choices), Prefetched(changed.batches, job.device) as batches:
+            our_steps(changed.make_model(), batches, changed, VARIANTS[name])(1)
+    if job.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu_training", description=__doc__.split("\n")[0])
     parser.add_argument("--config", default=CONFIG, help="of configs/")
+    parser.add_argument("--layers", type=int, help="instead of the config's")
     parser.add_argument(
-        "--batch-sizes", type=int, nargs="*", help="besides the config's; double and half by default"
+        "--warm", choices=["peer", *VARIANTS], metavar="ROW", help="only compile this row's step"
     )
-    add_output(parser)
+    parser.add_argument("--rehearse", action="store_true", help="one tiny layer, uncompiled, on any machine")
+    add_options(parser, ["agreement", "peer", *VARIANTS])
     arguments = parser.parse_args()
     settings, device = read_config(arguments.config), pick_device("auto")
     make_deterministic(device)
-    size, gpu = settings.optimizer.batch_size, machine.gpu_name()
-    job = Job(arguments.config, settings.model.resolved(), size, device)
-    sizes = arguments.batch_sizes if arguments.batch_sizes is not None else [2 * size, size // 2]
-    targets = MFU if arguments.config == CONFIG and gpu is not None and "H100" in gpu else None
+    gpu, shape = machine.gpu_name(), settings.model
+    if arguments.layers is not None:
+        shape = replace(shape, num_layers=arguments.layers)
+    job = Job(arguments.config, shape.resolved(), settings.optimizer.batch_size, device)
+    if arguments.rehearse:
+        job = replace(
+            job, shape=replace(shape, **TINY).resolved(), batch_size=4, compiled=False, steps=2, rounds=2
+        )
+    if arguments.warm:
+        warm(job, arguments.warm)
+        return 0
     described = machine.describe(gpu)
     name = f"gpu_training_{machine.slug(gpu or described['cpu'])}.json"
-    measure(gpu or described["cpu"], described, rows(job, sizes, targets), arguments.output or name)
+    found = rows(job, arguments.only)
+    return measure(gpu or described["cpu"], described, found, arguments.output or name)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -1,17 +1,20 @@
-"""`python -m kernels.check`: on a CUDA machine, is every operator right, and how fast is it beside its peers?
+"""`python -m kernels.check`: on a CUDA machine, is every operator right, and how fast is it against its peers?
 
 Takes operator by operator, those that training and decoding spend most time in first: bf16 against float32
 at real sizes and beyond 2³¹ elements (kernels/check_correct.py), then, after the device's own ceilings,
-timings (kernels/check_speed.py). Prints each result as it comes and keeps everything in a JSON file, so a
-run cut short has what it had; `--resume` leaves out operators which the file holds complete for this device,
-these versions and this commit. Needs torch, triton and numpy; runs from a checkout. Exit code 0 if all is
-right, 1 if some result is wrong, 2 without a CUDA device. Figures go to docs/LOG.md by hand.
+timings (kernels/check_speed.py). Prints each result as it comes and keeps everything in a JSON file, so an
+interrupted run keeps what it had; `--resume` skips operators that the file holds complete for this device,
+these versions and this commit. An operator that raises is reported with its traceback, and the next one
+follows. `--quick` times only the sizes of training at 124M; `--small` checks small shapes; `--rehearse` runs
+the same code without a device, at tiny sizes. Needs torch, triton and numpy; runs from a checkout. Exit code
+0 if all is right, 1 if a result is wrong or an operator raised, 2 without a CUDA device.
 """
 
 import argparse
 import dataclasses
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -24,6 +27,18 @@ from kernels.check_speed import IN_A_COMPILED_STEP, SPEEDS, compiled_step
 from kernels.check_speed import Sizes as SpeedSizes
 
 CEILING_ELEMENTS, CEILING_SIDE = 2**30, 8192
+SMALL = CheckSizes(
+    rows=256, width=512, seq=256, head_dims=(64, 128, 80), lengths=((1, 1), (113, 203)),
+    decode=((1, 12, 12), (3, 8, 2)), vocab=1000, huge=0,
+)  # fmt: skip
+QUICK = SpeedSizes(attention_seqs=(4096,))
+TINY_CHECK = CheckSizes(
+    rows=16, width=64, seq=24, head_dims=(16,), lengths=((3, 5),), decode=((1, 2, 2),), vocab=64, huge=0
+)
+TINY_SPEED = SpeedSizes(
+    rows=16, width=64, d_ff=48, tokens=32, attention_seqs=(16,), attention_width=64, d_model=64, vocab=64,
+    context=32, decode_batches=(1,), cache_bytes=1,
+)  # fmt: skip
 
 
 def run(
@@ -33,20 +48,29 @@ def run(
     for operator in operators:
         start = time.monotonic()
         report.begin(operator)
-        if what != "speed":
-            CHECKS[operator](report, check_sizes)
-            checks = report.operators[operator]["checks"]
-            passed = sum(entry.get("passed") is True for entry in checks)
-            skipped = sum("skipped" in entry for entry in checks)
-            report.echo(
-                f"{operator}: {passed} of {len(checks) - skipped} comparisons right, {skipped} skipped"
-            )
-        if what != "correct":
-            SPEEDS[operator](report, speed_sizes)
-            if operator in IN_A_COMPILED_STEP:
-                compiled_step(report, operator, speed_sizes)
+        try:
+            _run_one(report, operator, what, check_sizes, speed_sizes)
+        except Exception as problem:
+            traceback.print_exc()
+            reason = f"{type(problem).__name__}: {str(problem).splitlines()[0][:160] if str(problem) else ''}"
+            report.check(operator, f"raised {reason}", float("nan"), 0.0)
         report.finish(operator)
         report.echo(f"{operator}: {time.monotonic() - start:.0f} s")
+
+
+def _run_one(
+    report: Report, operator: str, what: str, check_sizes: CheckSizes, speed_sizes: SpeedSizes
+) -> None:
+    if what != "speed":
+        CHECKS[operator](report, check_sizes)
+        checks = report.operators[operator]["checks"]
+        passed = sum(entry.get("passed") is True for entry in checks)
+        skipped = sum("skipped" in entry for entry in checks)
+        report.echo(f"{operator}: {passed} of {len(checks) - skipped} comparisons right, {skipped} skipped")
+    if what != "correct":
+        SPEEDS[operator](report, speed_sizes)
+        if operator in IN_A_COMPILED_STEP:
+            compiled_step(report, operator, speed_sizes)
 
 
 def summary(report: Report) -> list[str]:
@@ -71,10 +95,13 @@ def main(arguments: list[str] | None = None) -> int:
         action="store_true",
         help="nothing beyond 2³¹ elements, which takes tens of gigabytes",
     )
+    parser.add_argument("--small", action="store_true", help="check small shapes only")
+    parser.add_argument("--quick", action="store_true", help="time only the sizes of training at 124M")
+    parser.add_argument("--rehearse", action="store_true", help="without a device, at tiny sizes")
     parser.add_argument("--json", type=Path, default=Path("runs/kernels_check.json"))
     parser.add_argument("--resume", action="store_true", help="leave out what --json holds complete")
     options = parser.parse_args(arguments)
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() and not options.rehearse:
         print(
             "kernels.check: needs a CUDA device; without one, python -m kernels.aot inspects", file=sys.stderr
         )
@@ -82,7 +109,8 @@ def main(arguments: list[str] | None = None) -> int:
     if backend.triton is None or backend.INTERPRETING or backend.MODE != "auto":
         print("kernels.check: needs Triton, with TRITON_INTERPRET and LMFAST_KERNELS unset", file=sys.stderr)
         return 2
-    device = torch.device("cuda", torch.cuda.current_device())
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
     torch.manual_seed(0)
     report = Report(device, options.json, machine(device))
     try:
@@ -92,14 +120,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     print(" ".join(f"{key} {value}" for key, value in report.machine.items()))
     if options.what != "correct":
-        report.measure_ceilings(CEILING_ELEMENTS, CEILING_SIDE)
-    check_sizes = CheckSizes()
+        report.measure_ceilings(*((CEILING_ELEMENTS, CEILING_SIDE) if cuda else (2**16, 64)))
+    check_sizes = SMALL if options.small else CheckSizes()
+    speed_sizes = QUICK if options.quick else SpeedSizes()
     if options.usual_sizes:
         check_sizes = dataclasses.replace(check_sizes, huge=0)
+    if options.rehearse and not cuda:
+        check_sizes, speed_sizes = TINY_CHECK, TINY_SPEED
     operators = [name for name in CHECKS if options.only is None or name in options.only]
     if options.resume:
         operators = [name for name in operators if not report.operators.get(name, {}).get("done")]
-    run(report, operators, options.what, check_sizes, SpeedSizes())
+    run(report, operators, options.what, check_sizes, speed_sizes)
     print("\n".join(summary(report)))
     return 1 if report.wrong() else 0
 

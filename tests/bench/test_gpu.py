@@ -5,118 +5,107 @@ import json
 import os
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
 from bench import gpu, machine
-from bench.gpu import ON_REQUEST, STEPS, Step, main, run, run_all, summary
-
-
-class Script(Step):
-    """A step that runs a piece of Python instead of a module."""
-
-    def command(self, output):
-        return [sys.executable, "-c", self.module, str(output)]
-
-
-@pytest.fixture(autouse=True)
-def no_least(monkeypatch):
-    monkeypatch.setattr(gpu, "LEAST", 0.05)
-
+from bench.gpu import MINUTES, SMOKE_MINUTES, main, run_all, summary
+from bench.gpu_jobs import Step
+from bench.gpu_steps import ON_REQUEST, REHEARSAL, SMOKE, STEPS
+from tests.bench.test_gpu_jobs import SLOW, Clock, Script
 
 ROW = {
-    "name": "MFU",
-    "must": 0.45,
-    "aim": 0.55,
-    "value": 0.5,
-    "shown": "50 %",
-    "at_most": False,
-    "verdict": "must",
-}
+    "name": "MFU", "must": 0.45, "aim": 0.55, "value": 0.5, "shown": "50 %", "at_most": False, "data": {},
+    "predicted": "43 %", "wrong": "",
+}  # fmt: skip
 GOOD = f"import json, sys; open(sys.argv[1], 'w').write(json.dumps({{'rows': [{ROW!r}]}}))"
 BAD = "raise SystemExit(3)"
-SLOW = "import time; time.sleep(60)"
+JOBS = [job for steps in (STEPS, ON_REQUEST, SMOKE) for step in steps.values() for job in step.jobs]
 
 
-def test_neither_failure_nor_slowness_stops_the_next(tmp_path, capsys):
-    steps = {"slow": Script(SLOW, 0.3), "bad": Script(BAD, 20), "good": Script(GOOD, 20)}
-    found = run_all(steps, tmp_path / "out", {"gpu": "a card"}, 60)
+def alone(script: str, limit: float, output: str = "x.json") -> Step:
+    return Step(limit, (Script("job", script, output=output),))
+
+
+def test_neither_failure_nor_slowness_stops_the_next(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(gpu, "LEAST", 0.1)
+    steps = {"slow": alone(SLOW, 0.4), "bad": alone(BAD, 60), "good": alone(GOOD, 60, "good.json")}
+    found = run_all(steps, tmp_path / "out", {"gpu": "a card"}, 600)
     assert {name: entry["ended"] for name, entry in found.items()} == {
-        "slow": "stopped at its limit of 0 s",
-        "bad": "failed with exit code 3",
+        "slow": "job: stopped at its limit of 0 s",
+        "bad": "job: failed with exit code 3",
         "good": "done",
     }
     kept = json.loads((tmp_path / "out" / "gpu.json").read_text())
     assert kept["gpu"] == "a card" and kept["steps"] == found
-    assert "== bad: failed with exit code 3" in capsys.readouterr().out
-    assert summary(tmp_path / "out", found)[2:] == [
+    assert "== bad: job: failed with exit code 3" in capsys.readouterr().out
+    assert "== slow: job: stopped" in (tmp_path / "out" / "gpu.log").read_text()
+
+
+def test_the_summary_shows_rows_with_their_predictions(tmp_path):
+    steps = {"good": alone(GOOD, 60)}
+    found = run_all(steps, tmp_path, {}, 600)
+    assert summary(tmp_path, steps, found) == [
         f"good: done, {found['good']['seconds']:.0f} s",
-        "    must  MFU (at least 0.45, aim 0.55): 50 %",
+        "    must  MFU (at least 0.45, aim 0.55): 50 % [predicted 43 %]",
     ]
 
 
-def test_when_the_time_is_over_the_rest_is_not_begun(tmp_path):
-    steps = {"first": Script(SLOW, 20), "second": Script(GOOD, 20)}
-    found = run_all(steps, tmp_path, {}, 0.5)
-    assert found["first"]["ended"].startswith("stopped at its limit")
-    assert found["second"]["ended"] == "not begun: the time is over" and found["second"]["limit"] < 0.05
-    assert not (tmp_path / "gpu_second.json").exists()
+def test_when_the_time_is_over_the_rest_is_not_started(tmp_path):
+    steps = {"first": alone(SLOW, 500), "second": alone(GOOD, 20, "second.json")}
+    found = run_all(steps, tmp_path, {}, 60, Clock(11.0))
+    assert found["first"]["ended"].startswith("job: stopped at its limit")
+    assert found["second"]["ended"] == "not started: no time left"
+    assert not (tmp_path / "second.json").exists()
 
 
-def test_a_stopped_step_leaves_no_process_behind(tmp_path):
-    """Not even one that will not hear of SIGTERM, and whose parent has ended."""
-    stubborn = (
-        "import signal, subprocess, sys, time\n"
-        "child = 'import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)'\n"
-        "process = subprocess.Popen([sys.executable, '-c', child], stdout=subprocess.PIPE)\n"
-        "process.stdout.read(1)\n"
-        "open(sys.argv[1], 'w').write(str(process.pid))\n"
-        "time.sleep(60)\n"
-    )
-    output = tmp_path / "pid"
-    began = time.monotonic()
-    assert run(Script(stubborn, 60), output, 3.0) == "stopped at its limit of 3 s"
-    assert time.monotonic() - began < 10
-    pid = int(output.read_text())
-    time.sleep(0.2)
-    state = Path(f"/proc/{pid}/stat")
-    assert not state.exists() or state.read_text().split()[2] == "Z"
-
-
-@pytest.mark.parametrize("name", [*STEPS, *ON_REQUEST])
-def test_every_step_is_a_module_that_takes_its_arguments(name, monkeypatch, capsys):
-    step = (STEPS | ON_REQUEST)[name]
-    monkeypatch.setattr(sys, "argv", [step.module, "--help"])
+@pytest.mark.parametrize("module", sorted({job.module for job in JOBS}))
+def test_every_job_is_a_module_that_takes_its_arguments(module, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
     with pytest.raises(SystemExit):
-        importlib.import_module(step.module).main()
+        importlib.import_module(module).main()
     told = capsys.readouterr().out
-    flags = [word for word in step.command("file.json") if word.startswith("--")]
-    assert step.to in flags and all(flag in told for flag in flags)
+    for job in JOBS:
+        if job.module == module:
+            flags = [*job.arguments, *REHEARSAL[module], *([job.to] if job.output else [])]
+            assert all(flag in told for flag in flags if flag.startswith("--"))
 
 
-def test_nine_minutes_are_enough_for_the_most_important(capsys):
-    first = list(STEPS)[:4]
-    assert first == ["correctness", "training", "run", "decoding"]
-    assert sum(STEPS[name].limit for name in first) < 8.75 * 60
+def test_limits_add_up():
+    assert sum(step.limit for step in STEPS.values()) <= 60 * MINUTES
+    assert (
+        sum(step.limit for step in SMOKE.values()) <= 60 * SMOKE_MINUTES + 20
+    )  # the sweep takes what is left
+
+
+def test_eight_files_come_back():
+    """A lent machine returns at most eight."""
+    for steps in (STEPS, SMOKE):
+        outputs = [job.output for step in steps.values() for job in step.jobs if job.output]
+        assert len(set(outputs)) == len(outputs) and len(outputs) + len(("gpu.json", "gpu.log")) <= 8
 
 
 def test_without_a_device_it_says_so(monkeypatch, capsys):
     monkeypatch.setattr(machine, "gpu_name", lambda: None)
     assert main([]) == 2
-    assert capsys.readouterr().err.startswith("bench/gpu.sh: needs a CUDA device")
+    assert capsys.readouterr().err.startswith("bench/gpu.sh: needs a CUDA device; without one, --rehearse")
 
 
 @pytest.mark.parametrize(("script", "code"), [(GOOD, 0), (BAD, 1)])
 def test_command_line(script, code, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(machine, "gpu_name", lambda: "NVIDIA H100")
     monkeypatch.setenv("OUT", str(tmp_path))
-    monkeypatch.setitem(STEPS, "training", Script(script, 20))
-    assert main(["--only", "training", "--minutes", "1"]) == code
+    monkeypatch.setitem(STEPS, "training", alone(script, 60))
+    assert main(["--only", "training", "--minutes", "2"]) == code
     told = capsys.readouterr().out
     assert "NVIDIA H100, commit" in told and f"s; {tmp_path}" in told
     assert json.loads((tmp_path / "gpu.json").read_text())["gpu"] == "NVIDIA H100"
+
+
+def test_a_rehearsal_needs_no_device(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "gpu_name", lambda: None)
+    monkeypatch.setitem(STEPS, "training", alone(GOOD, 60))
+    assert main(["--rehearse", "--only", "training", "--output", str(tmp_path)]) == 0
 
 
 def test_the_shell_script_passes_its_arguments_on():

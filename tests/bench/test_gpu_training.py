@@ -7,38 +7,59 @@ import pytest
 import torch
 
 from bench import gpu_training
-from bench.gpu_training import Watched, agreement, attempt, main, read_config, rows, speed
+from bench.gpu_training import (
+    VARIANTS,
+    Variant,
+    Watched,
+    agreement,
+    choosing,
+    main,
+    read_config,
+    rows,
+    speed,
+    warm,
+)
+from bench.target_table import read_rows
+from kernels import backend
 from lmfast.model.accounting import training_flops_per_token
 
 pytest.importorskip("transformers")
+PLAIN = Variant("unchanged")
 
 
 def test_rows_in_their_order(job):
-    found = list(rows(job, [8], (0.45, 0.55)))
+    found = list(rows(job, ["agreement", "ours", "peer", "double"]))
     assert [row.name for row in found] == [
         "tiny: relative differences from plain PyTorch in float32",
-        "tiny, batch 4: MFU",
-        "tiny, batch 2: beside LlamaForCausalLM, both compiled",
-        "tiny, batch 8: MFU",
+        "tiny, our attention, batch 4: MFU",
+        "tiny, batch 2: against LlamaForCausalLM, both compiled",
+        "tiny, cuDNN attention, twice the batch, batch 8: MFU",
     ]
     assert (
         set(found[0].data) == {"loss", "gradient of the worst parameter", "LlamaForCausalLM's loss"}
         and found[0].value < 1e-4
     )
-    assert (found[1].must, found[1].aim, found[3].must) == (0.45, 0.55, None)
     assert found[2].data["ratio"]["rounds"] == 3 and found[2].data["tokens"] == 16
+    assert not any(row.wrong for row in found)
+
+
+def test_targets_and_predictions_are_an_h100s(job, monkeypatch):
+    assert speed(job, VARIANTS["faster"]).must is None
+    monkeypatch.setattr(gpu_training.machine, "gpu_name", lambda: "NVIDIA H100 80GB HBM3")
+    row = speed(job, VARIANTS["faster"])
+    assert (row.must, row.aim, row.predicted) == (0.45, 0.50, "42-48 %")
 
 
 def test_mfu_follows_from_what_was_timed(job):
-    data = speed(job).data
+    data = speed(job, PLAIN).data
     middle = sorted(data["times"])[1]
     assert data["tokens_per_second"] == pytest.approx(2 * 4 * 8 / middle)
     assert data["mfu"] == pytest.approx(
         data["tokens_per_second"] * training_flops_per_token(job.shape, 8) / 1e9
     )
     assert data["graphs"] == data["recompiles"] == 0 and data["host_syncs"] is None
-    assert data["memory"]["foretold"] > 4 * 4 * sum(p.numel() for p in job.make_model().parameters())
-    assert data["kernels"][0]["ms"] >= data["kernels"][-1]["ms"] and data["device_seconds_a_step"] > 0
+    assert data["memory"]["estimated"] > 4 * 4 * sum(p.numel() for p in job.make_model().parameters())
+    assert data["kernels"][0]["ms"] >= data["kernels"][-1]["ms"] and data["device_seconds_per_step"] > 0
     assert max(data["differences"].values()) < 1e-4
 
 
@@ -47,11 +68,32 @@ def test_the_compiled_step_is_one_graph(job, monkeypatch):
 
     monkeypatch.setattr(torch._dynamo, "lookup_backend", lambda name: lambda graph, inputs: graph.forward)
     torch._dynamo.reset()
-    data = speed(replace(job, compiled=True)).data
+    data = speed(replace(job, compiled=True), PLAIN).data
     assert (data["graphs"], data["recompiles"]) == (1, 0)
 
 
-def test_wrong_results_are_not_timed(job, monkeypatch):
+def test_what_is_timed_is_the_variant(job, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        gpu_training, "our_steps", lambda *arguments: seen.append(dict(backend.CHOICES)) or 1 / 0
+    )
+    before = dict(backend.CHOICES)
+    for variant in VARIANTS.values():
+        with pytest.raises(ZeroDivisionError):
+            speed(job, variant)
+    expected = [
+        before | {operator: (what, what) for operator, what in variant.choices.items()}
+        for variant in VARIANTS.values()
+    ]
+    assert seen == expected and before == backend.CHOICES
+
+
+def test_a_variant_may_change_shape_and_batch(job):
+    changed = job.changed_by(Variant("x", shape={"qk_norm": True}, batch=2.0))
+    assert changed.shape.qk_norm and changed.batch_size == 8 and not job.shape.qk_norm
+
+
+def test_wrong_results_are_marked_and_timed_all_the_same(job, monkeypatch):
     real = gpu_training.loss_and_gradients
 
     def wrong(model, ids, device, bf16):
@@ -59,30 +101,49 @@ def test_wrong_results_are_not_timed(job, monkeypatch):
         return loss * (1.1 if gpu_training.backend.MODE == "torch" else 1.0), gradients
 
     monkeypatch.setattr(gpu_training, "loss_and_gradients", wrong)
-    with pytest.raises(SystemExit, match=r"tiny, batch 4: loss by 0\.09"):
-        agreement(job)
+    row = agreement(job)
+    assert row.verdict == "WRONG" and row.wrong.startswith("loss differs by 0.09")
 
     def doubled(*arguments):
         loss, gradients = real(*arguments)
         return loss, [2 * gradient for gradient in gradients]
 
     monkeypatch.setattr(gpu_training, "loss_and_gradients", doubled)
-    with pytest.raises(SystemExit, match=r"gradient's norm by 0\.5 apart"):
-        speed(job)
+    row = speed(job, PLAIN)
+    assert row.wrong == "compiled and uncompiled gradient's norm differs by 0.5"
+    assert row.value > 0 and len(row.data["times"]) == 3
 
 
 def test_the_mode_of_the_kernels_is_put_back(job):
     before = gpu_training.backend.MODE
     agreement(job)
     assert before == gpu_training.backend.MODE
+    with pytest.raises(RuntimeError), choosing({"rope": "triton"}):
+        raise RuntimeError
+    assert backend.CHOICES["rope"] == ("triton", "torch")
 
 
-def test_too_little_memory_is_a_row(job):
-    def speed(job):
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate\nmore")
+def test_a_row_that_raises_does_not_stop_the_next(job, monkeypatch, capsys):
+    def refuses(job, variant):
+        if variant is VARIANTS["ours"]:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate\nmore")
+        return real(job, variant)
 
-    row = attempt(speed, job)
-    assert row.name == "tiny, batch 4: speed" and "Tried to allocate" in row.shown and row.verdict == "-"
+    real = gpu_training.speed
+    monkeypatch.setattr(gpu_training, "speed", refuses)
+    first, second = rows(job, ["ours", "sdpa"])
+    assert first.verdict == "FAILED" and "Tried to allocate" in first.wrong and not second.wrong
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["ours", "peer"])
+def test_warming_takes_one_step(job, name, monkeypatch):
+    steps = []
+    for kind in (gpu_training.OurSteps, gpu_training.TheirSteps):
+        real = kind.__call__
+        monkeypatch.setattr(kind, "__call__", lambda self, n, real=real: (steps.append(n), real(self, n)))
+    warm(job, name)
+    assert steps == [1]
 
 
 def test_syncs_are_watched_between_the_first_step_and_the_last(monkeypatch):
@@ -103,21 +164,14 @@ def test_the_config_is_the_issues():
     assert (shape.d_model, shape.num_layers, shape.context_length) == (768, 12, 1024)
 
 
-def test_command_line(job, monkeypatch, tmp_path, capsys):
+def test_command_line(monkeypatch, tmp_path, capsys):
     output = tmp_path / "t.json"
-    monkeypatch.setattr(gpu_training, "rows", lambda job, sizes, targets: iter([speed(job_of(job, sizes))]))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-
-    def job_of(asked, sizes):
-        assert asked.batch_size == 64 and sizes == [16] and asked.shape.vocab_size == 32000
-        return job
-
-    monkeypatch.setattr(sys, "argv", ["x", "--batch-sizes", "16", "--output", str(output)])
-    main()
+    monkeypatch.setattr(gpu_training, "IDS", 1000)
+    monkeypatch.setattr(gpu_training, "device_peak", lambda device, bf16: (1e9, "a guess"))
+    monkeypatch.setattr(sys, "argv", ["x", "--rehearse", "--only", "ours", "--output", str(output)])
+    assert main() == 0
+    (row,) = read_rows(output)
+    assert row.name == "owt_124m, our attention, batch 4: MFU" and row.value > 0
     saved = json.loads(output.read_text())
-    assert (
-        saved["rows"][0]["name"] == "tiny, batch 4: MFU"
-        and "commit" in saved
-        and "torch" in saved["versions"]
-    )
-    assert "tok/s" in capsys.readouterr().out
+    assert "commit" in saved and "torch" in saved["versions"] and "tok/s" in capsys.readouterr().out

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from bench.target_table import Row, line, measure, save
+from bench.target_table import Row, attempt, line, measure, read_rows, save
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,30 @@ def test_what_was_measured_before_an_error_is_on_the_disk(tmp_path, capsys):
         "first",
         "second",
     ]
+
+
+def test_a_wrong_row_meets_no_target_and_keeps_its_figure(tmp_path, capsys):
+    row = Row("x", 2, 3, 5.0, "5 x", wrong="loss differs by 0.1", predicted="4-6")
+    assert row.verdict == "WRONG"
+    assert line(row) == " WRONG  x (at least 2, aim 3): loss differs by 0.1; 5 x [predicted 4-6]"
+    assert measure("a machine", {"commit": "abc", "dirty": False}, [row], tmp_path / "t.json") == 1
+    assert measure("a machine", {"commit": "abc", "dirty": False}, [], tmp_path / "t.json") == 0
+    capsys.readouterr()
+
+
+def test_a_row_that_raises_is_a_row(capsys):
+    def breaks():
+        raise RuntimeError("no such kernel\nmore")
+
+    row = attempt("x", breaks)
+    assert row.verdict == "FAILED" and line(row) == "FAILED  x: FAILED: RuntimeError: no such kernel; "
+    assert "Traceback" in capsys.readouterr().err
+    assert attempt("x", lambda: Row("y", 1, None, 2.0, "")).name == "y"
+
+
+def test_saved_rows_are_read_again(tmp_path):
+    rows = [Row("x", 1, None, 2.0, "shown", True, {"times": [1.0]}, "3", "no")]
+    save(tmp_path / "t.json", {}, rows, 0.0)
+    assert read_rows(tmp_path / "t.json") == rows
+    (tmp_path / "half.json").write_text('{"rows": [{"na')
+    assert read_rows(tmp_path / "half.json") == read_rows(tmp_path / "none.json") == []

@@ -1,0 +1,147 @@
+"""Processes with a time limit, run together, whose output goes to one log.
+
+In: a Step, which is one or more Jobs (`python -m MODULE ARGUMENTS`) that run at the same time. Out: how each ended, as
+text: "done", or what went wrong. Every line that a job prints is written to the log as it comes, with the job's name in
+front; a job that runs alone is also shown on stdout. When a step ends, none of its processes is left: each runs in a
+process group of its own, which is stopped at the limit, and is told by the kernel to die with this process.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bench import machine
+
+GRACE = 3.0  # seconds a job gets to end by itself when it is asked to
+LIBC, PR_SET_PDEATHSIG = ctypes.CDLL(None), 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """`python -m module arguments`, with `to` and the path of `output` where it writes a file.
+
+    essential: a failure of this job makes the step fail. Jobs that only fill caches are not."""
+
+    name: str
+    module: str
+    arguments: tuple[str, ...] = ()
+    output: str | None = None
+    to: str = "--output"
+    essential: bool = True
+
+    def command(self, folder: Path) -> list[str]:
+        words = [sys.executable, "-m", self.module, *self.arguments]
+        return words if self.output is None else [*words, self.to, str(folder / self.output)]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Jobs that run at the same time, for at most `limit` seconds."""
+
+    limit: float
+    jobs: tuple[Job, ...]
+
+    def with_arguments(self, extra: Mapping[str, tuple[str, ...]]) -> "Step":
+        """The step with more arguments for each module that `extra` names."""
+        jobs = (replace(job, arguments=job.arguments + extra.get(job.module, ())) for job in self.jobs)
+        return replace(self, jobs=tuple(jobs))
+
+
+class Log:
+    """A file that several threads append whole lines to; what is written by `write` is shown on stdout too."""
+
+    def __init__(self, path: Path):
+        self.file, self.lock = path.open("a", encoding="utf-8"), threading.Lock()
+
+    def write(self, text: str, prefix: str = "", show: bool = True) -> None:
+        with self.lock:
+            self.file.write(f"{prefix}{text}\n")
+            self.file.flush()
+            if show:
+                print(text, flush=True)
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.file.close()
+
+
+def run_step(
+    step: Step, folder: Path, limit: float, log: Log, clock: Callable[[], float] = time.monotonic
+) -> dict[str, str]:
+    """{job: how it ended}. All jobs start at once; those still running after `limit` seconds are stopped."""
+    end = clock() + limit
+    running = {job.name: _Running(job, folder, log, alone=len(step.jobs) == 1) for job in step.jobs}
+    try:
+        while any(job.child.poll() is None for job in running.values()) and clock() < end:
+            time.sleep(0.05)
+    finally:
+        late = {name for name, job in running.items() if job.child.poll() is None}
+        stop([job.child for job in running.values()])
+    ended = {}
+    for name, job in running.items():
+        job.reader.join(GRACE)
+        code = job.child.returncode
+        if name in late:
+            how = f"stopped at its limit of {limit:.0f} s"
+        else:
+            how = "done" if code == 0 else f"failed with exit code {code}"
+        if how != "done":
+            log.write(f"{name}: {how}", show=len(step.jobs) > 1)
+        ended[name] = how if job.job.essential else "done"
+    return ended
+
+
+class _Running:
+    """A started job and the thread that copies what it prints to the log."""
+
+    def __init__(self, job: Job, folder: Path, log: Log, alone: bool):
+        self.job = job
+        self.child = subprocess.Popen(
+            job.command(folder), cwd=machine.ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, errors="replace", process_group=0, preexec_fn=_die_with_parent,
+        )  # fmt: skip
+        self.reader = threading.Thread(target=self._copy, args=(log, alone), daemon=True)
+        self.reader.start()
+
+    def _copy(self, log: Log, alone: bool) -> None:
+        for text in self.child.stdout:
+            log.write(text.rstrip("\n"), f"[{self.job.name}] ", show=alone)
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def stop(children: list[subprocess.Popen]) -> None:
+    """Ends the process group of each child: SIGTERM first, SIGKILL after GRACE."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        alive = [child for child in children if _signal_group(child, number)]
+        end = time.monotonic() + GRACE
+        while any(child.poll() is None for child in alive) and time.monotonic() < end:
+            time.sleep(0.02)
+
+
+def _signal_group(child: subprocess.Popen, number: int) -> bool:
+    """Whether there was anything in the child's group to signal."""
+    try:
+        os.killpg(child.pid, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def save(path: Path, found: dict) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(found, indent=1) + "\n")
+    os.replace(partial, path)

@@ -1,0 +1,159 @@
+"""Every GPU path once, at small sizes, with nothing timed: `python -m bench.gpu_smoke CHECK [--rehearse]`.
+
+What has never run on a device breaks there first, and a device is paid by the minute: bench/gpu.sh --smoke runs all
+CHECKS at the same time, each in a process of its own, so that one call shows everything that is broken with its whole
+traceback. Most checks are the measuring programs themselves on two layers, so that these do not break later either.
+Exit code 0 when the check passed. `--rehearse` runs the same code without a device.
+"""
+
+import argparse
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "2")  # many of these processes run at once
+
+
+from bench import gpu_decoding, gpu_run, gpu_training
+from bench.target_table import Row, line
+from kernels import check
+from kernels.check_correct import CHECKS as OPERATORS
+from kernels.check_speed import Sizes as SpeedSizes
+from lmfast.model.device import make_deterministic, pick_device
+from lmfast.settings import find_config, read_yaml, replace_flat
+
+SMALL_SPEED = SpeedSizes(
+    rows=256, width=512, d_ff=256, tokens=512, attention_seqs=(256,), attention_width=256, d_model=256, vocab=1000,
+    context=256, decode_batches=(1,), cache_bytes=1,
+)  # fmt: skip
+SMALL_RUN = {
+    "num_layers": 2, "batch_size": 8, "total_tokens": None, "max_iters": 24, "log_interval": 4, "eval_interval": 12,
+    "eval_batches": 2, "warmup_iters": 4, "sample_interval": 12, "checkpoint_interval": 12,
+}  # fmt: skip
+
+
+class Machine:
+    """What the checks run on: the device, or the CPU at tiny sizes."""
+
+    def __init__(self, rehearse: bool):
+        self.rehearse = rehearse
+        self.device = pick_device("auto")
+        if self.device.type != "cuda" and not rehearse:
+            raise SystemExit("gpu_smoke: needs a CUDA device, or --rehearse")
+        make_deterministic(self.device)
+
+    def job(self, **shape) -> gpu_training.Job:
+        settings = gpu_training.read_config(gpu_training.CONFIG)
+        sizes = gpu_training.TINY if self.rehearse else {"num_layers": 2}
+        model = replace(settings.model, **(sizes | shape)).resolved()
+        return gpu_training.Job("smoke", model, 4, self.device, not self.rehearse, steps=4, rounds=2)
+
+    def must_be_right(self, *rows: Row) -> None:
+        for row in rows:
+            print(line(row), flush=True)
+        if any(row.wrong for row in rows):
+            raise SystemExit(1)
+
+
+def operator(name: str, machine: Machine) -> None:
+    """An operator forward and backward at small shapes against float32."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["--what", "correct", "--small", "--only", name, "--json", f"{folder}/check.json"]
+        if check.main(words + (["--rehearse"] if machine.rehearse else [])):
+            raise SystemExit(1)
+
+
+def operator_speed(machine: Machine) -> None:
+    """The timing program of every operator, at small sizes."""
+    report = check.Report(machine.device, None, check.machine(machine.device))
+    check.run(
+        report,
+        list(OPERATORS),
+        "speed",
+        check.TINY_CHECK,
+        check.TINY_SPEED if machine.rehearse else SMALL_SPEED,
+    )
+    if report.wrong():
+        raise SystemExit(1)
+
+
+def step(variant: str, machine: Machine) -> None:
+    """Some compiled steps of two layers, whose loss and gradients must be those of the uncompiled step."""
+    machine.must_be_right(gpu_training.speed(machine.job(), gpu_training.VARIANTS[variant]))
+
+
+def decoding(names: list[str], machine: Machine) -> None:
+    """The decoding rows on two layers."""
+    shape = machine.job().shape
+    subject = gpu_decoding.Subject(shape, machine.device, new=20, rounds=2, reading=1e12)
+    machine.must_be_right(*gpu_decoding.rows(subject, names))
+
+
+def train(changes: dict, machine: Machine) -> None:
+    """A short run with evaluation, samples and checkpoints, stopped half-way and resumed."""
+    settings = gpu_run.read_config(gpu_run.CONFIG)
+    settings = replace_flat(
+        settings, SMALL_RUN | ({"compile": False, "bf16": False} if machine.rehearse else {})
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) if machine.rehearse else gpu_run.DATA
+        if machine.rehearse:
+            settings = replace_flat(settings, gpu_run.TINY | SMALL_RUN | {"vocab_size": 300})
+        settings, corpus = gpu_run.make_data(
+            settings, data, 200_000 if machine.rehearse else gpu_run.TEXT_BYTES
+        )
+        settings = replace_flat(settings, changes)
+        gpu_run.run(
+            replace_flat(settings, {"max_iters": 12, "lr_decay_iters": 24}),
+            Path(folder) / "run",
+            False,
+            corpus,
+        )
+        gpu_run.run(replace_flat(settings, {"lr_decay_iters": 24}), Path(folder) / "run", True, corpus)
+
+
+def recipe(name: str, machine: Machine) -> None:
+    """A recipe of configs/ with two layers: all its options in one compiled step."""
+    settings = replace_flat(
+        gpu_training.TrainSettings(), read_yaml(find_config(name), gpu_training.TrainSettings)
+    )
+    shape = {"num_layers": 2, "vocab_size": 1024}
+    if machine.rehearse:
+        shape = gpu_training.TINY
+    model = replace(settings.model, **shape).resolved()
+    job = gpu_training.Job(name, model, 4, machine.device, not machine.rehearse, steps=4, rounds=2)
+    machine.must_be_right(gpu_training.speed(job, gpu_training.VARIANTS["faster"]))
+
+
+CHECKS: dict[str, Callable[[Machine], None]] = {
+    **{f"operator-{name}": (lambda machine, name=name: operator(name, machine)) for name in OPERATORS},
+    "agreement": lambda machine: machine.must_be_right(gpu_training.agreement(machine.job())),
+    **{
+        f"step-{name}": (lambda machine, name=name: step(name, machine))
+        for name in gpu_training.VARIANTS
+        if name != "double"
+    },
+    "peer": lambda machine: machine.must_be_right(gpu_training.beside_llama(machine.job())),
+    "decoding-graph": lambda machine: decoding(["one", "second-call", "sixteen"], machine),
+    "decoding-compiled": lambda machine: decoding(["one-compiled", "sixteen-compiled"], machine),
+    "decoding-peer": lambda machine: decoding(["one-peer"], machine),
+    "train": lambda machine: train({}, machine),
+    "operator-speed": operator_speed,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu_smoke", description=__doc__.split("\n")[0])
+    parser.add_argument("check", choices=CHECKS, metavar="CHECK", help=", ".join(CHECKS))
+    parser.add_argument("--rehearse", action="store_true", help="without a device, at tiny sizes")
+    arguments = parser.parse_args()
+    with contextlib.suppress(BrokenPipeError):
+        CHECKS[arguments.check](Machine(arguments.rehearse))
+        print(f"{arguments.check}: passed")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""The steps of `bash bench/gpu.sh`: which processes, with which limits. The limits of STEPS add up to MINUTES of gpu.py."""
+
+from bench.gpu_jobs import Job, Step
+from bench.gpu_smoke import CHECKS
+
+# While operators are checked, the steps that are timed later fill the caches of Inductor and Triton.
+WARM = (
+    *(
+        Job(f"warm-{name}", "bench.gpu_training", ("--warm", name), essential=False)
+        for name in ("ours", "faster", "peer")
+    ),
+    Job("warm-decoding", "bench.gpu_decoding", ("--warm",), essential=False),
+    Job("warm-run", "bench.gpu_run", ("--warm",), essential=False),
+)
+
+STEPS: dict[str, Step] = {
+    "correctness": Step(
+        90, (Job("correctness", "bench.gpu_correctness", output="gpu_correctness.json"), *WARM)
+    ),
+    "training": Step(120, (Job("training", "bench.gpu_training", output="gpu_training.json"),)),
+    "decoding": Step(60, (Job("decoding", "bench.gpu_decoding", output="gpu_decoding.json"),)),
+    "kernels": Step(
+        60,
+        (Job("kernels", "kernels.check", ("--what", "speed", "--quick"), "gpu_kernels.json", "--json"),),
+    ),
+    "run": Step(50, (Job("run", "bench.gpu_run", ("--minutes", "0.5"), "gpu_run.json"),)),
+    "scaling": Step(
+        30,
+        (Job("scaling", "bench.tokenizer_scaling", output="tokenizer_scaling.json"),),
+    ),
+}
+
+ON_REQUEST: dict[str, Step] = {
+    "tiles": Step(40, (Job("tiles", "bench.gpu_tiles", output="gpu_tiles.json"),)),
+    "beyond": Step(
+        500, (Job("beyond", "kernels.check", ("--what", "correct"), "gpu_beyond.json", "--json"),)
+    ),
+    "whole-run": Step(500, (Job("whole-run", "bench.gpu_run", ("--minutes", "7.5"), "gpu_whole_run.json"),)),
+}
+
+SMOKE: dict[str, Step] = {
+    "smoke": Step(115, tuple(Job(name, "bench.gpu_smoke", (name,)) for name in CHECKS)),
+    "tiles": ON_REQUEST["tiles"],
+}
+
+# More arguments for each module on a machine without a device.
+REHEARSAL: dict[str, tuple[str, ...]] = {
+    "bench.gpu_smoke": ("--rehearse",),
+    "bench.gpu_correctness": ("--rehearse",),
+    "bench.gpu_training": ("--rehearse",),
+    "bench.gpu_decoding": ("--rehearse",),
+    "bench.gpu_run": ("--rehearse",),
+    "bench.gpu_tiles": ("--rehearse",),
+    "bench.tokenizer_scaling": ("--rehearse",),
+    "kernels.check": ("--rehearse",),
+}

@@ -1,0 +1,67 @@
+"""Scaling rows on a small text: the same ids whatever the workers, and a difference is seen."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from bench import corpora, tokenizer_scaling
+from bench.target_table import read_rows
+from bench.tokenizer_scaling import Subject, main, parts, rows, worker_counts
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("".join(f"Story {i} of the cat.{corpora.END}" for i in range(500)))
+    return path
+
+
+def test_counts_of_workers():
+    assert (
+        worker_counts(1) == [1] and worker_counts(6) == [1, 2, 4, 6] and worker_counts(64) == [1, 2, 4, 8, 16]
+    )
+
+
+def test_parts_are_the_text_cut_at_documents(text, tmp_path):
+    paths = parts(text, 3, tmp_path)
+    pieces = [path.read_text() for path in paths]
+    assert "".join(pieces) == text.read_text() and len(pieces) == 3
+    assert all(piece.endswith(corpora.END) for piece in pieces)
+
+
+def test_rows(text, tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizer_scaling, "VOCABULARY", 280)
+    subject = Subject(text, tmp_path, [1, 2], rounds=1)
+    found = list(rows(subject))
+    assert [row.name.split(",")[0] for row in found] == [
+        "encode A to a file",
+        "train 10k on A",
+        "encode A to files",
+    ]
+    assert all(set(row.data["times"]) == {1, 2} and row.value > 0 and not row.wrong for row in found)
+
+
+def test_other_ids_are_wrong(text, tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizer_scaling, "VOCABULARY", 280)
+    subject = Subject(text, tmp_path, [1, 2], rounds=1)
+    real = subject.encode
+
+    def encode(workers):
+        real(workers)
+        if workers == 2:
+            np.save(tmp_path / "ids.npy", np.load(tmp_path / "ids.npy")[::-1])
+
+    monkeypatch.setattr(subject, "encode", encode)
+    assert tokenizer_scaling.threads_row(subject).wrong == "2 threads give other ids than one"
+
+
+def test_command_line(text, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(corpora, "corpus", lambda name, size: text)
+    monkeypatch.setattr(tokenizer_scaling, "VOCABULARY", 280)
+    output = tmp_path / "s.json"
+    monkeypatch.setattr(sys, "argv", ["x", "--rehearse", "--only", "train", "--output", str(output)])
+    assert main() == 0 and len(read_rows(output)) == 1
+    monkeypatch.setattr(sys, "argv", ["x", "--prepare"])
+    assert main() == 0
+    capsys.readouterr()
