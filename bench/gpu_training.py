@@ -49,14 +49,9 @@ ROWS_AT_ONCE = 8  # of the uncompiled step that others are compared with
 CLOSE, CLOSE_GRADIENT = 1e-3, 5e-2  # relative differences; bf16 at 124M on a CPU: 2e-5 and up to 1.6e-2
 CLOSE_FP8, CLOSE_FP8_GRADIENT = 2e-2, 0.3  # an e4m3 value has 3 bits of mantissa
 TINY = {
-    "d_model": 32,
-    "num_layers": 1,
-    "num_heads": 2,
-    "num_kv_heads": 2,
-    "d_ff": 48,
-    "vocab_size": 128,
-    "context_length": 32,
-}
+    "d_model": 32, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "d_ff": 48, "vocab_size": 128,
+    "context_length": 64,
+}  # fmt: skip
 KERNELS = 30  # how many are listed, those that take the most time
 
 
