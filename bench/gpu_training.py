@@ -9,8 +9,8 @@ each. Steps are those of bench/training_step.py, batches made ahead and pinned a
 clock between two waits for the device, several steps each, after warming up. The first loss and gradient norm of every
 timed step are compared with those of the uncompiled one: beyond the tolerance the row is marked WRONG and keeps its time.
 
-`--warm ROW` takes the first step of a row and measures nothing: it leaves compiled code in the caches of Inductor and
-Triton. In: a file of configs/; no data: ids are random, with the frequencies of text. Without a CUDA device the same
+`--warm ROW …` takes the first step of these rows and measures nothing: it leaves compiled code in the caches of Inductor
+and Triton. In: a file of configs/; no data: ids are random, with the frequencies of text. Without a CUDA device the same
 rows come out in float32, which is how tests run it.
 """
 
@@ -411,7 +411,9 @@ def main() -> int:
             job, shape=replace(shape, **TINY).resolved(), batch_size=4, compiled=False, steps=2, rounds=2
         )
     if arguments.warm:
-        warm(job, arguments.warm)
+        for name in arguments.warm:
+            warm(job, name)
+            clean()
         return 0
     described = machine.describe(gpu)
     name = f"gpu_training_{machine.slug(gpu or described['cpu'])}.json"
