@@ -103,8 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = STEPS | ON_REQUEST
     steps = SMOKE if options.smoke else {name: known[name] for name in options.only or STEPS}
     if options.rehearse:
-        steps = {name: step.with_arguments(REHEARSAL) for name, step in steps.items()}
-    minutes = options.minutes or (SMOKE_MINUTES if options.smoke else MINUTES)
+        steps = {name: step.rehearsed(REHEARSAL) for name, step in steps.items()}
+    minutes = options.minutes or (60.0 if options.rehearse else SMOKE_MINUTES if options.smoke else MINUTES)
     print(
         f"{gpu or described['cpu']}, commit {described['commit']}{' with changes' if described['dirty'] else ''}, "
         f"{described['versions']}",

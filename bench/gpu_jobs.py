@@ -20,7 +20,11 @@ from pathlib import Path
 
 from bench import machine
 
+REHEARSAL_LIMIT = 1200.0
 GRACE = 3.0  # seconds a job gets to end by itself when it is asked to
+AT_ONCE = max(
+    2, machine.num_cores() * 3 // 2
+)  # jobs wait for the device, for imports and for the compiler in turns
 LIBC, PR_SET_PDEATHSIG = ctypes.CDLL(None), 1
 
 
@@ -49,10 +53,10 @@ class Step:
     limit: float
     jobs: tuple[Job, ...]
 
-    def with_arguments(self, extra: Mapping[str, tuple[str, ...]]) -> "Step":
-        """The step with more arguments for each module that `extra` names."""
+    def rehearsed(self, extra: Mapping[str, tuple[str, ...]]) -> "Step":
+        """The step with more arguments for each module that `extra` names, and no limit that a slow host reaches."""
         jobs = (replace(job, arguments=job.arguments + extra.get(job.module, ())) for job in self.jobs)
-        return replace(self, jobs=tuple(jobs))
+        return Step(REHEARSAL_LIMIT, tuple(jobs))
 
 
 class Log:
@@ -76,28 +80,43 @@ class Log:
 
 
 def run_step(
-    step: Step, folder: Path, limit: float, log: Log, clock: Callable[[], float] = time.monotonic
+    step: Step,
+    folder: Path,
+    limit: float,
+    log: Log,
+    clock: Callable[[], float] = time.monotonic,
+    at_once: int = AT_ONCE,
 ) -> dict[str, str]:
-    """{job: how it ended}. All jobs start at once; those still running after `limit` seconds are stopped."""
+    """{job: how it ended}. At most `at_once` jobs run at the same time; after `limit` seconds all are stopped."""
     end = clock() + limit
-    running = {job.name: _Running(job, folder, log, alone=len(step.jobs) == 1) for job in step.jobs}
+    waiting = list(step.jobs)
+    running: dict[str, _Running] = {}
+    late: set[str] = set()
     try:
-        while any(job.child.poll() is None for job in running.values()) and clock() < end:
+        while True:
+            busy = sum(job.child.poll() is None for job in running.values())
+            for job in waiting[: max(0, at_once - busy)]:
+                running[job.name] = _Running(job, folder, log, alone=len(step.jobs) == 1)
+                waiting.remove(job)
+                busy += 1
+            if not busy or clock() >= end:
+                break
             time.sleep(0.05)
     finally:
         late = {name for name, job in running.items() if job.child.poll() is None}
         stop([job.child for job in running.values()])
     ended = {}
-    for name, job in running.items():
-        job.reader.join(GRACE)
-        code = job.child.returncode
-        if name in late:
-            how = f"stopped at its limit of {limit:.0f} s"
-        else:
+    for job in step.jobs:
+        how = "not started: no time left"
+        if job.name in running:
+            running[job.name].reader.join(GRACE)
+            code = running[job.name].child.returncode
             how = "done" if code == 0 else f"failed with exit code {code}"
+            if job.name in late:
+                how = f"stopped at its limit of {limit:.0f} s"
         if how != "done":
-            log.write(f"{name}: {how}", show=len(step.jobs) > 1)
-        ended[name] = how if job.job.essential else "done"
+            log.write(f"{job.name}: {how}", show=len(step.jobs) > 1)
+        ended[job.name] = how if job.essential else "done"
     return ended
 
 

@@ -67,6 +67,23 @@ def test_jobs_run_at_the_same_time(tmp_path, log):
     assert set(run_step(Step(60, jobs), tmp_path, 60, log).values()) == {"done"}
 
 
+def test_no_more_run_than_are_asked_for(tmp_path, log):
+    """Each job finds nobody else's mark."""
+    script = (
+        "import pathlib, sys, time\n"
+        "mine = pathlib.Path(sys.argv[1]); others = list(mine.parent.glob('*.busy')); mine.touch()\n"
+        "time.sleep(0.2); mine.unlink(); sys.exit(len(others))\n"
+    )
+    jobs = tuple(Script(name, script, output=f"{name}.busy") for name in "abc")
+    assert set(run_step(Step(60, jobs), tmp_path, 60, log, at_once=1).values()) == {"done"}
+
+
+def test_jobs_that_never_started_say_so(tmp_path, log):
+    jobs = Script("slow", SLOW), Script("next", "print(1)")
+    ended = run_step(Step(60, jobs), tmp_path, 45.0, log, Clock(10.0), at_once=1)
+    assert ended == {"slow": "stopped at its limit of 45 s", "next": "not started: no time left"}
+
+
 def test_a_job_that_only_fills_caches_may_fail(tmp_path, log, capsys):
     jobs = Script("good", "print(1)"), Script("warm", "raise SystemExit(3)", essential=False)
     assert run_step(Step(60, jobs), tmp_path, 60, log) == {"good": "done", "warm": "done"}
