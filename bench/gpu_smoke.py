@@ -17,13 +17,13 @@ from pathlib import Path
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "2")  # many of these processes run at once
 
 
-from bench import gpu_decoding, gpu_run, gpu_training
+from bench import gpu_decoding, gpu_run, gpu_smoke_decoding, gpu_training
 from bench.target_table import Row, line
 from kernels import check
 from kernels.check_correct import CHECKS as OPERATORS
 from kernels.check_speed import Sizes as SpeedSizes
 from lmfast.model.device import make_deterministic, pick_device
-from lmfast.settings import find_config, read_yaml, replace_flat
+from lmfast.settings import replace_flat
 
 SMALL_SPEED = SpeedSizes(
     rows=256, width=512, d_ff=256, tokens=512, attention_seqs=(256,), attention_width=256, d_model=256, vocab=1000,
@@ -33,6 +33,17 @@ SMALL_RUN = {
     "num_layers": 2, "batch_size": 8, "total_tokens": None, "max_iters": 24, "log_interval": 4, "eval_interval": 12,
     "eval_batches": 2, "warmup_iters": 4, "sample_interval": 12, "checkpoint_interval": 12,
 }  # fmt: skip
+
+RECIPE = {  # what configs/speedrun_124m and owt_124m_leaderboard turn on
+    "optimizer": "muon", "qk_norm": True, "value_embeddings": True, "zero_init": True, "logit_softcap": 15.0,
+    "z_loss": 1e-4, "grad_accumulation": 4, "batch_ramp_start": 2, "batch_ramp_iters": 8,
+}  # fmt: skip
+TRAINING_OPTIONS: dict[str, dict] = {
+    "fp16": {"bf16": False, "fp16": True},
+    "fp8": {"fp8": True},
+    "document-mask": {"document_mask": True},
+    "recipe": RECIPE,
+}
 
 
 class Machine:
@@ -105,7 +116,6 @@ def train(changes: dict, machine: Machine) -> None:
         settings, corpus = gpu_run.make_data(
             settings, data, 200_000 if machine.rehearse else gpu_run.TEXT_BYTES
         )
-        settings = replace_flat(settings, changes)
         gpu_run.run(
             replace_flat(settings, {"max_iters": 12, "lr_decay_iters": 24}),
             Path(folder) / "run",
@@ -115,17 +125,10 @@ def train(changes: dict, machine: Machine) -> None:
         gpu_run.run(replace_flat(settings, {"lr_decay_iters": 24}), Path(folder) / "run", True, corpus)
 
 
-def recipe(name: str, machine: Machine) -> None:
-    """A recipe of configs/ with two layers: all its options in one compiled step."""
-    settings = replace_flat(
-        gpu_training.TrainSettings(), read_yaml(find_config(name), gpu_training.TrainSettings)
-    )
-    shape = {"num_layers": 2, "vocab_size": 1024}
-    if machine.rehearse:
-        shape = gpu_training.TINY
-    model = replace(settings.model, **shape).resolved()
-    job = gpu_training.Job(name, model, 4, machine.device, not machine.rehearse, steps=4, rounds=2)
-    machine.must_be_right(gpu_training.speed(job, gpu_training.VARIANTS["faster"]))
+def decoding_in_pieces(machine: Machine) -> None:
+    """Each part of decoding by itself (bench/gpu_smoke_decoding.py)."""
+    if gpu_smoke_decoding.main(["--rehearse"] if machine.rehearse else []):
+        raise SystemExit(1)
 
 
 CHECKS: dict[str, Callable[[Machine], None]] = {
@@ -140,7 +143,12 @@ CHECKS: dict[str, Callable[[Machine], None]] = {
     "decoding-graph": lambda machine: decoding(["one", "second-call", "sixteen"], machine),
     "decoding-compiled": lambda machine: decoding(["one-compiled", "sixteen-compiled"], machine),
     "decoding-peer": lambda machine: decoding(["one-peer"], machine),
+    "decoding-pieces": decoding_in_pieces,
     "train": lambda machine: train({}, machine),
+    **{
+        f"train-{name}": (lambda machine, changes=changes: train(changes, machine))
+        for name, changes in TRAINING_OPTIONS.items()
+    },
     "operator-speed": operator_speed,
 }
 

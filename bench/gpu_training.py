@@ -75,6 +75,9 @@ VARIANTS: dict[str, Variant] = {
     "ours": Variant("our attention", {"attention": "triton"}, predicted="38-43 %"),
     "faster": Variant("cuDNN attention", FASTER, must=0.45, aim=0.50, predicted="42-48 %"),
     "sdpa": Variant("PyTorch's attention", {"attention": "torch"}),
+    "fp8": Variant(
+        "cuDNN attention, FP8", FASTER, options={"fp8": True}, aim=0.55, predicted="46-55 % of the bf16 peak"
+    ),
     "double": Variant("cuDNN attention, twice the batch", FASTER, batch=2.0),
     "loss-torch": Variant("chunked loss through Inductor", FASTER | {"linear_cross_entropy": "torch"}),
     "norm-torch": Variant("RMSNorm by Inductor", FASTER | {"rms_norm": "torch"}),
