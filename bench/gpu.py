@@ -1,7 +1,7 @@
 """Everything that needs a CUDA device, in one command: `bash bench/gpu.sh [--smoke] [--only STEP …] [--minutes M]`.
 
-`--smoke` (under two and a half minutes) runs every GPU path once at small sizes, all at the same time, and times nothing:
-bench/gpu_smoke.py. Without it, the measurements, most important first, each step with a time limit of its own:
+`--smoke` (under three minutes) runs every GPU path once at small sizes, all at the same time, and times nothing:
+bench/gpu_smoke.py; then it sweeps launch parameters, bench/gpu_tiles.py. Without it, the measurements, most important first, each step with a time limit of its own:
 
     correctness    operators at real sizes, while the caches of compiled code are filled      bench/gpu_correctness.py
     training       the compiled 124M step: MFU, memory, syncs, options                        bench/gpu_training.py
@@ -34,7 +34,7 @@ from bench.gpu_steps import ON_REQUEST, REHEARSAL, SMOKE, STEPS
 from bench.target_table import line, read_rows
 
 LEAST = 12.0  # seconds; a step is not started with less
-MINUTES, SMOKE_MINUTES = 7.5, 2.4
+MINUTES, SMOKE_MINUTES = 7.5, 2.85
 
 
 def run_all(

@@ -1,10 +1,11 @@
 """Which launch parameters are fastest on this device? `python -m bench.gpu_tiles [--only GROUP …]`.
 
-Groups: attention's forward, dq and dk, dv kernels at head_dim 64 and 128 (kernels/attention_tiles.py), RMSNorm's backward
-(kernels/tuning.py), each at the sizes of training, bf16, forward and backward together. A row says how
-long each candidate takes, the default first, and names the fastest; a candidate whose result differs from the default's
-is WRONG. Compiling takes longer than measuring, so all candidates are compiled first, in processes that run at once; what
-they leave in Triton's cache is then timed one after another. Needs a CUDA device, or `--rehearse`.
+Groups: attention's forward, dq and dk, dv kernels at head_dim 64 and 128 (kernels/attention_tiles.py); RMSNorm's
+backward, the loss kernel and its chunks (kernels/tuning.py). Each at the sizes of training, in bf16, forward and backward
+together. A row says how long each candidate takes, the default first, and names the fastest; a candidate whose result
+differs from the default's is WRONG. Compiling takes longer than measuring, so all candidates are compiled first, in
+processes that run at once; what they leave in Triton's cache is then timed one after another. Needs a CUDA device, or
+`--rehearse`.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from kernels import attention_tiles, tuning
 from kernels.check_report import time_ms
 
 SEQ, WIDTH = 4096, 2048  # of attention: tokens of a sequence, heads × head_dim
-TOKENS, D_MODEL = 16_384, 768
+TOKENS, D_MODEL, VOCAB = 16_384, 768, 50_304
 CLOSE = 2**-6  # of the largest value, two roundings of bf16
 
 
@@ -67,6 +68,20 @@ def normalise(device: torch.device, tiny: bool, width: int) -> Callable:
     return lambda: torch.autograd.grad(kernels.rms_norm(x, weight), (x, weight), upstream)
 
 
+def lose(device: torch.device, tiny: bool) -> Callable:
+    tokens, width, vocab = (16, 32, 64) if tiny else (TOKENS, D_MODEL, VOCAB)
+    hidden, weight = randn(device, tokens, width), randn(device, vocab, width)
+    weight.data *= 0.05
+    targets = torch.arange(tokens, device=device) % vocab
+    return lambda: torch.autograd.grad(
+        kernels.linear_cross_entropy(hidden, weight, targets)[0], (hidden, weight)
+    )
+
+
+def use(config: str, chosen: dict[str, int]) -> contextlib.AbstractContextManager:
+    return tuning.use_config(config, **chosen)
+
+
 def groups() -> dict[str, Group]:
     found = {}
     for head_dim, lists in attention_tiles.CANDIDATES.items():
@@ -76,15 +91,20 @@ def groups() -> dict[str, Group]:
                 lambda tile, kernel=kernel: attention_tiles.use_tiles(**{kernel: tile}),
                 partial(attend, head_dim=head_dim, backward=kernel != "forward"),
             )
-    rms_norm = import_module("kernels.rms_norm")
-    for name, candidates, make in (
-        ("rms_norm_backward", rms_norm.NARROW_BACKWARD_CANDIDATES, partial(normalise, width=D_MODEL)),
-        ("rms_norm_backward-4096", rms_norm.BACKWARD_CANDIDATES, partial(normalise, width=4096)),
+    rms_norm, loss = import_module("kernels.rms_norm"), import_module("kernels.linear_cross_entropy")
+    chunks = [{"ROWS": rows} for rows in loss.CHUNK_ROWS_CANDIDATES]
+    for name, config, candidates, make in (
+        (
+            "rms_norm-768",
+            "rms_norm_backward",
+            rms_norm.NARROW_BACKWARD_CANDIDATES,
+            partial(normalise, width=768),
+        ),
+        ("rms_norm-4096", "rms_norm_backward", rms_norm.BACKWARD_CANDIDATES, partial(normalise, width=4096)),
+        ("loss", "loss", loss.LOSS_CANDIDATES, lose),
+        ("loss-chunks", "loss chunks", chunks, lose),
     ):
-        config = name.split("-")[0]
-        found[name] = Group(
-            candidates, lambda chosen, config=config: tuning.use_config(config, **chosen), make
-        )
+        found[name] = Group(candidates, partial(use, config), make)
     return found
 
 
