@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from lmfast.errors import UserError, exit_on_user_error
+from lmfast.model import compile_cache
 from lmfast.settings import DataSettings, OptimizerSettings, TrainSettings, parse, precision_of
 
 
@@ -76,6 +77,7 @@ def dpo(argv: Sequence[str]) -> bool:
     """Runs the training that a command line describes; returns False when it was stopped before its end."""
     if {"-h", "--help"} & set(argv):
         parse(DPOSettings, argv, "lmfast dpo")
+    compile_cache.use()
     import torch
 
     from lmfast.training.distributed import joined

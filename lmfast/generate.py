@@ -17,6 +17,7 @@ import tyro
 
 from lmfast.errors import UserError, exit_on_user_error
 from lmfast.files import read_text
+from lmfast.model import compile_cache
 from lmfast.settings import parse, precision_of
 
 
@@ -77,6 +78,7 @@ def generate_text(settings: GenerateSettings) -> None:
     if settings.max_tokens < 1:
         raise UserError(f"max_tokens is {settings.max_tokens}; it must be at least 1")
     precision = precision_of(settings)
+    compile_cache.use()
     from lmfast.inference.decode import generate
     from lmfast.inference.sampling import Sampling
     from lmfast.model.device import autocast, pick_device, why_not_compile

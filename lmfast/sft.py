@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from lmfast.errors import exit_on_user_error
+from lmfast.model import compile_cache
 from lmfast.settings import DataSettings, OptimizerSettings, TrainSettings, parse, precision_of
 
 
@@ -61,6 +62,7 @@ def sft(argv: Sequence[str]) -> bool:
     """Runs the fine-tuning that a command line describes; returns False when it was stopped before its end."""
     if {"-h", "--help"} & set(argv):
         parse(SFTSettings, argv, "lmfast sft")
+    compile_cache.use()
     import torch
 
     from lmfast.training.distributed import joined

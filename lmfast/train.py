@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lmfast.errors import UserError, exit_on_user_error
+from lmfast.model import compile_cache
 from lmfast.settings import CONFIGS, TrainSettings, given_names, parse, read_yaml, replace_flat, to_flat
 
 PROMPTS = ("Once upon a time", "One day")
@@ -30,6 +31,7 @@ def train(argv: Sequence[str], corpus=None) -> bool:
 
     corpus: what `lmfast.data.builtin.prepare` returned, where the caller has prepared the built-in corpus already.
     """
+    compile_cache.use()
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return run(*_understand(argv, corpus))
     from lmfast.training.distributed import joined

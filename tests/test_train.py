@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from lmfast.errors import UserError
+from lmfast.model.device import why_not_compile
 from lmfast.settings import TrainSettings, flat_types, read_yaml
 from lmfast.train import main, train
 from lmfast.training.run_folder import read_metrics
@@ -512,3 +513,11 @@ def test_a_document_mask_that_finds_no_separator_says_so(corpus, tmp_path, capsy
     flags = [*TINY_MODEL, "--train-data", str(tmp_path / "one.npy"), "--tokenizer", str(corpus.tokenizer)]
     assert train([*flags, "--document-mask", "--max-iters", "1", "--out-dir", str(tmp_path / "run")])
     assert "document_mask: no <|endoftext|> among the first" in capsys.readouterr().out
+
+
+def test_a_compiled_run_tells_what_its_first_step_cost(corpus, tmp_path, capsys, monkeypatch):
+    if reason := why_not_compile(torch.device("cpu")):
+        pytest.skip(reason)
+    monkeypatch.setattr(torch._dynamo, "lookup_backend", lambda name: lambda graph, inputs: graph)
+    run(corpus, tmp_path / "run", "--compile", "--max-iters", "2", "--eval-interval", "0")
+    assert len(re.findall(r"first step \d+\.\d s, of them ", capsys.readouterr().out)) == 1

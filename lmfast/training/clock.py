@@ -20,6 +20,7 @@ class Clock:
         self.start = time.perf_counter()
         self.last_aside: dict[str, float] = {}
         self.step_seconds = 0.0
+        self.first_step_seconds: float | None = None
         self._restart(warm=False)
 
     def _restart(self, warm: bool) -> None:
@@ -46,6 +47,8 @@ class Clock:
         if not self.warm:
             # The first step compiles; it would spoil the first rate.
             self._wait()
+            if self.first_step_seconds is None:
+                self.first_step_seconds = time.perf_counter() - self.mark
             self._restart(warm=True)
             return
         self.tokens += tokens

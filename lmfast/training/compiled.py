@@ -2,10 +2,11 @@
 
 In: a loss function of a model and tensors. Out: the same function, compiled for the shapes it is called with; `graphs`
 says how often Dynamo has handed a graph to the compiler since. One is the whole of a run: a second would be a recompile
-(another shape, another mode) and cost tens of seconds in the middle of training. Refused, by torch and at the first
-call: a function with a graph break.
+(another shape, another mode) and cost tens of seconds in the middle of training. `key` names what was compiled first.
+Refused, by torch and at the first call: a function with a graph break.
 """
 
+import hashlib
 from collections.abc import Callable
 
 import torch
@@ -19,11 +20,13 @@ class CompiledLoss:
 
     def __init__(self, loss_fn: Callable[..., Tensor]):
         self.graphs = 0
+        self.key: str | None = None
         spare_compile_workers()
         self._compiled = torch.compile(loss_fn, fullgraph=True, dynamic=False, backend=self._count)
 
     def _count(self, graph: torch.fx.GraphModule, inputs: list) -> Callable:
         self.graphs += 1
+        self.key = self.key or _key(graph, inputs)
         return torch._dynamo.lookup_backend("inductor")(graph, inputs)
 
     def __call__(self, *arguments) -> Tensor:
@@ -33,3 +36,12 @@ class CompiledLoss:
     def recompiles(self) -> int:
         """Compilations after the first."""
         return max(0, self.graphs - 1)
+
+
+def _key(graph: torch.fx.GraphModule, inputs: list) -> str:
+    """A hash of a graph, what it is called with, and what compiles it and for which device."""
+    shapes = [(str(x.dtype), tuple(x.shape)) if isinstance(x, Tensor) else x for x in inputs]
+    kinds = {x.device.type for x in inputs if isinstance(x, Tensor)}
+    device = torch.cuda.get_device_name() if "cuda" in kinds else ""
+    text = "\0".join([graph.code, str(shapes), str(sorted(kinds)), device, torch.__version__])
+    return hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -67,6 +67,7 @@ class Hooks:
     evaluate: Callable[[], dict] | None = None  # → {val_loss, bits_per_byte}
     checkpoint: Callable[[Progress], bool] | None = None  # → whether it was written
     sample: Callable[[int], tuple[str | None, dict]] | None = None  # step → text, figures about it
+    first_step: Callable[[float], None] | None = None  # told what the first step took, in seconds
     figures: Callable[[], dict] = field(default=dict)  # more of them for each line of metrics
     should_stop: Callable[[], bool] = field(default=lambda: False)  # asked after each step
 
@@ -98,6 +99,7 @@ def train_loop(
     guard = FiniteGuard(device, progress.step)
     clock = Clock(progress.seconds, device)
     model.train()
+    first = progress.step + 1
 
     def ends(step: int) -> bool:
         return progress.out_of_time or (plan.max_iters is not None and step >= plan.max_iters)
@@ -134,6 +136,8 @@ def train_loop(
         progress.step = step
         progress.tokens += tokens
         clock.trained(tokens)
+        if step == first and hooks.first_step is not None:
+            hooks.first_step(clock.first_step_seconds)
 
         logging = last or step % plan.log_interval == 0
         evaluating = hooks.evaluate and (last or _due(step, plan.eval_interval))

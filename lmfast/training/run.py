@@ -30,6 +30,7 @@ from lmfast.training import run_folder
 from lmfast.training.checkpoint import Checkpoint, newest_checkpoint, prune_checkpoints, save_checkpoint
 from lmfast.training.compiled import CompiledLoss
 from lmfast.training.distributed import ALONE, Ranks
+from lmfast.training.first_step import first_step_line
 from lmfast.training.loop import Hooks, Plan, Progress, train_loop
 from lmfast.training.loss_scale import LossScale
 from lmfast.training.optimizers import load_state_tensors, make_optimizer, state_tensors
@@ -139,6 +140,9 @@ def execute(
                 sample=task.sample
                 and (lambda step: task.sample(model, step) if ranks.is_first else (None, {})),
                 should_stop=lambda: stop.seen,
+                first_step=(lambda seconds: sinks.message(first_step_line(seconds, loss_fn)))
+                if isinstance(loss_fn, CompiledLoss) and ranks.is_first
+                else None,
                 figures=lambda: (
                     ({"recompiles": loss_fn.recompiles} if isinstance(loss_fn, CompiledLoss) else {})
                     | (task.measure() if task.measure is not None else {})

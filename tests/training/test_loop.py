@@ -261,6 +261,14 @@ def test_the_clock_ends_a_run_with_its_schedule_finished(monkeypatch):
     assert before.step == 6 and now[0] == 3.0
 
 
+def test_the_first_step_of_a_process_is_told_once():
+    told = []
+    run(3, hooks=Hooks(first_step=told.append), progress=Progress(step=1))
+    assert len(told) == 1 and told[0] > 0
+    run(3, hooks=Hooks(first_step=told.append), progress=Progress(step=3))
+    assert len(told) == 1
+
+
 def test_whichever_comes_first_of_steps_and_minutes(monkeypatch):
     progress = Progress()
     run(4, progress=progress, max_seconds=1e6)
