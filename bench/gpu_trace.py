@@ -42,11 +42,10 @@ MOVES = set(
 CASTS = {"_to_copy", "convert_element_type"}
 SYNCS = re.compile(r"_local_scalar_dense|nonzero|masked_select|\bitem\b|\.unique|is_nonzero|equal\.default")
 DEFINITION = re.compile(
-    r"^(?:# Topologically.*Original ATen: \[(?P<origins>.*)\]\n)?(?:#.*\n)*"
-    r"(?P<name>\w+) = async_compile\.triton\('(?P<function>\w+)', '''"
-    r"(?P<source>[\s\S]*?)'''",
+    r"^(?P<comments>(?:#.*\n)*)(?P<name>\w+) = async_compile\.triton\('(?P<function>\w+)', '''(?P<source>[\s\S]*?)'''",
     re.MULTILINE,
 )
+ORIGINS = re.compile(r"Original ATen: \[(.*)\]")
 LAUNCH = re.compile(
     r"(?:^|= )(?:(?P<triton>\w+)\.run|(?P<extern>extern_kernels\.\w+)|"
     r"torch\.ops\.(?P<op>\w+\.\w+)(?:\.\w+)?|(?P<aten>aten\.\w+)(?:\.\w+)?)\("
@@ -74,11 +73,14 @@ class Trace:
     operators: Counter[str]
 
 
-def kind(name: str, origins: str | None) -> str:
-    """What a generated Triton kernel does, by the ATen operators it was made of."""
+def kind(name: str, comments: str) -> str:
+    """What a generated Triton kernel does, by the ATen operators that the comments above it name."""
     if not name.startswith("triton_"):
         return "ours"
-    operators = {origin.split(".")[1] for origin in (origins or "").split(", ") if "." in origin}
+    origins = ORIGINS.search(comments)
+    operators = (
+        {origin.split(".")[1] for origin in origins[1].split(", ") if "." in origin} if origins else set()
+    )
     if operators and operators <= MOVES:
         return "copy"
     if operators & CASTS and operators <= MOVES | CASTS:
@@ -88,7 +90,7 @@ def kind(name: str, origins: str | None) -> str:
 
 def launches(code: str) -> tuple[list[Launch], list[str]]:
     """(launches in their order, lines that are neither launches nor known to be harmless) of generated code."""
-    kinds = {match["name"]: kind(match["name"], match["origins"]) for match in DEFINITION.finditer(code)}
+    kinds = {match["name"]: kind(match["name"], match["comments"]) for match in DEFINITION.finditer(code)}
     body = re.split(r"\n(?=\S)", code[code.index("def call(") :])[0]
     found, unknown = [], []
     for line in filter(None, map(str.strip, re.split(r"\n", body))):

@@ -12,6 +12,7 @@ from bench.gpu_trace import Launch, counts, launches, problems
 from bench.machine import ROOT
 
 CODE = """\
+# kernel path: /tmp/torchinductor/x.py
 # Topologically Sorted Source Nodes: [x_2], Original ATen: [aten._to_copy, aten.t]
 # Source node to ATen node mapping:
 triton_poi_fused__to_copy_t_1 = async_compile.triton('triton_poi_fused__to_copy_t_1', '''
@@ -19,6 +20,7 @@ def triton_poi_fused__to_copy_t_1(): ...
 ''', device_str='cuda')
 
 
+# kernel path: /tmp/torchinductor/y.py
 # Topologically Sorted Source Nodes: [x_6], Original ATen: [aten.transpose, aten.clone]
 triton_poi_fused_clone_transpose_4 = async_compile.triton('triton_poi_fused_clone_transpose_4', '''
 ''', device_str='cuda')
