@@ -219,7 +219,8 @@ def backward_config(N: int, itemsize: int) -> dict[str, int]:
     two tiles of dy and s in flight in each; float32, twice as large, has one. A wide row's tile is 8 rows high.
     """
     if N > ONE_BLOCK_BACKWARD:
-        return {"ROWS": 8, "BLOCK": 1024, "num_warps": 8, "STAGES": 2, "PER_SM": 0}
+        stages = 2 if itemsize <= 2 else 1  # in float32 two would take 100 KiB, more than sm_120 has
+        return {"ROWS": 8, "BLOCK": 1024, "num_warps": 8, "STAGES": stages, "PER_SM": 0}
     block = power_of_two(N)
     stages = 3 if itemsize <= 2 else 2
     if block <= 2048:
