@@ -17,14 +17,13 @@ Layouts: cuBLAS takes FP8 operands with the summed dimension dense on both sides
               dweight = dy8ᵀ (N, M) · x8ᵀ (K, M)ᵀ    transposed copies of dy, M·N bytes, and x, M·K bytes
 A tensor is 1 byte an element then, and Inductor writes the cast and its transpose from the same source.
 
-A traced function, not an opaque operator: amax, scaling and cast then fuse into the kernels that make x and dy
-(SwiGLU and its derivative), which an opaque operator would write to memory in bf16 and read again twice. Off CUDA
-the products multiply the same rounded values in float64: the emulation that tests train with, and the oracle.
+A traced function, not an opaque operator: amax, scaling and cast then fuse with the activation that makes x and with
+its derivative, which makes dy; an opaque operator would find both in memory in bf16 and read them twice. SwiGLU's
+feed-forward and the head have operators of their own (fp8_feed_forward.py, fp8_cross_entropy.py) made of these parts.
+Off CUDA the products multiply the same rounded values in float64: the emulation that tests train with, and the oracle.
 
-Expected, 124M feed-forward on an H100, a layer of 65,536 tokens (768 → 2 × 2,560 → 768; 2.32 TFLOP forward and
-backward): bf16 products 3.6 ms at 650 TFLOP/s, FP8 2.0 ms at 1,150; for it amax passes over gate, up and their
-gradients (1.7 GB) and transposed copies (0.6 GB), 0.8 ms at 2.8 TB/s. Net 0.75 ms a layer, 9 ms of a step of 125.
-Not measured. Sources: Micikevicius et al. 2022 (arXiv:2209.05433) for the formats; torchao's float8 and nanochat
+Expected of a product on an H100: 1,100 to 1,200 TFLOP/s where bf16 reaches 600 to 700 (both limited by power), less
+about 0.1 ms for each 100 MB of bf16 operand: one reading for amax, one for the casts. Not measured. Sources: Micikevicius et al. 2022 (arXiv:2209.05433) for the formats; torchao's float8 and nanochat
 for tensorwise scaling in training.
 """
 
