@@ -17,7 +17,7 @@ from pathlib import Path
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "2")  # many of these processes run at once
 
 
-from bench import gpu_decoding, gpu_run, gpu_smoke_decoding, gpu_training
+from bench import gpu_decoding, gpu_run, gpu_smoke_decoding, gpu_smoke_fp8, gpu_training
 from bench.target_table import Row, line
 from kernels import check
 from kernels.check_correct import CHECKS as OPERATORS
@@ -131,6 +131,12 @@ def decoding_in_pieces(machine: Machine) -> None:
         raise SystemExit(1)
 
 
+def fp8_in_pieces(machine: Machine) -> None:
+    """Each part of FP8 training by itself (bench/gpu_smoke_fp8.py)."""
+    if gpu_smoke_fp8.main(["--only", *gpu_smoke_fp8.CHECKS, *(["--rehearse"] if machine.rehearse else [])]):
+        raise SystemExit(1)
+
+
 CHECKS: dict[str, Callable[[Machine], None]] = {
     **{f"operator-{name}": (lambda machine, name=name: operator(name, machine)) for name in OPERATORS},
     "agreement": lambda machine: machine.must_be_right(gpu_training.agreement(machine.job())),
@@ -144,6 +150,7 @@ CHECKS: dict[str, Callable[[Machine], None]] = {
     "decoding-compiled": lambda machine: decoding(["one-compiled", "sixteen-compiled"], machine),
     "decoding-peer": lambda machine: decoding(["one-peer"], machine),
     "decoding-pieces": decoding_in_pieces,
+    "fp8-pieces": fp8_in_pieces,
     "train": lambda machine: train({}, machine),
     **{
         f"train-{name}": (lambda machine, changes=changes: train(changes, machine))

@@ -183,7 +183,9 @@ def costs(
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu_smoke_fp8", description=__doc__.split("\n")[0])
     parser.add_argument("--rehearse", action="store_true", help="the checks on a CPU")
-    parser.add_argument("--only", nargs="*", choices=list(CHECKS), default=list(CHECKS))
+    parser.add_argument(
+        "--only", nargs="+", choices=CHECKS, help="checks to run; default all, then the costs"
+    )
     options = parser.parse_args(arguments)
     device = torch.device("cpu" if options.rehearse else "cuda")
     if not options.rehearse and not torch.cuda.is_available():
@@ -191,7 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.rehearse and (reason := why_not_fp8(device)):
         raise SystemExit(f"gpu_smoke_fp8: {reason}")
     failed = []
-    for name in options.only:
+    for name in options.only or CHECKS:
         torch.manual_seed(0)
         torch._dynamo.reset()
         try:
@@ -200,7 +202,7 @@ def main(arguments: list[str] | None = None) -> int:
             failed.append(name)
             print(f"{name}: FAILED\n{traceback.format_exc()}", flush=True)
     print(f"failed: {', '.join(failed)}" if failed else "all passed", flush=True)
-    if not options.rehearse:
+    if not options.rehearse and not options.only:
         for line in costs(device):
             print(line, flush=True)
     return 1 if failed else 0
