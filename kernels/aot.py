@@ -36,7 +36,7 @@ from kernels.decode_attention import _decode
 from kernels.fp8_cross_entropy import _loss as fp8_loss
 from kernels.fp8_feed_forward import _gradient as fp8_swiglu_backward
 from kernels.fp8_feed_forward import _hidden as fp8_swiglu
-from kernels.fp8_linear import E4M3, E5M2
+from kernels.fp8_linear import CAPABILITY, E4M3, E5M2
 from kernels.linear_cross_entropy import LOSS_CANDIDATES, _loss
 from kernels.rms_norm import BACKWARD_CANDIDATES, NARROW_BACKWARD_CANDIDATES
 from kernels.rms_norm import _backward as rms_norm_backward
@@ -52,6 +52,7 @@ DEFAULT = ("sm_80", "sm_90", "sm_100")
 SHARED_PER_SM = {name: kib * 1024 for name, kib in zip(ARCHITECTURES, (164, 228, 228, 100, 100))}  # bytes
 SHARED_PER_BLOCK = {name: size - 1024 for name, size in SHARED_PER_SM.items()}  # the opt-in maximum
 WARPS_PER_SM = dict(zip(ARCHITECTURES, (64, 64, 64, 48, 48)))
+FP8_ARCHITECTURES = tuple(name for name, found in ARCHITECTURES.items() if found >= CAPABILITY)
 SPILL_LIMIT = 32  # bytes of stack a thread, eight registers
 POINTERS = {
     torch.bfloat16: "*bf16",
@@ -290,6 +291,7 @@ def _fp8_loss_cases() -> Iterator[Case]:
                 lambda o=operands, c=softcap, d=dtypes: fp8_loss.body(
                     *o, _meta(2048, dtype=torch.int64), -100, c, 1e-4, *d
                 ),
+                architectures=FP8_ARCHITECTURES,
             )
 
 
@@ -297,12 +299,11 @@ def _fp8_feed_forward_cases() -> Iterator[Case]:
     for width in (1344, 2560, 3072):
         both, dhidden, scale = _meta(4096, 2 * width), _meta(4096, width), _meta(dtype=torch.float32)
         label = f"bfloat16 width {width}"
-        yield Case("fp8_feed_forward", label, lambda b=both, s=scale: fp8_swiglu.body(b, s))
-        yield Case(
-            "fp8_feed_forward",
-            label,
+        for launch in (
+            lambda b=both, s=scale: fp8_swiglu.body(b, s),
             lambda d=dhidden, b=both, s=scale: fp8_swiglu_backward.body(d, b, s),
-        )
+        ):
+            yield Case("fp8_feed_forward", label, launch, architectures=FP8_ARCHITECTURES)
 
 
 def cases(only: str | None = None) -> list[Case]:

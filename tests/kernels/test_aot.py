@@ -136,3 +136,9 @@ def test_command_writes_json(tmp_path, monkeypatch, capsys):
         "swiglu_backward",
     ]
     assert "2 kernels compiled, 0 over" in capsys.readouterr().out
+
+
+def test_fp8_is_compiled_where_there_are_units_for_it():
+    fp8 = [case for case in aot.cases() if "fp8" in f"{case.operator} {case.label}"]
+    assert len(fp8) >= 10
+    assert all(set(case.architectures) == {"sm_89", "sm_90", "sm_100", "sm_120"} for case in fp8)
