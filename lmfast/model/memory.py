@@ -34,10 +34,9 @@ USABLE = 0.9
 
 ELEMENT_SIZE = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8": 2}  # fp8 products read casts of 16-bit activations
 
-LOGITS_BYTES, LARGEST_LOGITS_BYTES = (
-    384 * 2**20,
-    2**30,
-)  # those of kernels.linear_cross_entropy; a test compares
+# The bounds of the loss's buffer in kernels/linear_cross_entropy.py; a test compares.
+LOGITS_BYTES = 384 * 2**20
+LARGEST_LOGITS_BYTES = 2**30
 
 
 @dataclass(frozen=True)
