@@ -61,7 +61,7 @@ def borrow(model, batch: int, sampling: Sampling, compiled: bool = False) -> Tor
     """A decoder for one call, ready to `read`; its `close` gives it back, unless it failed on the way."""
     shelf = shelf_of(model)
     decoder = shelf.take(DecoderKey.of(model, batch, sampling, compiled))
-    if decoder is not None and not decoder.fits(model):
+    if decoder is not None and not decoder.fits():
         decoder.free()
         decoder = None
     if decoder is None:

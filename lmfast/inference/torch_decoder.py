@@ -99,14 +99,14 @@ class TorchDecoder:
         )  # of slots; of read
         self.attach(model, sampling)
 
-    def fits(self, model) -> bool:
+    def fits(self) -> bool:
         """Whether the weights are still where this decoder reads them; their values may have changed."""
-        return not self.versions.moved(model)
+        return not self.versions.moved()
 
     def begin(self, model, sampling: Sampling) -> None:
         """Makes a used decoder what a new one of this model would be."""
         self._wait_for_last_use()
-        if self.versions.take_changes(model) and self.cast is not None:
+        if self.versions.take_changes() and self.cast is not None:
             refresh(self.cast, model)
         if self.unused_ids is not None:
             self.unused_ids.copy_(model.unused_ids)

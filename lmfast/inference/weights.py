@@ -7,42 +7,51 @@ operation raises except those through `.data` or on inference tensors; the latte
 """
 
 import weakref
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 
 class WeightVersions:
-    """The weights and tables of `model` as they are now; holds neither them nor the model alive."""
+    """The weights and tables of `model` as they are now. Holds its parts alive, but not the model itself.
+
+    Looks into each module's own dictionaries, because each call does this and walking the modules costs more.
+    """
 
     def __init__(self, model):
-        self._places = _places(model)
-        self._seen = _versions(model)
+        # (a module's dictionary, name, reference to what it held): submodules, parameters and buffers
+        self._held = [
+            (table, name, _reference(table[name]))
+            for module in model.modules()
+            for table in (module._modules, module._parameters, module._buffers)
+            for name in table
+            if name != "unused_ids"  # the decoder has its own
+        ]
+        self._places = [(table, name) for table, name, _ in self._held if isinstance(table[name], Tensor)]
+        self._addresses = [t.data_ptr() for t in self._tensors()]
+        self._seen = self._versions()
 
-    def moved(self, model) -> bool:
+    def moved(self) -> bool:
         """Whether any tensor is another one, or elsewhere, than when this was made."""
-        now = _places(model)
-        return len(now) != len(self._places) or any(
-            ref() is not other() or rest != others
-            for (ref, *rest), (other, *others) in zip(self._places, now, strict=True)
+        return any(held() is not table.get(name) for table, name, held in self._held) or any(
+            t.data_ptr() != address for t, address in zip(self._tensors(), self._addresses, strict=True)
         )
 
-    def take_changes(self, model) -> bool:
+    def take_changes(self) -> bool:
         """Whether any value has changed since this was made or last asked."""
-        before, self._seen = self._seen, _versions(model)
+        before, self._seen = self._seen, self._versions()
         return None in self._seen or before != self._seen
 
+    def _tensors(self) -> Iterator[Tensor]:
+        return (table[name] for table, name in self._places)
 
-def _tensors(model) -> list[Tensor]:
-    return [*model.own_tensors().values(), model.rope_cos, model.rope_sin]
-
-
-def _places(model) -> list[tuple]:
-    return [(weakref.ref(t), t.data_ptr(), t.dtype, t.shape) for t in _tensors(model)]
+    def _versions(self) -> list[int | None]:
+        return [None if t.is_inference() else t._version for t in self._tensors()]
 
 
-def _versions(model) -> list[int | None]:
-    return [None if t.is_inference() else t._version for t in _tensors(model)]
+def _reference(x) -> Callable[[], object]:
+    return (lambda: None) if x is None else weakref.ref(x)
 
 
 @torch.inference_mode()
