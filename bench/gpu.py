@@ -1,19 +1,19 @@
 """Everything that needs a CUDA device, in one command: `bash bench/gpu.sh [--smoke] [--only STEP …] [--minutes M]`.
 
-`--smoke` (under three minutes) runs every GPU path once at small sizes, all at the same time, and times nothing:
-bench/gpu_smoke.py; then it sweeps launch parameters, bench/gpu_tiles.py. Without it, the measurements, most important first, each step with a time limit of its own:
+`--smoke` (under three minutes) runs every GPU path once at small sizes, all at the same time, and times nothing, then
+sweeps launch parameters: bench/gpu_smoke.py, bench/gpu_tiles.py; `--smoke CHECK …` runs only these checks. Without it, the
+measurements, most important first, each step with a time limit of its own:
 
     correctness    operators at real sizes, while the caches of compiled code are filled      bench/gpu_correctness.py
     training       the compiled 124M step: MFU, memory, syncs, options                        bench/gpu_training.py
     decoding       124M, one sequence and 16                                                  bench/gpu_decoding.py
     kernels        each kernel against its peers                                              kernels/check.py --what speed
     run            a short tinystories_17m run, extrapolated                                  bench/gpu_run.py
-    tiles          attention's tiles and other launch choices, swept                          bench/gpu_tiles.py
     scaling        the tokenizer with 1 to 16 workers, on the host's cores                    bench/tokenizer_scaling.py
 
 A step that fails or exceeds its limit is reported and does not stop the next; steps for which no time is left are
-reported too. On request only: `beyond`, kernels.check with tensors beyond 2³¹ elements, and `whole-run`, all 327.68M
-tokens. `--rehearse` runs the same steps on a machine without a device, in float32 and at tiny sizes.
+reported too. On request only: `tiles`, the sweep; `beyond`, kernels.check with tensors beyond 2³¹ elements; `whole-run`,
+all 327.68M tokens. `--rehearse` runs the same steps on a machine without a device, in float32 and at tiny sizes.
 
 Out, in --output, else $OUT, else bench/results: one JSON file per step, complete after every row; gpu.json, which says how
 each step ended; gpu.log, everything that every process printed. Exit code 0 when every step ended well, 1 otherwise, 2
@@ -30,7 +30,8 @@ from pathlib import Path
 
 from bench import machine
 from bench.gpu_jobs import Log, Step, run_step, save
-from bench.gpu_steps import ON_REQUEST, REHEARSAL, SMOKE, STEPS
+from bench.gpu_smoke import CHECKS
+from bench.gpu_steps import ON_REQUEST, REHEARSAL, STEPS, smoke_steps
 from bench.target_table import line, read_rows
 
 LEAST = 12.0  # seconds; a step is not started with less
@@ -76,7 +77,13 @@ def summary(folder: Path, steps: Mapping[str, Step], found: Mapping[str, dict]) 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bash bench/gpu.sh", description=__doc__.split("\n")[0])
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--smoke", action="store_true", help="every GPU path once, all at once, nothing timed")
+    kind.add_argument(
+        "--smoke",
+        nargs="*",
+        choices=CHECKS,
+        metavar="CHECK",
+        help="these GPU paths once, or all, nothing timed",
+    )
     kind.add_argument(
         "--only", nargs="+", choices=[*STEPS, *ON_REQUEST], metavar="STEP", help="in this order"
     )
@@ -101,10 +108,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     default = machine.ROOT / ("runs/gpu_rehearsal" if options.rehearse else "bench/results")
     folder = options.output or Path(os.environ.get("OUT") or default)
     known = STEPS | ON_REQUEST
-    steps = SMOKE if options.smoke else {name: known[name] for name in options.only or STEPS}
+    smoke = options.smoke is not None
+    steps = smoke_steps(options.smoke) if smoke else {name: known[name] for name in options.only or STEPS}
     if options.rehearse:
         steps = {name: step.rehearsed(REHEARSAL) for name, step in steps.items()}
-    minutes = options.minutes or (60.0 if options.rehearse else SMOKE_MINUTES if options.smoke else MINUTES)
+    minutes = options.minutes or (60.0 if options.rehearse else SMOKE_MINUTES if smoke else MINUTES)
     print(
         f"{gpu or described['cpu']}, commit {described['commit']}{' with changes' if described['dirty'] else ''}, "
         f"{described['versions']}",

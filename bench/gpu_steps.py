@@ -1,5 +1,7 @@
 """The steps of `bash bench/gpu.sh`: which processes, with which limits. The limits of STEPS add up to MINUTES of gpu.py."""
 
+from collections.abc import Sequence
+
 from bench.gpu_jobs import Job, Step
 from bench.gpu_smoke import CHECKS
 
@@ -38,10 +40,15 @@ ON_REQUEST: dict[str, Step] = {
     "whole-run": Step(500, (Job("whole-run", "bench.gpu_run", ("--minutes", "7.5"), "gpu_whole_run.json"),)),
 }
 
-SMOKE: dict[str, Step] = {
-    "smoke": Step(115, tuple(Job(name, "bench.gpu_smoke", (name,)) for name in CHECKS)),
-    "tiles": ON_REQUEST["tiles"],
-}
+SMOKE_LIMIT = 115
+
+
+def smoke_steps(checks: Sequence[str] = ()) -> dict[str, Step]:
+    """Every check and the sweep, or only these checks."""
+    jobs = tuple(Job(name, "bench.gpu_smoke", (name,)) for name in checks or CHECKS)
+    smoke = {"smoke": Step(SMOKE_LIMIT, jobs)}
+    return smoke if checks else smoke | {"tiles": ON_REQUEST["tiles"]}
+
 
 # More arguments for each module on a machine without a device.
 REHEARSAL: dict[str, tuple[str, ...]] = {

@@ -219,9 +219,10 @@ def speed(job: Job, variant: Variant) -> Row:
         with Prefetched(job.batches, job.device) as batches:
             take = our_steps(model, batches, job, variant)
             first = seconds(lambda: take(1), wait)
-            differences = {
-                "compiled and uncompiled loss": abs(take.last["train_loss"] - eager) / eager,
-                "compiled and uncompiled gradient's norm": abs(take.last["grad_norm"] - norm) / norm,
+            seen = {name: take.last.get(name, float("nan")) for name in ("train_loss", "grad_norm")}
+            differences = {  # the loop leaves out what is not finite
+                "compiled and uncompiled loss": abs(seen["train_loss"] - eager) / eager,
+                "compiled and uncompiled gradient's norm": abs(seen["grad_norm"] - norm) / norm,
             }
             take(min(3, job.steps))
             if cuda:
@@ -247,7 +248,7 @@ def speed(job: Job, variant: Variant) -> Row:
     shown = (
         f"{mfu:.1%} of {peak / 1e12:.4g} TFLOP/s ({source}), {per_second(times, job.steps * job.tokens)}, "
         f"{1e3 * job.tokens / rate:.1f} ms per step, of them {1e3 * busy:.1f} in kernels; {graphs} graph(s), "
-        f"{syncs} host syncs, first step {first:.0f} s; memory "
+        f"{len(syncs or [])} host syncs {sorted(set(syncs or []))}, first step {first:.0f} s; memory "
         + ", ".join(f"{name} {size / 2**30:.1f} GiB" for name, size in memory.items())
     )
     must, aim, predicted = (variant.must, variant.aim, variant.predicted) if on_h100() else (None, None, "")
@@ -266,8 +267,8 @@ def our_steps(model: TransformerLM, batches, job: Job, variant: Variant) -> OurS
     return OurSteps(model, batches, job.device, job.batch_size, job.compiled, **variant.options)
 
 
-def host_syncs(take: OurSteps, job: Job) -> int:
-    """How often CUDA warns of a wait in steps that log nothing."""
+def host_syncs(take: OurSteps, job: Job) -> list[str]:
+    """Where CUDA warned of a wait in steps that log nothing: "file:line" for each warning."""
     begin, batches = take.progress.step, take.batches
     take.batches = Watched(batches, begin, begin + job.steps - 1)
     try:
@@ -277,7 +278,7 @@ def host_syncs(take: OurSteps, job: Job) -> int:
     finally:
         take.batches = batches
         torch.cuda.set_sync_debug_mode("default")
-    return sum("synchronizing" in str(warning.message) for warning in caught)
+    return [f"{w.filename}:{w.lineno}" for w in caught if "synchronizing" in str(w.message)]
 
 
 def profile(take: OurSteps, job: Job, steps: int = 3) -> tuple[list[dict], float]:

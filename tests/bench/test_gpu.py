@@ -11,7 +11,7 @@ import pytest
 from bench import gpu, machine
 from bench.gpu import MINUTES, SMOKE_MINUTES, main, run_all, summary
 from bench.gpu_jobs import Step
-from bench.gpu_steps import ON_REQUEST, REHEARSAL, SMOKE, STEPS
+from bench.gpu_steps import ON_REQUEST, REHEARSAL, STEPS, smoke_steps
 from tests.bench.test_gpu_jobs import SLOW, Clock, Script
 
 ROW = {
@@ -20,6 +20,7 @@ ROW = {
 }  # fmt: skip
 GOOD = f"import json, sys; open(sys.argv[1], 'w').write(json.dumps({{'rows': [{ROW!r}]}}))"
 BAD = "raise SystemExit(3)"
+SMOKE = smoke_steps()
 JOBS = [job for steps in (STEPS, ON_REQUEST, SMOKE) for step in steps.values() for job in step.jobs]
 
 
@@ -114,3 +115,9 @@ def test_the_shell_script_passes_its_arguments_on():
         env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True, cwd="/",
     )  # fmt: skip
     assert done.returncode == 2 and "invalid choice: 'nothing'" in done.stderr
+
+
+def test_some_smoke_checks_only():
+    (step,) = smoke_steps(["agreement", "train"]).values()
+    assert [job.arguments for job in step.jobs] == [("agreement",), ("train",)]
+    assert set(smoke_steps()) == {"smoke", "tiles"}
