@@ -2,9 +2,10 @@
 
 A tile is (BLOCK_M queries, BLOCK_N keys, warps, stages). The forward and dq kernels own BLOCK_M queries and step over
 keys, the dk, dv kernel owns BLOCK_N keys and steps over queries. The defaults were chosen by registers and spills as
-`python -m kernels.aot` shows them and then, of `CANDIDATES` on an H100, by time (bench/gpu_tiles.py). `CANDIDATES` holds, for head_dim 64 and 128 in half precision on
-sm_90, the default first and the alternatives that compile without spilling more than aot's limit (dropped with triton
-3.6, head_dim 128: forward (64, 128, 4, 2) spilled 40 bytes, dkdv (64, 64, 4, 2) 160, dkdv (128, 64, 8, 2) 184).
+`python -m kernels.aot` shows them, and those of `CANDIDATES` by time on an H100 (bench/gpu_tiles.py). `CANDIDATES` holds,
+for head_dim 64 and 128 in half precision on sm_90, the default first and the alternatives that compile without spilling
+more than aot's limit (dropped with triton 3.6, head_dim 128: forward (64, 128, 4, 2) spilled 40 bytes, dkdv (64, 64, 4, 2)
+160, dkdv (128, 64, 8, 2) 184).
 `use_tiles` puts one in place:
 
     for tile in CANDIDATES[64]["forward"]:
