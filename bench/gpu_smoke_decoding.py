@@ -103,6 +103,20 @@ def by_graph(device: torch.device, compile: bool = False) -> str:
 def in_bf16(device: torch.device, compile: bool = False) -> str:
     """Under autocast the captured step chooses what its operators choose; compiled, most of it."""
     model = make_model(device)
+    ids = torch.randint(0, 200, (2, 40), device=device)
+    with torch.inference_mode():
+        exact = model(ids)
+        with torch.autocast(device.type, torch.bfloat16):
+            off = ((model(ids) - exact).abs().max() / exact.abs().max()).item()
+            decoder = TorchDecoder(model, 2, Sampling(0.0))
+            decoder.read(dict(enumerate(ids.tolist())))
+            cached = decoder.model.decode(decoder.ids, decoder.cache, decoder.cache.max_length)
+            off_cached = ((cached - exact[:, -1]).abs().max() / exact.abs().max()).item()
+            decoder.close()
+    if not (off <= 0.05 and off_cached <= 0.05):
+        raise AssertionError(
+            f"bf16's logits are off by {off:.2g} of the largest, {off_cached:.2g} with the cache"
+        )
     with torch.autocast(device.type, torch.bfloat16):
         for options in (GREEDY, SAMPLED):
             one = by_operators(model, 15, options)
@@ -110,7 +124,7 @@ def in_bf16(device: torch.device, compile: bool = False) -> str:
             same = sum(a == b for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True))
             if same < (20 if compile else 45):  # once an id differs by rounding, those after it do
                 raise AssertionError(f"{options}: {same} of 45 ids agree: {one} {other}")
-    return "ids of operators and graph agree"
+    return f"logits within {off:.1e}, with the cache {off_cached:.1e}; ids of operators and graph agree"
 
 
 def second_call(device: torch.device) -> str:

@@ -81,3 +81,9 @@ def test_command_line(monkeypatch, tmp_path, capsys):
         "greedy, batch 16, torch's steps, tok/s",
     ]
     assert saved["config"] == "owt_124m" and "tok/s" in capsys.readouterr().out
+
+
+def test_logits_that_are_no_numbers_are_wrong(subject, monkeypatch):
+    real = type(subject.model).decode
+    monkeypatch.setattr(type(subject.model), "decode", lambda *arguments: float("nan") * real(*arguments))
+    assert "differ by nan" in agreement(subject).wrong
