@@ -244,7 +244,7 @@ def compile_kernels(trace: Trace, seen: set[str]) -> list[aot.Compiled]:
             tuner = getattr(PyCodeCache.load(match["source"]), match["function"])
             tuner._precompile_worker()
             for result in tuner.compile_results:
-                registers, stack = aot._resources(result.kernel.asm["cubin"])
+                registers, stack = aot.resources(result.kernel.asm["cubin"])
                 metadata = result.kernel.metadata
                 table.append(
                     aot.Compiled(

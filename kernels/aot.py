@@ -4,12 +4,14 @@ kernels.aot`.
 Each case below calls an operator's body on meta tensors while `backend.record` writes the launches down; so
 what is compiled is what dispatch would launch, configuration, strides and all, on that architecture. Triton
 carries its own assembler, so neither a GPU nor a CUDA toolkit is needed. Out: a table (and --json) of
-registers a thread, bytes of stack (spilled registers), shared memory, the blocks that fit on a
-multiprocessor, and which matrix instruction is in the code: wgmma (Hopper), tcgen05 (Blackwell) or mma.sync
-(the older one). Exit code 1 where a kernel spills more than SPILL_LIMIT bytes or asks for more shared
-memory than a block may have.
+registers a thread, bytes of stack (spilled registers), instructions that access local memory (LDL, STL), shared
+memory, the blocks that fit on a multiprocessor, and the matrix instructions of the machine code: HGMMA
+(Hopper's, by warp groups), UTCHMMA (Blackwell's) or HMMA (the older one, at half of Hopper's rate or less).
+Exit code 1 where a kernel spills more than SPILL_LIMIT bytes, has more than LOCAL_LIMIT accesses of local
+memory, or asks for more shared memory than a block may have.
 
-sm_89 (RTX 40) and sm_120 (RTX 50), whose blocks have 99 KiB of shared memory, are compiled on request (--arch).
+sm_120 (RTX 50) gets the tiles of sm_80, as its blocks have 99 KiB of shared memory; sm_89 (RTX 40) as well, on request
+(--arch).
 Not covered: fp16 beyond a few cases (it shares bf16's configurations) and the time a kernel takes
 (kernels.check).
 """
@@ -22,6 +24,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,12 +51,14 @@ from kernels.swiglu import _forward as swiglu_forward
 from kernels.tuning import use_config
 
 ARCHITECTURES = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0), "sm_89": (8, 9), "sm_120": (12, 0)}
-DEFAULT = ("sm_80", "sm_90", "sm_100")
+DEFAULT = ("sm_80", "sm_90", "sm_100", "sm_120")
 SHARED_PER_SM = {name: kib * 1024 for name, kib in zip(ARCHITECTURES, (164, 228, 228, 100, 100))}  # bytes
 SHARED_PER_BLOCK = {name: size - 1024 for name, size in SHARED_PER_SM.items()}  # the opt-in maximum
 WARPS_PER_SM = dict(zip(ARCHITECTURES, (64, 64, 64, 48, 48)))
 FP8_ARCHITECTURES = tuple(name for name, found in ARCHITECTURES.items() if found >= CAPABILITY)
+SWEPT = ("sm_90",)  # where bench/ times the candidates of a sweep
 SPILL_LIMIT = 32  # bytes of stack a thread, eight registers
+LOCAL_LIMIT = 32  # instructions that load or store them: each register twice, in two copies of a loop
 POINTERS = {
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
@@ -91,10 +96,12 @@ class Compiled:
     shared_bytes: int
     blocks_per_sm: int
     instructions: str
+    local_accesses: int = 0
 
     @property
     def sound(self) -> bool:
-        return self.stack_bytes <= SPILL_LIMIT and self.shared_bytes <= SHARED_PER_BLOCK[self.architecture]
+        spills = self.stack_bytes > SPILL_LIMIT or self.local_accesses > LOCAL_LIMIT
+        return not spills and self.shared_bytes <= SHARED_PER_BLOCK[self.architecture]
 
 
 def _meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
@@ -165,7 +172,12 @@ def _rms_norm_cases() -> Iterator[Case]:
             for ds in (None, x):
                 launch = lambda x=x, w=w, r=r, ds=ds: rms_norm_backward.body(x, x, w, r, ds)  # noqa: E731
                 label = f"sweep {width}{' + residual' if ds is not None else ''}: {_text(candidate)}"
-                yield Case("rms_norm", label, _with_config("rms_norm_backward", candidate, launch))
+                yield Case(
+                    "rms_norm",
+                    label,
+                    _with_config("rms_norm_backward", candidate, launch),
+                    architectures=SWEPT,
+                )
 
 
 def _attend(dtype: torch.dtype, head_dim: int, seq: int, ids: bool = False, kv_heads: int = 4) -> None:
@@ -209,7 +221,7 @@ def _tile_cases() -> Iterator[Case]:
                     "attention",
                     f"bfloat16 head_dim {head_dim}, {kernel} tile {','.join(map(str, tile))}",
                     lambda k=kernel, t=tile, d=head_dim: _attend_with(k, t, d),
-                    architectures=("sm_90",),
+                    architectures=SWEPT,
                     kernel=f"_attention_{kernel}_kernel",
                 )
 
@@ -267,7 +279,10 @@ def _loss_cases() -> Iterator[Case]:
 
     for candidate in LOSS_CANDIDATES:
         yield Case(
-            "linear_cross_entropy", f"sweep: {_text(candidate)}", _with_config("loss", candidate, launch)
+            "linear_cross_entropy",
+            f"sweep: {_text(candidate)}",
+            _with_config("loss", candidate, launch),
+            architectures=SWEPT,
         )
 
 
@@ -343,19 +358,33 @@ def _signature(kernel: Callable, args: tuple, kwargs: dict) -> tuple[dict, dict,
     return types, constants, alignments, options
 
 
-def _resources(cubin: bytes) -> tuple[int, int]:
-    """(registers a thread, bytes of stack a thread) by the cuobjdump inside Triton's package."""
-    tool = Path(backend.triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+def _tool(name: str, *options: str, cubin: bytes) -> str:
+    """What a program of the CUDA toolkit, from Triton's package, prints about a cubin."""
+    tool = Path(backend.triton.__file__).parent / "backends" / "nvidia" / "bin" / name
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        report = subprocess.run(
-            [str(tool), "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
+        return subprocess.run(
+            [str(tool), *options, file.name], capture_output=True, text=True, check=True
         ).stdout
+
+
+def resources(cubin: bytes) -> tuple[int, int]:
+    """(registers a thread, bytes of stack a thread)."""
+    report = _tool("cuobjdump", "--dump-resource-usage", cubin=cubin)
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", report)
     if found is None:
         raise RuntimeError(f"cuobjdump's report has no register line: {report!r}")
     return int(found[1]), int(found[2]) + int(found[3])
+
+
+def machine_instructions(cubin: bytes) -> Counter[str]:
+    """How often each instruction is in the machine code, without its modifiers: {"HGMMA": 32, "LDL": 0, …}."""
+    code = _tool("nvdisasm", "-c", cubin=cubin)
+    found = Counter(re.findall(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?\w+\s+)?([A-Z][A-Z0-9]*)", code, re.MULTILINE))
+    if "EXIT" not in found:
+        raise RuntimeError(f"nvdisasm's output has no EXIT instruction: {code[:200]!r}")
+    return found
 
 
 def compile_case(case: Case, architecture: str) -> list[Compiled]:
@@ -380,13 +409,10 @@ def compile_case(case: Case, architecture: str) -> list[Compiled]:
         compiled = backend.triton.compile(
             ASTSource(kernel, types, constants, alignments), target=target, options=options
         )
-        registers, stack = _resources(compiled.asm["cubin"])
-        warps, shared, ptx = compiled.metadata.num_warps, compiled.metadata.shared, compiled.asm["ptx"]
-        found = [
-            name
-            for name, text in (("wgmma", "wgmma.mma_async"), ("tcgen05", "tcgen05.mma"), ("mma", "mma.sync"))
-            if text in ptx
-        ]
+        registers, stack = resources(compiled.asm["cubin"])
+        found = machine_instructions(compiled.asm["cubin"])
+        matrix = sorted(name for name in found if name.endswith("MMA"))
+        warps, shared = compiled.metadata.num_warps, compiled.metadata.shared
         per_warp = -(-registers * 32 // 256) * 256  # registers are handed out in units of 256 a warp
         blocks = min(
             65536 // (per_warp * warps),
@@ -401,7 +427,7 @@ def compile_case(case: Case, architecture: str) -> list[Compiled]:
         results.append(
             Compiled(
                 architecture, case.operator, case.label, kernel.__name__.strip("_").removesuffix("_kernel"),
-                text, registers, stack, shared, blocks, "+".join(found) or "-",
+                text, registers, stack, shared, blocks, "+".join(matrix) or "-", found["LDL"] + found["STL"],
             )
         )  # fmt: skip
     return results
@@ -414,8 +440,8 @@ def _work(job: tuple[str | None, int, str]) -> list[Compiled]:
 
 def _row(entry: Compiled) -> str:
     return (
-        f"{entry.architecture:7}{entry.kernel:26}{entry.label:50}{entry.config:40}{entry.registers:>5}"
-        f"{entry.stack_bytes:>6}{entry.shared_bytes / 1024:>8.1f}{entry.blocks_per_sm:>4}  {entry.instructions}"
+        f"{entry.architecture:7}{entry.kernel:23}{entry.config:35}{entry.registers:>4}{entry.stack_bytes:>6}"
+        f"{entry.local_accesses:>6}{entry.shared_bytes / 1024:>6.1f}{entry.blocks_per_sm:>4}  {entry.instructions}"
         f"{'' if entry.sound else '   <-- over the limit'}"
     )
 
@@ -438,14 +464,15 @@ def main(arguments: list[str] | None = None) -> int:
         if architecture in case.architectures
     ]
     print(
-        f"{'arch':7}{'kernel':26}{'case':50}{'configuration':40}{'regs':>5}{'stack':>6}{'smem K':>8}"
-        f"{'/SM':>4}  matrix"
+        f"{'arch':7}{'kernel':23}{'configuration':35}{'regs':>4}{'stack':>6}{'local':>6}{'KiB':>6}{'/SM':>4}  matrix"
     )
-    table = []
+    table, heading = [], ""
     context = multiprocessing.get_context("spawn")
     with context.Pool(min(len(jobs), os.cpu_count() or 1)) as pool:
         for results in pool.imap(_work, jobs):
             for entry in results:
+                if heading != (heading := f"{entry.operator}: {entry.label}"):
+                    print(heading)
                 print(_row(entry), flush=True)
                 table.append(entry)
     unsound = [entry for entry in table if not entry.sound]

@@ -38,7 +38,7 @@ def test_no_spills_on_hopper(operator):
         assert entry.blocks_per_sm >= 1 and entry.registers > 0
     if operator == "attention":
         assert {entry.kernel for entry in table} == {"attention_forward", "attention_dq", "attention_dkdv"}
-        assert all(entry.instructions == "wgmma" for entry in table)
+        assert all(entry.instructions == "HGMMA" for entry in table)
 
 
 def test_every_architecture_uses_its_matrix_instruction():
@@ -49,7 +49,13 @@ def test_every_architecture_uses_its_matrix_instruction():
         return aot.attention_forward.body(q, q, q, None, True, 0.125)
 
     found = {name: aot.compile_case(case, name)[0].instructions for name in aot.ARCHITECTURES}
-    assert found == {"sm_80": "mma", "sm_90": "wgmma", "sm_100": "tcgen05", "sm_89": "mma", "sm_120": "mma"}
+    assert found == {
+        "sm_80": "HMMA",
+        "sm_90": "HGMMA",
+        "sm_100": "UTCHMMA",
+        "sm_89": "HMMA",
+        "sm_120": "HMMA",
+    }
 
 
 def test_a_consumer_gpu_has_room_for_the_widest_tiles():
@@ -94,7 +100,8 @@ def test_spills_and_shared_memory_are_judged():
     assert entry.sound
     over = aot.Compiled("sm_90", "x", "x", "x", "", 255, aot.SPILL_LIMIT + 1, 0, 1, "-")
     big = aot.Compiled("sm_80", "x", "x", "x", "", 255, 0, 164 * 1024, 1, "-")
-    assert not over.sound and not big.sound and "over the limit" in aot._row(over)
+    local = aot.Compiled("sm_90", "x", "x", "x", "", 255, 0, 0, 1, "-", aot.LOCAL_LIMIT + 1)
+    assert not over.sound and not big.sound and not local.sound and "over the limit" in aot._row(over)
 
 
 def test_every_candidate_tile_is_compiled_for_hopper():
