@@ -185,8 +185,8 @@ def _attend(dtype: torch.dtype, head_dim: int, seq: int, ids: bool = False, kv_h
     q, k = q.transpose(1, 2), k.transpose(1, 2)
     document_ids = _meta(2, seq, dtype=torch.int64) if ids else None
     scale = head_dim**-0.5
-    _, lse = attention_forward.body(q, k, k, document_ids, True, scale)
-    attention_backward.body(q, q, k, k, q, lse, document_ids, True, scale)
+    _, lse = attention_forward.body(q, k, k, document_ids, True, scale, 0)
+    attention_backward.body(q, q, k, k, q, lse, document_ids, True, scale, 0)
 
 
 def _attention_cases() -> Iterator[Case]:
@@ -236,7 +236,7 @@ def _decode_cases() -> Iterator[Case]:
                 yield Case(
                     "decode_attention",
                     f"{name} head_dim {head_dim}, {heads}/{kv_heads} heads, batch {batch}",
-                    lambda q=q, c=cache, n=lengths: _decode.body(q, c, c, n),
+                    lambda q=q, c=cache, n=lengths: _decode.body(q, c, c, n, 0),
                 )
 
 

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from kernels.attention_backward import attention_backward
+from kernels.attention_blocks import attention_blocks, visible
 from kernels.attention_forward import attention_forward
 from kernels.backend import (
     INTERPRETING,
@@ -32,21 +33,7 @@ from kernels.backend import (
 )
 
 MAX_HEAD_DIM = 256
-
-
-def visible(
-    seq_q: int, seq_k: int, causal: bool, document_ids: torch.Tensor | None, device: torch.device
-) -> torch.Tensor | None:
-    """The mask, True where a query sees a key, broadcastable to (batch, heads, seq_q, seq_k); None for
-    everything.
-    """
-    mask = None
-    if causal:
-        mask = torch.ones(seq_q, seq_k, dtype=torch.bool, device=device).tril(seq_k - seq_q)
-    if document_ids is not None:
-        same = (document_ids[:, :, None] == document_ids[:, None, :]).unsqueeze(1)
-        mask = same if mask is None else same & mask
-    return mask
+ONE_MASK = 512  # queries up to which PyTorch's operator gets the mask of a masked call whole
 
 
 def attention_reference(
@@ -56,13 +43,15 @@ def attention_reference(
     causal: bool = True,
     scale: float | None = None,
     document_ids: torch.Tensor | None = None,
+    window: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(out, lse) by the textbook's formula with every score in memory: the oracle."""
     compute = compute_dtype(q.dtype)
     group = q.shape[1] // k.shape[1]
     wide_k, wide_v = (x.to(compute).repeat_interleave(group, dim=1) for x in (k, v))
     scores = (q.to(compute) @ wide_k.transpose(-1, -2)) * (q.shape[-1] ** -0.5 if scale is None else scale)
-    mask = visible(q.shape[2], k.shape[2], causal, document_ids, q.device)
+    rows, cols = (torch.arange(x.shape[2], device=q.device) for x in (q, k))
+    mask = visible(rows, cols, k.shape[2] - q.shape[2], causal, document_ids, window)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     lse = scores.logsumexp(-1)
@@ -78,13 +67,18 @@ def attention_sdpa(
     causal: bool,
     scale: float | None,
     document_ids: torch.Tensor | None,
+    window: int | None = None,
 ) -> torch.Tensor:
-    """PyTorch's fused operator: the path wherever Triton is not chosen."""
+    """PyTorch's fused operator, with every pair of query and key in a mask unless it needs none."""
+    if q.device.type == "cuda" and q.dtype == torch.float32 and q.shape[1] != k.shape[1]:
+        # only its operator that keeps every score takes grouped heads in float32
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
     # a literal, not the comparison: with dynamic shapes that would be symbolic, which the operator refuses
     options = {"scale": scale} if q.shape[1] == k.shape[1] else {"scale": scale, "enable_gqa": True}
-    if document_ids is None and (not causal or q.shape[2] == k.shape[2]):
+    if document_ids is None and window is None and (not causal or q.shape[2] == k.shape[2]):
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal, **options)
-    mask = visible(q.shape[2], k.shape[2], causal, document_ids, q.device)
+    rows, cols = (torch.arange(x.shape[2], device=q.device) for x in (q, k))
+    mask = visible(rows, cols, k.shape[2] - q.shape[2], causal, document_ids, window)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **options)
 
 
@@ -127,7 +121,7 @@ def _too_wide_for_exact(q: torch.Tensor) -> bool:
 
 
 def _setup_context(ctx, inputs, output):
-    q, k, v, document_ids, ctx.causal, ctx.scale = inputs
+    q, k, v, document_ids, ctx.causal, ctx.scale, ctx.window = inputs
     out, lse = output
     ctx.save_for_backward(q, k, v, out, lse, document_ids)
     ctx.set_materialize_grads(False)
@@ -136,9 +130,9 @@ def _setup_context(ctx, inputs, output):
 def _autograd(ctx, dout, _dlse):
     q, k, v, out, lse, document_ids = ctx.saved_tensors
     if dout is None:
-        return None, None, None, None, None, None
-    grads = attention_backward(dout, q, k, v, out, lse, document_ids, ctx.causal, ctx.scale)
-    return *grads, None, None, None
+        return None, None, None, None, None, None, None
+    grads = attention_backward(dout, q, k, v, out, lse, document_ids, ctx.causal, ctx.scale, ctx.window)
+    return *grads, None, None, None, None
 
 
 attention_forward.register_autograd(_autograd, setup_context=_setup_context)
@@ -176,6 +170,7 @@ def attention(
     causal: bool = True,
     scale: float | None = None,
     document_ids: torch.Tensor | None = None,
+    window: int | None = None,
     return_lse: bool = False,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """softmax(q kᵀ · scale + mask) v, scale 1/√head_dim by default. Raises ValueError on arguments that do
@@ -189,15 +184,24 @@ def attention(
         scale = q.shape[-1] ** -0.5
     if scale <= 0:
         raise ValueError(f"attention: scale {scale} must be positive")
+    if window is not None:
+        if window < 1 or not causal:
+            raise ValueError(f"attention: window {window} must be at least 1, with causal=True")
+        if window >= k.shape[2]:
+            window = None  # every key is within reach
     ours = triton_runs(q) and not _too_wide_for_exact(q)
-    if ours and not return_lse and document_ids is None and _suits_pytorch(q, k):
+    if ours and not return_lse and document_ids is None and window is None and _suits_pytorch(q, k):
         chosen = attention_choice(q)
         if chosen == "cudnn":
             return attention_cudnn(q, k, v, causal, scale)
         ours = chosen == "triton"
     if ours:
-        out, lse = attention_forward(q, k, v, document_ids, causal, scale)
+        out, lse = attention_forward(q, k, v, document_ids, causal, scale, window or 0)
         return (out, lse.detach() * math.log(2)) if return_lse else out
+    masked = document_ids is not None or (causal and q.shape[2] != k.shape[2]) or window is not None
+    if (masked or return_lse) and q.shape[2] > ONE_MASK:
+        out, lse = attention_blocks(q, k, v, document_ids, causal, scale, window or 0)
+        return (out, lse.detach()) if return_lse else out
     if return_lse:
-        return attention_reference(q, k, v, causal, scale, document_ids)
-    return attention_sdpa(q, k, v, causal, scale, document_ids)
+        return attention_reference(q, k, v, causal, scale, document_ids, window)
+    return attention_sdpa(q, k, v, causal, scale, document_ids, window)

@@ -28,6 +28,7 @@ from kernels.backend import (
 )
 
 LOG2_E = math.log2(math.e)
+GROUP = 32  # positions whose lowest and highest document id are kept together
 
 
 @jit
@@ -61,58 +62,86 @@ def store_tile(pointer, row_stride, start, limit, rows, dims, values, HEAD_DIM: 
 
 
 @jit
-def document_span(ids_ptr, start, rows, seq, SPAN: tl.constexpr):
-    """First and one past the last position whose id lies within the ids of positions start + rows.
+def document_spans(rows_of_ids, inside, lows_ptr, highs_ptr, seq, GROUP: tl.constexpr, GROUPS: tl.constexpr):
+    """Of positions with these ids (where `inside`), among groups of GROUP positions with known lowest and highest ids:
+    first and one past the last position whose group may hold one of the ids; then first and one past the last of the
+    groups that hold nothing but the one id all rows share, where those lie side by side, otherwise 0 and 0.
 
-    Exact for packed rows, whose documents are contiguous; for ids in any order a superset, which the mask
-    thins.
+    Exact to a group for packed rows, whose documents are contiguous; for ids in any order the first span is a superset,
+    which the mask thins.
     """
-    inside = (start + rows) < seq
-    ids = tl.load(ids_ptr + start + rows, mask=inside, other=0)
-    lowest = tl.min(tl.where(inside, ids, tl.max(ids, axis=0)), axis=0)
-    highest = tl.max(tl.where(inside, ids, lowest), axis=0)
-    first = tl.zeros((), tl.int32) + seq
+    lowest = tl.min(tl.where(inside, rows_of_ids, tl.max(rows_of_ids, axis=0)), axis=0)
+    highest = tl.max(tl.where(inside, rows_of_ids, lowest), axis=0)
+    count = tl.cdiv(seq, GROUP)
+    first = tl.zeros((), tl.int32) + count
     last = tl.zeros((), tl.int32)
-    for at in range(0, seq, SPAN):
-        places = at + tl.arange(0, SPAN)
-        others = tl.load(ids_ptr + places, mask=places < seq, other=0)
-        near = (others >= lowest) & (others <= highest) & (places < seq)
-        first = tl.minimum(first, tl.min(tl.where(near, places, seq), axis=0))
+    alone_first = first
+    alone_last = last
+    alone = last
+    for at in range(0, count, GROUPS):
+        places = at + tl.arange(0, GROUPS)
+        there = places < count
+        lows = tl.load(lows_ptr + places, mask=there, other=0)
+        highs = tl.load(highs_ptr + places, mask=there, other=0)
+        near = there & (highs >= lowest) & (lows <= highest)
+        first = tl.minimum(first, tl.min(tl.where(near, places, count), axis=0))
         last = tl.maximum(last, tl.max(tl.where(near, places + 1, 0), axis=0))
-    return first, last
+        same = there & (lows == highs) & (lows == lowest) & (lowest == highest)
+        alone_first = tl.minimum(alone_first, tl.min(tl.where(same, places, count), axis=0))
+        alone_last = tl.maximum(alone_last, tl.max(tl.where(same, places + 1, 0), axis=0))
+        alone += tl.sum(same.to(tl.int32), axis=0)
+    side_by_side = alone_last - alone_first == alone
+    alone_first = tl.where(side_by_side, alone_first, 0)
+    alone_last = tl.where(side_by_side, alone_last, 0)
+    return first * GROUP, tl.minimum(last * GROUP, seq), alone_first * GROUP, alone_last * GROUP
 
 
 @jit
 def key_ranges(
-    start, rows, seq_q, seq_k, ids_ptr,
-    CAUSAL: tl.constexpr, HAS_IDS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    start, row_ids, inside, seq_q, seq_k, lows_ptr, highs_ptr, window,
+    CAUSAL: tl.constexpr, HAS_IDS: tl.constexpr, HAS_WINDOW: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Of the queries start … start + BLOCK_M: where keys begin, where unmasked blocks end, where keys end."""
+    """Of the queries start … start + BLOCK_M: where keys begin, from where to where blocks of keys need no mask, where
+    keys end. All but the last are multiples of BLOCK_N.
+    """
     begin = tl.zeros((), tl.int32)
     stop = tl.zeros((), tl.int32) + seq_k
-    unmasked = stop
+    bare_begin = begin
+    bare_end = stop
     if CAUSAL:
-        unmasked = tl.maximum(tl.minimum(start + 1 + seq_k - seq_q, seq_k), 0)
+        bare_end = tl.maximum(tl.minimum(start + 1 + seq_k - seq_q, seq_k), 0)
         stop = tl.maximum(tl.minimum(start + BLOCK_M + seq_k - seq_q, seq_k), 0)
-    unmasked = unmasked // BLOCK_N * BLOCK_N
+    bare_end = bare_end // BLOCK_N * BLOCK_N
+    if HAS_WINDOW:
+        begin = tl.maximum(start + seq_k - seq_q - window + 1, 0) // BLOCK_N * BLOCK_N
+        bare_begin = tl.cdiv(tl.maximum(start + BLOCK_M + seq_k - seq_q - window, 0), BLOCK_N) * BLOCK_N
     if HAS_IDS:
-        first, last = document_span(ids_ptr, start, rows, seq_q, 1024)
-        begin = first // BLOCK_N * BLOCK_N
+        first, last, alone_first, alone_last = document_spans(
+            row_ids, inside, lows_ptr, highs_ptr, seq_q, GROUP, 256
+        )
+        begin = tl.maximum(begin, first // BLOCK_N * BLOCK_N)
         stop = tl.minimum(stop, last)
-        unmasked = begin
-    return begin, unmasked, stop
+        bare_begin = tl.maximum(bare_begin, tl.cdiv(alone_first, BLOCK_N) * BLOCK_N)
+        bare_end = tl.minimum(bare_end, alone_last // BLOCK_N * BLOCK_N)
+    bare_begin = tl.maximum(bare_begin, begin)
+    some = bare_begin < bare_end
+    return begin, tl.where(some, bare_begin, begin), tl.where(some, bare_end, begin), stop
 
 
 @jit
 def visible_scores(
-    scores, row, col, row_ids, col_ids, seq_k, offset, CAUSAL: tl.constexpr, HAS_IDS: tl.constexpr
-):
+    scores, row, col, row_ids, col_ids, seq_k, offset, window,
+    CAUSAL: tl.constexpr, HAS_IDS: tl.constexpr, HAS_WINDOW: tl.constexpr,
+):  # fmt: skip
     """Scores with −inf where a query must not look; row and col, and their ids, broadcast to the scores'
     shape.
     """
     seen = col < seq_k
     if CAUSAL:
         seen = seen & (col <= row + offset)
+    if HAS_WINDOW:
+        seen = seen & (col > row + offset - window)
     if HAS_IDS:
         seen = seen & (row_ids == col_ids)
     return tl.where(seen, scores, float("-inf"))
@@ -121,8 +150,9 @@ def visible_scores(
 @jit
 def _forward_range(
     acc, row_max, row_sum, q, k_ptr, v_ptr, ids_ptr, row_ids, start_m, begin, stop, seq_q, seq_k, k_row, v_row,
+    window,
     HEAD_DIM: tl.constexpr, SCALE: tl.constexpr, CAUSAL: tl.constexpr, HAS_IDS: tl.constexpr,
-    MASKED: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_WINDOW: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     rows, cols, dims = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
@@ -135,8 +165,9 @@ def _forward_range(
                 col_ids = tl.load(ids_ptr + n + cols, mask=(n + cols) < seq_k, other=0)
             row, col = (start_m + rows)[:, None], (n + cols)[None, :]
             scores = visible_scores(
-                scores, row, col, row_ids[:, None], col_ids[None, :], seq_k, seq_k - seq_q, CAUSAL, HAS_IDS
-            )
+                scores, row, col, row_ids[:, None], col_ids[None, :], seq_k, seq_k - seq_q, window,
+                CAUSAL, HAS_IDS, HAS_WINDOW,
+            )  # fmt: skip
         new_max = tl.maximum(row_max, tl.max(scores, axis=1) * SCALE)
         base = new_max
         if MASKED:  # a row that has seen nothing yet: -inf - -inf would be NaN
@@ -153,11 +184,11 @@ def _forward_range(
 
 @jit
 def _attention_forward_kernel(
-    q_ptr, k_ptr, v_ptr, ids_ptr, out_ptr, lse_ptr,
-    seq_q, seq_k, heads, group,
+    q_ptr, k_ptr, v_ptr, ids_ptr, lows_ptr, highs_ptr, out_ptr, lse_ptr,
+    seq_q, seq_k, heads, group, window,
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, out_batch, out_head, out_row,
     HEAD_DIM: tl.constexpr, SCALE: tl.constexpr, CAUSAL: tl.constexpr, HAS_IDS: tl.constexpr,
-    EVEN: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_WINDOW: tl.constexpr, GROUP: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     ACC: tl.constexpr = lse_ptr.dtype.element_ty
@@ -170,30 +201,42 @@ def _attention_forward_kernel(
     k_ptr += batch * k_batch + head // group * k_head
     v_ptr += batch * v_batch + head // group * v_head
     ids_ptr += batch * seq_q
+    lows_ptr += batch * tl.cdiv(seq_q, GROUP)
+    highs_ptr += batch * tl.cdiv(seq_q, GROUP)
     rows, dims = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
+    inside = (start_m + rows) < seq_q
     q = load_tile(q_ptr, q_row, start_m, seq_q, rows, dims, HEAD_DIM, BLOCK_D, not EVEN)
     row_ids = rows
     if HAS_IDS:
-        row_ids = tl.load(ids_ptr + start_m + rows, mask=(start_m + rows) < seq_q, other=0)
-    begin, unmasked, stop = key_ranges(
-        start_m, rows, seq_q, seq_k, ids_ptr, CAUSAL, HAS_IDS, BLOCK_M, BLOCK_N
-    )
+        row_ids = tl.load(ids_ptr + start_m + rows, mask=inside, other=0)
+    begin, bare_begin, bare_end, stop = key_ranges(
+        start_m, row_ids, inside, seq_q, seq_k, lows_ptr, highs_ptr, window,
+        CAUSAL, HAS_IDS, HAS_WINDOW, BLOCK_M, BLOCK_N, GROUP,
+    )  # fmt: skip
     row_max = tl.full((BLOCK_M,), float("-inf"), ACC)
     row_sum = tl.zeros((BLOCK_M,), ACC)
     acc = tl.zeros((BLOCK_M, BLOCK_D), ACC)
+    if HAS_IDS or HAS_WINDOW:
+        acc, row_max, row_sum = _forward_range(
+            acc, row_max, row_sum, q, k_ptr, v_ptr, ids_ptr, row_ids, start_m, begin, bare_begin, seq_q, seq_k,
+            k_row, v_row, window, HEAD_DIM, SCALE, CAUSAL, HAS_IDS, HAS_WINDOW, True, PRECISION,
+            BLOCK_M, BLOCK_N, BLOCK_D,
+        )  # fmt: skip
     acc, row_max, row_sum = _forward_range(
-        acc, row_max, row_sum, q, k_ptr, v_ptr, ids_ptr, row_ids, start_m, begin, unmasked, seq_q, seq_k,
-        k_row, v_row, HEAD_DIM, SCALE, CAUSAL, HAS_IDS, False, PRECISION, BLOCK_M, BLOCK_N, BLOCK_D,
+        acc, row_max, row_sum, q, k_ptr, v_ptr, ids_ptr, row_ids, start_m, bare_begin, bare_end, seq_q, seq_k,
+        k_row, v_row, window, HEAD_DIM, SCALE, CAUSAL, HAS_IDS, HAS_WINDOW, False, PRECISION,
+        BLOCK_M, BLOCK_N, BLOCK_D,
     )  # fmt: skip
     acc, row_max, row_sum = _forward_range(
-        acc, row_max, row_sum, q, k_ptr, v_ptr, ids_ptr, row_ids, start_m, unmasked, stop, seq_q, seq_k,
-        k_row, v_row, HEAD_DIM, SCALE, CAUSAL, HAS_IDS, True, PRECISION, BLOCK_M, BLOCK_N, BLOCK_D,
+        acc, row_max, row_sum, q, k_ptr, v_ptr, ids_ptr, row_ids, start_m, bare_end, stop, seq_q, seq_k,
+        k_row, v_row, window, HEAD_DIM, SCALE, CAUSAL, HAS_IDS, HAS_WINDOW, True, PRECISION,
+        BLOCK_M, BLOCK_N, BLOCK_D,
     )  # fmt: skip
     out = acc / tl.where(row_sum == 0.0, 1.0, row_sum)[:, None]
     out_ptr += batch * out_batch + head * out_head
     store_tile(out_ptr, out_row, start_m, seq_q, rows, dims, out, HEAD_DIM)
     lse = row_max + tl.log2(row_sum)
-    tl.store(lse_ptr + row_of_lse * seq_q + start_m + rows, lse, mask=(start_m + rows) < seq_q)
+    tl.store(lse_ptr + row_of_lse * seq_q + start_m + rows, lse, mask=inside)
 
 
 def empty_by_token(x: torch.Tensor) -> torch.Tensor:
@@ -204,6 +247,21 @@ def empty_by_token(x: torch.Tensor) -> torch.Tensor:
     return x.new_empty((batch, seq, heads, head_dim)).transpose(1, 2)
 
 
+def document_groups(
+    document_ids: torch.Tensor | None, unused: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The ids (batch, seq) as the kernels read them, and the lowest and the highest of every GROUP of them,
+    (batch, ⌈seq / GROUP⌉); without ids `unused` three times.
+    """
+    if document_ids is None:
+        return unused, unused, unused
+    ids = document_ids.to(torch.uint8) if document_ids.dtype == torch.bool else document_ids.contiguous()
+    seq = ids.shape[1]
+    places = torch.arange(-(-seq // GROUP) * GROUP, device=ids.device).clamp(max=seq - 1)
+    grouped = ids.index_select(1, places).unflatten(1, (-1, GROUP))
+    return ids, grouped.amin(2), grouped.amax(2)
+
+
 @register("attention_forward")
 def attention_forward(
     q: torch.Tensor,
@@ -212,26 +270,28 @@ def attention_forward(
     document_ids: torch.Tensor | None,
     causal: bool,
     scale: float,
+    window: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(out, base-2 logarithm of the softmax denominators)."""
+    """(out, base-2 logarithm of the softmax denominators); a window of 0 is none."""
     batch, heads, seq_q, head_dim = q.shape
     out = empty_by_token(q)
     lse = torch.empty((batch, heads, seq_q), dtype=compute_dtype(q.dtype), device=q.device)
     if lse.numel() == 0:
         return out, lse
     q, k, v = dense_last(q), dense_last(k), dense_last(v)
-    ids = lse if document_ids is None else document_ids.contiguous()
-    config = forward_config(q, document_ids is not None)
+    config = forward_config(q, document_ids is not None or window > 0)
     grid = (batch * heads * triton.cdiv(seq_q, config["BLOCK_M"]),)
     wrap_triton(_attention_forward_kernel)[grid](
-        q, k, v, ids, out, lse, seq_q, k.shape[2], heads, heads // k.shape[1],
+        q, k, v, *document_groups(document_ids, lse), out, lse,
+        seq_q, k.shape[2], heads, heads // k.shape[1], window,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
         HEAD_DIM=head_dim, SCALE=scale * LOG2_E, CAUSAL=causal, HAS_IDS=document_ids is not None,
-        EVEN=seq_q % config["BLOCK_M"] == 0, PRECISION=dot_precision(), **config,
+        HAS_WINDOW=window > 0, GROUP=GROUP, EVEN=seq_q % config["BLOCK_M"] == 0, PRECISION=dot_precision(),
+        **config,
     )  # fmt: skip
     return out, lse
 
 
 @attention_forward.register_fake
-def _(q, k, v, document_ids, causal, scale):
+def _(q, k, v, document_ids, causal, scale, window):
     return empty_by_token(q), q.new_empty(q.shape[:3], dtype=compute_dtype(q.dtype))

@@ -1,13 +1,13 @@
 """Attention of one new token a sequence against a static key-value cache.
 
-In: q (batch, heads, head_dim) or (batch, heads, 1, head_dim); k_cache and v_cache (batch, kv_heads,
-max_len, head_dim), any strides, heads a multiple of kv_heads; lengths, integers (batch,): how many cache
-rows of each sequence count, the new token's own row included. Out: q's shape and dtype. A length of 0 gives
-zeros. Scale 1/√head_dim. No gradient. Lengths live in a tensor: one compiled graph (and one CUDA graph)
-serves every step. Rows from `lengths` on must hold finite numbers (a cache allocated with zeros does); off
-CUDA they are read and multiplied by zero, so a caller who knows a bound on the lengths saves time there by
-passing k_cache[:, :, :bound]. Under autocast q and the caches are cast to its dtype. Source: Dao et al.
-2023, "Flash-Decoding for long-context inference".
+In: q (batch, heads, head_dim) or (batch, heads, 1, head_dim); k_cache and v_cache (batch, kv_heads, max_len,
+head_dim), any strides, heads a multiple of kv_heads; lengths, integers (batch,): how many cache rows of each sequence
+count, the new token's own row included. Out: q's shape and dtype. A length of 0 gives zeros. With `window` only the
+last `window` of those rows count. Scale 1/√head_dim. No gradient. Lengths live in a tensor: one compiled graph (and
+one CUDA graph) serves every step. Rows from `lengths` on must hold finite numbers (a cache allocated with zeros
+does); off CUDA they are read and multiplied by zero, so a caller who knows a bound on the lengths saves time there by
+passing k_cache[:, :, :bound]. Under autocast q and the caches are cast to its dtype. Source: Dao et al. 2023,
+"Flash-Decoding for long-context inference".
 
 On CUDA each sequence's cache is split among programs, as many as fill the multiprocessors twice; each
 split's share follows the sequence's own length, a second kernel joins them. A group's query heads are the
@@ -39,7 +39,11 @@ MAX_SPLITS = 128
 
 
 def decode_attention_reference(
-    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, lengths: torch.Tensor
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    lengths: torch.Tensor,
+    window: int | None = None,
 ) -> torch.Tensor:
     """The same maths by PyTorch's operator, on q (batch, heads, head_dim): the path wherever Triton is not
     chosen.
@@ -50,7 +54,10 @@ def decode_attention_reference(
     """
     batch, heads, head_dim = q.shape
     kv_heads, max_len = k_cache.shape[1], k_cache.shape[2]
-    beyond = torch.arange(max_len, device=q.device) >= lengths.unsqueeze(1)  # (batch, max_len)
+    places, ends = torch.arange(max_len, device=q.device), lengths.unsqueeze(1)
+    beyond = places >= ends  # (batch, max_len)
+    if window is not None:
+        beyond |= places < ends.clamp(max=max_len) - window
     mask = torch.zeros(beyond.shape, dtype=q.dtype, device=q.device).masked_fill(beyond, -torch.inf)
     grouped = q.reshape(batch, kv_heads, heads // kv_heads, head_dim)
     out = F.scaled_dot_product_attention(grouped, k_cache, v_cache, attn_mask=mask[:, None, None, :])
@@ -60,9 +67,9 @@ def decode_attention_reference(
 @jit
 def _decode_split_kernel(
     q_ptr, k_ptr, v_ptr, lengths_ptr, partial_ptr, stats_ptr, out_ptr,
-    max_len, kv_heads, splits,
+    max_len, kv_heads, splits, window,
     q_batch, q_head, k_batch, k_head, k_row, v_batch, v_head, v_row,
-    HEAD_DIM: tl.constexpr, SCALE: tl.constexpr, GROUP: tl.constexpr, SINGLE: tl.constexpr,
+    HEAD_DIM: tl.constexpr, SCALE: tl.constexpr, GROUP: tl.constexpr, SINGLE: tl.constexpr, HAS_WINDOW: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """One split of one kv head: unnormalised sum (batch, heads, splits, HEAD_DIM), its maximum and
@@ -75,8 +82,11 @@ def _decode_split_kernel(
     k_ptr += batch * k_batch + kv_head * k_head
     v_ptr += batch * v_batch + kv_head * v_head
     length = tl.minimum(tl.load(lengths_ptr + batch).to(tl.int32), max_len)
-    share = tl.cdiv(tl.cdiv(length, splits), BLOCK_N) * BLOCK_N
-    begin = split * share
+    earliest = tl.zeros((), tl.int32)
+    if HAS_WINDOW:
+        earliest = tl.maximum(length - window, 0)
+    share = tl.cdiv(tl.cdiv(length - earliest, splits), BLOCK_N) * BLOCK_N
+    begin = earliest + split * share
     stop = tl.minimum(begin + share, length)
 
     members, cols, dims = tl.arange(0, BLOCK_G), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
@@ -148,9 +158,9 @@ def decode_config(q: torch.Tensor) -> dict[str, int]:
 
 @register("decode_attention")
 def _decode(
-    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, lengths: torch.Tensor
+    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, lengths: torch.Tensor, window: int
 ) -> torch.Tensor:
-    """q (batch, heads, head_dim) to the same shape, contiguous."""
+    """q (batch, heads, head_dim) to the same shape, contiguous; a window of 0 is none."""
     batch, heads, head_dim = q.shape
     kv_heads, max_len = k_cache.shape[1], k_cache.shape[2]
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
@@ -159,7 +169,7 @@ def _decode(
     config = decode_config(q)
     splits = min(
         MAX_SPLITS,
-        triton.cdiv(max_len, config["BLOCK_N"]),
+        triton.cdiv(min(window, max_len) if window else max_len, config["BLOCK_N"]),
         max(1, 2 * num_sms(q.device) // (batch * kv_heads)),
     )
     compute = compute_dtype(q.dtype)
@@ -169,9 +179,9 @@ def _decode(
     )
     stats = torch.empty((batch, heads, splits, 2), dtype=compute, device=q.device)
     wrap_triton(_decode_split_kernel)[(batch * kv_heads, splits)](
-        q, k, v, lengths.contiguous(), partial, stats, out, max_len, kv_heads, splits,
+        q, k, v, lengths.contiguous(), partial, stats, out, max_len, kv_heads, splits, window,
         *q.stride()[:2], *k.stride()[:3], *v.stride()[:3],
-        HEAD_DIM=head_dim, SCALE=head_dim**-0.5 * LOG2_E, GROUP=heads // kv_heads, SINGLE=splits == 1,
+        HEAD_DIM=head_dim, SCALE=head_dim**-0.5 * LOG2_E, GROUP=heads // kv_heads, SINGLE=splits == 1, HAS_WINDOW=window > 0,
         PRECISION=dot_precision(), BLOCK_G=max(16, power_of_two(heads // kv_heads)), **config,
     )  # fmt: skip
     if splits > 1:
@@ -183,7 +193,7 @@ def _decode(
 
 
 @_decode.register_fake
-def _(q, k_cache, v_cache, lengths):
+def _(q, k_cache, v_cache, lengths, window):
     return q.new_empty(q.shape)
 
 
@@ -222,16 +232,24 @@ def _validate(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, len
 
 
 def decode_attention(
-    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, lengths: torch.Tensor
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    lengths: torch.Tensor,
+    window: int | None = None,
 ) -> torch.Tensor:
-    """Attention of each sequence's one query over its first `lengths` cache rows. Raises ValueError on bad
-    shapes.
+    """Attention of each sequence's one query over its first `lengths` cache rows, or the last `window` of them.
+    Raises ValueError on bad shapes.
     """
     cast = autocast_dtype(q)
     if cast is not None:
         q, k_cache, v_cache = q.to(cast), k_cache.to(cast), v_cache.to(cast)
     _validate(q, k_cache, v_cache, lengths)
+    if window is not None and window < 1:
+        raise ValueError(f"decode_attention: window {window} must be at least 1")
     rows = q if q.dim() == 3 else q.squeeze(2)
     if use_triton("decode_attention", q):
-        return _decode(rows.detach(), k_cache.detach(), v_cache.detach(), lengths).reshape(q.shape)
-    return decode_attention_reference(rows, k_cache, v_cache, lengths).reshape(q.shape)
+        return _decode(rows.detach(), k_cache.detach(), v_cache.detach(), lengths, window or 0).reshape(
+            q.shape
+        )
+    return decode_attention_reference(rows, k_cache, v_cache, lengths, window).reshape(q.shape)

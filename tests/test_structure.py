@@ -149,6 +149,7 @@ DATA_ONLY = {"story_words.py", "story_sentences.py", "story_plots_family.py", "s
 FACE_OF = {
     "attention_forward": "attention",
     "attention_backward": "attention",
+    "attention_blocks": "attention",
     "check_correct": "check",
     "check_speed": "check",
     "check_report": "check",

@@ -46,7 +46,7 @@ def test_every_architecture_uses_its_matrix_instruction():
 
     def forward(head_dim):
         q = torch.empty(1, 2, 256, head_dim, dtype=torch.bfloat16, device="meta")
-        return aot.attention_forward.body(q, q, q, None, True, 0.125)
+        return aot.attention_forward.body(q, q, q, None, True, 0.125, 0)
 
     found = {name: aot.compile_case(case, name)[0].instructions for name in aot.ARCHITECTURES}
     assert found == {
@@ -78,10 +78,10 @@ def test_sizes_of_one_compile(operator):
     def launch():
         if operator == "attention":
             ids = one(1, 1, dtype=long)
-            _, lse = aot.attention_forward.body(x, x, x, ids, True, 1.0)
-            aot.attention_backward.body(x, x, x, x, x, lse, ids, True, 1.0)
+            _, lse = aot.attention_forward.body(x, x, x, ids, True, 1.0, 0)
+            aot.attention_backward.body(x, x, x, x, x, lse, ids, True, 1.0, 0)
         elif operator == "decode_attention":
-            aot._decode.body(one(1, 1, 2), x, x, one(1, dtype=long))
+            aot._decode.body(one(1, 1, 2), x, x, one(1, dtype=long), 0)
         elif operator == "rope":
             table = one(1, 1, dtype=torch.float32)
             aot._rope.body(x, x, table, table, one(1, 1, dtype=long), False)

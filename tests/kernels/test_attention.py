@@ -4,6 +4,7 @@ from importlib import import_module
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import kernels
 
@@ -54,6 +55,97 @@ def test_a_row_that_sees_nothing_is_zero_and_so_are_its_gradients():
     assert all(g.isfinite().all() for g in grads)
 
 
+WINDOWS = [
+    ((2, 4, 2, 30, 30, 8), 1),
+    ((1, 2, 1, 30, 30, 8), 7),
+    ((1, 2, 2, 9, 30, 8), 12),
+    ((1, 2, 1, 30, 9, 80), 4),
+    ((1, 1, 1, 12, 12, 8), 12),
+    ((1, 1, 1, 12, 12, 8), 99),
+]
+
+
+@pytest.mark.parametrize("blocks", [None, 8], ids=["one mask", "blocks"])
+@pytest.mark.parametrize("documents", [False, True])
+@pytest.mark.parametrize(
+    "shape, window", [*WINDOWS, ((2, 4, 1, 30, 30, 8), None), ((1, 2, 1, 12, 30, 8), None)]
+)
+def test_windows_and_documents_agree_with_the_textbook(shape, window, documents, blocks, monkeypatch):
+    if blocks is not None:
+        monkeypatch.setattr(module, "ONE_MASK", 0)
+        monkeypatch.setattr(import_module("kernels.attention_blocks"), "BLOCK", blocks)
+    q, k, v = (x.detach().double().requires_grad_() for x in operands(*shape))
+    options = {"window": window}
+    if documents and shape[3] == shape[4]:
+        options["document_ids"] = torch.randint(0, 3, (shape[0], shape[3])).sort(-1).values
+    want, want_lse = module.attention_reference(q, k, v, **options)
+    got, lse = kernels.attention(q, k, v, **options, return_lse=True)
+    torch.testing.assert_close(kernels.attention(q, k, v, **options), want)
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(lse, want_lse)
+    upstream = torch.randn_like(want)
+    wanted = torch.autograd.grad(want, (q, k, v), upstream)
+    torch.testing.assert_close(torch.autograd.grad(got, (q, k, v), upstream), wanted)
+
+
+def test_a_window_of_documents_in_any_order(monkeypatch):
+    monkeypatch.setattr(module, "ONE_MASK", 0)
+    monkeypatch.setattr(import_module("kernels.attention_blocks"), "BLOCK", 8)
+    q, k, v = operands(2, 2, 1, 30, 30, 8)
+    for ids in (torch.randint(0, 3, (2, 30)), torch.rand(2, 30) < 0.5):
+        for causal, window in ((True, 5), (True, None), (False, None)):
+            options = {"document_ids": ids, "causal": causal, "window": window}
+            torch.testing.assert_close(
+                kernels.attention(q, k, v, **options), module.attention_reference(q, k, v, **options)[0]
+            )
+
+
+class Largest(TorchDispatchMode):
+    """The most elements that any operator's result had, and the operators' names."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements, self.names = 0, set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.names.add(str(function))
+        for x in torch.utils._pytree.tree_leaves(result):
+            if isinstance(x, torch.Tensor):
+                self.elements = max(self.elements, x.numel())
+        return result
+
+
+@pytest.mark.parametrize(
+    "ids, window, most",
+    [(None, 100, 128 * (128 + 100)), (torch.arange(2048)[None] // 700, 0, 128 * 828), (None, 0, 128 * 2048)],
+)
+def test_no_tensor_is_as_large_as_all_scores(ids, window, most):
+    blocks = import_module("kernels.attention_blocks")
+    q, k, v = operands(1, 1, 1, 2048, 2048, 8)
+    with Largest() as seen:
+        options = {"document_ids": ids, "window": window or None}
+        out, _ = kernels.attention(q, k, v, return_lse=True, **options)
+        out.sum().backward()
+    assert {"lmfast.attention_blocks.default", "lmfast.attention_blocks_backward.default"} <= seen.names
+    with torch.no_grad(), Largest() as seen:  # of the operators' bodies, which a mode does not look into
+        out, lse = blocks.attention_blocks._init_fn(q, k, v, ids, True, 0.3, window)
+        blocks._backward._init_fn(out, q, k, v, out, lse, ids, True, 0.3, window)
+    assert most / 2 < seen.elements <= most < 2048 * 2048 / 8
+
+
+def test_blocks_opcheck_and_compile():
+    blocks = import_module("kernels.attention_blocks").attention_blocks
+    q, k, v = (x.detach().double().requires_grad_() for x in operands(1, 4, 2, 5, 5, 4))
+    ids = torch.tensor([[0, 0, 1, 1, 1]])
+    for arguments in ((q, k, v, None, True, 0.5, 2), (q, k, v, ids, False, 0.5, 0)):
+        torch.library.opcheck(blocks, arguments, atol=1e-9, rtol=1e-9)
+        assert torch.autograd.gradcheck(lambda *a, rest=arguments[3:]: blocks(*a, *rest)[0], (q, k, v))
+    q, k, v = operands(1, 2, 1, 600, 600, 8)
+    compiled = torch.compile(lambda *a: kernels.attention(*a, window=30), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(q, k, v), kernels.attention(q, k, v, window=30))
+
+
 def test_lse():
     q, k, v = operands(1, 2, 1, 4, 6, 8)
     out, lse = kernels.attention(q, k, v, causal=False, return_lse=True)
@@ -90,6 +182,7 @@ REFUSED_BY_CUDNN = [
     ((0, 2, 4, 64), (0, 2, 4, 64), HALF, {}),
     ((1, 2, 4, 64), (1, 2, 4, 64), HALF, {"document_ids": torch.zeros(1, 4).long()}),
     ((1, 2, 4, 64), (1, 2, 4, 64), HALF, {"return_lse": True}),
+    ((1, 2, 4, 64), (1, 2, 4, 64), HALF, {"window": 3}),
 ]
 
 
@@ -171,6 +264,8 @@ def test_compiles_to_plain_operations(assert_plain):
         ),
         ((1, 2, 4, 8), (1, 2, 5, 8), {"document_ids": torch.zeros(1, 4).long()}, "q and k of one length"),
         ((1, 2, 4, 8), (1, 2, 4, 8), {"document_ids": torch.zeros(1, 4)}, "must be integers"),
+        ((1, 2, 4, 8), (1, 2, 4, 8), {"window": 0}, "window 0 must be at least 1"),
+        ((1, 2, 4, 8), (1, 2, 4, 8), {"window": 3, "causal": False}, "with causal=True"),
         ((1, 2, 4, 8), (1, 2, 4, 8), {"scale": -1.0}, "scale -1.0 must be positive"),
         ((2, 4, 8), (2, 4, 8), {}, r"must be \(batch, heads, seq, head_dim\)"),
     ],

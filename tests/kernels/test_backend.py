@@ -166,11 +166,14 @@ TRACED = {
     "swiglu": lambda t: torch.ops.lmfast.swiglu_forward(t["x"], t["x"]),
     "swiglu backward": lambda t: torch.ops.lmfast.swiglu_backward(t["x"], t["x"], t["x"])[0],
     "rope": lambda t: torch.ops.lmfast.rope(t["x"], t["x"], t["table"], t["table"], None, False)[0],
-    "attention": lambda t: torch.ops.lmfast.attention_forward(t["x"], t["x"], t["x"], None, True, 0.25)[0],
-    "attention backward": lambda t: torch.ops.lmfast.attention_backward(
-        t["x"], t["x"], t["x"], t["x"], t["x"], t["lse"], None, True, 0.25
+    "attention": lambda t: torch.ops.lmfast.attention_forward(t["x"], t["x"], t["x"], None, True, 0.25, 0)[0],
+    "attention of documents in a window": lambda t: torch.ops.lmfast.attention_forward(
+        t["x"], t["x"], t["x"], t["ids"], True, 0.25, 9
     )[0],
-    "decode_attention": lambda t: torch.ops.lmfast.decode_attention(t["q"], t["x"], t["x"], t["lengths"]),
+    "attention backward": lambda t: torch.ops.lmfast.attention_backward(
+        t["x"], t["x"], t["x"], t["x"], t["x"], t["lse"], t["ids"], True, 0.25, 9
+    )[0],
+    "decode_attention": lambda t: torch.ops.lmfast.decode_attention(t["q"], t["x"], t["x"], t["lengths"], 7),
 }
 
 
@@ -194,12 +197,12 @@ def test_compile_sees_the_kernels_on_a_gpu(name, dynamic, monkeypatch):
     properties = SimpleNamespace(multi_processor_count=132)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     shapes = {"x": (2, 4, 33, 24), "q": (2, 4, 24), "weight": (24,), "table": (35, 12), "lse": (2, 4, 33)}
-    shapes |= {"rstd": (264,), "lengths": (2,)}
+    shapes |= {"rstd": (264,), "lengths": (2,), "ids": (2, 33)}
     environment = ShapeEnv()
     fake = FakeTensorMode(shape_env=environment)
 
     def tensor(key):
-        dtype = torch.int32 if key == "lengths" else torch.float32
+        dtype = torch.int32 if key in ("lengths", "ids") else torch.float32
         shape = shapes[key]
         if dynamic:
             sizes = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DUCK] * len(shape))

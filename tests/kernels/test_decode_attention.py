@@ -22,6 +22,19 @@ def test_equals_attention_over_the_filled_part(shape):
         torch.testing.assert_close(got[part], want)
 
 
+@pytest.mark.parametrize("window", [1, 3, 9, 50])
+def test_a_window_equals_attention_over_its_rows(window):
+    q, k, v = operands(3, 4, 2, 9, 8)
+    lengths = torch.tensor([1, 5, 9])
+    got = kernels.decode_attention(q, k, v, lengths, window)
+    for b, n in enumerate(lengths.tolist()):
+        part, rows = slice(b, b + 1), slice(max(0, n - window), n)
+        want = kernels.attention(q[part, :, None], k[part, :, rows], v[part, :, rows])[:, :, 0]
+        torch.testing.assert_close(got[part], want)
+    with pytest.raises(ValueError, match="window 0 must be at least 1"):
+        kernels.decode_attention(q, k, v, lengths, 0)
+
+
 def test_both_shapes_of_q_and_a_length_of_zero():
     q, k, v = operands(2, 4, 2, 9, 8)
     lengths = torch.tensor([0, 9])

@@ -77,6 +77,74 @@ def test_document_ids(causal, order, tiles, launched):
     launched(*ALL)
 
 
+@pytest.mark.parametrize(
+    "shape, window",
+    [
+        ((1, 2, 2, 70, 70, 16), 1),
+        ((2, 4, 2, 70, 70, 20), 7),
+        ((1, 2, 1, 150, 150, 16), 40),
+        ((1, 1, 1, 128, 128, 16), 64),  # whole blocks only
+        ((1, 2, 1, 29, 113, 80), 33),
+        ((1, 2, 1, 29, 113, 16), 112),  # a single key falls out of reach
+        ((1, 1, 1, 50, 13, 16), 5),  # the first 37 queries see nothing
+        ((1, 2, 2, 20, 20, 16), 20),
+        ((1, 2, 2, 20, 20, 16), 1000),
+    ],
+)
+def test_windows(shape, window, tiles, launched):
+    inputs, upstream = operands(*shape)
+    # with one key a row dout · v and Σ dout · out cancel, exactly in the reference, to their rounding in the kernels
+    rounding = 64 * torch.finfo(torch.float32).eps if window == 1 else 0.0
+    assert_agrees(ours(window=window), theirs(window=window), inputs, upstream, rounding)
+    launched(*ALL)
+
+
+@pytest.mark.parametrize("window", [1, 20, 64])
+@pytest.mark.parametrize("order", ["packed", "any"])
+def test_windows_within_documents(window, order, tiles, launched):
+    inputs, upstream = operands(2, 2, 1, 150, 150, 16)
+    ids = torch.randint(0, 3, (2, 150))
+    if order == "packed":
+        ids = ids.sort(-1, descending=True).values
+    options = {"window": window, "document_ids": ids}
+    rounding = 64 * torch.finfo(torch.float32).eps if window == 1 else 0.0
+    assert_agrees(ours(**options), theirs(**options), inputs, upstream, rounding)
+    launched(*ALL)
+
+
+def test_long_documents_between_short_ones(tiles):
+    """Blocks that lie within one document are walked without a mask."""
+    inputs, upstream = operands(1, 2, 1, 300, 300, 16)
+    ids = torch.tensor([0] * 3 + [1] * 170 + [2] * 5 + [3] * 122)[None]
+    for causal in (True, False):
+        options = {"causal": causal, "document_ids": ids}
+        assert_agrees(ours(**options), theirs(**options), inputs, upstream)
+
+
+@pytest.mark.parametrize("by", ["documents", "window"])
+def test_blocks_out_of_sight_are_not_read(by):
+    """NaN in them would reach every sum, even where weights are zero."""
+    (q, k, v), (dout,) = operands(1, 2, 1, 256, 256, 16)
+    q, k, v = q.detach(), k.detach(), v.detach()
+    ids = torch.arange(256)[None] // 128 if by == "documents" else None
+    window = 0 if by == "documents" else 32
+    early, late = slice(0, 96), slice(128, 256)
+    small = (16, 32, 4, 2)
+    with use_tiles(forward=small, dq=small, dkdv=small):
+        k[:, :, early] = v[:, :, early] = math.nan
+        out, lse = forward_module.attention_forward(q, k, v, ids, True, 0.25, window)
+        dq, _, _ = backward_module.attention_backward(dout, q, k, v, out, lse, ids, True, 0.25, window)
+        assert out[:, :, late].isfinite().all() and dq[:, :, late].isfinite().all()
+        assert out[:, :, early].isnan().all()
+        (q, k, v), _ = operands(1, 2, 1, 256, 256, 16)
+        q, k, v = q.detach(), k.detach(), v.detach()
+        out, lse = forward_module.attention_forward(q, k, v, ids, True, 0.25, window)
+        q[:, :, late] = math.nan
+        _, dk, dv = backward_module.attention_backward(dout, q, k, v, out, lse, ids, True, 0.25, window)
+        assert dk[:, :, early].isfinite().all() and dv[:, :, early].isfinite().all()
+        assert dk[:, :, late].isnan().all()
+
+
 @pytest.mark.parametrize("head_dim", [1, 96, 128, 256])
 def test_head_dims(head_dim):
     inputs, upstream = operands(1, 2, 1, 20, 20, head_dim)
@@ -196,9 +264,11 @@ def test_gradcheck_and_opcheck():
     q4 = torch.randn(1, 2, 4, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(ours(document_ids=ids), (q4, k, v), fast_mode=True)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(
-        forward_module.attention_forward, (q, k, v, None, True, 0.5), test_utils=checks, atol=1e-9, rtol=1e-9
-    )
+    assert torch.autograd.gradcheck(ours(window=2), (q, k, v), fast_mode=True)
+    for arguments in ((q, k, v, None, True, 0.5, 0), (q4, k, v, ids, True, 0.5, 2)):
+        torch.library.opcheck(
+            forward_module.attention_forward, arguments, test_utils=checks, atol=1e-9, rtol=1e-9
+        )
 
 
 def test_compiled_and_repeated():
@@ -214,6 +284,9 @@ def test_compiled_and_repeated():
         (backward_module, "visible_scores", "col <= row + offset", "col < row + offset"),
         (backward_module, "_dq_range", "dweights - delta[:, None]", "dweights"),
         (backward_module, "_dkdv_range", "dweights - delta[None, :]", "dweights"),
+        (forward_module, "visible_scores", "col > row + offset - window", "col >= row + offset - window"),
+        (forward_module, "key_ranges", "- window + 1, 0)", "- window + 40, 0)"),
+        (backward_module, "_query_ranges", "(seq_k - seq_q) + window, stop)", "(seq_k - seq_q), stop)"),
         (
             backward_module,
             "_attention_dkdv_kernel",
@@ -225,5 +298,7 @@ def test_compiled_and_repeated():
 def test_a_broken_kernel_fails(owner, name, old, new, mutate):
     mutate(owner, name, old, new)
     inputs, upstream = operands(1, 2, 1, 70, 100, 16)
-    with pytest.raises(AssertionError, match=r"off by|NaN"):
-        assert_agrees(ours(), theirs(), inputs, upstream)
+    options = {"window": 30} if "window" in old else {}
+    small = (16, 16, 4, 2)
+    with pytest.raises(AssertionError, match=r"off by|NaN"), use_tiles(forward=small, dq=small, dkdv=small):
+        assert_agrees(ours(**options), theirs(**options), inputs, upstream)

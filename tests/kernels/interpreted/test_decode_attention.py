@@ -17,21 +17,22 @@ def operands(batch, heads, kv_heads, max_len, head_dim, dtype=torch.float32):
     return q, k, v
 
 
-def exact(q, k, v, lengths):
+def exact(q, k, v, lengths, window=None):
     """Sequence by sequence, over exactly the rows that count, in float64."""
     out = torch.zeros(q.shape, dtype=torch.float64)
     group = q.shape[1] // k.shape[1]
     for b, length in enumerate(lengths.tolist()):
         if length:
-            keys, values = (x[b, :, :length].double().repeat_interleave(group, 0) for x in (k, v))
+            first = 0 if window is None else max(0, length - window)
+            keys, values = (x[b, :, first:length].double().repeat_interleave(group, 0) for x in (k, v))
             scores = (q[b].double().unsqueeze(1) @ keys.transpose(1, 2)) * q.shape[-1] ** -0.5
             out[b] = (scores.softmax(-1) @ values).squeeze(1)
     return out
 
 
-def assert_right(q, k, v, lengths):
-    got, want = kernels.decode_attention(q, k, v, lengths), exact(q, k, v, lengths)
-    theirs = module.decode_attention_reference(q, k, v, lengths)
+def assert_right(q, k, v, lengths, window=None):
+    got, want = kernels.decode_attention(q, k, v, lengths, window), exact(q, k, v, lengths, window)
+    theirs = module.decode_attention_reference(q, k, v, lengths, window)
     error, allowed = (got - want).abs().max(), 2 * (theirs - want).abs().max() + 8 * torch.finfo(q.dtype).eps
     assert not got.isnan().any() and error <= allowed, f"off by {error:.3g}, allowed {allowed:.3g}"
 
@@ -59,6 +60,19 @@ def test_any_number_of_splits(sms, monkeypatch, launched):
         assert_right(*operands(1, 2, 1, 500, 16), torch.tensor([length]))
     if sms > 1:
         launched("_decode_split_kernel", "_decode_combine_kernel")
+
+
+@pytest.mark.parametrize("window", [1, 31, 64, 100, 1000])
+def test_windows(window, launched):
+    q, k, v = operands(4, 4, 2, 300, 20)
+    lengths = torch.tensor([0, 300, 30, 97])
+    assert_right(q, k, v, lengths, window)
+    want = kernels.decode_attention(q, k, v, lengths, window)
+    for b, length in enumerate(lengths.tolist()):
+        first = max(0, length - window)
+        k[b, :, :first] = v[b, :, :first] = k[b, :, length:] = v[b, :, length:] = float("nan")
+    assert torch.equal(kernels.decode_attention(q, k, v, lengths, window), want)  # nothing else is read
+    launched("_decode_split_kernel")
 
 
 def test_rows_beyond_the_length_are_not_read():
@@ -99,7 +113,7 @@ def test_one_graph_for_every_length():
 def test_opcheck():
     q, k, v = operands(1, 2, 1, 40, 8)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(module._decode, (q, k, v, torch.tensor([33])), test_utils=checks)
+    torch.library.opcheck(module._decode, (q, k, v, torch.tensor([33]), 0), test_utils=checks)
 
 
 def test_agrees_with_attention():
@@ -115,9 +129,10 @@ def test_agrees_with_attention():
         ("_decode_split_kernel", "acc * shrink[:, None]", "acc"),
         ("_decode_split_kernel", "(n + cols)[None, :] < stop", "(n + cols)[None, :] >= 0"),
         ("_decode_combine_kernel", "weights * sums", "sums"),
+        ("_decode_split_kernel", "length - window, 0)", "length - window - 1, 0)"),
     ],
 )
 def test_a_broken_kernel_fails(name, old, new, mutate):
     mutate(module, name, old, new)
     with pytest.raises(AssertionError, match="off by"):
-        assert_right(*operands(1, 2, 2, 500, 16), torch.tensor([333]))
+        assert_right(*operands(1, 2, 2, 500, 16), torch.tensor([333]), 200 if "window" in old else None)
