@@ -16,7 +16,7 @@ def llama(model: TransformerLM):
     shape = model.config
     plain = {
         "norm": "pre", "position": "rope", "ffn": "swiglu", "qk_norm": False, "parallel_block": False, "dropout": 0.0,
-        "value_embeddings": False, "logit_softcap": None,
+        "value_embeddings": False, "logit_softcap": None, "sliding_window": None,
     }  # fmt: skip
     if any(getattr(shape, name) != value for name, value in plain.items()):
         raise ValueError("only the plain Llama shape has a counterpart in LlamaForCausalLM")

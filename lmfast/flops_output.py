@@ -150,8 +150,10 @@ def _console():
 
 def _title(config: dict[str, Any]) -> str:
     kv = "" if config["num_kv_heads"] == config["num_heads"] else f" ({config['num_kv_heads']} key/value)"
+    count = ModelConfig(**config).num_windows
+    windows = f", windows of {config['sliding_window']:,} in {count:,} layers" if count else ""
     return (
-        f"{config['num_layers']} layers, d_model {config['d_model']:,}, {config['num_heads']} heads{kv}, "
+        f"{config['num_layers']} layers{windows}, d_model {config['d_model']:,}, {config['num_heads']} heads{kv}, "
         f"d_ff {config['d_ff']:,}, vocabulary {config['vocab_size']:,}, context {config['context_length']:,}"
     )
 

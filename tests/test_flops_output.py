@@ -118,3 +118,13 @@ def test_without_matplotlib_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(UserError, match="--plot needs matplotlib, which is not installed"):
         plot_shares(ModelConfig(vocab_size=100).resolved(), str(tmp_path / "x.png"))
+
+
+def test_windows_are_named_and_counted(capsys):
+    shape = "--vocab-size 100 --d-model 64 --num-heads 4 --num-layers 5 --context-length 32".split()
+    main(shape)
+    full = capsys.readouterr().out
+    main([*shape, "--sliding-window", "8", "--window-pattern", "SSL"])
+    windowed = capsys.readouterr().out
+    assert "5 layers, d_model" in full and "5 layers, windows of 8 in 3 layers, d_model" in windowed
+    assert f"{4 * 64 * 32 * 5 * 32:,}" in full and f"{4 * 64 * 32 * (3 * 8 + 2 * 32):,}" in windowed

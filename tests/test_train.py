@@ -50,7 +50,7 @@ CHANGES_WEIGHTS = {
     "value_embeddings": None, "zero_init": None, "logit_softcap": 3.0, "z_loss": 0.1,
     "tie_embeddings": None, "parallel_block": None, "dropout": 0.5, "batch_size": 5, "grad_accumulation": 3,
     "learning_rate": 1e-3, "min_lr": 9e-3, "warmup_iters": 1, "lr_decay_iters": 4, "weight_decay": 0.9, "beta1": 0.5,
-    "document_mask": None, "beta2": 0.5, "grad_clip": 0.01, "bf16": None, "fp16": None,
+    "document_mask": None, "beta2": 0.5, "grad_clip": 0.01, "bf16": None, "fp16": None, "sliding_window": 4,
     "seed": 1, "max_iters": 5, "optimizer": "muon", "schedule": "linear",
 }  # fmt: skip
 # Settings with a test of their own below.
@@ -63,6 +63,7 @@ TESTED_BELOW = {
 BESIDE = {
     "decay_fraction": (0.9, ["--schedule", "wsd"]), "muon_lr": (1e-3, ["--optimizer", "muon"]),
     "muon_momentum": (0.5, ["--optimizer", "muon"]), "batch_ramp_iters": (4, ["--grad-accumulation", "3"]),
+    "window_pattern": ("L", ["--sliding-window", "4"]),
     "batch_ramp_start": (2, ["--grad-accumulation", "3", "--batch-ramp-iters", "4"]),
 }  # fmt: skip
 

@@ -30,6 +30,7 @@ from lmfast.inference.cpu_plan import (
     SCRATCH,
     SEQUENCES,
     SIN,
+    SPAN,
     VALUE_TABLE,
     VALUE_WEIGHTS,
 )
@@ -163,7 +164,7 @@ def attention(plan, rows, layer, t, threads):
     scores = query + size
     attended_stride = 4 * (heads * head_dim + SPACE)
     matrices = integers(plan[MATRICES], COLUMNS * (layer + 1))
-    table = matrices[COLUMNS * layer + VALUE_TABLE]
+    table, span = matrices[COLUMNS * layer + VALUE_TABLE], matrices[COLUMNS * layer + SPAN]
     layer_values = plan[BATCH] * kv_heads * plan[MAX_LENGTH] * size  # bytes from a layer's keys to its values
     first, last = share(plan[SEQUENCES] * kv_heads, 1, t, threads)
     for pair in range(first, last):
@@ -192,4 +193,6 @@ def attention(plan, rows, layer, t, threads):
                 asked = floats(projected + h * size, head_dim)
                 place_head(plan, asked, 2 * layer, position, scale, floats(query, head_dim))
                 out = plan[ATTENDED] + r * attended_stride + h * size
-                attend(query, keys, values, position + 1, head_dim, scores, out, keys_next)
+                seen = min(position + 1, span)
+                skipped = (position + 1 - seen) * size
+                attend(query, keys + skipped, values + skipped, seen, head_dim, scores, out, keys_next)

@@ -26,7 +26,7 @@ PATIENCE = 20_000  # looks for the next pass, some 0.3 ms, before a thread of th
 _KNOWN = {
     "vocab_size", "context_length", "d_model", "num_layers", "num_heads", "num_kv_heads", "d_ff", "rope_theta", "norm",
     "position", "ffn", "qk_norm", "value_embeddings", "zero_init", "logit_softcap", "tie_embeddings", "parallel_block",
-    "dropout",
+    "dropout", "sliding_window", "window_pattern",
 }  # fmt: skip
 
 
@@ -193,6 +193,8 @@ class CpuDecoder:
                     head_norms[i, k] = norm.weight.detach()
         if model.final_norm is not None:
             norms[2 * layers] = model.final_norm.weight.detach()
+        windows = [config.window_of(i) or context for i in range(layers)]
+        matrices[:layers, places.SPAN] = torch.tensor(windows)
         matrices[layers, places.QKV] = self._plan_packing(model.head.weight, 1, packings)
         panels = self._memory(sum(packed_size(*job[places.OUTPUTS : places.PANELS]) for job in packings))
         matrices[:, : places.DOWN + 1] += panels

@@ -11,7 +11,7 @@ NORM, ROPE, ACTIVATION, QK_NORM, PARALLEL = range(10, 15)
 PRE, POST, NONE = range(3)
 SWIGLU, SILU, RELU2 = range(3)
 # addresses, of fp32 arrays but for two. Between rows that a product reads there are SPACE floats (cpu_products.py).
-MATRICES = 15  # (layers + 1, 6) int64: addresses of each layer's, see below; at last the head's
+MATRICES = 15  # (layers + 1, 7) int64: addresses of each layer's, see below; at last the head's
 EMBEDDING = 16  # (vocab_size, d_model)
 NORMS = 17  # (2 layers + 1, d_model): attention's and feed-forward's of each layer, then the final one
 HEAD_NORMS = 18  # (layers, 2, head_dim): queries', keys'
@@ -36,9 +36,9 @@ PLAN_WORDS = 43
 # A pass packs the weights, reads rows into the cache, or wants each row's next id too.
 PACK, READ, PREDICT = range(3)
 # Columns of MATRICES: packed projections, then a table (vocab_size, kv_heads · head_dim) and weights (kv_heads,) of
-# value embeddings, 0 in a layer without them.
-QKV, OUT, UP_MATRIX, DOWN, VALUE_TABLE, VALUE_WEIGHTS = range(6)
-COLUMNS = 6
+# value embeddings, 0 in a layer without them. The last is no address: how many rows of the cache a query sees at most.
+QKV, OUT, UP_MATRIX, DOWN, VALUE_TABLE, VALUE_WEIGHTS, SPAN = range(7)
+COLUMNS = 7
 # Columns of PACKINGS: address of a matrix (outputs, inputs), its sizes, address of its panels.
 SOURCE, OUTPUTS, INPUTS, PANELS = range(4)
 # Rows of `rows` (5, R + 1) int64. Sequence OWNERS[s] has the rows from BEGINS[s] to BEGINS[s + 1].

@@ -2,6 +2,8 @@
 
 One convention, stated wherever a number is printed: forward = 2 × matmul parameters × tokens
 + 4 × num_layers × d_model × T per token for attention (full, not halved for causality); training = 3 × forward.
+A layer with a sliding window counts min(T, window) instead of T: what a token attends to at most, so that a window
+lowers the count as it lowers the work, and MFU is never the higher for work that was left out.
 Norms, rotations and look-ups in embeddings are left out. (PaLM, Chowdhery et al. 2022, appendix B.)
 """
 
@@ -21,7 +23,7 @@ __all__ = [
 
 CONVENTION = (
     "FLOPs: forward = 2 × matmul parameters × tokens + 4 × num_layers × d_model × T per token for attention "
-    "(full, not halved for causality); training = 3 × forward"
+    "(full, not halved for causality; min(T, window) in layers with a sliding window); training = 3 × forward"
 )
 
 
@@ -56,7 +58,7 @@ def forward_flops(config: ModelConfig, sequence_length: int, batch: int = 1) -> 
     count, tokens = parameters(config), batch * sequence_length
     return {
         "attention_projections": 2 * count["attention"] * tokens,
-        "attention_scores": 4 * config.num_layers * config.d_model * sequence_length * tokens,
+        "attention_scores": 4 * config.d_model * config.attention_span(sequence_length) * tokens,
         "feed_forward": 2 * count["feed_forward"] * tokens,
         "head": 2 * config.vocab_size * config.d_model * tokens,
     }

@@ -52,6 +52,10 @@ class ModelConfig:
     """attention and feed-forward read the same normalised input and are summed (GPT-J)"""
     dropout: float = 0.0
     """probability of dropping an element of the embedding and of each sublayer's output, in training only"""
+    sliding_window: int | None = None
+    """tokens that a token attends to in layers with a window, itself included; every layer is full when not set or 0"""
+    window_pattern: str = "SSSL"
+    """with sliding_window: which layers have a window (S) and which are full (L), repeated; the last is always full"""
 
     @property
     def head_dim(self) -> int:
@@ -63,6 +67,8 @@ class ModelConfig:
             self,
             num_kv_heads=self.num_heads if self.num_kv_heads is None else self.num_kv_heads,
             d_ff=4 * self.d_model if self.d_ff is None else self.d_ff,
+            sliding_window=self.sliding_window or None,
+            window_pattern=self.window_pattern.upper(),
         )
         if config.vocab_size is None:
             raise UserError(
@@ -104,7 +110,37 @@ class ModelConfig:
             raise UserError(f"dropout is {config.dropout}; it must be at least 0 and below 1")
         if config.logit_softcap is not None and not 0 < config.logit_softcap < float("inf"):
             raise UserError(f"logit_softcap is {config.logit_softcap}; it must be a number greater than 0")
+        if config.sliding_window is not None and config.sliding_window < 0:
+            raise UserError(
+                f"sliding_window is {config.sliding_window}; give a number of tokens, or 0 for full attention"
+            )
+        if not config.window_pattern or set(config.window_pattern) - set("SL"):
+            raise UserError(
+                f"window_pattern is '{self.window_pattern}'; spell it with S (a window) and L (full), such as SSSL"
+            )
         return config
+
+    def window_of(self, layer: int) -> int | None:
+        """How many tokens a token attends to in layer `layer`, counted from 0; None: all before it.
+
+        The pattern is nanochat's (Karpathy 2025): repeated over the layers, and the last layer is full.
+        """
+        short = self.window_pattern[layer % len(self.window_pattern)].upper() == "S"
+        return self.sliding_window or None if short and layer != self.num_layers - 1 else None
+
+    @property
+    def num_windows(self) -> int:
+        """How many layers have a sliding window."""
+        if not self.sliding_window:
+            return 0
+        pattern = self.window_pattern.upper()
+        repeats, rest = divmod(self.num_layers - 1, len(pattern))
+        return repeats * pattern.count("S") + pattern[:rest].count("S")
+
+    def attention_span(self, sequence_length: int) -> int:
+        """Most tokens that a token of a sequence of this length attends to, summed over the layers."""
+        full = self.num_layers * sequence_length
+        return full - self.num_windows * max(0, sequence_length - (self.sliding_window or 0))
 
     def has_value_embedding(self, layer: int) -> bool:
         """Whether layer `layer`, counted from 0, has a table of value embeddings."""

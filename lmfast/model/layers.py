@@ -3,7 +3,8 @@
 Activations are (batch, seq, d_model) in the autocast dtype; weights are fp32 and without biases. Sources: RMSNorm,
 Zhang & Sennrich 2019; RoPE, Su et al. 2021; SwiGLU, Shazeer 2020; grouped-query attention, Ainslie et al. 2023;
 squared ReLU, So et al. 2021; QK-norm, Henry et al. 2020; parallel block, GPT-J (Wang & Komatsuzaki 2021); value
-embeddings, modded-nanogpt (Jordan et al. 2024) after Zhou et al. 2024, arXiv:2410.17897.
+embeddings, modded-nanogpt (Jordan et al. 2024) after Zhou et al. 2024, arXiv:2410.17897; sliding windows, Beltagy et
+al. 2020, in some layers only as in nanochat.
 """
 
 import torch
@@ -62,7 +63,8 @@ class FusedLinear(Linear):
 class Attention(nn.Module):
     """Causal self-attention with grouped key/value heads; one fused projection for queries, keys and values.
 
-    With a value embedding, the values are the projection's plus a learned vector of the token, weighted a head.
+    With a value embedding, the values are the projection's plus a learned vector of the token, weighted a head. With a
+    window, a token attends to itself and the window − 1 tokens before it.
     """
 
     def __init__(self, config: ModelConfig, layer: int = 0):
@@ -73,6 +75,7 @@ class Attention(nn.Module):
             config.head_dim,
         )
         self.rotate = config.position == "rope"
+        self.window = config.window_of(layer)
         kv = self.num_kv_heads * self.head_dim
         self.qkv = FusedLinear(config.d_model, [self.num_heads * self.head_dim, kv, kv])
         self.out = Linear(self.num_heads * self.head_dim, config.d_model)
@@ -82,6 +85,10 @@ class Attention(nn.Module):
         if config.has_value_embedding(layer):
             self.value_embedding = nn.Embedding(config.vocab_size, kv)
             self.value_weight = nn.Parameter(torch.empty(self.num_kv_heads, 1))
+
+    def _window_within(self, length: int) -> int | None:
+        """The window, where keys of this many positions reach beyond it: else full attention is the same."""
+        return self.window if self.window is not None and self.window < length else None
 
     def project(self, x: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (batch, seq, num_heads, head_dim), keys and values (batch, seq, num_kv_heads, …), not rotated."""
@@ -103,7 +110,8 @@ class Attention(nn.Module):
         cache: LayerCache | None = None,  # filled with the keys and values of `x`, starting at position 0
         ids: Tensor | None = None,  # (batch, seq): what the value embeddings are looked up by
     ) -> Tensor:
-        plain = self.q_norm is None and self.value_embedding is None
+        window = self._window_within(x.shape[1])
+        plain = self.q_norm is None and self.value_embedding is None and window is None
         if plain and positions is None and document_ids is None and cache is None:
             tables = rope if self.rotate else (None, None)
             return self.out(kernels.self_attention(self.qkv(x), self.num_heads, self.num_kv_heads, *tables))
@@ -112,7 +120,7 @@ class Attention(nn.Module):
             q, k = kernels.rope(q, k, *rope, positions)
         if cache is not None:
             cache.fill(k, v)
-        attended = kernels.attention(q, k, v, causal=True, document_ids=document_ids)
+        attended = kernels.attention(q, k, v, causal=True, document_ids=document_ids, window=window)
         return self.out(attended.transpose(1, 2).flatten(2))
 
     def decode(
@@ -127,7 +135,8 @@ class Attention(nn.Module):
         q, k, v = (heads.squeeze(1) for heads in self.project(x, ids))
         tables = rope if self.rotate else (None, None)
         q = kernels.rope_append(q, k, v, *tables, lengths, cache.k, cache.v)
-        attended = kernels.decode_attention(q, cache.k, cache.v, lengths)
+        window = self._window_within(cache.k.shape[2])
+        attended = kernels.decode_attention(q, cache.k, cache.v, lengths, window=window)
         return self.out(attended.flatten(1)[:, None])
 
 

@@ -104,7 +104,10 @@ def activation_bytes_per_token(config: ModelConfig, dtype: str) -> int:
 
 
 def kv_cache_bytes_per_token(config: ModelConfig, element_size: int = 2) -> int:
-    """Bytes that one more token of one sequence occupies in the key/value cache, all layers."""
+    """Bytes that one more token of one sequence occupies in the key/value cache, all layers.
+
+    A layer with a sliding window keeps all tokens, too: a window saves reading, not memory.
+    """
     config = config.resolved()
     return 2 * config.num_layers * config.num_kv_heads * config.head_dim * element_size
 

@@ -17,7 +17,7 @@ PATIENCE = 10
 class FiniteGuard:
     def __init__(self, device: torch.device, step: int = 0):
         """step: the last one taken so far."""
-        self.taken = torch.tensor(step, device=device)
+        self.taken = torch.full((), step, dtype=torch.int64, device=device)
         self.in_a_row = torch.zeros((), dtype=torch.int64, device=device)
         self.total = torch.zeros((), dtype=torch.int64, device=device)
         self.recent = torch.zeros(

@@ -117,7 +117,7 @@ def _page(runs: list[_Run]) -> str:
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         f'<p class="note">Loss: {_loss_unit(runs)}. MFU = 3 × (2 × matmul parameters + 4 × layers × d_model × T) FLOPs a '
-        "token × tokens/s ÷ the peak rate named below.</p>",
+        "token (T at most the window in layers with one) × tokens/s ÷ the peak rate named below.</p>",
         _summary(runs),
         f'<h2>Curves</h2><div class="plots">{_plots(runs)}</div>',
     ]

@@ -326,8 +326,9 @@ def _introduce(sinks, folder, settings, task, device, peak, peak_source, checkpo
         sinks.message(
             "max_minutes: the clock decides the schedule, so this run cannot be repeated to the bit"
         )
+    windows = ", T at most the window in layers with one" if config.num_windows else ""
     sinks.message(
-        f"MFU counts 3 × (2 × matmul parameters + 4 × layers × d_model × T) FLOPs a token, against "
+        f"MFU counts 3 × (2 × matmul parameters + 4 × layers × d_model × T) FLOPs a token{windows}, against "
         f"{times}{peak / 1e12:.3g} TFLOP/s ({peak_source})"
     )
     if settings.run.fp8:

@@ -26,6 +26,8 @@ SHAPES = [
     {"tie_embeddings": True},
     {"value_embeddings": True, "num_kv_heads": 2, "num_layers": 3},
     {"logit_softcap": 3.0},
+    {"sliding_window": 5, "num_layers": 3, "window_pattern": "SL"},
+    {"sliding_window": 33, "num_kv_heads": 1},
     {"d_model": 36, "num_heads": 6, "d_ff": 27, "vocab_size": 17},  # nothing a multiple of 16
     {"d_model": 64, "num_heads": 1, "num_layers": 1},
 ]

@@ -40,6 +40,8 @@ SHAPES = [
     {"value_embeddings": True},
     {"logit_softcap": 30.0},  # of logits up to 40: a lower cap leaves their order to rounding
     {"zero_init": True},
+    {"sliding_window": 7, "num_layers": 3, "window_pattern": "SL"},
+    {"sliding_window": 1, "qk_norm": True, "value_embeddings": True},
 ]
 
 

@@ -81,6 +81,15 @@ def test_counts_agree_with_the_real_model(changes):
     assert counter.get_total_flops() == sum(forward_flops(config, 16, batch=3).values())
 
 
+def test_a_layer_with_a_window_counts_what_a_token_attends_to_at_most():
+    windowed = dataclasses.replace(TINY, num_layers=5, sliding_window=6, window_pattern="SSL")
+    full = dataclasses.replace(TINY, num_layers=5)
+    for length, keys in ((16, 6 + 6 + 16 + 6 + 16), (6, 5 * 6), (4, 5 * 4)):
+        found, plain = forward_flops(windowed, length), forward_flops(full, length)
+        assert found["attention_scores"] == 4 * TINY.d_model * keys * length
+        assert found | {"attention_scores": 0} == plain | {"attention_scores": 0}
+
+
 def test_training_is_three_forwards_a_token():
     assert training_flops_per_token(TINY, 16) == 3 * sum(forward_flops(TINY, 16).values()) / 16
 

@@ -21,6 +21,9 @@ def test_derived_fields():
         ({"d_ff": -1}, "d_ff is -1"),
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"norm": "post", "parallel_block": True}, "parallel_block"),
+        ({"sliding_window": -1}, "sliding_window is -1"),
+        ({"sliding_window": 8, "window_pattern": "SSX"}, "window_pattern is 'SSX'"),
+        ({"window_pattern": ""}, "window_pattern is ''"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(changes, message):
@@ -43,3 +46,28 @@ def test_value_embeddings_are_counted_as_the_layers_have_them():
         for value_embeddings in (False, True):
             config = ModelConfig(vocab_size=8, num_layers=layers, value_embeddings=value_embeddings)
             assert config.num_value_embeddings == sum(map(config.has_value_embedding, range(layers)))
+
+
+@pytest.mark.parametrize(
+    ("layers", "pattern", "expected"),
+    [
+        (8, "SSSL", "SSSLSSSL"),
+        (6, "SSSL", "SSSLSL"),  # the last layer is full whatever the pattern says
+        (3, "s", "SSL"),
+        (1, "S", "L"),
+        (5, "L", "LLLLL"),
+    ],
+)
+def test_the_pattern_is_repeated_and_the_last_layer_is_full(layers, pattern, expected):
+    config = ModelConfig(vocab_size=8, num_layers=layers, sliding_window=6, window_pattern=pattern).resolved()
+    assert "".join("L" if config.window_of(i) is None else "S" for i in range(layers)) == expected
+    assert config.num_windows == expected.count("S")
+    assert config.attention_span(10) == sum(6 if kind == "S" else 10 for kind in expected)
+    assert config.attention_span(4) == 4 * layers
+
+
+def test_without_a_window_every_layer_is_full():
+    for nothing in (None, 0):
+        config = ModelConfig(vocab_size=8, num_layers=4, sliding_window=nothing).resolved()
+        assert config.sliding_window is None
+        assert (config.num_windows, config.attention_span(10)) == (0, 40)

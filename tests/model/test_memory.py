@@ -39,6 +39,7 @@ ARRANGEMENTS = [
     {"value_embeddings": True},
     {"value_embeddings": True, "num_layers": 3, "qk_norm": True, "position": "none"},
     {"logit_softcap": 10.0},
+    {"sliding_window": 2, "num_layers": 3, "window_pattern": "SL"},
     {"dropout": 0.1},
     {"num_layers": 3, "num_heads": 2, "num_kv_heads": 1, "vocab_size": 24},
 ]

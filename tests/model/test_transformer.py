@@ -24,6 +24,7 @@ ABLATIONS = [
     {"value_embeddings": True, "num_kv_heads": 2},
     {"zero_init": True},
     {"logit_softcap": 2.0},
+    {"sliding_window": 5, "window_pattern": "S"},
 ]
 
 
@@ -36,11 +37,11 @@ def ids(rows=2, length=16):
     return torch.randint(0, 50, (rows, length), generator=torch.Generator().manual_seed(1))
 
 
-def plain_forward(model: TransformerLM, tokens: torch.Tensor) -> torch.Tensor:
-    """The pre-norm SwiGLU model once more, written out with nothing but torch functions."""
+def plain_forward(model: TransformerLM, tokens: torch.Tensor, windows: list | None = None) -> torch.Tensor:
+    """The pre-norm SwiGLU model once more, written out with nothing but torch functions; windows: each layer's."""
     c, w = model.config, dict(model.named_parameters())
     x = w["embedding.weight"][tokens]
-    cos, sin = rope_tables(c.head_dim, tokens.shape[1], c.rope_theta)
+    cos, sin = (table.to(x.dtype) for table in rope_tables(c.head_dim, tokens.shape[1], c.rope_theta))
 
     def norm(x, weight):
         return F.rms_norm(x, (c.d_model,), weight, 1e-5)
@@ -58,6 +59,8 @@ def plain_forward(model: TransformerLM, tokens: torch.Tensor) -> torch.Tensor:
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
         scores = rotate(q) @ rotate(k).transpose(-1, -2) / c.head_dim**0.5
         mask = torch.ones(tokens.shape[1], tokens.shape[1]).tril().bool()
+        if windows is not None and windows[i] is not None:
+            mask &= ~mask.tril(-windows[i])
         attended = scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v
         x = x + attended.transpose(1, 2).flatten(2) @ w[p + "attention.out.weight"].T
         h = norm(x, w[p + "ffn_norm.weight"])
@@ -150,6 +153,36 @@ def test_value_embeddings_are_in_every_other_layer_and_the_last():
     plain = build(num_layers=1)
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if "value_" not in k})
     torch.testing.assert_close(model(ids()), plain(ids()))
+
+
+def test_windows_equal_the_dense_mask_in_float64_and_so_do_their_gradients():
+    changes = {"num_layers": 5, "sliding_window": 5, "window_pattern": "SSL"}
+    model, exact = build(**changes), build(**changes).double()
+    logits, expected = model(ids()), plain_forward(exact, ids(), [5, 5, None, 5, None])
+    torch.testing.assert_close(logits, expected.float(), atol=1e-5, rtol=1e-4)
+    logits.square().mean().backward()
+    expected.square().mean().backward()
+    for ours, theirs in zip(model.parameters(), exact.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad.float(), atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("changes", [{}, {"qk_norm": True, "num_kv_heads": 2}], ids=str)
+def test_a_window_of_the_whole_sequence_is_full_attention_to_the_bit(changes):
+    full, wide = build(**changes), build(**changes, sliding_window=16, window_pattern="S")
+    assert torch.equal(wide(ids()), full(ids()))
+    narrow = build(**changes, sliding_window=15, window_pattern="S")
+    assert not torch.equal(narrow(ids())[:, -1], full(ids())[:, -1])
+    assert torch.equal(narrow(ids(length=15)), full(ids(length=15)))
+
+
+def test_a_token_reaches_no_further_back_than_the_windows_of_all_layers():
+    model, tokens = build(num_layers=1, sliding_window=5), ids()
+    model.blocks[0].attention.window = 5  # of one layer, which is the last and full by the pattern
+    changed = tokens.clone()
+    changed[:, 2] = (changed[:, 2] + 1) % 50
+    before, after = model(tokens), model(changed)
+    torch.testing.assert_close(after[:, 7:], before[:, 7:])
+    assert not torch.allclose(after[:, 6], before[:, 6])
 
 
 def test_packed_documents_do_not_see_each_other():

@@ -89,6 +89,26 @@ def test_muon_resumes_exactly(corpus, tmp_path, schedule):
     assert (read_metrics(tmp_path / "parts")[-1]["learning_rate"] == 0.0) == (schedule != "cosine")
 
 
+EVERYTHING = (
+    "--sliding-window 5 --window-pattern SL --num-layers 3 --document-mask --qk-norm --value-embeddings --zero-init "
+    "--logit-softcap 15 --z-loss 1e-4 --optimizer muon --muon-lr 2e-3 --schedule linear --grad-accumulation 2 "
+    "--dropout 0.1 --context-length 32 --lr-decay-iters 5"
+).split()
+
+
+@pytest.mark.parametrize("precision", ["--bf16", "--fp16"])
+def test_all_options_together_resume_exactly(corpus, tmp_path, monkeypatch, precision):
+    monkeypatch.setattr("lmfast.training.run.device_peak", lambda *_: (1e9, "a guess"))
+    more = (*EVERYTHING, precision)
+    train(flags(corpus, tmp_path / "whole", *more, "--max-iters", "5"))
+    for stop in (2, 5):
+        train(flags(corpus, tmp_path / "parts", *more, "--max-iters", str(stop)))
+    assert not differ(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    whole, parts = exact(tmp_path / "whole"), exact(tmp_path / "parts")
+    assert [m["train_loss"] for m in whole] == [m["train_loss"] for m in parts] and len(whole) == 5
+    assert whole[-1]["val_loss"] == parts[-1]["val_loss"] < whole[0]["train_loss"]
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_fp16_resumes_exactly_with_its_loss_scale(corpus, tmp_path, monkeypatch, optimizer):
     monkeypatch.setattr("lmfast.training.loss_scale.GROWTH_INTERVAL", 2)
