@@ -26,7 +26,7 @@ import torch
 from bench import machine
 from bench.ceilings import read_bandwidth, synchronizer
 from bench.generation_table import PROMPT, make_prompts, their_generate
-from bench.gpu_training import CONFIG, TINY, clean, on_h100, read_config
+from bench.gpu_training import CONFIG, TINY, clean, on_h100, profile, read_config
 from bench.target_table import Row, add_options, attempt, measure
 from bench.timing import in_turns, per_second, ratio, seconds
 from lmfast.inference.decode import generate
@@ -124,6 +124,7 @@ def decode(subject: Subject, batch: int, compile: bool) -> Row:
     wait = synchronizer(subject.device)
     in_turns(functions, 1, wait)
     times = in_turns(functions, subject.rounds, wait)
+    kernels, busy = profile(functions["short"], subject.device, few)
     count = batch * subject.new
     rate = count / statistics.median(times["long"])
     per_step = (statistics.median(times["long"]) - statistics.median(times["short"])) / (subject.new - few)
@@ -132,11 +133,13 @@ def decode(subject: Subject, batch: int, compile: bool) -> Row:
     must, aim, predicted = TARGETS[batch, compile] if on_h100() else (None, None, "")
     shown = (
         f"{per_second(times['long'], count)} in calls of {subject.new}; a step alone {1e6 * per_step:.0f} us, "
+        f"of them {1e6 * busy:.0f} in kernels, "
         f"{batch / per_step:,.0f} tok/s, {needed / per_step:.0%} of the roofline at {subject.reading / 1e9:,.0f} GB/s"
     )
     data = {
         "times": times, "new": subject.new, "few": few, "seconds_per_step": per_step, "roofline": needed / per_step,
         "roofline_of_calls": needed * rate / batch, "reading": subject.reading,
+        "kernels": kernels, "device_seconds_per_step": busy,
     }  # fmt: skip
     name = f"greedy, batch {batch}, {kind} steps, tok/s"
     return Row(name, must, aim, rate, shown, data=data, predicted=predicted)

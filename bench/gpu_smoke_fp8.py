@@ -64,8 +64,8 @@ def products(device: torch.device) -> str:
         part = fp8_mm(a[:, 64:256], a_inverse, b[:, 64:256], b_inverse, torch.float32, fast)
         want = fp8_mm_reference(a[:, 64:256], a_inverse, b[:, 64:256], b_inverse, torch.float64)
         near(part, want, 5e-3, f"{a_type}, slices of the summed dimension")
-        across = fp8_mm(transposed(a), a_inverse, transposed(a), a_inverse, torch.float32, False)
-        if a_type == E4M3:
+        if a_type == E4M3:  # no product of two tensors of gradients exists
+            across = fp8_mm(transposed(a), a_inverse, transposed(a), a_inverse, torch.float32, False)
             near(across, fp8_mm_reference(a.t(), a_inverse, a.t(), a_inverse, torch.float64), 5e-3, "across")
     return "all layouts and output types"
 

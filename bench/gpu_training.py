@@ -20,7 +20,7 @@ import functools
 import gc
 import statistics
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 
@@ -234,7 +234,7 @@ def speed(job: Job, variant: Variant) -> Row:
                 memory["allocated"] = torch.cuda.max_memory_allocated()
                 memory["reserved"] = torch.cuda.max_memory_reserved()
             syncs = host_syncs(take, job) if cuda else None
-            kernels, busy = profile(take, job)
+            kernels, busy = profile(lambda: take(3), job.device, 3)
     rate = job.steps * job.tokens / statistics.median(times)
     peak, source = device_peak(job.device, job.bf16)
     mfu = rate * training_flops_per_token(job.shape, job.shape.context_length) / peak
@@ -278,20 +278,24 @@ def host_syncs(take: OurSteps, job: Job) -> list[str]:
     finally:
         take.batches = batches
         torch.cuda.set_sync_debug_mode("default")
-    return [f"{w.filename}:{w.lineno}" for w in caught if "synchronizing" in str(w.message)]
+    return [f"{w.filename}:{w.lineno}" for w in caught if "called a synchronizing" in str(w.message)]
 
 
-def profile(take: OurSteps, job: Job, steps: int = 3) -> tuple[list[dict], float]:
-    """(the kernels that take most of a step, the seconds of all of them); off CUDA the host's operators."""
+def profile(call: Callable[[], object], device: torch.device, steps: int) -> tuple[list[dict], float]:
+    """(the kernels that take most of a step, the seconds of all of them), of a call that takes `steps` steps.
+
+    Off CUDA the host's operators take the kernels' place."""
     from torch.profiler import ProfilerActivity, profile
 
     activity, name = (
         (ProfilerActivity.CUDA, "self_device_time_total")
-        if job.device.type == "cuda"
+        if device.type == "cuda"
         else (ProfilerActivity.CPU, "self_cpu_time_total")
     )
     with profile(activities=[activity]) as found:
-        take(steps)
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
     events = [(getattr(event, name) / 1e6 / steps, event) for event in found.key_averages()]
     events.sort(key=lambda pair: -pair[0])
     kept = [
