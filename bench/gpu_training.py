@@ -78,6 +78,7 @@ VARIANTS: dict[str, Variant] = {
     "fp8": Variant(
         "cuDNN attention, FP8", FASTER, options={"fp8": True}, aim=0.55, predicted="46-55 % of the bf16 peak"
     ),
+    "window": Variant("windows of 256 in three of four layers", FASTER, shape={"sliding_window": 256}),
     "double": Variant("cuDNN attention, twice the batch", FASTER, batch=2.0),
     "loss-torch": Variant("chunked loss through Inductor", FASTER | {"linear_cross_entropy": "torch"}),
     "norm-torch": Variant("RMSNorm by Inductor", FASTER | {"rms_norm": "torch"}),
