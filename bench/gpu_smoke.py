@@ -42,8 +42,7 @@ TRAINING_OPTIONS: dict[str, dict] = {
     "fp16": {"bf16": False, "fp16": True},
     "fp8": {"fp8": True},
     "document-mask": {"document_mask": True},
-    "window": {"sliding_window": 64, "window_pattern": "SL", "sample_interval": 12},
-    "window": {"sliding_window": 100},
+    "window": {"sliding_window": 100, "sample_interval": 12},
     "recipe": RECIPE,
 }
 
