@@ -180,13 +180,15 @@ def _rms_norm_cases() -> Iterator[Case]:
                 )
 
 
-def _attend(dtype: torch.dtype, head_dim: int, seq: int, ids: bool = False, kv_heads: int = 4) -> None:
+def _attend(
+    dtype: torch.dtype, head_dim: int, seq: int, ids: bool = False, kv_heads: int = 4, window: int = 0
+) -> None:
     q, k = _meta(2, seq, 16, head_dim, dtype=dtype), _meta(2, seq, kv_heads, head_dim, dtype=dtype)
     q, k = q.transpose(1, 2), k.transpose(1, 2)
     document_ids = _meta(2, seq, dtype=torch.int64) if ids else None
     scale = head_dim**-0.5
-    _, lse = attention_forward.body(q, k, k, document_ids, True, scale, 0)
-    attention_backward.body(q, q, k, k, q, lse, document_ids, True, scale, 0)
+    _, lse = attention_forward.body(q, k, k, document_ids, True, scale, window)
+    attention_backward.body(q, q, k, k, q, lse, document_ids, True, scale, window)
 
 
 def _attention_cases() -> Iterator[Case]:
@@ -194,6 +196,7 @@ def _attention_cases() -> Iterator[Case]:
         for text, options in (
             ("", {"seq": 4096, "kv_heads": 16}),
             (", grouped", {"seq": 4096}),
+            (", window", {"seq": 4096, "kv_heads": 16, "window": 1024}),
             (", grouped, ragged, ids", {"seq": 4001, "ids": True}),
         ):
             label = f"bfloat16 head_dim {head_dim}{text}"

@@ -199,6 +199,7 @@ def _query_ranges(
         bare_begin = tl.where(some, bare_begin, begin)
         bare_end = tl.where(some, bare_end, begin)
     else:
+        bare_end = stop
         stop = bare_begin
     return begin, bare_begin, bare_end, stop
 

@@ -22,14 +22,15 @@ def self_attention_reference(
     num_kv_heads: int,
     cos: torch.Tensor | None = None,
     sin: torch.Tensor | None = None,
+    window: int | None = None,
 ) -> torch.Tensor:
-    """The operators it is made of: the path wherever no CPU trains in float32."""
+    """The operators it is made of: the path wherever no CPU trains in float32, and of every window shorter than seq."""
     batch, seq, _ = qkv.shape
     heads = qkv.view(batch, seq, num_heads + 2 * num_kv_heads, -1)
     q, k, v = (x.transpose(1, 2) for x in heads.split([num_heads, num_kv_heads, num_kv_heads], dim=2))
     if cos is not None:
         q, k = rope(q, k, cos, sin)
-    return attention(q, k, v).transpose(1, 2).flatten(2)
+    return attention(q, k, v, window=window).transpose(1, 2).flatten(2)
 
 
 @torch.library.custom_op("lmfast::cpu_self_attention", mutates_args=())
@@ -100,8 +101,10 @@ def self_attention(
     num_kv_heads: int,
     cos: torch.Tensor | None = None,
     sin: torch.Tensor | None = None,
+    window: int | None = None,
 ) -> torch.Tensor:
-    """softmax(rotated q kᵀ / √head_dim, causal) v, heads side by side. Raises ValueError on shapes that do not fit."""
+    """softmax(rotated q kᵀ / √head_dim, causal) v, heads side by side; with `window` a query sees that many keys, its own
+    included. Raises ValueError on shapes that do not fit."""
     heads = num_heads + 2 * num_kv_heads
     if num_kv_heads < 1 or qkv.dim() != 3 or qkv.shape[2] % heads or num_heads % num_kv_heads:
         raise ValueError(
@@ -117,6 +120,7 @@ def self_attention(
             f"(at least {qkv.shape[1]}, {head_dim} / 2)"
         )
     float_tables = cos is None or cos.dtype == sin.dtype == torch.float32
-    if float_tables and trains_here(qkv):
+    whole = window is None or window >= qkv.shape[1]
+    if float_tables and whole and trains_here(qkv):
         return _forward(qkv, cos, sin, num_heads, num_kv_heads)[0]
-    return self_attention_reference(qkv, num_heads, num_kv_heads, cos, sin)
+    return self_attention_reference(qkv, num_heads, num_kv_heads, cos, sin, window)

@@ -14,13 +14,13 @@ from tests.kernels.cpu_native import (
 )
 
 
-def textbook(qkv, heads, kv_heads, cos, sin):
+def textbook(qkv, heads, kv_heads, cos, sin, window=None):
     batch, seq, _ = qkv.shape
     parts = qkv.view(batch, seq, heads + 2 * kv_heads, -1).split([heads, kv_heads, kv_heads], 2)
     q, k, v = (x.transpose(1, 2) for x in parts)
     if cos is not None:
         q, k = rope_reference(q, k, cos.to(qkv.dtype), sin.to(qkv.dtype))
-    return attention_reference(q, k, v)[0].transpose(1, 2).flatten(2)
+    return attention_reference(q, k, v, window=window)[0].transpose(1, 2).flatten(2)
 
 
 def tables(seq, head_dim):
@@ -42,6 +42,19 @@ def test_agrees_with_float64(batch, seq, heads, kv_heads, head_dim, rotated):
         lambda x: textbook(x, heads, kv_heads, cos, sin),
         [qkv],
     )
+
+
+@pytest.mark.parametrize("window", [1, 7, 40, 1000])
+def test_windows(window):
+    qkv, (cos, sin) = torch.randn(2, 40, 6 * 16, requires_grad=True), tables(40, 16)
+    got = kernels.self_attention(qkv, 2, 2, cos, sin, window)
+    want = textbook(qkv, 2, 2, cos, sin, window)
+    torch.testing.assert_close(got, want)
+    upstream = torch.randn_like(got)
+    grads = (torch.autograd.grad(x, qkv, upstream) for x in (got, want))
+    torch.testing.assert_close(*grads)
+    with pytest.raises(ValueError, match="window 0 must be at least 1"):
+        kernels.self_attention(qkv, 2, 2, cos, sin, 0)
 
 
 @needs_library
