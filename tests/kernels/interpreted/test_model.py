@@ -156,7 +156,7 @@ def assert_equal(ours, exact):
     for name, weight in exact[1].items():
         error = (ours[1][name] - weight).abs()
         # Adam divides by the gradient's size: where that is near zero its rounding counts in full
-        assert error.max() < 0.02 * LEARNING_RATE and error.mean() < 1e-3 * LEARNING_RATE, (
+        assert error.max() < 0.1 * LEARNING_RATE and error.mean() < 1e-3 * LEARNING_RATE, (
             f"{name}: {error.max()}"
         )
 
