@@ -112,7 +112,7 @@ def forward_config(q: torch.Tensor, lean: bool) -> dict[str, int]:
 
     head_dim 64 on sm_90: 128 × 128 with 4 warps spilled 112 bytes, 128 × 64 needs 238 registers and leaves
     two blocks a multiprocessor, so that one's softmax hides behind the other's products. `lean`: document
-    ids are held, too.
+    ids or a window's bounds are held, too; on sm_80 128 × 64 then spilled 152 bytes at head_dim 128.
     """
     block_d = max(16, power_of_two(q.shape[-1]))
     architecture = capability(q.device)[0]
@@ -124,7 +124,8 @@ def forward_config(q: torch.Tensor, lean: bool) -> dict[str, int]:
     elif block_d <= 64:
         tile = (128, 64, 8 if lean and architecture >= 10 else 4, 3)
     elif block_d == 128:
-        tile = (128, 128 if architecture == 9 and not lean else 64, 8, 3)
+        block_n = 128 if architecture == 9 and not lean else 32 if architecture < 9 and lean else 64
+        tile = (128, block_n, 8, 3)
     else:
         tile = (128, 64, 8, 2) if architecture >= 9 else (64, 32, 8, 2)
     return _config("forward", tile, block_d)
