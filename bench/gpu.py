@@ -5,15 +5,16 @@ sweeps launch parameters: bench/gpu_smoke.py, bench/gpu_tiles.py; `--smoke CHECK
 measurements, most important first, each step with a time limit of its own:
 
     correctness    operators at real sizes, while the caches of compiled code are filled      bench/gpu_correctness.py
-    training       the compiled 124M step: MFU, memory, syncs, options                        bench/gpu_training.py
-    decoding       124M, one sequence and 16                                                  bench/gpu_decoding.py
+    training       the compiled 124M step with our attention and cuDNN's: MFU, memory         bench/gpu_training.py
     kernels        each kernel against its peers                                              kernels/check.py --what speed
     run            a short tinystories_17m run, extrapolated                                  bench/gpu_run.py
-    scaling        the tokenizer with 1 to 16 workers, on the host's cores                    bench/tokenizer_scaling.py
+    decoding       124M, one sequence and 16                                                  bench/gpu_decoding.py
+    options        the step beside Hugging Face's, in FP8, with windows, other choices        bench/gpu_training.py
 
 A step that fails or exceeds its limit is reported and does not stop the next; steps for which no time is left are
-reported too. On request only: `tiles`, the sweep; `beyond`, kernels.check with tensors beyond 2³¹ elements; `whole-run`,
-all 327.68M tokens. `--rehearse` runs the same steps on a machine without a device, in float32 and at tiny sizes.
+reported too. On request only: `scaling`, the tokenizer with 1 to 16 workers (bench/tokenizer_scaling.py); `tiles`, the
+sweep; `warm`, the caches alone; `beyond`, kernels.check with tensors beyond 2³¹ elements; `whole-run`, all 327.68M tokens.
+`--rehearse` runs the same steps on a machine without a device, in float32 and at tiny sizes.
 
 Out, in --output, else $OUT, else bench/results: one JSON file per step, complete after every row; gpu.json, which says how
 each step ended; gpu.log, everything that every process printed. Exit code 0 when every step ended well, 1 otherwise, 2

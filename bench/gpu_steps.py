@@ -5,12 +5,23 @@ from collections.abc import Sequence
 from bench.gpu_jobs import Job, Step
 from bench.gpu_smoke import CHECKS
 
-# While operators are checked, the steps that are timed later fill the caches of Inductor and Triton. Two steps of 124M
-# at full batch fit a device of 80 GB beside the checks, three do not: hence one after another within a process.
+OPTIONS = (
+    "peer",
+    "fp8",
+    "window",
+    "sdpa",
+    "double",
+    "loss-torch",
+    "norm-torch",
+    "rope-triton",
+    "swiglu-triton",
+)
+
+# While operators are checked, the steps that are timed later fill the caches of Inductor and Triton. Two steps of 124M at
+# full batch fit a device of 80 GB beside the checks, three do not: hence one after another within a process.
 WARM = (
     Job("warm-ours", "bench.gpu_training", ("--warm", "ours", "fp8"), essential=False),
-    Job("warm-faster", "bench.gpu_training", ("--warm", "faster", "peer"), essential=False),
-    Job("warm-decoding", "bench.gpu_decoding", ("--warm",), essential=False),
+    Job("warm-faster", "bench.gpu_training", ("--warm", "faster"), essential=False),
     Job("warm-run", "bench.gpu_run", ("--warm",), essential=False),
     Job("text", "bench.tokenizer_scaling", ("--prepare",), essential=False),
 )
@@ -19,20 +30,30 @@ STEPS: dict[str, Step] = {
     "correctness": Step(
         90, (Job("correctness", "bench.gpu_correctness", output="gpu_correctness.json"), *WARM)
     ),
-    "training": Step(120, (Job("training", "bench.gpu_training", output="gpu_training.json"),)),
-    "decoding": Step(60, (Job("decoding", "bench.gpu_decoding", output="gpu_decoding.json"),)),
-    "kernels": Step(
-        60,
-        (Job("kernels", "kernels.check", ("--what", "speed", "--quick"), "gpu_kernels.json", "--json"),),
+    "training": Step(
+        75,
+        (
+            Job(
+                "training",
+                "bench.gpu_training",
+                ("--only", "agreement", "ours", "faster"),
+                "gpu_training.json",
+            ),
+        ),
     ),
-    "run": Step(50, (Job("run", "bench.gpu_run", ("--minutes", "0.5"), "gpu_run.json"),)),
-    "scaling": Step(
-        30,
-        (Job("scaling", "bench.tokenizer_scaling", output="tokenizer_scaling.json"),),
+    "kernels": Step(
+        35, (Job("kernels", "kernels.check", ("--what", "speed", "--quick"), "gpu_kernels.json", "--json"),)
+    ),
+    "run": Step(50, (Job("run", "bench.gpu_run", ("--minutes", "0.45"), "gpu_run.json"),)),
+    "decoding": Step(75, (Job("decoding", "bench.gpu_decoding", output="gpu_decoding.json"),)),
+    "options": Step(
+        110, (Job("options", "bench.gpu_training", ("--only", *OPTIONS), "gpu_training_options.json"),)
     ),
 }
 
 ON_REQUEST: dict[str, Step] = {
+    "warm": Step(60, WARM),
+    "scaling": Step(30, (Job("scaling", "bench.tokenizer_scaling", output="tokenizer_scaling.json"),)),
     "tiles": Step(55, (Job("tiles", "bench.gpu_tiles", output="gpu_tiles.json"),)),
     "beyond": Step(
         500, (Job("beyond", "kernels.check", ("--what", "correct"), "gpu_beyond.json", "--json"),)

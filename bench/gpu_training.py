@@ -310,7 +310,6 @@ def beside_llama(job: Job) -> Row:
     """Against LlamaForCausalLM, both compiled: how many times as fast, and the peak memory of each."""
     from bench.huggingface import llama
 
-    job = replace(job, batch_size=max(1, job.batch_size // 2))
     model, wait, steps = job.make_model(), synchronizer(job.device), max(1, job.steps // 2)
     theirs = llama(model).train()
     with (
@@ -388,7 +387,6 @@ def warm(job: Job, name: str) -> None:
     if name == "peer":
         from bench.huggingface import llama
 
-        job = replace(job, batch_size=max(1, job.batch_size // 2))
         take = TheirSteps(llama(job.make_model()).train(), job.batches, job.device, job.compiled)
         take(1)
     elif name in VARIANTS:
@@ -404,7 +402,7 @@ def main() -> int:
     parser.add_argument("--config", default=CONFIG, help="of configs/")
     parser.add_argument("--layers", type=int, help="instead of the config's")
     parser.add_argument(
-        "--warm", choices=["peer", *VARIANTS], metavar="ROW", help="only compile this row's step"
+        "--warm", nargs="+", choices=["peer", *VARIANTS], metavar="ROW", help="only compile these rows' steps"
     )
     parser.add_argument("--rehearse", action="store_true", help="one tiny layer, uncompiled, on any machine")
     add_options(parser, ["agreement", "peer", *VARIANTS])

@@ -29,11 +29,12 @@ def git(*words: str) -> str | None:
 def commit() -> dict[str, str | bool | None]:
     """The checkout's commit, and whether tracked files differ from it.
 
-    Where files were copied without their history, LMFAST_COMMIT says it, as `git describe --always --dirty` does.
+    LMFAST_COMMIT, as `git describe --always --dirty` prints it, wins: files that were copied to another machine may lie
+    there without a history, or beside an older one.
     """
+    if given := os.environ.get("LMFAST_COMMIT"):
+        return {"commit": given.removesuffix("-dirty"), "dirty": given.endswith("-dirty")}
     changes = git("status", "--porcelain", "--untracked-files=no")
-    if changes is None and (told := os.environ.get("LMFAST_COMMIT")):
-        return {"commit": told.removesuffix("-dirty"), "dirty": told.endswith("-dirty")}
     return {
         "commit": git("rev-parse", "--short=10", "HEAD"),
         "dirty": None if changes is None else bool(changes),

@@ -5,7 +5,7 @@ at real sizes and beyond 2³¹ elements (kernels/check_correct.py), then, after 
 timings (kernels/check_speed.py). Prints each result as it comes and keeps everything in a JSON file, so an
 interrupted run keeps what it had; `--resume` skips operators that the file holds complete for this device,
 these versions and this commit. An operator that raises is reported with its traceback, and the next one
-follows. `--quick` times only the sizes of training at 124M; `--small` checks small shapes; `--rehearse` runs
+follows. `--quick` times few sizes and no peer that Inductor compiles; `--small` checks small shapes; `--rehearse` runs
 the same code without a device, at tiny sizes. Needs torch, triton and numpy; runs from a checkout. Exit code
 0 if all is right, 1 if a result is wrong or an operator raised, 2 without a CUDA device.
 """
@@ -31,7 +31,7 @@ SMALL = CheckSizes(
     rows=256, width=512, seq=256, head_dims=(64, 128, 80), lengths=((1, 1), (113, 203)),
     decode=((1, 12, 12), (3, 8, 2)), vocab=1000, huge=0,
 )  # fmt: skip
-QUICK = SpeedSizes(attention_seqs=(4096,))
+QUICK = SpeedSizes(attention_seqs=(4096,), compiled_peers=False)
 TINY_CHECK = CheckSizes(
     rows=16, width=64, seq=24, head_dims=(16,), lengths=((3, 5),), decode=((1, 2, 2),), vocab=64, huge=0
 )
@@ -69,7 +69,7 @@ def _run_one(
         report.echo(f"{operator}: {passed} of {len(checks) - skipped} comparisons right, {skipped} skipped")
     if what != "correct":
         SPEEDS[operator](report, speed_sizes)
-        if operator in IN_A_COMPILED_STEP:
+        if operator in IN_A_COMPILED_STEP and speed_sizes.compiled_peers:
             compiled_step(report, operator, speed_sizes)
 
 
@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="nothing beyond 2³¹ elements, which takes tens of gigabytes",
     )
     parser.add_argument("--small", action="store_true", help="check small shapes only")
-    parser.add_argument("--quick", action="store_true", help="time only the sizes of training at 124M")
+    parser.add_argument("--quick", action="store_true", help="time few sizes, without compiled peers")
     parser.add_argument("--rehearse", action="store_true", help="without a device, at tiny sizes")
     parser.add_argument("--json", type=Path, default=Path("runs/kernels_check.json"))
     parser.add_argument("--resume", action="store_true", help="leave out what --json holds complete")

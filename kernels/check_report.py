@@ -41,7 +41,9 @@ def time_ms(function: Callable[[], object], device: torch.device) -> tuple[float
 
 
 def commit() -> str:
-    """The checkout's commit, with + where files differ from it; without git LMFAST_COMMIT, or "unknown"."""
+    """LMFAST_COMMIT, else the checkout's commit, with + where files differ from it; without git "unknown"."""
+    if given := os.environ.get("LMFAST_COMMIT"):
+        return given
     folder = Path(__file__).parent
     try:
         answers = [
@@ -52,7 +54,7 @@ def commit() -> str:
             )
         ]
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("LMFAST_COMMIT", "unknown")
+        return "unknown"
     return answers[0] + ("+" if answers[1] else "")
 
 

@@ -20,6 +20,8 @@ import kernels
 from kernels import backend
 from kernels.check_report import Report, time_ms
 
+ABSENT = "not installed, or a compiled peer left out by --quick"
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -35,10 +37,14 @@ class Sizes:
     vocab: int = 50304
     context: int = 8192
     decode_batches: tuple[int, ...] = (1, 32)
+    compiled_peers: bool = True
     cache_bytes: int = 2**28  # as many caches in turn as hold this much, so that none stays in the L2 cache
 
 
-def _inductor(function: Callable) -> Callable:
+def _inductor(function: Callable, sizes: Sizes) -> Callable | None:
+    """The function through Inductor, None where compiled peers are left out."""
+    if not sizes.compiled_peers:
+        return None
     torch._dynamo.reset()
     return torch.compile(function, fullgraph=True, dynamic=False)
 
@@ -83,7 +89,7 @@ def _race(
     forward_name, backward_name = (f"{name} {label}".strip() for name in ("forward", "backward"))
     for who, function in rivals.items():
         if function is None:
-            report.absent(operator, forward_name, who, "not installed")
+            report.absent(operator, forward_name, who, ABSENT)
             continue
         try:
             forward, both = _passes(function, inputs)
@@ -110,13 +116,13 @@ def rms_norm(report: Report, sizes: Sizes) -> None:
     rivals = {
         "ours": kernels.rms_norm,
         "F.rms_norm": lambda x, w: F.rms_norm(x, w.shape, w, 1e-5),
-        "Inductor": _inductor(lambda x, w: reference(x, w, 1e-5)),
+        "Inductor": _inductor(lambda x, w: reference(x, w, 1e-5), sizes),
         "Liger": liger and (lambda x, w: liger(x, w, 1e-5)),
     }
     _race(report, "rms_norm", rivals, (x, weight), 2 * x.nbytes, 3 * x.nbytes, "bytes")
     rivals = {
         "ours": lambda x, w, r: kernels.rms_norm(x, w, residual=r),
-        "Inductor": _inductor(lambda x, w, r: reference(x, w, 1e-5, r)),
+        "Inductor": _inductor(lambda x, w, r: reference(x, w, 1e-5, r), sizes),
     }
     inputs = (x, weight, residual)
     _race(report, "rms_norm", rivals, inputs, 4 * x.nbytes, 4 * x.nbytes, "bytes", "with residual")
@@ -128,7 +134,7 @@ def swiglu(report: Report, sizes: Sizes) -> None:
     rivals = {
         "ours": kernels.swiglu,
         "PyTorch": lambda gate, up: F.silu(gate) * up,
-        "Inductor": _inductor(reference),
+        "Inductor": _inductor(reference, sizes),
         "Liger": _liger("swiglu", "LigerSiLUMulFunction"),
     }
     _race(report, "swiglu", rivals, (gate, up), 3 * gate.nbytes, 5 * gate.nbytes, "bytes")
@@ -144,7 +150,7 @@ def rope(report: Report, sizes: Sizes) -> None:
     rivals = {
         "ours": lambda q, k: kernels.rope(q, k, *table),
         "PyTorch": lambda q, k: reference(q, k, *table),
-        "Inductor": _inductor(lambda q, k: reference(q, k, *table)),
+        "Inductor": _inductor(lambda q, k: reference(q, k, *table), sizes),
     }
     work = 2 * (q.nbytes + k.nbytes)
     _race(report, "rope", rivals, (q, k), work, work, "bytes")
@@ -199,9 +205,12 @@ def decode_attention(report: Report, sizes: Sizes) -> None:
             "ours": kernels.decode_attention,
             "SDPA, no mask": sdpa,
             "PyTorch": reference,
-            "Inductor": _inductor(reference),
+            "Inductor": _inductor(reference, sizes),
         }
         for who, function in rivals.items():
+            if function is None:
+                report.absent("decode_attention", f"batch {batch}", who, ABSENT)
+                continue
             try:
                 ms, timer = time_ms(_in_turn(function, q, caches, lengths), report.device)
             except RuntimeError as problem:
@@ -239,15 +248,15 @@ def linear_cross_entropy(report: Report, sizes: Sizes) -> None:
         "bare products": products,
         "ours": trained(lambda h, w, t: kernels.linear_cross_entropy(h, w, t)[0]),
         "naive": trained(naive),
-        "naive, Inductor": trained(_inductor(naive)),
-        "chunked, Inductor": trained(_inductor(chunked)),
+        "naive, Inductor": _inductor(naive, sizes) and trained(_inductor(naive, sizes)),
+        "chunked, Inductor": _inductor(chunked, sizes) and trained(_inductor(chunked, sizes)),
         "F.linear_c_e": fused and trained(lambda h, w, t: fused(h, w, t, reduction="sum")),
         "Liger": liger and trained(lambda h, w, t: liger(h, w, t, None, None, -100, 0.0, 0.0, "sum")[0]),
     }
     what = "forward + backward"
     for who, function in rivals.items():
         if function is None:
-            report.absent("linear_cross_entropy", what, who, "not installed")
+            report.absent("linear_cross_entropy", what, who, ABSENT)
             continue
         if who == "ours":
             logits = None  # the bare products' own
@@ -304,7 +313,7 @@ def compiled_step(report: Report, operator: str, sizes: Sizes) -> None:
         for choice in ("triton", "torch"):
             backend.CHOICES.update({name: ("torch", "torch") for name in before})
             backend.CHOICES[operator] = (choice, choice)
-            compiled = _inductor(block)
+            compiled = _inductor(block, sizes)
 
             def step(compiled=compiled):
                 return torch.autograd.grad(compiled(*inputs), inputs, upstream)

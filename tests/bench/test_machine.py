@@ -17,8 +17,9 @@ def test_changes_to_tracked_files_make_it_dirty(tmp_path, monkeypatch):
     assert machine.commit() == {"commit": None, "dirty": None}
     monkeypatch.setenv("LMFAST_COMMIT", "abc1234-dirty")
     assert machine.commit() == {"commit": "abc1234", "dirty": True}
-    monkeypatch.setenv("LMFAST_COMMIT", "abc1234")  # git knows better, where there is one
+    monkeypatch.setenv("LMFAST_COMMIT", "abc1234")
     assert machine.commit() == {"commit": "abc1234", "dirty": False}
+    monkeypatch.delenv("LMFAST_COMMIT")
 
     def git(*words):
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True)
@@ -29,6 +30,9 @@ def test_changes_to_tracked_files_make_it_dirty(tmp_path, monkeypatch):
     git("commit", "-q", "-m", "one")
     clean = machine.commit()
     assert len(clean["commit"]) == 10 and clean["dirty"] is False
+    monkeypatch.setenv("LMFAST_COMMIT", "abc1234")  # a copy may lie in an older checkout
+    assert machine.commit()["commit"] == "abc1234"
+    monkeypatch.delenv("LMFAST_COMMIT")
     (tmp_path / "b").write_text("untracked")
     assert machine.commit() == clean
     (tmp_path / "a").write_text("2")
