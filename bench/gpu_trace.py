@@ -1,8 +1,8 @@
 """What the 124M training step and decoding step launch on an H100, without one: `python -m bench.gpu_trace [--save]`.
 
 The model, objective and loop are the project's own (configs/owt_124m.yaml; bench/training_step.py runs `train_loop`),
-traced on a fake device (bench/fake_device.py) with two and with three layers, whose difference is what a layer costs.
-Out: a listing of the kernels that Inductor generated and of the operators that run outside the compiled graphs;
+once with the attention that dispatch chooses and once with our kernels. They are traced on a fake device
+(bench/fake_device.py) with two and with three layers, whose difference is what a layer costs. Out: a listing of the kernels that Inductor generated and of the operators that run outside the compiled graphs;
 --save keeps it in docs/gpu_trace/, so that a change of it shows in review. --compile also compiles every Triton kernel
 of both steps for sm_90 and prints registers, stack and shared memory.
 
@@ -25,7 +25,7 @@ from bench import fake_device
 from bench.gpu_training import read_config
 from bench.machine import ROOT
 from bench.training_step import OurSteps
-from kernels import aot
+from kernels import aot, backend
 from lmfast.inference.sampling import Sampling
 from lmfast.inference.torch_decoder import TorchDecoder
 from lmfast.model.config import ModelConfig
@@ -166,11 +166,13 @@ def _graphs(names: list[str]) -> dict[str, fake_device.Generated]:
     return dict(zip(names, found))
 
 
-def trace_training(device: fake_device.Device, shape: ModelConfig, batch: int) -> Trace:
-    """Two steps of `train_loop`, bf16 by autocast, compiled."""
+def trace_training(
+    device: fake_device.Device, shape: ModelConfig, batch: int, attention: str = "auto"
+) -> Trace:
+    """Two steps of `train_loop`, bf16 by autocast, compiled; attention: whose (kernels.backend.attention_choice)."""
     torch._dynamo.reset()
     device.operators.clear()
-    with device:
+    with device, backend.use_choice("attention", attention):
         steps = OurSteps(
             _model(shape),
             TwoBatches((batch, shape.context_length + 1), device),
@@ -244,22 +246,9 @@ def compile_kernels(trace: Trace, seen: set[str]) -> list[aot.Compiled]:
             tuner = getattr(PyCodeCache.load(match["source"]), match["function"])
             tuner._precompile_worker()
             for result in tuner.compile_results:
-                registers, stack = aot.resources(result.kernel.asm["cubin"])
-                metadata = result.kernel.metadata
-                table.append(
-                    aot.Compiled(
-                        "sm_90",
-                        "inductor",
-                        graph,
-                        name,
-                        _config(result.config),
-                        registers,
-                        stack,
-                        metadata.shared,
-                        0,
-                        "-",
-                    )
-                )
+                cubin, shared = result.kernel.asm["cubin"], result.kernel.metadata.shared
+                found = *aot.resources(cubin), shared, 0, "-"
+                table.append(aot.Compiled("sm_90", "inductor", graph, name, _config(result.config), *found))
     return table
 
 
@@ -295,18 +284,23 @@ def main(arguments: list[str] | None = None) -> int:
         "",
     ]
     found, table, seen = [], [], set()
-    steps: dict[str, Callable[[ModelConfig], Trace]] = {
-        f"Training step, {batch} x {shape.context_length} tokens": lambda s: trace_training(device, s, batch),
-        f"Decoding step, {DECODED} sequence(s)": lambda s: trace_decoding(device, s, DECODED),
+    tokens = f"{batch} x {shape.context_length} tokens"
+    steps: dict[str, tuple[str, Callable[[ModelConfig], Trace]]] = {
+        "training": (f"Training step, {tokens}", lambda s: trace_training(device, s, batch)),
+        "training_triton": (
+            f"Training step with our attention, {tokens}",
+            lambda s: trace_training(device, s, batch, "triton"),
+        ),
+        "decoding": (f"Decoding step, {DECODED} sequence(s)", lambda s: trace_decoding(device, s, DECODED)),
     }
-    for title, trace in steps.items():
+    for step, (title, trace) in steps.items():
         two, three = (trace(replace(shape, num_layers=n)) for n in (2, 3))
         lines += listing(title, two, three, shape.num_layers)
         for name, generated in two.graphs.items():
             found += problems(f"{title.split(',')[0]}, {name}", generated.graph, generated.code)
             if options.code:
                 options.code.mkdir(parents=True, exist_ok=True)
-                (options.code / f"{title.split()[0].lower()}_{name}.py").write_text(generated.code)
+                (options.code / f"{step}_{name}.py").write_text(generated.code)
         if options.compile:
             table += compile_kernels(two, seen)
     print("\n".join(lines))
