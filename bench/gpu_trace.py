@@ -2,9 +2,10 @@
 
 The model, objective and loop are the project's own (configs/owt_124m.yaml; bench/training_step.py runs `train_loop`),
 once with the attention that dispatch chooses and once with our kernels. They are traced on a fake device
-(bench/fake_device.py) with two and with three layers, whose difference is what a layer costs. Out: a listing of the kernels that Inductor generated and of the operators that run outside the compiled graphs;
---save keeps it in docs/gpu_trace/, so that a change of it shows in review. --compile also compiles every Triton kernel
-of both steps for sm_90 and prints registers, stack and shared memory.
+(bench/fake_device.py) with two and with three layers, whose difference is what a layer costs. Out: a listing of the
+kernels that Inductor generated and of the operators that run outside the compiled graphs; --save keeps it in
+docs/gpu_trace/, so that a change of it shows in review. --compile also compiles every Triton kernel of both steps for
+sm_90 and prints registers, stack and shared memory.
 
 Exit code 1, with a line each, where the step is not one graph, waits for the device, copies a layout, casts a weight
 more than once, or where a kernel spills. Nothing is measured. Needs the CUDA build of torch, Triton and gcc; no GPU.

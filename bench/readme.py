@@ -49,7 +49,8 @@ def section(runs: Sequence[Mapping]) -> str:
     devices = {saved.device(run) for _, run in pairs}
     if len(devices) > 1:
         raise UserError(f"README quotes one machine, and bench/results has {' and '.join(sorted(devices))}")
-    gpu = "see bench/results" if any(saved.machine_of(run)["gpu"] for run in runs) else "not measured"
+    on_gpu = [run for run in runs if saved.machine_of(run)["gpu"]]
+    gpu = "see below" if on_gpu else "not measured"
     lines = [
         BEGIN,
         f"Measured on {devices.pop()}; GPUs: {gpu}. Medians; the ratio says how many times as fast ours is, pair by pair in",
@@ -67,7 +68,30 @@ def section(runs: Sequence[Mapping]) -> str:
                 f"{r['median']:.2f}{spread} | "
                 f"[{saved.machine_of(run)['commit']}](bench/results/{run['source']}.json) |"
             )
-    return "\n".join([*lines, END])
+    return "\n".join([*lines, *gpu_lines(on_gpu), END])
+
+
+def gpu_lines(runs: Sequence[Mapping]) -> list[str]:
+    """A table for each GPU: every row with a target, each name from the run that was measured last."""
+    found: dict[str, dict[str, tuple[Mapping, Mapping]]] = {}
+    for run in sorted(runs, key=lambda run: run.get("datetime") or ""):
+        for row in run.get("rows", []):
+            if row["must"] is not None:
+                found.setdefault(saved.machine_of(run)["gpu"], {})[row["name"]] = (row, run)
+    lines = []
+    for device, rows in found.items():
+        lines += ["", f"On one {device}, bf16; a target is what an H100 should reach:", ""]
+        lines += ["| | measured | target | from |", "|---|---|---|---|"]
+        for row, run in rows.values():
+            limit = "at most" if row["at_most"] else "at least"
+            told = f"{limit} {row['must']:.3g}" + (
+                "" if row["verdict"] in ("must", "aim") else f", {row['verdict']}"
+            )
+            commit = saved.machine_of(run)["commit"]
+            lines.append(
+                f"| {row['name']} | {row['shown']} | {told} | [{commit}](bench/results/{run['source']}.json) |"
+            )
+    return lines
 
 
 def results() -> list[dict]:

@@ -23,8 +23,9 @@ feed-forward and the head have operators of their own (fp8_feed_forward.py, fp8_
 Off CUDA the products multiply the same rounded values in float64: the emulation that tests train with, and the oracle.
 
 Expected of a product on an H100: 1,100 to 1,200 TFLOP/s where bf16 reaches 600 to 700 (both limited by power), less
-about 0.1 ms for each 100 MB of bf16 operand: one reading for amax, one for the casts. Not measured. Sources: Micikevicius et al. 2022 (arXiv:2209.05433) for the formats; torchao's float8 and nanochat
-for tensorwise scaling in training.
+about 0.1 ms for each 100 MB of bf16 operand: one reading for amax, one for the casts. Not measured. Sources:
+Micikevicius et al. 2022 (arXiv:2209.05433) for the formats; torchao's float8 and nanochat for tensorwise scaling in
+training.
 """
 
 import math

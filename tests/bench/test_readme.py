@@ -60,10 +60,25 @@ def test_what_cannot_be_quoted_is_refused():
         readme.section([target_table(row("a", 1.0, None)) | {"source": "t_x"}])
 
 
-def test_gpus_are_said_to_be_not_measured_until_one_is():
+def test_gpus_are_not_measured_until_one_is():
     here = target_table(row("a", 1.0)) | {"source": "t_x"}
     assert "GPUs: not measured" in readme.section([here])
-    assert "GPUs: see bench/results" in readme.section([here, here | {"gpu": "H100", "source": "t_h100"}])
+
+
+def test_a_gpus_rows_with_targets_are_a_table_of_their_own():
+    here = target_table(row("a", 1.0)) | {"source": "t_x"}
+    judged = {"must": 2.0, "aim": 3.0, "at_most": False, "data": {}}
+    rows = [
+        judged | {"name": "MFU", "value": 1.0, "shown": "1 %", "verdict": "missed"},
+        judged | {"name": "speed", "value": 3.0, "shown": "3 x", "verdict": "aim"},
+        judged | {"name": "figure", "value": 3.0, "shown": "x", "verdict": "-", "must": None, "aim": None},
+    ]
+    on_gpu = here | {"gpu": "H100", "source": "gpu_h100", "rows": rows}
+    text = readme.section([here, on_gpu])
+    commit = on_gpu["commit"]
+    assert "GPUs: see below" in text and "On one H100, bf16" in text
+    assert f"| MFU | 1 % | at least 2, missed | [{commit}](bench/results/gpu_h100.json) |" in text
+    assert "| speed | 3 x | at least 2 | [" in text and "figure" not in text
 
 
 def test_a_readme_without_the_markers_is_left_alone(tmp_path):

@@ -29,7 +29,9 @@ SPEED = check_speed.Sizes(
 
 @pytest.fixture
 def report(tmp_path, monkeypatch):
-    monkeypatch.setattr(check_speed, "_inductor", lambda function, sizes: function)  # no compiler in this test
+    monkeypatch.setattr(
+        check_speed, "_inductor", lambda function, sizes: function
+    )  # no compiler in this test
     monkeypatch.setattr(
         check_report, "time_ms", lambda function, device: (float(function() is not None), "called")
     )
