@@ -84,9 +84,8 @@ def gpu_lines(runs: Sequence[Mapping]) -> list[str]:
         lines += ["| | measured | target | from |", "|---|---|---|---|"]
         for row, run in rows.values():
             limit = "at most" if row["at_most"] else "at least"
-            told = f"{limit} {row['must']:.3g}" + (
-                "" if row["verdict"] in ("must", "aim") else f", {row['verdict']}"
-            )
+            must = f"{row['must']:,.0f}" if row["must"] >= 100 else f"{row['must']:.3g}"
+            told = f"{limit} {must}" + ("" if row["verdict"] in ("must", "aim") else f", {row['verdict']}")
             commit = saved.machine_of(run)["commit"]
             lines.append(
                 f"| {row['name']} | {row['shown']} | {told} | [{commit}](bench/results/{run['source']}.json) |"
