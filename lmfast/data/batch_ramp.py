@@ -5,13 +5,12 @@ A ramp grows the batch by whole forward passes whose shape never changes, so not
 
     start + (passes - start) * i // N    where i < N, and `passes` from step N on.
 
-`passes_before(i)` is the exact sum over the steps before i, from a table of N + 1 numbers: the sequences of step i
-begin where those of step i - 1 end, and a run resumes anywhere without replay. Small batches suffice early in training,
-where gradients agree (McCandlish et al. 2018, arXiv:1812.06162).
+`passes_before(i)` is the exact sum over the steps before i, found without adding them up, so a ramp of any length costs
+nothing: the sequences of step i begin where those of step i - 1 end, and a run resumes anywhere without replay. Small
+batches suffice early in training, where gradients agree (McCandlish et al. 2018, arXiv:1812.06162).
 """
 
 from bisect import bisect_left
-from itertools import accumulate
 
 
 class BatchRamp:
@@ -24,13 +23,12 @@ class BatchRamp:
 
     def __init__(self, rows: int, passes: int = 1, start: int = 1, steps: int = 0):
         self.rows, self.passes, self.start, self.steps = rows, passes, start, steps
-        ramp = (start + (passes - start) * i // steps for i in range(steps))
-        self._before = list(accumulate(ramp, initial=0))
 
     def passes_before(self, step: int) -> int:
         """Forward passes of the steps before `step`, which is counted from 0."""
         ramp = min(step, self.steps)
-        return self._before[ramp] + (step - ramp) * self.passes
+        grown = _floor_sum(ramp, self.passes - self.start, self.steps) if ramp else 0
+        return self.start * ramp + grown + (step - ramp) * self.passes
 
     def passes_in(self, step: int) -> int:
         """Forward passes of step `step`."""
@@ -43,7 +41,27 @@ class BatchRamp:
     def steps_for(self, rows: int) -> int:
         """The fewest steps that take at least `rows` sequences."""
         passes = -(-rows // self.rows)
-        beyond = passes - self._before[-1]
+        beyond = passes - self.passes_before(self.steps)
         if beyond >= 0:
             return self.steps + -(-beyond // self.passes)
-        return bisect_left(self._before, passes)
+        return bisect_left(range(self.steps), passes, key=self.passes_before)
+
+
+def _floor_sum(n: int, a: int, m: int) -> int:
+    """The sum of a * i // m over i from 0 to n - 1, in as many rounds as Euclid's algorithm needs for a and m.
+
+    Whole parts of the slope a / m are summed directly. What is left counts the lattice points below a line, which are
+    counted again from the other axis, where slope and offset b are smaller.
+
+    >>> _floor_sum(7, 3, 6) == sum(3 * i // 6 for i in range(7))
+    True
+    """
+    total, b = 0, 0
+    while True:
+        total += (n - 1) * n // 2 * (a // m) + n * (b // m)
+        a, b = a % m, b % m
+        top = a * n + b
+        if top < m:
+            return total
+        n, b = divmod(top, m)
+        a, m = m, a

@@ -30,6 +30,14 @@ def test_each_step_follows_its_formula_and_sums_are_exact(rows, passes, start, s
     assert ramp.passes_before(10**12) == ramp.passes_before(steps) + (10**12 - steps) * passes
 
 
+def test_a_ramp_of_any_length_costs_nothing():
+    """A table of a step each took 8 bytes × 10^18 here."""
+    ramp = BatchRamp(rows=3, passes=5, start=1, steps=10**18)
+    assert [ramp.passes_in(i) for i in (0, 10**18 // 4 - 1, 10**18 // 4, 10**18)] == [1, 1, 2, 5]
+    assert ramp.passes_before(10**18) == sum(range(1, 5)) * 10**18 // 4
+    assert ramp.rows_before(ramp.steps_for(10**18)) in range(10**18, 10**18 + 3 * 5)
+
+
 @given(rows=st.integers(1, 9), wanted=st.integers(0, 2000), **RAMPS)
 def test_steps_for_is_the_fewest(rows, passes, start, steps, wanted):
     ramp = BatchRamp(rows, passes, min(start, passes), steps)
