@@ -27,7 +27,16 @@ from lmfast.model.budget import compute_optimal, propose_shape, training_seconds
 from lmfast.model.config import ModelConfig
 from lmfast.model.memory import USABLE, kv_cache_bytes_per_token, largest_batch, training_memory
 from lmfast.model.peaks import DEVICES, named_peak, peak_here
-from lmfast.settings import OptimizerSettings, TrainSettings, find_config, given_names, parse, read_yaml
+from lmfast.settings import (
+    OptimizerSettings,
+    RunSettings,
+    TrainSettings,
+    find_config,
+    given_names,
+    parse,
+    precision_of,
+    read_yaml,
+)
 from lmfast.training.resolve import batch_ramp
 
 GB = 1e9
@@ -102,7 +111,8 @@ def resolve(settings: FlopsSettings, given: set[str]) -> FlopsSettings:
     if settings.config is not None:
         file = read_yaml(find_config(settings.config), FlopsSettings, TrainSettings)
     if settings.dtype is None:
-        named = next((dtype for dtype in ("bf16", "fp16") if file.get(dtype)), "fp32")
+        flags = {name: file[name] for name in ("bf16", "fp16") if name in file}
+        named = precision_of(RunSettings(**flags))
         settings = replace(settings, dtype="bf16" if settings.config is None else named)
     if "total_tokens" not in given and {"tokens_per_parameter", "hours"} & given:
         settings = replace(settings, total_tokens=None)  # the file's: the line beats it

@@ -206,6 +206,14 @@ def test_plot_writes_a_picture(tmp_path, capsys):
     assert capsys.readouterr().out.endswith(f"{tmp_path / 'shares.png'}\n")
 
 
+def test_a_file_with_both_16_bit_types_is_refused_as_training_refuses_it(capsys, tmp_path):
+    (tmp_path / "both.yaml").write_text("vocab_size: 300\nbf16: true\nfp16: true\n")
+    with pytest.raises(SystemExit) as stop:
+        main(["--config", str(tmp_path / "both.yaml")])
+    assert stop.value.code == 2
+    assert "bf16 and fp16 are both set" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
