@@ -112,7 +112,7 @@ def _loss(
     context_length = model.config.context_length
     windows = Windows(file.tokens, settings.batch_size, context_length, IGNORE, settings.eval_batches)
     num_bytes = count_bytes(windows.targets(), tokenizer) if tokenizer is not None else None
-    objective = NextToken(separator=tokenizer.special_tokens["<|endoftext|>"] if document_mask else None)
+    objective = NextToken(separator=_separator(checkpoint.run, tokenizer) if document_mask else None)
     result = evaluate(model, objective, windows, device, precision_of(settings), num_bytes)
     metrics = {"loss": result["val_loss"], "perplexity": math.exp(min(result["val_loss"], 700))}
     line = f"loss {metrics['loss']:.4f} nats a token, perplexity {metrics['perplexity']:.4g}"
@@ -127,6 +127,17 @@ def _loss(
     )
     print(line)
     return metrics
+
+
+def _separator(run: Path, tokenizer) -> int:
+    """The id of <|endoftext|>, by which a run with document_mask tells documents apart."""
+    known = {} if tokenizer is None else tokenizer.special_tokens
+    if "<|endoftext|>" not in known:
+        raise UserError(
+            f"{run / 'tokenizer'}: is missing or has no <|endoftext|>, which this run's document_mask needs; "
+            "restore the directory from the tokenizer that the run was trained with"
+        )
+    return known["<|endoftext|>"]
 
 
 def _texts(

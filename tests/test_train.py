@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -335,6 +336,7 @@ def test_bad_input_is_refused_before_anything_is_written(corpus, tmp_path, capsy
         (["--context-length", "100000"], "train.npy"),
         (["--num-heads", "3"], "d_model 16 is not divisible by num_heads 3"),
         (["--max-iters", "3", "--total-tokens", "9"], "max_iters and total_tokens"),
+        (["--total-tokens", "-5"], "total_tokens is -5; it must be at least 1"),
         (["--lr", "-1"], "learning_rate is -1"),
         (["--min-lr", "5"], "min_lr is 5"),
         (["--batch-size", "0"], "batch_size is 0"),
@@ -484,6 +486,16 @@ def test_a_document_mask_is_used_in_evaluation_and_recorded(corpus, tmp_path, ca
     config.write_text(config.read_text().replace("document_mask: true", "document_mask: false"))
     without = evaluate_run(EvaluateSettings(run=str(tmp_path / "run"), device="cpu"))
     assert without["loss"] != pytest.approx(found["loss"], rel=1e-6)
+
+
+def test_evaluating_a_document_mask_without_its_tokenizer_is_refused(corpus, tmp_path):
+    from lmfast.evaluate import EvaluateSettings, evaluate_run
+
+    folder = tmp_path / "run"
+    run(corpus, folder, "--document-mask", "--max-iters", "1")
+    shutil.rmtree(folder / "tokenizer")
+    with pytest.raises(UserError, match=r"run/tokenizer: is missing or has no <\|endoftext\|>"):
+        evaluate_run(EvaluateSettings(run=str(folder), device="cpu"))
 
 
 def test_a_document_mask_without_a_separator_is_refused(corpus, tmp_path):

@@ -46,6 +46,8 @@ def resolve(settings: TrainSettings, vocab_size: int | None) -> TrainSettings:
     for name in ("learning_rate", "weight_decay", "grad_clip", "z_loss", "warmup_iters"):
         if not (getattr(opt, name) >= 0 and math.isfinite(getattr(opt, name))):
             raise UserError(f"{name} is {getattr(opt, name)}; it must be a number of at least 0")
+    if opt.total_tokens is not None and opt.total_tokens < 1:
+        raise UserError(f"total_tokens is {opt.total_tokens}; it must be at least 1")
     for name in ("max_minutes", "muon_lr"):
         value = getattr(opt, name)
         if value is not None and not (value > 0 and math.isfinite(value)):
