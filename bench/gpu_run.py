@@ -1,9 +1,10 @@
 """A short run of a config on the built-in stories, as `lmfast train` makes it: `python -m bench.gpu_run [--minutes M]`.
 
 Compilation, evaluations, samples, checkpoints and the report are in it. Out: a row with the time that the config's whole
-number of tokens takes. Where the minutes do not suffice for all of them it is an extrapolation and called so: tokens
-times the seconds per token between two logged lines of the run, evaluations, samples and checkpoints between them
-included, plus what the run took outside of them (start, compilation, the end). The built-in stories stand in for
+number of tokens takes. Where the minutes do not suffice for all of them it is an extrapolation and called so: what the
+run took, start, compilation and end included, once, plus for the tokens that are left the seconds per token between two
+logged lines, evaluations, samples and checkpoints between them included. The last line is not one of the two: a run
+that the clock ends evaluates, samples and saves there out of turn. The built-in stories stand in for
 TinyStories, whose loss is another matter; their vocabulary is smaller than the config's (4,922 ids), the model is not.
 
 `--prepare` makes the stories, the vocabulary and the token files in data/gpu and stops: a machine that is paid by the
@@ -50,10 +51,13 @@ def whole_time(metrics: list[dict], took: float, total: int) -> tuple[float, flo
 
     metrics: the run's lines. took: seconds of the run from its call to its end."""
     lines = [line for line in metrics if "tokens_per_second" in line][1:]  # the first contains compilation
+    whole = metrics[-1]["tokens"] >= total
+    if not whole:
+        lines = lines[:-1]  # and the last what every run does once, at its end
     if len(lines) < 2:
         raise ValueError("the run logged fewer than two rates of compiled steps; give it more minutes")
     rate = statistics.median(line["tokens_per_second"] for line in lines)
-    if metrics[-1]["tokens"] >= total:
+    if whole:
         return took, rate, True
     between = lines[-1]["seconds"] - lines[0]["seconds"]
     per_token = between / (lines[-1]["tokens"] - lines[0]["tokens"])
@@ -113,11 +117,11 @@ def main() -> int:
         gpu = machine.gpu_name()
         described = machine.describe(gpu)
         name = f"gpu_run_{machine.slug(gpu or described['cpu'])}.json"
-        found = attempt(
-            f"{arguments.config}: minutes for its tokens",
-            lambda: row(arguments.config, arguments.minutes, folder, settings, corpus),
-        )
-        return measure(gpu or described["cpu"], described, [found], arguments.output or name)
+        found = (
+            attempt(title, lambda: row(arguments.config, arguments.minutes, folder, settings, corpus))
+            for title in [f"{arguments.config}: minutes for its tokens"]
+        )  # made within `measure`, which times it
+        return measure(gpu or described["cpu"], described, found, arguments.output or name)
 
 
 if __name__ == "__main__":

@@ -40,17 +40,37 @@ def test_a_short_run_is_extrapolated(tiny, tmp_path, monkeypatch):
     assert found.data["metrics"][-1]["tokens"] == 320 and found.value > found.data["seconds"] / 60
 
 
-def test_evaluations_and_checkpoints_are_extrapolated_too():
-    """10 tokens a line; training alone is 5 tokens/s, but between two lines 4 s pass, evaluation and all."""
-    lines = [
-        {"tokens": 10 * i, "tokens_per_second": rate, "seconds": 3.0 + 4.0 * i}
-        for i, rate in ((1, 1.0), (2, 5.0), (3, 5.0), (4, 5.0))
+def lines_of(*seconds: float) -> list[dict]:
+    """Logged lines, 10 tokens each, trained at 5 tokens/s except in the first line, which contains compilation."""
+    return [
+        {"tokens": 10 * i, "tokens_per_second": 1.0 if i == 1 else 5.0, "seconds": passed}
+        for i, passed in enumerate(seconds, 1)
     ]
+
+
+def test_evaluations_and_checkpoints_are_extrapolated_too():
+    """Training alone is 5 tokens/s, but between two lines 4 s pass, evaluation and all."""
+    lines = lines_of(7.0, 11.0, 15.0, 19.0)
     # The run took 25 s for 40 tokens; each of the 60 left takes 0.4 s.
     assert whole_time(lines, 25.0, 100) == (25.0 + 60 * 0.4, 5.0, False)
     assert whole_time(lines, 25.0, 40) == (25.0, 5.0, True)
     with pytest.raises(ValueError, match="fewer than two rates of compiled steps"):
-        whole_time(lines[:2], 25.0, 100)
+        whole_time(lines[:3], 25.0, 100)
+
+
+def test_what_a_run_does_once_is_counted_once():
+    """The last line comes with a forced evaluation, a sample and a tokenizer that is compiled: 13.5 s more for 1 step."""
+    lines = [*lines_of(7.0, 11.0, 15.0), {"tokens": 31, "tokens_per_second": 4.0, "seconds": 28.9}]
+    assert whole_time(lines, 33.0, 131) == (pytest.approx(33.0 + 100 * 0.4), 5.0, False)
+
+
+def test_the_first_run_on_an_h100():
+    """Figures of commit 3efd938: 327.68M tokens were said to take 5.29 minutes."""
+    logged = [(50, 8.365), (100, 9.015), (950, 19.357), (1000, 23.172), (1001, 36.712)]
+    lines = [
+        {"tokens": 32_768 * step, "tokens_per_second": 2.7e6, "seconds": passed} for step, passed in logged
+    ]
+    assert whole_time(lines, 40.83, 327_680_000)[0] / 60 == pytest.approx(3.04, abs=0.005)
 
 
 def test_the_config_is_the_one_of_cs336(tmp_path, monkeypatch):
