@@ -6,8 +6,9 @@ the positions and the number of the step are tensors. The host waits for the dev
 after it asked for them; prompts and settings go there through pinned memory. Not measured on a GPU.
 
 A decoder can serve one call after another (`begin`), see kept_decoders.py. What a further call costs, 124M on CUDA:
-comparing the weights' versions (75 tensors, some 0.1 ms), one copy of the sampling's numbers, zeroing the cache (37 MB a
-sequence, 12 µs at 3 TB/s), one copy of the prompts, and the prompts' pass. That one has some 150 launches, 3 to 5 ms of
+comparing the weights' addresses (75 tensors, some 0.1 ms), under autocast casting them again (0.75 GB, 0.3 ms), one copy
+of the sampling's numbers, zeroing the cache (37 MB a sequence, 12 µs at 3 TB/s), one copy of the prompts, and the prompts'
+pass. That one has some 150 launches, 3 to 5 ms of
 the host's time, so it is captured too, for lengths rounded up to powers of two (PREFILL_TOKENS).
 
 The step needs 10 launches a layer (norm, qkv, rope and append, split attention and its join, output, norm, up, SwiGLU,
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from lmfast.inference import cuda_graph
 from lmfast.inference.sampling import DeviceSampling, Sampling, SamplingKind, pinned_zeros, sample
-from lmfast.inference.weights import WeightVersions, refresh
+from lmfast.inference.weights import WeightPlaces, refresh
 from lmfast.model.device import spare_compile_workers
 from lmfast.model.kv_cache import KVCache
 
@@ -80,7 +81,7 @@ class TorchDecoder:
         self.device, self.compiled = key.device, compiled
         # Under autocast each step would otherwise cast all weights anew: three times the bytes that it has to read.
         self.cast = model.with_matrices_in(key.dtype) if key.autocast else None
-        self.versions = WeightVersions(model)
+        self.places = WeightPlaces(model)
         self.cache = KVCache(model.config, batch, model.config.context_length, key.device, key.dtype)
         self.sampling = DeviceSampling(key.sampling, key.device)
         self.ids = torch.zeros(batch, dtype=torch.int64, device=key.device)  # not in the cache yet
@@ -101,12 +102,12 @@ class TorchDecoder:
 
     def fits(self) -> bool:
         """Whether the weights are still where this decoder reads them; their values may have changed."""
-        return not self.versions.moved()
+        return not self.places.moved()
 
     def begin(self, model, sampling: Sampling) -> None:
         """Makes a used decoder what a new one of this model would be."""
         self._wait_for_last_use()
-        if self.versions.take_changes() and self.cast is not None:
+        if self.cast is not None:
             refresh(self.cast, model)
         if self.unused_ids is not None:
             self.unused_ids.copy_(model.unused_ids)

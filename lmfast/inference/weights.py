@@ -1,9 +1,9 @@
-"""What a decoder that outlives a call must know of a model's weights: whether they moved or changed since it last looked.
+"""What a decoder that outlives a call must know of a model's weights: whether they are still where it reads them.
 
 A captured graph reads fixed addresses. Weights updated in place (an optimizer's step) keep theirs: the graph then reads
-the new values, and copies cast to another dtype are cast again into the same memory. Weights that were replaced
-(another tensor, another address) need another decoder. A change is seen by the tensor's version, which every in-place
-operation raises except those through `.data` or on inference tensors; the latter count as always changed.
+the new values, and copies cast to another dtype are cast again into the same memory, at each call, for nothing tells
+whether values changed: torch's fused optimizers and writes through `.data` leave a tensor's version as it was. Weights
+that were replaced (another tensor, another address) need another decoder.
 """
 
 import weakref
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 
-class WeightVersions:
-    """The weights and tables of `model` as they are now. Holds its parts alive, but not the model itself.
+class WeightPlaces:
+    """Where the weights and tables of `model` are now. Holds its parts alive, but not the model itself.
 
     Looks into each module's own dictionaries, because each call does this and walking the modules costs more.
     """
@@ -30,7 +30,6 @@ class WeightVersions:
         ]
         self._places = [(table, name) for table, name, _ in self._held if isinstance(table[name], Tensor)]
         self._addresses = [t.data_ptr() for t in self._tensors()]
-        self._seen = self._versions()
 
     def moved(self) -> bool:
         """Whether any tensor is another one, or elsewhere, than when this was made."""
@@ -38,16 +37,8 @@ class WeightVersions:
             t.data_ptr() != address for t, address in zip(self._tensors(), self._addresses, strict=True)
         )
 
-    def take_changes(self) -> bool:
-        """Whether any value has changed since this was made or last asked."""
-        before, self._seen = self._seen, self._versions()
-        return None in self._seen or before != self._seen
-
     def _tensors(self) -> Iterator[Tensor]:
         return (table[name] for table, name in self._places)
-
-    def _versions(self) -> list[int | None]:
-        return [None if t.is_inference() else t._version for t in self._tensors()]
 
 
 def _reference(x) -> Callable[[], object]:

@@ -12,6 +12,7 @@ from lmfast.inference.decode import generate, stream
 from lmfast.inference.kept_decoders import KEPT, borrow, shelf_of
 from lmfast.inference.sampling import Sampling
 from lmfast.model.transformer import TransformerLM
+from lmfast.training.optimizers import make_optimizer
 from tests.inference.test_decode import PROMPTS, build
 
 pytestmark = pytest.mark.usefixtures("by_torch")
@@ -54,7 +55,7 @@ def test_a_second_call_makes_nothing(made, replayed):
         other = [[7, 7], [3], [2, 9, 9], [1] * 24]
         generate(model, other, 50, stop_id=5, **GREEDY)
         assert generate(model, PROMPTS, 30, **GREEDY) == first
-    assert made == ["decoder", "cast"] and replayed.captured == 1
+    assert made == ["decoder", "cast", *["refresh"] * 3] and replayed.captured == 1
     assert replayed.waited == 3  # for what the call before may have left under way
 
 
@@ -96,6 +97,32 @@ def test_training_between_calls_refreshes_the_copies_in_place(made, replayed):
             assert after == generate(other, PROMPTS, 30, **GREEDY) != before
         assert [what for what in made if what == "refresh"] == expected
         assert replayed.captured == captured + 1  # that of `other`
+
+
+def fused_step(model):
+    """A large step of the optimizer that training uses; it leaves the weights' versions as they were."""
+    optimizer = make_optimizer(model, "adamw", 0.5, (0.9, 0.95), 0.0)
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+
+
+def through_data(model):
+    for p in model.parameters():
+        p.data.add_(torch.randn_like(p))
+
+
+@pytest.mark.parametrize("change", [fused_step, through_data])
+def test_changes_that_no_version_tells_of(change, made):
+    model = build()
+    with torch.autocast(*BF16):
+        before = generate(model, PROMPTS, 30, **GREEDY)
+        versions = [p._version for p in model.parameters()]
+        change(model)
+        assert versions == [p._version for p in model.parameters()]
+        after = generate(model, PROMPTS, 30, **GREEDY)
+        assert after == plain(model, **GREEDY) != before
+    assert made == ["decoder", "cast", "refresh"]
 
 
 def test_replaced_weights_need_another_decoder(made):
