@@ -4,14 +4,18 @@ In: a function without arguments that works on the device only and in place. Rul
 no copy from or to the host, no `.item()`, the same tensors in every call; what it allocates while it is captured stays
 the graph's. Streams: one side stream per device serves all captures, because cuBLAS keeps a workspace (32 MiB on Hopper)
 for each stream it has seen. Graphs captured on it share that workspace, so replay them on one stream, or one after
-another. Nothing here has run on a GPU yet.
+another. Threads warm up and capture one at a time: what another queued on this stream meanwhile would become part of the
+graph. Nothing here has run on a GPU yet.
 """
 
 import functools
+import threading
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+_alone = threading.Lock()  # held by whoever uses a side stream
 
 
 def uses_graphs(device: torch.device) -> bool:
@@ -41,13 +45,13 @@ def warm_up(step: Callable[[], None], state: Sequence[Tensor], device: torch.dev
     """Runs `step` twice on the side stream, so that kernels are compiled and loaded, and restores `state` after it."""
     before = [tensor.clone() for tensor in state]
     side, caller = side_stream(device), torch.cuda.current_stream(device)
-    side.wait_stream(caller)
-    with torch.cuda.stream(side):
+    with _alone, torch.cuda.stream(side):
+        side.wait_stream(caller)
         for _ in range(2):
             step()
         for tensor, value in zip(state, before, strict=True):
             tensor.copy_(value)
-    caller.wait_stream(side)
+        caller.wait_stream(side)
 
 
 def capture(step: Callable[[], None], device: torch.device, pool=None) -> torch.cuda.CUDAGraph:
@@ -61,12 +65,12 @@ def capture(step: Callable[[], None], device: torch.device, pool=None) -> torch.
     the one that makes training's batches may, or looks at an event, as NCCL's does.
     """
     graph, side, caller = torch.cuda.CUDAGraph(), side_stream(device), torch.cuda.current_stream(device)
-    side.wait_stream(caller)
-    with torch.cuda.stream(side):
+    with _alone, torch.cuda.stream(side):
+        side.wait_stream(caller)
         graph.capture_begin(**({} if pool is None else {"pool": pool}), capture_error_mode="thread_local")
         try:
             step()
         finally:
             graph.capture_end()
-    caller.wait_stream(side)
+        caller.wait_stream(side)
     return graph

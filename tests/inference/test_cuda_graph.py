@@ -1,4 +1,5 @@
 import contextlib
+import threading
 
 import pytest
 import torch
@@ -55,6 +56,33 @@ def test_capturing_lets_other_threads_be_and_ends_when_the_step_fails(pretended)
     with pytest.raises(ZeroDivisionError):
         cuda_graph.capture(lambda: 1 / 0, torch.device("cpu"))
     assert pretended[-1] == "end"
+
+
+def test_one_thread_at_a_time_uses_the_side_stream(pretended):
+    """What another thread queued there during a capture would become part of the graph."""
+    device, order = torch.device("cpu"), []
+    within, go_on = threading.Event(), threading.Event()
+
+    def slow():
+        order.append("begin")
+        within.set()
+        go_on.wait(10)
+        order.append("end")
+
+    capturing = threading.Thread(target=cuda_graph.capture, args=(slow, device))
+    others = [
+        threading.Thread(target=cuda_graph.warm_up, args=(lambda: order.append("warm"), [], device)),
+        threading.Thread(target=cuda_graph.capture, args=(lambda: order.append("other"), device)),
+    ]
+    capturing.start()
+    within.wait(10)
+    for other in others:
+        other.start()
+        other.join(0.1)
+    go_on.set()
+    for thread in (capturing, *others):
+        thread.join(10)
+    assert order[:2] == ["begin", "end"] and sorted(order[2:]) == ["other", "warm", "warm"]
 
 
 def test_one_side_stream_per_device(pretended):
