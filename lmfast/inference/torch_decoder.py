@@ -36,6 +36,7 @@ LAG = 8  # steps that CUDA is ahead of the ids the host has read; as many are wa
 PREFILL_TOKENS = 4096  # up to here a prompts' pass is shorter than its launches, and is captured
 SHORTEST_PREFILL = 32
 COMPILE = {"fullgraph": True, "dynamic": False}
+MOST_GRAPHS = 256  # of compiled steps: one for each batch size and model shape; Dynamo itself refuses a ninth
 
 
 @functools.cache
@@ -78,7 +79,7 @@ class TorchDecoder:
 
     def __init__(self, model, batch: int, sampling: Sampling, compiled: bool = False):
         self.key = key = DecoderKey.of(model, batch, sampling, compiled)
-        self.device, self.compiled = key.device, compiled
+        self.device, self.compiled, self.graph_compiled = key.device, compiled, False
         # Under autocast each step would otherwise cast all weights anew: three times the bytes that it has to read.
         self.cast = model.with_matrices_in(key.dtype) if key.autocast else None
         self.places = WeightPlaces(model)
@@ -228,8 +229,14 @@ class TorchDecoder:
         if self.device.type == "cpu" and not self.compiled and not self.by_graph:
             longest = min(bound, max(self.lengths))
             bound = min(bound, -(-longest // CACHE_STEP) * CACHE_STEP)
-        decode = _compiled_decode() if self.compiled else _decode
-        logits = decode(self.model, self.ids, cache, bound)
+        if not self.compiled:
+            logits = _decode(self.model, self.ids, cache, bound)
+        elif self.graph_compiled:
+            logits = _compiled_decode()(self.model, self.ids, cache, bound)
+        else:  # changing the limit takes 70 µs
+            with torch._dynamo.config.patch(recompile_limit=MOST_GRAPHS):
+                logits = _compiled_decode()(self.model, self.ids, cache, bound)
+            self.graph_compiled = True
         # A sequence that fills the cache is read anew before its next step, unless it has ended: that one stays here.
         cache.lengths.clamp_(max=cache.max_length - 1)
         if self.unused_ids is not None:

@@ -46,6 +46,13 @@ def test_one_graph_serves_all_prompts_and_lengths(compiled_quickly):
     assert graphs() == before + 2  # another batch size is another graph
 
 
+def test_more_batch_sizes_than_dynamo_compiles_by_default(compiled_quickly):
+    model, before = build(num_layers=1), graphs()
+    for batch in range(1, 11):
+        generate(model, [[1, 2]] * batch, 2, compile=True, **GREEDY)
+    assert graphs() == before + 10
+
+
 def test_a_batch_of_prompts_decodes_compiled(compiled_quickly):
     model = build()
     expected = generate(model, PROMPTS, 60, kv_cache=False, **GREEDY)
