@@ -4,7 +4,7 @@
 sweeps launch parameters: bench/gpu_smoke.py, bench/gpu_tiles.py; `--smoke CHECK …` runs only these checks. Without it, the
 measurements, most important first, each step with a time limit of its own:
 
-    correctness    operators at real sizes, while the caches of compiled code are filled      bench/gpu_correctness.py
+    correctness    operators at real sizes and the whole model, while caches are filled       bench/gpu_correctness.py
     training       the compiled 124M step with our attention and cuDNN's: MFU, memory         bench/gpu_training.py
     kernels        each kernel against its peers                                              kernels/check.py --what speed
     run            a short tinystories_17m run, extrapolated                                  bench/gpu_run.py
@@ -13,8 +13,9 @@ measurements, most important first, each step with a time limit of its own:
 
 A step that fails or exceeds its limit is reported and does not stop the next; steps for which no time is left are
 reported too. On request only: `scaling`, the tokenizer with 1 to 16 workers (bench/tokenizer_scaling.py); `tiles`, the
-sweep; `warm`, the caches alone; `beyond`, kernels.check with tensors beyond 2³¹ elements; `whole-run`, all 327.68M tokens.
-`--rehearse` runs the same steps on a machine without a device, in float32 and at tiny sizes.
+sweep; `profile`, the kernels of the step; `warm`, the caches alone; `beyond`, kernels.check with tensors beyond 2³¹
+elements; `whole-run`, all 327.68M tokens. `--rehearse` runs the same steps on a machine without a device, in float32 and
+at tiny sizes.
 
 Out, in --output, else $OUT, else bench/results: one JSON file per step, complete after every row; gpu.json, which says how
 each step ended; gpu.log, everything that every process printed. Exit code 0 when every step ended well, 1 otherwise, 2

@@ -1,11 +1,12 @@
-"""Is every kernel right on this device? `python -m bench.gpu_correctness`: kernels.check --what correct, all at once.
+"""Is every kernel right on this device? `python -m bench.gpu_correctness`: kernels.check --what correct, all at once, and
+the whole model against plain PyTorch (the row `agreement` of gpu_training.py).
 
 Compilation takes most of the time and the host has enough cores, so each operator has a process of its own, which also
 leaves compiled kernels in Triton's cache for later steps. Sizes beyond 2³¹ elements are left to kernels.check itself:
 they need the whole memory of the device.
 
-Out: one file, rewritten whenever an operator is done, {machine, operators: {name: what kernels.check keeps},
-exit_codes}. Exit code 0 if all is right, 1 if a result is wrong or a process failed.
+Out: one file, rewritten whenever an operator is done, {machine, operators: {name: what kernels.check keeps, or
+rows}, exit_codes}. Exit code 0 if all is right, 1 if a result is wrong or a process failed.
 """
 
 import argparse
@@ -22,10 +23,24 @@ from bench import machine
 from bench.gpu_jobs import save
 from kernels.check_correct import CHECKS
 
+MODEL = "agreement"
+
 
 def command(operator: str, path: Path, rehearse: bool = False) -> list[str]:
-    options = ["--what", "correct", "--usual-sizes", "--only", operator, "--json", str(path)]
-    return [sys.executable, "-m", "kernels.check", *options, *(["--rehearse"] if rehearse else [])]
+    if operator == MODEL:
+        words = ["bench.gpu_training", "--only", MODEL, "--output", str(path)]
+    else:
+        words = [
+            "kernels.check",
+            "--what",
+            "correct",
+            "--usual-sizes",
+            "--only",
+            operator,
+            "--json",
+            str(path),
+        ]
+    return [sys.executable, "-m", *words, *(["--rehearse"] if rehearse else [])]
 
 
 def check(
@@ -43,9 +58,10 @@ def check(
             while running:
                 for operator in [name for name, child in running.items() if child.poll() is not None]:
                     found["exit_codes"][operator] = running.pop(operator).returncode
-                for path in paths.values():
+                for operator, path in paths.items():
                     if path.exists():
-                        found["operators"] |= json.loads(path.read_text())["operators"]
+                        kept = json.loads(path.read_text())
+                        found["operators"] |= kept.get("operators") or {operator: {"rows": kept["rows"]}}
                 save(output, found)
                 time.sleep(0.2)
         finally:
@@ -66,7 +82,7 @@ def main() -> int:
     output = arguments.output or machine.ROOT / "bench" / "results" / name
     output.parent.mkdir(parents=True, exist_ok=True)
     make = functools.partial(command, rehearse=arguments.rehearse)
-    return 0 if check(list(CHECKS), output, described, make) else 1
+    return 0 if check([MODEL, *CHECKS], output, described, make) else 1
 
 
 if __name__ == "__main__":

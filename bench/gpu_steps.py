@@ -36,7 +36,7 @@ STEPS: dict[str, Step] = {
             Job(
                 "training",
                 "bench.gpu_training",
-                ("--only", "agreement", "ours", "faster"),
+                ("--only", "ours", "faster"),
                 "gpu_training.json",
             ),
         ),
@@ -55,6 +55,14 @@ ON_REQUEST: dict[str, Step] = {
     "warm": Step(60, WARM),
     "scaling": Step(30, (Job("scaling", "bench.tokenizer_scaling", output="tokenizer_scaling.json"),)),
     "tiles": Step(55, (Job("tiles", "bench.gpu_tiles", output="gpu_tiles.json"),)),
+    "profile": Step(
+        90,
+        (
+            Job(
+                "profile", "bench.gpu_training", ("--profile", "--only", "ours", "faster"), "gpu_profile.json"
+            ),
+        ),
+    ),
     "beyond": Step(
         500, (Job("beyond", "kernels.check", ("--what", "correct"), "gpu_beyond.json", "--json"),)
     ),

@@ -3,11 +3,12 @@
 Rows, most important first, each saved as it comes: does the device compute what plain PyTorch computes in float32; the
 step at the config's batch size with our attention and with PyTorch's, with MFU by the convention of
 lmfast/model/accounting.py against the vendor's dense bf16 rate, peak memory beside the estimate of
-lmfast/model/memory.py, graphs, recompiles, host syncs, and the kernels that its time goes to; LlamaForCausalLM compiled,
+lmfast/model/memory.py, graphs, recompiles, host syncs; LlamaForCausalLM compiled,
 with the same weights and batches, in turns, and its peak memory; then options and other implementations, one change
 each. Steps are those of bench/training_step.py, batches made ahead and pinned as a run does it. Times are the host's
-clock between two waits for the device, several steps each, after warming up. The first loss and gradient norm of every
-timed step are compared with those of the uncompiled one: beyond the tolerance the row is marked WRONG and keeps its time.
+clock between two waits for the device, several steps each, after warming up. A row is saved as soon as its time is known,
+without a target, and again with the rest: the first loss and gradient norm of every timed step are compared with those of
+the uncompiled one, beyond the tolerance the row is marked WRONG and keeps its time. `--profile` lists the kernels.
 
 `--warm ROW …` takes the first step of these rows and measures nothing: it leaves compiled code in the caches of Inductor
 and Triton. In: a file of configs/; no data: ids are random, with the frequencies of text. Without a CUDA device the same
@@ -29,7 +30,7 @@ import torch
 
 from bench import machine
 from bench.ceilings import synchronizer
-from bench.target_table import Row, add_options, attempt, measure
+from bench.target_table import Row, add_options, failed, measure
 from bench.timing import in_turns, per_second, ratio, seconds
 from bench.training_step import OurSteps, TheirSteps, their_loss, zipf_ids
 from kernels import backend
@@ -96,8 +97,9 @@ class Job:
     batch_size: int
     device: torch.device
     compiled: bool = True
-    steps: int = 10  # per time
+    steps: int = 5  # per time
     rounds: int = 5
+    profiled: bool = False
 
     @property
     def tokens(self) -> int:
@@ -111,7 +113,7 @@ class Job:
     @functools.cached_property
     def batches(self) -> Batches:
         return Batches(
-            zipf_ids(self.shape.vocab_size, max(IDS, 4 * self.tokens)),
+            _ids(self.shape.vocab_size, max(IDS, 4 * self.tokens)),
             self.batch_size,
             self.shape.context_length,
             seed=0,
@@ -124,6 +126,9 @@ class Job:
     def changed_by(self, variant: Variant) -> "Job":
         shape = replace(self.shape, **variant.shape).resolved()
         return replace(self, shape=shape, batch_size=max(1, int(self.batch_size * variant.batch)))
+
+
+_ids = functools.cache(zipf_ids)  # a second at 4M ids; every row has the same
 
 
 class Watched:
@@ -209,22 +214,15 @@ def agreement(job: Job) -> Row:
     return Row(name, None, None, max(found.values()), shown, data=found, wrong=beyond(found))
 
 
-def speed(job: Job, variant: Variant) -> Row:
-    """The step as `variant` has it: MFU, and everything about it."""
+def speed(job: Job, variant: Variant) -> Iterator[Row]:
+    """The step as `variant` has it: MFU as soon as it is timed, then the same row with everything about it."""
     job, name = job.changed_by(variant), f"{job.name}, {variant.what}"
     with choosing(variant.choices):
-        model, cuda, wait = job.make_model(), job.device.type == "cuda", synchronizer(job.device)
-        eager, gradients = loss_and_gradients(model, job.batches.step(0), job.device, job.bf16)
-        norm = float(torch.nn.utils.get_total_norm(gradients))
-        del gradients
+        cuda, wait = job.device.type == "cuda", synchronizer(job.device)
         with Prefetched(job.batches, job.device) as batches:
-            take = our_steps(model, batches, job, variant)
+            take = our_steps(job.make_model(), batches, job, variant)
             first = seconds(lambda: take(1), wait)
             seen = {name: take.last.get(name, float("nan")) for name in ("train_loss", "grad_norm")}
-            differences = {  # the loop leaves out what is not finite
-                "compiled and uncompiled loss": abs(seen["train_loss"] - eager) / eager,
-                "compiled and uncompiled gradient's norm": abs(seen["grad_norm"] - norm) / norm,
-            }
             take(min(3, job.steps))
             if cuda:
                 torch.cuda.reset_peak_memory_stats()
@@ -234,29 +232,46 @@ def speed(job: Job, variant: Variant) -> Row:
             if cuda:
                 memory["allocated"] = torch.cuda.max_memory_allocated()
                 memory["reserved"] = torch.cuda.max_memory_reserved()
+            rate = job.steps * job.tokens / statistics.median(times)
+            peak, source = device_peak(job.device, job.bf16)
+            mfu = rate * training_flops_per_token(job.shape, job.shape.context_length) / peak
+            graphs = getattr(take.loss_fn, "graphs", 0)
+            data = {
+                "batch_size": job.batch_size, "choices": dict(variant.choices), "times": times, "steps": job.steps,
+                "tokens_per_step": job.tokens, "tokens_per_second": rate, "mfu": mfu, "peak": peak,
+                "peak_source": source, "memory": memory, "graphs": graphs, "recompiles": max(0, graphs - 1),
+                "first_step_seconds": first,
+            }  # fmt: skip
+            shown = (
+                f"{mfu:.1%} of {peak / 1e12:.4g} TFLOP/s ({source}), {per_second(times, job.steps * job.tokens)}, "
+                f"{1e3 * job.tokens / rate:.1f} ms per step; {graphs} graph(s), first step {first:.0f} s; memory "
+                + ", ".join(f"{name} {size / 2**30:.1f} GiB" for name, size in memory.items())
+            )
+            timed = Row(f"{name}, batch {job.batch_size}: MFU", None, None, mfu, shown, data=data)
+            yield replace(timed, shown=f"{shown}; not compared yet")
             syncs = host_syncs(take, job) if cuda else None
-            kernels, busy = profile(lambda: take(3), job.device, 3)
-    rate = job.steps * job.tokens / statistics.median(times)
-    peak, source = device_peak(job.device, job.bf16)
-    mfu = rate * training_flops_per_token(job.shape, job.shape.context_length) / peak
-    graphs = getattr(take.loss_fn, "graphs", 0)
-    data = {
-        "batch_size": job.batch_size, "choices": dict(variant.choices), "times": times, "steps": job.steps,
-        "tokens_per_step": job.tokens, "tokens_per_second": rate, "mfu": mfu, "peak": peak, "peak_source": source,
-        "memory": memory, "graphs": graphs, "recompiles": max(0, graphs - 1), "host_syncs": syncs,
-        "first_step_seconds": first, "differences": differences, "kernels": kernels, "device_seconds_per_step": busy,
+            kernels, busy = profile(lambda: take(3), job.device, 3) if job.profiled else (None, None)
+            take = None  # and with it go the weights and the optimizer's state
+        differences = first_step_differences(job, seen)
+    data = data | {
+        "host_syncs": syncs, "differences": differences, "kernels": kernels, "device_seconds_per_step": busy
     }  # fmt: skip
-    shown = (
-        f"{mfu:.1%} of {peak / 1e12:.4g} TFLOP/s ({source}), {per_second(times, job.steps * job.tokens)}, "
-        f"{1e3 * job.tokens / rate:.1f} ms per step, of them {1e3 * busy:.1f} in kernels; {graphs} graph(s), "
-        f"{len(syncs or [])} host syncs {sorted(set(syncs or []))}, first step {first:.0f} s; memory "
-        + ", ".join(f"{name} {size / 2**30:.1f} GiB" for name, size in memory.items())
-    )
+    shown += f"; {len(syncs or [])} host syncs {sorted(set(syncs or []))}"
+    if busy is not None:
+        shown += f"; {1e3 * busy:.1f} ms per step in kernels"
     must, aim, predicted = (variant.must, variant.aim, variant.predicted) if on_h100() else (None, None, "")
-    return Row(
-        f"{name}, batch {job.batch_size}: MFU", must, aim, mfu, shown, data=data, predicted=predicted,
-        wrong=beyond(differences, bool(variant.options.get("fp8"))),
-    )  # fmt: skip
+    wrong = beyond(differences, bool(variant.options.get("fp8")))
+    yield replace(timed, must=must, aim=aim, shown=shown, data=data, predicted=predicted, wrong=wrong)
+
+
+def first_step_differences(job: Job, seen: Mapping[str, float]) -> dict[str, float]:
+    """How far a first step's loss and gradient norm are from those of the uncompiled one, of the same weights and batch."""
+    loss, gradients = loss_and_gradients(job.make_model(), job.batches.step(0), job.device, job.bf16)
+    norm = float(torch.nn.utils.get_total_norm(gradients))
+    return {  # the loop leaves out what is not finite
+        "compiled and uncompiled loss": abs(seen["train_loss"] - loss) / loss,
+        "compiled and uncompiled gradient's norm": abs(seen["grad_norm"] - norm) / norm,
+    }
 
 
 def on_h100() -> bool:
@@ -310,7 +325,7 @@ def beside_llama(job: Job) -> Row:
     """Against LlamaForCausalLM, both compiled: how many times as fast, and the peak memory of each."""
     from bench.huggingface import llama
 
-    model, wait, steps = job.make_model(), synchronizer(job.device), max(1, job.steps // 2)
+    model, wait, steps = job.make_model(), synchronizer(job.device), job.steps
     theirs = llama(model).train()
     with (
         choosing(FASTER),
@@ -376,10 +391,23 @@ def row_makers(job: Job) -> dict[str, tuple]:
 
 
 def rows(job: Job, only: list[str] | None = None) -> Iterator[Row]:
+    """A row may come twice: first with its time alone."""
     for name, (full_name, make) in row_makers(job).items():
         if only is None or name in only:
             clean()
-            yield attempt(full_name, make)
+            yield from stages(full_name, make)
+
+
+def stages(name: str, make: Callable[[], Row | Iterator[Row]]) -> Iterator[Row]:
+    """make's row, or its stages. An error after the first of them is reported in a row that keeps the time."""
+    last = None
+    try:
+        made = make()
+        for last in [made] if isinstance(made, Row) else made:
+            yield last
+    except Exception as error:
+        row = failed(name, error)
+        yield row if last is None else replace(last, wrong=row.wrong)
 
 
 def warm(job: Job, name: str) -> None:
@@ -404,6 +432,9 @@ def main() -> int:
     parser.add_argument(
         "--warm", nargs="+", choices=["peer", *VARIANTS], metavar="ROW", help="only compile these rows' steps"
     )
+    parser.add_argument(
+        "--profile", action="store_true", help=f"list the {KERNELS} kernels that take most time"
+    )
     parser.add_argument("--rehearse", action="store_true", help="one tiny layer, uncompiled, on any machine")
     add_options(parser, ["agreement", "peer", *VARIANTS])
     arguments = parser.parse_args()
@@ -412,7 +443,9 @@ def main() -> int:
     gpu, shape = machine.gpu_name(), settings.model
     if arguments.layers is not None:
         shape = replace(shape, num_layers=arguments.layers)
-    job = Job(arguments.config, shape.resolved(), settings.optimizer.batch_size, device)
+    job = Job(
+        arguments.config, shape.resolved(), settings.optimizer.batch_size, device, profiled=arguments.profile
+    )
     if arguments.rehearse:
         job = replace(
             job, shape=replace(shape, **TINY).resolved(), batch_size=4, compiled=False, steps=2, rounds=2

@@ -68,9 +68,14 @@ def attempt(name: str, make: Callable[[], Row]) -> Row:
     try:
         return make()
     except Exception as error:
-        traceback.print_exc()
-        reason = str(error).strip().split("\n")[0][:200]
-        return Row(name, None, None, 0.0, "", wrong=f"{FAILED}: {type(error).__name__}: {reason}")
+        return failed(name, error)
+
+
+def failed(name: str, error: Exception) -> Row:
+    """The row that reports an error; its traceback goes to stderr."""
+    traceback.print_exception(error)
+    reason = str(error).strip().split("\n")[0][:200]
+    return Row(name, None, None, 0.0, "", wrong=f"{FAILED}: {type(error).__name__}: {reason}")
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -106,7 +111,8 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(device: str, described: dict, rows: Iterable[Row], output: Path | str) -> int:
-    """Measures, prints and saves all rows. output: a path, or a name in bench/results.
+    """Measures, prints and saves all rows; one with the name of the last takes its place. output: a path, or a name in
+    bench/results.
 
     Returns the command's exit code: 1 where a row is WRONG or FAILED."""
     output = output if isinstance(output, Path) else machine.ROOT / "bench" / "results" / output
@@ -120,6 +126,8 @@ def measure(device: str, described: dict, rows: Iterable[Row], output: Path | st
 
     def measure_all() -> None:
         for row in rows:
+            if done and done[-1].name == row.name:
+                done.pop()  # the same row, of which more is known now
             done.append(row)
             print(line(row), flush=True)
             save(output, described, done, 0.0)

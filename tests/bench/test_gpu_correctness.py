@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from bench.gpu_correctness import check, command
+from bench.gpu_correctness import MODEL, check, command
 from kernels import check as kernels_check
 
 WRITES = (
@@ -28,6 +28,14 @@ def test_findings_of_all_operators_are_in_one_file(tmp_path, code, right):
     assert saved["gpu"] == "a card" and saved["exit_codes"] == {"rope": code, "swiglu": 0}
     assert saved["operators"]["rope"]["checks"][0]["passed"] is right
     assert [path.name for path in tmp_path.iterdir()] == ["c.json"]
+
+
+def test_rows_of_the_whole_model_are_kept_too(tmp_path):
+    write = "import sys; open(sys.argv[1], 'w').write('{\"rows\": [1]}')"
+    output = tmp_path / "c.json"
+    assert check([MODEL], output, {}, lambda operator, path: [sys.executable, "-c", write, str(path)])
+    assert json.loads(output.read_text())["operators"] == {MODEL: {"rows": [1]}}
+    assert command(MODEL, tmp_path / "x", True)[2:5] == ["bench.gpu_training", "--only", MODEL]
 
 
 def test_a_process_that_breaks_is_not_right(tmp_path):

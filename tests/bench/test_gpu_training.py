@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from bench.gpu_training import (
     speed,
     warm,
 )
-from bench.target_table import read_rows
+from bench.target_table import measure, read_rows
 from kernels import backend
 from lmfast.model.accounting import training_flops_per_token
 
@@ -27,8 +28,37 @@ pytest.importorskip("transformers")
 PLAIN = Variant("unchanged")
 
 
+def whole(job, variant):
+    """The row with everything about it."""
+    *_, row = speed(job, variant)
+    return row
+
+
+def test_the_time_comes_first_and_stays_when_the_rest_fails(job, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(gpu_training.machine, "gpu_name", lambda: "NVIDIA H100 80GB HBM3")
+    output, seen = tmp_path / "t.json", []
+
+    def refuses(*arguments):
+        seen.extend(read_rows(output))
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(gpu_training, "loss_and_gradients", refuses)
+    assert measure("a card", {"commit": "abc", "dirty": False}, rows(job, ["faster"]), output) == 1
+    (early,), (row,) = seen, read_rows(output)
+    assert early.verdict == "-" and early.must is None and "not compared yet" in early.shown
+    assert early.value == row.value > 0 and len(early.data["times"]) == 3
+    assert row.verdict == "FAILED" and row.wrong == "FAILED: RuntimeError: out of memory"
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_kernels_are_listed_on_request(job):
+    assert whole(job, PLAIN).data["kernels"] is None
+    data = whole(replace(job, profiled=True), PLAIN).data
+    assert data["kernels"][0]["ms"] >= data["kernels"][-1]["ms"] and data["device_seconds_per_step"] > 0
+
+
 def test_rows_in_their_order(job):
-    found = list(rows(job, ["agreement", "ours", "peer", "double"]))
+    found = list({row.name: row for row in rows(job, ["agreement", "ours", "peer", "double"])}.values())
     assert [row.name for row in found] == [
         "tiny: relative differences from plain PyTorch in float32",
         "tiny, our attention, batch 4: MFU",
@@ -39,19 +69,19 @@ def test_rows_in_their_order(job):
         set(found[0].data) == {"loss", "gradient of the worst parameter", "LlamaForCausalLM's loss"}
         and found[0].value < 1e-4
     )
-    assert found[2].data["ratio"]["rounds"] == 3 and found[2].data["tokens"] == 32
+    assert found[2].data["ratio"]["rounds"] == 3 and found[2].data["tokens"] == 64
     assert not any(row.wrong for row in found)
 
 
 def test_targets_and_predictions_are_an_h100s(job, monkeypatch):
-    assert speed(job, VARIANTS["faster"]).must is None
+    assert whole(job, VARIANTS["faster"]).must is None
     monkeypatch.setattr(gpu_training.machine, "gpu_name", lambda: "NVIDIA H100 80GB HBM3")
-    row = speed(job, VARIANTS["faster"])
+    row = whole(job, VARIANTS["faster"])
     assert (row.must, row.aim, row.predicted) == (0.45, 0.50, "42-48 %")
 
 
 def test_mfu_follows_from_what_was_timed(job):
-    data = speed(job, PLAIN).data
+    data = whole(job, PLAIN).data
     middle = sorted(data["times"])[1]
     assert data["tokens_per_second"] == pytest.approx(2 * 4 * 8 / middle)
     assert data["mfu"] == pytest.approx(
@@ -59,16 +89,13 @@ def test_mfu_follows_from_what_was_timed(job):
     )
     assert data["graphs"] == data["recompiles"] == 0 and data["host_syncs"] is None
     assert data["memory"]["estimated"] > 4 * 4 * sum(p.numel() for p in job.make_model().parameters())
-    assert data["kernels"][0]["ms"] >= data["kernels"][-1]["ms"] and data["device_seconds_per_step"] > 0
     assert max(data["differences"].values()) < 1e-4
 
 
 def test_the_compiled_step_is_one_graph(job, monkeypatch):
-    from dataclasses import replace
-
     monkeypatch.setattr(torch._dynamo, "lookup_backend", lambda name: lambda graph, inputs: graph.forward)
     torch._dynamo.reset()
-    data = speed(replace(job, compiled=True), PLAIN).data
+    data = whole(replace(job, compiled=True), PLAIN).data
     assert (data["graphs"], data["recompiles"]) == (1, 0)
 
 
@@ -80,7 +107,7 @@ def test_what_is_timed_is_the_variant(job, monkeypatch):
     before = dict(backend.CHOICES)
     for variant in VARIANTS.values():
         with pytest.raises(ZeroDivisionError):
-            speed(job, variant)
+            whole(job, variant)
     expected = [
         before | {operator: (what, what) for operator, what in variant.choices.items()}
         for variant in VARIANTS.values()
@@ -109,7 +136,7 @@ def test_wrong_results_are_marked_and_timed_all_the_same(job, monkeypatch):
         return loss, [2 * gradient for gradient in gradients]
 
     monkeypatch.setattr(gpu_training, "loss_and_gradients", doubled)
-    row = speed(job, PLAIN)
+    row = whole(job, PLAIN)
     assert row.wrong == "compiled and uncompiled gradient's norm differs by 0.5"
     assert row.value > 0 and len(row.data["times"]) == 3
 
@@ -131,7 +158,7 @@ def test_a_row_that_raises_does_not_stop_the_next(job, monkeypatch, capsys):
 
     real = gpu_training.speed
     monkeypatch.setattr(gpu_training, "speed", refuses)
-    first, second = rows(job, ["ours", "sdpa"])
+    first, _, second = rows(job, ["ours", "sdpa"])
     assert first.verdict == "FAILED" and "Tried to allocate" in first.wrong and not second.wrong
     assert "Traceback" in capsys.readouterr().err
 
@@ -169,7 +196,9 @@ def test_command_line(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(gpu_training, "IDS", 1000)
     monkeypatch.setattr(gpu_training, "device_peak", lambda device, bf16: (1e9, "a guess"))
-    monkeypatch.setattr(sys, "argv", ["x", "--rehearse", "--only", "ours", "--output", str(output)])
+    monkeypatch.setattr(
+        sys, "argv", ["x", "--rehearse", "--profile", "--only", "ours", "--output", str(output)]
+    )
     assert main() == 0
     (row,) = read_rows(output)
     assert row.name == "owt_124m, our attention, batch 4: MFU" and row.value > 0

@@ -61,6 +61,17 @@ def test_what_was_measured_before_an_error_is_on_the_disk(tmp_path, capsys):
     ]
 
 
+def test_a_row_that_comes_again_takes_the_place_of_the_first(tmp_path, capsys):
+    first, again = Row("x", None, None, 5.0, "5 x"), Row("x", 2, 3, 5.0, "5 x", wrong="loss differs by 0.1")
+    other = Row("y", None, None, 1.0, "1 x")
+    assert (
+        measure("a machine", {"commit": "abc", "dirty": False}, [first, again, other], tmp_path / "t.json")
+        == 1
+    )
+    assert read_rows(tmp_path / "t.json") == [again, other]
+    capsys.readouterr()
+
+
 def test_a_wrong_row_meets_no_target_and_keeps_its_figure(tmp_path, capsys):
     row = Row("x", 2, 3, 5.0, "5 x", wrong="loss differs by 0.1", predicted="4-6")
     assert row.verdict == "WRONG"
