@@ -265,7 +265,7 @@ def _loss(
             losses.sum(),
             count,
             dhidden,
-            torch.zeros_like(weight) if with_gradient else weight.new_empty((0, width)),
+            weight.new_zeros((vocab if with_gradient else 0, width)),
         )
     with no_autocast(hidden):
         product_weight = weight.to(product_dtype)
@@ -314,8 +314,8 @@ def _accumulate(dweight: torch.Tensor, dlogits: torch.Tensor, x: torch.Tensor, f
 
 @_loss.register_fake
 def _(hidden, weight, targets, ignore_index, softcap, z_loss, product_dtype, with_gradient):
-    dhidden = torch.empty_like(hidden) if with_gradient else hidden.new_empty((0, hidden.shape[1]))
-    dweight = torch.empty_like(weight) if with_gradient else weight.new_empty((0, weight.shape[1]))
+    dhidden = hidden.new_empty((hidden.shape[0] if with_gradient else 0, hidden.shape[1]))
+    dweight = weight.new_empty((weight.shape[0] if with_gradient else 0, weight.shape[1]))
     loss = hidden.new_empty((), dtype=compute_dtype(hidden.dtype))
     return loss, targets.new_empty((), dtype=torch.int64), dhidden, dweight
 

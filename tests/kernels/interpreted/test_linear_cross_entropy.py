@@ -183,6 +183,17 @@ def test_opcheck():
     torch.library.opcheck(module._loss, arguments, test_utils=checks)
 
 
+@pytest.mark.parametrize("rows", [6, 0])
+def test_gradients_are_dense_in_compiled_code_too(rows):
+    """Inductor checks an operator's strides against its fake's: transposed operands stopped the compiled step."""
+    hidden, weight = torch.randn(8, rows).t(), torch.randn(8, 20).t()
+    targets = torch.zeros(rows, dtype=torch.int64)
+    torch.library.opcheck(
+        module._loss, (hidden, weight, targets, -100, None, 0.0, torch.float32, True),
+        test_utils=("test_faketensor",),
+    )  # fmt: skip
+
+
 def test_compiled_and_repeated():
     assert_compiles(ours(), operands(9, 8, 33), [torch.tensor(0.5)])
 
