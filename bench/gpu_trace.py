@@ -53,8 +53,8 @@ LAUNCH = re.compile(
 )
 QUIET = re.compile(
     r"args\.clear|assert_|del |with torch\.cuda\._DeviceGuard|torch\.cuda\.set_device|\w+ = empty_strided_cuda|"
-    r"stream0 = |#|return |\w+ = \w+(; del \w+)?(  # reuse)?$|\w+ = \w+\[\d+\]$|\w+ = reinterpret_tensor|"
-    r"[\w, ]+ = args$|def call|with |pass$"
+    r"(raw_)?stream0 = |\w+ = copy_if_misaligned|#|return |\w+ = \w+(; del \w+)?(  # reuse)?$|\w+ = \w+\[\d+\]$|"
+    r"\w+ = reinterpret_tensor|[\w, ]+ = args$|def call|with |pass$"
 )
 
 
@@ -154,8 +154,16 @@ class TwoBatches:
 
 
 def _model(shape: ModelConfig) -> TransformerLM:
-    with fake_device.DEVICE:
-        return TransformerLM(shape)
+    """A model on the fake device, made without drawing its weights: torch 2.13's draws ask the device for numbers."""
+    with torch.device("meta"):
+        model = TransformerLM(shape)
+    for module in model.modules():
+        for name, p in list(module.named_parameters(recurse=False)):
+            setattr(module, name, torch.nn.Parameter(torch.empty_like(p, device=fake_device.DEVICE)))
+    if shape.tie_embeddings:
+        model.head.weight = model.embedding.weight
+    model._reset_rope()
+    return model
 
 
 def _graphs(names: list[str]) -> dict[str, fake_device.Generated]:
