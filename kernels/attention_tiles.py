@@ -136,16 +136,21 @@ def backward_config(q: torch.Tensor, grouped: bool, ids: bool) -> tuple[dict[str
     time: head_dim 64, forward and backward, takes 3.10 ms with 128 × 128 for dk, dv and 3.21 ms with 64 × 128 (H100).
 
     The loop over a group's heads and the mask of document ids cost the dk, dv kernel registers that the
-    larger tile does not leave: head_dim 128 on sm_90 spills 152 bytes with 64 queries a step, none with 32.
+    larger tile does not leave: head_dim 128 on sm_90 spills 152 bytes with 64 queries a step, none with 32. Grouped
+    float32 heads of 64 spilled 72 bytes (tf32x3) and 40 (tf32) on sm_80 with the tiles of sm_90.
     """
     block_d = max(16, power_of_two(q.shape[-1]))
     architecture = capability(q.device)[0]
     lean = grouped or ids
     if q.element_size() > 2:
+        small = architecture < 9 and block_d == 64
         if dot_precision() == "tf32x3":
-            tiles = (64, 32, 4, 2) if architecture == 9 else (32, 16, 4, 2), (32, 16, 4, 2)
+            dq = (64, 32, 4, 2) if architecture == 9 else (32, 16, 4, 2)
+            tiles = dq, (32, 16, 4, 1 if small else 2)
+        elif block_d <= 64 and not small:
+            tiles = (32, 32, 4, 1), (32, 64, 8, 2)
         elif block_d <= 128:
-            tiles = (32, 32, 4, 1), (32, 64, 8, 2) if block_d <= 64 else (32, 32, 4, 1)
+            tiles = (32, 32, 4, 1), (32, 32, 4, 2 if small else 1)
         else:
             tiles = (16, 16, 4, 1), (16, 16, 4, 1)
     elif block_d <= 64 and architecture == 9 and not lean:
