@@ -3,10 +3,14 @@
 import ast
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -113,21 +117,23 @@ def test_nothing_heavy_loads_before_it_is_used(statement, absent):
     assert not absent & modules_after(statement)
 
 
-def best_seconds(*words: str, tries: int = 5) -> float:
-    """The quickest of several runs: a busy machine slows some of them, never speeds one up."""
+def cpu_seconds(*words: str, tries: int = 5) -> float:
+    """The least processor time of several runs of a command: the clock on the wall counts the neighbours' time too."""
     best = float("inf")
     for _ in range(tries):
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, *words], capture_output=True, check=True, cwd=ROOT)
-        best = min(best, time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        best = min(best, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
     return best
 
 
+@pytest.mark.skipif(resource is None, reason="children's processor time is not to be had on Windows")
 def test_commands_answer_at_once():
-    # README promises 0.2 s and 0.5 s; a loaded CI machine gets twice that before this fails.
-    assert best_seconds("-c", "import lmfast") < 0.4
-    assert best_seconds("-m", "lmfast", "--help") < 0.4
-    assert best_seconds("-m", "lmfast", "train", "--help") < 1.0
+    # README promises 0.2 s and 0.5 s; a loaded machine, whose caches are shared, gets twice that before this fails.
+    assert cpu_seconds("-c", "import lmfast") < 0.4
+    assert cpu_seconds("-m", "lmfast", "--help") < 0.4
+    assert cpu_seconds("-m", "lmfast", "train", "--help") < 1.0
 
 
 def test_public_names():

@@ -101,6 +101,7 @@ def test_waiting_for_the_device_is_a_problem():
     assert found == ["step: aten._local_scalar_dense.default waits for the device"]
 
 
+@pytest.mark.exhaustive  # a minute and a half of processor time
 @pytest.mark.skipif(fake_device.missing() is not None, reason=str(fake_device.missing()))
 def test_the_steps_are_what_the_saved_listing_says():
     """Graphs, waits, copies and spills are its exit code. `python -m bench.gpu_trace --save` renews the listing."""
