@@ -65,11 +65,14 @@ def test_override(monkeypatch):
 
 @pytest.fixture
 def hopper(monkeypatch):
-    """As if on an H100 with a cuDNN that PyTorch prefers."""
+    """As if on an H100 with a cuDNN that PyTorch prefers; runs of other tests leave deterministic algorithms on."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91900)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: False)
-    return monkeypatch
+    yield monkeypatch
+    torch.use_deterministic_algorithms(deterministic)
 
 
 def attention_for(requires_grad=True):
@@ -84,10 +87,7 @@ def test_attention_by_itself_takes_cudnn_for_training_on_hopper(hopper):
     hopper.setattr(torch.compiler, "is_compiling", lambda: True)
     assert attention_for(requires_grad=False) == "cudnn"
     torch.use_deterministic_algorithms(True)
-    try:
-        assert attention_for() == "triton"
-    finally:
-        torch.use_deterministic_algorithms(False)
+    assert attention_for() == "triton"
 
 
 @pytest.mark.parametrize(
