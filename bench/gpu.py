@@ -31,10 +31,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench import machine
-from bench.gpu_jobs import Log, Step, run_step, save
+from bench.gpu_jobs import Log, Step, run_step
 from bench.gpu_smoke import CHECKS
 from bench.gpu_steps import ON_REQUEST, REHEARSAL, STEPS, smoke_steps
-from bench.target_table import line, read_rows
+from bench.target_table import line, read_rows, save_json
 
 LEAST = 12.0  # seconds; a step is not started with less
 MINUTES, SMOKE_MINUTES = 7.5, 2.85
@@ -61,7 +61,7 @@ def run_all(
                 ended = "; ".join(f"{job}: {how}" for job, how in bad.items()) or "done"
                 found[name] = {"ended": ended, "seconds": clock() - began, "limit": limit, "jobs": jobs}
                 log.write(f"== {name}: {ended}, {found[name]['seconds']:.0f} s")
-            save(folder / "gpu.json", described | {"steps": found})
+            save_json(folder / "gpu.json", described | {"steps": found})
     return found
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench import machine
-from bench.gpu_jobs import save
+from bench.target_table import save_json
 from kernels.check_correct import CHECKS
 
 MODEL = "agreement"
@@ -62,7 +62,7 @@ def check(
                     if path.exists():
                         kept = json.loads(path.read_text())
                         found["operators"] |= kept.get("operators") or {operator: {"rows": kept["rows"]}}
-                save(output, found)
+                save_json(output, found)
                 time.sleep(0.2)
         finally:
             for child in running.values():

@@ -3,11 +3,10 @@
 In: a Step, which is one or more Jobs (`python -m MODULE ARGUMENTS`) that run at the same time. Out: how each ended, as
 text: "done", or what went wrong. Every line that a job prints is written to the log as it comes, with the job's name in
 front; a job that runs alone is also shown on stdout. When a step ends, none of its processes is left: each runs in a
-process group of its own, which is stopped at the limit, and is told by the kernel to die with this process.
+process group of its own, which is stopped at the limit, and which the kernel kills when this process dies.
 """
 
 import ctypes
-import json
 import os
 import signal
 import subprocess
@@ -158,9 +157,3 @@ def _signal_group(child: subprocess.Popen, number: int) -> bool:
     except (ProcessLookupError, PermissionError):
         return False
     return True
-
-
-def save(path: Path, found: dict) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(found, indent=1) + "\n")
-    os.replace(partial, path)

@@ -22,9 +22,8 @@ import torch
 
 import kernels
 from bench import machine
-from bench.gpu_training import choosing
 from bench.target_table import Row, add_options, attempt, measure
-from kernels import attention_tiles, tuning
+from kernels import attention_tiles, backend, tuning
 from kernels.check_report import time_ms
 
 SEQ, WIDTH = 4096, 2048  # of attention: tokens of a sequence, heads × head_dim
@@ -52,7 +51,7 @@ def attend(device: torch.device, tiny: bool, head_dim: int, backward: bool) -> C
     upstream = torch.randn_like(q)
 
     def call():
-        with choosing({"attention": "triton"}):
+        with backend.use_choice("attention", "triton"):
             if not backward:
                 with torch.no_grad():
                     return (kernels.attention(q, k, v),)

@@ -151,12 +151,10 @@ def read_config(name: str) -> TrainSettings:
 @contextlib.contextmanager
 def choosing(choices: Mapping[str, str]) -> Iterator[None]:
     """Within, these operators have these implementations, eagerly and in compiled code."""
-    before = dict(backend.CHOICES)
-    backend.CHOICES.update({operator: (what, what) for operator, what in choices.items()})
-    try:
+    with contextlib.ExitStack() as stack:
+        for operator, what in choices.items():
+            stack.enter_context(backend.use_choice(operator, what))
         yield
-    finally:
-        backend.CHOICES.update(before)
 
 
 def loss_and_gradients(
@@ -337,7 +335,10 @@ def beside_llama(job: Job) -> Row:
             "ours": our_steps(model, ours_get, job, VARIANTS["faster"]),
         }
         functions = {name: functools.partial(take, steps) for name, take in functions.items()}
-        memory = {name: peak_memory(take, job.device) for name, take in functions.items()}
+        memory = {
+            name: peak_memory(functions[name], module, job.device)
+            for name, module in (("peer", theirs), ("ours", model))
+        }
         times = in_turns(functions, job.rounds, wait)
     found, tokens = ratio(times["peer"], times["ours"]), steps * job.tokens
     shown = f"{found} x, {per_second(times['ours'], tokens)} against {per_second(times['peer'], tokens)}"
@@ -350,25 +351,18 @@ def beside_llama(job: Job) -> Row:
     )  # fmt: skip
 
 
-def peak_memory(take, device: torch.device) -> int | None:
-    """Bytes that a second call adds at most to what other models hold; None off CUDA, where nobody counts.
+def peak_memory(take, module: torch.nn.Module, device: torch.device) -> int | None:
+    """Peak bytes of a second call of `take`, which trains `module`, without what other models hold; None off CUDA.
 
     The first call compiles, and allocates the optimizer's state, which counts."""
     if device.type != "cuda":
         take()
         return None
-    others = torch.cuda.memory_allocated() - sum(t.nbytes for t in _weights(take))
+    others = torch.cuda.memory_allocated() - sum(p.nbytes for p in module.parameters())
     take()
     torch.cuda.reset_peak_memory_stats()
     take()
     return torch.cuda.max_memory_allocated() - others
-
-
-def _weights(take: functools.partial) -> list[torch.Tensor]:
-    owner = take.func
-    return list(
-        getattr(owner, "theirs", None).parameters() if hasattr(owner, "theirs") else owner.model.parameters()
-    )
 
 
 def clean() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bench import machine
 from bench.timing import seconds
+from lmfast.files import written_beside
 
 WRONG, FAILED = "WRONG", "FAILED"
 FIELDS = "name", "must", "aim", "value", "at_most", "predicted", "wrong", "shown", "data"
@@ -93,9 +94,13 @@ def save(path: Path, described: dict, rows: list[Row], took: float) -> None:
         "seconds": took,
         "rows": [{name: getattr(row, name) for name in FIELDS} | {"verdict": row.verdict} for row in rows],
     }
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(beside, path)
+    save_json(path, result)
+
+
+def save_json(path: Path, found: dict) -> None:
+    """Writes the file in one step: whoever looks sees the old one or the new one."""
+    with written_beside(path) as temporary:
+        temporary.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def add_options(parser: argparse.ArgumentParser, names: Collection[str]) -> None:

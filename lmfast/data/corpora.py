@@ -291,7 +291,7 @@ def _told(folder: Path, name: str, revision: str) -> dict:
 
 
 def _is_made(folder: Path, entry: dict | None, limit_files: int | None) -> bool:
-    """Whether what source.json tells of one part is there, of the size that it had, and of as many files as are wanted."""
+    """Whether one part is there as source.json records it: of its size, and of as many files as are wanted."""
     if entry is None:
         return False
     limit_before = entry.get("limit_files")
