@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from bench.gpu_jobs import Job, Step
 from bench.gpu_smoke import CHECKS
 
+ROWS = "faster", "ours", "fp8", "peer"  # of the whole step, those with targets first
 OPTIONS = (
-    "peer",
-    "fp8",
+    "faster",
     "window",
     "sdpa",
     "double",
@@ -36,7 +36,7 @@ STEPS: dict[str, Step] = {
             Job(
                 "training",
                 "bench.gpu_training",
-                ("--only", "ours", "faster"),
+                ("--only", *ROWS),
                 "gpu_training.json",
             ),
         ),
@@ -47,21 +47,28 @@ STEPS: dict[str, Step] = {
     "run": Step(50, (Job("run", "bench.gpu_run", ("--minutes", "0.45"), "gpu_run.json"),)),
     "decoding": Step(75, (Job("decoding", "bench.gpu_decoding", output="gpu_decoding.json"),)),
     "options": Step(
-        110, (Job("options", "bench.gpu_training", ("--only", *OPTIONS), "gpu_training_options.json"),)
+        110,
+        (
+            Job(
+                "options",
+                "bench.gpu_training",
+                ("--layers", "2", "--only", *OPTIONS),
+                "gpu_training_options.json",
+            ),
+        ),
     ),
 }
 
 ON_REQUEST: dict[str, Step] = {
-    "warm": Step(60, WARM),
+    "warm": Step(
+        110,
+        tuple(Job(f"warm-{name}", "bench.gpu_training", ("--warm", name), essential=False) for name in ROWS),
+    ),
     "scaling": Step(30, (Job("scaling", "bench.tokenizer_scaling", output="tokenizer_scaling.json"),)),
     "tiles": Step(55, (Job("tiles", "bench.gpu_tiles", output="gpu_tiles.json"),)),
     "profile": Step(
-        90,
-        (
-            Job(
-                "profile", "bench.gpu_training", ("--profile", "--only", "ours", "faster"), "gpu_profile.json"
-            ),
-        ),
+        150,
+        (Job("profile", "bench.gpu_training", ("--profile", "--only", *ROWS), "gpu_profile.json"),),
     ),
     "beyond": Step(
         500, (Job("beyond", "kernels.check", ("--what", "correct"), "gpu_beyond.json", "--json"),)

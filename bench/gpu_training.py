@@ -257,7 +257,8 @@ def speed(job: Job, variant: Variant) -> Iterator[Row]:
     shown += f"; {len(syncs or [])} host syncs {sorted(set(syncs or []))}"
     if busy is not None:
         shown += f"; {1e3 * busy:.1f} ms per step in kernels"
-    must, aim, predicted = (variant.must, variant.aim, variant.predicted) if on_h100() else (None, None, "")
+    judged = on_h100() and job.name == CONFIG
+    must, aim, predicted = (variant.must, variant.aim, variant.predicted) if judged else (None, None, "")
     wrong = beyond(differences, bool(variant.options.get("fp8")))
     yield replace(timed, must=must, aim=aim, shown=shown, data=data, predicted=predicted, wrong=wrong)
 
@@ -385,11 +386,12 @@ def row_makers(job: Job) -> dict[str, tuple]:
 
 
 def rows(job: Job, only: list[str] | None = None) -> Iterator[Row]:
-    """A row may come twice: first with its time alone."""
-    for name, (full_name, make) in row_makers(job).items():
-        if only is None or name in only:
+    """In the order of `only`. A row may come twice: first with its time alone."""
+    makers = row_makers(job)
+    for name in makers if only is None else only:
+        if name in makers:
             clean()
-            yield from stages(full_name, make)
+            yield from stages(*makers[name])
 
 
 def stages(name: str, make: Callable[[], Row | Iterator[Row]]) -> Iterator[Row]:
@@ -435,11 +437,10 @@ def main() -> int:
     settings, device = read_config(arguments.config), pick_device("auto")
     make_deterministic(device)
     gpu, shape = machine.gpu_name(), settings.model
+    name = arguments.config
     if arguments.layers is not None:
-        shape = replace(shape, num_layers=arguments.layers)
-    job = Job(
-        arguments.config, shape.resolved(), settings.optimizer.batch_size, device, profiled=arguments.profile
-    )
+        shape, name = replace(shape, num_layers=arguments.layers), f"{name} with {arguments.layers} layers"
+    job = Job(name, shape.resolved(), settings.optimizer.batch_size, device, profiled=arguments.profile)
     if arguments.rehearse:
         job = replace(
             job, shape=replace(shape, **TINY).resolved(), batch_size=4, compiled=False, steps=2, rounds=2
