@@ -46,6 +46,7 @@ from kernels.rms_norm import _backward as rms_norm_backward
 from kernels.rms_norm import _forward as rms_norm_forward
 from kernels.rope import _rope
 from kernels.rope_append import _rope_append
+from kernels.split_heads import _join_heads
 from kernels.swiglu import _backward as swiglu_backward
 from kernels.swiglu import _forward as swiglu_forward
 from kernels.tuning import use_config
@@ -137,6 +138,11 @@ def _pointwise_cases() -> Iterator[Case]:
                 lambda q=q, k=k, t=table, p=places: _rope.body(
                     q.transpose(1, 2), k.transpose(1, 2), t, t, p, True
                 ),
+            )
+            yield Case(
+                "split_heads",
+                f"{name} head_dim {head_dim}",
+                lambda q=q, k=k, t=table: _join_heads.body(q.transpose(1, 2), *[k.transpose(1, 2)] * 2, t, t),
             )
 
 

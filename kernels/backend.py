@@ -45,6 +45,7 @@ CHOICES = {
     "swiglu": ("triton", "torch"),
     "rope": ("triton", "torch"),
     "rope_append": ("triton", "triton"),
+    "split_heads": ("triton", "triton"),
     "attention": (ATTENTION, ATTENTION),
     "decode_attention": ("triton", "triton"),
     "linear_cross_entropy": ("triton", "triton"),

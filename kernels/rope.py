@@ -48,7 +48,7 @@ def rope_reference(
 
 
 @jit
-def _rotate(x, out, rows, mask, half, cos, sin, HALF: tl.constexpr, x_row, x_dim, out_row, out_dim):
+def rotate_pairs(x, out, rows, mask, half, cos, sin, HALF: tl.constexpr, x_row, x_dim, out_row, out_dim):
     """One head's (ROWS, HALF) pairs: x and out point at the head, rows are its positions."""
     first = tl.load(x + rows * x_row + half * x_dim, mask=mask, other=0.0).to(cos.dtype)
     second = tl.load(x + rows * x_row + (half + HALF) * x_dim, mask=mask, other=0.0).to(cos.dtype)
@@ -85,11 +85,11 @@ def _rope_kernel(
         sin = -sin
     if head < heads:
         x, out = q_ptr + batch * q_batch + head * q_head, q_out_ptr + batch * qo_batch + head * qo_head
-        _rotate(x, out, rows, mask, half, cos, sin, HALF, q_row, q_dim, qo_row, qo_dim)
+        rotate_pairs(x, out, rows, mask, half, cos, sin, HALF, q_row, q_dim, qo_row, qo_dim)
     else:
         head -= heads
         x, out = k_ptr + batch * k_batch + head * k_head, k_out_ptr + batch * ko_batch + head * ko_head
-        _rotate(x, out, rows, mask, half, cos, sin, HALF, k_row, k_dim, ko_row, ko_dim)
+        rotate_pairs(x, out, rows, mask, half, cos, sin, HALF, k_row, k_dim, ko_row, ko_dim)
 
 
 @register("rope")

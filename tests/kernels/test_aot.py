@@ -17,6 +17,7 @@ SAMPLE = {
     "rms_norm": "bfloat16 width 4096 + residual",
     "swiglu": "bfloat16 width 2560",
     "rope": "bfloat16 head_dim 64",
+    "split_heads": "bfloat16 head_dim 64",
     "attention": "bfloat16 head_dim 64",
     "decode_attention": "bfloat16 head_dim 128, 32/8 heads, batch 1",
     "rope_append": "bfloat16 head_dim 64, 12/12 heads, batch 1",
@@ -65,7 +66,7 @@ def test_a_consumer_gpu_has_room_for_the_widest_tiles():
 
 
 @pytest.mark.parametrize(
-    "operator", ["attention", "decode_attention", "rope", "rope_append", "linear_cross_entropy"]
+    "operator", ["attention", "decode_attention", "rope", "rope_append", "split_heads", "linear_cross_entropy"]
 )
 def test_sizes_of_one_compile(operator):
     """Triton makes constants of arguments that equal 1, which the interpreter does not: one of everything."""
@@ -85,6 +86,9 @@ def test_sizes_of_one_compile(operator):
         elif operator == "rope":
             table = one(1, 1, dtype=torch.float32)
             aot._rope.body(x, x, table, table, one(1, 1, dtype=long), False)
+        elif operator == "split_heads":
+            table = one(1, 1, dtype=torch.float32)
+            aot._join_heads.body(x, x, x, table, table)
         elif operator == "rope_append":
             table, row = one(1, 1, dtype=torch.float32), one(1, 1, 2)
             aot._rope_append.body(row, row, row, table, table, one(1, dtype=long), x, x)

@@ -92,7 +92,7 @@ def test_compiled_and_repeated():
     [
         ("_rope_kernel", "sin = -sin", "sin = sin"),
         ("_rope_kernel", "rows * positions_row", "rows * 0"),
-        ("_rotate", "second * cos + first * sin", "second * cos - first * sin"),
+        ("rotate_pairs", "second * cos + first * sin", "second * cos - first * sin"),
     ],
 )
 def test_a_broken_kernel_fails(name, old, new, mutate):
