@@ -124,7 +124,7 @@ def decode(subject: Subject, batch: int, compile: bool) -> Row:
     wait = synchronizer(subject.device)
     in_turns(functions, 1, wait)
     times = in_turns(functions, subject.rounds, wait)
-    kernels, busy = profile(functions["short"], subject.device, few)
+    found = profile(functions["short"], subject.device, few)
     count = batch * subject.new
     rate = count / statistics.median(times["long"])
     per_step = (statistics.median(times["long"]) - statistics.median(times["short"])) / (subject.new - few)
@@ -133,13 +133,13 @@ def decode(subject: Subject, batch: int, compile: bool) -> Row:
     must, aim, predicted = TARGETS[batch, compile] if on_h100() else (None, None, "")
     shown = (
         f"{per_second(times['long'], count)} in calls of {subject.new}; a step alone {1e6 * per_step:.0f} us, "
-        f"of them {1e6 * busy:.0f} in kernels, "
+        f"of them {1e6 * found.busy:.0f} in kernels, "
         f"{batch / per_step:,.0f} tok/s, {needed / per_step:.0%} of the roofline at {subject.reading / 1e9:,.0f} GB/s"
     )
     data = {
         "times": times, "new": subject.new, "few": few, "seconds_per_step": per_step, "roofline": needed / per_step,
         "roofline_of_calls": needed * rate / batch, "reading": subject.reading,
-        "kernels": kernels, "device_seconds_per_step": busy,
+        "profile": found._asdict(),
     }  # fmt: skip
     name = f"greedy, batch {batch}, {kind} steps, tok/s"
     return Row(name, must, aim, rate, shown, data=data, predicted=predicted)

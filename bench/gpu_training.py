@@ -21,9 +21,10 @@ import functools
 import gc
 import statistics
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ TINY = {
     "d_model": 32, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "d_ff": 48, "vocab_size": 128,
     "context_length": 64,
 }  # fmt: skip
-KERNELS = 30  # how many are listed, those that take the most time
+KERNELS, GAPS = 30, 10  # how many are listed, those that take the most time
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ class Job:
     batch_size: int
     device: torch.device
     compiled: bool = True
-    steps: int = 5  # per time
-    rounds: int = 5
+    steps: int = 20  # per time; each begins with an idle device and ends with the host waiting for it
+    rounds: int = 3
     profiled: bool = False
 
     @property
@@ -248,15 +249,15 @@ def speed(job: Job, variant: Variant) -> Iterator[Row]:
             timed = Row(f"{name}, batch {job.batch_size}: MFU", None, None, mfu, shown, data=data)
             yield replace(timed, shown=f"{shown}; not compared yet")
             syncs = host_syncs(take, job) if cuda else None
-            kernels, busy = profile(lambda: take(3), job.device, 3) if job.profiled else (None, None)
+            found = profile(lambda: take(3), job.device, 3) if job.profiled else None
             take = None  # and with it go the weights and the optimizer's state
         differences = first_step_differences(job, seen)
     data = data | {
-        "host_syncs": syncs, "differences": differences, "kernels": kernels, "device_seconds_per_step": busy
+        "host_syncs": syncs, "differences": differences, "profile": None if found is None else found._asdict()
     }  # fmt: skip
     shown += f"; {len(syncs or [])} host syncs {sorted(set(syncs or []))}"
-    if busy is not None:
-        shown += f"; {1e3 * busy:.1f} ms per step in kernels"
+    if found is not None:
+        shown += f"; {1e3 * found.busy:.1f} ms per step in kernels, {1e3 * found.idle:.1f} between them"
     judged = on_h100() and job.name == CONFIG
     must, aim, predicted = (variant.must, variant.aim, variant.predicted) if judged else (None, None, "")
     wrong = beyond(differences, bool(variant.options.get("fp8")))
@@ -296,8 +297,18 @@ def host_syncs(take: OurSteps, job: Job) -> list[str]:
     return [f"{w.filename}:{w.lineno}" for w in caught if "called a synchronizing" in str(w.message)]
 
 
-def profile(call: Callable[[], object], device: torch.device, steps: int) -> tuple[list[dict], float]:
-    """(the kernels that take most of a step, the seconds of all of them), of a call that takes `steps` steps.
+class Profile(NamedTuple):
+    """Of one step: the kernels that take most of it, the seconds of all of them, those in which the device had nothing to
+    do between the first and the last, and the longest of these stretches."""
+
+    kernels: list[dict]
+    busy: float
+    idle: float
+    gaps: list[dict]
+
+
+def profile(call: Callable[[], object], device: torch.device, steps: int) -> Profile:
+    """The profile of a call that takes `steps` steps.
 
     Off CUDA the host's operators take the kernels' place."""
     from torch.profiler import ProfilerActivity, profile
@@ -311,13 +322,32 @@ def profile(call: Callable[[], object], device: torch.device, steps: int) -> tup
         call()
         if device.type == "cuda":
             torch.cuda.synchronize()
-    events = [(getattr(event, name) / 1e6 / steps, event) for event in found.key_averages()]
-    events.sort(key=lambda pair: -pair[0])
+    totals = [(getattr(event, name) / 1e6 / steps, event) for event in found.key_averages()]
+    totals.sort(key=lambda pair: -pair[0])
     kept = [
         {"kernel": event.key[:200], "ms": 1e3 * taken, "calls": event.count / steps}
-        for taken, event in events[:KERNELS]
+        for taken, event in totals[:KERNELS]
     ]
-    return kept, sum(taken for taken, _ in events)
+    ranges = sorted(
+        (event.time_range.start, event.time_range.end, event.name)
+        for event in found.events()
+        if event.device_type == torch.autograd.DeviceType.CUDA
+    )
+    idle, gaps = idle_time(ranges)
+    return Profile(kept, sum(taken for taken, _ in totals), idle / 1e6 / steps, gaps)
+
+
+def idle_time(ranges: Sequence[tuple[float, float, str]]) -> tuple[float, list[dict]]:
+    """(time between the first start and the last end in which nothing ran, the GAPS longest such stretches), of (start,
+    end, name) in order of their starts, in microseconds."""
+    gaps, (end, last) = [], ranges[0][1:] if ranges else (0.0, "")
+    for start, stop, name in ranges:
+        if start > end:
+            gaps.append({"ms": (start - end) / 1e3, "after": last[:80], "before": name[:80]})
+        if stop > end:
+            end, last = stop, name
+    longest = sorted(gaps, key=lambda gap: -gap["ms"])[:GAPS]
+    return 1e3 * sum(gap["ms"] for gap in gaps), longest
 
 
 def beside_llama(job: Job) -> Row:

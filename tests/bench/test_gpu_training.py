@@ -14,6 +14,7 @@ from bench.gpu_training import (
     Watched,
     agreement,
     choosing,
+    idle_time,
     main,
     read_config,
     rows,
@@ -52,9 +53,20 @@ def test_the_time_comes_first_and_stays_when_the_rest_fails(job, monkeypatch, tm
 
 
 def test_kernels_are_listed_on_request(job):
-    assert whole(job, PLAIN).data["kernels"] is None
-    data = whole(replace(job, profiled=True), PLAIN).data
-    assert data["kernels"][0]["ms"] >= data["kernels"][-1]["ms"] and data["device_seconds_per_step"] > 0
+    assert whole(job, PLAIN).data["profile"] is None
+    found = whole(replace(job, profiled=True), PLAIN).data["profile"]
+    assert found["kernels"][0]["ms"] >= found["kernels"][-1]["ms"] and found["busy"] > 0
+
+
+def test_idle_time():
+    ranges = [(0, 10, "a"), (4, 6, "b"), (15, 20, "c"), (20, 21, "d"), (22, 30, "e")]
+    assert idle_time([]) == (0, [])
+    idle, gaps = idle_time(ranges)
+    assert idle == pytest.approx(6)
+    assert [(gap["ms"], gap["after"], gap["before"]) for gap in gaps] == [
+        (0.005, "a", "c"),
+        (0.001, "d", "e"),
+    ]
 
 
 def test_rows_in_their_order(job):
@@ -76,7 +88,8 @@ def test_rows_in_their_order(job):
 def test_targets_and_predictions_are_an_h100s(job, monkeypatch):
     assert whole(job, VARIANTS["faster"]).must is None
     monkeypatch.setattr(gpu_training.machine, "gpu_name", lambda: "NVIDIA H100 80GB HBM3")
-    row = whole(job, VARIANTS["faster"])
+    assert whole(job, VARIANTS["faster"]).must is None  # nor are they a smaller model's
+    row = whole(replace(job, name=gpu_training.CONFIG), VARIANTS["faster"])
     assert (row.must, row.aim, row.predicted) == (0.45, 0.50, "42-48 %")
 
 

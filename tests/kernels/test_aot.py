@@ -66,7 +66,8 @@ def test_a_consumer_gpu_has_room_for_the_widest_tiles():
 
 
 @pytest.mark.parametrize(
-    "operator", ["attention", "decode_attention", "rope", "rope_append", "split_heads", "linear_cross_entropy"]
+    "operator",
+    ["attention", "decode_attention", "rope", "rope_append", "split_heads", "linear_cross_entropy"],
 )
 def test_sizes_of_one_compile(operator):
     """Triton makes constants of arguments that equal 1, which the interpreter does not: one of everything."""

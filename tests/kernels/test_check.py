@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kernels import check
-from kernels.check_report import Report, difference, row, target_table, time_ms
+from kernels.check_report import Report, difference, row, target_table, targets, time_ms
 
 MACHINE = {"device": "a card", "torch": "2", "triton": "3", "commit": "abc"}
 
@@ -71,11 +71,21 @@ def test_targets_say_what_was_not_measured(report):
     report.timed("attention", "forward d64 S4096", "SDPA flash", 2.0, 4e11, "flops", "graph")
     report.timed("attention", "forward d64 S4096", "SDPA cuDNN", 0.5, 4e11, "flops", "graph")
     table = {line[:58].strip(): line for line in target_table(report)}
-    assert table["RMSNorm forward, of the copy rate"].endswith(" reached")
+    assert table["RMSNorm forward, of the memory's rate"].endswith(" reached")
     assert table["RMSNorm backward"].endswith("MISSED")
     assert "aim 680" in table["attention forward d64, TFLOP/s (aim: 85 % of cuDNN's)"]
     assert table["attention forward d64, × SDPA flash"].endswith("aim reached")
     assert "not measured" in table["SwiGLU forward"]
+
+
+def test_nothing_exceeds_the_ceiling(report):
+    report.begin("rms_norm")
+    for what, rate in (("forward", 2.7e9), ("backward", 6e9)):  # the ceiling was measured as 3e12 a second
+        report.timed("rms_norm", what, "ours", 1.0, rate, "bytes", "graph")
+    timings = report.operators["rms_norm"]["timings"]
+    assert [entry["fraction"] for entry in timings] == [0.9, 1.0] and report.ceilings["bytes"] == 6e12
+    table = {name: measured for name, measured, *_ in targets(report)}
+    assert table["RMSNorm forward, of the memory's rate"] == 0.45 and table["RMSNorm backward"] == 1.0
 
 
 def test_memory_target(report):
