@@ -6,8 +6,8 @@ and g++ (which torch.compile needs on a CPU, too). Where it is not, PyTorch's op
 LMFAST_KERNELS=torch switches it off.
 
 The threads are torch's: the library asks for libgomp by the name under which torch has loaded its own, and takes as many
-threads as torch would. The shared object lies in the user's cache folder under a hash of sources, compiler and CPU.
-Compiling takes 2 to 3 seconds.
+threads as torch would. The shared object lies in the user's cache folder under a hash of sources, compiler and CPU, and ends
+in a hash of its content: one that is damaged is compiled again. Compiling takes 2 to 3 seconds.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ def _cpu() -> str:
 
 
 def build(folder: Path) -> Path:
-    """The shared object in `folder`, compiled unless it is there. Raises OSError or CalledProcessError."""
+    """The shared object in `folder`, compiled unless it is there, whole. Raises OSError or CalledProcessError."""
     command = compiler()
     if command is None:
         raise OSError("no C++ compiler was found")
@@ -57,22 +57,32 @@ def build(folder: Path) -> Path:
         "\0".join([*texts, version, *FLAGS, platform.machine(), _cpu()]).encode()
     ).hexdigest()
     path = folder / f"kernels-{key[:24]}.so"
-    if not path.exists():
+    if not _is_whole(path):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as beside:  # another process may be at it, too
             made = Path(beside) / path.name
             source = str(SOURCES / "library.cpp")
             subprocess.run([command, *FLAGS, source, "-o", str(made)], capture_output=True, check=True)
-            with open(made, "rb") as file:
-                os.fsync(file.fileno())  # or a power cut could leave an empty file under the final name
+            digest = hashlib.sha256(made.read_bytes()).digest()
+            with open(made, "ab") as file:
+                file.write(digest)  # which the loader does not look at
             os.replace(made, path)
     return path
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether a file is there that ends in the hash of what precedes it: loading one cut short could end the process."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(content[:-32]).digest() == content[-32:]
+
+
 def _is_ours(folder: Path) -> bool:
-    """Whether nobody else can have put a file there: in the folder for temporary files anybody may make a folder."""
-    state = folder.stat()
-    return state.st_uid == os.getuid() and not state.st_mode & 0o022
+    """Whether nobody else can have put a file there: anybody may make a folder or link among temporary files."""
+    owners = {folder.lstat().st_uid, folder.stat().st_uid}
+    return owners == {os.getuid()} and not folder.stat().st_mode & 0o022
 
 
 @functools.cache
@@ -87,7 +97,7 @@ def library() -> ctypes.CDLL | None:
     for folder in folders:
         try:
             path = build(folder)
-            if folder != temporary or _is_ours(folder):
+            if _is_ours(folder):
                 return ctypes.CDLL(str(path))
         except OSError:
             continue  # a home that cannot be written, or from which nothing may be executed

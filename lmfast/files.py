@@ -4,11 +4,13 @@ In: the final path. Out: a path beside it to write to; it takes the final name w
 removed when not. Refuses folders that are missing or not writable, in one line.
 """
 
+import atexit
 import contextlib
 import hashlib
 import os
 import platform
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -141,3 +143,51 @@ def empty_folder(folder: Path) -> None:
             shutil.rmtree(path)
         elif path.name != ".lock":
             path.unlink()
+
+
+def private_cache(name: str, usable: Callable[[Path], bool] = lambda folder: True) -> Path:
+    """A folder of this name for what can be made again, such as compiled code: only this user can write to it, so what
+    lies there may be executed.
+
+    In the user's cache (XDG_CACHE_HOME, ~/.cache) or else in the folder for temporary files, if `usable`; where neither is,
+    a new folder that is removed when the process ends. Raises UserError where not even that can be made.
+    """
+    for place in _cache_places():
+        folder = place / name
+        if _is_private(place, tighten=True) and _is_private(folder) and usable(folder):
+            return folder
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="lmfast-"))
+    except OSError:
+        raise UserError(
+            "no directory can be written for compiled code; set TMPDIR or XDG_CACHE_HOME to one of yours"
+        ) from None
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _cache_places() -> Iterator[Path]:
+    with contextlib.suppress(RuntimeError):  # no HOME, and a user id that no database knows
+        yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmfast"
+    with contextlib.suppress(OSError):  # no folder for temporary files
+        yield Path(tempfile.gettempdir()) / f"lmfast-{getattr(os, 'getuid', int)()}"
+
+
+def _is_private(folder: Path, tighten: bool = False) -> bool:
+    """Makes a folder if need be; whether this user owns it (and a link to it), and nobody else can write to it.
+
+    tighten: take the permission to write from others where they have it, as with a umask of 002 they may. For a folder
+    whose own folders are checked in turn: what others put there before is not trusted because of that.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if hasattr(os, "getuid"):  # not Windows, where both places are the user's own
+            if {folder.lstat().st_uid, folder.stat().st_uid} != {os.getuid()}:
+                return False
+            if folder.stat().st_mode & 0o022:
+                if not tighten:
+                    return False
+                folder.chmod(0o700)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)

@@ -12,6 +12,7 @@ from lmfast.files import (
     empty_folder,
     gone_if_empty,
     locked,
+    private_cache,
     read_text,
     sha256_of,
     written_beside,
@@ -139,3 +140,47 @@ def test_text_that_is_not_utf8_is_told_with_its_byte(tmp_path):
 def test_the_sha256_of_a_file(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256_of(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.fixture
+def caches(tmp_path, monkeypatch):
+    """(the user's cache, the one in the folder for temporary files)"""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    return tmp_path / "user" / "lmfast", tmp_path / "temporary" / f"lmfast-{os.getuid()}"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="on Windows both places are the user's own")
+def test_a_cache_is_a_folder_that_nobody_else_can_write_to(caches):
+    user, temporary = caches
+    old = os.umask(0)
+    try:
+        folder = private_cache("x")
+    finally:
+        os.umask(old)
+    assert folder == user / "x"
+    assert [path.stat().st_mode & 0o777 for path in (user, folder)] == [0o700, 0o700]
+    folder.chmod(0o702)
+    assert private_cache("x") == temporary / "x"
+    folder.chmod(0o700)
+    user.chmod(0o777)  # as a umask of 0 made it: closed to others, what is below is looked at for itself
+    assert private_cache("x") == folder and user.stat().st_mode & 0o777 == 0o700
+    assert private_cache("x", lambda path: path != folder) == temporary / "x"
+    temporary.joinpath("x").rmdir()
+    temporary.rmdir()
+    temporary.symlink_to(user)  # one's own link is as good
+    assert private_cache("y", lambda path: user not in path.parents) == temporary / "y"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="on Windows both places are the user's own")
+def test_a_cache_of_another_user_is_not_used(caches, monkeypatch):
+    user, temporary = caches
+    assert private_cache("x") == user / "x"
+    monkeypatch.setattr(os, "getuid", lambda: 4321)
+    new = private_cache("x")
+    assert new.parent == temporary.parent and new.name.startswith("lmfast-") and new != temporary
+    (user.parent / "file").touch()
+    monkeypatch.setattr("tempfile.tempdir", str(user.parent / "file"))
+    with pytest.raises(UserError, match="set TMPDIR or XDG_CACHE_HOME"):
+        private_cache("x")

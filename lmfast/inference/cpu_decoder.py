@@ -17,7 +17,7 @@ from lmfast.inference import cpu_plan as places
 from lmfast.inference.cpu_products import SPACE, TILE, packed_size
 from lmfast.inference.sampling import Sampling
 from lmfast.model.config import ModelConfig
-from lmfast.tokenizer.intrinsics import enable_cache
+from lmfast.tokenizer.code_cache import enable_cache
 
 READ_ROWS = 64  # tokens a pass reads of prompts: their activations stay within a core's L2 cache
 PATIENCE = 20_000  # looks for the next pass, some 0.3 ms, before a thread of the team sleeps

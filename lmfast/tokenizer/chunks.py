@@ -34,7 +34,8 @@ from numba import njit
 
 from lmfast.errors import UserError
 from lmfast.tokenizer import scanner
-from lmfast.tokenizer.intrinsics import PADDING, U1, byte_matches, enable_cache, trailing_zeros
+from lmfast.tokenizer.code_cache import enable_cache
+from lmfast.tokenizer.intrinsics import PADDING, U1, byte_matches, trailing_zeros
 from lmfast.tokenizer.next_end import char_at, is_letter
 from lmfast.tokenizer.patterns import NAMED, SPACE, Pattern, code_point_classes, compile_custom
 

@@ -8,6 +8,7 @@ bytes lie in an arena, where they are compared. What each choice costs: counting
 import numpy as np
 from numba import njit
 
+from lmfast.tokenizer.code_cache import enable_cache
 from lmfast.tokenizer.intrinsics import (
     LONG_MARK,
     MAX_PACKED,
@@ -16,7 +17,6 @@ from lmfast.tokenizer.intrinsics import (
     U1,
     U56,
     aligned_words,
-    enable_cache,
     key_hash,
     load_u64,
     long_hash,

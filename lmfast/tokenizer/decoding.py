@@ -16,7 +16,8 @@ import numpy as np
 from numba import njit
 
 from lmfast.errors import UserError
-from lmfast.tokenizer.intrinsics import enable_cache, load_u64, store_u64
+from lmfast.tokenizer.code_cache import enable_cache
+from lmfast.tokenizer.intrinsics import load_u64, store_u64
 
 _SPARE = 16
 

@@ -64,8 +64,9 @@ from lmfast.tokenizer.chunks import (
     padded,
     refuse_if_shorter,
 )
+from lmfast.tokenizer.code_cache import enable_cache
 from lmfast.tokenizer.encode_kernels import ENCODE, SPECIALS, encode_batch, new_scratch
-from lmfast.tokenizer.intrinsics import MAX_PACKED, PADDING, enable_cache, map_pages, unmap_pages
+from lmfast.tokenizer.intrinsics import MAX_PACKED, PADDING, map_pages, unmap_pages
 from lmfast.tokenizer.merge_kernels import MAX_ID, MAX_MERGES, merge_tables
 from lmfast.tokenizer.patterns import Pattern, code_point_classes
 from lmfast.tokenizer.pretoken_cache import MAX_ROWS, PretokenCache

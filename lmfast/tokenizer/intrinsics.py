@@ -1,5 +1,5 @@
 """What Numba lacks for text at memory speed: unaligned 64-bit loads, bit scans, byte classes of 64 bytes at
-once, 16-byte keys; and where compiled code is kept between processes.
+once, 16-byte keys.
 
 Everything here reads and writes raw memory: no bounds are checked. A function that loads at `i` reads up to
 `i + 64` bytes and one vector beyond, so every buffer handed to compiled code must stay readable for
@@ -9,14 +9,8 @@ The vector code is plain LLVM IR on <64 x i8>: AVX-512 gives one compare per cla
 instruction set is named, so it runs wherever Numba does.
 """
 
-import functools
-import hashlib
-import os
 import sys
-import tempfile
-from pathlib import Path
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
@@ -287,60 +281,3 @@ else:
     @njit(nogil=True)
     def unmap_pages(data, begin, end):
         """Nothing: only Linux is told what was read."""
-
-
-_HERE = Path(__file__).resolve().parent
-
-
-@functools.cache
-def cache_folder(here: Path = _HERE) -> Path:
-    """Where this version's compiled code of a package (the tokenizer's, or another's folder) is kept: a folder
-    named by a hash of all of its sources, since Numba itself does not notice that a callee in another file was
-    edited.
-
-    Beside the package where that can be written, else the user's cache, else the temporary folder."""
-    digest = hashlib.sha256()
-    for source in sorted(here.glob("*.py")):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    name = f"numba-{digest.hexdigest()[:16]}"
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmfast"
-    places = [
-        here / "__pycache__",
-        user,
-        Path(tempfile.gettempdir()) / f"lmfast-{getattr(os, 'getuid', int)()}",
-    ]
-    for place in places:
-        folder = place / name
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if os.access(folder, os.W_OK):
-                return folder
-        except OSError:
-            continue
-    return Path(tempfile.mkdtemp(prefix="lmfast-"))
-
-
-def enable_cache(*functions, package: Path = _HERE) -> None:
-    """Turns on Numba's file cache for compiled functions, in `cache_folder(package)`, and says on stderr that
-    compiling takes a moment where the folder has no code for one of them yet.
-
-    Called before first use rather than by `njit(cache=True)`, which would touch the disk at import."""
-    fresh = [function for function in functions if not getattr(function, "_lmfast_cached", False)]
-    if not fresh:
-        return
-    folder = cache_folder(package)
-    before = numba.config.CACHE_DIR
-    try:
-        numba.config.CACHE_DIR = str(folder)
-        for function in fresh:
-            function.enable_caching()
-            function._lmfast_cached = True
-    finally:
-        numba.config.CACHE_DIR = before
-    if any(not any(folder.glob(f"**/*.{function.py_func.__name__}-*.nbi")) for function in fresh):
-        _say_once_that_it_compiles(package)
-
-
-@functools.cache
-def _say_once_that_it_compiles(package: Path) -> None:
-    print(f"lmfast: compiling {package.name} code for this machine (once, some seconds)", file=sys.stderr)

@@ -17,13 +17,13 @@ comparisons, sentinels) changed nothing.
 import numpy as np
 from numba import njit
 
+from lmfast.tokenizer.code_cache import enable_cache
 from lmfast.tokenizer.intrinsics import (
     ALL_ONES,
     U0,
     U1,
     U32,
     aligned_words,
-    enable_cache,
     leading_zeros,
     load_u64,
     trailing_zeros,

@@ -33,7 +33,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
-from lmfast.tokenizer.intrinsics import enable_cache, prefetch
+from lmfast.tokenizer.code_cache import enable_cache
+from lmfast.tokenizer.intrinsics import prefetch
 from lmfast.tokenizer.pair_heap import LOW, sift_down, sift_up
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from lmfast.tokenizer.atomics import compare_swap, fetch_add, load_acquire, store_release
+from lmfast.tokenizer.code_cache import enable_cache
 from lmfast.tokenizer.intrinsics import (
     LONG_MARK,
     MAX_PACKED,
@@ -20,7 +21,6 @@ from lmfast.tokenizer.intrinsics import (
     U8,
     U32,
     aligned_words,
-    enable_cache,
     key_hash,
     load_u64,
     same_bytes,

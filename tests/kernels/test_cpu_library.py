@@ -4,6 +4,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -107,25 +108,57 @@ def test_torch_func_goes_through_pytorch_s_operators():
     torch.testing.assert_close(out, tangent @ weight.t())
 
 
-@needs_library
-def test_a_library_that_cannot_be_loaded_is_made_elsewhere(tmp_path, monkeypatch):
-    """A home from which nothing may be executed, a file that a crash cut short; not one that others could write to."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+@pytest.mark.skipif(sys.platform != "linux" or cpu_library.compiler() is None, reason="needs Linux and g++")
+def test_a_home_that_cannot_be_used_leaves_the_folder_for_temporary_files(tmp_path, monkeypatch):
+    """A home that cannot be written, or that others may write to; the other folder is looked at in the same way."""
+    (tmp_path / "library.cpp").write_text("int answer() { return 42; }\n")
+    monkeypatch.setattr(cpu_library, "SOURCES", tmp_path)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
+    home = tmp_path / "home" / "lmfast"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home.parent))
     monkeypatch.setattr(cpu_library.tempfile, "gettempdir", lambda: str(tmp_path))
-    made = cpu_library.build(tmp_path / "home" / "lmfast")
-    other = tmp_path / f"lmfast-{os.getuid()}" / made.name
-    other.parent.mkdir()
-    shutil.copy(made, other)
-    made.write_bytes(b"")
-    cpu_library.library.cache_clear()
-    try:
-        other.parent.chmod(0o777)
-        assert cpu_library.library() is None
+    made = cpu_library.build(tmp_path / f"lmfast-{os.getuid()}")
+
+    def loaded() -> str | None:
         cpu_library.library.cache_clear()
-        other.parent.chmod(0o700)
-        assert cpu_library.library()._name == str(other)
+        library = cpu_library.library()
+        return library and library._name
+
+    try:
+        home.parent.write_text("a file where the folder would be")
+        assert loaded() == str(made)
+        made.parent.chmod(0o777)
+        assert loaded() is None
+        made.parent.chmod(0o700)
+        home.parent.unlink()
+        home.mkdir(parents=True)
+        shutil.copy(made, home)
+        home.chmod(0o777)
+        assert loaded() == str(made)
+        home.chmod(0o700)
+        assert loaded() == str(home / made.name)
     finally:
         cpu_library.library.cache_clear()
+
+
+def test_a_damaged_library_is_built_again(tmp_path, monkeypatch):
+    """Loading one cut short ends the process by a bus error."""
+    built = []
+
+    def run(command, **_):
+        if "-o" in command:
+            built.append(command)
+            Path(command[-1]).write_bytes(b"\x7fELF and so on")
+        return subprocess.CompletedProcess(command, 0, "g++ 99")
+
+    monkeypatch.setattr(cpu_library, "compiler", lambda: "g++")
+    monkeypatch.setattr(cpu_library.subprocess, "run", run)
+    path = cpu_library.build(tmp_path)
+    whole = path.read_bytes()
+    assert whole.startswith(b"\x7fELF")
+    for number, damaged in enumerate((b"", whole[:-1], whole[:20], b"\0" + whole[1:], b"\0" * len(whole)), 2):
+        path.write_bytes(damaged)
+        assert cpu_library.build(tmp_path) == path and path.read_bytes() == whole and len(built) == number
 
 
 @needs_library

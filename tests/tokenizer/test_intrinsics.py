@@ -1,9 +1,4 @@
-"""Loads, bit scans, byte classes, keys: against Python's own arithmetic. The cache folder: found, keyed, writable."""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""Loads, bit scans, byte classes, keys: against Python's own arithmetic."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -15,7 +10,6 @@ from lmfast.tokenizer.chunks import open_text, padded
 from lmfast.tokenizer.intrinsics import map_pages, unmap_pages
 
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=50)
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @njit
@@ -116,35 +110,6 @@ def test_aligned_words_begin_at_a_cache_line_and_are_zero():
     for count in (1, 9, 1000):
         words = intrinsics.aligned_words(count)
         assert words.ctypes.data % 64 == 0 and len(words) == count and not words.any()
-
-
-def test_the_cache_folder_can_be_written_and_is_named_by_the_sources():
-    folder = intrinsics.cache_folder()
-    assert os.access(folder, os.W_OK)
-    assert folder.name.startswith("numba-")
-
-
-def test_a_read_only_install_keeps_its_code_in_the_users_cache(tmp_path):
-    """`__pycache__` cannot be made where a plain file has its name: the next place is taken."""
-    package = tmp_path / "lmfast" / "tokenizer"
-    package.mkdir(parents=True)
-    (package.parent / "__init__.py").touch()
-    for source in (ROOT / "lmfast" / "tokenizer").glob("*.py"):
-        (package / source.name).write_bytes(source.read_bytes())
-    (package / "__pycache__").touch()
-    code = "from lmfast.tokenizer.intrinsics import cache_folder; print(cache_folder())"
-    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
-    answer = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
-    )
-    assert answer.returncode == 0, answer.stderr
-    first = Path(answer.stdout.strip())
-    assert first.parent == tmp_path / "cache" / "lmfast"
-    (package / "patterns.py").write_text((package / "patterns.py").read_text() + "# edited\n")
-    answer = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
-    )
-    assert Path(answer.stdout.strip()) != first
 
 
 def test_pages_that_were_given_back_come_again(tmp_path):

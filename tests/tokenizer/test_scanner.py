@@ -10,7 +10,7 @@ import regex
 
 from lmfast.tokenizer import scanner
 from lmfast.tokenizer.chunks import padded
-from lmfast.tokenizer.intrinsics import enable_cache
+from lmfast.tokenizer.code_cache import enable_cache
 from lmfast.tokenizer.patterns import NAMED, code_point_classes
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
