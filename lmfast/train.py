@@ -43,11 +43,11 @@ def train(argv: Sequence[str], corpus=None) -> bool:
 def _understand(argv: Sequence[str], corpus) -> tuple:
     """(settings, run folder, whether it is gone on with, built-in corpus or None) of a command line."""
     settings = parse(TrainSettings, argv, "lmfast train")
-    from lmfast.training.resume import choose_folder, saved_settings
+    from lmfast.training.resume import choose_folder, settings_to_resume
 
     folder, resuming = choose_folder(settings)
     if resuming:
-        settings = parse(TrainSettings, argv, "lmfast train", base=saved_settings(folder))
+        settings = parse(TrainSettings, argv, "lmfast train", base=settings_to_resume(folder))
     elif settings.data.train_data_path is None and settings.config is None:
         # Nothing was named: the quickstart's run on the built-in corpus, whatever the line changes in it.
         quickstart = replace_flat(TrainSettings(), read_yaml(CONFIGS / "quickstart.yaml", TrainSettings))

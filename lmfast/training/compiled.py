@@ -6,15 +6,14 @@ says how often Dynamo has handed a graph to the compiler since. One is the whole
 Refused, by torch and at the first call: a function with a graph break.
 """
 
-import contextlib
 import hashlib
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from lmfast.model.device import spare_compile_workers
+from lmfast.model.inductor import inductor
 
 
 class CompiledLoss:
@@ -29,8 +28,7 @@ class CompiledLoss:
     def _count(self, graph: torch.fx.GraphModule, inputs: list) -> Callable:
         self.graphs += 1
         self.key = self.key or _key(graph, inputs)
-        with _compilers_shielded():
-            return torch._dynamo.lookup_backend("inductor")(graph, inputs)
+        return inductor(graph, inputs)
 
     def __call__(self, *arguments) -> Tensor:
         return self._compiled(*arguments)
@@ -39,24 +37,6 @@ class CompiledLoss:
     def recompiles(self) -> int:
         """Compilations after the first."""
         return max(0, self.graphs - 1)
-
-
-@contextlib.contextmanager
-def _compilers_shielded() -> Iterator[None]:
-    """Keeps SIGINT and SIGTERM from the compilers that this thread starts; this process still sees them,
-    when compiling ends at the latest.
-
-    Ctrl-C goes to all processes of a terminal's job. A linker ended by it left an empty library in the cache, which each
-    later run with the same graph then failed to load. Child processes inherit the mask.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _key(graph: torch.fx.GraphModule, inputs: list) -> str:

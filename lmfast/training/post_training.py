@@ -19,7 +19,7 @@ from lmfast.errors import UserError
 from lmfast.model.device import pick_device
 from lmfast.settings import TrainSettings, parse, read_model, replace_flat, to_flat
 from lmfast.training.resolve import batch_ramp
-from lmfast.training.resume import choose_folder, saved_settings
+from lmfast.training.resume import choose_folder, settings_to_resume
 from lmfast.training.run_folder import find_checkpoint, read_facts
 
 T = TypeVar("T", bound=TrainSettings)
@@ -33,7 +33,12 @@ def settings_of(cls: type[T], argv: Sequence[str], stage: str) -> tuple[T, Path,
     settings = parse(cls, argv, f"lmfast {stage}")
     folder, resuming = choose_folder(settings, stage)
     if resuming:
-        settings, run = parse(cls, argv, f"lmfast {stage}", base=saved_settings(folder, cls)), folder
+        saved, run = settings_to_resume(folder, cls), folder
+        settings = parse(cls, argv, f"lmfast {stage}", base=saved)
+        if settings.data.epochs != saved.data.epochs and (
+            settings.optimizer.max_iters == saved.optimizer.max_iters
+        ):
+            settings = replace_flat(settings, {"max_iters": None})  # what came from the former epochs
     else:
         run = base_run(settings.run.init_from, stage)
         model = replace(read_model(run), vocab_size=None)

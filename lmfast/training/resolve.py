@@ -31,6 +31,11 @@ def batch_ramp(opt: OptimizerSettings) -> BatchRamp:
     return BatchRamp(opt.batch_size, opt.grad_accumulation, opt.batch_ramp_start, opt.batch_ramp_iters)
 
 
+def default_decay_iters(opt: OptimizerSettings) -> int | None:
+    """The step at which the schedule ends where lr_decay_iters is not set: the last one, or the end of the warmup."""
+    return None if opt.max_iters is None else max(opt.max_iters, opt.warmup_iters)
+
+
 def resolve(settings: TrainSettings, vocab_size: int | None) -> TrainSettings:
     """Every derived setting filled in, so that the saved config says all. Raises UserError on what cannot work."""
     opt, model = settings.optimizer, settings.model
@@ -81,9 +86,8 @@ def resolve(settings: TrainSettings, vocab_size: int | None) -> TrainSettings:
         max_iters = 100_000
     if max_iters is not None and max_iters < 1:
         raise UserError(f"max_iters is {max_iters}; it must be at least 1")
-    decay = opt.lr_decay_iters
-    if decay is None and max_iters is not None:
-        decay = max(max_iters, opt.warmup_iters)
+    opt = replace(opt, max_iters=max_iters, total_tokens=None)
+    decay = opt.lr_decay_iters if opt.lr_decay_iters is not None else default_decay_iters(opt)
     if decay is not None and decay < opt.warmup_iters:
         raise UserError(f"lr_decay_iters {decay} is before the end of warmup_iters {opt.warmup_iters}")
     min_lr = opt.min_lr
@@ -91,5 +95,5 @@ def resolve(settings: TrainSettings, vocab_size: int | None) -> TrainSettings:
         min_lr = opt.learning_rate / 10 if opt.schedule == "cosine" else 0.0
     if not 0 <= min_lr <= opt.learning_rate:
         raise UserError(f"min_lr is {min_lr}; it must lie between 0 and learning_rate {opt.learning_rate}")
-    opt = replace(opt, max_iters=max_iters, total_tokens=None, lr_decay_iters=decay, min_lr=min_lr)
+    opt = replace(opt, lr_decay_iters=decay, min_lr=min_lr)
     return replace(settings, model=model, optimizer=opt)

@@ -1,18 +1,29 @@
-"""Which run folder a training writes to, and whether it may go on with what is there.
+"""Which run folder a training writes to, and what may change when the run in it resumes.
 
-A run is a function of its settings. Going on with other settings would make a run that nobody asked for and nobody can
-repeat, so a changed setting is refused by name, unless it cannot change the weights (how often something is logged,
-say) or leaves them equal to rounding (batch_size × grad_accumulation with the same product, without dropout and batch ramp).
+A run is a function of its settings, so changing one on resume is an error that names it, unless it cannot change the
+weights (how often something is logged, say), leaves them equal to rounding (batch_size × grad_accumulation with the same
+product, without dropout and batch ramp), or moves the run's end: max_iters, total_tokens, max_minutes, epochs and
+lr_decay_iters. A moved end is reported with the learning rate it leads to.
+
+What extending means is the same for every schedule: from the next step on, the learning rate is that of the schedule
+with the new end, whether the run had finished or not. An lr_decay_iters that was the run's last step (as when it was
+not set) moves with max_iters; any other stays where it is until --lr-decay-iters moves it.
 """
 
 from pathlib import Path
 
 from lmfast.errors import UserError
-from lmfast.settings import TrainSettings, read_yaml, replace_flat, to_flat
+from lmfast.settings import OptimizerSettings, TrainSettings, read_yaml, replace_flat, to_flat
+from lmfast.training.resolve import default_decay_iters
 from lmfast.training.run_folder import new_run_folder, newest_run, read_facts
+from lmfast.training.schedules import schedule_of
+
+END = ("max_iters", "max_minutes", "lr_decay_iters")
+"""what decides a run's end and its schedule's, once resolved"""
 
 HARMLESS = {
-    *("config", "out_dir", "resume", "max_iters", "total_tokens", "val_data_path", "tokenizer"),
+    *END,
+    *("config", "out_dir", "resume", "total_tokens", "epochs", "val_data_path", "tokenizer"),
     *("log_interval", "eval_interval", "eval_batches", "sample_interval", "tensorboard"),
     *("wandb", "wandb_project", "wandb_name", "wandb_entity"),
     *("checkpoint_interval", "keep_checkpoints", "batch_size", "grad_accumulation"),
@@ -40,6 +51,42 @@ def _of_stage(folder: Path, stage: str) -> Path:
     if (there := read_facts(folder).get("stage", "train")) != stage:
         raise UserError(f"{folder}: is a run of lmfast.{there}; go on there, or choose another --out-dir")
     return folder
+
+
+def settings_to_resume(folder: Path, cls: type[TrainSettings] = TrainSettings) -> TrainSettings:
+    """`saved_settings`, with an lr_decay_iters that follows the run's end left to be derived from that again."""
+    settings = saved_settings(folder, cls)
+    opt = settings.optimizer
+    if opt.max_iters is not None and opt.lr_decay_iters == default_decay_iters(opt):
+        settings = replace_flat(settings, {"lr_decay_iters": None})
+    return settings
+
+
+def describe_extension(before: OptimizerSettings, now: OptimizerSettings, step: int) -> str | None:
+    """One line on the learning rate after `step`, where a resumed run has another end or schedule than it had; else None.
+
+    In: resolved settings, before and now.
+    """
+    old, new = ({name: getattr(opt, name) for name in END} for opt in (before, now))
+    if old == new:
+        return None
+    changes = ", ".join(
+        f"{name} {_shown(old[name])} → {_shown(new[name])}" for name in END if old[name] != new[name]
+    )
+    if now.lr_decay_iters is None:
+        return f"{changes}: the clock decides the {now.schedule} schedule, which now ends with the new time"
+    rates = [schedule_of(opt)(at) for opt, at in ((before, step), (now, step + 1))]
+    line = (
+        f"{changes}: the {now.schedule} schedule ends at step {now.lr_decay_iters}; learning rate {rates[1]:.3g} at step "
+        f"{step + 1} (it was {rates[0]:.3g} at step {step})"
+    )
+    if old["lr_decay_iters"] != new["lr_decay_iters"] and old["lr_decay_iters"] is not None:
+        line += f"; --lr-decay-iters {old['lr_decay_iters']} keeps the old schedule"
+    return line
+
+
+def _shown(value: float | None) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def saved_settings(folder: Path, cls: type[TrainSettings] = TrainSettings) -> TrainSettings:

@@ -5,6 +5,7 @@ What is taught, and from which batches, comes in as a `Task`; everything else is
 
 import contextlib
 import json
+import math
 import shutil
 import signal
 from collections.abc import Callable
@@ -37,8 +38,8 @@ from lmfast.training.optimizers import load_state_tensors, make_optimizer, state
 from lmfast.training.prefetch import Prefetched
 from lmfast.training.report import write_report
 from lmfast.training.resolve import batch_ramp
-from lmfast.training.resume import refuse_changes, saved_settings
-from lmfast.training.schedules import Schedule
+from lmfast.training.resume import describe_extension, refuse_changes, saved_settings
+from lmfast.training.schedules import schedule_of
 from lmfast.training.sinks import ConsoleSink, JSONLSink, Sinks, TensorBoardSink, WandbSink
 
 
@@ -75,10 +76,10 @@ def execute(
         ranks.fail(reason)
     with contextlib.ExitStack() as held:
         with contextlib.ExitStack() as undo:
-            source, checkpoint = ranks.from_first(
+            source, checkpoint, before = ranks.from_first(
                 lambda: _claim(settings, task, folder, resuming, held, undo)
             )
-            if checkpoint is not None and (end := _finished(checkpoint, opt)):
+            if checkpoint is not None and (end := _finished(checkpoint, before.optimizer, opt)):
                 if ranks.is_first:
                     print(f"{folder}: already finished at step {checkpoint.step}{end}")
                 return True
@@ -108,7 +109,7 @@ def execute(
                 load_state_tensors(model, optimizer, tensors)
                 if loss_scale is not None:
                     loss_scale.load(tensors)
-                progress = Progress(**checkpoint.state)
+                progress = Progress(**checkpoint.state | {"out_of_time": False})
             peak, peak_source = device_peak(device, settings.run.bf16, settings.run.fp16)
             sinks = (
                 ranks.only_first(
@@ -118,7 +119,11 @@ def execute(
             )
             undo.pop_all()
         try:
-            _introduce(sinks, folder, settings, task, device, peak, peak_source, checkpoint, ranks)
+            _introduce(sinks, folder, settings, device, peak, peak_source, ranks)
+            if checkpoint is not None:
+                sinks.message(f"resuming after step {checkpoint.step}")
+                if line := describe_extension(before.optimizer, opt, checkpoint.step):
+                    sinks.message(line)
             for line in in_bf16:
                 sinks.message(line)
             loss_fn = task.objective.loss
@@ -182,7 +187,8 @@ def _claim(
     held: contextlib.ExitStack,
     undo: contextlib.ExitStack,
 ):
-    """Locks the folder, for as long as `held` is; returns (checkpoint to start from, checkpoint to go on from).
+    """Locks the folder, for as long as `held` is; returns (checkpoint to start from, checkpoint to resume from, settings
+    of the run until there).
 
     Raises UserError where the run cannot be what is asked for. `undo` removes a folder that was made for nothing.
     """
@@ -197,20 +203,23 @@ def _claim(
     if new:
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
     if not resuming:
-        return source, None
-    refuse_changes(folder, saved_settings(folder, type(settings)), settings)
+        return source, None, None
+    before = saved_settings(folder, type(settings))
+    refuse_changes(folder, before, settings)
     run_folder.refuse_other_data(folder, task.facts)
     checkpoint = newest_checkpoint(folder / "checkpoints")
     if checkpoint is None:
         raise UserError(f"{folder}: every checkpoint in it is damaged; choose another --out-dir")
-    return None, checkpoint
+    return None, checkpoint, before
 
 
-def _finished(checkpoint: Checkpoint, opt: OptimizerSettings) -> str | None:
+def _finished(checkpoint: Checkpoint, before: OptimizerSettings, now: OptimizerSettings) -> str | None:
     """What a checkpoint is the end of, where it is the end of a run."""
-    if opt.max_iters is not None and checkpoint.step >= opt.max_iters:
-        return f" of {opt.max_iters}"
-    return f", after {opt.max_minutes:g} minutes" if checkpoint.state.get("out_of_time") else None
+    if now.max_iters is not None and checkpoint.step >= now.max_iters:
+        return f" of {now.max_iters}"
+    if checkpoint.state.get("out_of_time") and (now.max_minutes or math.inf) <= before.max_minutes:
+        return f", after {before.max_minutes:g} minutes"
+    return None
 
 
 def _open_folder(
@@ -231,14 +240,7 @@ def _plan(settings: TrainSettings, peak: float) -> Plan:
         max_iters=opt.max_iters,
         batch=batch_ramp(opt),
         max_seconds=None if opt.max_minutes is None else 60 * opt.max_minutes,
-        learning_rate=Schedule(
-            opt.schedule,
-            opt.learning_rate,
-            opt.min_lr,
-            opt.warmup_iters,
-            opt.lr_decay_iters,
-            opt.decay_fraction,
-        ),
+        learning_rate=schedule_of(opt),
         grad_clip=opt.grad_clip,
         seed=settings.run.seed,
         bf16=settings.run.bf16,
@@ -300,7 +302,7 @@ def _open_sinks(folder: Path, settings: TrainSettings, progress: Progress) -> Si
     return Sinks(ConsoleSink(opt.max_iters, progress.step, opt.max_minutes), *others)
 
 
-def _introduce(sinks, folder, settings, task, device, peak, peak_source, checkpoint, ranks) -> None:
+def _introduce(sinks, folder, settings, device, peak, peak_source, ranks) -> None:
     """The lines before the first step: what will be trained, where, and what is unusual about it."""
     config: ModelConfig = settings.model
     opt = settings.optimizer
@@ -341,8 +343,6 @@ def _introduce(sinks, folder, settings, task, device, peak, peak_source, checkpo
             sinks.message(
                 f"{precision} is slower than fp32 on this CPU ({peak / 1e9:.3g} against {fp32 / 1e9:.3g} GFLOP/s)"
             )
-    if checkpoint is not None:
-        sinks.message(f"resuming after step {checkpoint.step}")
 
 
 def _save(

@@ -12,6 +12,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from lmfast.settings import OptimizerSettings
+
 Kind = Literal["cosine", "linear", "wsd"]
 
 
@@ -51,3 +53,15 @@ class Schedule:
         if self.kind == "linear":
             return 1 - progress
         return min(1.0, (1 - progress) / self.decay_fraction) if self.decay_fraction else 1.0
+
+
+def schedule_of(opt: OptimizerSettings) -> Schedule:
+    """The schedule that resolved settings describe."""
+    return Schedule(
+        opt.schedule,
+        opt.learning_rate,
+        opt.min_lr,
+        opt.warmup_iters,
+        opt.lr_decay_iters,
+        opt.decay_fraction,
+    )

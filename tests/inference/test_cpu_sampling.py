@@ -69,6 +69,6 @@ def test_top_k_keeps_equals_of_the_last():
 
 def test_the_smallest_temperatures_are_no_nan():
     logits = torch.tensor([[0.5, 2.0, 1.0, 2.0], [0.0, -3.0, -1.0, -2.0]])
-    for temperature in (1e-30, 1e-39, 1e-45):
+    for temperature in (1e-30, 1.2e-38, 1e-39, 1e-45, 1e-46, 1e-300):
         sampling = Sampling(temperature, seed=1)
         assert picked(logits, sampling, 0) == sample(logits, sampling, 0).tolist()

@@ -38,7 +38,15 @@ def test_temperature_sharpens_and_zero_is_greedy():
     sharp = sample(LOGITS.expand(5000, 4), Sampling(0.25), 0)
     assert (sharp == 0).float().mean() > 0.85
     ties = torch.tensor([[1.0, 3.0, 3.0, 2.0]])
-    assert sample(ties, Sampling(0.0), 0).tolist() == [1]
+    for zero in (
+        0.0,
+        1e-39,
+        1e-45,
+        7e-46,
+        1e-300,
+    ):  # dividing by the last two, which are 0 in float32, gave NaN
+        assert sample(ties, Sampling(zero), 0).tolist() == [1]
+    assert sample(LOGITS, Sampling(1.2e-38), 0).tolist() == [0]
 
 
 def test_draws_are_exponential_and_belong_to_seed_step_row_and_id():

@@ -24,6 +24,7 @@ def test_derived_fields():
         ({"sliding_window": -1}, "sliding_window is -1"),
         ({"sliding_window": 8, "window_pattern": "SSX"}, "window_pattern is 'SSX'"),
         ({"window_pattern": ""}, "window_pattern is ''"),
+        ({"window_pattern": "ſſL"}, "window_pattern is 'ſſL'"),  # whose capital is S
     ],
 )
 def test_what_cannot_be_is_refused_by_name(changes, message):

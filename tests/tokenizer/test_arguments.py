@@ -24,7 +24,13 @@ def test_amounts_of_memory():
         1500,
         5 * 10**8,
     ]
-    for wrong in ("0", "2XB", "-1", ""):
+    for wrong in (
+        "0",
+        "2XB",
+        "-1",
+        "",
+        "2\u212a",
+    ):  # the last ends in the Kelvin sign, whose small letter is k
         with pytest.raises(argparse.ArgumentTypeError, match="no amount of memory"):
             number_of_bytes(wrong)
 

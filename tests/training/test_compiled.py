@@ -1,9 +1,5 @@
 """What is compiled is one graph, compiled once, and gives the same bits again. (Compiling takes most of the time.)"""
 
-import signal
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -81,19 +77,3 @@ def test_another_shape_is_counted_and_a_graph_break_refused():
     broken = CompiledLoss(lambda x: x * 2 if x.sum() > 0 else x)
     with pytest.raises(torch._dynamo.exc.Unsupported):
         broken(torch.ones(3))
-
-
-@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs POSIX signal masks")
-def test_an_interrupt_does_not_reach_the_compilers(monkeypatch):
-    """A linker stopped by Ctrl-C left an empty library in the cache, and each later run failed to load it."""
-    code = "import os, signal; [os.kill(os.getpid(), s) for s in (signal.SIGINT, signal.SIGTERM)]"
-    ended = []
-
-    def backend(graph, inputs):
-        ended.append(subprocess.run([sys.executable, "-c", code], check=False).returncode)
-        return graph.forward
-
-    monkeypatch.setattr(torch._dynamo, "lookup_backend", lambda name: backend)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    assert CompiledLoss(lambda x: (x * 2).sum())(torch.ones(3)) == 6
-    assert ended == [0] and signal.pthread_sigmask(signal.SIG_BLOCK, []) == before

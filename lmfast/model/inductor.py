@@ -1,0 +1,31 @@
+"""Inductor as a backend of torch.compile, whose compilers an interrupt does not reach.
+
+Ctrl-C goes to all processes of a terminal's job. A linker ended by it left an empty library in the cache, which each later
+run with the same graph then failed to load. Whatever compiles in lmfast compiles through here.
+"""
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+
+import torch
+
+
+def inductor(graph: torch.fx.GraphModule, inputs: list) -> Callable:
+    """Compiles a graph for inputs such as these."""
+    with _compilers_shielded():
+        return torch._dynamo.lookup_backend("inductor")(graph, inputs)
+
+
+@contextlib.contextmanager
+def _compilers_shielded() -> Iterator[None]:
+    """Keeps SIGINT and SIGTERM from the compilers that this thread starts, which inherit its mask; this process still sees
+    them, when compiling ends at the latest."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
