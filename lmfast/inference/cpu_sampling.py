@@ -109,9 +109,7 @@ def pick(logits, temperature, top_k, top_p, key, step, row, weights):
                 return i
         return 0
     size = logits.shape[0]
-    # A denormal temperature's reciprocal is infinite, and 0 times that no number.
-    inverse = np.float32(min(1.0 / temperature, 1e38))
-    total = weigh(logits, top, inverse, weights)
+    total = weigh(logits, top, np.float32(1.0 / temperature), weights)
     if 0 < top_k < size:
         keep_largest(weights, np.float32(0), top_k, np.inf)
         total = sum_of(weights)

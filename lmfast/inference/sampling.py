@@ -16,6 +16,7 @@ from torch import Tensor
 from lmfast.data.batches import derive_seed
 from lmfast.errors import UserError
 
+SMALLEST_TEMPERATURE = torch.finfo(torch.float32).tiny
 # SplitMix64's constants (Steele et al. 2014), as int64.
 _GOLDEN, _MIX_FIRST, _MIX_SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
 
@@ -30,7 +31,8 @@ class SamplingKind(NamedTuple):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How ids are chosen. Temperature 0 is greedy: the most likely id, the lowest where several are.
+    """How ids are chosen. Temperature 0 is greedy: the most likely id, the lowest where several are; so is one that is
+    no normal number of float32 (below 1.2e-38), by which logits cannot be divided.
 
     Raises UserError for a value outside its range."""
 
@@ -40,6 +42,8 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self):
+        if 0 < self.temperature < SMALLEST_TEMPERATURE:
+            object.__setattr__(self, "temperature", 0.0)
         if not (self.temperature >= 0 and self.temperature < float("inf")):
             raise UserError(
                 f"temperature is {self.temperature}; it must be a number of at least 0 (0 is greedy)"

@@ -27,6 +27,7 @@ from lmfast.inference import cuda_graph
 from lmfast.inference.sampling import DeviceSampling, Sampling, SamplingKind, pinned_zeros, sample
 from lmfast.inference.weights import WeightPlaces, refresh
 from lmfast.model.device import spare_compile_workers
+from lmfast.model.inductor import inductor
 from lmfast.model.kv_cache import KVCache
 
 CACHE_STEP = (
@@ -35,7 +36,7 @@ CACHE_STEP = (
 LAG = 8  # steps that CUDA is ahead of the ids the host has read; as many are wasted after the last stop
 PREFILL_TOKENS = 4096  # up to here a prompts' pass is shorter than its launches, and is captured
 SHORTEST_PREFILL = 32
-COMPILE = {"fullgraph": True, "dynamic": False}
+COMPILE = {"fullgraph": True, "dynamic": False, "backend": inductor}
 MOST_GRAPHS = 256  # of compiled steps: one for each batch size and model shape; Dynamo itself refuses a ninth
 
 

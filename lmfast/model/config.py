@@ -114,7 +114,7 @@ class ModelConfig:
             raise UserError(
                 f"sliding_window is {config.sliding_window}; give a number of tokens, or 0 for full attention"
             )
-        if not config.window_pattern or set(config.window_pattern) - set("SL"):
+        if not config.window_pattern or set(self.window_pattern) - set("SLsl"):
             raise UserError(
                 f"window_pattern is '{self.window_pattern}'; spell it with S (a window) and L (full), such as SSSL"
             )

@@ -38,10 +38,10 @@ class Parser(argparse.ArgumentParser):
 
 def number_of_bytes(text: str) -> int:
     """ "2GB" → 2_000_000_000 (powers of a thousand)."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", text.strip().lower())
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", text.strip(), re.ASCII | re.IGNORECASE)
     if not match or not float(match[1]):
         raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory; write 500MB or 2GB")
-    return int(float(match[1]) * UNITS[match[2]])
+    return int(float(match[1]) * UNITS[match[2].lower()])
 
 
 def positive(text: str) -> int:

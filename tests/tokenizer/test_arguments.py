@@ -24,13 +24,8 @@ def test_amounts_of_memory():
         1500,
         5 * 10**8,
     ]
-    for wrong in (
-        "0",
-        "2XB",
-        "-1",
-        "",
-        "2\u212a",
-    ):  # the last ends in the Kelvin sign, whose small letter is k
+    kelvin = "2\N{KELVIN SIGN}"  # whose small letter is k
+    for wrong in ("0", "2XB", "-1", "", kelvin):
         with pytest.raises(argparse.ArgumentTypeError, match="no amount of memory"):
             number_of_bytes(wrong)
 
