@@ -125,6 +125,8 @@ def test_epochs_say_how_long_to_train(trained_run, records, tmp_path):
     flags = [*FLAGS, "--init-from", str(trained_run), "--train-data", str(records), "--batch-size", "8"]
     assert sft([*flags, "--epochs", "1.5", "--no-packing", "--out-dir", str(tmp_path / "sft")])
     assert read_metrics(tmp_path / "sft")[-1]["step"] == 4  # 20 rows, 1.5 times, 8 a step
+    assert sft(["--out-dir", str(tmp_path / "sft"), "--epochs", "2.5"])
+    assert read_metrics(tmp_path / "sft")[-1]["step"] == 7
 
 
 def test_a_file_to_evaluate_on_leaves_all_for_training(trained_run, records, tmp_path):

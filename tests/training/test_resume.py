@@ -147,6 +147,48 @@ def test_a_finished_run_says_so(corpus, trained_run, capsys):
     assert "already finished at step 6 of 6" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "wsd"])
+def test_an_extended_run_trains_at_the_rates_of_the_new_schedule(corpus, tmp_path, capsys, schedule):
+    common = ("--schedule", schedule, "--decay-fraction", "0.5")
+    train(flags(corpus, tmp_path / "run", *common, "--max-iters", "4"))
+    train(["--resume", "--out-dir", str(tmp_path / "run"), "--max-iters", "8"])
+    train(flags(corpus, tmp_path / "whole", *common, "--max-iters", "8"))
+    rates = [[m["learning_rate"] for m in read_metrics(tmp_path / name)] for name in ("run", "whole")]
+    assert rates[0][4:] == rates[1][4:] and rates[0][4] > rates[0][3] and len(rates[0]) == 8
+    assert (
+        f"max_iters 4 → 8, lr_decay_iters 4 → 8: the {schedule} schedule ends at step 8; "
+        f"learning rate {rates[0][4]:.3g} at step 5 (it was {rates[0][3]:.3g} at step 4); --lr-decay-iters 4 keeps"
+    ) in capsys.readouterr().out
+
+
+def test_the_end_of_a_schedule_can_be_kept_and_moved(corpus, tmp_path, capsys):
+    folder = tmp_path / "run"
+    train(flags(corpus, folder, "--schedule", "linear", "--max-iters", "4"))
+    resume = ["--resume", "--out-dir", str(folder), "--max-iters"]
+    train([*resume, "5", "--lr-decay-iters", "4"])
+    assert (
+        "max_iters 4 → 5: the linear schedule ends at step 4; learning rate 0 at" in capsys.readouterr().out
+    )
+    train([*resume, "6"])  # not the run's last step any more, so it stays
+    train([*resume, "7", "--lr-decay-iters", "8"])
+    assert "lr_decay_iters 4 → 8" in capsys.readouterr().out
+    rates = [m["learning_rate"] for m in read_metrics(folder)]
+    assert rates[3:6] == [0, 0, 0] and rates[6] == pytest.approx(1e-2 / 6)
+
+
+def test_a_run_that_the_clock_ended_can_be_extended(corpus, tmp_path, capsys):
+    at = flags(corpus, tmp_path).index("--max-iters")
+    timed = flags(corpus, tmp_path / "run", "--schedule", "linear", "--eval-interval", "0")
+    del timed[at : at + 2]
+    train([*timed, "--max-minutes", "1e-6"])
+    last = read_metrics(tmp_path / "run")[-1]
+    capsys.readouterr()
+    train(["--resume", "--out-dir", str(tmp_path / "run"), "--max-minutes", "60", "--max-iters", "4"])
+    assert "max_minutes 1e-06 → 60" in capsys.readouterr().out
+    after = read_metrics(tmp_path / "run")[-1]
+    assert last["learning_rate"] == 0 and after["step"] == 4 > last["step"]
+
+
 def test_resume_takes_the_newest_run(corpus, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     common = [*corpus.flags(), "--tokenizer", str(corpus.tokenizer), "--lr-decay-iters", "6"]
