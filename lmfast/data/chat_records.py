@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from lmfast.errors import UserError
 from lmfast.files import read_text
+from lmfast.tokenizer.file_kinds import kind_of
 
 ROLES = {
     **{"user": "user", "human": "user", "prompter": "user"},
@@ -100,10 +101,15 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
     """(where, record): records are counted from 1, and by line in a .jsonl, where one that is no JSON is a `_Bad`."""
     if not path.is_file():
         raise UserError(f"{path}: no such file of records; name a .json or .jsonl")
+    kind = kind_of(path)
+    if kind.packing or kind.form == "parquet":
+        raise UserError(f"{path}: records are read from .json and .jsonl; unpack it, or convert it")
     text = read_text(path)
     # A file of lines is told by its name, or by its first record: an object where the other has an array. One object
     # alone may stand on several lines.
-    if path.suffix in (".jsonl", ".ndjson") or not (text.lstrip().startswith("[") or _is_json(text)):
+    if (kind.form == "records" and path.suffix.lower() != ".json") or not (
+        text.lstrip().startswith("[") or _is_json(text)
+    ):
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 yield f"line {number}", _line(line)

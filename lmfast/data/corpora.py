@@ -15,6 +15,7 @@ Refused: unknown names (the nearest is suggested), what hub.py refuses, files th
 
 import contextlib
 import difflib
+import glob
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from pathlib import Path
 
 from lmfast.data import hub
 from lmfast.data.corpus_forms import LEFT_OUT, MAKERS, suffix_of
+from lmfast.data.finding import matching
 from lmfast.errors import UserError
 from lmfast.files import gone_if_empty, locked, sha256_of, written_beside
 
@@ -249,7 +251,8 @@ def _from_folder(source: Path, corpus: Corpus):
     def files_of(patterns: list[str]) -> list[hub.RemoteFile]:
         found = []
         for pattern in patterns:
-            here = sorted(source.glob(pattern)) or sorted(source.glob(Path(pattern).name))
+            top = glob.escape(str(source))
+            here = matching(f"{top}/{pattern}") or matching(f"{top}/{Path(pattern).name}")
             if not here:
                 raise UserError(
                     f"--from {source}: holds no {pattern}, which is a part of {corpus.repo}; fetch it too"

@@ -28,20 +28,16 @@ from pathlib import Path
 from typing import Any
 
 from lmfast.data.encode_shards import is_held_out
-from lmfast.data.sources import (
-    DOCUMENT_END,
-    PACKED_SUFFIXES,
-    documents,
-    open_parquet,
-    plan_shards,
-    unpacked,
-)
+from lmfast.data.parquet import batches_of, check_columns, open_parquet
+from lmfast.data.sources import DOCUMENT_END, documents, plan_shards, unpacked
 from lmfast.errors import UserError
 from lmfast.files import written_beside
 from lmfast.tokenizer.bpe import Tokenizer
+from lmfast.tokenizer.file_kinds import kind_of
 
 HELD_OUT = 0.02  # of prompts
 LEFT_OUT = "left out"
+OTHER_FILE = "is it another file?"
 PIECE = 4 << 20
 
 Maker = Callable[[str, list[Path], Path, bool], dict[str, int]]
@@ -56,14 +52,14 @@ def suffix_of(form: str) -> str:
 def make_text(part: str, paths: list[Path], folder: Path, movable: bool) -> dict[str, int]:
     """Text files, end to end. movable: they are nobody's, and one that is not packed may become the part itself."""
     target = folder / f"{part}.txt"
-    if movable and len(paths) == 1 and paths[0].suffix not in PACKED_SUFFIXES:
+    if movable and len(paths) == 1 and not kind_of(paths[0]).packing:
         count = _count_documents(paths[0])
         os.replace(paths[0], target)
         return {part: count}
     with written_beside(target) as beside:
         with beside.open("wb") as joined:
             for path in paths:
-                with unpacked(path) if path.suffix in PACKED_SUFFIXES else path.open("rb") as file:
+                with unpacked(path) if kind_of(path).packing else path.open("rb") as file:
                     shutil.copyfileobj(file, joined, PIECE)
         count = _count_documents(beside, paths[0])
     return {part: count}
@@ -85,7 +81,7 @@ def make_parquet(part: str, paths: list[Path], folder: Path, movable: bool) -> d
     counts = {}
     for path in paths:
         with open_parquet(path) as file:
-            _check_columns(path, file, ["text"])
+            check_columns(path, file, ["text"], OTHER_FILE)
             counts[path.stem] = file.metadata.num_rows
         target = folder / path.name
         if path == target:
@@ -223,17 +219,9 @@ def write_records(
 def parquet_rows(path: Path, columns: list[str]) -> Iterator[dict]:
     """The rows of a Parquet file, as dictionaries of the named columns."""
     with open_parquet(path) as file:
-        _check_columns(path, file, columns)
-        for batch in file.iter_batches(1024, columns=columns):
+        check_columns(path, file, columns, OTHER_FILE)
+        for batch in batches_of(path, file, columns):
             yield from batch.to_pylist()
-
-
-def _check_columns(path: Path, file, columns: list[str]) -> None:
-    missing = [name for name in columns if name not in file.schema_arrow.names]
-    if missing:
-        raise UserError(
-            f"{path}: has no column {missing[0]} (it has {', '.join(file.schema_arrow.names)}); is it another file?"
-        )
 
 
 MAKERS: dict[str, Maker] = {

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmfast.data.encode_shards import MARK, PARTS, EncodeJob, encode_shard
+from lmfast.data.finding import find_sources
 from lmfast.data.first_tokens import NOTHING, hold_out_first
-from lmfast.data.sources import DOCUMENT_END, SHARD_BYTES, Shard, find_sources, plan_shards
+from lmfast.data.sources import DOCUMENT_END, SHARD_BYTES, Shard, plan_shards
 from lmfast.errors import UserError
 from lmfast.files import gone_if_empty, written_beside
 from lmfast.tokenizer.chunks import default_workers

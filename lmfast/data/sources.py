@@ -1,38 +1,35 @@
 """Text of any kind on disk → documents, one after another, with memory bounded by the longest of them.
 
-In: names of files, folders or globs. Kinds, by the file's name: JSON lines (.jsonl, .ndjson; a text field), Parquet (a
-text column; needs pyarrow), and text for every other name; .gz and .zst over text and JSON lines. Out: `Shard`s, pieces of
-about `shard_bytes` that can be read alone and in any order, and the documents of one as bytes.
+In: files (finding.py), of the kinds that file_kinds.py tells apart by name: text, JSON lines (a text field), Parquet (a text
+column; needs pyarrow); .gz and .zst over text and JSON lines. Out: `Shard`s, pieces of about `shard_bytes` that can be read
+alone and in any order, and the documents of one as bytes.
 
 Where documents end: at `<|endoftext|>` in text, and at `separator` too where one is given; a text with neither is one
 document. A record of JSON lines or a row of Parquet is a document, whatever it holds. Documents of blanks only come out
-like all others: who reads them leaves them out. Order is that of the names given, of paths within a folder or glob, and of
-the file.
+like all others: who reads them leaves them out. Order is that of the file.
 
-Refused, in one line: names that match nothing, a missing field or column (with those there are), records that are no JSON
-or whose text is no string, archives that are damaged, cut short or of other kinds, a missing package.
+Memory: a document is held whole, and while it is decoded and encoded some six times its size is in use per worker.
+
+Refused, in one line: a missing field or column (with those there are), records that are no JSON or whose text is no string,
+columns of lists, files that are damaged, cut short or changed while they are read, a missing package.
 """
 
-import glob
 import json
-import mmap
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
+from lmfast.data.parquet import batches_of, check_text_column, groups_of_rows, open_parquet
 from lmfast.errors import UserError
 from lmfast.tokenizer.documents import DOCUMENT_END
+from lmfast.tokenizer.file_kinds import HEAD, check_is_text, kind_of
 
 SHARD_BYTES = 64 << 20
 PIECE = 4 << 20  # bytes read together
+SEARCH_BYTES = 64 << 10  # searched together for the end of a document
 PACKED_PIECE = 128 << 10  # packed bytes unpacked together
-TEXT_SUFFIXES = (".txt", ".text", ".md")
-RECORD_SUFFIXES = (".jsonl", ".ndjson")
-PACKED_SUFFIXES = (".gz", ".zst")
-NO_TEXT = (".bz2", ".xz", ".zip", ".tar", ".tgz", ".7z", ".npy", ".npz", ".bin", ".arrow", ".safetensors")
-TEXT_COLUMNS = ("string", "large_string", "string_view", "null")  # of Parquet
 
 
 @dataclass(frozen=True)
@@ -48,85 +45,7 @@ class Shard:
     @property
     def weight(self) -> int:
         """Bytes on disk, about: for progress, and for putting small files together."""
-        return self.end - self.begin if self.end >= 0 and kind_of(Path(self.path)) != "parquet" else self.size
-
-
-def kind_of(path: Path) -> str:
-    """ "text", "records" or "parquet", of the name without .gz or .zst."""
-    suffix = (path.with_suffix("") if path.suffix in PACKED_SUFFIXES else path).suffix.lower()
-    return "records" if suffix in RECORD_SUFFIXES else "parquet" if suffix == ".parquet" else "text"
-
-
-def is_plain_text(path: Path) -> bool:
-    """Whether a file is text as it stands: no records, no Parquet, not packed."""
-    return kind_of(path) == "text" and path.suffix not in PACKED_SUFFIXES
-
-
-def find_sources(names: Sequence[str | Path]) -> list[Path]:
-    """The files that names of files, folders and globs stand for. Folders give what is text, records or Parquet in them,
-    at any depth, hidden files left out; of what folders and globs give, empty files are left out too. A file comes once,
-    however many names and links lead to it."""
-    found: dict[Path, Path] = {}  # the file itself → its name
-    for name in names:
-        path = Path(name)
-        if not str(name):
-            raise UserError("--input '': is no name; give files, folders or globs")
-        if path.is_dir():
-            here = sorted(
-                file for file in path.rglob("*") if file.is_file() and _is_source(file, path) and _size(file)
-            )
-            if not here:
-                kinds = ", ".join((*TEXT_SUFFIXES, *RECORD_SUFFIXES, ".parquet"))
-                raise UserError(
-                    f"{name}: a folder with no text in it ({kinds}, or these with .gz or .zst); name files"
-                )
-        elif path.exists():
-            here = [path]
-        else:
-            matches = map(Path, _matches(str(name)))
-            here = sorted(file for file in matches if file.is_file() and _size(file))
-            if not here:
-                raise UserError(f"{name}: no such file, and no file matches it; check the path")
-        for file in here:
-            found.setdefault(file.resolve(), file)
-    for file in found.values():
-        if not _size(file):
-            raise UserError(f"{file}: is empty; leave it out")
-        if file.suffix == ".json":
-            raise UserError(f"{file}: is JSON; give text, JSON lines (.jsonl) or Parquet")
-        if file.suffix.lower() in PACKED_SUFFIXES and file.suffix not in PACKED_SUFFIXES:
-            raise UserError(f"{file}: write its ending in small letters ({file.suffix.lower()})")
-        if file.suffix.lower() in NO_TEXT or file.with_suffix("").suffix.lower() == ".tar":
-            raise UserError(
-                f"{file}: is no text by its ending; unpack it, or leave it out (text, .jsonl and .parquet are read)"
-            )
-        if kind_of(file) == "parquet" and file.suffix in PACKED_SUFFIXES:
-            raise UserError(f"{file}: Parquet is packed inside already; unpack the file first")
-    return list(found.values())
-
-
-def _matches(pattern: str) -> Iterator[str]:
-    """Like glob.glob, but `**` goes through no link to a folder, as folders do not: such links may lead in a circle."""
-    parts = Path(pattern).parts
-    if "**" not in parts:
-        yield from glob.glob(pattern)
-        return
-    at = parts.index("**")
-    for top in glob.glob(os.path.join(*parts[:at])) if at else ["."]:
-        for folder, names, _ in os.walk(top):
-            names[:] = [name for name in names if not name.startswith(".")]
-            yield from _matches(os.path.join(glob.escape(folder), *(parts[at + 1 :] or ("*",))))
-
-
-def _size(file: Path) -> int:
-    return file.stat().st_size
-
-
-def _is_source(file: Path, folder: Path) -> bool:
-    if any(part.startswith(".") for part in file.relative_to(folder).parts):
-        return False
-    bare = file.with_suffix("") if file.suffix in PACKED_SUFFIXES else file
-    return bare.suffix.lower() in (*TEXT_SUFFIXES, *RECORD_SUFFIXES, ".parquet")
+        return self.end - self.begin if self.end >= 0 and kind_of(self.path).form != "parquet" else self.size
 
 
 def plan_shards(
@@ -138,36 +57,44 @@ def plan_shards(
         path = path.absolute()
         facts = path.stat()
         size, changed = facts.st_size, facts.st_mtime_ns
-        if path.suffix in PACKED_SUFFIXES:
+        kind = kind_of(path)
+        if kind.packing:
             shards.append(Shard(str(path), 0, -1, size, changed))
-        elif kind_of(path) == "parquet":
-            spans = _groups_of_rows(path, shard_bytes)
+        elif kind.form == "parquet":
+            spans = groups_of_rows(path, shard_bytes)
             shards += [Shard(str(path), begin, end, size, changed) for begin, end in spans]
         else:
             marks = separators(path, separator)
-            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            with path.open("rb") as file:
                 begin = 0
                 while begin < size:
-                    end = _next_end(text, begin + shard_bytes, marks) if begin + shard_bytes < size else size
+                    end = min(_next_end(file, begin + shard_bytes, marks), size)
                     shards.append(Shard(str(path), begin, end, size, changed))
                     begin = end
     return shards
 
 
-def _next_end(text: mmap.mmap, target: int, marks: Sequence[bytes]) -> int:
-    """Where a separator ends that begins at `target` or later, or the text's end. One that another could overlap from the
-    left is passed by (of three newlines only the first two are a blank line), so that shards split like the whole."""
+def _next_end(file: BinaryIO, target: int, marks: Sequence[bytes]) -> int:
+    """Where a separator ends that begins at `target` or later; at least the file's size where there is none. One that
+    another could overlap from the left is passed by (of three newlines only the first two are a blank line), so that
+    shards split like the whole."""
     pattern, longest = _compiled(marks), max(map(len, marks))
-    while found := pattern.search(text, target):
-        target = found.start() + 1
-        if pattern.search(text, max(0, target - longest)).start() == found.start():
-            return found.end()
-    return len(text)
+    while True:
+        begin = max(0, target - longest)
+        file.seek(begin)
+        text = file.read(SEARCH_BYTES + 2 * longest)
+        while found := pattern.search(text, target - begin):
+            target = begin + found.start() + 1
+            if pattern.search(text, max(0, target - begin - longest)).start() == found.start():
+                return begin + found.end()
+        if len(text) < SEARCH_BYTES + 2 * longest:
+            return max(target, begin + len(text))
+        target = max(target, begin + len(text) - longest + 1)
 
 
 def separators(path: Path, separator: str | None) -> list[bytes]:
     """What stands between documents of the file: newlines in records, marks in text."""
-    if kind_of(path) == "records":
+    if kind_of(path).form == "records":
         return [b"\n"]
     mark = DOCUMENT_END.encode()
     own = (separator or "").encode()
@@ -182,24 +109,30 @@ def _compiled(marks: Sequence[bytes]) -> re.Pattern:
 
 def documents(shard: Shard, field: str = "text", separator: str | None = None) -> Iterator[bytes]:
     """The documents of a shard, in order, as bytes without what separates them."""
+    _check_unchanged(shard)
     path = Path(shard.path)
-    try:
-        facts = path.stat()
-    except FileNotFoundError:
-        raise UserError(f"{path}: is gone since the work was planned; start again") from None
-    if (facts.st_size, facts.st_mtime_ns) != (shard.size, shard.changed):
-        raise UserError(f"{path}: changed since the work was planned; start again")
-    kind = kind_of(path)
-    if kind == "parquet":
+    form = kind_of(path).form
+    if form == "parquet":
         yield from _rows(shard, field)
-        return
-    texts = split(_pieces(shard), separators(path, separator))
-    if kind == "text":
-        yield from texts
-        return
-    for number, line in enumerate(texts):
-        if line.strip():
-            yield _text_of_record(shard, number, line, field)
+    else:
+        texts = split(_pieces(shard), separators(path, separator))
+        if form == "text":
+            yield from texts
+        else:
+            for number, line in enumerate(texts):
+                if line.strip():
+                    yield _text_of_record(shard, number, line, field)
+    _check_unchanged(shard)
+
+
+def _check_unchanged(shard: Shard) -> None:
+    """Raises UserError where the shard's file is another one than when it was planned."""
+    try:
+        facts = Path(shard.path).stat()
+    except FileNotFoundError:
+        raise UserError(f"{shard.path}: is gone since the work was planned; start again") from None
+    if (facts.st_size, facts.st_mtime_ns) != (shard.size, shard.changed):
+        raise UserError(f"{shard.path}: changed since the work was planned; start again")
 
 
 def split(pieces: Iterable[bytes], marks: Sequence[bytes]) -> Iterator[bytes]:
@@ -222,9 +155,15 @@ def split(pieces: Iterable[bytes], marks: Sequence[bytes]) -> Iterator[bytes]:
 
 def _pieces(shard: Shard) -> Iterator[bytes]:
     path = Path(shard.path)
-    if path.suffix in PACKED_SUFFIXES:
+    kind = kind_of(path)
+    if kind.packing:
         with unpacked(path) as file:
-            yield from iter(lambda: file.read(PIECE), b"")
+            pieces = iter(lambda: file.read(PIECE), b"")
+            first = next(pieces, b"")
+            if kind.form == "text":
+                check_is_text(path, first[:HEAD])
+            yield first
+            yield from pieces
         return
     with path.open("rb") as file:
         file.seek(shard.begin)
@@ -234,7 +173,7 @@ def _pieces(shard: Shard) -> Iterator[bytes]:
 
 def unpacked(path: Path):
     """A .gz or .zst file opened for reading what is in it. Damage shows as a `UserError` while reading."""
-    if path.suffix == ".gz":
+    if kind_of(path).packing == ".gz":
         import gzip
 
         return _Checked(path, gzip.open(path, "rb"))
@@ -327,7 +266,7 @@ def _text_of_record(shard: Shard, number: int, line: bytes, field: str) -> bytes
 
 def _place(shard: Shard, number: int) -> str:
     """File and line, counted from 1 in the file, for an error."""
-    if Path(shard.path).suffix in PACKED_SUFFIXES or not shard.begin:
+    if not shard.begin:  # as in all packed files
         return f"{shard.path}, line {number + 1}"
     with open(shard.path, "rb") as file:
         before = sum(
@@ -336,43 +275,10 @@ def _place(shard: Shard, number: int) -> str:
     return f"{shard.path}, line {before + number + 1}"
 
 
-def open_parquet(path: Path):
-    """A pyarrow.parquet.ParquetFile."""
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise UserError(
-            f"{path}: reading Parquet needs pyarrow, which is not installed; `pip install pyarrow` (the extra `data`)"
-        ) from None
-    try:
-        return parquet.ParquetFile(path, memory_map=True)
-    except (ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: no whole Parquet file ({reason}); fetch it again") from None
-
-
-def _groups_of_rows(path: Path, shard_bytes: int) -> list[tuple[int, int]]:
-    """Spans of row groups of about `shard_bytes` each."""
-    facts = open_parquet(path).metadata
-    spans, begin, gathered = [], 0, 0
-    for group in range(facts.num_row_groups):
-        gathered += facts.row_group(group).total_byte_size
-        if gathered >= shard_bytes or group == facts.num_row_groups - 1:
-            spans.append((begin, group + 1))
-            begin, gathered = group + 1, 0
-    return spans
-
-
 def _rows(shard: Shard, field: str) -> Iterator[bytes]:
     path = Path(shard.path)
     with open_parquet(path) as file:
-        if field not in file.schema_arrow.names:
-            raise UserError(
-                f"{path}: has no column {field!r} (it has {', '.join(file.schema_arrow.names)}); name it with --text-field"
-            )
-        kind = file.schema_arrow.field(field).type
-        if str(getattr(kind, "value_type", kind)) not in TEXT_COLUMNS:
-            raise UserError(f"{path}: column {field!r} is {kind} and no text; name another --text-field")
-        for batch in file.iter_batches(1024, row_groups=range(shard.begin, shard.end), columns=[field]):
+        check_text_column(path, file, field)
+        for batch in batches_of(path, file, [field], range(shard.begin, shard.end)):
             for text in batch.column(0).cast("large_binary").to_pylist():
                 yield text or b""

@@ -71,9 +71,9 @@ def open_tokens(
     if path.stat().st_size == 0:
         raise UserError(f"{path}: is empty; encode a text that is not")
     stored_at = path
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         tokens = _open_npy(path)
-    elif path.suffix == ".bin":
+    elif path.suffix.lower() == ".bin":
         tokens = _open_bin(path, vocab_size, dtype)
     else:
         stored_at = converted_path(path)

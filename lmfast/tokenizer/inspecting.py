@@ -14,13 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from lmfast.data.sources import documents, find_sources, is_plain_text, plan_shards
+from lmfast.data.finding import find_sources
+from lmfast.data.sources import documents, plan_shards
 from lmfast.data.token_file import TokenFile
 from lmfast.errors import UserError
 from lmfast.files import check_writable, written_beside
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.commands import load_tokenizer, shown
 from lmfast.tokenizer.documents import DOCUMENT_END, documents_of, open_text
+from lmfast.tokenizer.file_kinds import is_plain_text
 from lmfast.tokenizer.html_page import html_page
 from lmfast.tokenizer.inspecting_chat import kind_of_records, read_records, ready_for_chat, verify_records
 from lmfast.tokenizer.rendering import Shown, marked, mask_fact

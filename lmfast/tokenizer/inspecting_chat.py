@@ -26,6 +26,7 @@ from lmfast.data.chat import (
 from lmfast.data.chat_records import Message, Preference, read_conversations, read_preferences
 from lmfast.errors import UserError
 from lmfast.tokenizer.bpe import Tokenizer
+from lmfast.tokenizer.file_kinds import RECORD_SUFFIXES
 from lmfast.tokenizer.rendering import Shown
 from lmfast.tokenizer.verifying import GIVES_BACK, against_source
 
@@ -37,7 +38,7 @@ def kind_of_records(name: str, field: str) -> str | None:
     """ "conversations" or "preferences" for a .json or .jsonl whose first record is one; None for any other file, and for
     records with the text field that is asked for."""
     path = Path(name)
-    if path.suffix not in (".json", ".jsonl", ".ndjson") or not path.is_file():
+    if path.suffix.lower() not in RECORD_SUFFIXES or not path.is_file():
         return None
     first = _first_record(path)
     if first is None or field in first:
@@ -51,7 +52,9 @@ def _first_record(path: Path) -> dict | None:
     """The first object of lines or of an array; None where there is none (the reader will say why)."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         line = next((line for line in file if line.strip()), "")
-        text = line if line.lstrip().startswith("{") and path.suffix != ".json" else line + file.read()
+        text = (
+            line if line.lstrip().startswith("{") and path.suffix.lower() != ".json" else line + file.read()
+        )
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):

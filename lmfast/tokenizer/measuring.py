@@ -13,11 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lmfast.data.sources import documents, find_sources, is_plain_text, plan_shards
+from lmfast.data.finding import files_under, find_sources
+from lmfast.data.sources import documents, plan_shards
 from lmfast.data.token_file import open_tokens
 from lmfast.errors import UserError
 from lmfast.tokenizer.commands import load_tokenizer, rate_line
 from lmfast.tokenizer.documents import open_text, sample_documents
+from lmfast.tokenizer.file_kinds import is_plain_text
 
 TIMED_BYTES = 32 << 20  # of a text, for its rate
 
@@ -27,11 +29,7 @@ def token_files(names: Sequence[str | Path]) -> list[Path]:
     files: list[Path] = []
     for name in map(Path, names):
         if name.is_dir():
-            found = sorted(
-                file
-                for file in [*name.rglob("*.npy"), *name.rglob("*.bin")]
-                if not any(part.startswith(".") for part in file.relative_to(name).parts)
-            )
+            found = [file for file in files_under(name) if file.suffix.lower() in (".npy", ".bin")]
         else:
             found = [name]
         if not found:

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from lmfast.data.chat import knows_ids_of
-from lmfast.data.sources import documents, find_sources, is_plain_text, plan_shards
+from lmfast.data.finding import find_sources
+from lmfast.data.sources import documents, plan_shards
 from lmfast.data.token_file import TokenFile, open_tokens
 from lmfast.errors import UserError
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.documents import DOCUMENT_END, open_text
+from lmfast.tokenizer.file_kinds import is_plain_text
 
 PIECE = 1 << 22  # ids, or bytes, handled together
 

@@ -92,8 +92,8 @@ def test_files_that_hold_something_else_leave_nothing(tmp_path):
         ("alpaca", "list.json", "list.json: record 1 has not the strings"),
         ("alpaca", "text.json", "text.json: is no JSON"),
         ("wikitext", "not.parquet", "not.parquet: no whole Parquet file"),
-        ("wikitext", "other.parquet", "other.parquet: has no column text (it has other)"),
-        ("preferences", "other.parquet", "other.parquet: has no column chosen"),
+        ("wikitext", "other.parquet", "other.parquet: has no column 'text' (it has other)"),
+        ("preferences", "other.parquet", "other.parquet: has no column 'chosen'"),
     ):
         with pytest.raises(UserError) as caught:
             MAKERS[form]("train", [tmp_path / name], out, True)

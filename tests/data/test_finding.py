@@ -1,0 +1,199 @@
+"""finding.py: names stand for the files that a person means, and nothing is missed without a word."""
+
+import gzip
+import os
+
+import pytest
+
+from lmfast.data import finding
+from lmfast.data.finding import files_under, find_sources, matching
+from lmfast.errors import UserError
+
+
+def test_folders_globs_and_names(tmp_path):
+    for name in (
+        "b.txt",
+        "a.md",
+        "sub/c.jsonl",
+        "sub/d.parquet",
+        "e.txt.gz",
+        ".hidden.txt",
+        ".git/f.txt",
+        "x.npy",
+        "y.json",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    names = [path.relative_to(tmp_path).as_posix() for path in find_sources([tmp_path])]
+    assert names == ["a.md", "b.txt", "e.txt.gz", "sub/c.jsonl", "sub/d.parquet"]
+    assert [path.name for path in find_sources([f"{tmp_path}/*.txt", tmp_path / "a.md", tmp_path])] == [
+        "b.txt", "a.md", "e.txt.gz", "c.jsonl", "d.parquet",
+    ]  # fmt: skip
+    assert [path.name for path in find_sources([f"{tmp_path}/**/*.jsonl"])] == ["c.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("no.txt", r"no.txt: no such file, and no file matches it"),
+        ("*.csv", r"\*.csv: no such file, and no file matches it"),
+        ("void", r"void: a folder with no text in it \(.txt, "),
+        ("empty.txt", r"empty.txt: is empty"),
+        ("*.txt", r"no file matches it"),
+        ("list.json", r"list.json: is JSON, but not a record in each line; make .jsonl of it"),
+        ("object.JSON.gz", r"object.JSON.gz: is JSON, but not a record in each line"),
+        ("a.parquet.gz", r"a.parquet.gz: Parquet is compressed already"),
+        ("pipe.md", r"pipe.md: is a pipe or a device; give a plain file"),
+        (
+            "gone.md",
+            r"gone.md: links to nowhere, which cannot be read \(No such file or directory\); mend or remove it",
+        ),
+        ("gone*", r"gone.md: links to nowhere"),
+    ],
+)
+def test_names_that_stand_for_nothing(tmp_path, name, match):
+    (tmp_path / "void").mkdir()
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "list.json").write_text('[{"text": "a"}, {"text": "b"}]\n')
+    (tmp_path / "object.JSON.gz").write_bytes(gzip.compress(b'{\n "text": "a"\n}\n'))
+    (tmp_path / "gone.md").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.md")
+    (tmp_path / "a.parquet.gz").write_text("x")
+    with pytest.raises(UserError, match=match) as caught:
+        find_sources([tmp_path / name])
+    assert "\n" not in str(caught.value)
+
+
+def test_empty_files_of_a_folder_or_glob_are_left_out_and_no_name_is_no_folder(tmp_path):
+    (tmp_path / "a.txt").touch()
+    (tmp_path / "b.txt").write_text("b")
+    for name in (tmp_path, f"{tmp_path}/*.txt"):
+        assert find_sources([name]) == [tmp_path / "b.txt"]
+    with pytest.raises(UserError, match="is no name"):
+        find_sources([""])
+
+
+def test_links_in_a_circle_and_other_names_give_a_file_once(tmp_path):
+    (tmp_path / "a/b").mkdir(parents=True)
+    for name in ("a/x.txt", "a/b/y.txt"):
+        (tmp_path / name).write_text(name)
+    for name in ("a/up", "a/here", "a/b/again"):
+        (tmp_path / name).symlink_to(tmp_path / "a")
+    (tmp_path / "a/z.txt").symlink_to("x.txt")
+    wanted = ["a/b/y.txt", "a/x.txt"]
+
+    def found(*patterns):
+        return [
+            str(path.relative_to(tmp_path)) for path in find_sources([tmp_path / name for name in patterns])
+        ]
+
+    for pattern in ("a", "**/*.txt", "**", "a/**/*.txt", "a/**/**/*.txt", "**/b/**/y.txt"):
+        assert found(pattern) == (wanted if "y" not in pattern else wanted[:1]), pattern
+    assert found("a/z.txt", "a/here/x.txt", "a") == ["a/z.txt", "a/b/y.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("a.txt.xz", "a.txt.xz: .xz files hold no text; unpack or convert it to text, .jsonl or .parquet"),
+        ("a.zip", "a.zip: .zip files hold no text"),
+        ("a.tar.gz", "a.tar.gz: .tar files hold no text"),
+        ("train.NPY", "train.NPY: .npy files hold no text"),
+        ("train.npy.gz", "train.npy.gz: .npy files hold no text"),
+        ("a.ZIP.Zst", "a.ZIP.Zst: .zip files hold no text"),
+        ("a.txt.gz.gz", "a.txt.gz.gz: is packed twice"),
+    ],
+)
+def test_what_would_be_read_as_nonsense_is_refused(tmp_path, name, match):
+    (tmp_path / name).write_bytes(b"x")
+    for source in (tmp_path / name, tmp_path / "*"):
+        with pytest.raises(UserError, match=match):
+            find_sources([source])
+
+
+def test_text_that_begins_as_another_format_does_is_refused(tmp_path):
+    for data, format in ((gzip.compress(b"text"), "gzip"), ("text".encode("utf-16"), "UTF-16 or UTF-32")):
+        (tmp_path / "a.txt").write_bytes(data)
+        with pytest.raises(UserError, match=f"a.txt: is not UTF-8 text but {format}, by its first bytes"):
+            find_sources([tmp_path])
+
+
+def test_json_packed_or_named_holds_records_and_a_folder_says_what_it_leaves_out(tmp_path, caplog):
+    """C4's files are c4-train.00000-of-01024.json.gz; unpacked, their names look like those of files about data."""
+    record = b'{"text": "a"}\n'
+    for name in ("c4.001.json.gz", "c4.002.JSON.GZ"):
+        (tmp_path / name).write_bytes(gzip.compress(record))
+    for name in ("c4.003.json", "b.jl", "c.JSONL"):
+        (tmp_path / name).write_bytes(record)
+    for name in ("figure.png", "Makefile", "x.npy.gz"):
+        (tmp_path / name).write_bytes(b"x")
+    names = [path.name for path in find_sources([tmp_path])]
+    assert names == ["b.jl", "c.JSONL", "c4.001.json.gz", "c4.002.JSON.GZ"]
+    told = caplog.messages[0]
+    assert "files of other names are left out (" in told
+    assert all(part in told for part in ("1 of .json", "1 of .png", "1 of no suffix", "1 of .gz"))
+    assert find_sources([f"{tmp_path}/*.json"]) == [tmp_path / "c4.003.json"]
+
+
+def test_a_folder_without_text_says_what_it_holds(tmp_path):
+    for name in ("a.png", "b.png", "list.json"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=r"a folder with no text in it .*it holds 2 of .png, 1 of .json"):
+        find_sources([tmp_path])
+
+
+@pytest.mark.parametrize("name", ["", "*/*.txt", "**/*.txt", "**"])
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch, name):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open/a.txt").write_text("a")
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refusing(folder):
+        if os.fspath(folder).endswith("closed"):
+            raise PermissionError(13, "Permission denied", os.fspath(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    for read in (lambda path: find_sources([path]), matching if name else files_under):
+        with pytest.raises(
+            UserError, match=r"closed: cannot be read \(Permission denied\); give access to it"
+        ):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["part2", "b.txt"])
+@pytest.mark.parametrize("pattern", ["", "*", "**/*"])
+def test_a_link_that_leads_nowhere_is_an_error(tmp_path, name, pattern):
+    """An unmounted disk, or a file that was moved."""
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / name).symlink_to("/nowhere/else")
+    with pytest.raises(UserError, match=f"{name}: links to /nowhere/else, which cannot be read"):
+        find_sources([tmp_path / pattern])
+
+
+def test_a_file_that_cannot_be_read_is_an_error_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("a")
+
+    def refusing(path, *arguments):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(finding.Path, "open", refusing)
+    with pytest.raises(UserError, match=r"a.txt: cannot be read \(Permission denied\)"):
+        find_sources([tmp_path])
+
+
+def test_folders_that_are_left_out_are_named(tmp_path, caplog):
+    (tmp_path / "here/sub").mkdir(parents=True)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here/a.txt").write_text("a")
+    (tmp_path / "here/sub/b.txt").write_text("b")
+    (tmp_path / "here/linked").symlink_to(tmp_path / "there")
+    (tmp_path / "here/again").symlink_to(tmp_path / "here")
+    assert len(find_sources([tmp_path / "here"])) == 2
+    assert caplog.messages == [
+        f"{tmp_path}/here: links to folders are left out ({tmp_path}/here/linked); name them to read them"
+    ]
+    caplog.clear()
+    assert len(find_sources([f"{tmp_path}/here/*"])) == 1
+    assert "folders that it matches are left out" in caplog.messages[0] and "here/sub" in caplog.messages[0]
