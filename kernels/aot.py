@@ -36,9 +36,11 @@ from kernels.attention_backward import attention_backward
 from kernels.attention_forward import attention_forward
 from kernels.attention_tiles import CANDIDATES, Tile, use_tiles
 from kernels.decode_attention import _decode
+from kernels.fp8_cast import _cast
 from kernels.fp8_cross_entropy import _loss as fp8_loss
 from kernels.fp8_feed_forward import _gradient as fp8_swiglu_backward
 from kernels.fp8_feed_forward import _hidden as fp8_swiglu
+from kernels.fp8_feed_forward import _maxima as fp8_swiglu_maxima
 from kernels.fp8_linear import CAPABILITY, E4M3, E5M2
 from kernels.linear_cross_entropy import LOSS_CANDIDATES, _loss
 from kernels.rms_norm import BACKWARD_CANDIDATES, NARROW_BACKWARD_CANDIDATES
@@ -319,11 +321,23 @@ def _fp8_loss_cases() -> Iterator[Case]:
             )
 
 
+def _fp8_cast_cases() -> Iterator[Case]:
+    one = _meta(dtype=torch.float32)
+    for width in (768, 4096):
+        x = _meta(4096, width)
+        for dtype in (E4M3, E5M2):
+            yield Case(
+                "fp8_cast", f"bfloat16 {width} to {dtype}", lambda x=x, d=dtype: _cast.body(x, one, d, 448.0),
+                architectures=FP8_ARCHITECTURES,
+            )  # fmt: skip
+
+
 def _fp8_feed_forward_cases() -> Iterator[Case]:
     for width in (1344, 2560, 3072):
         both, dhidden, scale = _meta(4096, 2 * width), _meta(4096, width), _meta(dtype=torch.float32)
         label = f"bfloat16 width {width}"
         for launch in (
+            lambda b=both: fp8_swiglu_maxima.body(b),
             lambda b=both, s=scale: fp8_swiglu.body(b, s),
             lambda d=dhidden, b=both, s=scale: fp8_swiglu_backward.body(d, b, s),
         ):
@@ -341,6 +355,7 @@ def cases(only: str | None = None) -> list[Case]:
         *_append_cases(),
         *_loss_cases(),
         *_fp8_loss_cases(),
+        *_fp8_cast_cases(),
         *_fp8_feed_forward_cases(),
     ]
     return [case for case in everything if only in (None, case.operator)]

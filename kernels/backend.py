@@ -49,6 +49,7 @@ CHOICES = {
     "attention": (ATTENTION, ATTENTION),
     "decode_attention": ("triton", "triton"),
     "linear_cross_entropy": ("triton", "triton"),
+    "fp8_cast": ("triton", "triton"),
     "fp8_feed_forward": ("triton", "triton"),
 }
 

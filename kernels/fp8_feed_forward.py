@@ -5,13 +5,14 @@ In: x (..., D), up_weight (2F, D), the gate's rows first, down_weight (D, F); ro
 hidden values, and the gradients of gate and up, go from float32 to FP8 without a 16-bit tensor between, written in
 tiles twice, as they are and transposed, because the products of the backward want the summed dimension dense.
 
-On CUDA these are two kernels. Inductor alone writes the gradients of gate and up in bf16, for they are joined, and
-computes the transposed hidden values again in the backward: 1.9 GB more of a layer of 65,536 tokens, 768 → 2,560. Its
-reductions are as good as ours: amax stays in plain operations, fused with SwiGLU.
+On CUDA these are two kernels, and a third finds the three maxima that the scales follow from. Inductor alone writes the
+gradients of gate and up in bf16, for they are joined, and computes the transposed hidden values again in the backward:
+1.9 GB more of a layer of 65,536 tokens, 768 → 2,560.
 
-Expected, that layer on an H100: hidden values 0.67 GB read for amax, 0.67 read and 0.34 written for the casts;
-gradients 1.0 GB, 1.0 and 0.67: 4.4 GB or 1.6 ms at 2.8 TB/s, where bf16 moves 2.8 GB or 1.0 ms; x and dy 0.2 ms.
-Products 2.0 ms at 1,150 TFLOP/s against 3.6 at 650. Net 0.8 ms a layer, 10 ms of a 124M step of 125. Not measured.
+On paper, that layer on an H100: hidden values 0.67 GB read for amax, 0.67 read and 0.34 written for the casts;
+gradients 0.34 GB, 1.0 and 0.67: 3.7 GB or 1.3 ms at 2.8 TB/s, where bf16 moves 2.8 GB or 1.0 ms; x and dy 0.2 ms.
+Measured before the gradients' maximum was bounded and dy had its kernel (docs/LOG.md, 2026-11-27): the whole step of
+124M takes 119.9 ms, 5.5 less than in bf16; of casts and maxima 2.2 ms a layer.
 """
 
 import math
@@ -20,15 +21,22 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from kernels.backend import autocast_dtype, jit, launch, register, tl, triton, use_triton
-from kernels.fp8_linear import E4M3, E5M2, MULTIPLE, fits_fp8, fp8_mm, to_fp8, to_range, transposed
+from kernels.fp8_cast import within
+from kernels.fp8_linear import (
+    E4M3,
+    E5M2,
+    MULTIPLE,
+    fits_fp8,
+    fp8_mm,
+    to_fp8,
+    to_fp8_both,
+    to_range,
+    transposed,
+)
 
+STEEPEST = 1.1  # an upper bound of silu's derivative
 FORMATS = E4M3, E5M2  # that hidden values and gradients are stored in
 ROWS, COLS, WARPS = 64, 64, 8  # the tile of one program: 58 registers in the larger kernel, 32 warps an SM
-
-
-@jit
-def _within(x, LIMIT: tl.constexpr):
-    return tl.where(x > LIMIT, LIMIT, tl.where(x < -LIMIT, -LIMIT, x))  # NaN stays
 
 
 @jit
@@ -43,11 +51,37 @@ def _hidden_kernel(
     from_ptr = both_ptr + first_row * 2 * F + first_col + (r[:, None] * (2 * F) + c[None, :])
     gate = tl.load(from_ptr, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(from_ptr + F, mask=inside, other=0.0).to(tl.float32)
-    hidden = _within(gate * tl.sigmoid(gate) * up * tl.load(scale_ptr), LIMIT)
+    hidden = within(gate * tl.sigmoid(gate) * up * tl.load(scale_ptr), LIMIT)
     hidden = hidden.to(hidden_ptr.dtype.element_ty)
     tl.store(hidden_ptr + first_row * F + first_col + (r[:, None] * F + c[None, :]), hidden, mask=inside)
     across_ptr = transposed_ptr + first_col * M + first_row + (c[:, None] * M + r[None, :])
     tl.store(across_ptr, tl.trans(hidden), mask=(first_col + c < F)[:, None] & (first_row + r < M)[None, :])
+
+
+@jit
+def _largest(x):
+    """The bits of the largest |x|, which order as the values do; a NaN's are the largest of all."""
+    return tl.max(tl.max(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, axis=1), axis=0)
+
+
+@jit
+def _maxima_kernel(
+    both_ptr, out_ptr,  # (M, 2F), (3, programs) int32
+    M, F,
+    ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    first_row, first_col = tl.program_id(0).to(tl.int64) * ROWS, tl.program_id(1).to(tl.int64) * COLS
+    r, c = tl.arange(0, ROWS), tl.arange(0, COLS)
+    inside = (first_row + r < M)[:, None] & (first_col + c < F)[None, :]
+    from_ptr = both_ptr + first_row * 2 * F + first_col + (r[:, None] * (2 * F) + c[None, :])
+    gate = tl.load(from_ptr, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(from_ptr + F, mask=inside, other=0.0).to(tl.float32)
+    silu = gate * tl.sigmoid(gate)
+    programs = tl.num_programs(0) * tl.num_programs(1)
+    place_ptr = out_ptr + tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
+    tl.store(place_ptr, _largest(silu * up))
+    tl.store(place_ptr + programs, _largest(silu))
+    tl.store(place_ptr + 2 * programs, _largest(up))
 
 
 @jit
@@ -65,9 +99,9 @@ def _gradient_kernel(
     narrow = first_row * F + first_col + (r[:, None] * F + c[None, :])
     dhidden = tl.load(dhidden_ptr + narrow, mask=inside, other=0.0).to(tl.float32) * tl.load(scale_ptr)
     sigmoid = tl.sigmoid(gate)
-    dgate = _within(dhidden * up * sigmoid * (1.0 + gate * (1.0 - sigmoid)), LIMIT)
+    dgate = within(dhidden * up * sigmoid * (1.0 + gate * (1.0 - sigmoid)), LIMIT)
     dgate = dgate.to(dboth_ptr.dtype.element_ty)
-    dup = _within(dhidden * gate * sigmoid, LIMIT).to(dboth_ptr.dtype.element_ty)
+    dup = within(dhidden * gate * sigmoid, LIMIT).to(dboth_ptr.dtype.element_ty)
     tl.store(dboth_ptr + wide, dgate, mask=inside)
     tl.store(dboth_ptr + wide + F, dup, mask=inside)
     across = (first_col + c < F)[:, None] & (first_row + r < M)[None, :]
@@ -78,6 +112,21 @@ def _gradient_kernel(
 
 def _grid(rows: int, hidden: int) -> tuple[int, int]:
     return triton.cdiv(rows, ROWS), triton.cdiv(hidden, COLS)
+
+
+@register("fp8_swiglu_maxima", opaque=True)  # one reading of gate and up; Inductor makes three of it
+def _maxima(both: torch.Tensor) -> torch.Tensor:
+    """The largest magnitudes of hidden values, silu(gate) and up, (3,) float32, of gate and up (M, 2F)."""
+    M, F = both.shape[0], both.shape[1] // 2
+    rows, cols = _grid(M, F)
+    found = torch.empty((3, rows * cols), dtype=torch.int32, device=both.device)
+    launch(_maxima_kernel)[rows, cols](both, found, M, F, ROWS=ROWS, COLS=COLS, num_warps=WARPS)
+    return found.amax(1).view(torch.float32)
+
+
+@_maxima.register_fake
+def _(both):
+    return both.new_empty(3, dtype=torch.float32)
 
 
 @register("fp8_swiglu", opaque=True)  # a traced one could be made again in the backward, to save memory
@@ -118,37 +167,46 @@ def _(dhidden, both, scale):
     return both.new_empty((M, F2), dtype=FORMATS[1]), both.new_empty((F2, M), dtype=FORMATS[1])
 
 
-def _swiglu(both: torch.Tensor) -> torch.Tensor:
-    gate, up = both.float().chunk(2, dim=1)
-    return torch.nn.functional.silu(gate) * up
-
-
 def _swiglu_gradients(dhidden: torch.Tensor, both: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     (gate, up), dhidden = both.float().chunk(2, dim=1), dhidden.float()
     sigmoid = torch.sigmoid(gate)
     return dhidden * up * sigmoid * (1.0 + gate * (1.0 - sigmoid)), dhidden * gate * sigmoid
 
 
-def hidden_to_fp8(both: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(hidden values in e4m3, the same transposed, inverse scale) of gate and up (M, 2F)."""
-    scale, inverse = to_range(_swiglu(both).abs().amax(), E4M3)
-    if use_triton("fp8_feed_forward", both):
-        return *_hidden(both, scale), inverse
+def hidden_to_fp8(both: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(hidden values in e4m3, the same transposed, inverse scale, the derivatives' bound) of gate and up (M, 2F).
+
+    The bound, a float32 scalar: no element of SwiGLU's derivatives by up and gate, silu(gate) and up · silu'(gate), is
+    larger, for |silu'| ≤ 1.0999."""
+    ours = use_triton("fp8_feed_forward", both)
+    if ours:
+        amax, silu_max, up_max = _maxima(both).unbind()
+    else:
+        gate, up = both.float().chunk(2, dim=1)
+        silu = torch.nn.functional.silu(gate)
+        amax, silu_max, up_max = (x.abs().amax() for x in (silu * up, silu, up))
+    bound = torch.maximum(silu_max, STEEPEST * up_max)
+    scale, inverse = to_range(amax, E4M3)
+    if ours:
+        return *_hidden(both, scale), inverse, bound
     limit = torch.finfo(E4M3).max
-    hidden = (_swiglu(both) * scale).clamp(-limit, limit).to(FORMATS[0])
-    return hidden, transposed(hidden), inverse
+    hidden = (silu * up * scale).clamp(-limit, limit).to(FORMATS[0])
+    return hidden, transposed(hidden), inverse, bound
 
 
 def gradient_to_fp8(
-    dhidden: torch.Tensor, both: torch.Tensor
+    dhidden: torch.Tensor, both: torch.Tensor, bound: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(gradient of gate and up in e5m2 (M, 2F), the same transposed, inverse scale)."""
-    dgate, dup = _swiglu_gradients(dhidden, both)
-    scale, inverse = to_range(torch.maximum(dgate.abs(), dup.abs()).amax(), E5M2)  # one reduction
+    """(gradient of gate and up in e5m2 (M, 2F), the same transposed, inverse scale); bound: as `hidden_to_fp8` gives it.
+
+    The scale keeps dhidden's largest value times the bound in range, which is some powers of two more than the
+    gradient needs. e5m2 has 30 of them, and loses nothing but what lies 2⁻²⁶ below the largest value: the true maximum
+    would cost another reading of gate, up and dhidden, 0.23 ms of a layer of 65,536 × 2,560."""
+    scale, inverse = to_range(dhidden.abs().amax().float() * bound, E5M2)
     if use_triton("fp8_feed_forward", both):
         return *_gradient(dhidden, both, scale), inverse
     limit = torch.finfo(E5M2).max
-    dboth = (torch.cat([dgate, dup], dim=1) * scale).clamp(-limit, limit).to(FORMATS[1])
+    dboth = (torch.cat(_swiglu_gradients(dhidden, both), dim=1) * scale).clamp(-limit, limit).to(FORMATS[1])
     return dboth, transposed(dboth), inverse
 
 
@@ -159,9 +217,18 @@ class _Fp8FeedForward(torch.autograd.Function):
         up8, up_inverse = to_fp8(up_weight, E4M3)
         down8, down_inverse = to_fp8(down_weight, E4M3)
         both = fp8_mm(x8, x_inverse, up8, up_inverse, out_dtype, fast=True)
-        hidden8, hidden8t, hidden_inverse = hidden_to_fp8(both)
+        hidden8, hidden8t, hidden_inverse, bound = hidden_to_fp8(both)
         ctx.save_for_backward(
-            transposed(x8), x_inverse, up8, up_inverse, down8, down_inverse, both, hidden8t, hidden_inverse
+            transposed(x8),
+            x_inverse,
+            up8,
+            up_inverse,
+            down8,
+            down_inverse,
+            both,
+            hidden8t,
+            hidden_inverse,
+            bound,
         )
         ctx.dtypes = x.dtype, up_weight.dtype, down_weight.dtype
         return fp8_mm(hidden8, hidden_inverse, down8, down_inverse, out_dtype, fast=True)
@@ -169,14 +236,14 @@ class _Fp8FeedForward(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):
-        x8t, x_inverse, up8, up_inverse, down8, down_inverse, both, hidden8t, hidden_inverse = (
+        x8t, x_inverse, up8, up_inverse, down8, down_inverse, both, hidden8t, hidden_inverse, bound = (
             ctx.saved_tensors
         )
         x_dtype, up_dtype, down_dtype = ctx.dtypes
-        dy8, dy_inverse = to_fp8(dy, E5M2)
+        dy8, dy8t, dy_inverse = to_fp8_both(dy, E5M2)
         dhidden = fp8_mm(dy8, dy_inverse, transposed(down8), down_inverse, both.dtype, fast=False)
-        ddown = fp8_mm(transposed(dy8), dy_inverse, hidden8t, hidden_inverse, down_dtype, fast=False)
-        dboth8, dboth8t, dboth_inverse = gradient_to_fp8(dhidden, both)
+        ddown = fp8_mm(dy8t, dy_inverse, hidden8t, hidden_inverse, down_dtype, fast=False)
+        dboth8, dboth8t, dboth_inverse = gradient_to_fp8(dhidden, both, bound)
         dx = fp8_mm(dboth8, dboth_inverse, transposed(up8), up_inverse, x_dtype, fast=False)
         dup = fp8_mm(dboth8t, dboth_inverse, x8t, x_inverse, up_dtype, fast=False)
         return dx, dup, ddown, None

@@ -15,10 +15,10 @@ Layouts: cuBLAS takes FP8 operands with the summed dimension dense on both sides
     forward   y  = x8 (M, K) · weight8 (N, K)ᵀ       both as cast, no transposed copy; fast accumulation
     backward  dx = dy8 (M, N) · weight8ᵀ (K, N)ᵀ     transposed copy of the weight, N·K bytes
               dweight = dy8ᵀ (N, M) · x8ᵀ (K, M)ᵀ    transposed copies of dy, M·N bytes, and x, M·K bytes
-A tensor is 1 byte an element then, and Inductor writes the cast and its transpose from the same source.
+A tensor is 1 byte an element then. dy is cast and transposed by a kernel of ours (fp8_cast.py).
 
-A traced function, not an opaque operator: amax, scaling and cast then fuse with the activation that makes x and with
-its derivative, which makes dy; an opaque operator would find both in memory in bf16 and read them twice. SwiGLU's
+A traced function, not an opaque operator: amax, scaling and cast then fuse with the activation that makes x; an opaque
+operator would find it in memory in bf16 and read it twice. SwiGLU's
 feed-forward and the head have operators of their own (fp8_feed_forward.py, fp8_cross_entropy.py) made of these parts.
 Off CUDA the products multiply the same rounded values in float64: the emulation that tests train with, and the oracle.
 
@@ -35,6 +35,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from kernels.backend import autocast_dtype
+from kernels.fp8_cast import cast_both
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 MULTIPLE = 16
@@ -65,6 +66,12 @@ def to_fp8(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Ten
     limit = torch.finfo(dtype).max
     scale, inverse = to_range(x.abs().amax(), dtype)
     return (x.float() * scale).clamp(-limit, limit).to(dtype), inverse
+
+
+def to_fp8_both(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(x (M, N) in `dtype`, the same transposed, the inverse scale): `to_fp8` where a backward needs both."""
+    scale, inverse = to_range(x.abs().amax(), dtype)
+    return *cast_both(x, scale, dtype), inverse
 
 
 def transposed(x8: torch.Tensor) -> torch.Tensor:
@@ -112,12 +119,12 @@ class _Fp8Linear(torch.autograd.Function):
     def backward(ctx, dy):
         x8t, x_inverse, weight8, weight_inverse = ctx.saved_tensors
         x_dtype, weight_dtype = ctx.dtypes
-        dy8, dy_inverse = to_fp8(dy, E5M2)
+        dy8, dy8t, dy_inverse = to_fp8_both(dy, E5M2)
         dx = dweight = None
         if ctx.needs_input_grad[0]:
             dx = fp8_mm(dy8, dy_inverse, transposed(weight8), weight_inverse, x_dtype, fast=False)
         if ctx.needs_input_grad[1]:
-            dweight = fp8_mm(transposed(dy8), dy_inverse, x8t, x_inverse, weight_dtype, fast=False)
+            dweight = fp8_mm(dy8t, dy_inverse, x8t, x_inverse, weight_dtype, fast=False)
         return dx, dweight, None
 
 

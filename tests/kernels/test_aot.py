@@ -17,6 +17,7 @@ SAMPLE = {
     "rms_norm": "bfloat16 width 4096 + residual",
     "swiglu": "bfloat16 width 2560",
     "rope": "bfloat16 head_dim 64",
+    "fp8_cast": "bfloat16 768 to torch.float8_e5m2",
     "split_heads": "bfloat16 head_dim 64",
     "attention": "bfloat16 head_dim 64",
     "decode_attention": "bfloat16 head_dim 128, 32/8 heads, batch 1",

@@ -34,7 +34,8 @@ def test_gradients_are_those_of_swiglu():
     dhidden = torch.randn(16, 32)
     gate, up = both.chunk(2, 1)
     (wanted,) = torch.autograd.grad(torch.nn.functional.silu(gate) * up, both, dhidden.double())
-    got, across, inverse = gradient_to_fp8(dhidden, both.detach().float())
+    both32 = both.detach().float()
+    got, across, inverse = gradient_to_fp8(dhidden, both32, hidden_to_fp8(both32)[3])
     assert torch.equal(across.float(), got.float().t())
     # half of e5m2's last bit, or of its smallest value
     assert ((got.double() * inverse - wanted).abs() <= 2.0**-3 * wanted.abs() + 2.0**-17 * inverse).all()
@@ -45,7 +46,35 @@ def test_what_is_not_finite_shows():
     both[3, 5] = float("inf")
     assert hidden_to_fp8(both)[2].isnan()
     both[3, 5] = float("nan")
-    assert hidden_to_fp8(both)[2].isnan() and gradient_to_fp8(torch.ones(16, 32), both)[2].isnan()
+    *_, inverse, bound = hidden_to_fp8(both)
+    assert inverse.isnan() and gradient_to_fp8(torch.ones(16, 32), both, bound)[2].isnan()
+    for bad in (float("inf"), float("nan")):
+        dhidden = torch.ones(16, 32)
+        dhidden[0, 7] = bad
+        assert gradient_to_fp8(dhidden, torch.ones(16, 64), torch.ones(()))[2].isnan()
+
+
+@pytest.mark.parametrize("size", [0.1, 1.0, 30.0])
+def test_no_derivative_exceeds_the_bound(size):
+    both = torch.randn(64, 128, generator=torch.Generator().manual_seed(0)) * size
+    bound = hidden_to_fp8(both)[3]
+    gate = both[:, :64].double().requires_grad_()
+    silu = torch.nn.functional.silu(gate)
+    (slope,) = torch.autograd.grad(silu.sum(), gate)
+    largest = max(silu.abs().max(), (slope * both[:, 64:]).abs().max())
+    assert largest <= bound <= 64 * largest  # six powers of two of e5m2's thirty
+
+
+def test_values_far_below_the_largest_survive():
+    both = torch.full((16, 32), 1.0)
+    both[0] = 100.0
+    dhidden = torch.full((16, 16), 2.0**-8)
+    dhidden[0, 0] = 1.0
+    got, _, inverse = gradient_to_fp8(dhidden, both, hidden_to_fp8(both)[3])
+    ordinary = got[5:].float() * inverse
+    silu, slope = 0.7310586, 0.9276706  # of 1
+    torch.testing.assert_close(ordinary[:, 16:], torch.full((11, 16), 2.0**-8 * silu), rtol=2.0**-3, atol=0)
+    torch.testing.assert_close(ordinary[:, :16], torch.full((11, 16), 2.0**-8 * slope), rtol=2.0**-3, atol=0)
 
 
 def test_compiled_agrees_with_eager():

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 import kernels
-from kernels.fp8_linear import E4M3, E5M2, fits_fp8, fp8_mm, to_fp8
+from kernels.fp8_linear import E4M3, E5M2, fits_fp8, fp8_mm, to_fp8, to_fp8_both
 
 FORMATS = [(E4M3, 2.0**-4), (E5M2, 2.0**-3)]  # with the largest relative rounding of a normal number
 
@@ -25,6 +25,15 @@ def test_scales_are_powers_of_two_that_use_the_range(dtype, rounding, size):
     assert limit / 2 <= x8.float().abs().max() <= limit
     close = (x8.float() * inverse - x).abs() <= rounding * x.abs() + 2.0**-9 * inverse
     assert close.all()
+
+
+@pytest.mark.parametrize("dtype", [E4M3, E5M2])
+def test_both_layouts_hold_the_same_values(dtype):
+    x = torch.randn(48, 80)
+    x8, across, inverse = to_fp8_both(x, dtype)
+    want, want_inverse = to_fp8(x, dtype)
+    assert torch.equal(x8.float(), want.float()) and torch.equal(across.float(), want.float().t())
+    assert inverse == want_inverse and across.is_contiguous()
 
 
 @pytest.mark.parametrize("dtype", [E4M3, E5M2])

@@ -33,10 +33,24 @@ def test_agrees(shape, launched, monkeypatch):
         with monkeypatch.context() as patched:
             patched.setattr(module, "use_triton", lambda *_, choice=choice: choice)
             patched.setattr(module, "FORMATS", (torch.float32, torch.float32))
-            found.append((*module.hidden_to_fp8(both), *module.gradient_to_fp8(dhidden, both)))
+            *hidden, bound = module.hidden_to_fp8(both)
+            found.append((*hidden, *module.gradient_to_fp8(dhidden, both, bound)))
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * b.abs().max().item())
-    launched("_hidden_kernel", "_gradient_kernel")
+    launched("_hidden_kernel", "_gradient_kernel", "_maxima_kernel")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (70, 130)])
+def test_maxima(shape):
+    both = torch.randn(shape[0], 2 * shape[1])
+    gate, up = both.chunk(2, 1)
+    silu = torch.nn.functional.silu(gate)
+    want = torch.stack([(silu * up).abs().max(), silu.abs().max(), up.abs().max()])
+    torch.testing.assert_close(module._maxima(both), want, rtol=1e-6, atol=0)
+    both[-1, -1] = float("nan")  # of up
+    assert module._maxima(both).isnan().tolist() == [True, False, True]
+    both[-1, -1] = float("-inf")
+    assert module._maxima(both)[2] == float("inf")
 
 
 def test_in_fp8(monkeypatch):
