@@ -105,6 +105,23 @@ def _row_kernel(
 
 
 @jit
+def _dlogits(
+    logits, lse, factor, subtracted,
+    SOFTCAP: tl.constexpr, HAS_SOFTCAP: tl.constexpr, Z_LOSS: tl.constexpr, LIMIT: tl.constexpr,
+):  # fmt: skip
+    """(softmax · factor − subtracted) · the cap's derivative, within LIMIT; NaN stays."""
+    if HAS_SOFTCAP:
+        tanh = 2.0 * tl.sigmoid(2.0 * logits / SOFTCAP) - 1.0
+        logits = SOFTCAP * tanh
+    dlogits = tl.exp(logits - lse) * factor - subtracted
+    if HAS_SOFTCAP:
+        dlogits *= 1.0 - tanh * tanh
+    if Z_LOSS > 0:  # without it factor, SCALE at most, is well within LIMIT
+        dlogits = tl.where(dlogits > LIMIT, LIMIT, tl.where(dlogits < -LIMIT, -LIMIT, dlogits))
+    return dlogits
+
+
+@jit
 def _dlogits_kernel(
     logits_ptr, targets_ptr, lse_ptr,  # (rows, V), (rows,), (rows,)
     dlogits_ptr, transposed_ptr,  # e5m2 (rows, V) and (V, rows) with rows `transposed_stride` apart
@@ -113,27 +130,30 @@ def _dlogits_kernel(
     LIMIT: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    col = tl.program_id(0) * COLS + tl.arange(0, COLS)
+    first_col = tl.program_id(0) * COLS
+    col = first_col + tl.arange(0, COLS)
     mask = (row < rows)[:, None] & (col < V)[None, :]
     offsets = row[:, None] * V + col[None, :]  # the buffers are far smaller than 2³¹
-    logits = tl.load(logits_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
     target = tl.load(targets_ptr + row, mask=row < rows, other=0)
     lse = tl.load(lse_ptr + row, mask=row < rows, other=0.0)
-    if HAS_SOFTCAP:
-        tanh = 2.0 * tl.sigmoid(2.0 * logits / SOFTCAP) - 1.0
-        logits = SOFTCAP * tanh
     counted = target != ignore_index
-    factor = tl.where(counted, 1.0 + 2.0 * Z_LOSS * lse, 0.0)
-    dlogits = tl.exp(logits - lse[:, None]) * factor[:, None]
-    dlogits -= tl.where(counted[:, None] & (col[None, :] == target[:, None]), 1.0, 0.0)
-    if HAS_SOFTCAP:
-        dlogits *= 1.0 - tanh * tanh
-    scaled = dlogits * SCALE
-    scaled = tl.where(scaled > LIMIT, LIMIT, tl.where(scaled < -LIMIT, -LIMIT, scaled))  # NaN stays
-    rounded = scaled.to(dlogits_ptr.dtype.element_ty)
+    factor = tl.where(counted, SCALE * (1.0 + 2.0 * Z_LOSS * lse), 0.0)
+    logits = tl.load(logits_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
+    dlogits = _dlogits(logits, lse[:, None], factor[:, None], 0.0, SOFTCAP, HAS_SOFTCAP, Z_LOSS, LIMIT)
+    rounded = dlogits.to(dlogits_ptr.dtype.element_ty)
     tl.store(dlogits_ptr + offsets, rounded, mask=mask)
     across = col[:, None] * transposed_stride + row[None, :]
     tl.store(transposed_ptr + across, tl.trans(rounded), mask=(col < V)[:, None] & (row < rows)[None, :])
+    # The targets' own elements, of which a tile has few: comparing every column with its row's target would take a
+    # third of the tile's arithmetic.
+    here = counted & (row < rows) & (target >= first_col) & (target < first_col + COLS)
+    place = tl.where(here, target, 0).to(tl.int32)
+    logits = tl.load(logits_ptr + row * V + place, mask=here, other=0.0).to(tl.float32)
+    dlogits = _dlogits(logits, lse, factor, SCALE, SOFTCAP, HAS_SOFTCAP, Z_LOSS, LIMIT)
+    rounded = dlogits.to(dlogits_ptr.dtype.element_ty)
+    tl.debug_barrier()  # behind the stores of the tile
+    tl.store(dlogits_ptr + row * V + place, rounded, mask=here)
+    tl.store(transposed_ptr + place * transposed_stride + row, rounded, mask=here)
 
 
 def rows_within(limit: int, rows: int, row_bytes: int) -> int:
