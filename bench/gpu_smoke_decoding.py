@@ -95,7 +95,7 @@ def by_graph(device: torch.device, compile: bool = False) -> str:
         must_equal(generate(model, PROMPTS, 100, compile=compile, **options), plain, str(options))
         stop = plain[0][40]
         stopped = [row[: row.index(stop)] if stop in row else row for row in plain]
-        again = generate(model, PROMPTS, 100, compile=compile, stop_id=stop, **options)
+        again = generate(model, PROMPTS, 100, compile=compile, stop_ids={stop}, **options)
         must_equal(again, stopped, f"{options}, stopped")
     return "float32 ids equal those without a cache, stops and windows too"
 

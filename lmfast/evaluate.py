@@ -143,19 +143,20 @@ def _separator(run: Path, tokenizer) -> int:
 def _texts(
     settings: EvaluateSettings, train_data_path: str | None, model, tokenizer, device
 ) -> dict[str, float]:
+    from lmfast.data.chat import ending_ids
     from lmfast.data.text_figures import text_figures
     from lmfast.inference.decode import generate
     from lmfast.model.device import autocast
 
     if tokenizer is None:
         raise UserError("the run has no tokenizer, so text cannot be written; leave --samples out")
-    stop_id = tokenizer.special_tokens.get("<|endoftext|>")
-    begin = [stop_id] if stop_id is not None else tokenizer.encode("\n")
+    begin = tokenizer.encode("<|endoftext|>" if "<|endoftext|>" in tokenizer.special_tokens else "\n")
     known, source = _known_words(settings, train_data_path, tokenizer)
     with autocast(device, precision_of(settings)):
         new = generate(
             model, [begin] * settings.samples, settings.max_tokens,
-            temperature=settings.temperature, top_p=settings.top_p, seed=settings.seed, stop_id=stop_id,
+            temperature=settings.temperature, top_p=settings.top_p, seed=settings.seed,
+            stop_ids=ending_ids(tokenizer),
         )  # fmt: skip
     figures = text_figures([tokenizer.decode(ids) for ids in new], known)
     names = {f"distinct_{n}": f"distinct-{n}" for n in (1, 2, 3)} | {"repetition": "repeated 4-grams"}

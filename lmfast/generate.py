@@ -46,7 +46,7 @@ class GenerateSettings:
     seed: int = 0
     """the same seed gives the same text"""
     stop: bool = True
-    """end a text at <|endoftext|>; --no-stop goes on"""
+    """end a text at <|endoftext|>, and at <|end|> where the run has learnt to talk; --no-stop goes on to max_tokens"""
     kv_cache: bool = True
     """keep keys and values of earlier tokens; --no-kv-cache recomputes them, for comparison"""
     compile: bool = False
@@ -79,6 +79,7 @@ def generate_text(settings: GenerateSettings) -> None:
         raise UserError(f"max_tokens is {settings.max_tokens}; it must be at least 1")
     precision = precision_of(settings)
     compile_cache.use()
+    from lmfast.data.chat import ending_ids
     from lmfast.inference.decode import generate
     from lmfast.inference.sampling import Sampling
     from lmfast.model.device import autocast, pick_device, why_not_compile
@@ -96,11 +97,16 @@ def generate_text(settings: GenerateSettings) -> None:
         with autocast(device, precision):
             _talk(settings, model, tokenizer)
         return
-    stop_id = tokenizer.special_tokens.get("<|endoftext|>")
+    begin, stop_ids = tokenizer.special_tokens.get("<|endoftext|>"), ending_ids(tokenizer)
+    if settings.stop and not stop_ids:
+        print(
+            f"{folder}: the tokenizer has no <|endoftext|>, so each text goes on to max_tokens",
+            file=sys.stderr,
+        )
     ids = [tokenizer.encode(prompt) for prompt in prompts]
-    if any(not row for row in ids) and stop_id is None:
+    if any(not row for row in ids) and begin is None:
         raise UserError("the tokenizer has no <|endoftext|> to begin a text with; give --prompt")
-    ids = [row or [stop_id] for row in ids]
+    ids = [row or [begin] for row in ids]
 
     printer = _StreamPrinter(tokenizer, prompts[0]) if len(prompts) == 1 else None
     start = time.perf_counter()
@@ -108,7 +114,7 @@ def generate_text(settings: GenerateSettings) -> None:
         new = generate(
             model, ids, settings.max_tokens,
             temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p, seed=settings.seed,
-            stop_id=stop_id if settings.stop else None, kv_cache=settings.kv_cache, compile=settings.compile,
+            stop_ids=stop_ids if settings.stop else (), kv_cache=settings.kv_cache, compile=settings.compile,
             on_tokens=printer,
         )  # fmt: skip
     seconds = time.perf_counter() - start

@@ -210,11 +210,12 @@ def _refuse_two_tokenizers(train_file, val_file) -> None:
 
 def _sampler(tokenizer_path: Path, train_tokens):
     """(model, step) → text that continues PROMPTS, the same prompts and seed every time; figures about it."""
+    from lmfast.data.chat import ending_ids
     from lmfast.data.text_figures import text_figures, words_of_tokens
     from lmfast.inference.decode import generate
 
     tokenizer = _load_tokenizer(tokenizer_path)
-    stop = tokenizer.special_tokens.get(SEPARATOR)
+    stops = ending_ids(tokenizer)
 
     @functools.cache
     def known_words() -> set[str]:
@@ -225,7 +226,7 @@ def _sampler(tokenizer_path: Path, train_tokens):
         model.write_only(tokenizer.vocab)
         prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
         length = min(200, model.config.context_length)
-        new = generate(model, prompts, length, temperature=0.8, top_p=0.95, seed=0, stop_id=stop)
+        new = generate(model, prompts, length, temperature=0.8, top_p=0.95, seed=0, stop_ids=stops)
         texts = [tokenizer.decode(p + n) for p, n in zip(prompts, new, strict=True)]
         return "\n\n".join(texts), text_figures(texts, known_words())
 

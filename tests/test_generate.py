@@ -102,13 +102,18 @@ def test_max_tokens(lines):
     )
 
 
-def test_stop_ends_at_endoftext(lines, trained_run, capsys):
+@pytest.mark.parametrize("end", ["<|endoftext|>", "<|end|>"])
+def test_stop_ends_at_the_runs_own_ends(lines, trained_run, end):
+    """<|end|> without --chat, too: a chat-tuned run ends its turns with nothing else."""
     from lmfast import load_run
+    from lmfast.data.chat import add_chat_tokens
 
     model, tokenizer, _ = load_run(trained_run)
+    if end == "<|end|>":
+        tokenizer = add_chat_tokens(tokenizer)
     ids = model.generate(tokenizer.encode("Once"), max_tokens=12, temperature=0.0)
-    # The tiny model does not know how to end; a tokenizer that calls its third token <|endoftext|> does it for it.
-    tokenizer.special_tokens["<|endoftext|>"] = ids[2]
+    # The tiny model does not know how to end; a tokenizer that calls its third token so does it for it.
+    tokenizer.special_tokens[end] = ids[2]
     import lmfast.training.run_folder as room
 
     original = room.load_run
@@ -119,6 +124,16 @@ def test_stop_ends_at_endoftext(lines, trained_run, capsys):
     finally:
         room.load_run = original
     assert free.startswith(ended.rstrip("\n")) and len(ended) < len(free)
+
+
+def test_a_tokenizer_without_an_end_is_reported(lines, trained_run, monkeypatch):
+    from lmfast import load_run
+
+    model, tokenizer, config = load_run(trained_run)
+    tokenizer.special_tokens.clear()
+    monkeypatch.setattr("lmfast.training.run_folder.load_run", lambda *_, **__: (model, tokenizer, config))
+    assert "no <|endoftext|>, so each text goes on to max_tokens" in lines("--prompt", "Once", *GREEDY).err
+    assert "no <|endoftext|>" not in lines("--prompt", "Once", *GREEDY, "--no-stop").err
 
 
 @pytest.mark.parametrize("flag", ["--bf16", "--fp16"])

@@ -41,7 +41,7 @@ def test_a_base_model_learns_to_answer_and_to_stop(trained_run, records, tmp_pat
     assert losses[-1] < 0.2 * losses[0]
     prompt = render_prompt([Message("user", "a99")], tokenizer)
     end = tokenizer.special_tokens["<|end|>"]
-    assert tokenizer.decode(model.generate(prompt, 8, temperature=0.0, stop_id=end)) == "b"
+    assert tokenizer.decode(model.generate(prompt, 8, temperature=0.0, stop_ids={end})) == "b"
     facts = read_facts(out)
     assert facts["stage"] == "sft" and len(facts["held_out"]) == 4
     assert facts["train_data"]["conversations"] == 20

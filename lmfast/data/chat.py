@@ -38,6 +38,13 @@ def has_chat_tokens(tokenizer: "Tokenizer") -> bool:
     return all(text in tokenizer.special_tokens for text in (BOS, *CHAT_SPECIALS))
 
 
+def ending_ids(tokenizer: "Tokenizer") -> frozenset[int]:
+    """The ids that end a text which a run with this tokenizer writes, whoever asks for it: <|endoftext|> ends documents,
+    and <|end|> ends turns where the tokenizer has the chat's tokens. Empty where it has neither."""
+    ends = (BOS, END) if has_chat_tokens(tokenizer) else (BOS,)
+    return frozenset(tokenizer.special_tokens[text] for text in ends if text in tokenizer.special_tokens)
+
+
 def add_chat_tokens(tokenizer: "Tokenizer") -> "Tokenizer":
     """A tokenizer with the chat's special tokens at the end of its ids; the ids it had stay as they are."""
     specials = dict(tokenizer.special_tokens)

@@ -1,7 +1,7 @@
 """Talking with a model: turns in, streamed answers out, the history kept.
 
 In: a model and a tokenizer with the chat's special tokens, and lines of what the user says. Each turn is rendered as in
-training (lmfast/data/chat.py) and answered until <|end|>, <|endoftext|> or max_tokens. A history that leaves no room for
+training (lmfast/data/chat.py) and answered until one of `ending_ids` or max_tokens. A history that leaves no room for
 an answer loses its oldest turns, the system message never. Refused: a tokenizer without the chat's tokens, and a
 message that alone fills the context.
 """
@@ -9,7 +9,7 @@ message that alone fills the context.
 from collections.abc import Iterator
 
 from lmfast.data.batches import derive_seed
-from lmfast.data.chat import BOS, END, has_chat_tokens, render_prompt
+from lmfast.data.chat import ending_ids, has_chat_tokens, render_prompt
 from lmfast.data.chat_records import Message
 from lmfast.errors import UserError
 from lmfast.inference.decode import stream
@@ -39,8 +39,7 @@ class Chat:
         self.model, self.tokenizer = model, tokenizer
         self.max_tokens, self.seed = max_tokens, seed
         self.options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-        self.options |= {"kv_cache": kv_cache, "compile": compile}
-        self.stops = {tokenizer.special_tokens[END], tokenizer.special_tokens[BOS]}
+        self.options |= {"kv_cache": kv_cache, "compile": compile, "stop_ids": ending_ids(tokenizer)}
         self.history: list[Message] = [Message("system", system)] if system else []
         self.turns = 0
         self.forgotten = 0
@@ -86,10 +85,5 @@ class Chat:
     def _ids(self, prompt: list[int]) -> Iterator[int]:
         room = self.model.config.context_length - len(prompt)
         seed = derive_seed(self.seed, self.turns)
-        steps = stream(
-            self.model, [prompt], min(self.max_tokens, room), seed=seed, stop_id=None, **self.options
-        )
-        for (token,) in steps:
-            if token in self.stops:
-                return
-            yield token
+        steps = stream(self.model, [prompt], min(self.max_tokens, room), seed=seed, **self.options)
+        return (token for (token,) in steps)

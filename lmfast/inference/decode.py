@@ -14,7 +14,7 @@ compiling, CpuDecoder 4,900. Python between two steps takes 12 µs.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 
@@ -32,12 +32,12 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int = 0,
-    stop_id: int | None = None,
+    stop_ids: Collection[int] = (),
     kv_cache: bool = True,
     compile: bool = False,
     on_tokens: Callable[[list[int | None]], None] | None = None,
 ) -> list[list[int]]:
-    """New ids for each prompt (the prompt itself and a final stop_id left out), at most max_tokens of them.
+    """New ids for each prompt (the prompt itself and the id of stop_ids that ended it left out), at most max_tokens of them.
 
     on_tokens is told each step's new ids, None for sequences that have ended. compile: the cached step goes through
     torch.compile, once for each batch size. Deterministic for a seed. Raises UserError on bad prompts and settings.
@@ -45,7 +45,7 @@ def generate(
     new: list[list[int]] = [[] for _ in prompts]
     for ids in stream(
         model, prompts, max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
-        stop_id=stop_id, kv_cache=kv_cache, compile=compile,
+        stop_ids=stop_ids, kv_cache=kv_cache, compile=compile,
     ):  # fmt: skip
         for row, token in zip(new, ids, strict=True):
             if token is not None:
@@ -65,7 +65,7 @@ def stream(
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int = 0,
-    stop_id: int | None = None,
+    stop_ids: Collection[int] = (),
     kv_cache: bool = True,
     compile: bool = False,
 ) -> Iterator[list[int | None]]:
@@ -84,7 +84,7 @@ def stream(
         rows, wait = under_way.popleft()
         out: list[int | None] = [None] * len(sequences)
         for row, token in zip(rows, wait(), strict=True):
-            if token == stop_id:
+            if token in stop_ids:
                 alive.discard(row)
             if row in alive:
                 out[row] = token

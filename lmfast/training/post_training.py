@@ -12,7 +12,14 @@ from typing import TypeVar
 
 import numpy as np
 
-from lmfast.data.chat import END, Rendered, add_chat_tokens, has_chat_tokens, render_prompt, truncate
+from lmfast.data.chat import (
+    Rendered,
+    add_chat_tokens,
+    ending_ids,
+    has_chat_tokens,
+    render_prompt,
+    truncate,
+)
 from lmfast.data.chat_records import Message
 from lmfast.data.packing import hold_out, prompt_hash
 from lmfast.errors import UserError
@@ -166,13 +173,13 @@ def digest(rows: np.ndarray) -> str:
 
 def answer_sampler(tokenizer, prompts: Sequence[Sequence[Message]], generate: Callable):
     """(model, step) → the model's likeliest answers to a few prompts; generate is lmfast.inference.decode's."""
-    stop = tokenizer.special_tokens[END]
+    stops = ending_ids(tokenizer)
 
     def sample(model, step: int) -> tuple[str, dict[str, float]]:
         model.eval()
         model.write_only(tokenizer.vocab)
         ids = [render_prompt(prompt, tokenizer) for prompt in prompts]
-        new = generate(model, ids, min(128, model.config.context_length), temperature=0.0, stop_id=stop)
+        new = generate(model, ids, min(128, model.config.context_length), temperature=0.0, stop_ids=stops)
         told = []
         for prompt, answer in zip(prompts, new, strict=True):
             asked = "\n".join(f"{message.role}: {message.content}" for message in prompt)

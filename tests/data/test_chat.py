@@ -5,6 +5,7 @@ from lmfast.data.chat import (
     CHAT_SPECIALS,
     Rendered,
     add_chat_tokens,
+    ending_ids,
     has_chat_tokens,
     knows_ids_of,
     render,
@@ -40,6 +41,12 @@ def test_chat_tokens_come_after_the_ids_that_were_there(base, tokenizer):
     assert [tokenizer.special_tokens[text] for text in CHAT_SPECIALS] == [300, 301, 302, 303]
     assert tokenizer.encode("Once upon a time<|endoftext|>") == base.encode("Once upon a time<|endoftext|>")
     assert add_chat_tokens(tokenizer).fingerprint() == tokenizer.fingerprint()
+
+
+def test_one_rule_says_what_ends_a_text(base, tokenizer):
+    assert ending_ids(base) == {base.special_tokens["<|endoftext|>"]}
+    assert ending_ids(tokenizer) == {tokenizer.special_tokens[text] for text in ("<|endoftext|>", "<|end|>")}
+    assert ending_ids(Tokenizer({i: bytes([i]) for i in range(256)}, [], [])) == frozenset()
 
 
 def test_chat_tokens_survive_a_save(tokenizer, tmp_path):

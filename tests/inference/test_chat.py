@@ -1,4 +1,5 @@
 import io
+import itertools
 
 import pytest
 
@@ -23,9 +24,10 @@ class Parrot:
         self.config = ModelConfig(vocab_size=tokenizer.vocab_size, context_length=context_length)
         self.words, self.prompts = tokenizer.encode(words), []
 
-    def stream(self, model, prompts, max_tokens, **_):
+    def stream(self, model, prompts, max_tokens, *, stop_ids, **_):
         self.prompts.append(prompts[0])
-        yield from ([token] for token in self.words[:max_tokens])
+        words = itertools.takewhile(lambda token: token not in stop_ids, self.words[:max_tokens])
+        yield from ([token] for token in words)
 
 
 @pytest.fixture

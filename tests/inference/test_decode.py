@@ -81,7 +81,7 @@ def test_steps_under_way_change_nothing(monkeypatch, kv_cache):
     model = build()
     monkeypatch.setattr("lmfast.inference.cpu_decoder.why_not", lambda model: "this is about the other")
     free = generate(model, PROMPTS, 60, kv_cache=kv_cache, **GREEDY)
-    options = GREEDY | {"kv_cache": kv_cache, "stop_id": free[1][9]}
+    options = GREEDY | {"kv_cache": kv_cache, "stop_ids": {free[1][9]}}
     expected, heard = generate(model, PROMPTS, 60, **options), []
     for lag in (1, 5, 100):
         monkeypatch.setattr(PlainDecoder, "lag", lag)
@@ -97,7 +97,7 @@ def test_stop_ends_a_sequence_and_not_its_neighbours():
     model = build()
     free = generate(model, PROMPTS, 30, **GREEDY)
     stop = free[0][10]
-    stopped = generate(model, PROMPTS, 30, stop_id=stop, **GREEDY)
+    stopped = generate(model, PROMPTS, 30, stop_ids={stop}, **GREEDY)
     assert stopped[0] == free[0][: free[0].index(stop)]
     for row, full in zip(stopped, free, strict=True):
         assert row == (full[: full.index(stop)] if stop in full else full)

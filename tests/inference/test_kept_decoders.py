@@ -53,7 +53,7 @@ def test_a_second_call_makes_nothing(made, replayed):
         assert made == ["decoder", "cast"] and replayed.captured == 1
         assert generate(model, PROMPTS, 30, **GREEDY) == first
         other = [[7, 7], [3], [2, 9, 9], [1] * 24]
-        generate(model, other, 50, stop_id=5, **GREEDY)
+        generate(model, other, 50, stop_ids={5}, **GREEDY)
         assert generate(model, PROMPTS, 30, **GREEDY) == first
     assert made == ["decoder", "cast", *["refresh"] * 3] and replayed.captured == 1
     assert replayed.waited == 3  # for what the call before may have left under way

@@ -105,7 +105,7 @@ def test_steps_by_graph_change_nothing(changes, by_torch, replayed):
         assert generate(model, PROMPTS, 60, **options) == plain
         stop = plain[0][20]
         stopped = [row[: row.index(stop)] if stop in row else row for row in plain]
-        assert generate(model, PROMPTS, 60, stop_id=stop, **options) == stopped
+        assert generate(model, PROMPTS, 60, stop_ids={stop}, **options) == stopped
     assert replayed.captured == 2  # greedy, and sampling
 
 
@@ -149,4 +149,4 @@ def test_graphs_on_cuda_change_nothing(compile):
         stop = expected[0][40]
         assert generate(model, rows, 100, compile=compile, **options) == expected
         stopped = [row[: row.index(stop)] if stop in row else row for row in expected]
-        assert generate(model, rows, 100, compile=compile, stop_id=stop, **options) == stopped
+        assert generate(model, rows, 100, compile=compile, stop_ids={stop}, **options) == stopped

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lmfast.data.chat import Rendered, add_chat_tokens, render
+from lmfast.data.chat import Rendered, add_chat_tokens, ending_ids, render
 from lmfast.data.chat_records import Message
 from lmfast.errors import UserError
 from lmfast.tokenizer.bpe import Tokenizer
@@ -73,3 +73,19 @@ def test_records_are_split_by_hash_or_by_files_of_their_own():
     assert not set(training) & set(held)  # both records of a prompt are on one side
     data.val_data_path = "valid"
     assert post_training.read_records(data, read, prompt_of) == (files["train"], ["other"], set())
+
+
+def test_samples_end_where_the_runs_texts_end(plain):
+    """At <|end|> and at <|endoftext|>, as in a chat with the run."""
+    tokenizer, asked = add_chat_tokens(plain), []
+
+    def generate(model, prompts, max_tokens, **options):
+        asked.append(options["stop_ids"])
+        return [[104, 105] for _ in prompts]
+
+    model = SimpleNamespace(
+        eval=lambda: None, write_only=lambda ids: None, config=SimpleNamespace(context_length=9)
+    )
+    sample = post_training.answer_sampler(tokenizer, [[Message("user", "ho")]], generate)
+    assert sample(model, 1) == ("user: ho\nassistant: hi", {})
+    assert asked == [ending_ids(tokenizer)]
