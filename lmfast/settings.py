@@ -51,7 +51,7 @@ class DataSettings:
     val_data_path: Annotated[str | None, _also("--val-data")] = None
     """token file to evaluate on"""
     tokenizer: str | None = None
-    """tokenizer folder or file, for bits per byte and samples; the token file's own when not set"""
+    """tokenizer folder or file, for bits per byte and samples; the token file's own when not set; none: without one"""
     document_mask: bool = False
     """a token attends to its own document only; documents begin at <|endoftext|>"""
 

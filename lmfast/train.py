@@ -10,6 +10,8 @@ from lmfast.errors import UserError, exit_on_user_error
 from lmfast.model import compile_cache
 from lmfast.settings import CONFIGS, TrainSettings, given_names, parse, read_yaml, replace_flat, to_flat
 
+NO_TOKENIZER = "none"
+"""value of the setting tokenizer that trains without one"""
 PROMPTS = ("Once upon a time", "One day")
 """what the samples written while training start from"""
 SEPARATOR = "<|endoftext|>"
@@ -43,17 +45,22 @@ def train(argv: Sequence[str], corpus=None) -> bool:
 def _understand(argv: Sequence[str], corpus) -> tuple:
     """(settings, run folder, whether it is gone on with, built-in corpus or None) of a command line."""
     settings = parse(TrainSettings, argv, "lmfast train")
-    from lmfast.training.resume import choose_folder, settings_to_resume
+    from lmfast.training.resume import choose_folder, refuse_missing_data, settings_to_resume
 
     folder, resuming = choose_folder(settings)
     if resuming:
         settings = parse(TrainSettings, argv, "lmfast train", base=settings_to_resume(folder))
+        refuse_missing_data(folder, settings)
     elif settings.data.train_data_path is None and settings.config is None:
         # Nothing was named: the quickstart's run on the built-in corpus, whatever the line changes in it.
         quickstart = replace_flat(TrainSettings(), read_yaml(CONFIGS / "quickstart.yaml", TrainSettings))
         settings = parse(TrainSettings, argv, "lmfast train", base=quickstart)
     if "val_data_path" in given_names(argv, TrainSettings) and settings.data.train_data_path is None:
         raise UserError("val_data_path is given without train_data_path; give both, or neither")
+    if settings.data.tokenizer is not None and settings.data.train_data_path is None:
+        raise UserError(
+            "tokenizer is given without train_data_path; the built-in stories have their own, leave it out"
+        )
     if settings.data.train_data_path is None and corpus is None:
         from lmfast.data.builtin import prepare
 
@@ -96,7 +103,9 @@ def _task(settings: TrainSettings, kept_tokenizer: Path | None, corpus, remark: 
     if corpus is None:
         names = ("train_data_path", "val_data_path", "tokenizer", "init_from")
         given = {
-            name: value for name, value in to_flat(settings).items() if name in names and value is not None
+            name: value
+            for name, value in to_flat(settings).items()
+            if name in names and value is not None and (name, value) != ("tokenizer", NO_TOKENIZER)
         }
         settings = replace_flat(settings, {name: os.path.abspath(value) for name, value in given.items()})
         train_path, val_path = settings.data.train_data_path, settings.data.val_data_path
@@ -115,6 +124,7 @@ def _task(settings: TrainSettings, kept_tokenizer: Path | None, corpus, remark: 
     if settings.data.document_mask:
         separator = _separator(tokenizer_path, train_file, remark)
     facts = {"train_data": {"tokens": len(train_file), "tokenizer": _fingerprint(train_file)}}
+    facts["train_data"]["sample_sha256"] = train_file.sample_sha256()
     if corpus is not None:
         facts["floor_bits_per_byte"] = corpus.floor_bits_per_byte
     task = Task(
@@ -133,25 +143,32 @@ def _tokenizer_of(
 ) -> tuple[Path | None, int | None]:
     """The tokenizer's path and the vocabulary's size.
 
-    The setting's tokenizer, else the one that the training file names, else the run's own copy `kept`.
+    The setting's tokenizer, else the one that the training file names, else the run's own copy `kept`. None where the
+    setting says so, or no file names one; raises UserError where one is named and is gone.
     """
     from lmfast.data.token_file import open_tokens
 
-    copy = kept if kept is not None and kept.is_dir() else None
-    named, summary_size = settings.data.tokenizer, None
-    if named is None:
+    named, copy = settings.data.tokenizer, kept if kept is not None and kept.is_dir() else None
+    if named is None or named == NO_TOKENIZER:
         file = open_tokens(settings.data.train_data_path, settings.model.vocab_size)
-        named, summary_size = file.tokenizer_path, (file.summary or {}).get("vocab_size")
+        known = file.tokenizer_path if named is None else None
+        if known is None and (copy is None or named == NO_TOKENIZER):
+            if named is None:
+                remark(
+                    f"{file.path}: no {file.path.name}.json names its tokenizer: no samples, no bits per byte, and the run "
+                    "can never generate text; --tokenizer FOLDER names it"
+                )
+            return None, (file.summary or {}).get("vocab_size")
+        if copy is None and not os.path.exists(known):
+            raise UserError(
+                f"{file.path}: its tokenizer {known} is no longer there, and without it the run could never generate "
+                "text; name its new place with --tokenizer, or give --tokenizer none to train without text and bits per byte"
+            )
+        named = known
     elif not os.path.exists(named) and copy is None:
         raise UserError(f"{named}: no such tokenizer folder or file")
-    if named is not None and not os.path.exists(named) and copy is None:
-        remark(f"{named}: the tokenizer is no longer there; training without bits per byte and samples")
-        named = None
-    elif named is None or not os.path.exists(named):
-        named = copy
-    if named is None:
-        return None, summary_size
-    return Path(named), _load_tokenizer(named).vocab_size
+    path = Path(named) if named is not None and os.path.exists(named) else copy
+    return path, _load_tokenizer(path).vocab_size
 
 
 def _load_tokenizer(path):

@@ -224,13 +224,14 @@ def test_init_from_starts_from_those_weights(corpus, base, tmp_path, trained_run
     assert metrics[0]["train_loss"] < base[0][0]["train_loss"]
 
 
-def test_without_a_tokenizer_there_are_no_bits_per_byte(corpus, tmp_path):
+def test_without_a_tokenizer_there_are_no_bits_per_byte(corpus, tmp_path, capsys):
     import shutil
 
     for name in ("train", "valid"):
         shutil.copy(corpus.folder / f"{name}.npy", tmp_path)
     flags = [f.replace(str(corpus.folder), str(tmp_path)) for f in corpus.flags()]
     assert train([*flags, "--vocab-size", "300", "--out-dir", str(tmp_path / "run")])
+    assert "no train.npy.json names its tokenizer" in capsys.readouterr().out
     assert "bits_per_byte" not in read_metrics(tmp_path / "run")[-1]
     assert "val_loss" in read_metrics(tmp_path / "run")[-1]
 
@@ -428,6 +429,49 @@ def test_resume_from_another_folder_and_without_the_original_tokenizer(corpus, t
     os.chdir(corpus.folder)
     assert train(["--out-dir", str(tmp_path / "run"), "--max-iters", "7"])
     assert "bits_per_byte" in read_metrics(tmp_path / "run")[-1]
+
+
+def test_moved_data_resumes_and_other_data_does_not(corpus, tmp_path, capsys):
+    data, moved = tmp_path / "data", tmp_path / "moved"
+    shutil.copytree(corpus.folder, data)
+    flags = [word.replace(str(corpus.folder), str(data)) for word in corpus.flags()]
+    folder = tmp_path / "run"
+    assert train([*flags, "--tokenizer", str(data / "tokenizer"), "--out-dir", str(folder)])
+    data.rename(moved)
+    again = ["--resume", "--out-dir", folder, "--max-iters", "7"]
+    err = refused(again, capsys)
+    assert f"{data}/train.npy is not there; if it was moved, name its new place with --train-data" in err
+    again += ["--train-data", moved / "train.npy", "--val-data", moved / "valid.npy"]
+    ids = np.load(moved / "train.npy")
+    np.save(moved / "other.npy", np.roll(ids, 1))  # as many tokens, and no summary
+    (moved / "other.npy.json").write_text((moved / "train.npy.json").read_text())
+    assert "other training data (its sample_sha256" in refused(
+        [*again, "--train-data", moved / "other.npy"], capsys
+    )
+    # Where it trained, and what it started from, may change, too: begun on another device, from a run that is gone.
+    text = (folder / "config.yaml").read_text()
+    text = text.replace("device: cpu", "device: cuda").replace("init_from: null", "init_from: /gone")
+    (folder / "config.yaml").write_text(text)
+    assert train([*map(str, again), "--device", "cpu"])
+    assert "resuming on cpu what began on cuda" in capsys.readouterr().out
+    assert read_metrics(folder)[-1]["step"] == 7
+    assert read_yaml(folder / "config.yaml", TrainSettings)["train_data_path"] == str(moved / "train.npy")
+
+
+def test_losing_the_tokenizer_is_an_error_that_can_be_waived(corpus, tmp_path, capsys):
+    for name in ("train.npy", "train.npy.json"):
+        shutil.copy(corpus.folder / name, tmp_path)
+    side = json.loads((tmp_path / "train.npy.json").read_text())
+    side |= {"tokenizer": "/gone/tok", "tokenizer_relative": "gone"}
+    (tmp_path / "train.npy.json").write_text(json.dumps(side))
+    flags = ["--train-data", str(tmp_path / "train.npy"), *TINY_MODEL, "--out-dir", str(tmp_path / "run")]
+    err = refused(flags, capsys)
+    assert "its tokenizer /gone/tok is no longer there" in err and "--tokenizer none" in err
+    assert not (tmp_path / "run").exists()
+    assert train([*flags, "--tokenizer", "none"])
+    assert not (tmp_path / "run/tokenizer").exists()
+    assert read_yaml(tmp_path / "run/config.yaml", TrainSettings)["vocab_size"] == 300
+    assert "tokenizer is given without train_data_path" in refused(["--tokenizer", corpus.tokenizer], capsys)
 
 
 def test_init_from_another_function_of_the_same_shape_is_refused(corpus, trained_run, tmp_path, capsys):

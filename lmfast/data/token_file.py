@@ -3,13 +3,16 @@
 Read: `.npy` (1-D, any integer dtype, ours are uint16 or uint32), `.bin` (headerless little-endian uint16 or
 uint32), and text files of ids separated by blanks or newlines, which are converted once, as a stream, to
 `NAME.npy` beside the source. `X.npy.json` beside a file, written by `tokenizer encode`, is its summary: tokens,
-bytes, tokenizer_sha256, tokenizer (path), vocab_size, dtype, special_bytes.
+bytes, tokenizer_sha256, tokenizer (path), tokenizer_relative (the path from the token file's folder), vocab_size, dtype,
+special_bytes.
 
 Refused, in one line that names the file: a file that is missing, empty, cut short, of another kind or shorter
 than `min_length`; ids outside `vocab_size`; a vocabulary that needs uint32 in a uint16 file; a summary that
 belongs to another file. Nothing is loaded: checking reads the map in pieces.
 """
 
+import functools
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -37,13 +40,41 @@ class TokenFile:
     path: Path
     summary: dict | None
 
-    @property
+    @functools.cached_property
     def tokenizer_path(self) -> str | None:
-        """Where the tokenizer was that made the ids, as far as the summary knows."""
-        return (self.summary or {}).get("tokenizer")
+        """Where the tokenizer is that made the ids: at the path that the summary names; where nothing is there (files were
+        moved), at its relative path, or next to the token file or its folder, if it is that tokenizer. Else the path in
+        the summary, where nothing is; None without a summary."""
+        summary = self.summary or {}
+        named = summary.get("tokenizer")
+        if named is None or os.path.exists(named):
+            return named
+        here = self.path.absolute().parent
+        names = dict.fromkeys((Path(named).name, "tokenizer"))
+        places = [here / summary["tokenizer_relative"]] if "tokenizer_relative" in summary else []
+        places += [folder / name for folder in (here, here.parent) for name in names]
+        found = (p for p in places if _is_tokenizer(p, summary.get("tokenizer_sha256")))
+        return next((os.path.normpath(place) for place in found), named)
+
+    def sample_sha256(self) -> str:
+        """sha256 of ids from 64 evenly spaced places, whatever their dtype: tells files apart without reading them whole."""
+        digest, span = hashlib.sha256(), 4096
+        for start in sorted({int(at) for at in np.linspace(0, max(0, len(self.tokens) - span), 64)}):
+            digest.update(self.tokens[start : start + span].astype("<u4").tobytes())
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+
+def _is_tokenizer(path: Path, sha256: str | None) -> bool:
+    """Whether a tokenizer with this fingerprint is at `path`."""
+    from lmfast.tokenizer.bpe import Tokenizer
+
+    try:
+        return path.exists() and Tokenizer.load(path).fingerprint() == sha256
+    except UserError:
+        return False
 
 
 def dtype_for(vocab_size: int) -> np.dtype:

@@ -20,6 +20,7 @@ import hashlib
 import json
 import logging
 import operator
+import os
 import time
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -284,7 +285,6 @@ class Tokenizer:
             else:
                 summary = encode_file(self._encoder, src, complete, self.dtype, num_workers, progress)
             side.unlink(missing_ok=True)  # it tells of the file that is about to be replaced
-        home = tokenizer_path or self._loaded_from
         facts = {
             "source": str(Path(src).absolute()),
             "tokens": summary.tokens,
@@ -292,12 +292,21 @@ class Tokenizer:
             "special_bytes": summary.special_bytes,
             "vocab_size": self.vocab_size,
             "dtype": self.dtype.name,
-            "tokenizer": None if home is None else str(Path(home).absolute()),
-            "tokenizer_sha256": self.fingerprint(),
+            **self.home_facts(Path(dst).parent, tokenizer_path),
         }
         with written_beside(side) as beside:
             beside.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         return summary
+
+    def home_facts(self, folder: Path, saved_at: str | Path | None = None) -> dict[str, str | None]:
+        """What a token file's summary says of this tokenizer: its path, that path from `folder` (so that both can be
+        moved together), and its fingerprint."""
+        home = saved_at or self._loaded_from
+        facts = {"tokenizer": None if home is None else os.path.abspath(home)}
+        if home is not None:
+            with contextlib.suppress(ValueError):  # another drive of Windows
+                facts["tokenizer_relative"] = os.path.relpath(home, folder)
+        return facts | {"tokenizer_sha256": self.fingerprint()}
 
     # Decoding -----------------------------------------------------------------------------------------------
 

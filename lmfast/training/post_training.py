@@ -26,7 +26,7 @@ from lmfast.errors import UserError
 from lmfast.model.device import pick_device
 from lmfast.settings import TrainSettings, parse, read_model, replace_flat, to_flat
 from lmfast.training.resolve import batch_ramp
-from lmfast.training.resume import choose_folder, settings_to_resume
+from lmfast.training.resume import choose_folder, refuse_missing_data, settings_to_resume
 from lmfast.training.run_folder import find_checkpoint, read_facts
 
 T = TypeVar("T", bound=TrainSettings)
@@ -46,6 +46,7 @@ def settings_of(cls: type[T], argv: Sequence[str], stage: str) -> tuple[T, Path,
             settings.optimizer.max_iters == saved.optimizer.max_iters
         ):
             settings = replace_flat(settings, {"max_iters": None})  # what came from the former epochs
+        refuse_missing_data(folder, settings)
     else:
         run = base_run(settings.run.init_from, stage)
         model = replace(read_model(run), vocab_size=None)

@@ -23,12 +23,14 @@ END = ("max_iters", "max_minutes", "lr_decay_iters")
 
 HARMLESS = {
     *END,
-    *("config", "out_dir", "resume", "total_tokens", "epochs", "val_data_path", "tokenizer"),
+    *("config", "out_dir", "resume", "device", "total_tokens", "epochs", "val_data_path", "tokenizer"),
+    *("train_data_path", "init_from", "reference_cache"),
     *("log_interval", "eval_interval", "eval_batches", "sample_interval", "tensorboard"),
     *("wandb", "wandb_project", "wandb_name", "wandb_entity"),
     *("checkpoint_interval", "keep_checkpoints", "batch_size", "grad_accumulation"),
 }
-"""settings that may change between a run's stops; the last two only together, with the same product and no batch ramp"""
+"""settings that may change between a run's stops. Paths may, for what is there is checked (run_folder.refuse_other_data);
+batch_size and grad_accumulation only together, with the same product and no batch ramp"""
 
 
 def choose_folder(settings: TrainSettings, stage: str = "train") -> tuple[Path, bool]:
@@ -95,6 +97,17 @@ def saved_settings(folder: Path, cls: type[TrainSettings] = TrainSettings) -> Tr
     if not path.is_file():
         raise UserError(f"{folder}: has checkpoints but no config.yaml; choose another --out-dir")
     return replace_flat(cls(), read_yaml(path, cls))
+
+
+def refuse_missing_data(folder: Path, settings: TrainSettings) -> None:
+    """Raises UserError where the data of a run that resumes is not where it was; the remedy is its new path."""
+    for name in ("train_data_path", "val_data_path"):
+        path = getattr(settings.data, name)
+        if path is not None and not Path(path).exists():
+            flag = "--" + name.removesuffix("_path").replace("_", "-")
+            raise UserError(
+                f"{folder}: its {name} {path} is not there; if it was moved, name its new place with {flag}"
+            )
 
 
 def refuse_changes(folder: Path, before: TrainSettings, now: TrainSettings) -> None:

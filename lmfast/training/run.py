@@ -122,6 +122,10 @@ def execute(
             _introduce(sinks, folder, settings, device, peak, peak_source, ranks)
             if checkpoint is not None:
                 sinks.message(f"resuming after step {checkpoint.step}")
+                if before.run.device != device.type:
+                    sinks.message(
+                        f"resuming on {device.type} what began on {before.run.device}: equal to rounding only"
+                    )
                 if line := describe_extension(before.optimizer, opt, checkpoint.step):
                     sinks.message(line)
             for line in in_bf16:

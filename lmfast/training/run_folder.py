@@ -58,12 +58,13 @@ def refuse_foreign_folder(folder: Path) -> None:
 
 def refuse_other_data(folder: Path, facts: dict) -> None:
     """Raises UserError where the training data is not what the run was started with."""
-    before = read_facts(folder).get("train_data")
-    if before is not None and before != facts.get("train_data"):
-        raise UserError(
-            f"{folder}: the run was started on other training data ({before}, now {facts.get('train_data')}); "
-            "put that back, or choose another --out-dir"
-        )
+    before, now = read_facts(folder).get("train_data") or {}, facts.get("train_data") or {}
+    for name in before:
+        if before[name] != now.get(name):
+            raise UserError(
+                f"{folder}: the run was started on other training data (its {name}: {before[name]}, now {now.get(name)}); "
+                "put that back, or choose another --out-dir"
+            )
 
 
 def refuse_other_model(checkpoint, config, may_grow: bool = False) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from lmfast.data import token_file
 from lmfast.data.token_file import TokenWriter, check_ids, dtype_for, open_tokens
 from lmfast.errors import UserError
+from lmfast.tokenizer.bpe import Tokenizer
 
 
 def refused(match: str, *args, **kwargs) -> None:
@@ -187,3 +190,20 @@ def test_a_file_that_finds_no_room_is_one_line_and_leaves_nothing(tmp_path, smal
 
 def test_dtype_for():
     assert dtype_for(65_536) == np.uint16 and dtype_for(65_537) == np.uint32
+
+
+@pytest.mark.parametrize("place", ["data/tokenizer", "data/gpt2", "gpt2", "models/deep/gpt2"])
+def test_a_tokenizer_that_moved_along_is_found(corpus, tmp_path, place):
+    """Next to the token file, next to its folder, or where the relative path leads; by its fingerprint, not its name."""
+    home, tokens = tmp_path / "old" / place, tmp_path / "old/data/train.npy"
+    tokens.parent.mkdir(parents=True)
+    shutil.copytree(corpus.tokenizer, home)
+    tokenizer = Tokenizer.load(home)
+    tokenizer.encode_file(corpus.text, tokens, num_workers=1)
+    assert open_tokens(tokens).tokenizer_path == str(home)
+    (tmp_path / "old").rename(tmp_path / "new")
+    moved = tmp_path / "new/data/train.npy"
+    assert open_tokens(moved).tokenizer_path == str(tmp_path / "new" / place)
+    side = Path(f"{moved}.json")
+    side.write_text(side.read_text().replace('tokenizer_sha256": "', 'tokenizer_sha256": "0'))
+    assert open_tokens(moved).tokenizer_path == str(home)  # another tokenizer's place is no answer
