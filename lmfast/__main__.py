@@ -34,10 +34,10 @@ def main() -> None:
         print(f"lmfast {__version__}")
         return
     if words[0] not in COMMANDS:
-        import difflib
+        from lmfast.suggestions import nearest
 
-        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        near = nearest(words[0].replace("-", "_"), COMMANDS)
+        hint = f"did you mean {near}?" if near else f"there are {', '.join(COMMANDS)}"
         print(f"error: unknown command '{words[0]}'; {hint}", file=sys.stderr)
         sys.exit(2)
     sys.argv = [f"lmfast {words[0]}", *words[1:]]

@@ -1,8 +1,9 @@
 """Settings of the commands: dataclasses, YAML files and command lines, in one place and with one set of names.
 
 A command's settings are one dataclass of groups (model, data, optimizer, run, logging); seen from YAML and from
-the command line they are flat: `d_model: 256` in a file is `--d-model 256` or `--d_model 256` on the line. The line
-beats the file, the file beats the default. An unknown name is refused, with the nearest known one. No torch here.
+the command line they are flat: `d_model: 256` in a file is `--d-model 256` or `--d_model 256` on the line, and an alias
+of the line (`lr`) is one in a file. The line beats the file, the file beats the default. An unknown name is refused, with
+the known one that is nearest in meaning (suggestions.py). No torch here.
 
 YAML scalars are coerced by the field's type (`1e-3` is a string to YAML and a float to us); a value of the wrong
 kind is refused with the file, the name and what was expected. Files are read without tyro too, which a machine may
@@ -26,6 +27,7 @@ import yaml
 from lmfast.errors import UserError
 from lmfast.files import written_beside
 from lmfast.model.config import ModelConfig
+from lmfast.suggestions import nearest
 
 try:
     import tyro
@@ -38,8 +40,8 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
 def _also(flag: str) -> Any:
-    """Another name of a setting on the command line, as tyro wants it noted."""
-    return None if tyro is None else tyro.conf.arg(aliases=[flag])
+    """Another name of a setting, on the command line and in YAML, as tyro wants it noted."""
+    return (types.SimpleNamespace if tyro is None else tyro.conf.arg)(aliases=(flag,))
 
 
 @dataclass(frozen=True)
@@ -224,17 +226,24 @@ def find_config(name: str) -> Path:
 
 
 def read_yaml(path: Path, cls: type, other: type | None = None) -> dict[str, Any]:
-    """The flat settings of a YAML file, coerced to the types of `cls`. Raises UserError on anything unknown.
+    """The flat settings of a YAML file, aliases resolved, coerced to the types of `cls`. Raises UserError on anything
+    unknown, and on a setting given twice.
 
     other: settings whose names the file may hold besides, for a command that needs a part of another command's file.
     """
     loaded = _load_yaml(path)
-    hints = (flat_types(other) if other is not None else {}) | flat_types(cls)
+    hints, aliases = flat_types(cls), _aliases(cls)
+    if other is not None:
+        hints, aliases = flat_types(other) | hints, _aliases(other) | aliases
     values = {}
     for key, value in loaded.items():
         name = str(key).replace("-", "_")
-        if name not in hints or name == "config":
-            raise UserError(f"{path}: unknown setting '{key}'{_nearest(name, hints)}")
+        if name not in hints | aliases or name == "config":
+            near = nearest(name, hints.keys() - {"config"})
+            raise UserError(f"{path}: unknown setting '{key}'{f'; did you mean {near}?' if near else ''}")
+        name = aliases.get(name, name)
+        if name in values:
+            raise UserError(f"{path}: {name} is given twice, once as '{key}'; leave one of them out")
         values[name] = _coerce(value, hints[name], f"{path}: {name}")
     return values
 
@@ -248,7 +257,8 @@ def _load_yaml(path: Path) -> dict:
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
-        raise UserError(f"{path}: expected lines of `name: value`, found a {type(loaded).__name__}")
+        found = "a list" if isinstance(loaded, list) else f"only {str(loaded)[:40]!r}"
+        raise UserError(f"{path}: expected lines of `name: value`, found {found}")
     return loaded
 
 
@@ -351,23 +361,18 @@ def given_names(argv: Sequence[str], cls: type) -> set[str]:
 
 def _refuse_unknown_flags(argv: Sequence[str], cls: type) -> None:
     hints = flat_types(cls)
-    known = (
-        hints.keys() | _aliases(cls).keys() | {f"no_{n}" for n, t in hints.items() if t is bool} | {"help"}
-    )
+    names = hints.keys() | _aliases(cls).keys() | {"help"}
+    switches = {name for name, hint in hints.items() if hint is bool}
     for word in argv:
-        if word.startswith("--") and len(word) > 2:
-            name = word[2:].split("=", 1)[0].replace("-", "_")
-            if name not in known:
-                raise UserError(
-                    f"unknown setting '{word.split('=', 1)[0]}'{_nearest(name, known, flag=True)}"
-                )
-
-
-def _nearest(name: str, known, flag: bool = False) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    if not near:
-        return "; --help lists them all"
-    return f"; did you mean {'--' + near[0].replace('_', '-') if flag else near[0]}?"
+        if not word.startswith("--") or word == "--":
+            continue
+        given = word.split("=", 1)[0]
+        name = given[2:].replace("-", "_")
+        off, known = ("no_", switches) if name.startswith("no_") else ("", names)
+        if name not in names and name.removeprefix(off) not in known:
+            near = nearest(name.removeprefix(off), known)
+            hint = f"did you mean --{(off + near).replace('_', '-')}?" if near else "--help lists them all"
+            raise UserError(f"unknown setting '{given}'; {hint}")
 
 
 def _value_of(flag: str, argv: Sequence[str]) -> str | None:
@@ -426,9 +431,11 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
     if origin is Literal:
         # YAML 1.1 reads a bare `off` as False and a bare `none` as the string "none".
         value = "off" if value is False and "off" in args else value
+        # And a bare `on` or `true` as True, which is what --wandb alone means.
+        value = "online" if value is True and "online" in args else value
         if value in args:
             return value
-        raise UserError(f"{where} is {value!r}; expected one of {', '.join(map(str, args))}")
+        raise UserError(f"{where} is {_as_yaml(value)}; expected one of {', '.join(map(str, args))}")
     if hint is bool and isinstance(value, bool):
         return value
     if hint is str and isinstance(value, (str, int, float)) and not isinstance(value, bool):
@@ -440,4 +447,12 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
                 return number
             if number == int(number):
                 return int(value) if isinstance(value, int) else int(number)
-    raise UserError(f"{where} is {value!r}; expected {getattr(hint, '__name__', hint)}")
+    raise UserError(f"{where} is {_as_yaml(value)}; expected {_PLAIN[hint]}")
+
+
+_PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def _as_yaml(value: Any) -> str:
+    """A value as a file spells it."""
+    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000).split("\n")[0]

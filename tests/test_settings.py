@@ -91,11 +91,19 @@ def test_the_nearer_of_max_iters_and_total_tokens_decides(tmp_path):
     ("text", "message"),
     [
         ("d_modle: 3", "unknown setting 'd_modle'; did you mean d_model?"),
-        ("d_model: 3.5", "d_model is 3.5; expected int"),
-        ("d_model: yes", "d_model is True; expected int"),
-        ("compile: 1", "compile is 1; expected bool"),
+        ("d_model: 3.5", "d_model is 3.5; expected a whole number"),
+        ("d_model: yes", "d_model is true; expected a whole number"),
+        ("d_model: [1, 2]", "d_model is [1, 2]; expected a whole number"),
+        ("lr: fast", "learning_rate is fast; expected a number"),
+        ("compile: 1", "compile is 1; expected true or false"),
+        ("tokenizer: no", "tokenizer is false; expected text"),
+        ("block-size: 8", "unknown setting 'block-size'; did you mean context_length?"),
+        ("lr: 1\nlearning_rate: 2", "learning_rate is given twice, once as 'learning_rate'"),
+        ("d_model: 1\nd-model: 2", "d_model is given twice, once as 'd-model'"),
+        ("config: x", "unknown setting 'config'"),
         ("norm: sandwich", "expected one of pre, post, none"),
-        ("- a\n- b", "expected lines of `name: value`"),
+        ("- a\n- b", "expected lines of `name: value`, found a list"),
+        ("d_model", "expected lines of `name: value`, found only 'd_model'"),
         ("a: [", "not valid YAML"),
     ],
 )
@@ -111,6 +119,10 @@ def test_a_bad_file_is_named(tmp_path, text, message):
     ("words", "message"),
     [
         (["--d-modle", "3"], "unknown setting '--d-modle'; did you mean --d-model?"),
+        (["--block-size", "3"], "did you mean --context-length?"),
+        (["--epochs", "3"], "did you mean --max-iters?"),
+        (["--no-qk_nrm"], "unknown setting '--no-qk_nrm'; did you mean --no-qk-norm?"),
+        (["--temp", "1"], "unknown setting '--temp'; --help lists them all"),
         (["--d-model", "x"], "--d-model is 'x'; expected a whole number in digits"),
         (["--vocab-size", "4e3"], "--vocab-size is '4e3'; expected a whole number in digits"),
         (["--rope-theta", "1KB"], "--rope-theta is '1KB'; expected a number"),
@@ -133,6 +145,15 @@ def test_numbers_are_coerced_by_type(tmp_path):
     file.write_text("learning_rate: 1e-3\ntotal_tokens: 3.2768e8\nwandb: off\nnorm: none\nd_ff: null\n")
     assert read_yaml(file, TrainSettings) == {
         "learning_rate": 1e-3, "total_tokens": 327_680_000, "wandb": "off", "norm": "none", "d_ff": None,
+    }  # fmt: skip
+
+
+def test_a_file_knows_the_lines_aliases_and_spellings(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("lr: 1e-3\ntrain-data: a.npy\nval_data: b.npy\ncheckpoint_dir: runs/x\nwandb: true\n")
+    assert read_yaml(file, TrainSettings) == {
+        "learning_rate": 1e-3, "train_data_path": "a.npy", "val_data_path": "b.npy", "out_dir": "runs/x",
+        "wandb": "online",
     }  # fmt: skip
 
 
@@ -176,8 +197,9 @@ def test_every_config_reads(path):
 def test_without_tyro_files_are_read_and_lines_refused():
     code = (
         "import sys; sys.modules['tyro'] = None\n"
-        "from lmfast.settings import TrainSettings, find_config, parse, read_yaml, replace_flat\n"
+        "from lmfast.settings import TrainSettings, _aliases, find_config, parse, read_yaml, replace_flat\n"
         "values = read_yaml(find_config('owt_124m'), TrainSettings)\n"
+        "assert _aliases(TrainSettings)['lr'] == 'learning_rate'\n"
         "print(replace_flat(TrainSettings(), values).model.d_model)\n"
         "try: parse(TrainSettings, ['--lr', '1'], 'x')\n"
         "except ValueError as error: print(error)\n"

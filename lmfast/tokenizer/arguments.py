@@ -5,7 +5,6 @@ for `--vocab-size`. No numpy here: `--help` answers at once.
 """
 
 import argparse
-import difflib
 import logging
 import os
 import re
@@ -13,27 +12,31 @@ import sys
 from collections.abc import Callable, Sequence
 
 from lmfast.errors import UserError
+from lmfast.suggestions import nearest
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors are `UserError`s of one line; an unknown option comes with the nearest known one."""
+    """Errors are `UserError`s of one line; an unknown option comes with the known one of this command that is nearest in
+    meaning."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse does, but a command of several refuses what it does not know itself, and does not leave it to the
+        parser of them all, which knows no options."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
     def error(self, message: str):
-        unknown = re.match(r"unrecognized arguments: (--\S+)", message)
+        unknown = re.match(r"unrecognized arguments: --([^\s=]+)", message)
         if unknown:
-            near = difflib.get_close_matches(unknown[1], self.options(), n=1)
-            hint = f"did you mean {near[0]}?" if near else f"see {self.prog} --help"
-            raise UserError(f"unknown option {unknown[1]}; {hint}")
+            known = {word[2:].replace("-", "_") for action in self._actions for word in action.option_strings}
+            near = nearest(unknown[1].replace("-", "_"), known)
+            hint = f"did you mean --{near.replace('_', '-')}?" if near else f"see {self.prog} --help"
+            raise UserError(f"unknown option --{unknown[1]}; {hint}")
         raise UserError(f"{message}; see {self.prog} --help")
-
-    def options(self) -> list[str]:
-        words = [word for action in self._actions for word in action.option_strings]
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                words += [word for parser in action.choices.values() for word in parser.options()]
-        return words
 
 
 def number_of_bytes(text: str) -> int:

@@ -54,6 +54,12 @@ def test_commands_of_a_module_and_the_nearest_option(monkeypatch):
     )  # fmt: skip
     with pytest.raises(UserError, match=r"unknown option --num-worker; did you mean --num-workers\?"):
         parser.parse_args(["one", "--num-worker", "3"])
+    other = command("other", "does another")
+    other.add_argument("--limit")
+    with pytest.raises(UserError, match=r"unknown option --limit; see .* one --help"):  # it is the other's
+        parser.parse_args(["one", "--limit=3"])
+    with pytest.raises(UserError, match=r"unrecognized arguments: stray; see .* one --help"):
+        parser.parse_args(["one", "stray"])
 
 
 def test_a_level_that_does_not_exist(monkeypatch):
