@@ -359,6 +359,7 @@ def test_encode_file_and_its_summary(tokenizer, stories, tmp_path):
         "vocab_size": tokenizer.vocab_size,
         "dtype": "uint16",
         "tokenizer": str(tmp_path / "tok"),
+        "tokenizer_relative": "tok",
         "tokenizer_sha256": tokenizer.fingerprint(),
     }
     assert summary.tokens == len(ids) and summary.bytes == size
