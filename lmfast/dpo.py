@@ -105,12 +105,13 @@ def _task(settings: DPOSettings, folder: Path, resuming: bool, run: Path, device
         steps_for_epochs,
     )
     from lmfast.training.resolve import resolve
-    from lmfast.training.run import Task
+    from lmfast.training.run import Rows, Task
 
     _check(settings)
     tokenizer, tokenizer_path = chat_tokenizer(run, folder, may_add=False)
     pairs, held, prompts, hashes = _pairs(settings, tokenizer, run, ranks.remark)
-    settings = resolve(steps_for_epochs(settings, len(pairs)), number_of_ids(run, tokenizer))
+    shape = Rows(length=pairs.shape[-1] - 1, per_sequence=2)
+    settings = resolve(steps_for_epochs(settings, len(pairs)), number_of_ids(run, tokenizer), shape.tokens)
     ranks.remark(
         f"{settings.data.train_data_path}: {len(pairs):,} pairs of up to {pairs.shape[-1]} tokens; {len(held):,} held out"
     )
@@ -129,6 +130,7 @@ def _task(settings: DPOSettings, folder: Path, resuming: bool, run: Path, device
         make_evaluate=_make_evaluate(held) if len(held) else None,
         sample=answer_sampler(tokenizer, prompts[:3], generate) if prompts else None,
         tokenizer=tokenizer_path,
+        rows=shape,
         facts={
             "stage": "dpo",
             "train_data": {"pairs": len(pairs), "sha256": digest(pairs)},

@@ -85,13 +85,13 @@ def sft(argv: Sequence[str]) -> bool:
 def _task(settings: SFTSettings, run: Path, tokenizer, tokenizer_path: Path, remark: Callable[[str], None]):
     """(resolved settings, what is to be taught) from the records; `remark` is told what was read."""
     from lmfast.data.chat import BOS
-    from lmfast.data.packing import RowBatches, in_order, pack
+    from lmfast.data.packing import RowBatches, in_order, mean_span, pack
     from lmfast.inference.decode import generate
     from lmfast.training.evaluation import evaluate
     from lmfast.training.objectives import SFT
     from lmfast.training.post_training import answer_sampler, digest, number_of_ids, steps_for_epochs
     from lmfast.training.resolve import resolve
-    from lmfast.training.run import Task
+    from lmfast.training.run import Rows, Task
 
     length = settings.model.context_length + 1
     training, held, prompts, held_hashes = _documents(settings, tokenizer, length, remark)
@@ -119,6 +119,7 @@ def _task(settings: SFTSettings, run: Path, tokenizer, tokenizer_path: Path, rem
         make_evaluate=make_evaluate if held else None,
         sample=answer_sampler(tokenizer, prompts[:3], generate) if prompts else None,
         tokenizer=tokenizer_path,
+        rows=Rows(length=length - 1, attention_span=mean_span(rows["document"][:, :-1])),
         facts={
             "stage": "sft",
             "train_data": {"conversations": len(training), "sha256": digest(rows)},

@@ -61,6 +61,7 @@ def test_the_chosen_answer_gains_on_held_out_prompts(talker, tmp_path, capsys):
     assert facts["stage"] == "dpo" and facts["held_out"] == before["held_out"] and len(facts["held_out"]) == 4
     told = capsys.readouterr().out
     assert "may have been trained on" not in told and "20 pairs of up to" in told
+    assert f"12 steps of {last['tokens'] // 12:,} tokens a step" in told
 
 
 @pytest.mark.parametrize("precision", [[], ["--fp16"]], ids=str)

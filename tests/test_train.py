@@ -95,7 +95,6 @@ def test_fp8_changes_the_weights_and_says_what_stays_in_bf16(corpus, tmp_path, c
     monkeypatch.setattr(
         "lmfast.training.run.device_peak", lambda *_: (1e12, "not measured: bf16 is slow here")
     )
-    monkeypatch.setattr("lmfast.training.run.measured_matmul_flops", lambda *_: 1e9)
     shape = ["--d-ff", 32, "--bf16"]
     _, without = run(corpus, tmp_path / "without", *shape)
     with pytest.raises(UserError, match=r"compute capability 8\.9 or higher, not cpu"):

@@ -74,6 +74,14 @@ def positions(document: np.ndarray) -> np.ndarray:
     return at - np.maximum.accumulate(starts, axis=1)
 
 
+def mean_span(document: np.ndarray) -> float:
+    """Mean over tokens of the length of their own document within its row; document: as for `positions`."""
+    last = np.ones(document.shape, bool)
+    last[:, :-1] = document[:, 1:] != document[:, :-1]
+    lengths = positions(document)[last] + 1.0
+    return float((lengths**2).sum() / lengths.sum())
+
+
 class RowBatches:
     """(seed, step) → rows, each row once an epoch, in an order that is a keyed permutation of every epoch's own.
 

@@ -52,7 +52,7 @@ def num_parameters(config: ModelConfig) -> int:
     return sum(parameters(config).values())
 
 
-def forward_flops(config: ModelConfig, sequence_length: int, batch: int = 1) -> dict[str, int]:
+def forward_flops(config: ModelConfig, sequence_length: float, batch: int = 1) -> dict[str, int]:
     """FLOPs of one forward pass over `batch` sequences, by component (convention above)."""
     config = config.resolved()
     count, tokens = parameters(config), batch * sequence_length
@@ -64,6 +64,6 @@ def forward_flops(config: ModelConfig, sequence_length: int, batch: int = 1) -> 
     }
 
 
-def training_flops_per_token(config: ModelConfig, sequence_length: int) -> float:
-    """3 × forward, a token."""
+def training_flops_per_token(config: ModelConfig, sequence_length: float) -> float:
+    """3 × forward, a token; sequence_length: T, on the average where rows hold several documents kept apart."""
     return 3 * sum(forward_flops(config, sequence_length).values()) / sequence_length

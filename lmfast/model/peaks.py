@@ -136,8 +136,11 @@ def peak_here(device, dtype: str) -> tuple[float, str]:
         raise UserError(
             "a device's fp8 rate is not measured here; name a device of the table, or another --dtype"
         )
-    measured = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[dtype]
-    return measured_matmul_flops(device, measured), f"measured {dtype} matmul"
+    measured = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    # A CPU without 16-bit multipliers computes 16-bit products in fp32, and training may do so faster than a product.
+    dtypes = {dtype, "fp32"} if device.type == "cpu" else {dtype}
+    rate, best = max((measured_matmul_flops(device, measured[name]), name) for name in dtypes)
+    return rate, f"measured {best} matmul"
 
 
 def measured_matmul_flops(device, dtype, size: int | None = None, repeats: int = 20) -> float:

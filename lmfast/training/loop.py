@@ -98,6 +98,7 @@ def train_loop(
     parallel = ParallelLoss(ranks, model, loss_fn, lambda: autocast(device, precision))
     guard = FiniteGuard(device, progress.step)
     clock = Clock(progress.seconds, device)
+    peak = plan.peak_flops
     model.train()
     first = progress.step + 1
 
@@ -154,10 +155,15 @@ def train_loop(
         if logging:
             metrics |= {"train_loss": loss.item(), "learning_rate": lr, "grad_norm": norm.item()}
             if rate := clock.tokens_per_second():
-                metrics |= {
-                    "tokens_per_second": rate,
-                    "mfu": rate * plan.flops_per_token / plan.peak_flops,
-                }
+                # A peak measured on a busy machine may be too low; no share of it exceeds 1.
+                reached = rate * plan.flops_per_token
+                if reached > peak:
+                    sinks.message(
+                        f"MFU: training reached {reached / 1e12:.3g} TFLOP/s, more than the peak of {peak / 1e12:.3g}; "
+                        "MFU is a share of that from here on"
+                    )
+                    peak = reached
+                metrics |= {"tokens_per_second": rate, "mfu": reached / peak}
             if loss_scale is not None:
                 metrics |= loss_scale.figures()
             metrics |= hooks.figures()

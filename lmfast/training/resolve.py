@@ -36,8 +36,13 @@ def default_decay_iters(opt: OptimizerSettings) -> int | None:
     return None if opt.max_iters is None else max(opt.max_iters, opt.warmup_iters)
 
 
-def resolve(settings: TrainSettings, vocab_size: int | None) -> TrainSettings:
-    """Every derived setting filled in, so that the saved config says all. Raises UserError on what cannot work."""
+def resolve(
+    settings: TrainSettings, vocab_size: int | None, sequence_tokens: int | None = None
+) -> TrainSettings:
+    """Every derived setting filled in, so that the saved config says all. Raises UserError on what cannot work.
+
+    sequence_tokens: tokens of what batch_size counts as one, where that is not context_length.
+    """
     opt, model = settings.optimizer, settings.model
     precision_of(settings.run)
     if not 0 <= settings.run.seed < 2**63:
@@ -81,7 +86,7 @@ def resolve(settings: TrainSettings, vocab_size: int | None) -> TrainSettings:
         raise UserError("max_iters and total_tokens are both set; they say the same thing, give one")
     max_iters = opt.max_iters
     if max_iters is None and opt.total_tokens is not None:
-        max_iters = batch.steps_for(-(-opt.total_tokens // model.context_length))
+        max_iters = batch.steps_for(-(-opt.total_tokens // (sequence_tokens or model.context_length)))
     elif max_iters is None and opt.max_minutes is None:
         max_iters = 100_000
     if max_iters is not None and max_iters < 1:

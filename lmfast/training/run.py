@@ -18,7 +18,6 @@ from lmfast.errors import UserError
 from lmfast.files import written_beside
 from lmfast.model.accounting import (
     device_peak,
-    measured_matmul_flops,
     num_parameters,
     training_flops_per_token,
 )
@@ -44,6 +43,20 @@ from lmfast.training.sinks import ConsoleSink, JSONLSink, Sinks, TensorBoardSink
 
 
 @dataclass(frozen=True)
+class Rows:
+    """The rows of a forward pass, as far as their cost goes."""
+
+    length: int  # tokens predicted in a row
+    per_sequence: int = 1  # rows that batch_size counts as one
+    attention_span: float | None = None  # mean length of what a token may attend to; None: the row
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of what batch_size counts as one."""
+        return self.length * self.per_sequence
+
+
+@dataclass(frozen=True)
 class Task:
     """What a command adds to the loop."""
 
@@ -52,6 +65,7 @@ class Task:
     make_evaluate: Callable | None = None  # (model, objective, settings, device, ranks) → callable → metrics
     sample: Callable | None = None  # (model, step) → text, figures about it
     tokenizer: Path | None = None
+    rows: "Rows | None" = None  # what a step's rows are, where not `context_length` tokens of one text
     facts: dict = field(default_factory=dict)  # goes into run.json
     grows_vocabulary: bool = False  # init_from may know fewer ids than the model
     measure: Callable[[], dict] | None = None  # what the objective noted since it was asked last
@@ -74,6 +88,7 @@ def execute(
         )
     if settings.run.fp8 and (reason := why_not_fp8(device)):
         ranks.fail(reason)
+    rows = task.rows or Rows(settings.model.context_length)
     with contextlib.ExitStack() as held:
         with contextlib.ExitStack() as undo:
             source, checkpoint, before = ranks.from_first(
@@ -119,7 +134,7 @@ def execute(
             )
             undo.pop_all()
         try:
-            _introduce(sinks, folder, settings, device, peak, peak_source, ranks)
+            _introduce(sinks, folder, settings, rows, device, peak, peak_source, ranks)
             if checkpoint is not None:
                 sinks.message(f"resuming after step {checkpoint.step}")
                 if before.run.device != device.type:
@@ -157,7 +172,7 @@ def execute(
                     | (task.measure() if task.measure is not None else {})
                 ),
             )
-            plan = _plan(settings, peak * ranks.world_size)
+            plan = _plan(settings, rows, peak * ranks.world_size)
             with stop, batches:
                 finished = train_loop(
                     model,
@@ -238,7 +253,7 @@ def _open_folder(
     return _open_sinks(folder, settings, progress)
 
 
-def _plan(settings: TrainSettings, peak: float) -> Plan:
+def _plan(settings: TrainSettings, rows: Rows, peak: float) -> Plan:
     opt, log = settings.optimizer, settings.logging
     return Plan(
         max_iters=opt.max_iters,
@@ -253,7 +268,7 @@ def _plan(settings: TrainSettings, peak: float) -> Plan:
         eval_interval=log.eval_interval,
         checkpoint_interval=log.checkpoint_interval,
         sample_interval=log.sample_interval,
-        flops_per_token=training_flops_per_token(settings.model, settings.model.context_length),
+        flops_per_token=training_flops_per_token(settings.model, rows.attention_span or rows.length),
         peak_flops=peak,
     )
 
@@ -306,14 +321,14 @@ def _open_sinks(folder: Path, settings: TrainSettings, progress: Progress) -> Si
     return Sinks(ConsoleSink(opt.max_iters, progress.step, opt.max_minutes), *others)
 
 
-def _introduce(sinks, folder, settings, device, peak, peak_source, ranks) -> None:
+def _introduce(sinks, folder, settings, rows, device, peak, peak_source, ranks) -> None:
     """The lines before the first step: what will be trained, where, and what is unusual about it."""
     config: ModelConfig = settings.model
     opt = settings.optimizer
     batch = batch_ramp(opt)
-    tokens = f"{batch.rows * batch.passes * config.context_length:,} tokens a step"
+    tokens = f"{batch.rows * batch.passes * rows.tokens:,} tokens a step"
     if batch.steps:
-        least = batch.rows * batch.start * config.context_length
+        least = batch.rows * batch.start * rows.tokens
         tokens = f"{least:,} to {tokens} (growing over the first {batch.steps:,})"
     times = f"{ranks.world_size} × " if ranks.world_size > 1 else ""
     span = " or ".join(
@@ -341,12 +356,8 @@ def _introduce(sinks, folder, settings, device, peak, peak_source, ranks) -> Non
         sinks.message("fp8: feed-forward and head train in FP8; MFU stays a share of the bf16 peak")
     if settings.data.document_mask:
         sinks.message("document_mask: MFU counts attention over whole rows, also where documents are skipped")
-    if (precision := precision_of(settings.run)) != "fp32" and device.type == "cpu":
-        fp32 = measured_matmul_flops(device, torch.float32)
-        if peak < fp32:
-            sinks.message(
-                f"{precision} is slower than fp32 on this CPU ({peak / 1e9:.3g} against {fp32 / 1e9:.3g} GFLOP/s)"
-            )
+    if (precision := precision_of(settings.run)) != "fp32" and device.type == "cpu" and "fp32" in peak_source:
+        sinks.message(f"{precision} is slower than fp32 on this CPU; MFU is a share of the fp32 peak")
 
 
 def _save(

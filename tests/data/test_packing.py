@@ -8,6 +8,7 @@ from lmfast.data.packing import (
     best_fit,
     hold_out,
     in_order,
+    mean_span,
     pack,
     pack_row,
     positions,
@@ -43,6 +44,7 @@ def test_a_row_holds_documents_apart_and_pads_without_loss():
     # The first of a document is nobody's target: what stands before it is another's.
     assert row["loss"].tolist() == [False, True, False, False, True, False, False, False]
     assert positions(row["document"][None]).tolist() == [[0, 1, 2, 0, 1, 0, 1, 2]]
+    assert mean_span(row["document"][None]) == (3 * 3 + 2 * 2 + 3 * 3) / 8
 
 
 def test_pack_with_and_without_packing():

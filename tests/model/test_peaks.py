@@ -102,5 +102,13 @@ def test_a_cpu_is_measured_and_never_in_fp8(monkeypatch):
         peak_here(torch.device("cpu"), "fp8")
 
 
+def test_a_cpu_without_fast_16_bit_products_has_the_peak_of_fp32(monkeypatch):
+    rates = {torch.float32: 100.0, torch.float16: 5.0, torch.bfloat16: 200.0}
+    monkeypatch.setattr("lmfast.model.peaks.measured_matmul_flops", lambda device, dtype: rates[dtype])
+    cpu = torch.device("cpu")
+    assert device_peak(cpu, bf16=False, fp16=True) == (100.0, "measured fp32 matmul")
+    assert device_peak(cpu, bf16=True) == (200.0, "measured bf16 matmul")
+
+
 def test_measured_rate_is_a_rate():
     assert 1e8 < measured_matmul_flops(torch.device("cpu"), torch.float32, size=256) < 1e14

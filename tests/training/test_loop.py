@@ -88,6 +88,14 @@ def test_steps_batches_and_tokens_are_counted():
     assert lines[-1]["train_loss"] < lines[0]["train_loss"]
 
 
+def test_no_share_of_the_peak_exceeds_one():
+    _, lines, messages, _ = run(30, peak_flops=1e-3)
+    shares = [line["mfu"] for line in lines if "mfu" in line]
+    assert len(shares) == 29 and shares[0] == 1 >= max(shares)
+    assert messages and all("MFU is a share of that from here on" in line for line in messages)
+    assert len(messages) == shares.count(1.0)
+
+
 def test_loss_and_gradient_are_means_however_a_step_is_split():
     whole, one, _, _ = run(3)
     split, four, _, _ = run(3, batch=BatchRamp(1, 4))

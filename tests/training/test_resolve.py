@@ -36,6 +36,14 @@ def test_derived_settings():
     assert resolved(max_minutes=5, total_tokens=10**6)["max_iters"] == 31
 
 
+def test_total_tokens_are_counted_in_the_rows_of_the_task():
+    settings = replace_flat(
+        TrainSettings(), {"total_tokens": 100_000, "batch_size": 4, "context_length": 512}
+    )
+    assert to_flat(resolve(settings, 300))["max_iters"] == 49  # 100,000 / 512 / 4
+    assert to_flat(resolve(settings, 300, 2 * 31))["max_iters"] == 404  # pairs of rows of 31 tokens
+
+
 def test_total_tokens_of_a_batch_ramp():
     """Steps of 1, 1, 2, 2, 3, 3, then 4 passes of 4 × 100 tokens; the last step is whole."""
     ramp = {

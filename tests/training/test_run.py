@@ -6,9 +6,12 @@ import signal
 import pytest
 import torch
 
+from lmfast.model.accounting import training_flops_per_token
+from lmfast.settings import TrainSettings, replace_flat
 from lmfast.training.checkpoint import save_checkpoint
 from lmfast.training.loop import Progress
-from lmfast.training.run import _save, _StopSignals
+from lmfast.training.resolve import resolve
+from lmfast.training.run import Rows, _plan, _save, _StopSignals
 
 
 def test_a_full_disk_leaves_the_run_alive_and_the_old_checkpoint_whole(tmp_path, monkeypatch):
@@ -35,6 +38,14 @@ def test_a_full_disk_leaves_the_run_alive_and_the_old_checkpoint_whole(tmp_path,
         len(messages) == 1 and "step 2 could not be written" in messages[0] and "No space left" in messages[0]
     )
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
+
+
+def test_flops_are_those_of_the_rows_and_not_of_the_longest_context():
+    settings = replace_flat(TrainSettings(), {"max_iters": 1, "context_length": 512})
+    settings = resolve(settings, 300)
+    for rows, length in ((Rows(512), 512), (Rows(248, per_sequence=2), 248), (Rows(512, 1, 31.5), 31.5)):
+        plan = _plan(settings, rows, 1.0)
+        assert plan.flops_per_token == training_flops_per_token(settings.model, length)
 
 
 def test_a_second_ctrl_c_interrupts_at_once():
