@@ -2,13 +2,14 @@
 PyTorch elsewhere.
 
 Every operator is a plain function of tensors, functional and differentiable, correct on any shape, callable inside
-`torch.compile(fullgraph=True)` and under `torch.autocast`. The two that serve decoding have no gradient, and
+`torch.compile(fullgraph=True)` and under `torch.autocast`. Those that serve decoding have no gradient of their own, and
 rope_append writes to its caches. Bad arguments raise ValueError. This package imports torch and (where it is
 installed) triton, nothing else.
 """
 
 from kernels.attention import attention
 from kernels.decode_attention import decode_attention
+from kernels.decode_linear import decode_linear, decode_norm_linear, decode_swiglu_linear
 from kernels.feed_forward import feed_forward
 from kernels.fp8_linear import fp8_linear
 from kernels.linear import linear
@@ -22,6 +23,9 @@ from kernels.swiglu import swiglu
 __all__ = [
     "attention",
     "decode_attention",
+    "decode_linear",
+    "decode_norm_linear",
+    "decode_swiglu_linear",
     "feed_forward",
     "fp8_linear",
     "linear",

@@ -36,6 +36,8 @@ from kernels.attention_backward import attention_backward
 from kernels.attention_forward import attention_forward
 from kernels.attention_tiles import CANDIDATES, Tile, use_tiles
 from kernels.decode_attention import _decode
+from kernels.decode_linear import CANDIDATES as LINEAR_CANDIDATES
+from kernels.decode_linear import _product
 from kernels.fp8_cast import _cast
 from kernels.fp8_cross_entropy import _loss as fp8_loss
 from kernels.fp8_feed_forward import _gradient as fp8_swiglu_backward
@@ -270,6 +272,28 @@ def _append_cases() -> Iterator[Case]:
                 )
 
 
+def _decode_linear_cases() -> Iterator[Case]:
+    for dtype in (torch.bfloat16, torch.float32):
+        for rows in (1, 2, 4):
+            for width, columns in ((768, 768), (768, 2304), (768, 50304), (2560, 768), (8192, 1024)):
+                x, weight = _meta(rows, width, dtype=dtype), _meta(columns, width, dtype=dtype)
+                both, norm = _meta(rows, 2 * width, dtype=dtype), _meta(width, dtype=torch.float32)
+                name = str(dtype).removeprefix("torch.")
+                for prologue, arguments in {
+                    "plain": (x, weight, None, None, 0.0, False),
+                    "norm": (x, weight, norm, x, 1e-5, False),
+                    "swiglu": (both, weight, None, None, 0.0, True),
+                }.items():
+                    label = f"{name} {rows} x {width} x {columns}, {prologue}"
+                    yield Case("decode_linear", label, lambda a=arguments: _product.body(*a))
+    x, weight, norm = _meta(1, 768), _meta(2304, 768), _meta(768, dtype=torch.float32)
+    for candidate in LINEAR_CANDIDATES:
+        launch = _with_config(
+            "decode_linear", candidate, lambda: _product.body(x, weight, norm, x, 1e-5, False)
+        )
+        yield Case("decode_linear", "candidate, bfloat16 1 x 768 x 2304, norm", launch, architectures=SWEPT)
+
+
 def _loss_cases() -> Iterator[Case]:
     for dtype in (torch.bfloat16, torch.float32):
         for vocab in (4096, 10000, 32000, 50257, 50304, 151936):
@@ -353,6 +377,7 @@ def cases(only: str | None = None) -> list[Case]:
         *_tile_cases(),
         *_decode_cases(),
         *_append_cases(),
+        *_decode_linear_cases(),
         *_loss_cases(),
         *_fp8_loss_cases(),
         *_fp8_cast_cases(),

@@ -48,6 +48,7 @@ CHOICES = {
     "split_heads": ("triton", "triton"),
     "attention": (ATTENTION, ATTENTION),
     "decode_attention": ("triton", "triton"),
+    "decode_linear": ("triton", "triton"),
     "linear_cross_entropy": ("triton", "triton"),
     "fp8_cast": ("triton", "triton"),
     "fp8_feed_forward": ("triton", "triton"),

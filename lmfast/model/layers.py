@@ -52,6 +52,16 @@ class Linear(nn.Linear):
         return product(x, self.weight)
 
 
+def decode_normed(
+    norm: nn.Module | None, weight: Tensor, delta: Tensor, residual: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """(norm(s) weightᵀ, s) of s = delta + residual, or delta: for one new token a sequence; None is no norm."""
+    if isinstance(norm, RMSNorm):
+        return kernels.decode_norm_linear(delta, norm.weight, weight, norm.eps, residual)
+    s = delta if residual is None else delta + residual
+    return kernels.decode_linear(s, weight), s
+
+
 class FusedLinear(Linear):
     """Several bias-free projections of one input in one product; `widths`: the rows of each one's matrix, in order."""
 
@@ -90,10 +100,12 @@ class Attention(nn.Module):
         """The window, where keys of this many positions reach beyond it: else full attention is the same."""
         return self.window if self.window is not None and self.window < length else None
 
-    def project(self, x: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (batch, seq, num_heads, head_dim), keys and values (batch, seq, num_kv_heads, …), not rotated."""
-        batch, seq, _ = x.shape
-        heads = self.qkv(x).view(batch, seq, self.num_heads + 2 * self.num_kv_heads, self.head_dim)
+    def heads_of(self, projected: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (batch, seq, num_heads, head_dim), keys and values (batch, seq, num_kv_heads, …) of qkv's product,
+        not rotated.
+        """
+        batch, seq, _ = projected.shape
+        heads = projected.view(batch, seq, self.num_heads + 2 * self.num_kv_heads, self.head_dim)
         q, k, v = heads.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=2)
         if self.value_embedding is not None:
             v = v + (self.value_weight * self.value_embedding(ids).view_as(v)).to(v.dtype)
@@ -115,7 +127,7 @@ class Attention(nn.Module):
         if plain and positions is None and document_ids is None and cache is None:
             tables = rope if self.rotate else (None, None)
             return self.out(kernels.self_attention(self.qkv(x), self.num_heads, self.num_kv_heads, *tables))
-        q, k, v = (heads.transpose(1, 2) for heads in self.project(x, ids))
+        q, k, v = (heads.transpose(1, 2) for heads in self.heads_of(self.qkv(x), ids))
         if self.rotate:
             q, k = kernels.rope(q, k, *rope, positions)
         if cache is not None:
@@ -125,19 +137,19 @@ class Attention(nn.Module):
 
     def decode(
         self,
-        x: Tensor,
+        projected: Tensor,
         rope: tuple[Tensor, Tensor],
         lengths: Tensor,
         cache: LayerCache,
         ids: Tensor | None = None,
     ) -> Tensor:
-        """One new token a sequence, x (batch, 1, d_model) of ids (batch, 1); `lengths` (batch,) count it already."""
-        q, k, v = (heads.squeeze(1) for heads in self.project(x, ids))
+        """One new token a sequence, qkv's product (batch, 1, …) of ids (batch, 1); `lengths` (batch,) count it already."""
+        q, k, v = (heads.squeeze(1) for heads in self.heads_of(projected, ids))
         tables = rope if self.rotate else (None, None)
         q = kernels.rope_append(q, k, v, *tables, lengths, cache.k, cache.v)
         window = self._window_within(cache.k.shape[2])
         attended = kernels.decode_attention(q, cache.k, cache.v, lengths, window=window)
-        return self.out(attended.flatten(1)[:, None])
+        return kernels.decode_linear(attended.flatten(1)[:, None], self.out.weight)
 
 
 class FeedForward(nn.Module):
@@ -158,8 +170,16 @@ class FeedForward(nn.Module):
         if self.kind == "swiglu":
             weights = self.up.weight, self.down.weight
             return kernels.feed_forward(x, *weights, fp8=self.up.fp8 and self.training)
-        up = self.up(x)
-        return self.down(F.silu(up) if self.kind == "silu" else F.relu(up).square())
+        return self.down(self._activated(self.up(x)))
+
+    def decode_down(self, up: Tensor) -> Tensor:
+        """The rest of it for one new token a sequence, from the product `up` (batch, 1, …)."""
+        if self.kind == "swiglu":
+            return kernels.decode_swiglu_linear(up, self.down.weight)
+        return kernels.decode_linear(self._activated(up), self.down.weight)
+
+    def _activated(self, up: Tensor) -> Tensor:
+        return F.silu(up) if self.kind == "silu" else F.relu(up).square()
 
 
 class Block(nn.Module):
@@ -179,7 +199,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
 
     def forward(self, delta: Tensor, residual: Tensor | None, attend) -> tuple[Tensor, Tensor | None]:
-        """`attend(attention, x)` runs this block's attention: over a whole sequence, or one token with a cache."""
+        """`attend(attention, x)` runs this block's attention."""
         if self.post_norm:
             x = self.attention_norm(delta + self.dropout(attend(self.attention, delta)))
             return self.ffn_norm(x + self.dropout(self.feed_forward(x))), None
@@ -191,3 +211,16 @@ class Block(nn.Module):
             return self.dropout(attend(self.attention, x)) + self.dropout(self.feed_forward(x)), residual
         x, residual = self.ffn_norm(self.dropout(attend(self.attention, x)), residual)
         return self.dropout(self.feed_forward(x)), residual
+
+    def decode(self, delta: Tensor, residual: Tensor | None, attend) -> tuple[Tensor, Tensor | None]:
+        """`forward` of one new token a sequence; `attend(attention, projected)` takes qkv's product.
+
+        With `norm: pre` each norm and SwiGLU belong to the product that reads them (kernels/decode_linear.py).
+        """
+        if self.post_norm or self.parallel:
+            return self.forward(delta, residual, lambda attention, x: attend(attention, attention.qkv(x)))
+        qkv, up = self.attention.qkv.weight, self.feed_forward.up.weight
+        projected, residual = decode_normed(self.attention_norm, qkv, delta, residual)
+        delta = self.dropout(attend(self.attention, projected))
+        hidden, residual = decode_normed(self.ffn_norm, up, delta, residual)
+        return self.dropout(self.feed_forward.decode_down(hidden)), residual

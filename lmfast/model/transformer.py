@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lmfast.errors import UserError
 from lmfast.model.config import ModelConfig
 from lmfast.model.kv_cache import KVCache
-from lmfast.model.layers import Attention, Block, FusedLinear, RMSNorm
+from lmfast.model.layers import Attention, Block, FusedLinear, RMSNorm, decode_normed
 
 VALUE_STD = 0.1
 """standard deviation of value embeddings at the start"""
@@ -122,7 +122,10 @@ class TransformerLM(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (..., vocab_size) of final hidden states (..., d_model), capped where the config says so."""
-        logits, cap = self.head(hidden), self.config.logit_softcap
+        return self._capped(self.head(hidden))
+
+    def _capped(self, logits: Tensor) -> Tensor:
+        cap = self.config.logit_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def prefill(self, ids: Tensor, cache: KVCache, rows: Tensor | None = None) -> None:
@@ -148,11 +151,15 @@ class TransformerLM(nn.Module):
         lengths += 1  # here, not in each layer: the new token's own row counts
 
         def attend_with(layer):
-            return lambda attention, x: attention.decode(x, rope, lengths, layer, ids[:, None])
+            return lambda attention, projected: attention.decode(
+                projected, rope, lengths, layer, ids[:, None]
+            )
 
-        attends = [attend_with(layer) for layer in cache.view(max_length)]
-        hidden = self._run_blocks(self._embed(ids[:, None]), attends)
-        return self.logits(hidden[:, 0])
+        x, residual = self._embed(ids[:, None]), None
+        for block, layer in zip(self.blocks, cache.view(max_length), strict=True):
+            x, residual = block.decode(x, residual, attend_with(layer))
+        logits, _ = decode_normed(self.final_norm, self.head.weight, x, residual)
+        return self._capped(logits[:, 0])
 
     def write_only(self, ids: Iterable[int]) -> None:
         """Generation shall choose among these ids, all that the tokenizer has: the vocabulary may be padded beyond them."""

@@ -39,7 +39,7 @@ TRAINING = (
     "_swiglu_backward_kernel",
     "_loss_kernel",
 )
-DECODING = ("_rope_append_kernel", "_decode_split_kernel")
+DECODING = ("_rope_append_kernel", "_decode_split_kernel", "_decode_linear_kernel")
 
 
 def norm(x, weight):
@@ -219,3 +219,26 @@ def test_a_broken_cache_fails(mutate, monkeypatch):
     mutate(import_module("kernels.decode_attention"), "_decode_split_kernel", "max_len)\n", "max_len) - 1\n")
     with pytest.raises(AssertionError):
         assert_decoded(*decode_both(SHAPES["tied, grouped heads"], monkeypatch))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"norm": "post"},
+        {"norm": "none", "tie_embeddings": True},
+        {"parallel_block": True},
+        {"ffn": "relu2", "logit_softcap": 3.0},
+    ],
+)
+def test_decoding_equals_a_pass_over_all(changes, monkeypatch):
+    """Arrangements that the oracle above does not know: a step's logits against those of the whole window."""
+    config = dataclasses.replace(SMALL, num_layers=1, **changes)
+    model, found = TransformerLM(config).eval(), []
+    original = torch_decoder._decode
+    monkeypatch.setattr(torch_decoder, "_decode", lambda *a: found.append(original(*a)) or found[-1].clone())
+    with torch.no_grad():
+        decoder = TorchDecoder(model, 1, Sampling(0.0))
+        decoder.read({0: [5, 9, 2]})
+        decoder.step([0], 0)
+        torch.testing.assert_close(found[0], model(torch.tensor([[5, 9, 2]]))[:, -1], rtol=0, atol=2e-5)
+    decoder.close()
