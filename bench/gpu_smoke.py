@@ -27,7 +27,7 @@ from lmfast.settings import replace_flat
 
 SMALL_SPEED = SpeedSizes(
     rows=256, width=512, d_ff=256, tokens=512, attention_seqs=(256,), attention_width=256, d_model=256, vocab=1000,
-    context=256, decode_batches=(1,), cache_bytes=1,
+    context=256, decode_batches=(1,), linear=((256, 512),), linear_rows=(1, 4), cache_bytes=1,
 )  # fmt: skip
 SMALL_RUN = {
     "num_layers": 2, "batch_size": 8, "total_tokens": None, "max_iters": 24, "log_interval": 4, "eval_interval": 12,

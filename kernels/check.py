@@ -29,15 +29,23 @@ from kernels.check_speed import Sizes as SpeedSizes
 CEILING_ELEMENTS, CEILING_SIDE = 2**30, 8192
 SMALL = CheckSizes(
     rows=256, width=512, seq=256, head_dims=(64, 128, 80), lengths=((1, 1), (113, 203)),
-    decode=((1, 12, 12), (3, 8, 2)), vocab=1000, huge=0,
+    decode=((1, 12, 12), (3, 8, 2)), linear=((768, 2304), (2560, 768), (333, 101)), vocab=1000, huge=0,
 )  # fmt: skip
-QUICK = SpeedSizes(attention_seqs=(4096,), compiled_peers=False)
+QUICK = SpeedSizes(attention_seqs=(4096,), compiled_peers=False, linear_rows=(1, 4))
 TINY_CHECK = CheckSizes(
-    rows=16, width=64, seq=24, head_dims=(16,), lengths=((3, 5),), decode=((1, 2, 2),), vocab=64, huge=0
+    rows=16,
+    width=64,
+    seq=24,
+    head_dims=(16,),
+    lengths=((3, 5),),
+    decode=((1, 2, 2),),
+    linear=((24, 10),),
+    vocab=64,
+    huge=0,
 )
 TINY_SPEED = SpeedSizes(
     rows=16, width=64, d_ff=48, tokens=32, attention_seqs=(16,), attention_width=64, d_model=64, vocab=64,
-    context=32, decode_batches=(1,), cache_bytes=1,
+    context=32, decode_batches=(1,), linear=((24, 10),), linear_rows=(1,), cache_bytes=1,
 )  # fmt: skip
 
 

@@ -28,6 +28,13 @@ class Sizes:
     head_dims: tuple[int, ...] = (64, 128, 80)
     lengths: tuple[tuple[int, int], ...] = ((1, 1), (113, 203), (239, 239), (799, 1023))
     decode: tuple[tuple[int, int, int], ...] = ((1, 12, 12), (3, 32, 8), (32, 8, 8))  # batch, heads, kv heads
+    linear: tuple[tuple[int, int], ...] = (
+        (768, 2304),
+        (2560, 768),
+        (768, 5120),
+        (768, 50304),
+        (5003, 1031),
+    )  # K, N
     vocab: int = 50304
     huge: int = 2**31 + 2**16  # 0 leaves those checks out
 
@@ -248,6 +255,35 @@ def decode_attention(report: Report, sizes: Sizes) -> None:
     _huge(report, "decode_attention", sizes, 4096, caches, inputs=2, tensors=3, slack=2**-7)
 
 
+def decode_linear(report: Report, sizes: Sizes) -> None:
+    """The three products of decoding, their sums in float32, with 1, 2 and 4 rows, against the operators."""
+    rms_norm_reference = import_module("kernels.rms_norm").rms_norm_reference
+    swiglu_reference = import_module("kernels.swiglu").swiglu_reference
+
+    def ours(x, norm, weight, residual, both):
+        normed = kernels.decode_norm_linear(x, norm, weight, 1e-5, residual)
+        alone, _ = kernels.decode_norm_linear(x, norm, weight)
+        return (
+            *normed,
+            alone,
+            kernels.decode_linear(x, weight),
+            kernels.decode_swiglu_linear(both, weight),
+        )
+
+    def reference(x, norm, weight, residual, both):
+        y, s = rms_norm_reference(x, norm, 1e-5, residual)
+        inputs = rms_norm_reference(x, norm, 1e-5), x, swiglu_reference(*both.chunk(2, -1))
+        return y @ weight.t(), s, *(each @ weight.t() for each in inputs)
+
+    for k, n in sizes.linear:
+        for rows in (1, 2, 4):
+            shapes = (rows, 1, k), (k,), (n, k), (rows, 1, k), (rows, 1, 2 * k)
+            x, norm, weight, residual, both = (_randn(report, *shape, grad=False) for shape in shapes)
+            what = f"{rows} × {k} × {n}"
+            inputs = [x, norm.float(), weight * k**-0.5, residual, both]
+            compare(report, "decode_linear", what, ours, reference, reference, inputs)
+
+
 def linear_cross_entropy(report: Report, sizes: Sizes) -> None:
     reference = import_module("kernels.linear_cross_entropy").linear_cross_entropy_reference
     targets = torch.randint(0, sizes.vocab, (sizes.rows,), device=report.device)
@@ -282,6 +318,7 @@ CHECKS: dict[str, Callable[[Report, Sizes], None]] = {
     "attention": attention,
     "linear_cross_entropy": linear_cross_entropy,
     "decode_attention": decode_attention,
+    "decode_linear": decode_linear,
     "rms_norm": rms_norm,
     "swiglu": swiglu,
     "rope": rope,

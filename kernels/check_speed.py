@@ -37,6 +37,14 @@ class Sizes:
     vocab: int = 50304
     context: int = 8192
     decode_batches: tuple[int, ...] = (1, 32)
+    linear: tuple[tuple[int, int], ...] = (
+        (768, 2304),
+        (768, 768),
+        (768, 5120),
+        (2560, 768),
+        (768, 50304),
+    )  # K, N
+    linear_rows: tuple[int, ...] = (1, 2, 4)
     compiled_peers: bool = True
     cache_bytes: int = 2**28  # as many caches in turn as hold this much, so that none stays in the L2 cache
 
@@ -219,6 +227,43 @@ def decode_attention(report: Report, sizes: Sizes) -> None:
             report.timed("decode_attention", f"batch {batch}", who, ms / count, each, "bytes", timer)
 
 
+def decode_linear(report: Report, sizes: Sizes) -> None:
+    """One product of decoding, alone and with what stands before it, over as many weights in turn as fill the caches."""
+    for k, n in sizes.linear:
+        for rows in sizes.linear_rows:
+            x, residual, both = (_randn(report, rows, 1, m * k, grad=False) for m in (1, 1, 2))
+            norm, weight = torch.ones(k, device=report.device), _randn(report, n, k, grad=False)
+            count = max(1, -(-sizes.cache_bytes // weight.nbytes))
+            weights = [weight, *(torch.randn_like(weight) for _ in range(count - 1))]
+
+            def swiglu_then(w, both=both):
+                return F.linear(kernels.swiglu(*both.chunk(2, -1)), w)
+
+            def norm_then(w, x=x, norm=norm, residual=residual):
+                return F.linear(kernels.rms_norm(x, norm, 1e-5, residual)[0], w)
+
+            def with_norm(w, x=x, norm=norm, residual=residual):
+                return kernels.decode_norm_linear(x, norm, w, 1e-5, residual)
+
+            rivals = {
+                "ours": lambda w, x=x: kernels.decode_linear(x, w),
+                "F.linear": lambda w, x=x: F.linear(x, w),
+                "ours, norm": with_norm,
+                "rms_norm, F.linear": norm_then,
+                "ours, SwiGLU": lambda w, both=both: kernels.decode_swiglu_linear(both, w),
+                "swiglu, F.linear": swiglu_then,
+            }
+            for who, function in rivals.items():
+
+                def in_turn(function=function, weights=weights):
+                    return [function(w) for w in weights]
+
+                with torch.no_grad():
+                    ms, timer = time_ms(in_turn, report.device)
+                what = f"{rows} × {k} × {n}"
+                report.timed("decode_linear", what, who, ms / count, weight.nbytes, "bytes", timer)
+
+
 def linear_cross_entropy(report: Report, sizes: Sizes) -> None:
     hidden = _randn(report, sizes.tokens, sizes.d_model)
     weight = _randn(report, sizes.vocab, sizes.d_model)
@@ -333,6 +378,7 @@ SPEEDS: dict[str, Callable[[Report, Sizes], None]] = {
     "rope": rope,
     "attention": attention,
     "decode_attention": decode_attention,
+    "decode_linear": decode_linear,
     "linear_cross_entropy": linear_cross_entropy,
 }
 IN_A_COMPILED_STEP = ("rms_norm", "swiglu", "rope", "attention")

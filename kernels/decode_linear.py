@@ -141,7 +141,7 @@ def _product(
     wrap_triton(_decode_linear_kernel)[(triton.cdiv(N, chosen["BLOCK_N"]),)](
         rows, added, weight if norm_weight is None else norm_weight.contiguous(), weight, y, s,
         rows.shape[0], N, rows.stride(0), added.stride(0), weight.stride(0),
-        K=K, EPS=eps, NORM=norm_weight is not None, HAS_RESIDUAL=residual is not None, SWIGLU=swiglu,
+        K=int(K), EPS=eps, NORM=norm_weight is not None, HAS_RESIDUAL=residual is not None, SWIGLU=swiglu,
         DOUBLE=x.dtype == torch.float64, ROWS=power_of_two(rows.shape[0]), **chosen,
     )  # fmt: skip
     return y, s

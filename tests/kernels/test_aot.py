@@ -22,6 +22,7 @@ SAMPLE = {
     "attention": "bfloat16 head_dim 64",
     "decode_attention": "bfloat16 head_dim 128, 32/8 heads, batch 1",
     "rope_append": "bfloat16 head_dim 64, 12/12 heads, batch 1",
+    "decode_linear": "bfloat16 1 x 2560 x 768, swiglu",
     "linear_cross_entropy": "bfloat16 vocabulary 50304",
 }
 
@@ -68,7 +69,15 @@ def test_a_consumer_gpu_has_room_for_the_widest_tiles():
 
 @pytest.mark.parametrize(
     "operator",
-    ["attention", "decode_attention", "rope", "rope_append", "split_heads", "linear_cross_entropy"],
+    [
+        "attention",
+        "decode_attention",
+        "decode_linear",
+        "rope",
+        "rope_append",
+        "split_heads",
+        "linear_cross_entropy",
+    ],
 )
 def test_sizes_of_one_compile(operator):
     """Triton makes constants of arguments that equal 1, which the interpreter does not: one of everything."""
@@ -85,6 +94,10 @@ def test_sizes_of_one_compile(operator):
             aot.attention_backward.body(x, x, x, x, x, lse, ids, True, 1.0, 0)
         elif operator == "decode_attention":
             aot._decode.body(one(1, 1, 2), x, x, one(1, dtype=long), 0)
+        elif operator == "decode_linear":
+            row, norm = one(1, 1), one(1, dtype=torch.float32)
+            aot._product.body(row, row, norm, row, 1e-5, False)
+            aot._product.body(one(1, 2), row, None, None, 0.0, True)
         elif operator == "rope":
             table = one(1, 1, dtype=torch.float32)
             aot._rope.body(x, x, table, table, one(1, 1, dtype=long), False)

@@ -174,6 +174,9 @@ TRACED = {
         t["x"], t["x"], t["x"], t["x"], t["x"], t["lse"], t["ids"], True, 0.25, 9
     )[0],
     "decode_attention": lambda t: torch.ops.lmfast.decode_attention(t["q"], t["x"], t["x"], t["lengths"], 7),
+    "decode_linear": lambda t: torch.ops.lmfast.decode_linear(
+        t["row"], t["matrix"], t["weight"], t["row"], 1e-5, False
+    )[0],
 }
 
 
@@ -197,7 +200,7 @@ def test_compile_sees_the_kernels_on_a_gpu(name, dynamic, monkeypatch):
     properties = SimpleNamespace(multi_processor_count=132)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     shapes = {"x": (2, 4, 33, 24), "q": (2, 4, 24), "weight": (24,), "table": (35, 12), "lse": (2, 4, 33)}
-    shapes |= {"rstd": (264,), "lengths": (2,), "ids": (2, 33)}
+    shapes |= {"rstd": (264,), "lengths": (2,), "ids": (2, 33), "row": (2, 1, 24), "matrix": (33, 24)}
     environment = ShapeEnv()
     fake = FakeTensorMode(shape_env=environment)
 

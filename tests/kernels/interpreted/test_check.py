@@ -16,6 +16,7 @@ CHECK = check_correct.Sizes(
     width=64,
     seq=40,
     head_dims=(20,),
+    linear=((24, 10),),
     lengths=((1, 1), (5, 9)),
     decode=((1, 4, 4), (3, 6, 2)),
     vocab=60,
@@ -23,7 +24,7 @@ CHECK = check_correct.Sizes(
 )
 SPEED = check_speed.Sizes(
     rows=16, width=32, d_ff=24, tokens=32, attention_seqs=(16,), attention_width=128, d_model=64, vocab=50,
-    context=24, decode_batches=(1,), cache_bytes=1000,
+    context=24, decode_batches=(1,), linear=((24, 10),), linear_rows=(1,), cache_bytes=1000,
 )  # fmt: skip
 
 

@@ -95,7 +95,7 @@ def test_other_inputs_get_the_operators(rows, dtypes, grad, monkeypatch):
 
 
 def test_mixed_dtypes_and_autocast():
-    x, norm, weight, *_ = operands(1, 8, 6)
+    x, _, weight, *_ = operands(1, 8, 6)
     assert not module._fits(weight, x.half()) and not module._fits(weight, x, x.half())
     with torch.autocast("cpu", torch.bfloat16):
         assert not module._fits(weight, x)
