@@ -282,6 +282,12 @@ def decode_linear(report: Report, sizes: Sizes) -> None:
             what = f"{rows} × {k} × {n}"
             inputs = [x, norm.float(), weight * k**-0.5, residual, both]
             compare(report, "decode_linear", what, ours, reference, reference, inputs)
+    x = _randn(report, 1, 1024, grad=False)
+
+    def columns(weight):  # (rows, 1024): a value of the answer for each row of the weight
+        return (kernels.decode_linear(x, weight).t(),)
+
+    _huge(report, "decode_linear", sizes, 1024, columns, inputs=1, tensors=2, slack=2**-7)
 
 
 def linear_cross_entropy(report: Report, sizes: Sizes) -> None:
