@@ -3,6 +3,8 @@
 import importlib
 import sys
 
+from lmfast.errors import UserError, exit_on_user_error
+
 COMMANDS = {
     "quickstart": ("lmfast.quickstart", "from nothing to a small story-telling model, in minutes"),
     "tokenizer": (
@@ -24,24 +26,23 @@ COMMANDS = {
 
 
 def main() -> None:
-    words = sys.argv[1:]
-    if not words or words[0] in ("-h", "--help"):
-        print(usage())
-        return
-    if words[0] == "--version":
-        from lmfast import __version__
+    with exit_on_user_error():
+        words = sys.argv[1:]
+        if not words or words[0] in ("-h", "--help"):
+            print(usage())
+        elif words[0] == "--version":
+            from lmfast import __version__
 
-        print(f"lmfast {__version__}")
-        return
-    if words[0] not in COMMANDS:
-        from lmfast.suggestions import nearest
+            print(f"lmfast {__version__}")
+        elif words[0] not in COMMANDS:
+            from lmfast.suggestions import nearest
 
-        near = nearest(words[0].replace("-", "_"), COMMANDS)
-        hint = f"did you mean {near}?" if near else f"there are {', '.join(COMMANDS)}"
-        print(f"error: unknown command '{words[0]}'; {hint}", file=sys.stderr)
-        sys.exit(2)
-    sys.argv = [f"lmfast {words[0]}", *words[1:]]
-    importlib.import_module(COMMANDS[words[0]][0]).main()
+            near = nearest(words[0].replace("-", "_"), COMMANDS)
+            hint = f"did you mean {near}?" if near else f"there are {', '.join(COMMANDS)}"
+            raise UserError(f"unknown command '{words[0]}'; {hint}")
+        else:
+            sys.argv = [f"lmfast {words[0]}", *words[1:]]
+            importlib.import_module(COMMANDS[words[0]][0]).main()
 
 
 def usage() -> str:

@@ -15,20 +15,18 @@ class UserError(ValueError):
 
 @contextlib.contextmanager
 def exit_on_user_error():
-    """Turns a `UserError` into one line on stderr and exit code 2; Ctrl-C into exit code 130."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(
-                errors="replace"
-            )  # a console that cannot show a character must not end the command
+    """Turns a `UserError` into one line on stderr and exit code 2, as also output that cannot be written; Ctrl-C into exit
+    code 130. A reader that went away (head, less) is no error."""
+    from lmfast import streams
+
+    streams.prepare()
     try:
-        yield
+        with streams.written_out():
+            yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
-        # The reader (head, less) went away: not an error of ours. Python would complain again at exit.
-        sys.stderr.close()
         sys.exit(0)
     except OSError as error:
         # The machine's refusals (a folder that is a file, no permission, a full disk) are the user's to mend.

@@ -17,6 +17,7 @@ import tyro
 
 from lmfast.errors import UserError, exit_on_user_error
 from lmfast.settings import DataSettings, parse, precision_of
+from lmfast.streams import standard_output
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class EvaluateSettings:
 
 def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_user_error():
+        standard_output()
         evaluate_run(parse(EvaluateSettings, sys.argv[1:] if argv is None else argv, "lmfast evaluate"))
 
 

@@ -37,6 +37,7 @@ from lmfast.settings import (
     precision_of,
     read_yaml,
 )
+from lmfast.streams import standard_output
 from lmfast.training.resolve import batch_ramp
 
 GB = 1e9
@@ -88,6 +89,7 @@ class FlopsSettings:
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     with exit_on_user_error():
+        standard_output()
         settings = parse(FlopsSettings, argv, "lmfast flops", other=TrainSettings)
         settings = resolve(settings, given_names(argv, FlopsSettings))
         if settings.plot is not None:

@@ -6,7 +6,6 @@ name that is no picture's.
 """
 
 import math
-import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -14,6 +13,7 @@ from lmfast.errors import UserError
 from lmfast.files import written_beside
 from lmfast.model.accounting import CONVENTION, forward_flops
 from lmfast.model.config import ModelConfig
+from lmfast.streams import standard_output
 
 GB = 1e9
 
@@ -143,7 +143,7 @@ def _console():
     from rich import box
     from rich.console import Console
 
-    if sys.stdout.isatty():
+    if standard_output().isatty():
         return Console(highlight=False), box.SIMPLE_HEAD
     return Console(highlight=False, width=200, color_system=None, soft_wrap=True), None
 

@@ -1,7 +1,7 @@
 """python -m lmfast.generate: continue prompts with a trained model.
 
-Text streams to standard output as it is made (several prompts: each is printed when it ends); everything else goes
-to standard error.
+Prompts come from the command line, from a file, or from a pipe. Text streams to standard output as it is made (several
+prompts: each is printed when it ends); everything else goes to standard error.
 """
 
 import contextlib
@@ -19,6 +19,8 @@ from lmfast.errors import UserError, exit_on_user_error
 from lmfast.files import read_text
 from lmfast.model import compile_cache
 from lmfast.settings import parse, precision_of
+from lmfast.streams import input_is_piped, standard_input, standard_output
+from lmfast.tokenizer.arguments import unescaped
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,12 @@ class GenerateSettings:
     checkpoint: str | None = None
     """run folder, or one of its checkpoints; the newest run under runs/ when not set"""
     prompt: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--prompts"])] = ()
-    """text to continue; several make a batch. Without one, a text is begun from <|endoftext|>"""
+    """text to continue; several make a batch. Without one, what is piped in; without that, a text begins at <|endoftext|>"""
     prompt_file: str | None = None
     """file with one prompt a line; - reads standard input"""
+    prompt_separator: str = "\\n"
+    """what stands between the prompts of a file or of piped text, such as '\\n---\\n' for prompts of several lines; '' makes
+    all of it one prompt. Line breaks around a prompt are left out"""
     chat: bool = False
     """talk with a model of lmfast.sft or lmfast.dpo: a line from standard input is a turn, /reset forgets, /exit ends"""
     system: str | None = None
@@ -68,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def generate_text(settings: GenerateSettings) -> None:
     """Loads the run, continues the prompts, prints text and rate. Raises UserError on bad input."""
-    prompts = [] if settings.chat else _prompts(settings)
+    standard_output()
     if settings.chat and (settings.prompt or settings.prompt_file is not None):
         raise UserError(
             "--chat reads turns from standard input; leave --prompt and --prompt-file out, or --chat"
@@ -78,6 +83,7 @@ def generate_text(settings: GenerateSettings) -> None:
     if settings.max_tokens < 1:
         raise UserError(f"max_tokens is {settings.max_tokens}; it must be at least 1")
     precision = precision_of(settings)
+    prompts = [] if settings.chat else _prompts(settings)
     compile_cache.use()
     from lmfast.data.chat import ending_ids
     from lmfast.inference.decode import generate
@@ -132,8 +138,9 @@ def generate_text(settings: GenerateSettings) -> None:
 
 
 def _talk(settings: GenerateSettings, model, tokenizer) -> None:
-    """Answers the lines of standard input until they end. On a terminal each is asked for, a message that is too long is
-    told and forgotten, and Ctrl-C ends an answer (at the question, the talk)."""
+    """Answers the lines of standard input until they end. A message that is too long is reported and skipped; from a pipe
+    its answer is an empty line, and the command fails at the end. On a terminal each line is asked for, and Ctrl-C ends an
+    answer (at the question, the talk)."""
     from lmfast.inference.chat import Chat
 
     def begin() -> Chat:
@@ -143,18 +150,19 @@ def _talk(settings: GenerateSettings, model, tokenizer) -> None:
             kv_cache=settings.kv_cache, compile=settings.compile,
         )  # fmt: skip
 
-    talk, asking = begin(), sys.stdin.isatty()
+    with standard_input() as stdin:
+        asking = stdin.isatty()
+    talk, lines, skipped = begin(), 0, 0
     while True:
         if asking:
             print("> ", end="", file=sys.stderr, flush=True)
-        try:
-            line = sys.stdin.readline()
-        except UnicodeDecodeError as error:
-            raise UserError(f"standard input: not UTF-8 text ({error.reason}); convert it first") from None
+        with standard_input() as stdin:
+            line = stdin.readline()
+        lines += 1
         _refuse_half_characters("standard input", line)
         text = line.strip()
         if not line or text == "/exit":
-            return
+            break
         if text == "/reset":
             talk = begin()
         elif text:
@@ -169,14 +177,17 @@ def _talk(settings: GenerateSettings, model, tokenizer) -> None:
                     raise
                 print(flush=True)
             except UserError as error:
+                skipped += 1
+                print(f"error: {'' if asking else f'line {lines}: '}{error}", file=sys.stderr)
                 if not asking:
-                    raise
-                print(f"error: {error}", file=sys.stderr)
+                    print(flush=True)
             if talk.forgotten > known:
                 print(
                     f"(the context is full: the first {talk.forgotten} messages are forgotten)",
                     file=sys.stderr,
                 )
+    if skipped and not asking:
+        raise UserError(f"standard input: {skipped} of {lines - 1} lines were skipped; shorten them")
 
 
 def _split_prompts(argv: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
@@ -199,20 +210,38 @@ def _prompts(settings: GenerateSettings) -> list[str]:
     prompts = list(settings.prompt)
     for prompt in prompts:
         _refuse_half_characters(f"prompt {prompt!r}", prompt)
-    if settings.prompt_file == "-":
-        try:
-            prompts += [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
-        except UnicodeDecodeError as error:
-            raise UserError(f"standard input: not UTF-8 text ({error.reason}); convert it first") from None
-        _refuse_half_characters("standard input", "".join(prompts))
-    elif settings.prompt_file is not None:
-        path = Path(settings.prompt_file)
+    if settings.prompt_file is not None:
+        found = _split(_read(settings.prompt_file), settings.prompt_separator)
+        if not found:
+            raise UserError(f"{settings.prompt_file}: no prompt in it; write one a line")
+        prompts += found
+    elif not prompts and input_is_piped():
+        print("reading prompts from standard input", file=sys.stderr)
+        prompts = _split(_read("-"), settings.prompt_separator)
+    return prompts or [""]
+
+
+def _read(name: str) -> str:
+    """The text of a prompt file, or for - of standard input."""
+    if name != "-":
+        path = Path(name)
         if not path.is_file():
             raise UserError(f"{path}: no such prompt file")
-        prompts += [line for line in read_text(path).splitlines() if line.strip()]
-    if settings.prompt_file is not None and not prompts:
-        raise UserError(f"{settings.prompt_file}: no prompt in it; write one a line")
-    return prompts or [""]
+        return read_text(path)
+    with standard_input() as stdin:
+        text = stdin.read()
+    _refuse_half_characters("standard input", text)
+    return text.removeprefix("\ufeff")
+
+
+def _split(text: str, separator: str) -> list[str]:
+    r"""The prompts of a text: what stands between separators, blank ones left out.
+
+    >>> _split("a\n\nb\n", r"\n"), _split("a\nb\n---\nc\n", "---"), _split("a\n\nb\n", "")
+    (['a', 'b'], ['a\nb', 'c'], ['a\n\nb'])
+    """
+    parts = text.split(unescaped(separator)) if separator else [text]
+    return [part.strip("\r\n") for part in parts if part.strip()]
 
 
 def _refuse_half_characters(what: str, text: str) -> None:

@@ -54,7 +54,7 @@ def _show(corpus, seconds: float) -> None:
     from lmfast.generate import GenerateSettings, generate_text
     from lmfast.training.run_folder import read_metrics
 
-    sys.stdout.flush()
+    print(end="", flush=True)  # what is buffered comes before the text, which is not
     generate_text(GenerateSettings(checkpoint=str(FOLDER), prompt=("Once upon a time",), max_tokens=220))
     metrics = read_metrics(FOLDER)
     last = next(m for m in reversed(metrics) if "val_loss" in m)

@@ -1,4 +1,5 @@
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -79,6 +80,37 @@ def test_prompts_from_a_file_and_from_standard_input(lines, tmp_path, monkeypatc
     assert lines("--prompt-file", file, *GREEDY).out == expected
     monkeypatch.setattr(sys, "stdin", io.StringIO("Once upon\nOne day, a\n"))
     assert lines("--prompt-file", "-", *GREEDY).out == expected
+
+
+def test_a_separator_makes_prompts_of_several_lines(lines, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("Once\nupon\n---\n\nOne day,\u2028a\r\n---\n\n---\n", newline="")
+    expected = lines("--prompt", "Once\nupon", "One day,\u2028a", *GREEDY).out
+    separator = "--prompt-separator=" + r"---\n"
+    assert lines("--prompt-file", file, separator, *GREEDY).out == expected
+    file.write_text("Once upon\n\na time\n")
+    assert lines("--prompt-file", file, "--prompt-separator", "", *GREEDY).out.startswith(
+        "Once upon\n\na time"
+    )
+    file.write_text("Once\x0cupon\u2028a\n")  # one line to every other program
+    assert lines("--prompt-file", file, *GREEDY).out.startswith("Once\x0cupon\u2028a")
+
+
+def test_piped_text_is_prompts(lines, tmp_path, monkeypatch):
+    (tmp_path / "in").write_text("Once upon\nOne day, a\n")
+    expected = lines("--prompt", "Once upon", "One day, a", *GREEDY).out
+    with open(tmp_path / "in") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        read = lines(*GREEDY)
+    assert read.out == expected and read.err.startswith("reading prompts from standard input\n")
+    with open(tmp_path / "in") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert lines("--prompt", "Once", *GREEDY).out.startswith("Once") and stdin.read().startswith(
+            "Once upon"
+        )
+    with open(os.devnull) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert "reading" not in lines(*GREEDY).err
 
 
 def test_no_prompt_begins_a_text(lines):

@@ -18,10 +18,9 @@ from lmfast.tokenizer.arguments import (
     parser_of,
     positive,
     set_log_level,
+    unescaped,
     with_dashes,
 )
-
-_ESCAPES = {r"\n": "\n", r"\r": "\r", r"\t": "\t"}
 
 
 def share(text: str) -> float:
@@ -34,13 +33,10 @@ def share(text: str) -> float:
     return value
 
 
-def unescaped(text: str) -> str:
-    r"""A separator as it is typed: \n, \r and \t are meant as such."""
-    for written, meant in _ESCAPES.items():
-        text = text.replace(written, meant)
+def separator(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("is empty; leave it out, or write '\\n\\n' for a blank line")
-    return text
+    return unescaped(text)
 
 
 def build_parser() -> Parser:
@@ -94,7 +90,7 @@ def build_parser() -> Parser:
     )
     prepare.add_argument(
         "--separator",
-        type=unescaped,
+        type=separator,
         metavar="TEXT",
         help=r"ends documents beside <|endoftext|>, e.g. '\n\n'",
     )

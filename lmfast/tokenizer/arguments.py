@@ -53,6 +53,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def unescaped(text: str) -> str:
+    r"""A text as it is typed: \n, \r and \t are meant as such."""
+    for written, meant in {r"\n": "\n", r"\r": "\r", r"\t": "\t"}.items():
+        text = text.replace(written, meant)
+    return text
+
+
 def parser_of(module: str, about: str) -> tuple[Parser, Callable[[str, str], Parser]]:
     """The parser of a module with commands of its own, and what adds one of them: (name, what it does) → its parser."""
     called_by_path = sys.argv[0].endswith("__main__.py")

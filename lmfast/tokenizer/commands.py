@@ -17,6 +17,7 @@ import numpy as np
 from lmfast.data.token_file import TokenWriter, open_tokens
 from lmfast.errors import UserError
 from lmfast.files import check_not_input, check_writable, written_beside
+from lmfast.streams import standard_input, standard_output
 from lmfast.tokenizer.bpe import Tokenizer, train_bpe
 from lmfast.tokenizer.progress import PeakMemory, progress
 
@@ -168,10 +169,11 @@ def _encode_stream(tokenizer: Tokenizer, source: str, target: str) -> tuple[int,
     pieces = tokenizer.encode_arrays(counted())
     tokens = 0
     if target == "-":
+        output = standard_output()
         for ids in pieces:
             tokens += len(ids)
-            sys.stdout.write(" ".join(map(str, ids.tolist())) + "\n")
-        sys.stdout.flush()
+            output.write(" ".join(map(str, ids.tolist())) + "\n")
+        output.flush()
     else:
         with TokenWriter(target, tokenizer.dtype) as writer:
             for ids in pieces:
@@ -184,7 +186,8 @@ def _encode_stream(tokenizer: Tokenizer, source: str, target: str) -> tuple[int,
 
 def _pieces(source: str) -> Iterator[bytes]:
     if source == "-":
-        yield from iter(lambda: sys.stdin.buffer.read(PIECE), b"")
+        with standard_input() as stdin:
+            yield from iter(lambda: stdin.buffer.read(PIECE), b"")
         return
     try:
         with open(source, "rb") as file:
@@ -201,9 +204,10 @@ def decode(arguments: argparse.Namespace) -> None:
         tokens = open_tokens(arguments.input, tokenizer.vocab_size).tokens
         pieces = (np.asarray(tokens[i : i + PIECE]) for i in range(0, len(tokens), PIECE))
     if arguments.output == "-":
+        output = standard_output().buffer
         for ids in pieces:
-            sys.stdout.buffer.write(tokenizer.decode_bytes(ids))
-        sys.stdout.buffer.flush()
+            output.write(tokenizer.decode_bytes(ids))
+        output.flush()
         return
     check_not_input(arguments.output, arguments.input)
     num_tokens = num_bytes = 0
@@ -215,8 +219,9 @@ def decode(arguments: argparse.Namespace) -> None:
 
 
 def _ids_of_stdin() -> Iterator[np.ndarray]:
-    for number, line in enumerate(sys.stdin.buffer, 1):
-        try:
-            yield np.array(line.split(), np.int64)
-        except (ValueError, OverflowError):
-            raise UserError(f"standard input, line {number}: not ids separated by blanks") from None
+    with standard_input() as stdin:
+        for number, line in enumerate(stdin.buffer, 1):
+            try:
+                yield np.array(line.split(), np.int64)
+            except (ValueError, OverflowError):
+                raise UserError(f"standard input, line {number}: not ids separated by blanks") from None

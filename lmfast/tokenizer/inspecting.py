@@ -7,7 +7,6 @@ source (verifying.py). A reader per kind of data turns a file into `Shown`s; `re
 
 import argparse
 import itertools
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from lmfast.data.sources import documents, plan_shards
 from lmfast.data.token_file import TokenFile
 from lmfast.errors import UserError
 from lmfast.files import check_writable, written_beside
+from lmfast.streams import standard_input, standard_output
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.commands import load_tokenizer, shown
 from lmfast.tokenizer.documents import DOCUMENT_END, documents_of, open_text
@@ -40,6 +40,7 @@ DOCUMENTS_ON_A_PAGE = 20
 
 
 def inspect(arguments: argparse.Namespace) -> None:
+    standard_output()
     tokenizer = load_tokenizer(arguments)
     if arguments.input is None:
         print("\n".join(vocabulary_lines(tokenizer, arguments.longest)))
@@ -58,7 +59,7 @@ def inspect(arguments: argparse.Namespace) -> None:
     if arguments.html is not None:
         write_page(tokenizer, arguments, found)
         return
-    colors = arguments.color == "always" or (arguments.color == "auto" and sys.stdout.isatty())
+    colors = arguments.color == "always" or (arguments.color == "auto" and standard_output().isatty())
     for document in found:
         if len(found) > 1:
             print(f"── {document.title} ──")
@@ -113,7 +114,8 @@ def _no_such_document(name: str, count: int, number: int) -> UserError:
 
 def _of_text(tokenizer: Tokenizer, name: str, first: int, many: int) -> Iterator[Shown]:
     if name == "-":
-        text = np.frombuffer(sys.stdin.buffer.read(), np.uint8)
+        with standard_input() as stdin:
+            text = np.frombuffer(stdin.buffer.read(), np.uint8)
         if not len(text):
             raise UserError("standard input is empty; there is nothing to show")
         name = "standard input"

@@ -17,6 +17,7 @@ from lmfast.data.finding import files_under, find_sources
 from lmfast.data.sources import documents, plan_shards
 from lmfast.data.token_file import open_tokens
 from lmfast.errors import UserError
+from lmfast.streams import standard_output
 from lmfast.tokenizer.commands import load_tokenizer, rate_line
 from lmfast.tokenizer.documents import open_text, sample_documents
 from lmfast.tokenizer.file_kinds import is_plain_text
@@ -53,6 +54,7 @@ def part_of(path: Path) -> str:
 
 
 def count(arguments: argparse.Namespace) -> None:
+    standard_output()
     parts: dict[str, list[tuple[int, int | None]]] = {}
     for file in token_files(arguments.input):
         opened = open_tokens(file)
@@ -76,6 +78,7 @@ def _sum_line(files: list[tuple[int, int | None]]) -> str:
 
 
 def compression(arguments: argparse.Namespace) -> None:
+    standard_output()
     if arguments.vocab is not None:
         tokenizers = [(arguments.vocab, load_tokenizer(arguments))]
     else:

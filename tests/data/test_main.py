@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lmfast.data.__main__ import share, unescaped
+from lmfast.data.__main__ import separator, share
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,7 +21,7 @@ def test_shares():
 
 
 def test_separators_as_typed():
-    assert unescaped(r"\n\n") == "\n\n" and unescaped(r"--\t") == "--\t" and unescaped("żółw") == "żółw"
+    assert separator(r"\n\n") == "\n\n" and separator(r"--\t") == "--\t" and separator("żółw") == "żółw"
 
 
 @pytest.mark.parametrize("command", [["-m", "lmfast.data"], ["-m", "lmfast", "data"]])

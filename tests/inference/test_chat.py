@@ -147,6 +147,26 @@ def test_turns_come_from_standard_input(typed, tokenizer, capsys):
     assert [tokenizer.decode(prompt).count("<|user|>") for prompt in parrot.prompts] == [1, 2, 1]
 
 
+def test_a_long_line_is_skipped_and_the_others_are_answered(typed, tokenizer, capsys):
+    """From a pipe its answer is an empty line, and the command fails at the end; on a terminal it does not."""
+    text = f"one\n{'x' * 60}\ntwo\n"
+    with pytest.raises(SystemExit) as caught:
+        typed(io.StringIO(text))
+    captured = capsys.readouterr()
+    assert caught.value.code == 2 and captured.out == "yes\n\nyes\n"
+    long, summary = captured.err.splitlines()
+    assert long.startswith("error: line 2: a message of 6") and "no room for an answer" in long
+    assert summary == "error: standard input: 1 of 3 lines were skipped; shorten them"
+    parrot = typed(Terminal(text))
+    assert capsys.readouterr().out == "yes\nyes\n" and len(parrot.prompts) == 2
+
+
+def test_a_closed_standard_input_is_one_line(typed, capsys):
+    with pytest.raises(SystemExit):
+        typed(None)
+    assert capsys.readouterr().err.startswith("error: standard input is closed")
+
+
 @pytest.mark.parametrize("extra", [["--chat", "--prompt", "x"], ["--system", "x"]])
 def test_flags_that_do_not_go_together_are_refused(extra, capsys):
     from lmfast.generate import main

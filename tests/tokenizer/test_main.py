@@ -153,6 +153,28 @@ def test_standard_input_and_output(place, tmp_path):
     assert wrong.returncode == 2 and b"line 1: not ids" in wrong.stderr
 
 
+def test_streams_that_cannot_be_used_are_one_line(place, capsys, tmp_path, monkeypatch):
+    tokenizer = f"--tokenizer {place}/tok"
+    for line in (
+        "encode --output - --input -",
+        f"encode --output {tmp_path}/x.npy --input -",
+        "decode --input -",
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdin", None)
+            assert "standard input is closed" in refused(capsys, f"{line} {tokenizer}")
+    assert not list(tmp_path.iterdir())
+    for line in (f"encode --input {place}/text.txt --output -", f"decode --input {place}/ids.npy", "inspect"):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", None)
+            assert "standard output is closed" in refused(capsys, f"{line} {tokenizer}")
+        if os.path.exists("/dev/full"):
+            with open("/dev/full", "w") as output, monkeypatch.context() as patch:
+                patch.setattr(sys, "stdout", output)
+                told = refused(capsys, f"{line} {tokenizer}")
+            assert "output cannot be written (No space left on device)" in told
+
+
 def test_count(place, capsys, tmp_path):
     np.save(tmp_path / "a.npy", np.arange(10, dtype=np.uint16))
     (tmp_path / "sub").mkdir()
