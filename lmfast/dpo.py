@@ -92,6 +92,18 @@ def dpo(argv: Sequence[str]) -> bool:
         return execute(settings, task, folder, resuming, device, ranks)
 
 
+def task_of_run(run: Path, device):
+    """(settings, what was taught) of a finished or unfinished run, its preferences read again and the reference's
+    log-probabilities filled in."""
+    from lmfast.training.distributed import ALONE
+    from lmfast.training.resolve import batch_ramp
+    from lmfast.training.resume import saved_settings
+
+    settings, task = _task(saved_settings(run, DPOSettings), run, True, run, device, ALONE)
+    task.make_batches(batch_ramp(settings.optimizer), settings.model.context_length, settings.run.seed)
+    return settings, task
+
+
 def _task(settings: DPOSettings, folder: Path, resuming: bool, run: Path, device, ranks):
     """(resolved settings, what is to be taught) from the preferences, and from the run that is the reference."""
     from lmfast.data.packing import RowBatches

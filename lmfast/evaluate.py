@@ -1,9 +1,10 @@
 """python -m lmfast.evaluate RUN: the loss of a trained model on a token file, and figures about what it writes.
 
 Loss, perplexity and bits per byte over the whole file once, in order (or over so many batches of its beginning): the
-same figures every time on a CPU. A file that was encoded for the base of a run of lmfast.sft or lmfast.dpo is as good
-as one of its own: ids keep their meaning when the chat's tokens are added. With --samples, texts are written and
-measured as lmfast/data/text_figures.py says.
+same figures every time on a CPU. A run of lmfast.sft or lmfast.dpo is measured on the records that it held out, as it was
+while training. On a token file too: one that was encoded for its base is as good as one of its own, for ids keep their
+meaning when the chat's tokens are added. With --samples, texts are written and measured as lmfast/data/text_figures.py
+says.
 """
 
 import math
@@ -16,7 +17,7 @@ from typing import Annotated, Literal
 import tyro
 
 from lmfast.errors import UserError, exit_on_user_error
-from lmfast.settings import DataSettings, parse, precision_of
+from lmfast.settings import DataSettings, parse, precision_of, replace_flat
 from lmfast.streams import standard_output
 
 
@@ -27,11 +28,11 @@ class EvaluateSettings:
     run: tyro.conf.Positional[str | None] = None
     """run folder, or one of its checkpoints; the newest run under runs/ when not set"""
     data: Annotated[str | None, tyro.conf.arg(aliases=["--val-data"])] = None
-    """token file (.npy, .bin, or text of ids); the run's own val_data_path when not set"""
+    """token file (.npy, .bin, or text of ids); when not set, the run's own val_data_path, or the records it held out"""
     batch_size: int = 32
     """sequences read together"""
     eval_batches: int = 0
-    """batches to read from the beginning of the file; 0 reads all of it, once"""
+    """batches to read from the beginning of the data; 0 reads all of it, once"""
     samples: int = 0
     """texts to write and measure"""
     max_tokens: int = 200
@@ -76,17 +77,16 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, float]:
     # What the other commands trained on are records and no token files.
     trained = saved_settings(checkpoint.run).data if stage == "train" else DataSettings()
     data = settings.data or trained.val_data_path
-    if data is None and not settings.samples:
-        lacks = (
-            "has no val_data_path" if stage == "train" else f"is of lmfast.{stage} and names no token file"
-        )
-        raise UserError(f"the run {lacks}; give --data FILE, or --samples N")
+    if data is None and not settings.samples and stage == "train":
+        raise UserError("the run has no val_data_path; give --data FILE, or --samples N")
     make_deterministic(device)
     model, tokenizer, _ = load_run(checkpoint.path, str(device))
     metrics = {}
     if data is not None:
         masked = trained.document_mask
         metrics |= _loss(settings, Path(data), checkpoint, model, tokenizer, device, masked)
+    elif stage != "train":
+        metrics |= _held_out(settings, checkpoint, stage, model, device)
     if settings.samples:
         metrics |= _texts(settings, trained.train_data_path, model, tokenizer, device)
     return metrics
@@ -128,6 +128,36 @@ def _loss(
         f"{settings.batch_size} × {context_length}{apart}"
     )
     print(line)
+    return metrics
+
+
+def _held_out(settings: EvaluateSettings, checkpoint, stage: str, model, device) -> dict[str, float]:
+    """What was measured while training on the records that a run of lmfast.sft or lmfast.dpo held out."""
+    from lmfast import dpo, sft
+    from lmfast.training.distributed import ALONE
+    from lmfast.training.run_folder import read_facts
+
+    trained, task = {"sft": sft, "dpo": dpo}[stage].task_of_run(checkpoint.run, device)
+    data = trained.data
+    if read_facts(checkpoint.run).get("train_data") != task.facts["train_data"]:
+        raise UserError(
+            f"{data.train_data_path}: other records than the run was trained on; put those back, or give --data FILE"
+        )
+    if task.make_evaluate is None:
+        raise UserError("the run held no records out; give --data FILE, or --samples N")
+    changes = {name: getattr(settings, name) for name in ("batch_size", "eval_batches", "bf16", "fp16")}
+    changes["grad_accumulation"] = 1
+    found = task.make_evaluate(model, task.objective, replace_flat(trained, changes), device, ALONE)()
+    metrics = {name.removeprefix("val_"): value for name, value in found.items()}
+    source = data.val_data_path or f"the records of {data.train_data_path} that were held out"
+    print(f"{checkpoint.path} on {source}")
+    if stage == "sft":
+        metrics["perplexity"] = math.exp(min(metrics["loss"], 700))
+        print(
+            f"loss {metrics['loss']:.4f} nats per token of the answers, perplexity {metrics['perplexity']:.4g}"
+        )
+    else:
+        print(", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     return metrics
 
 

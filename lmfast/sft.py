@@ -82,6 +82,15 @@ def sft(argv: Sequence[str]) -> bool:
         return execute(settings, task, folder, resuming, device, ranks)
 
 
+def task_of_run(run: Path, device):
+    """(settings, what was taught) of a finished or unfinished run, its records read again."""
+    from lmfast.tokenizer.bpe import Tokenizer
+    from lmfast.training.resume import saved_settings
+
+    path = run / "tokenizer"
+    return _task(saved_settings(run, SFTSettings), run, Tokenizer.load(path), path, print)
+
+
 def _task(settings: SFTSettings, run: Path, tokenizer, tokenizer_path: Path, remark: Callable[[str], None]):
     """(resolved settings, what is to be taught) from the records; `remark` is told what was read."""
     from lmfast.data.chat import BOS

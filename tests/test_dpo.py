@@ -10,6 +10,7 @@ import torch
 
 from lmfast.dpo import dpo, main
 from lmfast.errors import UserError
+from lmfast.evaluate import EvaluateSettings, evaluate_run
 from lmfast.files import sha256_of
 from lmfast.training.run_folder import find_checkpoint, load_run, read_facts, read_metrics
 from tests.training.nursery import close, finish, start_ranks
@@ -54,6 +55,9 @@ def test_the_chosen_answer_gains_on_held_out_prompts(talker, tmp_path, capsys):
     assert last["val_rewards/margins"] == pytest.approx(
         last["val_rewards/chosen"] - last["val_rewards/rejected"], abs=1e-5
     )
+    again = evaluate_run(EvaluateSettings(run=str(out), batch_size=3, device="cpu"))
+    for name in ("loss", "rewards/margins", "rewards/accuracies", "logps/chosen"):
+        assert again[name] == pytest.approx(last[f"val_{name}"], rel=1e-4)
     evaluated = [line["val_rewards/margins"] for line in lines if "val_rewards/margins" in line]
     assert len(evaluated) == 3 and evaluated[-1] > evaluated[0] > 0
     # The prompts kept from this stage are those kept from the one before.

@@ -144,6 +144,19 @@ def test_a_file_of_the_base_serves_the_run_that_learnt_to_talk(corpus, trained_r
     assert sft([*flags, "--held-out", "1", "--max-iters", "1", "--lr", "1e-6", "--device", "cpu"])
     before = evaluate_run(EvaluateSettings(run=str(trained_run), device="cpu"))
     capsys.readouterr()
+    held_out = evaluate_run(
+        EvaluateSettings(run=str(tmp_path / "sft"), device="cpu", samples=1, max_tokens=3)
+    )
+    told = capsys.readouterr().out
+    logged = [line["val_loss"] for line in read_metrics(tmp_path / "sft") if "val_loss" in line][-1]
+    assert held_out["loss"] == pytest.approx(logged, rel=1e-5) and held_out["perplexity"] == math.exp(
+        held_out["loss"]
+    )
+    assert f"on the records of {records} that were held out\nloss {logged:.4f} nats per token" in told
+    text = records.read_text()
+    records.write_text(text.replace('"b"', '"c"'))
+    assert "talk.json: other records than the run was trained on" in refused([tmp_path / "sft"], capsys)
+    records.write_text(text)
     after = evaluate_run(EvaluateSettings(run=str(tmp_path / "sft"), data=str(corpus.valid), device="cpu"))
     told = capsys.readouterr().out
     assert (
