@@ -100,11 +100,11 @@ def task_of_run(run: Path, device):
     from lmfast.training.resume import saved_settings
 
     settings, task = _task(saved_settings(run, DPOSettings), run, True, run, device, ALONE)
-    task.make_batches(batch_ramp(settings.optimizer), settings.model.context_length, settings.run.seed)
+    task.make_batches(batch_ramp(settings.optimizer), settings.model.context_length, settings.run.seed, run)
     return settings, task
 
 
-def _task(settings: DPOSettings, folder: Path, resuming: bool, run: Path, device, ranks):
+def _task(settings: DPOSettings, folder: Path | None, resuming: bool, run: Path, device, ranks):
     """(resolved settings, what is to be taught) from the preferences, and from the run that is the reference."""
     from lmfast.data.packing import RowBatches
     from lmfast.inference.decode import generate
@@ -120,7 +120,7 @@ def _task(settings: DPOSettings, folder: Path, resuming: bool, run: Path, device
     from lmfast.training.run import Rows, Task
 
     _check(settings)
-    tokenizer, tokenizer_path = chat_tokenizer(run, folder, may_add=False)
+    tokenizer, tokenizer_path = chat_tokenizer(run)
     pairs, held, prompts, hashes = _pairs(settings, tokenizer, run, ranks.remark)
     shape = Rows(length=pairs.shape[-1] - 1, per_sequence=2)
     settings = resolve(steps_for_epochs(settings, len(pairs)), number_of_ids(run, tokenizer), shape.tokens)
@@ -132,8 +132,8 @@ def _task(settings: DPOSettings, folder: Path, resuming: bool, run: Path, device
     data = {"train": digest(pairs), "held_out": digest(held)}
     reference = _Reference(settings, folder, resuming, data, len(pairs) + len(held), device, ranks)
 
-    def make_batches(batch, context_length, seed):
-        reference.fill(pairs, held)
+    def make_batches(batch, context_length, seed, folder):
+        reference.fill(folder, pairs, held)
         return RowBatches(pairs, batch, seed)
 
     return settings, Task(
@@ -193,7 +193,14 @@ class _Reference:
     """The reference model's log-probabilities of all pairs: from the file if it is there, else computed and kept."""
 
     def __init__(
-        self, settings: DPOSettings, folder: Path, resuming: bool, data: dict, pairs: int, device, ranks
+        self,
+        settings: DPOSettings,
+        folder: Path | None,
+        resuming: bool,
+        data: dict,
+        pairs: int,
+        device,
+        ranks,
     ):
         from lmfast.files import check_writable
         from lmfast.training.reference import model_key
@@ -201,8 +208,8 @@ class _Reference:
 
         self.settings, self.pairs, self.device, self.ranks, self.source = settings, pairs, device, ranks, None
         named = settings.preference.reference_cache
-        self.path = Path(named) if named is not None else folder / "reference.npz"
-        if named is not None:
+        self.path = Path(named) if named is not None else None  # None: in the run folder, which `fill` names
+        if self.path is not None:
             check_writable(self.path)
         if resuming:
             self.model_key = read_facts(folder).get("reference_model")
@@ -215,7 +222,7 @@ class _Reference:
         if settings.run.fp16:
             facts["fp16"] = True
         self.key = {"model": self.model_key, "data": data, "settings": facts}
-        if named is not None:
+        if self.path is not None:
             self._load()  # a file for another model or data is refused before anything is written
 
     def _load(self):
@@ -223,12 +230,13 @@ class _Reference:
 
         return load_reference(self.path, self.key, self.pairs) if self.may_be_there else None
 
-    def fill(self, *parts) -> None:
-        """Writes the numbers into `reference` of each part's rows."""
+    def fill(self, folder: Path, *parts) -> None:
+        """Writes the numbers into `reference` of each part's rows; folder: the run's."""
         import numpy as np
 
         from lmfast.training.reference import compute_reference, save_reference
 
+        self.path = self.path or folder / "reference.npz"
         found = self.ranks.from_first(self._load)
         if found is None:
             model, opt = self._model(), self.settings.optimizer

@@ -75,7 +75,7 @@ def sft(argv: Sequence[str]) -> bool:
         ranks.use_device(device)
 
         def prepare():
-            tokenizer, path = chat_tokenizer(run, Path(scratch) / "tokenizer", may_add=True)
+            tokenizer, path = chat_tokenizer(run, Path(scratch) / "tokenizer")
             return _task(settings, run, tokenizer, path, ranks.remark)
 
         settings, task = ranks.first_then_rest(prepare)
@@ -124,7 +124,7 @@ def _task(settings: SFTSettings, run: Path, tokenizer, tokenizer_path: Path, rem
 
     task = Task(
         objective=SFT(settings.optimizer.z_loss),
-        make_batches=lambda batch, context_length, seed: RowBatches(rows, batch, seed),
+        make_batches=lambda batch, context_length, seed, folder: RowBatches(rows, batch, seed),
         make_evaluate=make_evaluate if held else None,
         sample=answer_sampler(tokenizer, prompts[:3], generate) if prompts else None,
         tokenizer=tokenizer_path,

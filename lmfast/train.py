@@ -43,7 +43,7 @@ def train(argv: Sequence[str], corpus=None) -> bool:
 
 
 def _understand(argv: Sequence[str], corpus) -> tuple:
-    """(settings, run folder, whether it is gone on with, built-in corpus or None) of a command line."""
+    """(settings, run folder, whether the run in it resumes, built-in corpus or None) of a command line."""
     settings = parse(TrainSettings, argv, "lmfast train")
     from lmfast.training.resume import choose_folder, refuse_missing_data, settings_to_resume
 
@@ -71,7 +71,7 @@ def _understand(argv: Sequence[str], corpus) -> tuple:
     return settings, folder, resuming, corpus if settings.data.train_data_path is None else None
 
 
-def run(settings: TrainSettings, folder: Path, resuming: bool, corpus, ranks=None) -> bool:
+def run(settings: TrainSettings, folder: Path | None, resuming: bool, corpus, ranks=None) -> bool:
     """Trains on the token files that `settings` name, or on the built-in `corpus`.
 
     ranks: the `lmfast.training.distributed.Ranks` of a run of several processes. Every check of the input comes before
@@ -129,7 +129,7 @@ def _task(settings: TrainSettings, kept_tokenizer: Path | None, corpus, remark: 
         facts["floor_bits_per_byte"] = corpus.floor_bits_per_byte
     task = Task(
         objective=NextToken(settings.optimizer.z_loss, separator),
-        make_batches=lambda batch, length, seed: Batches(train_file.tokens, batch, length, seed),
+        make_batches=lambda batch, length, seed, folder: Batches(train_file.tokens, batch, length, seed),
         make_evaluate=make_evaluate(val_file.tokens, tokenizer_path) if val_file is not None else None,
         sample=_sampler(tokenizer_path, train_file.tokens) if tokenizer_path is not None else None,
         tokenizer=tokenizer_path,

@@ -65,7 +65,16 @@ def test_the_chosen_answer_gains_on_held_out_prompts(talker, tmp_path, capsys):
     assert facts["stage"] == "dpo" and facts["held_out"] == before["held_out"] and len(facts["held_out"]) == 4
     told = capsys.readouterr().out
     assert "may have been trained on" not in told and "20 pairs of up to" in told
-    assert f"12 steps of {last['tokens'] // 12:,} tokens a step" in told
+
+
+def test_tokens_are_those_of_the_rows_whatever_the_context(talker, tmp_path, capsys):
+    tokens = set()
+    for context in (16, 64):
+        out = tmp_path / str(context)
+        assert dpo(flags_of(talker, "--max-iters", 1, "--context-length", context, "--out-dir", out))
+        tokens.add(read_metrics(out)[-1]["tokens"])
+        assert f"1 steps of {read_metrics(out)[-1]['tokens']} tokens a step" in capsys.readouterr().out
+    assert len(tokens) == 1
 
 
 @pytest.mark.parametrize("precision", [[], ["--fp16"]], ids=str)

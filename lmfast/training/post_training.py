@@ -32,8 +32,8 @@ from lmfast.training.run_folder import find_checkpoint, read_facts
 T = TypeVar("T", bound=TrainSettings)
 
 
-def settings_of(cls: type[T], argv: Sequence[str], stage: str) -> tuple[T, Path, bool, Path]:
-    """(settings with the base's model and whole paths, run folder, whether a run in it goes on, folder of the base).
+def settings_of(cls: type[T], argv: Sequence[str], stage: str) -> tuple[T, Path | None, bool, Path]:
+    """(settings with the base's model and whole paths, run folder, whether the run in it resumes, folder of the base).
 
     Of a run that goes on, the base is the run itself: it has the tokenizer, and the weights are not read again.
     """
@@ -86,8 +86,9 @@ def base_run(init_from: str | None, stage: str) -> Path:
     return find_checkpoint(Path(init_from)).run
 
 
-def chat_tokenizer(run: Path, folder: Path, may_add: bool):
-    """(tokenizer of a run with the chat's tokens, where it is saved). New ones are saved to `folder`."""
+def chat_tokenizer(run: Path, folder: Path | None = None):
+    """(tokenizer of a run with the chat's tokens, where it is saved). Tokens that it lacks are added and it is saved to
+    `folder`; UserError without one."""
     from lmfast.tokenizer.bpe import Tokenizer
 
     if not (run / "tokenizer").is_dir():
@@ -95,7 +96,7 @@ def chat_tokenizer(run: Path, folder: Path, may_add: bool):
     tokenizer = Tokenizer.load(run / "tokenizer")
     if has_chat_tokens(tokenizer):
         return tokenizer, run / "tokenizer"
-    if not may_add:
+    if folder is None:
         raise UserError(f"{run}: has not learnt to talk (no chat tokens); start from a run of lmfast.sft")
     tokenizer = add_chat_tokens(tokenizer)
     tokenizer.save(folder)

@@ -15,7 +15,7 @@ from pathlib import Path
 from lmfast.errors import UserError
 from lmfast.settings import OptimizerSettings, TrainSettings, read_yaml, replace_flat, to_flat
 from lmfast.training.resolve import default_decay_iters
-from lmfast.training.run_folder import new_run_folder, newest_run, read_facts
+from lmfast.training.run_folder import newest_run, stage_of
 from lmfast.training.schedules import schedule_of
 
 END = ("max_iters", "max_minutes", "lr_decay_iters")
@@ -33,26 +33,20 @@ HARMLESS = {
 batch_size and grad_accumulation only together, with the same product and no batch ramp"""
 
 
-def choose_folder(settings: TrainSettings, stage: str = "train") -> tuple[Path, bool]:
-    """(run folder, whether a run in it is to be gone on with). Raises UserError where that is another command's."""
+def choose_folder(settings: TrainSettings, stage: str = "train") -> tuple[Path | None, bool]:
+    """(run folder, whether the run in it resumes); the folder is None where a new name is wanted, which is claimed when
+    the run begins. Raises UserError where the run is another command's."""
     if settings.run.out_dir is None:
-        if not settings.run.resume:
-            return new_run_folder(stage), False
-        return _of_stage(newest_run(), stage), True
+        return (newest_run(stage=stage), True) if settings.run.resume else (None, False)
     folder = Path(settings.run.out_dir)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; out_dir must be a folder")
     started = any(folder.glob("checkpoints/step_*/COMPLETE"))
     if settings.run.resume and not started:
         raise UserError(f"{folder}: no checkpoint to resume from; leave --resume out to start there")
-    return _of_stage(folder, stage) if started else folder, started
-
-
-def _of_stage(folder: Path, stage: str) -> Path:
-    """The folder, if its run is this command's."""
-    if (there := read_facts(folder).get("stage", "train")) != stage:
+    if started and (there := stage_of(folder)) != stage:
         raise UserError(f"{folder}: is a run of lmfast.{there}; go on there, or choose another --out-dir")
-    return folder
+    return folder, started
 
 
 def settings_to_resume(folder: Path, cls: type[TrainSettings] = TrainSettings) -> TrainSettings:

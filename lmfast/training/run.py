@@ -61,7 +61,7 @@ class Task:
     """What a command adds to the loop."""
 
     objective: object
-    make_batches: Callable  # (BatchRamp, context_length, seed) → object with step(i)
+    make_batches: Callable  # (BatchRamp, context_length, seed, run folder) → object with step(i)
     make_evaluate: Callable | None = None  # (model, objective, settings, device, ranks) → callable → metrics
     sample: Callable | None = None  # (model, step) → text, figures about it
     tokenizer: Path | None = None
@@ -74,12 +74,13 @@ class Task:
 def execute(
     settings: TrainSettings,
     task: Task,
-    folder: Path,
+    folder: Path | None,
     resuming: bool,
     device: torch.device,
     ranks: Ranks = ALONE,
 ) -> bool:
-    """Runs resolved `settings` in `folder`; returns False when it was stopped (by SIGTERM or Ctrl-C) before its end."""
+    """Runs resolved `settings` in `folder`, or a new one under runs/; returns False when it was stopped (by SIGTERM or
+    Ctrl-C) before its end."""
     opt, log = settings.optimizer, settings.logging
     if opt.batch_size % ranks.world_size:
         ranks.fail(
@@ -91,7 +92,7 @@ def execute(
     rows = task.rows or Rows(settings.model.context_length)
     with contextlib.ExitStack() as held:
         with contextlib.ExitStack() as undo:
-            source, checkpoint, before = ranks.from_first(
+            folder, source, checkpoint, before = ranks.from_first(
                 lambda: _claim(settings, task, folder, resuming, held, undo)
             )
             if checkpoint is not None and (end := _finished(checkpoint, before.optimizer, opt)):
@@ -152,7 +153,8 @@ def execute(
                 else:
                     loss_fn = CompiledLoss(loss_fn)
             batches = Prefetched(
-                task.make_batches(batch_ramp(opt), settings.model.context_length, settings.run.seed), device
+                task.make_batches(batch_ramp(opt), settings.model.context_length, settings.run.seed, folder),
+                device,
             )
             stop = _StopSignals(insist=ranks.world_size == 1)
             hooks = Hooks(
@@ -201,13 +203,13 @@ def execute(
 def _claim(
     settings: TrainSettings,
     task: Task,
-    folder: Path,
+    folder: Path | None,
     resuming: bool,
     held: contextlib.ExitStack,
     undo: contextlib.ExitStack,
 ):
-    """Locks the folder, for as long as `held` is; returns (checkpoint to start from, checkpoint to resume from, settings
-    of the run until there).
+    """Locks the folder, for as long as `held` is; returns (folder, checkpoint to start from, checkpoint to resume from,
+    settings of the run until there).
 
     Raises UserError where the run cannot be what is asked for. `undo` removes a folder that was made for nothing.
     """
@@ -216,20 +218,23 @@ def _claim(
         if settings.run.init_from is not None:
             source = run_folder.find_checkpoint(Path(settings.run.init_from))
             run_folder.refuse_other_model(source, settings.model, task.grows_vocabulary)
-        run_folder.refuse_foreign_folder(folder)
-    new = not folder.exists()
+        if folder is not None:
+            run_folder.refuse_foreign_folder(folder)
+    new = folder is None or not folder.exists()
+    if folder is None:
+        folder = run_folder.claim_new_folder(task.facts.get("stage", "train"))
     held.enter_context(run_folder.lock_run(folder))
     if new:
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
     if not resuming:
-        return source, None, None
+        return folder, source, None, None
     before = saved_settings(folder, type(settings))
     refuse_changes(folder, before, settings)
     run_folder.refuse_other_data(folder, task.facts)
     checkpoint = newest_checkpoint(folder / "checkpoints")
     if checkpoint is None:
         raise UserError(f"{folder}: every checkpoint in it is damaged; choose another --out-dir")
-    return None, checkpoint, before
+    return folder, None, checkpoint, before
 
 
 def _finished(checkpoint: Checkpoint, before: OptimizerSettings, now: OptimizerSettings) -> str | None:

@@ -17,20 +17,36 @@ from lmfast.files import locked, written_beside
 RUNS = Path("runs")
 
 
-def new_run_folder(stage: str = "train") -> Path:
-    """runs/train-N (sft-N, dpo-N) with the first N above all that exist."""
-    numbers = [int(m[1]) for p in RUNS.glob(f"{stage}-*") if (m := re.fullmatch(rf"{stage}-(\d+)", p.name))]
-    return RUNS / f"{stage}-{max(numbers, default=0) + 1}"
+def claim_new_folder(stage: str = "train") -> Path:
+    """Makes runs/train-N (sft-N, dpo-N) with the first N above all that exist; no other process gets the same one."""
+    while True:
+        numbers = [
+            int(m[1]) for p in RUNS.glob(f"{stage}-*") if (m := re.fullmatch(rf"{stage}-(\d+)", p.name))
+        ]
+        folder = RUNS / f"{stage}-{max(numbers, default=0) + 1}"
+        RUNS.mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            folder.mkdir()
+            return folder
 
 
-def newest_run(with_checkpoint: bool = True) -> Path:
-    """The run under runs/ that was written to last. Raises UserError when there is none."""
+def newest_run(with_checkpoint: bool = True, stage: str | None = None) -> Path:
+    """The run under runs/ that was written to last, of a stage (train, sft, dpo) or of any. Raises UserError when there is
+    none."""
     runs = [p.parent for p in RUNS.glob("*/config.yaml")]
     if with_checkpoint:
         runs = [p for p in runs if any(p.glob("checkpoints/step_*/COMPLETE"))]
+    if stage is not None:
+        runs = [p for p in runs if stage_of(p) == stage]
     if not runs:
-        raise UserError(f"{RUNS}/: no run with a checkpoint here; train one, or name a run folder")
+        kind = "" if stage is None else f" of lmfast {stage}"
+        raise UserError(f"{RUNS}/: no run{kind} with a checkpoint here; train one, or name a run folder")
     return max(runs, key=_last_written)
+
+
+def stage_of(folder: Path) -> str:
+    """The command that made a run: train, sft or dpo."""
+    return read_facts(folder).get("stage", "train")
 
 
 def _last_written(run: Path) -> float:

@@ -35,14 +35,14 @@ def test_what_is_cut_is_told_and_a_row_without_loss_is_none(documents, capsys):
 def test_a_base_gets_the_chats_tokens_once_and_only_where_it_may(plain, tmp_path):
     run, folder = tmp_path / "run", tmp_path / "new"
     with pytest.raises(UserError, match="has no tokenizer"):
-        post_training.chat_tokenizer(run, folder, may_add=True)
+        post_training.chat_tokenizer(run, folder)
     plain.save(run / "tokenizer")
     with pytest.raises(UserError, match=r"lmfast\.sft"):
-        post_training.chat_tokenizer(run, folder, may_add=False)
-    grown, where = post_training.chat_tokenizer(run, folder, may_add=True)
+        post_training.chat_tokenizer(run)
+    grown, where = post_training.chat_tokenizer(run, folder)
     assert where == folder and grown.vocab_size == plain.vocab_size + 4
     grown.save(run / "tokenizer")
-    again, where = post_training.chat_tokenizer(run, folder, may_add=False)
+    again, where = post_training.chat_tokenizer(run)
     assert where == run / "tokenizer" and again.special_tokens == grown.special_tokens
 
 

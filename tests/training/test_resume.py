@@ -1,10 +1,12 @@
 """A run that was stopped goes on as if it never had been, and only as the run that it is."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -195,6 +197,9 @@ def test_resume_takes_the_newest_run(corpus, tmp_path, monkeypatch):
     train([*common, "--out-dir", "runs/a", "--max-iters", "3"])
     train([*common, "--out-dir", "runs/b", "--max-iters", "3"])
     os.utime("runs/a/config.yaml", (time.time() + 5, time.time() + 5))
+    shutil.copytree("runs/b", "runs/talk")  # a newer run of another command
+    Path("runs/talk/run.json").write_text('{"stage": "sft"}')
+    os.utime("runs/talk/config.yaml", (time.time() + 9, time.time() + 9))
     train(["--resume", "--max-iters", "6"])
     assert read_metrics(tmp_path / "runs/a")[-1]["step"] == 6
     assert read_metrics(tmp_path / "runs/b")[-1]["step"] == 3

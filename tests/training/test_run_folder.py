@@ -3,6 +3,8 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,10 +14,10 @@ from lmfast.errors import UserError
 from lmfast.train import train
 from lmfast.training.checkpoint import save_checkpoint
 from lmfast.training.run_folder import (
+    claim_new_folder,
     find_checkpoint,
     keep_metrics_until,
     lock_run,
-    new_run_folder,
     newest_run,
     read_metrics,
 )
@@ -72,7 +74,7 @@ def test_two_processes_cannot_write_one_run(corpus, tmp_path):
 
 def test_newest_run_and_next_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert str(new_run_folder()) == os.path.join("runs", "train-1")
+    assert str(claim_new_folder()) == os.path.join("runs", "train-1")
     with pytest.raises(UserError, match="no run with a checkpoint"):
         newest_run()
     for i, name in enumerate(["train-2", "mine", "train-10"]):
@@ -84,7 +86,35 @@ def test_newest_run_and_next_name(tmp_path, monkeypatch):
         for path in (step, config):
             os.utime(path, (1000 + (i == 1), 1000 + (i == 1)))
     assert newest_run().name == "mine"
-    assert new_run_folder().name == "train-11"
+    (tmp_path / "runs/train-10/run.json").write_text('{"stage": "sft"}')
+    (tmp_path / "runs/mine/run.json").write_text('{"stage": "dpo"}')
+    assert [newest_run(stage=stage).name for stage in ("train", "sft", "dpo")] == [
+        "train-2",
+        "train-10",
+        "mine",
+    ]
+    assert claim_new_folder().name == "train-11"
+
+
+def test_no_two_claims_get_the_same_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(8) as threads:
+        names = list(threads.map(lambda _: claim_new_folder("sft").name, range(24)))
+    assert sorted(names) == sorted(f"sft-{i}" for i in range(1, 25))
+    # One that another process makes between looking and making is passed over.
+    found = tmp_path / "runs/dpo-1"
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: [] if not found.exists() else [found])
+    monkeypatch.setattr(Path, "mkdir", _taken_once(found, Path.mkdir))
+    assert claim_new_folder("dpo").name == "dpo-2"
+
+
+def _taken_once(path, mkdir):
+    def made(self, *arguments, **options):
+        if self.name == path.name and not path.exists():
+            mkdir(path)
+        return mkdir(self, *arguments, **options)
+
+    return made
 
 
 def test_metrics_cut_short_by_a_crash(tmp_path):
