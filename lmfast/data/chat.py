@@ -50,7 +50,7 @@ def add_chat_tokens(tokenizer: "Tokenizer") -> "Tokenizer":
     specials = dict(tokenizer.special_tokens)
     for text in (BOS, *CHAT_SPECIALS):
         specials.setdefault(text, max([*tokenizer.vocab, *specials.values()]) + 1)
-    return type(tokenizer)(tokenizer.vocab, tokenizer.merges, specials, tokenizer.pattern)
+    return tokenizer.with_ids(tokenizer.vocab, specials)
 
 
 def knows_ids_of(tokenizer: "Tokenizer", fingerprint: str) -> bool:
@@ -64,7 +64,7 @@ def knows_ids_of(tokenizer: "Tokenizer", fingerprint: str) -> bool:
         if text is None:
             return False
         del vocab[last], specials[text]
-        before = type(tokenizer)(vocab, tokenizer.merges, specials, tokenizer.pattern)
+        before = tokenizer.with_ids(vocab, specials)
     return True
 
 

@@ -33,8 +33,9 @@ import numpy as np
 from lmfast.errors import UserError
 from lmfast.files import check_not_input, check_writable, written_beside
 from lmfast.tokenizer import formats
-from lmfast.tokenizer.formats import TokenizerParts
+from lmfast.tokenizer.parts import TokenizerParts, ordinary_ids
 from lmfast.tokenizer.patterns import Pattern, get_pattern
+from lmfast.tokenizer.ranks import write_ranks
 
 if TYPE_CHECKING:
     from lmfast.tokenizer.decoding import Decoder
@@ -59,18 +60,29 @@ class Tokenizer:
         merges: Sequence[tuple[bytes, bytes]],
         special_tokens: Sequence[str] | Mapping[str, int] | None = None,
         pattern: str | Pattern = "gpt2",
+        ignore_merges: bool = False,
     ):
         """vocab: id → bytes, with all 256 single bytes. merges: pairs in order of priority.
 
         special_tokens: texts, which keep their id where the vocabulary holds their bytes and get the next free id
-        where not; or {text: id}. pattern: a name, an expression or a Pattern. Raises UserError where these do not
-        fit together.
+        where not; or {text: id}. pattern: a name, an expression or a Pattern. ignore_merges: a pretoken that is a token
+        gets its id without merging, as in Hugging Face's files; the attribute is False where that changes nothing.
+        Raises UserError where these do not fit together.
         """
         self.pattern = pattern if isinstance(pattern, Pattern) else get_pattern(pattern)
         self.vocab: dict[int, bytes] = dict(vocab)  # in the order of ids
         self.merges: list[tuple[bytes, bytes]] = [(bytes(a), bytes(b)) for a, b in merges]
         self.special_tokens: dict[str, int] = self._place_special(special_tokens)
         self._check()
+        self.ignore_merges = ignore_merges
+        if ignore_merges:
+            self.ignore_merges = self._encoder.looks_up_whole
+
+    def with_ids(self, vocab: Mapping[int, bytes], special_tokens: Mapping[str, int]) -> "Tokenizer":
+        """A tokenizer with the same merges, pattern and lookup, but other ids or special tokens."""
+        other = Tokenizer(vocab, self.merges, special_tokens, self.pattern)
+        other.ignore_merges = self.ignore_merges
+        return other
 
     def _place_special(self, special_tokens: Sequence[str] | Mapping[str, int] | None) -> dict[str, int]:
         placed = dict(special_tokens) if isinstance(special_tokens, Mapping) else {}
@@ -90,14 +102,7 @@ class Tokenizer:
         return placed
 
     def _check(self) -> None:
-        special = set(self.special_tokens.values())
-        made = {a + b for a, b in self.merges}
-        # An ordinary entry may be special as well: text finds it as such, merges still lead to it.
-        self._id_of = {
-            token: i
-            for i, token in sorted(self.vocab.items(), reverse=True)
-            if i not in special or len(token) == 1 or token in made
-        }
+        self._id_of = ordinary_ids(self.vocab, self.merges, self.special_tokens.values())
         lacking = [byte for byte in range(256) if bytes([byte]) not in self._id_of]
         if lacking:
             raise UserError(
@@ -158,6 +163,7 @@ class Tokenizer:
             list(self.vocab.items()),
             [(id_of[a], id_of[b], id_of[a + b]) for a, b in self.merges],
             sorted(self.special_tokens.items()),
+            *(["ignore_merges"] if self.ignore_merges else []),
         )
         for fact in facts:
             digest.update(repr(fact).encode("utf-8", "surrogatepass") + b"\0")
@@ -175,7 +181,7 @@ class Tokenizer:
     def _encoder(self) -> "Encoder":
         from lmfast.tokenizer.encoding import Encoder
 
-        return Encoder(self.vocab, self.merges, self.special_tokens, self.pattern)
+        return Encoder(self.vocab, self.merges, self.special_tokens, self.pattern, self.ignore_merges)
 
     def encode(
         self,
@@ -371,12 +377,15 @@ class Tokenizer:
     training: "TrainingSummary | None" = None
 
     def save(self, path: str | Path) -> None:
-        """A folder gets vocab.json, merges.txt and tokenizer.json; NAME.tiktoken ranks; NAME.json a tokenizer.json."""
+        """A folder gets tokenizer.json, vocab.json and merges.txt; NAME.tiktoken ranks; NAME.json a tokenizer.json.
+
+        With `ignore_merges` a folder gets tokenizer.json alone: the other two cannot hold it.
+        """
         path = Path(path)
-        parts = TokenizerParts(self.vocab, self.merges, self.special_tokens)
+        parts = TokenizerParts(self.vocab, self.merges, self.special_tokens, ignore_merges=self.ignore_merges)
         is_gpt2 = self.pattern.name == "gpt2"
         if path.suffix == ".tiktoken":
-            formats.write_tiktoken(parts, path)
+            write_ranks(parts, path)
         elif path.suffix == ".json":
             formats.write_tokenizer_json(parts, path, self.pattern.regex, is_gpt2)
         else:
@@ -384,7 +393,12 @@ class Tokenizer:
                 path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise UserError(f"{path}: cannot be made a folder ({error.strerror})") from None
-            formats.write_vocab_and_merges(parts, path / "vocab.json", path / "merges.txt")
+            vocab_and_merges = path / "vocab.json", path / "merges.txt"
+            if self.ignore_merges:  # which these two cannot hold, so they would be read as another tokenizer
+                for file in vocab_and_merges:
+                    file.unlink(missing_ok=True)
+            else:
+                formats.write_vocab_and_merges(parts, *vocab_and_merges)
             formats.write_tokenizer_json(parts, path / "tokenizer.json", self.pattern.regex, is_gpt2)
             self._loaded_from = path
 
@@ -434,7 +448,7 @@ class Tokenizer:
             for text in special_tokens or ():
                 special.setdefault(text, max([*parts.vocab, *special.values()]) + 1)
         try:
-            return cls(parts.vocab, parts.merges, special, parts.pattern or "gpt2")
+            return cls(parts.vocab, parts.merges, special, parts.pattern or "gpt2", parts.ignore_merges)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 

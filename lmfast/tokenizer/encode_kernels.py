@@ -1,6 +1,7 @@
 """The loops that turn text into ids: ends of pretokens, keys, rows of the table; merges where it has none.
 
-In: text (uint8, readable beyond its end), the table of pretokens (pretoken_cache.py), the merges (merge_kernels.py).
+In: text (uint8, readable beyond its end), the table of pretokens (pretoken_cache.py), the merges (merge_kernels.py), before
+which pretokens are looked up as a whole where the vocabulary needs it (whole_pretokens.py).
 Out: ids, uint16 or uint32, with room for one a byte and four more. What each choice costs: encoding.py.
 """
 
@@ -36,6 +37,7 @@ from lmfast.tokenizer.pretoken_cache import (
     tag_of,
 )
 from lmfast.tokenizer.scanner import scan_cl100k, scan_gpt2, scan_o200k
+from lmfast.tokenizer.whole_pretokens import whole_token
 
 _GROUP = 64  # pretokens whose cache lines are asked for together
 ENDS = 8192  # of pretokens that are found before they are encoded: what the two loops hand over stays in the L1 cache
@@ -59,7 +61,11 @@ def new_scratch() -> Scratch:
 
 
 @njit(inline="always")
-def _merge(data, start, length, tables, values, out, at):
+def _merge(data, start, length, low, high, tables, values, out, at):
+    token = whole_token(tables, data, start, length, low, high)
+    if token >= 0:
+        out[at] = token
+        return 1
     if length <= SHORT:
         return merge_short(data, start, length, tables, values, out, at)
     return merge_long(data, start, length, tables, out, at)
@@ -114,7 +120,7 @@ def encode_batch(data, start, bounds, count, special_ids, cache, scratch, tables
             if row >= 0:
                 n = ids_of_row(rows, id_arena, row, out, n)
                 continue
-            found = _merge(data, begin, length, tables, values, out, n)
+            found = _merge(data, begin, length, low, high, tables, values, out, n)
             remember(rows, id_arena, byte_arena, used, data, begin, length, low, high, bucket, out, n, found)
             n += found
     return n

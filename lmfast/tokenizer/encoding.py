@@ -68,8 +68,10 @@ from lmfast.tokenizer.code_cache import enable_cache
 from lmfast.tokenizer.encode_kernels import ENCODE, SPECIALS, encode_batch, new_scratch
 from lmfast.tokenizer.intrinsics import MAX_PACKED, PADDING, map_pages, unmap_pages
 from lmfast.tokenizer.merge_kernels import MAX_ID, MAX_MERGES, merge_tables
+from lmfast.tokenizer.parts import ordinary_ids
 from lmfast.tokenizer.patterns import Pattern, code_point_classes
 from lmfast.tokenizer.pretoken_cache import MAX_ROWS, PretokenCache
+from lmfast.tokenizer.whole_pretokens import with_whole_pretokens
 
 SMALL = 1 << 14  # bytes of text that are encoded without chunks and fresh buffers
 
@@ -91,7 +93,8 @@ class Encoder:
 
     vocab: id → bytes, with all 256 single bytes; where two ids have the same bytes the lower one is meant.
     merges: pairs of byte strings in order of rank. special_tokens: text → id; they are searched for as text
-    and are no part of the merges. Safe to use from several threads."""
+    and are no part of the merges. ignore_merges: a pretoken that is a token gets its id without merging. Safe to use from
+    several threads."""
 
     def __init__(
         self,
@@ -99,17 +102,11 @@ class Encoder:
         merges: Sequence[tuple[bytes, bytes]],
         special_tokens: Mapping[str, int],
         pattern: Pattern,
+        ignore_merges: bool = False,
     ):
         enable_cache(encode_batch, *([ENCODE[pattern.name]] if pattern.name in ENCODE else []))
-        special_ids = set(special_tokens.values())
-        made = {left + right for left, right in merges}
-        # A special token may be an ordinary entry too: searched for as text, and reached by merges as well.
-        id_of = {
-            text: number
-            for number, text in sorted(vocab.items(), reverse=True)
-            if number not in special_ids or len(text) == 1 or text in made
-        }
-        largest = max([*vocab, *special_ids], default=0)
+        id_of = ordinary_ids(vocab, merges, special_tokens.values())
+        largest = max([*vocab, *special_tokens.values()], default=0)
         if largest > MAX_ID:
             raise UserError(f"vocabulary: id {largest} is too large; ids end at {MAX_ID}")
         missing = [byte for byte in range(256) if bytes([byte]) not in id_of]
@@ -131,6 +128,8 @@ class Encoder:
                     "vocabulary; do the two files belong together?"
                 ) from None
         self._tables = merge_tables(triples, byte_ids)
+        if ignore_merges:
+            self._tables = with_whole_pretokens(self._tables, id_of)
         self._splitter = Splitter(pattern)
         self._loop = ENCODE.get(pattern.name)  # an expression of the user's has none
         self._special_ids = {
@@ -142,6 +141,11 @@ class Encoder:
         self._cache_lock = threading.Lock()
         self._tokens = list(id_of)
         self._cache = self._seeded()
+
+    @property
+    def looks_up_whole(self) -> bool:
+        """Whether some tokens are found only by looking pretokens up as a whole."""
+        return len(self._tables) > 5
 
     def _seeded(self) -> PretokenCache:
         """A table that has every token, by really encoding it: some tokens cannot be reached by merges, and none is

@@ -4,40 +4,28 @@ In and out: `TokenizerParts`, everything that decides ids, and paths. Ids are ke
 byte ids are permuted, and special tokens may stand anywhere. In vocab.json, merges.txt and tokenizer.json bytes are
 spelt as characters by GPT-2's byte-to-unicode map; special tokens stand there as they are.
 
-What each format says: tokenizer.json everything; vocab.json + merges.txt neither the pattern nor which entries
-are special (an entry that is neither a byte nor made by a merge is taken as special); .tiktoken no special
-tokens and no pattern, and merges only by their ranks, from which they are rebuilt.
+What each format holds: tokenizer.json everything; vocab.json + merges.txt neither the pattern nor which entries
+are special (an entry that is neither a byte nor made by a merge is taken as special); .tiktoken (ranks.py) neither
+special tokens nor a pattern nor merges.
 
 Refused, in one line that names the file and the way out: broken files, merges whose parts are unknown, tokenizers
 that are not byte-level BPE, and settings that would change ids and that we do not have (normalizers, several
 splits, prefix spaces). Sources: openai/gpt-2 encoder.py, huggingface/tokenizers, openai/tiktoken load.py.
 """
 
-import base64
-import binascii
 import functools
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lmfast.errors import UserError
 from lmfast.files import written_beside
+from lmfast.tokenizer.parts import TokenizerParts
+from lmfast.tokenizer.ranks import read_ranks
 
 GPT2_PATTERN = "gpt2"
 NO_SPLIT = r"[\s\S]+"
-
-
-@dataclass
-class TokenizerParts:
-    """vocab: id → bytes, special tokens included. pattern: a name or an expression; None where the file is silent."""
-
-    vocab: dict[int, bytes]
-    merges: list[tuple[bytes, bytes]]
-    special_tokens: dict[str, int] = field(default_factory=dict)
-    pattern: str | None = None
 
 
 @functools.lru_cache(maxsize=1)
@@ -139,7 +127,7 @@ def _special_name(text: str, spelt: bytes | None, wanted: set[str] | None, made:
         decoded = text
     if wanted is not None:
         return text if text in wanted else decoded if decoded in wanted else None
-    ordinary = spelt is not None and (len(spelt) == 1 or spelt in made)
+    ordinary = spelt is not None and (len(spelt) <= 1 or spelt in made)  # Whisper has an empty one
     return None if ordinary else decoded
 
 
@@ -176,7 +164,8 @@ def _merges(
         if not a or not b:
             raise UserError(f"{path}: merge {number}, {line!r}, is not spelt in GPT-2's byte characters")
         merges.append((a, b))
-    return merges
+    # Of a pair that is there twice, GPT-2's encoder and tokenizers take the last.
+    return list(dict.fromkeys(reversed(merges)))[::-1]
 
 
 def _check_merges(merges: list[tuple[bytes, bytes]], known: set[bytes], path: Path, vocab_path: Path) -> None:
@@ -221,9 +210,23 @@ def read_tokenizer_json(path: Path) -> TokenizerParts:
         vocab[token] = text.encode()
     merges = _merges(enumerate(model.get("merges") or [], 1), ordinary, path)
     _check_merges(merges, set(vocab.values()), path, path)
-    if model.get("ignore_merges"):
-        _check_made(vocab, merges, special, path)
-    return TokenizerParts(vocab, merges, special, pattern)
+    ignore_merges = bool(model.get("ignore_merges"))
+    if ignore_merges or len(set(vocab.values())) < len(vocab):
+        _check_spelt(vocab, ordinary, special, path)
+    return TokenizerParts(vocab, merges, special, pattern, ignore_merges)
+
+
+def _check_spelt(
+    vocab: dict[int, bytes], ordinary: dict[str, bytes], special: dict[str, int], path: Path
+) -> None:
+    """An entry that is not spelt in byte characters is never found in text, so its bytes must not lead to it."""
+    known = set(special.values()) | {i for i, token in vocab.items() if spell(token) in ordinary}
+    for i, token in vocab.items():
+        if i not in known:
+            raise UserError(
+                f"{path}: entry {token.decode()!r} is not spelt in GPT-2's byte characters, so no text gives its id {i}; "
+                "name it as an added token, or take it out"
+            )
 
 
 def _read_pattern(document: dict, path: Path) -> str:
@@ -254,69 +257,6 @@ def _read_pattern(document: dict, path: Path) -> str:
     if use_regex or expression is None or behavior not in (("Isolated", False), ("Removed", True)):
         raise UserError(f"{path}: its split {split} is not supported; only a Regex, Isolated, is")
     return expression
-
-
-def read_tiktoken(path: Path) -> TokenizerParts:
-    """A .tiktoken file: base64 of a token's bytes and its rank (its id), one a line."""
-    ranks: dict[bytes, int] = {}
-    for number, line in enumerate(_read_bytes(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            encoded, rank = line.split()
-            ranks[base64.b64decode(encoded, validate=True)] = int(rank)
-        except (ValueError, binascii.Error):
-            raise UserError(
-                f"{path}: line {number} is {line[:60]!r}, not `base64 rank`; is it a .tiktoken file?"
-            ) from None
-    vocab = {rank: token for token, rank in ranks.items()}
-    if len(vocab) != len(ranks) or min(vocab) < 0:
-        raise UserError(f"{path}: ranks must differ and be no less than 0")
-    merges = merges_from_ranks(ranks)
-    _check_made(vocab, merges, {}, path)
-    return TokenizerParts(vocab, merges)
-
-
-def _check_made(vocab: dict[int, bytes], merges: list, special: dict[str, int], path: Path) -> None:
-    """tiktoken, and tokenizer.json with ignore_merges, give a pretoken that is an entry that entry's id without
-    merging. It makes no difference where every entry has its merge, as in all that were learnt as BPE."""
-    made = {a + b for a, b in merges}
-    ordinary = set(vocab.values()) - {text.encode() for text in special}
-    lost = sorted(token for token in ordinary if len(token) > 1 and token not in made)
-    if lost:
-        raise UserError(
-            f"{path}: no merges lead to {len(lost)} of its tokens (the first: {lost[0]!r}), which only a lookup of "
-            "whole pretokens could find; such a vocabulary is not supported"
-        )
-
-
-def merges_from_ranks(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """The merge that makes each token: the last two parts of it when it is encoded with lower ranks only.
-
-    tiktoken merges any two parts that together are a token. A token that falls into two lower ones in one way only
-    needs no encoding. One that lower ranks leave in more parts has no merge.
-    """
-    merges = []
-    never = 1 << 62
-    get = ranks.get
-    for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
-        splits = [
-            (token[:i], token[i:])
-            for i in range(1, len(token))
-            if get(token[:i], never) < rank and get(token[i:], never) < rank
-        ]
-        if len(splits) > 1:
-            parts = [token[i : i + 1] for i in range(len(token))]
-            while len(parts) > 2:
-                ranked = [get(a + b, never) for a, b in pairwise(parts)]
-                best = min(ranked)
-                if best >= rank:
-                    break
-                at = ranked.index(best)
-                parts[at : at + 2] = [parts[at] + parts[at + 1]]
-            splits = [(parts[0], parts[1])] if len(parts) == 2 else []
-        merges += splits
-    return merges
 
 
 # Writing ------------------------------------------------------------------------------------------------------
@@ -373,29 +313,12 @@ def write_tokenizer_json(parts: TokenizerParts, path: Path, expression: str, is_
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": False,
+            "ignore_merges": parts.ignore_merges,
             "vocab": _spelt_vocab(parts, path, with_special=True),
             "merges": [[spell(a), spell(b)] for a, b in parts.merges],
         },
     }
     _write(path, json.dumps(document, ensure_ascii=False))
-
-
-def write_tiktoken(parts: TokenizerParts, path: Path) -> None:
-    """Ranks that `tiktoken.Encoding` takes with this tokenizer's pattern and special tokens given by argument."""
-    special = set(parts.special_tokens.values())
-    ids = {parts.vocab[token]: token for token in parts.vocab if token not in special}
-    made = [ids[a + b] for a, b in parts.merges]
-    if made != sorted(made):
-        raise UserError(
-            f"{path}: ids do not rise in the order of the merges, and .tiktoken merges in the order of ids; "
-            "save as tokenizer.json instead"
-        )
-    lines = [
-        f"{base64.b64encode(token).decode()} {rank}\n"
-        for token, rank in sorted(ids.items(), key=lambda item: item[1])
-    ]
-    _write(path, "".join(lines))
 
 
 def _write(path: Path, text: str) -> None:
@@ -435,7 +358,7 @@ def _read(path: Path, special_tokens: Sequence[str] | None, pattern: str | None)
             raise UserError(
                 f"{path}: does not say how text is split; add --pattern (gpt2, cl100k, o200k or a regex)"
             )
-        return read_tiktoken(path)
+        return read_ranks(_read_bytes(path), path)
     if path.suffix == ".txt":
         return read_vocab_and_merges(_neighbour(path, "merges.txt", "vocab.json"), path, special_tokens)
     document = read_json(path)

@@ -50,6 +50,7 @@ _LOW_HALF = np.uint64(0xFFFFFFFF)
 #   rows        uint64, open addressing, two words a row: left << 32 | right, and the value
 #   shifts      uint64 (3,), how a hash gives a word of the filter, and a row; and how many ranks there are if each
 #               is above those that made its parts, else 0
+# The tables of a vocabulary whose pretokens are looked up whole have more behind these (whole_pretokens.py).
 MergeTables = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -135,7 +136,7 @@ def merge_short(data, start, length, tables, values, out, at):
     `alive` has a bit for each byte where a symbol begins. For each of them `values` has the rank of the merge with
     its right neighbour, << 6, and the position: the least says which merge is next, and where; 64 on stands
     what it makes."""
-    byte_ids, byte_pairs, pair_filter, rows, shifts = tables
+    byte_ids, byte_pairs, pair_filter, rows, shifts = tables[:5]
     filter_shift, row_shift = shifts[0], shifts[1]
     last = np.uint64(length - 1)
     base = np.uint64(at)
@@ -237,7 +238,7 @@ def _merge_huge(data, start, length, tables, out, at):
 
     Looking a pair up and listing it stands here three times: in a function of its own, inlined by Numba or not, with a
     tuple or with arrays, it made all of this 2.5 times as slow (docs/LOG.md)."""
-    byte_ids, _, pair_filter, rows, shifts = tables
+    byte_ids, _, pair_filter, rows, shifts = tables[:5]
     filter_shift, row_shift = shifts[0], shifts[1]
     num_ranks = np.int64(shifts[2])
     block = np.empty(10 * length, np.uint32)
@@ -350,7 +351,7 @@ def _merge_by_heap(data, start, length, tables, out, at):
 
     A heap entry is stale when the pair at its position is no longer the one it was made for: `values` holds
     each position's present pair. A merge takes one and makes at most two, so 2 * length are enough."""
-    byte_ids, _, pair_filter, rows, shifts = tables
+    byte_ids, _, pair_filter, rows, shifts = tables[:5]
     filter_shift, row_shift = shifts[0], shifts[1]
     ids = np.empty(length, np.uint32)
     values = np.empty(length, np.uint64)

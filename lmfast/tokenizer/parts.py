@@ -1,0 +1,35 @@
+"""`TokenizerParts`: everything that decides ids, as files hold it and as formats.py and ranks.py hand it over."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass
+class TokenizerParts:
+    """vocab: id → bytes, special tokens included. pattern: a name or an expression; None where the file has none.
+    ignore_merges: a pretoken that is a token gets its id without merging (whole_pretokens.py)."""
+
+    vocab: dict[int, bytes]
+    merges: list[tuple[bytes, bytes]]
+    special_tokens: dict[str, int] = field(default_factory=dict)
+    pattern: str | None = None
+    ignore_merges: bool = False
+
+    def ordinary_ids(self) -> dict[bytes, int]:
+        return ordinary_ids(self.vocab, self.merges, self.special_tokens.values())
+
+
+def ordinary_ids(
+    vocab: Mapping[int, bytes], merges: Iterable[tuple[bytes, bytes]], special_ids: Collection[int]
+) -> dict[bytes, int]:
+    """bytes → id of the tokens that encoding ordinary text may give; of two ids with the same bytes the lower one.
+
+    A special token is among them if it is a byte or a merge makes it: text finds it as special, merges still lead to it.
+    """
+    special_ids = set(special_ids)
+    made = {left + right for left, right in merges}
+    return {
+        token: number
+        for number, token in sorted(vocab.items(), reverse=True)
+        if number not in special_ids or len(token) == 1 or token in made
+    }

@@ -1,0 +1,120 @@
+"""Pretokens that are tokens as a whole although no merges produce them: looked up before merging.
+
+tokenizer.json with `ignore_merges`, and .tiktoken ranks, give a pretoken that is a token that token's id, and merge the
+others. The two differ only for tokens that merging their own bytes does not produce (588 of Llama 3's 128,000), so only
+those are in the table, and a vocabulary without such tokens has none: its tables are `MergeTables` alone, for which
+`whole_token` compiles to nothing. Sources: `BPE::tokenize` in huggingface/tokenizers, `encode_ordinary` in
+openai/tiktoken.
+"""
+
+import numpy as np
+from numba import njit
+from numba.extending import overload
+
+from lmfast.tokenizer.chunks import padded
+from lmfast.tokenizer.code_cache import enable_cache
+from lmfast.tokenizer.intrinsics import (
+    LONG_MARK,
+    MAX_PACKED,
+    U0,
+    U32,
+    aligned_words,
+    key_hash,
+    load_u64,
+    long_hash,
+    packed_key,
+    same_bytes,
+)
+from lmfast.tokenizer.merge_kernels import SHORT, MergeTables, merge_long, merge_short
+
+# MergeTables and two arrays more:
+#   whole_rows  uint64, open addressing, four words a row: the pretoken's key (low, high), its id, its place in the text
+#   whole_text  uint8, the bytes of all of them, padded
+WholeTables = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+_ROW = 4
+NO_TOKEN = -1
+
+
+@njit(inline="always")
+def _find(rows, text, data, start, length, low, high):
+    mask = (rows.shape[0] // _ROW) - 1
+    slot = np.int64(key_hash(low, high) >> U32) & mask
+    while True:
+        row = _ROW * slot
+        found = load_u64(rows, row + 1)
+        if found == U0:
+            return np.int64(NO_TOKEN)
+        if (
+            found == high
+            and load_u64(rows, row) == low
+            and (high < LONG_MARK or same_bytes(text, np.int64(load_u64(rows, row + 3)), data, start, length))
+        ):
+            return np.int64(load_u64(rows, row + 2))
+        slot = (slot + 1) & mask
+
+
+def whole_token(tables, data, start, length, low, high):
+    """For compiled code: the id of a pretoken that is looked up as a whole, or NO_TOKEN. low, high: its key."""
+    raise NotImplementedError
+
+
+@overload(whole_token)
+def _compiled_whole_token(tables, data, start, length, low, high):
+    if len(tables) == 5:
+        return lambda tables, data, start, length, low, high: NO_TOKEN
+    return lambda tables, data, start, length, low, high: _find(
+        tables[5], tables[6], data, start, length, low, high
+    )
+
+
+@njit
+def _fill(rows, text, starts, lengths, ids):
+    mask = (rows.shape[0] // _ROW) - 1
+    for k in range(len(ids)):
+        start, length = starts[k], lengths[k]
+        if length <= MAX_PACKED:
+            low, high = packed_key(text, start, length)
+        else:
+            low, high = long_hash(text, start, length), LONG_MARK | np.uint64(length)
+        slot = np.int64(key_hash(low, high) >> U32) & mask
+        while rows[_ROW * slot + 1] != U0:
+            slot = (slot + 1) & mask
+        rows[_ROW * slot : _ROW * slot + 4] = low, high, np.uint64(ids[k]), np.uint64(start)
+
+
+@njit(nogil=True)
+def _merges_give(tables, text, starts, lengths, ids, out):
+    """bool (n,): whether merging the bytes of each token gives its id alone."""
+    values = np.empty(2 * SHORT, np.uint64)
+    given = np.empty(len(ids), np.bool_)
+    for k in range(len(ids)):
+        if lengths[k] <= SHORT:
+            n = merge_short(text, starts[k], lengths[k], tables, values, out, 0)
+        else:
+            n = merge_long(text, starts[k], lengths[k], tables, out, 0)
+        given[k] = n == 1 and out[0] == ids[k]
+    return given
+
+
+def with_whole_pretokens(tables: MergeTables, id_of: dict[bytes, int]) -> MergeTables | WholeTables:
+    """The tables, extended by those of the tokens in `id_of` that the merges do not produce, if there are any."""
+    enable_cache(_fill, _merges_give)
+    tokens = [token for token in id_of if token]
+    text, starts, lengths, ids = _laid_out(tokens, id_of)
+    out = np.empty(max(map(len, tokens)) + 4, np.uint32)
+    given = _merges_give(tables, text, starts, lengths, ids, out)
+    if given.all():
+        return tables
+    text, starts, lengths, ids = _laid_out([t for t, known in zip(tokens, given) if not known], id_of)
+    rows = aligned_words(_ROW << (2 * len(ids)).bit_length())
+    _fill(rows, text, starts, lengths, ids)
+    return (*tables, rows, text)
+
+
+def _laid_out(
+    tokens: list[bytes], id_of: dict[bytes, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(the bytes of all tokens, padded; where each begins; its length; its id)."""
+    lengths = np.array([len(token) for token in tokens], np.int64)
+    ids = np.array([id_of[token] for token in tokens], np.int64)
+    return padded(b"".join(tokens)), np.cumsum(lengths) - lengths, lengths, ids
