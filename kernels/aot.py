@@ -274,8 +274,8 @@ def _append_cases() -> Iterator[Case]:
 
 def _decode_linear_cases() -> Iterator[Case]:
     for dtype in (torch.bfloat16, torch.float32):
-        for rows in (1, 2, 4):
-            for width, columns in ((768, 768), (768, 2304), (768, 50304), (2560, 768), (8192, 1024)):
+        for rows in (1, 4):
+            for width, columns in ((768, 768), (768, 2304), (2560, 768), (8192, 1024)):
                 x, weight = _meta(rows, width, dtype=dtype), _meta(columns, width, dtype=dtype)
                 both, norm = _meta(rows, 2 * width, dtype=dtype), _meta(width, dtype=torch.float32)
                 name = str(dtype).removeprefix("torch.")
