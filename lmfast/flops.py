@@ -1,8 +1,8 @@
 """python -m lmfast.flops: what a model costs, before it is trained; and what a device can train in given hours.
 
-In: a model's shape (flags, or the YAML file of a training run). Out: parameters and FLOPs by component, memory,
-the largest batch, time on a device; a table for people, --json for programs, --plot FILE for a picture. With --hours
-the inverse: model size and token count. Torch is loaded only where this machine's own device must be looked at.
+In: a model's shape (flags, or the YAML file of a run of lmfast.train, sft or dpo). Out: parameters and FLOPs by component,
+memory, the largest batch, time on a device; a table for people, --json for programs, --plot FILE for a picture. With
+--hours the inverse: model size and token count. Torch is loaded only where this machine's own device must be looked at.
 """
 
 import json
@@ -10,10 +10,12 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
+from lmfast.dpo import DPOSettings
 from lmfast.errors import UserError, exit_on_user_error
 from lmfast.files import check_writable
 from lmfast.model.accounting import (
@@ -32,15 +34,22 @@ from lmfast.settings import (
     RunSettings,
     TrainSettings,
     find_config,
+    flat_types,
     given_names,
     parse,
     precision_of,
+    read_model,
     read_yaml,
 )
+from lmfast.sft import SFTSettings
 from lmfast.streams import standard_output
 from lmfast.training.resolve import batch_ramp
 
 GB = 1e9
+COMMANDS = (TrainSettings, SFTSettings, DPOSettings)
+"""whose files --config reads"""
+AFTER = {name for cls in COMMANDS for name in flat_types(cls)} - flat_types(TrainSettings).keys()
+"""settings that tell a file of sft or dpo from one of train"""
 GREATEST = 1e15
 """of any number given, and 1 / GREATEST the least above 0: far beyond all models and machines, well within a float"""
 CHINCHILLA = 20.0
@@ -63,7 +72,7 @@ class FlopsSettings:
     """Count a model's parameters, FLOPs, memory and training time; or, with --hours, find the model for a budget."""
 
     config: str | None = None
-    """YAML file of a training run, or the name of one in configs/; the command line beats it"""
+    """YAML file of a run of train, sft or dpo, or the name of one in configs/; the command line beats it"""
     model: ModelConfig = field(default_factory=ModelConfig)
     batch_size: int = 32
     """sequences in one forward pass, for the memory of a step"""
@@ -90,8 +99,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     with exit_on_user_error():
         standard_output()
-        settings = parse(FlopsSettings, argv, "lmfast flops", other=TrainSettings)
-        settings = resolve(settings, given_names(argv, FlopsSettings))
+        given = given_names(argv, FlopsSettings)
+        settings = parse(FlopsSettings, argv, "lmfast flops", others=COMMANDS)
+        file = _read_config(settings.config)
+        if settings.config is not None and "vocab_size" not in file:
+            base = _base(settings.config, file, given)
+            settings = parse(FlopsSettings, argv, "lmfast flops", base, COMMANDS)
+        settings = resolve(settings, file, given)
         if settings.plot is not None:
             check_writable(settings.plot)
         facts = cost(settings) if settings.hours is None else budget(settings)
@@ -107,11 +121,39 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print(settings.plot)
 
 
-def resolve(settings: FlopsSettings, given: set[str]) -> FlopsSettings:
+def _read_config(name: str | None) -> dict[str, Any]:
+    return {} if name is None else read_yaml(find_config(name), FlopsSettings, COMMANDS)
+
+
+def _base(name: str, file: dict[str, Any], given: set[str]) -> FlopsSettings:
+    """What a file without a vocabulary is over: sft and dpo take the model's shape from the run in init_from (sft adds the
+    chat's tokens to its ids), and have a smaller batch by default. Raises UserError where that run is not named."""
+    after = bool(AFTER & file.keys())
+    defaults = replace(FlopsSettings(), batch_size=SFTSettings().optimizer.batch_size if after else 32)
+    if file.get("init_from") is None:
+        if after and not given & flat_types(ModelConfig).keys():
+            raise UserError(
+                f"{name}: settings of lmfast sft or dpo, which train the model of the run in init_from; add init_from to "
+                "the file, or give the shape, such as --vocab-size and --d-model"
+            )
+        return defaults
+    run = Path(file["init_from"])
+    if not (run / "config.yaml").is_file():
+        run = run.absolute().parent.parent  # of one of its checkpoints
+    model = read_model(run)
+    if after and (run / "tokenizer").is_dir():
+        from lmfast.data.chat import add_chat_tokens
+        from lmfast.tokenizer.bpe import Tokenizer
+
+        ids = add_chat_tokens(Tokenizer.load(run / "tokenizer")).vocab_size
+        model = replace(model, vocab_size=max(model.vocab_size, ids))
+    return replace(defaults, model=model)
+
+
+def resolve(settings: FlopsSettings, file: dict[str, Any], given: set[str]) -> FlopsSettings:
     """What follows from the YAML file and from what the command line names, filled in; then everything checked."""
-    file = {}
-    if settings.config is not None:
-        file = read_yaml(find_config(settings.config), FlopsSettings, TrainSettings)
+    if "batch_size" not in given and "beta" in file:
+        settings = replace(settings, batch_size=2 * settings.batch_size)  # of dpo: pairs
     if settings.dtype is None:
         flags = {name: file[name] for name in ("bf16", "fp16") if name in file}
         named = precision_of(RunSettings(**flags))

@@ -225,15 +225,15 @@ def find_config(name: str) -> Path:
     raise UserError(f"{name}: no such settings file; {hint}")
 
 
-def read_yaml(path: Path, cls: type, other: type | None = None) -> dict[str, Any]:
+def read_yaml(path: Path, cls: type, others: Sequence[type] = ()) -> dict[str, Any]:
     """The flat settings of a YAML file, aliases resolved, coerced to the types of `cls`. Raises UserError on anything
     unknown, and on a setting given twice.
 
-    other: settings whose names the file may hold besides, for a command that needs a part of another command's file.
+    others: settings whose names the file may hold too, for a command that needs a part of other commands' files.
     """
     loaded = _load_yaml(path)
     hints, aliases = flat_types(cls), _aliases(cls)
-    if other is not None:
+    for other in others:
         hints, aliases = flat_types(other) | hints, _aliases(other) | aliases
     values = {}
     for key, value in loaded.items():
@@ -293,11 +293,11 @@ def write_yaml(path: Path, settings: Any) -> None:
 
 
 def parse(
-    cls: type[T], argv: Sequence[str], prog: str, base: T | None = None, other: type | None = None
+    cls: type[T], argv: Sequence[str], prog: str, base: T | None = None, others: Sequence[type] = ()
 ) -> T:
     """Settings from a command line, over a YAML file named by --config, over `base` (the defaults).
 
-    other: see `read_yaml`; what the file says of those settings is left aside.
+    others: see `read_yaml`; what the file says of those settings is left aside.
     Raises UserError for anything that cannot be understood; prints help and exits 0 on --help.
     """
     if tyro is None:
@@ -308,7 +308,7 @@ def parse(
     hints = flat_types(cls)
     default = base if base is not None else cls()
     if "config" in hints and (name := _value_of("--config", argv)) is not None:
-        values = read_yaml(find_config(name), cls, other)
+        values = read_yaml(find_config(name), cls, others)
         # Of max_iters and total_tokens, the nearer source decides.
         if "total_tokens" in values and "max_iters" not in values:
             values["max_iters"] = None

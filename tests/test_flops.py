@@ -150,6 +150,31 @@ def test_a_run_folder_says_what_it_costs(facts, trained_run):
     assert found["parameters"]["total"] == json.loads((trained_run / "run.json").read_text())["parameters"]
 
 
+def test_files_of_sft_and_dpo(facts, trained_run, tmp_path, capsys):
+    """Their model is that of the run they start from, with the chat's tokens; dpo's batch counts pairs."""
+    base = facts("--config", trained_run / "config.yaml")
+    file = tmp_path / "post.yaml"
+    for init_from in (trained_run, max(trained_run.glob("checkpoints/step_*"))):
+        file.write_text(f"init_from: {init_from}\nheld_out: 4\nepochs: 2\n")
+        found = facts("--config", file)
+        assert found["config"] == base["config"] | {"vocab_size": base["config"]["vocab_size"] + 4}
+        assert found["memory_bytes"]["batch_size"] == 8
+    file.write_text(f"init_from: {trained_run}\nbeta: 0.1\nbatch_size: 3\ncontext_length: 8\n")
+    found = facts("--config", file, "--d-ff", "32")
+    assert (found["memory_bytes"]["batch_size"], found["config"]["context_length"]) == (6, 8)
+    assert (found["config"]["d_model"], found["config"]["d_ff"]) == (16, 32)
+    assert facts("--config", file, "--batch-size", "3")["memory_bytes"]["batch_size"] == 3
+    for name in ("sft", "dpo"):
+        with pytest.raises(SystemExit):
+            main(["--config", name])
+        assert f"error: {name}: settings of lmfast sft or dpo" in capsys.readouterr().err
+        assert facts("--config", name, *SMALL)["parameters"] == facts(*SMALL)["parameters"]
+    file.write_text("init_from: gone\nheld_out: 4\n")
+    with pytest.raises(SystemExit):
+        main(["--config", str(file)])
+    assert "not a run folder" in capsys.readouterr().err
+
+
 def test_the_largest_batch_for_a_memory(facts):
     named = facts(*SMALL, "--device", "L4")["largest_batch"]
     assert named["memory_bytes"] == 24e9 and named["batch_size"] > 1
