@@ -12,9 +12,12 @@ divide, more ranks than devices, MPS.
 import contextlib
 import datetime
 import inspect
+import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -181,16 +184,32 @@ def joined() -> Iterator[Ranks]:
     dist.init_process_group(backend, timeout=TIMEOUT)
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", dist.get_rank())))
     try:
-        yield ranks
-    except RuntimeError as error:
-        if not _is_loss_of_a_rank(error):
-            raise
-        ranks.fail(
-            "another process of this run ended before its time; the checkpoints are whole, and the same command goes "
-            "on from the newest"
-        )
+        with _told_to_torchrun():
+            try:
+                yield ranks
+            except RuntimeError as error:
+                if not _is_loss_of_a_rank(error):
+                    raise
+                ranks.fail(
+                    "another process of this run ended before its time; complete checkpoints are whole, and the run "
+                    "resumes from the newest, where there is one"
+                )
     finally:
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _told_to_torchrun() -> Iterator[None]:
+    """Puts a UserError's line into the file that torchrun reads: its own report, thirty lines, then ends with that line."""
+    try:
+        yield
+    except UserError as error:
+        if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+            with contextlib.suppress(OSError):
+                Path(path).write_text(
+                    json.dumps({"message": f"error: {error}", "timestamp": int(time.time())})
+                )
+        raise
 
 
 def _is_loss_of_a_rank(error: RuntimeError) -> bool:

@@ -196,7 +196,7 @@ def train_loop(
                 progress.best_val_loss, progress.best_step = best_before
                 if last or stopping:
                     ranks.fail(
-                        f"step {step} could not be saved (see above); make room and resume from the checkpoint before it"
+                        f"step {step} could not be saved (see above); free some space, then resume or start again"
                     )
         if stopping:
             return False

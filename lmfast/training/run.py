@@ -6,6 +6,7 @@ What is taught, and from which batches, comes in as a `Task`; everything else is
 import contextlib
 import json
 import math
+import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -368,7 +369,7 @@ def _introduce(sinks, folder, settings, rows, device, peak, peak_source, ranks) 
 def _save(
     folder: Path, model, optimizer, loss_scale: LossScale | None, progress: Progress, keep: int, sinks: Sinks
 ) -> bool:
-    """A checkpoint, or one line when the disk is full: the run goes on and the older checkpoints stay."""
+    """A checkpoint, or one line when the disk is full: training continues and older checkpoints stay."""
     checkpoints = folder / "checkpoints"
     sinks.sync()
     try:
@@ -377,9 +378,9 @@ def _save(
         )
         save_checkpoint(checkpoints, model.own_tensors(), tensors, progress.as_dict())
     except OSError as error:
-        sinks.message(
-            f"checkpoint at step {progress.step} could not be written ({error}); the older ones are whole"
-        )
+        last = run_folder.newest_step(folder)
+        kept = "there is none yet" if last is None else f"the one of step {last} is whole"
+        sinks.message(f"checkpoint at step {progress.step} could not be written ({error}); {kept}")
         return False
     prune_checkpoints(checkpoints, keep, progress.best_step)
     return True
@@ -399,6 +400,10 @@ class _StopSignals(contextlib.AbstractContextManager):
         return self
 
     def _note(self, number, frame):
+        if not self.seen:
+            again = "; Ctrl-C again stops at once" if self.insist else ""
+            # Not by print, which may be what was interrupted.
+            os.write(2, f"\nstopping when the step under way is done{again}\n".encode())
         self.seen = True
         if self.insist:
             signal.signal(number, self.before[number])

@@ -53,6 +53,11 @@ def _last_written(run: Path) -> float:
     return max(p.stat().st_mtime for p in [run / "config.yaml", *run.glob("checkpoints/step_*")])
 
 
+def newest_step(folder: Path) -> int | None:
+    """The step of a run's newest complete checkpoint, by its name alone; None without one."""
+    return max((int(p.parent.name[5:]) for p in folder.glob("checkpoints/step_*/COMPLETE")), default=None)
+
+
 def refuse_foreign_folder(folder: Path) -> None:
     """Raises UserError where a new run would write over files that are no run's."""
     if not folder.is_dir() or (folder / "run.json").exists():

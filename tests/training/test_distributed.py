@@ -15,7 +15,7 @@ import torch
 from lmfast.errors import UserError
 from lmfast.train import train
 from lmfast.training import loss_scale
-from lmfast.training.distributed import ALONE, Ranks
+from lmfast.training.distributed import ALONE, Ranks, _told_to_torchrun
 from lmfast.training.run_folder import read_metrics
 from tests.test_train import weights
 from tests.training.nursery import close, finish, start_ranks
@@ -122,7 +122,7 @@ def test_a_killed_rank_ends_the_run_of_torchrun_and_one_process_goes_on(corpus, 
     finally:
         run.kill()
     assert run.returncode != 0
-    assert "another process of this run ended before its time; the checkpoints are whole" in output
+    assert "another process of this run ended before its time; complete checkpoints are whole" in output
     train(slow)
     train([*flags(corpus, tmp_path / "whole", *more), "--eval-interval", "1"])
     close(weights(folder), weights(tmp_path / "whole"))
@@ -187,3 +187,17 @@ def test_devices_that_cannot_take_part(monkeypatch):
         UserError, match="process 2 has no device: this machine has 1; give --nproc-per-node=1"
     ):
         Ranks(1, 2, local_rank=1).use_device(torch.device("cuda"))
+
+
+def test_torchruns_report_has_our_line(tmp_path, monkeypatch):
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    with pytest.raises(UserError), _told_to_torchrun():
+        raise UserError("x.npy: no such token file")
+    failures = {
+        rank: ProcessFailure(rank, 1, 2, str(tmp_path / f"{name}.json"))
+        for rank, name in enumerate(("error", "none"))
+    }
+    report = str(ChildFailedError("lmfast.train", failures))
+    assert "traceback : error: x.npy: no such token file" in report.splitlines()[-2]

@@ -400,7 +400,7 @@ def test_an_end_that_does_not_fit_is_an_error_and_the_old_checkpoint_goes_on(cor
     folder, log = tmp_path / "run", tmp_path / "log"
     argv = flags(corpus, folder)
     assert finish(start(argv, log, partial(limit_files, 6, 0, 20_000))) == 2
-    assert "error: step 6 could not be saved (see above); make room" in log.read_text()
+    assert "error: step 6 could not be saved (see above); free some space" in log.read_text()
     assert newest_checkpoint(folder / "checkpoints", report=pytest.fail).step == 3
     assert train(argv)
     assert train(flags(corpus, tmp_path / "whole"))

@@ -1,6 +1,7 @@
 """What a run does at its edges: saves that fail, signals. (Whole runs are in tests/test_train.py.)"""
 
 import dataclasses
+import shutil
 import signal
 
 import pytest
@@ -37,7 +38,11 @@ def test_a_full_disk_leaves_the_run_alive_and_the_old_checkpoint_whole(tmp_path,
     assert (
         len(messages) == 1 and "step 2 could not be written" in messages[0] and "No space left" in messages[0]
     )
+    assert messages[0].endswith("the one of step 1 is whole")
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
+    shutil.rmtree(tmp_path / "checkpoints")
+    _save(tmp_path, Model(), Optimizer(), None, Progress(step=2), 1, sinks)
+    assert messages[1].endswith("there is none yet")
 
 
 def test_flops_are_those_of_the_rows_and_not_of_the_longest_context():
@@ -48,12 +53,16 @@ def test_flops_are_those_of_the_rows_and_not_of_the_longest_context():
         assert plan.flops_per_token == training_flops_per_token(settings.model, length)
 
 
-def test_a_second_ctrl_c_interrupts_at_once():
+def test_a_second_ctrl_c_interrupts_at_once(capfd):
     # A process started in the background finds SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt), _StopSignals() as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop.seen
+        assert (
+            capfd.readouterr().err.strip()
+            == "stopping when the step under way is done; Ctrl-C again stops at once"
+        )
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

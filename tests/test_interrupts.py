@@ -1,0 +1,58 @@
+"""Ctrl-C in the first seconds of a command, which are imports."""
+
+import importlib
+import signal
+import sys
+import time
+
+import pytest
+
+from lmfast.errors import exit_on_user_error
+from lmfast.interrupts import after_imports
+
+# What torch does: catches whatever an import of its own raises, and goes on half made.
+GREEDY = """
+import signal
+try:
+    signal.raise_signal(signal.SIGINT)
+    whole = True
+except BaseException:
+    whole = False
+"""
+
+
+@pytest.fixture(autouse=True)
+def a_terminals_handler():
+    """A process started in the background finds SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupted_import_is_finished_first(tmp_path, monkeypatch, capfd):
+    (tmp_path / "greedy_module.py").write_text(GREEDY)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SystemExit) as ended, exit_on_user_error():
+        module = importlib.import_module("greedy_module")
+        try:
+            time.sleep(20)
+        finally:
+            assert module.whole
+    assert ended.value.code == 130 and capfd.readouterr().err.split("\n")[1:] == [
+        "stopping when everything is loaded; Ctrl-C again stops at once",
+        "interrupted",
+        "",
+    ]
+    sys.modules.pop("greedy_module")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_outside_of_imports_nothing_waits():
+    with pytest.raises(KeyboardInterrupt), after_imports():
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_ignored_interrupt_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with after_imports():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
