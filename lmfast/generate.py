@@ -78,6 +78,8 @@ def generate_text(settings: GenerateSettings) -> None:
         raise UserError(
             "--chat reads turns from standard input; leave --prompt and --prompt-file out, or --chat"
         )
+    if settings.chat and not settings.stop:
+        raise UserError("--chat ends each answer with its turn; leave --no-stop out, or --chat")
     if settings.system is not None and not settings.chat:
         raise UserError("--system is for --chat; give both, or neither")
     if settings.max_tokens < 1:

@@ -238,6 +238,7 @@ def test_prompts_may_be_given_one_flag_each_or_after_equals(lines):
     "words, told",
     [
         (("--chat", "--prompt", "Once"), "leave --prompt and --prompt-file out"),
+        (("--chat", "--no-stop"), "leave --no-stop out"),
         (("--system", "be kind"), "--system is for --chat"),
         (("--chat",), "has not learnt to talk"),  # a base model, which has not learnt to talk
     ],
