@@ -62,9 +62,10 @@ def unspell(text: str) -> bytes | None:
 
 
 def read_json(path: Path) -> Any:
+    text = _read_text(path)
     try:
-        return json.loads(_read_text(path))
-    except ValueError as error:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); is the file whole?") from None
 
 
@@ -107,7 +108,7 @@ def read_vocab_and_merges(
         name = _special_name(text, spelt, wanted, made)
         if name is not None:
             found[name] = token
-            vocab[token] = name.encode()
+            vocab[token] = _utf8(name, vocab_path)
         elif spelt is not None:
             vocab[token] = spelt
         else:
@@ -136,7 +137,7 @@ def _entries(vocab: Any, path: Path) -> dict[str, int]:
         raise UserError(f'{path}: not a vocabulary; it should be {{"token": id, …}}')
     seen: dict[int, str] = {}
     for text, token in vocab.items():
-        if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < 1 << 31:
+        if not _is_id(token):
             raise UserError(f"{path}: entry {text!r} has the id {token!r}; ids are whole numbers from 0")
         if token in seen:
             raise UserError(f"{path}: id {token} belongs to {seen[token]!r} and to {text!r}; ids must differ")
@@ -178,68 +179,116 @@ def _check_merges(merges: list[tuple[bytes, bytes]], known: set[bytes], path: Pa
                 )
 
 
+def _member(mapping: dict, name: str, kind: type, path: Path) -> Any:
+    """mapping[name], which must be a `kind`; an empty one where it is missing or null."""
+    value = mapping.get(name)
+    if value is None:
+        return kind()
+    if not isinstance(value, kind):
+        wanted = {dict: "an object", list: "a list", str: "a string"}[kind]
+        raise UserError(
+            f"{path}: {name!r} is {json.dumps(value)[:60]}, not {wanted}; is it a tokenizer.json?"
+        )
+    return value
+
+
 def read_tokenizer_json(path: Path) -> TokenizerParts:
     """Hugging Face's tokenizer.json, where it is byte-level BPE. Ids are those of `add_special_tokens=False`."""
     document = read_json(path)
-    model = document.get("model") if isinstance(document, dict) else None
-    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
+    if not isinstance(document, dict):
         raise UserError(f"{path}: not a tokenizer.json with a BPE model; name one that is, or vocab.json")
+    model = _member(document, "model", dict, path)
+    kind = model.get("type", "BPE")  # old files do not name it
+    if kind != "BPE" or "vocab" not in model:
+        raise UserError(
+            f"{path}: not a tokenizer.json with a BPE model (its type is {kind!r}); name one that is, or vocab.json"
+        )
     pattern = _read_pattern(document, path)
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
             raise UserError(
                 f"{path}: its {name} {model[name]!r} is not supported; only plain byte-level BPE is"
             )
-    special: dict[str, int] = {}
-    for added in document.get("added_tokens") or []:
-        for flag in ("lstrip", "rstrip", "single_word"):
-            if added.get(flag):
-                raise UserError(
-                    f"{path}: added token {added['content']!r} has {flag}, which is not supported"
-                )
-        special[added["content"]] = added["id"]
+    entries = _entries(model["vocab"], path)
+    special = _added_tokens(document, path)
     vocab: dict[int, bytes] = {}
     ordinary: dict[str, bytes] = {}
-    for text, token in _entries(model["vocab"], path).items():
+    unspelt = []
+    for text, token in entries.items():
         spelt = unspell(text)
         if text in special or spelt is None:
-            vocab[token] = text.encode()
+            vocab[token] = _utf8(text, path)
+            if text not in special:
+                unspelt.append(text)
         else:
             vocab[token] = ordinary[text] = spelt
     for text, token in special.items():
+        if entries.get(text, token) != token or vocab.get(token, text.encode()) != text.encode():
+            raise UserError(
+                f"{path}: added token {text!r} has id {token}, which disagrees with the vocabulary; is the file whole?"
+            )
         vocab[token] = text.encode()
-    merges = _merges(enumerate(model.get("merges") or [], 1), ordinary, path)
+    merges = _merges(enumerate(_member(model, "merges", list, path), 1), ordinary, path)
     _check_merges(merges, set(vocab.values()), path, path)
     ignore_merges = bool(model.get("ignore_merges"))
-    if ignore_merges or len(set(vocab.values())) < len(vocab):
-        _check_spelt(vocab, ordinary, special, path)
+    known = set(ordinary.values()) if unspelt else set()
+    for text in unspelt:
+        # Text never gives such an entry, so its bytes must not lead to it.
+        if ignore_merges or text.encode() in known:
+            raise UserError(
+                f"{path}: entry {text!r} is not spelt in GPT-2's byte characters, so no text gives its id "
+                f"{entries[text]}; name it as an added token, or take it out"
+            )
     return TokenizerParts(vocab, merges, special, pattern, ignore_merges)
 
 
-def _check_spelt(
-    vocab: dict[int, bytes], ordinary: dict[str, bytes], special: dict[str, int], path: Path
-) -> None:
-    """An entry that is not spelt in byte characters is never found in text, so its bytes must not lead to it."""
-    known = set(special.values()) | {i for i, token in vocab.items() if spell(token) in ordinary}
-    for i, token in vocab.items():
-        if i not in known:
+def _added_tokens(document: dict, path: Path) -> dict[str, int]:
+    special: dict[str, int] = {}
+    for added in _member(document, "added_tokens", list, path):
+        if not isinstance(added, dict) or not isinstance(added.get("content"), str) or not added["content"]:
             raise UserError(
-                f"{path}: entry {token.decode()!r} is not spelt in GPT-2's byte characters, so no text gives its id {i}; "
-                "name it as an added token, or take it out"
+                f"{path}: added token {json.dumps(added)[:60]} has no content; is the file whole?"
             )
+        text, token = added["content"], added.get("id")
+        if not _is_id(token):
+            raise UserError(
+                f"{path}: added token {text!r} has the id {token!r}; ids are whole numbers from 0"
+            )
+        for flag in ("lstrip", "rstrip", "single_word"):
+            if added.get(flag):
+                raise UserError(f"{path}: added token {text!r} has {flag}, which is not supported")
+        _utf8(text, path)
+        if special.setdefault(text, token) != token:
+            raise UserError(
+                f"{path}: added token {text!r} has two ids, {special[text]} and {token}; keep one"
+            )
+    return special
+
+
+def _utf8(text: str, path: Path) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{path}: {text!r} holds half a character (a lone surrogate), which no text has; take it out"
+        ) from None
+
+
+def _is_id(token: Any) -> bool:
+    return isinstance(token, int) and not isinstance(token, bool) and 0 <= token < 1 << 31
 
 
 def _read_pattern(document: dict, path: Path) -> str:
     """The split pattern of a pre-tokenizer that is ByteLevel, or one Split before it."""
-    normalizer = document.get("normalizer") or {"type": "Sequence", "normalizers": []}
-    if normalizer != {"type": "Sequence", "normalizers": []}:
+    normalizer = document.get("normalizer")
+    if normalizer not in (None, {"type": "Sequence", "normalizers": []}):
+        kind = normalizer.get("type") if isinstance(normalizer, dict) else normalizer
         raise UserError(
-            f"{path}: has a normalizer ({normalizer.get('type')}), which would change the text; only tokenizers "
-            "without one are supported"
+            f"{path}: has a normalizer ({kind}), which would change the text; only tokenizers without one are supported"
         )
-    steps = document.get("pre_tokenizer") or {}
-    steps = steps.get("pretokenizers", []) if steps.get("type") == "Sequence" else [steps]
-    kinds = [step.get("type") for step in steps]
+    before = _member(document, "pre_tokenizer", dict, path)
+    steps = _member(before, "pretokenizers", list, path) if before.get("type") == "Sequence" else [before]
+    kinds = [step.get("type") if isinstance(step, dict) else repr(step) for step in steps]
     if kinds[-1:] != ["ByteLevel"] or kinds not in (["ByteLevel"], ["Split", "ByteLevel"]):
         raise UserError(
             f"{path}: its pre-tokenizer {kinds} is not byte-level with at most one split; only such are supported"
@@ -251,10 +300,15 @@ def _read_pattern(document: dict, path: Path) -> str:
     if len(steps) == 1:
         return GPT2_PATTERN if use_regex else NO_SPLIT
     split = steps[0]
-    expression = split.get("pattern", {}).get("Regex")
+    pattern = split.get("pattern")
+    expression = pattern.get("Regex") if isinstance(pattern, dict) else None
     # Removed + inverted keeps what matches and drops the rest; the two agree where the pattern covers all text.
     behavior = (split.get("behavior"), bool(split.get("invert")))
-    if use_regex or expression is None or behavior not in (("Isolated", False), ("Removed", True)):
+    if (
+        use_regex
+        or not isinstance(expression, str)
+        or behavior not in (("Isolated", False), ("Removed", True))
+    ):
         raise UserError(f"{path}: its split {split} is not supported; only a Regex, Isolated, is")
     return expression
 
@@ -362,7 +416,9 @@ def _read(path: Path, special_tokens: Sequence[str] | None, pattern: str | None)
     if path.suffix == ".txt":
         return read_vocab_and_merges(_neighbour(path, "merges.txt", "vocab.json"), path, special_tokens)
     document = read_json(path)
-    if isinstance(document, dict) and "model" in document:
+    if path.name == "tokenizer.json" or (
+        isinstance(document, dict) and isinstance(document.get("model"), dict)
+    ):
         return read_tokenizer_json(path)
     return read_vocab_and_merges(path, _neighbour(path, "vocab.json", "merges.txt"), special_tokens)
 

@@ -257,6 +257,41 @@ def change(document: dict, where: str, value) -> None:
         ("pre_tokenizer", None, "not byte-level"),
         ("pre_tokenizer.add_prefix_space", True, "add_prefix_space"),
         ("model.merges", [["Ġ", "Q"]], "does not hold|needs"),
+        ("model.merges", 5, "'merges' is 5, not a list"),
+        ("model.merges", "Ġ t", "not a list"),
+        ("model.merges", [5], "merge 1 is 5"),
+        ("model.merges", {"a": "b"}, "not a list"),
+        ("model.type", "Unigram", "not a tokenizer.json with a BPE model \\(its type is 'Unigram'\\)"),
+        ("model.type", "WordPiece", "its type is 'WordPiece'"),
+        ("model.type", 7, "its type is 7"),
+        ("model.vocab", [["a", 0.5]], "not a vocabulary"),
+        ("model.vocab", None, "not a vocabulary"),
+        ("model", 5, "'model' is 5, not an object"),
+        ("normalizer", "NFC", r"has a normalizer \(NFC\)"),
+        ("normalizer", ["NFC"], "has a normalizer"),
+        ("pre_tokenizer", "ByteLevel", "'pre_tokenizer' is \"ByteLevel\", not an object"),
+        ("pre_tokenizer", {"type": "Sequence", "pretokenizers": 5}, "'pretokenizers' is 5, not a list"),
+        (
+            "pre_tokenizer",
+            {"type": "Sequence", "pretokenizers": ["ByteLevel"]},
+            "is not byte-level",
+        ),
+        (
+            "pre_tokenizer",
+            {"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": "x"}, {"type": "ByteLevel"}]},
+            "its split",
+        ),
+        ("added_tokens", {"<|x|>": 300}, "'added_tokens' is .*, not a list"),
+        ("added_tokens", ["<|x|>"], "added token .* has no content"),
+        ("added_tokens", [{"id": 300}], "added token .* has no content"),
+        ("added_tokens", [{"id": 300, "content": ""}], "has no content"),
+        ("added_tokens", [{"id": "300", "content": "<|x|>"}], r"'<\|x\|>' has the id '300'"),
+        ("added_tokens", [{"content": "<|x|>"}], "has the id None"),
+        ("added_tokens", [{"id": -1, "content": "<|x|>"}], "has the id -1"),
+        ("added_tokens", [{"id": 900, "content": "\ud800"}], r"'\\ud800' holds half a character"),
+        ("added_tokens", [{"id": 5, "content": "<|x|>"}], "disagrees with the vocabulary"),
+        ("added_tokens", [{"id": 900, "content": "<|endoftext|>"}], "disagrees with the vocabulary"),
+        ("added_tokens", [{"id": i, "content": "<|x|>"} for i in (900, 901)], "two ids, 900 and 901"),
     ],
 )
 def test_tokenizer_json_of_another_kind(gpt2, tmp_path, where, value, match):
@@ -268,6 +303,65 @@ def test_tokenizer_json_of_another_kind(gpt2, tmp_path, where, value, match):
     with pytest.raises(UserError, match=match) as caught:
         Tokenizer.load(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_entries_that_are_not_spelt_and_would_be_found_are_rejected(gpt2, tmp_path):
+    """`日` as it is and as its bytes are spelt: merges that make the second gave the first one's id."""
+    path = tmp_path / "tokenizer.json"
+    gpt2.save(path)
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["model"]["vocab"]["本と"] = 1000
+    path.write_text(json.dumps(document))
+    assert Tokenizer.load(path).decode([1000]) == "本と"
+    document["model"]["ignore_merges"] = True
+    path.write_text(json.dumps(document))
+    with pytest.raises(
+        UserError, match="entry '本と' is not spelt in GPT-2's byte characters, so no text gives"
+    ):
+        Tokenizer.load(path)
+    document["model"]["ignore_merges"] = False
+    del document["model"]["vocab"]["本と"]
+    document["model"]["vocab"] |= {"æĹ¥": 1001, "日": 1000}
+    path.write_text(json.dumps(document))
+    with pytest.raises(UserError, match="entry '日' is not spelt"):
+        Tokenizer.load(path)
+
+
+def test_json_that_is_no_tokenizer(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    for content, match in (
+        ("[" * 100_000, r"tokenizer.json: not JSON"),
+        ("[1]", "not a tokenizer.json"),
+        ('{"a": 1}', "not a tokenizer.json"),
+        ("", r"^\S+tokenizer.json: is empty"),
+        ("\ufeff{", "not JSON"),
+    ):
+        path.write_text(content)
+        with pytest.raises(UserError, match=match) as caught:
+            Tokenizer.load(path)
+        assert "\n" not in str(caught.value) and str(caught.value).count(str(path)) == 1
+    (tmp_path / "vocab.json").write_text(json.dumps(BYTES | {"\ud800": 256}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    with pytest.raises(UserError, match=r"vocab.json: '\\ud800' holds half a character"):
+        Tokenizer.load(tmp_path / "vocab.json")
+
+
+def test_a_vocabulary_that_has_the_entry_model(tmp_path):
+    """As GPT-2's has: its vocab.json was taken for a tokenizer.json."""
+    write_student_files(
+        tmp_path, BYTES | {"mo": 256, "de": 257, "mode": 258, "model": 259}, "m o\nd e\nmo de\nmode l\n"
+    )
+    assert Tokenizer.load(tmp_path).encode("model") == [259]
+    assert Tokenizer.load(tmp_path / "vocab.json").encode("model") == [259]
+
+
+def test_of_a_merge_given_twice_the_last_counts(gpt2, tmp_path):
+    vocab = BYTES | {"ab": 256, "bc": 257}
+    write_student_files(tmp_path, vocab, "a b\nb c\na b\n")
+    model = tokenizers.models.BPE.from_file(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
+    assert (
+        Tokenizer.load(tmp_path).encode("abc") == [97, 257] == tokenizers.Tokenizer(model).encode("abc").ids
+    )
 
 
 def test_places_without_a_tokenizer(tmp_path):
