@@ -15,6 +15,7 @@ from lmfast.tokenizer.arguments import (
     add_engine,
     add_tokenizer,
     add_workers,
+    new_special_token,
     number_of_bytes,
     parser_of,
     positive,
@@ -35,6 +36,7 @@ def build_parser() -> Parser:
     train.add_argument(
         "--special-tokens",
         nargs="*",
+        type=new_special_token,
         default=["<|endoftext|>"],
         metavar="TOKEN",
         help="default: <|endoftext|>",

@@ -60,6 +60,21 @@ def unescaped(text: str) -> str:
     return text
 
 
+def special_token(text: str) -> tuple[str, int | None]:
+    """ "<|x|>" → ("<|x|>", None), "<|x|>=300" → ("<|x|>", 300)."""
+    token, mark, number = text.rpartition("=")
+    return (token, int(number)) if token and mark and number.isdecimal() else (text, None)
+
+
+def new_special_token(text: str) -> str:
+    """A special token of a vocabulary that is still to be trained."""
+    if special_token(text)[1] is not None:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: ids are not chosen in training, special tokens come last; leave the = and number out"
+        )
+    return text
+
+
 def parser_of(module: str, about: str) -> tuple[Parser, Callable[[str, str], Parser]]:
     """The parser of a module with commands of its own, and what adds one of them: (name, what it does) → its parser."""
     called_by_path = sys.argv[0].endswith("__main__.py")
@@ -105,7 +120,11 @@ def add_tokenizer(parser: Parser, many: bool = False) -> None:
     parser.add_argument("--vocab", metavar="JSON", help="vocab.json, instead of --tokenizer")
     parser.add_argument("--merges", metavar="TXT", help="merges.txt, with --vocab")
     parser.add_argument(
-        "--special-tokens", nargs="*", metavar="TOKEN", help="where the tokenizer's files do not name them"
+        "--special-tokens",
+        nargs="*",
+        type=special_token,
+        metavar="TOKEN[=ID]",
+        help="where the tokenizer's files do not name them; without =ID, the published id or the next",
     )
     parser.add_argument("--pattern", help="where the tokenizer's files do not name it")
 

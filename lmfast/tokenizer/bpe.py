@@ -36,6 +36,7 @@ from lmfast.tokenizer import formats
 from lmfast.tokenizer.parts import TokenizerParts, ordinary_ids
 from lmfast.tokenizer.patterns import Pattern, get_pattern
 from lmfast.tokenizer.ranks import write_ranks
+from lmfast.tokenizer.special_tokens import check_special_tokens, place_special_tokens
 
 if TYPE_CHECKING:
     from lmfast.tokenizer.decoding import Decoder
@@ -85,19 +86,19 @@ class Tokenizer:
         return other
 
     def _place_special(self, special_tokens: Sequence[str] | Mapping[str, int] | None) -> dict[str, int]:
-        placed = dict(special_tokens) if isinstance(special_tokens, Mapping) else {}
+        wanted = check_special_tokens(special_tokens)
+        id_of = {token: i for i, token in self.vocab.items()}
+        known = {
+            text: id_of[text.encode()]
+            for text, token in wanted.items()
+            if token is None and text.encode() in id_of
+        }
+        placed = place_special_tokens(wanted, known, self.vocab)
         for text, token in placed.items():
             if self.vocab.setdefault(token, text.encode()) != text.encode():
                 raise UserError(
                     f"special token {text!r}: id {token} is {self.vocab[token]!r}; give it a free id"
                 )
-        if not isinstance(special_tokens, Mapping):
-            id_of = {token: i for i, token in self.vocab.items()}
-            for text in special_tokens or ():
-                placed[text] = id_of.get(text.encode(), max(self.vocab, default=-1) + 1)
-                self.vocab[placed[text]] = text.encode()
-        if "" in placed:
-            raise UserError("special token '': an empty one matches everywhere; leave it out")
         self.vocab = dict(sorted(self.vocab.items()))
         return placed
 
@@ -242,6 +243,8 @@ class Tokenizer:
         self, texts: Sequence[str | bytes], allowed_special: AllowedSpecial = "all"
     ) -> list[np.ndarray]:
         """The ids of each text, uint32."""
+        if isinstance(texts, str | bytes):
+            raise UserError("texts: one string would be taken letter by letter; give a list of texts")
         return [self.encode_array(text, allowed_special) for text in texts]
 
     def encode_iterable(
@@ -407,14 +410,16 @@ class Tokenizer:
         cls,
         path: str | Path,
         pattern: str | None = None,
-        special_tokens: Sequence[str] | Mapping[str, int] | None = None,
+        special_tokens: Sequence[str] | Mapping[str, int | None] | None = None,
     ) -> "Tokenizer":
         """Loads what `save` wrote, or a file of GPT-2's, Hugging Face's or tiktoken's format (see formats.py).
 
-        pattern and special_tokens: for formats that do not say; .tiktoken needs the pattern.
+        pattern and special_tokens: for formats that do not hold them; .tiktoken needs the pattern. Special tokens without
+        an id (a list, or None) get their published one over a vocabulary that special_tokens.py knows, else the next.
         """
         path = Path(path)
-        parts = formats.read(path, None if special_tokens is None else list(special_tokens), pattern)
+        texts = None if special_tokens is None else list(check_special_tokens(special_tokens))
+        parts = formats.read(path, texts, pattern)
         tokenizer = cls._of(parts, special_tokens, path)
         tokenizer._loaded_from = path
         return tokenizer
@@ -424,11 +429,12 @@ class Tokenizer:
         cls,
         vocab: str | Path,
         merges: str | Path,
-        special_tokens: Sequence[str] | None = None,
+        special_tokens: Sequence[str] | Mapping[str, int | None] | None = None,
         pattern: str = "gpt2",
     ) -> "Tokenizer":
         """Loads vocab.json and merges.txt. Without `special_tokens` the entries that nothing makes are special."""
-        parts = formats.read_vocab_and_merges(Path(vocab), Path(merges), special_tokens)
+        texts = None if special_tokens is None else list(check_special_tokens(special_tokens))
+        parts = formats.read_vocab_and_merges(Path(vocab), Path(merges), texts)
         parts.pattern = pattern
         tokenizer = cls._of(parts, special_tokens, Path(vocab))
         tokenizer._loaded_from = Path(vocab)
@@ -438,17 +444,14 @@ class Tokenizer:
     def _of(
         cls,
         parts: TokenizerParts,
-        special_tokens: Sequence[str] | Mapping[str, int] | None,
+        special_tokens: Sequence[str] | Mapping[str, int | None] | None,
         path: Path,
     ) -> "Tokenizer":
-        special = dict(parts.special_tokens)
-        if isinstance(special_tokens, Mapping):
-            special |= special_tokens
-        else:
-            for text in special_tokens or ():
-                special.setdefault(text, max([*parts.vocab, *special.values()]) + 1)
         try:
-            return cls(parts.vocab, parts.merges, special, parts.pattern or "gpt2", parts.ignore_merges)
+            placed = place_special_tokens(
+                check_special_tokens(special_tokens), parts.special_tokens, parts.vocab, parts.published
+            )
+            return cls(parts.vocab, parts.merges, placed, parts.pattern or "gpt2", parts.ignore_merges)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
@@ -496,6 +499,7 @@ def train_bpe(
     threads. Deterministic, whatever the engine and the number of workers.
     """
     paths = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    check_special_tokens(special_tokens)
     special_tokens = list(special_tokens)
     _check_training(paths, vocab_size, special_tokens)
     split = get_pattern(pattern)
@@ -546,11 +550,17 @@ def _check_training(paths: list[Path], vocab_size: int, special_tokens: list[str
             raise UserError(
                 f"special token {text!r} is a single byte, and bytes are ids already; take a longer one"
             )
+        spelt = formats.unspell(text)
+        # Others, such as <|café|>, would need a token of invalid UTF-8 to be taken for it.
+        if spelt not in (None, text.encode()) and (
+            len(spelt) == 1 or spelt.decode(errors="ignore").encode() == spelt
+        ):
+            raise UserError(
+                f"special token {text!r} is how tokenizer files spell the bytes {spelt!r}; take another"
+            )
     least = 256 + len(special_tokens)
     if vocab_size < least:
         raise UserError(
             f"vocabulary size {vocab_size} is too small: 256 bytes and {len(special_tokens)} special tokens need at "
             f"least {least}"
         )
-    if "" in special_tokens:
-        raise UserError("special token '': an empty one matches everywhere; leave it out")

@@ -35,12 +35,13 @@ def load_tokenizer(arguments: argparse.Namespace, path: str | None = None) -> To
         raise UserError(
             "name the tokenizer either with --tokenizer FOLDER or with --vocab FILE --merges FILE"
         )
+    special_tokens = None if arguments.special_tokens is None else dict(arguments.special_tokens)
     if path is not None:
-        return Tokenizer.load(path, arguments.pattern, arguments.special_tokens)
+        return Tokenizer.load(path, arguments.pattern, special_tokens)
     if arguments.vocab is None or arguments.merges is None:
         raise UserError("--vocab and --merges come together; name both files")
     return Tokenizer.from_files(
-        arguments.vocab, arguments.merges, arguments.special_tokens, arguments.pattern or "gpt2"
+        arguments.vocab, arguments.merges, special_tokens, arguments.pattern or "gpt2"
     )
 
 

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 @dataclass
 class TokenizerParts:
     """vocab: id → bytes, special tokens included. pattern: a name or an expression; None where the file has none.
-    ignore_merges: a pretoken that is a token gets its id without merging (whole_pretokens.py)."""
+    ignore_merges: a pretoken that is a token gets its id without merging (whole_pretokens.py). published: ids that
+    special tokens have where this vocabulary comes from, though the file does not hold them (special_tokens.py)."""
 
     vocab: dict[int, bytes]
     merges: list[tuple[bytes, bytes]]
     special_tokens: dict[str, int] = field(default_factory=dict)
     pattern: str | None = None
     ignore_merges: bool = False
+    published: dict[str, int] = field(default_factory=dict)
 
     def ordinary_ids(self) -> dict[bytes, int]:
         return ordinary_ids(self.vocab, self.merges, self.special_tokens.values())

@@ -9,6 +9,7 @@ merges that ranks cannot express. Source: openai/tiktoken load.py, core.py, src/
 
 import base64
 import binascii
+import hashlib
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 from lmfast.errors import UserError
 from lmfast.files import written_beside
 from lmfast.tokenizer.parts import TokenizerParts
+from lmfast.tokenizer.special_tokens import published_ids
 
 _NEVER = 1 << 62
 
@@ -43,7 +45,13 @@ def read_ranks(content: bytes, path: Path) -> TokenizerParts:
     merges = merges_from_ranks(ranks)
     made = {left + right for left, right in merges}
     whole = any(len(token) > 1 and token not in made for token in ranks)
-    return TokenizerParts(vocab, merges, ignore_merges=whole)
+    published = published_ids(hashlib.sha256(_lines(ranks).encode()).hexdigest())
+    return TokenizerParts(vocab, merges, ignore_merges=whole, published=published)
+
+
+def _lines(ranks: Mapping[bytes, int]) -> str:
+    in_order = sorted(ranks.items(), key=lambda item: item[1])
+    return "".join([f"{base64.b64encode(token).decode() or '='} {rank}\n" for token, rank in in_order])
 
 
 def merges_from_ranks(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
@@ -84,12 +92,8 @@ def write_ranks(parts: TokenizerParts, path: Path) -> None:
             "save as tokenizer.json instead"
         )
     _check_same_merges(parts, ids, path)
-    lines = [
-        f"{base64.b64encode(token).decode() or '='} {rank}\n"
-        for token, rank in sorted(ids.items(), key=lambda item: item[1])
-    ]
     with written_beside(path) as beside:
-        beside.write_text("".join(lines), encoding="ascii")
+        beside.write_text(_lines(ids), encoding="ascii")
 
 
 def _check_same_merges(parts: TokenizerParts, ids: Mapping[bytes, int], path: Path) -> None:

@@ -9,10 +9,12 @@ from lmfast.errors import UserError
 from lmfast.tokenizer.arguments import (
     add_engine,
     add_workers,
+    new_special_token,
     number_of_bytes,
     parser_of,
     positive,
     set_log_level,
+    special_token,
     with_dashes,
 )
 
@@ -66,3 +68,14 @@ def test_a_level_that_does_not_exist(monkeypatch):
     monkeypatch.setenv("LOG_LEVEL", "loud")
     with pytest.raises(UserError, match="LOG_LEVEL=LOUD: no such level"):
         set_log_level()
+
+
+def test_special_tokens_with_ids():
+    assert special_token("<|x|>") == ("<|x|>", None)
+    assert special_token("<|x|>=300") == ("<|x|>", 300)
+    assert special_token("<|a=b|>") == ("<|a=b|>", None)
+    assert special_token("a=b=5") == ("a=b", 5)
+    assert special_token("=5") == ("=5", None)
+    assert new_special_token("<|a=b|>") == "<|a=b|>"
+    with pytest.raises(argparse.ArgumentTypeError, match="ids are not chosen in training"):
+        new_special_token("<|x|>=300")

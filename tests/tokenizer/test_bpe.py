@@ -339,6 +339,12 @@ def test_batch(tokenizer):
     ]
 
 
+@pytest.mark.parametrize("text", ["One", b"One"])
+def test_one_text_is_no_batch(tokenizer, text):
+    with pytest.raises(UserError, match="letter by letter"):
+        tokenizer.encode_batch(text)
+
+
 def test_encode_file_and_its_summary(tokenizer, stories, tmp_path):
     tokenizer.save(tmp_path / "tok")
     loaded = Tokenizer.load(tmp_path / "tok")

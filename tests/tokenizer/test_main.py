@@ -124,6 +124,11 @@ def test_vocab_and_merges_instead_of_a_folder(place, capsys, tmp_path):
         f"encode --input {place}/text.txt --output {tmp_path}/y.npy {files} --special-tokens <|endoftext|> <|q|>",
     )
     assert json.loads((tmp_path / "y.npy.json").read_text())["vocab_size"] == 401
+    run(
+        capsys,
+        f"encode --input {place}/text.txt --output {tmp_path}/y.npy {files} --special-tokens <|endoftext|> <|q|>=500",
+    )
+    assert json.loads((tmp_path / "y.npy.json").read_text())["vocab_size"] == 501
     run(capsys, f"encode --input {place}/text.txt --output {tmp_path}/z.npy {files} --pattern", r"[\s\S]")
     assert len(np.load(tmp_path / "z.npy")) > len(np.load(tmp_path / "x.npy"))
 
