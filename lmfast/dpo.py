@@ -31,8 +31,9 @@ class PreferenceData(DataSettings):
     """not used: each answer has a row of its own"""
     skip_bad: bool = False
     """leave bad records out and count them, instead of stopping at the first"""
-    held_out: int = 100
-    """prompts, picked by hash as lmfast.sft does, that are evaluated on and never trained on"""
+    held_out: int | None = None
+    """prompts, picked by hash as lmfast.sft does, that are evaluated on and never trained on; when not set 100, or a tenth
+    if less"""
     epochs: float = 1.0
     """times the data is seen, where neither max_iters nor total_tokens nor max_minutes says how long to train"""
 

@@ -33,8 +33,8 @@ class ConversationData(DataSettings):
     """form of the records; found out for each record when not set"""
     skip_bad: bool = False
     """leave bad records out and count them, instead of stopping at the first"""
-    held_out: int = 100
-    """prompts, picked by hash, that are evaluated on and never trained on"""
+    held_out: int | None = None
+    """prompts, picked by hash, that are evaluated on and never trained on; when not set 100, or a tenth if less"""
     packing: bool = True
     """several conversations in a row, kept apart; --no-packing gives each a row of its own"""
     epochs: float = 3.0

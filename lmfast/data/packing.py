@@ -122,12 +122,15 @@ def prompt_hash(prompt: Sequence[Message]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def hold_out(hashes: Sequence[str], count: int) -> set[str]:
-    """The `count` lowest of the distinct hashes: the same prompts in every file that has the same ones.
+def hold_out(hashes: Sequence[str], count: int | None = None) -> set[str]:
+    """The `count` lowest of the distinct hashes: the same prompts in every file that has the same ones. None: 100, or a
+    tenth of them where that is less, and at least one of two.
 
     Raises UserError where nothing would be left to train on.
     """
     distinct = sorted(set(hashes))
+    if count is None:
+        count = min(100, max(len(distinct) // 10, int(len(distinct) > 1)))
     if count < 0:
         raise UserError(f"held_out is {count}; it must be at least 0")
     if count >= len(distinct):

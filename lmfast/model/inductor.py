@@ -5,6 +5,8 @@ run with the same graph then failed to load. Whatever compiles in lmfast compile
 """
 
 import contextlib
+import importlib
+import logging
 import signal
 from collections.abc import Callable, Iterator
 
@@ -13,8 +15,20 @@ import torch
 
 def inductor(graph: torch.fx.GraphModule, inputs: list) -> Callable:
     """Compiles a graph for inputs such as these."""
+    _load_cpp_extension()
     with _compilers_shielded():
         return torch._dynamo.lookup_backend("inductor")(graph, inputs)
+
+
+def _load_cpp_extension() -> None:
+    """Imports what Inductor will, without torch's warning of a CUDA toolkit on a machine that has no CUDA device."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    if not torch.cuda.is_available():
+        logger.setLevel(logging.ERROR)
+    with contextlib.suppress(ImportError):
+        importlib.import_module("torch.utils.cpp_extension")
+    logger.setLevel(level)
 
 
 @contextlib.contextmanager

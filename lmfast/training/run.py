@@ -324,7 +324,7 @@ def _open_sinks(folder: Path, settings: TrainSettings, progress: Progress) -> Si
             )
         )
     opt = settings.optimizer
-    return Sinks(ConsoleSink(opt.max_iters, progress.step, opt.max_minutes), *others)
+    return Sinks(ConsoleSink(opt.max_iters, progress.step, opt.max_minutes, settings.run.compile), *others)
 
 
 def _introduce(sinks, folder, settings, rows, device, peak, peak_source, ranks) -> None:

@@ -72,19 +72,29 @@ class Sinks:
 class ConsoleSink:
     """A progress bar with the latest numbers on a terminal, plain lines elsewhere."""
 
-    def __init__(self, max_iters: int | None, start: int = 0, max_minutes: float | None = None):
-        self.console = Console(highlight=False, soft_wrap=True)
+    def __init__(
+        self,
+        max_iters: int | None,
+        start: int = 0,
+        max_minutes: float | None = None,
+        compiling: bool = False,
+        console: Console | None = None,
+    ):
+        """compiling: whether the first step compiles."""
+        self.console = console or Console(highlight=False, soft_wrap=True)
         self.max_iters, self.max_minutes = max_iters, max_minutes
         self.bar = None
         if self.console.is_terminal:
+            self.bar_width = 24 if self.console.width >= 120 else 10
             columns = (
                 TextColumn("{task.fields[place]}"),
-                BarColumn(bar_width=24),
+                BarColumn(bar_width=self.bar_width),
                 TextColumn("{task.fields[numbers]}"),
                 TimeRemainingColumn(),
             )
             self.bar = Progress(*columns, console=self.console)
-            self.task = self.bar.add_task("train", total=1.0, place=self._place(start), numbers="compiling")
+            numbers = "first step, compiling" if compiling else "first step"
+            self.task = self.bar.add_task("train", total=1.0, place=self._place(start), numbers=numbers)
             self.bar.start()
 
     def log(self, metrics: dict) -> None:
@@ -95,7 +105,9 @@ class ConsoleSink:
             steps = metrics["step"] / self.max_iters if self.max_iters else 0.0
             minutes = metrics["seconds"] / 60 / self.max_minutes if self.max_minutes else 0.0
             place = self._place(metrics["step"])
-            self.bar.update(self.task, completed=max(steps, minutes), place=place, numbers=line)
+            space = self.console.width - len(place) - self.bar_width - len(" " * 3 + "100:00:00")
+            numbers = fitted(line, space)
+            self.bar.update(self.task, completed=max(steps, minutes), place=place, numbers=numbers)
 
     def _place(self, step: int) -> str:
         return f"step {step}" if self.max_iters is None else f"step {step}/{self.max_iters}"
@@ -219,6 +231,15 @@ class WandbSink:
 
 def _escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def fitted(line: str, width: int) -> str:
+    """`format_metrics`' line within `width` characters: numbers are left out, those least looked at first."""
+    parts = line.split("  ")
+    for word in ("norm", "lr", "scale", "recompiles", "MFU", "bits/byte", "tok/s", "val loss"):
+        if len("  ".join(parts)) > width:
+            parts = [part for part in parts if word not in part]
+    return "  ".join(parts)
 
 
 def format_metrics(metrics: dict) -> str:

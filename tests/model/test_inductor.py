@@ -1,5 +1,7 @@
 """An interrupt does not reach the compilers, whoever compiles."""
 
+import importlib
+import logging
 import signal
 import subprocess
 import sys
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from lmfast.inference import torch_decoder
+from lmfast.model.inductor import inductor
 from lmfast.training.compiled import CompiledLoss
 
 CODE = "import os, signal; [os.kill(os.getpid(), s) for s in (signal.SIGINT, signal.SIGTERM)]"
@@ -33,3 +36,21 @@ def test_an_interrupt_does_not_reach_the_compilers(compiled, monkeypatch):
     assert compiled(lambda x: (x * 2).sum())(torch.ones(3)) == 6
     assert ended == [0] and signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
     torch._dynamo.reset()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the warning is about machines without CUDA")
+def test_a_cuda_toolkit_without_a_device_is_no_warning(tmp_path, monkeypatch, caplog):
+    """torch's builds for CUDA warn while this module of theirs is imported; here it is one that does the same."""
+    name = "torch.utils.cpp_extension"
+    (tmp_path / "cpp_extension.py").write_text(
+        "import logging\nlogging.getLogger(__name__).warning(\"No CUDA runtime is found, using CUDA_HOME='x'\")\n"
+    )
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(torch.utils, "__path__", [str(tmp_path)])
+    monkeypatch.setattr(torch._dynamo, "lookup_backend", lambda _: lambda *_: importlib.import_module(name))
+    logger = logging.getLogger(name)  # torch's loggers pass nothing on to pytest's
+    logger.addHandler(caplog.handler)
+    inductor(None, [])
+    logger.removeHandler(caplog.handler)
+    assert name in sys.modules and "CUDA_HOME" not in caplog.text
+    monkeypatch.delitem(sys.modules, name)

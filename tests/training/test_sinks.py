@@ -36,6 +36,27 @@ def test_plain_lines_where_there_is_no_terminal():
     )
 
 
+@pytest.mark.parametrize("width", [60, 80, 200])
+@pytest.mark.parametrize("compiling", [False, True])
+def test_the_bar_and_the_time_left_fit_the_terminal(width, compiling):
+    terminal = Console(
+        file=io.StringIO(), force_terminal=True, width=width, highlight=False, color_system=None
+    )
+    sink = ConsoleSink(100_000, compiling=compiling, console=terminal)
+    sink.close()
+    assert terminal.file.getvalue().count("compiling") == (
+        terminal.file.getvalue().count("first step") if compiling else 0
+    )
+    more = {"learning_rate": 1e-4, "grad_norm": 1.25, "tokens_per_second": 12345.6}
+    sink.log({k: v for k, v in (LINE | more).items() if not k.startswith("val")})
+    terminal.file.truncate(0)
+    terminal.print(sink.bar.get_renderable())
+    line = terminal.file.getvalue().strip("\0\n")
+    bar = " " * (24 if width == 200 else 10)  # without colours it is drawn from its first hundredth on
+    assert line.startswith(f"step 20/100000 {bar} loss 2.5000 ") and line.endswith(" -:--:--")
+    assert ("12,346 tok/s" in line) == (width > 60) and ("norm 1.25" in line) == (width == 200)
+
+
 def test_only_what_was_measured_is_shown():
     assert format_metrics({"step": 1, "tokens_per_second": 12345.6}) == "12,346 tok/s"
 
