@@ -155,15 +155,9 @@ def split(pieces: Iterable[bytes], marks: Sequence[bytes]) -> Iterator[bytes]:
 
 def _pieces(shard: Shard) -> Iterator[bytes]:
     path = Path(shard.path)
-    kind = kind_of(path)
-    if kind.packing:
+    if kind_of(path).packing:
         with unpacked(path) as file:
-            pieces = iter(lambda: file.read(PIECE), b"")
-            first = next(pieces, b"")
-            if kind.form == "text":
-                check_is_text(path, first[:HEAD])
-            yield first
-            yield from pieces
+            yield from iter(lambda: file.read(PIECE), b"")
         return
     with path.open("rb") as file:
         file.seek(shard.begin)
@@ -171,26 +165,28 @@ def _pieces(shard: Shard) -> Iterator[bytes]:
             yield file.read(min(PIECE, shard.end - at))
 
 
-def unpacked(path: Path):
-    """A .gz or .zst file opened for reading what is in it. Damage shows as a `UserError` while reading."""
+def unpacked(path: Path) -> "_Unpacked":
+    """A .gz or .zst file opened for reading what is in it. Damage, and text that is none, show while reading."""
     if kind_of(path).packing == ".gz":
         import gzip
 
-        return _Checked(path, gzip.open(path, "rb"))
+        packed = path.open("rb")
+        return _Unpacked(path, packed, gzip.GzipFile(fileobj=packed))
     try:
         import zstandard
     except ImportError:
         raise UserError(
             f"{path}: reading .zst needs zstandard, which is not installed; `pip install zstandard`, or unpack it"
         ) from None
-    return _Checked(path, _ZstFile(path, zstandard.ZstdDecompressor()))
+    packed = path.open("rb")
+    return _Unpacked(path, packed, _ZstFile(packed, zstandard.ZstdDecompressor()))
 
 
 class _ZstFile:
     """The frames of a .zst file, one after another. (zstandard's own reader takes a file that is cut short for whole.)"""
 
-    def __init__(self, path: Path, decompressor):
-        self._file, self._new_frame = path.open("rb"), decompressor.decompressobj
+    def __init__(self, packed: BinaryIO, decompressor):
+        self._file, self._new_frame = packed, decompressor.decompressobj
         self._frame, self._packed = None, b""
 
     def read(self, size: int) -> bytes:
@@ -209,21 +205,23 @@ class _ZstFile:
             if piece:
                 return piece
 
-    def close(self) -> None:
-        self._file.close()
 
+class _Unpacked:
+    """What is in a packed file; damage is reported in one line."""
 
-class _Checked:
-    """A packed file whose damage is told in one line."""
+    def __init__(self, path: Path, packed: BinaryIO, file):
+        self._path, self._packed, self._file, self._started = path, packed, file, False
 
-    def __init__(self, path: Path, file):
-        self._path, self._file, self._started = path, file, False
-
-    def __enter__(self) -> "_Checked":
+    def __enter__(self) -> "_Unpacked":
         return self
 
     def __exit__(self, *error) -> None:
-        self._file.close()
+        self._packed.close()
+
+    @property
+    def packed_bytes(self) -> int:
+        """How much of the packed file was read."""
+        return self._packed.tell()
 
     def read(self, size: int) -> bytes:
         import zlib
@@ -236,8 +234,11 @@ class _Checked:
             if type(error).__name__ != "ZstdError":
                 raise
             raise UserError(f"{self._path}: damaged or cut short ({error}); fetch it again") from None
-        if not piece and not self._started:
-            raise UserError(f"{self._path}: holds nothing once unpacked; leave it out")
+        if not self._started:
+            if not piece:
+                raise UserError(f"{self._path}: holds nothing once unpacked; leave it out")
+            if kind_of(self._path).form == "text":
+                check_is_text(self._path, piece[:HEAD])
         self._started = True
         return piece
 

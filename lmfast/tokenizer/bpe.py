@@ -39,6 +39,7 @@ from lmfast.tokenizer.ranks import write_ranks
 from lmfast.tokenizer.special_tokens import check_special_tokens, place_special_tokens
 
 if TYPE_CHECKING:
+    from lmfast.tokenizer.counting import Documents
     from lmfast.tokenizer.decoding import Decoder
     from lmfast.tokenizer.encoding import Encoder, EncodeSummary
     from lmfast.tokenizer.sharding import DaskEngine
@@ -285,14 +286,14 @@ class Tokenizer:
         check_writable(dst)
         for path in (dst, f"{dst}.json"):
             check_not_input(path, src)
-        if Path(src).is_file() and Path(src).stat().st_size == 0:
-            raise UserError(f"{src}: is empty; there is nothing to encode")
         side = Path(f"{dst}.json")
         with written_beside(dst) as complete:
             if engine is not None:
                 summary = engine.encode_file(self, src, complete, progress)
             else:
                 summary = encode_file(self._encoder, src, complete, self.dtype, num_workers, progress)
+            if not summary.bytes:
+                raise UserError(f"{src}: is empty; there is nothing to encode")
             side.unlink(missing_ok=True)  # it tells of the file that is about to be replaced
         facts = {
             "source": str(Path(src).absolute()),
@@ -481,7 +482,7 @@ class TrainingSummary:
 
 
 def train_bpe(
-    paths: str | Path | Sequence[str | Path],
+    paths: "str | Path | Sequence[str | Path | Documents]",
     vocab_size: int,
     special_tokens: Sequence[str] = ("<|endoftext|>",),
     pattern: str = "gpt2",
@@ -490,15 +491,16 @@ def train_bpe(
     progress: Callable[[str, int, int], None] | None = None,
     engine: "DaskEngine | None" = None,
 ) -> Tokenizer:
-    """Learns a byte-level BPE from one or many files; `tokenizer.training` tells how it went.
+    """Learns a byte-level BPE from one or many plain text files; `tokenizer.training` tells how it went.
 
+    paths: `Documents` among them are texts of other files (lmfast/data/training_texts.py reads JSON lines, Parquet, .gz).
     vocab_size: bytes, merges and special tokens together; fewer come out (and a warning says so) where the text has
     no more pairs. special_tokens: hard boundaries, never merged across. max_memory: bytes for the table of distinct
     pretokens, which goes to disk beyond. progress: called with ("count", bytes done, bytes in all), then
     ("merge", merges done, merges wanted). engine: a cluster to count on (sharding.py), instead of this machine's
     threads. Deterministic, whatever the engine and the number of workers.
     """
-    paths = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    paths = [paths] if isinstance(paths, str | Path) else list(paths)
     check_special_tokens(special_tokens)
     special_tokens = list(special_tokens)
     _check_training(paths, vocab_size, special_tokens)
@@ -540,7 +542,7 @@ def train_bpe(
     return tokenizer
 
 
-def _check_training(paths: list[Path], vocab_size: int, special_tokens: list[str]) -> None:
+def _check_training(paths: list, vocab_size: int, special_tokens: list[str]) -> None:
     if not paths:
         raise UserError("no input file; name one with --input")
     for text in special_tokens:

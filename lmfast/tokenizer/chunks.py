@@ -1,32 +1,29 @@
-"""Where a file may be cut, where special tokens lie, and the threads that work on the pieces.
+"""Where a text may be cut, where special tokens lie, and the threads that work on the pieces.
 
-In: files, memory-mapped read-only, and special tokens as byte strings. Out: `Chunk`s of text, in order, each
-with the spans of its special tokens; `pretoken_ends` turns one into ends of pretokens, in batches.
+In: text as uint8, and special tokens as byte strings. Out: safe cuts, the spans of special tokens, and by `Splitter` the
+ends of pretokens, in batches.
 
 A cut is safe where the pretokens and the special tokens on both sides are what they would be without it:
 
 - before a special token that no other occurrence of a special token overlaps from the left;
-- for the three named patterns, between an ASCII letter or digit and a blank that an ASCII letter follows, and
-  after a newline that stands between a character that is not whitespace and a letter; in both cases unless
-  a special token straddles the cut.
+- for the three named patterns, between an ASCII letter or digit and a blank that an ASCII letter follows; after a
+  newline that stands between a character that is not whitespace and a letter; and between a letter and a character that is
+  neither letter, mark, number nor whitespace, but no apostrophe (with which a contraction may go on): unspaced Chinese has
+  no other cuts than those at its punctuation. In all cases unless a special token straddles the cut.
 
-A file with no safe cut is one chunk: slower, never wrong. Refused: files that are missing or are no files.
+A text with no safe cut is one piece: slower, never wrong. Encoding such a piece takes about 15 bytes of memory for each of
+its own, as its pretoken may be as long as it is.
 
 Threads, not processes: the compiled loops release the GIL, threads start at once and share the map, the
 vocabulary and the output (measured: docs/LOG.md).
 """
 
-import errno
 import functools
-import mmap
 import os
-import stat
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from queue import SimpleQueue
 
 import numpy as np
@@ -37,9 +34,8 @@ from lmfast.tokenizer import scanner
 from lmfast.tokenizer.code_cache import enable_cache
 from lmfast.tokenizer.intrinsics import PADDING, U1, byte_matches, trailing_zeros
 from lmfast.tokenizer.next_end import char_at, is_letter
-from lmfast.tokenizer.patterns import NAMED, SPACE, Pattern, code_point_classes, compile_custom
+from lmfast.tokenizer.patterns import NAMED, OTHER, SPACE, Pattern, code_point_classes, compile_custom
 
-CHUNK_BYTES = 4 << 20  # what one worker takes at a time: 6 ms of work, some 20 us of overhead
 ENDS_PER_BATCH = 1 << 15  # pretokens per compiled call; 2^12 to 2^17 made no difference
 _SEARCH_BYTES = 512  # how far a safe cut is looked for at first; twice as far each time
 _LONGEST_SEARCH = 1 << 20
@@ -142,46 +138,6 @@ class SpecialTokens:
         )
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """`data[begin:end]` is text whose pretokens do not depend on what surrounds it; readable beyond `end`."""
-
-    data: np.ndarray
-    begin: int
-    end: int
-
-
-def open_text(path: str | os.PathLike) -> np.ndarray:
-    """The file's bytes, uint8, memory-mapped read-only."""
-    path = Path(path)
-    try:
-        # Before it is opened: a pipe would wait for a writer, and then look like an empty file.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UserError(f"{path}: is a folder, a pipe or a device; give a plain file")
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                return np.zeros(0, np.uint8)
-            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-    except UserError:
-        raise
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; check the path") from None
-    except (OSError, ValueError) as error:
-        if getattr(error, "errno", None) == errno.ENOMEM:
-            raise UserError(
-                f"{path}: cannot be mapped, no address space is left; raise its limit (ulimit -v)"
-            ) from None
-        raise UserError(f"{path}: cannot be read as text ({error}); give a plain file") from None
-
-
-def refuse_if_shorter(text: np.ndarray, path: str | os.PathLike) -> None:
-    """Raises UserError where a file that `open_text` mapped has lost bytes since: the system ends a process that reads
-    them. What is cut off between this and the reading is not noticed."""
-    mapped = getattr(text.base, "obj", None)
-    if isinstance(mapped, mmap.mmap) and mapped.size() < len(text):
-        raise UserError(f"{path}: became shorter while it was read; start again when nothing writes to it")
-
-
 @njit(inline="always")
 def _is_ascii_letter(byte):
     return np.uint8((byte | 0x20) - 0x61) < 26
@@ -191,19 +147,32 @@ def _is_ascii_letter(byte):
 def _next_text_cut(data, begin, end, classes):
     """The first safe cut of the named patterns in begin..end (2 <= begin, one byte follows end), or -1."""
     for cut in range(begin, end):
-        last = data[cut - 1]
-        if data[cut] == 0x20:
+        first = data[cut]
+        if first == 0x20:
+            last = data[cut - 1]
             if (_is_ascii_letter(last) or 0x30 <= last <= 0x39) and _is_ascii_letter(data[cut + 1]):
                 return cut
-        elif last == 0x0A and is_letter(char_at(data, cut, len(data), classes) & 0xFF):
-            # What stands before the newline must be no whitespace; it may be a character of several bytes.
-            at = cut - 2
-            while at > 0 and at > cut - 5 and data[at] & 0xC0 == 0x80:
-                at -= 1
-            char = char_at(data, at, cut - 1, classes)
-            if at + (char >> 8) != cut - 1 or char & 0xFF != SPACE:
+            continue
+        if first & 0xC0 == 0x80:
+            continue
+        kind = char_at(data, cut, len(data), classes) & 0xFF
+        if data[cut - 1] == 0x0A:
+            # What stands before the newline must be no whitespace.
+            if is_letter(kind) and _kind_before(data, cut - 1, classes) != SPACE:
                 return cut
+        elif kind == OTHER and first != 0x27 and is_letter(_kind_before(data, cut, classes)):
+            return cut
     return -1
+
+
+@njit(nogil=True)
+def _kind_before(data, end, classes):
+    """The class of the character that ends at `end`; OTHER, as of any single byte, where no whole one does."""
+    at = end - 1
+    while at > 0 and at > end - 4 and data[at] & 0xC0 == 0x80:
+        at -= 1
+    char = char_at(data, at, end, classes)
+    return char & 0xFF if at + (char >> 8) == end else OTHER
 
 
 def next_cut(data: np.ndarray, target: int, specials: SpecialTokens, pattern: Pattern) -> int:
@@ -229,22 +198,6 @@ def next_cut(data: np.ndarray, target: int, specials: SpecialTokens, pattern: Pa
         begin = stop
         reach = min(2 * reach, _LONGEST_SEARCH)
     return size
-
-
-def chunks(
-    data: np.ndarray, specials: SpecialTokens, pattern: Pattern, chunk_bytes: int = CHUNK_BYTES
-) -> Iterator[Chunk]:
-    """The data in order, cut at safe places about every `chunk_bytes`."""
-    begin = 0
-    while begin < len(data):
-        end = len(data)
-        if begin + chunk_bytes < end:
-            end = next_cut(data, begin + chunk_bytes, specials, pattern)
-        if end + PADDING > len(data):
-            yield Chunk(padded(data[begin:end]), 0, end - begin)
-        else:
-            yield Chunk(data, begin, end)
-        begin = end
 
 
 class Splitter:

@@ -1,8 +1,8 @@
 """Files to distinct pretokens and how often each occurs: the first half of training.
 
-In: paths of text (bytes, any encoding), special tokens (hard boundaries, never counted), a pattern. Out:
-`PretokenCounts`, sorted by bytes, so that it does not depend on the number of workers. Refused: missing
-files, an empty special token.
+In: plain text files (bytes, any encoding) and documents from other files, special tokens (hard boundaries, never counted),
+a pattern. Out: `PretokenCounts`, sorted by bytes, so that it does not depend on the number of workers. Refused: missing
+files, files that change while they are read, an empty special token.
 
 What it costs (2-core Zen 4 with AVX-512, one thread, stories: 4.2 bytes a pretoken, 7,366 distinct in 300 MB; ns a
 pretoken, see docs/LOG.md): page faults of the map 0.4, finding special tokens 0.3, the scanner 1.7, counting 3.3,
@@ -22,7 +22,8 @@ Keys are masked without a branch, which made no difference here (encoding, where
 
 What lost: fetching rows ahead in groups of 16 to 64 (5 to 6.8 with few distinct pretokens, 13.5 to 11.5 with many,
 before the changes above); two rows a bucket, to save the second probe (3.0 to 3.3); batches of 2^12 to 2^17 ends (no
-difference); `madvise` of any kind, and `pread` into a buffer (42 ms for 300 MB against 31 ms of faults).
+difference); `madvise` of any kind. `pread` into a buffer costs more than mapping (42 ms for 300 MB against 31 ms of
+faults), and is used all the same: see text_file.py.
 """
 
 import heapq
@@ -33,22 +34,22 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from lmfast.tokenizer.chunks import (
-    CHUNK_BYTES,
     ENDS_PER_BATCH,
-    Chunk,
     SpecialTokens,
     Splitter,
-    chunks,
     default_workers,
     in_order,
-    open_text,
+    padded,
 )
 from lmfast.tokenizer.count_table import FIRST_ROWS, ROW_BYTES, CountTable
+from lmfast.tokenizer.documents import DOCUMENT_END
 from lmfast.tokenizer.patterns import Pattern
+from lmfast.tokenizer.text_file import CHUNK_BYTES, PieceReader, TextFile
 
 
 @dataclass
@@ -68,6 +69,25 @@ class PretokenCounts:
     def pretoken(self, i: int) -> bytes:
         """The bytes of the i-th pretoken."""
         return self.data[self.offsets[i] : self.offsets[i + 1]].tobytes()
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Texts that stand alone, from a file that is not plain text. read: yields (text, bytes of the file read so far); size:
+    of the file."""
+
+    read: Callable[[], Iterator[tuple[bytes, int]]]
+    size: int
+
+
+class _Piece(NamedTuple):
+    """Text that one worker takes at a time: its bytes, or where they are. specials: its boundaries; size: bytes of text;
+    done: bytes of its source that are read by its end."""
+
+    text: bytes | tuple[TextFile, int, int]
+    specials: SpecialTokens
+    size: int
+    done: int
 
 
 class _Totals:
@@ -153,22 +173,22 @@ def _merge_runs(runs: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarra
 class _Worker:
     """One thread's table; handed to the totals when it is full."""
 
-    def __init__(self, splitter: Splitter, specials: SpecialTokens, totals: _Totals, max_rows: int):
+    def __init__(self, splitter: Splitter, totals: _Totals, max_rows: int):
         self._splitter = splitter
-        self._specials = specials
         self._totals = totals
         self._max_rows = max_rows
         self._bounds = np.empty(ENDS_PER_BATCH, np.int64)
+        self._reader = PieceReader()
         self.table = CountTable()
 
-    def count(self, chunk: Chunk) -> int:
-        """Counts a chunk; returns its bytes."""
-        spans, _ = self._specials.find(chunk.data, chunk.begin, chunk.end)
-        batches = self._splitter.batches(chunk.data, chunk.begin, chunk.end, spans, self._bounds)
-        for start, _, count in batches:
+    def count(self, piece: _Piece) -> _Piece:
+        """Counts a piece; returns it."""
+        text = padded(piece.text) if isinstance(piece.text, bytes) else self._reader.read(*piece.text)
+        spans, _ = piece.specials.find(text, 0, piece.size)
+        for start, _, count in self._splitter.batches(text, 0, piece.size, spans, self._bounds):
             done = 0
             while True:
-                done = self.table.add(chunk.data, start, self._bounds, done, count)
+                done = self.table.add(text, start, self._bounds, done, count)
                 if done == count:
                     break
                 if done:
@@ -176,7 +196,7 @@ class _Worker:
                 if len(self.table) >= self._max_rows:
                     self._totals.absorb(self.table, keep=True)
                 self.table.reserve(len(self.table) + 1, abs(int(self._bounds[done])) - start + 8)
-        return chunk.end - chunk.begin
+        return piece
 
 
 # A worker's table is handed over at this many rows (a table of 32 MiB): with 16 workers the tail of the
@@ -185,36 +205,70 @@ _WORKER_ROWS = 1 << 19
 
 
 def count_pretokens(
-    paths: Sequence[str | Path | np.ndarray],
+    paths: Sequence[str | Path | TextFile | Documents],
     special_tokens: Sequence[str],
     pattern: Pattern,
     num_workers: int | None = None,
     max_memory: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PretokenCounts:
-    """Counts the pretokens of one or many files, which are memory-mapped and never loaded, or of texts that are
-    mapped already (uint8, read-only).
+    """Counts the pretokens of one or many plain text files, which are never loaded, and of documents of others.
 
     `max_memory` (bytes) bounds the tables of pretokens: half of it for the totals, which spill to sorted runs
     in the temporary folder and are merged exactly, the rest for the workers. `progress(bytes_done, bytes_total)`
-    is called from the calling thread."""
-    texts = [path if isinstance(path, np.ndarray) else open_text(path) for path in paths]
-    total_bytes = sum(len(text) for text in texts)
-    specials = SpecialTokens.of(special_tokens)
+    is called from the calling thread, with bytes of the files."""
+    sources = [TextFile(path) if isinstance(path, str | Path) else path for path in paths]
+    total = sum(len(source) if isinstance(source, TextFile) else source.size for source in sources)
     splitter = Splitter(pattern)
-    tasks = (chunk for text in texts for chunk in chunks(text, specials, pattern))
-    num_workers = max(1, min(num_workers or default_workers(), -(-total_bytes // CHUNK_BYTES) + len(texts)))
+    tasks = _pieces(sources, SpecialTokens.of(special_tokens), pattern)
+    num_workers = max(1, min(num_workers or default_workers(), -(-total // CHUNK_BYTES) + len(sources)))
     max_rows = _WORKER_ROWS
     if max_memory:
         max_rows = max(FIRST_ROWS // 2, min(max_rows, max_memory // (2 * num_workers * 6 * ROW_BYTES)))
     with tempfile.TemporaryDirectory(prefix="lmfast-count-") as folder:
         totals = _Totals(max_memory // 2 if max_memory else None, Path(folder))
-        workers = [_Worker(splitter, specials, totals, max_rows) for _ in range(num_workers)]
-        done = 0
-        for counted in in_order(_Worker.count, tasks, workers):
-            done += counted
+        workers = [_Worker(splitter, totals, max_rows) for _ in range(num_workers)]
+        total_bytes = 0
+        for piece in in_order(_Worker.count, tasks, workers):
+            total_bytes += piece.size
             if progress is not None:
-                progress(done, total_bytes)
+                progress(piece.done, total)
         for worker in workers:
             totals.absorb(worker.table, keep=False)
         return totals.result(total_bytes)
+
+
+def _pieces(
+    sources: Sequence[TextFile | Documents], specials: SpecialTokens, pattern: Pattern
+) -> Iterator[_Piece]:
+    """All texts in pieces, in order."""
+    before = 0
+    for source in sources:
+        if isinstance(source, Documents):
+            for piece in _joined(source.read(), specials):
+                yield piece._replace(done=before + piece.done)
+            before += source.size
+        else:
+            for begin, end in source.spans(specials, pattern):
+                yield _Piece((source, begin, end), specials, end - begin, before + end - source.begin)
+            before += len(source)
+
+
+def _joined(documents: Iterator[tuple[bytes, int]], specials: SpecialTokens) -> Iterator[_Piece]:
+    """Documents in pieces: many together, with `DOCUMENT_END` between them; one that holds it as plain text stands alone."""
+    mark = DOCUMENT_END.encode()
+    is_special = mark in specials.tokens
+    with_mark = specials if is_special else SpecialTokens([*specials.tokens, mark])
+    waiting: list[bytes] = []
+    size = done = 0
+    for document, done in documents:
+        if mark in document and not is_special:
+            yield _Piece(document, specials, len(document), done)
+            continue
+        waiting.append(document)
+        size += len(document) + len(mark)
+        if size >= CHUNK_BYTES:
+            yield _Piece(mark.join(waiting), with_mark, size - len(mark), done)
+            waiting, size = [], 0
+    if waiting:
+        yield _Piece(mark.join(waiting), with_mark, size - len(mark), done)

@@ -4,6 +4,8 @@ In: a text file, memory-mapped and never loaded. Out: spans of bytes. Documents 
 else at blank lines. Refused: files that are missing or empty.
 """
 
+import errno
+import mmap
 from array import array
 
 import numpy as np
@@ -14,13 +16,20 @@ DOCUMENT_END = "<|endoftext|>"
 
 
 def open_text(name: str) -> np.ndarray:
-    """A text file as uint8, memory-mapped; refused where it is missing or empty."""
-    from lmfast.tokenizer.chunks import open_text as open_any
+    """A text file as uint8, memory-mapped, for looking around in; refused where it is missing, empty or no plain text."""
+    from lmfast.tokenizer.text_file import TextFile
 
-    text = open_any(name)
-    if len(text) == 0:
+    if len(TextFile(name)) == 0:
         raise UserError(f"{name}: is empty; name a text that is not")
-    return text
+    try:
+        with open(name, "rb") as file:
+            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.ENOMEM:
+            raise UserError(
+                f"{name}: cannot be mapped, no address space is left; raise its limit (ulimit -v)"
+            ) from None
+        raise UserError(f"{name}: cannot be read as text ({error}); give a plain file") from None
 
 
 def documents_of(text: np.ndarray) -> np.ndarray:

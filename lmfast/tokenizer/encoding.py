@@ -5,7 +5,7 @@ token file (.npy, uint16 or uint32). Refused: a vocabulary without one of the 25
 result are not in it, ids of 2^29 or more, missing files.
 
 What it costs (2-core Zen 4 with AVX-512, one thread, ns a pretoken, see docs/LOG.md), for stories (8,000 distinct
-pretokens in 300 MB) and with a heavy tail (770,000 in 200 MB): mapping the file's pages and giving them back 0.5, special
+pretokens in 300 MB) and with a heavy tail (770,000 in 200 MB): reading the file 0.7, special
 tokens 0.2, the scanner 1.3 and 1.7, the lookups 4.1 and 5.5, writing 0.4. A pretoken that is new costs 200 to 300 more.
 
 What made the difference:
@@ -28,15 +28,13 @@ What made the difference:
   merge and from there to the lookups cost as much as the merge itself (18.5 to 14.8 with the heavy tail).
 - Compiled functions take plain tuples of arrays. With named ones Numba counted references inside the loop (20
   instead of 7) and took 10 us to recognise the arguments, which is what a whole kilobyte costs now.
-- A file's pages are mapped and given back a chunk at a time by the thread that reads them: giving all back at the end
-  took 13 of 250 ms, in one thread.
 
 What lost: rows that move to the front when they are hit (the copying cost more than the 10 % fewer misses brought); a
 loop of its own for plain hits, inside the group (5.4 to 5.5, and 13 to 15 with the heavy tail); a small direct-mapped
 cache for pretokens up to 7 bytes in front (5.8 to 5.4 for stories, 14 to 16 with the heavy tail); everything but the
 plain hit in a function of its own (6.1 and 17 to 22); keys masked and stored as vectors (4.10 to 4.14); starts looked up
-on a miss instead of stored (4.5 to 4.6); huge pages by hand (NumPy asks for them already); `pread` instead of the
-map (56 ms for 300 MB against 41). Threads or processes: docs/LOG.md.
+on a miss instead of stored (4.5 to 4.6); huge pages by hand (NumPy asks for them already). `read` costs more than
+a map (56 ms for 300 MB against 41), and is used all the same: see text_file.py. Threads or processes: docs/LOG.md.
 """
 
 import io
@@ -51,26 +49,15 @@ from pathlib import Path
 import numpy as np
 
 from lmfast.errors import UserError
-from lmfast.tokenizer.chunks import (
-    CHUNK_BYTES,
-    NO_SPANS,
-    Chunk,
-    SpecialTokens,
-    Splitter,
-    chunks,
-    default_workers,
-    in_order,
-    open_text,
-    padded,
-    refuse_if_shorter,
-)
+from lmfast.tokenizer.chunks import NO_SPANS, SpecialTokens, Splitter, default_workers, in_order, padded
 from lmfast.tokenizer.code_cache import enable_cache
 from lmfast.tokenizer.encode_kernels import ENCODE, SPECIALS, encode_batch, new_scratch
-from lmfast.tokenizer.intrinsics import MAX_PACKED, PADDING, map_pages, unmap_pages
+from lmfast.tokenizer.intrinsics import MAX_PACKED, PADDING
 from lmfast.tokenizer.merge_kernels import MAX_ID, MAX_MERGES, merge_tables
 from lmfast.tokenizer.parts import ordinary_ids
 from lmfast.tokenizer.patterns import Pattern, code_point_classes
 from lmfast.tokenizer.pretoken_cache import MAX_ROWS, PretokenCache
+from lmfast.tokenizer.text_file import CHUNK_BYTES, PieceReader, TextFile
 from lmfast.tokenizer.whole_pretokens import with_whole_pretokens
 
 SMALL = 1 << 14  # bytes of text that are encoded without chunks and fresh buffers
@@ -86,6 +73,7 @@ class _State:
         self.readable = self.text.view()  # compiled code is compiled for text that is not written to
         self.readable.flags.writeable = False
         self.small = np.empty(SMALL + 4, dtype)
+        self.reader = PieceReader()
 
 
 class Encoder:
@@ -195,15 +183,19 @@ class Encoder:
         self._finders[key] = specials, ids
         return specials, ids
 
-    def _encode_chunk(
-        self, state: _State, chunk: Chunk, finder: tuple[SpecialTokens, np.ndarray], ids: np.ndarray
+    def _encode_padded(
+        self,
+        state: _State,
+        data: np.ndarray,
+        size: int,
+        finder: tuple[SpecialTokens, np.ndarray],
+        ids: np.ndarray,
     ) -> tuple[np.ndarray, int, int]:
-        """(the part of `ids` that was written, number of special tokens, their bytes). `ids`: of `dtype`, room for one a
-        byte and four more."""
-        data, begin, end = chunk.data, chunk.begin, chunk.end
+        """(the part of `ids` that was written, number of special tokens, their bytes) of data[:size], readable for `PADDING`
+        bytes beyond. `ids`: of `dtype`, room for one a byte and four more."""
         specials, ids_of_specials = finder
-        spans, which = specials.find(data, begin, end)
-        n = self._encode_text(state, data, begin, end, spans, ids_of_specials[which], ids)
+        spans, which = specials.find(data, 0, size)
+        n = self._encode_text(state, data, 0, size, spans, ids_of_specials[which], ids)
         return ids[:n], len(which), int((spans[1::2] - spans[::2]).sum())
 
     def _encode_text(self, state, data, begin, end, spans, special_ids, out) -> int:
@@ -232,7 +224,7 @@ class Encoder:
             ids = self._encode_small(state, data, finder)
         else:
             room = np.empty(len(data) + 4, self.dtype)
-            ids, _, _ = self._encode_chunk(state, Chunk(padded(data), 0, len(data)), finder, room)
+            ids, _, _ = self._encode_padded(state, padded(data), len(data), finder, room)
             ids = ids.astype(np.uint32)  # without the room for one id a byte
         self._idle.append(state)
         return ids
@@ -281,14 +273,13 @@ def encode_file(
     num_workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> EncodeSummary:
-    """Encodes a memory-mapped file, special tokens included, into a one-dimensional .npy of `dtype`.
+    """Encodes a plain text file, special tokens included, into a one-dimensional .npy of `dtype`.
 
     The file is written under a temporary name and renamed at the end. `progress(bytes_done, bytes_total)` is
     called from the calling thread. The ids do not depend on `num_workers`."""
     began = time.perf_counter()
     dtype = np.dtype(dtype)
-    text = open_text(src)
-    enable_cache(map_pages, unmap_pages)
+    text = TextFile(src)
     finder = encoder._finder("all")
     pattern = encoder._splitter.pattern
     num_workers = max(1, min(num_workers or default_workers(), -(-len(text) // CHUNK_BYTES)))
@@ -298,21 +289,16 @@ def encode_file(
     rooms = num_workers + 2 if num_workers > 1 else 0
     spare = deque(np.empty(CHUNK_BYTES + SMALL, encoder.dtype) for _ in range(rooms))
 
-    def work(state, chunk):
-        size = chunk.end - chunk.begin
+    def work(state, span):
+        size = span[1] - span[0]
         try:
             room = spare.popleft()
         except IndexError:
             room = np.empty(size + 4, encoder.dtype)
         if len(room) < size + 4:
             room = np.empty(size + 4, encoder.dtype)
-        mapped = chunk.data is text  # the last chunk is a copy
-        if mapped:
-            map_pages(text, chunk.begin, chunk.end)
-            refuse_if_shorter(text, src)
-        ids, found, special_bytes = encoder._encode_chunk(state, chunk, finder, room)
-        if mapped:
-            unmap_pages(text, chunk.begin, chunk.end)
+        data = state.reader.read(text, *span)
+        ids, found, special_bytes = encoder._encode_padded(state, data, size, finder, room)
         return ids, room, size, found, special_bytes
 
     dst = Path(dst)
@@ -322,9 +308,7 @@ def encode_file(
     try:
         with beside.open("wb") as file:
             file.write(_npy_header(dtype, 0))
-            for ids, room, size, found, found_bytes in in_order(
-                work, chunks(text, finder[0], pattern), states
-            ):
+            for ids, room, size, found, found_bytes in in_order(work, text.spans(finder[0], pattern), states):
                 file.write(ids.astype(dtype, copy=False))
                 spare.append(room)
                 tokens += len(ids)
@@ -333,7 +317,6 @@ def encode_file(
                 special_bytes += found_bytes
                 if progress is not None:
                     progress(done, len(text))
-                refuse_if_shorter(text, src)  # the next cut is looked for here
             file.seek(0)
             file.write(_npy_header(dtype, tokens))
         os.replace(beside, dst)

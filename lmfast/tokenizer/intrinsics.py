@@ -237,8 +237,8 @@ def aligned_words(count: int) -> np.ndarray:
     return words[skip : skip + count]
 
 
-_MADV_DONTNEED, _MADV_HUGEPAGE, _MADV_POPULATE_READ = 4, 14, 22
-_PAGE, _HUGE_PAGE = 1 << 12, 1 << 21
+_MADV_HUGEPAGE = 14
+_HUGE_PAGE = 1 << 21
 
 if sys.platform == "linux":
     _madvise = types.ExternalFunction("madvise", types.int32(types.intp, types.intp, types.int32))
@@ -253,31 +253,8 @@ if sys.platform == "linux":
         if end > begin:
             _madvise(begin, end - begin, _MADV_HUGEPAGE)
 
-    @njit(nogil=True)
-    def map_pages(data, begin, end):
-        """Maps the pages of data[begin:end] of a memory-mapped file in one call instead of a fault for every sixteen."""
-        first = (data.ctypes.data + begin) & ~(_PAGE - 1)
-        _madvise(first, data.ctypes.data + end - first, _MADV_POPULATE_READ)
-
-    @njit(nogil=True)
-    def unmap_pages(data, begin, end):
-        """Gives the whole pages of data[begin:end] of a memory-mapped file back, in the thread that read them: all at
-        the end, in one, they cost 5 % of the time. They come again when they are read."""
-        first = (data.ctypes.data + begin + _PAGE - 1) & ~(_PAGE - 1)
-        after = (data.ctypes.data + end) & ~(_PAGE - 1)
-        if after > first:
-            _madvise(first, after - first, _MADV_DONTNEED)
-
 else:
 
     @njit
     def want_huge_pages(array):
         """Nothing: only Linux is asked for huge pages."""
-
-    @njit(nogil=True)
-    def map_pages(data, begin, end):
-        """Nothing: only Linux is told what is read next."""
-
-    @njit(nogil=True)
-    def unmap_pages(data, begin, end):
-        """Nothing: only Linux is told what was read."""

@@ -21,11 +21,12 @@ import numpy as np
 
 from lmfast.errors import UserError
 from lmfast.files import locked, written_beside
-from lmfast.tokenizer.chunks import SpecialTokens, chunks, next_cut, open_text
+from lmfast.tokenizer.chunks import SpecialTokens
 from lmfast.tokenizer.count_table import CountTable
 from lmfast.tokenizer.counting import PretokenCounts, count_pretokens
 from lmfast.tokenizer.engines import Stamps, dask_client, run_on_dask
 from lmfast.tokenizer.patterns import Pattern, get_pattern
+from lmfast.tokenizer.text_file import PieceReader, TextFile
 
 if TYPE_CHECKING:
     from lmfast.tokenizer.bpe import Tokenizer
@@ -46,12 +47,12 @@ class Job:
     request: dict
     folder: str
 
-    def text(self) -> np.ndarray:
-        """The shard's bytes, mapped (uint8)."""
-        text = open_text(self.path)
-        if len(text) != self.request["size"]:
+    def text(self) -> TextFile:
+        """The shard's part of its file."""
+        text = TextFile(self.path, self.begin, self.end)
+        if (text.size, text.changed) != (self.request["size"], self.request["changed"]):
             raise UserError(f"{self.path}: changed while it was read; start again")
-        return text[self.begin : self.end]
+        return text
 
     def file(self, kind: str) -> Path:
         return Path(self.folder) / f"{self.name}.{kind}"
@@ -142,21 +143,18 @@ class DaskEngine:
         folder = work_folder(self.output)
         jobs: list[Job] = []
         for path in paths:
-            text = open_text(path)
+            text = TextFile(Path(path).absolute())
             begin = 0
-            while begin < len(text):
-                end = len(text)
-                if begin + self.shard_bytes < end:
-                    end = next_cut(text, begin + self.shard_bytes, specials, pattern)
-                path = Path(path).absolute()
+            while begin < text.size:
+                end = text.next_cut(begin + self.shard_bytes, specials, pattern)
                 request = what | {
-                    "path": str(path),
-                    "size": len(text),
-                    "changed": path.stat().st_mtime_ns,
+                    "path": str(text.path),
+                    "size": text.size,
+                    "changed": text.changed,
                     "begin": begin,
                     "end": end,
                 }
-                jobs.append(Job(f"{len(jobs):06d}", str(path), begin, end, request, str(folder)))
+                jobs.append(Job(f"{len(jobs):06d}", str(text.path), begin, end, request, str(folder)))
                 begin = end
         return jobs
 
@@ -165,17 +163,16 @@ class DaskEngine:
     ) -> Iterator[tuple[Job, dict]]:
         """(job, result) of all jobs, finished ones first."""
         stamps = Stamps(work_folder(self.output))
-        total = sum(job.end - job.begin for job in jobs)
-        done, left = 0, []
+        left = []
         for job in jobs:
             result = stamps.read(job.name, job.request)
             if result is None:
                 left.append(job)
                 continue
-            done += job.end - job.begin
             yield job, result
         if not left:
             return
+        total, done = sum(job.end - job.begin for job in left), 0
         sees = {job.path for job in left} | {str(stamps.folder)}
         with dask_client(self.scheduler, min(self.num_workers, len(left)), sorted(sees)) as client:
             for job, result in run_on_dask(work, left, client):
@@ -204,11 +201,13 @@ def encode_shard(job: Job) -> dict:
     specials = SpecialTokens.of(tokenizer.special_tokens)
     tokens = found = special_bytes = 0
     with written_beside(job.file("ids")) as beside, beside.open("wb") as file:
-        for chunk in chunks(job.text(), specials, tokenizer.pattern):
-            ids = tokenizer.encode_array(chunk.data[chunk.begin : chunk.end])
+        text, reader = job.text(), PieceReader()
+        for begin, end in text.spans(specials, tokenizer.pattern):
+            data = reader.read(text, begin, end)
+            ids = tokenizer.encode_array(data[: end - begin])
             file.write(ids.astype(tokenizer.dtype.newbyteorder("<")))
             tokens += len(ids)
-            spans, which = specials.find(chunk.data, chunk.begin, chunk.end)
+            spans, which = specials.find(data, 0, end - begin)
             found += len(which)
             special_bytes += int((spans[1::2] - spans[::2]).sum())
     result = {"tokens": tokens, "specials": found, "special_bytes": special_bytes}

@@ -1,26 +1,14 @@
 """Cuts are safe, special tokens are found, threads keep the order, custom patterns lose no byte."""
 
-import os
 import random
-import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lmfast.errors import UserError
 from lmfast.tokenizer import chunks as chunks_module
-from lmfast.tokenizer.chunks import (
-    SpecialTokens,
-    Splitter,
-    chunks,
-    in_order,
-    next_cut,
-    open_text,
-    padded,
-    refuse_if_shorter,
-)
+from lmfast.tokenizer.chunks import SpecialTokens, Splitter, in_order, next_cut, padded
 from lmfast.tokenizer.patterns import NAMED, get_pattern
 from tests.tokenizer import oracle
 from tests.tokenizer.test_scanner import HARD
@@ -36,28 +24,39 @@ def pretokens(data: bytes, specials: list[bytes], pattern) -> list[bytes]:
     return found
 
 
-def through_chunks(
-    data: bytes, specials: list[bytes], pattern, chunk_bytes: int, room: int = 1 << 12
-) -> list[bytes]:
+def through_cuts(data: bytes, specials: list[bytes], pattern, piece_bytes: int) -> list[bytes]:
+    """The pretokens of all pieces, cut at every `piece_bytes` where that is safe."""
     finder, splitter = SpecialTokens(specials), Splitter(pattern)
-    found, total, bounds = [], 0, np.empty(room, np.int64)
-    for chunk in chunks(np.frombuffer(data, np.uint8), finder, pattern, chunk_bytes):
-        spans, _ = finder.find(chunk.data, chunk.begin, chunk.end)
-        at = chunk.begin
-        for start, after, count in splitter.batches(chunk.data, chunk.begin, chunk.end, spans, bounds):
+    found, begin, bounds = [], 0, np.empty(1 << 12, np.int64)
+    while begin < len(data):
+        end = next_cut(np.frombuffer(data, np.uint8), begin + piece_bytes, finder, pattern)
+        piece = padded(data[begin:end])
+        spans, _ = finder.find(piece, 0, end - begin)
+        at = 0
+        for start, after, count in splitter.batches(piece, 0, end - begin, spans, bounds):
             assert start == at
-            for end in np.abs(bounds[:count]).tolist():
-                found.append(chunk.data[at:end].tobytes())
-                at = end
+            for stop in np.abs(bounds[:count]).tolist():
+                found.append(piece[at:stop].tobytes())
+                at = stop
             assert after == at
-        assert at == chunk.end
-        total += chunk.end - chunk.begin
-    assert total == len(data)
+        assert at == end - begin
+        begin = end
     return found
 
 
 def hard_text(rng: random.Random) -> bytes:
-    alphabet = [*rng.sample(HARD, 6), *SPECIALS, b" ", b"a", b" a", b"\n", "漢".encode(), b"<|end"]
+    alphabet = [
+        *rng.sample(HARD, 6),
+        *SPECIALS,
+        b" ",
+        b"a",
+        b" a",
+        b"\n",
+        "漢".encode(),
+        "。".encode(),
+        b"'s",
+        b"<|end",
+    ]
     return b"".join(rng.choice(alphabet) for _ in range(rng.randint(0, 300)))
 
 
@@ -68,8 +67,8 @@ def test_pretokens_do_not_depend_on_where_the_text_is_cut(name):
         data = hard_text(rng)
         specials = rng.sample(SPECIALS, rng.randint(0, len(SPECIALS)))
         expected = pretokens(data, specials, pattern)
-        for chunk_bytes in (1, 17, 100):
-            assert through_chunks(data, specials, pattern, chunk_bytes) == expected, (data, specials)
+        for piece_bytes in (1, 17, 100):
+            assert through_cuts(data, specials, pattern, piece_bytes) == expected, (data, specials)
 
 
 def test_cuts_are_really_made():
@@ -80,6 +79,8 @@ def test_cuts_are_really_made():
         (b"!?!\nworld", 4),
         ("。\n漢字漢字".encode(), 4),
         (b"12 34 56 x y", 8),
+        ("漢字漢，漢字漢".encode(), 9),
+        (b"it's, it", 4),
     ):
         assert next_cut(np.frombuffer(data, np.uint8), 1, none, gpt2) == cut
     only_specials = SpecialTokens([b"<x>"])
@@ -95,8 +96,8 @@ def test_no_cut_in_a_text_without_a_safe_place():
 
 def test_a_cut_inside_a_special_token_is_passed_over():
     specials = SpecialTokens([b"no cut here please"])
-    data = np.frombuffer(b"-no cut here please- now here", np.uint8)
-    assert next_cut(data, 1, specials, get_pattern("gpt2")) == data.tobytes().index(b" here", 15)
+    data = np.frombuffer(b"-no cut here please now here", np.uint8)
+    assert next_cut(data, 1, specials, get_pattern("gpt2")) == data.tobytes().index(b" now")
 
 
 def test_specials_leftmost_first_and_the_longest_of_those_that_begin_together():
@@ -127,70 +128,6 @@ def test_an_occurrence_that_ends_beyond_the_text_does_not_count():
 def test_an_empty_special_token_is_refused():
     with pytest.raises(UserError, match="empty"):
         SpecialTokens([b"a", b""])
-
-
-def test_missing_and_empty_files(tmp_path):
-    with pytest.raises(UserError, match=r"no_such\.txt"):
-        open_text(tmp_path / "no_such.txt")
-    with pytest.raises(UserError, match=tmp_path.name):
-        open_text(tmp_path)
-    (tmp_path / "empty.txt").touch()
-    assert len(open_text(tmp_path / "empty.txt")) == 0
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
-def test_a_pipe_is_no_empty_file(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    handle = os.open(tmp_path / "pipe", os.O_RDWR)  # else opening it would wait
-    try:
-        for path in (tmp_path / "pipe", Path(os.devnull)):
-            with pytest.raises(UserError, match=f"{path.name}: is a folder, a pipe or a device"):
-                open_text(path)
-    finally:
-        os.close(handle)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the limit is not kept")
-def test_a_file_that_is_larger_than_the_address_space(tmp_path):
-    import resource
-
-    path = tmp_path / "huge.txt"
-    path.touch()
-    os.truncate(path, 1 << 42)  # no block of it is on the disk
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (1 << 41, before[1]))
-    try:
-        with pytest.raises(UserError, match=r"huge\.txt: cannot be mapped, no address space is left"):
-            open_text(path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
-
-
-def test_a_file_that_lost_bytes_since_it_was_mapped(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_bytes(b"word " * 1000)
-    text = open_text(path)
-    with path.open("ab") as file:
-        file.write(b"more")
-    refuse_if_shorter(text, path)
-    refuse_if_shorter(np.zeros(3, np.uint8), path)
-    os.truncate(path, len(text) - 1)
-    with pytest.raises(UserError, match=r"text\.txt: became shorter"):
-        refuse_if_shorter(text, path)
-    path.rename(tmp_path / "moved.txt")
-    os.truncate(tmp_path / "moved.txt", len(text))
-    path.write_bytes(b"another file of this name")
-    refuse_if_shorter(text, path)
-
-
-def test_the_end_of_a_map_is_never_read_past(tmp_path):
-    """A file of whole pages has nothing readable behind it: its last chunk is a padded copy."""
-    path = tmp_path / "pages.txt"
-    path.write_bytes(b"word " * 4096)
-    data = open_text(path)
-    assert len(data) % 4096 == 0
-    *_, last = chunks(data, SpecialTokens([]), get_pattern("gpt2"), 4096)
-    assert last.data is not data and len(last.data) - last.end == chunks_module.PADDING
 
 
 @pytest.mark.parametrize("workers", [1, 2, 7])

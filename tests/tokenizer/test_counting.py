@@ -1,5 +1,6 @@
 """Counting against the oracle: any text, any number of workers, any memory."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmfast.errors import UserError
-from lmfast.tokenizer import chunks, count_table, counting
-from lmfast.tokenizer.counting import count_pretokens
+from lmfast.tokenizer import count_table, counting, text_file
+from lmfast.tokenizer.counting import Documents, count_pretokens
 from lmfast.tokenizer.patterns import get_pattern
 from tests.tokenizer import oracle
 from tests.tokenizer.test_scanner import HARD
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 END = "<|endoftext|>"
+GPT2 = get_pattern("gpt2")
 
 
 def counted(paths, specials=(END,), pattern="gpt2", **options) -> dict[bytes, int]:
@@ -28,8 +30,8 @@ def counted(paths, specials=(END,), pattern="gpt2", **options) -> dict[bytes, in
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(chunks.chunks, "__defaults__", (64,))
-    monkeypatch.setattr(counting, "CHUNK_BYTES", 64)
+    for module in (counting, text_file):
+        monkeypatch.setattr(module, "CHUNK_BYTES", 64)
 
 
 texts = st.lists(
@@ -128,6 +130,47 @@ def test_progress_ends_at_the_files_size(tmp_path, small_chunks):
     seen = []
     counted([path], num_workers=2, progress=lambda done, total: seen.append((done, total)))
     assert seen == sorted(seen) and seen[-1] == (1100, 1100) and len(seen) > 5
+
+
+@pytest.mark.parametrize("left", [0, -1])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_file_that_is_cut_short_meanwhile_is_one_line(tmp_path, small_chunks, monkeypatch, workers, left):
+    """It was a bus error, which left the folder of counts behind."""
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"some words " * 100)
+    monkeypatch.setattr(counting.tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(UserError, match=r"text\.txt: changed while it was read; start again"):
+        counted([path], num_workers=workers, progress=lambda done, total: os.truncate(path, left % total))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("specials", [(), (END,), ("<|x|>", "me w")])
+def test_documents_count_like_files_of_their_own(tmp_path, small_chunks, specials):
+    """One that holds <|endoftext|> as text, too, and many that are counted together."""
+    texts = [
+        b"",
+        b"some words",
+        b" and more, even <|endoftext|> more",
+        b"<|x|>",
+        b"x" * 100,
+        b"some words",
+    ] * 5
+    paths = [tmp_path / f"{number}.txt" for number in range(len(texts))]
+    for path, text in zip(paths, texts):
+        path.write_bytes(text)
+    seen = []
+    source = Documents(lambda: ((text, 10 * number) for number, text in enumerate(texts)), 300)
+    found = count_pretokens(
+        [paths[0], source, paths[1]],
+        list(specials),
+        GPT2,
+        2,
+        progress=lambda *progress: seen.append(progress),
+    )
+    want = count_pretokens([*paths, *paths[:2]], list(specials), GPT2)
+    assert [found.pretoken(i) for i in range(len(found))] == [want.pretoken(i) for i in range(len(want))]
+    assert found.counts.tolist() == want.counts.tolist()
+    assert seen == sorted(seen) and seen[-1] == (310, 310)
 
 
 @pytest.mark.parametrize("file", ["tinystories_valid.txt", "udhr_multilingual.txt", "dickens.txt"])

@@ -1,5 +1,8 @@
 """documents.py: where documents end, and samples that repeat with their seed."""
 
+import os
+import sys
+
 import numpy as np
 import pytest
 
@@ -37,3 +40,19 @@ def test_an_empty_text_is_refused(tmp_path):
     (tmp_path / "a.txt").touch()
     with pytest.raises(UserError, match=r"a.txt: is empty"):
         open_text(tmp_path / "a.txt")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the limit is not kept")
+def test_a_file_that_is_larger_than_the_address_space(tmp_path):
+    import resource
+
+    path = tmp_path / "huge.txt"
+    path.touch()
+    os.truncate(path, 1 << 42)  # no block of it is on the disk
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 41, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"huge\.txt: cannot be mapped, no address space is left"):
+            open_text(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmfast.errors import UserError
-from lmfast.tokenizer import chunks, encoding, merge_kernels
+from lmfast.tokenizer import encoding, merge_kernels, text_file
 from lmfast.tokenizer.encoding import Encoder, encode_file
 from lmfast.tokenizer.patterns import NAMED, get_pattern
 from tests.tokenizer import oracle
@@ -174,8 +174,8 @@ def test_tiktoken_on_random_unicode(text, name):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(chunks.chunks, "__defaults__", (200,))
-    monkeypatch.setattr(encoding, "CHUNK_BYTES", 200)
+    for module in (encoding, text_file):
+        monkeypatch.setattr(module, "CHUNK_BYTES", 200)
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
@@ -218,18 +218,19 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, small_chunks):
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 
+@pytest.mark.parametrize("left", [0, -1])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_file_that_is_cut_short_meanwhile_is_one_line(tmp_path, small_chunks, workers):
+def test_a_file_that_is_cut_short_meanwhile_is_one_line(tmp_path, small_chunks, workers, left):
     path = tmp_path / "text.txt"
-    path.write_bytes(LESSON)
-    with pytest.raises(UserError, match=r"text\.txt: became shorter"):
+    path.write_bytes(LESSON * 10)
+    with pytest.raises(UserError, match=r"text\.txt: changed while it was read"):
         encode_file(
             encoder(),
             path,
             tmp_path / "ids.npy",
             np.uint16,
             workers,
-            lambda done, total: os.truncate(path, total - 1),
+            lambda done, total: os.truncate(path, left % total),
         )
     assert list(tmp_path.iterdir()) == [path]
 

@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 from numba import njit
 
 from lmfast.tokenizer import intrinsics
-from lmfast.tokenizer.chunks import open_text, padded
-from lmfast.tokenizer.intrinsics import map_pages, unmap_pages
+from lmfast.tokenizer.chunks import padded
 
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=50)
 
@@ -110,14 +109,3 @@ def test_aligned_words_begin_at_a_cache_line_and_are_zero():
     for count in (1, 9, 1000):
         words = intrinsics.aligned_words(count)
         assert words.ctypes.data % 64 == 0 and len(words) == count and not words.any()
-
-
-def test_pages_that_were_given_back_come_again(tmp_path):
-    content = np.random.default_rng(0).integers(0, 256, 100_000).astype(np.uint8)
-    content.tofile(tmp_path / "text")
-    data = open_text(tmp_path / "text")
-    for begin, end in ((0, 100_000), (1, 5000), (4096, 8192), (70_000, 70_001)):
-        map_pages(data, begin, end)
-        assert np.array_equal(data, content)
-        unmap_pages(data, begin, end)
-        assert np.array_equal(data, content)

@@ -12,7 +12,7 @@ import tokenizers
 
 from lmfast.data.chat import add_chat_tokens, knows_ids_of
 from lmfast.errors import UserError
-from lmfast.tokenizer import chunks, encoding, pretoken_cache
+from lmfast.tokenizer import encoding, pretoken_cache, text_file
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.formats import spell
 
@@ -82,8 +82,8 @@ def test_tokens_of_any_length(lengths):
 
 def test_files_streams_and_batches(lengths, tmp_path, monkeypatch):
     """Chunks of 200 bytes on three threads, and a cache that is full again and again."""
-    monkeypatch.setattr(chunks.chunks, "__defaults__", (200,))
-    monkeypatch.setattr(encoding, "CHUNK_BYTES", 200)
+    for module in (encoding, text_file):
+        monkeypatch.setattr(module, "CHUNK_BYTES", 200)
     monkeypatch.setattr(encoding, "MAX_ROWS", 1 << 10)
     monkeypatch.setattr(pretoken_cache, "MAX_ROWS", 1 << 10)
     rng = random.Random(0)

@@ -1,0 +1,48 @@
+"""What `tokenizer train` learns from: the texts of all kinds of files that `data prepare` reads.
+
+In: names of files, folders or globs. Out, for `train_bpe`: plain text files by their paths, and `Documents` for the others:
+a record or a row is a text that stands alone, a packed text gives the pretokens that it has unpacked. So the same texts give
+the same vocabulary in any form.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from lmfast.data.finding import find_sources
+from lmfast.data.sources import PIECE, documents, plan_shards, unpacked
+from lmfast.tokenizer.counting import Documents
+from lmfast.tokenizer.file_kinds import is_plain_text, kind_of
+from lmfast.tokenizer.patterns import Pattern
+from lmfast.tokenizer.streaming import safe_pieces
+
+
+def training_texts(
+    names: Sequence[str | Path], field: str, special_tokens: Sequence[str], pattern: Pattern
+) -> list[Path | Documents]:
+    """The texts of the named files. field: of records, the column of Parquet. Raises UserError as finding.py does; what
+    sources.py rejects is raised while the texts are read."""
+    specials = [text.encode("utf-8", "surrogateescape") for text in special_tokens]
+
+    def of_file(path: Path) -> Path | Documents:
+        if is_plain_text(path):
+            return path
+        if kind_of(path).form == "text":
+            return Documents(partial(_of_packed_text, path, specials, pattern), path.stat().st_size)
+        return Documents(partial(_of_records, path, field), path.stat().st_size)
+
+    return [of_file(path) for path in find_sources(names)]
+
+
+def _of_records(path: Path, field: str) -> Iterator[tuple[bytes, int]]:
+    done = 0
+    for shard in plan_shards([path], PIECE):
+        for document in documents(shard, field):
+            yield document, done
+        done = min(done + shard.weight, path.stat().st_size)
+
+
+def _of_packed_text(path: Path, specials: Sequence[bytes], pattern: Pattern) -> Iterator[tuple[bytes, int]]:
+    with unpacked(path) as file:
+        for piece in safe_pieces(iter(lambda: file.read(PIECE), b""), specials, pattern):
+            yield piece, file.packed_bytes
