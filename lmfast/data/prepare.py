@@ -76,7 +76,7 @@ def prepare_files(
     """Makes the token files of a folder; returns what token_counts.json holds.
 
     val_inputs: sources of the validation part; then all of `inputs` is for training, and val_fraction is not used.
-    progress: called with (bytes done, bytes in all). report: told of what was reused.
+    progress: called with (bytes done, bytes in all) of what is left. report: told of what was reused.
     """
     output = Path(output)
     if DOCUMENT_END not in tokenizer.special_tokens:
@@ -184,8 +184,7 @@ def _run(
     stamps = Stamps(folder)
     results = {job.name: stamps.read(job.name, job.request()) for job in jobs}
     left = [job for job in jobs if results[job.name] is None]
-    total = sum(job.weight for job in jobs)
-    done = total - sum(job.weight for job in left)
+    total, done = sum(job.weight for job in left), 0
 
     def take(pairs):
         nonlocal done

@@ -29,8 +29,10 @@ def build_parser() -> Parser:
         "lmfast.tokenizer",
         "Byte-level BPE: train a vocabulary, turn text into token files, and look inside.",
     )
-    train = command("train", "learn a vocabulary from text files")
-    train.add_argument("--input", nargs="+", required=True, metavar="TEXT", help="one or many text files")
+    train = command("train", "learn a vocabulary from text, JSON lines or Parquet")
+    train.add_argument(
+        "--input", nargs="+", required=True, metavar="TEXT", help="files, folders or globs; also .gz and .zst"
+    )
     train.add_argument("--output", required=True, metavar="FOLDER", help="folder for the tokenizer")
     train.add_argument("--vocab-size", type=positive, required=True, help="bytes, merges and special tokens")
     train.add_argument(
@@ -41,6 +43,7 @@ def build_parser() -> Parser:
         metavar="TOKEN",
         help="default: <|endoftext|>",
     )
+    train.add_argument("--text-field", default="text", metavar="NAME", help="of records and Parquet (text)")
     train.add_argument("--pattern", default="gpt2", help="gpt2, cl100k, o200k, or a regular expression")
     train.add_argument(
         "--max-memory", type=number_of_bytes, metavar="SIZE", help="for counting, e.g. 2GB; beyond, to disk"

@@ -5,25 +5,32 @@ told by the functions called, in one line.
 """
 
 import argparse
+import logging
 import sys
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lmfast.data.finding import find_sources
 from lmfast.data.token_file import TokenWriter, open_tokens
+from lmfast.data.training_texts import training_texts
 from lmfast.errors import UserError
 from lmfast.files import check_not_input, check_writable, written_beside
 from lmfast.streams import standard_input, standard_output
 from lmfast.tokenizer.bpe import Tokenizer, train_bpe
-from lmfast.tokenizer.progress import PeakMemory, progress
+from lmfast.tokenizer.documents import DOCUMENT_END
+from lmfast.tokenizer.file_kinds import HEAD, check_is_text
+from lmfast.tokenizer.patterns import get_pattern
+from lmfast.tokenizer.progress import PeakMemory, SteadyRate, progress
+from lmfast.tokenizer.text_file import check_is_plain
 
 if TYPE_CHECKING:
     from lmfast.tokenizer.sharding import DaskEngine
 
+logger = logging.getLogger(__name__)
 PILE_BYTES = 825e9  # Gao et al. 2020, as CS336 has it
 PIECE = 1 << 20  # ids, or bytes of standard input, handled together
 
@@ -45,9 +52,13 @@ def load_tokenizer(arguments: argparse.Namespace, path: str | None = None) -> To
     )
 
 
-def rate_line(num_bytes: int, seconds: float) -> str:
-    rate = num_bytes / max(seconds, 1e-9)
-    return f"{rate / 1e6:,.1f} MB/s (the Pile's 825 GB would take {duration(PILE_BYTES / max(rate, 1))})"
+def rate_line(num_bytes: int, seconds: float, steady: float | None = None) -> str:
+    """The mean rate. steady: bytes per second after start-up, where known; the Pile's time follows from that only."""
+    line = f"{num_bytes / max(seconds, 1e-9) / 1e6:,.1f} MB/s"
+    if steady is None:
+        return line
+    hours = duration(PILE_BYTES / max(steady, 1))
+    return f"{line} (after start-up {steady / 1e6:,.1f} MB/s, at which the Pile's 825 GB would take {hours})"
 
 
 def duration(seconds: float) -> str:
@@ -87,13 +98,22 @@ def train(arguments: argparse.Namespace) -> None:
         raise UserError(f"{output}: is a file; name a folder for the tokenizer")
     check_writable(output / "vocab.json" if output.is_dir() else _first_existing(output) / "vocab.json")
     engine = engine_of(arguments)
+    pattern = get_pattern(arguments.pattern)
+    texts = training_texts(arguments.input, arguments.text_field, arguments.special_tokens, pattern)
+    if engine is not None:
+        for path in find_sources(arguments.input):
+            check_is_plain(path)  # a worker elsewhere cannot be handed documents
+    if DOCUMENT_END not in arguments.special_tokens:
+        for path in texts:
+            if isinstance(path, Path) and DOCUMENT_END.encode() in next(_pieces(str(path))):
+                logger.warning("%s: %s is no --special-tokens, and is learnt as text", path, DOCUMENT_END)
     names = {"count": "counting", "merge": "merging"}
     with PeakMemory() as memory, progress(counting="bytes", merging="merges") as update:
         tokenizer = train_bpe(
-            arguments.input,
+            texts,
             arguments.vocab_size,
             arguments.special_tokens,
-            arguments.pattern,
+            pattern.regex,
             arguments.num_workers,
             arguments.max_memory,
             lambda phase, done, total: update(names[phase], done, total),
@@ -135,36 +155,51 @@ def encode(arguments: argparse.Namespace) -> None:
     engine = engine_of(arguments)
     if engine is not None and "-" in (arguments.input, arguments.output):
         raise UserError("--engine dask: needs files for --input and --output, and no -")
+    if arguments.input != "-":
+        check_is_plain(Path(arguments.input))
+    if Path(arguments.input).is_file():
+        for _ in _checked(arguments.input, tokenizer):
+            if DOCUMENT_END in tokenizer.special_tokens:
+                break  # only the beginning is to be checked
+    steady = SteadyRate()
     with PeakMemory() as memory:
         if "-" in (arguments.input, arguments.output):
-            tokens, size, seconds = _encode_stream(tokenizer, arguments.input, arguments.output)
+            tokens, size, seconds = _encode_stream(tokenizer, arguments.input, arguments.output, steady)
         else:
             with progress(encoding="bytes") as update:
+
+                def encoded(done: int, total: int) -> None:
+                    update("encoding", done, total)
+                    steady.update(done)
+
                 summary = tokenizer.encode_file(
                     arguments.input,
                     arguments.output,
                     arguments.num_workers,
-                    partial(update, "encoding"),
+                    encoded,
                     engine=engine,
                 )
             tokens, size, seconds = summary.tokens, summary.bytes, summary.seconds
     target = "standard output" if arguments.output == "-" else arguments.output
     print(
         f"{target}: {tokens:,} tokens ({tokenizer.dtype}) from {size / 1e6:,.1f} MB: "
-        f"{size / max(tokens, 1):.3f} bytes/token in {seconds:.2f} s, {rate_line(size, seconds)}; {memory}",
+        f"{size / max(tokens, 1):.3f} bytes/token in {seconds:.2f} s, {rate_line(size, seconds, steady.rate)}; {memory}",
         file=sys.stderr if arguments.output == "-" else sys.stdout,
     )
 
 
-def _encode_stream(tokenizer: Tokenizer, source: str, target: str) -> tuple[int, int, float]:
+def _encode_stream(
+    tokenizer: Tokenizer, source: str, target: str, steady: SteadyRate
+) -> tuple[int, int, float]:
     """(tokens, bytes, seconds); memory stays constant. Ids go to standard output as text, a line for each piece of text."""
     size = 0
     began = time.perf_counter()
 
     def counted() -> Iterator[bytes]:
         nonlocal size
-        for piece in _pieces(source):
+        for piece in _checked(source, tokenizer):
             size += len(piece)
+            steady.update(size)
             yield piece
 
     pieces = tokenizer.encode_arrays(counted())
@@ -183,6 +218,30 @@ def _encode_stream(tokenizer: Tokenizer, source: str, target: str) -> tuple[int,
             if not tokens:
                 raise UserError("standard input is empty; there is nothing to encode")
     return tokens, size, time.perf_counter() - began
+
+
+def _checked(source: str, tokenizer: Tokenizer) -> Iterator[bytes]:
+    """The pieces of a text or of standard input. Raises UserError where it is not text by its first bytes, or holds a
+    `DOCUMENT_END` that the tokenizer does not know: a model would learn to write its pieces and never end a text."""
+    name = "standard input" if source == "-" else source
+    mark = DOCUMENT_END.encode()
+    at, before = 0, b""
+    for piece in _pieces(source):
+        if not at:
+            check_is_text(name, piece[:HEAD])
+        if DOCUMENT_END not in tokenizer.special_tokens:
+            window = before + piece
+            found = window.find(mark)
+            if found >= 0:
+                known = ", ".join(tokenizer.special_tokens) or "none"
+                raise UserError(
+                    f"{name}: {DOCUMENT_END} at byte {at - len(before) + found} is no special token of the tokenizer "
+                    f"(it has {known}) and would be split into pieces; replace it by one of those, or add it with "
+                    f"--special-tokens '{DOCUMENT_END}'"
+                )
+            before = window[1 - len(mark) :]
+        at += len(piece)
+        yield piece
 
 
 def _pieces(source: str) -> Iterator[bytes]:

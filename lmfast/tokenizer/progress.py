@@ -32,7 +32,7 @@ def amount(n: float, unit: str) -> str:
 @contextmanager
 def _bar(units: dict[str, str]):
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description}"),
@@ -41,39 +41,78 @@ def _bar(units: dict[str, str]):
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    tasks: dict[str, tuple] = {}
+    tasks: dict[str, TaskID] = {}
+    clock = _PhaseClock()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
 
         def update(phase: str, done: int, total: int) -> None:
-            now = time.perf_counter()
             if phase not in tasks:
-                tasks[phase] = bar.add_task(phase, total=total, rate=""), now
-            task, began = tasks[phase]
-            rate = done / (now - began) if now > began else 0
-            bar.update(task, completed=done, total=total, rate=amount(rate, units[phase]) + "/s")
+                tasks[phase] = bar.add_task(phase, total=total, rate="")
+            rate = amount(done / clock.seconds(phase), units[phase]) + "/s"
+            bar.update(tasks[phase], completed=done, total=total, rate=rate)
 
         yield update
 
 
 @contextmanager
 def _lines(units: dict[str, str]):
-    began: dict[str, float] = {}
+    clock = _PhaseClock()
     last = time.perf_counter()
 
     def update(phase: str, done: int, total: int) -> None:
         nonlocal last
         now = time.perf_counter()
-        began.setdefault(phase, now)
+        seconds = clock.seconds(phase)
         if now - last >= LINE_SECONDS:
             last = now
-            rate = done / (now - began[phase]) if now > began[phase] else 0
             unit = units[phase]
-            text = (
-                f"{phase}: {100 * done / max(total, 1):.0f} %, {amount(done, unit)}, {amount(rate, unit)}/s"
-            )
+            rate = amount(done / seconds, unit)
+            text = f"{phase}: {100 * done / max(total, 1):.0f} %, {amount(done, unit)}, {rate}/s"
             print(text, file=sys.stderr, flush=True)
 
     yield update
+
+
+class _PhaseClock:
+    """Seconds since a phase began: the first when this was made, another when the one before it was last asked about. (From
+    its first update on, which may be its only one, no rate would follow.)"""
+
+    def __init__(self):
+        self._phase, self._began, self._asked = None, 0.0, time.perf_counter()
+
+    def seconds(self, phase: str) -> float:
+        if phase != self._phase:
+            self._phase, self._began = phase, self._asked
+        self._asked = time.perf_counter()
+        return max(self._asked - self._began, 1e-9)
+
+
+class SteadyRate:
+    """Amount per second without start-up: what follows the first update, which waits for compiled code and empty caches, and
+    half a second more. Extrapolating a whole run of a second tells of nothing but its start."""
+
+    START_UP, LEAST = 0.5, 1.0  # seconds
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter):
+        self._clock = clock
+        self._ready: float | None = None
+        self._first: tuple[float, int] | None = None
+        self._last = (0.0, 0)
+
+    def update(self, done: int) -> None:
+        now = self._clock()
+        if self._ready is None:
+            self._ready = now + self.START_UP
+        if self._first is None and now >= self._ready:
+            self._first = now, done
+        self._last = now, done
+
+    @property
+    def rate(self) -> float | None:
+        """None where less than `LEAST` seconds were measured."""
+        if self._first is None or self._last[0] - self._first[0] < self.LEAST:
+            return None
+        return (self._last[1] - self._first[1]) / (self._last[0] - self._first[0])
 
 
 class PeakMemory:

@@ -5,7 +5,10 @@ from lmfast.tokenizer.commands import duration, rate_line, shown
 
 
 def test_rates():
-    assert rate_line(100_000_000, 1.0) == "100.0 MB/s (the Pile's 825 GB would take 2 h 18 min)"
+    assert rate_line(100_000_000, 1.0) == "100.0 MB/s"
+    assert rate_line(100_000_000, 2.0, 1e8) == (
+        "50.0 MB/s (after start-up 100.0 MB/s, at which the Pile's 825 GB would take 2 h 18 min)"
+    )
     assert [duration(s) for s in (4.04, 90, 3600, 4000)] == ["4.0 s", "2 min", "1 h 0 min", "1 h 7 min"]
 
 

@@ -1,5 +1,6 @@
 """The command line from end to end: every option has an effect, every bad input is one line and exit code 2."""
 
+import gzip
 import json
 import os
 import pty
@@ -10,7 +11,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from lmfast.tokenizer.__main__ import build_parser, main, with_dashes
 from lmfast.tokenizer.bpe import Tokenizer
@@ -73,8 +77,8 @@ def test_train_tells_what_it_did(place, capsys, tmp_path):
 def test_encode_tells_what_it_did(place, capsys, tmp_path):
     out = run(capsys, f"encode --input {place}/text.txt --output {tmp_path}/x.npy --tokenizer {place}/tok")
     assert re.search(
-        r"x.npy: [\d,]+ tokens \(uint16\) from 0.0 MB: \d\.\d{3} bytes/token in [\d.]+ s, [\d.,]+ MB/s "
-        r"\(the Pile's 825 GB would take .*\); peak memory [\d,]+ MB",
+        r"x.npy: [\d,]+ tokens \(uint16\) from 0.0 MB: \d\.\d{3} bytes/token in [\d.]+ s, [\d.,]+ MB/s; "
+        r"peak memory [\d,]+ MB",
         out,
     )
 
@@ -113,6 +117,34 @@ def test_train_options(place, capsys, tmp_path):
         )
     )
     assert (arguments.num_workers, arguments.max_memory, arguments.vocab_size) == (5, 1_500_000_000, 300)
+
+
+def test_train_reads_what_prepare_reads(capsys, tmp_path):
+    """The same texts give the same vocabulary in every form; it used to be one of the compressed bytes."""
+    texts = [text + " and <|q|> more" for text in TEXT.split("\n<|endoftext|>\n")]
+    joined = "<|endoftext|>".join(texts).encode()
+    records = "".join(json.dumps({"body": text}) + "\n" for text in texts).encode()
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.txt").write_bytes(joined)
+    (folder / "b.txt.gz").write_bytes(gzip.compress(joined))
+    (folder / "c.jsonl").write_bytes(records)
+    (folder / "d.json.zst").write_bytes(zstandard.compress(records))
+    pq.write_table(pa.table({"body": texts}), folder / "e.parquet", row_group_size=50)
+    more = "--vocab-size 350 --text-field body --special-tokens <|endoftext|> <|q|>"
+    made = []
+    for path in [*sorted(folder.iterdir()), folder, f"{folder}/*.gz"]:
+        out = run(capsys, f"train --input {path} --output {tmp_path}/tok {more}")
+        assert f"{len(joined) * (5 if path == folder else 1) / 1e6:,.1f} MB" in out
+        made.append(Tokenizer.load(tmp_path / "tok").fingerprint())
+    assert len(made) == 7 and len(set(made)) == 1
+
+
+def test_a_separator_that_is_learnt_as_text_is_told(place, capsys, tmp_path):
+    main(
+        f"train --input {place}/text.txt --output {tmp_path}/tok --vocab-size 300 --special-tokens <x>".split()
+    )
+    assert "text.txt: <|endoftext|> is no --special-tokens, and is learnt as text" in capsys.readouterr().err
 
 
 def test_vocab_and_merges_instead_of_a_folder(place, capsys, tmp_path):
@@ -199,7 +231,7 @@ def test_compression_of_several_pairs(place, capsys, tmp_path):
         f"compression --input {place}/text.txt {tmp_path}/other.txt --tokenizer {place}/tok {tmp_path}/small"
     )
     out = run(capsys, f"{line} --n 5")
-    assert len(re.findall(r"\d\.\d{3} bytes/token .*MB/s \(the Pile's 825 GB would take", out)) == 4
+    assert len(re.findall(r"\d\.\d{3} bytes/token .*, one thread [\d.,]+ MB/s\n", out)) == 4
     assert "text.txt: 5 documents" in out and "other.txt: 3 documents" in out
     sizes = [
         re.findall(r"documents, ([\d,]+) bytes", run(capsys, f"{line} --n 20 --seed {seed}"))
@@ -226,7 +258,10 @@ def test_debug_log(place, tmp_path):
     ("line", "match"),
     [
         ("train --input {p}/no.txt --output {t}/tok --vocab-size 400", "no.txt: no such file"),
-        ("train --input {t}/empty.txt --output {t}/tok --vocab-size 400", "empty.txt: no text in it"),
+        (
+            "train --input {t}/empty.txt --output {t}/tok --vocab-size 400",
+            "empty.txt: is empty; leave it out",
+        ),
         ("train --input {p}/text.txt --output {t}/tok --vocab-size 200", "200 is too small.*at least 257"),
         (
             "train --input {p}/text.txt --output {t}/tok --vocab-size many",
@@ -266,7 +301,38 @@ def test_debug_log(place, tmp_path):
         ),
         ("decode --input {p}/text.txt --tokenizer {p}/tok", "is no digit"),
         ("decode --input {p}/ids.npy --output {p}/ids.npy --tokenizer {p}/tok", "ids.npy: is the input"),
-        ("encode --input {p}/ids.npy --output {p}/ids.npy --tokenizer {p}/tok", "ids.npy: is the input"),
+        ("encode --input {t}/link --output {t}/text.npy --tokenizer {p}/tok", "text.npy: is the input"),
+        (
+            "encode --input {p}/ids.npy --output {t}/x.npy --tokenizer {p}/tok",
+            "ids.npy: .npy files hold no text",
+        ),
+        (
+            "encode --input {t}/a.jsonl --output - --tokenizer {p}/tok",
+            "a.jsonl: is JSON lines by its name, .*`data prepare` read",
+        ),
+        (
+            "encode --input {t}/a.txt.gz --output {t}/x.npy --tokenizer {p}/tok",
+            r"compressed \(.gz\) by its name",
+        ),
+        (
+            "encode --input {t}/packed --output {t}/x.npy --tokenizer {p}/tok",
+            "packed: is not UTF-8 text but gzip",
+        ),
+        ("train --input {t}/packed --output {t}/tok --vocab-size 300", "packed: is not UTF-8 text but gzip"),
+        ("train --input {t}/a.zip --output {t}/tok --vocab-size 300", "a.zip: .zip files hold no text"),
+        ("train --input {t}/a.jsonl --output {t}/tok --vocab-size 300 --text-field body", "no field 'body'"),
+        (
+            "train --input {t}/a.jsonl --output {t}/tok --vocab-size 300 --engine dask",
+            "a.jsonl: is JSON lines by its name, not plain text",
+        ),
+        (
+            "encode --input {p}/text.txt --output {t}/x.npy --tokenizer {t}/other",
+            r"text.txt: <\|endoftext\|> at byte \d+ is no special token of the tokenizer \(it has <\|end_of_text\|>\)",
+        ),
+        (
+            "encode --input {p}/text.txt --output - --tokenizer {t}/other",
+            r"add it with --special-tokens '<\|endoftext",
+        ),
         ("inspect --input {p}/text.txt --tokenizer {p}/tok --document 5000", "has 301 documents"),
         ("inspect --input {p}/ids.npy --tokenizer {p}/tok --document 5000", "has 301 documents"),
         ("inspect --input {p}/text.txt --tokenizer {p}/tok --document -1", "counted from 0"),
@@ -283,6 +349,13 @@ def test_bad_input_is_one_line(place, capsys, tmp_path, line, match):
     tokens = np.zeros(1000, np.uint16)
     tokens[812] = 50300
     np.save(tmp_path / "large.npy", tokens)
+    (tmp_path / "a.jsonl").write_text('{"text": "a b c"}\n')
+    for name in ("packed", "a.txt.gz", "a.zip"):
+        (tmp_path / name).write_bytes(gzip.compress(b"text"))
+    (tmp_path / "text.npy").write_text("some text")
+    (tmp_path / "link").symlink_to("text.npy")
+    if "other" in line:
+        Tokenizer({i: bytes([i]) for i in range(256)}, [], ["<|end_of_text|>"]).save(tmp_path / "other")
     before = sorted(tmp_path.rglob("*"))
     told = refused(capsys, line.format(p=place, t=tmp_path))
     assert re.search(match, told), told

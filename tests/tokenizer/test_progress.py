@@ -6,7 +6,7 @@ import time
 import numpy as np
 
 from lmfast.tokenizer import progress as module
-from lmfast.tokenizer.progress import PeakMemory, amount, memory_in_use, progress
+from lmfast.tokenizer.progress import PeakMemory, SteadyRate, amount, memory_in_use, progress
 
 
 def test_plain_lines(capsys, monkeypatch):
@@ -19,6 +19,30 @@ def test_plain_lines(capsys, monkeypatch):
     lines = told.err.splitlines()
     assert lines[0].startswith("counting: 50 %, 0.5 MB, ") and lines[0].endswith("MB/s")
     assert lines[1].startswith("merging: 75 %, 3 merges, ") and lines[1].endswith("merges/s")
+
+
+def test_a_phase_with_one_update_has_a_rate(capsys, monkeypatch):
+    """The rate was measured from the first update on, so that one alone had 0.0 MB/s."""
+    monkeypatch.setattr(module, "LINE_SECONDS", 0.0)
+    now = iter([10.0, 10.0, 12.0, 12.0, 13.0, 13.0])
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(now))
+    with progress(counting="bytes", merging="merges") as update:
+        update("counting", 4_000_000, 4_000_000)
+        update("merging", 3, 3)
+    assert capsys.readouterr().err.splitlines() == [
+        "counting: 100 %, 4.0 MB, 2.0 MB/s",
+        "merging: 100 %, 3 merges, 3 merges/s",
+    ]
+
+
+def test_a_steady_rate_leaves_start_up_out():
+    times = iter([5.0, 5.4, 5.5, 6.4, 6.5])
+    rate = SteadyRate(lambda: next(times))
+    for done in (10, 20, 30, 120):
+        rate.update(done)
+        assert rate.rate is None
+    rate.update(130)
+    assert rate.rate == 100.0
 
 
 def test_lines_are_few(capsys):
