@@ -28,7 +28,8 @@ def read(paths: Sequence[Path]) -> Report:
             raise SystemExit(
                 f"{path}: measured on {here['device']}, other files on {report.machine['device']}"
             )
-        report.machine = report.machine | here
+        commits = [*report.machine.get("commits", []), here["commit"]]
+        report.machine = report.machine | here | {"commits": list(dict.fromkeys(commits))}
         report.ceilings |= found.get("ceilings", {})
         for operator, results in found["operators"].items():
             kept = report.operators.setdefault(operator, {"checks": [], "timings": [], "done": True})
@@ -79,7 +80,11 @@ def main() -> int:
     described = {
         key: host[key] for key in ("host", "system", "cpu", "cores", "gpu", "versions", "commit", "dirty")
     }
-    described |= {"commit": report.machine["commit"], "dirty": False, "ceilings_measured": report.ceilings}
+    described |= {
+        "commit": ", ".join(report.machine["commits"]),
+        "dirty": False,
+        "ceilings_measured": report.ceilings,
+    }
     found = list(rows(report))
     save(output, described | {"converted": datetime.now(UTC).isoformat(timespec="seconds")}, found, 0.0)
     print("\n".join(map(line, found)))

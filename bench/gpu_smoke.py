@@ -139,7 +139,7 @@ CHECKS: dict[str, Callable[[Machine], None]] = {
         for name in gpu_training.VARIANTS
         if name != "double"
     },
-    "peer": lambda machine: machine.must_be_right(gpu_training.beside_llama(machine.job())),
+    "peer": lambda machine: machine.must_be_right(*gpu_training.beside_llama(machine.job())),
     "decoding-graph": lambda machine: decoding(["one", "second-call", "sixteen"], machine),
     "decoding-compiled": lambda machine: decoding(["one-compiled", "sixteen-compiled"], machine),
     "decoding-peer": lambda machine: decoding(["one-peer"], machine),

@@ -76,7 +76,7 @@ def gpu_lines(runs: Sequence[Mapping]) -> list[str]:
     found: dict[str, dict[str, tuple[Mapping, Mapping]]] = {}
     for run in sorted(runs, key=lambda run: run.get("datetime") or ""):
         for row in run.get("rows", []):
-            if row["must"] is not None:
+            if row["must"] is not None or row["aim"] is not None:
                 found.setdefault(saved.machine_of(run)["gpu"], {})[row["name"]] = (row, run)
     lines = []
     for device, rows in found.items():
@@ -84,8 +84,9 @@ def gpu_lines(runs: Sequence[Mapping]) -> list[str]:
         lines += ["| | measured | target | from |", "|---|---|---|---|"]
         for row, run in rows.values():
             limit = "at most" if row["at_most"] else "at least"
-            must = f"{row['must']:,.0f}" if row["must"] >= 100 else f"{row['must']:.3g}"
-            told = f"{limit} {must}" + ("" if row["verdict"] in ("must", "aim") else f", {row['verdict']}")
+            wanted, kind = (row["aim"], "aim: ") if row["must"] is None else (row["must"], "")
+            told = f"{kind}{limit} " + (f"{wanted:,.0f}" if wanted >= 100 else f"{wanted:.3g}")
+            told += "" if row["verdict"] in ("must", "aim", "-") else f", {row['verdict']}"
             commit = saved.machine_of(run)["commit"]
             lines.append(
                 f"| {row['name']} | {row['shown']} | {told} | [{commit}](bench/results/{run['source']}.json) |"

@@ -4,7 +4,8 @@ In: weight (N, K), its rows dense. `decode_linear`: x (..., K). `decode_norm_lin
 like x or None; out (y, s): y = rms_norm(s) Wᵀ of s = x + residual. `decode_swiglu_linear`: x (..., 2K), the gate first. Out:
 y (..., N). One dtype of x, residual and weight (float32, float16, bfloat16). Sums in float32; f's results are rounded
 exactly where `rms_norm` and `swiglu` round theirs, so only the order of sums differs from those operators. No gradient.
-More than MAX_ROWS rows, mixed dtypes, wanted gradients and devices without Triton get those operators and cuBLAS.
+More than MAX_ROWS rows (MAX_PLAIN_ROWS where f is nothing), mixed dtypes, wanted gradients and devices without Triton get
+those operators and cuBLAS.
 
 A program multiplies a few rows of the weight over all of K: a fixed order of sums and no atomics. It asks for its tile of
 the weight first (for K up to 4,096 all of it, by 16-byte loads), and computes f from the L2 cache while that travels; one
@@ -13,9 +14,10 @@ multiprocessor, 30 KB for K of 2,560) is under way at once.
 
 On paper, 124M, bf16, batch 1, an H100 at 3 TB/s: qkv 3.5 MB 1.2 µs, out 1.2 MB 0.4 µs, up 7.9 MB 2.6 µs, down 3.9 MB 1.3 µs,
 each plus 1 to 1.5 µs of latency: about 10 µs a layer. cuBLAS measured 4.6 µs for each (18.4 a layer), RMSNorm and SwiGLU 4.6
-a layer, and a node of a CUDA graph costs 1 µs: three fewer a layer. Expected for the step: 431 to about 270 µs, not
-measured. f costs each program K · (2 + 2) bytes a row and 4 K for the norm's weight, against 2 K for each row of the
-weight: beyond four rows it would ask more of L2 than the weight asks of memory, hence MAX_ROWS.
+a layer, and a node of a CUDA graph costs 1 µs: three fewer a layer. Expected for the step: 431 to about 270 µs; measured
+330 (docs/LOG.md, 2026-11-27), for these products take 3.9 µs. f costs each program K · (2 + 2) bytes a row and 4 K for the
+norm's weight, against 2 K for each row of the weight: beyond four rows it would ask more of L2 than the weight asks of
+memory, hence MAX_ROWS.
 """
 
 import torch
@@ -38,7 +40,10 @@ from kernels.rms_norm import MAX_WIDTH, rms_norm
 from kernels.swiglu import swiglu
 from kernels.tuning import tuned
 
-MAX_ROWS = 4
+MAX_ROWS, MAX_PLAIN_ROWS = (
+    4,
+    2,
+)  # cuBLAS multiplies four rows in 4.5 µs, these kernels in 5.1, with a norm in 5.8
 # For a sweep on a device, by `kernels.tuning.use_config("decode_linear", **candidate)`. BLOCK_N: weight rows of a program.
 CANDIDATES = (
     {"BLOCK_N": 4},
@@ -152,13 +157,13 @@ def _(x, weight, norm_weight, residual, eps, swiglu):
     return x.new_empty((*x.shape[:-1], weight.shape[0])), x.new_empty(x.shape if residual is not None else 0)
 
 
-def _fits(weight: torch.Tensor, *inputs: torch.Tensor) -> bool:
-    """Whether the kernel serves these inputs (..., any width), the first of which is x."""
+def _fits(weight: torch.Tensor, *inputs: torch.Tensor, most: int = MAX_ROWS) -> bool:
+    """Whether the kernel serves these inputs (..., any width) of `most` rows, the first of which is x."""
     x = inputs[0]
     if not use_triton("decode_linear", x):
         return False
     rows = x.numel() // max(1, x.shape[-1])
-    if not (1 <= rows <= MAX_ROWS and weight.numel()) or weight.shape[1] > MAX_WIDTH:
+    if not (1 <= rows <= most and weight.numel()) or weight.shape[1] > MAX_WIDTH:
         return False
     if torch.is_grad_enabled() and any(t.requires_grad for t in (weight, *inputs)):
         return False
@@ -176,7 +181,9 @@ def _validate(name: str, x: torch.Tensor, weight: torch.Tensor, times: int = 1) 
 def decode_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """x Wᵀ. Raises ValueError on shapes that do not fit."""
     _validate("decode_linear", x, weight)
-    return _product(x, weight, None, None, 0.0, False)[0] if _fits(weight, x) else linear(x, weight)
+    if _fits(weight, x, most=MAX_PLAIN_ROWS):
+        return _product(x, weight, None, None, 0.0, False)[0]
+    return linear(x, weight)
 
 
 def decode_norm_linear(
