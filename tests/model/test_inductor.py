@@ -46,11 +46,11 @@ def test_a_cuda_toolkit_without_a_device_is_no_warning(tmp_path, monkeypatch, ca
         "import logging\nlogging.getLogger(__name__).warning(\"No CUDA runtime is found, using CUDA_HOME='x'\")\n"
     )
     monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setattr(torch.utils, "__path__", [str(tmp_path)])
+    monkeypatch.setattr(torch.utils, "__path__", [str(tmp_path), *torch.utils.__path__])
     monkeypatch.setattr(torch._dynamo, "lookup_backend", lambda _: lambda *_: importlib.import_module(name))
     logger = logging.getLogger(name)  # torch's loggers pass nothing on to pytest's
     logger.addHandler(caplog.handler)
     inductor(None, [])
     logger.removeHandler(caplog.handler)
     assert name in sys.modules and "CUDA_HOME" not in caplog.text
-    monkeypatch.delitem(sys.modules, name)
+    sys.modules.pop(name)
