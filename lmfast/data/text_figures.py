@@ -15,11 +15,17 @@ a training text come from counted pretokens, so a gigabyte costs seconds, not mi
 import functools
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from lmfast.tokenizer.counting import Documents
+
 PIECE = 1 << 23
 """ids decoded together when a token file's words are collected"""
+COUNTED_BYTES = 4 << 20
+"""of their text counted together by one worker"""
 
 
 def text_figures(texts: Sequence[str], known: Collection[str] | None = None) -> dict[str, float]:
@@ -86,11 +92,26 @@ def words_of_tokens(
             starts = np.flatnonzero(first[tokens[max(at + 1, upto - 1000) : upto]])
             if len(starts):
                 upto = max(at + 1, upto - 1000) + int(starts[-1])
-        text = np.frombuffer(tokenizer.decode_bytes(np.asarray(tokens[at:upto])), np.uint8)
-        if len(text):
-            found |= _words_counted([text], list(tokenizer.special_tokens), num_workers)
+        text = tokenizer.decode_bytes(np.asarray(tokens[at:upto]))
+        if text:
+            found |= _words_counted(
+                [_in_pieces(text, tokenizer)], list(tokenizer.special_tokens), num_workers
+            )
         at = upto
     return found
+
+
+def _in_pieces(text: bytes, tokenizer) -> "Documents":
+    """A text in pieces that can be counted alone, by several workers."""
+    from lmfast.tokenizer.counting import Documents
+    from lmfast.tokenizer.patterns import get_pattern
+    from lmfast.tokenizer.streaming import safe_pieces
+
+    specials = [special.encode() for special in tokenizer.special_tokens]
+    parts = (text[i : i + COUNTED_BYTES] for i in range(0, len(text), COUNTED_BYTES))
+    return Documents(
+        lambda: ((piece, 0) for piece in safe_pieces(parts, specials, get_pattern("gpt2"))), len(text)
+    )
 
 
 def _words_counted(texts: Sequence, special_tokens: Sequence[str], num_workers: int | None) -> set[str]:
