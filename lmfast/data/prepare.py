@@ -109,14 +109,20 @@ def prepare_files(
     with gone_if_empty(output), kept_until_done(folder):
         results = _run(jobs, tokenizer, folder, where, progress)
         files = {part: [job.file(part) for job in jobs] for part in PARTS}
-        if settings.val_tokens is not None:
-            files, results = hold_out_first(jobs, results, settings.val_tokens, tokenizer)
-        counts = _counts(jobs, results) | {
+        try:
+            if settings.val_tokens is not None:
+                files, results = hold_out_first(jobs, results, settings.val_tokens, tokenizer)
+            counts = _counts(jobs, results)
+            _check_parts(counts, settings, bool(val_inputs))
+        except UserError:  # a request that no rerun can answer: what was made for it goes
+            for stamp in folder.glob("*.json"):
+                stamp.unlink()
+            raise
+        counts |= {
             "request_sha256": request,
             "tokenizer": _home(tokenizer),
             "tokenizer_sha256": tokenizer.fingerprint(),
         }
-        _check_parts(counts, settings, bool(val_inputs), folder)
         _assemble(output, files, tokenizer, counts)
     return counts
 
@@ -220,8 +226,8 @@ def _counts(jobs: list[EncodeJob], results: dict[str, dict]) -> dict:
     return {"parts": parts, "sources": sources, "blank_documents": blank}
 
 
-def _check_parts(counts: dict, settings: Settings, own_validation: bool, folder: Path) -> None:
-    """Refuses parts that came out empty; what was made for them is of no use."""
+def _check_parts(counts: dict, settings: Settings, own_validation: bool) -> None:
+    """Refuses parts that came out empty."""
     found = {part: counts["parts"][part]["documents"] for part in PARTS}
     total = sum(found.values())
     if total == 0:
@@ -240,8 +246,6 @@ def _check_parts(counts: dict, settings: Settings, own_validation: bool, folder:
         )
     else:
         return
-    for stamp in folder.glob("*.json"):
-        stamp.unlink()
     raise UserError(problem)
 
 

@@ -241,6 +241,11 @@ def test_documents_of_a_separator(tokenizer, tmp_path):
         (b"a<|endoftext|>b", Settings(), r"none of 2 documents fell to validation"),
         (b" \n<|endoftext|>\n", Settings(), r"the sources hold nothing but blanks"),
         (b"a", Settings(val_fraction=1.5), r"--val-fraction 1.5: is a share"),
+        (
+            b"a<|endoftext|>b",
+            Settings(val_tokens=4),
+            r"--val-tokens: the sources hold 4 tokens, so none would be left",
+        ),
     ],
 )
 def test_parts_that_would_be_empty_are_refused_and_nothing_is_left(
