@@ -5,11 +5,12 @@ sweeps launch parameters: bench/gpu_smoke.py, bench/gpu_tiles.py; `--smoke CHECK
 measurements, most important first, each step with a time limit of its own:
 
     correctness    operators at real sizes and the whole model, while caches are filled       bench/gpu_correctness.py
-    training       the compiled 124M step with our attention and cuDNN's: MFU, memory         bench/gpu_training.py
+    training       the compiled 124M step with cuDNN's attention and ours, beside Hugging
+                   Face's, in FP8: MFU, memory                                        bench/gpu_training.py
     kernels        each kernel against its peers                                              kernels/check.py --what speed
     run            a short tinystories_17m run, extrapolated                                  bench/gpu_run.py
     decoding       124M, one sequence and 16                                                  bench/gpu_decoding.py
-    options        the step beside Hugging Face's, in FP8, with windows, other choices        bench/gpu_training.py
+    options        two layers of it: windows, other choices                           bench/gpu_training.py
 
 A step that fails or exceeds its limit is reported and does not stop the next; steps for which no time is left are
 reported too. On request only: `scaling`, the tokenizer with 1 to 16 workers (bench/tokenizer_scaling.py); `tiles`, the
