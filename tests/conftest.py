@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import signal
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,13 @@ import pytest
 
 # Models in tests are tiny: a second thread costs more than it brings, and much more where test processes share cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Started in the background (nohup, &) this process and its children would ignore Ctrl-C, which many tests send.
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    and threading.current_thread() is threading.main_thread()
+):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_xdist_auto_num_workers(config) -> int:

@@ -21,14 +21,6 @@ except BaseException:
 """
 
 
-@pytest.fixture(autouse=True)
-def a_terminals_handler():
-    """A process started in the background finds SIGINT ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def test_an_interrupted_import_is_finished_first(tmp_path, monkeypatch, capfd):
     (tmp_path / "greedy_module.py").write_text(GREEDY)
     monkeypatch.syspath_prepend(tmp_path)
@@ -53,6 +45,9 @@ def test_outside_of_imports_nothing_waits():
 
 
 def test_an_ignored_interrupt_stays_ignored():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with after_imports():
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with after_imports():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

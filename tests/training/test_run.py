@@ -54,8 +54,6 @@ def test_flops_are_those_of_the_rows_and_not_of_the_longest_context():
 
 
 def test_a_second_ctrl_c_interrupts_at_once(capfd):
-    # A process started in the background finds SIGINT ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt), _StopSignals() as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop.seen
