@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from lmfast.counted import counted
 from lmfast.errors import UserError, exit_on_user_error
 from lmfast.model import compile_cache
 from lmfast.settings import DataSettings, OptimizerSettings, TrainSettings, parse, precision_of
@@ -126,7 +127,8 @@ def _task(settings: DPOSettings, folder: Path | None, resuming: bool, run: Path,
     shape = Rows(length=pairs.shape[-1] - 1, per_sequence=2)
     settings = resolve(steps_for_epochs(settings, len(pairs)), number_of_ids(run, tokenizer), shape.tokens)
     ranks.remark(
-        f"{settings.data.train_data_path}: {len(pairs):,} pairs of up to {pairs.shape[-1]} tokens; {len(held):,} held out"
+        f"{settings.data.train_data_path}: {counted(len(pairs), 'pair')} of up to {pairs.shape[-1]} tokens; "
+        f"{len(held):,} held out"
     )
     loss = settings.preference
     objective = DPO(loss.beta, loss.loss_type, loss.label_smoothing, loss.length_normalised, device)

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from lmfast.counted import counted
 from lmfast.errors import UserError, exit_on_user_error
 from lmfast.settings import DataSettings, parse, precision_of, replace_flat
 from lmfast.streams import standard_output
@@ -195,7 +196,7 @@ def _texts(
     shown = [f"{names[name]} {figures[name]:.3f}" for name in names if name in figures]
     if "known_words" in figures:
         shown.append(f"{figures['known_words']:.1%} of the words occur in {source}")
-    print(f"{settings.samples} texts of {sum(map(len, new)):,} tokens: {', '.join(shown)}")
+    print(f"{counted(settings.samples, 'text')} of {sum(map(len, new)):,} tokens: {', '.join(shown)}")
     return figures
 
 

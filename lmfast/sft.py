@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from lmfast.counted import counted
 from lmfast.errors import exit_on_user_error
 from lmfast.model import compile_cache
 from lmfast.settings import DataSettings, OptimizerSettings, TrainSettings, parse, precision_of
@@ -111,7 +112,8 @@ def _task(settings: SFTSettings, run: Path, tokenizer, tokenizer_path: Path, rem
     loss_tokens = sum(int(document.loss.sum()) for document in training)
     fill = sum(len(document.ids) for document in training) / rows.size
     remark(
-        f"{settings.data.train_data_path}: {len(training):,} conversations in {len(rows):,} rows of {length} tokens "
+        f"{settings.data.train_data_path}: {counted(len(training), 'conversation')} in "
+        f"{counted(len(rows), 'row')} of {length} tokens "
         f"({fill:.0%} filled, {loss_tokens:,} tokens with loss); {len(held):,} held out"
     )
     held_rows = pack(held, length, pad, settings.data.packing) if held else None

@@ -23,7 +23,14 @@ ALLOWED = {
     "lmfast.inference": {"lmfast.model", "lmfast.data", "lmfast.tokenizer"},
     "lmfast.training": {"lmfast.model", "lmfast.data", "lmfast.tokenizer", "kernels"},
 }
-EVERYWHERE = {"lmfast.errors", "lmfast.files", "lmfast.interrupts", "lmfast.streams", "lmfast.suggestions"}
+EVERYWHERE = {
+    "lmfast.counted",
+    "lmfast.errors",
+    "lmfast.files",
+    "lmfast.interrupts",
+    "lmfast.streams",
+    "lmfast.suggestions",
+}
 SETTINGS = {"lmfast.settings": {"lmfast.model"}}
 # The public API's model.generate hands over to the decoder; imported inside the method.
 EXCEPTIONS = {

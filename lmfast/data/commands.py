@@ -8,6 +8,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
+from lmfast.counted import counted
 from lmfast.data import corpora
 from lmfast.data.prepare import COUNTS, Settings, Where, prepare_files
 from lmfast.data.sources import SHARD_BYTES
@@ -90,11 +91,11 @@ def prepare(arguments: argparse.Namespace) -> None:
     for part, found in counts["parts"].items():
         if found["documents"]:
             print(
-                f"{output / part}.npy: {found['tokens']:,} tokens ({tokenizer.dtype}), {found['documents']:,} documents, "
-                f"{found['bytes'] / found['tokens']:.3f} bytes/token"
+                f"{output / part}.npy: {found['tokens']:,} tokens ({tokenizer.dtype}), "
+                f"{counted(found['documents'], 'document')}, {found['bytes'] / found['tokens']:.3f} bytes/token"
             )
     if counts["blank_documents"]:
-        print(f"left out: {counts['blank_documents']:,} documents of blanks only")
+        print(f"left out: {counted(counts['blank_documents'], 'document')} of blanks only")
     print(f"{output / COUNTS}: documents, tokens and bytes by part and source")
     if arguments.create_stats:
         parts = [output / f"{part}.npy" for part, found in counts["parts"].items() if found["documents"]]

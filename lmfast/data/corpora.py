@@ -23,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lmfast.counted import counted
 from lmfast.data import hub
 from lmfast.data.corpus_forms import LEFT_OUT, MAKERS, suffix_of
 from lmfast.data.finding import matching
@@ -178,7 +179,9 @@ def download(
             records = MAKERS[corpus.form](key, paths, folder, source is None)
             left_out = records.pop(LEFT_OUT, 0)
             if left_out:
-                report(f"{key}: {left_out:,} records without an answer, or with two equal ones, are left out")
+                report(
+                    f"{key}: left out: {counted(left_out, 'record')} without an answer, or with two equal ones"
+                )
             made = {part: folder / f"{part}{suffix_of(corpus.form)}" for part in records}
             told["parts"][key] = {
                 "files": [asdict(file) for file in files],

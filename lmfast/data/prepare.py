@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmfast.counted import counted
 from lmfast.data.encode_shards import MARK, PARTS, EncodeJob, encode_shard
 from lmfast.data.finding import find_sources
 from lmfast.data.first_tokens import NOTHING, hold_out_first
@@ -237,10 +238,10 @@ def _check_parts(counts: dict, settings: Settings, own_validation: bool) -> None
             f"nothing but blanks for {'validation' if found['train'] else 'training'}; name other sources"
         )
     elif settings.val_fraction and not own_validation and not all(found.values()):
-        few = "one document" if total == 1 else f"{total:,} documents"
         missing = "validation" if found["train"] else "training"
         problem = (
-            f"none of {few} fell to {missing} with --val-fraction {settings.val_fraction}; give another share (or 0), "
+            f"none of {counted(total, 'document')} fell to {missing} with --val-fraction "
+            f"{settings.val_fraction}; give another share (or 0), "
             "sources of its own with --val-input, or --separator '\\n\\n' where documents end otherwise than at "
             f"{DOCUMENT_END}"
         )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lmfast.counted import counted
 from lmfast.data.sources import DOCUMENT_END
 from lmfast.errors import UserError
 from lmfast.files import written_beside
@@ -106,7 +107,8 @@ def stats_text(stats: Sequence[Stats]) -> str:
 def _lines(stats: Stats) -> list[str]:
     number, tokens, size = stats.longest
     lines = [
-        f"{stats.name}: {stats.documents:,} documents, {stats.bytes:,} bytes, {stats.tokens:,} tokens, "
+        f"{stats.name}: {counted(stats.documents, 'document')}, {counted(stats.bytes, 'byte')}, "
+        f"{counted(stats.tokens, 'token')}, "
         f"{stats.bytes_per_token:.3f} bytes/token",
         f"  longest document: number {number:,}, {tokens:,} tokens, {size:,} bytes",
         "  tokens a document: "
@@ -159,7 +161,7 @@ def draw(path: Path, stats: Sequence[Stats]) -> None:
         axes.stairs(100 * counts / each.documents, edges, color=colour, lw=1.6, fill=False)
         axes.stairs(100 * counts / each.documents, edges, color=colour, alpha=0.15, fill=True)
         median = each.quantiles["0.5"]
-        label = f"{Path(each.name).name}: {each.documents:,} documents, median {median:,} tokens (dotted)"
+        label = f"{Path(each.name).name}: {counted(each.documents, 'document')}, median {counted(median, 'token')} (dotted)"
         axes.axvline(median, color=colour, ls=":", lw=1.4, label=label)
     axes.set(xscale="log", xlabel="tokens a document", ylabel="documents, %", title="Lengths of documents")
     axes.set_xlim(left=max(1, min(int(each.lengths.min()) for each in stats) / 1.5))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lmfast.counted import counted
 from lmfast.data.finding import find_sources
 from lmfast.data.token_file import TokenWriter, open_tokens
 from lmfast.data.training_texts import training_texts
@@ -125,13 +126,13 @@ def train(arguments: argparse.Namespace) -> None:
     told = tokenizer.training
     speed = told.total_bytes / max(told.counting_seconds, 1e-9) / 1e6
     print(
-        f"{output}: {tokenizer.vocab_size:,} tokens ({len(tokenizer.merges):,} merges, "
+        f"{output}: {tokenizer.vocab_size:,} tokens ({counted(len(tokenizer.merges), 'merge')}, "
         f"{len(tokenizer.special_tokens)} special) from {told.total_bytes / 1e6:,.1f} MB"
     )
     print(
         f"counting {told.counting_seconds:.2f} s ({speed:,.1f} MB/s), merging {told.merging_seconds:.2f} s, "
-        f"saving {saving:.2f} s; {memory}; {told.distinct_pretokens:,} distinct pretokens; "
-        f"longest token {shown(told.longest_token)} ({len(told.longest_token)} bytes)"
+        f"saving {saving:.2f} s; {memory}; {counted(told.distinct_pretokens, 'distinct pretoken')}; "
+        f"longest token {shown(told.longest_token)} ({counted(len(told.longest_token), 'byte')})"
     )
 
 

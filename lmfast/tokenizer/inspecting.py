@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lmfast.counted import counted
 from lmfast.data.finding import find_sources
 from lmfast.data.sources import documents, plan_shards
 from lmfast.data.token_file import TokenFile
@@ -81,12 +82,14 @@ def write_page(tokenizer: Tokenizer, arguments: argparse.Namespace, found: list[
     check_writable(path)
     about = (
         f"{arguments.tokenizer or arguments.vocab}: {tokenizer.vocab_size:,} ids, pattern {tokenizer.pattern.name}. "
-        f"{len(found)} {'document' if len(found) == 1 else 'documents'} from number {arguments.document} on."
+        f"{counted(len(found), 'document')} from number {arguments.document} on."
     )
     page = html_page(tokenizer, str(arguments.input), about, found, arguments.limit)
     with written_beside(path) as beside:
         beside.write_text(page, encoding="utf-8", errors="backslashreplace")
-    print(f"{path}: {len(found)} documents, {sum(len(document.ids) for document in found):,} tokens")
+    print(
+        f"{path}: {counted(len(found), 'document')}, {counted(sum(len(document.ids) for document in found), 'token')}"
+    )
 
 
 def is_token_file(name: str) -> bool:
@@ -109,7 +112,9 @@ def read(tokenizer: Tokenizer, arguments: argparse.Namespace, kind: str | None) 
 
 
 def _no_such_document(name: str, count: int, number: int) -> UserError:
-    return UserError(f"{name}: has {count} documents, so there is no --document {number} (the first is 0)")
+    return UserError(
+        f"{name}: has {counted(count, 'document')}, so there is no --document {number} (the first is 0)"
+    )
 
 
 def _of_text(tokenizer: Tokenizer, name: str, first: int, many: int) -> Iterator[Shown]:
@@ -206,7 +211,8 @@ def vocabulary_lines(tokenizer: Tokenizer, longest: int) -> list[str]:
     ordinary = {i: token for i, token in tokenizer.vocab.items() if i not in special}
     lengths = [len(token) for token in ordinary.values()]
     lines = [
-        f"{tokenizer.vocab_size:,} ids: {len(ordinary):,} ordinary tokens, {len(tokenizer.merges):,} merges, pattern "
+        f"{tokenizer.vocab_size:,} ids: {counted(len(ordinary), 'ordinary token')}, "
+        f"{counted(len(tokenizer.merges), 'merge')}, pattern "
         f"{tokenizer.pattern.name}, {tokenizer.dtype} token files",
         "special tokens: "
         + (", ".join(f"{text!r} {i}" for text, i in tokenizer.special_tokens.items()) or "none"),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lmfast.counted import counted
 from lmfast.data.chat import (
     BOS,
     END,
@@ -75,7 +76,7 @@ def read_records(
     records = _records(name, kind, skip_bad)
     if first >= len(records):
         raise UserError(
-            f"{name}: has {len(records)} records, so there is no --document {first} (the first is 0)"
+            f"{name}: has {counted(len(records), 'record')}, so there is no --document {first} (the first is 0)"
         )
     for number, record in enumerate(records[first : first + many], first):
         versions = versions_of(record, tokenizer)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lmfast.counted import counted
 from lmfast.data.finding import files_under, find_sources
 from lmfast.data.sources import documents, plan_shards
 from lmfast.data.token_file import open_tokens
@@ -74,7 +75,7 @@ def _sum_line(files: list[tuple[int, int | None]]) -> str:
     tokens = sum(length for length, _ in files)
     sizes = [size for _, size in files if size is not None]
     more = f", {sum(sizes) / tokens:.3f} bytes/token" if len(sizes) == len(files) else ""
-    return f"{tokens:,} tokens in {len(files)} {'file' if len(files) == 1 else 'files'}{more}"
+    return f"{counted(tokens, 'token')} in {counted(len(files), 'file')}{more}"
 
 
 def compression(arguments: argparse.Namespace) -> None:
@@ -87,7 +88,7 @@ def compression(arguments: argparse.Namespace) -> None:
     for name in arguments.input:
         sample, timed = sample_of(name, arguments.n, arguments.seed, arguments.text_field)
         size = sum(map(len, sample))
-        print(f"{name}: {len(sample)} documents, {size:,} bytes")
+        print(f"{name}: {counted(len(sample), 'document')}, {counted(size, 'byte')}")
         figures.append([])
         for path, tokenizer in tokenizers:
             tokens = sum(len(tokenizer.encode_array(document)) for document in sample)

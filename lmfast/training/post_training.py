@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from lmfast.counted import counted
 from lmfast.data.chat import (
     Rendered,
     add_chat_tokens,
@@ -124,7 +125,8 @@ def cut(
         )
     if gone or short:
         remark(
-            f"{what}: longer than {length - 1} tokens: {short} answers cut short, {gone} records left out (no answer)"
+            f"{what}: longer than {length - 1} tokens: {counted(short, 'answer')} cut short, "
+            f"{counted(gone, 'record')} left out (no answer)"
         )
     return kept
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from lmfast.counted import counted
 from lmfast.data.chat import BOS, render_answer
 from lmfast.data.chat_records import Preference
 from lmfast.data.packing import TOKEN, pack_row
@@ -55,6 +56,6 @@ def _cut_pairs(
     kept = [(a, b) for a, b in whole if not np.array_equal(a.ids, b.ids)]
     if len(kept) < len(whole):
         remark(
-            f"{what}: {len(whole) - len(kept)} pairs left out, their answers are equal as far as the context goes"
+            f"{what}: {counted(len(whole) - len(kept), 'pair')} left out, answers equal as far as the context goes"
         )
     return kept

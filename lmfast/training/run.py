@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from lmfast.counted import counted
 from lmfast.errors import UserError
 from lmfast.files import written_beside
 from lmfast.model.accounting import (
@@ -340,7 +341,7 @@ def _introduce(sinks, folder, settings, rows, device, peak, peak_source, ranks) 
     span = " or ".join(
         text
         for text, limit in (
-            (f"{opt.max_iters} steps", opt.max_iters),
+            (counted(opt.max_iters, "step"), opt.max_iters),
             (f"{opt.max_minutes or 0:g} minutes", opt.max_minutes),
         )
         if limit is not None

@@ -170,7 +170,7 @@ def test_articles_are_put_together_from_all_shards(server, tmp_path):
 def test_records_are_held_out_by_their_prompt(server, tmp_path):
     said = []
     train, valid = download("alpaca-cleaned", tmp_path / "a", report=said.append)
-    assert said == ["train: 1 records without an answer, or with two equal ones, are left out"]
+    assert said == ["train: left out: 1 record without an answer, or with two equal ones"]
     assert json.loads((tmp_path / "a" / "source.json").read_text())["parts"]["train"]["left_out"] == 1
     assert train.records + valid.records == 300 and 0 < valid.records < 20
     there = sorted(records(train.path) + records(valid.path), key=lambda record: int(record["output"][6:-1]))

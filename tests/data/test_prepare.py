@@ -236,7 +236,7 @@ def test_documents_of_a_separator(tokenizer, tmp_path):
         (
             b"one text",
             Settings(),
-            r"none of one document fell to validation with --val-fraction 0.01; .*--separator",
+            r"none of 1 document fell to validation with --val-fraction 0.01; .*--separator",
         ),
         (b"a<|endoftext|>b", Settings(), r"none of 2 documents fell to validation"),
         (b" \n<|endoftext|>\n", Settings(), r"the sources hold nothing but blanks"),

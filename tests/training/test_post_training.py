@@ -27,7 +27,7 @@ def test_what_is_cut_is_told_and_a_row_without_loss_is_none(documents, capsys):
     kept = post_training.cut(documents, 32, "data.json")
     assert [document is None for document in kept] == [False, False, True]
     assert kept[0].ids.tolist() == documents[0].ids.tolist() and len(kept[1].ids) < len(documents[1].ids)
-    assert "1 answers cut short, 1 records left out" in capsys.readouterr().out
+    assert "1 answer cut short, 1 record left out" in capsys.readouterr().out
     with pytest.raises(UserError, match="raise --context-length"):
         post_training.cut(documents[2:], 32, "data.json")
 
