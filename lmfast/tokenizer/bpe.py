@@ -33,6 +33,7 @@ import numpy as np
 from lmfast.errors import UserError
 from lmfast.files import check_not_input, check_writable, written_beside
 from lmfast.tokenizer import formats
+from lmfast.tokenizer.dialects import check_saveable
 from lmfast.tokenizer.parts import TokenizerParts, ordinary_ids
 from lmfast.tokenizer.patterns import Pattern, get_pattern
 from lmfast.tokenizer.ranks import write_ranks
@@ -383,14 +384,17 @@ class Tokenizer:
     def save(self, path: str | Path) -> None:
         """A folder gets tokenizer.json, vocab.json and merges.txt; NAME.tiktoken ranks; NAME.json a tokenizer.json.
 
-        With `ignore_merges` a folder gets tokenizer.json alone: the other two cannot hold it.
+        With `ignore_merges` a folder gets tokenizer.json alone: the other two cannot hold it. Rejects patterns that would
+        split otherwise there (dialects.py).
         """
         path = Path(path)
         parts = TokenizerParts(self.vocab, self.merges, self.special_tokens, ignore_merges=self.ignore_merges)
         is_gpt2 = self.pattern.name == "gpt2"
         if path.suffix == ".tiktoken":
             write_ranks(parts, path)
-        elif path.suffix == ".json":
+            return
+        check_saveable(self.pattern, path)
+        if path.suffix == ".json":
             formats.write_tokenizer_json(parts, path, self.pattern.regex, is_gpt2)
         else:
             try:

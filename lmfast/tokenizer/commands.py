@@ -22,10 +22,12 @@ from lmfast.errors import UserError
 from lmfast.files import check_not_input, check_writable, written_beside
 from lmfast.streams import standard_input, standard_output
 from lmfast.tokenizer.bpe import Tokenizer, train_bpe
+from lmfast.tokenizer.dialects import check_saveable
 from lmfast.tokenizer.documents import DOCUMENT_END
 from lmfast.tokenizer.file_kinds import HEAD, check_is_text
 from lmfast.tokenizer.patterns import get_pattern
 from lmfast.tokenizer.progress import PeakMemory, SteadyRate, progress
+from lmfast.tokenizer.special_tokens import check_special_tokens
 from lmfast.tokenizer.text_file import check_is_plain
 
 if TYPE_CHECKING:
@@ -98,8 +100,10 @@ def train(arguments: argparse.Namespace) -> None:
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: is a file; name a folder for the tokenizer")
     check_writable(output / "vocab.json" if output.is_dir() else _first_existing(output) / "vocab.json")
-    engine = engine_of(arguments)
     pattern = get_pattern(arguments.pattern)
+    check_saveable(pattern, output)
+    check_special_tokens(arguments.special_tokens)
+    engine = engine_of(arguments)
     texts = training_texts(arguments.input, arguments.text_field, arguments.special_tokens, pattern)
     if engine is not None:
         for path in find_sources(arguments.input):

@@ -21,7 +21,9 @@ from typing import Any
 
 from lmfast.errors import UserError
 from lmfast.files import written_beside
+from lmfast.tokenizer.dialects import check_portable
 from lmfast.tokenizer.parts import TokenizerParts
+from lmfast.tokenizer.patterns import NAMED, get_pattern
 from lmfast.tokenizer.ranks import read_ranks
 
 GPT2_PATTERN = "gpt2"
@@ -302,12 +304,13 @@ def _read_pattern(document: dict, path: Path) -> str:
     split = steps[0]
     pattern = split.get("pattern")
     expression = pattern.get("Regex") if isinstance(pattern, dict) else None
-    # Removed + inverted keeps what matches and drops the rest; the two agree where the pattern covers all text.
-    behavior = (split.get("behavior"), bool(split.get("invert")))
+    # Removed + inverted drops what does not match: the same where all text does, as with the named patterns.
+    isolated = (split.get("behavior"), bool(split.get("invert"))) == ("Isolated", False)
+    removed = (split.get("behavior"), split.get("invert")) == ("Removed", True)
     if (
         use_regex
         or not isinstance(expression, str)
-        or behavior not in (("Isolated", False), ("Removed", True))
+        or not (isolated or (removed and get_pattern(expression).name in NAMED))
     ):
         raise UserError(f"{path}: its split {split} is not supported; only a Regex, Isolated, is")
     return expression
@@ -342,7 +345,7 @@ def write_vocab_and_merges(parts: TokenizerParts, vocab_path: Path, merges_path:
 def write_tokenizer_json(parts: TokenizerParts, path: Path, expression: str, is_gpt2: bool) -> None:
     """A file that `tokenizers.Tokenizer.from_file` and `transformers.PreTrainedTokenizerFast` load.
 
-    expression: the split pattern; is_gpt2: it is the one that ByteLevel has built in.
+    expression: the split pattern, which must be portable (dialects.py); is_gpt2: it is the one that ByteLevel has built in.
     """
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": is_gpt2}
     split = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
@@ -391,7 +394,10 @@ def read(
     special_tokens: for vocab.json, which does not say. pattern: goes before the file's; .tiktoken needs one.
     """
     parts = _read(_file_in(path) if path.is_dir() else path, special_tokens, pattern)
-    parts.pattern = pattern or parts.pattern
+    if pattern is not None:
+        parts.pattern = pattern
+    elif parts.pattern is not None:
+        check_portable(get_pattern(parts.pattern), f"{path}: its split pattern (override it with --pattern)")
     return parts
 
 

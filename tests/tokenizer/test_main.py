@@ -276,6 +276,18 @@ def test_debug_log(place, tmp_path):
             "'lots' is no amount",
         ),
         ("train --input {p}/text.txt --output {t}/tok --vocab-size 300 --pattern (", "pattern '\\('"),
+        (
+            r"train --input {p}/text.txt --output {t}/tok --vocab-size 300 --pattern \w+",
+            "means another split in a tokenizer.json than in lmfast",
+        ),
+        (
+            "train --input {p}/text.txt --output {t}/tok --vocab-size 300 --special-tokens <|x|>=299",
+            "ids are not chosen in training",
+        ),
+        (
+            "train --input {p}/text.txt --output {t}/tok --vocab-size 300 --special-tokens \udcff",
+            "holds half a character",
+        ),
         ("train --input {p}/text.txt --output {t}/tok --vocab-siz 300", "--vocab-size"),
         (
             "train --input {p}/text.txt --output {t}/tok --vocab-size 300 --num-worker 3",
