@@ -145,6 +145,7 @@ def _task(settings: DPOSettings, folder: Path | None, resuming: bool, run: Path,
         make_evaluate=_make_evaluate(held) if len(held) else None,
         sample=answer_sampler(tokenizer, prompts[:3], generate) if prompts else None,
         tokenizer=tokenizer_path,
+        evaluation_tokens=held.size,
         rows=shape,
         facts={
             "stage": "dpo",

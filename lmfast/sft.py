@@ -130,6 +130,7 @@ def _task(settings: SFTSettings, run: Path, tokenizer, tokenizer_path: Path, rem
         make_evaluate=make_evaluate if held else None,
         sample=answer_sampler(tokenizer, prompts[:3], generate) if prompts else None,
         tokenizer=tokenizer_path,
+        evaluation_tokens=held_rows.size if held else 0,
         rows=Rows(length=length - 1, attention_span=mean_span(rows["document"][:, :-1])),
         facts={
             "stage": "sft",

@@ -133,9 +133,19 @@ def _task(settings: TrainSettings, kept_tokenizer: Path | None, corpus, remark: 
         make_evaluate=make_evaluate(val_file.tokens, tokenizer_path) if val_file is not None else None,
         sample=_sampler(tokenizer_path, train_file.tokens) if tokenizer_path is not None else None,
         tokenizer=tokenizer_path,
+        evaluation_tokens=_evaluation_tokens(settings, val_file),
         facts=facts,
     )
     return settings, task
+
+
+def _evaluation_tokens(settings: TrainSettings, val_file) -> int:
+    """Tokens of one evaluation."""
+    if val_file is None:
+        return 0
+    opt, limit = settings.optimizer, settings.logging.eval_batches
+    most = limit * opt.grad_accumulation * opt.batch_size * settings.model.context_length
+    return min(len(val_file), most) if limit else len(val_file)
 
 
 def _tokenizer_of(

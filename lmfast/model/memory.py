@@ -16,7 +16,8 @@ Saved a token, with e bytes an element, hidden = ffn_hidden, kv = num_kv_heads Ã
     once      e Ã— 2 d_model         the last residual sum; the loss's gradient towards the hidden states
               + 4 + 8               the last 1/rms, the token id
 Besides, whatever the batch: the 16-bit copies of the blocks' matrices that autocast makes, and the head's gradient,
-which the loss computes while it runs forward (fp32).
+which the loss computes while it runs forward (fp32). On a CPU PyTorch's operators save hidden + 2 d_model elements more
+for a layer, d_model more once, and hold the logits three times.
 
 A step's peak is at most the sum of everything: early in the backward most gradients are not there yet, late in it most
 activations are gone. `workspace` is on paper only: the larger of the loss's buffer of logits with its copy of the head,
@@ -56,30 +57,40 @@ class TrainingMemory:
         return sum(vars(self).values())
 
 
-def training_memory(config: ModelConfig, batch: int, dtype: str) -> TrainingMemory:
-    """Memory of a step over `batch` sequences of context_length, products in `dtype` (bf16, fp16, fp8 or fp32)."""
+def training_memory(
+    config: ModelConfig, batch: int, dtype: str, length: int | None = None, plain: bool = False
+) -> TrainingMemory:
+    """Memory of a step over `batch` sequences of `length` (context_length), products in `dtype` (bf16, fp16, fp8 or fp32).
+
+    plain: by PyTorch's operators, as on a CPU.
+    """
     config = config.resolved()
     element, count = ELEMENT_SIZE[dtype], num_parameters(config)
-    tokens = batch * config.context_length
+    tokens = batch * (length or config.context_length)
     head = config.vocab_size * config.d_model
     matrices = parameters(config)["attention"] + parameters(config)["feed_forward"]
     up = (2 if config.ffn == "swiglu" else 1) * config.ffn_hidden
     logits = element * tokens * config.vocab_size
     logits = min(logits, LARGEST_LOGITS_BYTES, max(LOGITS_BYTES, logits // 8))
-    loss = logits + element * head
+    loss = (
+        3 if plain else 1
+    ) * logits + element * head  # PyTorch's: their log-probabilities and gradients, too
     return TrainingMemory(
         weights=4 * count,
         gradients=4 * count,
         optimizer=8 * count,
         weight_copies=0 if dtype == "fp32" else element * matrices,
-        activations=tokens * activation_bytes_per_token(config, dtype),
+        activations=tokens * activation_bytes_per_token(config, dtype, plain),
         head_gradient=4 * head,
         workspace=max(loss, element * tokens * (config.ffn_hidden + up + 2 * config.d_model)),
     )
 
 
-def activation_bytes_per_token(config: ModelConfig, dtype: str) -> int:
-    """What autograd saves for each token of a batch (the sum in this module's docstring, for every arrangement)."""
+def activation_bytes_per_token(config: ModelConfig, dtype: str, plain: bool = False) -> int:
+    """What autograd saves for each token of a batch (the sum in this module's docstring, for every arrangement).
+
+    plain: by PyTorch's operators, exact in fp32 for pre-norm, RoPE and SwiGLU; the others come close.
+    """
     config = config.resolved()
     e, d, hidden = ELEMENT_SIZE[dtype], config.d_model, config.ffn_hidden
     heads, kv_heads = config.num_heads, config.num_kv_heads
@@ -94,6 +105,8 @@ def activation_bytes_per_token(config: ModelConfig, dtype: str) -> int:
         floats += heads + kv_heads
     elements += (3 if config.ffn == "swiglu" else 2) * hidden
     once = 2 * d if config.norm == "pre" else d
+    if plain:  # the norms' normalised x before their weight, the gate before its SiLU
+        elements, once = elements + 2 * d + hidden, once + d
     # With value embeddings the values are no view of the fused projection, which then nothing may need any more.
     unread = 0 if config.qk_norm or config.position == "none" else d + 2 * kv
     tables = config.num_value_embeddings

@@ -19,6 +19,7 @@ class Clock:
         self.device, self.before = device, before
         self.start = time.perf_counter()
         self.last_aside: dict[str, float] = {}
+        self.all_aside = 0.0
         self.step_seconds = 0.0
         self.first_step_seconds: float | None = None
         self._restart(warm=False)
@@ -30,6 +31,11 @@ class Clock:
     def seconds(self) -> float:
         """Of the whole run, the parts before its stops included."""
         return self.before + time.perf_counter() - self.start
+
+    def training_seconds(self) -> float:
+        """Of training alone since this clock was made; waits for the device."""
+        self._wait()
+        return time.perf_counter() - self.start - self.all_aside
 
     def share_after_next_step(self, limit: float | None) -> float:
         """Share of `limit` seconds that is used up when the next step is done and, were it the last, what follows it too:
@@ -72,6 +78,7 @@ class Clock:
         self._wait()
         ended = time.perf_counter()
         self.paused += ended - began
+        self.all_aside += ended - began
         self.last_aside[what], self.step_began = ended - began, ended
 
     def _wait(self) -> None:

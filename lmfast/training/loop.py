@@ -21,6 +21,7 @@ from lmfast.settings import precision_of
 from lmfast.training.clock import Clock
 from lmfast.training.distributed import ALONE, ParallelLoss, Ranks
 from lmfast.training.finite_guard import PATIENCE, FiniteGuard
+from lmfast.training.forecast import Forecast
 from lmfast.training.loss_scale import LossScale
 from lmfast.training.sinks import Sinks
 
@@ -68,6 +69,7 @@ class Hooks:
     checkpoint: Callable[[Progress], bool] | None = None  # → whether it was written
     sample: Callable[[int], tuple[str | None, dict]] | None = None  # step → text, figures about it
     first_step: Callable[[float], None] | None = None  # told what the first step took, in seconds
+    forecast: Forecast | None = None  # told the training seconds and tokens after two of the steps
     figures: Callable[[], dict] = field(default=dict)  # more of them for each line of metrics
     should_stop: Callable[[], bool] = field(default=lambda: False)  # asked after each step
 
@@ -139,6 +141,8 @@ def train_loop(
         clock.trained(tokens)
         if step == first and hooks.first_step is not None:
             hooks.first_step(clock.first_step_seconds)
+        if hooks.forecast is not None and hooks.forecast.wants(step):
+            hooks.forecast(step, clock.training_seconds(), progress.tokens)
 
         logging = last or step % plan.log_interval == 0
         evaluating = hooks.evaluate and (last or _due(step, plan.eval_interval))

@@ -33,6 +33,7 @@ from lmfast.training.checkpoint import Checkpoint, newest_checkpoint, prune_chec
 from lmfast.training.compiled import CompiledLoss
 from lmfast.training.distributed import ALONE, Ranks
 from lmfast.training.first_step import first_step_line
+from lmfast.training.forecast import Forecast, estimate_lines, memory_capacity, schedule_warnings, time_left
 from lmfast.training.loop import Hooks, Plan, Progress, train_loop
 from lmfast.training.loss_scale import LossScale
 from lmfast.training.optimizers import load_state_tensors, make_optimizer, state_tensors
@@ -67,6 +68,7 @@ class Task:
     make_evaluate: Callable | None = None  # (model, objective, settings, device, ranks) → callable → metrics
     sample: Callable | None = None  # (model, step) → text, figures about it
     tokenizer: Path | None = None
+    evaluation_tokens: int = 0  # of one evaluation
     rows: "Rows | None" = None  # what a step's rows are, where not `context_length` tokens of one text
     facts: dict = field(default_factory=dict)  # goes into run.json
     grows_vocabulary: bool = False  # init_from may know fewer ids than the model
@@ -101,6 +103,11 @@ def execute(
                 if ranks.is_first:
                     print(f"{folder}: already finished at step {checkpoint.step}{end}")
                 return True
+            peak, peak_source = device_peak(device, settings.run.bf16, settings.run.fp16)
+            for line in _forecast(
+                settings, rows, 0 if checkpoint is None else checkpoint.step, peak, device, ranks
+            ):
+                ranks.remark(line)
             make_deterministic(device)
             torch.manual_seed(settings.run.seed)
             model = TransformerLM(settings.model).to(device)
@@ -128,7 +135,6 @@ def execute(
                 if loss_scale is not None:
                     loss_scale.load(tensors)
                 progress = Progress(**checkpoint.state | {"out_of_time": False})
-            peak, peak_source = device_peak(device, settings.run.bf16, settings.run.fp16)
             sinks = (
                 ranks.only_first(
                     lambda: _open_folder(settings, task, folder, progress, device, peak, peak_source)
@@ -170,6 +176,9 @@ def execute(
                 should_stop=lambda: stop.seen,
                 first_step=(lambda seconds: sinks.message(first_step_line(seconds, loss_fn)))
                 if isinstance(loss_fn, CompiledLoss) and ranks.is_first
+                else None,
+                forecast=_time_left(settings, task, rows, sinks)
+                if opt.max_iters and ranks.is_first
                 else None,
                 figures=lambda: (
                     ({"recompiles": loss_fn.recompiles} if isinstance(loss_fn, CompiledLoss) else {})
@@ -258,6 +267,31 @@ def _open_folder(
         run_folder.keep_metrics_until(folder, progress.step)
         write_yaml(folder / "config.yaml", settings)  # what may change, such as max_iters, did
     return _open_sinks(folder, settings, progress)
+
+
+def _forecast(settings: TrainSettings, rows: Rows, step: int, peak: float, device, ranks: Ranks) -> list[str]:
+    """Lines before the model is made: what the run will cost from `step` on, and what is unusual about its schedule."""
+    opt, batch = settings.optimizer, batch_ramp(settings.optimizer)
+    tokens = None
+    if opt.max_iters is not None:
+        tokens = (batch.rows_before(opt.max_iters) - batch.rows_before(step)) * rows.tokens
+    a_pass = batch.rows // ranks.world_size * rows.per_sequence
+    capacity = memory_capacity(device)
+    on_cpu = device.type == "cpu"
+    return [
+        *estimate_lines(settings, rows.length, a_pass, tokens, peak, ranks.world_size, capacity, on_cpu),
+        *schedule_warnings(opt),
+    ]
+
+
+def _time_left(settings: TrainSettings, task: Task, rows: Rows, sinks: Sinks) -> Forecast:
+    opt, log = settings.optimizer, settings.logging
+
+    def left(seconds_per_token: float, step: int) -> float:
+        batch, end, every = batch_ramp(opt), opt.max_iters, log.eval_interval
+        return time_left(seconds_per_token, batch, rows.tokens, step, end, every, task.evaluation_tokens)
+
+    return Forecast(left, sinks.message)
 
 
 def _plan(settings: TrainSettings, rows: Rows, peak: float) -> Plan:

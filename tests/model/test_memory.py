@@ -133,3 +133,16 @@ def test_the_largest_batch_fits_and_the_next_does_not(gigabytes, dtype):
     room = USABLE * gigabytes * 1e9
     assert batch == 0 or training_memory(config, batch, dtype).total <= room
     assert training_memory(config, batch + 1, dtype).total > room
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"num_layers": 3}, {"num_kv_heads": 1}, {"vocab_size": 96, "d_ff": 160}], ids=str
+)
+def test_what_pytorchs_operators_save_on_a_cpu(changes, monkeypatch):
+    from tests.model.saved_bytes import saved_bytes
+
+    monkeypatch.setattr("kernels.cpu_library.available", lambda: False)
+    config = ModelConfig(**(TINY | {"context_length": 64} | changes)).resolved()
+    batch, tables = 8, 4 * config.num_layers * config.context_length * config.head_dim
+    memory = training_memory(config, batch, "fp32", plain=True)
+    assert saved_bytes(config, batch, False) == memory.activations + memory.head_gradient + tables

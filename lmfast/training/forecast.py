@@ -1,0 +1,139 @@
+"""How long a run will take and how much memory: before its first step, and measured once ten steps are known.
+
+In: resolved settings, the rows of a step, the device's peak in FLOP/s. Out: lines for the console. The memory is that of
+model/memory.py; the first time assumes a share of the peak, the second one is measured, evaluations included.
+"""
+
+import os
+from collections.abc import Callable
+
+from lmfast.data.batch_ramp import BatchRamp
+from lmfast.model.accounting import training_flops_per_token
+from lmfast.model.memory import USABLE, training_memory
+from lmfast.settings import OptimizerSettings, TrainSettings, precision_of
+
+ASSUMED_MFU = 0.4
+UNREALISTIC_SECONDS = 14 * 86400
+KNOWN_AFTER = 10
+"""steps, the first left out, after which the time is measured"""
+
+
+def schedule_warnings(opt: OptimizerSettings) -> list[str]:
+    """Lines on a learning rate that hardly rises, or that is zero for a part of the run; opt: resolved."""
+    if opt.max_iters is None:
+        return []
+    found = []
+    if 0 < opt.max_iters <= opt.warmup_iters:
+        share = opt.max_iters / opt.warmup_iters
+        found.append(
+            f"warning: warmup_iters is {opt.warmup_iters}, and the run ends at step {opt.max_iters}, within the warmup, at "
+            f"{share:.0%} of learning_rate; set --warmup-iters {max(1, opt.max_iters // 10)}, say"
+        )
+    if opt.lr_decay_iters < opt.max_iters and opt.min_lr == 0:
+        found.append(
+            f"warning: the learning rate is 0 from step {opt.lr_decay_iters} on, and the run ends at step {opt.max_iters}; "
+            "set --lr-decay-iters or --min-lr"
+        )
+    return found
+
+
+def estimate_lines(
+    settings: TrainSettings,
+    row_length: int,
+    rows: int,
+    tokens: int | None,
+    peak: float,
+    world: int,
+    capacity: int | None,
+    on_cpu: bool,
+) -> list[str]:
+    """Lines before the first step.
+
+    rows: of one forward pass on one device, row_length tokens each. tokens: of the whole run; None where the clock ends
+    it. peak: FLOP/s of one device, of `world`. capacity: bytes of its memory.
+    """
+    dtype = "fp8" if settings.run.fp8 else precision_of(settings.run)
+    config = settings.model
+    memory = training_memory(config, rows, dtype, row_length, plain=on_cpu).total
+    line = f"estimate: {memory / 1e9:.2g} GB of memory" + (" on each device" if world > 1 else "")
+    seconds = None
+    if tokens is not None:
+        rate = ASSUMED_MFU * peak * world / training_flops_per_token(config, row_length)
+        seconds = tokens / rate
+        line += f", {duration(seconds)} at {ASSUMED_MFU:.0%} MFU (a measured time follows after {KNOWN_AFTER} steps)"
+    lines = [line]
+    if capacity is not None and memory > USABLE * capacity:
+        lines.append(
+            f"warning: that does not fit into the {capacity / 1e9:.2g} GB here; a smaller --batch-size with more "
+            "--grad-accumulation, or a smaller model, needs less"
+        )
+    if seconds is not None and seconds > UNREALISTIC_SECONDS:
+        lines.append(
+            "warning: not realistic on this device; train a smaller model (`lmfast flops --hours H --device auto` finds "
+            "its size), fewer steps (--max-iters), or for a given time (--max-minutes)"
+        )
+    return lines
+
+
+def time_left(
+    seconds_per_token: float,
+    batch: BatchRamp,
+    sequence_tokens: int,
+    step: int,
+    max_iters: int,
+    eval_interval: int,
+    eval_tokens: int,
+) -> float:
+    """Seconds from `step` to the end: training, and evaluations at a third of its cost per token (no backward)."""
+    sequences = batch.rows_before(max_iters) - batch.rows_before(step)
+    evaluations = 0
+    if eval_tokens:
+        evaluations = 1 + ((max_iters - 1) // eval_interval - step // eval_interval if eval_interval else 0)
+    return seconds_per_token * (sequences * sequence_tokens + evaluations * eval_tokens / 3)
+
+
+def duration(seconds: float) -> str:
+    """A rough time for people: two digits and a unit.
+
+    >>> duration(90), duration(5400), duration(2e6), duration(1e9)
+    ('1.5 minutes', '1.5 hours', '23 days', '32 years')
+    """
+    units = {"years": 365 * 86400, "days": 86400, "hours": 3600, "minutes": 60, "seconds": 0}
+    unit, size = next((unit, size or 1) for unit, size in units.items() if seconds >= size)
+    number = seconds / size
+    return f"{number:.1f} {unit}" if number < 10 else f"{number:.0f} {unit}"
+
+
+def memory_capacity(device) -> int | None:
+    """Bytes of a device's memory; of the machine's on a CPU; None where it is not known."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+class Forecast:
+    """Reports the time left, once, KNOWN_AFTER steps after the first. Call it after each step with the training seconds
+    and tokens until there, the first step's included."""
+
+    def __init__(self, left: Callable[[float, int], float], report: Callable[[str], None]):
+        """left: (seconds per token, step) → seconds left."""
+        self.left, self.report, self.first, self.done = left, report, None, False
+
+    def wants(self, step: int) -> bool:
+        """Whether the next call's seconds must be exact: after the first step, and when it reports."""
+        return not self.done and (self.first is None or step == self.first[0] + KNOWN_AFTER)
+
+    def __call__(self, step: int, seconds: float, tokens: int) -> None:
+        if self.first is None:
+            self.first = step, seconds, tokens
+            return
+        self.done = True
+        per_token = (seconds - self.first[1]) / (tokens - self.first[2])
+        self.report(
+            f"measured: {1 / per_token:,.0f} tok/s, about {duration(self.left(per_token, step))} left"
+        )

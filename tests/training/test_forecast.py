@@ -1,0 +1,77 @@
+"""What a run is said to cost before and after its first steps."""
+
+import pytest
+
+from lmfast.data.batch_ramp import BatchRamp
+from lmfast.model.accounting import training_flops_per_token
+from lmfast.settings import TrainSettings, replace_flat
+from lmfast.train import train
+from lmfast.training.forecast import Forecast, duration, estimate_lines, schedule_warnings, time_left
+from lmfast.training.resolve import resolve
+
+
+def resolved(**values):
+    return resolve(replace_flat(TrainSettings(), values), 300)
+
+
+def test_the_defaults_on_two_cores_are_called_unrealistic():
+    settings = resolved()
+    tokens = 100_000 * 32 * settings.model.context_length
+    peak = 2e11
+    lines = estimate_lines(settings, 1024, 32, tokens, peak, 1, 8 * 10**9, on_cpu=True)
+    seconds = tokens * training_flops_per_token(settings.model, 1024) / (0.4 * peak)
+    assert f"{duration(seconds)} at 40% MFU" in lines[0] and "GB of memory" in lines[0]
+    assert "does not fit into the 8 GB here" in lines[1] and "not realistic on this device" in lines[2]
+    assert len(estimate_lines(settings, 1024, 32, 10**6, 1e15, 1, 10**12, on_cpu=False)) == 1
+    assert "MFU" not in estimate_lines(settings, 1024, 32, None, 1e15, 1, None, on_cpu=False)[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"max_iters": 100}, "warmup_iters is 1000, and the run ends at step 100, within the warmup, at 10%"),
+        ({"max_iters": 2000}, None),
+        ({"max_iters": 30, "warmup_iters": 1, "lr_decay_iters": 9, "schedule": "linear"}, "0 from step 9 on"),
+        ({"max_iters": 30, "warmup_iters": 1, "lr_decay_iters": 9}, None),
+        ({"max_minutes": 5}, None),
+    ],
+    ids=str,
+)
+def test_schedules_that_are_cut_or_end_early_are_warned_of(values, words):
+    lines = schedule_warnings(resolved(**values).optimizer)
+    assert [words in line for line in lines] == ([] if words is None else [True])
+
+
+def test_the_time_left_counts_the_ramp_and_the_evaluations():
+    batch = BatchRamp(2, 4, 1, 6)  # 1, 1, 2, 2, 3, 3, 4, 4 passes of 2 rows
+    assert time_left(0.5, batch, 10, 2, 8, 0, 0) == 0.5 * (2 + 2 + 3 + 3 + 4 + 4) * 2 * 10
+    plain = BatchRamp(2)
+    # Evaluations of 300 tokens, a third of the cost of training on them: at steps 20, 30 and 35.
+    assert time_left(1.0, plain, 10, 10, 35, 10, 300) == 25 * 20 + 3 * 100
+    assert time_left(1.0, plain, 10, 10, 40, 10, 300) == 30 * 20 + 3 * 100
+    assert time_left(1.0, plain, 10, 10, 40, 0, 300) == 30 * 20 + 100
+
+
+def test_ten_steps_are_measured_without_the_first():
+    lines, asked = [], []
+    forecast = Forecast(lambda per_token, step: asked.append((per_token, step)) or 7200.0, lines.append)
+    for step in range(4, 30):
+        if forecast.wants(step):
+            forecast(step, 100.0 + 2 * (step - 4), 64 * step)
+    assert asked == [(2 / 64, 14)] and lines == ["measured: 32 tok/s, about 2.0 hours left"]
+
+
+def test_a_run_says_what_it_will_cost_and_what_it_costs(corpus, tmp_path, capsys):
+    flags = [*corpus.flags(), "--max-iters", "12", "--warmup-iters", "20", "--eval-interval", "0"]
+    assert train([*flags, "--tokenizer", str(corpus.tokenizer), "--out-dir", str(tmp_path / "run")])
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("estimate: " in line for line in lines) == sum("measured: " in line for line in lines) == 1
+    assert sum("the run ends at step 12, within the warmup, at 60%" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0.0 seconds"), (59, "59 seconds"), (90, "1.5 minutes"), (2e6, "23 days"), (1e9, "32 years")],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
