@@ -372,14 +372,9 @@ def _introduce(sinks, folder, settings, rows, device, peak, peak_source, ranks) 
         least = batch.rows * batch.start * rows.tokens
         tokens = f"{least:,} to {tokens} (growing over the first {batch.steps:,})"
     times = f"{ranks.world_size} × " if ranks.world_size > 1 else ""
-    span = " or ".join(
-        text
-        for text, limit in (
-            (counted(opt.max_iters, "step"), opt.max_iters),
-            (f"{opt.max_minutes or 0:g} minutes", opt.max_minutes),
-        )
-        if limit is not None
-    )
+    limits = [] if opt.max_iters is None else [counted(opt.max_iters, "step")]
+    limits += [] if opt.max_minutes is None else [f"{opt.max_minutes:g} minutes"]
+    span = " or ".join(limits)
     sinks.message(
         f"{folder}: {num_parameters(config):,} parameters, {span} of {tokens} "
         f"on {times}{describe_machine(device)['device']}"
