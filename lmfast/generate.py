@@ -218,7 +218,7 @@ def _prompts(settings: GenerateSettings) -> list[str]:
             raise UserError(f"{settings.prompt_file}: no prompt in it; write one a line")
         prompts += found
     elif not prompts and input_is_piped():
-        print("reading prompts from standard input", file=sys.stderr)
+        print("reading prompts from standard input (none: </dev/null or --prompt '')", file=sys.stderr)
         prompts = _split(_read("-"), settings.prompt_separator)
     return prompts or [""]
 

@@ -102,7 +102,9 @@ def test_piped_text_is_prompts(lines, tmp_path, monkeypatch):
     with open(tmp_path / "in") as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
         read = lines(*GREEDY)
-    assert read.out == expected and read.err.startswith("reading prompts from standard input\n")
+    assert read.out == expected and read.err.startswith(
+        "reading prompts from standard input (none: </dev/null or --prompt '')\n"
+    )
     with open(tmp_path / "in") as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
         assert lines("--prompt", "Once", *GREEDY).out.startswith("Once") and stdin.read().startswith(

@@ -15,6 +15,7 @@ splits, prefix spaces). Sources: openai/gpt-2 encoder.py, huggingface/tokenizers
 
 import functools
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from lmfast.tokenizer.dialects import check_portable
 from lmfast.tokenizer.parts import TokenizerParts
 from lmfast.tokenizer.patterns import NAMED, get_pattern
 from lmfast.tokenizer.ranks import read_ranks
+
+logger = logging.getLogger(__name__)
 
 GPT2_PATTERN = "gpt2"
 NO_SPLIT = r"[\s\S]+"
@@ -397,8 +400,20 @@ def read(
     if pattern is not None:
         parts.pattern = pattern
     elif parts.pattern is not None:
-        check_portable(get_pattern(parts.pattern), f"{path}: its split pattern (override it with --pattern)")
+        try:
+            check_portable(
+                get_pattern(parts.pattern), f"{path}: its split pattern (override it with --pattern)"
+            )
+        except UserError as error:
+            if not _is_of_a_run(path):
+                raise
+            logger.warning("%s; this run was trained with what it means here, and goes on so", error)
     return parts
+
+
+def _is_of_a_run(folder: Path) -> bool:
+    """Whether it is the tokenizer's folder of a run: written here, by versions too that did not check patterns."""
+    return folder.is_dir() and (folder.parent / "config.yaml").exists()
 
 
 def _file_in(folder: Path) -> Path:

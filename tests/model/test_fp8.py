@@ -112,6 +112,7 @@ def test_every_feed_forward_trains_with_it(ffn):
     assert all(p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
 
 
+@pytest.mark.exhaustive  # minutes of Inductor; a device run compiles the same step
 def test_one_graph_compiled():
     model, (ids,) = make(), batches(1)
     fp8.use_fp8(model, ROWS * LENGTH)

@@ -109,3 +109,16 @@ def test_a_split_that_drops_what_does_not_match(tmp_path):
         else:
             with pytest.raises(UserError, match="is not supported"):
                 Tokenizer.load(path)
+
+
+def test_a_run_of_an_earlier_version_goes_on(tmp_path, caplog):
+    """Its folder holds a pattern that Oniguruma reads otherwise: it was trained with what it means here."""
+    folder = tmp_path / "run" / "tokenizer"
+    Tokenizer({i: bytes([i]) for i in range(256)}, [], pattern=r"[\p{L}]+|\s|.").save(folder)
+    file = folder / "tokenizer.json"
+    file.write_text(file.read_text().replace(r"[\\p{L}]+", r"\\w+"))
+    with pytest.raises(UserError, match="split pattern"):
+        Tokenizer.load(folder)
+    (tmp_path / "run" / "config.yaml").touch()
+    tokenizer = Tokenizer.load(folder)
+    assert "goes on so" in caplog.text and tokenizer.pattern.regex.startswith(r"\w+")

@@ -75,6 +75,7 @@ def test_fp16_ranks_keep_one_loss_scale(corpus, tmp_path, setup, overflows):
     torch.testing.assert_close(weights(tmp_path / "one"), weights(tmp_path / "two"), rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.exhaustive  # minutes of Inductor for each rank
 def test_compiled_ranks_equal_one_that_is_not(corpus, tmp_path):
     from lmfast.model.device import why_not_compile
 
