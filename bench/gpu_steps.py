@@ -17,11 +17,16 @@ OPTIONS = (
     "swiglu-triton",
 )
 
+
+def _warm(row: str) -> Job:
+    return Job(f"warm-{row}", "bench.gpu_training", ("--warm", row), essential=False)
+
+
 # While operators are checked, the steps that are timed later fill the caches of Inductor and Triton. Two steps of 124M at
 # full batch fit a device of 80 GB beside the checks, three do not.
 WARM = (
-    Job("warm-ours", "bench.gpu_training", ("--warm", "ours"), essential=False),
-    Job("warm-faster", "bench.gpu_training", ("--warm", "faster"), essential=False),
+    _warm("ours"),
+    _warm("faster"),
     Job("warm-run", "bench.gpu_run", ("--warm",), essential=False),
     Job("text", "bench.tokenizer_scaling", ("--prepare",), essential=False),
 )
@@ -60,10 +65,7 @@ STEPS: dict[str, Step] = {
 }
 
 ON_REQUEST: dict[str, Step] = {
-    "warm": Step(
-        110,
-        tuple(Job(f"warm-{name}", "bench.gpu_training", ("--warm", name), essential=False) for name in ROWS),
-    ),
+    "warm": Step(110, tuple(map(_warm, ROWS))),
     "scaling": Step(30, (Job("scaling", "bench.tokenizer_scaling", output="tokenizer_scaling.json"),)),
     "tiles": Step(55, (Job("tiles", "bench.gpu_tiles", output="gpu_tiles.json"),)),
     "profile": Step(

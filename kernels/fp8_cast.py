@@ -23,6 +23,20 @@ def within(x, LIMIT: tl.constexpr):
 
 
 @jit
+def store_both(
+    out_ptr, transposed_ptr, x, first_row, first_col, M, N, out_row,
+    ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    """Stores the tile x of a matrix (M, N), rows `out_row` apart, and its transpose, rows M apart; first_row: int64."""
+    r, c = tl.arange(0, ROWS), tl.arange(0, COLS)
+    x = x.to(out_ptr.dtype.element_ty)
+    inside = (first_row + r < M)[:, None] & (first_col + c < N)[None, :]
+    tl.store(out_ptr + first_row * out_row + first_col + (r[:, None] * out_row + c[None, :]), x, mask=inside)
+    across_ptr = transposed_ptr + first_col * M + first_row + (c[:, None] * M + r[None, :])
+    tl.store(across_ptr, tl.trans(x), mask=(first_col + c < N)[:, None] & (first_row + r < M)[None, :])
+
+
+@jit
 def _cast_kernel(
     x_ptr, scale_ptr, out_ptr, transposed_ptr,  # (M, N), (), (M, N), (N, M)
     M, N, x_row,
@@ -33,10 +47,8 @@ def _cast_kernel(
     inside = (first_row + r < M)[:, None] & (first_col + c < N)[None, :]
     from_ptr = x_ptr + first_row * x_row + first_col + (r[:, None] * x_row + c[None, :])
     x = tl.load(from_ptr, mask=inside, other=0.0).to(tl.float32)
-    x = within(x * tl.load(scale_ptr), LIMIT).to(out_ptr.dtype.element_ty)
-    tl.store(out_ptr + first_row * N + first_col + (r[:, None] * N + c[None, :]), x, mask=inside)
-    across_ptr = transposed_ptr + first_col * M + first_row + (c[:, None] * M + r[None, :])
-    tl.store(across_ptr, tl.trans(x), mask=(first_col + c < N)[:, None] & (first_row + r < M)[None, :])
+    x = within(x * tl.load(scale_ptr), LIMIT)
+    store_both(out_ptr, transposed_ptr, x, first_row, first_col, M, N, N, ROWS, COLS)
 
 
 @register("fp8_cast", opaque=True)  # a traced one could be made again in the backward, to save memory

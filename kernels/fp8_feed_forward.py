@@ -21,7 +21,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from kernels.backend import autocast_dtype, jit, launch, register, tl, triton, use_triton
-from kernels.fp8_cast import within
+from kernels.fp8_cast import store_both, within
 from kernels.fp8_linear import (
     E4M3,
     E5M2,
@@ -40,22 +40,26 @@ ROWS, COLS, WARPS = 64, 64, 8  # the tile of one program: 58 registers in the la
 
 
 @jit
+def _gate_and_up(both_ptr, first_row, first_col, M, F, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """A tile of each, of both (M, 2F), in float32; 0 outside."""
+    r, c = tl.arange(0, ROWS), tl.arange(0, COLS)
+    inside = (first_row + r < M)[:, None] & (first_col + c < F)[None, :]
+    from_ptr = both_ptr + first_row * 2 * F + first_col + (r[:, None] * (2 * F) + c[None, :])
+    gate = tl.load(from_ptr, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(from_ptr + F, mask=inside, other=0.0).to(tl.float32)
+    return gate, up
+
+
+@jit
 def _hidden_kernel(
     both_ptr, scale_ptr, hidden_ptr, transposed_ptr,  # (M, 2F), (), (M, F), (F, M)
     M, F,
     LIMIT: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     first_row, first_col = tl.program_id(0).to(tl.int64) * ROWS, tl.program_id(1).to(tl.int64) * COLS
-    r, c = tl.arange(0, ROWS), tl.arange(0, COLS)
-    inside = (first_row + r < M)[:, None] & (first_col + c < F)[None, :]
-    from_ptr = both_ptr + first_row * 2 * F + first_col + (r[:, None] * (2 * F) + c[None, :])
-    gate = tl.load(from_ptr, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(from_ptr + F, mask=inside, other=0.0).to(tl.float32)
+    gate, up = _gate_and_up(both_ptr, first_row, first_col, M, F, ROWS, COLS)
     hidden = within(gate * tl.sigmoid(gate) * up * tl.load(scale_ptr), LIMIT)
-    hidden = hidden.to(hidden_ptr.dtype.element_ty)
-    tl.store(hidden_ptr + first_row * F + first_col + (r[:, None] * F + c[None, :]), hidden, mask=inside)
-    across_ptr = transposed_ptr + first_col * M + first_row + (c[:, None] * M + r[None, :])
-    tl.store(across_ptr, tl.trans(hidden), mask=(first_col + c < F)[:, None] & (first_row + r < M)[None, :])
+    store_both(hidden_ptr, transposed_ptr, hidden, first_row, first_col, M, F, F, ROWS, COLS)
 
 
 @jit
@@ -71,11 +75,7 @@ def _maxima_kernel(
     ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     first_row, first_col = tl.program_id(0).to(tl.int64) * ROWS, tl.program_id(1).to(tl.int64) * COLS
-    r, c = tl.arange(0, ROWS), tl.arange(0, COLS)
-    inside = (first_row + r < M)[:, None] & (first_col + c < F)[None, :]
-    from_ptr = both_ptr + first_row * 2 * F + first_col + (r[:, None] * (2 * F) + c[None, :])
-    gate = tl.load(from_ptr, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(from_ptr + F, mask=inside, other=0.0).to(tl.float32)
+    gate, up = _gate_and_up(both_ptr, first_row, first_col, M, F, ROWS, COLS)
     silu = gate * tl.sigmoid(gate)
     programs = tl.num_programs(0) * tl.num_programs(1)
     place_ptr = out_ptr + tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
@@ -91,23 +91,17 @@ def _gradient_kernel(
     LIMIT: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     first_row, first_col = tl.program_id(0).to(tl.int64) * ROWS, tl.program_id(1).to(tl.int64) * COLS
+    gate, up = _gate_and_up(both_ptr, first_row, first_col, M, F, ROWS, COLS)
     r, c = tl.arange(0, ROWS), tl.arange(0, COLS)
     inside = (first_row + r < M)[:, None] & (first_col + c < F)[None, :]
-    wide = first_row * 2 * F + first_col + (r[:, None] * (2 * F) + c[None, :])
-    gate = tl.load(both_ptr + wide, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(both_ptr + wide + F, mask=inside, other=0.0).to(tl.float32)
     narrow = first_row * F + first_col + (r[:, None] * F + c[None, :])
     dhidden = tl.load(dhidden_ptr + narrow, mask=inside, other=0.0).to(tl.float32) * tl.load(scale_ptr)
     sigmoid = tl.sigmoid(gate)
     dgate = within(dhidden * up * sigmoid * (1.0 + gate * (1.0 - sigmoid)), LIMIT)
-    dgate = dgate.to(dboth_ptr.dtype.element_ty)
-    dup = within(dhidden * gate * sigmoid, LIMIT).to(dboth_ptr.dtype.element_ty)
-    tl.store(dboth_ptr + wide, dgate, mask=inside)
-    tl.store(dboth_ptr + wide + F, dup, mask=inside)
-    across = (first_col + c < F)[:, None] & (first_row + r < M)[None, :]
-    across_ptr = transposed_ptr + first_col * M + first_row + (c[:, None] * M + r[None, :])
-    tl.store(across_ptr, tl.trans(dgate), mask=across)
-    tl.store(across_ptr + tl.cast(F, tl.int64) * M, tl.trans(dup), mask=across)
+    dup = within(dhidden * gate * sigmoid, LIMIT)
+    across_ptr = transposed_ptr + tl.cast(F, tl.int64) * M  # of up, below the gate's
+    store_both(dboth_ptr, transposed_ptr, dgate, first_row, first_col, M, F, 2 * F, ROWS, COLS)
+    store_both(dboth_ptr + F, across_ptr, dup, first_row, first_col, M, F, 2 * F, ROWS, COLS)
 
 
 def _grid(rows: int, hidden: int) -> tuple[int, int]:

@@ -89,7 +89,7 @@ class _PhaseClock:
 
 class SteadyRate:
     """Amount per second without start-up: what follows the first update, which waits for compiled code and empty caches, and
-    half a second more. Extrapolating a whole run of a second tells of nothing but its start."""
+    half a second more. The rate of a whole run of a second is that of its start."""
 
     START_UP, LEAST = 0.5, 1.0  # seconds
 

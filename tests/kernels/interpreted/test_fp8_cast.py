@@ -45,11 +45,15 @@ def test_clamped_and_what_is_not_finite():
 
 
 @pytest.mark.parametrize(
-    "old, new",
-    [("tl.trans(x)", "x"), ("* tl.load(scale_ptr)", ""), ("first_col * M + first_row", "first_col * M")],
+    "name, old, new",
+    [
+        ("store_both", "tl.trans(x)", "x"),
+        ("_cast_kernel", "* tl.load(scale_ptr)", ""),
+        ("store_both", "first_col * M + first_row", "first_col * M"),
+    ],
 )
-def test_a_broken_kernel_differs(old, new, mutate):
-    mutate(module, "_cast_kernel", old, new)
+def test_a_broken_kernel_differs(name, old, new, mutate):
+    mutate(module, name, old, new)
     x, scale = torch.randn(65, 130), torch.tensor(4.0)
     got = module.cast_both(x, scale, torch.float32)
     assert not all(torch.equal(a, b) for a, b in zip(got, plain(x, scale, torch.float32), strict=True))
