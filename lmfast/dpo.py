@@ -6,66 +6,13 @@ the model it starts from, whose log-probabilities are computed once and kept in 
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
 
 from lmfast.counted import counted
 from lmfast.errors import UserError, exit_on_user_error
 from lmfast.model import compile_cache
-from lmfast.settings import DataSettings, OptimizerSettings, TrainSettings, parse, precision_of
-
-
-@dataclass(frozen=True)
-class PreferenceData(DataSettings):
-    """What is read."""
-
-    train_data_path: Annotated[str | None, tyro.conf.arg(aliases=["--train-data"])] = None
-    """.json or .jsonl of preferences: prompt, chosen, rejected, as strings or messages"""
-    val_data_path: Annotated[str | None, tyro.conf.arg(aliases=["--val-data"])] = None
-    """preferences to evaluate on; instead of held_out"""
-    tokenizer: str | None = None
-    """not used: the tokenizer is that of init_from"""
-    document_mask: bool = False
-    """not used: each answer has a row of its own"""
-    skip_bad: bool = False
-    """leave bad records out and count them, instead of stopping at the first"""
-    held_out: int | None = None
-    """prompts, picked by hash as lmfast.sft does, that are evaluated on and never trained on; when not set 100, or a tenth
-    if less"""
-    epochs: float = 1.0
-    """times the data is seen, where neither max_iters nor total_tokens nor max_minutes says how long to train"""
-
-
-@dataclass(frozen=True)
-class PreferenceLoss:
-    """Direct preference optimisation."""
-
-    beta: float = 0.1
-    """how strongly the model is held to the reference; larger is stronger"""
-    loss_type: Literal["sigmoid", "ipo"] = "sigmoid"
-    """sigmoid (DPO), or the squared distance of the margin to 1 / (2 beta) (IPO)"""
-    label_smoothing: float = 0.0
-    """sigmoid: probability that a preference is the wrong way round (conservative DPO)"""
-    length_normalised: bool = False
-    """log-probabilities a token instead of sums over the answer"""
-    reference_cache: str | None = None
-    """file of the reference model's log-probabilities, to be shared between runs; RUN/reference.npz when not set"""
-
-
-@dataclass(frozen=True)
-class DPOSettings(TrainSettings):
-    """Teach a model that talks which of two answers is better: direct preference optimisation."""
-
-    data: PreferenceData = field(default_factory=PreferenceData)
-    preference: PreferenceLoss = field(default_factory=PreferenceLoss)
-    optimizer: OptimizerSettings = field(
-        default_factory=lambda: OptimizerSettings(
-            batch_size=8, learning_rate=1e-5, warmup_iters=10, weight_decay=0.0
-        )
-    )
+from lmfast.settings import parse, precision_of
+from lmfast.training.post_training_settings import DPOSettings
 
 
 def main(argv: Sequence[str] | None = None) -> None:

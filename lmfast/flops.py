@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from lmfast.dpo import DPOSettings
 from lmfast.errors import UserError, exit_on_user_error
 from lmfast.files import check_writable
 from lmfast.model.accounting import (
@@ -41,8 +40,8 @@ from lmfast.settings import (
     read_model,
     read_yaml,
 )
-from lmfast.sft import SFTSettings
 from lmfast.streams import standard_output
+from lmfast.training.post_training_settings import DPOSettings, SFTSettings
 from lmfast.training.resolve import batch_ramp
 
 GB = 1e9

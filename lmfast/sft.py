@@ -6,50 +6,13 @@ The training loop, its settings and its run folder are lmfast.train's; this comm
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
 
 from lmfast.counted import counted
 from lmfast.errors import exit_on_user_error
 from lmfast.model import compile_cache
-from lmfast.settings import DataSettings, OptimizerSettings, TrainSettings, parse, precision_of
-
-
-@dataclass(frozen=True)
-class ConversationData(DataSettings):
-    """What is read."""
-
-    train_data_path: Annotated[str | None, tyro.conf.arg(aliases=["--train-data"])] = None
-    """.json or .jsonl of instructions (Alpaca), messages, or ShareGPT conversations"""
-    val_data_path: Annotated[str | None, tyro.conf.arg(aliases=["--val-data"])] = None
-    """records to evaluate on; instead of held_out"""
-    tokenizer: str | None = None
-    """not used: the tokenizer is that of init_from, with the chat's special tokens"""
-    document_mask: bool = False
-    """not used: conversations in a row are always kept apart"""
-    format: Literal["auto", "alpaca", "messages", "sharegpt"] = "auto"
-    """form of the records; found out for each record when not set"""
-    skip_bad: bool = False
-    """leave bad records out and count them, instead of stopping at the first"""
-    held_out: int | None = None
-    """prompts, picked by hash, that are evaluated on and never trained on; when not set 100, or a tenth if less"""
-    packing: bool = True
-    """several conversations in a row, kept apart; --no-packing gives each a row of its own"""
-    epochs: float = 3.0
-    """times the data is seen, where neither max_iters nor total_tokens nor max_minutes says how long to train"""
-
-
-@dataclass(frozen=True)
-class SFTSettings(TrainSettings):
-    """Teach a base model to answer: supervised fine-tuning on conversations."""
-
-    data: ConversationData = field(default_factory=ConversationData)
-    optimizer: OptimizerSettings = field(
-        default_factory=lambda: OptimizerSettings(batch_size=8, learning_rate=3e-4, warmup_iters=10)
-    )
+from lmfast.settings import parse, precision_of
+from lmfast.training.post_training_settings import SFTSettings
 
 
 def main(argv: Sequence[str] | None = None) -> None:

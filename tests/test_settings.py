@@ -183,8 +183,7 @@ def test_given_names_resolves_aliases():
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_config_reads(path):
-    from lmfast.dpo import DPOSettings
-    from lmfast.sft import SFTSettings
+    from lmfast.training.post_training_settings import DPOSettings, SFTSettings
     from lmfast.training.resolve import resolve
 
     cls = {"sft": SFTSettings, "dpo": DPOSettings}.get(path.stem, TrainSettings)

@@ -166,6 +166,7 @@ FACE_OF = {
     "check_correct": "check",
     "check_speed": "check",
     "check_report": "check",
+    "post_training_settings": "post_training",
     "cpu_kernels": "cpu_decoder",
     "cpu_plan": "cpu_decoder",
     "vector_ir": "vectors",

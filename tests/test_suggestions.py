@@ -12,8 +12,8 @@ from lmfast.suggestions import _OTHERS_SAY, nearest
 def settings_of(command: str) -> set[str]:
     module, name = {
         "train": ("lmfast.train", "TrainSettings"),
-        "sft": ("lmfast.sft", "SFTSettings"),
-        "dpo": ("lmfast.dpo", "DPOSettings"),
+        "sft": ("lmfast.training.post_training_settings", "SFTSettings"),
+        "dpo": ("lmfast.training.post_training_settings", "DPOSettings"),
         "generate": ("lmfast.generate", "GenerateSettings"),
         "evaluate": ("lmfast.evaluate", "EvaluateSettings"),
         "flops": ("lmfast.flops", "FlopsSettings"),
