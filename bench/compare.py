@@ -180,7 +180,7 @@ def run(version: str, checkout: Path, output: Path, mode: str, select: str | Non
     if select:
         command += ["-k", select]
     environment = os.environ | {
-        "PYTHONPATH": str(checkout),
+        "PYTHONPATH": machine.import_path(checkout),
         "LMFAST_BENCH_CORPORA": str(corpora.folder().resolve()),
     }
     done = ended(command, checkout, environment)

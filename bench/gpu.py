@@ -7,14 +7,14 @@ measurements, most important first, each step with a time limit of its own:
     correctness    operators at real sizes and the whole model, while caches are filled       bench/gpu_correctness.py
     training       the compiled 124M step with cuDNN's attention and ours, beside Hugging
                    Face's, in FP8: MFU, memory                                        bench/gpu_training.py
-    kernels        each kernel against its peers                                              kernels/check.py --what speed
+    kernels        each kernel against its peers                                       lmfast_kernels/check.py --what speed
     run            a short tinystories_17m run, extrapolated                                  bench/gpu_run.py
     decoding       124M, one sequence and 16                                                  bench/gpu_decoding.py
     options        two layers of it: windows, other choices                           bench/gpu_training.py
 
 A step that fails or exceeds its limit is reported and does not stop the next; steps for which no time is left are
 reported too. On request only: `scaling`, the tokenizer with 1 to 16 workers (bench/tokenizer_scaling.py); `tiles`, the
-sweep; `profile`, the kernels of the step; `warm`, the caches alone; `beyond`, kernels.check with tensors beyond 2³¹
+sweep; `profile`, the kernels of the step; `warm`, the caches alone; `beyond`, lmfast_kernels.check with tensors beyond 2³¹
 elements; `whole-run`, all 327.68M tokens. `--rehearse` runs the same steps on a machine without a device, in float32 and
 at tiny sizes.
 
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if gpu is None and not options.rehearse:
         print(
             "bench/gpu.sh: needs a CUDA device; without one, --rehearse runs the same steps at tiny sizes and "
-            "python -m kernels.aot inspects the kernels",
+            "python -m lmfast_kernels.aot inspects the kernels",
             file=sys.stderr,
         )
         return 2

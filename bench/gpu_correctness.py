@@ -1,11 +1,12 @@
-"""Is every kernel right on this device? `python -m bench.gpu_correctness`: kernels.check --what correct, all at once, and
-the whole model against plain PyTorch (the row `agreement` of gpu_training.py).
+"""Is every kernel right on this device? `python -m bench.gpu_correctness`:
+lmfast_kernels.check --what correct, all at once, and the whole model against plain PyTorch (the row `agreement` of
+gpu_training.py).
 
 Compilation takes most of the time and the host has enough cores, so each operator has a process of its own, which also
-leaves compiled kernels in Triton's cache for later steps. Sizes beyond 2³¹ elements are left to kernels.check itself:
+leaves compiled kernels in Triton's cache for later steps. Sizes beyond 2³¹ elements are left to lmfast_kernels.check itself:
 they need the whole memory of the device.
 
-Out: one file, rewritten whenever an operator is done, {machine, operators: {name: what kernels.check keeps, or
+Out: one file, rewritten whenever an operator is done, {machine, operators: {name: what lmfast_kernels.check keeps, or
 rows}, exit_codes}. Exit code 0 if all is right, 1 if a result is wrong or a process failed.
 """
 
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from bench import machine
 from bench.target_table import save_json
-from kernels.check_correct import CHECKS
+from lmfast_kernels.check_correct import CHECKS
 
 MODEL = "agreement"
 
@@ -31,7 +32,7 @@ def command(operator: str, path: Path, rehearse: bool = False) -> list[str]:
         words = ["bench.gpu_training", "--only", MODEL, "--output", str(path)]
     else:
         words = [
-            "kernels.check",
+            "lmfast_kernels.check",
             "--what",
             "correct",
             "--usual-sizes",

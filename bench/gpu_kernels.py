@@ -1,8 +1,9 @@
-"""What kernels.check measured, as a table of targets: `python -m bench.gpu_kernels FILE.json … [--output TABLE.json]`.
+"""What lmfast_kernels.check measured, as a table of targets: `python -m bench.gpu_kernels FILE.json …`.
 
-In: JSON files that `python -m kernels.check` saved on one device (correctness, speed, or both), whole or cut short. Out:
-a table like the other ones in bench/results/: a row per operator with how many comparisons were right, a row per target
-that was measured, a row per timing. Nothing is measured here. Rejected: files of different devices.
+In: JSON files that `python -m lmfast_kernels.check` saved on one device (correctness, speed, or both), whole or cut
+short. Out (`--output TABLE.json`): a table like the other ones in bench/results/: a row per operator with how many
+comparisons were right, a row per target that was measured, a row per timing. Nothing is measured here. Rejected: files
+of different devices.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import torch
 
 from bench import machine
 from bench.target_table import Row, line, save
-from kernels.check_report import Report, targets
+from lmfast_kernels.check_report import Report, targets
 
 
 def read(paths: Sequence[Path]) -> Report:

@@ -19,11 +19,11 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "2")  # many of these pro
 
 from bench import gpu_decoding, gpu_run, gpu_smoke_decoding, gpu_smoke_fp8, gpu_training
 from bench.target_table import Row, line
-from kernels import check
-from kernels.check_correct import CHECKS as OPERATORS
-from kernels.check_speed import Sizes as SpeedSizes
 from lmfast.model.device import make_deterministic, pick_device
 from lmfast.settings import replace_flat
+from lmfast_kernels import check
+from lmfast_kernels.check_correct import CHECKS as OPERATORS
+from lmfast_kernels.check_speed import Sizes as SpeedSizes
 
 SMALL_SPEED = SpeedSizes(
     rows=256, width=512, d_ff=256, tokens=512, attention_seqs=(256,), attention_width=256, d_model=256, vocab=1000,

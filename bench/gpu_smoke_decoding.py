@@ -15,14 +15,14 @@ from collections.abc import Callable
 
 import torch
 
-from kernels import rope_append
-from kernels.rope_append import rope_append_reference
 from lmfast.inference.decode import generate, stream
 from lmfast.inference.kept_decoders import borrow, shelf_of
 from lmfast.inference.sampling import Sampling
 from lmfast.inference.torch_decoder import TorchDecoder
 from lmfast.model.config import ModelConfig
 from lmfast.model.transformer import TransformerLM
+from lmfast_kernels import rope_append
+from lmfast_kernels.rope_append import rope_append_reference
 
 GREEDY = {"temperature": 0.0}
 SAMPLED = {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "seed": 2}

@@ -13,12 +13,12 @@ from importlib import import_module
 
 import torch
 
-import kernels
+import lmfast_kernels
 from bench.ceilings import best
-from kernels.fp8_linear import E4M3, E5M2, fp8_mm, fp8_mm_reference, to_fp8, transposed
 from lmfast.model.fp8 import why_not_fp8
+from lmfast_kernels.fp8_linear import E4M3, E5M2, fp8_mm, fp8_mm_reference, to_fp8, transposed
 
-LOSS = import_module("kernels.fp8_cross_entropy")
+LOSS = import_module("lmfast_kernels.fp8_cross_entropy")
 COMPILE: dict = {"fullgraph": True, "dynamic": False}
 
 
@@ -90,13 +90,13 @@ def as_on_the_cpu(function: Callable, inputs: list, device: torch.device, allowe
 
 def linear(device: torch.device) -> str:
     return as_on_the_cpu(
-        kernels.fp8_linear, [torch.randn(2, 80, 144).bfloat16(), torch.randn(208, 144)], device, 0.02
+        lmfast_kernels.fp8_linear, [torch.randn(2, 80, 144).bfloat16(), torch.randn(208, 144)], device, 0.02
     )
 
 
 def feed_forward(device: torch.device) -> str:
     weights = [torch.randn(2 * 208, 144) / 12, torch.randn(144, 208) / 14]
-    function = lambda *inputs: kernels.feed_forward(*inputs, fp8=True)  # noqa: E731
+    function = lambda *inputs: lmfast_kernels.feed_forward(*inputs, fp8=True)  # noqa: E731
     return as_on_the_cpu(function, [torch.randn(2, 80, 144).bfloat16(), *weights], device, 0.05)
 
 
@@ -110,7 +110,10 @@ def loss(device: torch.device) -> str:
         for sizes in (before, (1, 2 * LOSS.TILE * 1040)):
             LOSS.LOGITS_BYTES, LOSS.DLOGITS_BYTES = sizes
             for options in ({}, {"softcap": 15.0, "z_loss": 1e-3}):
-                function = lambda h, w, t, o=options: kernels.linear_cross_entropy(h, w, t, fp8=True, **o)[0]  # noqa: E731
+
+                def function(h, w, t, o=options):
+                    return lmfast_kernels.linear_cross_entropy(h, w, t, fp8=True, **o)[0]
+
                 done = as_on_the_cpu(function, [hidden, weight, targets], device, 0.05)
     finally:
         LOSS.LOGITS_BYTES, LOSS.DLOGITS_BYTES = before
@@ -172,10 +175,12 @@ def costs(
 
     for fp8 in (False, True):
         kind = "FP8" if fp8 else "bf16"
-        one = ms(both_ways(lambda x, u, d, f=fp8: kernels.feed_forward(x, u, d, fp8=f), x, up, down))
+        one = ms(both_ways(lambda x, u, d, f=fp8: lmfast_kernels.feed_forward(x, u, d, fp8=f), x, up, down))
         yield f"feed-forward of {rows} tokens, forward and backward, {kind}: {one:.2f} ms"
         one = ms(
-            both_ways(lambda h, w, f=fp8: kernels.linear_cross_entropy(h, w, targets, fp8=f)[0], x, head)
+            both_ways(
+                lambda h, w, f=fp8: lmfast_kernels.linear_cross_entropy(h, w, targets, fp8=f)[0], x, head
+            )
         )
         yield f"head and loss of {rows} tokens, forward and backward, {kind}: {one:.2f} ms"
 

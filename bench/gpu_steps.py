@@ -47,7 +47,16 @@ STEPS: dict[str, Step] = {
         ),
     ),
     "kernels": Step(
-        45, (Job("kernels", "kernels.check", ("--what", "speed", "--quick"), "gpu_kernels.json", "--json"),)
+        45,
+        (
+            Job(
+                "kernels",
+                "lmfast_kernels.check",
+                ("--what", "speed", "--quick"),
+                "gpu_kernels.json",
+                "--json",
+            ),
+        ),
     ),
     "run": Step(50, (Job("run", "bench.gpu_run", ("--minutes", "0.45"), "gpu_run.json"),)),
     "decoding": Step(45, (Job("decoding", "bench.gpu_decoding", output="gpu_decoding.json"),)),
@@ -73,7 +82,7 @@ ON_REQUEST: dict[str, Step] = {
         (Job("profile", "bench.gpu_training", ("--profile", "--only", *ROWS), "gpu_profile.json"),),
     ),
     "beyond": Step(
-        500, (Job("beyond", "kernels.check", ("--what", "correct"), "gpu_beyond.json", "--json"),)
+        500, (Job("beyond", "lmfast_kernels.check", ("--what", "correct"), "gpu_beyond.json", "--json"),)
     ),
     "whole-run": Step(500, (Job("whole-run", "bench.gpu_run", ("--minutes", "7.5"), "gpu_whole_run.json"),)),
 }
@@ -97,5 +106,5 @@ REHEARSAL: dict[str, tuple[str, ...]] = {
     "bench.gpu_run": ("--rehearse",),
     "bench.gpu_tiles": ("--rehearse",),
     "bench.tokenizer_scaling": ("--rehearse",),
-    "kernels.check": ("--rehearse",),
+    "lmfast_kernels.check": ("--rehearse",),
 }

@@ -1,11 +1,11 @@
 """Which launch parameters are fastest on this device? `python -m bench.gpu_tiles [--only GROUP …]`.
 
-Groups: attention's forward, dq and dk, dv kernels at head_dim 64 and 128 (kernels/attention_tiles.py); RMSNorm's
-backward, the loss kernel and its chunks (kernels/tuning.py). Each at the sizes of training, in bf16, forward and backward
-together. A row says how long each candidate takes, the default first, and names the fastest; a candidate whose result
-differs from the default's is WRONG. Compiling takes longer than measuring, so all candidates are compiled first, in
-processes that run at once; what they leave in Triton's cache is then timed one after another. Needs a CUDA device, or
-`--rehearse`.
+Groups: attention's forward, dq and dk, dv kernels at head_dim 64 and 128 (lmfast_kernels/attention_tiles.py); RMSNorm's
+backward, the loss kernel and its chunks (lmfast_kernels/tuning.py). Each at the sizes of training, in bf16, forward and
+backward together. A row says how long each candidate takes, the default first, and names the fastest; a candidate whose
+result differs from the default's is WRONG. Compiling takes longer than measuring, so all candidates are compiled first,
+in processes that run at once; what they leave in Triton's cache is then timed one after another. Needs a CUDA device,
+or `--rehearse`.
 """
 
 import argparse
@@ -20,11 +20,11 @@ from importlib import import_module
 
 import torch
 
-import kernels
+import lmfast_kernels
 from bench import machine
 from bench.target_table import Row, add_options, attempt, measure
-from kernels import attention_tiles, backend, tuning
-from kernels.check_report import time_ms
+from lmfast_kernels import attention_tiles, backend, tuning
+from lmfast_kernels.check_report import time_ms
 
 SEQ, WIDTH = 4096, 2048  # of attention: tokens of a sequence, heads × head_dim
 TOKENS, D_MODEL, VOCAB = 16_384, 768, 50_304
@@ -54,8 +54,8 @@ def attend(device: torch.device, tiny: bool, head_dim: int, backward: bool) -> C
         with backend.use_choice("attention", "triton"):
             if not backward:
                 with torch.no_grad():
-                    return (kernels.attention(q, k, v),)
-            return torch.autograd.grad(kernels.attention(q, k, v), (q, k, v), upstream)
+                    return (lmfast_kernels.attention(q, k, v),)
+            return torch.autograd.grad(lmfast_kernels.attention(q, k, v), (q, k, v), upstream)
 
     return call
 
@@ -64,7 +64,7 @@ def normalise(device: torch.device, tiny: bool, width: int) -> Callable:
     rows = 16 if tiny else 4 * TOKENS * D_MODEL // width
     x, weight = randn(device, rows, width), torch.ones(width, device=device, requires_grad=True)
     upstream = torch.randn_like(x)
-    return lambda: torch.autograd.grad(kernels.rms_norm(x, weight), (x, weight), upstream)
+    return lambda: torch.autograd.grad(lmfast_kernels.rms_norm(x, weight), (x, weight), upstream)
 
 
 def lose(device: torch.device, tiny: bool) -> Callable:
@@ -73,7 +73,7 @@ def lose(device: torch.device, tiny: bool) -> Callable:
     weight.data *= 0.05
     targets = torch.arange(tokens, device=device) % vocab
     return lambda: torch.autograd.grad(
-        kernels.linear_cross_entropy(hidden, weight, targets)[0], (hidden, weight)
+        lmfast_kernels.linear_cross_entropy(hidden, weight, targets)[0], (hidden, weight)
     )
 
 
@@ -90,7 +90,10 @@ def groups() -> dict[str, Group]:
                 lambda tile, kernel=kernel: attention_tiles.use_tiles(**{kernel: tile}),
                 partial(attend, head_dim=head_dim, backward=kernel != "forward"),
             )
-    rms_norm, loss = import_module("kernels.rms_norm"), import_module("kernels.linear_cross_entropy")
+    rms_norm, loss = (
+        import_module("lmfast_kernels.rms_norm"),
+        import_module("lmfast_kernels.linear_cross_entropy"),
+    )
     chunks = [{"ROWS": rows} for rows in loss.CHUNK_ROWS_CANDIDATES]
     for name, config, candidates, make in (
         (

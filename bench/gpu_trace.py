@@ -26,12 +26,12 @@ from bench import fake_device
 from bench.gpu_training import read_config
 from bench.machine import ROOT
 from bench.training_step import OurSteps
-from kernels import aot, backend
 from lmfast.inference.sampling import Sampling
 from lmfast.inference.torch_decoder import TorchDecoder
 from lmfast.model.config import ModelConfig
 from lmfast.model.device import make_deterministic
 from lmfast.model.transformer import TransformerLM
+from lmfast_kernels import aot, backend
 
 CONFIG, DECODED = "owt_124m", 1  # sequences that are decoded at once
 FOLDER = ROOT / "docs" / "gpu_trace"
@@ -178,7 +178,7 @@ def _graphs(names: list[str]) -> dict[str, fake_device.Generated]:
 def trace_training(
     device: fake_device.Device, shape: ModelConfig, batch: int, attention: str = "auto"
 ) -> Trace:
-    """Two steps of `train_loop`, bf16 by autocast, compiled; attention: whose (kernels.backend.attention_choice)."""
+    """Two steps of `train_loop`, bf16 by autocast, compiled; attention: whose (lmfast_kernels.backend.attention_choice)."""
     torch._dynamo.reset()
     device.operators.clear()
     with device, backend.use_choice("attention", attention):

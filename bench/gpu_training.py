@@ -34,7 +34,6 @@ from bench.ceilings import synchronizer
 from bench.target_table import Row, add_options, failed, measure
 from bench.timing import in_turns, per_second, ratio, seconds
 from bench.training_step import OurSteps, TheirSteps, their_loss, zipf_ids
-from kernels import backend
 from lmfast.data.batches import Batches
 from lmfast.model.accounting import device_peak, training_flops_per_token
 from lmfast.model.config import ModelConfig
@@ -44,6 +43,7 @@ from lmfast.model.transformer import TransformerLM
 from lmfast.settings import TrainSettings, find_config, read_yaml, replace_flat
 from lmfast.training.objectives import NextToken
 from lmfast.training.prefetch import Prefetched
+from lmfast_kernels import backend
 
 CONFIG = "owt_124m"
 IDS = 4_000_000

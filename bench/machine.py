@@ -12,6 +12,13 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def import_path(root: Path) -> str:
+    """PYTHONPATH of a process that imports lmfast, bench and lmfast_kernels from the checkout `root`."""
+    return os.pathsep.join([str(root), str(root / "kernels")])
+
+
 PACKAGES = (
     "torch", "triton", "numpy", "numba", "regex", "tiktoken", "tokenizers", "transformers", "gigatoken", "rustbpe",
 )  # fmt: skip

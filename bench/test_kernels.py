@@ -1,7 +1,7 @@
 """Each operator forward and backward, beside PyTorch's own: eager, as the model's commands call it.
 
-On a CPU the operators are PyTorch itself (kernels/backend.py), so these entries show what the references cost; on CUDA
-they are the Triton kernels, and the same entries stand beside PyTorch's. Entries for peers that exist only on CUDA
+On a CPU the operators are PyTorch itself (lmfast_kernels/backend.py), so these entries show what the references cost; on
+CUDA they are the Triton kernels, and the same entries stand beside PyTorch's. Entries for peers that exist only on CUDA
 skip elsewhere with the reason. Results are compared with the peer's before anything is timed.
 
 Bytes are those of the tensors that must be read or written once; FLOPs of attention count causal work once; the fraction
@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import kernels
+import lmfast_kernels
 from bench.measuring import Work
 
 
@@ -136,7 +136,7 @@ def test_rms_norm(shape, randn, direction, measure):
 
     moved = (2 * nbytes(x), 3 * nbytes(x))
     bench(
-        measure, direction, [x, weight], lambda x, w: kernels.rms_norm(x, w, 1e-5), theirs, "F.rms_norm",
+        measure, direction, [x, weight], lambda x, w: lmfast_kernels.rms_norm(x, w, 1e-5), theirs, "F.rms_norm",
         shape.tokens, moved,
     )  # fmt: skip
 
@@ -154,7 +154,7 @@ def test_rms_norm_residual(shape, randn, direction, measure):
 
     moved = (4 * nbytes(x), 4 * nbytes(x))
     bench(
-        measure, direction, [x, weight, residual], lambda x, w, r: kernels.rms_norm(x, w, 1e-5, r), theirs,
+        measure, direction, [x, weight, residual], lambda x, w, r: lmfast_kernels.rms_norm(x, w, 1e-5, r), theirs,
         "add + F.rms_norm", shape.tokens, moved,
     )  # fmt: skip
 
@@ -163,7 +163,7 @@ def test_swiglu(shape, randn, direction, measure):
     gate, up = randn(shape.tokens, shape.d_ff), randn(shape.tokens, shape.d_ff)
     moved = (3 * nbytes(gate), 5 * nbytes(gate))
     bench(
-        measure, direction, [gate, up], kernels.swiglu, lambda gate, up: F.silu(gate) * up, "F.silu * up",
+        measure, direction, [gate, up], lmfast_kernels.swiglu, lambda gate, up: F.silu(gate) * up, "F.silu * up",
         shape.tokens, moved,
     )  # fmt: skip
 
@@ -175,7 +175,7 @@ def test_rope(shape, randn, direction, device, measure):
     cos, sin = (table.to(device) for table in rope_tables(64, shape.seq, 10000.0))
 
     def ours(q, k):
-        return tuple(kernels.rope(q, k, cos, sin))
+        return tuple(lmfast_kernels.rope(q, k, cos, sin))
 
     def theirs(q, k):
         def turned(x):
@@ -212,7 +212,7 @@ def test_attention(shape, randn, direction, device, dtype, peer, measure):
         8 * nbytes(q),
     )  # q, k, v, out; the backward pass reads those and dout, and writes dq, dk, dv
     bench(
-        measure, direction, [q, k, v], kernels.attention, theirs, f"SDPA {peer}",
+        measure, direction, [q, k, v], lmfast_kernels.attention, theirs, f"SDPA {peer}",
         shape.tokens, moved, flops=(forward, 2.5 * forward), matrix=dtype,
     )  # fmt: skip
 
@@ -229,10 +229,10 @@ def test_decode_attention(shape, randn, device, batch, measure):
     def theirs():
         return F.scaled_dot_product_attention(q[:, :, None], k, v, enable_gqa=True)
 
-    ours = kernels.decode_attention(q, k, v, lengths)
+    ours = lmfast_kernels.decode_attention(q, k, v, lengths)
     torch.testing.assert_close(ours.float(), theirs()[:, :, 0].float(), rtol=2e-2, atol=2e-2)
     measure(
-        lambda: kernels.decode_attention(q, k, v, lengths),
+        lambda: lmfast_kernels.decode_attention(q, k, v, lengths),
         Work(tokens=batch, bytes=nbytes(k, v), ceiling="read"),
         {"SDPA": theirs},
     )
@@ -249,7 +249,7 @@ def test_linear_cross_entropy(shape, randn, direction, device, dtype, measure):
     targets = torch.randint(0, shape.vocab, (shape.tokens,), device=device)
 
     def ours(hidden, weight):
-        return kernels.linear_cross_entropy(hidden, weight, targets)[0] / shape.tokens
+        return lmfast_kernels.linear_cross_entropy(hidden, weight, targets)[0] / shape.tokens
 
     def theirs(hidden, weight):
         return F.cross_entropy((hidden @ weight.t()).float(), targets)

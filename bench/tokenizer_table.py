@@ -232,7 +232,9 @@ def our_command(*words: str) -> list[str]:
 def environment(root: Path) -> dict[str, str]:
     """This process's, for one that imports lmfast from `root` and, as in any shell, keeps compiled bytecode: where
     PYTHONDONTWRITEBYTECODE is set, each start compiles all of Numba's modules (2.3 s instead of 1.0)."""
-    return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | {"PYTHONPATH": str(root)}
+    return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | {
+        "PYTHONPATH": machine.import_path(root)
+    }
 
 
 def memory(setting: Setting) -> Iterator[Row]:

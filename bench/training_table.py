@@ -29,7 +29,6 @@ from bench.huggingface import llama
 from bench.target_table import Row, add_options, measure
 from bench.timing import in_turns, ratio
 from bench.training_step import OurSteps, TheirSteps, their_loss
-from kernels import cpu_library
 from lmfast.data.batches import Batches
 from lmfast.model.accounting import training_flops_per_token
 from lmfast.model.config import ModelConfig
@@ -37,6 +36,7 @@ from lmfast.model.device import make_deterministic
 from lmfast.model.peaks import measured_matmul_flops
 from lmfast.model.transformer import TransformerLM
 from lmfast.training.objectives import NextToken
+from lmfast_kernels import cpu_library
 
 MODEL = ModelConfig(4096, 256, d_model=256, num_layers=4, num_heads=8, d_ff=704)
 BATCH = 8

@@ -13,6 +13,12 @@ import pytest
 # Models in tests are tiny: a second thread costs more than it brings, and much more where test processes share cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Processes that tests start import this checkout, installed or not, as pytest itself does (pyproject.toml, pythonpath).
+_ROOT = Path(__file__).resolve().parent.parent
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(_ROOT), str(_ROOT / "kernels"), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+
 # Started in the background (nohup, &) this process and its children would ignore Ctrl-C, which many tests send.
 if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN

@@ -16,12 +16,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # room -> the rooms it may import; a command is any module directly in lmfast/
 ALLOWED = {
-    "kernels": set(),
+    "lmfast_kernels": set(),
     "lmfast.tokenizer": set(),
     "lmfast.data": {"lmfast.tokenizer"},
-    "lmfast.model": {"kernels"},
+    "lmfast.model": {"lmfast_kernels"},
     "lmfast.inference": {"lmfast.model", "lmfast.data", "lmfast.tokenizer"},
-    "lmfast.training": {"lmfast.model", "lmfast.data", "lmfast.tokenizer", "kernels"},
+    "lmfast.training": {"lmfast.model", "lmfast.data", "lmfast.tokenizer", "lmfast_kernels"},
 }
 EVERYWHERE = {
     "lmfast.counted",
@@ -46,8 +46,8 @@ EXCEPTIONS = {
 
 def room_of(module: str) -> str | None:
     parts = module.split(".")
-    if parts[0] == "kernels":
-        return "kernels"
+    if parts[0] == "lmfast_kernels":
+        return "lmfast_kernels"
     if parts[0] != "lmfast":
         return None
     name = ".".join(parts[:2])
@@ -66,7 +66,9 @@ def imported_modules(path: Path) -> set[str]:
 
 def violations(path: Path) -> list[str]:
     relative = path.relative_to(ROOT).as_posix()
-    own = room_of(relative.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+    own = room_of(
+        relative.removeprefix("kernels/").removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    )
     if own == "command":
         return []
     allowed = (ALLOWED | SETTINGS).get(own, set()) | EVERYWHERE | {own}
@@ -117,7 +119,7 @@ def modules_after(statement: str) -> set[str]:
             "import lmfast.data.batches, lmfast.data.token_file, lmfast.data.stories, lmfast.data.builtin",
             {"torch"},
         ),
-        ("import kernels", {"lmfast"}),
+        ("import lmfast_kernels", {"lmfast"}),
     ],
 )
 def test_nothing_heavy_loads_before_it_is_used(statement, absent):
@@ -176,11 +178,15 @@ FACE_OF = {
 def test_tests_mirror_the_code():
     """Every source file has its test file, in the same room."""
     missing = []
-    for path in [*ROOT.glob("kernels/*.py"), *ROOT.glob("lmfast/**/*.py")]:
+    for path in [*ROOT.glob("kernels/lmfast_kernels/*.py"), *ROOT.glob("lmfast/**/*.py")]:
         relative = path.relative_to(ROOT)
         if path.name == "__init__.py" or path.name in DATA_ONLY:
             continue
-        room = ROOT / "tests" / relative.parent.as_posix().removeprefix("lmfast").strip("/")
+        room = (
+            ROOT
+            / "tests"
+            / relative.parent.as_posix().removeprefix("lmfast").removesuffix("lmfast_kernels").strip("/")
+        )
         stem = FACE_OF.get(path.stem, path.stem.strip("_"))
         if not any(room.rglob(f"test_{stem}.py")):
             missing.append(relative.as_posix())

@@ -12,9 +12,9 @@ pass. That one has some 150 launches, 3 to 5 ms of
 the host's time, so it is captured too, for lengths rounded up to powers of two (PREFILL_TOKENS).
 
 The step needs 7 launches a layer for up to four sequences (norm and qkv, rope and append, split attention and its join,
-output, norm and up, SwiGLU and down; see kernels/decode_linear.py), 10 for more of them; without the graph the host would
-take 5 µs and more for each. With `compiled`, torch.compile fuses what lies between them; it takes ten seconds and more,
-and is there for long runs.
+output, norm and up, SwiGLU and down; see lmfast_kernels/decode_linear.py), 10 for more of them; without the graph the host
+would take 5 µs and more for each. With `compiled`, torch.compile fuses what lies between them; it takes ten seconds and
+more, and is there for long runs.
 """
 
 import functools

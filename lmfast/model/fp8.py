@@ -9,9 +9,9 @@ import os
 
 import torch
 
-from kernels.fp8_linear import CAPABILITY, MULTIPLE, fits_fp8
 from lmfast.errors import UserError
 from lmfast.model.transformer import TransformerLM
+from lmfast_kernels.fp8_linear import CAPABILITY, MULTIPLE, fits_fp8
 
 EMULATE = "LMFAST_FP8_EMULATE"
 """an environment variable: 1 lets other devices train with the same rounded values and products in fp64, for tests"""

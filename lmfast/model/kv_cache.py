@@ -1,7 +1,7 @@
 """The static key/value cache: allocated once at the longest length, written in place, never grown.
 
-Shapes are those of `kernels.decode_attention`: (batch, num_kv_heads, max_length, head_dim) a layer. Prompts are written
-by `fill`, single tokens by `kernels.rope_append`. `lengths`
+Shapes are those of `lmfast_kernels.decode_attention`: (batch, num_kv_heads, max_length, head_dim) a layer. Prompts are
+written by `fill`, single tokens by `lmfast_kernels.rope_append`. `lengths`
 (batch,) int32 says how many positions of each sequence are valid; it lives on the device, so that a decoding step
 never waits for the host. What lies beyond a sequence's length is never read.
 """

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import kernels
+import lmfast_kernels
 from lmfast.model.config import ModelConfig
 from lmfast.model.kv_cache import LayerCache
 
@@ -25,7 +25,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor, residual: Tensor | None = None):
-        return kernels.rms_norm(x, self.weight, self.eps, residual)
+        return lmfast_kernels.rms_norm(x, self.weight, self.eps, residual)
 
 
 class NoNorm(nn.Module):
@@ -40,7 +40,7 @@ def make_norm(config: ModelConfig) -> nn.Module:
 
 
 class Linear(nn.Linear):
-    """A projection without bias, by `kernels.linear`; with `fp8`, by `kernels.fp8_linear` in training."""
+    """A projection without bias, by `lmfast_kernels.linear`; with `fp8`, by `lmfast_kernels.fp8_linear` in training."""
 
     fp8 = False
 
@@ -48,7 +48,7 @@ class Linear(nn.Linear):
         super().__init__(in_features, out_features, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        product = kernels.fp8_linear if self.fp8 and self.training else kernels.linear
+        product = lmfast_kernels.fp8_linear if self.fp8 and self.training else lmfast_kernels.linear
         return product(x, self.weight)
 
 
@@ -57,9 +57,9 @@ def decode_normed(
 ) -> tuple[Tensor, Tensor]:
     """(norm(s) weightᵀ, s) of s = delta + residual, or delta: for one new token a sequence; None is no norm."""
     if isinstance(norm, RMSNorm):
-        return kernels.decode_norm_linear(delta, norm.weight, weight, norm.eps, residual)
+        return lmfast_kernels.decode_norm_linear(delta, norm.weight, weight, norm.eps, residual)
     s = delta if residual is None else delta + residual
-    return kernels.decode_linear(s, weight), s
+    return lmfast_kernels.decode_linear(s, weight), s
 
 
 class FusedLinear(Linear):
@@ -126,13 +126,15 @@ class Attention(nn.Module):
         plain = self.q_norm is None and self.value_embedding is None and window is None
         if plain and positions is None and document_ids is None and cache is None:
             tables = rope if self.rotate else (None, None)
-            return self.out(kernels.self_attention(self.qkv(x), self.num_heads, self.num_kv_heads, *tables))
+            return self.out(
+                lmfast_kernels.self_attention(self.qkv(x), self.num_heads, self.num_kv_heads, *tables)
+            )
         q, k, v = (heads.transpose(1, 2) for heads in self.heads_of(self.qkv(x), ids))
         if self.rotate:
-            q, k = kernels.rope(q, k, *rope, positions)
+            q, k = lmfast_kernels.rope(q, k, *rope, positions)
         if cache is not None:
             cache.fill(k, v)
-        attended = kernels.attention(q, k, v, causal=True, document_ids=document_ids, window=window)
+        attended = lmfast_kernels.attention(q, k, v, causal=True, document_ids=document_ids, window=window)
         return self.out(attended.transpose(1, 2).flatten(2))
 
     def decode(
@@ -146,10 +148,10 @@ class Attention(nn.Module):
         """One new token a sequence, qkv's product (batch, 1, …) of ids (batch, 1); `lengths` (batch,) count it already."""
         q, k, v = (heads.squeeze(1) for heads in self.heads_of(projected, ids))
         tables = rope if self.rotate else (None, None)
-        q = kernels.rope_append(q, k, v, *tables, lengths, cache.k, cache.v)
+        q = lmfast_kernels.rope_append(q, k, v, *tables, lengths, cache.k, cache.v)
         window = self._window_within(cache.k.shape[2])
-        attended = kernels.decode_attention(q, cache.k, cache.v, lengths, window=window)
-        return kernels.decode_linear(attended.flatten(1)[:, None], self.out.weight)
+        attended = lmfast_kernels.decode_attention(q, cache.k, cache.v, lengths, window=window)
+        return lmfast_kernels.decode_linear(attended.flatten(1)[:, None], self.out.weight)
 
 
 class FeedForward(nn.Module):
@@ -169,14 +171,14 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.kind == "swiglu":
             weights = self.up.weight, self.down.weight
-            return kernels.feed_forward(x, *weights, fp8=self.up.fp8 and self.training)
+            return lmfast_kernels.feed_forward(x, *weights, fp8=self.up.fp8 and self.training)
         return self.down(self._activated(self.up(x)))
 
     def decode_down(self, up: Tensor) -> Tensor:
         """The rest of it for one new token a sequence, from the product `up` (batch, 1, …)."""
         if self.kind == "swiglu":
-            return kernels.decode_swiglu_linear(up, self.down.weight)
-        return kernels.decode_linear(self._activated(up), self.down.weight)
+            return lmfast_kernels.decode_swiglu_linear(up, self.down.weight)
+        return lmfast_kernels.decode_linear(self._activated(up), self.down.weight)
 
     def _activated(self, up: Tensor) -> Tensor:
         return F.silu(up) if self.kind == "silu" else F.relu(up).square()
@@ -215,7 +217,7 @@ class Block(nn.Module):
     def decode(self, delta: Tensor, residual: Tensor | None, attend) -> tuple[Tensor, Tensor | None]:
         """`forward` of one new token a sequence; `attend(attention, projected)` takes qkv's product.
 
-        With `norm: pre` each norm and SwiGLU belong to the product that reads them (kernels/decode_linear.py).
+        With `norm: pre` each norm and SwiGLU belong to the product that reads them (lmfast_kernels/decode_linear.py).
         """
         if self.post_norm or self.parallel:
             return self.forward(delta, residual, lambda attention, x: attend(attention, attention.qkv(x)))

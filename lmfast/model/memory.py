@@ -35,7 +35,7 @@ USABLE = 0.9
 
 ELEMENT_SIZE = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8": 2}  # fp8 products read casts of 16-bit activations
 
-# The bounds of the loss's buffer in kernels/linear_cross_entropy.py; a test compares.
+# The bounds of the loss's buffer in lmfast_kernels/linear_cross_entropy.py; a test compares.
 LOGITS_BYTES = 384 * 2**20
 LARGEST_LOGITS_BYTES = 2**30
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import kernels
+import lmfast_kernels
 from lmfast.data.packing import positions
 from lmfast.model.transformer import TransformerLM
 from lmfast.training.distributed import ALONE, Ranks
@@ -64,7 +64,7 @@ class NextToken:
     ) -> Tensor:
         """Summed loss, fp32 scalar. positions and document_ids, each (rows, context_length), are those of packed rows."""
         hidden = model.hidden(inputs, positions, document_ids)
-        loss_sum, _ = kernels.linear_cross_entropy(
+        loss_sum, _ = lmfast_kernels.linear_cross_entropy(
             hidden.flatten(0, 1),
             model.head.weight,
             targets.flatten(),
@@ -179,7 +179,7 @@ def sequence_log_probs(model: TransformerLM, inputs: Tensor, targets: Tensor) ->
     """
     hidden = model.hidden(inputs)
     sums = [
-        kernels.linear_cross_entropy(
+        lmfast_kernels.linear_cross_entropy(
             row, model.head.weight, target, ignore_index=IGNORE, softcap=model.config.logit_softcap
         )[0]
         for row, target in zip(hidden.unbind(), targets.unbind(), strict=True)

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from bench.gpu_correctness import MODEL, check, command
-from kernels import check as kernels_check
+from lmfast_kernels import check as kernels_check
 
 WRITES = (
     "import json, sys\n"
@@ -50,6 +50,6 @@ def test_the_command_is_understood(tmp_path, monkeypatch, capsys):
     words = command("rope", tmp_path / "r.json")
     monkeypatch.setattr(kernels_check.torch.cuda, "is_available", lambda: False)
     assert (
-        kernels_check.main(words[words.index("kernels.check") + 1 :]) == 2
+        kernels_check.main(words[words.index("lmfast_kernels.check") + 1 :]) == 2
     )  # not argparse's 2: it was parsed
     assert "needs a CUDA device" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What kernels.check saved becomes rows: comparisons, targets, timings; two devices are not mixed."""
+"""What lmfast_kernels.check saved becomes rows: comparisons, targets, timings; two devices are not mixed."""
 
 import json
 import sys

@@ -22,8 +22,8 @@ from bench.gpu_training import (
     warm,
 )
 from bench.target_table import measure, read_rows
-from kernels import backend
 from lmfast.model.accounting import training_flops_per_token
+from lmfast_kernels import backend
 
 pytest.importorskip("transformers")
 PLAIN = Variant("unchanged")

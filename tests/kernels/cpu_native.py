@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kernels import cpu_library
+from lmfast_kernels import cpu_library
 
 needs_library = pytest.mark.skipif(cpu_library.library() is None, reason="needs Linux, AVX-512 and g++")
 

@@ -2,7 +2,7 @@
 
 import torch
 
-import kernels
+import lmfast_kernels
 
 
 def assert_large_logits(offset: float, z_loss: float, **options) -> None:
@@ -21,7 +21,7 @@ def assert_large_logits(offset: float, z_loss: float, **options) -> None:
         hidden = torch.eye(rows, dtype=dtype, requires_grad=True)
         weight = columns.to(dtype).requires_grad_()
         if dtype == torch.float32:
-            loss, _ = kernels.linear_cross_entropy(hidden, weight, targets, z_loss=z_loss, **options)
+            loss, _ = lmfast_kernels.linear_cross_entropy(hidden, weight, targets, z_loss=z_loss, **options)
         else:
             logits = hidden @ weight.t()
             lse = logits.logsumexp(-1)

@@ -1,4 +1,4 @@
-"""What the compiler makes of the kernels for GPUs that are not here. The whole table: `python -m kernels.aot`."""
+"""What the compiler makes of the kernels for GPUs that are not here. The whole table: `python -m lmfast_kernels.aot`."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ if sys.platform != "linux":
 
 import torch
 
-from kernels import aot
+from lmfast_kernels import aot
 
 SAMPLE = {
     "rms_norm": "bfloat16 width 4096 + residual",

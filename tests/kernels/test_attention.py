@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import kernels
+import lmfast_kernels
 
-module = import_module("kernels.attention")
+module = import_module("lmfast_kernels.attention")
 
 
 def operands(batch, heads, kv_heads, seq_q, seq_k, head_dim):
@@ -23,7 +23,7 @@ def operands(batch, heads, kv_heads, seq_q, seq_k, head_dim):
 @pytest.mark.parametrize("causal", [True, False])
 def test_agrees_with_the_textbook(shape, causal):
     q, k, v = operands(*shape)
-    got, (want, _) = kernels.attention(q, k, v, causal), module.attention_reference(q, k, v, causal)
+    got, (want, _) = lmfast_kernels.attention(q, k, v, causal), module.attention_reference(q, k, v, causal)
     torch.testing.assert_close(got, want)
     upstream = torch.randn_like(got)
     for a, b in zip(
@@ -35,21 +35,23 @@ def test_agrees_with_the_textbook(shape, causal):
 def test_suffix_alignment():
     """The last queries of a longer sequence give the last rows of its result."""
     q, k, v = operands(1, 2, 2, 9, 9, 8)
-    torch.testing.assert_close(kernels.attention(q[:, :, 6:], k, v), kernels.attention(q, k, v)[:, :, 6:])
+    torch.testing.assert_close(
+        lmfast_kernels.attention(q[:, :, 6:], k, v), lmfast_kernels.attention(q, k, v)[:, :, 6:]
+    )
 
 
 def test_documents_equal_attention_apart():
     q, k, v = operands(1, 2, 1, 9, 9, 8)
     ids = torch.tensor([[3, 3, 3, 3, 1, 1, 1, 1, 1]])
-    got = kernels.attention(q, k, v, document_ids=ids)
+    got = lmfast_kernels.attention(q, k, v, document_ids=ids)
     for part in (slice(0, 4), slice(4, 9)):
-        apart = kernels.attention(q[:, :, part], k[:, :, part], v[:, :, part])
+        apart = lmfast_kernels.attention(q[:, :, part], k[:, :, part], v[:, :, part])
         torch.testing.assert_close(got[:, :, part], apart)
 
 
 def test_a_row_that_sees_nothing_is_zero_and_so_are_its_gradients():
     q, k, v = operands(1, 1, 1, 5, 2, 8)
-    out = kernels.attention(q, k, v)
+    out = lmfast_kernels.attention(q, k, v)
     grads = torch.autograd.grad(out.sum(), (q, k, v))
     assert not out[:, :, :3].any() and not grads[0][:, :, :3].any()
     assert all(g.isfinite().all() for g in grads)
@@ -73,14 +75,14 @@ WINDOWS = [
 def test_windows_and_documents_agree_with_the_textbook(shape, window, documents, blocks, monkeypatch):
     if blocks is not None:
         monkeypatch.setattr(module, "ONE_MASK", 0)
-        monkeypatch.setattr(import_module("kernels.attention_blocks"), "BLOCK", blocks)
+        monkeypatch.setattr(import_module("lmfast_kernels.attention_blocks"), "BLOCK", blocks)
     q, k, v = (x.detach().double().requires_grad_() for x in operands(*shape))
     options = {"window": window}
     if documents and shape[3] == shape[4]:
         options["document_ids"] = torch.randint(0, 3, (shape[0], shape[3])).sort(-1).values
     want, want_lse = module.attention_reference(q, k, v, **options)
-    got, lse = kernels.attention(q, k, v, **options, return_lse=True)
-    torch.testing.assert_close(kernels.attention(q, k, v, **options), want)
+    got, lse = lmfast_kernels.attention(q, k, v, **options, return_lse=True)
+    torch.testing.assert_close(lmfast_kernels.attention(q, k, v, **options), want)
     torch.testing.assert_close(got, want)
     torch.testing.assert_close(lse, want_lse)
     upstream = torch.randn_like(want)
@@ -90,13 +92,14 @@ def test_windows_and_documents_agree_with_the_textbook(shape, window, documents,
 
 def test_a_window_of_documents_in_any_order(monkeypatch):
     monkeypatch.setattr(module, "ONE_MASK", 0)
-    monkeypatch.setattr(import_module("kernels.attention_blocks"), "BLOCK", 8)
+    monkeypatch.setattr(import_module("lmfast_kernels.attention_blocks"), "BLOCK", 8)
     q, k, v = operands(2, 2, 1, 30, 30, 8)
     for ids in (torch.randint(0, 3, (2, 30)), torch.rand(2, 30) < 0.5):
         for causal, window in ((True, 5), (True, None), (False, None)):
             options = {"document_ids": ids, "causal": causal, "window": window}
             torch.testing.assert_close(
-                kernels.attention(q, k, v, **options), module.attention_reference(q, k, v, **options)[0]
+                lmfast_kernels.attention(q, k, v, **options),
+                module.attention_reference(q, k, v, **options)[0],
             )
 
 
@@ -121,11 +124,11 @@ class Largest(TorchDispatchMode):
     [(None, 100, 128 * (128 + 100)), (torch.arange(2048)[None] // 700, 0, 128 * 828), (None, 0, 128 * 2048)],
 )
 def test_no_tensor_is_as_large_as_all_scores(ids, window, most):
-    blocks = import_module("kernels.attention_blocks")
+    blocks = import_module("lmfast_kernels.attention_blocks")
     q, k, v = operands(1, 1, 1, 2048, 2048, 8)
     with Largest() as seen:
         options = {"document_ids": ids, "window": window or None}
-        out, _ = kernels.attention(q, k, v, return_lse=True, **options)
+        out, _ = lmfast_kernels.attention(q, k, v, return_lse=True, **options)
         out.sum().backward()
     assert {"lmfast.attention_blocks.default", "lmfast.attention_blocks_backward.default"} <= seen.names
     with torch.no_grad(), Largest() as seen:  # of the operators' bodies, which a mode does not look into
@@ -135,29 +138,31 @@ def test_no_tensor_is_as_large_as_all_scores(ids, window, most):
 
 
 def test_blocks_opcheck_and_compile():
-    blocks = import_module("kernels.attention_blocks").attention_blocks
+    blocks = import_module("lmfast_kernels.attention_blocks").attention_blocks
     q, k, v = (x.detach().double().requires_grad_() for x in operands(1, 4, 2, 5, 5, 4))
     ids = torch.tensor([[0, 0, 1, 1, 1]])
     for arguments in ((q, k, v, None, True, 0.5, 2), (q, k, v, ids, False, 0.5, 0)):
         torch.library.opcheck(blocks, arguments, atol=1e-9, rtol=1e-9)
         assert torch.autograd.gradcheck(lambda *a, rest=arguments[3:]: blocks(*a, *rest)[0], (q, k, v))
     q, k, v = operands(1, 2, 1, 600, 600, 8)
-    compiled = torch.compile(lambda *a: kernels.attention(*a, window=30), fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(q, k, v), kernels.attention(q, k, v, window=30))
+    compiled = torch.compile(
+        lambda *a: lmfast_kernels.attention(*a, window=30), fullgraph=True, backend="aot_eager"
+    )
+    torch.testing.assert_close(compiled(q, k, v), lmfast_kernels.attention(q, k, v, window=30))
 
 
 def test_lse():
     q, k, v = operands(1, 2, 1, 4, 6, 8)
-    out, lse = kernels.attention(q, k, v, causal=False, return_lse=True)
+    out, lse = lmfast_kernels.attention(q, k, v, causal=False, return_lse=True)
     scores = (q @ k.transpose(-1, -2)) * 8**-0.5
     torch.testing.assert_close(lse, scores.logsumexp(-1).detach())
-    torch.testing.assert_close(out, kernels.attention(q, k, v, causal=False))
+    torch.testing.assert_close(out, lmfast_kernels.attention(q, k, v, causal=False))
 
 
 def test_autocast_casts():
     q, k, v = operands(1, 2, 1, 4, 4, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert kernels.attention(q, k.bfloat16(), v).dtype == torch.bfloat16
+        assert lmfast_kernels.attention(q, k.bfloat16(), v).dtype == torch.bfloat16
 
 
 def test_exact_float32_on_wide_heads_goes_to_pytorch():
@@ -212,9 +217,9 @@ def implementations(monkeypatch):
 def test_the_choice_decides_where_all_could_serve(wanted, implementations, monkeypatch):
     monkeypatch.setattr(module, "attention_choice", lambda q: wanted)
     for shape in ((2, 4, 9, 64), (1, 3, 2, 128), (1, 1, 5, 80)):
-        kernels.attention(*[torch.zeros(shape, **HALF)] * 3)
-        kernels.attention(*[torch.zeros(shape, **HALF)] * 3, causal=False)
-    kernels.attention(torch.zeros(1, 4, 9, 64, **HALF), *[torch.zeros(1, 2, 9, 64, **HALF)] * 2)
+        lmfast_kernels.attention(*[torch.zeros(shape, **HALF)] * 3)
+        lmfast_kernels.attention(*[torch.zeros(shape, **HALF)] * 3, causal=False)
+    lmfast_kernels.attention(torch.zeros(1, 4, 9, 64, **HALF), *[torch.zeros(1, 2, 9, 64, **HALF)] * 2)
     assert set(implementations) == {wanted}
 
 
@@ -224,7 +229,9 @@ def test_ours_run_what_the_others_would_refuse_or_mask(
     q, k, dtype, options, wanted, implementations, monkeypatch
 ):
     monkeypatch.setattr(module, "attention_choice", lambda q: wanted)
-    kernels.attention(torch.zeros(q, **dtype), torch.zeros(k, **dtype), torch.zeros(k, **dtype), **options)
+    lmfast_kernels.attention(
+        torch.zeros(q, **dtype), torch.zeros(k, **dtype), torch.zeros(k, **dtype), **options
+    )
     assert implementations == ["triton"]
 
 
@@ -246,8 +253,8 @@ def test_cudnn_computes_statistics_for_a_backward_only(monkeypatch):
 
 def test_compiles_to_plain_operations(assert_plain):
     q, k, v = (x.detach() for x in operands(2, 4, 2, 6, 6, 8))
-    assert_plain(kernels.attention, q, k, v)
-    assert_plain(lambda *a: kernels.attention(*a, document_ids=torch.zeros(2, 6).long()), q, k, v)
+    assert_plain(lmfast_kernels.attention, q, k, v)
+    assert_plain(lambda *a: lmfast_kernels.attention(*a, document_ids=torch.zeros(2, 6).long()), q, k, v)
 
 
 @pytest.mark.parametrize(
@@ -272,9 +279,11 @@ def test_compiles_to_plain_operations(assert_plain):
 )
 def test_refuses(q, k, options, message):
     with pytest.raises(ValueError, match=message):
-        kernels.attention(torch.zeros(q), torch.zeros(k), torch.zeros(k), **options)
+        lmfast_kernels.attention(torch.zeros(q), torch.zeros(k), torch.zeros(k), **options)
 
 
 def test_refuses_mixed_dtypes():
     with pytest.raises(ValueError, match="give them one dtype"):
-        kernels.attention(*(torch.zeros(1, 1, 2, 8).to(d) for d in (torch.float32, torch.half, torch.half)))
+        lmfast_kernels.attention(
+            *(torch.zeros(1, 1, 2, 8).to(d) for d in (torch.float32, torch.half, torch.half))
+        )

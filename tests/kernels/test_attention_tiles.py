@@ -5,8 +5,8 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed on this platform")
 
-from kernels import backend
-from kernels.attention_tiles import CANDIDATES, Tile, backward_config, forward_config, use_tiles
+from lmfast_kernels import backend
+from lmfast_kernels.attention_tiles import CANDIDATES, Tile, backward_config, forward_config, use_tiles
 
 
 def configs(head_dim):

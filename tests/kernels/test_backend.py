@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from kernels import backend
+from lmfast_kernels import backend
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    environment = os.environ | environment
     return subprocess.run(
         [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True
     )
@@ -118,7 +118,7 @@ def test_attentions_override(hopper):
     hopper.setattr(backend, "MODE", "triton")
     assert attention_for() == "triton"
     done = run_python(
-        "from kernels import backend; print(backend.CHOICES['attention'])", LMFAST_ATTENTION="cudnn"
+        "from lmfast_kernels import backend; print(backend.CHOICES['attention'])", LMFAST_ATTENTION="cudnn"
     )
     assert done.stdout.strip() == "('cudnn', 'cudnn')", done.stderr
 
@@ -127,16 +127,16 @@ def test_without_triton():
     code = """
 import sys
 sys.modules["triton"] = None
-import torch, kernels
-from kernels import backend
+import torch, lmfast_kernels
+from lmfast_kernels import backend
 assert backend.triton is None
 x = torch.randn(3, 8)
-kernels.rms_norm(x, torch.ones(8))
+lmfast_kernels.rms_norm(x, torch.ones(8))
 q = torch.randn(1, 2, 5, 8)
-kernels.attention(*[kernels.rope(q, q, torch.ones(5, 4), torch.ones(5, 4))[0]] * 3)
+lmfast_kernels.attention(*[lmfast_kernels.rope(q, q, torch.ones(5, 4), torch.ones(5, 4))[0]] * 3)
 backend.MODE = "triton"
 try:
-    kernels.swiglu(x, x)
+    lmfast_kernels.swiglu(x, x)
 except ValueError as error:
     print(error)
 """
@@ -147,7 +147,7 @@ except ValueError as error:
 
 def test_record_writes_launches_down():
     pytest.importorskip("triton")
-    from kernels.swiglu import _forward
+    from lmfast_kernels.swiglu import _forward
 
     gate = torch.empty(4, 8, device="meta")
     with backend.record((8, 0)) as recording:
@@ -237,7 +237,7 @@ def test_an_opaque_operators_launches_leave_nothing_behind():
     pytest.importorskip("triton")
     from torch._higher_order_ops.triton_kernel_wrap import TraceableTritonKernelWrapper
 
-    from kernels.linear_cross_entropy import _loss_kernel
+    from lmfast_kernels.linear_cross_entropy import _loss_kernel
 
     before = backend.launches["_loss_kernel"]
     launcher = backend.launch(_loss_kernel)
@@ -249,7 +249,7 @@ def test_a_kernel_runs_where_its_tensors_lie(monkeypatch):
     pytest.importorskip("triton")
     from torch._library.triton import set_wrap_triton_enabled
 
-    from kernels.swiglu import _swiglu_forward_kernel
+    from lmfast_kernels.swiglu import _swiglu_forward_kernel
 
     with set_wrap_triton_enabled(False):  # what PyTorch does around an eager call
         launcher = backend.wrap_triton(_swiglu_forward_kernel)
@@ -286,9 +286,9 @@ def test_transformers_beside_our_package_and_the_environment_variable():
     """transformers probes for a package of our name; neither may break the other."""
     pytest.importorskip("transformers")
     code = """
-import kernels, transformers
+import lmfast_kernels, transformers
 from transformers import LlamaForCausalLM
-print(kernels.attention.__module__, kernels.backend.MODE)
+print(lmfast_kernels.attention.__module__, lmfast_kernels.backend.MODE)
 """
     done = run_python(code, LMFAST_KERNELS="torch")
-    assert done.returncode == 0 and "kernels.attention torch" in done.stdout, done.stderr[-2000:]
+    assert done.returncode == 0 and "lmfast_kernels.attention torch" in done.stdout, done.stderr[-2000:]

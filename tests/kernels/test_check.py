@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from kernels import check
-from kernels.check_report import Report, difference, row, target_table, targets, time_ms
+from lmfast_kernels import check
+from lmfast_kernels.check_report import Report, difference, row, target_table, targets, time_ms
 
 MACHINE = {"device": "a card", "torch": "2", "triton": "3", "commit": "abc"}
 
@@ -23,7 +23,7 @@ def report(tmp_path):
 def test_refuses_a_machine_without_cuda(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert check.main([]) == 2
-    assert capsys.readouterr().err.startswith("kernels.check: needs a CUDA device")
+    assert capsys.readouterr().err.startswith("lmfast_kernels.check: needs a CUDA device")
 
 
 def test_every_entry_is_on_disk_at_once(report):

@@ -5,7 +5,7 @@ from importlib import import_module
 import pytest
 import torch
 
-import kernels
+import lmfast_kernels
 from tests.kernels.cpu_native import (
     assert_like_float64,
     assert_same_with_any_threads,
@@ -13,7 +13,7 @@ from tests.kernels.cpu_native import (
     operators_of,
 )
 
-reference = import_module("kernels.linear_cross_entropy").linear_cross_entropy_reference
+reference = import_module("lmfast_kernels.linear_cross_entropy").linear_cross_entropy_reference
 
 
 def losses(function, targets, **options):
@@ -29,7 +29,9 @@ def test_agrees_with_float64(M, D, vocab, z_loss):
     if M == 1:
         targets[:] = 1
     tensors = [torch.randn(M, D), torch.randn(vocab, D)]
-    ours, theirs = (losses(f, targets, z_loss=z_loss) for f in (kernels.linear_cross_entropy, reference))
+    ours, theirs = (
+        losses(f, targets, z_loss=z_loss) for f in (lmfast_kernels.linear_cross_entropy, reference)
+    )
     assert_like_float64(ours, theirs, tensors, factor=8.0)
     assert any("cpu_linear_cross_entropy" in name for name in operators_of(ours, tensors))
 
@@ -38,6 +40,8 @@ def test_agrees_with_float64(M, D, vocab, z_loss):
 def test_threads_and_a_target_outside():
     targets = torch.randint(0, 90, (600,))
     tensors = [torch.randn(600, 16), torch.randn(90, 16)]
-    assert_same_with_any_threads(losses(kernels.linear_cross_entropy, targets), tensors)
+    assert_same_with_any_threads(losses(lmfast_kernels.linear_cross_entropy, targets), tensors)
     targets[5] = 90
-    assert losses(kernels.linear_cross_entropy, targets)(*[x.requires_grad_() for x in tensors]).isnan()
+    assert losses(lmfast_kernels.linear_cross_entropy, targets)(
+        *[x.requires_grad_() for x in tensors]
+    ).isnan()

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import kernels
-from kernels import backend, cpu_library
+import lmfast_kernels
+from lmfast_kernels import backend, cpu_library
 from tests.kernels.cpu_native import needs_library
 
 
@@ -32,7 +32,7 @@ def test_without_a_compiler_pytorch_does_the_work(monkeypatch):
     try:
         assert cpu_library.library() is None and not cpu_library.available()
         x, weight = (torch.randn(4, 8, requires_grad=True) for _ in range(2))
-        assert torch.equal(kernels.linear(x, weight), torch.nn.functional.linear(x, weight))
+        assert torch.equal(lmfast_kernels.linear(x, weight), torch.nn.functional.linear(x, weight))
     finally:
         cpu_library.library.cache_clear()
 
@@ -62,7 +62,7 @@ def test_a_thread_s_buffers_end_with_it():
 
     def megabytes_after(threads: int) -> float:
         for _ in range(threads):
-            thread = threading.Thread(target=kernels.linear, args=(x, weight))
+            thread = threading.Thread(target=lmfast_kernels.linear, args=(x, weight))
             thread.start()
             thread.join()
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -102,9 +102,9 @@ def test_exp2_is_exact_to_two_units(tmp_path):
 @needs_library
 def test_torch_func_goes_through_pytorch_s_operators():
     x, weight, tangent = torch.randn(3, 4, 8), torch.randn(6, 8, requires_grad=True), torch.randn(3, 4, 8)
-    grads = torch.func.vmap(torch.func.grad(lambda x: kernels.linear(x, weight).square().sum()))(x)
+    grads = torch.func.vmap(torch.func.grad(lambda x: lmfast_kernels.linear(x, weight).square().sum()))(x)
     torch.testing.assert_close(grads, 2 * (x @ weight.t()) @ weight)
-    _, out = torch.func.jvp(lambda x: kernels.linear(x, weight), (x,), (tangent,))
+    _, out = torch.func.jvp(lambda x: lmfast_kernels.linear(x, weight), (x,), (tangent,))
     torch.testing.assert_close(out, tangent @ weight.t())
 
 

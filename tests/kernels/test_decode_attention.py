@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import kernels
+import lmfast_kernels
 
 
 def operands(batch, heads, kv_heads, max_len, head_dim):
@@ -15,10 +15,10 @@ def operands(batch, heads, kv_heads, max_len, head_dim):
 def test_equals_attention_over_the_filled_part(shape):
     q, k, v = operands(*shape)
     lengths = torch.arange(1, shape[0] + 1, dtype=torch.int32) * 3
-    got = kernels.decode_attention(q, k, v, lengths)
+    got = lmfast_kernels.decode_attention(q, k, v, lengths)
     for b, n in enumerate(lengths.tolist()):
         part = slice(b, b + 1)
-        want = kernels.attention(q[part, :, None], k[part, :, :n], v[part, :, :n])[:, :, 0]
+        want = lmfast_kernels.attention(q[part, :, None], k[part, :, :n], v[part, :, :n])[:, :, 0]
         torch.testing.assert_close(got[part], want)
 
 
@@ -26,47 +26,50 @@ def test_equals_attention_over_the_filled_part(shape):
 def test_a_window_equals_attention_over_its_rows(window):
     q, k, v = operands(3, 4, 2, 9, 8)
     lengths = torch.tensor([1, 5, 9])
-    got = kernels.decode_attention(q, k, v, lengths, window)
+    got = lmfast_kernels.decode_attention(q, k, v, lengths, window)
     for b, n in enumerate(lengths.tolist()):
         part, rows = slice(b, b + 1), slice(max(0, n - window), n)
-        want = kernels.attention(q[part, :, None], k[part, :, rows], v[part, :, rows])[:, :, 0]
+        want = lmfast_kernels.attention(q[part, :, None], k[part, :, rows], v[part, :, rows])[:, :, 0]
         torch.testing.assert_close(got[part], want)
     with pytest.raises(ValueError, match="window 0 must be at least 1"):
-        kernels.decode_attention(q, k, v, lengths, 0)
+        lmfast_kernels.decode_attention(q, k, v, lengths, 0)
 
 
 def test_both_shapes_of_q_and_a_length_of_zero():
     q, k, v = operands(2, 4, 2, 9, 8)
     lengths = torch.tensor([0, 9])
-    got = kernels.decode_attention(q, k, v, lengths)
-    assert torch.equal(kernels.decode_attention(q[:, :, None], k, v, lengths), got[:, :, None])
+    got = lmfast_kernels.decode_attention(q, k, v, lengths)
+    assert torch.equal(lmfast_kernels.decode_attention(q[:, :, None], k, v, lengths), got[:, :, None])
     assert not got[0].any() and got[1].all()
 
 
 def test_what_lies_beyond_the_length_does_not_count():
     q, k, v = operands(1, 2, 1, 9, 8)
-    want = kernels.decode_attention(q, k, v, torch.tensor([4]))
+    want = lmfast_kernels.decode_attention(q, k, v, torch.tensor([4]))
     k[:, :, 4:], v[:, :, 4:] = 1e4, -1e4
-    assert torch.equal(kernels.decode_attention(q, k, v, torch.tensor([4])), want)
-    torch.testing.assert_close(kernels.decode_attention(q, k[:, :, :5], v[:, :, :5], torch.tensor([4])), want)
+    assert torch.equal(lmfast_kernels.decode_attention(q, k, v, torch.tensor([4])), want)
+    torch.testing.assert_close(
+        lmfast_kernels.decode_attention(q, k[:, :, :5], v[:, :, :5], torch.tensor([4])), want
+    )
 
 
 def test_one_plain_graph_for_every_length(assert_plain):
     q, k, v = operands(1, 4, 2, 9, 8)
-    assert_plain(kernels.decode_attention, q, k, v, torch.tensor([4]))
+    assert_plain(lmfast_kernels.decode_attention, q, k, v, torch.tensor([4]))
     torch._dynamo.reset()
-    compiled = torch.compile(kernels.decode_attention, fullgraph=True, backend="eager")
+    compiled = torch.compile(lmfast_kernels.decode_attention, fullgraph=True, backend="eager")
     with torch._dynamo.config.patch(error_on_recompile=True):
         for n in (1, 5, 9):
             torch.testing.assert_close(
-                compiled(q, k, v, torch.tensor([n])), kernels.decode_attention(q, k, v, torch.tensor([n]))
+                compiled(q, k, v, torch.tensor([n])),
+                lmfast_kernels.decode_attention(q, k, v, torch.tensor([n])),
             )
 
 
 def test_autocast_casts():
     q, k, v = operands(1, 4, 2, 9, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert kernels.decode_attention(q, k.bfloat16(), v, torch.tensor([4])).dtype == torch.bfloat16
+        assert lmfast_kernels.decode_attention(q, k.bfloat16(), v, torch.tensor([4])).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -82,4 +85,4 @@ def test_autocast_casts():
 )
 def test_refuses(q, cache, lengths, message):
     with pytest.raises(ValueError, match=message):
-        kernels.decode_attention(torch.zeros(q), torch.zeros(cache), torch.zeros(cache), lengths)
+        lmfast_kernels.decode_attention(torch.zeros(q), torch.zeros(cache), torch.zeros(cache), lengths)

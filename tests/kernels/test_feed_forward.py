@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-import kernels
-from kernels.feed_forward import feed_forward_reference
+import lmfast_kernels
+from lmfast_kernels.feed_forward import feed_forward_reference
 from tests.kernels.cpu_native import (
     assert_like_float64,
     assert_same_with_any_threads,
@@ -20,32 +20,34 @@ def operands(M, D, hidden):
 @needs_library
 @pytest.mark.parametrize("M, D, hidden", [(1, 8, 8), (70, 32, 24), (57, 20, 37), (1100, 32, 64)])
 def test_agrees_with_float64(M, D, hidden):
-    assert_like_float64(kernels.feed_forward, feed_forward_reference, operands(M, D, hidden))
+    assert_like_float64(lmfast_kernels.feed_forward, feed_forward_reference, operands(M, D, hidden))
 
 
 @needs_library
 def test_threads_and_graph():
-    assert_same_with_any_threads(kernels.feed_forward, operands(600, 32, 48))
-    assert any("cpu_feed_forward" in name for name in operators_of(kernels.feed_forward, operands(9, 8, 8)))
+    assert_same_with_any_threads(lmfast_kernels.feed_forward, operands(600, 32, 48))
+    assert any(
+        "cpu_feed_forward" in name for name in operators_of(lmfast_kernels.feed_forward, operands(9, 8, 8))
+    )
 
 
 @needs_library
 def test_infinite_gates_stay_finite_where_the_reference_is():
     x, up, down = operands(3, 8, 8)
     for scale in (1e4, -1e4):
-        got = kernels.feed_forward((x * scale).requires_grad_(), up, down)
+        got = lmfast_kernels.feed_forward((x * scale).requires_grad_(), up, down)
         torch.testing.assert_close(got, feed_forward_reference(x * scale, up, down), rtol=1e-4, atol=1.0)
 
 
 def test_refuses():
     with pytest.raises(ValueError, match=r"must be \(2F, D\)"):
-        kernels.feed_forward(torch.zeros(2, 8), torch.zeros(10, 8), torch.zeros(8, 6))
+        lmfast_kernels.feed_forward(torch.zeros(2, 8), torch.zeros(10, 8), torch.zeros(8, 6))
 
 
 def test_without_hidden_values_all_is_zero():
     left_behind = [torch.full((12,), 7.0) for _ in range(20)]
     del left_behind  # what is not written would be sevens
     x, up, down = (torch.ones(shape, requires_grad=True) for shape in ((3, 4), (0, 4), (4, 0)))
-    y = kernels.feed_forward(x, up, down)
+    y = lmfast_kernels.feed_forward(x, up, down)
     y.sum().backward()
     assert y.shape == (3, 4) and not y.any() and not x.grad.any()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import kernels
+import lmfast_kernels
 
 OPTIONS = [{}, {"softcap": 3.0, "z_loss": 0.01}]
 
@@ -19,8 +19,8 @@ def operands(rows=64, width=48, vocab=80):
 @pytest.mark.parametrize("options", OPTIONS)
 def test_is_near_the_exact_loss(options):
     hidden, weight, targets = operands()
-    loss, count = kernels.linear_cross_entropy(hidden, weight, targets, fp8=True, **options)
-    exact, exact_count = kernels.linear_cross_entropy(hidden, weight, targets, **options)
+    loss, count = lmfast_kernels.linear_cross_entropy(hidden, weight, targets, fp8=True, **options)
+    exact, exact_count = lmfast_kernels.linear_cross_entropy(hidden, weight, targets, **options)
     assert count == exact_count and 0 < abs(loss - exact) < 0.01 * exact
     got = torch.autograd.grad(0.5 * loss, (hidden, weight))
     wanted = torch.autograd.grad(0.5 * exact, (hidden, weight))
@@ -33,7 +33,7 @@ def test_compiled_agrees_with_eager(autocast):
     inputs = operands()
 
     def loss(*inputs):
-        return kernels.linear_cross_entropy(*inputs, fp8=True)[0]
+        return lmfast_kernels.linear_cross_entropy(*inputs, fp8=True)[0]
 
     results = []
     for function in (loss, torch.compile(loss, fullgraph=True)):
@@ -46,7 +46,7 @@ def test_compiled_agrees_with_eager(autocast):
 def test_without_gradients_it_is_the_exact_loss():
     inputs = operands()
     with torch.no_grad():
-        got, want = (kernels.linear_cross_entropy(*inputs, fp8=fp8)[0] for fp8 in (True, False))
+        got, want = (lmfast_kernels.linear_cross_entropy(*inputs, fp8=fp8)[0] for fp8 in (True, False))
     assert torch.equal(got, want)
 
 
@@ -55,7 +55,7 @@ def test_what_is_not_finite_shows():
     bad = hidden.detach().clone()
     bad[7, 3] = float("inf")
     bad.requires_grad_()
-    loss, _ = kernels.linear_cross_entropy(bad, weight, targets, fp8=True)
+    loss, _ = lmfast_kernels.linear_cross_entropy(bad, weight, targets, fp8=True)
     assert loss.isnan()
     assert all(gradient.isnan().any() for gradient in torch.autograd.grad(loss, (bad, weight)))
 
@@ -63,4 +63,4 @@ def test_what_is_not_finite_shows():
 def test_refuses_sizes_that_are_no_multiples_of_16():
     for sizes in ({"rows": 63}, {"width": 40}, {"vocab": 81}):
         with pytest.raises(ValueError, match="fp8 needs multiples of 16"):
-            kernels.linear_cross_entropy(*operands(**sizes), fp8=True)
+            lmfast_kernels.linear_cross_entropy(*operands(**sizes), fp8=True)

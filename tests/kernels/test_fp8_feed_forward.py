@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-import kernels
-from kernels.feed_forward import feed_forward_reference
-from kernels.fp8_feed_forward import gradient_to_fp8, hidden_to_fp8
+import lmfast_kernels
+from lmfast_kernels.feed_forward import feed_forward_reference
+from lmfast_kernels.fp8_feed_forward import gradient_to_fp8, hidden_to_fp8
 
 
 def operands(rows=32, width=48, hidden=64):
@@ -16,7 +16,7 @@ def operands(rows=32, width=48, hidden=64):
 
 
 def fp8(*inputs):
-    return kernels.feed_forward(*inputs, fp8=True)
+    return lmfast_kernels.feed_forward(*inputs, fp8=True)
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1.0])

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import kernels
-from kernels.fp8_linear import E4M3, E5M2, fits_fp8, fp8_mm, to_fp8, to_fp8_both
+import lmfast_kernels
+from lmfast_kernels.fp8_linear import E4M3, E5M2, fits_fp8, fp8_mm, to_fp8, to_fp8_both
 
 FORMATS = [(E4M3, 2.0**-4), (E5M2, 2.0**-3)]  # with the largest relative rounding of a normal number
 
@@ -55,7 +55,7 @@ def test_a_gradient_that_is_not_finite_reaches_both_gradients():
     x, weight = operands()
     dy = torch.zeros(2, 32, 64)
     dy[0, 0, 0] = float("inf")
-    for gradient in torch.autograd.grad(kernels.fp8_linear(x, weight), (x, weight), dy):
+    for gradient in torch.autograd.grad(lmfast_kernels.fp8_linear(x, weight), (x, weight), dy):
         assert gradient.isnan().all()
 
 
@@ -68,7 +68,7 @@ def test_equals_the_products_of_the_rounded_operands():
         values, inverse = to_fp8(tensor.detach(), dtype)
         return (values.double() * inverse).requires_grad_()
 
-    y = kernels.fp8_linear(x, weight)
+    y = lmfast_kernels.fp8_linear(x, weight)
     got = torch.autograd.grad(y, (x, weight), dy)
     x8, weight8, dy8 = rounded(x, E4M3), rounded(weight, E4M3), rounded(dy, E5M2)
     torch.testing.assert_close(y, F.linear(x8, weight8).float())
@@ -80,7 +80,7 @@ def test_equals_the_products_of_the_rounded_operands():
 def test_is_near_the_exact_product_at_any_scale(scale):
     x, weight = operands()
     dy = torch.randn(2, 32, 64) * scale
-    y, exact = kernels.fp8_linear(x, weight), F.linear(x, weight)
+    y, exact = lmfast_kernels.fp8_linear(x, weight), F.linear(x, weight)
     assert (y - exact).norm() < 0.05 * exact.norm()
     got, wanted = torch.autograd.grad(y, (x, weight), dy), torch.autograd.grad(exact, (x, weight), dy)
     for a, b in zip(got, wanted, strict=True):
@@ -89,10 +89,10 @@ def test_is_near_the_exact_product_at_any_scale(scale):
 
 def test_compiled_equals_eager_to_the_bit():
     x, weight = operands()
-    compiled = torch.compile(kernels.fp8_linear, fullgraph=True)
+    compiled = torch.compile(lmfast_kernels.fp8_linear, fullgraph=True)
     for autocast in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            got, wanted = compiled(x, weight), kernels.fp8_linear(x, weight)
+            got, wanted = compiled(x, weight), lmfast_kernels.fp8_linear(x, weight)
         assert got.dtype == (torch.bfloat16 if autocast else torch.float32)
         assert torch.equal(got, wanted)
         dy = torch.randn_like(got)
@@ -102,30 +102,30 @@ def test_compiled_equals_eager_to_the_bit():
 
 def test_autocast_casts_the_output_only():
     x, weight = operands()
-    plain = kernels.fp8_linear(x, weight)
+    plain = lmfast_kernels.fp8_linear(x, weight)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(kernels.fp8_linear(x, weight), plain.bfloat16())
+        assert torch.equal(lmfast_kernels.fp8_linear(x, weight), plain.bfloat16())
 
 
 def test_gradients_only_where_they_are_needed():
     x, weight = operands()
-    kernels.fp8_linear(x.detach(), weight).sum().backward()
+    lmfast_kernels.fp8_linear(x.detach(), weight).sum().backward()
     assert weight.grad is not None
     weight.grad = None
-    kernels.fp8_linear(x, weight.detach()).sum().backward()
+    lmfast_kernels.fp8_linear(x, weight.detach()).sum().backward()
     assert weight.grad is None and x.grad is not None
 
 
 def test_twice_differentiated_is_an_error():
     x, weight = operands()
-    (dx,) = torch.autograd.grad(kernels.fp8_linear(x, weight).square().sum(), x, create_graph=True)
+    (dx,) = torch.autograd.grad(lmfast_kernels.fp8_linear(x, weight).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         dx.sum().backward()
 
 
 def test_no_rows():
     x, weight = operands(rows=0)
-    y = kernels.fp8_linear(x, weight)
+    y = lmfast_kernels.fp8_linear(x, weight)
     assert y.shape == (2, 0, 64)
     y.sum().backward()
     assert not weight.grad.any()
@@ -134,7 +134,7 @@ def test_no_rows():
 def test_refuses_what_does_not_fit():
     assert fits_fp8(16, 48) and not fits_fp8(16, 40)
     with pytest.raises(ValueError, match=r"weight \(64, 48\) must be \(N, K\) for x \(2, 3\)"):
-        kernels.fp8_linear(torch.zeros(2, 3), torch.zeros(64, 48))
+        lmfast_kernels.fp8_linear(torch.zeros(2, 3), torch.zeros(64, 48))
     for rows, shape in ((8, (64, 48)), (16, (60, 48)), (16, (64, 40))):
         with pytest.raises(ValueError, match="must be multiples of 16; use linear"):
-            kernels.fp8_linear(torch.zeros(rows, shape[1]), torch.zeros(shape))
+            lmfast_kernels.fp8_linear(torch.zeros(rows, shape[1]), torch.zeros(shape))

@@ -24,7 +24,6 @@ def outcomes(tmp_path_factory) -> dict[str, tuple[int, list[str]]]:
     environment = os.environ | {
         "TRITON_INTERPRET": "1",
         "LMFAST_KERNELS": "triton",
-        "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",  # tensors this small only wait for a second thread
     }
     command = [

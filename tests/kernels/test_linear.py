@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import kernels
+import lmfast_kernels
 from tests.kernels.cpu_native import (
     assert_like_float64,
     assert_same_with_any_threads,
@@ -16,35 +16,35 @@ from tests.kernels.cpu_native import (
 @needs_library
 @pytest.mark.parametrize("M, K, N", [(1, 1, 1), (15, 16, 32), (77, 35, 51), (130, 600, 100), (600, 64, 257)])
 def test_agrees_with_float64(M, K, N):
-    assert_like_float64(kernels.linear, F.linear, [torch.randn(M, K), torch.randn(N, K)])
+    assert_like_float64(lmfast_kernels.linear, F.linear, [torch.randn(M, K), torch.randn(N, K)])
 
 
 @needs_library
 def test_any_strides_and_threads():
     x, weight = torch.randn(3, 40, 60).transpose(1, 2), torch.randn(48, 40)
-    assert_like_float64(kernels.linear, F.linear, [x, weight])
-    assert_same_with_any_threads(kernels.linear, [x, weight])
+    assert_like_float64(lmfast_kernels.linear, F.linear, [x, weight])
+    assert_same_with_any_threads(lmfast_kernels.linear, [x, weight])
 
 
 @needs_library
 def test_only_what_trains_in_float32_is_ours():
     tensors = [torch.randn(4, 8), torch.randn(6, 8)]
-    assert any("cpu_linear" in name for name in operators_of(kernels.linear, tensors))
+    assert any("cpu_linear" in name for name in operators_of(lmfast_kernels.linear, tensors))
     assert not any(
-        "cpu_linear" in name for name in operators_of(kernels.linear, [x.double() for x in tensors])
+        "cpu_linear" in name for name in operators_of(lmfast_kernels.linear, [x.double() for x in tensors])
     )
     with torch.no_grad():
-        assert torch.equal(kernels.linear(*tensors), F.linear(*tensors))
+        assert torch.equal(lmfast_kernels.linear(*tensors), F.linear(*tensors))
 
 
 def test_nothing_to_do_and_refusal():
     x = torch.zeros(0, 8, requires_grad=True)
     weight = torch.randn(6, 8, requires_grad=True)
-    y = kernels.linear(x, weight)
+    y = lmfast_kernels.linear(x, weight)
     y.sum().backward()
     assert y.shape == (0, 6) and not weight.grad.any()
     with pytest.raises(ValueError, match=r"must be \(N, K\)"):
-        kernels.linear(torch.zeros(2, 3), torch.zeros(4, 5))
+        lmfast_kernels.linear(torch.zeros(2, 3), torch.zeros(4, 5))
 
 
 @pytest.mark.parametrize("M, K, N", [(3, 0, 5), (3, 4, 0), (0, 4, 5)])
@@ -52,7 +52,7 @@ def test_sums_of_nothing_are_zero(M, K, N):
     left_behind = [torch.full((20,), 7.0) for _ in range(20)]
     del left_behind  # what is not written would be sevens
     x, weight = torch.ones(M, K, requires_grad=True), torch.ones(N, K, requires_grad=True)
-    y = kernels.linear(x, weight)
+    y = lmfast_kernels.linear(x, weight)
     y.sum().backward()
     assert y.shape == (M, N) and not y.any()
     assert x.grad.shape == x.shape and not x.grad.any() and not weight.grad.any()

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import kernels
+import lmfast_kernels
 from tests.kernels.large_logits import assert_large_logits
 
-module = import_module("kernels.linear_cross_entropy")
+module = import_module("lmfast_kernels.linear_cross_entropy")
 
 
 def operands(rows=12, width=8, vocab=30, dtype=torch.float32):
@@ -23,7 +23,7 @@ def operands(rows=12, width=8, vocab=30, dtype=torch.float32):
 
 def test_equals_pytorch():
     hidden, weight, targets = operands()
-    loss, count = kernels.linear_cross_entropy(hidden, weight, targets)
+    loss, count = lmfast_kernels.linear_cross_entropy(hidden, weight, targets)
     want = F.cross_entropy(hidden @ weight.t(), targets, reduction="sum")
     torch.testing.assert_close(loss, want)
     assert count.item() == (targets != -100).sum()
@@ -36,7 +36,7 @@ def test_equals_pytorch():
 def test_chunks_equal_the_reference(options, chunk_bytes, monkeypatch):
     monkeypatch.setattr(module, "CHUNK_BYTES", chunk_bytes)
     hidden, weight, targets = operands(dtype=torch.float64)
-    loss, _ = kernels.linear_cross_entropy(hidden, weight, targets, **options)
+    loss, _ = lmfast_kernels.linear_cross_entropy(hidden, weight, targets, **options)
     want, _ = module.linear_cross_entropy_reference(hidden, weight, targets, **options)
     torch.testing.assert_close(loss, want)
     grads, wanted = (
@@ -51,7 +51,7 @@ def test_chunks_equal_the_reference(options, chunk_bytes, monkeypatch):
 @pytest.mark.parametrize("z_loss", [0.0, 0.01])
 def test_large_logits_keep_their_gradient(offset, z_loss, mode, monkeypatch):
     """`auto` is the C++ operator where this CPU has it, `torch` the chunks of plain operations."""
-    monkeypatch.setattr(kernels.backend, "MODE", mode)
+    monkeypatch.setattr(lmfast_kernels.backend, "MODE", mode)
     assert_large_logits(offset, z_loss)
 
 
@@ -61,7 +61,7 @@ def test_a_scaled_half_gradient_overflows_to_infinity(softcap):
     hidden, weight, targets = operands(dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.float16):
         half = hidden.detach().half().requires_grad_()
-        loss, _ = kernels.linear_cross_entropy(half, weight, targets, softcap=softcap)
+        loss, _ = lmfast_kernels.linear_cross_entropy(half, weight, targets, softcap=softcap)
     plain = torch.autograd.grad(loss, half, retain_graph=True)[0].double()
     scaled = torch.autograd.grad(loss * 2.0**16, half)[0].double()
     assert scaled.isinf().any() and scaled.isfinite().any() and not scaled.isnan().any()
@@ -73,7 +73,8 @@ def test_a_scaled_half_gradient_overflows_to_infinity(softcap):
 def test_gradcheck():
     hidden, weight, targets = operands(4, 3, 5, torch.float64)
     assert torch.autograd.gradcheck(
-        lambda h, w: kernels.linear_cross_entropy(h, w, targets, softcap=2.0, z_loss=0.1)[0], (hidden, weight)
+        lambda h, w: lmfast_kernels.linear_cross_entropy(h, w, targets, softcap=2.0, z_loss=0.1)[0],
+        (hidden, weight),
     )
 
 
@@ -91,39 +92,41 @@ class LargestTensor(TorchDispatchMode):
 def test_never_holds_all_logits():
     hidden, weight, targets = operands(4096, 8, 1024)
     with LargestTensor() as seen:
-        kernels.linear_cross_entropy(hidden, weight, targets)[0].backward()
+        lmfast_kernels.linear_cross_entropy(hidden, weight, targets)[0].backward()
     assert seen.elements <= module.CHUNK_BYTES // 4 < 4096 * 1024
 
 
 def test_no_gradient_and_frozen_weights():
     hidden, weight, targets = operands()
-    want = kernels.linear_cross_entropy(hidden, weight, targets)[0]
+    want = lmfast_kernels.linear_cross_entropy(hidden, weight, targets)[0]
     with torch.no_grad():
-        loss, _ = kernels.linear_cross_entropy(hidden, weight, targets)
+        loss, _ = lmfast_kernels.linear_cross_entropy(hidden, weight, targets)
     assert not loss.requires_grad and torch.equal(loss, want)
-    frozen, _ = kernels.linear_cross_entropy(hidden, weight.detach(), targets)
+    frozen, _ = lmfast_kernels.linear_cross_entropy(hidden, weight.detach(), targets)
     torch.testing.assert_close(torch.autograd.grad(frozen, hidden), torch.autograd.grad(want, hidden))
 
 
 def test_ignore_index_may_be_a_token():
     hidden, weight, targets = operands()
     targets[0] = 7
-    loss, count = kernels.linear_cross_entropy(hidden, weight, targets.clamp(min=0), ignore_index=7)
+    loss, count = lmfast_kernels.linear_cross_entropy(hidden, weight, targets.clamp(min=0), ignore_index=7)
     assert count.item() == (targets.clamp(min=0) != 7).sum() and loss.isfinite()
 
 
 def test_no_tokens():
     hidden, weight = torch.zeros(0, 8, requires_grad=True), torch.zeros(9, 8, requires_grad=True)
-    loss, count = kernels.linear_cross_entropy(hidden, weight, torch.zeros(0, dtype=torch.long))
+    loss, count = lmfast_kernels.linear_cross_entropy(hidden, weight, torch.zeros(0, dtype=torch.long))
     loss.backward()
     assert loss.item() == 0 and count.item() == 0 and not weight.grad.any()
 
 
 def test_autocast_casts_the_products_only():
     hidden, weight, targets = operands()
-    want = torch.autograd.grad(kernels.linear_cross_entropy(hidden, weight, targets)[0], (hidden, weight))
+    want = torch.autograd.grad(
+        lmfast_kernels.linear_cross_entropy(hidden, weight, targets)[0], (hidden, weight)
+    )
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss, _ = kernels.linear_cross_entropy(hidden.bfloat16(), weight, targets)
+        loss, _ = lmfast_kernels.linear_cross_entropy(hidden.bfloat16(), weight, targets)
     grads = torch.autograd.grad(loss, (hidden, weight))
     assert loss.dtype == grads[1].dtype == torch.float32
     for a, b in zip(grads, want):
@@ -133,11 +136,13 @@ def test_autocast_casts_the_products_only():
 def test_compiles_to_plain_operations(assert_plain):
     hidden, weight, targets = operands()
     assert_plain(
-        lambda h, w: kernels.linear_cross_entropy(h, w, targets)[0], hidden.detach(), weight.detach()
+        lambda h, w: lmfast_kernels.linear_cross_entropy(h, w, targets)[0], hidden.detach(), weight.detach()
     )
-    compiled = torch.compile(kernels.linear_cross_entropy, fullgraph=True)
+    compiled = torch.compile(lmfast_kernels.linear_cross_entropy, fullgraph=True)
     got = torch.autograd.grad(compiled(hidden, weight, targets)[0], (hidden, weight))
-    want = torch.autograd.grad(kernels.linear_cross_entropy(hidden, weight, targets)[0], (hidden, weight))
+    want = torch.autograd.grad(
+        lmfast_kernels.linear_cross_entropy(hidden, weight, targets)[0], (hidden, weight)
+    )
     torch.testing.assert_close(got, want)
 
 
@@ -152,15 +157,15 @@ def test_compiles_to_plain_operations(assert_plain):
 )
 def test_refuses(hidden, weight, targets, options, message):
     with pytest.raises(ValueError, match=message):
-        kernels.linear_cross_entropy(torch.zeros(hidden), torch.zeros(weight), targets, **options)
+        lmfast_kernels.linear_cross_entropy(torch.zeros(hidden), torch.zeros(weight), targets, **options)
 
 
 @pytest.mark.parametrize("mode", ["auto", "torch"])
 def test_a_second_derivative_is_refused(mode, monkeypatch):
     """The gradients are made in the forward: to autograd they are constants, so twice would be silently wrong."""
-    monkeypatch.setattr(kernels.backend, "MODE", mode)
+    monkeypatch.setattr(lmfast_kernels.backend, "MODE", mode)
     hidden, weight, targets = operands()
-    loss = kernels.linear_cross_entropy(hidden, weight, targets)[0].square()
+    loss = lmfast_kernels.linear_cross_entropy(hidden, weight, targets)[0].square()
     grads = torch.autograd.grad(loss, (hidden, weight), create_graph=True)
     with pytest.raises(RuntimeError, match="once"):
         sum(g.square().sum() for g in grads).backward()

@@ -5,7 +5,7 @@ import cmath
 import pytest
 import torch
 
-import kernels
+import lmfast_kernels
 
 
 def table(max_len, head_dim, dtype=torch.float32):
@@ -17,7 +17,7 @@ def table(max_len, head_dim, dtype=torch.float32):
 
 def test_rotates_half_split_pairs():
     q, k = torch.randn(1, 1, 6, 8, dtype=torch.float64), torch.randn(1, 1, 6, 8, dtype=torch.float64)
-    turned, _ = kernels.rope(q, k, *table(6, 8, torch.float64))
+    turned, _ = lmfast_kernels.rope(q, k, *table(6, 8, torch.float64))
     for position in range(6):
         for i in range(4):
             pair = complex(q[0, 0, position, i], q[0, 0, position, i + 4])
@@ -29,7 +29,7 @@ def test_keeps_the_memory_order():
     """Heads of a token stay side by side, so that attention's output needs no transposing copy."""
     fused = torch.randn(2, 5, 7, 8)  # (batch, seq, heads, head_dim), as a projection writes it
     q, k = (x.transpose(1, 2) for x in fused.split([4, 3], dim=2))
-    for turned in kernels.rope(q, k, *table(5, 8)):
+    for turned in lmfast_kernels.rope(q, k, *table(5, 8)):
         assert turned.transpose(1, 2).is_contiguous()
 
 
@@ -37,8 +37,8 @@ def test_scores_depend_on_the_distance_only():
     q, k = torch.randn(1, 2, 1, 16), torch.randn(1, 2, 1, 16)
     scores = []
     for shift in (0, 7, 30):
-        a, _ = kernels.rope(q, k, *table(64, 16), torch.tensor([5 + shift]))
-        _, b = kernels.rope(q, k, *table(64, 16), torch.tensor([2 + shift]))
+        a, _ = lmfast_kernels.rope(q, k, *table(64, 16), torch.tensor([5 + shift]))
+        _, b = lmfast_kernels.rope(q, k, *table(64, 16), torch.tensor([2 + shift]))
         scores.append((a * b).sum(-1))
     torch.testing.assert_close(scores[0], scores[1])
     torch.testing.assert_close(scores[0], scores[2])
@@ -48,17 +48,18 @@ def test_positions_of_bytes_are_no_mask():
     q, (cos, sin) = torch.randn(1, 2, 4, 8), table(20, 8)
     positions = torch.tensor([3, 0, 1, 19])
     assert torch.equal(
-        kernels.rope(q, q, cos, sin, positions.byte())[0], kernels.rope(q, q, cos, sin, positions)[0]
+        lmfast_kernels.rope(q, q, cos, sin, positions.byte())[0],
+        lmfast_kernels.rope(q, q, cos, sin, positions)[0],
     )
 
 
 def test_positions_pick_rows():
     q, k = torch.randn(2, 3, 4, 8), torch.randn(2, 1, 4, 8)
     cos, sin = table(20, 8)
-    plain = kernels.rope(q, k, cos, sin)
-    same = kernels.rope(q, k, cos, sin, torch.arange(4).expand(2, 4))
+    plain = lmfast_kernels.rope(q, k, cos, sin)
+    same = lmfast_kernels.rope(q, k, cos, sin, torch.arange(4).expand(2, 4))
     torch.testing.assert_close(plain, same)
-    mixed = kernels.rope(q, k, cos, sin, torch.tensor([[0, 1, 2, 3], [9, 8, 7, 6]]))
+    mixed = lmfast_kernels.rope(q, k, cos, sin, torch.tensor([[0, 1, 2, 3], [9, 8, 7, 6]]))
     assert torch.equal(mixed[0][0], plain[0][0]) and not torch.equal(mixed[0][1], plain[0][1])
 
 
@@ -66,7 +67,7 @@ def test_keeps_dtypes_and_gives_the_table_no_gradient():
     cos, sin = table(4, 8)
     cos.requires_grad_()
     q = torch.randn(1, 1, 4, 8).bfloat16().requires_grad_()
-    out, _ = kernels.rope(q, q, cos, sin)
+    out, _ = lmfast_kernels.rope(q, q, cos, sin)
     assert out.dtype == torch.bfloat16
     out.float().sum().backward()
     assert cos.grad is None and q.grad is not None
@@ -74,8 +75,8 @@ def test_keeps_dtypes_and_gives_the_table_no_gradient():
 
 def test_compiles_to_plain_operations(assert_plain):
     q, k = torch.randn(2, 3, 4, 8), torch.randn(2, 1, 4, 8)
-    assert_plain(kernels.rope, q, k, *table(9, 8))
-    assert_plain(kernels.rope, q, k, *table(9, 8), torch.randint(0, 9, (2, 4)))
+    assert_plain(lmfast_kernels.rope, q, k, *table(9, 8))
+    assert_plain(lmfast_kernels.rope, q, k, *table(9, 8), torch.randint(0, 9, (2, 4)))
 
 
 @pytest.mark.parametrize(
@@ -89,11 +90,15 @@ def test_compiles_to_plain_operations(assert_plain):
 )
 def test_refuses(k, length, positions, message):
     with pytest.raises(ValueError, match=message):
-        kernels.rope(torch.zeros(2, 3, 4, 8), torch.zeros(k), *table(length, 8), positions)
+        lmfast_kernels.rope(torch.zeros(2, 3, 4, 8), torch.zeros(k), *table(length, 8), positions)
 
 
 def test_refuses_odd_heads_and_wrong_tables():
     with pytest.raises(ValueError, match="head_dim 7 must be even"):
-        kernels.rope(torch.zeros(1, 1, 2, 7), torch.zeros(1, 1, 2, 7), torch.zeros(2, 3), torch.zeros(2, 3))
+        lmfast_kernels.rope(
+            torch.zeros(1, 1, 2, 7), torch.zeros(1, 1, 2, 7), torch.zeros(2, 3), torch.zeros(2, 3)
+        )
     with pytest.raises(ValueError, match=r"must be \(max_len, 4\)"):
-        kernels.rope(torch.zeros(1, 1, 2, 8), torch.zeros(1, 1, 2, 8), torch.zeros(2, 8), torch.zeros(2, 8))
+        lmfast_kernels.rope(
+            torch.zeros(1, 1, 2, 8), torch.zeros(1, 1, 2, 8), torch.zeros(2, 8), torch.zeros(2, 8)
+        )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import kernels
+import lmfast_kernels
 from tests.kernels.test_rope import table
 
 
@@ -19,13 +19,13 @@ def assert_appended(inputs):
     q, k, v, cos, sin, lengths, *caches = inputs
     want_q, rows = q, [k, v]
     if cos is not None:
-        turned = kernels.rope(q[:, :, None], k[:, :, None], cos, sin, lengths[:, None] - 1)
+        turned = lmfast_kernels.rope(q[:, :, None], k[:, :, None], cos, sin, lengths[:, None] - 1)
         want_q, rows[0] = turned[0].squeeze(2), turned[1].squeeze(2)
     wanted = [cache.clone() for cache in caches]
     for cache, row in zip(wanted, rows, strict=True):
         for b, n in enumerate(lengths.tolist()):
             cache[b, :, n - 1] = row[b]
-    got = kernels.rope_append(*inputs)
+    got = lmfast_kernels.rope_append(*inputs)
     torch.testing.assert_close(got, want_q.to(caches[0].dtype))
     assert got.is_contiguous() and got.dtype == caches[0].dtype
     for cache, want in zip(caches, wanted, strict=True):
@@ -50,18 +50,18 @@ def test_a_view_of_the_cache_is_written_in_place():
     inputs = operands()
     whole = torch.zeros(3, 2, 20, 8)
     inputs[6] = whole[:, :, :9]
-    kernels.rope_append(*inputs)
+    lmfast_kernels.rope_append(*inputs)
     assert int((whole != 0).any(-1).sum()) == 3 * 2 and whole[1, :, 8].all()
 
 
 def test_gradients_of_the_inputs_do_not_matter():
     inputs = operands()
     inputs[:3] = [x.requires_grad_() for x in inputs[:3]]
-    assert not kernels.rope_append(*inputs).requires_grad
+    assert not lmfast_kernels.rope_append(*inputs).requires_grad
 
 
 def test_compiles_to_plain_operations(assert_plain):
-    assert_plain(kernels.rope_append, *operands())
+    assert_plain(lmfast_kernels.rope_append, *operands())
 
 
 @pytest.mark.parametrize(
@@ -81,16 +81,16 @@ def test_refuses(place, value, message):
     inputs = operands()
     inputs[place] = value
     with pytest.raises(ValueError, match=message):
-        kernels.rope_append(*inputs)
+        lmfast_kernels.rope_append(*inputs)
 
 
 def test_refuses_tables_shorter_than_the_cache_and_odd_heads():
     inputs = operands()
     inputs[3:5] = table(8, 8)
     with pytest.raises(ValueError, match="caches of 9 rows, but cos and sin hold only 8 positions"):
-        kernels.rope_append(*inputs)
+        lmfast_kernels.rope_append(*inputs)
     inputs = operands(head_dim=6)
     inputs[:3] = [x[..., :5] for x in inputs[:3]]
     inputs[6:] = [x[..., :5] for x in inputs[6:]]
     with pytest.raises(ValueError, match="head_dim 5 must be even"):
-        kernels.rope_append(*inputs)
+        lmfast_kernels.rope_append(*inputs)

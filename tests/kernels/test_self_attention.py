@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-import kernels
-from kernels.attention import attention_reference
-from kernels.rope import rope_reference
+import lmfast_kernels
+from lmfast_kernels.attention import attention_reference
+from lmfast_kernels.rope import rope_reference
 from tests.kernels.cpu_native import (
     assert_like_float64,
     assert_same_with_any_threads,
@@ -38,7 +38,7 @@ def test_agrees_with_float64(batch, seq, heads, kv_heads, head_dim, rotated):
     cos, sin = tables(seq, head_dim) if rotated else (None, None)
     qkv = torch.randn(batch, seq, (heads + 2 * kv_heads) * head_dim)
     assert_like_float64(
-        lambda x: kernels.self_attention(x, heads, kv_heads, cos, sin),
+        lambda x: lmfast_kernels.self_attention(x, heads, kv_heads, cos, sin),
         lambda x: textbook(x, heads, kv_heads, cos, sin),
         [qkv],
     )
@@ -47,14 +47,14 @@ def test_agrees_with_float64(batch, seq, heads, kv_heads, head_dim, rotated):
 @pytest.mark.parametrize("window", [1, 7, 40, 1000])
 def test_windows(window):
     qkv, (cos, sin) = torch.randn(2, 40, 6 * 16, requires_grad=True), tables(40, 16)
-    got = kernels.self_attention(qkv, 2, 2, cos, sin, window)
+    got = lmfast_kernels.self_attention(qkv, 2, 2, cos, sin, window)
     want = textbook(qkv, 2, 2, cos, sin, window)
     torch.testing.assert_close(got, want)
     upstream = torch.randn_like(got)
     grads = (torch.autograd.grad(x, qkv, upstream) for x in (got, want))
     torch.testing.assert_close(*grads)
     with pytest.raises(ValueError, match="window 0 must be at least 1"):
-        kernels.self_attention(qkv, 2, 2, cos, sin, 0)
+        lmfast_kernels.self_attention(qkv, 2, 2, cos, sin, 0)
 
 
 @needs_library
@@ -62,7 +62,7 @@ def test_threads_graph_and_nan():
     qkv, (cos, sin) = torch.randn(3, 40, 8 * 16), tables(40, 16)
 
     def function(x):
-        return kernels.self_attention(x, 4, 2, cos, sin)
+        return lmfast_kernels.self_attention(x, 4, 2, cos, sin)
 
     assert_same_with_any_threads(function, [qkv])
     assert any("cpu_self_attention" in name for name in operators_of(function, [qkv]))
@@ -73,10 +73,12 @@ def test_threads_graph_and_nan():
 
 def test_without_a_gradient_and_refusals():
     qkv, (cos, sin) = torch.randn(2, 9, 8 * 8), tables(9, 8)
-    torch.testing.assert_close(kernels.self_attention(qkv, 4, 2, cos, sin), textbook(qkv, 4, 2, cos, sin))
+    torch.testing.assert_close(
+        lmfast_kernels.self_attention(qkv, 4, 2, cos, sin), textbook(qkv, 4, 2, cos, sin)
+    )
     with pytest.raises(ValueError, match="8 heads"):
-        kernels.self_attention(torch.zeros(2, 9, 63), 4, 2)
+        lmfast_kernels.self_attention(torch.zeros(2, 9, 63), 4, 2)
     with pytest.raises(ValueError, match="multiple of 0 kv heads"):
-        kernels.self_attention(qkv, 4, 0)
+        lmfast_kernels.self_attention(qkv, 4, 0)
     with pytest.raises(ValueError, match="at least 9"):
-        kernels.self_attention(qkv, 4, 2, cos[:5], sin[:5])
+        lmfast_kernels.self_attention(qkv, 4, 2, cos[:5], sin[:5])

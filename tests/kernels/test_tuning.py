@@ -2,7 +2,7 @@
 
 import pytest
 
-from kernels.tuning import tuned, use_config
+from lmfast_kernels.tuning import tuned, use_config
 
 CONFIG = {"ROWS": 2, "num_warps": 4}
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import kernels
+import lmfast_kernels
 from lmfast.errors import UserError
 from lmfast.model import fp8
 from lmfast.model.config import ModelConfig
@@ -69,7 +69,7 @@ def test_learns_as_bf16_does():
 def calls(monkeypatch) -> list:
     """The FP8 feed-forwards of passes so far, by their hidden width."""
     found = []
-    module = import_module("kernels.feed_forward")
+    module = import_module("lmfast_kernels.feed_forward")
     original = module.fp8_feed_forward
     monkeypatch.setattr(
         module, "fp8_feed_forward", lambda x, up, down: found.append(down.shape[1]) or original(x, up, down)
@@ -92,9 +92,9 @@ def test_reaches_the_feed_forward_in_training_only(calls):
 def test_the_head_uses_it_in_training_only(monkeypatch):
     model, (ids,) = make(), batches(1)
     fp8.use_fp8(model, ROWS * LENGTH)
-    seen, original = [], kernels.linear_cross_entropy
+    seen, original = [], lmfast_kernels.linear_cross_entropy
     monkeypatch.setattr(
-        kernels, "linear_cross_entropy", lambda *a, **k: seen.append(k["fp8"]) or original(*a, **k)
+        lmfast_kernels, "linear_cross_entropy", lambda *a, **k: seen.append(k["fp8"]) or original(*a, **k)
     )
     loss_of(model, ids)
     loss_of(model.eval(), ids)

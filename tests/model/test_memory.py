@@ -56,7 +56,7 @@ CASES = [(changes, "bf16") for changes in ARRANGEMENTS] + [
 def counted() -> list[int]:
     """Bytes that autograd saved, for each case."""
     pytest.importorskip("triton", reason="Triton is not installed on this platform")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "LMFAST_KERNELS": "triton", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"TRITON_INTERPRET": "1", "LMFAST_KERNELS": "triton"}
     program = [sys.executable, "-W", "ignore", str(Path(__file__).parent / "saved_bytes.py")]
     cases = [[TINY | changes, dtype == "bf16"] for changes, dtype in CASES]
     done = subprocess.run(
@@ -99,8 +99,8 @@ def test_the_formula_of_the_docstring():
 
 
 def test_the_logits_buffer_is_the_kernels():
-    from kernels import linear_cross_entropy  # the function, which hides its module of the same name
     from lmfast.model import memory
+    from lmfast_kernels import linear_cross_entropy  # the function, which hides its module of the same name
 
     module = sys.modules[linear_cross_entropy.__module__]
     assert memory.LOGITS_BYTES == module.LOGITS_BYTES
@@ -141,7 +141,7 @@ def test_the_largest_batch_fits_and_the_next_does_not(gigabytes, dtype):
 def test_what_pytorchs_operators_save_on_a_cpu(changes, monkeypatch):
     from tests.model.saved_bytes import saved_bytes
 
-    monkeypatch.setattr("kernels.cpu_library.available", lambda: False)
+    monkeypatch.setattr("lmfast_kernels.cpu_library.available", lambda: False)
     config = ModelConfig(**(TINY | {"context_length": 64} | changes)).resolved()
     batch, tables = 8, 4 * config.num_layers * config.context_length * config.head_dim
     memory = training_memory(config, batch, "fp32", plain=True)

@@ -18,7 +18,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 else:
     import triton.runtime.interpreter as interpreter
 
-    from kernels import backend
+    from lmfast_kernels import backend
 
     def _indexable_scalars(tensor, scope, patch=interpreter._patch_lang_tensor) -> None:
         """Triton 3.6 keeps scalars as arrays of one element, which NumPy 2.5 no longer turns into `int`; 3.7 does this."""

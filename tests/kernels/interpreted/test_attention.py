@@ -6,13 +6,13 @@ from importlib import import_module
 import pytest
 import torch
 
-import kernels
-from kernels.attention_tiles import use_tiles
+import lmfast_kernels
+from lmfast_kernels.attention_tiles import use_tiles
 from tests.kernels.interpreted.conftest import assert_agrees, assert_compiles
 
-module = import_module("kernels.attention")
-forward_module = import_module("kernels.attention_forward")
-backward_module = import_module("kernels.attention_backward")
+module = import_module("lmfast_kernels.attention")
+forward_module = import_module("lmfast_kernels.attention_forward")
+backward_module = import_module("lmfast_kernels.attention_backward")
 ALL = ("_attention_forward_kernel", "_attention_dq_kernel", "_attention_dkdv_kernel")
 
 
@@ -24,7 +24,7 @@ def operands(batch, heads, kv_heads, seq_q, seq_k, head_dim, dtype=torch.float32
 
 
 def ours(**options):
-    return lambda q, k, v: kernels.attention(q, k, v, **options)
+    return lambda q, k, v: lmfast_kernels.attention(q, k, v, **options)
 
 
 def theirs(**options):
@@ -153,7 +153,7 @@ def test_head_dims(head_dim):
 
 def test_lse_is_the_natural_logarithm_without_gradient():
     (q, k, v), _ = operands(1, 4, 2, 9, 5, 16)
-    out, lse = kernels.attention(q, k, v, return_lse=True)
+    out, lse = lmfast_kernels.attention(q, k, v, return_lse=True)
     _, want = module.attention_reference(q, k, v)
     assert lse.dtype == torch.float32 and not lse.requires_grad and out.requires_grad
     torch.testing.assert_close(lse, want)
@@ -196,14 +196,14 @@ def test_any_strides():
 def test_results_lie_by_token_in_memory():
     """What the projections around attention read and write without a transposing copy."""
     (q, k, v), (upstream,) = operands(2, 4, 2, 9, 9, 16)
-    out = kernels.attention(q.contiguous(), k, v)
+    out = lmfast_kernels.attention(q.contiguous(), k, v)
     assert out.transpose(1, 2).is_contiguous()
     assert all(g.transpose(1, 2).is_contiguous() for g in torch.autograd.grad(out, (q, k, v), upstream)[1:])
 
 
 def test_empty():
     q, k = torch.randn(1, 2, 0, 16, requires_grad=True), torch.randn(1, 2, 5, 16, requires_grad=True)
-    out = kernels.attention(q, k, k)
+    out = lmfast_kernels.attention(q, k, k)
     assert out.shape == q.shape
     assert torch.equal(torch.autograd.grad(out.sum(), k)[0], torch.zeros_like(k))
 
@@ -211,7 +211,7 @@ def test_empty():
 def test_autocast_casts():
     (q, k, v), _ = operands(1, 2, 2, 9, 9, 16)
     with torch.autocast("cpu", dtype=torch.float16):
-        out = kernels.attention(q.half(), k, v)
+        out = lmfast_kernels.attention(q.half(), k, v)
     assert out.dtype == torch.float16
     torch.testing.assert_close(out.float(), module.attention_reference(q, k, v)[0], rtol=1e-2, atol=1e-2)
 
@@ -235,7 +235,7 @@ def test_expanded_operands():
 @pytest.mark.parametrize("causal", [True, False])
 def test_no_keys(causal):
     (q, k, v), upstream = operands(1, 2, 1, 4, 0, 16)
-    out, lse = kernels.attention(q, k, v, causal, return_lse=True)
+    out, lse = lmfast_kernels.attention(q, k, v, causal, return_lse=True)
     grads = torch.autograd.grad(out, (q, k, v), upstream)
     assert not out.any() and not grads[0].any() and lse.eq(-math.inf).all()
     assert grads[1].shape == k.shape

@@ -1,4 +1,4 @@
-"""`python -m kernels.check` end to end on small problems: every comparison and every timing it would make on a GPU.
+"""`python -m lmfast_kernels.check` end to end on small problems: every comparison and every timing it would make on a GPU.
 
 The kernels run in the interpreter, in float16 (bf16 products are wrong there). Times are the interpreter's and mean
 nothing; that each entry is there, is judged and can be found by the table of targets is what is tested.
@@ -9,7 +9,7 @@ import json
 import pytest
 import torch
 
-from kernels import check, check_correct, check_report, check_speed
+from lmfast_kernels import check, check_correct, check_report, check_speed
 
 CHECK = check_correct.Sizes(
     rows=24,
@@ -74,6 +74,6 @@ def test_every_timing_is_made(operator, report, monkeypatch):
 def test_a_wrong_kernel_is_reported(report, mutate):
     from importlib import import_module
 
-    mutate(import_module("kernels.swiglu"), "_swiglu_backward_kernel", "(1.0 - sigmoid)", "sigmoid")
+    mutate(import_module("lmfast_kernels.swiglu"), "_swiglu_backward_kernel", "(1.0 - sigmoid)", "sigmoid")
     check.run(report, ["swiglu"], "correct", CHECK, SPEED)
     assert report.wrong() and "comparisons wrong" in "\n".join(check.summary(report))

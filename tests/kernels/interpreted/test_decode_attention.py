@@ -5,9 +5,9 @@ from importlib import import_module
 import pytest
 import torch
 
-import kernels
+import lmfast_kernels
 
-module = import_module("kernels.decode_attention")
+module = import_module("lmfast_kernels.decode_attention")
 
 
 def operands(batch, heads, kv_heads, max_len, head_dim, dtype=torch.float32):
@@ -31,7 +31,7 @@ def exact(q, k, v, lengths, window=None):
 
 
 def assert_right(q, k, v, lengths, window=None):
-    got, want = kernels.decode_attention(q, k, v, lengths, window), exact(q, k, v, lengths, window)
+    got, want = lmfast_kernels.decode_attention(q, k, v, lengths, window), exact(q, k, v, lengths, window)
     theirs = module.decode_attention_reference(q, k, v, lengths, window)
     error, allowed = (got - want).abs().max(), 2 * (theirs - want).abs().max() + 8 * torch.finfo(q.dtype).eps
     assert not got.isnan().any() and error <= allowed, f"off by {error:.3g}, allowed {allowed:.3g}"
@@ -67,27 +67,29 @@ def test_windows(window, launched):
     q, k, v = operands(4, 4, 2, 300, 20)
     lengths = torch.tensor([0, 300, 30, 97])
     assert_right(q, k, v, lengths, window)
-    want = kernels.decode_attention(q, k, v, lengths, window)
+    want = lmfast_kernels.decode_attention(q, k, v, lengths, window)
     for b, length in enumerate(lengths.tolist()):
         first = max(0, length - window)
         k[b, :, :first] = v[b, :, :first] = k[b, :, length:] = v[b, :, length:] = float("nan")
-    assert torch.equal(kernels.decode_attention(q, k, v, lengths, window), want)  # nothing else is read
+    assert torch.equal(
+        lmfast_kernels.decode_attention(q, k, v, lengths, window), want
+    )  # nothing else is read
     launched("_decode_split_kernel")
 
 
 def test_rows_beyond_the_length_are_not_read():
     q, k, v = operands(2, 2, 1, 100, 16)
     lengths = torch.tensor([10, 77])
-    want = kernels.decode_attention(q, k, v, lengths)
+    want = lmfast_kernels.decode_attention(q, k, v, lengths)
     for b, length in enumerate(lengths.tolist()):
         k[b, :, length:] = v[b, :, length:] = float("nan")
-    assert torch.equal(kernels.decode_attention(q, k, v, lengths), want)
+    assert torch.equal(lmfast_kernels.decode_attention(q, k, v, lengths), want)
 
 
 @pytest.mark.parametrize("dtype", [torch.int16, torch.int64])
 def test_lengths_beyond_the_cache_and_below_zero(dtype):
     q, k, v = operands(3, 14, 2, 65, 80)
-    got = kernels.decode_attention(q, k, v, torch.tensor([-3, 1000, 65], dtype=dtype))
+    got = lmfast_kernels.decode_attention(q, k, v, torch.tensor([-3, 1000, 65], dtype=dtype))
     want = exact(q, k, v, torch.tensor([0, 65, 65]))
     torch.testing.assert_close(got.double(), want, atol=1e-5, rtol=1e-5)
 
@@ -102,12 +104,12 @@ def test_expanded_caches_and_strided_lengths():
 
 def test_one_graph_for_every_length():
     q, k, v = operands(2, 4, 2, 90, 16)
-    compiled = torch.compile(kernels.decode_attention, fullgraph=True, dynamic=False)
+    compiled = torch.compile(lmfast_kernels.decode_attention, fullgraph=True, dynamic=False)
     with torch._dynamo.config.patch(error_on_recompile=True):
         for lengths in ([90, 1], [5, 60]):
             lengths = torch.tensor(lengths)
             got = compiled(q[:, :, None], k, v, lengths)
-            assert torch.equal(got, kernels.decode_attention(q, k, v, lengths)[:, :, None])
+            assert torch.equal(got, lmfast_kernels.decode_attention(q, k, v, lengths)[:, :, None])
 
 
 def test_opcheck():
@@ -118,8 +120,8 @@ def test_opcheck():
 
 def test_agrees_with_attention():
     q, k, v = operands(2, 4, 2, 50, 16)
-    got = kernels.decode_attention(q, k, v, torch.tensor([50, 50]))
-    want = kernels.attention(q.unsqueeze(2), k, v)
+    got = lmfast_kernels.decode_attention(q, k, v, torch.tensor([50, 50]))
+    want = lmfast_kernels.attention(q.unsqueeze(2), k, v)
     torch.testing.assert_close(got, want.squeeze(2))
 
 

@@ -5,10 +5,10 @@ from importlib import import_module
 import pytest
 import torch
 
-import kernels
-from kernels.tuning import use_config
+import lmfast_kernels
+from lmfast_kernels.tuning import use_config
 
-module = import_module("kernels.decode_linear")
+module = import_module("lmfast_kernels.decode_linear")
 SHAPES = [(1, 48, 40), (2, 64, 17), (3, 37, 13), (4, 1, 3), (1, 5000, 5)]  # rows, K, N
 
 
@@ -22,17 +22,23 @@ def operands(rows, k, n, dtype=torch.float32):
 
 def unfused(x, norm, weight, residual, both):
     """What the operators make of it, in the order of `fused`."""
-    normed, s = kernels.rms_norm(x, norm, 1e-5, residual)
-    hidden = kernels.swiglu(*both.chunk(2, -1))
-    alone = kernels.rms_norm(x, norm, 1e-5)
+    normed, s = lmfast_kernels.rms_norm(x, norm, 1e-5, residual)
+    hidden = lmfast_kernels.swiglu(*both.chunk(2, -1))
+    alone = lmfast_kernels.rms_norm(x, norm, 1e-5)
     return s, *(t @ weight.t() for t in (x, normed, alone, hidden))
 
 
 def fused(x, norm, weight, residual, both):
-    y, s = kernels.decode_norm_linear(x, norm, weight, 1e-5, residual)
-    alone, same = kernels.decode_norm_linear(x, norm, weight, 1e-5)
+    y, s = lmfast_kernels.decode_norm_linear(x, norm, weight, 1e-5, residual)
+    alone, same = lmfast_kernels.decode_norm_linear(x, norm, weight, 1e-5)
     assert same is x
-    return s, kernels.decode_linear(x, weight), y, alone, kernels.decode_swiglu_linear(both, weight)
+    return (
+        s,
+        lmfast_kernels.decode_linear(x, weight),
+        y,
+        alone,
+        lmfast_kernels.decode_swiglu_linear(both, weight),
+    )
 
 
 def assert_right(inputs):
@@ -100,12 +106,12 @@ def test_mixed_dtypes_and_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         assert not module._fits(weight, x)
         assert module._fits(weight.bfloat16(), x.bfloat16())
-        assert kernels.decode_linear(x, weight).dtype == torch.bfloat16
+        assert lmfast_kernels.decode_linear(x, weight).dtype == torch.bfloat16
 
 
 def test_no_columns():
     x, _, weight, *_ = operands(1, 8, 6)
-    assert kernels.decode_linear(x, weight[:0]).shape == (1, 1, 0)
+    assert lmfast_kernels.decode_linear(x, weight[:0]).shape == (1, 1, 0)
 
 
 def test_one_graph_and_no_graph_agree():

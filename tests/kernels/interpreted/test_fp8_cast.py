@@ -8,7 +8,7 @@ from importlib import import_module
 import pytest
 import torch
 
-module = import_module("kernels.fp8_cast")
+module = import_module("lmfast_kernels.fp8_cast")
 SHAPES = [(1, 1), (16, 48), (64, 64), (65, 130), (200, 16)]
 
 

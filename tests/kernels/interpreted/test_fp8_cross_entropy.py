@@ -5,9 +5,9 @@ from importlib import import_module
 import pytest
 import torch
 
-import kernels
+import lmfast_kernels
 
-module = import_module("kernels.fp8_cross_entropy")
+module = import_module("lmfast_kernels.fp8_cross_entropy")
 
 
 def operands(rows, width, vocab):
@@ -19,7 +19,7 @@ def operands(rows, width, vocab):
 
 
 def result(inputs, **options):
-    loss, _ = kernels.linear_cross_entropy(*inputs, fp8=True, **options)
+    loss, _ = lmfast_kernels.linear_cross_entropy(*inputs, fp8=True, **options)
     return loss.detach(), *torch.autograd.grad(0.5 * loss, inputs[:2])
 
 
@@ -54,7 +54,7 @@ def test_dlogits_in_fp8(monkeypatch):
 
 def test_compiles():
     inputs = operands(32, 16, 48)
-    compiled = torch.compile(lambda *x: kernels.linear_cross_entropy(*x, fp8=True)[0], fullgraph=True)
+    compiled = torch.compile(lambda *x: lmfast_kernels.linear_cross_entropy(*x, fp8=True)[0], fullgraph=True)
     loss = compiled(*inputs)
     torch.testing.assert_close(
         (loss.detach(), *torch.autograd.grad(0.5 * loss, inputs[:2])), result(inputs), rtol=1e-3, atol=1e-3
@@ -64,7 +64,7 @@ def test_compiles():
 def test_a_wrong_id_shows_as_nan():
     hidden, weight, targets = operands(16, 16, 32)
     targets[0] = 32
-    assert kernels.linear_cross_entropy(hidden, weight, targets, fp8=True)[0].isnan()
+    assert lmfast_kernels.linear_cross_entropy(hidden, weight, targets, fp8=True)[0].isnan()
 
 
 def test_rows_within():

@@ -8,9 +8,9 @@ from importlib import import_module
 import pytest
 import torch
 
-import kernels
+import lmfast_kernels
 
-module = import_module("kernels.fp8_feed_forward")
+module = import_module("lmfast_kernels.fp8_feed_forward")
 
 
 def operands(rows, width, hidden):
@@ -20,7 +20,7 @@ def operands(rows, width, hidden):
 
 
 def result(inputs):
-    y = kernels.feed_forward(*inputs, fp8=True)
+    y = lmfast_kernels.feed_forward(*inputs, fp8=True)
     return y.detach(), *torch.autograd.grad(y, inputs, torch.linspace(-1, 1, y.numel()).view(y.shape))
 
 
@@ -63,6 +63,6 @@ def test_in_fp8(monkeypatch):
 
 def test_compiles():
     inputs = operands(32, 16, 48)
-    y = torch.compile(lambda *x: kernels.feed_forward(*x, fp8=True), fullgraph=True)(*inputs)
-    torch.testing.assert_close(y, kernels.feed_forward(*inputs, fp8=True))
+    y = torch.compile(lambda *x: lmfast_kernels.feed_forward(*x, fp8=True), fullgraph=True)(*inputs)
+    torch.testing.assert_close(y, lmfast_kernels.feed_forward(*inputs, fp8=True))
     torch.autograd.grad(y.sum(), inputs)

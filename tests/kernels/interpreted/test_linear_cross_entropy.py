@@ -5,13 +5,13 @@ from importlib import import_module
 import pytest
 import torch
 
-import kernels
-from kernels import backend
-from kernels.tuning import use_config
+import lmfast_kernels
+from lmfast_kernels import backend
+from lmfast_kernels.tuning import use_config
 from tests.kernels.interpreted.conftest import assert_agrees, assert_compiles
 from tests.kernels.large_logits import assert_large_logits
 
-module = import_module("kernels.linear_cross_entropy")
+module = import_module("lmfast_kernels.linear_cross_entropy")
 
 
 def operands(rows, width, vocab, dtype=torch.float32):
@@ -23,7 +23,7 @@ def operands(rows, width, vocab, dtype=torch.float32):
 
 
 def ours(**options):
-    return lambda h, w, t: kernels.linear_cross_entropy(h, w, t, **options)[0]
+    return lambda h, w, t: lmfast_kernels.linear_cross_entropy(h, w, t, **options)[0]
 
 
 def theirs(**options):
@@ -46,7 +46,7 @@ def test_count_and_chunks(monkeypatch):
     inputs = operands(11, 16, 33)
     assert module.rows_per_chunk(11, 64 * 4, 16, 4) == 3
     assert_agrees(ours(), theirs(), inputs, [torch.tensor(2.0)])
-    loss, count = kernels.linear_cross_entropy(*inputs)
+    loss, count = lmfast_kernels.linear_cross_entropy(*inputs)
     assert count.dtype == torch.int64 and count.item() == inputs[2].ne(-100).sum()
     assert loss.dtype == torch.float32
 
@@ -108,7 +108,9 @@ def test_large_logits_keep_their_gradient(offset, z_loss):
 
 def test_every_token_ignored():
     hidden, weight, targets = operands(4, 8, 9)
-    loss, count = kernels.linear_cross_entropy(hidden, weight, torch.full_like(targets, 3), ignore_index=3)
+    loss, count = lmfast_kernels.linear_cross_entropy(
+        hidden, weight, torch.full_like(targets, 3), ignore_index=3
+    )
     grads = torch.autograd.grad(loss, (hidden, weight))
     assert loss.item() == 0 and count.item() == 0 and not any(g.any() for g in grads)
 
@@ -117,7 +119,7 @@ def test_an_ignored_index_within_the_vocabulary():
     hidden, weight, targets = operands(9, 24, 130)
     targets = targets.where(targets != -100, 17)
     options = {"ignore_index": 17, "softcap": 0.5, "z_loss": 1.0}
-    assert kernels.linear_cross_entropy(hidden, weight, targets, **options)[1] < 9
+    assert lmfast_kernels.linear_cross_entropy(hidden, weight, targets, **options)[1] < 9
     assert_agrees(ours(**options), theirs(**options), [hidden, weight, targets], [torch.tensor(0.7)])
 
 
@@ -136,7 +138,7 @@ def test_strided_operands_and_a_gradient_for_one_only(wanted, dtype):
 
 def test_no_tokens():
     hidden, weight = torch.randn(0, 8, requires_grad=True), torch.randn(9, 8, requires_grad=True)
-    loss, count = kernels.linear_cross_entropy(hidden, weight, torch.zeros(0, dtype=torch.long))
+    loss, count = lmfast_kernels.linear_cross_entropy(hidden, weight, torch.zeros(0, dtype=torch.long))
     grads = torch.autograd.grad(loss, (hidden, weight))
     assert loss.item() == 0 and count.item() == 0 and not grads[1].any()
 
@@ -144,20 +146,20 @@ def test_no_tokens():
 def test_a_target_outside_the_vocabulary_shows():
     hidden, weight, targets = operands(4, 8, 9)
     targets[0] = 9
-    assert kernels.linear_cross_entropy(hidden, weight, targets)[0].isnan()
+    assert lmfast_kernels.linear_cross_entropy(hidden, weight, targets)[0].isnan()
 
 
 def test_without_gradient():
     inputs = operands(7, 16, 33)
-    want = kernels.linear_cross_entropy(*inputs)[0].item()
+    want = lmfast_kernels.linear_cross_entropy(*inputs)[0].item()
     with torch.no_grad():
-        assert kernels.linear_cross_entropy(*inputs)[0].item() == want
+        assert lmfast_kernels.linear_cross_entropy(*inputs)[0].item() == want
 
 
 def test_autocast_keeps_loss_and_dweight_in_float32():
     hidden, weight, targets = operands(7, 16, 33)
     with torch.autocast("cpu", dtype=torch.float16):
-        loss, _ = kernels.linear_cross_entropy(hidden, weight, targets)
+        loss, _ = lmfast_kernels.linear_cross_entropy(hidden, weight, targets)
     grads = torch.autograd.grad(loss, (hidden, weight))
     want = theirs()(hidden.double(), weight.double(), targets)
     wanted = torch.autograd.grad(want, (hidden, weight))

@@ -176,7 +176,7 @@ def test_training(name, monkeypatch, launched):
     ],
 )
 def test_a_broken_kernel_fails(module, kernel, old, new, mutate, monkeypatch):
-    mutate(import_module(f"kernels.{module}"), kernel, old, new)
+    mutate(import_module(f"lmfast_kernels.{module}"), kernel, old, new)
     with pytest.raises(AssertionError):
         assert_equal(*train_both(SHAPES["tied, grouped heads"], 0.0, 1, monkeypatch))
 
@@ -216,7 +216,12 @@ def test_decoding(name, monkeypatch, launched):
 
 
 def test_a_broken_cache_fails(mutate, monkeypatch):
-    mutate(import_module("kernels.decode_attention"), "_decode_split_kernel", "max_len)\n", "max_len) - 1\n")
+    mutate(
+        import_module("lmfast_kernels.decode_attention"),
+        "_decode_split_kernel",
+        "max_len)\n",
+        "max_len) - 1\n",
+    )
     with pytest.raises(AssertionError):
         assert_decoded(*decode_both(SHAPES["tied, grouped heads"], monkeypatch))
 

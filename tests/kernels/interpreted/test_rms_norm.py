@@ -5,11 +5,11 @@ from importlib import import_module
 import pytest
 import torch
 
-import kernels
-from kernels.tuning import use_config
+import lmfast_kernels
+from lmfast_kernels.tuning import use_config
 from tests.kernels.interpreted.conftest import assert_agrees, assert_compiles
 
-module = import_module("kernels.rms_norm")
+module = import_module("lmfast_kernels.rms_norm")
 NARROW = ("_rms_norm_forward_kernel", "_rms_norm_backward_kernel", "_sum_rows_kernel")
 
 
@@ -23,7 +23,7 @@ def operands(shape, dtype, residual=None, weight_dtype=None):
 
 
 def ours(x, weight, residual=None):
-    return kernels.rms_norm(x, weight, 1e-5, residual)
+    return lmfast_kernels.rms_norm(x, weight, 1e-5, residual)
 
 
 def theirs(x, weight, residual=None):

@@ -5,10 +5,10 @@ from importlib import import_module
 import pytest
 import torch
 
-import kernels
+import lmfast_kernels
 from tests.kernels.interpreted.conftest import assert_agrees, assert_compiles
 
-module = import_module("kernels.rope")
+module = import_module("lmfast_kernels.rope")
 
 
 def operands(batch, heads, kv_heads, seq, head_dim, dtype=torch.float32, max_len=90):
@@ -29,13 +29,13 @@ def test_agrees(dtype, shape, positions, launched):
         inputs.append(torch.randint(0, 90, (seq,)))
     elif positions == "per sequence":
         inputs.append(torch.randint(0, 90, (batch, seq), dtype=torch.int32))
-    assert_agrees(kernels.rope, module.rope_reference, inputs, upstream)
+    assert_agrees(lmfast_kernels.rope, module.rope_reference, inputs, upstream)
     launched("_rope_kernel")
 
 
 def test_memory_order_of_the_queries_is_kept():
     (q, k, cos, sin), _ = operands(2, 3, 1, 5, 6)
-    assert kernels.rope(q, k, cos, sin)[0].stride() == q.stride()
+    assert lmfast_kernels.rope(q, k, cos, sin)[0].stride() == q.stride()
 
 
 def test_expanded_gradients_and_positions():
@@ -45,7 +45,7 @@ def test_expanded_gradients_and_positions():
     def total(rope):
         return lambda *a: sum(x.sum() for x in rope(*a))
 
-    assert_agrees(total(kernels.rope), total(module.rope_reference), inputs, [torch.ones(())])
+    assert_agrees(total(lmfast_kernels.rope), total(module.rope_reference), inputs, [torch.ones(())])
 
 
 @pytest.mark.parametrize("wanted", [(True, False), (False, True)])
@@ -58,12 +58,12 @@ def test_positions_of_any_strides_and_a_gradient_for_one_only(wanted):
         return lambda *a: rope(*a)[wanted[1]]
 
     inputs = [q, k, cos.t().contiguous().t(), sin, positions]
-    assert_agrees(one(kernels.rope), one(module.rope_reference), inputs, [upstream[wanted[1]]])
+    assert_agrees(one(lmfast_kernels.rope), one(module.rope_reference), inputs, [upstream[wanted[1]]])
 
 
 def test_backward_turns_back():
     (q, k, cos, sin), _ = operands(1, 2, 1, 7, 8, dtype=torch.float64)
-    turned = kernels.rope(q, k, cos, sin)
+    turned = lmfast_kernels.rope(q, k, cos, sin)
     back = torch.autograd.grad(turned, (q, k), [x.detach() for x in turned])
     for x, y in zip((q, k), back):
         torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-5)  # cos² + sin² = 1 in the table's float32
@@ -71,12 +71,12 @@ def test_backward_turns_back():
 
 def test_no_tokens():
     (q, k, cos, sin), _ = operands(2, 3, 1, 0, 6)
-    assert kernels.rope(q, k, cos, sin)[0].shape == (2, 3, 0, 6)
+    assert lmfast_kernels.rope(q, k, cos, sin)[0].shape == (2, 3, 0, 6)
 
 
 def test_gradcheck_and_opcheck():
     (q, k, cos, sin), _ = operands(1, 2, 1, 3, 4, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda q, k: kernels.rope(q, k, cos, sin), (q, k))
+    assert torch.autograd.gradcheck(lambda q, k: lmfast_kernels.rope(q, k, cos, sin), (q, k))
     positions = torch.tensor([[2, 0, 7]])
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(module._rope, (q, k, cos, sin, positions, False), test_utils=checks)
@@ -84,7 +84,7 @@ def test_gradcheck_and_opcheck():
 
 def test_compiled_and_repeated():
     inputs, upstream = operands(2, 3, 1, 9, 8)
-    assert_compiles(kernels.rope, inputs, upstream)
+    assert_compiles(lmfast_kernels.rope, inputs, upstream)
 
 
 @pytest.mark.parametrize(
@@ -100,4 +100,4 @@ def test_a_broken_kernel_fails(name, old, new, mutate):
     inputs, upstream = operands(1, 2, 1, 9, 8)
     inputs.append(torch.randint(0, 90, (9,)))
     with pytest.raises(AssertionError, match="off by"):
-        assert_agrees(kernels.rope, module.rope_reference, inputs, upstream)
+        assert_agrees(lmfast_kernels.rope, module.rope_reference, inputs, upstream)

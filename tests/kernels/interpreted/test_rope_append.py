@@ -5,9 +5,9 @@ from importlib import import_module
 import pytest
 import torch
 
-import kernels
+import lmfast_kernels
 
-module = import_module("kernels.rope_append")
+module = import_module("lmfast_kernels.rope_append")
 
 
 def operands(batch, heads, kv_heads, max_len, head_dim, dtype=torch.float32):
@@ -29,7 +29,7 @@ def exact(inputs):
 
 def assert_right(inputs):
     wanted = exact(inputs)
-    got = kernels.rope_append(*inputs), *inputs[6:]
+    got = lmfast_kernels.rope_append(*inputs), *inputs[6:]
     for name, a, b in zip(("q", "k_cache", "v_cache"), got, wanted, strict=True):
         error, allowed = (a - b).abs().max(), 8 * torch.finfo(a.dtype).eps * b.abs().max()
         assert error <= allowed, f"{name} is off by {error:.3g}, allowed {allowed:.3g}"
@@ -63,7 +63,7 @@ def test_any_strides_and_a_cache_of_another_dtype():
     assert int((whole != 0).any(2).sum()) == 4  # one row of each head of each sequence
     inputs = operands(2, 4, 2, 9, 8)
     inputs[6:] = [cache.half() for cache in inputs[6:]]
-    assert kernels.rope_append(*inputs).dtype == torch.float16
+    assert lmfast_kernels.rope_append(*inputs).dtype == torch.float16
 
 
 @pytest.mark.parametrize("dtype", [torch.int16, torch.int64])
@@ -71,7 +71,7 @@ def test_lengths_outside_the_cache_write_nothing(dtype):
     inputs = operands(4, 2, 2, 5, 8)
     inputs[5] = torch.tensor([0, -3, 6, 1000], dtype=dtype)
     before = [cache.clone() for cache in inputs[6:]]
-    kernels.rope_append(*inputs)
+    lmfast_kernels.rope_append(*inputs)
     assert all(torch.equal(a, b) for a, b in zip(before, inputs[6:], strict=True))
 
 
@@ -79,8 +79,8 @@ def test_agrees_with_rope_to_the_bit():
     """So a token's keys are the same whether a prompt or a step wrote them."""
     inputs = operands(2, 4, 2, 9, 16)
     q, k, _, cos, sin, lengths, k_cache, _ = inputs
-    got = kernels.rope_append(*inputs)
-    turned = kernels.rope(q[:, :, None], k[:, :, None], cos, sin, lengths[:, None] - 1)
+    got = lmfast_kernels.rope_append(*inputs)
+    turned = lmfast_kernels.rope(q[:, :, None], k[:, :, None], cos, sin, lengths[:, None] - 1)
     assert torch.equal(got, turned[0].squeeze(2))
     for b, n in enumerate(lengths.tolist()):
         assert torch.equal(k_cache[b, :, n - 1], turned[1][b, :, 0])
@@ -88,12 +88,12 @@ def test_agrees_with_rope_to_the_bit():
 
 def test_one_graph_for_every_length_and_the_caches_are_written():
     inputs = operands(2, 4, 2, 9, 8)
-    compiled = torch.compile(kernels.rope_append, fullgraph=True, dynamic=False)
+    compiled = torch.compile(lmfast_kernels.rope_append, fullgraph=True, dynamic=False)
     with torch._dynamo.config.patch(error_on_recompile=True):
         for lengths in ([9, 1], [5, 6]):
             inputs[5] = torch.tensor(lengths)
             ours, theirs = ([*inputs[:6], inputs[6].clone(), inputs[7].clone()] for _ in range(2))
-            assert torch.equal(compiled(*ours), kernels.rope_append(*theirs))
+            assert torch.equal(compiled(*ours), lmfast_kernels.rope_append(*theirs))
             assert torch.equal(ours[6], theirs[6]) and torch.equal(ours[7], theirs[7])
 
 

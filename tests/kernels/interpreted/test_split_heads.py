@@ -7,7 +7,7 @@ import torch
 
 from tests.kernels.interpreted.conftest import assert_agrees, assert_compiles
 
-module = import_module("kernels.split_heads")
+module = import_module("lmfast_kernels.split_heads")
 SHAPES = [(1, 1, 1, 1, 2), (2, 3, 1, 5, 6), (1, 2, 1, 70, 32), (2, 2, 2, 33, 80)]
 
 

@@ -19,8 +19,8 @@ a logit as the bf16 path does, 4.5 ms where none of it stays in the L2 cache, an
 import torch
 from torch.autograd.function import once_differentiable
 
-from kernels.backend import compute_dtype, jit, launch, power_of_two, register, tl, triton, use_triton
-from kernels.fp8_linear import E4M3, E5M2, fp8_mm, fp8_mm_reference, to_fp8, transposed
+from lmfast_kernels.backend import compute_dtype, jit, launch, power_of_two, register, tl, triton, use_triton
+from lmfast_kernels.fp8_linear import E4M3, E5M2, fp8_mm, fp8_mm_reference, to_fp8, transposed
 
 DLOGITS_SCALE = 2.0**14
 DLOGITS_LIMIT = torch.finfo(E5M2).max

@@ -22,7 +22,7 @@ memory, hence MAX_ROWS.
 
 import torch
 
-from kernels.backend import (
+from lmfast_kernels.backend import (
     autocast_dtype,
     dense_last,
     dense_rows,
@@ -35,16 +35,17 @@ from kernels.backend import (
     use_triton,
     wrap_triton,
 )
-from kernels.linear import linear
-from kernels.rms_norm import MAX_WIDTH, rms_norm
-from kernels.swiglu import swiglu
-from kernels.tuning import tuned
+from lmfast_kernels.linear import linear
+from lmfast_kernels.rms_norm import MAX_WIDTH, rms_norm
+from lmfast_kernels.swiglu import swiglu
+from lmfast_kernels.tuning import tuned
 
 MAX_ROWS, MAX_PLAIN_ROWS = (
     4,
     2,
 )  # cuBLAS multiplies four rows in 4.5 µs, these kernels in 5.1, with a norm in 5.8
-# For a sweep on a device, by `kernels.tuning.use_config("decode_linear", **candidate)`. BLOCK_N: weight rows of a program.
+# For a sweep on a device, by `lmfast_kernels.tuning.use_config("decode_linear", **candidate)`. BLOCK_N: weight rows of a
+# program.
 CANDIDATES = (
     {"BLOCK_N": 4},
     {"BLOCK_N": 8},

@@ -9,9 +9,9 @@ again beside their gradient. Source: Shazeer 2020, arXiv:2002.05202.
 import torch
 import torch.nn.functional as F
 
-from kernels.cpu_library import call, trains_here
-from kernels.fp8_feed_forward import fp8_feed_forward
-from kernels.swiglu import swiglu
+from lmfast_kernels.cpu_library import call, trains_here
+from lmfast_kernels.fp8_feed_forward import fp8_feed_forward
+from lmfast_kernels.swiglu import swiglu
 
 
 def feed_forward_reference(

@@ -7,18 +7,18 @@ rope_append writes to its caches. Bad arguments raise ValueError. This package i
 installed) triton, nothing else.
 """
 
-from kernels.attention import attention
-from kernels.decode_attention import decode_attention
-from kernels.decode_linear import decode_linear, decode_norm_linear, decode_swiglu_linear
-from kernels.feed_forward import feed_forward
-from kernels.fp8_linear import fp8_linear
-from kernels.linear import linear
-from kernels.linear_cross_entropy import linear_cross_entropy
-from kernels.rms_norm import rms_norm
-from kernels.rope import rope
-from kernels.rope_append import rope_append
-from kernels.self_attention import self_attention
-from kernels.swiglu import swiglu
+from lmfast_kernels.attention import attention
+from lmfast_kernels.decode_attention import decode_attention
+from lmfast_kernels.decode_linear import decode_linear, decode_norm_linear, decode_swiglu_linear
+from lmfast_kernels.feed_forward import feed_forward
+from lmfast_kernels.fp8_linear import fp8_linear
+from lmfast_kernels.linear import linear
+from lmfast_kernels.linear_cross_entropy import linear_cross_entropy
+from lmfast_kernels.rms_norm import rms_norm
+from lmfast_kernels.rope import rope
+from lmfast_kernels.rope_append import rope_append
+from lmfast_kernels.self_attention import self_attention
+from lmfast_kernels.swiglu import swiglu
 
 __all__ = [
     "attention",

@@ -1,5 +1,5 @@
 """Compiles every kernel for GPUs that are not there, and reads what the compiler made of it: `python -m
-kernels.aot`.
+lmfast_kernels.aot`.
 
 Each case below calls an operator's body on meta tensors while `backend.record` writes the launches down; so
 what is compiled is what dispatch would launch, configuration, strides and all, on that architecture. Triton
@@ -13,7 +13,7 @@ memory, or asks for more shared memory than a block may have.
 sm_120 (RTX 50) gets the tiles of sm_80, as its blocks have 99 KiB of shared memory; sm_89 (RTX 40) as well, on request
 (--arch).
 Not covered: fp16 beyond a few cases (it shares bf16's configurations) and the time a kernel takes
-(kernels.check).
+(lmfast_kernels.check).
 """
 
 import argparse
@@ -31,29 +31,29 @@ from pathlib import Path
 
 import torch
 
-from kernels import backend
-from kernels.attention_backward import attention_backward
-from kernels.attention_forward import attention_forward
-from kernels.attention_tiles import CANDIDATES, Tile, use_tiles
-from kernels.decode_attention import _decode
-from kernels.decode_linear import CANDIDATES as LINEAR_CANDIDATES
-from kernels.decode_linear import _product
-from kernels.fp8_cast import _cast
-from kernels.fp8_cross_entropy import _loss as fp8_loss
-from kernels.fp8_feed_forward import _gradient as fp8_swiglu_backward
-from kernels.fp8_feed_forward import _hidden as fp8_swiglu
-from kernels.fp8_feed_forward import _maxima as fp8_swiglu_maxima
-from kernels.fp8_linear import CAPABILITY, E4M3, E5M2
-from kernels.linear_cross_entropy import LOSS_CANDIDATES, _loss
-from kernels.rms_norm import BACKWARD_CANDIDATES, NARROW_BACKWARD_CANDIDATES
-from kernels.rms_norm import _backward as rms_norm_backward
-from kernels.rms_norm import _forward as rms_norm_forward
-from kernels.rope import _rope
-from kernels.rope_append import _rope_append
-from kernels.split_heads import _join_heads
-from kernels.swiglu import _backward as swiglu_backward
-from kernels.swiglu import _forward as swiglu_forward
-from kernels.tuning import use_config
+from lmfast_kernels import backend
+from lmfast_kernels.attention_backward import attention_backward
+from lmfast_kernels.attention_forward import attention_forward
+from lmfast_kernels.attention_tiles import CANDIDATES, Tile, use_tiles
+from lmfast_kernels.decode_attention import _decode
+from lmfast_kernels.decode_linear import CANDIDATES as LINEAR_CANDIDATES
+from lmfast_kernels.decode_linear import _product
+from lmfast_kernels.fp8_cast import _cast
+from lmfast_kernels.fp8_cross_entropy import _loss as fp8_loss
+from lmfast_kernels.fp8_feed_forward import _gradient as fp8_swiglu_backward
+from lmfast_kernels.fp8_feed_forward import _hidden as fp8_swiglu
+from lmfast_kernels.fp8_feed_forward import _maxima as fp8_swiglu_maxima
+from lmfast_kernels.fp8_linear import CAPABILITY, E4M3, E5M2
+from lmfast_kernels.linear_cross_entropy import LOSS_CANDIDATES, _loss
+from lmfast_kernels.rms_norm import BACKWARD_CANDIDATES, NARROW_BACKWARD_CANDIDATES
+from lmfast_kernels.rms_norm import _backward as rms_norm_backward
+from lmfast_kernels.rms_norm import _forward as rms_norm_forward
+from lmfast_kernels.rope import _rope
+from lmfast_kernels.rope_append import _rope_append
+from lmfast_kernels.split_heads import _join_heads
+from lmfast_kernels.swiglu import _backward as swiglu_backward
+from lmfast_kernels.swiglu import _forward as swiglu_forward
+from lmfast_kernels.tuning import use_config
 
 ARCHITECTURES = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0), "sm_89": (8, 9), "sm_120": (12, 0)}
 DEFAULT = ("sm_80", "sm_90", "sm_100", "sm_120")
@@ -496,7 +496,7 @@ def _row(entry: Compiled) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m kernels.aot", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m lmfast_kernels.aot", description=__doc__.split("\n")[0])
     parser.add_argument(
         "--arch", action="append", choices=sorted(ARCHITECTURES), help=f"default: {', '.join(DEFAULT)}"
     )
@@ -504,7 +504,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="also write the table here")
     options = parser.parse_args(arguments)
     if backend.triton is None or backend.INTERPRETING:
-        print("kernels.aot: needs Triton, and TRITON_INTERPRET unset", file=sys.stderr)
+        print("lmfast_kernels.aot: needs Triton, and TRITON_INTERPRET unset", file=sys.stderr)
         return 2
     jobs = [
         (options.only, index, architecture)

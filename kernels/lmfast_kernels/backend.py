@@ -39,7 +39,7 @@ INTERPRETING = triton is not None and bool(triton.knobs.runtime.interpret)
 
 # (eager, inside torch.compile) on CUDA. Eager columns: one Triton kernel replaces several ATen ones.
 # Compiled columns: swiglu and rope are pointwise, Inductor fuses them with what stands before and after them,
-# and others measured an opaque SwiGLU three times slower there; `python -m kernels.check` times both columns.
+# and others measured an opaque SwiGLU three times slower there; `python -m lmfast_kernels.check` times both columns.
 CHOICES = {
     "rms_norm": ("triton", "triton"),
     "swiglu": ("triton", "torch"),

@@ -11,7 +11,7 @@ Inductor writes both from one pointwise kernel whose transposed stores lie M byt
 
 import torch
 
-from kernels.backend import jit, launch, register, tl, triton, use_triton
+from lmfast_kernels.backend import jit, launch, register, tl, triton, use_triton
 
 ROWS, COLS, WARPS = 64, 64, 8  # the tile of one program
 

@@ -1,8 +1,8 @@
-"""`python -m kernels.check`: on a CUDA machine, is every operator right, and how fast is it against its peers?
+"""`python -m lmfast_kernels.check`: on a CUDA machine, is every operator right, and how fast is it against its peers?
 
 Takes operator by operator, those that training and decoding spend most time in first: bf16 against float32
-at real sizes and beyond 2³¹ elements (kernels/check_correct.py), then, after the device's own ceilings,
-timings (kernels/check_speed.py). Prints each result as it comes and keeps everything in a JSON file, so an
+at real sizes and beyond 2³¹ elements (lmfast_kernels/check_correct.py), then, after the device's own ceilings,
+timings (lmfast_kernels/check_speed.py). Prints each result as it comes and keeps everything in a JSON file, so an
 interrupted run keeps what it had; `--resume` skips operators that the file holds complete for this device,
 these versions and this commit. An operator that raises is reported with its traceback, and the next one
 follows. `--quick` times few sizes and no peer that Inductor compiles; `--small` checks small shapes; `--rehearse` runs
@@ -19,12 +19,12 @@ from pathlib import Path
 
 import torch
 
-from kernels import backend
-from kernels.check_correct import CHECKS
-from kernels.check_correct import Sizes as CheckSizes
-from kernels.check_report import Report, machine, row, target_table
-from kernels.check_speed import IN_A_COMPILED_STEP, SPEEDS, compiled_step
-from kernels.check_speed import Sizes as SpeedSizes
+from lmfast_kernels import backend
+from lmfast_kernels.check_correct import CHECKS
+from lmfast_kernels.check_correct import Sizes as CheckSizes
+from lmfast_kernels.check_report import Report, machine, row, target_table
+from lmfast_kernels.check_speed import IN_A_COMPILED_STEP, SPEEDS, compiled_step
+from lmfast_kernels.check_speed import Sizes as SpeedSizes
 
 CEILING_ELEMENTS, CEILING_SIDE = 2**30, 8192
 SMALL = CheckSizes(
@@ -93,7 +93,9 @@ def summary(report: Report) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m kernels.check", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m lmfast_kernels.check", description=__doc__.split("\n")[0]
+    )
     parser.add_argument(
         "--only", action="append", choices=sorted(CHECKS), help="an operator; may be repeated"
     )
@@ -111,11 +113,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available() and not options.rehearse:
         print(
-            "kernels.check: needs a CUDA device; without one, python -m kernels.aot inspects", file=sys.stderr
+            "lmfast_kernels.check: needs a CUDA device; without one, python -m lmfast_kernels.aot inspects",
+            file=sys.stderr,
         )
         return 2
     if backend.triton is None or backend.INTERPRETING or backend.MODE != "auto":
-        print("kernels.check: needs Triton, with TRITON_INTERPRET and LMFAST_KERNELS unset", file=sys.stderr)
+        print(
+            "lmfast_kernels.check: needs Triton, with TRITON_INTERPRET and LMFAST_KERNELS unset",
+            file=sys.stderr,
+        )
         return 2
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
@@ -124,7 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         report.load()
     except ValueError as problem:
-        print(f"kernels.check: {problem}", file=sys.stderr)
+        print(f"lmfast_kernels.check: {problem}", file=sys.stderr)
         return 2
     print(" ".join(f"{key} {value}" for key, value in report.machine.items()))
     if options.what != "correct":

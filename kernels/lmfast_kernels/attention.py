@@ -25,10 +25,10 @@ import math
 import torch
 import torch.nn.functional as F
 
-from kernels.attention_backward import attention_backward
-from kernels.attention_blocks import attention_blocks, visible
-from kernels.attention_forward import attention_forward
-from kernels.backend import (
+from lmfast_kernels.attention_backward import attention_backward
+from lmfast_kernels.attention_blocks import attention_blocks, visible
+from lmfast_kernels.attention_forward import attention_forward
+from lmfast_kernels.backend import (
     INTERPRETING,
     attention_choice,
     autocast_dtype,
@@ -118,7 +118,7 @@ def _suits_pytorch(q: torch.Tensor, k: torch.Tensor) -> bool:
 
 def _too_wide_for_exact(q: torch.Tensor) -> bool:
     """Float32 products without tf32 take three tensor-core products each, and for head_dim over 64 no tile
-    that kernels.aot compiled kept its operands in registers (88 to 1,896 bytes spilled): PyTorch's operator
+    that lmfast_kernels.aot compiled kept its operands in registers (88 to 1,896 bytes spilled): PyTorch's operator
     runs those.
     """
     exact = q.dtype == torch.float32 and dot_precision() == "tf32x3"

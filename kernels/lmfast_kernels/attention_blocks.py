@@ -11,7 +11,7 @@ operator: traced, its loop would be one copy of its body for each block.
 
 import torch
 
-from kernels.backend import compute_dtype, no_autocast
+from lmfast_kernels.backend import compute_dtype, no_autocast
 
 BLOCK = 128
 

@@ -14,7 +14,16 @@ forward and backward alike; the tables (1 MB) stay in cache. 3 FLOPs a value (0.
 
 import torch
 
-from kernels.backend import compute_dtype, jit, power_of_two, register, tl, triton, use_triton, wrap_triton
+from lmfast_kernels.backend import (
+    compute_dtype,
+    jit,
+    power_of_two,
+    register,
+    tl,
+    triton,
+    use_triton,
+    wrap_triton,
+)
 
 
 def rope_reference(

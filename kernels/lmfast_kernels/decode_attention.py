@@ -19,8 +19,8 @@ rows of one product, so a grouped cache is read once. On paper, batch 32, 32 hea
 import torch
 import torch.nn.functional as F
 
-from kernels.attention_forward import LOG2_E, load_tile
-from kernels.backend import (
+from lmfast_kernels.attention_forward import LOG2_E, load_tile
+from lmfast_kernels.backend import (
     autocast_dtype,
     compute_dtype,
     dense_last,

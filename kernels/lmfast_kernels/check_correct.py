@@ -13,9 +13,9 @@ from importlib import import_module
 import torch
 import torch.nn.functional as F
 
-import kernels
-from kernels import backend
-from kernels.check_report import Report, compare, difference
+import lmfast_kernels
+from lmfast_kernels import backend
+from lmfast_kernels.check_report import Report, compare, difference
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,13 @@ def _huge(
 
 
 def rms_norm(report: Report, sizes: Sizes) -> None:
-    reference = import_module("kernels.rms_norm").rms_norm_reference
+    reference = import_module("lmfast_kernels.rms_norm").rms_norm_reference
 
     def exact(x, weight, residual=None):
         return reference(x, weight, 1e-5, residual)
 
     def ours(x, weight, residual=None):
-        return kernels.rms_norm(x, weight, 1e-5, residual)
+        return lmfast_kernels.rms_norm(x, weight, 1e-5, residual)
 
     def theirs(x, weight, residual=None):
         s = x if residual is None else x + residual
@@ -107,14 +107,14 @@ def rms_norm(report: Report, sizes: Sizes) -> None:
 
     def both(x, dy):
         x.requires_grad_()
-        y = kernels.rms_norm(x, weight)
+        y = lmfast_kernels.rms_norm(x, weight)
         return y, *torch.autograd.grad(y, x, dy)
 
     _huge(report, "rms_norm", sizes, sizes.width, both, inputs=2, tensors=5)
 
 
 def swiglu(report: Report, sizes: Sizes) -> None:
-    reference = import_module("kernels.swiglu").swiglu_reference
+    reference = import_module("lmfast_kernels.swiglu").swiglu_reference
 
     def halves(function):
         return lambda fused: function(*fused.chunk(2, -1))
@@ -124,17 +124,19 @@ def swiglu(report: Report, sizes: Sizes) -> None:
         upstream = [_randn(report, sizes.rows, width, grad=False)]
         theirs = halves(lambda gate, up: F.silu(gate) * up)
         what = f"halves of ({sizes.rows}, {2 * width})"
-        compare(report, "swiglu", what, halves(kernels.swiglu), theirs, halves(reference), inputs, upstream)
+        compare(
+            report, "swiglu", what, halves(lmfast_kernels.swiglu), theirs, halves(reference), inputs, upstream
+        )
 
     def both(gate, up):
-        out = kernels.swiglu(gate.requires_grad_(), up.requires_grad_())
+        out = lmfast_kernels.swiglu(gate.requires_grad_(), up.requires_grad_())
         return out, *torch.autograd.grad(out, (gate, up), gate.detach())
 
     _huge(report, "swiglu", sizes, sizes.width, both, inputs=2, tensors=6)
 
 
 def rope(report: Report, sizes: Sizes) -> None:
-    reference = import_module("kernels.rope").rope_reference
+    reference = import_module("lmfast_kernels.rope").rope_reference
     for head_dim in sizes.head_dims:
         angles = torch.rand(sizes.seq + 8, head_dim // 2, device=report.device) * 6.28
         table = angles.cos(), angles.sin()
@@ -153,11 +155,11 @@ def rope(report: Report, sizes: Sizes) -> None:
                 return lambda a, b: function(a, b, *table, positions)
 
             peer = turn(reference)
-            compare(report, "rope", what, turn(kernels.rope), peer, peer, [q, k], upstream)
+            compare(report, "rope", what, turn(lmfast_kernels.rope), peer, peer, [q, k], upstream)
     angles = torch.rand(8, 32, device=report.device)
 
     def heads(x, y):  # (rows, 512) as (rows, 1 head, 8 positions, 64)
-        turned = kernels.rope(x.view(-1, 1, 8, 64), y.view(-1, 1, 8, 64), angles.cos(), angles.sin())
+        turned = lmfast_kernels.rope(x.view(-1, 1, 8, 64), y.view(-1, 1, 8, 64), angles.cos(), angles.sin())
         return tuple(t.reshape(x.shape) for t in turned)
 
     _huge(report, "rope", sizes, 512, heads, inputs=2, tensors=5)
@@ -169,7 +171,7 @@ def attention(report: Report, sizes: Sizes) -> None:
         _attention_kernels(report, sizes)
     if report.device.type != "cuda" or not backend.cudnn_attention_preferred():
         return
-    reference = import_module("kernels.attention").attention_reference
+    reference = import_module("lmfast_kernels.attention").attention_reference
     for head_dim in (64, 128):
         for kv_heads in (8, 2):
             shapes = [(2, heads, sizes.seq, head_dim) for heads in (8, kv_heads, kv_heads)]
@@ -179,7 +181,7 @@ def attention(report: Report, sizes: Sizes) -> None:
                     report,
                     "attention",
                     f"cuDNN, head_dim {head_dim}, 8/{kv_heads} heads, {sizes.seq} × {sizes.seq}",
-                    kernels.attention,
+                    lmfast_kernels.attention,
                     lambda q, k, v: reference(q, k, v)[0],
                     lambda q, k, v: reference(q, k, v)[0],
                     inputs,
@@ -190,7 +192,7 @@ def attention(report: Report, sizes: Sizes) -> None:
 
 
 def _attention_kernels(report: Report, sizes: Sizes) -> None:
-    reference = import_module("kernels.attention").attention_reference
+    reference = import_module("lmfast_kernels.attention").attention_reference
 
     def attend(function, **options):
         return lambda q, k, v: function(q, k, v, **options)
@@ -199,7 +201,7 @@ def _attention_kernels(report: Report, sizes: Sizes) -> None:
         return lambda q, k, v: reference(q, k, v, **options)[0]
 
     plain = {"causal": True, "scale": None, "document_ids": None}
-    sdpa = import_module("kernels.attention").attention_sdpa
+    sdpa = import_module("lmfast_kernels.attention").attention_sdpa
 
     def one(head_dim: int, heads: int, kv_heads: int, seq_q: int, seq_k: int, **options) -> None:
         q = torch.randn(2, seq_q, heads, head_dim, device=report.device).to(report.dtype)
@@ -214,7 +216,7 @@ def _attention_kernels(report: Report, sizes: Sizes) -> None:
         what = (
             f"head_dim {head_dim}, {heads}/{kv_heads} heads, {seq_q} × {seq_k}{', ' if named else ''}{named}"
         )
-        ours, peer = attend(kernels.attention, **options), attend(sdpa, **plain | options)
+        ours, peer = attend(lmfast_kernels.attention, **options), attend(sdpa, **plain | options)
         compare(report, "attention", what, ours, peer, exact(**options), inputs, upstream, 1.0)
 
     for head_dim in sizes.head_dims:
@@ -230,15 +232,15 @@ def _attention_kernels(report: Report, sizes: Sizes) -> None:
     def blocks(x, dout):  # (rows, 2048) as (rows, 1 head, 32 positions, 64)
         shape = (-1, 1, 32, 64)
         q = x.view(shape).requires_grad_()
-        out = kernels.attention(q, q, q)
+        out = lmfast_kernels.attention(q, q, q)
         return tuple(t.reshape(x.shape) for t in (out, *torch.autograd.grad(out, q, dout.view(shape))))
 
     _huge(report, "attention", sizes, 2048, blocks, inputs=2, tensors=10)
 
 
 def decode_attention(report: Report, sizes: Sizes) -> None:
-    reference = import_module("kernels.decode_attention").decode_attention_reference
-    ours = kernels.decode_attention
+    reference = import_module("lmfast_kernels.decode_attention").decode_attention_reference
+    ours = lmfast_kernels.decode_attention
     for head_dim in sizes.head_dims:
         for batch, heads, kv_heads in sizes.decode:
             q = _randn(report, batch, heads, head_dim, grad=False)
@@ -250,24 +252,24 @@ def decode_attention(report: Report, sizes: Sizes) -> None:
     def caches(k, v):  # (rows, 4096) as (rows, 1 head, 64 positions, 64): the last sequences' answers
         k, v = k.view(-1, 1, 64, 64), v.view(-1, 1, 64, 64)
         lengths = torch.full((k.shape[0],), 61, device=k.device)
-        return (kernels.decode_attention(k[:, :, 5].contiguous(), k, v, lengths),)
+        return (lmfast_kernels.decode_attention(k[:, :, 5].contiguous(), k, v, lengths),)
 
     _huge(report, "decode_attention", sizes, 4096, caches, inputs=2, tensors=3, slack=2**-7)
 
 
 def decode_linear(report: Report, sizes: Sizes) -> None:
     """The three products of decoding, their sums in float32, with 1, 2 and 4 rows, against the operators."""
-    rms_norm_reference = import_module("kernels.rms_norm").rms_norm_reference
-    swiglu_reference = import_module("kernels.swiglu").swiglu_reference
+    rms_norm_reference = import_module("lmfast_kernels.rms_norm").rms_norm_reference
+    swiglu_reference = import_module("lmfast_kernels.swiglu").swiglu_reference
 
     def ours(x, norm, weight, residual, both):
-        normed = kernels.decode_norm_linear(x, norm, weight, 1e-5, residual)
-        alone, _ = kernels.decode_norm_linear(x, norm, weight)
+        normed = lmfast_kernels.decode_norm_linear(x, norm, weight, 1e-5, residual)
+        alone, _ = lmfast_kernels.decode_norm_linear(x, norm, weight)
         return (
             *normed,
             alone,
-            kernels.decode_linear(x, weight),
-            kernels.decode_swiglu_linear(both, weight),
+            lmfast_kernels.decode_linear(x, weight),
+            lmfast_kernels.decode_swiglu_linear(both, weight),
         )
 
     def reference(x, norm, weight, residual, both):
@@ -285,13 +287,13 @@ def decode_linear(report: Report, sizes: Sizes) -> None:
     x = _randn(report, 1, 1024, grad=False)
 
     def columns(weight):  # (rows, 1024): a value of the answer for each row of the weight
-        return (kernels.decode_linear(x, weight).t(),)
+        return (lmfast_kernels.decode_linear(x, weight).t(),)
 
     _huge(report, "decode_linear", sizes, 1024, columns, inputs=1, tensors=2, slack=2**-7)
 
 
 def linear_cross_entropy(report: Report, sizes: Sizes) -> None:
-    reference = import_module("kernels.linear_cross_entropy").linear_cross_entropy_reference
+    reference = import_module("lmfast_kernels.linear_cross_entropy").linear_cross_entropy_reference
     targets = torch.randint(0, sizes.vocab, (sizes.rows,), device=report.device)
     targets[::7] = -100
 
@@ -306,7 +308,7 @@ def linear_cross_entropy(report: Report, sizes: Sizes) -> None:
         hidden, weight = _randn(report, sizes.rows, 768), _randn(report, sizes.vocab, 768)
         weight.data *= 0.05
         what = f"{sizes.rows} × 768 × {sizes.vocab}{', softcap, z-loss' if options else ''}"
-        ours, peer = mean(kernels.linear_cross_entropy, options), mean(reference, options)
+        ours, peer = mean(lmfast_kernels.linear_cross_entropy, options), mean(reference, options)
         upstream = [torch.ones((), device=report.device)]
         compare(report, "linear_cross_entropy", what, ours, peer, peer, [hidden, weight], upstream)
     weight = _randn(report, 64, 1024, grad=False)
@@ -314,7 +316,7 @@ def linear_cross_entropy(report: Report, sizes: Sizes) -> None:
     def gradient(hidden):
         hidden.requires_grad_()
         labels = torch.arange(-hidden.shape[0], 0, device=hidden.device) % 64
-        loss, _ = kernels.linear_cross_entropy(hidden, weight, labels)
+        loss, _ = lmfast_kernels.linear_cross_entropy(hidden, weight, labels)
         return torch.autograd.grad(loss, hidden)
 
     _huge(report, "linear_cross_entropy", sizes, 1024, gradient, inputs=1, tensors=4, slack=2**-6)

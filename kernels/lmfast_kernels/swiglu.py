@@ -12,7 +12,7 @@ three and writes two, 503 MB, 150 µs. About 10 FLOPs a value (0.5 GFLOP) is not
 
 import torch
 
-from kernels.backend import (
+from lmfast_kernels.backend import (
     autocast_dtype,
     compute_dtype,
     dense_rows,

@@ -2,15 +2,14 @@
 
 A tile is (BLOCK_M queries, BLOCK_N keys, warps, stages). The forward and dq kernels own BLOCK_M queries and step over
 keys, the dk, dv kernel owns BLOCK_N keys and steps over queries. The defaults were chosen by registers and spills as
-`python -m kernels.aot` shows them, and those of `CANDIDATES` by time on an H100 (bench/gpu_tiles.py). `CANDIDATES` holds,
-for head_dim 64 and 128 in half precision on sm_90, the default first and the alternatives that compile without spilling
-more than aot's limit (dropped with triton 3.6, head_dim 128: forward (64, 128, 4, 2) spilled 40 bytes, dkdv (64, 64, 4, 2)
-160, dkdv (128, 64, 8, 2) 184).
-`use_tiles` puts one in place:
+`python -m lmfast_kernels.aot` shows them, and those of `CANDIDATES` by time on an H100 (bench/gpu_tiles.py). `CANDIDATES`
+holds, for head_dim 64 and 128 in half precision on sm_90, the default first and the alternatives that compile without
+spilling more than aot's limit (dropped with triton 3.6, head_dim 128: forward (64, 128, 4, 2) spilled 40 bytes, dkdv
+(64, 64, 4, 2) 160, dkdv (128, 64, 8, 2) 184). `use_tiles` puts one in place:
 
     for tile in CANDIDATES[64]["forward"]:
         with use_tiles(forward=tile):
-            kernels.attention(q, k, v)
+            lmfast_kernels.attention(q, k, v)
 
 Only eager calls follow `use_tiles`: a compiled function, and torch.compile's caches on disk, keep the tiles of their
 tracing.
@@ -22,8 +21,8 @@ from typing import NamedTuple
 
 import torch
 
-from kernels.backend import capability, dot_precision, power_of_two
-from kernels.tuning import tuned, use_config
+from lmfast_kernels.backend import capability, dot_precision, power_of_two
+from lmfast_kernels.tuning import tuned, use_config
 
 
 class Tile(NamedTuple):
@@ -107,8 +106,8 @@ def _config(kernel: str, tile: tuple[int, int, int, int], block_d: int) -> dict[
 
 
 def forward_config(q: torch.Tensor, lean: bool) -> dict[str, int]:
-    """Tile, warps and stages for a head_dim, dtype and architecture; chosen by `python -m kernels.aot` and, on sm_90, by
-    time: head_dim 128 takes 0.635 ms with 128 × 128 and 0.669 ms with 128 × 64 (16,384 tokens of 2,048 values, H100).
+    """Tile, warps and stages for a head_dim, dtype and architecture; chosen by `python -m lmfast_kernels.aot` and, on sm_90,
+    by time: head_dim 128 takes 0.635 ms with 128 × 128 and 0.669 ms with 128 × 64 (16,384 tokens of 2,048 values, H100).
 
     head_dim 64 on sm_90: 128 × 128 with 4 warps spilled 112 bytes, 128 × 64 needs 238 registers and leaves
     two blocks a multiprocessor, so that one's softmax hides behind the other's products. `lean`: document
@@ -133,8 +132,8 @@ def forward_config(q: torch.Tensor, lean: bool) -> dict[str, int]:
 
 
 def backward_config(q: torch.Tensor, grouped: bool, ids: bool) -> tuple[dict[str, int], dict[str, int]]:
-    """Tiles, warps and stages of the dq and the dk, dv kernels; chosen by `python -m kernels.aot` and, on sm_90, by
-    time: head_dim 64, forward and backward, takes 3.10 ms with 128 × 128 for dk, dv and 3.21 ms with 64 × 128 (H100).
+    """Tiles, warps and stages of the dq and the dk, dv kernels; chosen by `python -m lmfast_kernels.aot` and, on sm_90,
+    by time: head_dim 64, forward and backward, takes 3.10 ms with 128 × 128 for dk, dv and 3.21 ms with 64 × 128 (H100).
 
     The loop over a group's heads and the mask of document ids cost the dk, dv kernel registers that the
     larger tile does not leave: head_dim 128 on sm_90 spills 152 bytes with 64 queries a step, none with 32. Grouped

@@ -35,7 +35,7 @@ where F.cross_entropy of all logits holds three tensors of 1.65 GB, 4.9 GB.
 import torch
 from torch.autograd.function import once_differentiable
 
-from kernels.backend import (
+from lmfast_kernels.backend import (
     autocast_dtype,
     compute_dtype,
     jit,
@@ -48,11 +48,11 @@ from kernels.backend import (
     triton,
     use_triton,
 )
-from kernels.cpu_cross_entropy import ONCE, cpu_cross_entropy
-from kernels.cpu_library import trains_here
-from kernels.fp8_cross_entropy import fp8_cross_entropy
-from kernels.fp8_linear import MULTIPLE, fits_fp8
-from kernels.tuning import tuned
+from lmfast_kernels.cpu_cross_entropy import ONCE, cpu_cross_entropy
+from lmfast_kernels.cpu_library import trains_here
+from lmfast_kernels.fp8_cross_entropy import fp8_cross_entropy
+from lmfast_kernels.fp8_linear import MULTIPLE, fits_fp8
+from lmfast_kernels.tuning import tuned
 
 # Off CUDA, bytes of one chunk's float32 logits, and the largest number of chunks (a compiled graph repeats
 # the body for each). Measured at 2048 × 256 × 4096 float32, 2 threads, forward and backward compiled: 8 MiB
@@ -67,7 +67,7 @@ LARGEST_LOGITS_BYTES = 2**30
 TILE = 128  # rows and columns of the tile that cuBLAS is assumed to take
 RESIDENT_BYTES = 28 * 10**6  # of L2, which has 40 MB on an A100 and 50 MB on an H100
 
-# For a sweep on a device, by `kernels.tuning.use_config("loss", **candidate)`; the chunk's rows by
+# For a sweep on a device, by `lmfast_kernels.tuning.use_config("loss", **candidate)`; the chunk's rows by
 # `use_config("loss chunks", ROWS=rows)`.
 LOSS_CANDIDATES = (
     {"PER_SM": 2, "BLOCK": 4096, "STAGES": 3, "num_warps": 8},

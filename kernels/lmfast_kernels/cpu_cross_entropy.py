@@ -7,7 +7,7 @@ in the L2 cache. A target outside the vocabulary gives a NaN loss.
 
 import torch
 
-from kernels.cpu_library import call
+from lmfast_kernels.cpu_library import call
 
 ONCE = "linear_cross_entropy can be differentiated once only; take F.cross_entropy of logits for more"
 

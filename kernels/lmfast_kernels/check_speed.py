@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import kernels
-from kernels import backend
-from kernels.check_report import Report, time_ms
+import lmfast_kernels
+from lmfast_kernels import backend
+from lmfast_kernels.check_report import Report, time_ms
 
 ABSENT = "not installed, or a compiled peer left out by --quick"
 
@@ -119,17 +119,17 @@ def _race(
 def rms_norm(report: Report, sizes: Sizes) -> None:
     x, weight = _randn(report, sizes.rows, sizes.width), _randn(report, sizes.width)
     residual = _randn(report, sizes.rows, sizes.width)
-    reference = import_module("kernels.rms_norm").rms_norm_reference
+    reference = import_module("lmfast_kernels.rms_norm").rms_norm_reference
     liger = _liger("rms_norm", "LigerRMSNormFunction")
     rivals = {
-        "ours": kernels.rms_norm,
+        "ours": lmfast_kernels.rms_norm,
         "F.rms_norm": lambda x, w: F.rms_norm(x, w.shape, w, 1e-5),
         "Inductor": _inductor(lambda x, w: reference(x, w, 1e-5), sizes),
         "Liger": liger and (lambda x, w: liger(x, w, 1e-5)),
     }
     _race(report, "rms_norm", rivals, (x, weight), 2 * x.nbytes, 3 * x.nbytes, "bytes")
     rivals = {
-        "ours": lambda x, w, r: kernels.rms_norm(x, w, residual=r),
+        "ours": lambda x, w, r: lmfast_kernels.rms_norm(x, w, residual=r),
         "Inductor": _inductor(lambda x, w, r: reference(x, w, 1e-5, r), sizes),
     }
     inputs = (x, weight, residual)
@@ -138,9 +138,9 @@ def rms_norm(report: Report, sizes: Sizes) -> None:
 
 def swiglu(report: Report, sizes: Sizes) -> None:
     gate, up = (_randn(report, sizes.rows, sizes.d_ff) for _ in range(2))
-    reference = import_module("kernels.swiglu").swiglu_reference
+    reference = import_module("lmfast_kernels.swiglu").swiglu_reference
     rivals = {
-        "ours": kernels.swiglu,
+        "ours": lmfast_kernels.swiglu,
         "PyTorch": lambda gate, up: F.silu(gate) * up,
         "Inductor": _inductor(reference, sizes),
         "Liger": _liger("swiglu", "LigerSiLUMulFunction"),
@@ -154,9 +154,9 @@ def rope(report: Report, sizes: Sizes) -> None:
     q, k = _randn(report, batch, 12, seq, 64), _randn(report, batch, 4, seq, 64)
     angles = torch.rand(seq, 32, device=report.device)
     table = angles.cos(), angles.sin()
-    reference = import_module("kernels.rope").rope_reference
+    reference = import_module("lmfast_kernels.rope").rope_reference
     rivals = {
-        "ours": lambda q, k: kernels.rope(q, k, *table),
+        "ours": lambda q, k: lmfast_kernels.rope(q, k, *table),
         "PyTorch": lambda q, k: reference(q, k, *table),
         "Inductor": _inductor(lambda q, k: reference(q, k, *table), sizes),
     }
@@ -174,7 +174,7 @@ def attention(report: Report, sizes: Sizes) -> None:
 
     def ours(q, k, v):
         with backend.use_choice("attention", "triton"):
-            return kernels.attention(q, k, v)
+            return lmfast_kernels.attention(q, k, v)
 
     rivals = {
         "ours": ours,
@@ -204,13 +204,13 @@ def decode_attention(report: Report, sizes: Sizes) -> None:
         caches = [[_randn(report, *shape, grad=False) for _ in range(2)] for _ in range(count)]
         q = _randn(report, batch, heads, head_dim, grad=False)
         lengths = torch.full((batch,), sizes.context, dtype=torch.int32, device=report.device)
-        reference = import_module("kernels.decode_attention").decode_attention_reference
+        reference = import_module("lmfast_kernels.decode_attention").decode_attention_reference
 
         def sdpa(q, k, v, lengths):
             return F.scaled_dot_product_attention(q.unsqueeze(2), k, v, enable_gqa=True)
 
         rivals = {
-            "ours": kernels.decode_attention,
+            "ours": lmfast_kernels.decode_attention,
             "SDPA, no mask": sdpa,
             "PyTorch": reference,
             "Inductor": _inductor(reference, sizes),
@@ -237,20 +237,20 @@ def decode_linear(report: Report, sizes: Sizes) -> None:
             weights = [weight, *(torch.randn_like(weight) for _ in range(count - 1))]
 
             def swiglu_then(w, both=both):
-                return F.linear(kernels.swiglu(*both.chunk(2, -1)), w)
+                return F.linear(lmfast_kernels.swiglu(*both.chunk(2, -1)), w)
 
             def norm_then(w, x=x, norm=norm, residual=residual):
-                return F.linear(kernels.rms_norm(x, norm, 1e-5, residual)[0], w)
+                return F.linear(lmfast_kernels.rms_norm(x, norm, 1e-5, residual)[0], w)
 
             def with_norm(w, x=x, norm=norm, residual=residual):
-                return kernels.decode_norm_linear(x, norm, w, 1e-5, residual)
+                return lmfast_kernels.decode_norm_linear(x, norm, w, 1e-5, residual)
 
             rivals = {
-                "ours": lambda w, x=x: kernels.decode_linear(x, w),
+                "ours": lambda w, x=x: lmfast_kernels.decode_linear(x, w),
                 "F.linear": lambda w, x=x: F.linear(x, w),
                 "ours, norm": with_norm,
                 "rms_norm, F.linear": norm_then,
-                "ours, SwiGLU": lambda w, both=both: kernels.decode_swiglu_linear(both, w),
+                "ours, SwiGLU": lambda w, both=both: lmfast_kernels.decode_swiglu_linear(both, w),
                 "swiglu, F.linear": swiglu_then,
             }
             for who, function in rivals.items():
@@ -269,7 +269,7 @@ def linear_cross_entropy(report: Report, sizes: Sizes) -> None:
     weight = _randn(report, sizes.vocab, sizes.d_model)
     weight.data *= 0.05
     targets = torch.randint(0, sizes.vocab, (sizes.tokens,), device=report.device)
-    module = import_module("kernels.linear_cross_entropy")
+    module = import_module("lmfast_kernels.linear_cross_entropy")
     work = 3 * 2.0 * sizes.tokens * sizes.d_model * sizes.vocab
     logits = torch.empty(sizes.tokens, sizes.vocab, dtype=report.dtype, device=report.device)
 
@@ -291,7 +291,7 @@ def linear_cross_entropy(report: Report, sizes: Sizes) -> None:
     liger = _liger("fused_linear_cross_entropy", "LigerFusedLinearCrossEntropyFunction")
     rivals = {
         "bare products": products,
-        "ours": trained(lambda h, w, t: kernels.linear_cross_entropy(h, w, t)[0]),
+        "ours": trained(lambda h, w, t: lmfast_kernels.linear_cross_entropy(h, w, t)[0]),
         "naive": trained(naive),
         "naive, Inductor": _inductor(naive, sizes) and trained(_inductor(naive, sizes)),
         "chunked, Inductor": _inductor(chunked, sizes) and trained(_inductor(chunked, sizes)),
@@ -339,17 +339,17 @@ def compiled_step(report: Report, operator: str, sizes: Sizes) -> None:
     cos, sin = angles.cos(), angles.sin()
 
     def block(x, norm, wide, narrow, qkv, out):
-        y = kernels.rms_norm(x, norm)
+        y = lmfast_kernels.rms_norm(x, norm)
         q, k, v = (t.view(batch, seq, heads, -1).transpose(1, 2) for t in (y @ qkv.t()).chunk(3, -1))
-        q, k = kernels.rope(q, k, cos, sin)
+        q, k = lmfast_kernels.rope(q, k, cos, sin)
         y = (
             F.scaled_dot_product_attention(q, k, v, is_causal=True)
             if operator != "attention"
-            else kernels.attention(q, k, v)
+            else lmfast_kernels.attention(q, k, v)
         )
         y = y.transpose(1, 2).reshape(x.shape) @ out.t()
-        y, x = kernels.rms_norm(y, norm, residual=x)
-        return x + kernels.swiglu(*(y @ wide.t()).chunk(2, -1)) @ narrow.t()
+        y, x = lmfast_kernels.rms_norm(y, norm, residual=x)
+        return x + lmfast_kernels.swiglu(*(y @ wide.t()).chunk(2, -1)) @ narrow.t()
 
     inputs = (x, norm, *weights)
     upstream = torch.randn_like(x)

@@ -34,8 +34,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from kernels.backend import autocast_dtype
-from kernels.fp8_cast import cast_both
+from lmfast_kernels.backend import autocast_dtype
+from lmfast_kernels.fp8_cast import cast_both
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 MULTIPLE = 16

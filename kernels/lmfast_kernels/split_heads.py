@@ -12,8 +12,17 @@ tokens, 12 heads of 64, bf16, where 604 MB at 2.9 TB/s take 0.21 (docs/LOG.md, 2
 
 import torch
 
-from kernels.backend import dense_last, jit, power_of_two, register, tl, triton, use_triton, wrap_triton
-from kernels.rope import rope, rotate_pairs
+from lmfast_kernels.backend import (
+    dense_last,
+    jit,
+    power_of_two,
+    register,
+    tl,
+    triton,
+    use_triton,
+    wrap_triton,
+)
+from lmfast_kernels.rope import rope, rotate_pairs
 
 
 def split_heads_reference(

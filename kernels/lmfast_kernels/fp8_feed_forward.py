@@ -20,9 +20,9 @@ import math
 import torch
 from torch.autograd.function import once_differentiable
 
-from kernels.backend import autocast_dtype, jit, launch, register, tl, triton, use_triton
-from kernels.fp8_cast import store_both, within
-from kernels.fp8_linear import (
+from lmfast_kernels.backend import autocast_dtype, jit, launch, register, tl, triton, use_triton
+from lmfast_kernels.fp8_cast import store_both, within
+from lmfast_kernels.fp8_linear import (
     E4M3,
     E5M2,
     MULTIPLE,

@@ -1,4 +1,4 @@
-"""The CPU's own kernels: kernels/cpp, compiled once by the machine's g++ and called through ctypes.
+"""The CPU's own kernels: lmfast_kernels/cpp, compiled once by the machine's g++ and called through ctypes.
 
 Who comes here: operators that are about to compute a gradient in float32 on a CPU. In: pointers of contiguous tensors and
 sizes. `available()` says whether the library is there: it needs Linux, AVX-512 (what it was written and measured for)
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from kernels import backend
+from lmfast_kernels import backend
 
 SOURCES = Path(__file__).resolve().parent / "cpp"
 # Products and sums may become one operation; nothing that would touch NaN and infinities, which the guard looks for.

@@ -1,6 +1,6 @@
 """Replaces a kernel's launch parameters within a block, so that a sweep on a device can try its candidates.
 
-    for candidate in BACKWARD_CANDIDATES:  # of kernels/rms_norm.py
+    for candidate in BACKWARD_CANDIDATES:  # of lmfast_kernels/rms_norm.py
         with use_config("rms_norm_backward", **candidate):
             ...  # time it
 

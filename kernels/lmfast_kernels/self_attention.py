@@ -11,9 +11,9 @@ On two cores of Zen 4, 8 × 256 tokens, 8 heads of 32: forward 2.3 ms and backwa
 
 import torch
 
-from kernels.attention import attention
-from kernels.cpu_library import call, trains_here
-from kernels.split_heads import split_heads, unrotated
+from lmfast_kernels.attention import attention
+from lmfast_kernels.cpu_library import call, trains_here
+from lmfast_kernels.split_heads import split_heads, unrotated
 
 
 def self_attention_reference(

@@ -10,7 +10,7 @@ dq up atomically (7 instead of 5). Source: Dao 2023, arXiv:2307.08691, section 3
 
 import torch
 
-from kernels.attention_forward import (
+from lmfast_kernels.attention_forward import (
     GROUP,
     LOG2_E,
     document_groups,
@@ -21,8 +21,8 @@ from kernels.attention_forward import (
     store_tile,
     visible_scores,
 )
-from kernels.attention_tiles import backward_config
-from kernels.backend import (
+from lmfast_kernels.attention_tiles import backward_config
+from lmfast_kernels.backend import (
     dense_last,
     dot_precision,
     jit,

@@ -15,8 +15,8 @@ import math
 
 import torch
 
-from kernels.attention_tiles import forward_config
-from kernels.backend import (
+from lmfast_kernels.attention_tiles import forward_config
+from lmfast_kernels.backend import (
     compute_dtype,
     dense_last,
     dot_precision,

@@ -1,4 +1,4 @@
-"""What `python -m kernels.check` keeps: timings, comparisons, targets; as JSON while it goes, as a table at
+"""What `python -m lmfast_kernels.check` keeps: timings, comparisons, targets; as JSON while it goes, as a table at
 the end.
 
 A rate is bytes or FLOPs that the operator must at least move or do, over measured time; its fraction is of
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from kernels import backend
+from lmfast_kernels import backend
 
 
 def time_ms(function: Callable[[], object], device: torch.device) -> tuple[float, str]:

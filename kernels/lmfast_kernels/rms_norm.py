@@ -26,7 +26,7 @@ partial rows: 83 to 88 % together.
 
 import torch
 
-from kernels.backend import (
+from lmfast_kernels.backend import (
     compute_dtype,
     jit,
     num_sms,
@@ -37,7 +37,7 @@ from kernels.backend import (
     use_triton,
     wrap_triton,
 )
-from kernels.tuning import tuned
+from lmfast_kernels.tuning import tuned
 
 MAX_WIDTH = 65536
 # Widest row that one program holds in registers; wider rows are walked in blocks, twice. The backward also
@@ -45,7 +45,7 @@ MAX_WIDTH = 65536
 ONE_BLOCK = 16384
 ONE_BLOCK_BACKWARD = 8192
 
-# For a sweep on a device, by `kernels.tuning.use_config("rms_norm_backward", **candidate)`: widths up to 2,048,
+# For a sweep on a device, by `lmfast_kernels.tuning.use_config("rms_norm_backward", **candidate)`: widths up to 2,048,
 # and from there to 8,192. STAGES: depth of the pipeline of loads; PER_SM: programs for each multiprocessor.
 NARROW_BACKWARD_CANDIDATES = (
     {"STAGES": 3, "PER_SM": 4},

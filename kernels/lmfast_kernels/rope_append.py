@@ -15,7 +15,7 @@ graph: some 10 µs a layer. Not measured on a GPU.
 
 import torch
 
-from kernels.backend import (
+from lmfast_kernels.backend import (
     dense_last,
     jit,
     power_of_two,
@@ -24,7 +24,7 @@ from kernels.backend import (
     use_triton,
     wrap_triton,
 )
-from kernels.rope import rope_reference
+from lmfast_kernels.rope import rope_reference
 
 
 def rope_append_reference(

@@ -8,7 +8,7 @@ multipliers could do (docs/LOG.md, 2026-11-25). An element's sum is added up in 
 import torch
 import torch.nn.functional as F
 
-from kernels.cpu_library import call, trains_here
+from lmfast_kernels.cpu_library import call, trains_here
 
 
 @torch.library.custom_op("lmfast::cpu_linear", mutates_args=())
