@@ -35,11 +35,12 @@ def main() -> None:
 
             print(f"lmfast {__version__}")
         elif words[0] not in COMMANDS:
-            from lmfast.suggestions import nearest
+            from lmfast.suggestions import hint
 
-            near = nearest(words[0].replace("-", "_"), COMMANDS)
-            hint = f"did you mean {near}?" if near else f"there are {', '.join(COMMANDS)}"
-            raise UserError(f"unknown command '{words[0]}'; {hint}")
+            remedy = (
+                hint(words[0].replace("-", "_"), COMMANDS, dashes="") or f"there are {', '.join(COMMANDS)}"
+            )
+            raise UserError(f"unknown command '{words[0]}'; {remedy}")
         else:
             sys.argv = [f"lmfast {words[0]}", *words[1:]]
             importlib.import_module(COMMANDS[words[0]][0]).main()

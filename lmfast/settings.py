@@ -27,7 +27,7 @@ import yaml
 from lmfast.errors import UserError
 from lmfast.files import written_beside
 from lmfast.model.config import ModelConfig
-from lmfast.suggestions import nearest
+from lmfast.suggestions import remedy, stray_word_remedy
 
 try:
     import tyro
@@ -239,8 +239,8 @@ def read_yaml(path: Path, cls: type, others: Sequence[type] = ()) -> dict[str, A
     for key, value in loaded.items():
         name = str(key).replace("-", "_")
         if name not in hints | aliases or name == "config":
-            near = nearest(name, hints.keys() - {"config"})
-            raise UserError(f"{path}: unknown setting '{key}'{f'; did you mean {near}?' if near else ''}")
+            near = remedy(name, hints.keys() - {"config"}, dashes="")
+            raise UserError(f"{path}: unknown setting '{key}'{f'; {near}' if near else ''}")
         name = aliases.get(name, name)
         if name in values:
             raise UserError(f"{path}: {name} is given twice, once as '{key}'; leave one of them out")
@@ -326,7 +326,13 @@ def parse(
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
             return tyro.cli(cls, args=argv, prog=prog, default=default, config=_conventions())
     except SystemExit:
-        raise UserError(_first_message(out.getvalue())) from None
+        message = _first_message(out.getvalue())
+        if stray := re.match("Unrecognized options: (.*)", message):
+            aliases = {name: name for name in hints} | _aliases(cls)
+            words = stray[1].split(", ")
+            near = stray_word_remedy(words, aliases) or "--help lists all settings"
+            message = f"unknown argument '{words[0]}'; {near}"
+        raise UserError(message) from None
 
 
 def _conventions() -> tuple:
@@ -367,12 +373,11 @@ def _refuse_unknown_flags(argv: Sequence[str], cls: type) -> None:
         if not word.startswith("--") or word == "--":
             continue
         given = word.split("=", 1)[0]
-        name = given[2:].replace("-", "_")
+        name = given[2:].replace("-", "_").replace(".", "_")
         off, known = ("no_", switches) if name.startswith("no_") else ("", names)
         if name not in names and name.removeprefix(off) not in known:
-            near = nearest(name.removeprefix(off), known)
-            hint = f"did you mean --{(off + near).replace('_', '-')}?" if near else "--help lists them all"
-            raise UserError(f"unknown setting '{given}'; {hint}")
+            near = remedy(name.removeprefix(off), known, "--no-" if off else "--")
+            raise UserError(f"unknown setting '{given}'; {near or '--help lists them all'}")
 
 
 def _value_of(flag: str, argv: Sequence[str]) -> str | None:

@@ -1,69 +1,84 @@
-"""The known name that an unknown one most likely means: by meaning first, by spelling second.
+"""What an unknown name most likely means: by meaning first, by spelling second.
 
-In: a name as typed and the names that are known where it was typed (settings, options, commands). Out: one of those, or
-None where nothing is near enough: a wrong suggestion is worse than none.
+In: a name as typed and the names known where it was typed (settings, options, commands). Out: one of those, or a sentence
+where the answer is not one name (a run has no epochs), or None: a wrong suggestion is worse than none.
 """
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 CLOSE = 0.75
 """least similarity (difflib's ratio) of two spellings; block_size and vocab_size have 0.7, temp and system 0.6"""
 
 # A name of ours → what other programs call the same thing: nanoGPT, Hugging Face, llama.cpp, PyTorch, plain speech.
 _OTHERS_SAY = {
-    "context_length": "block_size seq_len seq_length sequence_length max_seq_len max_seq_length n_ctx ctx_len context_size",
+    "context_length": "block_size seq_len seq_length sequence_length max_seq_len max_seq_length n_ctx ctx_len context_size "
+    "ctx n_positions max_position_embeddings max_length model_max_length",
     "d_model": "n_embd n_embed embed_dim embedding_dim emb_dim hidden_size hidden_dim model_dim dim width",
-    "num_layers": "n_layer n_layers num_hidden_layers layers depth num_blocks",
+    "num_layers": "n_layer n_layers num_hidden_layers layers depth num_blocks num_layer",
     "num_heads": "n_head n_heads num_attention_heads heads",
     "num_kv_heads": "n_kv_head n_kv_heads num_key_value_heads kv_heads",
-    "d_ff": "intermediate_size ffn_dim ff_dim mlp_dim n_inner ffn_hidden",
+    "d_ff": "intermediate_size ffn_dim ff_dim mlp_dim n_inner ffn_hidden ffn_hidden_size",
     "tie_embeddings": "tie_weights weight_tying tie_word_embeddings",
     "vocab_size": "n_vocab vocabulary_size",
-    "batch_size": "batch bs micro_batch_size device_batch_size per_device_train_batch_size",
+    "batch_size": "batch bs micro_batch_size device_batch_size per_device_train_batch_size global_batch_size "
+    "total_batch_size per_device_batch_size per_gpu_train_batch_size",
     "grad_accumulation": "gradient_accumulation_steps gradient_accumulation grad_accum accumulation_steps",
     "epochs": "epoch num_epochs num_train_epochs n_epochs",
-    "max_iters": "steps max_steps num_steps train_steps total_steps iters iterations num_iters num_iterations "
-    "epochs epoch num_epochs num_train_epochs n_epochs",
-    "total_tokens": "tokens num_tokens train_tokens",
+    "max_iters": "steps max_steps num_steps train_steps num_train_steps max_train_steps total_steps iters iterations "
+    "num_iters num_iterations",
+    "total_tokens": "tokens num_tokens train_tokens train_max_tokens max_train_tokens",
+    "beta1": "adam_beta1",
+    "beta2": "adam_beta2",
+    "optimizer": "optim",
     "max_minutes": "minutes time_limit max_time time_budget",
     "learning_rate": "max_lr peak_lr base_lr",
     "min_lr": "lr_min final_lr end_lr",
-    "schedule": "lr_schedule scheduler lr_scheduler lr_scheduler_type",
-    "warmup_iters": "warmup warmup_steps num_warmup_steps",
+    "schedule": "lr_schedule scheduler lr_scheduler lr_scheduler_type decay_lr",
+    "warmup_iters": "warmup warmup_steps num_warmup_steps warmup_ratio lr_warmup_steps train_lr_warmup_steps",
     "lr_decay_iters": "decay_iters decay_steps",
     "weight_decay": "wd",
-    "grad_clip": "clip max_grad_norm gradient_clip clip_grad_norm gradient_clipping",
-    "train_data_path": "data dataset train_file train_path data_path data_dir input train",
-    "val_data_path": "valid_data validation_data eval_data test_data val_file valid_file val valid",
+    "grad_clip": "clip max_grad_norm gradient_clip clip_grad_norm gradient_clipping max_norm train_max_norm clip_grad "
+    "gradient_clip_val",
+    "train_data_path": "data dataset train_file train_path data_path data_dir input train dataset_name train_data_dir",
+    "val_data_path": "valid_data validation_data eval_data test_data val_file valid_file val valid validation_file "
+    "eval_file",
     "data": "dataset input file val valid test_data eval_data prepare download",
-    "init_from": "pretrained from_pretrained base base_model model model_path checkpoint ckpt load",
-    "checkpoint": "model model_path ckpt checkpoint_path run load init_from",
-    "out_dir": "output output_dir out save_dir run_dir log_dir logdir",
+    "init_from": "pretrained from_pretrained base base_model model model_path checkpoint ckpt load model_name_or_path "
+    "model_name checkpoint_dir initial_checkpoint_dir pretrained_model",
+    "checkpoint": "model model_path ckpt checkpoint_path run load init_from checkpoint_dir model_name_or_path run_dir m",
+    "run": "checkpoint checkpoint_dir checkpoint_path ckpt model model_path model_name_or_path run_dir load "
+    "init_from",
+    "out_dir": "output output_dir out save_dir run_dir log_dir logdir logging_dir train_out_dir",
     "output": "out out_dir output_dir out_file save_dir",
     "input": "data dataset file files text path in_file",
     "resume": "continue resume_from resume_from_checkpoint",
-    "bf16": "bfloat16 amp mixed_precision precision dtype half",
+    "bf16": "bfloat16 amp mixed_precision precision dtype half torch_dtype",
     "fp16": "float16",
-    "device": "gpu cuda cpu accelerator",
+    "device": "gpu cuda cpu accelerator use_cpu no_cuda n_gpu_layers ngl devices",
     "seed": "random_seed random_state",
-    "eval_interval": "eval_every eval_steps eval_freq",
-    "eval_batches": "eval_iters",
-    "log_interval": "log_every log_steps logging_steps log_freq",
-    "checkpoint_interval": "save_interval save_every save_steps checkpoint_every",
+    "eval_interval": "eval_every eval_steps eval_freq eval_strategy",
+    "eval_batches": "eval_iters eval_max_iters eval_samples max_eval_samples",
+    "log_interval": "log_every log_steps logging_steps log_freq train_log_interval",
+    "checkpoint_interval": "save_interval save_every save_steps checkpoint_every train_save_interval always_save_checkpoint",
     "keep_checkpoints": "save_total_limit",
     "sample_interval": "sample_every",
+    "wandb": "wandb_log report_to logger logger_name",
+    "wandb_name": "wandb_run_name run_name experiment_name",
+    "compile": "torch_compile jit",
+    "chat": "interactive conversation cnv instruct",
     "held_out": "holdout test_size val_split eval_split",
     "val_fraction": "holdout test_size val_split val_ratio",
     "temperature": "temp",
-    "max_tokens": "max_new_tokens num_tokens n_tokens n_predict max_length length tokens",
-    "samples": "num_samples n_samples num_return_sequences",
+    "max_tokens": "max_new_tokens num_tokens n_tokens n_predict max_length length tokens predict max_gen_len "
+    "max_output_tokens eval_max_new_tokens",
+    "samples": "num_samples n_samples num_return_sequences n",
     "prompt": "text start input",
     "prompt_file": "input_file file",
-    "system": "system_prompt",
+    "system": "system_prompt sys",
     "top_p": "nucleus",
-    "num_workers": "workers threads num_threads jobs n_jobs processes num_processes",
-    "tokenizer": "tokenizer_path tokenize bpe",
+    "num_workers": "workers threads num_threads jobs n_jobs processes num_processes preprocessing_num_workers num_proc t",
+    "tokenizer": "tokenizer_path tokenize bpe tokenizer_name tokenizer_dir tokenizer_name_or_path vocab_path",
     "pattern": "regex pretokenizer pre_tokenizer",
     "text_field": "field column text_column",
     "separator": "sep delimiter",
@@ -75,10 +90,64 @@ _OTHERS_SAY = {
     "report": "plot compare",
     "quickstart": "demo start",
 }
+_EPOCHS = "epoch epochs num_epochs num_train_epochs n_epochs train_epochs max_epochs"
+_SAMPLES = "n num_samples n_samples num_return_sequences best_of"
+# What is counted otherwise here: words, a name that must be known and one that must not, and the sentence.
+_COUNTED_OTHERWISE = (
+    (
+        _EPOCHS,
+        "max_iters",
+        "epochs",
+        "runs are counted in steps (max_iters) or tokens (total_tokens), not epochs: an epoch is the tokens of the training "
+        "file, and a step takes batch_size × grad_accumulation × context_length of them",
+    ),
+    (
+        _SAMPLES,
+        "prompt",
+        "samples",
+        "each prompt is continued once: repeat --prompt for several texts; --max-tokens sets their length",
+    ),
+)
 _MEANING: dict[str, list[str]] = {}
 for _ours, _theirs in _OTHERS_SAY.items():
     for _word in _theirs.split():
         _MEANING.setdefault(_word, []).append(_ours)
+
+
+def remedy(name: str, known: Collection[str], dashes: str = "--") -> str | None:
+    """What to do instead of `name`, as the second half of an error message; None where nothing is near enough.
+
+    dashes: what stands before a name where it was typed: `--` or `--no-` (then with dashes in it, too) or nothing.
+
+    >>> remedy("block_size", ["vocab_size", "context_length"])
+    'did you mean --context-length?'
+    """
+    for words, with_, without, sentence in _COUNTED_OTHERWISE:
+        if name in words.split() and with_ in known and without not in known:
+            return sentence
+    near = nearest(name, known)
+    return near and f"did you mean {_spelt(near, dashes)}?"
+
+
+def _spelt(name: str, dashes: str) -> str:
+    """("d_model", "--") → "--d-model"."""
+    return dashes + name.replace("_", "-") if dashes else name
+
+
+def stray_word_remedy(words: Sequence[str], aliases: Mapping[str, str]) -> str | None:
+    """What the first of these words, which belong to no option, most likely means: `lr=1`, `lr 1`, `-lr 1`, `x.yaml`.
+
+    aliases: {name that is known: its main name}, underscores in both.
+    """
+    word, value = words[0], words[1] if len(words) > 1 else None
+    if word.endswith((".yaml", ".yml")) and "config" in aliases:
+        return f"did you mean --config {word}?"
+    name, mark, tail = word.lstrip("-").partition("=")
+    name = name.replace("-", "_")
+    if name in aliases:
+        given = tail if mark else value
+        return f"did you mean {_spelt(aliases[name], '--')}{f' {given}' if given else ''}?"
+    return remedy(name, aliases)
 
 
 def nearest(name: str, known: Collection[str]) -> str | None:

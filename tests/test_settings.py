@@ -120,7 +120,7 @@ def test_a_bad_file_is_named(tmp_path, text, message):
     [
         (["--d-modle", "3"], "unknown setting '--d-modle'; did you mean --d-model?"),
         (["--block-size", "3"], "did you mean --context-length?"),
-        (["--epochs", "3"], "did you mean --max-iters?"),
+        (["--epochs", "3"], "runs are counted in steps (max_iters)"),
         (["--no-qk_nrm"], "unknown setting '--no-qk_nrm'; did you mean --no-qk-norm?"),
         (["--temp", "1"], "unknown setting '--temp'; --help lists them all"),
         (["--d-model", "x"], "--d-model is 'x'; expected a whole number in digits"),

@@ -5,8 +5,9 @@ import importlib
 import pytest
 
 from lmfast.__main__ import COMMANDS
-from lmfast.settings import flat_types
-from lmfast.suggestions import _OTHERS_SAY, nearest
+from lmfast.errors import UserError
+from lmfast.settings import TrainSettings, flat_types, parse, read_yaml
+from lmfast.suggestions import _OTHERS_SAY, nearest, remedy
 
 
 def settings_of(command: str) -> set[str]:
@@ -29,7 +30,6 @@ def settings_of(command: str) -> set[str]:
         ("train", "n_head", "num_heads"),
         ("train", "n_embd", "d_model"),
         ("train", "steps", "max_iters"),
-        ("train", "epochs", "max_iters"),
         ("sft", "num_train_epochs", "epochs"),
         ("train", "batch", "batch_size"),
         ("train", "rope", "rope_theta"),
@@ -39,6 +39,13 @@ def settings_of(command: str) -> set[str]:
         ("generate", "max_new_tokens", "max_tokens"),
         ("generate", "num_samples", None),  # not no_compile
         ("evaluate", "num_samples", "samples"),
+        ("evaluate", "checkpoint", "run"),
+        ("generate", "n_predict", "max_tokens"),
+        ("generate", "model_name_or_path", "checkpoint"),
+        ("train", "train_micro_batch_size", "batch_size"),  # litgpt's, with a dot
+        ("train", "per_device_train_batch_size", "batch_size"),
+        ("train", "wandb_run_name", "wandb_name"),
+        ("train", "lr_scheduler_type", "schedule"),
         ("flops", "hidden_size", "d_model"),
         ("dpo", "dpo_beta", "beta"),
         ("train", "decay", None),  # of weights, or of the learning rate?
@@ -47,6 +54,47 @@ def settings_of(command: str) -> set[str]:
 )
 def test_meaning_comes_before_spelling(command, typed, meant):
     assert nearest(typed, settings_of(command)) == meant
+
+
+@pytest.mark.parametrize("typed", ["epochs", "num_train_epochs"])
+def test_a_run_has_no_epochs(typed):
+    """--epochs 3 is not --max-iters 3."""
+    assert "did you mean" not in remedy(typed, settings_of("train"))
+    assert "max_iters" in remedy(typed, settings_of("train")) and "context_length" in remedy(
+        typed, settings_of("train")
+    )
+    assert typed == "epochs" or remedy(typed, settings_of("sft")) == "did you mean --epochs?"
+
+
+@pytest.mark.parametrize("typed", ["n", "num_samples"])
+def test_each_prompt_is_continued_once(typed):
+    assert "repeat --prompt" in remedy(typed, settings_of("generate"))
+    assert remedy("num_samples", settings_of("evaluate")) == "did you mean --samples?"
+
+
+@pytest.mark.parametrize(
+    ("words", "ending"),
+    [
+        (["lr=1"], "unknown argument 'lr=1'; did you mean --learning-rate 1?"),
+        (["lr", "1"], "unknown argument 'lr'; did you mean --learning-rate 1?"),
+        (["-lr", "1"], "unknown argument '-lr'; did you mean --learning-rate 1?"),
+        (["block_size=64"], "unknown argument 'block_size=64'; did you mean --context-length?"),
+        (["configs/quickstart.yaml"], "did you mean --config configs/quickstart.yaml?"),
+        (["--train.micro_batch_size", "8"], "did you mean --batch-size?"),
+        (["--no-compil"], "did you mean --no-compile?"),
+        (["qqq"], "unknown argument 'qqq'; --help lists all settings"),
+    ],
+)
+def test_words_that_belong_to_no_option(words, ending):
+    with pytest.raises(UserError) as error:
+        parse(TrainSettings, words, "lmfast train")
+    assert str(error.value).endswith(ending)
+
+
+def test_epochs_in_a_file(tmp_path):
+    (tmp_path / "x.yaml").write_text("epochs: 3\n")
+    with pytest.raises(UserError, match="unknown setting 'epochs'; runs are counted in steps"):
+        read_yaml(tmp_path / "x.yaml", TrainSettings)
 
 
 def test_commands_by_what_others_call_them():

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from lmfast.errors import UserError
-from lmfast.suggestions import nearest
+from lmfast.suggestions import remedy, stray_word_remedy
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
@@ -30,12 +30,15 @@ class Parser(argparse.ArgumentParser):
         return found, unknown
 
     def error(self, message: str):
-        unknown = re.match(r"unrecognized arguments: --([^\s=]+)", message)
-        if unknown:
+        if unknown := re.match(r"unrecognized arguments: (.*)", message):
+            words = unknown[1].split(" ")
             known = {word[2:].replace("-", "_") for action in self._actions for word in action.option_strings}
-            near = nearest(unknown[1].replace("-", "_"), known)
-            hint = f"did you mean --{near.replace('_', '-')}?" if near else f"see {self.prog} --help"
-            raise UserError(f"unknown option --{unknown[1]}; {hint}")
+            if words[0].startswith("--"):
+                name = words[0].split("=")[0]
+                near = remedy(name[2:].replace("-", "_"), known)
+                raise UserError(f"unknown option {name}; {near or f'see {self.prog} --help'}")
+            near = stray_word_remedy(words, {name: name for name in known})
+            raise UserError(f"unknown argument '{words[0]}'; {near or f'see {self.prog} --help'}")
         raise UserError(f"{message}; see {self.prog} --help")
 
 

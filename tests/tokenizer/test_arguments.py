@@ -60,7 +60,7 @@ def test_commands_of_a_module_and_the_nearest_option(monkeypatch):
     other.add_argument("--limit")
     with pytest.raises(UserError, match=r"unknown option --limit; see .* one --help"):  # it is the other's
         parser.parse_args(["one", "--limit=3"])
-    with pytest.raises(UserError, match=r"unrecognized arguments: stray; see .* one --help"):
+    with pytest.raises(UserError, match=r"unknown argument 'stray'; see .* one --help"):
         parser.parse_args(["one", "stray"])
 
 
