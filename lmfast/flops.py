@@ -73,6 +73,8 @@ class FlopsSettings:
     config: str | None = None
     """YAML file of a run of train, sft or dpo, or the name of one in configs/; the command line beats it"""
     model: ModelConfig = field(default_factory=ModelConfig)
+    init_from: str | None = None
+    """run folder or checkpoint whose model is counted, as sft and dpo train it; other settings beat it"""
     batch_size: int = 32
     """sequences in one forward pass, for the memory of a step"""
     dtype: Literal["bf16", "fp16", "fp32", "fp8"] | None = None
@@ -101,8 +103,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         given = given_names(argv, FlopsSettings)
         settings = parse(FlopsSettings, argv, "lmfast flops", others=COMMANDS)
         file = _read_config(settings.config)
-        if settings.config is not None and "vocab_size" not in file:
-            base = _base(settings.config, file, given)
+        if "vocab_size" in file and "init_from" in given:
+            raise UserError(f"{settings.config}: gives the model's shape itself; leave --init-from out")
+        if "vocab_size" not in file and (settings.config or settings.init_from) is not None:
+            base = _base(settings, file, given)
             settings = parse(FlopsSettings, argv, "lmfast flops", base, COMMANDS)
         settings = resolve(settings, file, given)
         if settings.plot is not None:
@@ -124,21 +128,22 @@ def _read_config(name: str | None) -> dict[str, Any]:
     return {} if name is None else read_yaml(find_config(name), FlopsSettings, COMMANDS)
 
 
-def _base(name: str, file: dict[str, Any], given: set[str]) -> FlopsSettings:
-    """What a file without a vocabulary is over: sft and dpo take the model's shape from the run in init_from (sft adds the
-    chat's tokens to its ids), and have a smaller batch by default. Raises UserError where that run is not named."""
+def _base(settings: FlopsSettings, file: dict[str, Any], given: set[str]) -> FlopsSettings:
+    """The defaults under a file without a vocabulary: sft and dpo take the model's shape from the run in init_from (sft adds
+    the chat's tokens to its ids) and have a smaller batch. Raises UserError where that run is not named."""
     after = bool(AFTER & file.keys())
     defaults = replace(FlopsSettings(), batch_size=SFTSettings().optimizer.batch_size if after else 32)
-    if file.get("init_from") is None:
+    if settings.init_from is None:
         if after and not given & flat_types(ModelConfig).keys():
             raise UserError(
-                f"{name}: settings of lmfast sft or dpo, which train the model of the run in init_from; add init_from to "
-                "the file, or give the shape, such as --vocab-size and --d-model"
+                f"{settings.config}: settings of lmfast sft or dpo, which train the model of a run; add --init-from RUN, "
+                "or give the shape, such as --vocab-size and --d-model"
             )
         return defaults
-    run = Path(file["init_from"])
-    if not (run / "config.yaml").is_file():
-        run = run.absolute().parent.parent  # of one of its checkpoints
+    run = Path(settings.init_from)
+    of_checkpoint = run.absolute().parent.parent
+    if not (run / "config.yaml").is_file() and (of_checkpoint / "config.yaml").is_file():
+        run = of_checkpoint
     model = read_model(run)
     if after and (run / "tokenizer").is_dir():
         from lmfast.data.chat import add_chat_tokens

@@ -167,12 +167,19 @@ def test_files_of_sft_and_dpo(facts, trained_run, tmp_path, capsys):
     for name in ("sft", "dpo"):
         with pytest.raises(SystemExit):
             main(["--config", name])
-        assert f"error: {name}: settings of lmfast sft or dpo" in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert f"error: {name}: settings of lmfast sft or dpo" in told and "add --init-from RUN" in told
         assert facts("--config", name, *SMALL)["parameters"] == facts(*SMALL)["parameters"]
+        found = facts("--config", name, "--init-from", trained_run)
+        assert found["config"] == base["config"] | {"vocab_size": base["config"]["vocab_size"] + 4}
+    assert facts("--init-from", trained_run, "--d-ff", "32")["config"] == base["config"] | {"d_ff": 32}
+    with pytest.raises(SystemExit):
+        main(["--config", "gpt2_small", "--init-from", str(trained_run)])
+    assert "gpt2_small: gives the model's shape itself; leave --init-from out" in capsys.readouterr().err
     file.write_text("init_from: gone\nheld_out: 4\n")
     with pytest.raises(SystemExit):
         main(["--config", str(file)])
-    assert "not a run folder" in capsys.readouterr().err
+    assert "error: gone: not a run folder" in capsys.readouterr().err
 
 
 def test_the_largest_batch_for_a_memory(facts):
