@@ -14,6 +14,7 @@ from lmfast.files import written_beside
 from lmfast.model.accounting import CONVENTION, forward_flops
 from lmfast.model.config import ModelConfig
 from lmfast.streams import standard_output
+from lmfast.units import duration
 
 GB = 1e9
 
@@ -109,7 +110,7 @@ def print_budget(facts: dict[str, Any]) -> None:
         return
     console.print(f"a shape within the budget: {_title(shape['config'])}")
     console.print(
-        f"{shape['parameters']:,} parameters, {shape['tokens']:,} tokens, {_duration(shape['seconds'])}, "
+        f"{shape['parameters']:,} parameters, {shape['tokens']:,} tokens, {duration(shape['seconds'])}, "
         f"{shape['training_flops'] / facts['training_flops']:.0%} of the budget"
     )
     for line in _device_lines(shape):
@@ -134,7 +135,7 @@ def _device_lines(facts: dict[str, Any]) -> list[str]:
             f"at {time['mfu']:.0%} MFU {time['tokens_per_second']:,.0f} tokens/s"
         )
         if "seconds" in time:
-            lines.append(f"{_count(time['total_tokens'])} tokens take {_duration(time['seconds'])}")
+            lines.append(f"{_count(time['total_tokens'])} tokens take {duration(time['seconds'])}")
     return lines
 
 
@@ -171,13 +172,6 @@ def _count(value: float) -> str:
 
 def _rate(flops: float) -> str:
     return f"{flops / 1e12:.4g} TFLOP/s" if flops >= 1e12 else f"{flops / 1e9:.4g} GFLOP/s"
-
-
-def _duration(seconds: float) -> str:
-    for unit, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * unit:
-            return f"{seconds / unit:,.1f} {name}"
-    return f"{seconds:.1f} seconds"
 
 
 def plot_shares(config: ModelConfig, path: str) -> None:

@@ -30,6 +30,7 @@ EVERYWHERE = {
     "lmfast.interrupts",
     "lmfast.streams",
     "lmfast.suggestions",
+    "lmfast.units",
 }
 SETTINGS = {"lmfast.settings": {"lmfast.model"}}
 # The public API's model.generate hands over to the decoder; imported inside the method.

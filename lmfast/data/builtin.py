@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lmfast.data import stories
 from lmfast.files import empty_folder, locked, written_beside
+from lmfast.units import data_size
 
 FOLDER = Path("data/stories")
 TRAIN_SEED, VALID_SEED = 1, 2
@@ -67,12 +68,12 @@ def _stories(path: Path, size: int, seed: int, report: Callable[[str], None]) ->
     request = {"requested": size, "seed": seed, "grammar": stories.grammar_version()}
     stamp = path.with_name(f".{path.name}.request.json")
     if path.exists() and _read_json(stamp) == request:
-        report(f"{path}: reused ({path.stat().st_size / 1e6:.1f} MB of stories)")
+        report(f"{path}: reused ({data_size(path.stat().st_size)} of stories)")
         return
     stamp.unlink(missing_ok=True)
     summary = stories.write_stories(path, size, seed)
     _write_json(stamp, request)
-    report(f"{path}: {summary.stories:,} stories, {summary.bytes / 1e6:.1f} MB")
+    report(f"{path}: {summary.stories:,} stories, {data_size(summary.bytes)}")
 
 
 def _tokenizer(folder: Path, encoded: Path, vocab_size: int, report: Callable[[str], None]) -> None:

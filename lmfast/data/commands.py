@@ -20,6 +20,7 @@ from lmfast.tokenizer.commands import load_tokenizer, refuse_without_dask
 from lmfast.tokenizer.measuring import token_files
 from lmfast.tokenizer.progress import progress
 from lmfast.tokenizer.verifying import open_tokens_of
+from lmfast.units import data_size
 
 
 def download(arguments: argparse.Namespace) -> None:
@@ -34,7 +35,7 @@ def download(arguments: argparse.Namespace) -> None:
             arguments.revision or "main",
             arguments.limit_files,
         ):
-            print(f"{path}: {path.stat().st_size / 1e6:,.1f} MB")
+            print(f"{path}: {data_size(path.stat().st_size)}")
         return
     if arguments.files is not None:
         raise UserError("--files: goes with --repo; a name brings its own files")
@@ -48,7 +49,7 @@ def download(arguments: argparse.Namespace) -> None:
     for part in corpora.download(
         arguments.name, folder, arguments.revision or "main", source, arguments.limit_files
     ):
-        print(f"{part.path}: {part.records:,} {part.unit}, {part.path.stat().st_size / 1e6:,.1f} MB")
+        print(f"{part.path}: {part.records:,} {part.unit}, {data_size(part.path.stat().st_size)}")
 
 
 def prepare(arguments: argparse.Namespace) -> None:

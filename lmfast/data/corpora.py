@@ -29,6 +29,7 @@ from lmfast.data.corpus_forms import LEFT_OUT, MAKERS, suffix_of
 from lmfast.data.finding import matching
 from lmfast.errors import UserError
 from lmfast.files import gone_if_empty, locked, sha256_of, written_beside
+from lmfast.units import data_size
 
 RAW = ".download"
 SOURCE = "source.json"
@@ -168,8 +169,8 @@ def download(
             files = files_of(patterns.split())
             if len(files) > (limit_files or len(files)):
                 every, files = files, files[:limit_files]
-                sizes = [sum(file.size for file in some) / 1e9 for some in (files, every)]
-                report(f"{key}: {len(files)} of {len(every)} files, {sizes[0]:.1f} of {sizes[1]:.1f} GB")
+                some, all_of_it = (data_size(sum(file.size for file in part)) for part in (files, every))
+                report(f"{key}: {len(files)} of {len(every)} files, {some} of {all_of_it}")
             before = told["parts"].get(key)
             if _is_made(folder, before, limit_files) and before["files"][:limit_files] == [
                 asdict(file) for file in files

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmfast.errors import UserError
+from lmfast.units import data_size
 
 PIECE = 1 << 20  # bytes hashed together
 
@@ -176,7 +177,7 @@ def _transfer(
             have = beside.truncate(0)
             beside.seek(0)
         if have:
-            report(f"{file.path}: goes on at {have / 1e6:,.1f} of {file.size / 1e6:,.1f} MB")
+            report(f"{file.path}: goes on at {data_size(have)} of {data_size(file.size)}")
         while have < file.size:
             try:
                 with _network_errors(f"{listing.repo}/{file.path}", way_out, partial, file.size):
@@ -194,7 +195,7 @@ def _transfer(
                 before, have = have, beside.seek(0, os.SEEK_END)
                 if have <= before or have >= file.size:
                     raise
-                report(f"{file.path}: connection lost at {have / 1e6:,.1f} MB; going on")
+                report(f"{file.path}: connection lost at {data_size(have)}; going on")
 
 
 def digest_of(path: Path, like: RemoteFile) -> str:
@@ -246,5 +247,5 @@ def _network_errors(what: str, way_out: str, partial: Path | None = None, size: 
             reason = f"the server answers {status}"
         kept = ""
         if partial is not None and partial.exists() and partial.stat().st_size:
-            kept = f"; {partial.stat().st_size / 1e6:,.1f} of {size / 1e6:,.1f} MB are kept for the next try"
+            kept = f"; {data_size(partial.stat().st_size)} of {data_size(size)} are kept for the next try"
         raise UserError(f"{what}: cannot be fetched from {endpoint()} ({reason}){kept}; {way_out}") from None

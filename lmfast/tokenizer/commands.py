@@ -29,6 +29,7 @@ from lmfast.tokenizer.patterns import get_pattern
 from lmfast.tokenizer.progress import PeakMemory, SteadyRate, progress
 from lmfast.tokenizer.special_tokens import check_special_tokens
 from lmfast.tokenizer.text_file import check_is_plain
+from lmfast.units import data_size, duration
 
 if TYPE_CHECKING:
     from lmfast.tokenizer.sharding import DaskEngine
@@ -57,19 +58,11 @@ def load_tokenizer(arguments: argparse.Namespace, path: str | None = None) -> To
 
 def rate_line(num_bytes: int, seconds: float, steady: float | None = None) -> str:
     """The mean rate. steady: bytes per second after start-up, where known; the Pile's time follows from that only."""
-    line = f"{num_bytes / max(seconds, 1e-9) / 1e6:,.1f} MB/s"
+    line = f"{data_size(num_bytes / max(seconds, 1e-9))}/s"
     if steady is None:
         return line
     hours = duration(PILE_BYTES / max(steady, 1))
-    return f"{line} (after start-up {steady / 1e6:,.1f} MB/s, at which the Pile's 825 GB would take {hours})"
-
-
-def duration(seconds: float) -> str:
-    """4000 → "1 h 7 min"."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
+    return f"{line} (after start-up {data_size(steady)}/s, at which the Pile's 825 GB would take {hours})"
 
 
 def refuse_without_dask(flags: dict[str, object]) -> None:
@@ -128,13 +121,13 @@ def train(arguments: argparse.Namespace) -> None:
     tokenizer.save(output)
     saving = time.perf_counter() - began
     told = tokenizer.training
-    speed = told.total_bytes / max(told.counting_seconds, 1e-9) / 1e6
+    rate = rate_line(told.total_bytes, told.counting_seconds)
     print(
         f"{output}: {tokenizer.vocab_size:,} tokens ({counted(len(tokenizer.merges), 'merge')}, "
-        f"{len(tokenizer.special_tokens)} special) from {told.total_bytes / 1e6:,.1f} MB"
+        f"{len(tokenizer.special_tokens)} special) from {data_size(told.total_bytes)}"
     )
     print(
-        f"counting {told.counting_seconds:.2f} s ({speed:,.1f} MB/s), merging {told.merging_seconds:.2f} s, "
+        f"counting {told.counting_seconds:.2f} s ({rate}), merging {told.merging_seconds:.2f} s, "
         f"saving {saving:.2f} s; {memory}; {counted(told.distinct_pretokens, 'distinct pretoken')}; "
         f"longest token {shown(told.longest_token)} ({counted(len(told.longest_token), 'byte')})"
     )
@@ -187,7 +180,7 @@ def encode(arguments: argparse.Namespace) -> None:
             tokens, size, seconds = summary.tokens, summary.bytes, summary.seconds
     target = "standard output" if arguments.output == "-" else arguments.output
     print(
-        f"{target}: {tokens:,} tokens ({tokenizer.dtype}) from {size / 1e6:,.1f} MB: "
+        f"{target}: {tokens:,} tokens ({tokenizer.dtype}) from {data_size(size)}: "
         f"{size / max(tokens, 1):.3f} bytes/token in {seconds:.2f} s, {rate_line(size, seconds, steady.rate)}; {memory}",
         file=sys.stderr if arguments.output == "-" else sys.stdout,
     )
@@ -280,7 +273,7 @@ def decode(arguments: argparse.Namespace) -> None:
         for ids in pieces:
             num_tokens += len(ids)
             num_bytes += file.write(tokenizer.decode_bytes(ids))
-    print(f"{arguments.output}: {num_bytes / 1e6:,.1f} MB from {num_tokens:,} tokens")
+    print(f"{arguments.output}: {data_size(num_bytes)} from {num_tokens:,} tokens")
 
 
 def _ids_of_stdin() -> Iterator[np.ndarray]:

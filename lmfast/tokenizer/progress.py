@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 
+from lmfast.units import data_size
+
 LINE_SECONDS = 5.0  # between plain lines
 
 
@@ -26,7 +28,7 @@ def progress(**units: str):
 
 
 def amount(n: float, unit: str) -> str:
-    return f"{n / 1e6:,.1f} MB" if unit == "bytes" else f"{n:,.0f} {unit}"
+    return data_size(n) if unit == "bytes" else f"{n:,.0f} {unit}"
 
 
 @contextmanager

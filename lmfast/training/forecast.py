@@ -11,6 +11,7 @@ from lmfast.data.batch_ramp import BatchRamp
 from lmfast.model.accounting import training_flops_per_token
 from lmfast.model.memory import USABLE, training_memory
 from lmfast.settings import OptimizerSettings, TrainSettings, precision_of
+from lmfast.units import duration
 
 ASSUMED_MFU = 0.4
 UNREALISTIC_SECONDS = 14 * 86400
@@ -90,18 +91,6 @@ def time_left(
     if eval_tokens:
         evaluations = 1 + ((max_iters - 1) // eval_interval - step // eval_interval if eval_interval else 0)
     return seconds_per_token * (sequences * sequence_tokens + evaluations * eval_tokens / 3)
-
-
-def duration(seconds: float) -> str:
-    """A rough time for people: two digits and a unit.
-
-    >>> duration(90), duration(5400), duration(2e6), duration(1e9)
-    ('1.5 minutes', '1.5 hours', '23 days', '32 years')
-    """
-    units = {"years": 365 * 86400, "days": 86400, "hours": 3600, "minutes": 60, "seconds": 0}
-    unit, size = next((unit, size or 1) for unit, size in units.items() if seconds >= size)
-    number = seconds / size
-    return f"{number:.1f} {unit}" if number < 10 else f"{number:.0f} {unit}"
 
 
 def memory_capacity(device) -> int | None:

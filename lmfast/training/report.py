@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lmfast.files import written_beside
 from lmfast.training.run_folder import read_facts, read_metrics
+from lmfast.units import duration
 
 COLOURS = ("#2563eb", "#d9480f", "#2b8a3e", "#9c36b5", "#0b7285", "#a61e4d", "#5c940d", "#495057")
 LINES = ("-", "--", ":")  # solid for as many runs as there are colours, then the colours again
@@ -148,7 +149,7 @@ def _summary(runs: list[_Run]) -> str:
     figures = [
         ("steps", [_number(run.last("step")) for run in runs]),
         ("tokens", [_number(run.last("tokens")) for run in runs]),
-        ("time", [_duration(run.last("seconds")) for run in runs]),
+        ("time", ["" if (s := run.last("seconds")) is None else duration(s) for run in runs]),
         ("parameters", [_number(run.facts.get("parameters")) for run in runs]),
         ("training loss, last step", [_number(run.last("train_loss"), 4) for run in runs]),
         ("validation loss", [_number(run.last("val_loss"), 4) for run in runs]),
@@ -315,15 +316,6 @@ def _number(value, digits: int | None = None) -> str:
 
 def _percent(value) -> str:
     return "" if value is None else f"{value:.1%}"
-
-
-def _duration(seconds) -> str:
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    if not minutes:
-        return f"{rest} s"
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
 
 
 def _peak(facts: dict) -> str:

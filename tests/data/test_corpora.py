@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -21,6 +22,7 @@ from lmfast.data.corpora import CORPORA, download
 from lmfast.errors import UserError
 from lmfast.tokenizer.bpe import Tokenizer, train_bpe
 from lmfast.tokenizer.formats import byte_characters, spell
+from lmfast.units import data_size
 from tests.data.hub_server import COMMIT, HubServer, sha256
 
 STORIES = "".join(f"Story {i}.\n<|endoftext|>\n" for i in range(300)).encode()
@@ -211,8 +213,11 @@ def test_parquet_files_are_kept_as_they_are(server, tmp_path, monkeypatch, capsy
     folder = tmp_path / "data" / name
     main(["download", name, "--limit-files", "2"])
     told = capsys.readouterr().out.splitlines()
-    assert told[0] == "train: 2 of 3 files, 0.0 of 0.0 GB"
-    assert told[1:] == [f"data/{name}/{k:03d}_00000.parquet: 30 documents, 0.0 MB" for k in (0, 1)]
+    assert re.fullmatch(r"train: 2 of 3 files, [1-9][\d.]* kB of [1-9][\d.]* kB", told[0])
+    assert told[1:] == [
+        f"data/{name}/{k:03d}_00000.parquet: 30 documents, {data_size((folder / f'{k:03d}_00000.parquet').stat().st_size)}"
+        for k in (0, 1)
+    ]
     assert sorted(os.listdir(folder)) == ["000_00000.parquet", "001_00000.parquet", "source.json"]
     for path in folder.glob("*.parquet"):
         assert path.read_bytes() == SAMPLE[f"sample/10BT/{path.name}"]
@@ -352,7 +357,7 @@ def test_any_dataset_comes_as_it_is(server, tmp_path, capsys):
     main(line.split())
     path = tmp_path / "data" / "test_prefs-00000-of-00001.parquet"
     assert path.read_bytes() == DATASETS["HuggingFaceH4/ultrafeedback_binarized"][f"data/{path.name}"]
-    assert capsys.readouterr().out == f"{path}: 0.0 MB\n"
+    assert capsys.readouterr().out == f"{path}: {data_size(path.stat().st_size)}\n"
     assert [each for each in tmp_path.rglob("*") if each.is_file()] == [path]
     server.requests.clear()
     main(line.split())

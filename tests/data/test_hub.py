@@ -94,7 +94,7 @@ def test_what_was_fetched_is_kept_for_the_next_call(server, tmp_path):
         hub.fetch(found, wanted, tmp_path, "come back later", report=told.append)
     line = str(caught.value)
     assert "data/large.bin: cannot be fetched from http://127" in line and "the server answers 503" in line
-    assert line.endswith("0.1 of 0.3 MB are kept for the next try; come back later") and "\n" not in line
+    assert line.endswith("0.1 MB of 0.3 MB are kept for the next try; come back later") and "\n" not in line
     kept = list((tmp_path / "data").iterdir())
     assert [path.name for path in kept] == [f"large.bin.{sha256(LARGE)[:12]}.partial"]
     assert kept[0].read_bytes() == LARGE[:120_000]
@@ -104,7 +104,7 @@ def test_what_was_fetched_is_kept_for_the_next_call(server, tmp_path):
     path = hub.fetch(found, wanted, tmp_path, "", report=told.append)
     assert path.read_bytes() == LARGE and not kept[0].exists()
     assert server.transfers() == ["bytes=120000-"]
-    assert told[-1] == "data/large.bin: goes on at 0.1 of 0.3 MB"
+    assert told[-1] == "data/large.bin: goes on at 0.1 MB of 0.3 MB"
 
 
 def test_a_damaged_file_is_fetched_again_and_never_kept(server, tmp_path):

@@ -18,6 +18,7 @@ import zstandard
 
 from lmfast.tokenizer.__main__ import build_parser, main, with_dashes
 from lmfast.tokenizer.bpe import Tokenizer
+from lmfast.units import data_size
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = "".join(
@@ -66,7 +67,7 @@ def test_train_then_encode_then_decode(place, capsys, tmp_path):
 
 def test_train_tells_what_it_did(place, capsys, tmp_path):
     out = run(capsys, f"train --input {place}/text.txt --output {tmp_path}/tok --vocab-size 400")
-    assert re.search(r"tok: 400 tokens \(143 merges, 1 special\) from 0.0 MB", out)
+    assert re.search(r"tok: 400 tokens \(143 merges, 1 special\) from [1-9][\d.]* kB", out)
     assert re.search(
         r"counting [\d.]+ s \([\d.,]+ MB/s\), merging [\d.]+ s, saving [\d.]+ s; peak memory [\d,]+ MB; "
         r"\d+ distinct pretokens; longest token ' ?\w+' \(\d+ bytes\)",
@@ -77,7 +78,7 @@ def test_train_tells_what_it_did(place, capsys, tmp_path):
 def test_encode_tells_what_it_did(place, capsys, tmp_path):
     out = run(capsys, f"encode --input {place}/text.txt --output {tmp_path}/x.npy --tokenizer {place}/tok")
     assert re.search(
-        r"x.npy: [\d,]+ tokens \(uint16\) from 0.0 MB: \d\.\d{3} bytes/token in [\d.]+ s, [\d.,]+ MB/s; "
+        r"x.npy: [\d,]+ tokens \(uint16\) from [1-9][\d.]* kB: \d\.\d{3} bytes/token in [\d.]+ s, [\d.,]+ MB/s; "
         r"peak memory [\d,]+ MB",
         out,
     )
@@ -135,7 +136,7 @@ def test_train_reads_what_prepare_reads(capsys, tmp_path):
     made = []
     for path in [*sorted(folder.iterdir()), folder, f"{folder}/*.gz"]:
         out = run(capsys, f"train --input {path} --output {tmp_path}/tok {more}")
-        assert f"{len(joined) * (5 if path == folder else 1) / 1e6:,.1f} MB" in out
+        assert f"{data_size(len(joined) * (5 if path == folder else 1))}" in out
         made.append(Tokenizer.load(tmp_path / "tok").fingerprint())
     assert len(made) == 7 and len(set(made)) == 1
 

@@ -17,7 +17,7 @@ def test_plain_lines(capsys, monkeypatch):
     told = capsys.readouterr()
     assert told.out == ""
     lines = told.err.splitlines()
-    assert lines[0].startswith("counting: 50 %, 0.5 MB, ") and lines[0].endswith("MB/s")
+    assert lines[0].startswith("counting: 50 %, 0.5 MB, ") and lines[0].endswith("B/s")
     assert lines[1].startswith("merging: 75 %, 3 merges, ") and lines[1].endswith("merges/s")
 
 
