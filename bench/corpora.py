@@ -118,7 +118,7 @@ def rare_names(rng: random.Random, n: int) -> list[str]:
 
 def stories(base_bytes: int = BASE_BYTES, seed: int = 1) -> Iterator[str]:
     """Corpus A, a document at a time."""
-    from lmfast.data.stories import generate_stories
+    from lmfast.data.stories.corpus import generate_stories
 
     rng = random.Random(seed)
     base: list[str] = []

@@ -22,7 +22,7 @@ from pathlib import Path
 from bench import machine
 from bench.gpu_training import on_h100, read_config
 from bench.target_table import Row, add_output, attempt, measure
-from lmfast.data.builtin import prepare
+from lmfast.data.stories.builtin import prepare
 from lmfast.settings import TrainSettings, replace_flat
 from lmfast.train import run
 

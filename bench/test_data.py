@@ -11,7 +11,7 @@ import regex
 
 from bench.measuring import Work
 from lmfast.data.batches import Batches
-from lmfast.data.stories import generate_stories
+from lmfast.data.stories.corpus import generate_stories
 from lmfast.model.accounting import training_flops_per_token
 from lmfast.settings import TrainSettings, find_config, read_yaml, replace_flat
 from lmfast.tokenizer.patterns import get_pattern

@@ -38,7 +38,7 @@ def quickstart(fresh: bool) -> bool:
     if fresh and FOLDER.exists():
         with lock_run(FOLDER):
             empty_folder(FOLDER)
-    from lmfast.data.builtin import prepare
+    from lmfast.data.stories.builtin import prepare
 
     print("1/3 the corpus: stories from a built-in grammar, a byte-level BPE, token files")
     corpus = prepare(fresh=fresh)

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def train(argv: Sequence[str], corpus=None) -> bool:
     """Runs the training that a command line describes; returns False when it was stopped before its end.
 
-    corpus: what `lmfast.data.builtin.prepare` returned, where the caller has prepared the built-in corpus already.
+    corpus: what `lmfast.data.stories.builtin.prepare` returned, where the caller has prepared the built-in corpus already.
     """
     compile_cache.use()
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
@@ -62,7 +62,7 @@ def _understand(argv: Sequence[str], corpus) -> tuple:
             "tokenizer is given without train_data_path; the built-in stories have their own, leave it out"
         )
     if settings.data.train_data_path is None and corpus is None:
-        from lmfast.data.builtin import prepare
+        from lmfast.data.stories.builtin import prepare
 
         print("no training data given: using the built-in stories (--train-data FILE trains on your own)")
         corpus = prepare(vocab_size=settings.model.vocab_size or 4096)

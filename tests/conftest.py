@@ -86,7 +86,7 @@ class Corpus:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory) -> Corpus:
-    from lmfast.data.stories import write_stories
+    from lmfast.data.stories.corpus import write_stories
     from lmfast.tokenizer.bpe import train_bpe
 
     folder = tmp_path_factory.mktemp("corpus")

@@ -12,7 +12,7 @@ from lmfast.settings import CONFIGS
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """The quickstart in an empty folder, its config and its corpus made small."""
-    from lmfast.data import builtin
+    from lmfast.data.stories import builtin
 
     config = yaml.safe_load((CONFIGS / "quickstart.yaml").read_text())
     config |= {

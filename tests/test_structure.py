@@ -117,7 +117,7 @@ def modules_after(statement: str) -> set[str]:
         ("import lmfast.train, lmfast.generate, lmfast.quickstart", {"torch", "numba"}),
         ("import lmfast.tokenizer.bpe, lmfast.tokenizer.__main__", {"torch"}),
         (
-            "import lmfast.data.batches, lmfast.data.token_file, lmfast.data.stories, lmfast.data.builtin",
+            "import lmfast.data.batches, lmfast.data.token_file, lmfast.data.stories, lmfast.data.stories.builtin",
             {"torch"},
         ),
         ("import lmfast_kernels", {"lmfast"}),
@@ -157,8 +157,8 @@ def test_public_names():
         _ = lmfast.Tokeniser
 
 
-# The grammar's words and sentences: data, which tests/data/test_stories.py holds to their promises.
-DATA_ONLY = {"story_words.py", "story_sentences.py", "story_plots_family.py", "story_plots_friends.py"}
+# The grammar's words and sentences: data, which tests/data/stories/test_corpus.py holds to their promises.
+DATA_ONLY = {"words.py", "sentences.py", "plots_family.py", "plots_friends.py"}
 
 
 # Parts split off a file for its length are tested where their face is.
@@ -170,8 +170,8 @@ FACE_OF = {
     "check_speed": "check",
     "check_report": "check",
     "post_training_settings": "post_training",
-    "cpu_kernels": "cpu_decoder",
-    "cpu_plan": "cpu_decoder",
+    "kernels": "decoder",
+    "plan": "decoder",
     "vector_ir": "vectors",
 }
 

@@ -129,7 +129,7 @@ def make_decoder(model, batch: int, sampling: Sampling, kv_cache: bool, compile:
     if not kv_cache:
         return PlainDecoder(model, batch, sampling)
     if not compile and model.embedding.weight.device.type == "cpu":
-        from lmfast.inference.cpu_decoder import CpuDecoder, why_not
+        from lmfast.inference.cpu.decoder import CpuDecoder, why_not
 
         if why_not(model) is None:
             return CpuDecoder(model, batch, sampling)

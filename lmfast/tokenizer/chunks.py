@@ -30,10 +30,10 @@ import numpy as np
 from numba import njit
 
 from lmfast.errors import UserError
-from lmfast.tokenizer import scanner
-from lmfast.tokenizer.code_cache import enable_cache
-from lmfast.tokenizer.intrinsics import PADDING, U1, byte_matches, trailing_zeros
-from lmfast.tokenizer.next_end import char_at, is_letter
+from lmfast.tokenizer.compiled import scanner
+from lmfast.tokenizer.compiled.code_cache import enable_cache
+from lmfast.tokenizer.compiled.intrinsics import PADDING, U1, byte_matches, trailing_zeros
+from lmfast.tokenizer.compiled.next_end import char_at, is_letter
 from lmfast.tokenizer.patterns import NAMED, OTHER, SPACE, Pattern, code_point_classes, compile_custom
 
 ENDS_PER_BATCH = 1 << 15  # pretokens per compiled call; 2^12 to 2^17 made no difference

@@ -46,7 +46,7 @@ from lmfast.tokenizer.chunks import (
     in_order,
     padded,
 )
-from lmfast.tokenizer.count_table import FIRST_ROWS, ROW_BYTES, CountTable
+from lmfast.tokenizer.compiled.count_table import FIRST_ROWS, ROW_BYTES, CountTable
 from lmfast.tokenizer.documents import DOCUMENT_END
 from lmfast.tokenizer.patterns import Pattern
 from lmfast.tokenizer.text_file import CHUNK_BYTES, PieceReader, TextFile

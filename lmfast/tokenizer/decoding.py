@@ -16,8 +16,8 @@ import numpy as np
 from numba import njit
 
 from lmfast.errors import UserError
-from lmfast.tokenizer.code_cache import enable_cache
-from lmfast.tokenizer.intrinsics import load_u64, store_u64
+from lmfast.tokenizer.compiled.code_cache import enable_cache
+from lmfast.tokenizer.compiled.intrinsics import load_u64, store_u64
 
 _SPARE = 16
 

@@ -50,13 +50,13 @@ import numpy as np
 
 from lmfast.errors import UserError
 from lmfast.tokenizer.chunks import NO_SPANS, SpecialTokens, Splitter, default_workers, in_order, padded
-from lmfast.tokenizer.code_cache import enable_cache
-from lmfast.tokenizer.encode_kernels import ENCODE, SPECIALS, encode_batch, new_scratch
-from lmfast.tokenizer.intrinsics import MAX_PACKED, PADDING
-from lmfast.tokenizer.merge_kernels import MAX_ID, MAX_MERGES, merge_tables
+from lmfast.tokenizer.compiled.code_cache import enable_cache
+from lmfast.tokenizer.compiled.encode_kernels import ENCODE, SPECIALS, encode_batch, new_scratch
+from lmfast.tokenizer.compiled.intrinsics import MAX_PACKED, PADDING
+from lmfast.tokenizer.compiled.merge_kernels import MAX_ID, MAX_MERGES, merge_tables
+from lmfast.tokenizer.compiled.pretoken_cache import MAX_ROWS, PretokenCache
 from lmfast.tokenizer.parts import ordinary_ids
 from lmfast.tokenizer.patterns import Pattern, code_point_classes
-from lmfast.tokenizer.pretoken_cache import MAX_ROWS, PretokenCache
 from lmfast.tokenizer.text_file import CHUNK_BYTES, PieceReader, TextFile
 from lmfast.tokenizer.whole_pretokens import with_whole_pretokens
 

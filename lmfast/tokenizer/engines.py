@@ -196,7 +196,7 @@ def sources_digest() -> str:
     """sha256 over the tokenizer's and the data room's sources: what decides what a shard's result is."""
     digest = hashlib.sha256()
     for room in ("tokenizer", "data"):
-        for path in sorted((Path(__file__).parent.parent / room).glob("*.py")):
+        for path in sorted((Path(__file__).parent.parent / room).rglob("*.py")):
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

@@ -33,9 +33,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
-from lmfast.tokenizer.code_cache import enable_cache
-from lmfast.tokenizer.intrinsics import prefetch
-from lmfast.tokenizer.pair_heap import LOW, sift_down, sift_up
+from lmfast.tokenizer.compiled.code_cache import enable_cache
+from lmfast.tokenizer.compiled.intrinsics import prefetch
+from lmfast.tokenizer.compiled.pair_heap import LOW, sift_down, sift_up
 
 if TYPE_CHECKING:
     from lmfast.tokenizer.counting import PretokenCounts

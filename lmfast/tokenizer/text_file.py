@@ -19,8 +19,8 @@ import numpy as np
 
 from lmfast.errors import UserError
 from lmfast.tokenizer.chunks import SpecialTokens, next_cut
+from lmfast.tokenizer.compiled.intrinsics import PADDING
 from lmfast.tokenizer.file_kinds import kind_of
-from lmfast.tokenizer.intrinsics import PADDING
 from lmfast.tokenizer.patterns import Pattern
 
 CHUNK_BYTES = 4 << 20  # what one worker takes at a time: 6 ms of work, some 20 us of overhead

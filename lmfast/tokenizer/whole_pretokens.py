@@ -12,8 +12,8 @@ from numba import njit
 from numba.extending import overload
 
 from lmfast.tokenizer.chunks import padded
-from lmfast.tokenizer.code_cache import enable_cache
-from lmfast.tokenizer.intrinsics import (
+from lmfast.tokenizer.compiled.code_cache import enable_cache
+from lmfast.tokenizer.compiled.intrinsics import (
     LONG_MARK,
     MAX_PACKED,
     U0,
@@ -25,7 +25,7 @@ from lmfast.tokenizer.intrinsics import (
     packed_key,
     same_bytes,
 )
-from lmfast.tokenizer.merge_kernels import SHORT, MergeTables, merge_long, merge_short
+from lmfast.tokenizer.compiled.merge_kernels import SHORT, MergeTables, merge_long, merge_short
 
 # MergeTables and two arrays more:
 #   whole_rows  uint64, open addressing, four words a row: the pretoken's key (low, high), its id, its place in the text

@@ -14,7 +14,7 @@ import pytest
 from lmfast.data import prepare as module
 from lmfast.data.encode_shards import is_held_out
 from lmfast.data.prepare import Settings, Where, prepare_files
-from lmfast.data.stories import write_stories
+from lmfast.data.stories.corpus import write_stories
 from lmfast.data.token_file import open_tokens
 from lmfast.errors import UserError
 from lmfast.tokenizer.bpe import Tokenizer, train_bpe

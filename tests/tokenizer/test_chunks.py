@@ -11,7 +11,7 @@ from lmfast.tokenizer import chunks as chunks_module
 from lmfast.tokenizer.chunks import SpecialTokens, Splitter, in_order, next_cut, padded
 from lmfast.tokenizer.patterns import NAMED, get_pattern
 from tests.tokenizer import oracle
-from tests.tokenizer.test_scanner import HARD
+from tests.tokenizer.compiled.test_scanner import HARD
 
 SPECIALS = [b"<|endoftext|>", b"<|end|>", b"<|end|><|end|>", b"a b", b"|>"]
 

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmfast.errors import UserError
-from lmfast.tokenizer import count_table, counting, text_file
+from lmfast.tokenizer import counting, text_file
+from lmfast.tokenizer.compiled import count_table
 from lmfast.tokenizer.counting import Documents, count_pretokens
 from lmfast.tokenizer.patterns import get_pattern
 from tests.tokenizer import oracle
-from tests.tokenizer.test_scanner import HARD
+from tests.tokenizer.compiled.test_scanner import HARD
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 END = "<|endoftext|>"

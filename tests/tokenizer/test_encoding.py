@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmfast.errors import UserError
-from lmfast.tokenizer import encoding, merge_kernels, text_file
+from lmfast.tokenizer import encoding, text_file
+from lmfast.tokenizer.compiled import merge_kernels
 from lmfast.tokenizer.encoding import Encoder, encode_file
 from lmfast.tokenizer.patterns import NAMED, get_pattern
 from tests.tokenizer import oracle
-from tests.tokenizer.test_scanner import HARD
+from tests.tokenizer.compiled.test_scanner import HARD
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 END = "<|endoftext|>"

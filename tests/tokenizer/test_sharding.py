@@ -9,7 +9,7 @@ import distributed
 import numpy as np
 import pytest
 
-from lmfast.data.stories import write_stories
+from lmfast.data.stories.corpus import write_stories
 from lmfast.errors import UserError
 from lmfast.tokenizer import sharding
 from lmfast.tokenizer.__main__ import main

@@ -12,8 +12,9 @@ import tokenizers
 
 from lmfast.data.chat import add_chat_tokens, knows_ids_of
 from lmfast.errors import UserError
-from lmfast.tokenizer import encoding, pretoken_cache, text_file
+from lmfast.tokenizer import encoding, text_file
 from lmfast.tokenizer.bpe import Tokenizer
+from lmfast.tokenizer.compiled import pretoken_cache
 from lmfast.tokenizer.formats import spell
 
 BYTES = {spell(bytes([byte])): byte for byte in range(256)}

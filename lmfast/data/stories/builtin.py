@@ -1,0 +1,126 @@
+"""The built-in corpus made ready to train on: stories, a tokenizer, token files. Finished stages are kept.
+
+    data/stories/{train.txt, valid.txt, 4096/{tokenizer/, train.npy, valid.npy}}      # a folder for each vocab_size
+
+A stage is finished when its output is there and its `.json` side file (or the stamp beside the tokenizer) names the
+same request and the same input; what a changed request or a changed grammar makes stale is made again.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmfast.data.stories import corpus
+from lmfast.files import empty_folder, locked, written_beside
+from lmfast.units import data_size
+
+FOLDER = Path("data/stories")
+TRAIN_SEED, VALID_SEED = 1, 2
+SPECIAL = "<|endoftext|>"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Paths of a corpus ready for training, and the validation text's own entropy."""
+
+    train: Path
+    valid: Path
+    tokenizer: Path
+    floor_bits_per_byte: float
+
+
+def prepare(
+    folder: Path = FOLDER,
+    train_bytes: int = 20_000_000,
+    valid_bytes: int = 200_000,
+    vocab_size: int = 4096,
+    report: Callable[[str], None] = print,
+    fresh: bool = False,
+) -> Prepared:
+    """Writes whatever of the corpus is not there yet; one reported line a stage says what was done or reused.
+
+    Of two processes that ask at once, the second waits and finds everything done.
+    """
+    with locked(folder, waiting=lambda: report(f"{folder}: another process is preparing it; waiting")):
+        if fresh:
+            empty_folder(folder)
+        return _prepare(folder, train_bytes, valid_bytes, vocab_size, report)
+
+
+def _prepare(
+    folder: Path, train_bytes: int, valid_bytes: int, vocab_size: int, report: Callable[[str], None]
+) -> Prepared:
+    for name, size, seed in (("train", train_bytes, TRAIN_SEED), ("valid", valid_bytes, VALID_SEED)):
+        _stories(folder / f"{name}.txt", size, seed, report)
+    encoded = folder / str(vocab_size)
+    encoded.mkdir(exist_ok=True)
+    _tokenizer(folder, encoded, vocab_size, report)
+    for name in ("train", "valid"):
+        _tokens(folder, encoded, name, report)
+    floor = _read_json(folder / "valid.txt.json")["bits_per_byte"]
+    return Prepared(encoded / "train.npy", encoded / "valid.npy", encoded / "tokenizer", floor)
+
+
+def _stories(path: Path, size: int, seed: int, report: Callable[[str], None]) -> None:
+    request = {"requested": size, "seed": seed, "grammar": corpus.grammar_version()}
+    stamp = path.with_name(f".{path.name}.request.json")
+    if path.exists() and _read_json(stamp) == request:
+        report(f"{path}: reused ({data_size(path.stat().st_size)} of stories)")
+        return
+    stamp.unlink(missing_ok=True)
+    summary = corpus.write_stories(path, size, seed)
+    _write_json(stamp, request)
+    report(f"{path}: {summary.stories:,} stories, {data_size(summary.bytes)}")
+
+
+def _tokenizer(folder: Path, encoded: Path, vocab_size: int, report: Callable[[str], None]) -> None:
+    source, target = folder / "train.txt", encoded / "tokenizer"
+    request = {"vocab_size": vocab_size, "source": _read_json(folder / ".train.txt.request.json")}
+    stamp = encoded / ".tokenizer.request.json"
+    if target.is_dir() and _read_json(stamp) == request:
+        report(f"{target}: reused ({vocab_size:,} tokens)")
+        return
+    from lmfast.tokenizer.bpe import train_bpe
+
+    stamp.unlink(missing_ok=True)
+    tokenizer = train_bpe(source, vocab_size, special_tokens=[SPECIAL])
+    beside = encoded / ".tokenizer.partial"
+    shutil.rmtree(beside, ignore_errors=True)
+    tokenizer.save(beside)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(beside, target)
+    _write_json(stamp, request)
+    report(f"{target}: {tokenizer.vocab_size:,} tokens learnt from {source}")
+
+
+def _tokens(folder: Path, encoded: Path, name: str, report: Callable[[str], None]) -> None:
+    from lmfast.tokenizer.bpe import Tokenizer
+
+    source, target = folder / f"{name}.txt", encoded / f"{name}.npy"
+    request = {
+        "tokenizer": _read_json(encoded / ".tokenizer.request.json"),
+        "source": _read_json(folder / f".{name}.txt.request.json"),
+    }
+    stamp = encoded / f".{name}.npy.request.json"
+    if target.exists() and _read_json(stamp) == request:
+        report(f"{target}: reused")
+        return
+    stamp.unlink(missing_ok=True)
+    summary = Tokenizer.load(encoded / "tokenizer").encode_file(source, target)
+    _write_json(stamp, request)
+    report(f"{target}: {summary.tokens:,} tokens")
+
+
+def _read_json(path: Path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _write_json(path: Path, value) -> None:
+    with written_beside(path) as beside:
+        beside.write_text(json.dumps(value), encoding="utf-8")

@@ -1,0 +1,269 @@
+"""One pass of a transformer over a few rows on a CPU, compiled: what each thread of a team does.
+
+In: a plan (plan.py) and the pass's rows. A row is one token with its sequence and position: decoding has one row a
+sequence, reading a prompt has many, in order. Out: the cache with the rows' keys and values and, where asked for, logits
+and the next id of each row. The first pass packs the weights (products.py), the others read them so.
+
+The work between two barriers is cut by outputs: columns of a product, key/value heads, rows to sample. No sum is
+split among threads, so their number changes no bit; norms are so short that each thread makes its own copy of them. A
+layer has four barriers.
+"""
+
+import numpy as np
+from numba import njit
+
+from lmfast.inference.cpu.attention import attention, rms_norm, share
+from lmfast.inference.cpu.plan import (
+    ACTIVATION,
+    ATTENDED,
+    CHANCES,
+    COLUMNS,
+    D_MODEL,
+    DELTA,
+    DOWN,
+    EMBEDDING,
+    FFN,
+    HEAD_DIM,
+    HIDDEN,
+    IDS,
+    INPUTS,
+    KEY,
+    LOGITS,
+    MATRICES,
+    MAX_LENGTH,
+    MAX_ROWS,
+    NONE,
+    NORM,
+    NORMED,
+    NORMS,
+    NUM_HEADS,
+    NUM_KV_HEADS,
+    NUM_LAYERS,
+    NUM_PACKINGS,
+    NUM_ROWS,
+    NUM_UNUSED,
+    NUMBERS,
+    OUT,
+    OUTPUTS,
+    OWNERS,
+    PACK,
+    PACKINGS,
+    PANELS,
+    PARALLEL,
+    PICKS,
+    POST,
+    PRE,
+    PREDICT,
+    PROJECTED,
+    PURPOSE,
+    QKV,
+    RELU2,
+    SCRATCH,
+    SOURCE,
+    STEP,
+    STREAM,
+    SWIGLU,
+    TOP_K,
+    UNUSED,
+    UP,
+    UP_MATRIX,
+    VOCAB,
+)
+from lmfast.inference.cpu.products import SPACE, TILE, pack, products
+from lmfast.inference.cpu.sampling import pick
+from lmfast.inference.cpu.team import barrier, next_pass
+from lmfast.inference.cpu.vectors import FLAGS, LOG2_E, SUMS, exp2, floats, integers
+
+
+@njit(**FLAGS)
+def pack_weights(plan, t, threads):
+    """This thread's share of the panels of all matrices."""
+    for k in range(plan[NUM_PACKINGS]):
+        job = integers(plan[PACKINGS] + 8 * 4 * k, 4)
+        begin, end = share(job[OUTPUTS], 16, t, threads)
+        pack(job[SOURCE], job[OUTPUTS], job[INPUTS], begin, end, job[PANELS])
+
+
+@njit(**FLAGS)
+def sublayer_input(plan, t, norm):
+    """This thread's copy of the stream, normalised where norm >= 0: by that row of NORMS. Returns its address."""
+    d_model, rows = plan[D_MODEL], plan[NUM_ROWS]
+    stride = 4 * (d_model + SPACE)
+    normed = plan[NORMED] + t * plan[MAX_ROWS] * stride
+    eps = floats(plan[NUMBERS], 1)[0]
+    for r in range(rows):
+        x = floats(plan[STREAM] + 4 * r * d_model, d_model)
+        out = floats(normed + r * stride, d_model)
+        if norm >= 0:
+            rms_norm(x, floats(plan[NORMS] + 4 * norm * d_model, d_model), eps, out)
+        else:
+            for i in range(d_model):
+                out[i] = x[i]
+    return normed
+
+
+@njit(**SUMS)
+def activate(kind, up, gated, hidden):
+    """One row's hidden layer from its projections, of one size; `gated` is looked at with SwiGLU only."""
+    if kind == RELU2:
+        for i in range(hidden.shape[0]):
+            hidden[i] = up[i] * up[i] if up[i] > 0 else np.float32(0)
+    elif kind == SWIGLU:
+        for i in range(hidden.shape[0]):
+            hidden[i] = up[i] / (np.float32(1) + exp2(-LOG2_E * up[i])) * gated[i]
+    else:
+        for i in range(hidden.shape[0]):
+            hidden[i] = up[i] / (np.float32(1) + exp2(-LOG2_E * up[i]))
+
+
+@njit(**FLAGS)
+def activate_rows(plan, begin, end):
+    """The hidden layer between two of its columns. Views begin there: Numba asks of an index that may be negative."""
+    ffn, kind = plan[FFN], plan[ACTIVATION]
+    width, count = 2 * ffn if kind == SWIGLU else ffn, end - begin
+    for r in range(plan[NUM_ROWS]):
+        up = plan[UP] + 4 * (r * width + begin)
+        hidden = floats(plan[HIDDEN] + 4 * (r * (ffn + SPACE) + begin), count)
+        activate(kind, floats(up, count), floats(up + 4 * ffn, count), hidden)
+
+
+@njit(**SUMS)
+def add(base, delta, out):
+    for i in range(out.shape[0]):
+        out[i] = base[i] + delta[i]
+
+
+@njit(**FLAGS)
+def add_delta(plan, normed, begin, end):
+    """stream = base + delta, between two columns. base is the stream itself, with post-norm the sublayer's input."""
+    d_model, count = plan[D_MODEL], end - begin
+    for r in range(plan[NUM_ROWS]):
+        at = 4 * (r * d_model + begin)
+        stream, delta = floats(plan[STREAM] + at, count), floats(plan[DELTA] + at, count)
+        base = floats(normed + 4 * (r * (d_model + SPACE) + begin), count) if plan[NORM] == POST else stream
+        add(base, delta, stream)
+
+
+@njit(**FLAGS)
+def embed(plan, rows, t, threads):
+    d_model = plan[D_MODEL]
+    begin, end = share(plan[NUM_ROWS], 1, t, threads)
+    for r in range(begin, end):
+        row = floats(plan[EMBEDDING] + 4 * rows[IDS, r] * d_model, d_model)
+        stream = floats(plan[STREAM] + 4 * r * d_model, d_model)
+        for i in range(d_model):
+            stream[i] = row[i]
+
+
+@njit(**SUMS)
+def softcap(logits, cap, begin, end):
+    """logits = cap · tanh(logits / cap) between begin and end."""
+    for i in range(begin, end):
+        turned = exp2(logits[i] * (np.float32(2) * LOG2_E / cap))
+        logits[i] = cap - np.float32(2) * cap / (turned + np.float32(1))
+
+
+@njit(**FLAGS)
+def choose(plan, rows, t, threads):
+    """The next ids of this thread's share of the rows."""
+    vocab_size, numbers = plan[VOCAB], floats(plan[NUMBERS], 4)
+    unused = integers(plan[UNUSED], plan[NUM_UNUSED])
+    begin, end = share(plan[NUM_ROWS], 1, t, threads)
+    for r in range(begin, end):
+        logits = floats(plan[LOGITS] + 4 * r * vocab_size, vocab_size)
+        chances = floats(plan[CHANCES] + 4 * t * vocab_size, vocab_size)
+        for i in range(unused.shape[0]):
+            logits[unused[i]] = -np.inf
+        rows[PICKS, r] = pick(
+            logits, numbers[1], plan[TOP_K], numbers[2], plan[KEY], plan[STEP], rows[OWNERS, r], chances
+        )
+
+
+@njit(**FLAGS)
+def cap_logits(plan, begin, end):
+    vocab_size, cap = plan[VOCAB], floats(plan[NUMBERS], 4)[3]
+    if cap > 0:
+        for r in range(plan[NUM_ROWS]):
+            softcap(floats(plan[LOGITS] + 4 * r * vocab_size, vocab_size), cap, begin, end)
+
+
+@njit(**FLAGS)
+def work(plan, rows, sync, t, threads, seen, passed, patience, woken):
+    """One pass for thread 0; for the others all that are called, until none comes for `patience` looks.
+
+    Returns (passes seen, barriers passed), to be given back at the next call; passes seen is −1 when all has ended.
+    All in one function: Numba optimises what a function calls anew with each function that calls it, in turn."""
+    layers, heads, head_dim, d_model = plan[NUM_LAYERS], plan[NUM_HEADS], plan[HEAD_DIM], plan[D_MODEL]
+    ffn, vocab_size, arrangement = plan[FFN], plan[VOCAB], plan[NORM]
+    matrices = integers(plan[MATRICES], COLUMNS * (layers + 1))
+    scratch = plan[SCRATCH] + 4 * t * (TILE + head_dim + plan[MAX_LENGTH] + SPACE)
+    qkv_width = (heads + 2 * plan[NUM_KV_HEADS]) * head_dim
+    up_width = 2 * ffn if plan[ACTIVATION] == SWIGLU else ffn
+    up_size = 4 * ((ffn + 15) // 16 * 16) * d_model  # bytes from the gate's panels to those of what it gates
+    qkv_begin, qkv_end = share(qkv_width, 16, t, threads)
+    begin, end = share(d_model, 16, t, threads)
+    up_begin, up_end = share(ffn, 16, t, threads)
+    head_begin, head_end = share(vocab_size, 16, t, threads)
+    while True:
+        if t > 0:
+            called = next_pass(sync, seen, patience, woken)
+            woken = False
+            if called <= 0:
+                return (seen if called == 0 else -1), passed
+        count, purpose = plan[NUM_ROWS], plan[PURPOSE]
+        if purpose == PACK:
+            pack_weights(plan, t, threads)
+            passed = barrier(sync, passed, threads)
+            seen += 1
+            if t == 0:
+                return seen, passed
+            continue
+        embed(plan, rows, t, threads)
+        passed = barrier(sync, passed, threads)
+        # Post-norm leaves it to the next sublayer to normalise what the one before has summed.
+        norm = 0 if arrangement == PRE else -1
+        for layer in range(layers):
+            at = COLUMNS * layer
+            x = sublayer_input(plan, t, norm)
+            products(
+                matrices[at + QKV], x, d_model, count, qkv_begin, qkv_end, plan[PROJECTED], qkv_width, scratch
+            )
+            passed = barrier(sync, passed, threads)
+            attention(plan, rows, layer, t, threads)
+            passed = barrier(sync, passed, threads)
+            products(
+                matrices[at + OUT], plan[ATTENDED], heads * head_dim, count, begin, end, plan[DELTA], d_model,
+                scratch,
+            )  # fmt: skip
+            add_delta(plan, x, begin, end)
+            if arrangement != NONE:
+                norm += 1
+            if not plan[PARALLEL]:
+                passed = barrier(sync, passed, threads)
+                x = sublayer_input(plan, t, norm)
+            for part in range(up_width // ffn):
+                products(
+                    matrices[at + UP_MATRIX] + part * up_size, x, d_model, count, up_begin, up_end,
+                    plan[UP] + 4 * part * ffn, up_width, scratch,
+                )  # fmt: skip
+            activate_rows(plan, up_begin, up_end)
+            passed = barrier(sync, passed, threads)
+            products(matrices[at + DOWN], plan[HIDDEN], ffn, count, begin, end, plan[DELTA], d_model, scratch)
+            add_delta(plan, x, begin, end)
+            if arrangement != NONE:
+                norm += 1
+            passed = barrier(sync, passed, threads)
+        if purpose == PREDICT:
+            x = sublayer_input(plan, t, norm)
+            products(
+                matrices[COLUMNS * layers], x, d_model, count, head_begin, head_end, plan[LOGITS], vocab_size,
+                scratch,
+            )  # fmt: skip
+            cap_logits(plan, head_begin, head_end)
+            passed = barrier(sync, passed, threads)
+            choose(plan, rows, t, threads)
+            passed = barrier(sync, passed, threads)
+        # After the last barrier nothing of a pass is read: thread 0 may be preparing the next one already.
+        seen += 1
+        if t == 0:
+            return seen, passed

@@ -1,0 +1,127 @@
+"""The choice of the next id on a CPU, compiled: `sampling.sample` for one row, without its sorts of all ids.
+
+In: a row's logits (vocab_size,) fp32. Out: an id. The noise is that of sampling.py, number for number; what counts as
+the nucleus may differ from there by the rounding of a sum, where an id lies on its very edge.
+"""
+
+import numpy as np
+from numba import njit
+
+from lmfast.inference.cpu.vectors import FLAGS, LOG2_E, SUMS, exp2, largest
+
+U27, U30, U31, U41 = (np.uint64(n) for n in (27, 30, 31, 41))
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_FIRST, _MIX_SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
+@njit(**FLAGS)
+def mix(state):
+    """SplitMix64's output function of a uint64."""
+    state = (state ^ (state >> U30)) * _MIX_FIRST
+    state = (state ^ (state >> U27)) * _MIX_SECOND
+    return state ^ (state >> U31)
+
+
+@njit(**FLAGS)
+def row_key(key, step, row):
+    return mix(mix(np.uint64(key) + np.uint64(step) * _GOLDEN) + np.uint64(row))
+
+
+@njit(**FLAGS)
+def exponential(key, token):
+    """Exp(1) for a token of the row with this key."""
+    bits = mix(key + np.uint64(token) * _GOLDEN) >> U41
+    return -np.log((np.float32(np.int64(bits)) + np.float32(0.5)) * np.float32(2.0**-23))
+
+
+@njit(**SUMS)
+def weigh(logits, top, inverse_temperature, weights):
+    """weights = exp((logits − top) / temperature); their sum."""
+    for i in range(logits.shape[0]):
+        weights[i] = exp2((logits[i] - top) * inverse_temperature * LOG2_E)
+    return sum_of(weights)
+
+
+@njit(**SUMS)
+def sum_of(values):
+    total = np.float32(0)
+    for i in range(values.shape[0]):
+        total += values[i]
+    return total
+
+
+@njit(**FLAGS)
+def sink(weights, heap, count, place):
+    """Puts heap[place] where it belongs among heap[:count]: larger weights above, of equal ones the lower id."""
+    moving = heap[place]
+    while 2 * place + 1 < count:
+        child = 2 * place + 1
+        if child + 1 < count and above(weights, heap[child + 1], heap[child]):
+            child += 1
+        if not above(weights, heap[child], moving):
+            break
+        heap[place] = heap[child]
+        place = child
+    heap[place] = moving
+
+
+@njit(**FLAGS)
+def above(weights, i, j):
+    return weights[i] > weights[j] or (weights[i] == weights[j] and i < j)
+
+
+@njit(**FLAGS)
+def keep_largest(weights, floor, at_most, wanted):
+    """Sets weights (n,) to 0 but for the fewest largest that sum to `wanted`, and `at_most` so many (and equals of the
+    last of those). What is below `floor` is not looked at; of the rest a heap gives the largest, one by one, so that
+    only what is kept is sorted: a few ids of a trained model."""
+    heap = np.empty(weights.shape[0], np.int64)
+    count = 0
+    for i in range(weights.shape[0]):
+        if weights[i] >= floor and weights[i] > 0:
+            heap[count] = i
+            count += 1
+        else:
+            weights[i] = np.float32(0)
+    for place in range(count // 2 - 1, -1, -1):
+        sink(weights, heap, count, place)
+    total, taken = 0.0, 0
+    last = np.float32(0)
+    while count > 0 and total < wanted and (taken < at_most or weights[heap[0]] == last):
+        top = heap[0]
+        last = weights[top]
+        total += last
+        taken += 1
+        count -= 1
+        heap[0] = heap[count]
+        sink(weights, heap, count, 0)
+    for place in range(count):
+        weights[heap[place]] = np.float32(0)
+
+
+@njit(**FLAGS)
+def pick(logits, temperature, top_k, top_p, key, step, row, weights):
+    """The next id of sequence `row` at `step`; top_k 0 and top_p 1 keep all; weights (vocab_size,) is scratch."""
+    top = largest(logits.ctypes.data, logits.shape[0])
+    if temperature == 0.0:
+        for i in range(logits.shape[0]):
+            if logits[i] == top:
+                return i
+        return 0
+    size = logits.shape[0]
+    total = weigh(logits, top, np.float32(1.0 / temperature), weights)
+    if 0 < top_k < size:
+        keep_largest(weights, np.float32(0), top_k, np.inf)
+        total = sum_of(weights)
+    if top_p < 1.0:
+        # So small that all of them together do not reach what the nucleus may leave out.
+        floor = np.float32((1.0 - top_p) * total / size)
+        keep_largest(weights, floor, size, top_p * total)
+    chosen, best = 0, np.float32(-1)
+    own = row_key(key, step, row)
+    for i in range(size):
+        if weights[i] > 0:
+            value = weights[i] / exponential(own, i)
+            if value > best:
+                chosen, best = i, value
+    return chosen

@@ -1,0 +1,407 @@
+"""The bytes of one pretoken to its ids, by the merges alone: what the encoder does where its cache misses.
+
+In: the pretoken's bytes, the ids of the 256 bytes, and the merges as tables from a pair of ids to (rank, new
+id). Out: ids (uint32). The merge of lowest rank goes first, the leftmost where ranks are equal.
+
+Up to `SHORT` bytes the least rank is found by looking at all of them; longer pretokens use a heap. From `HUGE` bytes
+on positions lie in one list for each rank and a rank is done from left to right: a heap of a million positions is
+a walk through memory for each merge (four times the length took nine times as long), the lists are read in order.
+
+What this costs is memory: two lookups a merge, most of which find nothing. A filter of one 64-bit word a pair, two
+bits of it (64 KiB for 32,000 merges), answers nearly all of those without touching the table, and the table has
+all there is to know about a merge in one row of 16 bytes. A word of ten bytes takes 220 ns, about 40 a merge, which
+is the chain from one lookup to the next: finding the least without a branch and neighbours without a branch (trees of
+comparisons, sentinels) changed nothing.
+"""
+
+import numpy as np
+from numba import njit
+
+from lmfast.tokenizer.compiled.code_cache import enable_cache
+from lmfast.tokenizer.compiled.intrinsics import (
+    ALL_ONES,
+    U0,
+    U1,
+    U32,
+    aligned_words,
+    leading_zeros,
+    load_u64,
+    trailing_zeros,
+    want_huge_pages,
+)
+
+SHORT = 64  # bytes; the set of symbols still there is one word
+HUGE = 1 << 13  # bytes; from here on lists by rank, whose arrays over all ranks are worth their making
+MAX_ID = (1 << 29) - 1
+MAX_MERGES = 1 << 26
+NO_PAIR = ALL_ONES
+NO_RANK = np.uint64(0xFFFFFFFF)
+NO_POSITION = 0xFFFFFFFF
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+_SIX = np.uint64(6)
+_POSITION_MASK = np.uint64(63)
+_LOW_HALF = np.uint64(0xFFFFFFFF)
+
+# Merges compiled for looking up, as a plain tuple (Numba takes ten times as long to recognise a named one at each
+# call). A merge's value is rank << 32 | new id.
+#   byte_ids    uint32 (256,)
+#   byte_pairs  uint64 (65536,), the values of two bytes, indexed by the little-endian word they make
+#   filter      uint64, a blocked Bloom filter, two bits a pair in the word that its hash chooses
+#   rows        uint64, open addressing, two words a row: left << 32 | right, and the value
+#   shifts      uint64 (3,), how a hash gives a word of the filter, and a row; and how many ranks there are if each
+#               is above those that made its parts, else 0
+# The tables of a vocabulary whose pretokens are looked up whole have more behind these (whole_pretokens.py).
+MergeTables = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+@njit(inline="always")
+def _hash(left, right):
+    key = np.uint64(left) << U32 | np.uint64(right)
+    return key, (key ^ key >> np.uint64(29)) * _MIX
+
+
+@njit(inline="always")
+def _filter_bits(hashed):
+    return U1 << (hashed & _POSITION_MASK) | U1 << (hashed >> _SIX & _POSITION_MASK)
+
+
+@njit(inline="always")
+def find_pair(pair_filter, rows, filter_shift, row_shift, left, right):
+    """The value of a pair of ids, or NO_PAIR."""
+    key, hashed = _hash(left, right)
+    bits = _filter_bits(hashed)
+    if pair_filter[hashed >> filter_shift] & bits != bits:
+        return NO_PAIR
+    mask = np.uint64((rows.shape[0] >> 1) - 1)
+    slot = hashed >> row_shift
+    while True:
+        row = np.int64(slot << U1)
+        found = load_u64(rows, row)
+        if found == key:
+            return load_u64(rows, row + 1)
+        if found == NO_PAIR:
+            return NO_PAIR
+        slot = (slot + U1) & mask
+
+
+@njit(nogil=True)
+def _fill(tables, triples):
+    """Enters all merges (n, 3); of equal pairs the first counts."""
+    byte_ids, byte_pairs, pair_filter, rows, shifts = tables
+    mask = np.uint64((rows.shape[0] >> 1) - 1)
+    for rank in range(triples.shape[0]):
+        left, right, new = triples[rank]
+        if find_pair(pair_filter, rows, shifts[0], shifts[1], left, right) != NO_PAIR:
+            continue
+        key, hashed = _hash(left, right)
+        pair_filter[hashed >> shifts[0]] |= _filter_bits(hashed)
+        slot = hashed >> shifts[1]
+        while rows[np.int64(slot << U1)] != NO_PAIR:
+            slot = (slot + U1) & mask
+        rows[np.int64(slot << U1)] = key
+        rows[np.int64(slot << U1) + 1] = np.uint64(rank) << U32 | np.uint64(new)
+    for first in range(256):
+        for second in range(256):
+            found = find_pair(pair_filter, rows, shifts[0], shifts[1], byte_ids[first], byte_ids[second])
+            byte_pairs[first | second << 8] = found
+
+
+def _parts_come_first(triples: np.ndarray) -> bool:
+    """Whether every merge's parts are made by merges of lower rank only, as training gives them: then no merge makes
+    a pair of lower rank than its own."""
+    ranks = np.arange(len(triples))
+    made_last = np.full(int(triples.max(initial=0)) + 1, -1)
+    np.maximum.at(made_last, triples[:, 2], ranks)
+    return bool((made_last[triples[:, :2]] < ranks[:, None]).all())
+
+
+def merge_tables(triples: np.ndarray, byte_ids: np.ndarray) -> MergeTables:
+    """Tables for merges (n, 3) int64: ids of left, right and result, in the order of their ranks."""
+    enable_cache(_fill)
+    row_bits = max(8, (2 * len(triples)).bit_length())
+    filter_bits = row_bits - 3  # 16 bits a merge or more
+    rows = aligned_words(2 << row_bits)
+    rows[:] = NO_PAIR
+    ordered = len(triples) if _parts_come_first(triples) else 0
+    shifts = np.array([64 - filter_bits, 64 - row_bits, ordered], np.uint64)
+    tables = (byte_ids, aligned_words(1 << 16), aligned_words(1 << filter_bits), rows, shifts)
+    _fill(tables, triples)
+    return tables
+
+
+@njit(inline="always")
+def merge_short(data, start, length, tables, values, out, at):
+    """Writes the ids of data[start:start+length] to out[at:]; returns how many. `values`: 128 uint64, scratch.
+
+    `alive` has a bit for each byte where a symbol begins. For each of them `values` has the rank of the merge with
+    its right neighbour, << 6, and the position: the least says which merge is next, and where; 64 on stands
+    what it makes."""
+    byte_ids, byte_pairs, pair_filter, rows, shifts = tables[:5]
+    filter_shift, row_shift = shifts[0], shifts[1]
+    last = np.uint64(length - 1)
+    base = np.uint64(at)
+    for i in range(np.uint64(length)):
+        out[base + i] = byte_ids[data[np.uint64(start) + i]]
+    for i in range(last):
+        value = byte_pairs[load_u64(data, start + np.int64(i)) & np.uint64(0xFFFF)]
+        values[i] = value >> U32 << _SIX | i
+        values[i + np.uint64(64)] = value & _LOW_HALF
+    values[last] = NO_RANK << _SIX
+    alive = ALL_ONES >> np.uint64(64 - length)
+    while True:
+        best = NO_RANK << _SIX
+        rest = alive
+        while rest != U0:
+            best = min(best, values[np.uint64(trailing_zeros(rest))])
+            rest &= rest - U1
+        if best >= NO_RANK << _SIX:
+            break
+        here = best & _POSITION_MASK
+        new = values[here + np.uint64(64)]
+        out[base + here] = np.uint32(new)
+        behind = alive & ~(ALL_ONES >> (np.uint64(63) - here))
+        alive ^= behind & (~behind + U1)
+        behind &= behind - U1
+        before = alive & ((U1 << here) - U1)
+        if behind != U0:
+            right = out[base + np.uint64(trailing_zeros(behind))]
+            value = find_pair(pair_filter, rows, filter_shift, row_shift, new, right)
+            values[here] = value >> U32 << _SIX | here
+            values[here + np.uint64(64)] = value & _LOW_HALF
+        else:
+            values[here] = NO_RANK << _SIX
+        if before != U0:
+            before = np.uint64(63 - leading_zeros(before))
+            value = find_pair(pair_filter, rows, filter_shift, row_shift, out[base + before], new)
+            values[before] = value >> U32 << _SIX | before
+            values[before + np.uint64(64)] = value & _LOW_HALF
+    n = 0
+    while alive != U0:
+        out[base + np.uint64(n)] = out[base + np.uint64(trailing_zeros(alive))]
+        alive &= alive - U1
+        n += 1
+    return n
+
+
+@njit
+def _sift_down(heap, size, i):
+    item = heap[i]
+    while True:
+        child = 2 * i + 1
+        if child >= size:
+            break
+        if child + 1 < size and heap[child + 1] < heap[child]:
+            child += 1
+        if heap[child] >= item:
+            break
+        heap[i] = heap[child]
+        i = child
+    heap[i] = item
+
+
+@njit
+def _push(heap, size, item):
+    i = size
+    while i > 0:
+        parent = (i - 1) >> 1
+        if heap[parent] <= item:
+            break
+        heap[i] = heap[parent]
+        i = parent
+    heap[i] = item
+
+
+@njit
+def _list_up(lists, rank, position, size):
+    """Appends entry number `size`, a position, to its rank's list; returns whether the list was empty."""
+    first, last, positions, following = lists
+    positions[size] = position
+    following[size] = NO_POSITION
+    empty = first[rank] == NO_POSITION
+    if empty:
+        first[rank] = size
+    else:
+        following[last[rank]] = size
+    last[rank] = size
+    return empty
+
+
+@njit
+def _merge_huge(data, start, length, tables, out, at):
+    """The same for any length below 2^30, in time that grows with the length, where ranks are in order
+    (`_parts_come_first`): a merge only lists positions under ranks above its own, so a rank is done once.
+
+    All merges of a rank come first, from left to right, and then the pairs that they made, so that a run of one letter
+    lists no pair that the next merge breaks. Lists are chained in the order in which positions were found: rising,
+    unless several ranks met in one. The symbols themselves stand in `out`, and there is one block of memory, in huge
+    pages where the system has them: at four million bytes, small ones were half of the time.
+
+    Looking a pair up and listing it stands here three times: in a function of its own, inlined by Numba or not, with a
+    tuple or with arrays, it made all of this 2.5 times as slow (docs/LOG.md)."""
+    byte_ids, _, pair_filter, rows, shifts = tables[:5]
+    filter_shift, row_shift = shifts[0], shifts[1]
+    num_ranks = np.int64(shifts[2])
+    block = np.empty(10 * length, np.uint32)
+    want_huge_pages(block)
+    ranks = block[:length]  # of the pair that begins here
+    after = block[length : 2 * length]
+    before = block[2 * length : 3 * length]
+    batch = block[3 * length : 4 * length]
+    entries = (block[4 * length : 7 * length], block[7 * length :])  # a merge lists at most two
+    first = np.full(num_ranks, NO_POSITION, np.uint32)
+    lists = (first, np.empty(num_ranks, np.uint32), *entries)
+    heap = np.empty(num_ranks, np.uint64)  # ranks whose list is not empty
+    waiting = 0
+    listed = 0
+    for i in range(length):
+        out[at + i] = byte_ids[data[start + i]]
+        after[i] = i + 1
+        before[i] = np.uint32(i - 1)  # of the first: NO_POSITION
+    ranks[length - 1] = NO_RANK
+    for i in range(length - 1):
+        value = find_pair(pair_filter, rows, filter_shift, row_shift, out[at + i], out[at + i + 1])
+        ranks[i] = np.uint32(value >> U32)
+        if value != NO_PAIR:
+            if _list_up(lists, np.int64(value >> U32), i, listed):
+                _push(heap, waiting, value >> U32)
+                waiting += 1
+            listed += 1
+    while waiting > 0:
+        rank = np.int64(heap[0])
+        waiting -= 1
+        heap[0] = heap[waiting]
+        if waiting > 0:
+            _sift_down(heap, waiting, 0)
+        count = 0
+        rising = True
+        entry = np.int64(first[rank])
+        first[rank] = NO_POSITION
+        while entry != NO_POSITION:
+            here = entries[0][entry]
+            if ranks[here] == rank:
+                rising &= count == 0 or batch[count - 1] < here
+                batch[count] = here
+                count += 1
+            entry = np.int64(entries[1][entry])
+        if count == 0:
+            continue
+        if not rising:
+            batch[:count].sort()
+        i = np.int64(batch[0])
+        value = find_pair(
+            pair_filter, rows, filter_shift, row_shift, out[at + i], out[at + np.int64(after[i])]
+        )
+        new = np.uint32(value & _LOW_HALF)
+        merged = 0
+        for k in range(count):
+            i = np.int64(batch[k])
+            if ranks[i] != rank:
+                continue  # the merge before took its first symbol
+            gone = np.int64(after[i])
+            right = np.int64(after[gone])
+            out[at + i] = new
+            ranks[i] = NO_RANK
+            ranks[gone] = NO_RANK
+            after[i] = right
+            if right < length:
+                before[right] = i
+            batch[merged] = i
+            merged += 1
+        for k in range(merged):
+            i = np.int64(batch[k])
+            left = np.int64(before[i])
+            # A left neighbour that this rank made has listed the pair as its right one already.
+            if left != NO_POSITION and (k == 0 or left != batch[k - 1]):
+                value = find_pair(pair_filter, rows, filter_shift, row_shift, out[at + left], new)
+                ranks[left] = np.uint32(value >> U32)
+                if value != NO_PAIR:
+                    if _list_up(lists, np.int64(value >> U32), left, listed):
+                        _push(heap, waiting, value >> U32)
+                        waiting += 1
+                    listed += 1
+            right = np.int64(after[i])
+            if right < length:
+                value = find_pair(pair_filter, rows, filter_shift, row_shift, new, out[at + right])
+                ranks[i] = np.uint32(value >> U32)
+                if value != NO_PAIR:
+                    if _list_up(lists, np.int64(value >> U32), i, listed):
+                        _push(heap, waiting, value >> U32)
+                        waiting += 1
+                    listed += 1
+    n = 0
+    i = 0
+    while i < length:
+        out[at + n] = out[at + i]
+        n += 1
+        i = np.int64(after[i])
+    return n
+
+
+@njit
+def merge_long(data, start, length, tables, out, at):
+    """For more than `SHORT` bytes: by lists where they are worth it and ranks are in order, else by a heap."""
+    if length >= HUGE and tables[4][2] > U0:
+        return _merge_huge(data, start, length, tables, out, at)
+    return _merge_by_heap(data, start, length, tables, out, at)
+
+
+@njit
+def _merge_by_heap(data, start, length, tables, out, at):
+    """Any length below 2^32: a heap of rank << 32 | position, a linked list of symbols.
+
+    A heap entry is stale when the pair at its position is no longer the one it was made for: `values` holds
+    each position's present pair. A merge takes one and makes at most two, so 2 * length are enough."""
+    byte_ids, _, pair_filter, rows, shifts = tables[:5]
+    filter_shift, row_shift = shifts[0], shifts[1]
+    ids = np.empty(length, np.uint32)
+    values = np.empty(length, np.uint64)
+    after = np.empty(length, np.uint32)
+    before = np.empty(length, np.uint32)
+    heap = np.empty(2 * length, np.uint64)
+    size = 0
+    for i in range(length):
+        ids[i] = byte_ids[data[start + i]]
+        after[i] = i + 1
+        before[i] = np.uint32(i - 1)  # of the first: NO_POSITION
+        values[i] = NO_PAIR
+    for i in range(length - 1):
+        values[i] = find_pair(pair_filter, rows, filter_shift, row_shift, ids[i], ids[i + 1])
+        if values[i] != NO_PAIR:
+            heap[size] = values[i] >> U32 << U32 | np.uint64(i)
+            size += 1
+    for i in range((size >> 1) - 1, -1, -1):
+        _sift_down(heap, size, i)
+    while size > 0:
+        item = heap[0]
+        size -= 1
+        heap[0] = heap[size]
+        if size > 0:
+            _sift_down(heap, size, 0)
+        i = np.int64(item & _LOW_HALF)
+        if values[i] >> U32 != item >> U32:
+            continue
+        gone = np.int64(after[i])
+        ids[i] = np.uint32(values[i] & _LOW_HALF)
+        values[gone] = NO_PAIR
+        after[i] = after[gone]
+        values[i] = NO_PAIR
+        right = np.int64(after[i])
+        if right < length:
+            before[right] = i
+            values[i] = find_pair(pair_filter, rows, filter_shift, row_shift, ids[i], ids[right])
+            if values[i] != NO_PAIR:
+                _push(heap, size, values[i] >> U32 << U32 | np.uint64(i))
+                size += 1
+        left = np.int64(before[i])
+        if left != NO_POSITION:
+            values[left] = find_pair(pair_filter, rows, filter_shift, row_shift, ids[left], ids[i])
+            if values[left] != NO_PAIR:
+                _push(heap, size, values[left] >> U32 << U32 | np.uint64(left))
+                size += 1
+    n = 0
+    i = 0
+    while i < length:
+        out[at + n] = ids[i]
+        n += 1
+        i = np.int64(after[i])
+    return n

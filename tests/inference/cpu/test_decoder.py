@@ -1,0 +1,163 @@
+"""The compiled pass against the model's own."""
+
+import dataclasses
+import threading
+
+import pytest
+import torch
+
+from lmfast.inference.cpu.decoder import READ_ROWS, CpuDecoder, why_not
+from lmfast.inference.decode import generate
+from lmfast.inference.sampling import Sampling
+from lmfast.model.config import ModelConfig
+from lmfast.model.transformer import TransformerLM
+
+SHAPE = ModelConfig(vocab_size=61, context_length=90, d_model=32, num_layers=2, num_heads=4, d_ff=40)
+SHAPES = [
+    {},
+    {"num_kv_heads": 2},
+    {"num_kv_heads": 1, "qk_norm": True},
+    {"norm": "post"},
+    {"norm": "none"},
+    {"position": "none"},
+    {"ffn": "silu"},
+    {"ffn": "relu2"},
+    {"parallel_block": True},
+    {"tie_embeddings": True},
+    {"value_embeddings": True, "num_kv_heads": 2, "num_layers": 3},
+    {"logit_softcap": 3.0},
+    {"sliding_window": 5, "num_layers": 3, "window_pattern": "SL"},
+    {"sliding_window": 33, "num_kv_heads": 1},
+    {"d_model": 36, "num_heads": 6, "d_ff": 27, "vocab_size": 17},  # nothing a multiple of 16
+    {"d_model": 64, "num_heads": 1, "num_layers": 1},
+]
+
+
+def build(**changes) -> TransformerLM:
+    torch.manual_seed(0)
+    model = TransformerLM(dataclasses.replace(SHAPE, **changes)).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() == 1 or "value_weight" in name:  # norms and such begin at 1, all alike
+                weight.add_(torch.randn_like(weight) * 0.2)
+    return model
+
+
+def prompts(count: int, vocab_size: int = 17, longest: int = 80) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(count)
+    lengths = torch.randint(1, longest, (count,), generator=generator).tolist()
+    lengths[0] = longest
+    return [torch.randint(0, vocab_size, (n,), generator=generator).tolist() for n in lengths]
+
+
+@torch.inference_mode()
+def logits_of(model, rows: list[list[int]], threads: int, steps: int = 4) -> torch.Tensor:
+    """Logits (steps, batch, vocab_size) of greedy steps."""
+    decoder = CpuDecoder(model, len(rows), Sampling(0.0), threads)
+    try:
+        decoder.read(dict(enumerate(rows)))
+        found = []
+        for number in range(steps):
+            decoder.step(list(range(len(rows))), number)
+            found.append(torch.from_numpy(decoder.logits.copy()))
+        return torch.stack(found)
+    finally:
+        decoder.close()
+
+
+@pytest.mark.parametrize("changes", SHAPES, ids=str)
+@torch.inference_mode()
+def test_logits_are_the_model_s(changes):
+    model, rows = build(**changes), prompts(5)
+    found = logits_of(model, rows, threads=2)
+    rows = [list(row) for row in rows]
+    for logits in found:
+        for row, ours in zip(rows, logits, strict=True):
+            theirs = model(torch.tensor([row]))[0, -1]
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=2e-5)
+            row.append(int(ours.argmax()))
+
+
+def test_threads_and_company_change_no_bit():
+    model, rows = build(num_kv_heads=2), prompts(READ_ROWS + 3, longest=30)
+    whole = logits_of(model, rows, threads=1)
+    for threads in (2, 3, 7):
+        assert torch.equal(logits_of(model, rows, threads), whole)
+    for b in (0, 5, READ_ROWS + 2):
+        assert torch.equal(logits_of(model, [rows[b]], 2)[:, 0], whole[:, b])
+
+
+@torch.inference_mode()
+def test_some_go_on_while_others_begin_anew():
+    model, rows = build(), prompts(4)
+    decoder = CpuDecoder(model, 4, Sampling(0.0), 2)
+    decoder.read(dict(enumerate(rows)))
+    first = decoder.step([0, 1, 2, 3], 0)()
+    decoder.read({2: [7, 8, 9]})
+    second = decoder.step([1, 2], 1)()
+    logits = torch.from_numpy(decoder.logits.copy())
+    decoder.close()
+    for ours, ids in zip(logits, ([*rows[1], first[1]], [7, 8, 9]), strict=False):
+        torch.testing.assert_close(ours, model(torch.tensor([ids]))[0, -1], rtol=1e-5, atol=2e-5)
+    assert second == logits[:2].argmax(-1).tolist()
+
+
+def test_a_team_sleeps_wakes_and_goes_home(monkeypatch):
+    monkeypatch.setattr("lmfast.inference.cpu.decoder.PATIENCE", 1)  # asleep after each pass
+    before = threading.active_count()
+    model = build()
+    rows = prompts(2, longest=40)
+    expected = logits_of(model, rows, threads=1, steps=30)
+    assert torch.equal(logits_of(model, rows, threads=3, steps=30), expected)
+    assert threading.active_count() == before
+
+
+def test_a_sequence_longer_than_its_cache_is_refused():
+    decoder = CpuDecoder(build(), 1, Sampling(0.0), 1)
+    decoder.read({0: [1] * 90})
+    decoder.step([0], 0)
+    with pytest.raises(ValueError, match="sequence 0 of 91 ids"):
+        decoder.step([0], 1)
+    with pytest.raises(ValueError, match="sequence 0 of 91 ids"):
+        decoder.read({0: [1] * 92})
+
+
+def test_a_stream_that_is_left_ends_its_team():
+    from lmfast.inference.decode import stream
+
+    torch.set_num_threads(2)
+    try:
+        before = threading.active_count()
+        steps = stream(build(), [[1, 2]], 50, temperature=0.0)
+        next(steps)
+        assert threading.active_count() == before + 1
+        steps.close()
+        assert threading.active_count() == before
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_trained_on_weights_are_read_where_they_are():
+    """No copy is kept between runs: what training changed, generation sees."""
+    model = build()
+    before = generate(model, [[1, 2, 3]], 20, temperature=0.0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(-0.5)
+    after = generate(model, [[1, 2, 3]], 20, temperature=0.0)
+    assert after == generate(model, [[1, 2, 3]], 20, temperature=0.0, kv_cache=False) != before
+
+
+def test_models_it_does_not_know():
+    assert why_not(build()) is None
+    assert "float32" in why_not(build().double())
+    assert why_not(build().to("meta")) == "it is not on the CPU"
+    assert why_not(build(dropout=0.1)) is None
+    assert why_not(build(dropout=0.1).train()) == "it drops out"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert "float32" in why_not(build())
+
+
+def test_a_setting_of_tomorrow_is_not_known(monkeypatch):
+    monkeypatch.setattr("lmfast.inference.cpu.decoder._KNOWN", {"vocab_size"})
+    assert why_not(build()) == "its context_length is not known there"

@@ -1,0 +1,74 @@
+"""The compiled choice against its twin in torch."""
+
+import numpy as np
+import pytest
+import torch
+
+from lmfast.inference.cpu.sampling import exponential, keep_largest, pick, row_key
+from lmfast.inference.sampling import Sampling, filter_logits, sample
+from lmfast.inference.sampling import exponential as torch_exponential
+
+
+def picked(logits: torch.Tensor, sampling: Sampling, step: int) -> list[int]:
+    scratch = np.empty(logits.shape[1], np.float32)
+    top_p = 1.0 if sampling.top_p is None else sampling.top_p
+    return [
+        pick(
+            logits[row].numpy(), np.float32(sampling.temperature), sampling.top_k or 0, np.float32(top_p),
+            sampling.key, step, row, scratch,
+        )
+        for row in range(len(logits))
+    ]  # fmt: skip
+
+
+def test_draws_are_the_same():
+    key, rows = Sampling(seed=2**63 + 1).key, torch.tensor([0, 3, 9])
+    expected = torch_exponential(key, 11, rows, 500)
+    keys = [np.uint64(row_key(key, 11, row)) for row in (0, 3, 9)]
+    ours = [[exponential(own, token) for token in range(500)] for own in keys]
+    np.testing.assert_allclose(ours, expected.numpy(), rtol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(0.0,), (1.0,), (0.7, 5), (1.5, None, 0.9), (2.0, 40, 0.5), (1e-4, None, 0.95), (50.0, 3, 0.999)],
+    ids=str,
+)
+@pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])
+def test_choices_are_the_same(options, scale):
+    torch.manual_seed(1)
+    for step in range(20):
+        logits = torch.randn(8, 300) * scale
+        sampling = Sampling(*options, seed=step)
+        assert picked(logits, sampling, step) == sample(logits, sampling, step).tolist()
+
+
+def test_the_lowest_of_equals_is_chosen():
+    assert picked(torch.tensor([[1.0, 3.0, 3.0, 2.0]]), Sampling(0.0), 0) == [1]
+    assert picked(torch.zeros(1, 50), Sampling(1.0, None, 1e-9), 0) == [0]
+    assert picked(torch.full((1, 5), float("nan")), Sampling(0.0), 0) == [0]
+
+
+def test_what_is_kept_is_what_the_twin_keeps():
+    torch.manual_seed(0)
+    for count in (1, 2, 7, 100, 1000):
+        for top_p in (0.01, 0.3, 0.9, 0.999):
+            logits = (torch.randn(count) * 3).round()  # many equals
+            weights = logits.double().softmax(-1).float().numpy()
+            floor = np.float32((1 - top_p) / count)
+            keep_largest(weights, floor, count, top_p)
+            expected = filter_logits(logits.double()[None], None, top_p)[0].isfinite().tolist()
+            assert (weights > 0).tolist() == expected, (count, top_p)
+
+
+def test_top_k_keeps_equals_of_the_last():
+    weights = np.array([0.1, 0.3, 0.2, 0.2, 0.2], np.float32)
+    keep_largest(weights, np.float32(0), 2, np.inf)
+    assert (weights > 0).tolist() == [False, True, True, True, True]
+
+
+def test_the_smallest_temperatures_are_no_nan():
+    logits = torch.tensor([[0.5, 2.0, 1.0, 2.0], [0.0, -3.0, -1.0, -2.0]])
+    for temperature in (1e-30, 1.2e-38, 1e-39, 1e-45, 1e-46, 1e-300):
+        sampling = Sampling(temperature, seed=1)
+        assert picked(logits, sampling, 0) == sample(logits, sampling, 0).tolist()

@@ -1,0 +1,180 @@
+"""Scanners against `regex`: every code point in many surroundings, random strings over hard alphabets, real text."""
+
+import functools
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import regex
+
+from lmfast.tokenizer.chunks import padded
+from lmfast.tokenizer.compiled import scanner
+from lmfast.tokenizer.compiled.code_cache import enable_cache
+from lmfast.tokenizer.patterns import NAMED, code_point_classes
+
+SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
+NAMES = sorted(NAMED)
+
+# What the patterns treat each in its own way, valid and not.
+HARD = [
+    *(b"'", b"s", b"S", b"t", b"l", b"L", b"ll", b"ve", b"RE", b"d", b"m", b"e"),
+    *(b" ", b"  ", b"\n", b"\r", b"\r\n", b"\t", b"\x0b", b"\x1c", b"\x00", b"\x7f"),
+    *(b"a", b"B", b"9", b"12", b"!", b"/", b"_", b"abcdefgh", b"ABCDEFGHI", b"x" * 70),
+    *(c.encode() for c in "ſéÉДжǅʰªª漢中²Ⅷ٣\u0301\u0903\u00a0\u0085\u2003\u3000\u2028\ufeff😀𝐀𝟘\U0010ffff"),
+    *(
+        b"\x80",
+        b"\xff",
+        b"\xc3",
+        b"\xc0\x80",
+        b"\xe2\x82",
+        b"\xed\xa0\x80",
+        b"\xf0\x9f",
+        b"\xf0\x9f\x98",
+        b"\xf4\x90",
+    ),
+]
+
+
+def scan(name: str, text: bytes, room: int = 1 << 16, spans=()) -> list[int]:
+    """All ends, through the block scanner, `room` at a time."""
+    function = getattr(scanner, f"scan_{name}")
+    enable_cache(function)
+    data, cursor = padded(text), np.array([0, 0])
+    bounds = np.empty(room, np.int64)
+    ends = []
+    while True:
+        count = function(data, len(text), np.array(spans, np.int64), cursor, code_point_classes(), bounds)
+        if not count:
+            assert cursor[0] == len(text)
+            return ends
+        ends += bounds[:count].tolist()
+
+
+@functools.cache
+def compiled(name: str):
+    return regex.compile(NAMED[name].regex)
+
+
+def expected(name: str, text: bytes) -> list[int]:
+    decoded = text.decode("utf-8", "surrogateescape")
+    ends, at = [], 0
+    for match in compiled(name).finditer(decoded):
+        at += len(match.group().encode("utf-8", "surrogateescape"))
+        ends.append(at)
+    assert at == len(text)
+    return ends
+
+
+def random_text(rng: random.Random) -> bytes:
+    alphabet = rng.sample(HARD, rng.randint(1, 8))
+    return b"".join(rng.choice(alphabet) for _ in range(rng.choice((3, 8, 20, 60))))
+
+
+def check_random_strings(name: str, count: int, seed: int) -> None:
+    rng = random.Random(seed)
+    for _ in range(count):
+        text = random_text(rng)
+        assert scan(name, text) == expected(name, text), text
+
+
+AROUND = ["{}", "a{}", "{}a", "a{}b", "A{}b", "1{}", "{}1", " {}", "{} ", "  {}x", "{}{}", "'{}", "{}'s", "x'{}",
+          "!{}", "{}!", "\n{}", "{}\n", "\t{}a", "\u0301{}", "a\u0301{}B", "12{}34"]  # fmt: skip
+
+
+def check_code_points(name: str, points: list[int]) -> None:
+    """Each code point alone and beside letters, digits, spaces, apostrophes, newlines and marks.
+
+    Each surrounding is a text of its own: spans of special tokens lie between them, 256 code points a call."""
+    for begin in range(0, len(points), 256):
+        pieces = [
+            form.replace("{}", chr(point)).encode()
+            for point in points[begin : begin + 256]
+            if not 0xD800 <= point < 0xE000
+            for form in AROUND
+        ]
+        text, spans, wanted = bytearray(), [], []
+        for piece in pieces:
+            wanted += [len(text) + end for end in expected(name, piece)]
+            text += piece + b"\0"
+            spans += [len(text) - 1, len(text)]
+            wanted.append(-len(text))
+        assert scan(name, bytes(text), spans=spans) == wanted, f"U+{points[begin]:04X} and the 255 after it"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hard_input(name):
+    for text in (
+        b"", b" ", b"\n" * 10000, b"x" * 1_000_000, b"'s" * 10000, b"today\n \n", b"today\n ",
+        b"a \n\n  b", "\x85".encode(),
+        "a\u00a0b\u2003\u2003c".encode(), b"a\x1cb", "'ſ".encode(), b"they'LL they'll", b"\x80" * 300, b"a" * 15,
+        b"a" * 16, b"a" * 63, b"a" * 64, b"a" * 65, b"a" * 65535, b"a" * 65536,
+        b" " * 64, b" " * 65 + b"a", "\u0301abc".encode(),
+        b"ab" * 31 + b"'s " * 30, b"word\r\nword\r\n", b"caf\xc3", b"\xe2\x82", b"\xf0\x9f\x98",
+    ):  # fmt: skip
+        assert scan(name, text) == expected(name, text), text[:80]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_random_strings_over_hard_alphabets(name):
+    check_random_strings(name, 4000, seed=1)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", NAMES)
+def test_200_000_random_strings(name):
+    check_random_strings(name, 200_000, seed=2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sample_of_code_points_beside_everything(name):
+    rng = random.Random(3)
+    check_code_points(name, [*range(0x250), 0x17F, 0x2028, 0x3000, *rng.sample(range(0x250, 0x110000), 300)])
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", NAMES)
+def test_every_code_point_beside_everything(name):
+    check_code_points(name, list(range(0x110000)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("position", range(0, 64, 7))
+def test_every_alignment_of_what_cannot_be_trusted_in_a_block(name, position):
+    for piece in (b"'s ", b"  x", "é'll".encode(), b"\n\n a", b"\x80'd", "\u2003 z".encode()):
+        text = b"ab " * 30
+        text = text[:position] + piece + text[position:]
+        assert scan(name, text) == expected(name, text), text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_little_room_gives_the_same_ends(name):
+    rng = random.Random(4)
+    text = b" ".join(random_text(rng) for _ in range(200))
+    assert scan(name, text, room=scanner.MAX_ENDS_PER_STEP) == expected(name, text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_special_tokens_are_walls_and_their_ends_negative(name):
+    text = b"a <x><x> b  <x>"
+    ends = scan(name, text, spans=[2, 5, 5, 8, 12, 15])
+    assert ends == [1, 2, -5, -8, 10, 12, -15]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("file", ["udhr_multilingual.txt", "dickens.txt"])
+def test_real_text(name, file):
+    if not (SHARED / file).exists():
+        pytest.skip(f"{SHARED / file} is not there")
+    text = (SHARED / file).read_bytes()[: 1 << 20]
+    assert scan(name, text) == expected(name, text)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("file", ["udhr_multilingual.txt", "dickens.txt"])
+def test_real_text_to_its_end(name, file):
+    if not (SHARED / file).exists():
+        pytest.skip(f"{SHARED / file} is not there")
+    text = (SHARED / file).read_bytes()
+    assert scan(name, text) == expected(name, text)
