@@ -15,12 +15,12 @@ from typing import Annotated, Literal
 
 import tyro
 
+from lmfast.cli.arguments import unescaped
 from lmfast.errors import UserError, exit_on_user_error
 from lmfast.files import read_text
 from lmfast.model import compile_cache
 from lmfast.settings import parse, precision_of
 from lmfast.streams import input_is_piped, standard_input, standard_output
-from lmfast.tokenizer.arguments import unescaped
 
 
 @dataclass(frozen=True)

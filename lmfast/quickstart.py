@@ -9,9 +9,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from lmfast.cli.arguments import Parser
 from lmfast.errors import exit_on_user_error
 from lmfast.files import empty_folder
-from lmfast.tokenizer.arguments import Parser
 
 FOLDER = Path("runs/quickstart")
 

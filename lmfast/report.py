@@ -4,8 +4,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lmfast.cli.arguments import Parser
 from lmfast.errors import UserError, exit_on_user_error
-from lmfast.tokenizer.arguments import Parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -9,8 +9,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from lmfast.errors import exit_on_user_error
-from lmfast.tokenizer.arguments import (
+from lmfast.cli.arguments import (
     Parser,
     add_engine,
     add_tokenizer,
@@ -21,6 +20,7 @@ from lmfast.tokenizer.arguments import (
     unescaped,
     with_dashes,
 )
+from lmfast.errors import exit_on_user_error
 
 
 def share(text: str) -> float:
@@ -114,7 +114,7 @@ def main(words: Sequence[str] | None = None) -> None:
     with exit_on_user_error():
         arguments = build_parser().parse_args(with_dashes(sys.argv[1:] if words is None else words))
         set_log_level()
-        module = importlib.import_module("lmfast.data.commands")
+        module = importlib.import_module("lmfast.cli.data.commands")
         getattr(module, arguments.command)(arguments)
 
 

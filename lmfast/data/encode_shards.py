@@ -25,7 +25,7 @@ import numpy as np
 
 from lmfast.data.sources import DOCUMENT_END, Shard, documents
 from lmfast.files import written_beside
-from lmfast.tokenizer.engines import Stamps
+from lmfast.sharding.engines import Stamps
 from lmfast.tokenizer.sharding import open_shared
 
 if TYPE_CHECKING:

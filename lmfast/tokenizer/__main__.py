@@ -1,6 +1,6 @@
 """python -m lmfast.tokenizer train|encode|decode|inspect|count|compression: the command line, and nothing else.
 
-Words are parsed here with argparse (`--help` answers at once: no numpy, no numba), work is done in commands.py,
+Words are parsed here with argparse (`--help` answers at once: no numpy, no numba), work is done in cli/tokenizer/commands.py,
 inspecting.py and measuring.py. Bad input is one line on stderr and exit code 2. LOG_LEVEL=DEBUG shows the most frequent
 pretokens and every pair as it is chosen. `--vocab-size` may be spelt `--vocab_size`, and so on.
 """
@@ -9,8 +9,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from lmfast.errors import exit_on_user_error
-from lmfast.tokenizer.arguments import (
+from lmfast.cli.arguments import (
     Parser,
     add_engine,
     add_tokenizer,
@@ -22,6 +21,7 @@ from lmfast.tokenizer.arguments import (
     set_log_level,
     with_dashes,
 )
+from lmfast.errors import exit_on_user_error
 
 
 def build_parser() -> Parser:
@@ -114,7 +114,7 @@ def main(words: Sequence[str] | None = None) -> None:
         arguments = build_parser().parse_args(with_dashes(sys.argv[1:] if words is None else words))
         set_log_level()
         home = {"inspect": "inspecting", "count": "measuring", "compression": "measuring"}
-        module = importlib.import_module(f"lmfast.tokenizer.{home.get(arguments.command, 'commands')}")
+        module = importlib.import_module(f"lmfast.cli.tokenizer.{home.get(arguments.command, 'commands')}")
         getattr(module, arguments.command)(arguments)
 
 

@@ -21,10 +21,10 @@ import numpy as np
 
 from lmfast.errors import UserError
 from lmfast.files import locked, written_beside
+from lmfast.sharding.engines import Stamps, dask_client, run_on_dask
 from lmfast.tokenizer.chunks import SpecialTokens
 from lmfast.tokenizer.compiled.count_table import CountTable
 from lmfast.tokenizer.counting import PretokenCounts, count_pretokens
-from lmfast.tokenizer.engines import Stamps, dask_client, run_on_dask
 from lmfast.tokenizer.patterns import Pattern, get_pattern
 from lmfast.tokenizer.text_file import PieceReader, TextFile
 

@@ -5,8 +5,7 @@ import sys
 
 import pytest
 
-from lmfast.errors import UserError
-from lmfast.tokenizer.arguments import (
+from lmfast.cli.arguments import (
     add_engine,
     add_workers,
     new_special_token,
@@ -17,6 +16,7 @@ from lmfast.tokenizer.arguments import (
     special_token,
     with_dashes,
 )
+from lmfast.errors import UserError
 
 
 def test_amounts_of_memory():

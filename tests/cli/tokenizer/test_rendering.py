@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
+from lmfast.cli.tokenizer.rendering import marked, mask_fact
 from lmfast.tokenizer.bpe import Tokenizer
-from lmfast.tokenizer.rendering import marked, mask_fact
 
 MERGES = [(b"t", b"h"), (b"th", b"e"), (b" ", b"the")]
 VOCAB = {i: bytes([i]) for i in range(256)} | {256 + i: a + b for i, (a, b) in enumerate(MERGES)}

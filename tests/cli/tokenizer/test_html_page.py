@@ -7,9 +7,9 @@ import re
 import numpy as np
 import pytest
 
+from lmfast.cli.tokenizer.html_page import html_page
+from lmfast.cli.tokenizer.rendering import Shown
 from lmfast.tokenizer.bpe import Tokenizer
-from lmfast.tokenizer.html_page import html_page
-from lmfast.tokenizer.rendering import Shown
 
 VOCAB = {i: bytes([i]) for i in range(256)} | {256: b"</"}
 HARD = "a<b>&amp;\n</script><!-- é 'x' \"y\""

@@ -193,10 +193,10 @@ def _what_a_worker_has(paths: list[str]) -> tuple[str, list[str]]:
 
 @functools.cache
 def sources_digest() -> str:
-    """sha256 over the tokenizer's and the data room's sources: what decides what a shard's result is."""
+    """sha256 over the sources that decide a shard's result."""
     digest = hashlib.sha256()
-    for room in ("tokenizer", "data"):
-        for path in sorted((Path(__file__).parent.parent / room).rglob("*.py")):
+    for package in ("sharding", "tokenizer", "data"):
+        for path in sorted((Path(__file__).parent.parent / package).rglob("*.py")):
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

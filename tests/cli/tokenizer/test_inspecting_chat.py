@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from lmfast.cli.tokenizer.inspecting_chat import kind_of_records, ready_for_chat
 from lmfast.tokenizer.__main__ import main
 from lmfast.tokenizer.bpe import Tokenizer
-from lmfast.tokenizer.inspecting_chat import kind_of_records, ready_for_chat
 
 VOCAB = {i: bytes([i]) for i in range(256)}
 ALPACA = [{"instruction": f"q{i}", "input": "", "output": "a"} for i in range(3)]

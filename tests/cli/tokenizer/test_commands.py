@@ -1,7 +1,7 @@
 """commands.py: the parts that the command line (test_main.py) does not show by itself."""
 
-from lmfast.tokenizer import commands
-from lmfast.tokenizer.commands import rate_line, shown
+from lmfast.cli.tokenizer import commands
+from lmfast.cli.tokenizer.commands import rate_line, shown
 
 
 def test_rates():

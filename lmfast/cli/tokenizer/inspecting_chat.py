@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lmfast.cli.tokenizer.rendering import Shown
+from lmfast.cli.tokenizer.verifying import GIVES_BACK, against_source
 from lmfast.counted import counted
 from lmfast.data.chat import (
     BOS,
@@ -28,8 +30,6 @@ from lmfast.data.chat_records import Message, Preference, read_conversations, re
 from lmfast.errors import UserError
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.file_kinds import RECORD_SUFFIXES
-from lmfast.tokenizer.rendering import Shown
-from lmfast.tokenizer.verifying import GIVES_BACK, against_source
 
 _CONVERSATION_FIELDS = {"messages", "conversations", "instruction"}
 _PREFERENCE_FIELDS = {"chosen", "rejected"}

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lmfast.errors import UserError
-from lmfast.tokenizer import engines
-from lmfast.tokenizer.engines import Stamps, check_workers, dask_client, run_here, sources_digest
+from lmfast.sharding import engines
+from lmfast.sharding.engines import Stamps, check_workers, dask_client, run_here, sources_digest
 
 
 def square(job: int) -> dict:

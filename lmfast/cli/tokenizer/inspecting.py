@@ -13,21 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lmfast.counted import counted
-from lmfast.data.finding import find_sources
-from lmfast.data.sources import documents, plan_shards
-from lmfast.data.token_file import TokenFile
-from lmfast.errors import UserError
-from lmfast.files import check_writable, written_beside
-from lmfast.streams import standard_input, standard_output
-from lmfast.tokenizer.bpe import Tokenizer
-from lmfast.tokenizer.commands import load_tokenizer, shown
-from lmfast.tokenizer.documents import DOCUMENT_END, documents_of, open_text
-from lmfast.tokenizer.file_kinds import is_plain_text
-from lmfast.tokenizer.html_page import html_page
-from lmfast.tokenizer.inspecting_chat import kind_of_records, read_records, ready_for_chat, verify_records
-from lmfast.tokenizer.rendering import Shown, marked, mask_fact
-from lmfast.tokenizer.verifying import (
+from lmfast.cli.tokenizer.commands import load_tokenizer, shown
+from lmfast.cli.tokenizer.html_page import html_page
+from lmfast.cli.tokenizer.inspecting_chat import kind_of_records, read_records, ready_for_chat, verify_records
+from lmfast.cli.tokenizer.rendering import Shown, marked, mask_fact
+from lmfast.cli.tokenizer.verifying import (
     against_source,
     decoded_before,
     encoded_again,
@@ -36,6 +26,16 @@ from lmfast.tokenizer.verifying import (
     verify_text,
     verify_tokens,
 )
+from lmfast.counted import counted
+from lmfast.data.finding import find_sources
+from lmfast.data.sources import documents, plan_shards
+from lmfast.data.token_file import TokenFile
+from lmfast.errors import UserError
+from lmfast.files import check_writable, written_beside
+from lmfast.streams import standard_input, standard_output
+from lmfast.tokenizer.bpe import Tokenizer
+from lmfast.tokenizer.documents import DOCUMENT_END, documents_of, open_text
+from lmfast.tokenizer.file_kinds import is_plain_text
 
 DOCUMENTS_ON_A_PAGE = 20
 

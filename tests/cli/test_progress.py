@@ -5,8 +5,8 @@ import time
 
 import numpy as np
 
-from lmfast.tokenizer import progress as module
-from lmfast.tokenizer.progress import PeakMemory, SteadyRate, amount, memory_in_use, progress
+from lmfast.cli import progress as module
+from lmfast.cli.progress import PeakMemory, SteadyRate, amount, memory_in_use, progress
 
 
 def test_plain_lines(capsys, monkeypatch):

@@ -8,6 +8,10 @@ import argparse
 from functools import partial
 from pathlib import Path
 
+from lmfast.cli.progress import progress
+from lmfast.cli.tokenizer.commands import load_tokenizer, refuse_without_dask
+from lmfast.cli.tokenizer.measuring import token_files
+from lmfast.cli.tokenizer.verifying import open_tokens_of
 from lmfast.counted import counted
 from lmfast.data import corpora
 from lmfast.data.prepare import COUNTS, Settings, Where, prepare_files
@@ -16,10 +20,6 @@ from lmfast.data.stats import Stats, stats_text, token_stats, write_stats
 from lmfast.data.token_file import open_tokens
 from lmfast.errors import UserError
 from lmfast.tokenizer.bpe import Tokenizer
-from lmfast.tokenizer.commands import load_tokenizer, refuse_without_dask
-from lmfast.tokenizer.measuring import token_files
-from lmfast.tokenizer.progress import progress
-from lmfast.tokenizer.verifying import open_tokens_of
 from lmfast.units import data_size
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lmfast.cli.progress import PeakMemory, SteadyRate, progress
 from lmfast.counted import counted
 from lmfast.data.finding import find_sources
 from lmfast.data.token_file import TokenWriter, open_tokens
@@ -26,7 +27,6 @@ from lmfast.tokenizer.dialects import check_saveable
 from lmfast.tokenizer.documents import DOCUMENT_END
 from lmfast.tokenizer.file_kinds import HEAD, check_is_text
 from lmfast.tokenizer.patterns import get_pattern
-from lmfast.tokenizer.progress import PeakMemory, SteadyRate, progress
 from lmfast.tokenizer.special_tokens import check_special_tokens
 from lmfast.tokenizer.text_file import check_is_plain
 from lmfast.units import data_size, duration

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lmfast.cli.tokenizer.measuring import part_of, sample_of, table, token_files
 from lmfast.errors import UserError
 from lmfast.tokenizer.__main__ import main
 from lmfast.tokenizer.bpe import Tokenizer
-from lmfast.tokenizer.measuring import part_of, sample_of, table, token_files
 
 VOCAB = {i: bytes([i]) for i in range(256)}
 

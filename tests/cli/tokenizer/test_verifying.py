@@ -6,12 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from lmfast.data.token_file import open_tokens
-from lmfast.errors import UserError
-from lmfast.tokenizer import verifying
-from lmfast.tokenizer.bpe import Tokenizer
-from lmfast.tokenizer.documents import open_text
-from lmfast.tokenizer.verifying import (
+from lmfast.cli.tokenizer import verifying
+from lmfast.cli.tokenizer.verifying import (
     GIVES_BACK,
     against_source,
     decoded_before,
@@ -20,6 +16,10 @@ from lmfast.tokenizer.verifying import (
     verify_text,
     verify_tokens,
 )
+from lmfast.data.token_file import open_tokens
+from lmfast.errors import UserError
+from lmfast.tokenizer.bpe import Tokenizer
+from lmfast.tokenizer.documents import open_text
 
 MERGES = [(b"t", b"h"), (b"th", b"e"), (b" ", b"the")]
 VOCAB = {i: bytes([i]) for i in range(256)} | {256 + i: a + b for i, (a, b) in enumerate(MERGES)}

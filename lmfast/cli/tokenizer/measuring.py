@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from lmfast.cli.tokenizer.commands import load_tokenizer, rate_line
 from lmfast.counted import counted
 from lmfast.data.finding import files_under, find_sources
 from lmfast.data.sources import documents, plan_shards
 from lmfast.data.token_file import open_tokens
 from lmfast.errors import UserError
 from lmfast.streams import standard_output
-from lmfast.tokenizer.commands import load_tokenizer, rate_line
 from lmfast.tokenizer.documents import open_text, sample_documents
 from lmfast.tokenizer.file_kinds import is_plain_text
 

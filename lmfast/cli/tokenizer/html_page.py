@@ -9,8 +9,8 @@ import html
 import json
 from collections.abc import Sequence
 
+from lmfast.cli.tokenizer.rendering import Shown, token_text
 from lmfast.tokenizer.bpe import Tokenizer
-from lmfast.tokenizer.rendering import Shown, token_text
 
 STYLE = """
 :root { --ground: #fff; --ink: #1c1e21; --faint: #6b7280; --line: #e3e5e8; --panel: #f6f7f8; --special: #b91c1c;

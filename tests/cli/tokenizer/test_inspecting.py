@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lmfast.cli.tokenizer.inspecting import vocabulary_lines
 from lmfast.tokenizer.__main__ import main
 from lmfast.tokenizer.bpe import Tokenizer
-from lmfast.tokenizer.inspecting import vocabulary_lines
 
 MERGES = [(b"t", b"h"), (b"th", b"e"), (b" ", b"the")]
 VOCAB = {i: bytes([i]) for i in range(256)} | {256 + i: a + b for i, (a, b) in enumerate(MERGES)}
