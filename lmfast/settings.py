@@ -36,7 +36,12 @@ except ImportError:
 
 T = TypeVar("T")
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+_PACKAGE = Path(__file__).resolve().parent
+# Inside the package in an installed wheel, next to it in a checkout.
+CONFIGS = next(
+    (folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir()),
+    _PACKAGE / "configs",
+)
 
 
 def _also(flag: str) -> Any:

@@ -113,6 +113,11 @@ def modules_after(statement: str) -> set[str]:
         ("import lmfast", {"torch", "numba", "numpy"}),
         ("import lmfast.settings", {"torch", "numba"}),
         ("import lmfast.train, lmfast.generate, lmfast.quickstart", {"torch", "numba"}),
+        (
+            "import lmfast.training.sinks, lmfast.training.report, lmfast.training.loop, lmfast.data.stats",
+            {"wandb", "matplotlib"},
+        ),
+        ("import lmfast.flops, lmfast.flops_output, lmfast.report", {"wandb", "matplotlib"}),
         ("import lmfast.tokenizer.bpe, lmfast.tokenizer.__main__", {"torch"}),
         (
             "import lmfast.data.batches, lmfast.data.token_file, lmfast.data.stories, lmfast.data.stories.builtin",
