@@ -64,8 +64,14 @@ def unescaped(text: str) -> str:
 
 
 def special_token(text: str) -> tuple[str, int | None]:
-    """ "<|x|>" → ("<|x|>", None), "<|x|>=300" → ("<|x|>", 300)."""
+    """ "<|x|>" → ("<|x|>", None), "<|x|>=300" → ("<|x|>", 300). A token may hold a =, as <|a=b|>; one such as <|x|>=y, which
+    looks like a wrong id, needs its id: <|x|>=y=300."""
     token, mark, number = text.rpartition("=")
+    if mark and token.endswith(">") and not number.isdecimal():
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: {number!r} is not an id, a whole number; for a token of this spelling give its id too: "
+            f"'{text}=300'"
+        )
     return (token, int(number)) if token and mark and number.isdecimal() else (text, None)
 
 

@@ -29,6 +29,7 @@ from lmfast.tokenizer.file_kinds import (
     check_is_text,
     is_named_as_source,
     kind_of,
+    text_remarks,
 )
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,8 @@ def _check(file: Path) -> None:
         raise UserError(f"{file}: cannot be read ({error.strerror}); mend it, or leave it out") from None
     if kind == PLAIN_TEXT:
         check_is_text(file, head)
+        for remark in text_remarks(file, head):
+            logger.warning(remark)
     elif kind.form == "records" and Path(file.name.lower().removesuffix(kind.packing)).suffix == ".json":
         _check_is_lines(file, kind.packing)
 

@@ -384,8 +384,9 @@ class Tokenizer:
     def save(self, path: str | Path) -> None:
         """A folder gets tokenizer.json, vocab.json and merges.txt; NAME.tiktoken ranks; NAME.json a tokenizer.json.
 
-        With `ignore_merges` a folder gets tokenizer.json alone: the other two cannot hold it. Rejects patterns that would
-        split otherwise there (dialects.py).
+        With `ignore_merges` a folder gets tokenizer.json alone: the other two cannot hold it. With a pattern that would
+        split differently in a tokenizer.json (dialects.py), a folder gets the pattern in a file of its own instead, for
+        lmfast alone, and a warning is logged; as NAME.json or with `ignore_merges` it is rejected.
         """
         path = Path(path)
         parts = TokenizerParts(self.vocab, self.merges, self.special_tokens, ignore_merges=self.ignore_merges)
@@ -393,7 +394,14 @@ class Tokenizer:
         if path.suffix == ".tiktoken":
             write_ranks(parts, path)
             return
-        check_saveable(self.pattern, path)
+        is_portable = True
+        try:
+            check_saveable(self.pattern, path)
+        except UserError as error:
+            if path.suffix == ".json" or self.ignore_merges:
+                raise
+            is_portable = False
+            logger.warning("%s; saved without a tokenizer.json, for lmfast alone", error)
         if path.suffix == ".json":
             formats.write_tokenizer_json(parts, path, self.pattern.regex, is_gpt2)
         else:
@@ -407,7 +415,13 @@ class Tokenizer:
                     file.unlink(missing_ok=True)
             else:
                 formats.write_vocab_and_merges(parts, *vocab_and_merges)
-            formats.write_tokenizer_json(parts, path / "tokenizer.json", self.pattern.regex, is_gpt2)
+            document, own_pattern = path / "tokenizer.json", path / formats.PATTERN_FILE
+            if is_portable:
+                formats.write_tokenizer_json(parts, document, self.pattern.regex, is_gpt2)
+                own_pattern.unlink(missing_ok=True)
+            else:
+                formats.write_pattern(own_pattern, self.pattern.regex)
+                document.unlink(missing_ok=True)
             self._loaded_from = path
 
     @classmethod

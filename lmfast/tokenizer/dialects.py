@@ -32,15 +32,25 @@ _SAME = re.compile(
     "|".join([_CHARACTER, _SET, _CLASS, f"(?i:{_ANY_CASE})", _GROUP, r"\)", _QUANTIFIER, _LITERAL])
 )
 
+# What an expression has that is rejected (matched where _SAME ends), and how to write it instead.
 _HINTS = (
-    (r"{", "for X{1,3}+ write (?>X{1,3})"),
-    (r"^", r"for the start of the text write (?<![\s\S])"),
-    (r"$", r"for the end of the text write (?![\s\S])"),
-    (r"\w", r"write [\p{L}\p{M}\p{Nd}\p{Pc}]"),
-    (r"\W", r"write [^\p{L}\p{M}\p{Nd}\p{Pc}]"),
-    (r"\b", r"write it with (?<!…) and (?!…)"),
-    (r"[", "write it without sets in sets, && and - beside a class"),
-    (r"(?i", "write both cases, as [Ss]"),
+    (r"\{\d+(?:,\d*)?\}\+", "for X{1,3}+ write (?>X{1,3})"),
+    (r"\{,\d+\}", "write the lower bound, as in {0,3}"),
+    (r"\{\d+\}\?", "leave the ? out, or write (?:X{2})?"),
+    (r"(?:[?*+][?+]?|\{\d+(?:,\d*)?\})[?*+{]+", "put what the first repeats into (?:…)"),
+    (r"\{", r"for the character write \{"),
+    (r"\^", r"for the start of the text write (?<![\s\S])"),
+    (r"\$", r"for the end of the text write (?![\s\S])"),
+    (r"\\w", r"write [\p{L}\p{M}\p{Nd}\p{Pc}]"),
+    (r"\\W", r"write [^\p{L}\p{M}\p{Nd}\p{Pc}]"),
+    (r"\\b", r"write it with (?<!…) and (?!…)"),
+    (r"\\[pP](?:\{[^}]*\}?|.)?", r"write a general category such as \p{L}, in braces"),
+    (r"\\\d+", "a group cannot be referred to; repeat what it matches"),
+    (r"\\.?", "write the characters themselves, as a class"),
+    (r"\[.*?(?:\]+|$)", "write it without sets in sets, && and - next to a class"),
+    (r"\(\?P?<\w+>", "write (?:…), without a name"),
+    (r"\(\?i[^)]*\)?", "write both cases, as [Ss]"),
+    (r"\(\?[^)]*\)?", "leave the flags out"),
 )
 
 SAMPLES = (
@@ -59,8 +69,9 @@ def difference(expression: str) -> str | None:
     while at < len(expression):
         found = _SAME.match(expression, at)
         if found is None:
-            hint = next((f"; {hint}" for start, hint in _HINTS if expression.startswith(start, at)), "")
-            return f"{expression[at : at + 20]!r} at position {at}{hint}"
+            hints = ((re.compile(part).match(expression, at), hint) for part, hint in _HINTS)
+            part, hint = next(((m.group(), f"; {hint}") for m, hint in hints if m), (expression[at], ""))
+            return f"{part!r} at position {at}{hint}"
         at = found.end()
     if compile_custom(expression).fullmatch("") is not None:
         return "a match of no characters; let each alternative match at least one"

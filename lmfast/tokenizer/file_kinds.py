@@ -95,6 +95,29 @@ def _suffixes(path: Path) -> tuple[str, str]:
     return (path.with_suffix("") if packing else path).suffix.lower(), packing
 
 
+def text_remarks(path: Path, head: bytes) -> list[str]:
+    """What in a plain text's first bytes or name suggests that it is not the UTF-8 it is read as; its bytes are kept."""
+    remarks = []
+    if path.suffix.lower() in (".csv", ".tsv"):
+        remarks.append(
+            f"{path}: is read as text, headers and separators included; for one column, make .jsonl of it"
+        )
+    if head.startswith(b"\xef\xbb\xbf"):
+        remarks.append(
+            f"{path}: begins with a byte order mark, which is kept as text; remove its three bytes"
+        )
+    if b"\0" in head:
+        remarks.append(f"{path}: has zero bytes, which are kept as text; is it UTF-16, or not text?")
+    try:
+        head.decode()
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 3:  # not a character that `head` cuts
+            remarks.append(
+                f"{path}: is not UTF-8 from byte {error.start} on, and its bytes are kept; is it Latin-1?"
+            )
+    return remarks
+
+
 def check_is_text(path: str | Path, head: bytes) -> None:
     """Raises UserError where `head`, the first `HEAD` bytes of a text (unpacked), begins a file of another format."""
     for signature, format in _SIGNATURES.items():

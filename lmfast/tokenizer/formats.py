@@ -30,6 +30,8 @@ from lmfast.tokenizer.ranks import read_ranks
 logger = logging.getLogger(__name__)
 
 GPT2_PATTERN = "gpt2"
+PATTERN_FILE = "split_pattern.txt"
+"""next to vocab.json and merges.txt: the expression, where no tokenizer.json can hold it"""
 NO_SPLIT = r"[\s\S]+"
 
 
@@ -202,6 +204,16 @@ def read_tokenizer_json(path: Path) -> TokenizerParts:
     document = read_json(path)
     if not isinstance(document, dict):
         raise UserError(f"{path}: not a tokenizer.json with a BPE model; name one that is, or vocab.json")
+    for name in ("added_tokens", "model"):
+        if name in document and document[name] is None:
+            raise UserError(f"{path}: {name!r} is null, as in no tokenizer.json; is the file whole?")
+    for name in (
+        "decoder",
+        "post_processor",
+        "truncation",
+        "padding",
+    ):  # not read, but a sign of another format
+        _member(document, name, dict, path)
     model = _member(document, "model", dict, path)
     kind = model.get("type", "BPE")  # old files do not name it
     if kind != "BPE" or "vocab" not in model:
@@ -381,6 +393,11 @@ def write_tokenizer_json(parts: TokenizerParts, path: Path, expression: str, is_
     _write(path, json.dumps(document, ensure_ascii=False))
 
 
+def write_pattern(path: Path, expression: str) -> None:
+    _utf8(expression, path)
+    _write(path, expression)
+
+
 def _write(path: Path, text: str) -> None:
     with written_beside(path) as beside:
         beside.write_text(text, encoding="utf-8")
@@ -399,6 +416,8 @@ def read(
     parts = _read(_file_in(path) if path.is_dir() else path, special_tokens, pattern)
     if pattern is not None:
         parts.pattern = pattern
+    elif parts.pattern is None and (own := (path if path.is_dir() else path.parent) / PATTERN_FILE).is_file():
+        parts.pattern = _read_text(own)
     elif parts.pattern is not None:
         try:
             check_portable(

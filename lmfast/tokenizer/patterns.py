@@ -72,6 +72,11 @@ def get_pattern(name_or_regex: str) -> Pattern:
             return pattern
     if name_or_regex in _SPELLINGS:
         return NAMED[_SPELLINGS[name_or_regex]]
+    if not name_or_regex:
+        raise UserError(
+            f"pattern '': is empty; use one of {', '.join(NAMED)}, or a regular expression such as [\\s\\S]+, which does "
+            "not split"
+        )
     compile_custom(name_or_regex)
     return Pattern("custom", name_or_regex)
 

@@ -75,6 +75,10 @@ def test_special_tokens_with_ids():
     assert special_token("<|x|>=300") == ("<|x|>", 300)
     assert special_token("<|a=b|>") == ("<|a=b|>", None)
     assert special_token("a=b=5") == ("a=b", 5)
+    assert special_token("<|x|>=y=300") == ("<|x|>=y", 300)
+    for word in ("<|x|>=y", "<|x|>="):
+        with pytest.raises(argparse.ArgumentTypeError, match=r"is not an id.* give its id too: '<\|x\|>="):
+            special_token(word)
     assert special_token("=5") == ("=5", None)
     assert new_special_token("<|a=b|>") == "<|a=b|>"
     with pytest.raises(argparse.ArgumentTypeError, match="ids are not chosen in training"):

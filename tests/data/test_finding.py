@@ -135,6 +135,29 @@ def test_json_packed_or_named_holds_records_and_a_folder_says_what_it_leaves_out
     assert find_sources([f"{tmp_path}/*.json"]) == [tmp_path / "c4.003.json"]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "remark"),
+    [
+        ("bom.txt", b"\xef\xbb\xbfOne day", "begins with a byte order mark, which is kept"),
+        (
+            "latin.txt",
+            "caf\xe9 au lait".encode("latin-1"),
+            "is not UTF-8 from byte 3 on, and its bytes are kept",
+        ),
+        ("wide.txt", "One day".encode("utf-16-le"), "has zero bytes, which are kept"),
+        ("table.CSV", b"text,label\nOne day,1\n", "headers and separators included"),
+        ("cut.txt", b"x" * 511 + "\u00e9".encode(), None),
+    ],
+)
+def test_text_that_looks_like_something_else_is_read_with_one_remark(tmp_path, caplog, name, content, remark):
+    (tmp_path / name).write_bytes(content)
+    assert find_sources([tmp_path / name, tmp_path / name]) == [tmp_path / name]
+    assert [record.message.startswith(f"{tmp_path / name}: ") for record in caplog.records] == [True] * bool(
+        remark
+    )
+    assert (remark or "") in caplog.text
+
+
 def test_a_folder_without_text_says_what_it_holds(tmp_path):
     for name in ("a.png", "b.png", "list.json"):
         (tmp_path / name).write_bytes(b"x")

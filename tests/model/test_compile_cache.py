@@ -41,3 +41,15 @@ def test_a_directory_from_which_nothing_may_be_executed_is_not_used(cache, monke
     compile_cache.use()
     temporary = cache.parent.parent / "temporary"
     assert os.environ[compile_cache.VARIABLE] == str(temporary / f"lmfast-{os.getuid()}" / "torchinductor")
+
+
+def test_empty_libraries_that_nobody_writes_are_removed(cache):
+    """A killed linker leaves one, and each later run of the same model failed on it."""
+    cache.mkdir(mode=0o700, parents=True)
+    cache.parent.chmod(0o700)
+    for name, content in (("old.so", b""), ("young.so", b""), ("whole.so", b"ELF"), ("empty.cpp", b"")):
+        (cache / name).write_bytes(content)
+    os.utime(cache / "old.so", (0, 0))
+    os.utime(cache / "whole.so", (0, 0))
+    compile_cache.use()
+    assert sorted(path.name for path in cache.iterdir()) == ["empty.cpp", "whole.so", "young.so"]

@@ -46,7 +46,7 @@ def test_what_passes_is_the_same_in_tokenizers(expression):
 @pytest.mark.parametrize(
     ("expression", "named"),
     [
-        (r"[\p{L}&&[^a]]+|.|\s", r"position 0; write it without sets in sets"),
+        (r"[\p{L}&&[^a]]+|.|\s", r"'\[\\\\p\{L\}&&\[\^a\]\]' at position 0; write it without sets in sets"),
         (r"[a[b]]+|.", "sets in sets"),
         (r"[\d-x]|.", "position 0"),
         (r"[[:alpha:]]+|.", "position 0"),
@@ -57,7 +57,10 @@ def test_what_passes_is_the_same_in_tokenizers(expression):
         (r"\w+|\W", r"write \[\\p\{L\}\\p\{M\}"),
         (r".+?\b|\s", r"'\\\\b"),
         (r"\h+|.", "position 0"),
-        (r"a{2}?|.", "position 1"),
+        (r"a{2}?|.", r"'\{2\}\?' at position 1; leave the \? out"),
+        (r"a{,3}|.", r"'\{,3\}' at position 1; write the lower bound"),
+        (r"a{b}|.", r"'\{' at position 1; for the character"),
+        (r"(?s)a|.", r"'\(\?s\)' at position 0; leave the flags out"),
         (r"(?i)ab|.", "position 0"),
         (r"(?i:ss)|.", "both cases"),
         (r"(?i:[f]l)|.", "both cases"),
@@ -73,10 +76,10 @@ def test_what_passes_is_the_same_in_tokenizers(expression):
 )
 def test_what_differs_is_rejected_in_both_directions(tmp_path, expression, named):
     tokenizer = Tokenizer(VOCAB, [], pattern=expression)
-    for path in (tmp_path / "tok", tmp_path / "x.json"):
-        with pytest.raises(UserError, match=named) as caught:
-            tokenizer.save(path)
-        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    path = tmp_path / "x.json"
+    with pytest.raises(UserError, match=named) as caught:
+        tokenizer.save(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
     Tokenizer(VOCAB, [], pattern=r"a|[\s\S]").save(tmp_path / "x.json")
     document = json.loads((tmp_path / "x.json").read_text())
@@ -86,6 +89,33 @@ def test_what_differs_is_rejected_in_both_directions(tmp_path, expression, named
         Tokenizer.load(tmp_path / "x.json")
     assert "--pattern" in str(caught.value)
     assert Tokenizer.load(tmp_path / "x.json", pattern=expression).pattern.regex == expression
+
+
+def test_a_folder_keeps_the_pattern_for_lmfast(tmp_path, caplog):
+    """And no tokenizer.json, which would split differently."""
+    expression = r"\w+|\W+"
+    merges = [(b"a", b"b")]
+    tokenizer = Tokenizer(VOCAB | {256: b"ab"}, merges, {"<|x|>": 257}, pattern=expression)
+    Tokenizer(VOCAB, []).save(tmp_path)
+    tokenizer.save(tmp_path)
+    assert "saved without a tokenizer.json" in caplog.text and not (tmp_path / "tokenizer.json").exists()
+    for path in (tmp_path, tmp_path / "vocab.json", tmp_path / "merges.txt"):
+        assert Tokenizer.load(path).fingerprint() == tokenizer.fingerprint()
+    assert Tokenizer.load(tmp_path, pattern="gpt2").pattern.name == "gpt2"
+    Tokenizer(VOCAB, [], pattern="gpt2").save(tmp_path)
+    assert Tokenizer.load(tmp_path / "vocab.json").pattern.name == "gpt2"
+    whole = Tokenizer(VOCAB | {256: b"ab", 257: b"cd"}, merges, pattern=expression, ignore_merges=True)
+    assert whole.ignore_merges
+    with pytest.raises(UserError, match="another split"):
+        whole.save(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(UserError, match="half a character"):
+        Tokenizer(VOCAB, [], pattern="\ud800|.").save(tmp_path / "half")
+
+
+def test_an_empty_pattern():
+    with pytest.raises(UserError, match="pattern '': is empty; use one of gpt2"):
+        get_pattern("")
 
 
 def test_saving_runs_both(tmp_path, monkeypatch):

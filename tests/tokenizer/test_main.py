@@ -75,6 +75,19 @@ def test_train_tells_what_it_did(place, capsys, tmp_path):
     )
 
 
+def test_an_expression_as_pattern_and_a_byte_order_mark(place, capsys, tmp_path):
+    """The folder keeps the pattern; a text with a byte order mark is encoded as it is, with one warning."""
+    text, folder = tmp_path / "bom.txt", tmp_path / "tok"
+    text.write_bytes(b"\xef\xbb\xbf" + TEXT.encode())
+    main(f"train --input {place}/text.txt --output {folder} --vocab-size 300 --pattern \\w+|\\W+".split())
+    assert "saved without a tokenizer.json" in capsys.readouterr().err
+    main(f"encode --input {text} --output {tmp_path}/x.npy --tokenizer {folder}".split())
+    assert capsys.readouterr().err.count(f"{text}: begins with a byte order mark, which is kept as text") == 1
+    tokenizer = Tokenizer.load(folder)
+    assert tokenizer.pattern.regex == r"\w+|\W+"
+    assert tokenizer.decode_bytes(np.load(tmp_path / "x.npy")) == text.read_bytes()
+
+
 def test_encode_tells_what_it_did(place, capsys, tmp_path):
     out = run(capsys, f"encode --input {place}/text.txt --output {tmp_path}/x.npy --tokenizer {place}/tok")
     assert re.search(
@@ -278,8 +291,8 @@ def test_debug_log(place, tmp_path):
         ),
         ("train --input {p}/text.txt --output {t}/tok --vocab-size 300 --pattern (", "pattern '\\('"),
         (
-            r"train --input {p}/text.txt --output {t}/tok --vocab-size 300 --pattern \w+",
-            "means another split in a tokenizer.json than in lmfast",
+            "train --input {p}/text.txt --output {t}/tok --vocab-size 300 --special-tokens <|k|>=x",
+            "'x' is not an id",
         ),
         (
             "train --input {p}/text.txt --output {t}/tok --vocab-size 300 --special-tokens <|x|>=299",

@@ -23,9 +23,8 @@ from lmfast.errors import UserError
 from lmfast.files import check_not_input, check_writable, written_beside
 from lmfast.streams import standard_input, standard_output
 from lmfast.tokenizer.bpe import Tokenizer, train_bpe
-from lmfast.tokenizer.dialects import check_saveable
 from lmfast.tokenizer.documents import DOCUMENT_END
-from lmfast.tokenizer.file_kinds import HEAD, check_is_text
+from lmfast.tokenizer.file_kinds import HEAD, check_is_text, text_remarks
 from lmfast.tokenizer.patterns import get_pattern
 from lmfast.tokenizer.special_tokens import check_special_tokens
 from lmfast.tokenizer.text_file import check_is_plain
@@ -94,7 +93,6 @@ def train(arguments: argparse.Namespace) -> None:
         raise UserError(f"{output}: is a file; name a folder for the tokenizer")
     check_writable(output / "vocab.json" if output.is_dir() else _first_existing(output) / "vocab.json")
     pattern = get_pattern(arguments.pattern)
-    check_saveable(pattern, output)
     check_special_tokens(arguments.special_tokens)
     engine = engine_of(arguments)
     texts = training_texts(arguments.input, arguments.text_field, arguments.special_tokens, pattern)
@@ -159,6 +157,8 @@ def encode(arguments: argparse.Namespace) -> None:
         for _ in _checked(arguments.input, tokenizer):
             if DOCUMENT_END in tokenizer.special_tokens:
                 break  # only the beginning is to be checked
+        for remark in text_remarks(Path(arguments.input), next(_pieces(arguments.input), b"")[:HEAD]):
+            logger.warning(remark)
     steady = SteadyRate()
     with PeakMemory() as memory:
         if "-" in (arguments.input, arguments.output):
