@@ -5,6 +5,8 @@ the command line they are flat: `d_model: 256` in a file is `--d-model 256` or `
 of the line (`lr`) is one in a file. The line beats the file, the file beats the default. An unknown name is refused, with
 the known one that is nearest in meaning (suggestions.py). No torch here.
 
+`extends: quickstart` in a file builds on another one.
+
 YAML scalars are coerced by the field's type (`1e-3` is a string to YAML and a float to us); a value of the wrong
 kind is refused with the file, the name and what was expected. Files are read without tyro too, which a machine may
 lack that only computes; a command line is not.
@@ -24,6 +26,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 
+from lmfast.counted import counted
 from lmfast.errors import UserError
 from lmfast.files import written_beside
 from lmfast.model.config import ModelConfig
@@ -234,9 +237,31 @@ def read_yaml(path: Path, cls: type, others: Sequence[type] = ()) -> dict[str, A
     """The flat settings of a YAML file, aliases resolved, coerced to the types of `cls`. Raises UserError on anything
     unknown, and on a setting given twice.
 
-    others: settings whose names the file may hold too, for a command that needs a part of other commands' files.
+    `extends: NAME` builds on another file, a path from this one's folder or the name of one in configs/, whose settings this
+    one's override. others: settings whose names the file may hold too, for a command that needs a part of other commands'
+    files.
     """
+    return _read_chain(path, cls, others, ())
+
+
+def _read_chain(path: Path, cls: type, others: Sequence[type], above: tuple[Path, ...]) -> dict[str, Any]:
+    """`above`: the files that lead here by their `extends`."""
+    if path.resolve() in above:
+        raise UserError(
+            f"{path}: extends itself, by way of {counted(len(above), 'file')}; take one extends out"
+        )
     loaded = _load_yaml(path)
+    base = {}
+    if "extends" in loaded:
+        name = loaded.pop("extends")
+        if not isinstance(name, str):
+            raise UserError(f"{path}: extends is {_as_yaml(name)}; expected the name of one settings file")
+        sibling = path.parent / name
+        try:
+            file = sibling if sibling.is_file() else find_config(name)
+        except UserError as error:
+            raise UserError(f"{path}: extends {error}") from None
+        base = _read_chain(file, cls, others, (*above, path.resolve()))
     hints, aliases = flat_types(cls), _aliases(cls)
     for other in others:
         hints, aliases = flat_types(other) | hints, _aliases(other) | aliases
@@ -250,7 +275,11 @@ def read_yaml(path: Path, cls: type, others: Sequence[type] = ()) -> dict[str, A
         if name in values:
             raise UserError(f"{path}: {name} is given twice, once as '{key}'; leave one of them out")
         values[name] = _coerce(value, hints[name], f"{path}: {name}")
-    return values
+    # Of max_iters and total_tokens, the nearer file decides, as the command line does.
+    for one, other in (("max_iters", "total_tokens"), ("total_tokens", "max_iters")):
+        if one in values and other not in values:
+            base.pop(other, None)
+    return base | values
 
 
 def _load_yaml(path: Path) -> dict:

@@ -206,3 +206,51 @@ def test_without_tyro_files_are_read_and_lines_refused():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     size, refusal = done.stdout.splitlines()
     assert size == "768" and refusal.startswith("command lines need the package tyro")
+
+
+def chain(folder, **files: str) -> None:
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text)
+
+
+def test_a_file_extends_another(tmp_path):
+    chain(
+        tmp_path,
+        a="extends: sub/b.yaml\nlr: 2e-3\nd_model: 32",
+        c="d_model: 64\nnum_heads: 4\nmax_iters: 7\nbatch_size: 2",
+    )
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b.yaml").write_text("extends: ../c.yaml\nlearning_rate: 1e-3\ntotal_tokens: 100\n")
+    values = read_yaml(tmp_path / "a.yaml", TrainSettings)
+    assert values == {
+        "batch_size": 2, "d_model": 32, "learning_rate": 2e-3, "num_heads": 4, "total_tokens": 100,
+    }  # fmt: skip
+    settings = line("--config", str(tmp_path / "a.yaml"), "--num-heads", "2")
+    assert (settings.model.d_model, settings.model.num_heads, settings.optimizer.max_iters) == (32, 2, None)
+    write_yaml(tmp_path / "config.yaml", settings)
+    assert "extends" not in (tmp_path / "config.yaml").read_text()
+    assert read_yaml(tmp_path / "config.yaml", TrainSettings)["batch_size"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extends: b.yaml", "a.yaml: extends itself, by way of 2 files"),
+        ("extends: a.yaml", "a.yaml: extends itself, by way of 1 file;"),
+        ("extends: quikstart", "a.yaml: extends quikstart: no such settings file; did you mean quickstart?"),
+        ("extends: [b.yaml]", "a.yaml: extends is [b.yaml]; expected the name of one settings file"),
+        ("extends: c.yaml", "c.yaml: unknown setting 'd_modle'; did you mean d_model?"),
+    ],
+)
+def test_what_cannot_be_extended_is_one_line(tmp_path, text, message):
+    chain(tmp_path, a=text, b="extends: a.yaml", c="d_modle: 3")
+    with pytest.raises(UserError) as error:
+        read_yaml(tmp_path / "a.yaml", TrainSettings)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_ablations_are_the_quickstart_and_what_they_name():
+    quickstart = read_yaml(CONFIGS / "quickstart.yaml", TrainSettings)
+    for path in CONFIGS.glob("ablation_*.yaml"):
+        changed = {k for k, v in read_yaml(path, TrainSettings).items() if quickstart.get(k) != v}
+        assert 1 <= len(changed) <= 2, path
