@@ -27,6 +27,20 @@ else:
 
     interpreter._patch_lang_tensor = _indexable_scalars
 
+    _patched = set()
+
+    def _patch_once(fn, patch=interpreter._patch_lang):
+        """Triton replaces its language's functions anew at every call of a device function: a third of the tests' time.
+
+        Once per module lasts: this process only interprets. Returns a scope with nothing to restore.
+        """
+        if id(fn.__globals__) not in _patched:
+            patch(fn)
+            _patched.add(id(fn.__globals__))
+        return interpreter._LangPatchScope()
+
+    interpreter._patch_lang = _patch_once
+
 
 @pytest.fixture(autouse=True)
 def seeded():
