@@ -1,12 +1,14 @@
 """What several test files share: a tiny corpus with its tokenizer and token files, and a tiny training run."""
 
 import contextlib
+import itertools
 import json
 import os
 import signal
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -32,6 +34,30 @@ def pytest_xdist_auto_num_workers(config) -> int:
     return 0 if any(word.endswith(".py") or "::" in word for word in config.args) else 2
 
 
+# Files that take a minute or more: first, so that no worker is left with one of them at the end. The interpreter leads,
+# for it uses no Numba, which the other worker compiles meanwhile: together they would compile everything twice.
+SLOW_FILES = [
+    "kernels/test_interpreted.py",
+    "tokenizer/test_bpe.py",
+    "training/test_distributed.py",
+    "training/test_faults.py",
+    "training/test_resume.py",
+    "test_train.py",
+    "test_dpo.py",
+    "test_sft.py",
+    "tokenizer/test_formats.py",
+    "bench/test_conftest.py",
+    "bench/test_compare.py",
+]
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Slow files first; pytest-xdist hands files out in this order."""
+    rank = {name: i for i, name in enumerate(SLOW_FILES)}
+    folder = Path(__file__).parent
+    items.sort(key=lambda item: rank.get(os.path.relpath(item.path, folder), len(rank)))
+
+
 TINY_MODEL = (
     "--context-length 16 --d-model 16 --num-layers 2 --num-heads 2 --d-ff 24 --batch-size 4 --max-iters 6 "
     "--warmup-iters 2 --lr 1e-2 --log-interval 1 --eval-interval 3 --checkpoint-interval 3 --device cpu"
@@ -51,6 +77,14 @@ def compiled_quickly(monkeypatch):
     yield
     torch_decoder._compiled_decode.cache_clear()
     torch._dynamo.reset()
+
+
+@pytest.fixture
+def ticking_clock(monkeypatch):
+    """Each reading moves the clock of training by 20 ms, so max_minutes ends a run after the same step on any machine."""
+    ticks = itertools.count()
+    clock = SimpleNamespace(perf_counter=lambda: 0.02 * next(ticks))
+    monkeypatch.setattr("lmfast.training.clock.time", clock)
 
 
 @pytest.fixture

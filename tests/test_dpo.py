@@ -13,7 +13,7 @@ from lmfast.errors import UserError
 from lmfast.evaluate import EvaluateSettings, evaluate_run
 from lmfast.files import sha256_of
 from lmfast.training.run_folder import find_checkpoint, load_run, read_facts, read_metrics
-from tests.training.nursery import close, finish, start_ranks
+from tests.training.forked_runs import close, finish, start_ranks
 
 FLAGS = "--held-out 4 --warmup-iters 1 --lr 1e-2 --log-interval 1 --eval-interval 4 --device cpu --batch-size 4".split()
 
@@ -180,6 +180,7 @@ def test_accumulation_does_not_change_a_step(talker, tmp_path):
     np.testing.assert_allclose(*losses, rtol=1e-3)
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(sys.platform != "linux", reason="forks processes that share the loopback")
 def test_two_ranks_equal_one_and_only_the_first_speaks(talker, tmp_path):
     flags = flags_of(

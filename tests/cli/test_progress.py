@@ -1,12 +1,12 @@
 """progress.py: lines where there is no terminal, and only now and then; the peak of what is read."""
 
 import mmap
-import time
 
 import numpy as np
 
 from lmfast.cli import progress as module
 from lmfast.cli.progress import PeakMemory, SteadyRate, amount, memory_in_use, progress
+from tests.processes import wait_until
 
 
 def test_plain_lines(capsys, monkeypatch):
@@ -72,8 +72,7 @@ def test_peak_of_what_is_read():
         return read[-1]
 
     with PeakMemory(rising_and_falling, seconds=0.001) as memory:
-        while len(read) < 6:
-            time.sleep(0.001)
+        wait_until(lambda: len(read) >= 6)
     assert memory.peak == 50
     with PeakMemory(lambda: 2_000_000) as memory:
         pass

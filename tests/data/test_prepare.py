@@ -117,6 +117,7 @@ def test_shards_workers_and_kinds_of_files_do_not_matter(text, tokenizer, tmp_pa
     assert all(each == made[0] for each in made[1:])
 
 
+@pytest.mark.ci
 def test_dask_with_a_killed_worker_makes_the_same(text, tokenizer, tmp_path):
     prepare_files([text], tokenizer, tmp_path / "local", HALF, where=SMALL)
     killed = []

@@ -282,6 +282,7 @@ def test_consumer_blackwell_gets_the_tiles_that_fit_it():
             assert backend.capability(torch.device("meta")) == wanted
 
 
+@pytest.mark.ci
 def test_transformers_beside_our_package_and_the_environment_variable():
     """transformers probes for a package of our name; neither may break the other."""
     pytest.importorskip("transformers")

@@ -15,6 +15,8 @@ import pytest
 FOLDER = Path(__file__).parent / "interpreted"
 ROOT = Path(__file__).resolve().parents[2]
 
+pytestmark = pytest.mark.timeout(1800)  # the first test waits for all files
+
 
 @pytest.fixture(scope="session")
 def outcomes(tmp_path_factory) -> dict[str, tuple[int, list[str]]]:

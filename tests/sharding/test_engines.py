@@ -63,19 +63,17 @@ def test_a_job_that_fails_in_another_process_is_one_line(work, match):
 
 
 def sleep(job: int) -> dict:
-    time.sleep(0.02 if job < 4 else 60)
+    time.sleep(0.02 if job < 4 else 600)  # longer than the timeout of a test
     return {}
 
 
 def test_a_stop_ends_the_workers_at_once():
     """As Ctrl-C does, sent to the parent alone, while workers are in the middle of something long."""
     before = set(multiprocessing.active_children())
-    began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         for number, _ in enumerate(run_here(sleep, list(range(1000)), 2)):
             if number == 3:
                 threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
-    assert time.monotonic() - began < 30
     assert set(multiprocessing.active_children()) == before
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 
 import numpy as np
@@ -15,10 +14,12 @@ import torch
 from lmfast.errors import UserError
 from lmfast.train import train
 from lmfast.training import loss_scale
+from lmfast.training.checkpoint import newest_checkpoint
 from lmfast.training.distributed import ALONE, Ranks, _told_to_torchrun
 from lmfast.training.run_folder import read_metrics
+from tests.processes import wait_until
 from tests.test_train import weights
-from tests.training.nursery import close, finish, start_ranks
+from tests.training.forked_runs import close, finish, start_ranks
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks processes that share the loopback")
 
@@ -88,33 +89,37 @@ def test_compiled_ranks_equal_one_that_is_not(corpus, tmp_path):
     close(weights(tmp_path / "one"), weights(tmp_path / "two"))
 
 
-def wait_for(folder, step, processes):
-    until = time.monotonic() + 60
-    while not any(m["step"] >= step for m in read_metrics(folder)):
-        assert all(p.is_alive() for p in processes) and time.monotonic() < until
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_one_rank_stops_both_with_a_checkpoint(corpus, tmp_path, number):
     both = start_ranks(flags(corpus, tmp_path / "run", "--max-iters", "100000"), tmp_path / "log")
-    wait_for(tmp_path / "run", 5, both)
+    wait_until(
+        lambda: any(m["step"] >= 5 for m in read_metrics(tmp_path / "run")),
+        lambda: all(process.is_alive() for process in both),
+    )
     os.kill(both[1].pid, number)
     texts = finish(both, tmp_path / "log", (130, 130))
     step = int(re.search(r"stopped at step (\d+) with a checkpoint", texts[0])[1])
     assert weights(tmp_path / "run", step) and read_metrics(tmp_path / "run")[-1]["step"] == step
 
 
-def test_a_killed_rank_ends_the_run_of_torchrun_and_one_process_goes_on(corpus, tmp_path):
-    folder, more = tmp_path / "run", ("--max-iters", "60", "--log-interval", "20")
-    slow = [*flags(corpus, folder, *more), "--eval-interval", "1"]  # evaluations leave time to be killed in
-    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "lmfast.train", *slow]
+@pytest.mark.ci
+def test_a_killed_rank_ends_the_run_of_torchrun_and_one_process_resumes(corpus, tmp_path):
+    folder, more = tmp_path / "run", ("--lr-decay-iters", "6", "--eval-interval", "0", "--max-iters")
+    endless = flags(corpus, folder, *more, "100000")
+    words = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "-m",
+        "lmfast.train",
+        *endless,
+    ]
     run = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        until = time.monotonic() + 240
-        while not list(folder.glob("checkpoints/step_*/COMPLETE")):
-            assert run.poll() is None and time.monotonic() < until
-            time.sleep(0.02)
+        wait_until(
+            lambda: list(folder.glob("checkpoints/step_*/COMPLETE")), lambda: run.poll() is None, seconds=240
+        )
         children = subprocess.run(
             ["pgrep", "-P", str(run.pid)], capture_output=True, text=True
         ).stdout.split()
@@ -124,8 +129,9 @@ def test_a_killed_rank_ends_the_run_of_torchrun_and_one_process_goes_on(corpus, 
         run.kill()
     assert run.returncode != 0
     assert "another process of this run ended before its time; complete checkpoints are whole" in output
-    train(slow)
-    train([*flags(corpus, tmp_path / "whole", *more), "--eval-interval", "1"])
+    end = str(newest_checkpoint(folder / "checkpoints").step + 3)
+    train(flags(corpus, folder, *more, end))
+    train(flags(corpus, tmp_path / "whole", *more, end))
     close(weights(folder), weights(tmp_path / "whole"))
 
 

@@ -27,8 +27,9 @@ from lmfast.training import prefetch
 from lmfast.training import run as run_room
 from lmfast.training.checkpoint import newest_checkpoint
 from lmfast.training.run_folder import read_metrics
+from tests.processes import wait_until
 from tests.test_train import differ, weights
-from tests.training.nursery import start
+from tests.training.forked_runs import start
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, limits file sizes, mounts tmpfs")
 
@@ -66,8 +67,10 @@ def assert_same(one, other):
 
 
 def finish(process):
-    process.join(300)
-    assert process.exitcode is not None
+    process.join(200)
+    if process.is_alive():
+        process.kill()
+    assert process.exitcode is not None, "still running after 200 s"
     return process.exitcode
 
 
@@ -112,6 +115,7 @@ def run_whole(corpus, folder, *more, threads=1):
     return time.monotonic() - began
 
 
+@pytest.mark.ci
 def test_killed_at_random_moments(corpus, tmp_path):
     seconds = run_whole(corpus, tmp_path / "whole", *SOME)
     argv = flags(corpus, tmp_path / "run", *SOME)
@@ -236,8 +240,7 @@ def test_asked_to_stop(corpus, tmp_path, name):
     moments = random.Random(3)
     while True:
         process = start(argv, log)
-        while not read_metrics(tmp_path / "run"):
-            time.sleep(0.005)
+        wait_until(lambda: read_metrics(tmp_path / "run"), process.is_alive)
         time.sleep(moments.uniform(0, 0.1 * seconds))
         os.kill(process.pid, getattr(signal, name))
         if (code := finish(process)) != 0:
@@ -253,8 +256,7 @@ def test_asked_to_stop(corpus, tmp_path, name):
 def test_a_second_ctrl_c_ends_at_once_and_leaves_the_older_checkpoints(corpus, tmp_path):
     folder, log = tmp_path / "run", tmp_path / "log"
     process = start(flags(corpus, folder, "--max-iters", 100_000), log, setup=slow_evaluation)
-    while newest_checkpoint(folder / "checkpoints") is None:
-        time.sleep(0.01)
+    wait_until(lambda: newest_checkpoint(folder / "checkpoints"), process.is_alive)
     os.kill(process.pid, signal.SIGINT)
     time.sleep(0.2)
     os.kill(process.pid, signal.SIGINT)

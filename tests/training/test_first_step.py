@@ -24,6 +24,7 @@ print(dict(torch._dynamo.utils.counters["inductor"]))
 """
 
 
+@pytest.mark.ci
 def test_the_second_process_finds_the_code_and_tells_what_it_saved(tmp_path):
     if reason := why_not_compile(torch.device("cpu")):
         pytest.skip(reason)

@@ -13,6 +13,7 @@ import pytest
 from lmfast.errors import UserError
 from lmfast.train import train
 from lmfast.training.run_folder import read_metrics
+from tests.processes import wait_until
 from tests.test_train import differ, weights
 
 
@@ -69,8 +70,10 @@ def test_a_stopped_command_resumes_exactly(corpus, tmp_path):
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         wanted = 21 + 40 * count
-        while process.poll() is None and not any(m["step"] > wanted for m in read_metrics(folder)):
-            time.sleep(0.01)
+        wait_until(
+            lambda wanted=wanted: any(m["step"] > wanted for m in read_metrics(folder)),
+            lambda process=process: process.poll() is None,
+        )
         process.send_signal(getattr(signal, name))
         output = process.communicate()[0].decode()
         if name != "SIGKILL":
@@ -178,7 +181,7 @@ def test_the_end_of_a_schedule_can_be_kept_and_moved(corpus, tmp_path, capsys):
     assert rates[3:6] == [0, 0, 0] and rates[6] == pytest.approx(1e-2 / 6)
 
 
-def test_a_run_that_the_clock_ended_can_be_extended(corpus, tmp_path, capsys):
+def test_a_run_that_the_clock_ended_can_be_extended(corpus, tmp_path, capsys, ticking_clock):
     at = flags(corpus, tmp_path).index("--max-iters")
     timed = flags(corpus, tmp_path / "run", "--schedule", "linear", "--eval-interval", "0")
     del timed[at : at + 2]

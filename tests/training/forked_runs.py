@@ -1,4 +1,4 @@
-"""Processes that train, started in milliseconds: forked from one that has torch imported already.
+"""Training runs in processes that start in milliseconds: forked from one that has torch imported already.
 
 process = start(argv, log)      # as `python -m lmfast.train ARGV` (or another COMMAND), its output in the file `log`
 process.pid, process.join(), process.exitcode (minus the signal's number where one ended it)
@@ -48,12 +48,13 @@ def start_ranks(
     setup: Callable[[], None] | None = None,
     command: str = "train",
 ) -> list:
-    """`number` ranks as torchrun would start them, but for its watching over them; rank i's output is in log.i."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    """`number` ranks as torchrun starts them, without its supervision; the output of rank i is in log.i."""
+    reserved = socket.socket()  # never listens; nobody else gets the port, but rank 0 may listen there
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
+    port = reserved.getsockname()[1]
     common = {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return [
+    processes = [
         start(
             argv,
             Path(f"{log}.{rank}"),
@@ -63,12 +64,16 @@ def start_ranks(
         )
         for rank in range(number)
     ]
+    processes[0].reserved_port = reserved  # held as long as the processes are
+    return processes
 
 
 def finish(processes: list, log: Path, codes: tuple[int, ...] = (0, 0)) -> list[str]:
-    """What the ranks said, once they ended with these codes."""
+    """The output of each rank, once all ended with these exit codes; ranks still running after 200 s are killed."""
     for process in processes:
-        process.join(300)
+        process.join(200)
+        if process.is_alive():
+            process.kill()
     texts = [Path(f"{log}.{rank}").read_text() for rank in range(len(processes))]
     assert tuple(process.exitcode for process in processes) == codes, texts
     return texts
