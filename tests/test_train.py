@@ -118,7 +118,9 @@ def test_max_minutes_ends_a_run_with_its_schedule_finished(corpus, tmp_path, cap
     folder = tmp_path / "run"
     assert train([*flags, "--max-minutes", "0.05", "--out-dir", str(folder)])
     metrics = read_metrics(folder)
-    assert 1.0 < metrics[-1]["seconds"] <= 3.0 and metrics[-1]["learning_rate"] == 0.0
+    assert (
+        2.5 < metrics[-1]["seconds"] < 3.2 and metrics[-1]["learning_rate"] == 0.0
+    )  # its evaluation is a guess
     assert "val_loss" in metrics[-1] and metrics[-2]["learning_rate"] > 0
     assert "cannot be repeated to the bit" in capsys.readouterr().out
     assert train(["--resume", "--out-dir", str(folder)])

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ci, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTSIDE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
