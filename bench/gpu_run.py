@@ -9,7 +9,7 @@ TinyStories, whose loss is another matter; their vocabulary is smaller than the 
 
 `--prepare` makes the stories, the vocabulary and the token files in data/gpu and stops: a machine that is paid by the
 minute need not do it (copy the folder there). Without it they are made first. `--warm` takes a few steps and measures
-nothing. Needs no tyro: settings are read from the file. In: a file of configs/ whose tokens are set.
+nothing. In: a file of configs/ whose tokens are set.
 """
 
 import argparse

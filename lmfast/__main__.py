@@ -35,12 +35,11 @@ def main() -> None:
 
             print(f"lmfast {__version__}")
         elif words[0] not in COMMANDS:
-            from lmfast.suggestions import hint
+            from lmfast.suggestions import remedy
 
-            remedy = (
-                hint(words[0].replace("-", "_"), COMMANDS, dashes="") or f"there are {', '.join(COMMANDS)}"
-            )
-            raise UserError(f"unknown command '{words[0]}'; {remedy}")
+            near = remedy(words[0].replace("-", "_"), COMMANDS, dashes="")
+            listed = f"there are {', '.join(COMMANDS)}"
+            raise UserError(f"unknown command '{words[0]}'; {near or listed}")
         else:
             sys.argv = [f"lmfast {words[0]}", *words[1:]]
             importlib.import_module(COMMANDS[words[0]][0]).main()

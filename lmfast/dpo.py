@@ -4,14 +4,16 @@ The training loop, its settings and its run folder are lmfast.train's; this comm
 the model it starts from, whose log-probabilities are computed once and kept in the run folder.
 """
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lmfast.cli.settings_line import parse
 from lmfast.counted import counted
 from lmfast.errors import UserError, exit_on_user_error
 from lmfast.model import compile_cache
-from lmfast.settings import parse, precision_of
+from lmfast.settings import precision_of
 from lmfast.training.post_training_settings import DPOSettings
 
 
@@ -24,8 +26,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def dpo(argv: Sequence[str]) -> bool:
     """Runs the training that a command line describes; returns False when it was stopped before its end."""
-    if {"-h", "--help"} & set(argv):
-        parse(DPOSettings, argv, "lmfast dpo")
+    read = functools.partial(parse, DPOSettings, argv, "lmfast dpo")
+    read()  # --help and mistakes before torch is imported
     compile_cache.use()
     import torch
 
@@ -34,7 +36,7 @@ def dpo(argv: Sequence[str]) -> bool:
     from lmfast.training.run import execute
 
     with joined() as ranks:
-        settings, folder, resuming, run = ranks.from_first(lambda: settings_of(DPOSettings, argv, "dpo"))
+        settings, folder, resuming, run = ranks.from_first(lambda: settings_of(DPOSettings, read, "dpo"))
         device = torch.device(settings.run.device)
         ranks.use_device(device)
         settings, task = ranks.first_then_rest(lambda: _task(settings, folder, resuming, run, device, ranks))

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
+from lmfast.cli.settings_line import parse
 from lmfast.counted import counted
 from lmfast.errors import UserError, exit_on_user_error
-from lmfast.settings import DataSettings, parse, precision_of, replace_flat
+from lmfast.settings import DataSettings, Option, precision_of, replace_flat
 from lmfast.streams import standard_output
 
 
@@ -26,9 +25,9 @@ from lmfast.streams import standard_output
 class EvaluateSettings:
     """Measure a trained model: its loss on a token file, and the text it writes."""
 
-    run: tyro.conf.Positional[str | None] = None
+    run: Annotated[str | None, Option(positional=True)] = None
     """run folder, or one of its checkpoints; the newest run under runs/ when not set"""
-    data: Annotated[str | None, tyro.conf.arg(aliases=["--val-data"])] = None
+    data: Annotated[str | None, Option(aliases=("val_data",))] = None
     """token file (.npy, .bin, or text of ids); when not set, the run's own val_data_path, or the records it held out"""
     batch_size: int = 32
     """sequences read together"""

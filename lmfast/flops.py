@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
-
+from lmfast.cli.settings_line import given_names, parse
 from lmfast.errors import UserError, exit_on_user_error
 from lmfast.files import check_writable
 from lmfast.model.accounting import (
@@ -30,12 +29,11 @@ from lmfast.model.memory import USABLE, kv_cache_bytes_per_token, largest_batch,
 from lmfast.model.peaks import DEVICES, named_peak, peak_here
 from lmfast.settings import (
     OptimizerSettings,
+    Option,
     RunSettings,
     TrainSettings,
     find_config,
     flat_types,
-    given_names,
-    parse,
     precision_of,
     read_model,
     read_yaml,
@@ -79,7 +77,7 @@ class FlopsSettings:
     """sequences in one forward pass, for the memory of a step"""
     dtype: Literal["bf16", "fp16", "fp32", "fp8"] | None = None
     """of the matrix products; when not set, what the YAML file's bf16 and fp16 say, and bf16 without a file"""
-    device: Annotated[str | None, tyro.conf.arg(help=DEVICE_HELP)] = None
+    device: Annotated[str | None, Option(help=DEVICE_HELP)] = None
     memory: float | None = None
     """GB (10^9 bytes) that the largest batch may use; the device's own when not set"""
     total_tokens: int | None = None

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
 from lmfast.cli.arguments import unescaped
+from lmfast.cli.settings_line import parse
 from lmfast.errors import UserError, exit_on_user_error
 from lmfast.files import read_text
 from lmfast.model import compile_cache
-from lmfast.settings import parse, precision_of
+from lmfast.settings import Option, precision_of
 from lmfast.streams import input_is_piped, standard_input, standard_output
 
 
@@ -29,7 +28,7 @@ class GenerateSettings:
 
     checkpoint: str | None = None
     """run folder, or one of its checkpoints; the newest run under runs/ when not set"""
-    prompt: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--prompts"])] = ()
+    prompt: Annotated[tuple[str, ...], Option(aliases=("prompts",))] = ()
     """text to continue; several make a batch. Without one, what is piped in; without that, a text begins at <|endoftext|>"""
     prompt_file: str | None = None
     """file with one prompt a line; - reads standard input"""

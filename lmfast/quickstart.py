@@ -20,7 +20,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(
         prog="lmfast quickstart",
         description="From nothing to a small story-telling model, in minutes.",
-        allow_abbrev=False,
     )
     parser.add_argument("--fresh", action="store_true", help="start over instead of reusing finished stages")
     with exit_on_user_error():

@@ -9,7 +9,7 @@ from lmfast.errors import UserError, exit_on_user_error
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(prog="lmfast report", description="Compare runs on one HTML page.", allow_abbrev=False)
+    parser = Parser(prog="lmfast report", description="Compare runs on one HTML page.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
     parser.add_argument(
         "--output", type=Path, default=Path("report.html"), help="page to write (report.html)"

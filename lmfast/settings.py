@@ -1,4 +1,4 @@
-"""Settings of the commands: dataclasses, YAML files and command lines, in one place and with one set of names.
+"""Settings of the commands: dataclasses and YAML files, in one place and with one set of names.
 
 A command's settings are one dataclass of groups (model, data, optimizer, run, logging); seen from YAML and from
 the command line they are flat: `d_model: 256` in a file is `--d-model 256` or `--d_model 256` on the line, and an alias
@@ -8,15 +8,12 @@ the known one that is nearest in meaning (suggestions.py). No torch here.
 `extends: quickstart` in a file builds on another one.
 
 YAML scalars are coerced by the field's type (`1e-3` is a string to YAML and a float to us); a value of the wrong
-kind is refused with the file, the name and what was expected. Files are read without tyro too, which a machine may
-lack that only computes; a command line is not.
+kind is an error that names the file, the setting and what was expected. Command lines: cli/settings_line.py.
 """
 
 import contextlib
 import dataclasses
 import difflib
-import io
-import re
 import types
 import typing
 from collections.abc import Sequence
@@ -30,12 +27,7 @@ from lmfast.counted import counted
 from lmfast.errors import UserError
 from lmfast.files import written_beside
 from lmfast.model.config import ModelConfig
-from lmfast.suggestions import remedy, stray_word_remedy
-
-try:
-    import tyro
-except ImportError:
-    tyro = None
+from lmfast.suggestions import remedy
 
 T = TypeVar("T")
 
@@ -47,18 +39,28 @@ CONFIGS = next(
 )
 
 
-def _also(flag: str) -> Any:
-    """Another name of a setting, on the command line and in YAML, as tyro wants it noted."""
-    return (types.SimpleNamespace if tyro is None else tyro.conf.arg)(aliases=(flag,))
+@dataclass(frozen=True)
+class Option:
+    """How a setting differs on the command line from one option of its name. Goes into the field's `Annotated` type.
+
+    aliases: other names, in YAML too. positional: an argument without a name. help: the text, where it is computed. bare:
+    the value of the option without one. negated: the value of its --no- form.
+    """
+
+    aliases: tuple[str, ...] = ()
+    positional: bool = False
+    help: str | None = None
+    bare: str | None = None
+    negated: str | None = None
 
 
 @dataclass(frozen=True)
 class DataSettings:
     """What is read. With no data given, the built-in stories are prepared and trained on."""
 
-    train_data_path: Annotated[str | None, _also("--train-data")] = None
+    train_data_path: Annotated[str | None, Option(aliases=("train_data",))] = None
     """token file to train on (.npy, .bin, or text of ids)"""
-    val_data_path: Annotated[str | None, _also("--val-data")] = None
+    val_data_path: Annotated[str | None, Option(aliases=("val_data",))] = None
     """token file to evaluate on"""
     tokenizer: str | None = None
     """tokenizer folder or file, for bits per byte and samples; the token file's own when not set; none: without one"""
@@ -87,7 +89,7 @@ class OptimizerSettings:
     whichever comes first. What a clock ends cannot be repeated to the bit"""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """adamw, or muon: Muon for the blocks' matrices and AdamW for embeddings, head and norms"""
-    learning_rate: Annotated[float, _also("--lr")] = 1e-4
+    learning_rate: Annotated[float, Option(aliases=("lr",))] = 1e-4
     """peak learning rate"""
     schedule: Literal["cosine", "linear", "wsd"] = "cosine"
     """after the warmup: half a cosine, a straight line, or the peak rate until a linear decay (wsd)"""
@@ -119,7 +121,7 @@ class OptimizerSettings:
 class RunSettings:
     """Where and how the run executes."""
 
-    out_dir: Annotated[str | None, _also("--checkpoint-dir")] = None
+    out_dir: Annotated[str | None, Option(aliases=("checkpoint_dir",))] = None
     """run folder; an unfinished run in it resumes. runs/train-N when not set"""
     resume: bool = False
     """go on with the run in out_dir, or with the newest run"""
@@ -157,7 +159,7 @@ class LoggingSettings:
     """steps between samples of generated text; 0 turns them off"""
     tensorboard: bool = False
     """also write TensorBoard event files"""
-    wandb: Literal["off", "online", "offline"] = "off"
+    wandb: Annotated[Literal["off", "online", "offline"], Option(bare="online", negated="off")] = "off"
     """Weights & Biases logging; a bare --wandb means online, --no-wandb means off"""
     wandb_project: str = "lmfast"
     """W&B project"""
@@ -262,9 +264,9 @@ def _read_chain(path: Path, cls: type, others: Sequence[type], above: tuple[Path
         except UserError as error:
             raise UserError(f"{path}: extends {error}") from None
         base = _read_chain(file, cls, others, (*above, path.resolve()))
-    hints, aliases = flat_types(cls), _aliases(cls)
+    hints, aliases = flat_types(cls), setting_aliases(cls)
     for other in others:
-        hints, aliases = flat_types(other) | hints, _aliases(other) | aliases
+        hints, aliases = flat_types(other) | hints, setting_aliases(other) | aliases
     values = {}
     for key, value in loaded.items():
         name = str(key).replace("-", "_")
@@ -326,138 +328,19 @@ def write_yaml(path: Path, settings: Any) -> None:
         beside.write_text(yaml.safe_dump(flat, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def parse(
-    cls: type[T], argv: Sequence[str], prog: str, base: T | None = None, others: Sequence[type] = ()
-) -> T:
-    """Settings from a command line, over a YAML file named by --config, over `base` (the defaults).
-
-    others: see `read_yaml`; what the file says of those settings is left aside.
-    Raises UserError for anything that cannot be understood; prints help and exits 0 on --help.
-    """
-    if tyro is None:
-        raise UserError(
-            "command lines need the package tyro, which is not installed: pip install 'tyro>=1,<2'"
-        )
-    argv = _spell_out_wandb(list(argv))
-    hints = flat_types(cls)
-    default = base if base is not None else cls()
-    if "config" in hints and (name := _value_of("--config", argv)) is not None:
-        values = read_yaml(find_config(name), cls, others)
-        # Of max_iters and total_tokens, the nearer source decides.
-        if "total_tokens" in values and "max_iters" not in values:
-            values["max_iters"] = None
-        default = replace_flat(default, values)
-    if "max_iters" in hints:
-        if _value_of("--total-tokens", argv) is not None and _value_of("--max-iters", argv) is None:
-            default = replace_flat(default, {"max_iters": None})
-        elif _value_of("--max-iters", argv) is not None and _value_of("--total-tokens", argv) is None:
-            default = replace_flat(default, {"total_tokens": None})
-    _refuse_unknown_flags(argv, cls)
-    if {"-h", "--help"} & set(argv):
-        return tyro.cli(cls, args=argv, prog=prog, default=default, config=_conventions())
-    out = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-            return tyro.cli(cls, args=argv, prog=prog, default=default, config=_conventions())
-    except SystemExit:
-        message = _first_message(out.getvalue())
-        if stray := re.match("Unrecognized options: (.*)", message):
-            aliases = {name: name for name in hints} | _aliases(cls)
-            words = stray[1].split(", ")
-            near = stray_word_remedy(words, aliases) or "--help lists all settings"
-            message = f"unknown argument '{words[0]}'; {near}"
-        raise UserError(message) from None
+def option_of(hint: Any) -> Option:
+    """The `Option` in a field's annotation; without one, the default."""
+    return next((extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Option)), Option())
 
 
-def _conventions() -> tuple:
-    """tyro's: groups are not named in flags, and only docstrings are help."""
-    return tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff
-
-
-def _aliases(cls: type) -> dict[str, str]:
-    """{alias: setting} as declared on the fields, both as bare names with underscores."""
+def setting_aliases(cls: type) -> dict[str, str]:
+    """{alias: setting} of a settings dataclass and its groups."""
     found = {}
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():
         if dataclasses.is_dataclass(hint):
-            found |= _aliases(hint)
-        for extra in getattr(hint, "__metadata__", ()):
-            found |= {a.lstrip("-").replace("-", "_"): name for a in getattr(extra, "aliases", None) or ()}
+            found |= setting_aliases(hint)
+        found |= dict.fromkeys(option_of(hint).aliases, name)
     return found
-
-
-def given_names(argv: Sequence[str], cls: type) -> set[str]:
-    """The settings that a command line names, aliases and --no- forms resolved."""
-    hints, aliases = flat_types(cls), _aliases(cls)
-    names = set()
-    for word in argv:
-        if not word.startswith("--"):
-            continue
-        name = word[2:].split("=", 1)[0].replace("-", "_")
-        if name not in hints and name.startswith("no_"):
-            name = name[3:]
-        names.add(aliases.get(name, name))
-    return names & hints.keys()
-
-
-def _refuse_unknown_flags(argv: Sequence[str], cls: type) -> None:
-    hints = flat_types(cls)
-    names = hints.keys() | _aliases(cls).keys() | {"help"}
-    switches = {name for name, hint in hints.items() if hint is bool}
-    for word in argv:
-        if not word.startswith("--") or word == "--":
-            continue
-        given = word.split("=", 1)[0]
-        name = given[2:].replace("-", "_").replace(".", "_")
-        off, known = ("no_", switches) if name.startswith("no_") else ("", names)
-        if name not in names and name.removeprefix(off) not in known:
-            near = remedy(name.removeprefix(off), known, "--no-" if off else "--")
-            raise UserError(f"unknown setting '{given}'; {near or '--help lists them all'}")
-
-
-def _value_of(flag: str, argv: Sequence[str]) -> str | None:
-    """The last value given for a flag on a raw command line, in either spelling and with or without '='."""
-    value = None
-    for i, word in enumerate(argv):
-        head, sep, tail = word.partition("=")
-        if head.replace("_", "-") == flag:
-            value = tail if sep else (argv[i + 1] if i + 1 < len(argv) else None)
-    return value
-
-
-def _spell_out_wandb(argv: list[str]) -> list[str]:
-    """`--wandb` alone means online and `--no-wandb` means off; tyro knows only `--wandb VALUE`."""
-    out = []
-    for i, word in enumerate(argv):
-        if word in ("--no-wandb", "--no_wandb"):
-            out += ["--wandb", "off"]
-        elif word == "--wandb" and (i + 1 == len(argv) or argv[i + 1].startswith("-")):
-            out += ["--wandb", "online"]
-        else:
-            out.append(word)
-    return out
-
-
-def _first_message(box: str) -> str:
-    """The message in tyro's error box as one line: title, frame and the hints below the first rule left out."""
-    parts, framed = [[]], False
-    for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines():
-        framed |= line.startswith("╭")
-        text = line.strip("│ ")
-        if text and set(text) <= set("─-"):
-            parts.append([])
-        elif text and text[0] not in "╭╰":
-            parts[-1].append(text)
-    # Without a frame (output that is not UTF-8), the title stands above a first rule of its own.
-    message = parts[0] if framed or len(parts) == 1 else parts[1]
-    message = " ".join(message)
-    # What the types' own constructors say of a number is for programmers.
-    number = re.match(
-        r"Error parsing (\S+): .*(?:literal for (int)\(\) with base 10|string to float): ('.*')$", message
-    )
-    if number:
-        flag, whole, value = number.groups()
-        return f"{flag} is {value}; expected a {'whole number in digits' if whole else 'number'}"
-    return message or "the command line could not be read"
 
 
 def _coerce(value: Any, hint: Any, where: str) -> Any:

@@ -3,15 +3,17 @@
 The training loop, its settings and its run folder are lmfast.train's; this command adds the data and the chat's tokens.
 """
 
+import functools
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lmfast.cli.settings_line import parse
 from lmfast.counted import counted
 from lmfast.errors import exit_on_user_error
 from lmfast.model import compile_cache
-from lmfast.settings import parse, precision_of
+from lmfast.settings import precision_of
 from lmfast.training.post_training_settings import SFTSettings
 
 
@@ -24,8 +26,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def sft(argv: Sequence[str]) -> bool:
     """Runs the fine-tuning that a command line describes; returns False when it was stopped before its end."""
-    if {"-h", "--help"} & set(argv):
-        parse(SFTSettings, argv, "lmfast sft")
+    read = functools.partial(parse, SFTSettings, argv, "lmfast sft")
+    read()  # --help and mistakes before torch is imported
     compile_cache.use()
     import torch
 
@@ -34,7 +36,7 @@ def sft(argv: Sequence[str]) -> bool:
     from lmfast.training.run import execute
 
     with joined() as ranks, tempfile.TemporaryDirectory() as scratch:
-        settings, folder, resuming, run = ranks.from_first(lambda: settings_of(SFTSettings, argv, "sft"))
+        settings, folder, resuming, run = ranks.from_first(lambda: settings_of(SFTSettings, read, "sft"))
         device = torch.device(settings.run.device)
         ranks.use_device(device)
 

@@ -6,9 +6,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lmfast.cli.settings_line import given_names, parse
 from lmfast.errors import UserError, exit_on_user_error
 from lmfast.model import compile_cache
-from lmfast.settings import CONFIGS, TrainSettings, given_names, parse, read_yaml, replace_flat, to_flat
+from lmfast.settings import CONFIGS, TrainSettings, read_yaml, replace_flat, to_flat
 
 NO_TOKENIZER = "none"
 """value of the setting tokenizer that trains without one"""

@@ -5,8 +5,9 @@ import re
 import pytest
 import yaml
 
+from lmfast.cli.settings_line import parse
 from lmfast.model.accounting import num_parameters, training_flops_per_token
-from lmfast.settings import CONFIGS, TrainSettings, parse
+from lmfast.settings import CONFIGS, TrainSettings
 from lmfast.train import train
 from lmfast.training.resolve import batch_ramp, resolve
 from lmfast.training.run_folder import read_metrics

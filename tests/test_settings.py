@@ -1,18 +1,15 @@
 import dataclasses
-import subprocess
-import sys
 
 import pytest
 import yaml
 
+from lmfast.cli.settings_line import parse
 from lmfast.errors import UserError
 from lmfast.settings import (
     CONFIGS,
     TrainSettings,
     find_config,
     flat_types,
-    given_names,
-    parse,
     read_yaml,
     replace_flat,
     to_flat,
@@ -28,24 +25,6 @@ def flat(*words):
     return to_flat(line(*words))
 
 
-def test_both_spellings_and_equals():
-    for words in (["--d-model", "64"], ["--d_model", "64"], ["--d-model=64"], ["--d_model=64"]):
-        assert line(*words).model.d_model == 64
-
-
-@pytest.mark.parametrize(
-    ("alias", "name", "value"),
-    [
-        ("--lr", "learning_rate", 0.5),
-        ("--train-data", "train_data_path", "x.npy"),
-        ("--val_data", "val_data_path", "y.npy"),
-        ("--checkpoint-dir", "out_dir", "runs/z"),
-    ],
-)
-def test_aliases(alias, name, value):
-    assert flat(alias, str(value))[name] == value
-
-
 def test_documented_defaults():
     """GPT-2 small's shape at context 1024, and the intervals of the handbook."""
     expected = {
@@ -54,37 +33,6 @@ def test_documented_defaults():
         "eval_interval": 100, "log_interval": 10, "wandb": "off", "device": "auto",
     }  # fmt: skip
     assert {name: flat()[name] for name in expected} == expected
-
-
-@pytest.mark.parametrize(
-    ("words", "mode"),
-    [
-        ([], "off"),
-        (["--wandb"], "online"),
-        (["--wandb", "--compile"], "online"),
-        (["--wandb", "offline"], "offline"),
-        (["--wandb=offline"], "offline"),
-        (["--no-wandb"], "off"),
-    ],
-)
-def test_wandb_spellings(words, mode):
-    assert flat(*words)["wandb"] == mode
-
-
-def test_line_beats_file_beats_default(tmp_path):
-    file = tmp_path / "c.yaml"
-    file.write_text("d_model: 64\nnum-heads: 4\nlearning_rate: 1e-3\n")
-    settings = flat("--config", str(file), "--num-heads", "8")
-    assert (settings["d_model"], settings["num_heads"], settings["learning_rate"]) == (64, 8, 1e-3)
-    assert settings["num_layers"] == 12
-
-
-def test_the_nearer_of_max_iters_and_total_tokens_decides(tmp_path):
-    file = tmp_path / "c.yaml"
-    file.write_text("max_iters: 5\n")
-    assert line("--config", str(file), "--total-tokens", "9").optimizer.max_iters is None
-    file.write_text("total_tokens: 5\n")
-    assert line("--config", str(file), "--max-iters", "9").optimizer.total_tokens is None
 
 
 @pytest.mark.parametrize(
@@ -113,31 +61,6 @@ def test_a_bad_file_is_named(tmp_path, text, message):
     with pytest.raises(UserError) as error:
         read_yaml(file, TrainSettings)
     assert str(file) in str(error.value) and message in str(error.value) and "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--d-modle", "3"], "unknown setting '--d-modle'; did you mean --d-model?"),
-        (["--block-size", "3"], "did you mean --context-length?"),
-        (["--epochs", "3"], "runs are counted in steps (max_iters)"),
-        (["--no-qk_nrm"], "unknown setting '--no-qk_nrm'; did you mean --no-qk-norm?"),
-        (["--temp", "1"], "unknown setting '--temp'; --help lists them all"),
-        (["--d-model", "x"], "--d-model is 'x'; expected a whole number in digits"),
-        (["--vocab-size", "4e3"], "--vocab-size is '4e3'; expected a whole number in digits"),
-        (["--rope-theta", "1KB"], "--rope-theta is '1KB'; expected a number"),
-        (["--logit-softcap", "x"], "--logit-softcap is 'x'; expected a number"),
-        (["--norm", "x"], "invalid choice 'x'"),
-        (["--d-model"], "--d-model"),
-        (["stray"], "stray"),
-        (["--config", "quikstart"], "did you mean quickstart?"),
-    ],
-)
-def test_a_bad_line_is_one_line(words, message, capsys):
-    with pytest.raises(UserError) as error:
-        line(*words)
-    assert message in str(error.value) and "\n" not in str(error.value)
-    assert capsys.readouterr() == ("", "")
 
 
 def test_numbers_are_coerced_by_type(tmp_path):
@@ -173,14 +96,6 @@ def test_names_are_unique_and_flat():
     assert len(flat_types(TrainSettings)) == count(TrainSettings)
 
 
-def test_given_names_resolves_aliases():
-    assert given_names(["--lr", "1", "--no-compile", "--d_model=3"], TrainSettings) == {
-        "learning_rate",
-        "compile",
-        "d_model",
-    }
-
-
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_config_reads(path):
     from lmfast.training.post_training_settings import DPOSettings, SFTSettings
@@ -191,21 +106,6 @@ def test_every_config_reads(path):
     assert resolve(settings, 4096).model.vocab_size
     assert find_config(path.stem) == path
     assert yaml.safe_load(path.read_text())
-
-
-def test_without_tyro_files_are_read_and_lines_refused():
-    code = (
-        "import sys; sys.modules['tyro'] = None\n"
-        "from lmfast.settings import TrainSettings, _aliases, find_config, parse, read_yaml, replace_flat\n"
-        "values = read_yaml(find_config('owt_124m'), TrainSettings)\n"
-        "assert _aliases(TrainSettings)['lr'] == 'learning_rate'\n"
-        "print(replace_flat(TrainSettings(), values).model.d_model)\n"
-        "try: parse(TrainSettings, ['--lr', '1'], 'x')\n"
-        "except ValueError as error: print(error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    size, refusal = done.stdout.splitlines()
-    assert size == "768" and refusal.startswith("command lines need the package tyro")
 
 
 def chain(folder, **files: str) -> None:

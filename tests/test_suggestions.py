@@ -5,8 +5,9 @@ import importlib
 import pytest
 
 from lmfast.__main__ import COMMANDS
+from lmfast.cli.settings_line import parse
 from lmfast.errors import UserError
-from lmfast.settings import TrainSettings, flat_types, parse, read_yaml
+from lmfast.settings import TrainSettings, flat_types, read_yaml
 from lmfast.suggestions import _OTHERS_SAY, nearest, remedy
 
 

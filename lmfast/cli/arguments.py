@@ -8,6 +8,7 @@ import argparse
 import logging
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 
@@ -18,28 +19,65 @@ UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors are `UserError`s of one line; an unknown option comes with the known one of this command that is nearest in
-    meaning."""
+    """Options are known with dashes and with underscores; errors are a `UserError` of one line, and an unknown option comes
+    with the known one that is nearest in meaning."""
+
+    def __init__(self, *args, **rest):
+        super().__init__(*args, **{"allow_abbrev": False, "formatter_class": HelpFormatter} | rest)
+        self._option_string_actions = _EitherSpelling(self._option_string_actions)
+        for group in self._action_groups:
+            group._option_string_actions = self._option_string_actions
 
     def parse_known_args(self, args=None, namespace=None):
-        """As argparse does, but a command of several refuses what it does not know itself, and does not leave it to the
-        parser of them all, which knows no options."""
+        """As argparse does, but a subcommand reports what it does not know itself: the parser above knows no options."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+            self.error_unknown(unknown)
         return found, unknown
 
+    def error_unknown(self, words: Sequence[str]):
+        known = {word[2:].replace("-", "_") for action in self._actions for word in action.option_strings}
+        if words[0].startswith("--"):
+            name = words[0].split("=")[0]
+            near = remedy(name[2:].replace("-", "_"), known)
+            raise UserError(f"unknown option {name}; {near or f'see {self.prog} --help'}")
+        near = stray_word_remedy(words, {name: name for name in known})
+        raise UserError(f"unknown argument '{words[0]}'; {near or f'see {self.prog} --help'}")
+
     def error(self, message: str):
-        if unknown := re.match(r"unrecognized arguments: (.*)", message):
-            words = unknown[1].split(" ")
-            known = {word[2:].replace("-", "_") for action in self._actions for word in action.option_strings}
-            if words[0].startswith("--"):
-                name = words[0].split("=")[0]
-                near = remedy(name[2:].replace("-", "_"), known)
-                raise UserError(f"unknown option {name}; {near or f'see {self.prog} --help'}")
-            near = stray_word_remedy(words, {name: name for name in known})
-            raise UserError(f"unknown argument '{words[0]}'; {near or f'see {self.prog} --help'}")
         raise UserError(f"{message}; see {self.prog} --help")
+
+
+class _EitherSpelling(dict):
+    """{option: action}, found under --d-model and --d_model."""
+
+    def __contains__(self, name):
+        return super().__contains__(name) or super().__contains__(self._dashed(name))
+
+    def __getitem__(self, name):
+        return super().__getitem__(name if super().__contains__(name) else self._dashed(name))
+
+    @staticmethod
+    def _dashed(name):
+        return name.replace("_", "-") if isinstance(name, str) and name.startswith("--") else name
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Readable from 60 to 110 columns; a setting's own value is shown behind its text."""
+
+    def __init__(self, prog: str, **rest):
+        width = min(shutil.get_terminal_size().columns, 110) - 2
+        super().__init__(prog, max_help_position=30, width=width)
+
+    def _expand_help(self, action):
+        return super()._expand_help(action) + getattr(action, "shown_default", "")
+
+    def _format_action_invocation(self, action):
+        if action.option_strings and action.nargs != 0 and action.metavar is not None:
+            return f"{', '.join(action.option_strings)} {self._format_args(action, action.metavar)}"
+        if (switch := getattr(action, "switch", None)) is not None:
+            return ", ".join(f"--[no-]{name[2:]}" for name in switch)
+        return super()._format_action_invocation(action)
 
 
 def number_of_bytes(text: str) -> int:
@@ -87,13 +125,11 @@ def new_special_token(text: str) -> str:
 def parser_of(module: str, about: str) -> tuple[Parser, Callable[[str, str], Parser]]:
     """The parser of a module with commands of its own, and what adds one of them: (name, what it does) → its parser."""
     called_by_path = sys.argv[0].endswith("__main__.py")
-    parser = Parser(
-        prog=f"python -m {module}" if called_by_path else sys.argv[0], description=about, allow_abbrev=False
-    )
+    parser = Parser(prog=f"python -m {module}" if called_by_path else sys.argv[0], description=about)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, text: str) -> Parser:
-        return commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        return commands.add_parser(name, help=text, description=text)
 
     return parser, command
 
@@ -136,14 +172,6 @@ def add_tokenizer(parser: Parser, many: bool = False) -> None:
         help="where the tokenizer's files do not name them; without =ID, the published id or the next",
     )
     parser.add_argument("--pattern", help="where the tokenizer's files do not name it")
-
-
-def with_dashes(words: Sequence[str]) -> list[str]:
-    """--vocab_size → --vocab-size; values stay as they are."""
-    return [
-        re.sub(r"^--[a-z_]+", lambda name: name[0].replace("_", "-"), word) if word.startswith("--") else word
-        for word in words
-    ]
 
 
 def set_log_level() -> None:

@@ -1,6 +1,6 @@
 """python -m lmfast.data download|prepare|stats: the command line, and nothing else.
 
-Words are parsed here with argparse (`--help` answers at once), work is done in corpora.py, prepare.py and stats.py. Bad
+The command line is parsed here (`--help` answers at once); the work is done in cli/data. Bad
 input is one line on stderr and exit code 2. `--val_fraction` is `--val-fraction`, and so on.
 """
 
@@ -18,7 +18,6 @@ from lmfast.cli.arguments import (
     positive,
     set_log_level,
     unescaped,
-    with_dashes,
 )
 from lmfast.errors import exit_on_user_error
 
@@ -112,7 +111,7 @@ def build_parser() -> Parser:
 
 def main(words: Sequence[str] | None = None) -> None:
     with exit_on_user_error():
-        arguments = build_parser().parse_args(with_dashes(sys.argv[1:] if words is None else words))
+        arguments = build_parser().parse_args(sys.argv[1:] if words is None else words)
         set_log_level()
         module = importlib.import_module("lmfast.cli.data.commands")
         getattr(module, arguments.command)(arguments)

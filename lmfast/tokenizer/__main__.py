@@ -1,7 +1,7 @@
 """python -m lmfast.tokenizer train|encode|decode|inspect|count|compression: the command line, and nothing else.
 
-Words are parsed here with argparse (`--help` answers at once: no numpy, no numba), work is done in cli/tokenizer/commands.py,
-inspecting.py and measuring.py. Bad input is one line on stderr and exit code 2. LOG_LEVEL=DEBUG shows the most frequent
+The command line is parsed here (`--help` answers at once: no numpy, no numba); the work is done in cli/tokenizer.
+Bad input is one line on stderr and exit code 2. LOG_LEVEL=DEBUG shows the most frequent
 pretokens and every pair as it is chosen. `--vocab-size` may be spelt `--vocab_size`, and so on.
 """
 
@@ -19,7 +19,6 @@ from lmfast.cli.arguments import (
     parser_of,
     positive,
     set_log_level,
-    with_dashes,
 )
 from lmfast.errors import exit_on_user_error
 
@@ -111,7 +110,7 @@ def build_parser() -> Parser:
 
 def main(words: Sequence[str] | None = None) -> None:
     with exit_on_user_error():
-        arguments = build_parser().parse_args(with_dashes(sys.argv[1:] if words is None else words))
+        arguments = build_parser().parse_args(sys.argv[1:] if words is None else words)
         set_log_level()
         home = {"inspect": "inspecting", "count": "measuring", "compression": "measuring"}
         module = importlib.import_module(f"lmfast.cli.tokenizer.{home.get(arguments.command, 'commands')}")

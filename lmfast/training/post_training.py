@@ -25,7 +25,7 @@ from lmfast.data.chat_records import Message
 from lmfast.data.packing import hold_out, prompt_hash
 from lmfast.errors import UserError
 from lmfast.model.device import pick_device
-from lmfast.settings import TrainSettings, parse, read_model, replace_flat, to_flat
+from lmfast.settings import TrainSettings, read_model, replace_flat, to_flat
 from lmfast.training.resolve import batch_ramp
 from lmfast.training.resume import choose_folder, refuse_missing_data, settings_to_resume
 from lmfast.training.run_folder import find_checkpoint, read_facts
@@ -33,16 +33,17 @@ from lmfast.training.run_folder import find_checkpoint, read_facts
 T = TypeVar("T", bound=TrainSettings)
 
 
-def settings_of(cls: type[T], argv: Sequence[str], stage: str) -> tuple[T, Path | None, bool, Path]:
+def settings_of(cls: type[T], read: Callable[..., T], stage: str) -> tuple[T, Path | None, bool, Path]:
     """(settings with the base's model and whole paths, run folder, whether the run in it resumes, folder of the base).
 
+    read: returns the command line's settings, over `base` where given.
     Of a run that goes on, the base is the run itself: it has the tokenizer, and the weights are not read again.
     """
-    settings = parse(cls, argv, f"lmfast {stage}")
+    settings = read()
     folder, resuming = choose_folder(settings, stage)
     if resuming:
         saved, run = settings_to_resume(folder, cls), folder
-        settings = parse(cls, argv, f"lmfast {stage}", base=saved)
+        settings = read(base=saved)
         if settings.data.epochs != saved.data.epochs and (
             settings.optimizer.max_iters == saved.optimizer.max_iters
         ):
@@ -51,7 +52,7 @@ def settings_of(cls: type[T], argv: Sequence[str], stage: str) -> tuple[T, Path 
     else:
         run = base_run(settings.run.init_from, stage)
         model = replace(read_model(run), vocab_size=None)
-        settings = parse(cls, argv, f"lmfast {stage}", base=replace(cls(), model=model))
+        settings = read(base=replace(cls(), model=model))
     if settings.data.tokenizer is not None:
         raise UserError(
             f"tokenizer is {settings.data.tokenizer}; {stage} takes that of --init-from, leave --tokenizer out"

@@ -5,18 +5,16 @@ own data and loss. No torch here.
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-import tyro
-
-from lmfast.settings import DataSettings, OptimizerSettings, TrainSettings
+from lmfast.settings import DataSettings, OptimizerSettings, Option, TrainSettings
 
 
 @dataclass(frozen=True)
 class ConversationData(DataSettings):
     """What is read."""
 
-    train_data_path: Annotated[str | None, tyro.conf.arg(aliases=["--train-data"])] = None
+    train_data_path: Annotated[str | None, Option(aliases=("train_data",))] = None
     """.json or .jsonl of instructions (Alpaca), messages, or ShareGPT conversations"""
-    val_data_path: Annotated[str | None, tyro.conf.arg(aliases=["--val-data"])] = None
+    val_data_path: Annotated[str | None, Option(aliases=("val_data",))] = None
     """records to evaluate on; instead of held_out"""
     tokenizer: str | None = None
     """not used: the tokenizer is that of init_from, with the chat's special tokens"""
@@ -48,9 +46,9 @@ class SFTSettings(TrainSettings):
 class PreferenceData(DataSettings):
     """What is read."""
 
-    train_data_path: Annotated[str | None, tyro.conf.arg(aliases=["--train-data"])] = None
+    train_data_path: Annotated[str | None, Option(aliases=("train_data",))] = None
     """.json or .jsonl of preferences: prompt, chosen, rejected, as strings or messages"""
-    val_data_path: Annotated[str | None, tyro.conf.arg(aliases=["--val-data"])] = None
+    val_data_path: Annotated[str | None, Option(aliases=("val_data",))] = None
     """preferences to evaluate on; instead of held_out"""
     tokenizer: str | None = None
     """not used: the tokenizer is that of init_from"""

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from lmfast.cli.arguments import (
+    Parser,
     add_engine,
     add_workers,
     new_special_token,
@@ -14,7 +15,6 @@ from lmfast.cli.arguments import (
     positive,
     set_log_level,
     special_token,
-    with_dashes,
 )
 from lmfast.errors import UserError
 
@@ -40,7 +40,11 @@ def test_whole_numbers_from_one():
 
 
 def test_underscores_in_names_and_not_in_values():
-    assert with_dashes(["--num_workers", "a_b", "--output=x_y"]) == ["--num-workers", "a_b", "--output=x_y"]
+    parser = Parser()
+    parser.add_argument("--num-workers")
+    parser.add_argument_group("files").add_argument("--out-put")
+    found = parser.parse_args(["--num_workers", "a_b", "--out_put=x_y"])
+    assert (found.num_workers, found.out_put) == ("a_b", "x_y")
 
 
 def test_commands_of_a_module_and_the_nearest_option(monkeypatch):

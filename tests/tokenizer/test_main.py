@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from lmfast.tokenizer.__main__ import build_parser, main, with_dashes
+from lmfast.tokenizer.__main__ import build_parser, main
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.units import data_size
 from tests.processes import cpu_seconds
@@ -115,20 +115,18 @@ def test_train_options(place, capsys, tmp_path):
     )
     assert Tokenizer.load(tmp_path / "4").fingerprint() == one.fingerprint()
     arguments = build_parser().parse_args(
-        with_dashes(
-            [
-                "train",
-                "--input",
-                "x",
-                "--output",
-                "y",
-                "--vocab_size=300",
-                "--num_workers",
-                "5",
-                "--max-memory",
-                "1.5GB",
-            ]
-        )
+        [
+            "train",
+            "--input",
+            "x",
+            "--output",
+            "y",
+            "--vocab_size=300",
+            "--num_workers",
+            "5",
+            "--max-memory",
+            "1.5GB",
+        ]
     )
     assert (arguments.num_workers, arguments.max_memory, arguments.vocab_size) == (5, 1_500_000_000, 300)
 
