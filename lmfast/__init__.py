@@ -29,8 +29,18 @@ def __getattr__(name: str):
     if name not in _HOME_OF:
         raise AttributeError(f"module 'lmfast' has no attribute '{name}'")
     value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    if name in ("TransformerLM", "load_run"):
+        _inject_decoder()
     globals()[name] = value
     return value
+
+
+def _inject_decoder() -> None:
+    """`model.generate` decodes with lmfast.inference, which the model's package may not import."""
+    from lmfast.inference.decode import generate
+    from lmfast.model.transformer import TransformerLM
+
+    TransformerLM.decoder = staticmethod(generate)
 
 
 def __dir__() -> list[str]:

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 
+from lmfast import load_run
 from lmfast.errors import UserError
 from lmfast.evaluate import EvaluateSettings, evaluate_run
 from lmfast.sft import main, sft
 from lmfast.train import train
-from lmfast.training.run_folder import load_run, read_facts, read_metrics
+from lmfast.training.run_folder import read_facts, read_metrics
 from tests.training.forked_runs import close, finish, start_ranks
 
 FLAGS = "--held-out 4 --warmup-iters 1 --lr 1e-2 --log-interval 1 --eval-interval 2 --device cpu".split()

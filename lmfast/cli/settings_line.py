@@ -20,7 +20,6 @@ from typing import Any, Literal, TypeVar
 from lmfast.cli.arguments import Parser
 from lmfast.errors import UserError
 from lmfast.settings import (
-    Option,
     find_config,
     flat_types,
     option_of,
@@ -103,7 +102,13 @@ class SettingsParser(Parser):
             if option.positional:
                 self.usage = f"{self.prog} [{field.name.upper()}] [OPTIONS]"
                 group.add_argument(
-                    field.name, nargs="?", metavar=field.name.upper(), help=text, action=_Value, hint=plain
+                    field.name,
+                    nargs="?",
+                    metavar=field.name.upper(),
+                    help=text,
+                    action=_Value,
+                    hint=plain,
+                    option=option,
                 )
                 continue
             names = [f"--{name.replace('_', '-')}" for name in (field.name, *option.aliases)]
@@ -142,7 +147,7 @@ class SettingsParser(Parser):
 class _Value(argparse.Action):
     """A setting with a value, checked by its field's type."""
 
-    def __init__(self, option_strings, dest, hint, option=Option(), **rest):
+    def __init__(self, option_strings, dest, hint, option, **rest):
         self.hint, self.option, self.shown_default = hint, option, ""
         self.off = [f"--no-{name[2:]}" for name in option_strings] if option.negated else []
         if option.bare:

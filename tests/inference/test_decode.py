@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+import lmfast
 from lmfast.errors import UserError
 from lmfast.inference.decode import PlainDecoder, generate, make_decoder, stream, window_start
 from lmfast.inference.sampling import Sampling
@@ -120,9 +121,13 @@ def test_tokens_stream_as_they_are_made():
     assert heard[0] == first
 
 
-def test_generate_on_the_model():
+def test_generate_on_the_model(monkeypatch):
     model = build()
+    assert lmfast.TransformerLM is type(model)
     assert model.generate([1, 2], max_tokens=4, temperature=0.0) == generate(model, [[1, 2]], 4, **GREEDY)[0]
+    monkeypatch.setattr(lmfast.TransformerLM, "decoder", None)
+    with pytest.raises(UserError, match="import TransformerLM or load_run from lmfast"):
+        model.generate([1, 2])
 
 
 @pytest.mark.parametrize(
