@@ -17,7 +17,7 @@ def test_links_exist(name):
     assert targets and not [target for target in targets if target and not (ROOT / target).exists()]
 
 
-@pytest.mark.exhaustive
+@pytest.mark.ci
 def test_the_documentation_builds(tmp_path):
     pytest.importorskip("mkdocs", reason="the dependency group docs is not installed")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
