@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from lmfast import Tokenizer, train_bpe
 from lmfast.errors import UserError
+from tests.tokenizer import sample_text
 from tests.tokenizer.test_merging import naive_merges
 
-DATA = Path(__file__).resolve().parents[3] / "shared/data"
 HARD = [
     "",
     " ",
@@ -153,9 +153,7 @@ def test_encodes_like_tiktoken(stories, pattern):
         special_tokens=tokenizer.special_tokens,
     )
     texts = [stories.read_text(encoding="utf-8"), *(t for t in HARD if len(t) < 20_000 and "\ud800" not in t)]
-    for name in ("tinystories_valid.txt", "udhr_multilingual.txt"):
-        if (DATA / name).exists():
-            texts.append((DATA / name).read_bytes()[:300_000].decode("utf-8", "ignore"))
+    texts += [sample_text.sample(name).decode() for name in sample_text.GENERATED]
     for text in texts:
         assert tokenizer.encode(text) == theirs.encode(text, allowed_special="all"), text[:80]
 

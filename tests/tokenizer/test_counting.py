@@ -13,10 +13,9 @@ from lmfast.tokenizer import counting, text_file
 from lmfast.tokenizer.compiled import count_table
 from lmfast.tokenizer.counting import Documents, count_pretokens
 from lmfast.tokenizer.patterns import get_pattern
-from tests.tokenizer import oracle
+from tests.tokenizer import oracle, sample_text
 from tests.tokenizer.compiled.test_scanner import HARD
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 END = "<|endoftext|>"
 GPT2 = get_pattern("gpt2")
 
@@ -174,12 +173,10 @@ def test_documents_count_like_files_of_their_own(tmp_path, small_chunks, special
     assert seen == sorted(seen) and seen[-1] == (310, 310)
 
 
-@pytest.mark.parametrize("file", ["tinystories_valid.txt", "udhr_multilingual.txt", "dickens.txt"])
-def test_real_text(tmp_path, file):
-    if not (SHARED / file).exists():
-        pytest.skip(f"{SHARED / file} is not there")
-    path = tmp_path / file
-    path.write_bytes((SHARED / file).read_bytes()[: 1 << 20])
+@pytest.mark.parametrize("name", sample_text.NAMES)
+def test_whole_texts(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(sample_text.sample(name)[: 1 << 19])
     assert counted([path], num_workers=2) == oracle.count(
         path.read_bytes(), [END.encode()], get_pattern("gpt2").regex
     )

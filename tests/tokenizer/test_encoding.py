@@ -3,6 +3,7 @@
 import functools
 import os
 import random
+import tempfile
 import time
 from pathlib import Path
 
@@ -16,12 +17,10 @@ from lmfast.tokenizer import encoding, text_file
 from lmfast.tokenizer.compiled import merge_kernels
 from lmfast.tokenizer.encoding import Encoder, encode_file
 from lmfast.tokenizer.patterns import NAMED, get_pattern
-from tests.tokenizer import oracle
+from tests.tokenizer import oracle, sample_text
 from tests.tokenizer.compiled.test_scanner import HARD
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 END = "<|endoftext|>"
-FILES = ["tinystories_train.txt", "tinystories_valid.txt", "udhr_multilingual.txt", "dickens.txt"]
 LESSON = (
     b"the cat sat on the mat, the other cat's hat isn't there; they're aaaaa aaaaaa abababab " * 3
     + "naïve café 漢字漢字 漢 Ünïcödé 1234 12 \n\n    indent\n    indent\n '' \"\" ... !!! ".encode() * 3
@@ -134,16 +133,16 @@ def test_vocabularies_that_do_not_fit(wrong, message):
 
 @functools.cache
 def trained():
-    """2,000 merges from real text, as ids and as a tiktoken encoding."""
+    """Up to 2,000 merges from the generated texts, as ids and as a tiktoken encoding."""
     tiktoken = pytest.importorskip("tiktoken")
     from lmfast.tokenizer.counting import count_pretokens
     from lmfast.tokenizer.merging import learn_merges
 
-    for file in FILES:
-        if not (SHARED / file).exists():
-            pytest.skip(f"{SHARED / file} is not there")
-    paths = [SHARED / file for file in FILES]
-    merges = learn_merges(count_pretokens(paths, [END], get_pattern("gpt2")), 2000)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / name for name in sample_text.GENERATED]
+        for path in paths:
+            path.write_bytes(sample_text.sample(path.name))
+        merges = learn_merges(count_pretokens(paths, [END], get_pattern("gpt2")), 2000)
     texts = list(dict.fromkeys([*(bytes([byte]) for byte in range(256)), *(a + b for a, b in merges)]))
     vocab, specials = dict(enumerate(texts)), {END: len(texts)}
     theirs = {
@@ -159,10 +158,10 @@ def trained():
 
 
 @pytest.mark.parametrize("name", sorted(NAMED))
-@pytest.mark.parametrize("file", FILES)
-def test_tiktoken_on_real_text(name, file):
+@pytest.mark.parametrize("text_name", sample_text.NAMES)
+def test_tiktoken_on_whole_texts(name, text_name):
     ours, theirs = trained()
-    text = (SHARED / file).read_bytes()[:300_000].decode("utf-8", "replace")
+    text = sample_text.sample(text_name)[:300_000].decode("utf-8", "replace")
     assert ours[name].encode(text.encode()).tolist() == theirs[name].encode(text, allowed_special="all")
 
 

@@ -2,7 +2,6 @@
 
 import functools
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,8 @@ from lmfast.tokenizer.chunks import padded
 from lmfast.tokenizer.compiled import scanner
 from lmfast.tokenizer.compiled.code_cache import enable_cache
 from lmfast.tokenizer.patterns import NAMED, code_point_classes
+from tests.tokenizer import sample_text
 
-SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
 NAMES = sorted(NAMED)
 
 # What the patterns treat each in its own way, valid and not.
@@ -162,19 +161,15 @@ def test_special_tokens_are_walls_and_their_ends_negative(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("file", ["udhr_multilingual.txt", "dickens.txt"])
-def test_real_text(name, file):
-    if not (SHARED / file).exists():
-        pytest.skip(f"{SHARED / file} is not there")
-    text = (SHARED / file).read_bytes()[: 1 << 20]
+@pytest.mark.parametrize("text_name", sample_text.NAMES)
+def test_whole_texts(name, text_name):
+    text = sample_text.sample(text_name)[: 1 << 19]
     assert scan(name, text) == expected(name, text)
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("file", ["udhr_multilingual.txt", "dickens.txt"])
-def test_real_text_to_its_end(name, file):
-    if not (SHARED / file).exists():
-        pytest.skip(f"{SHARED / file} is not there")
-    text = (SHARED / file).read_bytes()
+@pytest.mark.parametrize("text_name", sample_text.REAL)
+def test_real_texts_to_the_end(name, text_name):
+    text = sample_text.sample(text_name)
     assert scan(name, text) == expected(name, text)
