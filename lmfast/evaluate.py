@@ -68,7 +68,7 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, float]:
     from lmfast.inference.sampling import Sampling
     from lmfast.model.device import make_deterministic, pick_device
     from lmfast.training.resume import saved_settings
-    from lmfast.training.run_folder import find_checkpoint, load_run, newest_run, read_facts
+    from lmfast.training.run_folder import find_checkpoint, load_checkpoint, newest_run, read_facts
 
     Sampling(settings.temperature, None, settings.top_p)  # refuses before the model is loaded
     device = pick_device(settings.device)
@@ -80,13 +80,13 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, float]:
     if data is None and not settings.samples and stage == "train":
         raise UserError("the run has no val_data_path; give --data FILE, or --samples N")
     make_deterministic(device)
-    model, tokenizer, _ = load_run(checkpoint.path, str(device))
+    model, tokenizer, _ = load_checkpoint(checkpoint, device)
     metrics = {}
     if data is not None:
         masked = trained.document_mask
         metrics |= _loss(settings, Path(data), checkpoint, model, tokenizer, device, masked)
     elif stage != "train":
-        metrics |= _held_out(settings, checkpoint, stage, model, device)
+        metrics |= _held_out(settings, checkpoint, stage, model, tokenizer, device)
     if settings.samples:
         metrics |= _texts(settings, trained.train_data_path, model, tokenizer, device)
     return metrics
@@ -131,13 +131,14 @@ def _loss(
     return metrics
 
 
-def _held_out(settings: EvaluateSettings, checkpoint, stage: str, model, device) -> dict[str, float]:
+def _held_out(
+    settings: EvaluateSettings, checkpoint, stage: str, model, tokenizer, device
+) -> dict[str, float]:
     """What was measured while training on the records that a run of lmfast.sft or lmfast.dpo held out."""
-    from lmfast import dpo, sft
     from lmfast.training.distributed import ALONE
     from lmfast.training.run_folder import read_facts
 
-    trained, task = {"sft": sft, "dpo": dpo}[stage].task_of_run(checkpoint.run, device)
+    trained, task = _task(checkpoint.run, stage, tokenizer, device)
     data = trained.data
     if read_facts(checkpoint.run).get("train_data") != task.facts["train_data"]:
         raise UserError(
@@ -147,7 +148,7 @@ def _held_out(settings: EvaluateSettings, checkpoint, stage: str, model, device)
         raise UserError("the run held no records out; give --data FILE, or --samples N")
     changes = {name: getattr(settings, name) for name in ("batch_size", "eval_batches", "bf16", "fp16")}
     changes["grad_accumulation"] = 1
-    found = task.make_evaluate(model, task.objective, replace_flat(trained, changes), device, ALONE)()
+    found = task.make_evaluate(model, replace_flat(trained, changes), device, ALONE)()
     metrics = {name.removeprefix("val_"): value for name, value in found.items()}
     source = data.val_data_path or f"the records of {data.train_data_path} that were held out"
     print(f"{checkpoint.path} on {source}")
@@ -159,6 +160,26 @@ def _held_out(settings: EvaluateSettings, checkpoint, stage: str, model, device)
     else:
         print(", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     return metrics
+
+
+def _task(run: Path, stage: str, tokenizer, device):
+    """(settings, task) of a run of lmfast.sft or lmfast.dpo, its records read again, with the reference's numbers."""
+    from lmfast.inference.decode import generate
+    from lmfast.training.distributed import ALONE
+    from lmfast.training.post_training_settings import DPOSettings, SFTSettings
+    from lmfast.training.preference import preference_task
+    from lmfast.training.resume import saved_settings
+    from lmfast.training.supervised import supervised_task
+    from lmfast.training.task import Start
+
+    if stage == "sft":
+        return supervised_task(saved_settings(run, SFTSettings), run, tokenizer, generate, print)
+    start = Start(run, resuming=True)
+    settings, task = preference_task(
+        saved_settings(run, DPOSettings), start, tokenizer, generate, device, ALONE
+    )
+    task.prepare(run)
+    return settings, task
 
 
 def _separator(run: Path, tokenizer) -> int:

@@ -30,6 +30,7 @@ from lmfast.model.config import ModelConfig
 from lmfast.suggestions import remedy
 
 T = TypeVar("T")
+Precision = Literal["fp32", "bf16", "fp16"]
 
 _PACKAGE = Path(__file__).resolve().parent
 # Inside the package in an installed wheel, next to it in a checkout.
@@ -182,7 +183,7 @@ class TrainSettings:
     logging: LoggingSettings = field(default_factory=LoggingSettings)
 
 
-def precision_of(settings: Any) -> Literal["fp32", "bf16", "fp16"]:
+def precision_of(settings: Any) -> Precision:
     """What matrix products compute in by a command's flags bf16 and fp16. Raises UserError where both are set."""
     if settings.bf16 and settings.fp16:
         raise UserError("bf16 and fp16 are both set; matrix products have one type, give one of them")

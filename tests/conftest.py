@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -145,3 +146,25 @@ def trained_run(corpus, tmp_path_factory) -> Path:
     flags = [*corpus.flags(), "--tokenizer", str(corpus.tokenizer), "--sample-interval", "6"]
     assert train([*flags, "--out-dir", str(folder)])
     return folder
+
+
+@pytest.fixture
+def opened(monkeypatch) -> Counter:
+    """Counts, by file name, how often tokenizers and token files are opened and checkpoints are verified."""
+    from lmfast.data import token_file
+    from lmfast.tokenizer.bpe import Tokenizer
+    from lmfast.training import checkpoint
+
+    counts = Counter()
+
+    def counted(what: str, real):
+        def opens(path, *rest):
+            counts[f"{what} {Path(path).name}"] += 1
+            return real(path, *rest)
+
+        return opens
+
+    monkeypatch.setattr(token_file, "_open_npy", counted("tokens", token_file._open_npy))
+    monkeypatch.setattr(checkpoint, "_damage", counted("checkpoint", checkpoint._damage))
+    monkeypatch.setattr(Tokenizer, "load", staticmethod(counted("tokenizer", Tokenizer.load)))
+    return counts

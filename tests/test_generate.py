@@ -264,3 +264,8 @@ def test_a_padded_vocabulary_writes_no_id_that_the_tokenizer_lacks(corpus, tmp_p
     assert "Once" in capsys.readouterr().out
     model, tokenizer, _ = load_run(tmp_path / "run")
     tokenizer.decode(model.generate(tokenizer.encode("Once"), max_tokens=50, temperature=9.0))
+
+
+def test_a_run_is_opened_once(trained_run, opened, capsys):
+    main(["--checkpoint", str(trained_run), "--prompt", "Once", "--max-tokens", "2", "--device", "cpu"])
+    assert opened == {"tokenizer tokenizer": 1, "checkpoint step_00000006": 1}

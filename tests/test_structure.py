@@ -154,9 +154,11 @@ FACE_OF = {
     "check_correct": "check",
     "check_speed": "check",
     "check_report": "check",
+    "interfaces": "objectives",
     "post_training_settings": "post_training",
     "kernels": "decoder",
     "plan": "decoder",
+    "task": "run",
     "vector_ir": "vectors",
 }
 

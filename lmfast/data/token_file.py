@@ -63,6 +63,21 @@ class TokenFile:
             digest.update(self.tokens[start : start + span].astype("<u4").tobytes())
         return digest.hexdigest()
 
+    @property
+    def tokenizer_sha256(self) -> str | None:
+        """Fingerprint of the tokenizer that made the ids; None where the summary does not name it."""
+        return (self.summary or {}).get("tokenizer_sha256")
+
+    def check(self, vocab_size: int | None, min_length: int | None = None) -> None:
+        """Raises UserError where the file is shorter than min_length or an id is not below vocab_size; None: any."""
+        if min_length is not None and len(self) < min_length:
+            raise UserError(
+                f"{self.path}: {len(self)} tokens are fewer than the {min_length} that one window needs "
+                "(context_length + 1); use a longer text or a smaller --context-length"
+            )
+        if vocab_size is not None:
+            check_ids(self.tokens, vocab_size, self.path)
+
     def __len__(self) -> int:
         return len(self.tokens)
 
@@ -113,14 +128,9 @@ def open_tokens(
         tokens = _open_npy(stored_at)
     if len(tokens) == 0:
         raise UserError(f"{path}: holds no tokens; encode a text that is not empty")
-    if min_length is not None and len(tokens) < min_length:
-        raise UserError(
-            f"{path}: {len(tokens)} tokens are fewer than the {min_length} that one window needs "
-            "(context_length + 1); use a longer text or a smaller --context-length"
-        )
-    if vocab_size is not None:
-        check_ids(tokens, vocab_size, path)
-    return TokenFile(tokens, path, _read_summary(stored_at, len(tokens)))
+    file = TokenFile(tokens, path, _read_summary(stored_at, len(tokens)))
+    file.check(vocab_size, min_length)
+    return file
 
 
 def check_ids(tokens: np.ndarray, vocab_size: int, path: str | Path) -> None:

@@ -5,31 +5,32 @@ with the built-in corpus's own entropy.
 """
 
 import math
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from lmfast.data.batches import Windows
 from lmfast.model.device import autocast
-from lmfast.settings import precision_of
+from lmfast.model.transformer import TransformerLM
+from lmfast.settings import Precision, TrainSettings, precision_of
+from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.training.distributed import ALONE, Ranks
+from lmfast.training.interfaces import Evaluate, MakeEvaluate, Objective
 from lmfast.training.objectives import IGNORE
 
 
-def make_evaluate(tokens: np.ndarray, tokenizer_path: Path | None):
-    """What `Task.make_evaluate` wants, for a validation token file."""
+def make_evaluate(tokens: np.ndarray, tokenizer: Tokenizer | None, objective: Objective) -> MakeEvaluate:
+    """Evaluations on a validation file's tokens (n,); bits per byte where the tokenizer is known."""
 
-    def prepare(model, objective, settings, device, ranks: Ranks = ALONE):
+    def prepare(
+        model: TransformerLM, settings: TrainSettings, device: torch.device, ranks: Ranks = ALONE
+    ) -> Evaluate:
         opt, log = settings.optimizer, settings.logging
-        # So many optimizer steps' worth of text: the same text however a step is split.
+        # Counted in optimizer steps: the same text however a step is split.
         limit = log.eval_batches * opt.grad_accumulation
         windows = Windows(tokens, opt.batch_size, settings.model.context_length, IGNORE, limit)
-        num_bytes = None
-        if tokenizer_path is not None:
-            from lmfast.tokenizer.bpe import Tokenizer
-
-            num_bytes = count_bytes(windows.targets(), Tokenizer.load(tokenizer_path))
+        num_bytes = None if tokenizer is None else count_bytes(windows.targets(), tokenizer)
         precision = precision_of(settings.run)
         return lambda: evaluate(model, objective, windows, device, precision, num_bytes, ranks)
 
@@ -38,9 +39,15 @@ def make_evaluate(tokens: np.ndarray, tokenizer_path: Path | None):
 
 @torch.no_grad()
 def evaluate(
-    model, objective, windows: Windows, device, precision: str, num_bytes: int | None, ranks: Ranks = ALONE
+    model: TransformerLM,
+    objective: Objective,
+    windows: Windows | Sequence[np.ndarray],
+    device: torch.device,
+    precision: Precision,
+    num_bytes: int | None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
-    """{val_loss: nats a token, bits_per_byte} over `windows`, in order; leaves the model in eval mode.
+    """{val_loss: nats per token, bits_per_byte} over `windows`, in order; leaves the model in eval mode.
 
     Of several ranks each takes every N-th batch, and all of them get the whole result.
     """
@@ -61,7 +68,7 @@ def evaluate(
     return metrics
 
 
-def count_bytes(ids: np.ndarray, tokenizer) -> int:
+def count_bytes(ids: np.ndarray, tokenizer: Tokenizer) -> int:
     """Bytes of text that `ids` decode to; special tokens have none."""
     lengths = tokenizer.token_lengths()
     lengths[list(tokenizer.special_tokens.values())] = 0

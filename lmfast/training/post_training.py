@@ -25,24 +25,28 @@ from lmfast.data.chat_records import Message
 from lmfast.data.packing import hold_out, prompt_hash
 from lmfast.errors import UserError
 from lmfast.model.device import pick_device
+from lmfast.model.transformer import TransformerLM
 from lmfast.settings import TrainSettings, read_model, replace_flat, to_flat
+from lmfast.tokenizer.bpe import Tokenizer
+from lmfast.training.checkpoint import Checkpoint
+from lmfast.training.interfaces import Generate, Sample
 from lmfast.training.resolve import batch_ramp
 from lmfast.training.resume import choose_folder, refuse_missing_data, settings_to_resume
 from lmfast.training.run_folder import find_checkpoint, read_facts
+from lmfast.training.task import Start
 
 T = TypeVar("T", bound=TrainSettings)
 
 
-def settings_of(cls: type[T], read: Callable[..., T], stage: str) -> tuple[T, Path | None, bool, Path]:
-    """(settings with the base's model and whole paths, run folder, whether the run in it resumes, folder of the base).
+def settings_of(cls: type[T], read: Callable[..., T], stage: str) -> tuple[T, Start]:
+    """(settings with the base's model and absolute paths, where the run begins).
 
     read: returns the command line's settings, over `base` where given.
-    Of a run that goes on, the base is the run itself: it has the tokenizer, and the weights are not read again.
     """
     settings = read()
     folder, resuming = choose_folder(settings, stage)
     if resuming:
-        saved, run = settings_to_resume(folder, cls), folder
+        source, saved = None, settings_to_resume(folder, cls)
         settings = read(base=saved)
         if settings.data.epochs != saved.data.epochs and (
             settings.optimizer.max_iters == saved.optimizer.max_iters
@@ -50,8 +54,8 @@ def settings_of(cls: type[T], read: Callable[..., T], stage: str) -> tuple[T, Pa
             settings = replace_flat(settings, {"max_iters": None})  # what came from the former epochs
         refuse_missing_data(folder, settings)
     else:
-        run = base_run(settings.run.init_from, stage)
-        model = replace(read_model(run), vocab_size=None)
+        source = base_checkpoint(settings.run.init_from, stage)
+        model = replace(read_model(source.run), vocab_size=None)
         settings = read(base=replace(cls(), model=model))
     if settings.data.tokenizer is not None:
         raise UserError(
@@ -66,7 +70,7 @@ def settings_of(cls: type[T], read: Callable[..., T], stage: str) -> tuple[T, Pa
     for name in ("train_data_path", "val_data_path", "init_from", "reference_cache"):
         if (path := to_flat(settings).get(name)) is not None:
             changes[name] = os.path.abspath(path)
-    return replace_flat(settings, changes), folder, resuming, run
+    return replace_flat(settings, changes), Start(folder, resuming, source)
 
 
 def steps_for_epochs(settings: T, items: int) -> T:
@@ -79,33 +83,29 @@ def steps_for_epochs(settings: T, items: int) -> T:
     return replace_flat(settings, {"max_iters": batch_ramp(opt).steps_for(math.ceil(epochs * items))})
 
 
-def base_run(init_from: str | None, stage: str) -> Path:
-    """The run folder whose weights a stage starts from."""
+def base_checkpoint(init_from: str | None, stage: str) -> Checkpoint:
+    """The weights that a stage starts from."""
     if init_from is None:
         raise UserError(
             f"init_from is not set; name the run that {stage} starts from, such as --init-from runs/train-1"
         )
-    return find_checkpoint(Path(init_from)).run
+    return find_checkpoint(Path(init_from))
 
 
-def chat_tokenizer(run: Path, folder: Path | None = None):
-    """(tokenizer of a run with the chat's tokens, where it is saved). Tokens that it lacks are added and it is saved to
-    `folder`; UserError without one."""
-    from lmfast.tokenizer.bpe import Tokenizer
-
+def chat_tokenizer(run: Path, may_add: bool = False) -> Tokenizer:
+    """The tokenizer of a run with the chat's tokens, which are added where it has none and `may_add`. Raises UserError
+    without them, and where the run has no tokenizer."""
     if not (run / "tokenizer").is_dir():
         raise UserError(f"{run}: the run has no tokenizer; train it with --tokenizer")
     tokenizer = Tokenizer.load(run / "tokenizer")
     if has_chat_tokens(tokenizer):
-        return tokenizer, run / "tokenizer"
-    if folder is None:
+        return tokenizer
+    if not may_add:
         raise UserError(f"{run}: has not learnt to talk (no chat tokens); start from a run of lmfast.sft")
-    tokenizer = add_chat_tokens(tokenizer)
-    tokenizer.save(folder)
-    return Tokenizer.load(folder), folder
+    return add_chat_tokens(tokenizer)
 
 
-def number_of_ids(run: Path, tokenizer) -> int:
+def number_of_ids(run: Path, tokenizer: Tokenizer) -> int:
     """Rows of the embedding: those of the base where it has more than its tokenizer needs, and never fewer than that."""
     return max(read_model(run).vocab_size, tokenizer.vocab_size)
 
@@ -176,19 +176,19 @@ def digest(rows: np.ndarray) -> str:
     return hashlib.sha256(b"".join(named)).hexdigest()
 
 
-def answer_sampler(tokenizer, prompts: Sequence[Sequence[Message]], generate: Callable):
-    """(model, step) → the model's likeliest answers to a few prompts; generate is lmfast.inference.decode's."""
+def answer_sampler(tokenizer: Tokenizer, prompts: Sequence[Sequence[Message]], generate: Generate) -> Sample:
+    """The model's greedy answers to a few prompts."""
     stops = ending_ids(tokenizer)
 
-    def sample(model, step: int) -> tuple[str, dict[str, float]]:
+    def sample(model: TransformerLM, step: int) -> tuple[str, dict[str, float]]:
         model.eval()
         model.write_only(tokenizer.vocab)
         ids = [render_prompt(prompt, tokenizer) for prompt in prompts]
         new = generate(model, ids, min(128, model.config.context_length), temperature=0.0, stop_ids=stops)
-        told = []
+        talks = []
         for prompt, answer in zip(prompts, new, strict=True):
             asked = "\n".join(f"{message.role}: {message.content}" for message in prompt)
-            told.append(f"{asked}\nassistant: {tokenizer.decode(answer)}")
-        return "\n\n".join(told), {}
+            talks.append(f"{asked}\nassistant: {tokenizer.decode(answer)}")
+        return "\n\n".join(talks), {}
 
     return sample

@@ -14,15 +14,21 @@ import numpy as np
 import torch
 
 from lmfast.errors import UserError
-from lmfast.files import sha256_of, written_beside
+from lmfast.files import check_writable, sha256_of, written_beside
 from lmfast.model.device import autocast
+from lmfast.model.transformer import TransformerLM
+from lmfast.settings import Precision, precision_of
+from lmfast.training.checkpoint import Checkpoint
 from lmfast.training.distributed import ALONE, Ranks
 from lmfast.training.objectives import DPO, sequence_log_probs
+from lmfast.training.post_training_settings import DPOSettings
+from lmfast.training.run_folder import find_checkpoint, model_of, read_facts
+from lmfast.training.task import Start
 
 _NO_FILE = "holds no reference log-probabilities, or damaged ones; remove it, and they are computed anew"
 
 
-def model_key(checkpoint) -> str:
+def model_key(checkpoint: Checkpoint) -> str:
     """sha256 of a checkpoint's weights file."""
     return sha256_of(checkpoint.path / "model.safetensors")
 
@@ -59,7 +65,12 @@ def save_reference(path: Path, key: dict, log_probs: np.ndarray) -> None:
 
 @torch.no_grad()
 def compute_reference(
-    model, pairs: np.ndarray, pairs_a_batch: int, device, precision: str, ranks: Ranks = ALONE
+    model: TransformerLM,
+    pairs: np.ndarray,
+    pairs_a_batch: int,
+    device: torch.device,
+    precision: Precision,
+    ranks: Ranks = ALONE,
 ) -> np.ndarray:
     """Summed log-probabilities (pairs, 2) float32 under `model`, which is left in eval mode.
 
@@ -74,6 +85,72 @@ def compute_reference(
         with autocast(device, precision):
             found[at : at + len(inputs)] = sequence_log_probs(model, inputs, targets)
     return ranks.sum(found).cpu().numpy().reshape(-1, 2)
+
+
+class Reference:
+    """The reference model's log-probabilities of all pairs: read from their file if it is there, else computed and saved."""
+
+    def __init__(
+        self,
+        settings: DPOSettings,
+        start: Start,
+        data: dict[str, str],
+        parts: tuple[np.ndarray, ...],
+        device: torch.device,
+        ranks: Ranks,
+    ):
+        """data: sha256 of each of `parts`, rows (pairs, 2, length) of packing.TOKEN. Raises UserError where
+        reference_cache is for another model or other data, before anything is written."""
+        self.settings, self.source, self.parts = settings, start.source, parts
+        self.device, self.ranks = device, ranks
+        named = settings.preference.reference_cache
+        self.path = Path(named) if named is not None else None  # None: in the run folder, which `fill` gets
+        if self.path is not None:
+            check_writable(self.path)
+        self.model_key = (
+            model_key(start.source)
+            if start.source is not None
+            else read_facts(start.base).get("reference_model")
+        )
+        # A new run's own folder can only hold remains of one that never reached a checkpoint.
+        self.may_exist = start.resuming or named is not None
+        facts = {"length": settings.model.context_length, "bf16": settings.run.bf16}
+        if settings.run.fp16:
+            facts["fp16"] = True
+        self.key = {"model": self.model_key, "data": data, "settings": facts}
+        if self.path is not None:
+            self._load(self.path)
+
+    def _load(self, path: Path) -> np.ndarray | None:
+        return load_reference(path, self.key, sum(map(len, self.parts))) if self.may_exist else None
+
+    def fill(self, folder: Path) -> None:
+        """Writes the log-probabilities into the field `reference` of the rows. folder: the run's."""
+        path = self.path or folder / "reference.npz"
+        found = self.ranks.from_first(lambda: self._load(path))
+        if found is None:
+            found = self._compute(path)
+            self.ranks.only_first(lambda: save_reference(path, self.key, found))
+        at = 0
+        for part in self.parts:
+            part["reference"] = found[at : at + len(part), :, None]
+            at += len(part)
+
+    def _compute(self, path: Path) -> np.ndarray:
+        source = self.source or find_checkpoint(Path(str(self.settings.run.init_from)))
+        if model_key(source) != self.model_key:
+            self.ranks.fail(
+                f"{source.path}: no longer the weights that the run began with, and {path} is gone; put one back"
+            )
+        model = model_of(source, self.settings.model, self.device)
+        pairs, precision = self.settings.optimizer.batch_size, precision_of(self.settings.run)
+        return np.concatenate(
+            [
+                compute_reference(model, part, pairs, self.device, precision, self.ranks)
+                for part in self.parts
+                if len(part)
+            ]
+        )
 
 
 def _short(value) -> str:

@@ -10,10 +10,12 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from lmfast.counted import counted
 from lmfast.errors import UserError
@@ -23,7 +25,6 @@ from lmfast.model.accounting import (
     num_parameters,
     training_flops_per_token,
 )
-from lmfast.model.config import ModelConfig
 from lmfast.model.device import describe_machine, make_deterministic, why_not_compile
 from lmfast.model.fp8 import use_fp8, why_not_fp8
 from lmfast.model.transformer import TransformerLM
@@ -43,166 +44,45 @@ from lmfast.training.resolve import batch_ramp
 from lmfast.training.resume import describe_extension, refuse_changes, saved_settings
 from lmfast.training.schedules import schedule_of
 from lmfast.training.sinks import ConsoleSink, JSONLSink, Sinks, TensorBoardSink, WandbSink
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows of a forward pass, as far as their cost goes."""
-
-    length: int  # tokens predicted in a row
-    per_sequence: int = 1  # rows that batch_size counts as one
-    attention_span: float | None = None  # mean length of what a token may attend to; None: the row
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of what batch_size counts as one."""
-        return self.length * self.per_sequence
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a command adds to the loop."""
-
-    objective: object
-    make_batches: Callable  # (BatchRamp, context_length, seed, run folder) → object with step(i)
-    make_evaluate: Callable | None = None  # (model, objective, settings, device, ranks) → callable → metrics
-    sample: Callable | None = None  # (model, step) → text, figures about it
-    tokenizer: Path | None = None
-    evaluation_tokens: int = 0  # of one evaluation
-    rows: "Rows | None" = None  # what a step's rows are, where not `context_length` tokens of one text
-    facts: dict = field(default_factory=dict)  # goes into run.json
-    grows_vocabulary: bool = False  # init_from may know fewer ids than the model
-    measure: Callable[[], dict] | None = None  # what the objective noted since it was asked last
+from lmfast.training.task import Rows, Start, Task
 
 
 def execute(
-    settings: TrainSettings,
-    task: Task,
-    folder: Path | None,
-    resuming: bool,
-    device: torch.device,
-    ranks: Ranks = ALONE,
+    settings: TrainSettings, task: Task, start: Start, device: torch.device, ranks: Ranks = ALONE
 ) -> bool:
-    """Runs resolved `settings` in `folder`, or a new one under runs/; returns False when it was stopped (by SIGTERM or
-    Ctrl-C) before its end."""
-    opt, log = settings.optimizer, settings.logging
-    if opt.batch_size % ranks.world_size:
-        ranks.fail(
-            f"batch_size {opt.batch_size} cannot be split over {ranks.world_size} processes; it counts the sequences "
-            "of all of them: choose a multiple"
-        )
-    if settings.run.fp8 and (reason := why_not_fp8(device)):
-        ranks.fail(reason)
+    """Runs a task with resolved `settings` to its end; returns False when it was stopped (by SIGTERM or Ctrl-C) before."""
+    _check(settings, device, ranks)
     rows = task.rows or Rows(settings.model.context_length)
     with contextlib.ExitStack() as held:
         with contextlib.ExitStack() as undo:
-            folder, source, checkpoint, before = ranks.from_first(
-                lambda: _claim(settings, task, folder, resuming, held, undo)
-            )
-            if checkpoint is not None and (end := _finished(checkpoint, before.optimizer, opt)):
-                if ranks.is_first:
-                    print(f"{folder}: already finished at step {checkpoint.step}{end}")
+            claimed = ranks.from_first(lambda: _claim(settings, task, start, held, undo))
+            folder, checkpoint = claimed.folder, claimed.checkpoint
+            if end := _finished(claimed, settings.optimizer):
+                ranks.remark(f"{folder}: already finished at step {end}")
                 return True
-            peak, peak_source = device_peak(device, settings.run.bf16, settings.run.fp16)
-            for line in _forecast(
-                settings, rows, 0 if checkpoint is None else checkpoint.step, peak, device, ranks
-            ):
+            peak = Peak(*device_peak(device, settings.run.bf16, settings.run.fp16))
+            done = 0 if checkpoint is None else checkpoint.step
+            for line in _forecast(settings, rows, done, peak.flops, device, ranks):
                 ranks.remark(line)
-            make_deterministic(device)
-            torch.manual_seed(settings.run.seed)
-            model = TransformerLM(settings.model).to(device)
-            in_bf16 = []
-            if settings.run.fp8:
-                a_pass = opt.batch_size // ranks.world_size * settings.model.context_length
-                in_bf16 = use_fp8(model, a_pass)
-            if source is not None:
-                run_folder.load_weights(model, source, task.grows_vocabulary)
-            optimizer = make_optimizer(
-                model,
-                opt.optimizer,
-                opt.learning_rate,
-                (opt.beta1, opt.beta2),
-                opt.weight_decay,
-                opt.muon_momentum,
-                opt.muon_lr,
+            state = _make_state(settings, task, start.source, checkpoint, device, ranks)
+            sinks = ranks.only_first(
+                lambda: _open_folder(settings, task, folder, state.progress, device, peak)
             )
-            loss_scale = LossScale(device) if settings.run.fp16 else None
-            progress = Progress()
-            if checkpoint is not None:
-                run_folder.load_weights(model, checkpoint)
-                tensors = checkpoint.optimizer_tensors()
-                load_state_tensors(model, optimizer, tensors)
-                if loss_scale is not None:
-                    loss_scale.load(tensors)
-                progress = Progress(**checkpoint.state | {"out_of_time": False})
-            sinks = (
-                ranks.only_first(
-                    lambda: _open_folder(settings, task, folder, progress, device, peak, peak_source)
-                )
-                or Sinks()
-            )
+            sinks = sinks or Sinks()
             undo.pop_all()
         try:
-            _introduce(sinks, folder, settings, rows, device, peak, peak_source, ranks)
-            if checkpoint is not None:
-                sinks.message(f"resuming after step {checkpoint.step}")
-                if before.run.device != device.type:
-                    sinks.message(
-                        f"resuming on {device.type} what began on {before.run.device}: equal to rounding only"
-                    )
-                if line := describe_extension(before.optimizer, opt, checkpoint.step):
-                    sinks.message(line)
-            for line in in_bf16:
+            for line in [
+                *_introduction(folder, settings, rows, device, peak, ranks),
+                *_resumption(claimed, settings, device),
+                *state.in_bf16,
+            ]:
                 sinks.message(line)
-            loss_fn = task.objective.loss
-            if settings.run.compile:
-                if reason := why_not_compile(device):
-                    sinks.message(f"training without torch.compile: {reason}")
-                else:
-                    loss_fn = CompiledLoss(loss_fn)
-            batches = Prefetched(
-                task.make_batches(batch_ramp(opt), settings.model.context_length, settings.run.seed, folder),
-                device,
-            )
-            stop = _StopSignals(insist=ranks.world_size == 1)
-            hooks = Hooks(
-                evaluate=task.make_evaluate
-                and task.make_evaluate(model, task.objective, settings, device, ranks),
-                checkpoint=lambda p: ranks.from_first(
-                    lambda: _save(folder, model, optimizer, loss_scale, p, log.keep_checkpoints, sinks)
-                ),
-                sample=task.sample
-                and (lambda step: task.sample(model, step) if ranks.is_first else (None, {})),
-                should_stop=lambda: stop.seen,
-                first_step=(lambda seconds: sinks.message(first_step_line(seconds, loss_fn)))
-                if isinstance(loss_fn, CompiledLoss) and ranks.is_first
-                else None,
-                forecast=_time_left(settings, task, rows, sinks)
-                if opt.max_iters and ranks.is_first
-                else None,
-                figures=lambda: (
-                    ({"recompiles": loss_fn.recompiles} if isinstance(loss_fn, CompiledLoss) else {})
-                    | (task.measure() if task.measure is not None else {})
-                ),
-            )
-            plan = _plan(settings, rows, peak * ranks.world_size)
-            with stop, batches:
-                finished = train_loop(
-                    model,
-                    optimizer,
-                    task.objective,
-                    loss_fn,
-                    batches,
-                    plan,
-                    progress,
-                    sinks,
-                    hooks,
-                    ranks,
-                    loss_scale,
-                )
+            if task.prepare is not None:
+                task.prepare(folder)
+            finished = _train(settings, task, rows, folder, state, peak, sinks, ranks)
             if not finished:
                 sinks.message(
-                    f"stopped at step {progress.step} with a checkpoint; --resume goes on from there"
+                    f"stopped at step {state.progress.step} with a checkpoint; --resume continues from it"
                 )
         finally:
             sinks.close()
@@ -211,24 +91,167 @@ def execute(
         return finished
 
 
+class Peak(NamedTuple):
+    """The rate that MFU is a share of, and where the number is from."""
+
+    flops: float  # per second, of one device
+    source: str
+
+
+@dataclass
+class _State:
+    """What training changes, with what a checkpoint holds of it."""
+
+    model: TransformerLM
+    optimizer: torch.optim.Optimizer
+    loss_scale: LossScale | None
+    progress: Progress
+    in_bf16: list[str]  # with fp8, a line for each product that stays in bf16
+
+
+def _check(settings: TrainSettings, device: torch.device, ranks: Ranks) -> None:
+    batch_size = settings.optimizer.batch_size
+    if batch_size % ranks.world_size:
+        ranks.fail(
+            f"batch_size {batch_size} cannot be split over {ranks.world_size} processes; it counts the sequences "
+            "of all of them: choose a multiple"
+        )
+    if settings.run.fp8 and (reason := why_not_fp8(device)):
+        ranks.fail(reason)
+
+
+def _make_state(
+    settings: TrainSettings,
+    task: Task,
+    source: Checkpoint | None,
+    checkpoint: Checkpoint | None,
+    device: torch.device,
+    ranks: Ranks,
+) -> _State:
+    """Model, optimizer and progress: new, with the weights of `source`, or all of them from `checkpoint`."""
+    opt = settings.optimizer
+    make_deterministic(device)
+    torch.manual_seed(settings.run.seed)
+    model = TransformerLM(settings.model).to(device)
+    in_bf16: list[str] = []
+    if settings.run.fp8:
+        in_bf16 = use_fp8(model, opt.batch_size // ranks.world_size * settings.model.context_length)
+    if source is not None:
+        run_folder.load_weights(model, source, task.grows_vocabulary)
+    optimizer = make_optimizer(
+        model,
+        opt.optimizer,
+        opt.learning_rate,
+        (opt.beta1, opt.beta2),
+        opt.weight_decay,
+        opt.muon_momentum,
+        opt.muon_lr,
+    )
+    loss_scale = LossScale(device) if settings.run.fp16 else None
+    progress = Progress()
+    if checkpoint is not None:
+        run_folder.load_weights(model, checkpoint)
+        tensors = checkpoint.optimizer_tensors()
+        load_state_tensors(model, optimizer, tensors)
+        if loss_scale is not None:
+            loss_scale.load(tensors)
+        progress = Progress(**checkpoint.state | {"out_of_time": False})
+    return _State(model, optimizer, loss_scale, progress, in_bf16)
+
+
+def _train(
+    settings: TrainSettings,
+    task: Task,
+    rows: Rows,
+    folder: Path,
+    state: _State,
+    peak: Peak,
+    sinks: Sinks,
+    ranks: Ranks,
+) -> bool:
+    """The loop with its hooks; returns whether it reached the run's end."""
+    model = state.model
+    device = next(model.parameters()).device
+    loss_fn = task.objective.loss
+    if settings.run.compile:
+        if reason := why_not_compile(device):
+            sinks.message(f"training without torch.compile: {reason}")
+        else:
+            loss_fn = CompiledLoss(loss_fn)
+    stop = _StopSignals(insist=ranks.world_size == 1)
+    hooks = _hooks(settings, task, rows, folder, state, loss_fn, sinks, ranks)
+    hooks.should_stop = lambda: stop.seen
+    batches = Prefetched(task.batches, device)
+    with stop, batches:
+        return train_loop(
+            model,
+            state.optimizer,
+            task.objective,
+            loss_fn,
+            batches,
+            _plan(settings, rows, peak.flops * ranks.world_size),
+            state.progress,
+            sinks,
+            hooks,
+            ranks,
+            state.loss_scale,
+        )
+
+
+def _hooks(
+    settings: TrainSettings,
+    task: Task,
+    rows: Rows,
+    folder: Path,
+    state: _State,
+    loss_fn: Callable[..., Tensor],
+    sinks: Sinks,
+    ranks: Ranks,
+) -> Hooks:
+    model, keep = state.model, settings.logging.keep_checkpoints
+    device = next(model.parameters()).device
+    hooks = Hooks()
+    if task.make_evaluate is not None:
+        hooks.evaluate = task.make_evaluate(model, settings, device, ranks)
+    if (sample := task.sample) is not None:
+        hooks.sample = lambda step: sample(model, step) if ranks.is_first else (None, {})
+    hooks.checkpoint = lambda p: ranks.from_first(
+        lambda: _save(folder, model, state.optimizer, state.loss_scale, p, keep, sinks)
+    )
+    if settings.optimizer.max_iters and ranks.is_first:
+        hooks.forecast = _time_left(settings, task, rows, sinks)
+    measure = task.measure or dict
+    hooks.figures = measure
+    if isinstance(loss_fn, CompiledLoss):
+        hooks.figures = lambda: {"recompiles": loss_fn.recompiles} | measure()
+        if ranks.is_first:
+            hooks.first_step = lambda seconds: sinks.message(first_step_line(seconds, loss_fn))
+    return hooks
+
+
+class _Claimed(NamedTuple):
+    """A locked run folder, and of a run that resumes there its newest checkpoint and its settings until now."""
+
+    folder: Path
+    checkpoint: Checkpoint | None = None
+    before: TrainSettings | None = None
+
+
 def _claim(
     settings: TrainSettings,
     task: Task,
-    folder: Path | None,
-    resuming: bool,
+    start: Start,
     held: contextlib.ExitStack,
     undo: contextlib.ExitStack,
-):
-    """Locks the folder, for as long as `held` is; returns (folder, checkpoint to start from, checkpoint to resume from,
-    settings of the run until there).
+) -> _Claimed:
+    """Locks the run folder for as long as `held` is open; `undo` removes one that was made here.
 
-    Raises UserError where the run cannot be what is asked for. `undo` removes a folder that was made for nothing.
+    Raises UserError where the settings, data or weights do not fit the run.
     """
-    source = None
-    if not resuming:
-        if settings.run.init_from is not None:
-            source = run_folder.find_checkpoint(Path(settings.run.init_from))
-            run_folder.refuse_other_model(source, settings.model, task.grows_vocabulary)
+    folder = start.folder
+    if not start.resuming:
+        if start.source is not None:
+            run_folder.refuse_other_model(start.source, settings.model, task.grows_vocabulary)
         if folder is not None:
             run_folder.refuse_foreign_folder(folder)
     new = folder is None or not folder.exists()
@@ -237,39 +260,57 @@ def _claim(
     held.enter_context(run_folder.lock_run(folder))
     if new:
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
-    if not resuming:
-        return folder, source, None, None
+    if not start.resuming:
+        return _Claimed(folder)
     before = saved_settings(folder, type(settings))
     refuse_changes(folder, before, settings)
     run_folder.refuse_other_data(folder, task.facts)
     checkpoint = newest_checkpoint(folder / "checkpoints")
     if checkpoint is None:
         raise UserError(f"{folder}: every checkpoint in it is damaged; choose another --out-dir")
-    return folder, None, checkpoint, before
+    return _Claimed(folder, checkpoint, before)
 
 
-def _finished(checkpoint: Checkpoint, before: OptimizerSettings, now: OptimizerSettings) -> str | None:
-    """What a checkpoint is the end of, where it is the end of a run."""
+def _finished(claimed: _Claimed, now: OptimizerSettings) -> str | None:
+    """The end that a resumed run has already reached; None where there are steps left."""
+    checkpoint, before = claimed.checkpoint, claimed.before
+    if checkpoint is None or before is None:
+        return None
     if now.max_iters is not None and checkpoint.step >= now.max_iters:
-        return f" of {now.max_iters}"
-    if checkpoint.state.get("out_of_time") and (now.max_minutes or math.inf) <= before.max_minutes:
-        return f", after {before.max_minutes:g} minutes"
+        return f"{checkpoint.step} of {now.max_iters}"
+    minutes = before.optimizer.max_minutes
+    if checkpoint.state.get("out_of_time") and minutes and (now.max_minutes or math.inf) <= minutes:
+        return f"{checkpoint.step}, after {minutes:g} minutes"
     return None
 
 
+def _resumption(claimed: _Claimed, settings: TrainSettings, device: torch.device) -> list[str]:
+    checkpoint, before = claimed.checkpoint, claimed.before
+    if checkpoint is None or before is None:
+        return []
+    lines = [f"resuming after step {checkpoint.step}"]
+    if before.run.device != device.type:
+        lines.append(f"resuming on {device.type} what began on {before.run.device}: equal to rounding only")
+    if line := describe_extension(before.optimizer, settings.optimizer, checkpoint.step):
+        lines.append(line)
+    return lines
+
+
 def _open_folder(
-    settings: TrainSettings, task: Task, folder: Path, progress: Progress, device, peak: float, source: str
+    settings: TrainSettings, task: Task, folder: Path, progress: Progress, device: torch.device, peak: Peak
 ) -> Sinks:
-    """The run folder made ready for the next step, and the sinks that write there."""
+    """Prepares the run folder for the next step; returns the sinks that write there."""
     if progress.step == 0:
-        _begin_folder(folder, settings, task, device, peak, source)
+        _begin_folder(folder, settings, task, device, peak)
     else:
         run_folder.keep_metrics_until(folder, progress.step)
         write_yaml(folder / "config.yaml", settings)  # what may change, such as max_iters, did
     return _open_sinks(folder, settings, progress)
 
 
-def _forecast(settings: TrainSettings, rows: Rows, step: int, peak: float, device, ranks: Ranks) -> list[str]:
+def _forecast(
+    settings: TrainSettings, rows: Rows, step: int, peak: float, device: torch.device, ranks: Ranks
+) -> list[str]:
     """Lines before the model is made: what the run will cost from `step` on, and what is unusual about its schedule."""
     opt, batch = settings.optimizer, batch_ramp(settings.optimizer)
     tokens = None
@@ -323,17 +364,17 @@ def _report(folder: Path) -> None:
 
 
 def _begin_folder(
-    folder: Path, settings: TrainSettings, task: Task, device, peak: float, peak_source: str
+    folder: Path, settings: TrainSettings, task: Task, device: torch.device, peak: Peak
 ) -> None:
-    """What a run folder holds before its first step. Remains of a run that never reached a checkpoint are replaced."""
+    """Writes what a run folder holds before its first step, over remains of a run that never reached a checkpoint."""
     facts = {
         "parameters": num_parameters(settings.model),
-        "peak_flops": peak,
-        "peak_source": peak_source,
+        "peak_flops": peak.flops,
+        "peak_source": peak.source,
         **describe_machine(device),
         **task.facts,
     }
-    # First of all, for it tells a run folder from a foreign one, whenever the run is cut short.
+    # Written first: it tells a run folder from any other, even when the run is cut short.
     with written_beside(folder / "run.json", durable=True) as beside:
         beside.write_text(json.dumps(facts, indent=1), encoding="utf-8")
     for name in ("samples", "tensorboard"):
@@ -342,7 +383,7 @@ def _begin_folder(
     (folder / "metrics.jsonl").write_text("")
     write_yaml(folder / "config.yaml", settings)
     if task.tokenizer is not None:
-        run_folder.copy_tokenizer(task.tokenizer, folder)
+        run_folder.save_tokenizer(task.tokenizer, folder)
 
 
 def _open_sinks(folder: Path, settings: TrainSettings, progress: Progress) -> Sinks:
@@ -362,10 +403,11 @@ def _open_sinks(folder: Path, settings: TrainSettings, progress: Progress) -> Si
     return Sinks(ConsoleSink(opt.max_iters, progress.step, opt.max_minutes, settings.run.compile), *others)
 
 
-def _introduce(sinks, folder, settings, rows, device, peak, peak_source, ranks) -> None:
+def _introduction(
+    folder: Path, settings: TrainSettings, rows: Rows, device: torch.device, peak: Peak, ranks: Ranks
+) -> list[str]:
     """The lines before the first step: what will be trained, where, and what is unusual about it."""
-    config: ModelConfig = settings.model
-    opt = settings.optimizer
+    config, opt = settings.model, settings.optimizer
     batch = batch_ramp(opt)
     tokens = f"{batch.rows * batch.passes * rows.tokens:,} tokens a step"
     if batch.steps:
@@ -375,29 +417,35 @@ def _introduce(sinks, folder, settings, rows, device, peak, peak_source, ranks) 
     limits = [] if opt.max_iters is None else [counted(opt.max_iters, "step")]
     limits += [] if opt.max_minutes is None else [f"{opt.max_minutes:g} minutes"]
     span = " or ".join(limits)
-    sinks.message(
+    lines = [
         f"{folder}: {num_parameters(config):,} parameters, {span} of {tokens} "
         f"on {times}{describe_machine(device)['device']}"
-    )
+    ]
     if opt.max_minutes is not None:
-        sinks.message(
-            "max_minutes: the clock decides the schedule, so this run cannot be repeated to the bit"
-        )
+        lines.append("max_minutes: the clock decides the schedule, so this run cannot be repeated to the bit")
     windows = ", T at most the window in layers with one" if config.num_windows else ""
-    sinks.message(
+    lines.append(
         f"MFU counts 3 × (2 × matmul parameters + 4 × layers × d_model × T) FLOPs a token{windows}, against "
-        f"{times}{peak / 1e12:.3g} TFLOP/s ({peak_source})"
+        f"{times}{peak.flops / 1e12:.3g} TFLOP/s ({peak.source})"
     )
     if settings.run.fp8:
-        sinks.message("fp8: feed-forward and head train in FP8; MFU stays a share of the bf16 peak")
+        lines.append("fp8: feed-forward and head train in FP8; MFU stays a share of the bf16 peak")
     if settings.data.document_mask:
-        sinks.message("document_mask: MFU counts attention over whole rows, also where documents are skipped")
-    if (precision := precision_of(settings.run)) != "fp32" and device.type == "cpu" and "fp32" in peak_source:
-        sinks.message(f"{precision} is slower than fp32 on this CPU; MFU is a share of the fp32 peak")
+        lines.append("document_mask: MFU counts attention over whole rows, also where documents are skipped")
+    precision = precision_of(settings.run)
+    if precision != "fp32" and device.type == "cpu" and "fp32" in peak.source:
+        lines.append(f"{precision} is slower than fp32 on this CPU; MFU is a share of the fp32 peak")
+    return lines
 
 
 def _save(
-    folder: Path, model, optimizer, loss_scale: LossScale | None, progress: Progress, keep: int, sinks: Sinks
+    folder: Path,
+    model: TransformerLM,
+    optimizer: torch.optim.Optimizer,
+    loss_scale: LossScale | None,
+    progress: Progress,
+    keep: int,
+    sinks: Sinks,
 ) -> bool:
     """A checkpoint, or one line when the disk is full: training continues and older checkpoints stay."""
     checkpoints = folder / "checkpoints"

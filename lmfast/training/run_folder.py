@@ -10,9 +10,16 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lmfast.errors import UserError
 from lmfast.files import locked, written_beside
+
+if TYPE_CHECKING:
+    import torch
+
+    from lmfast.tokenizer.bpe import Tokenizer
+    from lmfast.training.checkpoint import Checkpoint
 
 RUNS = Path("runs")
 
@@ -121,18 +128,13 @@ def lock_run(folder: Path) -> contextlib.AbstractContextManager[None]:
     )
 
 
-def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Puts the tokenizer beside the weights, so that a run folder can be moved as one."""
-    target = folder / "tokenizer"
-    if source.resolve() == target.resolve():
-        return
-    from lmfast.tokenizer.bpe import Tokenizer
-
-    beside = folder / ".tokenizer.partial"
-    shutil.rmtree(beside, ignore_errors=True)
-    Tokenizer.load(source).save(beside)
+def save_tokenizer(tokenizer: "Tokenizer", folder: Path) -> None:
+    """Saves the tokenizer in the run folder, so that the folder can be moved as one."""
+    target, partial = folder / "tokenizer", folder / ".tokenizer.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    tokenizer.save(partial)
     shutil.rmtree(target, ignore_errors=True)
-    os.replace(beside, target)
+    os.replace(partial, target)
 
 
 def read_metrics(folder: Path) -> list[dict]:
@@ -159,10 +161,14 @@ def load_run(folder, device: str = "cpu"):
 
     The newest undamaged checkpoint is taken. The model comes in eval mode, in fp32, on `device`.
     """
+    return load_checkpoint(find_checkpoint(Path(folder)), device)
+
+
+def load_checkpoint(checkpoint: "Checkpoint", device: "str | torch.device" = "cpu"):
+    """(model, tokenizer or None, model config) of an open checkpoint; as `load_run`."""
     from lmfast.settings import read_model
     from lmfast.tokenizer.bpe import Tokenizer
 
-    checkpoint = find_checkpoint(Path(folder))
     run = checkpoint.run
     config = read_model(run)
     tokenizer = Tokenizer.load(run / "tokenizer") if (run / "tokenizer").is_dir() else None
@@ -172,7 +178,7 @@ def load_run(folder, device: str = "cpu"):
     return model, tokenizer, config
 
 
-def find_checkpoint(path: Path):
+def find_checkpoint(path: Path) -> "Checkpoint":
     """The newest undamaged checkpoint of a run folder, or the checkpoint folder itself. Raises UserError."""
     from lmfast.training.checkpoint import newest_checkpoint, open_checkpoint
 

@@ -247,7 +247,7 @@ def test_asked_to_stop(corpus, tmp_path, name):
             break
         shutil.rmtree(tmp_path / "run")  # it had ended by then: again, at another moment
     assert code == 130, log.read_text()
-    step = int(re.search(r"stopped at step (\d+) with a checkpoint; --resume goes on", log.read_text())[1])
+    step = int(re.search(r"stopped at step (\d+) with a checkpoint; --resume continues", log.read_text())[1])
     assert newest_checkpoint(tmp_path / "run/checkpoints").step == step
     train(argv)
     assert_same(tmp_path / "whole", tmp_path / "run")

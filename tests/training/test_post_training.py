@@ -33,22 +33,21 @@ def test_what_is_cut_is_told_and_a_row_without_loss_is_none(documents, capsys):
 
 
 def test_a_base_gets_the_chats_tokens_once_and_only_where_it_may(plain, tmp_path):
-    run, folder = tmp_path / "run", tmp_path / "new"
+    run = tmp_path / "run"
     with pytest.raises(UserError, match="has no tokenizer"):
-        post_training.chat_tokenizer(run, folder)
+        post_training.chat_tokenizer(run, may_add=True)
     plain.save(run / "tokenizer")
     with pytest.raises(UserError, match=r"lmfast\.sft"):
         post_training.chat_tokenizer(run)
-    grown, where = post_training.chat_tokenizer(run, folder)
-    assert where == folder and grown.vocab_size == plain.vocab_size + 4
+    grown = post_training.chat_tokenizer(run, may_add=True)
+    assert grown.vocab_size == plain.vocab_size + 4
     grown.save(run / "tokenizer")
-    again, where = post_training.chat_tokenizer(run)
-    assert where == run / "tokenizer" and again.special_tokens == grown.special_tokens
+    assert post_training.chat_tokenizer(run).special_tokens == grown.special_tokens
 
 
 def test_a_stage_needs_a_run_to_start_from():
     with pytest.raises(UserError, match="--init-from"):
-        post_training.base_run(None, "sft")
+        post_training.base_checkpoint(None, "sft")
 
 
 def test_skipped_records_are_told_with_the_reason(capsys):

@@ -12,7 +12,8 @@ from lmfast.settings import TrainSettings, replace_flat
 from lmfast.training.checkpoint import save_checkpoint
 from lmfast.training.loop import Progress
 from lmfast.training.resolve import resolve
-from lmfast.training.run import Rows, _plan, _save, _StopSignals
+from lmfast.training.run import _plan, _save, _StopSignals
+from lmfast.training.task import Rows
 
 
 def test_a_full_disk_leaves_the_run_alive_and_the_old_checkpoint_whole(tmp_path, monkeypatch):

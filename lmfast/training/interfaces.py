@@ -1,0 +1,80 @@
+"""What the loop and a run need from a task, as Protocols: an objective, batches, an evaluation, samples.
+
+No settings and no files here. `rows` is the first dimension of a forward pass, `length` the tokens predicted in a row.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmfast.model.transformer import TransformerLM
+from lmfast.settings import TrainSettings
+from lmfast.training.distributed import Ranks
+
+
+class Objective(Protocol):
+    """A loss over batches. It returns sums, never means, so that a step can be split into forward passes anyhow."""
+
+    @property
+    def loss(self) -> Callable[..., Tensor]:
+        """loss(model, *tensors) → the summed loss in nats, an fp32 scalar that can be differentiated."""
+        ...
+
+    def tensors(self, batch: np.ndarray, device: torch.device) -> tuple[Tensor | None, ...]:
+        """The arguments of `loss` for a batch (rows, length + 1) of its BatchSource, on `device`."""
+        ...
+
+    def valid_tokens(self, batch: np.ndarray) -> int:
+        """What the summed loss of a batch is divided by: targets with loss, or for preferences pairs."""
+        ...
+
+
+class BatchSource(Protocol):
+    """Training data as a pure function of the step, so that a run resumes anywhere without replay."""
+
+    def step(self, step: int, /) -> np.ndarray:
+        """The rows (rows, length + 1) of optimizer step `step`, counted from 0: int64 ids, or records of packing.TOKEN."""
+        ...
+
+    def place(self, step: int, /) -> str:
+        """Where the data of step `step` comes from, as text. Called from any thread."""
+        ...
+
+
+Evaluate = Callable[[], dict[str, float]]
+"""measures the model as it is now: {val_loss, …}, losses in nats per token (for preferences, per pair)"""
+
+
+class MakeEvaluate(Protocol):
+    """Prepares the evaluation of a model on held-out data."""
+
+    def __call__(
+        self, model: TransformerLM, settings: TrainSettings, device: torch.device, ranks: Ranks
+    ) -> Evaluate: ...
+
+
+class Sample(Protocol):
+    """Text that the model writes after step `step`, and figures about it for the metrics."""
+
+    def __call__(self, model: TransformerLM, step: int) -> tuple[str, dict[str, float]]: ...
+
+
+class Generate(Protocol):
+    """Continues prompts: `lmfast.inference.decode.generate`, which the entry points pass in."""
+
+    def __call__(
+        self,
+        model: Any,
+        prompts: Sequence[Sequence[int]],
+        max_tokens: int,
+        *,
+        temperature: float = ...,
+        top_p: float | None = ...,
+        seed: int = ...,
+        stop_ids: Collection[int] = ...,
+    ) -> list[list[int]]:
+        """New ids of each prompt, at most `max_tokens`, up to the first of `stop_ids`."""
+        ...

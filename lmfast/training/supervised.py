@@ -1,0 +1,107 @@
+"""The task of `lmfast sft`: conversations, rendered, masked and packed into rows."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from lmfast.counted import counted
+from lmfast.data.chat import BOS, Rendered, render
+from lmfast.data.chat_records import Message, read_conversations
+from lmfast.data.packing import RowBatches, in_order, mean_span, pack
+from lmfast.model.transformer import TransformerLM
+from lmfast.settings import TrainSettings, precision_of
+from lmfast.tokenizer.bpe import Tokenizer
+from lmfast.training.distributed import Ranks
+from lmfast.training.evaluation import evaluate
+from lmfast.training.interfaces import Evaluate, Generate
+from lmfast.training.objectives import SFT
+from lmfast.training.post_training import (
+    answer_sampler,
+    cut,
+    digest,
+    number_of_ids,
+    read_records,
+    steps_for_epochs,
+)
+from lmfast.training.post_training_settings import SFTSettings
+from lmfast.training.resolve import batch_ramp, resolve
+from lmfast.training.task import Rows, Task
+
+
+def supervised_task(
+    settings: SFTSettings,
+    base: Path,
+    tokenizer: Tokenizer,
+    generate: Generate,
+    remark: Callable[[str], None],
+) -> tuple[SFTSettings, Task]:
+    """(resolved settings, task) of the records that the settings name.
+
+    base: the run folder that training starts from. remark: called with one line for each thing that was read.
+    """
+    length = settings.model.context_length + 1
+    records = _read(settings, tokenizer, length, remark)
+    pad = tokenizer.special_tokens[BOS]
+    rows = pack(records.training, length, pad, settings.data.packing)
+    settings = resolve(steps_for_epochs(settings, len(rows)), number_of_ids(base, tokenizer))
+    loss_tokens = sum(int(document.loss.sum()) for document in records.training)
+    fill = sum(len(document.ids) for document in records.training) / rows.size
+    remark(
+        f"{settings.data.train_data_path}: {counted(len(records.training), 'conversation')} in "
+        f"{counted(len(rows), 'row')} of {length} tokens "
+        f"({fill:.0%} filled, {loss_tokens:,} tokens with loss); {len(records.held):,} held out"
+    )
+    objective = SFT(settings.optimizer.z_loss)
+    held_rows = pack(records.held, length, pad, settings.data.packing) if records.held else None
+
+    def make_evaluate(
+        model: TransformerLM, settings: TrainSettings, device: torch.device, ranks: Ranks
+    ) -> Evaluate:
+        opt, limit = settings.optimizer, settings.logging.eval_batches
+        # Counted in optimizer steps: the same rows however a step is split.
+        batches = in_order(held_rows, opt.batch_size, limit * opt.grad_accumulation)
+        return lambda: evaluate(model, objective, batches, device, precision_of(settings.run), None, ranks)
+
+    prompts = records.prompts[:3]
+    return settings, Task(
+        objective=objective,
+        batches=RowBatches(rows, batch_ramp(settings.optimizer), settings.run.seed),
+        make_evaluate=make_evaluate if held_rows is not None else None,
+        sample=answer_sampler(tokenizer, prompts, generate) if prompts else None,
+        tokenizer=tokenizer,
+        evaluation_tokens=held_rows.size if held_rows is not None else 0,
+        rows=Rows(length=length - 1, attention_span=mean_span(rows["document"][:, :-1])),
+        facts={
+            "stage": "sft",
+            "train_data": {"conversations": len(records.training), "sha256": digest(rows)},
+            "held_out": records.hashes,
+        },
+        grows_vocabulary=True,
+    )
+
+
+class _Records(NamedTuple):
+    training: list[Rendered]
+    held: list[Rendered]
+    prompts: list[tuple[Message, ...]]  # of the held-out records
+    hashes: list[str]  # of prompts kept out of training
+
+
+def _read(
+    settings: SFTSettings, tokenizer: Tokenizer, length: int, remark: Callable[[str], None]
+) -> _Records:
+    data = settings.data
+    talks, held_talks, held = read_records(
+        data,
+        lambda path: read_conversations(path, data.format, data.skip_bad),
+        lambda talk: talk[:-1],
+        remark,
+    )
+    training, kept = (
+        cut([render(talk, tokenizer) for talk in part], length, what, remark) if part else []
+        for part, what in ((talks, str(data.train_data_path)), (held_talks, "held out"))
+    )
+    prompts = [talk[:-1] for talk in held_talks]
+    return _Records([d for d in training if d], [d for d in kept if d], prompts, sorted(held))
