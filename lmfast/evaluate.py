@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 from lmfast.cli.settings_line import parse
 from lmfast.counted import counted
 from lmfast.errors import UserError, exit_on_user_error
-from lmfast.settings import DataSettings, Option, precision_of, replace_flat
+from lmfast.settings import DataSettings, Option, TrainSettings, precision_of, replace_flat
 from lmfast.streams import standard_output
 
 
@@ -75,7 +75,7 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, float]:
     checkpoint = find_checkpoint(Path(settings.run) if settings.run is not None else newest_run())
     stage = read_facts(checkpoint.run).get("stage", "train")
     # What the other commands trained on are records and no token files.
-    trained = saved_settings(checkpoint.run).data if stage == "train" else DataSettings()
+    trained = saved_settings(checkpoint.run, TrainSettings).data if stage == "train" else DataSettings()
     data = settings.data or trained.val_data_path
     if data is None and not settings.samples and stage == "train":
         raise UserError("the run has no val_data_path; give --data FILE, or --samples N")

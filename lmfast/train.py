@@ -43,7 +43,7 @@ def _understand(argv: Sequence[str], corpus) -> tuple[TrainSettings, "Start", An
 
     folder, resuming = choose_folder(settings)
     if resuming:
-        settings = parse(TrainSettings, argv, "lmfast train", base=settings_to_resume(folder))
+        settings = parse(TrainSettings, argv, "lmfast train", base=settings_to_resume(folder, TrainSettings))
         refuse_missing_data(folder, settings)
     elif settings.data.train_data_path is None and settings.config is None:
         # Nothing was named: the quickstart's run on the built-in corpus, whatever the line changes in it.

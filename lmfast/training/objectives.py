@@ -84,7 +84,8 @@ class SFT(NextToken):
         document = batch["document"][:, :-1]
         targets = np.where(batch["loss"][:, 1:], batch["id"][:, 1:], IGNORE)
         arrays = (batch["id"][:, :-1], targets, positions(document), document)
-        return tuple(sent(array.astype(np.int64), device) for array in arrays)
+        inputs, targets, at, document = (sent(array.astype(np.int64), device) for array in arrays)
+        return inputs, targets, at, document
 
     def valid_tokens(self, batch: np.ndarray) -> int:
         """How many tokens of the batch carry loss."""
@@ -130,7 +131,7 @@ class DPO:
         targets = np.where(batch["loss"][:, 1:], batch["id"][:, 1:], IGNORE).astype(np.int64)
         reference = np.ascontiguousarray(batch["reference"][:, 0])
         inputs = batch["id"][:, :-1].astype(np.int64)
-        return tuple(sent(array, device) for array in (inputs, targets, reference))
+        return sent(inputs, device), sent(targets, device), sent(reference, device)
 
     def valid_tokens(self, batch: np.ndarray) -> int:
         """What the summed loss is divided by: the number of pairs."""

@@ -6,10 +6,13 @@ resolving them again changes nothing. No torch here.
 
 import math
 from dataclasses import replace
+from typing import TypeVar
 
 from lmfast.data.batch_ramp import BatchRamp
 from lmfast.errors import UserError
 from lmfast.settings import OptimizerSettings, TrainSettings, precision_of
+
+T = TypeVar("T", bound=TrainSettings)
 
 
 def batch_ramp(opt: OptimizerSettings) -> BatchRamp:
@@ -36,9 +39,7 @@ def default_decay_iters(opt: OptimizerSettings) -> int | None:
     return None if opt.max_iters is None else max(opt.max_iters, opt.warmup_iters)
 
 
-def resolve(
-    settings: TrainSettings, vocab_size: int | None, sequence_tokens: int | None = None
-) -> TrainSettings:
+def resolve(settings: T, vocab_size: int | None, sequence_tokens: int | None = None) -> T:
     """Every derived setting filled in, so that the saved config says all. Raises UserError on what cannot work.
 
     sequence_tokens: tokens of what batch_size counts as one, where that is not context_length.

@@ -11,12 +11,15 @@ not set) moves with max_iters; any other stays where it is until --lr-decay-iter
 """
 
 from pathlib import Path
+from typing import TypeVar
 
 from lmfast.errors import UserError
 from lmfast.settings import OptimizerSettings, TrainSettings, read_yaml, replace_flat, to_flat
 from lmfast.training.resolve import default_decay_iters
 from lmfast.training.run_folder import newest_run, stage_of
 from lmfast.training.schedules import schedule_of
+
+T = TypeVar("T", bound=TrainSettings)
 
 END = ("max_iters", "max_minutes", "lr_decay_iters")
 """what decides a run's end and its schedule's, once resolved"""
@@ -49,7 +52,7 @@ def choose_folder(settings: TrainSettings, stage: str = "train") -> tuple[Path |
     return folder, started
 
 
-def settings_to_resume(folder: Path, cls: type[TrainSettings] = TrainSettings) -> TrainSettings:
+def settings_to_resume(folder: Path, cls: type[T]) -> T:
     """`saved_settings`, with an lr_decay_iters that follows the run's end left to be derived from that again."""
     settings = saved_settings(folder, cls)
     opt = settings.optimizer
@@ -85,7 +88,7 @@ def _shown(value: float | None) -> str:
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def saved_settings(folder: Path, cls: type[TrainSettings] = TrainSettings) -> TrainSettings:
+def saved_settings(folder: Path, cls: type[T]) -> T:
     """The settings, of class `cls`, that a run was started with."""
     path = folder / "config.yaml"
     if not path.is_file():

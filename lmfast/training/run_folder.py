@@ -192,7 +192,7 @@ def find_checkpoint(path: Path) -> "Checkpoint":
     return checkpoint
 
 
-def model_of(checkpoint, config, device: str = "cpu"):
+def model_of(checkpoint: "Checkpoint", config, device: "str | torch.device" = "cpu"):
     """A TransformerLM of shape `config` with a checkpoint's weights, in eval mode."""
     from lmfast.model.transformer import TransformerLM
 
