@@ -16,7 +16,8 @@ import torch
 import lmfast_kernels
 from bench.ceilings import best
 from lmfast.model.fp8 import why_not_fp8
-from lmfast_kernels.fp8_linear import E4M3, E5M2, fp8_mm, fp8_mm_reference, to_fp8, transposed
+from lmfast_kernels.fp8_feed_forward import gradient_to_fp8, hidden_to_fp8
+from lmfast_kernels.fp8_linear import E4M3, E5M2, fp8_mm, fp8_mm_reference, to_fp8, to_fp8_both, transposed
 
 LOSS = import_module("lmfast_kernels.fp8_cross_entropy")
 COMPILE: dict = {"fullgraph": True, "dynamic": False}
@@ -100,6 +101,22 @@ def feed_forward(device: torch.device) -> str:
     return as_on_the_cpu(function, [torch.randn(2, 80, 144).bfloat16(), *weights], device, 0.05)
 
 
+def transposes(device: torch.device) -> str:
+    """Both copies of whatever a kernel stores twice, to the bit, in as many programs as training has."""
+    rows, width = (16384, 2560) if device.type == "cuda" else (160, 208)
+    both, dhidden = (torch.randn(rows, n, device=device).bfloat16() for n in (2 * width, width))
+    hidden8, hidden8t, _, bound = hidden_to_fp8(both)
+    gradient8, gradient8t, _ = gradient_to_fp8(dhidden, both, bound)
+    for name, one, across in (
+        ("hidden values", hidden8, hidden8t),
+        ("their gradients", gradient8, gradient8t),
+        ("a cast", *to_fp8_both(dhidden, E5M2)[:2]),
+    ):
+        if not torch.equal(one.view(torch.uint8).t(), across.view(torch.uint8)):
+            raise AssertionError(f"{name}: the transposed copy differs")
+    return "the same bytes"
+
+
 def loss(device: torch.device) -> str:
     """Several chunks and groups; softcap and z-loss."""
     hidden, weight = torch.randn(400, 144).bfloat16(), torch.randn(1040, 144) / 6
@@ -125,6 +142,7 @@ CHECKS: dict[str, Callable[[torch.device], str]] = {
     "products": products,
     "linear": linear,
     "feed-forward": feed_forward,
+    "transposes": transposes,
     "loss": loss,
 }
 

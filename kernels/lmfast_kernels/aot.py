@@ -8,7 +8,8 @@ registers a thread, bytes of stack (spilled registers), instructions that access
 memory, the blocks that fit on a multiprocessor, and the matrix instructions of the machine code: HGMMA
 (Hopper's, by warp groups), UTCHMMA (Blackwell's) or HMMA (the older one, at half of Hopper's rate or less).
 Exit code 1 where a kernel spills more than SPILL_LIMIT bytes, has more than LOCAL_LIMIT accesses of local
-memory, or asks for more shared memory than a block may have.
+memory, asks for more shared memory than a block may have, or reads a register that nothing has written
+(machine_code.py).
 
 sm_120 (RTX 50) gets the tiles of sm_80, as its blocks have 99 KiB of shared memory; sm_89 (RTX 40) as well, on request
 (--arch).
@@ -20,11 +21,7 @@ import argparse
 import json
 import multiprocessing
 import os
-import re
-import subprocess
 import sys
-import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,6 +42,7 @@ from lmfast_kernels.fp8_feed_forward import _hidden as fp8_swiglu
 from lmfast_kernels.fp8_feed_forward import _maxima as fp8_swiglu_maxima
 from lmfast_kernels.fp8_linear import CAPABILITY, E4M3, E5M2
 from lmfast_kernels.linear_cross_entropy import LOSS_CANDIDATES, _loss
+from lmfast_kernels.machine_code import disassemble, instruction_counts, resources, unwritten_reads
 from lmfast_kernels.rms_norm import BACKWARD_CANDIDATES, NARROW_BACKWARD_CANDIDATES
 from lmfast_kernels.rms_norm import _backward as rms_norm_backward
 from lmfast_kernels.rms_norm import _forward as rms_norm_forward
@@ -102,11 +100,16 @@ class Compiled:
     blocks_per_sm: int
     instructions: str
     local_accesses: int = 0
+    unwritten_reads: int = 0
 
     @property
     def sound(self) -> bool:
         spills = self.stack_bytes > SPILL_LIMIT or self.local_accesses > LOCAL_LIMIT
-        return not spills and self.shared_bytes <= SHARED_PER_BLOCK[self.architecture]
+        return (
+            not spills
+            and not self.unwritten_reads
+            and self.shared_bytes <= SHARED_PER_BLOCK[self.architecture]
+        )
 
 
 def _meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
@@ -407,35 +410,6 @@ def _signature(kernel: Callable, args: tuple, kwargs: dict) -> tuple[dict, dict,
     return types, constants, alignments, options
 
 
-def _tool(name: str, *options: str, cubin: bytes) -> str:
-    """What a program of the CUDA toolkit, from Triton's package, prints about a cubin."""
-    tool = Path(backend.triton.__file__).parent / "backends" / "nvidia" / "bin" / name
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        return subprocess.run(
-            [str(tool), *options, file.name], capture_output=True, text=True, check=True
-        ).stdout
-
-
-def resources(cubin: bytes) -> tuple[int, int]:
-    """(registers a thread, bytes of stack a thread)."""
-    report = _tool("cuobjdump", "--dump-resource-usage", cubin=cubin)
-    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", report)
-    if found is None:
-        raise RuntimeError(f"cuobjdump's report has no register line: {report!r}")
-    return int(found[1]), int(found[2]) + int(found[3])
-
-
-def machine_instructions(cubin: bytes) -> Counter[str]:
-    """How often each instruction is in the machine code, without its modifiers: {"HGMMA": 32, "LDL": 0, …}."""
-    code = _tool("nvdisasm", "-c", cubin=cubin)
-    found = Counter(re.findall(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?\w+\s+)?([A-Z][A-Z0-9]*)", code, re.MULTILINE))
-    if "EXIT" not in found:
-        raise RuntimeError(f"nvdisasm's output has no EXIT instruction: {code[:200]!r}")
-    return found
-
-
 def compile_case(case: Case, architecture: str) -> list[Compiled]:
     """Compiles every kernel that the case launches."""
     from triton.backends.compiler import GPUTarget
@@ -459,7 +433,8 @@ def compile_case(case: Case, architecture: str) -> list[Compiled]:
             ASTSource(kernel, types, constants, alignments), target=target, options=options
         )
         registers, stack = resources(compiled.asm["cubin"])
-        found = machine_instructions(compiled.asm["cubin"])
+        code = disassemble(compiled.asm["cubin"])
+        found = instruction_counts(code)
         matrix = sorted(name for name in found if name.endswith("MMA"))
         warps, shared = compiled.metadata.num_warps, compiled.metadata.shared
         per_warp = -(-registers * 32 // 256) * 256  # registers are handed out in units of 256 a warp
@@ -477,6 +452,7 @@ def compile_case(case: Case, architecture: str) -> list[Compiled]:
             Compiled(
                 architecture, case.operator, case.label, kernel.__name__.strip("_").removesuffix("_kernel"),
                 text, registers, stack, shared, blocks, "+".join(matrix) or "-", found["LDL"] + found["STL"],
+                len(unwritten_reads(code)),
             )
         )  # fmt: skip
     return results
@@ -488,10 +464,14 @@ def _work(job: tuple[str | None, int, str]) -> list[Compiled]:
 
 
 def _row(entry: Compiled) -> str:
+    if entry.unwritten_reads:
+        remark = f"   <-- reads {entry.unwritten_reads} registers that nothing has written"
+    else:
+        remark = "" if entry.sound else "   <-- over the limit"
     return (
         f"{entry.architecture:7}{entry.kernel:23}{entry.config:35}{entry.registers:>4}{entry.stack_bytes:>6}"
         f"{entry.local_accesses:>6}{entry.shared_bytes / 1024:>6.1f}{entry.blocks_per_sm:>4}  {entry.instructions}"
-        f"{'' if entry.sound else '   <-- over the limit'}"
+        f"{remark}"
     )
 
 
@@ -526,7 +506,8 @@ def main(arguments: list[str] | None = None) -> int:
                 table.append(entry)
     unsound = [entry for entry in table if not entry.sound]
     print(
-        f"{len(table)} kernels compiled, {len(unsound)} over {SPILL_LIMIT} bytes of spills or the shared memory limit"
+        f"{len(table)} kernels compiled, {len(unsound)} over {SPILL_LIMIT} bytes of spills or the shared memory limit, "
+        "or with reads of registers that nothing has written"
     )
     if options.json is not None:
         beside = options.json.with_name(options.json.name + ".tmp")

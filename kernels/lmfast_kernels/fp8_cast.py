@@ -11,9 +11,19 @@ Inductor writes both from one pointwise kernel whose transposed stores lie M byt
 
 import torch
 
-from lmfast_kernels.backend import jit, launch, register, tl, triton, use_triton
+from lmfast_kernels.backend import INTERPRETING, jit, launch, register, tl, triton, use_triton
 
 ROWS, COLS, WARPS = 64, 64, 8  # the tile of one program
+if triton is not None:
+    ASSEMBLED = tl.constexpr(not INTERPRETING)
+    FOUR_E4M3, FOUR_E5M2 = (
+        tl.constexpr(
+            "{ .reg .b16 low, high; "
+            f"cvt.rn.satfinite.{form}x2.f32 low, $2, $1; cvt.rn.satfinite.{form}x2.f32 high, $4, $3; "
+            "mov.b32 $0, {low, high}; }"
+        )
+        for form in ("e4m3", "e5m2")
+    )
 
 
 @jit
@@ -23,13 +33,30 @@ def within(x, LIMIT: tl.constexpr):
 
 
 @jit
+def round_fp8(x, dtype: tl.constexpr):
+    """x, float32 and within FP8's range, in the FP8 format `dtype`; four values of a thread make one register.
+
+    Triton's own cast makes a 16-bit register of two values. Where they are both stored together and taken apart again,
+    as for a transposed copy, ptxas 12.8 takes them from a register that it never writes (machine_code.py)."""
+    if not ASSEMBLED:
+        rounded = x.to(dtype)
+    else:
+        if dtype == tl.float8e4nv:
+            four = tl.inline_asm_elementwise(FOUR_E4M3, "=r,r,r,r,r", [x], dtype=tl.int8, is_pure=True, pack=4)
+        else:
+            four = tl.inline_asm_elementwise(FOUR_E5M2, "=r,r,r,r,r", [x], dtype=tl.int8, is_pure=True, pack=4)
+        rounded = four.to(dtype, bitcast=True)
+    return rounded
+
+
+@jit
 def store_both(
     out_ptr, transposed_ptr, x, first_row, first_col, M, N, out_row,
     ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     """Stores the tile x of a matrix (M, N), rows `out_row` apart, and its transpose, rows M apart; first_row: int64."""
     r, c = tl.arange(0, ROWS), tl.arange(0, COLS)
-    x = x.to(out_ptr.dtype.element_ty)
+    x = round_fp8(x, out_ptr.dtype.element_ty)
     inside = (first_row + r < M)[:, None] & (first_col + c < N)[None, :]
     tl.store(out_ptr + first_row * out_row + first_col + (r[:, None] * out_row + c[None, :]), x, mask=inside)
     across_ptr = transposed_ptr + first_col * M + first_row + (c[:, None] * M + r[None, :])

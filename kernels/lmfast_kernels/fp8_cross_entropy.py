@@ -20,6 +20,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from lmfast_kernels.backend import compute_dtype, jit, launch, power_of_two, register, tl, triton, use_triton
+from lmfast_kernels.fp8_cast import round_fp8
 from lmfast_kernels.fp8_linear import E4M3, E5M2, fp8_mm, fp8_mm_reference, to_fp8, transposed
 
 DLOGITS_SCALE = 2.0**14
@@ -136,7 +137,7 @@ def _dlogits_kernel(
     factor = tl.where(counted, SCALE * (1.0 + 2.0 * Z_LOSS * lse), 0.0)
     logits = tl.load(logits_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
     dlogits = _dlogits(logits, lse[:, None], factor[:, None], 0.0, SOFTCAP, HAS_SOFTCAP, Z_LOSS, LIMIT)
-    rounded = dlogits.to(dlogits_ptr.dtype.element_ty)
+    rounded = round_fp8(dlogits, dlogits_ptr.dtype.element_ty)
     tl.store(dlogits_ptr + offsets, rounded, mask=mask)
     across = col[:, None] * transposed_stride + row[None, :]
     tl.store(transposed_ptr + across, tl.trans(rounded), mask=(col < V)[:, None] & (row < rows)[None, :])

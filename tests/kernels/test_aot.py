@@ -120,7 +120,9 @@ def test_spills_and_shared_memory_are_judged():
     over = aot.Compiled("sm_90", "x", "x", "x", "", 255, aot.SPILL_LIMIT + 1, 0, 1, "-")
     big = aot.Compiled("sm_80", "x", "x", "x", "", 255, 0, 164 * 1024, 1, "-")
     local = aot.Compiled("sm_90", "x", "x", "x", "", 255, 0, 0, 1, "-", aot.LOCAL_LIMIT + 1)
-    assert not over.sound and not big.sound and not local.sound and "over the limit" in aot._row(over)
+    unwritten = aot.Compiled("sm_90", "x", "x", "x", "", 255, 0, 0, 1, "-", 0, 1)
+    assert not any(entry.sound for entry in (over, big, local, unwritten))
+    assert "over the limit" in aot._row(over) and "nothing has written" in aot._row(unwritten)
 
 
 def test_every_candidate_tile_is_compiled_for_hopper():

@@ -1,0 +1,111 @@
+"""What a cubin holds: registers, stack, instructions, and registers read that nothing has written.
+
+In: a cubin's bytes, of any architecture. The programs that read it come with Triton: cuobjdump and nvdisasm.
+
+A read of a register that no earlier instruction writes is an assembler's mistake, for Triton leaves nothing undefined:
+ptxas 12.8 does it where FP8 values are packed for one store and taken apart for another, and what the second one
+stores is whatever the register held (docs/LOG.md, 2026-11-27). No test on small inputs is sure to see that.
+"""
+
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from lmfast_kernels import backend
+
+_INSTRUCTION = re.compile(
+    r"^\s*/\*([0-9a-f]+)\*/\s+(?:@!?U?P\w+\s+)?([A-Z]\S*)\s*([^;]*);", re.MULTILINE
+)
+_REGISTER = re.compile(r"(?<![\w.])R(\d+)\b")
+_NO_RESULT = tuple(
+    "BAR BMOV BRA CALL CCTL DSETP EXIT FSETP HSETP2 ISETP LDGSTS NANOSLEEP PLOP3 R2P R2UR RED RET ST SYNCS UBLK UTC UTMA "
+    "WARPGROUP WARPSYNC".split()
+)  # the beginnings of their names
+
+
+def _tool(name: str, *options: str, cubin: bytes) -> str:
+    """What a program of the CUDA toolkit, from Triton's package, prints about a cubin."""
+    tool = Path(backend.triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return subprocess.run(
+            [str(tool), *options, file.name], capture_output=True, text=True, check=True
+        ).stdout
+
+
+def resources(cubin: bytes) -> tuple[int, int]:
+    """(registers a thread, bytes of stack a thread)."""
+    report = _tool("cuobjdump", "--dump-resource-usage", cubin=cubin)
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", report)
+    if found is None:
+        raise RuntimeError(f"cuobjdump's report has no register line: {report!r}")
+    return int(found[1]), int(found[2]) + int(found[3])
+
+
+def disassemble(cubin: bytes) -> str:
+    """The machine code as text, an instruction a line."""
+    code = _tool("nvdisasm", "-c", cubin=cubin)
+    if not re.search(r"\bEXIT\b", code):
+        raise RuntimeError(f"nvdisasm's output has no EXIT instruction: {code[:200]!r}")
+    return code
+
+
+def instruction_counts(code: str) -> Counter[str]:
+    """How often each instruction is in disassembled code, without its modifiers: {"HGMMA": 32, "LDL": 0, …}."""
+    return Counter(operation.partition(".")[0] for _, operation, _ in _INSTRUCTION.findall(code))
+
+
+def unwritten_reads(code: str) -> list[str]:
+    """Instructions of disassembled code that read a register which no instruction above them writes.
+
+    Conservative: a write counts even where a predicate may skip it, and as wide as its instruction could be; code is
+    taken in the order of its text. Left out are instructions that replace a part of a register and keep the rest, which
+    may be undefined: PRMT, and LOP3 where it sets or clears a single bit (predicates are kept so).
+    """
+    written: set[int] = set()
+    found = []
+    for address, operation, operands in _INSTRUCTION.findall(code):
+        registers = [int(number) for number in _REGISTER.findall(operands)]
+        if not registers:
+            continue
+        name = operation.partition(".")[0]
+        first = re.match(
+            r"(?:U?P\w+,\s*)?(R\d+)\b(?!\.64\])", operands
+        )  # SHFL and ATOM name a predicate first
+        result = registers[0] if first and not name.startswith(_NO_RESULT) else None
+        if name == "LOP3" and operands.startswith("P") and "RZ" in operands.split(",")[1]:
+            result = None
+        reads = registers if result is None else registers[1:]
+        if name == "PRMT" or (name == "LOP3" and _changes_one_bit(operands)):
+            reads = [register for register in reads if register != result]
+        found += [
+            f"{address}: {operation} {operands.strip()} reads R{register}"
+            for register in reads
+            if register not in written
+        ]
+        if result is not None:
+            written.update(range(result, result + _width(name, operation)))
+    return found
+
+
+def _changes_one_bit(operands: str) -> bool:
+    """Whether the constant of a LOP3 is one bit, or all but one."""
+    constant = re.search(r"\b0x([0-9a-f]+)\b", operands)
+    value = int(constant[1], 16) if constant else 0
+    return value.bit_count() in (1, 31)
+
+
+def _width(name: str, operation: str) -> int:
+    """Registers that an instruction may write."""
+    if name.endswith("GMMA") or name in ("LDTM", "UTCLD"):
+        return 256
+    if name.endswith("MMA") or "128" in operation or name == "LDSM":
+        return 4
+    return (
+        2
+        if "64" in operation or "WIDE" in operation or name in ("CS2R", "LDC") or name.startswith("D")
+        else 1
+    )
