@@ -15,9 +15,7 @@ from pathlib import Path
 
 from lmfast_kernels import backend
 
-_INSTRUCTION = re.compile(
-    r"^\s*/\*([0-9a-f]+)\*/\s+(?:@!?U?P\w+\s+)?([A-Z]\S*)\s*([^;]*);", re.MULTILINE
-)
+_INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]+)\*/\s+(?:@!?U?P\w+\s+)?([A-Z]\S*)\s*([^;]*);", re.MULTILINE)
 _REGISTER = re.compile(r"(?<![\w.])R(\d+)\b")
 _NO_RESULT = tuple(
     "BAR BMOV BRA CALL CCTL DSETP EXIT FSETP HSETP2 ISETP LDGSTS NANOSLEEP PLOP3 R2P R2UR RED RET ST SYNCS UBLK UTC UTMA "
