@@ -92,6 +92,16 @@ def test_words_that_belong_to_no_option(words, ending):
     assert str(error.value).endswith(ending)
 
 
+@pytest.mark.parametrize("flag", ["--checkpoint", "--model", "--run"])
+def test_what_has_no_option_is_given_without_one(flag):
+    """It was `--run`, which there is not."""
+    from lmfast.evaluate import EvaluateSettings
+
+    with pytest.raises(UserError) as error:
+        parse(EvaluateSettings, [flag, "x"], "lmfast evaluate")
+    assert str(error.value) == f"unknown setting '{flag}'; give it without a name: lmfast evaluate RUN"
+
+
 def test_epochs_in_a_file(tmp_path):
     (tmp_path / "x.yaml").write_text("epochs: 3\n")
     with pytest.raises(UserError, match="unknown setting 'epochs'; runs are counted in steps"):

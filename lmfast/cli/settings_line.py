@@ -28,7 +28,7 @@ from lmfast.settings import (
     setting_aliases,
     to_flat,
 )
-from lmfast.suggestions import remedy, stray_word_remedy
+from lmfast.suggestions import nearest, remedy, stray_word_remedy
 
 T = TypeVar("T")
 
@@ -140,6 +140,9 @@ class SettingsParser(Parser):
         name = re.sub("[-.]", "_", flag[2:])
         off = "no_" if name.startswith("no_") else ""
         known = {n for n, hint in hints.items() if hint is bool} if off else hints.keys() | aliases.keys()
+        meant = nearest(name.removeprefix(off), known)
+        if any(action.dest == meant and not action.option_strings for action in self._actions):
+            raise UserError(f"unknown setting '{flag}'; give it without a name: {self.prog} {meant.upper()}")
         near = remedy(name.removeprefix(off), known, "--no-" if off else "--")
         raise UserError(f"unknown setting '{flag}'; {near or '--help lists them all'}")
 
