@@ -20,8 +20,10 @@ from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 
+from lmfast.files import written_beside
+from lmfast.tokenizer.special_tokens import DOCUMENT_END
+
 RECIPE = 2  # part of the files' names: another recipe makes other files
-END = "<|endoftext|>"
 BASE_BYTES = 16_000_000  # of stories that corpus A draws from
 NUM_NAMES = 2_700
 MAX_FILE_BYTES = 400_000  # of one source file, so that no generated table fills the corpus
@@ -71,9 +73,8 @@ def facts(path: Path) -> dict:
 def write(path: Path, pieces: Iterator[str], num_bytes: int) -> None:
     """Writes whole pieces until there are `num_bytes`; both files appear under their names when they are complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     digest, size = hashlib.sha256(), 0
-    try:
+    with written_beside(path) as beside:
         with beside.open("wb") as file:
             for piece in pieces:
                 data = piece.encode()
@@ -83,22 +84,17 @@ def write(path: Path, pieces: Iterator[str], num_bytes: int) -> None:
                 if size >= num_bytes:
                     break
         path.with_suffix(".json").write_text(json.dumps({"bytes": size, "sha256": digest.hexdigest()}))
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def repeated(path: Path, times: int) -> Path:
     """A file of `path`'s text so many times: more bytes, and not one more distinct pretoken."""
     target = path.with_name(f"{path.stem}-x{times}.txt")
     if not target.exists():
-        beside = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        with path.open("rb") as source, beside.open("wb") as file:
+        with path.open("rb") as source, written_beside(target) as beside, beside.open("wb") as file:
             for _ in range(times):
                 at = 0
                 while sent := os.sendfile(file.fileno(), source.fileno(), at, 1 << 30):
                     at += sent
-        os.replace(beside, target)
     return target
 
 
@@ -134,7 +130,7 @@ def stories(base_bytes: int = BASE_BYTES, seed: int = 1) -> Iterator[str]:
         if rng.random() < 0.5:
             first, second = rng.choices(names, cum_weights=weights, k=2)
             text += f"\n{first} heard of it and told {second}."
-        yield f"{text}\n{END}\n"
+        yield f"{text}\n{DOCUMENT_END}\n"
 
 
 def rare_line(rng: random.Random, num_words: int) -> str:
@@ -185,4 +181,4 @@ def sources(roots: list[Path] | None = None, held_out: bool = False) -> Iterator
             yield assigned(data.decode("utf-8", "replace"))
             yield rare_line(rng, max(3, len(data) // 600))
             if rng.random() < 0.3:
-                yield f"{END}\n"
+                yield f"{DOCUMENT_END}\n"

@@ -19,6 +19,7 @@ from lmfast.counted import counted
 from lmfast.errors import UserError, exit_on_user_error
 from lmfast.settings import DataSettings, Option, TrainSettings, precision_of, replace_flat
 from lmfast.streams import standard_output
+from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
 
 @dataclass(frozen=True)
@@ -185,12 +186,12 @@ def _task(run: Path, stage: str, tokenizer, device):
 def _separator(run: Path, tokenizer) -> int:
     """The id of <|endoftext|>, by which a run with document_mask tells documents apart."""
     known = {} if tokenizer is None else tokenizer.special_tokens
-    if "<|endoftext|>" not in known:
+    if DOCUMENT_END not in known:
         raise UserError(
             f"{run / 'tokenizer'}: is missing or has no <|endoftext|>, which this run's document_mask needs; "
             "restore the directory from the tokenizer that the run was trained with"
         )
-    return known["<|endoftext|>"]
+    return known[DOCUMENT_END]
 
 
 def _texts(
@@ -203,7 +204,7 @@ def _texts(
 
     if tokenizer is None:
         raise UserError("the run has no tokenizer, so text cannot be written; leave --samples out")
-    begin = tokenizer.encode("<|endoftext|>" if "<|endoftext|>" in tokenizer.special_tokens else "\n")
+    begin = tokenizer.encode(DOCUMENT_END if DOCUMENT_END in tokenizer.special_tokens else "\n")
     known, source = _known_words(settings, train_data_path, tokenizer)
     with autocast(device, precision_of(settings)):
         new = generate(

@@ -17,11 +17,12 @@ import numpy as np
 
 from lmfast.data.chat_records import Message
 from lmfast.errors import UserError
+from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
 if TYPE_CHECKING:
     from lmfast.tokenizer.bpe import Tokenizer
 
-BOS = "<|endoftext|>"
+BOS = DOCUMENT_END
 END = "<|end|>"
 ROLE_TOKENS = {"user": "<|user|>", "assistant": "<|assistant|>", "system": "<|system|>"}
 CHAT_SPECIALS = (*ROLE_TOKENS.values(), END)

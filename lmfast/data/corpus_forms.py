@@ -29,11 +29,12 @@ from typing import Any
 
 from lmfast.data.encode_shards import is_held_out
 from lmfast.data.parquet import batches_of, check_columns, open_parquet
-from lmfast.data.sources import DOCUMENT_END, documents, plan_shards, unpacked
+from lmfast.data.sources import documents, plan_shards, unpacked
 from lmfast.errors import UserError
 from lmfast.files import written_beside
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.file_kinds import kind_of
+from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
 HELD_OUT = 0.02  # of prompts
 LEFT_OUT = "left out"

@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from lmfast.data.sources import DOCUMENT_END, Shard, documents
+from lmfast.data.sources import Shard, documents
 from lmfast.files import written_beside
 from lmfast.sharding.engines import Stamps
 from lmfast.tokenizer.sharding import open_shared
+from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
 if TYPE_CHECKING:
     from lmfast.tokenizer.bpe import Tokenizer

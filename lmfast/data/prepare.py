@@ -26,12 +26,13 @@ from lmfast.counted import counted
 from lmfast.data.encode_shards import MARK, PARTS, EncodeJob, encode_shard
 from lmfast.data.finding import find_sources
 from lmfast.data.first_tokens import NOTHING, hold_out_first
-from lmfast.data.sources import DOCUMENT_END, SHARD_BYTES, Shard, plan_shards
+from lmfast.data.sources import SHARD_BYTES, Shard, plan_shards
 from lmfast.errors import UserError
 from lmfast.files import gone_if_empty, written_beside
 from lmfast.sharding.engines import Stamps, dask_client, run_here, run_on_dask
 from lmfast.tokenizer.chunks import default_workers
 from lmfast.tokenizer.sharding import join_ids, kept_until_done, share_tokenizer
+from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
 if TYPE_CHECKING:
     from lmfast.tokenizer.bpe import Tokenizer

@@ -23,8 +23,8 @@ from typing import BinaryIO
 
 from lmfast.data.parquet import batches_of, check_text_column, groups_of_rows, open_parquet
 from lmfast.errors import UserError
-from lmfast.tokenizer.documents import DOCUMENT_END
 from lmfast.tokenizer.file_kinds import HEAD, check_is_text, kind_of
+from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
 SHARD_BYTES = 64 << 20
 PIECE = 4 << 20  # bytes read together

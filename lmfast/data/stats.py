@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lmfast.counted import counted
-from lmfast.data.sources import DOCUMENT_END
 from lmfast.errors import UserError
 from lmfast.files import written_beside
+from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
 if TYPE_CHECKING:
     from lmfast.tokenizer.bpe import Tokenizer

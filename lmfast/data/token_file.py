@@ -22,10 +22,10 @@ import numpy as np
 
 from lmfast.errors import UserError
 from lmfast.files import written_beside
+from lmfast.tokenizer.npy_header import npy_header
 
 PIECE = 1 << 22  # ids (or bytes of text) looked at together
 UINT16_IDS = 1 << 16
-_HEADER_BYTES = 128
 _BLANKS = np.zeros(256, bool)
 _BLANKS[list(b" \t\r\n")] = True
 _DIGITS = np.zeros(256, bool)
@@ -213,7 +213,7 @@ class TokenWriter:
         beside = self._guard.__enter__()
         try:
             self._file = beside.open("wb")
-            self._file.write(_npy_header(self.dtype, 0))
+            self._file.write(npy_header(self.dtype, 0))
         except OSError as error:
             self._guard.__exit__(type(error), error, error.__traceback__)
             raise
@@ -237,19 +237,12 @@ class TokenWriter:
         try:
             if error is None:
                 self._file.seek(0)
-                self._file.write(_npy_header(self.dtype, self.num_tokens))
+                self._file.write(npy_header(self.dtype, self.num_tokens))
             self._file.close()
         except OSError as failed:  # what was written last did not fit on the disk
             self._guard.__exit__(type(failed), failed, failed.__traceback__)
             raise
         return self._guard.__exit__(kind, error, trace)
-
-
-def _npy_header(dtype: np.dtype, num_tokens: int) -> bytes:
-    """A version 1.0 header of always 128 bytes, so that it can be rewritten when the length is known."""
-    text = f"{{'descr': '{dtype.newbyteorder('<').str}', 'fortran_order': False, 'shape': ({num_tokens},), }}"
-    room = _HEADER_BYTES - 10
-    return b"\x93NUMPY\x01\x00" + room.to_bytes(2, "little") + text.ljust(room - 1).encode() + b"\n"
 
 
 def converted_path(path: Path) -> Path:

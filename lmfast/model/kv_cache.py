@@ -56,8 +56,3 @@ class KVCache:
     def view(self, max_length: int) -> list[LayerCache]:
         """The layers' first `max_length` positions: a short sequence need not read a long cache."""
         return [LayerCache(c.k[:, :, :max_length], c.v[:, :, :max_length]) for c in self.layers]
-
-    @staticmethod
-    def bytes_per_token(config: ModelConfig, element_size: int = 2) -> int:
-        """Bytes that one more token of one sequence occupies, all layers."""
-        return 2 * config.num_layers * config.num_kv_heads * config.head_dim * element_size

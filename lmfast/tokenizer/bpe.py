@@ -34,7 +34,7 @@ from lmfast.errors import UserError
 from lmfast.files import check_not_input, check_writable, written_beside
 from lmfast.tokenizer import formats
 from lmfast.tokenizer.dialects import check_saveable
-from lmfast.tokenizer.parts import TokenizerParts, ordinary_ids
+from lmfast.tokenizer.parts import TokenizerParts, checked_ids
 from lmfast.tokenizer.patterns import Pattern, get_pattern
 from lmfast.tokenizer.ranks import write_ranks
 from lmfast.tokenizer.special_tokens import check_special_tokens, place_special_tokens
@@ -76,7 +76,7 @@ class Tokenizer:
         self.vocab: dict[int, bytes] = dict(vocab)  # in the order of ids
         self.merges: list[tuple[bytes, bytes]] = [(bytes(a), bytes(b)) for a, b in merges]
         self.special_tokens: dict[str, int] = self._place_special(special_tokens)
-        self._check()
+        self._id_of = checked_ids(self.vocab, self.merges, self.special_tokens.values())
         self.ignore_merges = ignore_merges
         if ignore_merges:
             self.ignore_merges = self._encoder.looks_up_whole
@@ -103,27 +103,6 @@ class Tokenizer:
                 )
         self.vocab = dict(sorted(self.vocab.items()))
         return placed
-
-    def _check(self) -> None:
-        self._id_of = ordinary_ids(self.vocab, self.merges, self.special_tokens.values())
-        lacking = [byte for byte in range(256) if bytes([byte]) not in self._id_of]
-        if lacking:
-            raise UserError(
-                f"the vocabulary lacks {len(lacking)} of the 256 single bytes (the first: {lacking[0]:#04x}), so some "
-                "text could not be encoded; is it a byte-level BPE?"
-            )
-        lowest = min(self.vocab)
-        if lowest < 0:
-            raise UserError(
-                f"the vocabulary: id {lowest} ({self.vocab[lowest]!r}) is negative; ids begin at 0"
-            )
-        for number, (a, b) in enumerate(self.merges, 1):
-            for token in (a, b, a + b):
-                if token not in self._id_of:
-                    raise UserError(
-                        f"merge {number} ({a!r} + {b!r}) needs {token!r}, which the vocabulary does not hold; do "
-                        "vocabulary and merges belong together?"
-                    )
 
     # What it is ---------------------------------------------------------------------------------------------
 

@@ -47,8 +47,8 @@ from lmfast.tokenizer.chunks import (
     padded,
 )
 from lmfast.tokenizer.compiled.count_table import FIRST_ROWS, ROW_BYTES, CountTable
-from lmfast.tokenizer.documents import DOCUMENT_END
 from lmfast.tokenizer.patterns import Pattern
+from lmfast.tokenizer.special_tokens import DOCUMENT_END
 from lmfast.tokenizer.text_file import CHUNK_BYTES, PieceReader, TextFile
 
 

@@ -11,8 +11,7 @@ from array import array
 import numpy as np
 
 from lmfast.errors import UserError
-
-DOCUMENT_END = "<|endoftext|>"
+from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
 
 def open_text(name: str) -> np.ndarray:

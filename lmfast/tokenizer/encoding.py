@@ -37,25 +37,25 @@ on a miss instead of stored (4.5 to 4.6); huge pages by hand (NumPy asks for the
 a map (56 ms for 300 MB against 41), and is used all the same: see text_file.py. Threads or processes: docs/LOG.md.
 """
 
-import io
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from lmfast.errors import UserError
+from lmfast.files import written_beside
 from lmfast.tokenizer.chunks import NO_SPANS, SpecialTokens, Splitter, default_workers, in_order, padded
 from lmfast.tokenizer.compiled.code_cache import enable_cache
 from lmfast.tokenizer.compiled.encode_kernels import ENCODE, SPECIALS, encode_batch, new_scratch
 from lmfast.tokenizer.compiled.intrinsics import MAX_PACKED, PADDING
 from lmfast.tokenizer.compiled.merge_kernels import MAX_ID, MAX_MERGES, merge_tables
 from lmfast.tokenizer.compiled.pretoken_cache import MAX_ROWS, PretokenCache
-from lmfast.tokenizer.parts import ordinary_ids
+from lmfast.tokenizer.npy_header import npy_header
+from lmfast.tokenizer.parts import checked_ids
 from lmfast.tokenizer.patterns import Pattern, code_point_classes
 from lmfast.tokenizer.text_file import CHUNK_BYTES, PieceReader, TextFile
 from lmfast.tokenizer.whole_pretokens import with_whole_pretokens
@@ -93,28 +93,14 @@ class Encoder:
         ignore_merges: bool = False,
     ):
         enable_cache(encode_batch, *([ENCODE[pattern.name]] if pattern.name in ENCODE else []))
-        id_of = ordinary_ids(vocab, merges, special_tokens.values())
+        id_of = checked_ids(vocab, merges, special_tokens.values())
         largest = max([*vocab, *special_tokens.values()], default=0)
         if largest > MAX_ID:
             raise UserError(f"vocabulary: id {largest} is too large; ids end at {MAX_ID}")
-        missing = [byte for byte in range(256) if bytes([byte]) not in id_of]
-        if missing:
-            raise UserError(
-                f"vocabulary: no token for byte 0x{missing[0]:02x} ({len(missing)} missing); a byte-level "
-                "vocabulary has all 256"
-            )
         byte_ids = np.array([id_of[bytes([byte])] for byte in range(256)], np.uint32)
         if len(merges) > MAX_MERGES:
             raise UserError(f"merges: {len(merges)} are too many; {MAX_MERGES} is the most")
-        triples = np.empty((len(merges), 3), np.int64)
-        for rank, (left, right) in enumerate(merges):
-            try:
-                triples[rank] = id_of[left], id_of[right], id_of[left + right]
-            except KeyError as error:
-                raise UserError(
-                    f"merges: merge {rank} ({left!r}, {right!r}) needs {error.args[0]!r}, which is not in the "
-                    "vocabulary; do the two files belong together?"
-                ) from None
+        triples = np.array([(id_of[a], id_of[b], id_of[a + b]) for a, b in merges], np.int64).reshape(-1, 3)
         self._tables = merge_tables(triples, byte_ids)
         if ignore_merges:
             self._tables = with_whole_pretokens(self._tables, id_of)
@@ -251,20 +237,6 @@ class EncodeSummary:
     seconds: float
 
 
-_HEADER_BYTES = 128
-
-
-def _npy_header(dtype: np.dtype, length: int) -> bytes:
-    """A .npy header of exactly `_HEADER_BYTES`, whatever the length, so that it can be written last."""
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        buffer, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
-    )
-    header = buffer.getvalue()
-    assert len(header) == _HEADER_BYTES
-    return header
-
-
 def encode_file(
     encoder: Encoder,
     src: str | os.PathLike,
@@ -301,13 +273,11 @@ def encode_file(
         ids, found, special_bytes = encoder._encode_padded(state, data, size, finder, room)
         return ids, room, size, found, special_bytes
 
-    dst = Path(dst)
-    beside = dst.with_name(f".{dst.name}.{os.getpid()}.partial")
     tokens = done = num_specials = special_bytes = 0
     states = [encoder._acquire() for _ in range(num_workers)]
     try:
-        with beside.open("wb") as file:
-            file.write(_npy_header(dtype, 0))
+        with written_beside(dst) as beside, beside.open("wb") as file:
+            file.write(npy_header(dtype, 0))
             for ids, room, size, found, found_bytes in in_order(work, text.spans(finder[0], pattern), states):
                 file.write(ids.astype(dtype, copy=False))
                 spare.append(room)
@@ -318,9 +288,7 @@ def encode_file(
                 if progress is not None:
                     progress(done, len(text))
             file.seek(0)
-            file.write(_npy_header(dtype, tokens))
-        os.replace(beside, dst)
+            file.write(npy_header(dtype, tokens))
     finally:
-        beside.unlink(missing_ok=True)
         encoder._idle.extend(states)
     return EncodeSummary(tokens, len(text), num_specials, special_bytes, time.perf_counter() - began)

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from lmfast.errors import UserError
+
 
 @dataclass
 class TokenizerParts:
@@ -35,3 +37,27 @@ def ordinary_ids(
         for number, token in sorted(vocab.items(), reverse=True)
         if number not in special_ids or len(token) == 1 or token in made
     }
+
+
+def checked_ids(
+    vocab: Mapping[int, bytes], merges: Iterable[tuple[bytes, bytes]], special_ids: Collection[int]
+) -> dict[bytes, int]:
+    """`ordinary_ids`; UserError where a byte or a part of a merge is missing, or an id is negative."""
+    id_of = ordinary_ids(vocab, merges, special_ids)
+    lacking = [byte for byte in range(256) if bytes([byte]) not in id_of]
+    if lacking:
+        raise UserError(
+            f"the vocabulary lacks {len(lacking)} of the 256 single bytes (the first: {lacking[0]:#04x}), so some "
+            "text could not be encoded; is it a byte-level BPE?"
+        )
+    lowest = min(vocab)
+    if lowest < 0:
+        raise UserError(f"the vocabulary: id {lowest} ({vocab[lowest]!r}) is negative; ids begin at 0")
+    for number, (a, b) in enumerate(merges, 1):
+        for token in (a, b, a + b):
+            if token not in id_of:
+                raise UserError(
+                    f"merge {number} ({a!r} + {b!r}) needs {token!r}, which the vocabulary does not hold; do "
+                    "vocabulary and merges belong together?"
+                )
+    return id_of

@@ -25,6 +25,7 @@ from lmfast.sharding.engines import Stamps, dask_client, run_on_dask
 from lmfast.tokenizer.chunks import SpecialTokens
 from lmfast.tokenizer.compiled.count_table import CountTable
 from lmfast.tokenizer.counting import PretokenCounts, count_pretokens
+from lmfast.tokenizer.npy_header import npy_header
 from lmfast.tokenizer.patterns import Pattern, get_pattern
 from lmfast.tokenizer.text_file import PieceReader, TextFile
 
@@ -218,8 +219,7 @@ def encode_shard(job: Job) -> dict:
 def join_ids(files: Sequence[Path], dst: str | Path, dtype: np.dtype, tokens: int) -> None:
     """Headless files of ids, end to end, as one .npy of `tokens` ids."""
     with written_beside(dst) as beside, beside.open("wb") as joined:
-        header = {"descr": dtype.newbyteorder("<").str, "fortran_order": False, "shape": (tokens,)}
-        np.lib.format.write_array_header_1_0(joined, header)
+        joined.write(npy_header(dtype, tokens))
         for path in files:
             with path.open("rb") as file:
                 shutil.copyfileobj(file, joined, 16 << 20)

@@ -13,6 +13,9 @@ from lmfast.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+DOCUMENT_END = "<|endoftext|>"
+"""ends every document, in text and in token files"""
+
 SpecialTokens = Iterable[str] | Mapping[str, int | None]
 
 _FIM = ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>")

@@ -77,7 +77,9 @@ def save_checkpoint(
         sync(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(beside, ignore_errors=True)
-        raise error if isinstance(error, OSError) else OSError(str(error)) from error
+        if isinstance(error, OSError):
+            raise
+        raise OSError(str(error)) from error
     return final
 
 

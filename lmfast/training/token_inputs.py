@@ -13,11 +13,11 @@ from lmfast.data.token_file import TokenFile, open_tokens
 from lmfast.errors import UserError
 from lmfast.settings import TrainSettings
 from lmfast.tokenizer.bpe import Tokenizer
+from lmfast.tokenizer.special_tokens import DOCUMENT_END
 from lmfast.training.resolve import resolve
 
 NO_TOKENIZER = "none"
 """value of the setting tokenizer that trains without one"""
-SEPARATOR = "<|endoftext|>"
 SEPARATOR_SEARCH = 10_000_000
 """tokens of the training file in which document_mask looks for a separator, to report that there is none"""
 
@@ -117,15 +117,15 @@ def _separator(
 ) -> int:
     if tokenizer is None:
         raise UserError(
-            f"document_mask needs the id of {SEPARATOR}, and {train.path} names no tokenizer; give --tokenizer"
+            f"document_mask needs the id of {DOCUMENT_END}, and {train.path} names no tokenizer; give --tokenizer"
         )
-    separator = tokenizer.special_tokens.get(SEPARATOR)
+    separator = tokenizer.special_tokens.get(DOCUMENT_END)
     if separator is None:
         raise UserError(
-            f"{path}: has no {SEPARATOR}, which document_mask tells documents apart by; leave --document-mask "
+            f"{path}: has no {DOCUMENT_END}, which document_mask tells documents apart by; leave --document-mask "
             "out, or train a tokenizer with that special token"
         )
     searched = train.tokens[:SEPARATOR_SEARCH]
     if not (searched == separator).any():
-        remark(f"document_mask: no {SEPARATOR} among the first {len(searched):,} tokens of {train.path}")
+        remark(f"document_mask: no {DOCUMENT_END} among the first {len(searched):,} tokens of {train.path}")
     return separator

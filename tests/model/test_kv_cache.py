@@ -2,6 +2,7 @@ import torch
 
 from lmfast.model.config import ModelConfig
 from lmfast.model.kv_cache import KVCache
+from lmfast.model.memory import kv_cache_bytes_per_token
 
 CONFIG = ModelConfig(vocab_size=9, d_model=16, num_layers=3, num_heads=4, num_kv_heads=2).resolved()
 
@@ -14,7 +15,7 @@ def test_shapes_and_bytes():
     cache = make()
     assert len(cache.layers) == 3
     assert cache.layers[0].k.shape == (2, 2, 6, 4)
-    assert KVCache.bytes_per_token(CONFIG, 4) * 2 * 6 == sum(t.numel() for t in cache.tensors) * 4
+    assert kv_cache_bytes_per_token(CONFIG, 4) * 2 * 6 == sum(t.numel() for t in cache.tensors) * 4
 
 
 def test_a_view_shares_memory():

@@ -116,7 +116,7 @@ def test_the_lower_of_two_ids_with_the_same_bytes():
 
 
 @pytest.mark.parametrize(
-    "wrong, message", [("byte", "0x07"), ("merge", "not in the vocabulary"), ("id", "too large")]
+    "wrong, message", [("byte", "0x07"), ("merge", "which the vocabulary does not hold"), ("id", "too large")]
 )
 def test_vocabularies_that_do_not_fit(wrong, message):
     vocab = {byte: bytes([byte]) for byte in range(256)}

@@ -34,8 +34,9 @@ from lmfast.errors import UserError
 from lmfast.files import check_writable, written_beside
 from lmfast.streams import standard_input, standard_output
 from lmfast.tokenizer.bpe import Tokenizer
-from lmfast.tokenizer.documents import DOCUMENT_END, documents_of, open_text
+from lmfast.tokenizer.documents import documents_of, open_text
 from lmfast.tokenizer.file_kinds import is_plain_text
+from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
 DOCUMENTS_ON_A_PAGE = 20
 

@@ -16,8 +16,9 @@ from lmfast.data.sources import documents, plan_shards
 from lmfast.data.token_file import TokenFile, open_tokens
 from lmfast.errors import UserError
 from lmfast.tokenizer.bpe import Tokenizer
-from lmfast.tokenizer.documents import DOCUMENT_END, open_text
+from lmfast.tokenizer.documents import open_text
 from lmfast.tokenizer.file_kinds import is_plain_text
+from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
 PIECE = 1 << 22  # ids, or bytes, handled together
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from lmfast.data.stories import corpus
 from lmfast.files import empty_folder, locked, written_beside
+from lmfast.tokenizer.special_tokens import DOCUMENT_END
 from lmfast.units import data_size
 
 FOLDER = Path("data/stories")
 TRAIN_SEED, VALID_SEED = 1, 2
-SPECIAL = "<|endoftext|>"
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _tokenizer(folder: Path, encoded: Path, vocab_size: int, report: Callable[[s
     from lmfast.tokenizer.bpe import train_bpe
 
     stamp.unlink(missing_ok=True)
-    tokenizer = train_bpe(source, vocab_size, special_tokens=[SPECIAL])
+    tokenizer = train_bpe(source, vocab_size, special_tokens=[DOCUMENT_END])
     beside = encoded / ".tokenizer.partial"
     shutil.rmtree(beside, ignore_errors=True)
     tokenizer.save(beside)

@@ -26,10 +26,11 @@ from lmfast.data.stories.plots_friends import FRIEND_PLOTS
 from lmfast.data.stories.sentences import SENTENCES
 from lmfast.data.stories.words import WORDS
 from lmfast.errors import UserError
+from lmfast.files import written_beside
+from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
-END_OF_TEXT = "<|endoftext|>"
-_SEPARATOR = f"\n{END_OF_TEXT}\n"
-_SEPARATOR_TEXT_BYTES = len(_SEPARATOR) - len(END_OF_TEXT)
+_SEPARATOR = f"\n{DOCUMENT_END}\n"
+_SEPARATOR_TEXT_BYTES = len(_SEPARATOR) - len(DOCUMENT_END)
 _WORD = re.compile(rb"[A-Za-z]+(?:['-][A-Za-z]+)*")
 _WRITE_BYTES = 1 << 20
 
@@ -99,40 +100,33 @@ def write_stories(
     if num_bytes < 1:
         raise UserError(f"{path}: cannot write {num_bytes} bytes of stories; ask for at least 1")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     written = stories = words = 0
     bits = 0.0
     source = generate_stories(seed)
-    try:
-        with open(partial, "wb") as file:
-            while written < num_bytes:
-                pending: list[str] = []
-                size = 0
-                for story in source:
-                    pending.append(story.text)
-                    size += len(story.text) + len(_SEPARATOR)
-                    bits += story.bits
-                    if size >= _WRITE_BYTES or written + size >= num_bytes:
-                        break
-                block = (_SEPARATOR.join(pending) + _SEPARATOR).encode("ascii")
-                file.write(block)
-                written += len(block)
-                stories += len(pending)
-                words += len(_WORD.findall(block)) - len(pending)  # endoftext is no word
-                if progress is not None:
-                    progress(written, num_bytes)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    text_bytes = written - stories * len(END_OF_TEXT)
+    with written_beside(path) as beside, beside.open("wb") as file:
+        while written < num_bytes:
+            pending: list[str] = []
+            size = 0
+            for story in source:
+                pending.append(story.text)
+                size += len(story.text) + len(_SEPARATOR)
+                bits += story.bits
+                if size >= _WRITE_BYTES or written + size >= num_bytes:
+                    break
+            block = (_SEPARATOR.join(pending) + _SEPARATOR).encode("ascii")
+            file.write(block)
+            written += len(block)
+            stories += len(pending)
+            words += len(_WORD.findall(block)) - len(pending)  # endoftext is no word
+            if progress is not None:
+                progress(written, num_bytes)
+    text_bytes = written - stories * len(DOCUMENT_END)
     summary = StoriesSummary(
         str(path), written, stories, words, bits, bits / text_bytes, seed, grammar_version()
     )
-    beside = path.with_name(f"{path.name}.json")
-    partial = beside.with_name(f"{beside.name}.{os.getpid()}.partial")
     described = {name: value for name, value in asdict(summary).items() if name != "path"}
-    partial.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, beside)
+    with written_beside(path.with_name(f"{path.name}.json")) as beside:
+        beside.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     return summary
 
 
@@ -158,10 +152,10 @@ def _read_stories(path: Path) -> Iterator[str]:
     lines: list[str] = []
     with open(path, encoding="utf-8", newline="\n") as file:
         for line in file:
-            if line.rstrip("\n") == END_OF_TEXT:
+            if line.rstrip("\n") == DOCUMENT_END:
                 yield "".join(lines).removesuffix("\n")
                 lines = []
             else:
                 lines.append(line)
     if lines:
-        raise UserError(f"{path}: ends within a story; the last line must be {END_OF_TEXT}")
+        raise UserError(f"{path}: ends within a story; the last line must be {DOCUMENT_END}")

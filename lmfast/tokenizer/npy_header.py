@@ -1,0 +1,16 @@
+"""The header of a one-dimensional .npy file, of one size for all lengths, so that it can be rewritten when that is known.
+
+Source: NEP 1, version 1.0.
+"""
+
+import numpy as np
+
+HEADER_BYTES = 128
+
+
+def npy_header(dtype: np.dtype | type, length: int) -> bytes:
+    """`HEADER_BYTES` of header for `length` little-endian items of `dtype`, in the words that numpy.save writes."""
+    descr = np.dtype(dtype).newbyteorder("<").str
+    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': ({length},), }}"
+    size = HEADER_BYTES - 10
+    return b"\x93NUMPY\x01\x00" + size.to_bytes(2, "little") + text.ljust(size - 1).encode() + b"\n"
