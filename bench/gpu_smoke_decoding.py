@@ -144,7 +144,7 @@ def second_call(device: torch.device) -> str:
     if len(shelf_of(model).idle) != 1 or shelf_of(model).idle[0].graph is not graph:
         raise AssertionError("another decoder or graph was made")
     want = [generate(model, [prompt], 15, **GREEDY)[0] for prompt in PROMPTS]
-    streams = [stream(model, [prompt], 15, **GREEDY) for prompt in PROMPTS]
+    streams = [stream(model, [prompt], 15, Sampling(**GREEDY)) for prompt in PROMPTS]
     rows = [[ids[0] for ids in step] for step in zip(*streams, strict=True)]
     must_equal([list(row) for row in zip(*rows, strict=True)], want, "streams at once")
     return "same decoder, refreshed weights, streams at once"

@@ -20,6 +20,7 @@ from lmfast.files import read_text
 from lmfast.model import compile_cache
 from lmfast.settings import Option, precision_of
 from lmfast.streams import input_is_piped, standard_input, standard_output
+from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,9 @@ def generate_text(settings: GenerateSettings) -> None:
     from lmfast.model.device import autocast, pick_device, why_not_compile
     from lmfast.training.run_folder import load_run, newest_run
 
-    Sampling(settings.temperature, settings.top_k, settings.top_p)  # refuses before the model is loaded
+    sampling = Sampling(
+        settings.temperature, settings.top_k, settings.top_p, settings.seed
+    )  # refuses before the model is loaded
     device = pick_device(settings.device)
     if settings.compile and (reason := why_not_compile(device)):
         raise UserError(f"--compile cannot work here: {reason}; leave it out")
@@ -102,9 +105,9 @@ def generate_text(settings: GenerateSettings) -> None:
         raise UserError(f"{folder}: the run has no tokenizer, so text cannot be made; train with --tokenizer")
     if settings.chat:
         with autocast(device, precision):
-            _talk(settings, model, tokenizer)
+            _talk(settings, sampling, model, tokenizer)
         return
-    begin, stop_ids = tokenizer.special_tokens.get("<|endoftext|>"), ending_ids(tokenizer)
+    begin, stop_ids = tokenizer.special_tokens.get(DOCUMENT_END), ending_ids(tokenizer)
     if settings.stop and not stop_ids:
         print(
             f"{folder}: the tokenizer has no <|endoftext|>, so each text goes on to max_tokens",
@@ -138,7 +141,7 @@ def generate_text(settings: GenerateSettings) -> None:
     )
 
 
-def _talk(settings: GenerateSettings, model, tokenizer) -> None:
+def _talk(settings: GenerateSettings, sampling, model, tokenizer) -> None:
     """Answers the lines of standard input until they end. A message that is too long is reported and skipped; from a pipe
     its answer is an empty line, and the command fails at the end. On a terminal each line is asked for, and Ctrl-C ends an
     answer (at the question, the talk)."""
@@ -146,8 +149,7 @@ def _talk(settings: GenerateSettings, model, tokenizer) -> None:
 
     def begin() -> Chat:
         return Chat(
-            model, tokenizer, system=settings.system, max_tokens=settings.max_tokens,
-            temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p, seed=settings.seed,
+            model, tokenizer, system=settings.system, max_tokens=settings.max_tokens, sampling=sampling,
             kv_cache=settings.kv_cache, compile=settings.compile,
         )  # fmt: skip
 

@@ -7,12 +7,16 @@ message that alone fills the context.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from lmfast.data.batches import derive_seed
 from lmfast.data.chat import ending_ids, has_chat_tokens, render_prompt
 from lmfast.data.chat_records import Message
 from lmfast.errors import UserError
 from lmfast.inference.decode import stream
+from lmfast.inference.sampling import Sampling
+
+DEFAULT_SAMPLING = Sampling(temperature=0.8, top_p=0.95)
 
 
 class Chat:
@@ -25,10 +29,7 @@ class Chat:
         *,
         system: str | None = None,
         max_tokens: int = 256,
-        temperature: float = 0.8,
-        top_k: int | None = None,
-        top_p: float | None = 0.95,
-        seed: int = 0,
+        sampling: Sampling = DEFAULT_SAMPLING,
         kv_cache: bool = True,
         compile: bool = False,
     ):
@@ -37,9 +38,8 @@ class Chat:
                 "the model has not learnt to talk (its tokenizer has no <|user|>); run lmfast.sft on it first"
             )
         self.model, self.tokenizer = model, tokenizer
-        self.max_tokens, self.seed = max_tokens, seed
-        self.options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-        self.options |= {"kv_cache": kv_cache, "compile": compile, "stop_ids": ending_ids(tokenizer)}
+        self.max_tokens, self.sampling = max_tokens, sampling
+        self.options = {"kv_cache": kv_cache, "compile": compile, "stop_ids": ending_ids(tokenizer)}
         self.history: list[Message] = [Message("system", system)] if system else []
         self.turns = 0
         self.forgotten = 0
@@ -84,6 +84,6 @@ class Chat:
 
     def _ids(self, prompt: list[int]) -> Iterator[int]:
         room = self.model.config.context_length - len(prompt)
-        seed = derive_seed(self.seed, self.turns)
-        steps = stream(self.model, [prompt], min(self.max_tokens, room), seed=seed, **self.options)
+        sampling = replace(self.sampling, seed=derive_seed(self.sampling.seed, self.turns))
+        steps = stream(self.model, [prompt], min(self.max_tokens, room), sampling, **self.options)
         return (token for (token,) in steps)

@@ -43,10 +43,10 @@ def generate(
     torch.compile, once for each batch size. Deterministic for a seed. Raises UserError on bad prompts and settings.
     """
     new: list[list[int]] = [[] for _ in prompts]
+    sampling = Sampling(temperature, top_k, top_p, seed)
     for ids in stream(
-        model, prompts, max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
-        stop_ids=stop_ids, kv_cache=kv_cache, compile=compile,
-    ):  # fmt: skip
+        model, prompts, max_tokens, sampling, stop_ids=stop_ids, kv_cache=kv_cache, compile=compile
+    ):
         for row, token in zip(new, ids, strict=True):
             if token is not None:
                 row.append(token)
@@ -60,17 +60,13 @@ def stream(
     model,
     prompts: Sequence[Sequence[int]],
     max_tokens: int,
+    sampling: Sampling,
     *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int = 0,
     stop_ids: Collection[int] = (),
     kv_cache: bool = True,
     compile: bool = False,
 ) -> Iterator[list[int | None]]:
     """Yields each step's new ids, one a prompt, None where that sequence has ended before; options as `generate`."""
-    sampling = Sampling(temperature, top_k, top_p, seed)
     _check_prompts(model, prompts)
     context = model.config.context_length
     sequences = [list(prompt) for prompt in prompts]

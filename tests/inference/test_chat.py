@@ -24,7 +24,7 @@ class Parrot:
         self.config = ModelConfig(vocab_size=tokenizer.vocab_size, context_length=context_length)
         self.words, self.prompts = tokenizer.encode(words), []
 
-    def stream(self, model, prompts, max_tokens, *, stop_ids, **_):
+    def stream(self, model, prompts, max_tokens, sampling, *, stop_ids, **_):
         self.prompts.append(prompts[0])
         words = itertools.takewhile(lambda token: token not in stop_ids, self.words[:max_tokens])
         yield from ([token] for token in words)

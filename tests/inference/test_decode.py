@@ -112,7 +112,7 @@ def test_a_seed_decides():
 
 def test_tokens_stream_as_they_are_made():
     model = build()
-    steps = stream(model, [[1], [2]], 5, **GREEDY)
+    steps = stream(model, [[1], [2]], 5, Sampling(**GREEDY))
     first = next(steps)
     assert len(first) == 2
     heard = []

@@ -148,7 +148,7 @@ def test_ids_that_must_not_be_written_follow_the_model(made):
 def test_streams_at_once_do_not_share_a_decoder(made):
     model = build()
     expected = [plain(model, [prompt], 20, **GREEDY)[0] for prompt in PROMPTS]
-    streams = [stream(model, [prompt], 20, **GREEDY) for prompt in PROMPTS]
+    streams = [stream(model, [prompt], 20, Sampling(**GREEDY)) for prompt in PROMPTS]
     rows = [[ids[0] for ids in step] for step in zip(*streams, strict=True)]
     assert [list(row) for row in zip(*rows, strict=True)] == expected
     assert len(made) == len(PROMPTS) and len(shelf_of(model).idle) == KEPT
@@ -156,7 +156,7 @@ def test_streams_at_once_do_not_share_a_decoder(made):
 
 def test_a_stream_that_is_left_gives_its_decoder_back(made, replayed):
     model = build()
-    steps = stream(model, PROMPTS, 30, **GREEDY)
+    steps = stream(model, PROMPTS, 30, Sampling(**GREEDY))
     next(steps)
     steps.close()
     assert len(shelf_of(model).idle) == 1

@@ -128,7 +128,7 @@ def test_a_stream_that_is_left_ends_its_team():
     torch.set_num_threads(2)
     try:
         before = threading.active_count()
-        steps = stream(build(), [[1, 2]], 50, temperature=0.0)
+        steps = stream(build(), [[1, 2]], 50, Sampling(temperature=0.0))
         next(steps)
         assert threading.active_count() == before + 1
         steps.close()
