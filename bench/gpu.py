@@ -14,9 +14,9 @@ measurements, most important first, each step with a time limit of its own:
 
 A step that fails or exceeds its limit is reported and does not stop the next; steps for which no time is left are
 reported too. On request only: `scaling`, the tokenizer with 1 to 16 workers (bench/tokenizer_scaling.py); `tiles`, the
-sweep; `profile`, the kernels of the step; `warm`, the caches alone; `beyond`, lmfast_kernels.check with tensors beyond 2³¹
-elements; `whole-run`, all 327.68M tokens. `--rehearse` runs the same steps on a machine without a device, in float32 and
-at tiny sizes.
+sweep; `profile`, the kernels of the step; `warm` and `warm-others`, the caches alone, two rows at a time, which is what
+80 GB hold; `beyond`, lmfast_kernels.check with tensors beyond 2³¹ elements; `whole-run`, all 327.68M tokens.
+`--rehearse` runs the same steps on a machine without a device, in float32 and at tiny sizes.
 
 Out, in --output, else $OUT, else bench/results: one JSON file per step, complete after every row; gpu.json, which says how
 each step ended; gpu.log, everything that every process printed. Exit code 0 when every step ended well, 1 otherwise, 2
