@@ -25,6 +25,7 @@ from bench.target_table import Row, add_output, attempt, measure
 from lmfast.data.stories.builtin import prepare
 from lmfast.settings import TrainSettings, replace_flat
 from lmfast.train import run
+from lmfast.training.task import Start
 
 CONFIG = "tinystories_17m"
 MINUTES, MINUTES_AIM, PREDICTED = 6.0, 3.5, "3-3.5"  # of CONFIG on an H100
@@ -68,7 +69,7 @@ def row(config: str, minutes: float, folder: Path, settings: TrainSettings, corp
     total = settings.optimizer.total_tokens
     settings = replace_flat(settings, {"max_minutes": minutes})
     began = time.perf_counter()
-    run(settings, folder / "run", False, corpus)
+    run(settings, Start(folder / "run"), corpus)
     took = time.perf_counter() - began
     metrics = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     seconds, rate, whole = whole_time(metrics, took, total)
@@ -112,7 +113,7 @@ def main() -> int:
             return 0
         if arguments.warm:
             changes = {"max_iters": WARM_STEPS, "total_tokens": None, "warmup_iters": 1}
-            run(replace_flat(settings, changes), folder / "run", False, corpus)
+            run(replace_flat(settings, changes), Start(folder / "run"), corpus)
             return 0
         gpu = machine.gpu_name()
         described = machine.describe(gpu)

@@ -115,8 +115,8 @@ def train(changes: dict, machine: Machine) -> None:
             data, text_bytes = Path(folder), 200_000
         settings, corpus = gpu_run.make_data(settings, data, text_bytes)
         settings, run = replace_flat(settings, changes | {"lr_decay_iters": 24}), Path(folder) / "run"
-        gpu_run.run(replace_flat(settings, {"max_iters": 12}), run, False, corpus)
-        gpu_run.run(settings, run, True, corpus)
+        gpu_run.run(replace_flat(settings, {"max_iters": 12}), gpu_run.Start(run), corpus)
+        gpu_run.run(settings, gpu_run.Start(run, resuming=True), corpus)
 
 
 def decoding_in_pieces(machine: Machine) -> None:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from bench import corpora, tokenizer_peers
-from bench.corpora import END
 from bench.measuring import Work
 from lmfast.tokenizer.bpe import Tokenizer, train_bpe
 from lmfast.tokenizer.counting import count_pretokens
 from lmfast.tokenizer.merging import learn_merges
 from lmfast.tokenizer.patterns import get_pattern
+from lmfast.tokenizer.special_tokens import DOCUMENT_END as END
 from tests.tokenizer import oracle
 
 GPT2 = get_pattern("gpt2")

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.corpora import END
 from bench.timing import quiet
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.patterns import get_pattern
+from lmfast.tokenizer.special_tokens import DOCUMENT_END as END
 
 GPT2 = get_pattern("gpt2").regex
 

@@ -23,6 +23,7 @@ from bench import corpora, machine
 from bench.target_table import Row, add_options, attempt, measure
 from bench.timing import seconds
 from lmfast import Tokenizer, train_bpe
+from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
 VOCABULARY = 10_000
 MOST_WORKERS = 16
@@ -41,7 +42,7 @@ def worker_counts(cores: int) -> list[int]:
 
 def parts(text: Path, count: int, folder: Path) -> list[Path]:
     """The text in `count` files of about the same size, cut after <|endoftext|>."""
-    data, end = np.memmap(text, mode="r"), corpora.END.encode()
+    data, end = np.memmap(text, mode="r"), DOCUMENT_END.encode()
     cuts = [0]
     for k in range(1, count):
         begin = k * len(data) // count

@@ -8,12 +8,13 @@ import pytest
 from bench import corpora, tokenizer_scaling
 from bench.target_table import read_rows
 from bench.tokenizer_scaling import Subject, main, parts, rows, worker_counts
+from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
 
 @pytest.fixture
 def text(tmp_path):
     path = tmp_path / "a.txt"
-    path.write_text("".join(f"Story {i} of the cat.{corpora.END}" for i in range(500)))
+    path.write_text("".join(f"Story {i} of the cat.{DOCUMENT_END}" for i in range(500)))
     return path
 
 
@@ -27,7 +28,7 @@ def test_parts_are_the_text_cut_at_documents(text, tmp_path):
     paths = parts(text, 3, tmp_path)
     pieces = [path.read_text() for path in paths]
     assert "".join(pieces) == text.read_text() and len(pieces) == 3
-    assert all(piece.endswith(corpora.END) for piece in pieces)
+    assert all(piece.endswith(DOCUMENT_END) for piece in pieces)
 
 
 def test_rows(text, tmp_path, monkeypatch):

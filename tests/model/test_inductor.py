@@ -46,6 +46,9 @@ def test_a_cuda_toolkit_without_a_device_is_no_warning(tmp_path, monkeypatch, ca
         "import logging\nlogging.getLogger(__name__).warning(\"No CUDA runtime is found, using CUDA_HOME='x'\")\n"
     )
     monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(
+        torch.utils, "cpp_extension", None, raising=False
+    )  # importing sets it; undone afterwards
     monkeypatch.setattr(torch.utils, "__path__", [str(tmp_path), *torch.utils.__path__])
     monkeypatch.setattr(torch._dynamo, "lookup_backend", lambda _: lambda *_: importlib.import_module(name))
     logger = logging.getLogger(name)  # torch's loggers pass nothing on to pytest's
