@@ -41,14 +41,10 @@ def round_fp8(x, dtype: tl.constexpr):
     if not ASSEMBLED:
         rounded = x.to(dtype)
     else:
-        if dtype == tl.float8e4nv:
-            four = tl.inline_asm_elementwise(
-                FOUR_E4M3, "=r,r,r,r,r", [x], dtype=tl.int8, is_pure=True, pack=4
-            )
-        else:
-            four = tl.inline_asm_elementwise(
-                FOUR_E5M2, "=r,r,r,r,r", [x], dtype=tl.int8, is_pure=True, pack=4
-            )
+        four = tl.inline_asm_elementwise(
+            FOUR_E4M3 if dtype == tl.float8e4nv else FOUR_E5M2,
+            "=r,r,r,r,r", [x], dtype=tl.int8, is_pure=True, pack=4,
+        )  # fmt: skip
         rounded = four.to(dtype, bitcast=True)
     return rounded
 

@@ -70,12 +70,8 @@ def unwritten_reads(code: str) -> list[str]:
         if not registers:
             continue
         name = operation.partition(".")[0]
-        first = re.match(
-            r"(?:U?P\w+,\s*)?(R\d+)\b(?!\.64\])", operands
-        )  # SHFL and ATOM name a predicate first
+        first = re.match(r"(?:U?P\w+,\s*)?R\d+\b", operands)  # SHFL and ATOM name a predicate first
         result = registers[0] if first and not name.startswith(_NO_RESULT) else None
-        if name == "LOP3" and operands.startswith("P") and "RZ" in operands.split(",")[1]:
-            result = None
         reads = registers if result is None else registers[1:]
         if name == "PRMT" or (name == "LOP3" and _changes_one_bit(operands)):
             reads = [register for register in reads if register != result]
