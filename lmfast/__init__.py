@@ -6,6 +6,8 @@ The public names below load on first use, so that `import lmfast` costs neither 
 import importlib
 from typing import TYPE_CHECKING
 
+from lmfast.model import generation as _generation
+
 __version__ = "0.1.0"
 
 _HOME_OF = {
@@ -29,18 +31,17 @@ def __getattr__(name: str):
     if name not in _HOME_OF:
         raise AttributeError(f"module 'lmfast' has no attribute '{name}'")
     value = getattr(importlib.import_module(_HOME_OF[name]), name)
-    if name in ("TransformerLM", "load_run"):
-        _inject_decoder()
     globals()[name] = value
     return value
 
 
-def _inject_decoder() -> None:
-    """`model.generate` decodes with lmfast.inference, which the model's package may not import."""
+def _decode_function():
     from lmfast.inference.decode import generate
-    from lmfast.model.transformer import TransformerLM
 
-    TransformerLM.decoder = staticmethod(generate)
+    return generate
+
+
+_generation.provide(_decode_function)
 
 
 def __dir__() -> list[str]:

@@ -6,14 +6,14 @@ scaled down by sqrt(2 · num_layers) as in GPT-2 (Radford et al. 2019, 2.3), or 
 standard deviation 1, or d_model^-0.5 where it is also the head, so that the logits start near unit scale.
 """
 
-from collections.abc import Callable, Iterable
-from typing import ClassVar
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from lmfast.errors import UserError
 from lmfast.model.config import ModelConfig
+from lmfast.model.generation import decode_function
 from lmfast.model.kv_cache import KVCache
 from lmfast.model.layers import Attention, Block, FusedLinear, RMSNorm, decode_normed
 
@@ -31,8 +31,6 @@ def rope_tables(head_dim: int, length: int, theta: float) -> tuple[Tensor, Tenso
 class TransformerLM(nn.Module):
     """A decoder-only language model of the shape `config`; `config` here is always resolved."""
 
-    # What continues ids, injected by lmfast/__init__.py: (model, prompts, max_tokens, **options) -> new ids of each prompt.
-    decoder: ClassVar[Callable[..., list[list[int]]] | None] = None
     fp8_head = False  # whether the loss's products run in FP8 in training; see model/fp8.py
 
     def __init__(self, config: ModelConfig):
@@ -178,10 +176,8 @@ class TransformerLM(nn.Module):
     def generate(self, ids, max_tokens: int = 256, **sampling) -> list[int]:
         """Ids that continue `ids`; the options are those of `lmfast.inference.decode.generate`.
 
-        Raises UserError on bad options, and where no decoder was injected: `from lmfast import load_run` injects it."""
-        if type(self).decoder is None:
-            raise UserError("the model has no decoder; import TransformerLM or load_run from lmfast")
-        return type(self).decoder(self, [list(ids)], max_tokens, **sampling)[0]
+        Raises UserError on bad options."""
+        return decode_function()(self, [list(ids)], max_tokens, **sampling)[0]
 
     def _embed(self, ids: Tensor) -> Tensor:
         x = self.embedding(ids)
