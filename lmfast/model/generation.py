@@ -6,10 +6,12 @@ No torch.
 
 from collections.abc import Callable
 
+from lmfast.errors import UserError
+
 Decode = Callable[..., list[list[int]]]
 """(model, prompts, max_tokens, **options) → new ids of each prompt"""
 
-_load: Callable[[], Decode]
+_load: Callable[[], Decode] | None = None
 
 
 def provide(load: Callable[[], Decode]) -> None:
@@ -19,4 +21,7 @@ def provide(load: Callable[[], Decode]) -> None:
 
 
 def decode_function() -> Decode:
+    """Raises UserError where no function was named."""
+    if _load is None:
+        raise UserError("the model has no decoder; import TransformerLM or load_run from lmfast")
     return _load()

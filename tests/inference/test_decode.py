@@ -125,7 +125,7 @@ def test_generate_on_the_model(monkeypatch):
     model = build()
     assert lmfast.TransformerLM is type(model)
     assert model.generate([1, 2], max_tokens=4, temperature=0.0) == generate(model, [[1, 2]], 4, **GREEDY)[0]
-    monkeypatch.setattr(lmfast.TransformerLM, "decoder", None)
+    monkeypatch.setattr("lmfast.model.generation._load", None)
     with pytest.raises(UserError, match="import TransformerLM or load_run from lmfast"):
         model.generate([1, 2])
 
