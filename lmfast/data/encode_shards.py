@@ -1,8 +1,8 @@
 """One shard of sources → ids of its documents, training and validation apart: what a worker of `prepare` does.
 
-In: an `EncodeJob` (picklable; workers are other processes, or other machines that share the folders). Out: in the job's
-folder `NAME.train.ids` and `NAME.valid.ids` (headless little-endian ids of the tokenizer's dtype) and a stamp with what is
-in them: documents, tokens, bytes (of text and marks), documents of blanks only, which are left out.
+In: a job with an `EncodeRequest`. Out: in the work folder `NAME.train.ids` and `NAME.valid.ids` (headless little-endian ids
+of the tokenizer's dtype) and the completion record with their documents, tokens and bytes (of text and marks), and the
+number of blank documents, which are left out.
 
 Every document is followed by the id of `<|endoftext|>`, the only special token here: text that looks like another one is
 plain text, and in records and Parquet text that looks like `<|endoftext|>` is plain text too. So ids do not depend on how
@@ -17,15 +17,14 @@ import functools
 import hashlib
 import itertools
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from lmfast.data.sources import Shard, documents
+from lmfast.data.sources import documents
 from lmfast.files import written_beside
-from lmfast.sharding.engines import Stamps
+from lmfast.sharding.jobs import Job, Shard
 from lmfast.tokenizer.sharding import open_shared
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
@@ -38,14 +37,12 @@ MARK = DOCUMENT_END.encode()
 
 
 @dataclass(frozen=True)
-class EncodeJob:
-    """Shards of one source, and all that their ids depend on.
+class EncodeRequest:
+    """Shards of one source, and everything that their ids depend on.
 
     source: the file, folder or glob they come from, as it was named. part: "train" or "valid" where the whole source
-    belongs to it, None to split by hash. tokenizer: where workers load it; fingerprint: which one it must be. folder: for
-    the results."""
+    belongs to it, None to split by hash. fingerprint: of the tokenizer that `share_tokenizer` saved in the work folder."""
 
-    name: str
     source: str
     shards: tuple[Shard, ...]
     part: str | None
@@ -53,30 +50,16 @@ class EncodeJob:
     separator: str | None
     val_fraction: float
     seed: int
-    tokenizer: str
     fingerprint: str
-    folder: str
-
-    def request(self) -> dict:
-        """What the result depends on, for its stamp."""
-        facts = asdict(self)
-        del facts["tokenizer"], facts["folder"]
-        return facts
-
-    @property
-    def weight(self) -> int:
-        return sum(shard.weight for shard in self.shards)
-
-    def file(self, part: str) -> Path:
-        return Path(self.folder) / f"{self.name}.{part}.ids"
 
 
-def encode_shard(job: EncodeJob) -> dict:
+def encode_shard(job: Job[EncodeRequest]) -> dict:
     """Does the job; returns {"train": facts, "valid": facts, "blank": documents left out}."""
-    tokenizer = open_shared(job.tokenizer, job.fingerprint)
+    request = job.request
+    tokenizer = open_shared(job.folder, request.fingerprint)
     with (
-        written_beside(job.file("train")) as train,
-        written_beside(job.file("valid")) as valid,
+        written_beside(job.file("train.ids")) as train,
+        written_beside(job.file("valid.ids")) as valid,
         train.open("wb") as train_file,
         valid.open("wb") as valid_file,
     ):
@@ -85,18 +68,17 @@ def encode_shard(job: EncodeJob) -> dict:
             "valid": _Part(tokenizer, valid_file),
         }
         blank = 0
-        texts = (documents(shard, job.field, job.separator) for shard in job.shards)
+        texts = (documents(shard, request.field, request.separator) for shard in request.shards)
         for document in itertools.chain.from_iterable(texts):
             if not document or document.isspace():
                 blank += 1
                 continue
-            held_out = job.part == "valid" or (
-                job.part is None and is_held_out(document, job.val_fraction, job.seed)
+            held_out = request.part == "valid" or (
+                request.part is None and is_held_out(document, request.val_fraction, request.seed)
             )
             parts["valid" if held_out else "train"].add(document)
         result = {name: part.finish() for name, part in parts.items()} | {"blank": blank}
-    Stamps(job.folder).write(job.name, job.request(), result)
-    return result
+    return job.complete(result)
 
 
 def is_held_out(document: bytes, fraction: float, seed: int) -> bool:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lmfast.data.encode_shards import MARK, EncodeJob
+from lmfast.data.encode_shards import MARK, EncodeRequest
 from lmfast.errors import UserError
+from lmfast.sharding.jobs import Job
 
 if TYPE_CHECKING:
     from lmfast.tokenizer.bpe import Tokenizer
@@ -22,7 +23,7 @@ NOTHING = {"documents": 0, "tokens": 0, "bytes": 0}
 
 
 def hold_out_first(
-    jobs: list[EncodeJob], results: dict[str, dict], tokens: int, tokenizer: "Tokenizer"
+    jobs: list[Job[EncodeRequest]], results: dict[str, dict], tokens: int, tokenizer: "Tokenizer"
 ) -> tuple[dict[str, list[Path]], dict[str, dict]]:
     """({part: files of ids}, results by job) with at least the first `tokens` tokens, and no more than needed, in valid.
 
@@ -35,14 +36,14 @@ def hold_out_first(
         facts, blank = results[job.name]["train"], results[job.name]["blank"]
         if tokens <= 0:
             train, valid = facts, NOTHING
-            files["train"].append(job.file("train"))
+            files["train"].append(job.file("train.ids"))
         elif facts["tokens"] <= tokens:
             train, valid = NOTHING, facts
-            files["valid"].append(job.file("train"))
+            files["valid"].append(job.file("train.ids"))
         else:
             train, valid = _cut(job, facts, tokens, tokenizer)
-            files["valid"].append(job.file("head"))
-            files["train"].append(job.file("tail"))
+            files["valid"].append(job.file("head.ids"))
+            files["train"].append(job.file("tail.ids"))
         tokens -= facts["tokens"]
         split[job.name] = {"train": train, "valid": valid, "blank": blank}
     if not any(result["train"]["tokens"] for result in split.values()):
@@ -52,14 +53,14 @@ def hold_out_first(
     return files, split
 
 
-def _cut(job: EncodeJob, facts: dict, tokens: int, tokenizer: "Tokenizer") -> tuple[dict, dict]:
+def _cut(job: Job[EncodeRequest], facts: dict, tokens: int, tokenizer: "Tokenizer") -> tuple[dict, dict]:
     """(train, valid) counts of a job whose ids are written as two files, cut behind the document of id `tokens` - 1."""
-    ids = np.memmap(job.file("train"), tokenizer.dtype.newbyteorder("<"), "r")
+    ids = np.memmap(job.file("train.ids"), tokenizer.dtype.newbyteorder("<"), "r")
     ends = np.flatnonzero(ids == tokenizer.special_tokens[MARK.decode()]) + 1
     documents = int(np.searchsorted(ends, tokens)) + 1
     cut = int(ends[documents - 1])
-    ids[:cut].tofile(job.file("head"))
-    ids[cut:].tofile(job.file("tail"))
+    ids[:cut].tofile(job.file("head.ids"))
+    ids[cut:].tofile(job.file("tail.ids"))
     valid = {
         "documents": documents,
         "tokens": cut,

@@ -23,15 +23,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmfast.counted import counted
-from lmfast.data.encode_shards import MARK, PARTS, EncodeJob, encode_shard
+from lmfast.data.encode_shards import MARK, PARTS, EncodeRequest, encode_shard
 from lmfast.data.finding import find_sources
 from lmfast.data.first_tokens import NOTHING, hold_out_first
-from lmfast.data.sources import SHARD_BYTES, Shard, plan_shards
+from lmfast.data.sources import SHARD_BYTES, plan_shards, shard_bytes_on_disk
 from lmfast.errors import UserError
 from lmfast.files import gone_if_empty, written_beside
-from lmfast.sharding.engines import Stamps, dask_client, run_here, run_on_dask
-from lmfast.tokenizer.chunks import default_workers
-from lmfast.tokenizer.sharding import join_ids, kept_until_done, share_tokenizer
+from lmfast.sharding.jobs import LOCAL, ExecutionOptions, Job, Shard, run_jobs, work_folder
+from lmfast.tokenizer.sharding import join_ids, share_tokenizer
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
 if TYPE_CHECKING:
@@ -55,23 +54,13 @@ class Settings:
     val_tokens: int | None = None
 
 
-@dataclass(frozen=True)
-class Where:
-    """What the token files do not depend on: engine "local" or "dask" (scheduler: see engines.py), processes, shards."""
-
-    engine: str = "local"
-    scheduler: str | None = None
-    num_workers: int | None = None
-    shard_bytes: int = SHARD_BYTES
-
-
 def prepare_files(
     inputs: Sequence[str | Path],
     tokenizer: "Tokenizer",
     output: str | Path,
     settings: Settings = Settings(),
     val_inputs: Sequence[str | Path] = (),
-    where: Where = Where(),
+    options: ExecutionOptions = LOCAL,
     progress: Callable[[int, int], None] | None = None,
     report: Callable[[str], None] = print,
 ) -> dict:
@@ -99,8 +88,8 @@ def prepare_files(
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: is a file; name a folder for the token files")
     folder = output.absolute() / ".shards"
-    jobs = list(plan(inputs, val_inputs, tokenizer, folder, settings, where.shard_bytes))
-    requests = [job.request() for job in jobs]
+    jobs = list(plan(inputs, val_inputs, tokenizer, folder, settings, options.shard_bytes or SHARD_BYTES))
+    requests = [{"name": job.name} | job.facts() for job in jobs]
     if settings.val_tokens is not None:
         requests.append({"val_tokens": settings.val_tokens})
     request = hashlib.sha256(json.dumps(requests).encode()).hexdigest()
@@ -108,17 +97,19 @@ def prepare_files(
     if counts is not None:
         report(f"{output}: reused (same sources, tokenizer and settings)")
         return counts
-    with gone_if_empty(output), kept_until_done(folder):
-        results = _run(jobs, tokenizer, folder, where, progress)
-        files = {part: [job.file(part) for job in jobs] for part in PARTS}
+    with gone_if_empty(output), work_folder(folder):
+        home = share_tokenizer(tokenizer, folder)
+        running = run_jobs(encode_shard, jobs, options, progress, [home])
+        results = {job.name: result for job, result in running}
+        files = {part: [job.file(f"{part}.ids") for job in jobs] for part in PARTS}
         try:
             if settings.val_tokens is not None:
                 files, results = hold_out_first(jobs, results, settings.val_tokens, tokenizer)
             counts = _counts(jobs, results)
             _check_parts(counts, settings, bool(val_inputs))
         except UserError:  # a request that no rerun can answer: what was made for it goes
-            for stamp in folder.glob("*.json"):
-                stamp.unlink()
+            for record in folder.glob("*.json"):
+                record.unlink()
             raise
         counts |= {
             "request_sha256": request,
@@ -136,7 +127,7 @@ def plan(
     folder: Path,
     settings: Settings,
     shard_bytes: int,
-) -> Iterator[EncodeJob]:
+) -> Iterator[Job[EncodeRequest]]:
     """The work, in the order of the sources; files smaller than a shard share one."""
     part_of_inputs = "train" if val_inputs or not settings.val_fraction else None
     fingerprint = tokenizer.fingerprint()
@@ -153,8 +144,7 @@ def plan(
             paths = [path for path in paths if path.resolve() not in seen]
             seen |= {path.resolve(): part for path in paths}
             for shards in _bundled(plan_shards(paths, shard_bytes, settings.separator), shard_bytes):
-                yield EncodeJob(
-                    name=f"{number:06d}",
+                request = EncodeRequest(
                     source=str(name),
                     shards=tuple(shards),
                     part=part,
@@ -162,17 +152,17 @@ def plan(
                     separator=settings.separator,
                     val_fraction=settings.val_fraction,
                     seed=settings.seed,
-                    tokenizer=str(folder / "tokenizer"),
                     fingerprint=fingerprint,
-                    folder=str(folder),
                 )
+                reads = tuple(shard.path for shard in shards)
+                yield Job(f"{number:06d}", str(folder), request, reads, _total_bytes(shards))
                 number += 1
 
 
 def _bundled(shards: list[Shard], shard_bytes: int) -> Iterator[list[Shard]]:
     bundle: list[Shard] = []
     for shard in shards:
-        if bundle and sum(each.weight for each in bundle) + shard.weight > shard_bytes:
+        if bundle and _total_bytes([*bundle, shard]) > shard_bytes:
             yield bundle
             bundle = []
         bundle.append(shard)
@@ -180,43 +170,15 @@ def _bundled(shards: list[Shard], shard_bytes: int) -> Iterator[list[Shard]]:
         yield bundle
 
 
-def _run(
-    jobs: list[EncodeJob],
-    tokenizer: "Tokenizer",
-    folder: Path,
-    where: Where,
-    progress: Callable[[int, int], None] | None,
-) -> dict[str, dict]:
-    """The results of all jobs by name; finished ones are not done again."""
-    share_tokenizer(tokenizer, folder / "tokenizer")
-    stamps = Stamps(folder)
-    results = {job.name: stamps.read(job.name, job.request()) for job in jobs}
-    left = [job for job in jobs if results[job.name] is None]
-    total, done = sum(job.weight for job in left), 0
-
-    def take(pairs):
-        nonlocal done
-        for job, result in pairs:
-            results[job.name] = result
-            done += job.weight
-            if progress is not None:
-                progress(done, total)
-
-    num_workers = where.num_workers or default_workers()
-    if where.engine == "dask" and left:
-        sees = {shard.path for job in left for shard in job.shards} | {str(folder / "tokenizer")}
-        with dask_client(where.scheduler, min(num_workers, len(left)), sorted(sees)) as client:
-            take(run_on_dask(encode_shard, left, client))
-    else:
-        take(run_here(encode_shard, left, num_workers))
-    return results
+def _total_bytes(shards: list[Shard]) -> int:
+    return sum(map(shard_bytes_on_disk, shards))
 
 
-def _counts(jobs: list[EncodeJob], results: dict[str, dict]) -> dict:
+def _counts(jobs: list[Job[EncodeRequest]], results: dict[str, dict]) -> dict:
     """{"parts": {part: counts}, "sources": {source: {part: counts}}, "blank_documents": how many were left out}."""
     sources: dict[str, dict] = {}
     for job in jobs:
-        here = sources.setdefault(job.source, {part: dict(NOTHING) for part in PARTS})
+        here = sources.setdefault(job.request.source, {part: dict(NOTHING) for part in PARTS})
         for part in PARTS:
             for fact, value in results[job.name][part].items():
                 here[part][fact] += value

@@ -1,7 +1,7 @@
 """Text of any kind on disk → documents, one after another, with memory bounded by the longest of them.
 
 In: files (finding.py), of the kinds that file_kinds.py tells apart by name: text, JSON lines (a text field), Parquet (a text
-column; needs pyarrow); .gz and .zst over text and JSON lines. Out: `Shard`s, pieces of about `shard_bytes` that can be read
+column; needs pyarrow); .gz and .zst over text and JSON lines. Out: shards, pieces of about `shard_bytes` that can be read
 alone and in any order, and the documents of one as bytes.
 
 Where documents end: at `<|endoftext|>` in text, and at `separator` too where one is given; a text with neither is one
@@ -17,12 +17,12 @@ columns of lists, files that are damaged, cut short or changed while they are re
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from lmfast.data.parquet import batches_of, check_text_column, groups_of_rows, open_parquet
 from lmfast.errors import UserError
+from lmfast.sharding.jobs import Shard
 from lmfast.tokenizer.file_kinds import HEAD, check_is_text, kind_of
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
@@ -32,26 +32,18 @@ SEARCH_BYTES = 64 << 10  # searched together for the end of a document
 PACKED_PIECE = 128 << 10  # packed bytes unpacked together
 
 
-@dataclass(frozen=True)
-class Shard:
-    """A part of a file: bytes begin..end of text and JSON lines, row groups of Parquet, all of a packed file (end -1)."""
-
-    path: str
-    begin: int
-    end: int
-    size: int  # of the file, and its modification time (ns): they tell whether it changed since
-    changed: int
-
-    @property
-    def weight(self) -> int:
-        """Bytes on disk, about: for progress, and for putting small files together."""
-        return self.end - self.begin if self.end >= 0 and kind_of(self.path).form != "parquet" else self.size
+def shard_bytes_on_disk(shard: Shard) -> int:
+    """About how many bytes of its file a shard is, for progress and for putting small files together."""
+    packed = shard.end < 0 or kind_of(shard.path).form == "parquet"
+    return shard.size if packed else shard.end - shard.begin
 
 
 def plan_shards(
     paths: Sequence[Path], shard_bytes: int = SHARD_BYTES, separator: str | None = None
 ) -> list[Shard]:
-    """All of the files, in order, in pieces of about `shard_bytes` that end where documents do."""
+    """All of the files, in order, in pieces of about `shard_bytes` that end where documents do.
+
+    begin..end are bytes of text and JSON lines, row groups of Parquet, and 0..-1 for all of a packed file."""
     shards = []
     for path in paths:
         path = path.absolute()

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from lmfast.data.finding import find_sources
-from lmfast.data.sources import PIECE, documents, plan_shards, unpacked
+from lmfast.data.sources import PIECE, documents, plan_shards, shard_bytes_on_disk, unpacked
 from lmfast.tokenizer.counting import Documents
 from lmfast.tokenizer.file_kinds import is_plain_text, kind_of
 from lmfast.tokenizer.patterns import Pattern
@@ -39,7 +39,7 @@ def _of_records(path: Path, field: str) -> Iterator[tuple[bytes, int]]:
     for shard in plan_shards([path], PIECE):
         for document in documents(shard, field):
             yield document, done
-        done = min(done + shard.weight, path.stat().st_size)
+        done = min(done + shard_bytes_on_disk(shard), path.stat().st_size)
 
 
 def _of_packed_text(path: Path, specials: Sequence[bytes], pattern: Pattern) -> Iterator[tuple[bytes, int]]:

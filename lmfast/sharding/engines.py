@@ -1,9 +1,7 @@
 """Where work on shards runs: in this process, in processes of this machine, or on a dask.distributed cluster.
 
-In: a function at the top level of a module, and jobs (small, picklable, each naming the files it reads and writes). Out:
-(job, result) as jobs finish, in no order. A job writes its results to a shared folder and ends with a stamp (`Stamps`), so
-that it can run again, elsewhere or twice at once, and do no harm: that is all it takes to survive a killed worker, and to
-leave out finished shards when the whole is started again. The same function runs everywhere, so the results are the same.
+In: a function at the top level of a module, and jobs (jobs.py). Out: (job, result) as jobs finish, in no order. The same
+function runs everywhere, so the results are the same.
 
 `run_on_dask` needs the package distributed; `scheduler` is a cluster's address ("tcp://host:8786") or the path of its
 scheduler file, without it a cluster of `num_workers` processes is started here for as long as the work takes. Every worker
@@ -16,62 +14,34 @@ import contextlib
 import functools
 import hashlib
 import itertools
-import json
 import logging
+import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from lmfast.errors import UserError
-from lmfast.files import written_beside
 
 CONNECT_SECONDS = 10
 Work = Callable[[Any], dict]
 
 
-class Stamps:
-    """Which shards are finished: a small JSON file each, with the request it answers and what came out.
-
-    A stamp whose request is another (the tokenizer, the source or a setting changed) does not count."""
-
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-
-    def path(self, name: str) -> Path:
-        return self.folder / f"{name}.json"
-
-    def read(self, name: str, request: dict) -> dict | None:
-        """What came out, or None where the shard is still to be done."""
-        try:
-            stamp = json.loads(self.path(name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return stamp["result"] if stamp["request"] == json.loads(json.dumps(request)) else None
-
-    def write(self, name: str, request: dict, result: dict) -> None:
-        """The shard is finished; its data must be on disk under its final name by now."""
-        with written_beside(self.path(name)) as beside:
-            beside.write_text(json.dumps({"request": request, "result": result}), encoding="utf-8")
-
-
-def run_here(work: Work, jobs: Sequence[Any], num_workers: int) -> Iterator[tuple[Any, dict]]:
+def run_here(work: Work, jobs: Sequence[Any], num_workers: int) -> Generator[tuple[Any, dict], None, None]:
     """In this process where one worker is enough, else in `num_workers` others."""
     if num_workers <= 1 or len(jobs) <= 1:
         for job in jobs:
             yield job, work(job)
         return
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
-
     num_workers = min(num_workers, len(jobs))
     finished: SimpleQueue = SimpleQueue()
     waiting = iter(jobs)
-    job_of: dict = {}
+    job_of: dict[Future, Any] = {}
     before = set(multiprocessing.active_children())
     # Spawned: threads of numba or of a caller do not survive a fork.
     pool = ProcessPoolExecutor(
@@ -123,8 +93,6 @@ def _ctrl_c_into(queue: SimpleQueue) -> Iterator[None]:
 
 def _end_with_parent() -> None:
     """A worker leaves Ctrl-C to its parent, and does not outlive one that was killed."""
-    import multiprocessing
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch():
@@ -201,7 +169,7 @@ def sources_digest() -> str:
     return digest.hexdigest()
 
 
-def run_on_dask(work: Work, jobs: Sequence[Any], client) -> Iterator[tuple[Any, dict]]:
+def run_on_dask(work: Work, jobs: Sequence[Any], client) -> Generator[tuple[Any, dict], None, None]:
     """On the client's cluster. Jobs of a worker that dies go to others; one that three deaths follow is given up."""
     from distributed import KilledWorker, as_completed
 

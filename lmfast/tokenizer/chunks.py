@@ -19,7 +19,6 @@ vocabulary and the output (measured: docs/LOG.md).
 """
 
 import functools
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -273,13 +272,6 @@ def _say_once_that_it_is_slow(pattern: Pattern) -> None:
         f"times slower than {', '.join(NAMED)}",
         file=sys.stderr,
     )
-
-
-def default_workers() -> int:
-    """The CPUs this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def in_order(work: Callable, tasks: Iterable, workers: Sequence) -> Iterator:

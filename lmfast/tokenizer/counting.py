@@ -38,11 +38,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lmfast.sharding.workers import default_workers
 from lmfast.tokenizer.chunks import (
     ENDS_PER_BATCH,
     SpecialTokens,
     Splitter,
-    default_workers,
     in_order,
     padded,
 )

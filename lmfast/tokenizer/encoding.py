@@ -48,7 +48,8 @@ import numpy as np
 
 from lmfast.errors import UserError
 from lmfast.files import written_beside
-from lmfast.tokenizer.chunks import NO_SPANS, SpecialTokens, Splitter, default_workers, in_order, padded
+from lmfast.sharding.workers import default_workers
+from lmfast.tokenizer.chunks import NO_SPANS, SpecialTokens, Splitter, in_order, padded
 from lmfast.tokenizer.compiled.code_cache import enable_cache
 from lmfast.tokenizer.compiled.encode_kernels import ENCODE, SPECIALS, encode_batch, new_scratch
 from lmfast.tokenizer.compiled.intrinsics import MAX_PACKED, PADDING

@@ -8,20 +8,19 @@ earlier, interrupted call finished is left out; the work folder goes when the wh
 Refused: what the local functions refuse, and a source that changes while it is read.
 """
 
-import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from lmfast.errors import UserError
-from lmfast.files import locked, written_beside
-from lmfast.sharding.engines import Stamps, dask_client, run_on_dask
+from lmfast.files import written_beside
+from lmfast.sharding.jobs import ExecutionOptions, Job, Progress, Shard, run_jobs, work_folder
 from lmfast.tokenizer.chunks import SpecialTokens
 from lmfast.tokenizer.compiled.count_table import CountTable
 from lmfast.tokenizer.counting import PretokenCounts, count_pretokens
@@ -34,61 +33,41 @@ if TYPE_CHECKING:
     from lmfast.tokenizer.encoding import EncodeSummary
 
 SHARD_BYTES = 256 << 20
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Job:
-    """A shard and what to do with it. request: all that its result depends on; folder: where the result goes."""
-
-    name: str
-    path: str
-    begin: int
-    end: int
-    request: dict
-    folder: str
-
-    def text(self) -> TextFile:
-        """The shard's part of its file."""
-        text = TextFile(self.path, self.begin, self.end)
-        if (text.size, text.changed) != (self.request["size"], self.request["changed"]):
-            raise UserError(f"{self.path}: changed while it was read; start again")
-        return text
-
-    def file(self, kind: str) -> Path:
-        return Path(self.folder) / f"{self.name}.{kind}"
+class CountRequest:
+    shard: Shard
+    special_tokens: tuple[str, ...]
+    pattern: str
+    max_memory: int | None
 
 
-def work_folder(output: str | Path) -> Path:
-    """Where the shards of an output are kept until it is whole."""
-    output = Path(output).absolute()
-    return output.with_name(f".{output.name}.shards")
+@dataclass(frozen=True)
+class EncodeRequest:
+    """tokenizer: its fingerprint; `share_tokenizer` saved it in the work folder."""
+
+    shard: Shard
+    tokenizer: str
 
 
-@contextlib.contextmanager
-def kept_until_done(folder: Path) -> Iterator[None]:
-    """A work folder, one command's at a time: gone after success, and after a failure too where no shard was finished."""
-    busy = f"{folder}: another command is at work on the same output; wait for it, or choose another --output"
-    with locked(folder, busy):
-        try:
-            yield
-        except BaseException:
-            if not any(folder.glob("*.json")):
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
-        shutil.rmtree(folder, ignore_errors=True)
+Request = TypeVar("Request", CountRequest, EncodeRequest)
 
 
 @dataclass(frozen=True)
 class DaskEngine:
-    """Counts and encodes on a cluster: `scheduler`'s, or one of `num_workers` processes started for the call.
+    """Counts and encodes on the dask cluster of the options, or on one started for the call.
 
-    output: what is being made, a tokenizer's folder or a token file; the shards are kept beside it."""
+    output: the tokenizer folder or token file that is written; completed shards are kept in a folder next to it."""
 
     output: Path
-    scheduler: str | None = None
-    num_workers: int = 1
-    shard_bytes: int = SHARD_BYTES
+    options: ExecutionOptions
+
+    @property
+    def folder(self) -> Path:
+        """Where completed shards are kept until the output is complete."""
+        output = self.output.absolute()
+        return output.with_name(f".{output.name}.shards")
 
     def count_pretokens(
         self,
@@ -100,19 +79,16 @@ class DaskEngine:
         progress: Progress | None = None,
     ) -> PretokenCounts:
         """`counting.count_pretokens` on the cluster. `max_memory` bounds each worker's tables; the totals are here."""
-        specials = SpecialTokens.of(special_tokens)
-        what = {
-            "special_tokens": list(special_tokens),
-            "pattern": pattern.regex,
-            "max_memory": max_memory,
-        }
-        jobs = self._jobs(paths, specials, pattern, what)
+        shards = self._shards(paths, SpecialTokens.of(special_tokens), pattern)
+        jobs = self._jobs(
+            [CountRequest(shard, tuple(special_tokens), pattern.regex, max_memory) for shard in shards]
+        )
         table = CountTable()
-        with kept_until_done(work_folder(self.output)):
-            for job, _ in self._map(count_shard, jobs, progress):
+        with work_folder(self.folder):
+            for job, _ in run_jobs(count_shard, jobs, self.options, progress):
                 with np.load(job.file("counts.npz")) as arrays:
                     table.add_counted(arrays["data"], arrays["offsets"], arrays["counts"])
-        return PretokenCounts(*table.sorted(), sum(job.end - job.begin for job in jobs))
+        return PretokenCounts(*table.sorted(), sum(job.weight for job in jobs))
 
     def encode_file(
         self, tokenizer: "Tokenizer", src: str | Path, dst: str | Path, progress: Progress | None = None
@@ -121,88 +97,68 @@ class DaskEngine:
         from lmfast.tokenizer.encoding import EncodeSummary
 
         began = time.perf_counter()
-        folder = work_folder(self.output)
-        specials = SpecialTokens.of(tokenizer.special_tokens)
-        what = {"tokenizer": tokenizer.fingerprint(), "home": str(folder / "tokenizer")}
-        jobs = self._jobs([src], specials, tokenizer.pattern, what)
-        with kept_until_done(folder):
-            share_tokenizer(tokenizer, folder / "tokenizer")
-            results = {job.name: result for job, result in self._map(encode_shard, jobs, progress)}
+        shards = self._shards([src], SpecialTokens.of(tokenizer.special_tokens), tokenizer.pattern)
+        fingerprint = tokenizer.fingerprint()
+        jobs = self._jobs([EncodeRequest(shard, fingerprint) for shard in shards])
+        with work_folder(self.folder):
+            home = share_tokenizer(tokenizer, self.folder)
+            results = {
+                job.name: result
+                for job, result in run_jobs(encode_shard, jobs, self.options, progress, [home])
+            }
             tokens = sum(result["tokens"] for result in results.values())
             join_ids([job.file("ids") for job in jobs], dst, tokenizer.dtype, tokens)
         return EncodeSummary(
             tokens=tokens,
-            bytes=sum(job.end - job.begin for job in jobs),
+            bytes=sum(job.weight for job in jobs),
             specials=sum(result["specials"] for result in results.values()),
             special_bytes=sum(result["special_bytes"] for result in results.values()),
             seconds=time.perf_counter() - began,
         )
 
-    def _jobs(
-        self, paths: Sequence[str | Path], specials: SpecialTokens, pattern: Pattern, what: dict
-    ) -> list[Job]:
-        folder = work_folder(self.output)
-        jobs: list[Job] = []
+    def _shards(
+        self, paths: Sequence[str | Path], specials: SpecialTokens, pattern: Pattern
+    ) -> Iterator[Shard]:
+        """The files in order, cut at safe places about every `shard_bytes`."""
         for path in paths:
             text = TextFile(Path(path).absolute())
             begin = 0
             while begin < text.size:
-                end = text.next_cut(begin + self.shard_bytes, specials, pattern)
-                request = what | {
-                    "path": str(text.path),
-                    "size": text.size,
-                    "changed": text.changed,
-                    "begin": begin,
-                    "end": end,
-                }
-                jobs.append(Job(f"{len(jobs):06d}", str(text.path), begin, end, request, str(folder)))
+                end = text.next_cut(begin + (self.options.shard_bytes or SHARD_BYTES), specials, pattern)
+                yield Shard(str(text.path), begin, end, text.size, text.changed)
                 begin = end
-        return jobs
 
-    def _map(
-        self, work: Callable[[Job], dict], jobs: list[Job], progress: Progress | None
-    ) -> Iterator[tuple[Job, dict]]:
-        """(job, result) of all jobs, finished ones first."""
-        stamps = Stamps(work_folder(self.output))
-        left = []
-        for job in jobs:
-            result = stamps.read(job.name, job.request)
-            if result is None:
-                left.append(job)
-                continue
-            yield job, result
-        if not left:
-            return
-        total, done = sum(job.end - job.begin for job in left), 0
-        sees = {job.path for job in left} | {str(stamps.folder)}
-        with dask_client(self.scheduler, min(self.num_workers, len(left)), sorted(sees)) as client:
-            for job, result in run_on_dask(work, left, client):
-                done += job.end - job.begin
-                if progress is not None:
-                    progress(done, total)
-                yield job, result
+    def _jobs(self, requests: Sequence[Request]) -> list[Job[Request]]:
+        return [
+            Job(
+                f"{number:06d}",
+                str(self.folder),
+                request,
+                (request.shard.path,),
+                request.shard.end - request.shard.begin,
+            )
+            for number, request in enumerate(requests)
+        ]
 
 
-def count_shard(job: Job) -> dict:
+def count_shard(job: Job[CountRequest]) -> dict:
     """Counts a shard's pretokens into `NAME.counts.npz` (data, offsets, counts; see PretokenCounts)."""
-    pattern = get_pattern(job.request["pattern"])
+    request = job.request
     counts = count_pretokens(
-        [job.text()], job.request["special_tokens"], pattern, 1, job.request["max_memory"]
+        [_text(request.shard)], request.special_tokens, get_pattern(request.pattern), 1, request.max_memory
     )
     with written_beside(job.file("counts.npz")) as beside, beside.open("wb") as file:
         np.savez(file, data=counts.data, offsets=counts.offsets, counts=counts.counts)
-    result = {"distinct": len(counts)}
-    Stamps(job.folder).write(job.name, job.request, result)
-    return result
+    return job.complete({"distinct": len(counts)})
 
 
-def encode_shard(job: Job) -> dict:
+def encode_shard(job: Job[EncodeRequest]) -> dict:
     """Encodes a shard into `NAME.ids` (headless, of the tokenizer's dtype); counts its special tokens and their bytes."""
-    tokenizer = open_shared(job.request["home"], job.request["tokenizer"])
+    tokenizer = open_shared(job.folder, job.request.tokenizer)
     specials = SpecialTokens.of(tokenizer.special_tokens)
     tokens = found = special_bytes = 0
     with written_beside(job.file("ids")) as beside, beside.open("wb") as file:
-        text, reader = job.text(), PieceReader()
+        text, reader = _text(job.request.shard), PieceReader()
         for begin, end in text.spans(specials, tokenizer.pattern):
             data = reader.read(text, begin, end)
             ids = tokenizer.encode_array(data[: end - begin])
@@ -211,9 +167,14 @@ def encode_shard(job: Job) -> dict:
             spans, which = specials.find(data, 0, end - begin)
             found += len(which)
             special_bytes += int((spans[1::2] - spans[::2]).sum())
-    result = {"tokens": tokens, "specials": found, "special_bytes": special_bytes}
-    Stamps(job.folder).write(job.name, job.request, result)
-    return result
+    return job.complete({"tokens": tokens, "specials": found, "special_bytes": special_bytes})
+
+
+def _text(shard: Shard) -> TextFile:
+    text = TextFile(shard.path, shard.begin, shard.end)
+    if (text.size, text.changed) != (shard.size, shard.changed):
+        raise UserError(f"{shard.path}: changed while it was read; start again")
+    return text
 
 
 def join_ids(files: Sequence[Path], dst: str | Path, dtype: np.dtype, tokens: int) -> None:
@@ -225,19 +186,22 @@ def join_ids(files: Sequence[Path], dst: str | Path, dtype: np.dtype, tokens: in
                 shutil.copyfileobj(file, joined, 16 << 20)
 
 
-def share_tokenizer(tokenizer: "Tokenizer", home: Path) -> None:
-    """Saves a tokenizer in a folder where workers can load it."""
+def share_tokenizer(tokenizer: "Tokenizer", folder: str | Path) -> str:
+    """Saves a tokenizer in a work folder where workers can load it; returns its path."""
+    home = Path(folder) / "tokenizer"
     home.mkdir(parents=True, exist_ok=True)
     loaded_from = tokenizer._loaded_from
     tokenizer.save(home)
     tokenizer._loaded_from = loaded_from  # a copy, not its new home
+    return str(home)
 
 
 @lru_cache(maxsize=2)
-def open_shared(home: str, fingerprint: str) -> "Tokenizer":
+def open_shared(folder: str, fingerprint: str) -> "Tokenizer":
     """What `share_tokenizer` saved; kept by a worker from shard to shard."""
     from lmfast.tokenizer.bpe import Tokenizer
 
+    home = Path(folder) / "tokenizer"
     tokenizer = Tokenizer.load(home)
     if tokenizer.fingerprint() != fingerprint:
         raise UserError(

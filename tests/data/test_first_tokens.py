@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from lmfast.data import prepare as module
-from lmfast.data.prepare import Settings, Where, prepare_files
+from lmfast.data.prepare import Settings, prepare_files
 from lmfast.data.stories.corpus import write_stories
 from lmfast.data.token_file import open_tokens
 from lmfast.errors import UserError
+from lmfast.sharding.jobs import ExecutionOptions
 from lmfast.tokenizer.bpe import Tokenizer, train_bpe
 
 
@@ -31,7 +32,9 @@ def tokenizer(text, tmp_path_factory):
 def whole(text, tokenizer, tmp_path_factory):
     """(ids of all documents, where each document ends) without a validation part."""
     folder = tmp_path_factory.mktemp("whole")
-    prepare_files([text], tokenizer, folder / "out", Settings(val_fraction=0), where=Where(num_workers=1))
+    prepare_files(
+        [text], tokenizer, folder / "out", Settings(val_fraction=0), options=ExecutionOptions(num_workers=1)
+    )
     ids = np.load(folder / "out" / "train.npy")
     return ids, np.flatnonzero(ids == tokenizer.special_tokens["<|endoftext|>"]) + 1
 
@@ -44,8 +47,11 @@ def test_the_first_documents_are_held_out(text, tokenizer, whole, tmp_path, shar
         "first": (1, ends[0]), "end": (ends[20], ends[20]), "past an end": (ends[20] + 1, ends[21]),
         "middle": (len(ids) // 2, ends[np.searchsorted(ends, len(ids) // 2)]),
     }[which]  # fmt: skip
-    settings, where = Settings(val_tokens=int(tokens)), Where(num_workers=1, shard_bytes=shard_bytes)
-    counts = prepare_files([text], tokenizer, tmp_path / "out", settings, where=where)
+    settings, options = (
+        Settings(val_tokens=int(tokens)),
+        ExecutionOptions(num_workers=1, shard_bytes=shard_bytes),
+    )
+    counts = prepare_files([text], tokenizer, tmp_path / "out", settings, options=options)
     valid, train = (open_tokens(tmp_path / "out" / f"{part}.npy") for part in ("valid", "train"))
     np.testing.assert_array_equal(valid.tokens, ids[:cut])
     np.testing.assert_array_equal(train.tokens, ids[cut:])
@@ -57,21 +63,21 @@ def test_the_first_documents_are_held_out(text, tokenizer, whole, tmp_path, shar
         assert counts["parts"][part] == want and counts["sources"][str(text)][part] == want
         assert {name: file.summary[name] for name in want} == want
     told = []
-    prepare_files([text], tokenizer, tmp_path / "out", settings, where=where, report=told.append)
+    prepare_files([text], tokenizer, tmp_path / "out", settings, options=options, report=told.append)
     assert "reused" in told[0]
     other = Settings(val_tokens=int(tokens) + 2000)
-    prepare_files([text], tokenizer, tmp_path / "out", other, where=where, report=told.append)
+    prepare_files([text], tokenizer, tmp_path / "out", other, options=options, report=told.append)
     assert len(told) == 1 and len(np.load(tmp_path / "out" / "valid.npy")) >= tokens + 2000
 
 
 def test_an_interrupted_call_resumes(text, tokenizer, whole, tmp_path, monkeypatch):
-    settings, where = Settings(val_tokens=1000), Where(num_workers=1, shard_bytes=5000)
+    settings, options = Settings(val_tokens=1000), ExecutionOptions(num_workers=1, shard_bytes=5000)
     with monkeypatch.context() as patch:
         patch.setattr(module, "join_ids", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            prepare_files([text], tokenizer, tmp_path / "out", settings, where=where)
+            prepare_files([text], tokenizer, tmp_path / "out", settings, options=options)
     monkeypatch.setattr(module, "encode_shard", None)  # every shard is done
-    prepare_files([text], tokenizer, tmp_path / "out", settings, where=where)
+    prepare_files([text], tokenizer, tmp_path / "out", settings, options=options)
     parts = [np.load(tmp_path / "out" / f"{part}.npy") for part in ("valid", "train")]
     np.testing.assert_array_equal(np.concatenate(parts), whole[0])
     facts = json.loads((tmp_path / "out" / "token_counts.json").read_text())

@@ -13,14 +13,15 @@ import pytest
 
 from lmfast.data import prepare as module
 from lmfast.data.encode_shards import is_held_out
-from lmfast.data.prepare import Settings, Where, prepare_files
+from lmfast.data.prepare import Settings, prepare_files
 from lmfast.data.stories.corpus import write_stories
 from lmfast.data.token_file import open_tokens
 from lmfast.errors import UserError
+from lmfast.sharding.jobs import ExecutionOptions
 from lmfast.tokenizer.bpe import Tokenizer, train_bpe
 
 MARK = b"<|endoftext|>"
-SMALL = Where(num_workers=1, shard_bytes=5000)
+SMALL = ExecutionOptions(num_workers=1, shard_bytes=5000)
 HALF = Settings(val_fraction=0.25)
 
 
@@ -49,7 +50,7 @@ def parts(folder: Path) -> dict[str, bytes]:
 
 
 def test_every_document_is_in_one_part_once(text, tokenizer, tmp_path):
-    counts = prepare_files([text], tokenizer, tmp_path / "out", HALF, where=SMALL)
+    counts = prepare_files([text], tokenizer, tmp_path / "out", HALF, options=SMALL)
     wanted = {"train": [], "valid": []}
     for story in stories(text):
         wanted["valid" if is_held_out(story, 0.25, 0) else "train"].append(story)
@@ -85,7 +86,7 @@ def test_without_validation_it_is_what_encode_makes(text, tokenizer, tmp_path):
     bare = tmp_path / "bare.txt"
     bare.write_bytes(text.read_bytes().removesuffix(b"\n"))
     tokenizer.encode_file(bare, tmp_path / "encoded.npy", num_workers=1)
-    prepare_files([bare], tokenizer, tmp_path / "out", Settings(val_fraction=0), where=SMALL)
+    prepare_files([bare], tokenizer, tmp_path / "out", Settings(val_fraction=0), options=SMALL)
     assert (tmp_path / "out" / "train.npy").read_bytes() == (tmp_path / "encoded.npy").read_bytes()
     assert not (tmp_path / "out" / "valid.npy").exists()
 
@@ -97,16 +98,16 @@ def test_shards_workers_and_kinds_of_files_do_not_matter(text, tokenizer, tmp_pa
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "stories.txt.gz").write_bytes(gzip.compress(text.read_bytes()))
     (tmp_path / "stories.jsonl").write_text(records)
-    for number, (source, where) in enumerate(
+    for number, (source, options) in enumerate(
         [
             (text, SMALL),
-            (text, Where(num_workers=1)),
-            (text, Where(num_workers=2, shard_bytes=7000)),
+            (text, ExecutionOptions(num_workers=1)),
+            (text, ExecutionOptions(num_workers=2, shard_bytes=7000)),
             (tmp_path / "in", SMALL),
             (tmp_path / "*.jsonl", SMALL),
         ]
     ):
-        prepare_files([source], tokenizer, tmp_path / str(number), HALF, where=where)
+        prepare_files([source], tokenizer, tmp_path / str(number), HALF, options=options)
         made.append(
             {
                 name: data
@@ -119,7 +120,7 @@ def test_shards_workers_and_kinds_of_files_do_not_matter(text, tokenizer, tmp_pa
 
 @pytest.mark.ci
 def test_dask_with_a_killed_worker_makes_the_same(text, tokenizer, tmp_path):
-    prepare_files([text], tokenizer, tmp_path / "local", HALF, where=SMALL)
+    prepare_files([text], tokenizer, tmp_path / "local", HALF, options=SMALL)
     killed = []
     with (
         distributed.LocalCluster(
@@ -133,8 +134,8 @@ def test_dask_with_a_killed_worker_makes_the_same(text, tokenizer, tmp_path):
                 killed.append(done)
                 os.kill(min(client.run(os.getpid).values()), signal.SIGKILL)
 
-        where = Where("dask", client.scheduler.address, shard_bytes=5000)
-        prepare_files([text], tokenizer, tmp_path / "dask", HALF, where=where, progress=kill)
+        options = ExecutionOptions("dask", client.scheduler.address, shard_bytes=5000)
+        prepare_files([text], tokenizer, tmp_path / "dask", HALF, options=options, progress=kill)
     assert killed and killed[0] < text.stat().st_size
     assert parts(tmp_path / "dask") == parts(tmp_path / "local")
 
@@ -151,11 +152,11 @@ def test_finished_shards_are_left_out_after_a_stop(text, tokenizer, tmp_path, mo
 
     monkeypatch.setattr(module, "encode_shard", counted)
     with pytest.raises(KeyboardInterrupt):
-        prepare_files([text], tokenizer, tmp_path / "out", HALF, where=SMALL)
+        prepare_files([text], tokenizer, tmp_path / "out", HALF, options=SMALL)
     assert os.listdir(tmp_path / "out") == [".shards"]
-    prepare_files([text], tokenizer, tmp_path / "out", HALF, where=SMALL)
+    prepare_files([text], tokenizer, tmp_path / "out", HALF, options=SMALL)
     assert len(done) == len(set(done)) + 1 and done[4] == done[5]  # the fifth only was begun twice
-    prepare_files([text], tokenizer, tmp_path / "whole", HALF, where=SMALL)
+    prepare_files([text], tokenizer, tmp_path / "whole", HALF, options=SMALL)
     assert parts(tmp_path / "out") == parts(tmp_path / "whole")
 
 
@@ -166,7 +167,7 @@ def test_the_same_request_is_not_done_again_and_another_is(text, tokenizer, tmp_
 
     def prepared(settings=HALF, **more):
         said.clear()
-        prepare_files([source], tokenizer, out, settings, report=said.append, where=SMALL, **more)
+        prepare_files([source], tokenizer, out, settings, report=said.append, options=SMALL, **more)
         return parts(out)
 
     first = prepared()
@@ -185,14 +186,14 @@ def test_the_same_request_is_not_done_again_and_another_is(text, tokenizer, tmp_
 def test_files_of_somebody_else_are_left_alone(text, tokenizer, tmp_path):
     (tmp_path / "valid.npy").write_bytes(b"mine")
     (tmp_path / "token_counts.json").write_text("[]")
-    prepare_files([text], tokenizer, tmp_path, Settings(val_fraction=0), where=SMALL)
+    prepare_files([text], tokenizer, tmp_path, Settings(val_fraction=0), options=SMALL)
     assert (tmp_path / "valid.npy").read_bytes() == b"mine"
 
 
 def test_sources_of_their_own_for_validation(text, tokenizer, tmp_path):
     other = tmp_path / "valid.txt"
     other.write_bytes(b"one" + MARK + b"two")
-    counts = prepare_files([text], tokenizer, tmp_path / "out", val_inputs=[other], where=SMALL)
+    counts = prepare_files([text], tokenizer, tmp_path / "out", val_inputs=[other], options=SMALL)
     assert counts["parts"]["train"]["documents"] == len(stories(text))
     assert counts["parts"]["valid"]["documents"] == 2
     assert counts["sources"][str(other)]["train"]["documents"] == 0
@@ -203,12 +204,14 @@ def test_sources_of_their_own_for_validation(text, tokenizer, tmp_path):
 def test_small_files_share_a_shard_and_are_counted_once(tokenizer, tmp_path):
     for i in range(20):
         (tmp_path / f"{i:02}.txt").write_text(f"file {i}")
-    where = Where(num_workers=1, shard_bytes=50)
+    options = ExecutionOptions(num_workers=1, shard_bytes=50)
     jobs = list(
         module.plan([tmp_path, tmp_path / "03.txt"], [], tokenizer, tmp_path, Settings(val_fraction=0), 50)
     )
-    assert 2 <= len(jobs) < 10 and sum(len(job.shards) for job in jobs) == 20
-    prepare_files([f"{tmp_path}/*.txt"], tokenizer, tmp_path / "out", Settings(val_fraction=0), where=where)
+    assert 2 <= len(jobs) < 10 and sum(len(job.request.shards) for job in jobs) == 20
+    prepare_files(
+        [f"{tmp_path}/*.txt"], tokenizer, tmp_path / "out", Settings(val_fraction=0), options=options
+    )
     tokens = np.load(tmp_path / "out" / "train.npy")
     assert tokenizer.decode_bytes(tokens) == b"".join(b"file %d" % i + MARK for i in range(20))
 
@@ -216,16 +219,16 @@ def test_small_files_share_a_shard_and_are_counted_once(tokenizer, tmp_path):
 def test_a_folder_may_be_source_and_output(text, tokenizer, tmp_path):
     (tmp_path / "a.txt").write_bytes(text.read_bytes())
     said = []
-    prepare_files([tmp_path], tokenizer, tmp_path, HALF, where=SMALL)
+    prepare_files([tmp_path], tokenizer, tmp_path, HALF, options=SMALL)
     (tmp_path / "stats.txt").write_text("what --create-stats wrote")
-    prepare_files([tmp_path], tokenizer, tmp_path, HALF, where=SMALL, report=said.append)
+    prepare_files([tmp_path], tokenizer, tmp_path, HALF, options=SMALL, report=said.append)
     assert said == [f"{tmp_path}: reused (same sources, tokenizer and settings)"]
 
 
 def test_documents_of_a_separator(tokenizer, tmp_path):
     (tmp_path / "a.txt").write_text("\n\n".join(f"paragraph {i}" for i in range(100)) + "\n\n  \n\n")
     settings = Settings(separator="\n\n", val_fraction=0.2)
-    counts = prepare_files([tmp_path / "a.txt"], tokenizer, tmp_path / "out", settings, where=SMALL)
+    counts = prepare_files([tmp_path / "a.txt"], tokenizer, tmp_path / "out", settings, options=SMALL)
     found = counts["parts"]
     assert found["train"]["documents"] + found["valid"]["documents"] == 100 and counts["blank_documents"] == 1
     assert 8 < found["valid"]["documents"] < 35
@@ -254,7 +257,7 @@ def test_parts_that_would_be_empty_are_refused_and_nothing_is_left(
 ):
     (tmp_path / "a.txt").write_bytes(data)
     with pytest.raises(UserError, match=match) as caught:
-        prepare_files([tmp_path / "a.txt"], tokenizer, tmp_path / "out", settings, where=SMALL)
+        prepare_files([tmp_path / "a.txt"], tokenizer, tmp_path / "out", settings, options=SMALL)
     assert "\n" not in str(caught.value)
     assert os.listdir(tmp_path) == ["a.txt"]
 
@@ -265,15 +268,15 @@ def test_a_full_disk_is_one_line_and_the_next_call_goes_on(text, tokenizer, tmp_
         small_files(20_000),
         pytest.raises(UserError, match=r"\.ids: cannot be written \(File too large\)"),
     ):
-        prepare_files([text], tokenizer, tmp_path / "a", HALF, where=Where(num_workers=1))
+        prepare_files([text], tokenizer, tmp_path / "a", HALF, options=ExecutionOptions(num_workers=1))
     with (
         small_files(20_000),
         pytest.raises(UserError, match=r"train\.npy: cannot be written \(File too large\)"),
     ):
-        prepare_files([text], tokenizer, tmp_path / "out", HALF, where=SMALL)
+        prepare_files([text], tokenizer, tmp_path / "out", HALF, options=SMALL)
     assert os.listdir(tmp_path) == ["out"] and os.listdir(tmp_path / "out") == [".shards"]
-    prepare_files([text], tokenizer, tmp_path / "out", HALF, where=SMALL)
-    prepare_files([text], tokenizer, tmp_path / "whole", HALF, where=SMALL)
+    prepare_files([text], tokenizer, tmp_path / "out", HALF, options=SMALL)
+    prepare_files([text], tokenizer, tmp_path / "whole", HALF, options=SMALL)
     assert parts(tmp_path / "out") == parts(tmp_path / "whole")
 
 
@@ -285,7 +288,7 @@ def test_what_else_is_refused(text, tokenizer, tmp_path):
         prepare_files([text], tokenizer, tmp_path / "out", val_inputs=[text.parent / "*.txt"])
     with pytest.raises(UserError, match=r"stories.txt: is a file; name a folder"):
         prepare_files([text], tokenizer, text)
-    with module.kept_until_done(tmp_path / "out" / ".shards"):  # noqa: SIM117
-        with pytest.raises(UserError, match=r"another command is at work on the same output"):
-            prepare_files([text], tokenizer, tmp_path / "out", HALF, where=SMALL)
+    with module.work_folder(tmp_path / "out" / ".shards"):  # noqa: SIM117
+        with pytest.raises(UserError, match=r"another command is writing the same output"):
+            prepare_files([text], tokenizer, tmp_path / "out", HALF, options=SMALL)
     assert os.listdir(tmp_path) == ["out"] and not os.listdir(tmp_path / "out")

@@ -1,4 +1,4 @@
-"""engines.py: every job's result comes back, a death is survived or told in one line, finished shards are known."""
+"""engines.py: every job's result comes back, a death is survived or reported in one line."""
 
 import multiprocessing
 import os
@@ -12,7 +12,7 @@ import pytest
 
 from lmfast.errors import UserError
 from lmfast.sharding import engines
-from lmfast.sharding.engines import Stamps, check_workers, dask_client, run_here, sources_digest
+from lmfast.sharding.engines import check_workers, dask_client, run_here, sources_digest
 
 
 def square(job: int) -> dict:
@@ -26,16 +26,6 @@ def die(job: int) -> dict:
 
 def refuse(job: int) -> dict:
     raise UserError(f"job {job}: refused")
-
-
-def test_stamps_answer_one_request_only(tmp_path):
-    stamps = Stamps(tmp_path)
-    assert stamps.read("a", {"size": 1}) is None
-    stamps.write("a", {"size": 1, "field": "text"}, {"tokens": 5})
-    assert stamps.read("a", {"field": "text", "size": 1}) == {"tokens": 5}
-    assert stamps.read("a", {"size": 2, "field": "text"}) is None
-    stamps.path("a").write_text("{")  # half a file, as a full disk leaves it
-    assert stamps.read("a", {"size": 1, "field": "text"}) is None
 
 
 def test_one_worker_is_this_process():

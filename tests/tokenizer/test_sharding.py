@@ -11,12 +11,14 @@ import pytest
 
 from lmfast.data.stories.corpus import write_stories
 from lmfast.errors import UserError
+from lmfast.sharding import jobs
+from lmfast.sharding.jobs import ExecutionOptions
 from lmfast.tokenizer import sharding
 from lmfast.tokenizer.__main__ import main
 from lmfast.tokenizer.bpe import Tokenizer, train_bpe
 from lmfast.tokenizer.counting import count_pretokens
 from lmfast.tokenizer.patterns import get_pattern
-from lmfast.tokenizer.sharding import DaskEngine, work_folder
+from lmfast.tokenizer.sharding import DaskEngine
 
 SHARD = 10_000  # bytes: some forty shards
 
@@ -50,7 +52,7 @@ def client():
 
 
 def engine(client, output: Path) -> DaskEngine:
-    return DaskEngine(output, client.scheduler.address, shard_bytes=SHARD)
+    return DaskEngine(output, ExecutionOptions("dask", client.scheduler.address, shard_bytes=SHARD))
 
 
 def kill_a_worker(client) -> int:
@@ -72,7 +74,7 @@ def test_counts_are_the_same_though_a_worker_is_killed(client, text, tmp_path):
     def progress(done, total):
         told.append((done, total))
         if not killed:
-            finished = len(list(work_folder(tmp_path / "tok").glob("*.json")))
+            finished = len(list((tmp_path / ".tok.shards").glob("*.json")))
             killed.append((kill_a_worker(client), finished))
 
     local = count_pretokens([text], ["<|endoftext|>"], get_pattern("gpt2"), 1)
@@ -82,7 +84,7 @@ def test_counts_are_the_same_though_a_worker_is_killed(client, text, tmp_path):
     assert same(counts, local)
     assert killed[0][1] < len(told), "the worker was killed when all was done"
     assert told[-1][0] == told[-1][1] == text.stat().st_size
-    assert not work_folder(tmp_path / "tok").exists()
+    assert not (tmp_path / ".tok.shards").exists()
 
 
 def test_token_files_are_the_same_though_a_worker_is_killed(client, text, tokenizer, tmp_path):
@@ -102,11 +104,11 @@ def test_token_files_are_the_same_though_a_worker_is_killed(client, text, tokeni
 
 def test_finished_shards_are_left_out_of_a_rerun(client, text, tmp_path, monkeypatch):
     asked = []
-    run_on_dask = sharding.run_on_dask
+    run_on_dask = jobs.run_on_dask
     monkeypatch.setattr(
-        sharding,
+        jobs,
         "run_on_dask",
-        lambda work, jobs, client: asked.append(len(jobs)) or run_on_dask(work, jobs, client),
+        lambda work, left, client: asked.append(len(left)) or run_on_dask(work, left, client),
     )
 
     class Stop(Exception):
@@ -125,7 +127,7 @@ def test_finished_shards_are_left_out_of_a_rerun(client, text, tmp_path, monkeyp
         count(stop)
     while any(client.run(lambda dask_worker: len(dask_worker.state.executing)).values()):
         pass  # what was being worked on at the stop is finished all the same
-    stamps = sorted(work_folder(tmp_path / "tok").glob("*.json"))
+    stamps = sorted((tmp_path / ".tok.shards").glob("*.json"))
     assert asked[0] // 2 <= len(stamps) <= asked[0]
     for stamp in stamps[10:]:  # whatever the workers finished after the stop: ten stay
         stamp.unlink()
@@ -191,9 +193,10 @@ def test_bad_input_is_one_line(text, tmp_path, capsys, line, match):
 def test_a_source_that_changes_meanwhile_is_told(client, text, tmp_path):
     changing = tmp_path / "text.txt"
     changing.write_bytes(text.read_bytes())
-    specials = sharding.SpecialTokens([])
-    what = {"special_tokens": [], "pattern": get_pattern("gpt2").regex, "max_memory": None}
-    job = engine(client, tmp_path / "tok")._jobs([changing], specials, get_pattern("gpt2"), what)[0]
+    pattern = get_pattern("gpt2")
+    cluster = engine(client, tmp_path / "tok")
+    shard = next(cluster._shards([changing], sharding.SpecialTokens([]), pattern))
+    [job] = cluster._jobs([sharding.CountRequest(shard, (), pattern.regex, None)])
     changing.write_bytes(b"short")
     with pytest.raises(UserError, match=r"text.txt: changed while it was read"):
         sharding.count_shard(job)

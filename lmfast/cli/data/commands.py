@@ -9,13 +9,12 @@ from functools import partial
 from pathlib import Path
 
 from lmfast.cli.progress import progress
-from lmfast.cli.tokenizer.commands import load_tokenizer, refuse_without_dask
+from lmfast.cli.tokenizer.commands import execution_options, load_tokenizer, refuse_without_dask
 from lmfast.cli.tokenizer.measuring import token_files
 from lmfast.cli.tokenizer.verifying import open_tokens_of
 from lmfast.counted import counted
 from lmfast.data import corpora
-from lmfast.data.prepare import COUNTS, Settings, Where, prepare_files
-from lmfast.data.sources import SHARD_BYTES
+from lmfast.data.prepare import COUNTS, Settings, prepare_files
 from lmfast.data.stats import Stats, stats_text, token_stats, write_stats
 from lmfast.data.token_file import open_tokens
 from lmfast.errors import UserError
@@ -71,12 +70,6 @@ def prepare(arguments: argparse.Namespace) -> None:
         separator=arguments.separator,
         **{name: value for name, value in given.items() if value is not None},
     )
-    where = Where(
-        arguments.engine,
-        arguments.scheduler,
-        arguments.num_workers,
-        arguments.shard_size or SHARD_BYTES,
-    )
     tokenizer = load_tokenizer(arguments)
     output = Path(arguments.output)
     with progress(encoding="bytes") as update:
@@ -86,7 +79,7 @@ def prepare(arguments: argparse.Namespace) -> None:
             output,
             settings,
             arguments.val_input or (),
-            where,
+            execution_options(arguments),
             partial(update, "encoding"),
         )
     for part, found in counts["parts"].items():

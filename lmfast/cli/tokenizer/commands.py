@@ -21,6 +21,7 @@ from lmfast.data.token_file import TokenWriter, open_tokens
 from lmfast.data.training_texts import training_texts
 from lmfast.errors import UserError
 from lmfast.files import check_not_input, check_writable, written_beside
+from lmfast.sharding.jobs import ExecutionOptions
 from lmfast.streams import standard_input, standard_output
 from lmfast.tokenizer.bpe import Tokenizer, train_bpe
 from lmfast.tokenizer.file_kinds import HEAD, check_is_text, text_remarks
@@ -75,14 +76,14 @@ def engine_of(arguments: argparse.Namespace) -> "DaskEngine | None":
     if arguments.engine == "local":
         refuse_without_dask({"--scheduler": arguments.scheduler, "--shard-size": arguments.shard_size})
         return None
-    from lmfast.tokenizer.chunks import default_workers
-    from lmfast.tokenizer.sharding import SHARD_BYTES, DaskEngine
+    from lmfast.tokenizer.sharding import DaskEngine
 
-    return DaskEngine(
-        Path(arguments.output),
-        arguments.scheduler,
-        arguments.num_workers or default_workers(),
-        arguments.shard_size or SHARD_BYTES,
+    return DaskEngine(Path(arguments.output), execution_options(arguments))
+
+
+def execution_options(arguments: argparse.Namespace) -> ExecutionOptions:
+    return ExecutionOptions(
+        arguments.engine, arguments.scheduler, arguments.num_workers, arguments.shard_size
     )
 
 
