@@ -1,7 +1,6 @@
-"""What a figure belongs to: host, device, versions, commit. Everything that a reader must know to judge it.
+"""The machine that a result belongs to: host, device, versions, commit; what a reader must know to judge it.
 
-In: nothing, or the device in use. Out: plain dictionaries for JSON. torch is asked only where it is already loaded
-or where a device is given, so that tokenizer benches do not load it.
+Out: plain dictionaries for JSON. Only gpu_name imports torch, so that tokenizer benches need not load it.
 """
 
 import importlib.metadata
@@ -11,7 +10,13 @@ import re
 import subprocess
 from pathlib import Path
 
+from lmfast.hardware import cpu_name
+
 ROOT = Path(__file__).resolve().parent.parent
+FIELDS = frozenset(("host", "system", "cpu", "cores", "gpu", "versions", "commit", "dirty"))  # of `describe`
+PACKAGES = (
+    "torch", "triton", "numpy", "numba", "regex", "tiktoken", "tokenizers", "transformers", "gigatoken", "rustbpe",
+)  # fmt: skip
 
 
 def import_path(root: Path) -> str:
@@ -19,13 +24,8 @@ def import_path(root: Path) -> str:
     return os.pathsep.join([str(root), str(root / "kernels")])
 
 
-PACKAGES = (
-    "torch", "triton", "numpy", "numba", "regex", "tiktoken", "tokenizers", "transformers", "gigatoken", "rustbpe",
-)  # fmt: skip
-
-
 def git(*words: str) -> str | None:
-    """What git answers in the checkout, None without git."""
+    """git's output in the checkout, None without git."""
     try:
         done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -37,7 +37,7 @@ def commit() -> dict[str, str | bool | None]:
     """The checkout's commit, and whether tracked files differ from it.
 
     LMFAST_COMMIT, as `git describe --always --dirty` prints it, wins: files that were copied to another machine may lie
-    there without a history, or beside an older one.
+    there without a history, or in an older checkout.
     """
     if given := os.environ.get("LMFAST_COMMIT"):
         return {"commit": given.removesuffix("-dirty"), "dirty": given.endswith("-dirty")}
@@ -46,16 +46,6 @@ def commit() -> dict[str, str | bool | None]:
         "commit": git("rev-parse", "--short=10", "HEAD"),
         "dirty": None if changes is None else bool(changes),
     }
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    names = (
-        re.findall(r"^model name\s*:\s*(.+)$", info.read_text(errors="replace"), re.M)
-        if info.exists()
-        else []
-    )
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def num_cores() -> int:

@@ -26,6 +26,7 @@ EVERYWHERE = {
     "lmfast.counted",
     "lmfast.errors",
     "lmfast.files",
+    "lmfast.hardware",
     "lmfast.interrupts",
     "lmfast.streams",
     "lmfast.suggestions",

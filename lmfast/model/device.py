@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from lmfast.errors import UserError
+from lmfast.hardware import cpu_name
 
 
 def pick_device(name: str) -> torch.device:
@@ -69,21 +70,10 @@ def describe_machine(device: torch.device) -> dict[str, str]:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = f"{_cpu_name()}, {torch.get_num_threads()} threads"
+        name = f"{cpu_name()}, {torch.get_num_threads()} threads"
     return {
         "device": name,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-
-
-def _cpu_name() -> str:
-    import platform
-
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
