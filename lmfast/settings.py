@@ -278,11 +278,15 @@ def _read_chain(path: Path, cls: type, others: Sequence[type], above: tuple[Path
         if name in values:
             raise UserError(f"{path}: {name} is given twice, once as '{key}'; leave one of them out")
         values[name] = _coerce(value, hints[name], f"{path}: {name}")
-    # Of max_iters and total_tokens, the nearer file decides, as the command line does.
-    for one, other in (("max_iters", "total_tokens"), ("total_tokens", "max_iters")):
-        if one in values and other not in values:
-            base.pop(other, None)
-    return base | values
+    return base | one_length(values)
+
+
+def one_length(values: dict[str, Any]) -> dict[str, Any]:
+    """Values that override those of a base (a file's `extends`, the command line's file, the defaults): if they set one of
+    max_iters and total_tokens, they unset the other."""
+    lengths = ("max_iters", "total_tokens")
+    given = [name for name in lengths if values.get(name) is not None]
+    return dict.fromkeys(lengths) | values if len(given) == 1 else values
 
 
 def _load_yaml(path: Path) -> dict:

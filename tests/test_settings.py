@@ -68,6 +68,7 @@ def test_numbers_are_coerced_by_type(tmp_path):
     file.write_text("learning_rate: 1e-3\ntotal_tokens: 3.2768e8\nwandb: off\nnorm: none\nd_ff: null\n")
     assert read_yaml(file, TrainSettings) == {
         "learning_rate": 1e-3, "total_tokens": 327_680_000, "wandb": "off", "norm": "none", "d_ff": None,
+        "max_iters": None,
     }  # fmt: skip
 
 
@@ -124,6 +125,7 @@ def test_a_file_extends_another(tmp_path):
     values = read_yaml(tmp_path / "a.yaml", TrainSettings)
     assert values == {
         "batch_size": 2, "d_model": 32, "learning_rate": 2e-3, "num_heads": 4, "total_tokens": 100,
+        "max_iters": None,
     }  # fmt: skip
     settings = line("--config", str(tmp_path / "a.yaml"), "--num-heads", "2")
     assert (settings.model.d_model, settings.model.num_heads, settings.optimizer.max_iters) == (32, 2, None)

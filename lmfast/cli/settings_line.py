@@ -22,6 +22,7 @@ from lmfast.errors import UserError
 from lmfast.settings import (
     find_config,
     flat_types,
+    one_length,
     option_of,
     read_yaml,
     replace_flat,
@@ -48,23 +49,16 @@ def parse(
     given = parser.parse(argv)
     settings = base if base is not None else cls()
     if (name := given.get("config")) is not None:
-        settings = replace_flat(settings, _one_length(read_yaml(find_config(name), cls, others)))
+        settings = replace_flat(settings, read_yaml(find_config(name), cls, others))
     if given.pop("help", False):
         parser.print_settings_help(settings)
         raise SystemExit(0)
-    return replace_flat(settings, _one_length(given))
+    return replace_flat(settings, one_length(given))
 
 
 def given_names(argv: Sequence[str], cls: type) -> set[str]:
     """The settings that a command line names; aliases and --no- forms count as the setting."""
     return _parser(cls, "lmfast").parse(argv).keys() - {"help"}
-
-
-def _one_length(values: dict[str, Any]) -> dict[str, Any]:
-    """Of max_iters and total_tokens, the one given in the nearer source (line, file, default) decides."""
-    lengths = ("max_iters", "total_tokens")
-    given = [name for name in lengths if values.get(name) is not None]
-    return {name: None for name in lengths if name not in values} | values if len(given) == 1 else values
 
 
 @functools.cache
