@@ -16,20 +16,22 @@ from lmfast.files import private_cache
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 LINK_SECONDS = 10
 
+_own: Path | None = None  # the directory that `use` named
+
 
 def use() -> None:
     """Names the directory to Inductor, in the environment of this process and its children."""
+    global _own
     if VARIABLE not in os.environ and hasattr(os, "getuid"):
         # On Windows the temporary directory, Inductor's default, is the user's own and is not emptied.
-        folder = private_cache("torchinductor", _may_execute)
-        _remove_empty_libraries(folder)
-        os.environ[VARIABLE] = str(folder)
+        _own = private_cache("torchinductor", _may_execute)
+        os.environ[VARIABLE] = str(_own)
 
 
-def _remove_empty_libraries(folder: Path) -> None:
-    """Removes what a linker left that was killed, or lost power: Inductor would load it and fail, in each later run. Young
-    ones may still be written by another process."""
-    for library in folder.rglob("*.so"):
+def remove_empty_libraries() -> None:
+    """Removes the libraries that a killed linker or a power cut left empty: Inductor would load them and fail, in every
+    later run. Recent ones may still be written by another process. A directory that the user named is left alone."""
+    for library in () if _own is None else _own.rglob("*.so"):
         with contextlib.suppress(OSError):
             status = library.stat()
             if not status.st_size and time.time() - status.st_mtime > LINK_SECONDS:

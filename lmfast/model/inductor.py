@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from lmfast.model.compile_cache import remove_empty_libraries
+
 
 def inductor(graph: torch.fx.GraphModule, inputs: list) -> Callable:
     """Compiles a graph for inputs such as these."""
+    remove_empty_libraries()
     _load_cpp_extension()
     with _compilers_shielded():
         return torch._dynamo.lookup_backend("inductor")(graph, inputs)

@@ -1,8 +1,11 @@
 import os
+import time
 
 import pytest
+import torch
 
 from lmfast.model import compile_cache
+from lmfast.model.inductor import inductor
 
 
 @pytest.fixture
@@ -12,6 +15,7 @@ def cache(tmp_path, monkeypatch):
     (tmp_path / "temporary").mkdir()
     monkeypatch.setenv(compile_cache.VARIABLE, "")  # so that it is put back
     del os.environ[compile_cache.VARIABLE]
+    monkeypatch.setattr(compile_cache, "_own", None)
     return tmp_path / "lmfast" / "torchinductor"
 
 
@@ -28,10 +32,16 @@ def test_without_xdg_it_lies_in_the_home(cache, monkeypatch):
     assert os.environ[compile_cache.VARIABLE] == str(cache.parent / ".cache/lmfast/torchinductor")
 
 
-def test_the_users_own_choice_counts(cache):
-    os.environ[compile_cache.VARIABLE] = "elsewhere"
+def test_the_users_own_choice_counts(cache, tmp_path):
+    chosen = tmp_path / "chosen"
+    chosen.mkdir()
+    (chosen / "old.so").touch()
+    os.utime(chosen / "old.so", (0, 0))
+    os.environ[compile_cache.VARIABLE] = str(chosen)
     compile_cache.use()
-    assert os.environ[compile_cache.VARIABLE] == "elsewhere" and not cache.exists()
+    compile_cache.remove_empty_libraries()
+    assert os.environ[compile_cache.VARIABLE] == str(chosen) and not cache.exists()
+    assert (chosen / "old.so").exists()
 
 
 def test_a_directory_from_which_nothing_may_be_executed_is_not_used(cache, monkeypatch):
@@ -43,13 +53,18 @@ def test_a_directory_from_which_nothing_may_be_executed_is_not_used(cache, monke
     assert os.environ[compile_cache.VARIABLE] == str(temporary / f"lmfast-{os.getuid()}" / "torchinductor")
 
 
-def test_empty_libraries_that_nobody_writes_are_removed(cache):
-    """A killed linker leaves one, and each later run of the same model failed on it."""
+def test_empty_libraries_are_removed_before_something_is_compiled(cache, monkeypatch):
+    """A killed linker leaves one, and every later run of the same model failed on it."""
     cache.mkdir(mode=0o700, parents=True)
     cache.parent.chmod(0o700)
     for name, content in (("old.so", b""), ("young.so", b""), ("whole.so", b"ELF"), ("empty.cpp", b"")):
         (cache / name).write_bytes(content)
     os.utime(cache / "old.so", (0, 0))
     os.utime(cache / "whole.so", (0, 0))
+    in_an_hour = time.time() + 3600  # however long this test takes
+    os.utime(cache / "young.so", (in_an_hour, in_an_hour))
     compile_cache.use()
+    assert (cache / "old.so").exists(), "searched before anything is compiled"
+    monkeypatch.setattr(torch._dynamo, "lookup_backend", lambda name: lambda graph, inputs: graph)
+    inductor(None, [])
     assert sorted(path.name for path in cache.iterdir()) == ["empty.cpp", "whole.so", "young.so"]
