@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": ("lmfast.evaluate", "measure a trained model: loss on a token file, figures of its text"),
     "flops": ("lmfast.flops", "count a model's parameters, FLOPs, memory and training time"),
     "report": ("lmfast.report", "compare runs on one HTML page"),
+    "completion": ("lmfast.completion", "print a script that completes commands and options in your shell"),
 }
 
 

@@ -8,10 +8,14 @@ import functools
 import sys
 from collections.abc import Sequence
 
-from lmfast.cli.settings_line import parse
+from lmfast.cli.settings_line import SettingsParser, parse
 from lmfast.errors import exit_on_user_error
 from lmfast.model import compile_cache
 from lmfast.training.post_training_settings import DPOSettings
+
+
+def build_parser() -> SettingsParser:
+    return SettingsParser(DPOSettings, "lmfast dpo")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from lmfast.cli.settings_line import parse
+from lmfast.cli.settings_line import SettingsParser, parse
 from lmfast.counted import counted
 from lmfast.errors import UserError, exit_on_user_error
 from lmfast.settings import DataSettings, Option, TrainSettings, precision_of, replace_flat
@@ -52,6 +52,10 @@ class EvaluateSettings:
     """compute in float16"""
     device: Literal["auto", "cuda", "cpu", "mps"] = "auto"
     """where to compute"""
+
+
+def build_parser() -> SettingsParser:
+    return SettingsParser(EvaluateSettings, "lmfast evaluate")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from lmfast.cli.settings_line import given_names, parse
+from lmfast.cli.settings_line import SettingsParser, given_names, parse
 from lmfast.errors import UserError, exit_on_user_error
 from lmfast.files import check_writable
 from lmfast.model.accounting import (
@@ -92,6 +92,10 @@ class FlopsSettings:
     """print JSON instead of a table"""
     plot: str | None = None
     """picture to write (.png, .svg, .pdf): the components' shares as the context grows"""
+
+
+def build_parser() -> SettingsParser:
+    return SettingsParser(FlopsSettings, "lmfast flops")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from lmfast.cli.arguments import unescaped
-from lmfast.cli.settings_line import parse
+from lmfast.cli.settings_line import SettingsParser, parse
 from lmfast.errors import UserError, exit_on_user_error
 from lmfast.files import read_text
 from lmfast.model import compile_cache
@@ -62,6 +62,10 @@ class GenerateSettings:
     """compute in float16: for a GPU without bfloat16"""
     device: Literal["auto", "cuda", "cpu", "mps"] = "auto"
     """where to compute"""
+
+
+def build_parser() -> SettingsParser:
+    return SettingsParser(GenerateSettings, "lmfast generate")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -16,14 +16,18 @@ from lmfast.files import empty_folder
 FOLDER = Path("runs/quickstart")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def build_parser() -> Parser:
     parser = Parser(
         prog="lmfast quickstart",
         description="From nothing to a small story-telling model, in minutes.",
     )
     parser.add_argument("--fresh", action="store_true", help="start over instead of reusing finished stages")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_user_error():
-        arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
+        arguments = build_parser().parse_args(sys.argv[1:] if argv is None else argv)
         if not quickstart(arguments.fresh):
             sys.exit(130)
 

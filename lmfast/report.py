@@ -8,14 +8,18 @@ from lmfast.cli.arguments import Parser
 from lmfast.errors import UserError, exit_on_user_error
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def build_parser() -> Parser:
     parser = Parser(prog="lmfast report", description="Compare runs on one HTML page.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
     parser.add_argument(
         "--output", type=Path, default=Path("report.html"), help="page to write (report.html)"
     )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_user_error():
-        arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
+        arguments = build_parser().parse_args(sys.argv[1:] if argv is None else argv)
         for run in arguments.runs:
             if not (run / "metrics.jsonl").is_file():
                 raise UserError(f"{run}: not a run folder (no metrics.jsonl in it)")

@@ -6,13 +6,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmfast.cli.settings_line import given_names, parse
+from lmfast.cli.settings_line import SettingsParser, given_names, parse
 from lmfast.errors import UserError, exit_on_user_error
 from lmfast.model import compile_cache
 from lmfast.settings import CONFIGS, TrainSettings, read_yaml, replace_flat
 
 if TYPE_CHECKING:
     from lmfast.training.task import Start
+
+
+def build_parser() -> SettingsParser:
+    return SettingsParser(TrainSettings, "lmfast train")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,0 +1,132 @@
+"""python -m lmfast.completion SHELL: a script that completes commands, options, their values and file names.
+
+The script is static: completing starts no Python. shtab writes it from the parsers of all commands.
+"""
+
+import argparse
+import importlib
+import sys
+import typing
+from collections.abc import Sequence
+from typing import Literal
+
+import shtab
+
+from lmfast.__main__ import COMMANDS
+from lmfast.cli.arguments import Parser
+from lmfast.errors import exit_on_user_error
+from lmfast.settings import CONFIGS
+
+SHELLS = ("bash", "zsh", "fish")
+FOLDERS = {"out_dir"}
+FILES = {
+    *(
+        "input",
+        "output",
+        "tokenizer",
+        "vocab",
+        "merges",
+        "html",
+        "source",
+        "val_input",
+        "runs",
+        "run",
+        "checkpoint",
+    ),
+    *(
+        "train_data_path",
+        "val_data_path",
+        "data",
+        "init_from",
+        "reference_cache",
+        "train_text",
+        "prompt_file",
+        "plot",
+    ),
+}
+"""options and positionals whose value is a file, by dest"""
+
+
+def build_parser() -> Parser:
+    parser = Parser(
+        prog="lmfast completion",
+        description="Print a script for your shell that completes commands, options and file names.",
+        epilog="bash: lmfast completion bash > ~/.local/share/bash-completion/completions/lmfast",
+    )
+    parser.add_argument("shell", choices=SHELLS, help="the shell that reads the script")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    with exit_on_user_error():
+        arguments = build_parser().parse_args(sys.argv[1:] if argv is None else argv)
+        print(shtab.complete(_all_commands(), arguments.shell))
+
+
+def _all_commands() -> argparse.ArgumentParser:
+    """One parser with every command and its options."""
+    root = argparse.ArgumentParser(prog="lmfast")
+    root.add_argument("--version", action="store_true", help="print the version")
+    commands = root.add_subparsers(metavar="COMMAND")
+    for name, (module, text) in COMMANDS.items():
+        parser = importlib.import_module(module).build_parser()
+        commands.add_parser(name, help=text, description=text, parents=[parser], add_help=False)
+        _add_values(parser)
+    return root
+
+
+def _add_values(parser: argparse.ArgumentParser) -> None:
+    """Tells shtab what the values of a parser's options can be."""
+    for action in parser._actions:
+        if isinstance(action.choices, dict):
+            for subcommand in action.choices.values():
+                _add_values(subcommand)
+        elif action.dest == "config":
+            action.complete = _configs()
+        elif action.dest in FILES:
+            action.complete = shtab.FILE
+        elif action.dest in FOLDERS:
+            action.complete = shtab.DIRECTORY
+        else:
+            action.choices = action.choices or _literals(getattr(action, "hint", None))
+
+
+def _literals(hint: object) -> tuple[str, ...] | None:
+    """The values of a setting of type Literal, or Literal | None."""
+    for each in (hint, *typing.get_args(hint)):
+        if typing.get_origin(each) is Literal:
+            return typing.get_args(each)
+    return None
+
+
+def _configs() -> dict:
+    """Completes the names in configs/, YAML files and directories."""
+    names = " ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+    files = shtab.glob("*.yaml", "*.yml")
+    return {
+        "bash": "_lmfast_config_files",
+        "zsh": "_lmfast_config_files",
+        "fish": "(_lmfast_config_files)",
+        "preamble": {
+            "bash": files["preamble"]["bash"]
+            + f"""
+_lmfast_config_files() {{
+  compgen -W '{names}' -- "$1"
+  {files["bash"]} "$1"
+}}""",
+            "zsh": f"""
+_lmfast_config_files() {{
+  _alternative 'names:name in configs:({names})' "files:file:{files["zsh"]}"
+}}""",
+            "fish": files["preamble"]["fish"]
+            + f"""
+function _lmfast_config_files
+  string split ' ' '{names}'
+  {files["fish"].strip("()")}
+end""",
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()
