@@ -11,11 +11,12 @@ import pytest
 
 from bench import corpora, tokenizer_peers
 from bench.measuring import Work
-from lmfast.tokenizer.bpe import Tokenizer, train_bpe
+from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.counting import count_pretokens
 from lmfast.tokenizer.merging import learn_merges
 from lmfast.tokenizer.patterns import get_pattern
 from lmfast.tokenizer.special_tokens import DOCUMENT_END as END
+from lmfast.tokenizer.training import train_bpe
 from tests.tokenizer import oracle
 
 GPT2 = get_pattern("gpt2")

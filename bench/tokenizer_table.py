@@ -21,10 +21,11 @@ import numpy as np
 from bench import corpora, machine, process, table, tokenizer_peers
 from bench.target_table import Row, add_options, measure
 from bench.timing import in_turns, ratio
-from lmfast.tokenizer.bpe import Tokenizer, train_bpe
+from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.counting import count_pretokens
 from lmfast.tokenizer.patterns import get_pattern
 from lmfast.tokenizer.special_tokens import DOCUMENT_END as END
+from lmfast.tokenizer.training import train_bpe
 
 PILE_BYTES = 825e9
 FULL = {"A": (300_000_000, 10_000), "B": (200_000_000, 32_000)}

@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 _HOME_OF = {
     "Tokenizer": "lmfast.tokenizer.bpe",
-    "train_bpe": "lmfast.tokenizer.bpe",
+    "train_bpe": "lmfast.tokenizer.training",
     "ModelConfig": "lmfast.model.config",
     "TransformerLM": "lmfast.model.transformer",
     "load_run": "lmfast.training.run_folder",
@@ -23,7 +23,8 @@ __all__ = ["ModelConfig", "Tokenizer", "TransformerLM", "load_run", "train_bpe"]
 if TYPE_CHECKING:
     from lmfast.model.config import ModelConfig
     from lmfast.model.transformer import TransformerLM
-    from lmfast.tokenizer.bpe import Tokenizer, train_bpe
+    from lmfast.tokenizer.bpe import Tokenizer
+    from lmfast.tokenizer.training import train_bpe
     from lmfast.training.run_folder import load_run
 
 

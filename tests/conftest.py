@@ -122,7 +122,7 @@ class Corpus:
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory) -> Corpus:
     from lmfast.data.stories.corpus import write_stories
-    from lmfast.tokenizer.bpe import train_bpe
+    from lmfast.tokenizer.training import train_bpe
 
     folder = tmp_path_factory.mktemp("corpus")
     write_stories(folder / "train.txt", 20_000, seed=1)

@@ -149,6 +149,10 @@ DATA_ONLY = {"words.py", "sentences.py", "plots_family.py", "plots_friends.py"}
 
 # Parts split off a file for its length are tested where their face is.
 FACE_OF = {
+    "byte_characters": "formats",
+    "gpt2_files": "formats",
+    "tokenizer_json": "formats",
+    "training": "bpe",
     "attention_forward": "attention",
     "attention_backward": "attention",
     "attention_blocks": "attention",

@@ -384,7 +384,7 @@ def test_main_needs_no_arguments_from_the_caller(monkeypatch, capsys):
 
 def test_data_of_another_tokenizer_is_refused(corpus, tmp_path, capsys):
     """The ids would be in range, and every figure wrong."""
-    from lmfast.tokenizer.bpe import train_bpe
+    from lmfast.tokenizer.training import train_bpe
 
     other = train_bpe(corpus.folder / "valid.txt", 300, special_tokens=["<|endoftext|>"], num_workers=1)
     other.save(tmp_path / "other")
@@ -544,7 +544,7 @@ def test_evaluating_a_document_mask_without_its_tokenizer_is_refused(corpus, tmp
 
 
 def test_a_document_mask_without_a_separator_is_refused(corpus, tmp_path):
-    from lmfast.tokenizer.bpe import train_bpe
+    from lmfast.tokenizer.training import train_bpe
 
     folder = tmp_path / "run"
     np.save(tmp_path / "bare.npy", np.load(corpus.train))

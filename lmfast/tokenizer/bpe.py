@@ -1,4 +1,4 @@
-"""The tokenizer's public face: `train_bpe` and `Tokenizer`.
+"""`Tokenizer`: a vocabulary, its merges and special tokens, for encoding and decoding.
 
 In: text as `str` or bytes, or files of any bytes; ids as lists or integer arrays. Out: ids (lists, or uint32 arrays
 where the name says array), text, bytes, files. Any bytes round-trip. A `str` is read as UTF-8; a lone surrogate
@@ -18,13 +18,10 @@ import contextlib
 import functools
 import hashlib
 import json
-import logging
 import operator
 import os
-import time
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -33,19 +30,15 @@ import numpy as np
 from lmfast.errors import UserError
 from lmfast.files import check_not_input, check_writable, written_beside
 from lmfast.tokenizer import formats
-from lmfast.tokenizer.dialects import check_saveable
 from lmfast.tokenizer.parts import TokenizerParts, checked_ids
 from lmfast.tokenizer.patterns import Pattern, get_pattern
-from lmfast.tokenizer.ranks import write_ranks
 from lmfast.tokenizer.special_tokens import check_special_tokens, place_special_tokens
 
 if TYPE_CHECKING:
-    from lmfast.tokenizer.counting import Documents
     from lmfast.tokenizer.decoding import Decoder
     from lmfast.tokenizer.encoding import Encoder, EncodeSummary
     from lmfast.tokenizer.sharding import DaskEngine
-
-logger = logging.getLogger(__name__)
+    from lmfast.tokenizer.training import TrainingSummary
 
 FEW_IDS = 256  # up to here joining tokens in Python costs less than it takes to look for compiled code
 AllowedSpecial = Literal["all", "none"] | Collection[str]
@@ -369,38 +362,8 @@ class Tokenizer:
         """
         path = Path(path)
         parts = TokenizerParts(self.vocab, self.merges, self.special_tokens, ignore_merges=self.ignore_merges)
-        is_gpt2 = self.pattern.name == "gpt2"
-        if path.suffix == ".tiktoken":
-            write_ranks(parts, path)
-            return
-        is_portable = True
-        try:
-            check_saveable(self.pattern, path)
-        except UserError as error:
-            if path.suffix == ".json" or self.ignore_merges:
-                raise
-            is_portable = False
-            logger.warning("%s; saved without a tokenizer.json, for lmfast alone", error)
-        if path.suffix == ".json":
-            formats.write_tokenizer_json(parts, path, self.pattern.regex, is_gpt2)
-        else:
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UserError(f"{path}: cannot be made a folder ({error.strerror})") from None
-            vocab_and_merges = path / "vocab.json", path / "merges.txt"
-            if self.ignore_merges:  # which these two cannot hold, so they would be read as another tokenizer
-                for file in vocab_and_merges:
-                    file.unlink(missing_ok=True)
-            else:
-                formats.write_vocab_and_merges(parts, *vocab_and_merges)
-            document, own_pattern = path / "tokenizer.json", path / formats.PATTERN_FILE
-            if is_portable:
-                formats.write_tokenizer_json(parts, document, self.pattern.regex, is_gpt2)
-                own_pattern.unlink(missing_ok=True)
-            else:
-                formats.write_pattern(own_pattern, self.pattern.regex)
-                document.unlink(missing_ok=True)
+        formats.write(parts, path, self.pattern)
+        if path.suffix not in (".json", ".tiktoken"):
             self._loaded_from = path
 
     @classmethod
@@ -465,101 +428,3 @@ def _as_bytes(data: bytes | bytearray | memoryview | np.ndarray) -> bytes | byte
             f"text: an array of shape {data.shape} and {data.dtype}; give bytes, or a one-dimensional array of uint8"
         )
     return np.ascontiguousarray(data)
-
-
-@dataclass(frozen=True)
-class TrainingSummary:
-    """What a training did: sizes, and seconds by phase."""
-
-    total_bytes: int
-    distinct_pretokens: int
-    longest_token: bytes
-    counting_seconds: float
-    merging_seconds: float
-
-
-def train_bpe(
-    paths: "str | Path | Sequence[str | Path | Documents]",
-    vocab_size: int,
-    special_tokens: Sequence[str] = ("<|endoftext|>",),
-    pattern: str = "gpt2",
-    num_workers: int | None = None,
-    max_memory: int | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
-    engine: "DaskEngine | None" = None,
-) -> Tokenizer:
-    """Learns a byte-level BPE from one or many plain text files; `tokenizer.training` tells how it went.
-
-    paths: `Documents` among them are texts of other files (lmfast/data/training_texts.py reads JSON lines, Parquet, .gz).
-    vocab_size: bytes, merges and special tokens together; fewer come out (and a warning says so) where the text has
-    no more pairs. special_tokens: hard boundaries, never merged across. max_memory: bytes for the table of distinct
-    pretokens, which goes to disk beyond. progress: called with ("count", bytes done, bytes in all), then
-    ("merge", merges done, merges wanted). engine: a cluster to count on (sharding.py), instead of this machine's
-    threads. Deterministic, whatever the engine and the number of workers.
-    """
-    paths = [paths] if isinstance(paths, str | Path) else list(paths)
-    check_special_tokens(special_tokens)
-    special_tokens = list(special_tokens)
-    _check_training(paths, vocab_size, special_tokens)
-    split = get_pattern(pattern)
-
-    from lmfast.tokenizer.counting import count_pretokens
-    from lmfast.tokenizer.merging import learn_merges
-
-    started = time.perf_counter()
-    on_bytes = functools.partial(progress, "count") if progress is not None else None
-    count = count_pretokens if engine is None else engine.count_pretokens
-    counts = count(paths, special_tokens, split, num_workers, max_memory, on_bytes)
-    if counts.total_bytes == 0:
-        raise UserError(
-            f"{', '.join(map(str, paths))}: no text in it; nothing can be learnt from an empty file"
-        )
-    counted = time.perf_counter()
-    wanted = vocab_size - 256 - len(special_tokens)
-    on_merge = (lambda done: progress("merge", done, wanted)) if progress is not None else None
-    merges = learn_merges(counts, wanted, on_merge)
-    if len(merges) < wanted:
-        logger.warning(
-            "the text has no more pairs after %d merges: the vocabulary is %d instead of %d",
-            len(merges),
-            vocab_size - wanted + len(merges),
-            vocab_size,
-        )
-    vocab = {byte: bytes([byte]) for byte in range(256)}
-    vocab |= {256 + i: a + b for i, (a, b) in enumerate(merges)}
-    special = {text: len(vocab) + i for i, text in enumerate(special_tokens)}
-    tokenizer = Tokenizer(vocab, merges, special, split)
-    tokenizer.training = TrainingSummary(
-        total_bytes=counts.total_bytes,
-        distinct_pretokens=len(counts.counts),
-        longest_token=max(vocab.values(), key=len),
-        counting_seconds=counted - started,
-        merging_seconds=time.perf_counter() - counted,
-    )
-    return tokenizer
-
-
-def _check_training(paths: list, vocab_size: int, special_tokens: list[str]) -> None:
-    if not paths:
-        raise UserError("no input file; name one with --input")
-    for text in special_tokens:
-        if special_tokens.count(text) > 1:
-            raise UserError(f"special token {text!r} is given twice; name it once")
-        if len(text.encode()) == 1:
-            raise UserError(
-                f"special token {text!r} is a single byte, and bytes are ids already; take a longer one"
-            )
-        spelt = formats.unspell(text)
-        # Others, such as <|café|>, would need a token of invalid UTF-8 to be taken for it.
-        if spelt not in (None, text.encode()) and (
-            len(spelt) == 1 or spelt.decode(errors="ignore").encode() == spelt
-        ):
-            raise UserError(
-                f"special token {text!r} is how tokenizer files spell the bytes {spelt!r}; take another"
-            )
-    least = 256 + len(special_tokens)
-    if vocab_size < least:
-        raise UserError(
-            f"vocabulary size {vocab_size} is too small: 256 bytes and {len(special_tokens)} special tokens need at "
-            f"least {least}"
-        )

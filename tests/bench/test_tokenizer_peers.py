@@ -6,8 +6,8 @@ import pytest
 from bench import tokenizer_peers
 from bench.tokenizer_peers import Disagreement, check_ids, check_learnt, documents, texts_between
 from lmfast.data.stories.corpus import write_stories
-from lmfast.tokenizer.bpe import train_bpe
 from lmfast.tokenizer.special_tokens import DOCUMENT_END as END
+from lmfast.tokenizer.training import train_bpe
 
 TEXT = (f"The cat sat.\r\n The cat's mat, 12 cats!\n{END}\nThe dog\u2019s été. " * 60) + "the end"
 

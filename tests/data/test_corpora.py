@@ -20,8 +20,9 @@ from lmfast.data import corpora
 from lmfast.data.__main__ import main
 from lmfast.data.corpora import CORPORA, download
 from lmfast.errors import UserError
-from lmfast.tokenizer.bpe import Tokenizer, train_bpe
-from lmfast.tokenizer.formats import byte_characters, spell
+from lmfast.tokenizer.bpe import Tokenizer
+from lmfast.tokenizer.byte_characters import byte_characters, spell
+from lmfast.tokenizer.training import train_bpe
 from lmfast.units import data_size
 from tests.data.hub_server import COMMIT, HubServer, sha256
 

@@ -11,7 +11,8 @@ from lmfast.data.stories.corpus import write_stories
 from lmfast.data.token_file import open_tokens
 from lmfast.errors import UserError
 from lmfast.sharding.jobs import ExecutionOptions
-from lmfast.tokenizer.bpe import Tokenizer, train_bpe
+from lmfast.tokenizer.bpe import Tokenizer
+from lmfast.tokenizer.training import train_bpe
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import zstandard
 
 from lmfast.data.training_texts import training_texts
 from lmfast.errors import UserError
-from lmfast.tokenizer.bpe import train_bpe
 from lmfast.tokenizer.patterns import get_pattern
+from lmfast.tokenizer.training import train_bpe
 
 TEXTS = ["the cat sat on the mat", "the other cat\nsat there", "a bat and a cat"] * 5
 MARK = "<|endoftext|>"

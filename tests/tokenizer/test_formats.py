@@ -14,8 +14,9 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from lmfast.errors import UserError
 from lmfast.tokenizer import formats
-from lmfast.tokenizer.bpe import Tokenizer, train_bpe
-from lmfast.tokenizer.formats import byte_characters, spell, unspell
+from lmfast.tokenizer.bpe import Tokenizer
+from lmfast.tokenizer.byte_characters import byte_characters, spell, unspell
+from lmfast.tokenizer.training import train_bpe
 
 SPECIAL = ["<|endoftext|>", "<|a b|>"]
 TEXT = (

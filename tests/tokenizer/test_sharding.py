@@ -15,10 +15,11 @@ from lmfast.sharding import jobs
 from lmfast.sharding.jobs import ExecutionOptions
 from lmfast.tokenizer import sharding
 from lmfast.tokenizer.__main__ import main
-from lmfast.tokenizer.bpe import Tokenizer, train_bpe
+from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.counting import count_pretokens
 from lmfast.tokenizer.patterns import get_pattern
 from lmfast.tokenizer.sharding import DaskEngine
+from lmfast.tokenizer.training import train_bpe
 
 SHARD = 10_000  # bytes: some forty shards
 

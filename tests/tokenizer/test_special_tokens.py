@@ -8,8 +8,9 @@ import pytest
 
 from lmfast.errors import UserError
 from lmfast.tokenizer import ranks, special_tokens
-from lmfast.tokenizer.bpe import Tokenizer, train_bpe
+from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.special_tokens import place_special_tokens, published_ids
+from lmfast.tokenizer.training import train_bpe
 
 VOCAB = {byte: bytes([byte]) for byte in range(256)}
 END = "<|endoftext|>"

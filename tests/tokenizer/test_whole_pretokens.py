@@ -14,8 +14,8 @@ from lmfast.data.chat import add_chat_tokens, knows_ids_of
 from lmfast.errors import UserError
 from lmfast.tokenizer import encoding, text_file
 from lmfast.tokenizer.bpe import Tokenizer
+from lmfast.tokenizer.byte_characters import spell
 from lmfast.tokenizer.compiled import pretoken_cache
-from lmfast.tokenizer.formats import spell
 
 BYTES = {spell(bytes([byte])): byte for byte in range(256)}
 # The merges of `bc` come first, so `ab` and `cd` never meet.

@@ -23,11 +23,12 @@ from lmfast.errors import UserError
 from lmfast.files import check_not_input, check_writable, written_beside
 from lmfast.sharding.jobs import ExecutionOptions
 from lmfast.streams import standard_input, standard_output
-from lmfast.tokenizer.bpe import Tokenizer, train_bpe
+from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.file_kinds import HEAD, check_is_text, text_remarks
 from lmfast.tokenizer.patterns import get_pattern
 from lmfast.tokenizer.special_tokens import DOCUMENT_END, check_special_tokens
 from lmfast.tokenizer.text_file import check_is_plain
+from lmfast.tokenizer.training import train_bpe
 from lmfast.units import data_size, duration
 
 if TYPE_CHECKING:

@@ -83,7 +83,7 @@ def _tokenizer(folder: Path, encoded: Path, vocab_size: int, report: Callable[[s
     if target.is_dir() and _read_json(stamp) == request:
         report(f"{target}: reused ({vocab_size:,} tokens)")
         return
-    from lmfast.tokenizer.bpe import train_bpe
+    from lmfast.tokenizer.training import train_bpe
 
     stamp.unlink(missing_ok=True)
     tokenizer = train_bpe(source, vocab_size, special_tokens=[DOCUMENT_END])
