@@ -16,30 +16,10 @@ import torch
 if os.environ.get("TRITON_INTERPRET") != "1":
     collect_ignore_glob = ["test_*.py"]
 else:
-    import triton.runtime.interpreter as interpreter
-
     from lmfast_kernels import backend
+    from tests.kernels.interpreted import fast_interpreter
 
-    def _indexable_scalars(tensor, scope, patch=interpreter._patch_lang_tensor) -> None:
-        """Triton 3.6 keeps scalars as arrays of one element, which NumPy 2.5 no longer turns into `int`; 3.7 does this."""
-        patch(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))
-
-    interpreter._patch_lang_tensor = _indexable_scalars
-
-    _patched = set()
-
-    def _patch_once(fn, patch=interpreter._patch_lang):
-        """Triton replaces its language's functions anew at every call of a device function: a third of the tests' time.
-
-        Once per module lasts: this process only interprets. Returns a scope with nothing to restore.
-        """
-        if id(fn.__globals__) not in _patched:
-            patch(fn)
-            _patched.add(id(fn.__globals__))
-        return interpreter._LangPatchScope()
-
-    interpreter._patch_lang = _patch_once
+    fast_interpreter.install()
 
 
 @pytest.fixture(autouse=True)
