@@ -13,6 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.quick_runs import make_runs_quick
+
 # Models in tests are tiny: a second thread costs more than it brings, and much more where test processes share cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -146,6 +148,13 @@ def trained_run(corpus, tmp_path_factory) -> Path:
     flags = [*corpus.flags(), "--tokenizer", str(corpus.tokenizer), "--sample-interval", "6"]
     assert train([*flags, "--out-dir", str(folder)])
     return folder
+
+
+@pytest.fixture(autouse=True)
+def quick_runs(request, monkeypatch) -> None:
+    """Applies to tests that train on the tiny corpus."""
+    if "corpus" in request.fixturenames:
+        make_runs_quick(monkeypatch)
 
 
 @pytest.fixture

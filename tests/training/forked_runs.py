@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 import torch._dynamo
 import torch._inductor.compile_fx
@@ -20,6 +21,7 @@ import torch.distributed
 
 import lmfast.train
 import lmfast.training.run  # noqa: F401
+from tests.quick_runs import make_runs_quick
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload([__name__])
@@ -93,6 +95,7 @@ def _train(command, argv, log, setup, threads, env) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(env)
     torch.set_num_threads(threads)
+    make_runs_quick(pytest.MonkeyPatch())
     if setup is not None:
         setup()
     try:
