@@ -1,4 +1,4 @@
-"""Whatever ends a run or fills its disk, it goes on to the same losses and weights, to the last bit.
+"""A run that was killed, stopped or out of disk space resumes to bitwise the same losses and weights.
 
 `-m exhaustive` kills far more often: at random moments, and at every line of the code that writes a checkpoint.
 """
@@ -22,9 +22,9 @@ import torch
 
 from lmfast.errors import UserError
 from lmfast.train import train
-from lmfast.training import checkpoint as checkpoint_room
+from lmfast.training import checkpoint as checkpoint_module
 from lmfast.training import prefetch
-from lmfast.training import run as run_room
+from lmfast.training import run as run_module
 from lmfast.training.checkpoint import newest_checkpoint
 from lmfast.training.run_folder import read_metrics
 from tests.processes import wait_until
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, limits f
 
 @contextlib.contextmanager
 def ram_folder(otherwise: Path):
-    """Hundreds of checkpoints are synced here, which a SIGKILL does not ask for: in memory where it can be."""
+    """A directory in memory where possible: hundreds of checkpoints are synced, which a SIGKILL does not require."""
     if not os.access("/dev/shm", os.W_OK):
         yield otherwise
         return
@@ -78,7 +78,7 @@ def finish(process):
 
 
 def kill_until_done(argv, folder, log, kills, seed, whole_seconds, threads=1, killer=signal.SIGKILL):
-    """Starts a run and kills it, until it was hit `kills` times; then lets it end. Returns where the hits fell."""
+    """Starts a run and kills it until it was hit `kills` times, then lets it end. Returns what each hit interrupted."""
     random_moments, hits = random.Random(seed), []
     while len(hits) < kills:
         process = start(argv, log, threads=threads)
@@ -86,7 +86,7 @@ def kill_until_done(argv, folder, log, kills, seed, whole_seconds, threads=1, ki
         if process.is_alive():
             os.kill(process.pid, killer)
         if (code := finish(process)) == 0:
-            # It was faster than its killer: all over again, for the hits that are still to come.
+            # It ended before the kill: start again, for the kills that remain.
             shutil.rmtree(folder)
             continue
         assert code == (-killer if killer == signal.SIGKILL else 130), log.read_text()
@@ -109,18 +109,26 @@ LONG = (*SOME, "--max-iters", 150, "--checkpoint-interval", 2, "--keep-checkpoin
 
 
 def run_whole(corpus, folder, *more, threads=1):
-    """The same run undisturbed, in a process like the others; returns its seconds."""
+    """Runs without interruption, in a process like the others. Returns seconds."""
     log, began = folder.parent / "whole.log", time.monotonic()
     assert finish(start(flags(corpus, folder, *more), log, threads=threads)) == 0, log.read_text()
     return time.monotonic() - began
 
 
+@pytest.fixture(scope="module")
+def some_run(corpus, tmp_path_factory):
+    """(run of SOME without interruption, its seconds)."""
+    with ram_folder(tmp_path_factory.mktemp("some")) as folder:
+        seconds = run_whole(corpus, folder / "whole", *SOME)
+        yield folder / "whole", seconds
+
+
 @pytest.mark.ci
-def test_killed_at_random_moments(corpus, tmp_path):
-    seconds = run_whole(corpus, tmp_path / "whole", *SOME)
+def test_killed_at_random_moments(corpus, some_run, tmp_path):
+    whole, seconds = some_run
     argv = flags(corpus, tmp_path / "run", *SOME)
     kill_until_done(argv, tmp_path / "run", tmp_path / "log", kills=3, seed=1, whole_seconds=seconds)
-    assert_same(tmp_path / "whole", tmp_path / "run")
+    assert_same(whole, tmp_path / "run")
 
 
 @pytest.mark.exhaustive
@@ -138,7 +146,7 @@ def test_killed_at_random_moments(corpus, tmp_path):
     ],
 )
 def test_killed_at_many_random_moments(corpus, tmp_path, name, more, threads, kills):
-    run_whole(corpus, tmp_path / "warm", *more, threads=threads)  # what is compiled once is compiled now
+    run_whole(corpus, tmp_path / "warm", *more, threads=threads)  # compiles what is compiled once
     seconds = run_whole(corpus, tmp_path / "whole", *more, threads=threads)
     hits = kill_until_done(
         flags(corpus, tmp_path / "run", *more), tmp_path / "run", tmp_path / "log", kills, 2, seconds, threads
@@ -159,7 +167,7 @@ def kill_at(event: int, step: int, counted: Path | None = None) -> None:
 
     With `counted`, nothing is killed and the number of lines is written there.
     """
-    code = checkpoint_room.__file__
+    code = checkpoint_module.__file__
     seen = [0]
 
     def line(frame, what, argument):
@@ -169,7 +177,7 @@ def kill_at(event: int, step: int, counted: Path | None = None) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
         return line
 
-    real = run_room._save
+    real = run_module._save
 
     def save(*arguments):
         progress = next(a for a in arguments if hasattr(a, "best_step"))
@@ -183,7 +191,7 @@ def kill_at(event: int, step: int, counted: Path | None = None) -> None:
             if counted is not None:
                 counted.write_text(str(seen[0]))
 
-    run_room._save = save
+    run_module._save = save
 
 
 SHORT = ("--max-iters", 6, "--checkpoint-interval", 2, "--eval-interval", 0, "--keep-checkpoints", 1)
@@ -229,46 +237,62 @@ def test_killed_at_every_line_that_writes_a_checkpoint(corpus, short_run, tmp_pa
     assert left == sorted(left) and {2, 4} == set(left)
 
 
-# ---- asked to stop
+# ---- stopped by a signal
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_asked_to_stop(corpus, tmp_path, name):
-    """At whatever step it comes: a checkpoint of that step, exit 130, a line; and the same end in the end."""
-    seconds = run_whole(corpus, tmp_path / "whole", *SOME)
-    argv, log = flags(corpus, tmp_path / "run", *SOME), tmp_path / "log"
-    moments = random.Random(3)
-    while True:
-        process = start(argv, log)
-        wait_until(lambda: read_metrics(tmp_path / "run"), process.is_alive)
-        time.sleep(moments.uniform(0, 0.1 * seconds))
-        os.kill(process.pid, getattr(signal, name))
-        if (code := finish(process)) != 0:
-            break
-        shutil.rmtree(tmp_path / "run")  # it had ended by then: again, at another moment
-    assert code == 130, log.read_text()
-    step = int(re.search(r"stopped at step (\d+) with a checkpoint; --resume continues", log.read_text())[1])
-    assert newest_checkpoint(tmp_path / "run/checkpoints").step == step
-    train(argv)
-    assert_same(tmp_path / "whole", tmp_path / "run")
-
-
-def test_a_second_ctrl_c_ends_at_once_and_leaves_the_older_checkpoints(corpus, tmp_path):
+@pytest.mark.parametrize(("name", "step"), [("SIGTERM", 2), ("SIGINT", 20)])
+def test_stops_on_request_with_a_checkpoint_and_resumes_exactly(corpus, some_run, tmp_path, name, step):
     folder, log = tmp_path / "run", tmp_path / "log"
-    process = start(flags(corpus, folder, "--max-iters", 100_000), log, setup=slow_evaluation)
-    wait_until(lambda: newest_checkpoint(folder / "checkpoints"), process.is_alive)
+    process = start(flags(corpus, folder, *SOME), log, setup=partial(hold_step, step, log))
+    wait_until(lambda: log.exists() and "holding" in log.read_text(), process.is_alive)
+    os.kill(process.pid, getattr(signal, name))
+    assert finish(process) == 130, log.read_text()
+    assert f"stopped at step {step} with a checkpoint; --resume continues" in log.read_text()
+    assert newest_checkpoint(folder / "checkpoints").step == step
+    train(flags(corpus, folder, *SOME))
+    assert_same(some_run[0], folder)
+
+
+def hold_step(step: int, log: Path) -> None:
+    """Makes `step` wait until the run has noticed a signal."""
+    from lmfast.training.objectives import NextToken
+
+    real, calls = NextToken.loss, []
+
+    def loss(self, model, *arguments):
+        calls.append(model.training)
+        if model.training and calls.count(True) == step:
+            print("holding", flush=True)
+            wait_until(lambda: "stopping when the step under way is done" in log.read_text())
+        return real(self, model, *arguments)
+
+    NextToken.loss = loss
+
+
+def test_a_second_ctrl_c_stops_at_once_and_keeps_the_older_checkpoints(corpus, tmp_path):
+    folder, log = tmp_path / "run", tmp_path / "log"
+    process = start(flags(corpus, folder, "--max-iters", 100_000), log, setup=endless_second_evaluation)
+    wait_until(lambda: log.exists() and "endless" in log.read_text(), process.is_alive)
     os.kill(process.pid, signal.SIGINT)
-    time.sleep(0.2)
+    wait_until(lambda: "stopping when" in log.read_text(), process.is_alive)
     os.kill(process.pid, signal.SIGINT)
     assert finish(process) == 130 and "interrupted" in log.read_text()
     assert newest_checkpoint(folder / "checkpoints", report=pytest.fail) is not None
 
 
-def slow_evaluation():
+def endless_second_evaluation() -> None:
     from lmfast.training import evaluation
 
-    real = evaluation.evaluate
-    evaluation.evaluate = lambda *arguments: (time.sleep(3), real(*arguments))[1]
+    real, calls = evaluation.evaluate, []
+
+    def evaluate(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            print("endless", flush=True)
+            time.sleep(600)
+        return real(*arguments)
+
+    evaluation.evaluate = evaluate
 
 
 # ---- resumed with what may change
@@ -313,8 +337,8 @@ def test_the_split_of_a_step_may_change_in_the_middle(corpus, tmp_path):
     torch.testing.assert_close(weights(tmp_path / "whole"), weights(tmp_path / "parts"), rtol=1e-3, atol=5e-5)
 
 
-def test_another_split_with_dropout_is_refused(corpus, tmp_path):
-    """Its masks would be others: not the same run."""
+def test_another_split_with_dropout_is_an_error(corpus, tmp_path):
+    """Its dropout masks would differ."""
     more = ("--dropout", 0.1, "--lr-decay-iters", 6)
     assert train(flags(corpus, tmp_path / "run", *more, "--max-iters", 3))
     split = ("--batch-size", 2, "--grad-accumulation", 2)
@@ -331,7 +355,7 @@ def small_disk(path: Path, size: str):
     if subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], capture_output=True
     ).returncode:
-        pytest.skip("no right to mount a tmpfs")
+        pytest.skip("mounting a tmpfs is not permitted")
     try:
         yield
     finally:
@@ -346,12 +370,14 @@ def fill(folder: Path) -> Path:
     return ballast
 
 
-def test_a_full_disk_leaves_the_run_alive_and_the_old_checkpoint_whole(corpus, tmp_path, monkeypatch, capsys):
-    """The disk is full from the save at step 6 to the save at step 9."""
+def test_a_full_disk_does_not_end_the_run_nor_damage_the_old_checkpoint(
+    corpus, tmp_path, monkeypatch, capsys
+):
+    """The disk is full from the save at step 6 until the save at step 9."""
     disk = tmp_path / "disk"
     assert train(flags(corpus, tmp_path / "whole", "--max-iters", 9))
     with small_disk(disk, "4m"):
-        folder, real = disk / "run", run_room.save_checkpoint
+        folder, real = disk / "run", run_module.save_checkpoint
 
         def save(checkpoints, *arguments):
             step = arguments[-1]["step"]
@@ -363,7 +389,7 @@ def test_a_full_disk_leaves_the_run_alive_and_the_old_checkpoint_whole(corpus, t
                 (disk / "ballast").unlink()
             return real(checkpoints, *arguments)
 
-        monkeypatch.setattr(run_room, "save_checkpoint", save)
+        monkeypatch.setattr(run_module, "save_checkpoint", save)
         assert train(flags(corpus, folder, "--max-iters", 9))
         out = capsys.readouterr().out
         assert (
@@ -376,7 +402,7 @@ def test_a_full_disk_leaves_the_run_alive_and_the_old_checkpoint_whole(corpus, t
 
 def limit_files(step: int, until: int, size: int) -> None:
     """From the save at `step` to the one at `until` no file may grow beyond `size` bytes."""
-    real, (soft, hard) = run_room.save_checkpoint, resource.getrlimit(resource.RLIMIT_FSIZE)
+    real, (soft, hard) = run_module.save_checkpoint, resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def save(checkpoints, *arguments):
         if arguments[-1]["step"] == step:
@@ -385,11 +411,13 @@ def limit_files(step: int, until: int, size: int) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         return real(checkpoints, *arguments)
 
-    run_room.save_checkpoint = save
+    run_module.save_checkpoint = save
 
 
-@pytest.mark.parametrize("size", [20_000, 60_000])  # the weights or only the optimizer do not fit
-def test_files_that_cannot_grow_leave_the_run_alive(corpus, tmp_path, size):
+@pytest.mark.parametrize(
+    "size", [20_000, 60_000]
+)  # too small for the weights; too small for the optimizer state
+def test_a_file_size_limit_does_not_end_the_run(corpus, tmp_path, size):
     folder, log = tmp_path / "run", tmp_path / "log"
     argv = flags(corpus, folder, "--max-iters", 9, "--eval-interval", 0, "--log-interval", 9)
     assert finish(start(argv, log, partial(limit_files, 6, 9, size))) == 0, log.read_text()
@@ -398,7 +426,7 @@ def test_files_that_cannot_grow_leave_the_run_alive(corpus, tmp_path, size):
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["step_00000003", "step_00000009"]
 
 
-def test_an_end_that_does_not_fit_is_an_error_and_the_old_checkpoint_goes_on(corpus, tmp_path):
+def test_a_last_checkpoint_that_does_not_fit_is_an_error_and_the_older_one_resumes(corpus, tmp_path):
     folder, log = tmp_path / "run", tmp_path / "log"
     argv = flags(corpus, folder)
     assert finish(start(argv, log, partial(limit_files, 6, 0, 20_000))) == 2
