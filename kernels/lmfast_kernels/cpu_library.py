@@ -1,9 +1,9 @@
 """The CPU's own kernels: lmfast_kernels/cpp, compiled once by the machine's g++ and called through ctypes.
 
-Who comes here: operators that are about to compute a gradient in float32 on a CPU. In: pointers of contiguous tensors and
-sizes. `available()` says whether the library is there: it needs Linux, AVX-512 (what it was written and measured for)
-and g++ (which torch.compile needs on a CPU, too). Where it is not, PyTorch's operators do the work and nobody is told.
-LMFAST_KERNELS=torch switches it off.
+Used by operators that are about to compute a gradient in float32 on a CPU. In: pointers of contiguous tensors and sizes.
+Needs Linux, g++ (which torch.compile needs on a CPU, too) and AVX-512, AVX2 or NEON, whichever PyTorch itself uses here:
+ATEN_CPU_CAPABILITY=avx2 selects AVX2. Otherwise PyTorch's operators do the work and `why_not()` says why.
+LMFAST_KERNELS=torch switches the library off.
 
 The threads are torch's: the library asks for libgomp by the name under which torch has loaded its own, and takes as many
 threads as torch would. The shared object lies in the user's cache folder under a hash of sources, compiler and CPU, and ends
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -28,7 +29,12 @@ from lmfast_kernels import backend
 
 SOURCES = Path(__file__).resolve().parent / "cpp"
 # Products and sums may become one operation; nothing that would touch NaN and infinities, which the guard looks for.
-FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC", "-std=c++17")
+FLAGS = ("-O3", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC", "-std=c++17")
+TARGETS = {  # instruction set: flags
+    "AVX-512": ("-march=native",),
+    "AVX2": ("-mavx2", "-mfma", "-mtune=native"),
+    "NEON": ("-mcpu=native",),
+}
 
 
 def compiler() -> str | None:
@@ -36,10 +42,23 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "g++"))
 
 
+def instruction_set() -> str | None:
+    """The key of TARGETS for this CPU, as far as PyTorch uses it; None for any other."""
+    if platform.machine() in ("aarch64", "arm64"):
+        return "NEON"
+    return {"AVX512": "AVX-512", "AVX2": "AVX2"}.get(torch.backends.cpu.get_cpu_capability())
+
+
+def flags() -> tuple[str, ...]:
+    """The compiler's flags on this CPU."""
+    return (*FLAGS, *TARGETS.get(instruction_set() or "", ()))
+
+
 def _cpu() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text(errors="replace").splitlines() if info.exists() else []
-    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags"))}))
+    names = ("model name", "flags", "Features", "CPU part")  # the last two on ARM
+    return "\n".join(sorted({line for line in lines if line.startswith(names)}))
 
 
 def build(folder: Path) -> Path:
@@ -54,7 +73,7 @@ def build(folder: Path) -> Path:
         if path.suffix in (".h", ".cpp")
     ]
     key = hashlib.sha256(
-        "\0".join([*texts, version, *FLAGS, platform.machine(), _cpu()]).encode()
+        "\0".join([*texts, version, *flags(), platform.machine(), _cpu()]).encode()
     ).hexdigest()
     path = folder / f"kernels-{key[:24]}.so"
     if not _is_whole(path):
@@ -62,7 +81,7 @@ def build(folder: Path) -> Path:
         with tempfile.TemporaryDirectory(dir=folder) as beside:  # another process may be at it, too
             made = Path(beside) / path.name
             source = str(SOURCES / "library.cpp")
-            subprocess.run([command, *FLAGS, source, "-o", str(made)], capture_output=True, check=True)
+            subprocess.run([command, *flags(), source, "-o", str(made)], capture_output=True, check=True)
             digest = hashlib.sha256(made.read_bytes()).digest()
             with open(made, "ab") as file:
                 file.write(digest)  # which the loader does not look at
@@ -85,11 +104,21 @@ def _is_ours(folder: Path) -> bool:
     return owners == {os.getuid()} and not folder.stat().st_mode & 0o022
 
 
+class _Found(NamedTuple):
+    """The loaded library, or why there is none."""
+
+    library: ctypes.CDLL | None
+    why_not: str = ""
+
+
 @functools.cache
-def library() -> ctypes.CDLL | None:
-    """The loaded library, None where this machine cannot have it."""
-    if sys.platform != "linux" or torch.backends.cpu.get_cpu_capability() != "AVX512":
-        return None
+def _find() -> _Found:
+    if sys.platform != "linux":
+        return _Found(None, "lmfast's CPU kernels are for Linux")
+    if instruction_set() is None:
+        return _Found(None, "lmfast's CPU kernels need AVX2, AVX-512 or NEON")
+    if compiler() is None:
+        return _Found(None, f"no C++ compiler ({os.environ.get('CXX', 'g++')}) was found; install g++")
     temporary = Path(tempfile.gettempdir()) / f"lmfast-{os.getuid()}"
     folders = [temporary]
     with contextlib.suppress(RuntimeError):  # a user without a home
@@ -98,12 +127,25 @@ def library() -> ctypes.CDLL | None:
         try:
             path = build(folder)
             if _is_ours(folder):
-                return ctypes.CDLL(str(path))
+                return _Found(ctypes.CDLL(str(path)))
         except OSError:
             continue  # a home that cannot be written, or from which nothing may be executed
-        except subprocess.CalledProcessError:
-            return None
-    return None
+        except subprocess.CalledProcessError as error:
+            lines = (error.stderr or b"").decode(errors="replace").strip().splitlines()
+            return _Found(
+                None, f"{compiler()} failed: {lines[0] if lines else f'exit code {error.returncode}'}"
+            )
+    return _Found(None, f"compiled code cannot be kept in {' or '.join(map(str, folders))}")
+
+
+def library() -> ctypes.CDLL | None:
+    """The loaded library, None where this machine cannot have it."""
+    return _find().library
+
+
+def why_not() -> str:
+    """Why `library()` is None, as a sentence without its full stop; empty where it is not."""
+    return _find().why_not
 
 
 @torch.compiler.assume_constant_result
@@ -134,3 +176,15 @@ def call(name: str, *arguments: "torch.Tensor | int | float | None") -> None:
         else:
             converted.append(ctypes.c_long(argument))
     getattr(library(), name)(*converted)
+
+
+def multiply_rate(seconds: float = 0.05) -> float | None:
+    """FLOP/s of this CPU's multipliers in float32 with torch's number of threads, measured on registers alone: what no
+    product here can exceed. None without the library."""
+    if library() is None:
+        return None
+    rate = ctypes.c_double()
+    library().multiply_rate(
+        ctypes.c_long(torch.get_num_threads()), ctypes.c_float(seconds), ctypes.byref(rate)
+    )
+    return rate.value

@@ -5,7 +5,9 @@ import torch
 
 from lmfast_kernels import cpu_library
 
-needs_library = pytest.mark.skipif(cpu_library.library() is None, reason="needs Linux, AVX-512 and g++")
+needs_library = pytest.mark.skipif(
+    cpu_library.library() is None, reason="needs Linux, AVX2, AVX-512 or NEON, and g++"
+)
 
 
 def gradients(function, tensors):

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -28,25 +29,29 @@ def test_without_a_compiler_pytorch_does_the_work(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(OSError, match="no C\\+\\+ compiler"):
         cpu_library.build(None)
-    cpu_library.library.cache_clear()
+    cpu_library._find.cache_clear()
     try:
         assert cpu_library.library() is None and not cpu_library.available()
+        assert cpu_library.why_not() == "no C++ compiler (no-such-compiler) was found; install g++"
         x, weight = (torch.randn(4, 8, requires_grad=True) for _ in range(2))
         assert torch.equal(lmfast_kernels.linear(x, weight), torch.nn.functional.linear(x, weight))
     finally:
-        cpu_library.library.cache_clear()
+        cpu_library._find.cache_clear()
 
 
 def test_a_compiler_that_fails_is_no_error(monkeypatch):
     def fail(*_, **__):
-        raise subprocess.CalledProcessError(1, "g++")
+        raise subprocess.CalledProcessError(1, "g++", stderr=b"g++: no space left\nmore")
 
     monkeypatch.setattr(cpu_library, "build", fail)
-    cpu_library.library.cache_clear()
+    monkeypatch.setattr(cpu_library, "compiler", lambda: "g++")
+    monkeypatch.setattr(cpu_library, "instruction_set", lambda: "AVX2")
+    cpu_library._find.cache_clear()
     try:
         assert cpu_library.library() is None
+        assert sys.platform != "linux" or cpu_library.why_not() == "g++ failed: g++: no space left"
     finally:
-        cpu_library.library.cache_clear()
+        cpu_library._find.cache_clear()
 
 
 def test_switched_off_by_mode(monkeypatch):
@@ -80,7 +85,7 @@ def test_exp2_is_exact_to_two_units(tmp_path):
         "  for (long i = 0; i < n; i += V) store(y + i, exp2_of(load(x + i)));\n}\n"
     )
     made = tmp_path / "exp2.so"
-    subprocess.run([cpu_library.compiler(), *cpu_library.FLAGS, str(source), "-o", str(made)], check=True)
+    subprocess.run([cpu_library.compiler(), *cpu_library.flags(), str(source), "-o", str(made)], check=True)
     function = ctypes.CDLL(str(made)).exp2_all
 
     def exp2(x: torch.Tensor) -> torch.Tensor:
@@ -97,6 +102,60 @@ def test_exp2_is_exact_to_two_units(tmp_path):
         [-inf, -3e38, -151, -149, -0.0, 0.0, 1e-45, 1, 127, 128, 3e38, inf, nan, -126, -127, 3]
     )
     torch.testing.assert_close(exp2(edges), torch.exp2(edges), rtol=0, atol=0, equal_nan=True)
+
+
+PROGRAM = Path(__file__).with_name("cpp") / "operators.cpp"
+
+
+def compiled(command: str, folder: Path, *flags: str) -> Path:
+    """The program that compares the operators with loops in double."""
+    made = folder / "operators"
+    shared = [flag for flag in cpu_library.FLAGS if flag not in ("-shared", "-fPIC")]
+    subprocess.run(
+        [command, *shared, *flags, f"-I{cpu_library.SOURCES}", str(PROGRAM), "-o", str(made)],
+        check=True, capture_output=True, timeout=200,
+    )  # fmt: skip
+    return made
+
+
+def compared(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and len(lines) == 126, done.stdout + done.stderr
+    assert all(line.startswith("ok") for line in lines)
+
+
+@needs_library
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="AVX2 is x86")
+def test_operators_with_avx2_against_double(tmp_path):
+    """Also on a CPU with AVX-512, where no other test compiles for AVX2."""
+    compared([str(compiled(cpu_library.compiler(), tmp_path, *cpu_library.TARGETS["AVX2"]))])
+
+
+@pytest.mark.ci
+@pytest.mark.skipif(
+    not (shutil.which("aarch64-linux-gnu-g++") and shutil.which("qemu-aarch64")),
+    reason="needs Debian's g++-aarch64-linux-gnu and qemu-user",
+)
+def test_operators_with_neon_against_double_in_an_emulator(tmp_path):
+    compared(["qemu-aarch64", str(compiled("aarch64-linux-gnu-g++", tmp_path, "-static"))])
+
+
+@pytest.mark.parametrize(
+    ("machine", "capability", "want"),
+    [
+        ("x86_64", "AVX512", "AVX-512"),
+        ("x86_64", "AVX2", "AVX2"),
+        ("x86_64", "DEFAULT", None),
+        ("aarch64", "DEFAULT", "NEON"),
+        ("arm64", "SVE256", "NEON"),
+        ("ppc64le", "VSX", None),
+    ],
+)
+def test_the_instruction_set_is_pytorch_s(monkeypatch, machine, capability, want):
+    monkeypatch.setattr(cpu_library.platform, "machine", lambda: machine)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    assert cpu_library.instruction_set() == want
 
 
 @needs_library
@@ -120,7 +179,7 @@ def test_a_home_that_cannot_be_used_leaves_the_folder_for_temporary_files(tmp_pa
     made = cpu_library.build(tmp_path / f"lmfast-{os.getuid()}")
 
     def loaded() -> str | None:
-        cpu_library.library.cache_clear()
+        cpu_library._find.cache_clear()
         library = cpu_library.library()
         return library and library._name
 
@@ -138,7 +197,7 @@ def test_a_home_that_cannot_be_used_leaves_the_folder_for_temporary_files(tmp_pa
         home.chmod(0o700)
         assert loaded() == str(home / made.name)
     finally:
-        cpu_library.library.cache_clear()
+        cpu_library._find.cache_clear()
 
 
 def test_a_damaged_library_is_built_again(tmp_path, monkeypatch):

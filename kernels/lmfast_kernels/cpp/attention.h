@@ -3,7 +3,7 @@
 // In: qkv (B, T, (H + 2 G) D), query heads, then key heads, then value heads, as the projection leaves them; cos and sin
 // (T, D / 2) or null; H query heads over G key/value heads. Out: out (B, T, H D), lse (B, H, T) in base 2; backward: dqkv.
 // A thread takes whole (batch, key/value head) pairs: no sums across threads, nothing that depends on their number.
-// Fourteen queries at a time against all keys they see; a row of scores is whole before its softmax, so there is no
+// MR queries at a time against all keys they see; a row of scores is whole before its softmax, so there is no
 // rescaling. The backward keeps the weights and score gradients of as many queries as fit a quarter of a megabyte each,
 // and takes the keys' sums over those.
 #pragma once
@@ -19,7 +19,7 @@ static void rotate(const Shape& s, long rows, const float* x, long ldx, const fl
   long half = s.D / 2;
   for (long t = 0; t < rows; t++) {
     const float* r = x + t * ldx; float* o = out + t * ldo;
-    for (long j = 0; j < s.D; j += V) BACK ? __builtin_prefetch(o + ROWS_AHEAD * ldo + j, 1) : __builtin_prefetch(r + ROWS_AHEAD * ldx + j);
+    for (long j = 0; j < s.D; j += LINE) BACK ? __builtin_prefetch(o + ROWS_AHEAD * ldo + j, 1) : __builtin_prefetch(r + ROWS_AHEAD * ldx + j);
     long j = 0;
     if (cs) {
       const float *c = cs + t * half, *n = sn + t * half, side = BACK ? -scale : scale;

@@ -3,3 +3,4 @@
 #include "cross_entropy.h"
 #include "feed_forward.h"
 #include "linear.h"
+#include "peak.h"

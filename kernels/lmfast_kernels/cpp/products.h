@@ -20,9 +20,9 @@ static inline long height(long rows) {
 }
 // Fetches the `part`th of `parts` of the cache lines of `rows` rows that come next.
 static inline void fetch(const float* a, long lda, long K, long rows, long part, long parts) {
-  long lines = (K + V - 1) / V, all = lines * rows;
+  long lines = (K + LINE - 1) / LINE, all = lines * rows;
   for (long l = all * part / parts, end = all * (part + 1) / parts; l < end; l++)
-    __builtin_prefetch(a + l / lines * lda + l % lines * V, 0, 2);
+    __builtin_prefetch(a + l / lines * lda + l % lines * LINE, 0, 2);
 }
 
 static inline long packed_floats(long N, long K) { return up_to(N, NR) * K + 16 * NR; }  // fetching reads on a little
@@ -70,9 +70,9 @@ static void times(long M, long N, long K, const float* x, long ldx, const float*
 // a is far from the next, and its lines would be evicted before the neighbouring tile reads the rest of them.
 static void transposed_times(long begin, long end, long N, long K, const float* a, long lda, const float* b, long ldb, float* c, long ldc, bool add) {
   long h = height(end - begin);
-  float* packed = scratch(3, 8 * (MR * KC + V));
+  float* packed = scratch(3, 8 * (MR * KC + LINE));
   for (long k = 0; k < K; k += KC) {
-    long kn = std::min(KC, K - k), size = h * kn + V;  // a row is copied as V floats, of which h count
+    long kn = std::min(KC, K - k), size = h * kn + LINE;  // a row is copied as a line, of which h floats count
     for (long m = begin; m < end; m += 8 * h) {
       long stop = std::min(end, m + 8 * h);
       for (long q = 0; q < kn; q++) {
@@ -80,8 +80,8 @@ static void transposed_times(long begin, long end, long N, long K, const float* 
         float* out = packed;
         long i = m;
         if (q + 4 < kn)
-          for (long l = m; l < stop; l += V) __builtin_prefetch(row + 4 * lda + l);
-        for (; i + V <= stop; i += h, out += size) store(out + q * h, load(row + i));
+          for (long l = m; l < stop; l += LINE) __builtin_prefetch(row + 4 * lda + l);
+        for (; i + LINE <= stop; i += h, out += size) std::memcpy(out + q * h, row + i, 4 * LINE);
         for (; i < stop; i += h, out += size)
           for (long r = std::min(h, stop - i), l = 0; l < r; l++) out[q * r + l] = row[i + l];
       }

@@ -1,0 +1,99 @@
+// Vectors of V floats and what is done with one, for AVX-512, AVX2 with FMA, and NEON, chosen by the compiler's target.
+//
+// GCC's vector types do the arithmetic everywhere; intrinsics only where AVX-512 has one operation for several. The tile of
+// tiles.h has MR rows and NV vectors: as many sums as leave registers for NV vectors of B and a broadcast float of A, of 32
+// registers (AVX-512, NEON) or 16 (AVX2).
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <omp.h>
+#include <sys/mman.h>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+constexpr long V = 16, MR = 14, NV = 2;
+#elif defined(__AVX2__) && defined(__FMA__)
+constexpr long V = 8, MR = 6, NV = 2;
+#elif defined(__aarch64__)
+constexpr long V = 4, MR = 6, NV = 4;
+#else
+#error "needs AVX-512, AVX2 with FMA, or NEON"
+#endif
+constexpr long NR = NV * V, LINE = 16;  // LINE: floats of a cache line
+
+typedef float vec __attribute__((vector_size(4 * V), aligned(4), may_alias));
+typedef int ivec __attribute__((vector_size(4 * V), aligned(4), may_alias));
+
+constexpr float LOG2_E = 1.44269504088896340736f, LN_2 = 0.69314718055994530942f;
+#if defined(__AVX512F__)
+static const ivec LANE = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#elif defined(__AVX2__)
+static const ivec LANE = {0, 1, 2, 3, 4, 5, 6, 7};
+#else
+static const ivec LANE = {0, 1, 2, 3};
+#endif
+
+static inline vec load(const float* p) { return *(const vec*)p; }
+static inline void store(float* p, vec x) { *(vec*)p = x; }
+static inline vec splat(float x) { return x - vec{}; }
+static inline vec pick(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
+static inline long up_to(long n, long multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+#if defined(__AVX512F__)
+static inline float sum_of(vec x) { return _mm512_reduce_add_ps((__m512)x); }
+static inline float largest_of(vec x) { return _mm512_reduce_max_ps((__m512)x); }
+#else
+static inline float sum_of(vec x) {
+#pragma GCC unroll 4
+  for (int s = V / 2; s; s /= 2) x += __builtin_shuffle(x, LANE ^ s);
+  return x[0];
+}
+static inline float largest_of(vec x) {
+#pragma GCC unroll 4
+  for (int s = V / 2; s; s /= 2) {
+    vec y = __builtin_shuffle(x, LANE ^ s);
+    x = pick(y > x, y, x);
+  }
+  return x[0];
+}
+#endif
+
+// 2^x to 1.2 units in the last place; NaN stays NaN, infinities give 0 and infinity.
+// 2^(x - round(x)) by the polynomial of this degree whose largest relative error is least (2e-9; Taylor's series has
+// 1.7e-7), 1 at 0.
+static inline vec exp2_fraction(vec f) {
+  vec p = f * 1.53533605e-4f + 1.3398875e-3f;
+  p = p * f + 9.61843692e-3f;
+  p = p * f + 5.55033237e-2f;
+  p = p * f + 2.40226477e-1f;
+  p = p * f + 6.93147182e-1f;
+  return p * f + 1.f;
+}
+#if defined(__AVX512F__)
+// At an infinity the fraction is NaN, but vscalefps by an infinite exponent is 0 or infinity whatever it scales.
+static inline vec exp2_of(vec x) {
+  vec n = (vec)_mm512_roundscale_ps((__m512)x, 8);
+  return (vec)_mm512_scalef_ps((__m512)exp2_fraction(x - n), (__m512)n);
+}
+#else
+// Exponents beyond +-252 give infinity and 0 as those do. 2^n is multiplied as two powers, each a normal number; adding
+// 1.5 * 2^23 rounds to an integer, which then stands in the low bits.
+static inline vec exp2_of(vec x) {
+  constexpr float ROUND = 12582912.f;
+  x = pick(x > 252.f, splat(252.f), pick(x < -252.f, splat(-252.f), x));
+  vec shifted = x + ROUND, n = shifted - ROUND;
+  ivec whole = (ivec)shifted - (ivec)splat(ROUND), half = whole >> 1;
+  return exp2_fraction(x - n) * (vec)((half + 127) << 23) * (vec)((whole - half + 127) << 23);
+}
+#endif
+static inline vec sigmoid(vec x) { return 1.f / (1.f + exp2_of(x * -LOG2_E)); }
+
+// Two vectors with lanes exchanged: blocks of S lanes of y and x, S a power of two, as a transposition does.
+static inline void exchange(vec& x, vec& y, int S) {
+  ivec low = (LANE & S) != 0 ? LANE + int(V) - S : LANE, high = (LANE & S) != 0 ? LANE + int(V) : LANE + S;
+  vec a = x, b = y;
+  x = __builtin_shuffle(a, b, low);
+  y = __builtin_shuffle(a, b, high);
+}
