@@ -125,7 +125,8 @@ def device_peak(device, bf16: bool, fp16: bool = False) -> tuple[float, str]:
 
 
 def peak_here(device, dtype: str) -> tuple[float, str]:
-    """(FLOP/s, where the figure is from): the vendor's dense rate of a GPU of the table, else a measured product."""
+    """(FLOP/s, where the figure is from): the vendor's dense rate of a GPU of the table, a CPU's multipliers (cpu_peak.py),
+    else a measured product."""
     import torch
 
     if device.type == "cuda":
@@ -136,11 +137,11 @@ def peak_here(device, dtype: str) -> tuple[float, str]:
         raise UserError(
             "a device's fp8 rate is not measured here; name a device of the table, or another --dtype"
         )
-    measured = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-    # A CPU without 16-bit multipliers computes 16-bit products in fp32, and training may do so faster than a product.
-    dtypes = {dtype, "fp32"} if device.type == "cpu" else {dtype}
-    rate, best = max((measured_matmul_flops(device, measured[name]), name) for name in dtypes)
-    return rate, f"measured {best} matmul"
+    from lmfast.model.cpu_peak import DTYPES, cpu_peak
+
+    if device.type == "cpu":
+        return cpu_peak(dtype)
+    return measured_matmul_flops(device, DTYPES[dtype]), f"measured {dtype} matmul"
 
 
 def measured_matmul_flops(device, dtype, size: int | None = None, repeats: int = 20) -> float:

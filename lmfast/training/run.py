@@ -45,6 +45,7 @@ from lmfast.training.resume import describe_extension, refuse_changes, saved_set
 from lmfast.training.schedules import schedule_of
 from lmfast.training.sinks import ConsoleSink, JSONLSink, Sinks, TensorBoardSink, WandbSink
 from lmfast.training.task import Rows, Start, Task
+from lmfast_kernels import cpu_library
 
 
 def execute(
@@ -60,7 +61,7 @@ def execute(
             if end := _finished(claimed, settings.optimizer):
                 ranks.remark(f"{folder}: already finished at step {end}")
                 return True
-            peak = Peak(*device_peak(device, settings.run.bf16, settings.run.fp16))
+            peak, changed = _peak(claimed, settings, device)
             done = 0 if checkpoint is None else checkpoint.step
             for line in _forecast(settings, rows, done, peak.flops, device, ranks):
                 ranks.remark(line)
@@ -74,6 +75,7 @@ def execute(
             for line in [
                 *_introduction(folder, settings, rows, device, peak, ranks),
                 *_resumption(claimed, settings, device),
+                *changed,
                 *state.in_bf16,
             ]:
                 sinks.message(line)
@@ -96,6 +98,9 @@ class Peak(NamedTuple):
 
     flops: float  # per second, of one device
     source: str
+
+    def __str__(self) -> str:
+        return f"{self.flops / 1e12:.3g} TFLOP/s ({self.source})"
 
 
 @dataclass
@@ -271,6 +276,20 @@ def _claim(
     return _Claimed(folder, checkpoint, before)
 
 
+def _peak(claimed: _Claimed, settings: TrainSettings, device: torch.device) -> tuple[Peak, list[str]]:
+    """The rate that MFU is a share of, and a line where a run that resumes had another one until now.
+
+    On the same device a resumed run keeps its rate, so that its MFU before and after can be compared."""
+    peak = Peak(*device_peak(device, settings.run.bf16, settings.run.fp16))
+    facts = {} if claimed.checkpoint is None else run_folder.read_facts(claimed.folder)
+    before = Peak(facts.get("peak_flops", 0.0), facts.get("peak_source", ""))
+    if not before.flops:
+        return peak, []
+    if facts.get("device") == describe_machine(device)["device"] and before.source == peak.source:
+        return before, []
+    return peak, [f"MFU: a share of {peak} from here on, of {before} until now"]
+
+
 def _finished(claimed: _Claimed, now: OptimizerSettings) -> str | None:
     """The end that a resumed run has already reached; None where there are steps left."""
     checkpoint, before = claimed.checkpoint, claimed.before
@@ -426,15 +445,19 @@ def _introduction(
     windows = ", T at most the window in layers with one" if config.num_windows else ""
     lines.append(
         f"MFU counts 3 × (2 × matmul parameters + 4 × layers × d_model × T) FLOPs a token{windows}, against "
-        f"{times}{peak.flops / 1e12:.3g} TFLOP/s ({peak.source})"
+        f"{times}{peak}"
     )
     if settings.run.fp8:
         lines.append("fp8: feed-forward and head train in FP8; MFU stays a share of the bf16 peak")
     if settings.data.document_mask:
         lines.append("document_mask: MFU counts attention over whole rows, also where documents are skipped")
     precision = precision_of(settings.run)
-    if precision != "fp32" and device.type == "cpu" and "fp32" in peak.source:
+    if device.type == "cpu" and precision != "fp32" and precision not in peak.source:
         lines.append(f"{precision} is slower than fp32 on this CPU; MFU is a share of the fp32 peak")
+    if device.type == "cpu" and precision == "fp32" and (reason := cpu_library.why_not()):
+        lines.append(
+            f"training uses PyTorch's operators, 1.3 to 2.6 times slower than lmfast's own: {reason}"
+        )
     return lines
 
 

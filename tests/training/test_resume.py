@@ -226,3 +226,20 @@ def test_a_damaged_newest_checkpoint_is_passed_over(corpus, tmp_path, capsys):
     train(flags(corpus, folder))
     assert "using the checkpoint before it" in capsys.readouterr().err
     assert not differ(weights(whole), weights(folder))
+
+
+def test_mfu_keeps_its_denominator_on_the_same_device(corpus, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+
+    def shares_of(iters: int, flops: float, source: str) -> list[str]:
+        """The lines that name a rate, of a run until step `iters`."""
+        monkeypatch.setattr("lmfast.training.run.device_peak", lambda *_: (flops, source))
+        train(flags(corpus, folder, "--max-iters", str(iters)))
+        return [line for line in capsys.readouterr().out.splitlines() if "TFLOP/s" in line]
+
+    assert "against 5 TFLOP/s (a measurement)" in shares_of(2, 5e12, "a measurement")[0]
+    (line,) = shares_of(4, 7e12, "a measurement")
+    assert "against 5 TFLOP/s (a measurement)" in line
+    assert shares_of(6, 7e12, "another kind")[-1] == (
+        "MFU: a share of 7 TFLOP/s (another kind) from here on, of 5 TFLOP/s (a measurement) until now"
+    )
