@@ -89,7 +89,8 @@ def command(root, *words: str, **options) -> subprocess.Popen:
     )
     (root.parent / "tmp").mkdir(exist_ok=True)
     outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    environment = outside | {"TMPDIR": str(root.parent / "tmp")}
+    only_one_plugin = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "pytest_benchmark.plugin"}
+    environment = outside | only_one_plugin | {"TMPDIR": str(root.parent / "tmp")}
     return subprocess.Popen(
         [sys.executable, "-c", code, *words], cwd=machine.ROOT, env=environment,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,

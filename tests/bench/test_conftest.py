@@ -1,9 +1,7 @@
-"""The suite's frame from the outside: runs save themselves by host, device and mode, and say what changed."""
+"""The bench suite as its users run it: runs are saved by host, device and mode, and compared with the last."""
 
 import json
 import os
-import subprocess
-import sys
 import types
 
 import pytest
@@ -21,27 +19,28 @@ def test_sleep(measure):
 
 
 @pytest.fixture
-def suite(tmp_path):
-    """Runs a suite of one benchmark with the real conftest and a folder of results of its own."""
+def suite(tmp_path, monkeypatch, capsys):
+    """A function that runs a suite of one benchmark with the real conftest, in this process, and returns its output.
+
+    Results are saved in tmp_path / "saved".
+    """
     (tmp_path / "test_one.py").write_text(SUITE)
-    (tmp_path / "conftest.py").write_text(
-        "from pathlib import Path\n"
-        "from bench import storage\n"
-        f"storage.FOLDER = Path({str(tmp_path / 'saved')!r})\n"
-        "from bench.conftest import *\n"
-        "import bench.ceilings\n"
-        "bench.ceilings.measured = lambda device, tries: {'read': 1e9}\n"
-    )
+    (tmp_path / "conftest.py").write_text("from bench.conftest import *\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bench.storage.FOLDER", tmp_path / "saved")
+    monkeypatch.setattr("bench.ceilings.measured", lambda device, tries: {"read": 1e9})
+    monkeypatch.setattr("bench.conftest.set_threads", lambda number: None)  # lasts for the process
+    # The benchmark plugin measures nothing where it believes itself in a worker of xdist.
+    for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
+        monkeypatch.delenv(name)
 
     def run(*flags: str) -> str:
-        command = [sys.executable, "-m", "pytest", "-q", str(tmp_path), "-p", "no:cacheprovider", *flags]
-        # The benchmark plugin measures nothing where it believes itself in a worker of xdist.
-        outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
-        done = subprocess.run(
-            command, cwd=tmp_path, env=outside,
-            capture_output=True, text=True,
-        )  # fmt: skip
-        return done.stdout + done.stderr
+        plugins = [f"-pno:{name}" for name in ("cacheprovider", "faulthandler")]
+        pytest.main(
+            ["-q", str(tmp_path), f"--rootdir={tmp_path}", "--import-mode=importlib", *plugins, *flags]
+        )
+        out, err = capsys.readouterr()
+        return out + err
 
     return run
 
@@ -68,7 +67,7 @@ def test_runs_are_saved_and_compared_within_their_mode(suite, tmp_path):
     assert info["rates"].keys() == {"tokens_per_second", "bytes_per_second"}
 
 
-def test_what_is_refused_or_only_collected_saves_nothing(suite, tmp_path):
+def test_a_usage_error_and_collect_only_save_nothing(suite, tmp_path):
     refused = suite("--quick", "--benchmark-compare=0001")
     assert (
         "--benchmark-compare=0001: no run of this host, device and mode (quick) is called so; none is saved"
@@ -78,7 +77,7 @@ def test_what_is_refused_or_only_collected_saves_nothing(suite, tmp_path):
     assert not list((tmp_path / "saved").rglob("*.json"))
 
 
-def test_a_run_to_compare_with_is_named_by_its_beginning():
+def test_a_run_to_compare_with_is_named_by_a_prefix():
     runs = [{"source": name} for name in ("0001_a", "0002_b", "0003_c")]
     assert chosen_run("0002", runs, "quick") is runs[1]
     with pytest.raises(pytest.UsageError, match=r"mode \(quick\) is called so; there are 0001, 0002, 0003"):
