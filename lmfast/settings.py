@@ -26,10 +26,13 @@ import yaml
 from lmfast.counted import counted
 from lmfast.errors import UserError
 from lmfast.files import written_beside
-from lmfast.model.config import ModelConfig
+from lmfast.model.config import ModelConfig, ResolvedConfig
 from lmfast.suggestions import remedy
 
-T = TypeVar("T")
+if typing.TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 Precision = Literal["fp32", "bf16", "fp16"]
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -194,7 +197,7 @@ def flat_types(cls: type) -> dict[str, Any]:
     """{setting: type} of a settings dataclass and its groups, `Annotated` taken off."""
     found = {}
     for name, hint in typing.get_type_hints(cls).items():
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             found |= flat_types(hint)
         else:
             found[name] = hint
@@ -218,7 +221,7 @@ def replace_flat(settings: T, values: dict[str, Any]) -> T:
     changes = {}
     for f in dataclasses.fields(settings):
         value = getattr(settings, f.name)
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
             changes[f.name] = replace_flat(value, values)
         elif f.name in values:
             changes[f.name] = values[f.name]
@@ -314,7 +317,7 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_model(folder: Path) -> ModelConfig:
+def read_model(folder: Path) -> ResolvedConfig:
     """The model that a run folder's config.yaml describes, whichever command wrote that."""
     path = folder / "config.yaml"
     if not path.is_file():
@@ -342,7 +345,7 @@ def setting_aliases(cls: type) -> dict[str, str]:
     """{alias: setting} of a settings dataclass and its groups."""
     found = {}
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             found |= setting_aliases(hint)
         found |= dict.fromkeys(option_of(hint).aliases, name)
     return found

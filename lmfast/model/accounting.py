@@ -52,7 +52,7 @@ def num_parameters(config: ModelConfig) -> int:
     return sum(parameters(config).values())
 
 
-def forward_flops(config: ModelConfig, sequence_length: float, batch: int = 1) -> dict[str, int]:
+def forward_flops(config: ModelConfig, sequence_length: float, batch: int = 1) -> dict[str, float]:
     """FLOPs of one forward pass over `batch` sequences, by component (convention above)."""
     config = config.resolved()
     count, tokens = parameters(config), batch * sequence_length

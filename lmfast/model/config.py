@@ -1,13 +1,12 @@
 """The shape of a transformer, and nothing else: no torch here, so that `--help` answers at once.
 
 Every field is a setting of the same name in YAML and on the command line (`d_model`, `--d-model`).
-Fields left at None are derived from the others by `resolved()`; a config that a model is built from, that is
-saved or counted is always a resolved one.
+Fields left at None are derived from the others by `resolved()`, which gives a ResolvedConfig: what a model is built
+from, what is saved and what is counted.
 """
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from lmfast.errors import UserError
 
@@ -61,19 +60,20 @@ class ModelConfig:
     def head_dim(self) -> int:
         return self.d_model // self.num_heads
 
-    def resolved(self) -> "ModelConfig":
+    def resolved(self) -> "ResolvedConfig":
         """Derived fields filled in and every constraint checked. Raises UserError naming the setting."""
-        config = dataclasses.replace(
-            self,
-            num_kv_heads=self.num_heads if self.num_kv_heads is None else self.num_kv_heads,
-            d_ff=4 * self.d_model if self.d_ff is None else self.d_ff,
-            sliding_window=self.sliding_window or None,
-            window_pattern=self.window_pattern.upper(),
-        )
-        if config.vocab_size is None:
+        if self.vocab_size is None:
             raise UserError(
                 "vocab_size is not set, and no tokenizer or token file says it; give --vocab-size"
             )
+        derived: dict[str, Any] = {
+            "vocab_size": self.vocab_size,
+            "num_kv_heads": self.num_heads if self.num_kv_heads is None else self.num_kv_heads,
+            "d_ff": 4 * self.d_model if self.d_ff is None else self.d_ff,
+            "sliding_window": self.sliding_window or None,
+            "window_pattern": self.window_pattern.upper(),
+        }
+        config = ResolvedConfig(**(vars(self) | derived))
         positive = [
             "vocab_size",
             "context_length",
@@ -137,7 +137,7 @@ class ModelConfig:
         repeats, rest = divmod(self.num_layers - 1, len(pattern))
         return repeats * pattern.count("S") + pattern[:rest].count("S")
 
-    def attention_span(self, sequence_length: int) -> int:
+    def attention_span(self, sequence_length: float) -> float:
         """Most tokens that a token of a sequence of this length attends to, summed over the layers."""
         full = self.num_layers * sequence_length
         return full - self.num_windows * max(0, sequence_length - (self.sliding_window or 0))
@@ -156,6 +156,14 @@ class ModelConfig:
         """Width of the feed-forward's hidden layer: d_ff with a gate (3 matrices), 1.5 d_ff without (2 matrices)."""
         d_ff = 4 * self.d_model if self.d_ff is None else self.d_ff
         return d_ff if self.ffn == "swiglu" else (3 * d_ff) // 2
+
+
+class ResolvedConfig(ModelConfig):
+    """A ModelConfig that fulfils every constraint and has its derived fields set: what `ModelConfig.resolved()` returns."""
+
+    vocab_size: int
+    num_kv_heads: int
+    d_ff: int
 
 
 def _nearest_multiple(value: int, base: int) -> int:

@@ -3,6 +3,7 @@
 import os
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,7 +27,8 @@ def make_deterministic(device: torch.device) -> None:
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
         # Nothing here reads what it has not written; filling it all the same took 9 of 318 ms a step.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        deterministic: Any = torch.utils.deterministic  # which makes this property at run time
+        deterministic.fill_uninitialized_memory = False
     elif device.type == "cuda":
         torch.set_float32_matmul_precision("high")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmfast.model.config import ModelConfig
+from lmfast.model.config import ResolvedConfig
 
 
 @dataclass
@@ -36,7 +36,7 @@ class KVCache:
     """All layers' caches for `batch` sequences of at most `max_length` tokens."""
 
     def __init__(
-        self, config: ModelConfig, batch: int, max_length: int, device: torch.device, dtype: torch.dtype
+        self, config: ResolvedConfig, batch: int, max_length: int, device: torch.device, dtype: torch.dtype
     ):
         shape = (batch, config.num_kv_heads, max_length, config.head_dim)
         # Each in memory of its own: of views of one tensor torch.compile copied the whole cache for each layer's append.

@@ -7,12 +7,15 @@ embeddings, modded-nanogpt (Jordan et al. 2024) after Zhou et al. 2024, arXiv:24
 al. 2020, in some layers only as in nanochat.
 """
 
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lmfast_kernels
-from lmfast.model.config import ModelConfig
+from lmfast.model.config import ResolvedConfig
 from lmfast.model.kv_cache import LayerCache
 
 
@@ -35,7 +38,7 @@ class NoNorm(nn.Module):
         return x if residual is None else (x + residual, x + residual)
 
 
-def make_norm(config: ModelConfig) -> nn.Module:
+def make_norm(config: ResolvedConfig) -> nn.Module:
     return NoNorm() if config.norm == "none" else RMSNorm(config.d_model)
 
 
@@ -77,7 +80,7 @@ class Attention(nn.Module):
     window, a token attends to itself and the window − 1 tokens before it.
     """
 
-    def __init__(self, config: ModelConfig, layer: int = 0):
+    def __init__(self, config: ResolvedConfig, layer: int = 0):
         super().__init__()
         self.num_heads, self.num_kv_heads, self.head_dim = (
             config.num_heads,
@@ -109,7 +112,7 @@ class Attention(nn.Module):
         q, k, v = heads.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=2)
         if self.value_embedding is not None:
             v = v + (self.value_weight * self.value_embedding(ids).view_as(v)).to(v.dtype)
-        if self.q_norm is not None:
+        if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         return q, k, v
 
@@ -154,10 +157,14 @@ class Attention(nn.Module):
         return lmfast_kernels.decode_linear(attended.flatten(1)[:, None], self.out.weight)
 
 
+Attend = Callable[[Attention, Tensor], Tensor]
+"""runs a block's attention: (attention, its input (batch, seq, d_model), or in decoding qkv's product) → its output"""
+
+
 class FeedForward(nn.Module):
     """SwiGLU with gate and up in one projection, or its ungated ablations with as many parameters."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ResolvedConfig):
         super().__init__()
         self.kind = config.ffn
         hidden = config.ffn_hidden
@@ -191,38 +198,47 @@ class Block(nn.Module):
     sum are one operator; the other arrangements return a delta of the whole new stream over a zero residual.
     """
 
-    def __init__(self, config: ModelConfig, layer: int = 0):
+    def __init__(self, config: ResolvedConfig, layer: int = 0):
         super().__init__()
-        self.post_norm, self.parallel = config.norm == "post", config.parallel_block
+        self.post_norm = config.norm == "post"
         self.attention_norm = make_norm(config)
         self.attention = Attention(config, layer)
-        self.ffn_norm = None if self.parallel else make_norm(config)
+        self.ffn_norm = None if config.parallel_block else make_norm(config)
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
 
-    def forward(self, delta: Tensor, residual: Tensor | None, attend) -> tuple[Tensor, Tensor | None]:
-        """`attend(attention, x)` runs this block's attention."""
-        if self.post_norm:
+    def forward(self, delta: Tensor, residual: Tensor | None, attend: Attend) -> tuple[Tensor, Tensor | None]:
+        """(delta, residual) after this block."""
+        ffn_norm = self.ffn_norm
+        if self.post_norm and ffn_norm is not None:
             x = self.attention_norm(delta + self.dropout(attend(self.attention, delta)))
-            return self.ffn_norm(x + self.dropout(self.feed_forward(x))), None
+            return ffn_norm(x + self.dropout(self.feed_forward(x))), None
         if residual is None:
             residual, x = delta, self.attention_norm(delta)
         else:
             x, residual = self.attention_norm(delta, residual)
-        if self.parallel:
+        if ffn_norm is None:  # parallel
             return self.dropout(attend(self.attention, x)) + self.dropout(self.feed_forward(x)), residual
-        x, residual = self.ffn_norm(self.dropout(attend(self.attention, x)), residual)
+        x, residual = ffn_norm(self.dropout(attend(self.attention, x)), residual)
         return self.dropout(self.feed_forward(x)), residual
 
-    def decode(self, delta: Tensor, residual: Tensor | None, attend) -> tuple[Tensor, Tensor | None]:
-        """`forward` of one new token a sequence; `attend(attention, projected)` takes qkv's product.
+    def decode(self, delta: Tensor, residual: Tensor | None, attend: Attend) -> tuple[Tensor, Tensor | None]:
+        """`forward` of one new token a sequence; `attend` takes qkv's product.
 
         With `norm: pre` each norm and SwiGLU belong to the product that reads them (lmfast_kernels/decode_linear.py).
         """
-        if self.post_norm or self.parallel:
+        if self.post_norm or self.ffn_norm is None:
             return self.forward(delta, residual, lambda attention, x: attend(attention, attention.qkv(x)))
         qkv, up = self.attention.qkv.weight, self.feed_forward.up.weight
         projected, residual = decode_normed(self.attention_norm, qkv, delta, residual)
         delta = self.dropout(attend(self.attention, projected))
         hidden, residual = decode_normed(self.ffn_norm, up, delta, residual)
         return self.dropout(self.feed_forward.decode_down(hidden)), residual
+
+
+class Blocks(nn.ModuleList):
+    """The blocks of a model, in order."""
+
+    if TYPE_CHECKING:
+
+        def __iter__(self) -> Iterator[Block]: ...

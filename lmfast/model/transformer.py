@@ -7,6 +7,7 @@ standard deviation 1, or d_model^-0.5 where it is also the head, so that the log
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 from lmfast.errors import UserError
 from lmfast.model.config import ModelConfig
 from lmfast.model.generation import decode_function
-from lmfast.model.kv_cache import KVCache
-from lmfast.model.layers import Attention, Block, FusedLinear, RMSNorm, decode_normed
+from lmfast.model.kv_cache import KVCache, LayerCache
+from lmfast.model.layers import Attend, Attention, Block, Blocks, FusedLinear, RMSNorm, decode_normed
 
 VALUE_STD = 0.1
 """standard deviation of value embeddings at the start"""
@@ -31,13 +32,17 @@ def rope_tables(head_dim: int, length: int, theta: float) -> tuple[Tensor, Tenso
 class TransformerLM(nn.Module):
     """A decoder-only language model of the shape `config`; `config` here is always resolved."""
 
+    rope_cos: Tensor  # (context_length, head_dim / 2)
+    rope_sin: Tensor
+    unused_ids: Tensor | None  # (n,) int64, sorted; see write_only
+
     fp8_head = False  # whether the loss's products run in FP8 in training; see model/fp8.py
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config = config.resolved()
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.blocks = Blocks(Block(config, layer) for layer in range(config.num_layers))
         self.final_norm = RMSNorm(config.d_model) if config.norm == "pre" else None
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         if config.tie_embeddings:
@@ -45,7 +50,7 @@ class TransformerLM(nn.Module):
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.register_buffer("rope_cos", None, persistent=False)
         self.register_buffer("rope_sin", None, persistent=False)
-        self.register_buffer("unused_ids", None, persistent=False)  # int64; see write_only
+        self.register_buffer("unused_ids", None, persistent=False)
         if self.embedding.weight.device.type != "meta":
             self._reset_rope()
             self.reset_parameters()
@@ -89,7 +94,8 @@ class TransformerLM(nn.Module):
     def reset_parameters(self) -> None:
         """Draws all weights anew from torch's default generator (see the module's docstring)."""
         config = self.config
-        for name, module in self.named_modules():
+        modules: Iterable[tuple[str, nn.Module]] = self.named_modules()
+        for name, module in modules:
             if isinstance(module, RMSNorm):
                 module.weight.fill_(1.0)
             elif isinstance(module, nn.Linear) and not (name == "head" and config.tie_embeddings):
@@ -112,7 +118,7 @@ class TransformerLM(nn.Module):
         """Final hidden states (batch, seq, d_model) of ids (batch, seq), ready for the head."""
         rope = self._rope(ids.shape[1])
 
-        def attend(attention, x):
+        def attend(attention: Attention, x: Tensor) -> Tensor:
             return attention(x, rope, positions, document_ids, ids=ids)
 
         return self._run_blocks(self._embed(ids), [attend] * len(self.blocks))
@@ -138,7 +144,7 @@ class TransformerLM(nn.Module):
         """
         rope = self._rope(ids.shape[1])
 
-        def attend_with(layer):
+        def attend_with(layer: LayerCache) -> Attend:
             return lambda attention, x: attention(x, rope, cache=layer, ids=ids)
 
         self._run_blocks(self._embed(ids), [attend_with(layer) for layer in cache.of_rows(rows)])
@@ -151,7 +157,7 @@ class TransformerLM(nn.Module):
         rope, lengths = (self.rope_cos, self.rope_sin), cache.lengths
         lengths += 1  # here, not in each layer: the new token's own row counts
 
-        def attend_with(layer):
+        def attend_with(layer: LayerCache) -> Attend:
             return lambda attention, projected: attention.decode(
                 projected, rope, lengths, layer, ids[:, None]
             )
@@ -173,7 +179,7 @@ class TransformerLM(nn.Module):
         """Logits (..., vocab_size) with ids that must not be written at −inf."""
         return logits if self.unused_ids is None else logits.index_fill(-1, self.unused_ids, float("-inf"))
 
-    def generate(self, ids, max_tokens: int = 256, **sampling) -> list[int]:
+    def generate(self, ids: Iterable[int], max_tokens: int = 256, **sampling: Any) -> list[int]:
         """Ids that continue `ids`; the options are those of `lmfast.inference.decode.generate`.
 
         Raises UserError on bad options."""
@@ -193,7 +199,7 @@ class TransformerLM(nn.Module):
             )
         return self.rope_cos[:length], self.rope_sin[:length]
 
-    def _run_blocks(self, x: Tensor, attends: list) -> Tensor:
+    def _run_blocks(self, x: Tensor, attends: list[Attend]) -> Tensor:
         residual = None
         for block, attend in zip(self.blocks, attends, strict=True):
             x, residual = block(x, residual, attend)
