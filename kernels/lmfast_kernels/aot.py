@@ -25,6 +25,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -149,7 +150,9 @@ def _pointwise_cases() -> Iterator[Case]:
             yield Case(
                 "split_heads",
                 f"{name} head_dim {head_dim}",
-                lambda q=q, k=k, t=table: _join_heads.body(q.transpose(1, 2), *[k.transpose(1, 2)] * 2, t, t),
+                lambda q=q, k=k, t=table: _join_heads.body(
+                    q.transpose(1, 2), k.transpose(1, 2), k.transpose(1, 2), t, t
+                ),
             )
 
 
@@ -205,13 +208,14 @@ def _attend(
 
 
 def _attention_cases() -> Iterator[Case]:
+    variants: dict[str, dict[str, Any]] = {
+        "": {"seq": 4096, "kv_heads": 16},
+        ", grouped": {"seq": 4096},
+        ", window": {"seq": 4096, "kv_heads": 16, "window": 1024},
+        ", grouped, ragged, ids": {"seq": 4001, "ids": True},
+    }
     for head_dim in (16, 32, 64, 80, 96, 128, 256):
-        for text, options in (
-            ("", {"seq": 4096, "kv_heads": 16}),
-            (", grouped", {"seq": 4096}),
-            (", window", {"seq": 4096, "kv_heads": 16, "window": 1024}),
-            (", grouped, ragged, ids", {"seq": 4001, "ids": True}),
-        ):
+        for text, options in variants.items():
             label = f"bfloat16 head_dim {head_dim}{text}"
             yield Case("attention", label, lambda d=head_dim, o=options: _attend(torch.bfloat16, d, **o))
     yield Case("attention", "float16 head_dim 64", lambda: _attend(torch.float16, 64, 4096, kv_heads=16))
@@ -261,7 +265,7 @@ def _append_cases() -> Iterator[Case]:
         for head_dim in (64, 80, 128, 256):
             for batch, heads, kv_heads in ((1, 12, 12), (16, 32, 8)):
                 projected = _meta(batch, heads + 2 * kv_heads, head_dim, dtype=dtype)
-                parts = projected.split([heads, kv_heads, kv_heads], 1)
+                q, k, v = projected.split([heads, kv_heads, kv_heads], 1)
                 table = _meta(1024, head_dim // 2, dtype=torch.float32)
                 cache, lengths = (
                     _meta(batch, kv_heads, 1024, head_dim, dtype=dtype),
@@ -271,7 +275,9 @@ def _append_cases() -> Iterator[Case]:
                 yield Case(
                     "rope_append",
                     f"{name} head_dim {head_dim}, {heads}/{kv_heads} heads, batch {batch}",
-                    lambda x=parts, t=table, n=lengths, c=cache: _rope_append.body(*x, t, t, n, c, c),
+                    lambda q=q, k=k, v=v, t=table, n=lengths, c=cache: _rope_append.body(
+                        q, k, v, t, t, n, c, c
+                    ),
                 )
 
 
@@ -476,7 +482,9 @@ def _row(entry: Compiled) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m lmfast_kernels.aot", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m lmfast_kernels.aot", description=str(__doc__).split("\n")[0]
+    )
     parser.add_argument(
         "--arch", action="append", choices=sorted(ARCHITECTURES), help=f"default: {', '.join(DEFAULT)}"
     )

@@ -23,15 +23,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 import torch
 
-try:
+if TYPE_CHECKING:
     import triton
     import triton.language as tl
-except ImportError:
-    triton = None
-    tl = SimpleNamespace(constexpr=None)
+else:
+    try:
+        import triton
+        import triton.language as tl
+    except ImportError:
+        triton = None
+        tl = SimpleNamespace(constexpr=None)
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 MODE = os.environ.get("LMFAST_KERNELS", "auto")
 ATTENTION = os.environ.get("LMFAST_ATTENTION", "auto")
@@ -126,9 +134,35 @@ def cudnn_attention_preferred() -> bool:
     return torch.cuda.get_device_capability()[0] in (9, 10) and version is not None and version > 91500
 
 
-def jit(kernel: Callable) -> Callable:
+class Launcher(Protocol):
+    """A Triton kernel, or what stands for it: `launcher[grid](*arguments, **constants)`; a grid is (programs, …)."""
+
+    def __getitem__(self, grid: tuple[int, ...], /) -> Callable[..., Any]: ...
+
+
+class Kernel(Launcher, Protocol[P, R]):
+    """A function that `jit` compiled: launched, or called by other kernels."""
+
+    __name__: str
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+
+class Operator(Protocol[P, R]):
+    """A registered operator (`torch.library.CustomOpDef`) and the function that it runs."""
+
+    body: Callable[P, R]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def register_fake(self, fake: Callable[..., Any], /) -> Callable[..., Any]: ...
+    def register_autograd(
+        self, backward: Callable[..., Any], /, *, setup_context: Callable[..., Any]
+    ) -> None: ...
+
+
+def jit(kernel: Callable[P, R]) -> Kernel[P, R]:
     """`triton.jit`, or the function itself where there is no Triton to launch it."""
-    return kernel if triton is None else triton.jit(kernel)
+    return triton.jit(kernel) if TYPE_CHECKING or triton is not None else kernel
 
 
 @dataclass
@@ -136,18 +170,18 @@ class Recording:
     """Launches that would have happened on a device of this capability: kernel, arguments, keywords."""
 
     capability: tuple[int, int]
-    launches: list[tuple[Callable, tuple, dict]] = field(default_factory=list)
+    launches: list[tuple[Kernel[..., Any], tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
 
 
 _recording: Recording | None = None
 
 
 class _Recorder:
-    def __init__(self, kernel: Callable) -> None:
-        self.kernel = kernel
+    def __init__(self, kernel: Kernel[..., Any], recording: Recording) -> None:
+        self.kernel, self.recording = kernel, recording
 
-    def __getitem__(self, grid: tuple) -> Callable:
-        return lambda *args, **kwargs: _recording.launches.append((self.kernel, args, kwargs))
+    def __getitem__(self, grid: tuple[int, ...], /) -> Callable[..., None]:
+        return lambda *args, **kwargs: self.recording.launches.append((self.kernel, args, kwargs))
 
 
 class _OnItsDevice:
@@ -155,11 +189,11 @@ class _OnItsDevice:
     kernels cannot read another device's memory.
     """
 
-    def __init__(self, kernel: Callable) -> None:
+    def __init__(self, kernel: Kernel[..., Any]) -> None:
         self.kernel = kernel
 
-    def __getitem__(self, grid: tuple) -> Callable:
-        def launch_there(x: torch.Tensor, *args, **kwargs) -> None:
+    def __getitem__(self, grid: tuple[int, ...], /) -> Callable[..., None]:
+        def launch_there(x: torch.Tensor, *args: Any, **kwargs: Any) -> None:
             with torch.cuda.device(x.device):
                 self.kernel[grid](x, *args, **kwargs)
 
@@ -179,7 +213,7 @@ def record(capability: tuple[int, int]) -> Iterator[Recording]:
         _recording = None
 
 
-def wrap_triton(kernel: Callable) -> Callable:
+def wrap_triton(kernel: Kernel[..., Any]) -> Launcher:
     """`torch.library.wrap_triton` that counts, so that a test can see that the kernel itself ran.
 
     The interpreter's functions are launched directly. Call it by this very name: PyTorch reads the sources of
@@ -194,7 +228,7 @@ def wrap_triton(kernel: Callable) -> Callable:
     return wrapped
 
 
-def launch(kernel: Callable) -> Callable:
+def launch(kernel: Kernel[..., Any]) -> Launcher:
     """The kernel, counted and launched directly: for the bodies of opaque operators, which nothing traces.
 
     There `torch.library.wrap_triton` would go through its tracing machinery at every call and keep one
@@ -202,7 +236,7 @@ def launch(kernel: Callable) -> Callable:
     """
     launches[kernel.__name__] += 1
     if _recording is not None:
-        return _Recorder(kernel)
+        return _Recorder(kernel, _recording)
     return kernel if INTERPRETING else _OnItsDevice(kernel)
 
 
@@ -213,7 +247,9 @@ def power_of_two(n: int) -> int:
     return triton.next_power_of_2(int(n))
 
 
-def register(name: str, opaque: bool = False, mutates: Sequence[str] = ()) -> Callable:
+def register(
+    name: str, opaque: bool = False, mutates: Sequence[str] = ()
+) -> Callable[[Callable[P, R]], Operator[P, R]]:
     """Decorator: an operator `lmfast::name` whose body launches kernels; it writes to its arguments `mutates` only.
 
     On a GPU a `triton_op`, which Inductor sees through; under the interpreter a `custom_op`, because there is
@@ -222,8 +258,8 @@ def register(name: str, opaque: bool = False, mutates: Sequence[str] = ()) -> Ca
     """
     library_decorator = torch.library.custom_op if INTERPRETING or opaque else torch.library.triton_op
 
-    def decorate(body: Callable) -> Callable:
-        operator = library_decorator(f"lmfast::{name}", mutates_args=mutates)(body)
+    def decorate(body: Callable[P, R]) -> Operator[P, R]:
+        operator: Any = library_decorator(f"lmfast::{name}", mutates_args=mutates)(body)
         operator.body = body
         return operator
 

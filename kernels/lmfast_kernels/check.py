@@ -94,7 +94,7 @@ def summary(report: Report) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m lmfast_kernels.check", description=__doc__.split("\n")[0]
+        prog="python -m lmfast_kernels.check", description=str(__doc__).split("\n")[0]
     )
     parser.add_argument(
         "--only", action="append", choices=sorted(CHECKS), help="an operator; may be repeated"

@@ -255,15 +255,15 @@ def targets(report: Report) -> Iterable[tuple[str, float | None, float, float]]:
 
     def fraction(operator: str, what: str) -> float | None:
         found = report.find(operator, what, "ours")
-        return found and report.ceilings and found["rate"] / report.ceilings[found["unit"]]
+        return found["rate"] / report.ceilings[found["unit"]] if found and report.ceilings else None
 
     def tflops(what: str) -> float | None:
         found = report.find("attention", what, "ours")
-        return found and found["rate"] / 1e12
+        return found["rate"] / 1e12 if found else None
 
     def speedup(operator: str, what: str, peer: str) -> float | None:
         a, b = report.find(operator, what, "ours"), report.find(operator, what, peer)
-        return a and b and b["ms"] / a["ms"]
+        return b["ms"] / a["ms"] if a and b else None
 
     yield "RMSNorm forward, of the memory's rate", fraction("rms_norm", "forward"), 0.85, 0.92
     yield "RMSNorm backward", fraction("rms_norm", "backward"), 0.75, 0.85

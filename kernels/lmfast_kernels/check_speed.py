@@ -51,8 +51,10 @@ class Sizes:
 
 def _inductor(function: Callable, sizes: Sizes) -> Callable | None:
     """The function through Inductor, None where compiled peers are left out."""
-    if not sizes.compiled_peers:
-        return None
+    return _through_inductor(function) if sizes.compiled_peers else None
+
+
+def _through_inductor(function: Callable) -> Callable:
     torch._dynamo.reset()
     return torch.compile(function, fullgraph=True, dynamic=False)
 
@@ -271,9 +273,10 @@ def linear_cross_entropy(report: Report, sizes: Sizes) -> None:
     targets = torch.randint(0, sizes.vocab, (sizes.tokens,), device=report.device)
     module = import_module("lmfast_kernels.linear_cross_entropy")
     work = 3 * 2.0 * sizes.tokens * sizes.d_model * sizes.vocab
-    logits = torch.empty(sizes.tokens, sizes.vocab, dtype=report.dtype, device=report.device)
+    buffers = [torch.empty(sizes.tokens, sizes.vocab, dtype=report.dtype, device=report.device)]
 
     def products():
+        (logits,) = buffers
         torch.mm(hidden.detach(), weight.detach().t(), out=logits)
         return logits @ weight.detach(), logits.t() @ hidden.detach()
 
@@ -287,14 +290,18 @@ def linear_cross_entropy(report: Report, sizes: Sizes) -> None:
         rows = torch.ones_like(t, dtype=torch.bool)
         return module._ChunkedLoss.apply(h, w, t, rows, None, 0.0, h.dtype, True)
 
+    def compiled(function: Callable) -> Callable | None:
+        through = _inductor(function, sizes)
+        return None if through is None else trained(through)
+
     fused = getattr(F, "linear_cross_entropy", None)
     liger = _liger("fused_linear_cross_entropy", "LigerFusedLinearCrossEntropyFunction")
     rivals = {
         "bare products": products,
         "ours": trained(lambda h, w, t: lmfast_kernels.linear_cross_entropy(h, w, t)[0]),
         "naive": trained(naive),
-        "naive, Inductor": _inductor(naive, sizes) and trained(_inductor(naive, sizes)),
-        "chunked, Inductor": _inductor(chunked, sizes) and trained(_inductor(chunked, sizes)),
+        "naive, Inductor": compiled(naive),
+        "chunked, Inductor": compiled(chunked),
         "F.linear_c_e": fused and trained(lambda h, w, t: fused(h, w, t, reduction="sum")),
         "Liger": liger and trained(lambda h, w, t: liger(h, w, t, None, None, -100, 0.0, 0.0, "sum")[0]),
     }
@@ -304,7 +311,7 @@ def linear_cross_entropy(report: Report, sizes: Sizes) -> None:
             report.absent("linear_cross_entropy", what, who, ABSENT)
             continue
         if who == "ours":
-            logits = None  # the bare products' own
+            buffers.clear()  # the bare products' own
         try:
             peak = {}
             if report.device.type == "cuda":
@@ -358,7 +365,7 @@ def compiled_step(report: Report, operator: str, sizes: Sizes) -> None:
         for choice in ("triton", "torch"):
             backend.CHOICES.update({name: ("torch", "torch") for name in before})
             backend.CHOICES[operator] = (choice, choice)
-            compiled = _inductor(block, sizes)
+            compiled = _through_inductor(block)
 
             def step(compiled=compiled):
                 return torch.autograd.grad(compiled(*inputs), inputs, upstream)

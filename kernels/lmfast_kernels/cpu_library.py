@@ -167,7 +167,9 @@ def trains_here(*tensors: torch.Tensor) -> bool:
 
 def call(name: str, *arguments: "torch.Tensor | int | float | None") -> None:
     """Calls a function of the library with torch's number of threads before the arguments; tensors must be contiguous."""
-    converted = [ctypes.c_long(torch.get_num_threads())]
+    converted: list[ctypes.c_long | ctypes.c_float | ctypes.c_void_p] = [
+        ctypes.c_long(torch.get_num_threads())
+    ]
     for argument in arguments:
         if argument is None or isinstance(argument, torch.Tensor):
             converted.append(ctypes.c_void_p(None if argument is None else argument.data_ptr()))

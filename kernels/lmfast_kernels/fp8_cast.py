@@ -9,21 +9,22 @@ Inductor writes both from one pointwise kernel whose transposed stores lie M byt
 2026-11-27). Not measured.
 """
 
+from typing import Any
+
 import torch
 
 from lmfast_kernels.backend import INTERPRETING, jit, launch, register, tl, triton, use_triton
 
 ROWS, COLS, WARPS = 64, 64, 8  # the tile of one program
 if triton is not None:
-    ASSEMBLED = tl.constexpr(not INTERPRETING)
-    FOUR_E4M3, FOUR_E5M2 = (
-        tl.constexpr(
-            "{ .reg .b16 low, high; "
-            f"cvt.rn.satfinite.{form}x2.f32 low, $2, $1; cvt.rn.satfinite.{form}x2.f32 high, $4, $3; "
-            "mov.b32 $0, {low, high}; }"
-        )
+    cast_four = [
+        "{ .reg .b16 low, high; "
+        f"cvt.rn.satfinite.{form}x2.f32 low, $2, $1; cvt.rn.satfinite.{form}x2.f32 high, $4, $3; "
+        "mov.b32 $0, {low, high}; }"
         for form in ("e4m3", "e5m2")
-    )
+    ]
+    constant: Any = tl.constexpr
+    ASSEMBLED, FOUR_E4M3, FOUR_E5M2 = map(constant, (not INTERPRETING, *cast_four))
 
 
 @jit

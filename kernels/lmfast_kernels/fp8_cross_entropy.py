@@ -48,6 +48,7 @@ def fp8_cross_entropy_reference(
     logits_dtype, hidden_dtype, weight_dtype = dtypes
     logits = fp8_mm_reference(hidden8, hidden_inverse, weight8, weight_inverse, logits_dtype)
     logits = logits.to(compute_dtype(logits_dtype))
+    capped = None
     if softcap is not None:
         capped = torch.tanh(logits / softcap)
         logits = softcap * capped
@@ -59,7 +60,7 @@ def fp8_cross_entropy_reference(
     factor = torch.where(counted, 1.0 + 2.0 * z_loss * lse, 0.0).unsqueeze(1)
     dlogits = torch.exp(logits - lse.unsqueeze(1)) * factor
     dlogits = dlogits.scatter_add(1, target, -counted.to(dlogits.dtype).unsqueeze(1))
-    if softcap is not None:
+    if capped is not None:
         dlogits = dlogits * (1.0 - capped * capped)
     dlogits8 = (dlogits * DLOGITS_SCALE).clamp(-DLOGITS_LIMIT, DLOGITS_LIMIT).to(E5M2)
     inverse = torch.full((), 1.0 / DLOGITS_SCALE, device=targets.device)
@@ -109,10 +110,9 @@ def _dlogits(
     """(softmax · factor − subtracted) · the cap's derivative, within LIMIT; NaN stays."""
     if HAS_SOFTCAP:
         tanh = 2.0 * tl.sigmoid(2.0 * logits / SOFTCAP) - 1.0
-        logits = SOFTCAP * tanh
-    dlogits = tl.exp(logits - lse) * factor - subtracted
-    if HAS_SOFTCAP:
-        dlogits *= 1.0 - tanh * tanh
+        dlogits = (tl.exp(SOFTCAP * tanh - lse) * factor - subtracted) * (1.0 - tanh * tanh)
+    else:
+        dlogits = tl.exp(logits - lse) * factor - subtracted
     if Z_LOSS > 0:  # without it factor, SCALE at most, is well within LIMIT
         dlogits = tl.where(dlogits > LIMIT, LIMIT, tl.where(dlogits < -LIMIT, -LIMIT, dlogits))
     return dlogits
@@ -207,6 +207,7 @@ def _loss(
         fp8_mm(dlogits[:many], inverse, weight8t, weight_inverse, hidden_dtype, False, out=dhidden[these])
         part = fp8_mm(across[:, :many], inverse, hidden8t[:, these], hidden_inverse, torch.float32, False)
         dweight = part if dweight is None else dweight.add_(part)
+    assert dweight is not None, "no rows"
     return losses.sum(), dhidden, dweight.to(weight_dtype)
 
 

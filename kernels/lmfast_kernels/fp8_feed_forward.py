@@ -172,17 +172,14 @@ def hidden_to_fp8(both: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch
 
     The bound, a float32 scalar: no element of SwiGLU's derivatives by up and gate, silu(gate) and up · silu'(gate), is
     larger, for |silu'| ≤ 1.0999."""
-    ours = use_triton("fp8_feed_forward", both)
-    if ours:
+    if use_triton("fp8_feed_forward", both):
         amax, silu_max, up_max = _maxima(both).unbind()
-    else:
-        gate, up = both.float().chunk(2, dim=1)
-        silu = torch.nn.functional.silu(gate)
-        amax, silu_max, up_max = (x.abs().amax() for x in (silu * up, silu, up))
-    bound = torch.maximum(silu_max, STEEPEST * up_max)
-    scale, inverse = to_range(amax, E4M3)
-    if ours:
-        return *_hidden(both, scale), inverse, bound
+        scale, inverse = to_range(amax, E4M3)
+        return *_hidden(both, scale), inverse, torch.maximum(silu_max, STEEPEST * up_max)
+    gate, up = both.float().chunk(2, dim=1)
+    silu = torch.nn.functional.silu(gate)
+    scale, inverse = to_range((silu * up).abs().amax(), E4M3)
+    bound = torch.maximum(silu.abs().amax(), STEEPEST * up.abs().amax())
     limit = torch.finfo(E4M3).max
     hidden = (silu * up * scale).clamp(-limit, limit).to(FORMATS[0])
     return hidden, transposed(hidden), inverse, bound

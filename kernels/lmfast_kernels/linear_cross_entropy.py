@@ -116,7 +116,8 @@ class _ChunkedLoss(torch.autograd.Function):
         product_weight = weight.to(product_dtype)
         loss = torch.zeros((), dtype=compute, device=hidden.device)
         dweight = torch.zeros_like(weight, dtype=compute) if with_gradient else None
-        dhidden = []
+        dhidden: list[torch.Tensor] = []
+        capped = None
         for start in range(0, rows, chunk):
             x = hidden[start : start + chunk].to(product_dtype)
             keep = counted[start : start + chunk]
@@ -129,12 +130,12 @@ class _ChunkedLoss(torch.autograd.Function):
             chosen = log_p.gather(1, target).squeeze(1)
             lse = logits.gather(1, target).squeeze(1) - chosen
             loss = loss + torch.where(keep, z_loss * lse * lse - chosen, 0.0).sum()
-            if not with_gradient:
+            if dweight is None:
                 continue
             factor = torch.where(keep, 1.0 + 2.0 * z_loss * lse, 0.0).unsqueeze(1)
             dlogits = torch.exp(log_p) * factor
             dlogits = dlogits.scatter_add(1, target, -keep.to(compute).unsqueeze(1))
-            if softcap is not None:
+            if capped is not None:
                 dlogits = dlogits * (1.0 - capped * capped)
             dlogits = dlogits.to(product_dtype)
             dhidden.append((dlogits @ product_weight).to(hidden.dtype))
@@ -142,7 +143,7 @@ class _ChunkedLoss(torch.autograd.Function):
                 dweight = torch.addmm(dweight, dlogits.t(), x)
             else:
                 dweight = dweight + (dlogits.t() @ x).to(compute)
-        if with_gradient:
+        if dweight is not None:
             ctx.save_for_backward(
                 torch.cat(dhidden) if dhidden else torch.zeros_like(hidden), dweight.to(weight.dtype)
             )
@@ -195,13 +196,12 @@ def _loss_kernel(
             for start in tl.range(0, V, BLOCK, num_stages=STAGES):
                 cols = start + tl.arange(0, BLOCK)
                 logits = tl.load(row_ptr + cols, mask=cols < row_stride, other=0.0).to(acc)
+                one_hot = tl.where(cols == hot, 1.0, 0.0).to(acc)
                 if HAS_SOFTCAP:
                     tanh = 2.0 * tl.sigmoid(2.0 * logits / SOFTCAP) - 1.0
-                    logits = SOFTCAP * tanh
-                dlogits = tl.exp(logits - top) * factor
-                dlogits -= tl.where(cols == hot, 1.0, 0.0).to(acc)
-                if HAS_SOFTCAP:
-                    dlogits *= 1.0 - tanh * tanh
+                    dlogits = (tl.exp(SOFTCAP * tanh - top) * factor - one_hot) * (1.0 - tanh * tanh)
+                else:
+                    dlogits = tl.exp(logits - top) * factor - one_hot
                 # evict_first: this row is done with, those that other programs will read again are not
                 dlogits = dlogits.to(logits_ptr.dtype.element_ty)
                 tl.store(row_ptr + cols, dlogits, mask=cols < row_stride, eviction_policy="evict_first")

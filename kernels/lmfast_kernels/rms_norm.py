@@ -24,6 +24,8 @@ cover the latency. Predicted, not measured: 85 to 90 % of the copy rate for the 
 partial rows: 83 to 88 % together.
 """
 
+from typing import overload
+
 import torch
 
 from lmfast_kernels.backend import (
@@ -355,6 +357,18 @@ def _autograd(ctx, dy, ds, _drstd):
 _forward.register_autograd(_autograd, setup_context=_setup_context)
 
 
+@overload
+def rms_norm(
+    x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-5, residual: None = None
+) -> torch.Tensor: ...
+@overload
+def rms_norm(
+    x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]: ...
+@overload
+def rms_norm(
+    x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-5, *, residual: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]: ...
 def rms_norm(
     x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-5, residual: torch.Tensor | None = None
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:

@@ -39,7 +39,7 @@ def rope_append_reference(
 ) -> torch.Tensor:
     """The same in plain PyTorch: the oracle, and the path wherever Triton is not chosen."""
     places = lengths.long() - 1
-    if cos is not None:
+    if cos is not None and sin is not None:
         q, k = rope_reference(q.unsqueeze(2), k.unsqueeze(2), cos, sin, places.unsqueeze(1))
         q, k = q.squeeze(2), k.squeeze(2)
     rows = torch.arange(q.shape[0], device=q.device)
@@ -109,7 +109,7 @@ def _rope_append(
     q, k, v = dense_last(q), dense_last(k), dense_last(v)
     lengths = lengths.contiguous()
     rotate = cos is not None
-    cos, sin = (dense_last(cos), dense_last(sin)) if rotate else (q, q)
+    cos, sin = (q, q) if cos is None or sin is None else (dense_last(cos), dense_last(sin))
     block_d = power_of_two(head_dim)
     wrap_triton(_rope_append_kernel)[(batch, heads + 2 * kv_heads)](
         q, k, v, cos, sin, lengths, q_out, k_cache, v_cache,
@@ -158,7 +158,7 @@ def _validate(
         )
     if (cos is None) != (sin is None):
         raise ValueError("rope_append: cos and sin must both be given, or neither")
-    if cos is not None:
+    if cos is not None and sin is not None:
         if q.shape[-1] % 2:
             raise ValueError(f"rope_append: head_dim {q.shape[-1]} must be even to be rotated")
         if cos.dim() != 2 or cos.shape != sin.shape or cos.shape[1] * 2 != q.shape[-1]:

@@ -26,7 +26,7 @@ def self_attention_reference(
 ) -> torch.Tensor:
     """The operators it is made of: the path wherever no CPU trains in float32, and of every window shorter than seq."""
     sizes = qkv, num_heads, num_kv_heads
-    q, k, v = unrotated(*sizes) if cos is None else split_heads(*sizes, cos, sin)
+    q, k, v = unrotated(*sizes) if cos is None or sin is None else split_heads(*sizes, cos, sin)
     return attention(q, k, v, window=window).transpose(1, 2).flatten(2)
 
 
@@ -39,7 +39,7 @@ def _forward(
     head_dim = width // (num_heads + 2 * num_kv_heads)
     out, lse = qkv.new_empty((batch, seq, num_heads * head_dim)), qkv.new_empty((batch, num_heads, seq))
     if qkv.numel():
-        tables = (None, None) if cos is None else (cos.contiguous(), sin.contiguous())
+        tables = (None, None) if cos is None or sin is None else (cos.contiguous(), sin.contiguous())
         sizes = (batch, seq, num_heads, num_kv_heads, head_dim, head_dim**-0.5)
         call("attention_forward", *sizes, qkv.contiguous(), *tables, out, lse)
     return out, lse
@@ -67,7 +67,7 @@ def _backward(
     head_dim = width // (num_heads + 2 * num_kv_heads)
     dqkv = qkv.new_empty(qkv.shape)
     if qkv.numel():
-        tables = (None, None) if cos is None else (cos.contiguous(), sin.contiguous())
+        tables = (None, None) if cos is None or sin is None else (cos.contiguous(), sin.contiguous())
         sizes = (batch, seq, num_heads, num_kv_heads, head_dim, head_dim**-0.5)
         tensors = (qkv.contiguous(), *tables, out.contiguous(), lse.contiguous(), dout.contiguous(), dqkv)
         call("attention_backward", *sizes, *tensors)
@@ -109,14 +109,18 @@ def self_attention(
             f"{num_heads} heads a multiple of {num_kv_heads} kv heads"
         )
     head_dim = qkv.shape[2] // heads
-    if cos is not None and (
-        cos.shape != sin.shape or cos.shape[0] < qkv.shape[1] or 2 * cos.shape[1] != head_dim
+    if (cos is None) != (sin is None):
+        raise ValueError("self_attention: cos and sin must both be given, or neither")
+    if (
+        cos is not None
+        and sin is not None
+        and (cos.shape != sin.shape or cos.shape[0] < qkv.shape[1] or 2 * cos.shape[1] != head_dim)
     ):
         raise ValueError(
             f"self_attention: cos {tuple(cos.shape)} and sin {tuple(sin.shape)} must be "
             f"(at least {qkv.shape[1]}, {head_dim} / 2)"
         )
-    float_tables = cos is None or cos.dtype == sin.dtype == torch.float32
+    float_tables = all(table is None or table.dtype == torch.float32 for table in (cos, sin))
     whole = window is None or window >= qkv.shape[1]
     if float_tables and whole and trains_here(qkv):
         return _forward(qkv, cos, sin, num_heads, num_kv_heads)[0]

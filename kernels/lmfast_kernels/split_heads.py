@@ -38,7 +38,8 @@ def unrotated(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """q, k and v as views of qkv."""
     heads = qkv.unflatten(2, (num_heads + 2 * num_kv_heads, -1))
-    return tuple(x.transpose(1, 2) for x in heads.split([num_heads, num_kv_heads, num_kv_heads], dim=2))
+    q, k, v = heads.split([num_heads, num_kv_heads, num_kv_heads], dim=2)
+    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
 
 @jit
