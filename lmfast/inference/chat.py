@@ -6,7 +6,7 @@ an answer loses its oldest turns, the system message never. Refused: a tokenizer
 message that alone fills the context.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 
 from lmfast.data.batches import derive_seed
@@ -45,7 +45,7 @@ class Chat:
         self.forgotten = 0
         """messages that no longer fitted into the context"""
 
-    def say(self, text: str) -> Iterator[str]:
+    def say(self, text: str) -> Generator[str, None, None]:
         """Yields the answer piece by piece as it is made; then both turns are in the history, as far as the answer came.
 
         Raises UserError, and leaves the history as it was, where the message is longer than the context.
@@ -86,4 +86,4 @@ class Chat:
         room = self.model.config.context_length - len(prompt)
         sampling = replace(self.sampling, seed=derive_seed(self.sampling.seed, self.turns))
         steps = stream(self.model, [prompt], min(self.max_tokens, room), sampling, **self.options)
-        return (token for (token,) in steps)
+        return (token for (token,) in steps if token is not None)

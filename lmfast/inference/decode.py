@@ -4,9 +4,8 @@ When a sequence fills the model's context, generation goes on from its last half
 anew. Both modes cut at the same places, so greedy text does not depend on the cache.
 
 Who computes: with a cache, CpuDecoder where the model is one it knows (float32 on a CPU), else TorchDecoder; without,
-the model itself on whole windows, which is the oracle of both. A decoder has `read` (begin sequences anew), `step` (one
-more id each), `close` and `lag`, how many steps it may be ahead of the ids that the host has seen. TorchDecoders are kept
-from call to call (kept_decoders.py).
+the model itself on whole windows, which is the oracle of both. TorchDecoders are kept from call to call
+(kept_decoders.py).
 
 Measured on 2 cores (AMD EPYC, Zen 4), fp32, greedy, batch 1, 5.3M parameters: torch's operators one by one 375 ids/s
 (matrices 45 % of it, at 10 GB/s), compiled by Inductor 760, the same with products as sums over rows 1,580 after 10 s of
@@ -15,16 +14,38 @@ compiling, CpuDecoder 4,900. Python between two steps takes 12 µs.
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Protocol
 
 import torch
 
 from lmfast.errors import UserError
 from lmfast.inference.kept_decoders import borrow
 from lmfast.inference.sampling import Sampling, sample
+from lmfast.model.transformer import TransformerLM
+
+
+class Decoder(Protocol):
+    """Continues the sequences of one batch, numbered from 0, by one id per step."""
+
+    lag: int
+    """steps that may be taken before the ids of the first of them are asked for"""
+
+    def read(self, windows: dict[int, list[int]], /) -> None:
+        """Begins sequences anew: {sequence: its ids, at least one and at most context_length}."""
+        ...
+
+    def step(self, rows: list[int], number: int, /) -> Callable[[], list[int]]:
+        """Chooses the next id of the sequences `rows` in step `number`, counted from 0; the function returned waits for
+        the ids, in the order of `rows`. None of the sequences may be longer than context_length then."""
+        ...
+
+    def close(self) -> None:
+        """Ends the call, with steps under way or not."""
+        ...
 
 
 def generate(
-    model,
+    model: TransformerLM,
     prompts: Sequence[Sequence[int]],
     max_tokens: int,
     *,
@@ -57,7 +78,7 @@ def generate(
 
 @torch.inference_mode()
 def stream(
-    model,
+    model: TransformerLM,
     prompts: Sequence[Sequence[int]],
     max_tokens: int,
     sampling: Sampling,
@@ -120,7 +141,9 @@ def stream(
         decoder.close()
 
 
-def make_decoder(model, batch: int, sampling: Sampling, kv_cache: bool, compile: bool):
+def make_decoder(
+    model: TransformerLM, batch: int, sampling: Sampling, kv_cache: bool, compile: bool
+) -> Decoder:
     """What computes: see the module's docstring."""
     if not kv_cache:
         return PlainDecoder(model, batch, sampling)
@@ -132,7 +155,7 @@ def make_decoder(model, batch: int, sampling: Sampling, kv_cache: bool, compile:
     return borrow(model, batch, sampling, compile)
 
 
-def _check_prompts(model, prompts: Sequence[Sequence[int]]) -> None:
+def _check_prompts(model: TransformerLM, prompts: Sequence[Sequence[int]]) -> None:
     vocab_size = model.config.vocab_size
     for number, prompt in enumerate(prompts):
         if not prompt:
@@ -159,7 +182,7 @@ class PlainDecoder:
 
     lag = 0
 
-    def __init__(self, model, batch: int, sampling: Sampling):
+    def __init__(self, model: TransformerLM, batch: int, sampling: Sampling):
         self.model, self.sampling = model, sampling
         self.windows: list[list[int]] = [[0] for _ in range(batch)]
 
@@ -178,7 +201,7 @@ class PlainDecoder:
         last = hidden[torch.arange(len(rows), device=device), (lengths - 1).to(device)]
         places = torch.tensor(rows, device=device)
         logits = self.model.choices(self.model.logits(last))
-        new = sample(logits, self.sampling, number, places).tolist()
+        new: list[int] = sample(logits, self.sampling, number, places).tolist()
         for window, token in zip(windows, new, strict=True):
             window.append(token)
         return lambda: new

@@ -11,6 +11,7 @@ import weakref
 
 from lmfast.inference.sampling import Sampling
 from lmfast.inference.torch_decoder import DecoderKey, TorchDecoder
+from lmfast.model.transformer import TransformerLM
 
 KEPT = 2  # per model
 
@@ -45,11 +46,11 @@ class Shelf:
             old.free()
 
 
-_shelves: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> Shelf
+_shelves: weakref.WeakKeyDictionary[TransformerLM, Shelf] = weakref.WeakKeyDictionary()
 _making = threading.Lock()
 
 
-def shelf_of(model) -> Shelf:
+def shelf_of(model: TransformerLM) -> Shelf:
     with _making:
         if model not in _shelves:
             _shelves[model] = shelf = Shelf()
@@ -57,7 +58,7 @@ def shelf_of(model) -> Shelf:
         return _shelves[model]
 
 
-def borrow(model, batch: int, sampling: Sampling, compiled: bool = False) -> TorchDecoder:
+def borrow(model: TransformerLM, batch: int, sampling: Sampling, compiled: bool = False) -> TorchDecoder:
     """A decoder for one call, ready to `read`; its `close` gives it back, unless it failed on the way."""
     shelf = shelf_of(model)
     decoder = shelf.take(DecoderKey.of(model, batch, sampling, compiled))

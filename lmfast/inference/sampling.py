@@ -98,11 +98,12 @@ def filter_logits(
     logits: Tensor,
     top_k: int | Tensor | None = None,
     top_p: float | Tensor | None = None,
-    top_k_capacity: int | None = None,  # with a tensor (1,) for top_k: at least its value
+    top_k_capacity: int | None = None,  # with a tensor (1,) for top_k: at least its value; None: vocab_size
 ) -> Tensor:
     """Logits (batch, vocab_size) with everything outside the top k, then outside the nucleus, at −inf."""
     if isinstance(top_k, Tensor):
-        largest = logits.topk(min(top_k_capacity, logits.shape[-1]), dim=-1).values
+        capacity = logits.shape[-1] if top_k_capacity is None else min(top_k_capacity, logits.shape[-1])
+        largest = logits.topk(capacity, dim=-1).values
         kth = largest.index_select(-1, (top_k - 1).clamp(max=largest.shape[-1] - 1))
         logits = logits.masked_fill(logits < kth, float("-inf"))
     elif top_k is not None and top_k < logits.shape[-1]:

@@ -30,6 +30,7 @@ from lmfast.inference.weights import WeightPlaces, refresh
 from lmfast.model.device import spare_compile_workers
 from lmfast.model.inductor import inductor
 from lmfast.model.kv_cache import KVCache
+from lmfast.model.transformer import TransformerLM
 
 CACHE_STEP = (
     128  # on a CPU the cache is read in multiples of this many positions, so that little is read needlessly
@@ -47,7 +48,7 @@ def _compiled_decode() -> Callable:
     return torch.compile(_decode, **COMPILE)
 
 
-def _decode(model, ids: Tensor, cache: KVCache, max_length: int) -> Tensor:
+def _decode(model: TransformerLM, ids: Tensor, cache: KVCache, max_length: int) -> Tensor:
     return model.decode(ids, cache, max_length)
 
 
@@ -65,7 +66,7 @@ class DecoderKey(NamedTuple):
     matmul_precision: str
 
     @classmethod
-    def of(cls, model, batch: int, sampling: Sampling, compiled: bool) -> "DecoderKey":
+    def of(cls, model: TransformerLM, batch: int, sampling: Sampling, compiled: bool) -> "DecoderKey":
         weight = model.embedding.weight
         kind = weight.device.type
         autocast = torch.is_autocast_enabled(kind)
@@ -79,7 +80,7 @@ class DecoderKey(NamedTuple):
 class TorchDecoder:
     """Sequences of one batch, each as long as the cache holds of it. Ended ones are still computed, and ignored."""
 
-    def __init__(self, model, batch: int, sampling: Sampling, compiled: bool = False):
+    def __init__(self, model: TransformerLM, batch: int, sampling: Sampling, compiled: bool = False):
         self.key = key = DecoderKey.of(model, batch, sampling, compiled)
         self.device, self.compiled, self.graph_compiled = key.device, compiled, False
         # Under autocast each step would otherwise cast all weights anew: three times the bytes that it has to read.
@@ -107,17 +108,19 @@ class TorchDecoder:
         """Whether the weights are still where this decoder reads them; their values may have changed."""
         return not self.places.moved()
 
-    def begin(self, model, sampling: Sampling) -> None:
+    def begin(self, model: TransformerLM, sampling: Sampling) -> None:
         """Makes a used decoder what a new one of this model would be."""
         self._wait_for_last_use()
         if self.cast is not None:
             refresh(self.cast, model)
-        if self.unused_ids is not None:
+        if (
+            self.unused_ids is not None and model.unused_ids is not None
+        ):  # the key says that both have as many
             self.unused_ids.copy_(model.unused_ids)
         self.cache.clear()
         self.attach(model, sampling)
 
-    def attach(self, model, sampling: Sampling) -> None:
+    def attach(self, model: TransformerLM, sampling: Sampling) -> None:
         self.model = model if self.cast is None else self.cast
         self.sampling.set(sampling)
         self.lengths = [0] * self.key.batch  # as in the cache, known here without asking the device
@@ -178,7 +181,7 @@ class TorchDecoder:
         self.sound = False
         for b in range(len(self.lengths)):
             self.lengths[b] += 1
-        if not self.by_graph:
+        if self.ring is None:
             self._advance()
             ids = self.ids.tolist()
             self.sound = True
@@ -204,7 +207,7 @@ class TorchDecoder:
     def close(self) -> None:
         """Ends a call: a borrowed decoder goes back to where it came from, any other one is freed."""
         give_back, self.give_back = self.give_back, None
-        self.model = self.cast  # a decoder that is kept must not keep its model
+        del self.model  # a decoder that is kept must not keep it
         if give_back is not None and self.sound:
             give_back(self)
         else:

@@ -8,9 +8,12 @@ that were replaced (another tensor, another address) need another decoder.
 
 import weakref
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from lmfast.model.transformer import TransformerLM
 
 
 class WeightPlaces:
@@ -19,9 +22,9 @@ class WeightPlaces:
     Looks into each module's own dictionaries, because each call does this and walking the modules costs more.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: TransformerLM):
         # (a module's dictionary, name, reference to what it held): submodules, parameters and buffers
-        self._held = [
+        self._held: list[tuple[dict[str, Any], str, Callable[[], object]]] = [
             (table, name, _reference(table[name]))
             for module in model.modules()
             for table in (module._modules, module._parameters, module._buffers)
@@ -41,12 +44,12 @@ class WeightPlaces:
         return (table[name] for table, name in self._places)
 
 
-def _reference(x) -> Callable[[], object]:
+def _reference(x: object) -> Callable[[], object]:
     return (lambda: None) if x is None else weakref.ref(x)
 
 
 @torch.inference_mode()
-def refresh(copy, model) -> None:
+def refresh(copy: TransformerLM, model: TransformerLM) -> None:
     """Casts `model`'s matrices into those of its `with_matrices_in` copy, in place: what reads them keeps its addresses."""
     theirs = model.own_tensors()
     pairs = [(ours, theirs[name]) for name, ours in copy.own_tensors().items() if ours.dim() > 1]

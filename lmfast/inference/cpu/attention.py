@@ -5,7 +5,6 @@ rows' keys and values, its ATTENDED. Each (row, head) is computed alone and in o
 """
 
 import numpy as np
-from numba import njit
 
 from lmfast.inference.cpu.plan import (
     ATTENDED,
@@ -36,9 +35,9 @@ from lmfast.inference.cpu.plan import (
 )
 from lmfast.inference.cpu.products import SPACE, TILE
 from lmfast.inference.cpu.vectors import (
-    FLAGS,
     LOG2_E,
-    SUMS,
+    compiled,
+    compiled_sums,
     dots_1,
     dots_16,
     exp2,
@@ -52,14 +51,14 @@ from lmfast.inference.cpu.vectors import (
 )
 
 
-@njit(**FLAGS)
+@compiled
 def share(count, unit, t, threads):
     """The part of `count` outputs that thread t computes: whole units, but for the last."""
     units = (count + unit - 1) // unit
     return min(count, units * t // threads * unit), min(count, units * (t + 1) // threads * unit)
 
 
-@njit(**SUMS)
+@compiled_sums
 def rms_norm(x, weight, eps, out):
     """out = x / rms(x) · weight, over one row; `out` may be x."""
     total = np.float32(0)
@@ -70,7 +69,7 @@ def rms_norm(x, weight, eps, out):
         out[i] = x[i] * scale * weight[i]
 
 
-@njit(**SUMS)
+@compiled_sums
 def rotate(x, cos, sin, scale, out):
     """One head's pairs (i, i + half) turned by their angles, times scale."""
     half = cos.shape[0]
@@ -80,7 +79,7 @@ def rotate(x, cos, sin, scale, out):
         out[i + half] = second * cos[i] + first * sin[i]
 
 
-@njit(**FLAGS)
+@compiled
 def place_head(plan, x, head_norm, position, scale, out):
     """One query or key (head_dim,): normalised (in place) by that row of HEAD_NORMS, rotated, scaled."""
     head_dim = plan[HEAD_DIM]
@@ -99,7 +98,7 @@ def place_head(plan, x, head_norm, position, scale, out):
             out[i] = x[i] * scale
 
 
-@njit(**FLAGS)
+@compiled
 def dots(rows, x, n, count, out, after):
     """out[i] = x · row i (n floats each), for i < count; all at addresses. `after`: what will be read after the rows."""
     size = 4 * n
@@ -115,7 +114,7 @@ def dots(rows, x, n, count, out, after):
         dots_16(here, size, x, n, out + 4 * (count - 16), after - here)
 
 
-@njit(**SUMS)
+@compiled_sums
 def softmax_weights(scores, top):
     """scores (in units of log 2), of which `top` is the largest, become weights to be divided by what is returned."""
     total = np.float32(0)
@@ -126,7 +125,7 @@ def softmax_weights(scores, top):
     return total
 
 
-@njit(**FLAGS)
+@compiled
 def weighted_sum(weights, values, n, width, scale, out, after):
     """out (width,) = scale · weights (n,) · values (n, width); at addresses."""
     size = 4 * width
@@ -144,7 +143,7 @@ def weighted_sum(weights, values, n, width, scale, out, after):
         weighted_rows_part(weights, values + 4 * k, size, n, scale, out + 4 * k, width - k, after + 4 * k)
 
 
-@njit(**FLAGS)
+@compiled
 def attend(query, keys, values, n, head_dim, scores, out, keys_next):
     """Attention of one scaled query over n rows of keys and values (n, head_dim); all at addresses.
 
@@ -154,7 +153,7 @@ def attend(query, keys, values, n, head_dim, scores, out, keys_next):
     weighted_sum(scores, values, n, head_dim, np.float32(1) / total, out, keys_next)
 
 
-@njit(**FLAGS)
+@compiled
 def attention(plan, rows, layer, t, threads):
     """Rotates, writes the cache and attends, for this thread's share of (sequence, key/value head)."""
     heads, kv_heads, head_dim = plan[NUM_HEADS], plan[NUM_KV_HEADS], plan[HEAD_DIM]

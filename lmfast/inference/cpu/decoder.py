@@ -17,6 +17,7 @@ from lmfast.inference.cpu import plan as places
 from lmfast.inference.cpu.products import SPACE, TILE, packed_size
 from lmfast.inference.sampling import Sampling
 from lmfast.model.config import ModelConfig
+from lmfast.model.transformer import TransformerLM
 from lmfast.tokenizer.compiled.code_cache import enable_cache
 
 READ_ROWS = 64  # tokens a pass reads of prompts: their activations stay within a core's L2 cache
@@ -30,7 +31,7 @@ _KNOWN = {
 }  # fmt: skip
 
 
-def why_not(model) -> str | None:
+def why_not(model: TransformerLM) -> str | None:
     """Why the compiled pass cannot stand for this model, as it is now; None where it can."""
     if model.embedding.weight.device.type != "cpu":
         return "it is not on the CPU"
@@ -52,7 +53,7 @@ class CpuDecoder:
 
     lag = 0
 
-    def __init__(self, model, batch: int, sampling: Sampling, threads: int | None = None):
+    def __init__(self, model: TransformerLM, batch: int, sampling: Sampling, threads: int | None = None):
         enable_cache(kernels.work, package=Path(__file__).resolve().parent.parent)
         self.threads = threads = threads or torch.get_num_threads()
         self.batch, self.room = batch, max(batch, READ_ROWS)

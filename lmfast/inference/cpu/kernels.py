@@ -10,7 +10,6 @@ layer has four barriers.
 """
 
 import numpy as np
-from numba import njit
 
 from lmfast.inference.cpu.attention import attention, rms_norm, share
 from lmfast.inference.cpu.plan import (
@@ -72,10 +71,10 @@ from lmfast.inference.cpu.plan import (
 from lmfast.inference.cpu.products import SPACE, TILE, pack, products
 from lmfast.inference.cpu.sampling import pick
 from lmfast.inference.cpu.team import barrier, next_pass
-from lmfast.inference.cpu.vectors import FLAGS, LOG2_E, SUMS, exp2, floats, integers
+from lmfast.inference.cpu.vectors import LOG2_E, compiled, compiled_sums, exp2, floats, integers
 
 
-@njit(**FLAGS)
+@compiled
 def pack_weights(plan, t, threads):
     """This thread's share of the panels of all matrices."""
     for k in range(plan[NUM_PACKINGS]):
@@ -84,7 +83,7 @@ def pack_weights(plan, t, threads):
         pack(job[SOURCE], job[OUTPUTS], job[INPUTS], begin, end, job[PANELS])
 
 
-@njit(**FLAGS)
+@compiled
 def sublayer_input(plan, t, norm):
     """This thread's copy of the stream, normalised where norm >= 0: by that row of NORMS. Returns its address."""
     d_model, rows = plan[D_MODEL], plan[NUM_ROWS]
@@ -102,7 +101,7 @@ def sublayer_input(plan, t, norm):
     return normed
 
 
-@njit(**SUMS)
+@compiled_sums
 def activate(kind, up, gated, hidden):
     """One row's hidden layer from its projections, of one size; `gated` is looked at with SwiGLU only."""
     if kind == RELU2:
@@ -116,7 +115,7 @@ def activate(kind, up, gated, hidden):
             hidden[i] = up[i] / (np.float32(1) + exp2(-LOG2_E * up[i]))
 
 
-@njit(**FLAGS)
+@compiled
 def activate_rows(plan, begin, end):
     """The hidden layer between two of its columns. Views begin there: Numba asks of an index that may be negative."""
     ffn, kind = plan[FFN], plan[ACTIVATION]
@@ -127,13 +126,13 @@ def activate_rows(plan, begin, end):
         activate(kind, floats(up, count), floats(up + 4 * ffn, count), hidden)
 
 
-@njit(**SUMS)
+@compiled_sums
 def add(base, delta, out):
     for i in range(out.shape[0]):
         out[i] = base[i] + delta[i]
 
 
-@njit(**FLAGS)
+@compiled
 def add_delta(plan, normed, begin, end):
     """stream = base + delta, between two columns. base is the stream itself, with post-norm the sublayer's input."""
     d_model, count = plan[D_MODEL], end - begin
@@ -144,7 +143,7 @@ def add_delta(plan, normed, begin, end):
         add(base, delta, stream)
 
 
-@njit(**FLAGS)
+@compiled
 def embed(plan, rows, t, threads):
     d_model = plan[D_MODEL]
     begin, end = share(plan[NUM_ROWS], 1, t, threads)
@@ -155,7 +154,7 @@ def embed(plan, rows, t, threads):
             stream[i] = row[i]
 
 
-@njit(**SUMS)
+@compiled_sums
 def softcap(logits, cap, begin, end):
     """logits = cap · tanh(logits / cap) between begin and end."""
     for i in range(begin, end):
@@ -163,7 +162,7 @@ def softcap(logits, cap, begin, end):
         logits[i] = cap - np.float32(2) * cap / (turned + np.float32(1))
 
 
-@njit(**FLAGS)
+@compiled
 def choose(plan, rows, t, threads):
     """The next ids of this thread's share of the rows."""
     vocab_size, numbers = plan[VOCAB], floats(plan[NUMBERS], 4)
@@ -179,7 +178,7 @@ def choose(plan, rows, t, threads):
         )
 
 
-@njit(**FLAGS)
+@compiled
 def cap_logits(plan, begin, end):
     vocab_size, cap = plan[VOCAB], floats(plan[NUMBERS], 4)[3]
     if cap > 0:
@@ -187,7 +186,7 @@ def cap_logits(plan, begin, end):
             softcap(floats(plan[LOGITS] + 4 * r * vocab_size, vocab_size), cap, begin, end)
 
 
-@njit(**FLAGS)
+@compiled
 def work(plan, rows, sync, t, threads, seen, passed, patience, woken):
     """One pass for thread 0; for the others all that are called, until none comes for `patience` looks.
 

@@ -9,12 +9,12 @@ Everything is at int64 addresses, see vector_ir.py.
 """
 
 import llvmlite.binding
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
 from lmfast.inference.cpu import vector_ir as emit
 from lmfast.inference.cpu.vector_ir import BYTES, I64, LANES, ZERO
-from lmfast.inference.cpu.vectors import FLAGS, floats
+from lmfast.inference.cpu.vectors import compiled, floats
 
 TILE = 16 * LANES  # floats of scratch that `products` wants
 # Floats between rows of inputs: rows a power of two apart would share a few lines of the cache.
@@ -27,7 +27,7 @@ def packed_size(outputs: int, inputs: int) -> int:
     return -(-outputs // LANES) * LANES * inputs
 
 
-@njit(**FLAGS)
+@compiled
 def pack(weight, outputs, inputs, begin, end, panels):
     """Packs the rows `begin` (a multiple of 16) to `end` of a weight matrix (outputs, inputs)."""
     for first in range(begin, end, LANES):
@@ -86,7 +86,7 @@ _tile_1x4 = _make_tile(1, 4)  # alone, a row would wait 4 cycles for each produc
 MOST_ROWS = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 4
 
 
-@njit(**FLAGS)
+@compiled
 def panel_products(panel, x, x_stride, inputs, rows, out, out_stride):
     """One panel with all rows; returns how many are done, fewer than 4 are left."""
     r = 0
@@ -105,7 +105,7 @@ def panel_products(panel, x, x_stride, inputs, rows, out, out_stride):
     return r
 
 
-@njit(**FLAGS)
+@compiled
 def products(panels, x, inputs, rows, begin, end, out, width, scratch):
     """out[r, o] = x[r] · output o, for all rows r and begin (a multiple of 16) <= o < end.
 
@@ -134,7 +134,7 @@ def products(panels, x, inputs, rows, begin, end, out, width, scratch):
         o += count * LANES
 
 
-@njit(**FLAGS)
+@compiled
 def part_of_panel(panel, x, x_stride, inputs, rows, count, out, out_stride, scratch):
     """The first `count` outputs of a panel."""
     made = floats(scratch, LANES)

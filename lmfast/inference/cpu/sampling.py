@@ -5,16 +5,15 @@ the nucleus may differ from there by the rounding of a sum, where an id lies on 
 """
 
 import numpy as np
-from numba import njit
 
-from lmfast.inference.cpu.vectors import FLAGS, LOG2_E, SUMS, exp2, largest
+from lmfast.inference.cpu.vectors import LOG2_E, compiled, compiled_sums, exp2, largest
 
 U27, U30, U31, U41 = (np.uint64(n) for n in (27, 30, 31, 41))
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_FIRST, _MIX_SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
-@njit(**FLAGS)
+@compiled
 def mix(state):
     """SplitMix64's output function of a uint64."""
     state = (state ^ (state >> U30)) * _MIX_FIRST
@@ -22,19 +21,19 @@ def mix(state):
     return state ^ (state >> U31)
 
 
-@njit(**FLAGS)
+@compiled
 def row_key(key, step, row):
     return mix(mix(np.uint64(key) + np.uint64(step) * _GOLDEN) + np.uint64(row))
 
 
-@njit(**FLAGS)
+@compiled
 def exponential(key, token):
     """Exp(1) for a token of the row with this key."""
     bits = mix(key + np.uint64(token) * _GOLDEN) >> U41
     return -np.log((np.float32(np.int64(bits)) + np.float32(0.5)) * np.float32(2.0**-23))
 
 
-@njit(**SUMS)
+@compiled_sums
 def weigh(logits, top, inverse_temperature, weights):
     """weights = exp((logits − top) / temperature); their sum."""
     for i in range(logits.shape[0]):
@@ -42,7 +41,7 @@ def weigh(logits, top, inverse_temperature, weights):
     return sum_of(weights)
 
 
-@njit(**SUMS)
+@compiled_sums
 def sum_of(values):
     total = np.float32(0)
     for i in range(values.shape[0]):
@@ -50,7 +49,7 @@ def sum_of(values):
     return total
 
 
-@njit(**FLAGS)
+@compiled
 def sink(weights, heap, count, place):
     """Puts heap[place] where it belongs among heap[:count]: larger weights above, of equal ones the lower id."""
     moving = heap[place]
@@ -65,12 +64,12 @@ def sink(weights, heap, count, place):
     heap[place] = moving
 
 
-@njit(**FLAGS)
+@compiled
 def above(weights, i, j):
     return weights[i] > weights[j] or (weights[i] == weights[j] and i < j)
 
 
-@njit(**FLAGS)
+@compiled
 def keep_largest(weights, floor, at_most, wanted):
     """Sets weights (n,) to 0 but for the fewest largest that sum to `wanted`, and `at_most` so many (and equals of the
     last of those). What is below `floor` is not looked at; of the rest a heap gives the largest, one by one, so that
@@ -99,7 +98,7 @@ def keep_largest(weights, floor, at_most, wanted):
         weights[heap[place]] = np.float32(0)
 
 
-@njit(**FLAGS)
+@compiled
 def pick(logits, temperature, top_k, top_p, key, step, row, weights):
     """The next id of sequence `row` at `step`; top_k 0 and top_p 1 keep all; weights (vocab_size,) is scratch."""
     top = largest(logits.ctypes.data, logits.shape[0])

@@ -7,9 +7,9 @@ times, then offers its core (barriers) or sleeps until woken (between passes). O
 
 import sys
 
-from numba import njit, types
+from numba import types
 
-from lmfast.inference.cpu.vectors import FLAGS, atomic_add, atomic_load, relax
+from lmfast.inference.cpu.vectors import atomic_add, atomic_load, compiled, relax
 
 # Places in `sync`, two cache lines apart: barrier arrivals, passes begun, sleepers, whether all has ended.
 ARRIVED, PASSES, ASLEEP, ENDED = 0, 16, 32, 48
@@ -21,7 +21,7 @@ _offer_core = types.ExternalFunction(
 )
 
 
-@njit(**FLAGS)
+@compiled
 def barrier(sync, passed, threads):
     """Waits until all threads have come here `passed + 1` times; returns that number."""
     if threads == 1:
@@ -40,21 +40,21 @@ def barrier(sync, passed, threads):
     return passed + 1
 
 
-@njit(**FLAGS)
+@compiled
 def begin_pass(sync):
     """Calls the team; returns how many of it sleep and must be woken."""
     atomic_add(sync.ctypes.data + 8 * PASSES, 1)
     return atomic_load(sync.ctypes.data + 8 * ASLEEP)
 
 
-@njit(**FLAGS)
+@compiled
 def end_passes(sync):
     """The next pass is none: the team goes home."""
     atomic_add(sync.ctypes.data + 8 * ENDED, 1)
     atomic_add(sync.ctypes.data + 8 * PASSES, 1)
 
 
-@njit(**FLAGS)
+@compiled
 def next_pass(sync, seen, patience, woken):
     """Waits for a pass after the `seen`th: 1 when it is called, 0 after `patience` looks, −1 when all has ended.
 

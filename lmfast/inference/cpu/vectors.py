@@ -11,7 +11,7 @@ import platform
 
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np import arrayobj
@@ -19,10 +19,10 @@ from numba.np import arrayobj
 from lmfast.inference.cpu import vector_ir as emit
 from lmfast.inference.cpu.vector_ir import BYTES, FLOAT, I32, I64, LANES, VECTOR, ZERO, multiply_add, pointer
 
-FLAGS = {"boundscheck": False, "error_model": "numpy", "nogil": True}
-SUMS = FLAGS | {
-    "fastmath": {"reassoc", "contract", "nsz", "arcp"}
-}  # sums in vectors; infinities and NaN stay
+compiled = njit(boundscheck=False, error_model="numpy", nogil=True)
+compiled_sums = njit(  # sums in vectors; infinities and NaN stay
+    boundscheck=False, error_model="numpy", nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"}
+)
 LOG2_E = np.float32(1.4426950408889634)
 
 
