@@ -20,7 +20,7 @@ from lmfast.errors import UserError
 
 
 @contextlib.contextmanager
-def written_beside(path: str | Path, durable: bool = False) -> Iterator[Path]:
+def written_beside(path: str | os.PathLike[str], durable: bool = False) -> Iterator[Path]:
     """Yields a temporary path in the folder of `path`; on success it replaces `path` in one step.
 
     durable: the file is on the disk before it takes its name, so that a power cut leaves the old one or the new one.

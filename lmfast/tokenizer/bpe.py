@@ -23,7 +23,7 @@ import os
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -37,7 +37,7 @@ from lmfast.tokenizer.special_tokens import check_special_tokens, place_special_
 if TYPE_CHECKING:
     from lmfast.tokenizer.decoding import Decoder
     from lmfast.tokenizer.encoding import Encoder, EncodeSummary
-    from lmfast.tokenizer.sharding import DaskEngine
+    from lmfast.tokenizer.sharding import Engine
     from lmfast.tokenizer.training import TrainingSummary
 
 FEW_IDS = 256  # up to here joining tokens in Python costs less than it takes to look for compiled code
@@ -246,7 +246,7 @@ class Tokenizer:
         num_workers: int | None = None,
         progress: Callable[[int, int], None] | None = None,
         tokenizer_path: str | Path | None = None,
-        engine: "DaskEngine | None" = None,
+        engine: "Engine | None" = None,
     ) -> "EncodeSummary":
         """Encodes a file into a 1-D .npy of `dtype`, and writes its summary to `dst`.json. Neither file is loaded.
 
@@ -301,26 +301,27 @@ class Tokenizer:
 
     def _decode_buffer(self, ids: Iterable[int] | np.ndarray) -> bytes | np.ndarray:
         if isinstance(ids, np.ndarray):
-            if ids.ndim != 1 or (ids.dtype.kind not in "iu" and ids.size):
+            given: np.ndarray = ids
+            if given.ndim != 1 or (given.dtype.kind not in "iu" and given.size):
                 raise UserError(
-                    f"ids: an array of shape {ids.shape} and {ids.dtype}; give a one-dimensional one of integers"
+                    f"ids: an array of shape {given.shape} and {given.dtype}; give a one-dimensional one of integers"
                 )
-            if len(ids) > FEW_IDS:
-                return self._decoder.decode(ids)
-            ids = ids.tolist()
+            if len(given) > FEW_IDS:
+                return self._decoder.decode(given)
+            plain: list[int] = given.tolist()
         else:
-            ids = list(ids)
-        if len(ids) > FEW_IDS:
+            plain = list(ids)
+        if len(plain) > FEW_IDS:
             # array("Q") takes 5 ns an id where np.array takes 16; what it cannot take is refused below.
             with contextlib.suppress(OverflowError, TypeError):
-                return self._decoder.decode(np.frombuffer(array("Q", ids), np.uint64))
+                return self._decoder.decode(np.frombuffer(array("Q", plain), np.uint64))
         try:  # `suppress` is slower, by a twentieth of the time of 100 ids
-            return b"".join([self.vocab[token] for token in ids])
+            return b"".join([self.vocab[token] for token in plain])
         except (KeyError, TypeError):  # no id, or an integer of another kind, as a tensor's elements
             pass
         from lmfast.tokenizer.decoding import join_one_by_one
 
-        return join_one_by_one(ids, self.vocab, self.vocab_size)
+        return join_one_by_one(plain, self.vocab, self.vocab_size)
 
     def decode_bytes(self, ids: Iterable[int] | np.ndarray) -> bytes:
         """The bytes that ids stand for. Raises UserError at an id outside the vocabulary."""
@@ -346,7 +347,7 @@ class Tokenizer:
 
     # Files --------------------------------------------------------------------------------------------------
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: without the compiled tables, which the copy makes again when it needs them."""
         return {name: value for name, value in vars(self).items() if name not in ("_encoder", "_decoder")}
 

@@ -42,7 +42,7 @@ _LONGEST_SEARCH = 1 << 20
 NO_SPANS = np.zeros(0, np.int64)
 
 
-def padded(text: bytes | bytearray | memoryview) -> np.ndarray:
+def padded(text: bytes | bytearray | memoryview | np.ndarray) -> np.ndarray:
     """A read-only uint8 copy of the text with `PADDING` zero bytes after it."""
     copy = np.zeros(len(text) + PADDING, np.uint8)
     copy[: len(text)] = np.frombuffer(text, np.uint8)

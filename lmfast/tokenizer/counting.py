@@ -117,6 +117,7 @@ class _Totals:
     def _spill(self, table: CountTable) -> None:
         if not len(table):
             return
+        assert self._folder is not None, "a limit needs a folder"
         run = self._folder / f"run_{len(self._runs):06d}"
         run.mkdir()
         for name, array in zip(("data", "offsets", "counts"), table.sorted()):
@@ -128,7 +129,8 @@ class _Totals:
         if not self._runs:
             table = self._table if self._table is not None else CountTable()
             return PretokenCounts(*table.sorted(), total_bytes)
-        self._spill(self._table)
+        if self._table is not None:
+            self._spill(self._table)
         self._table = None
         return PretokenCounts(*_merge_runs(self._runs), total_bytes)
 

@@ -11,6 +11,7 @@ next token goes, so the output has some bytes to spare.
 
 import operator
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -71,13 +72,13 @@ class Decoder:
             ids = ids.astype(np.int64)
         total = _total_length(ids, self._lengths)
         if total < 0:
-            raise unknown_id(given[-1 - total], -1 - total, len(self._lengths))
+            raise unknown_id(int(given[-1 - total]), int(-1 - total), len(self._lengths))
         out = np.empty(total + _SPARE, np.uint8)
         _gather(ids, self._table, self._lengths, self._text, out)
         return out[:total]
 
 
-def join_one_by_one(ids: Iterable, vocab: Mapping[int, bytes], vocab_size: int) -> bytes:
+def join_one_by_one(ids: Iterable[Any], vocab: Mapping[int, bytes], vocab_size: int) -> bytes:
     """The tokens' bytes, for ids that are integers of any kind (the elements of a tensor); UserError at what is none."""
     parts = []
     for position, token in enumerate(ids):

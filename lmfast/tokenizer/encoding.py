@@ -185,7 +185,7 @@ class Encoder:
         n = self._encode_text(state, data, 0, size, spans, ids_of_specials[which], ids)
         return ids[:n], len(which), int((spans[1::2] - spans[::2]).sum())
 
-    def _encode_text(self, state, data, begin, end, spans, special_ids, out) -> int:
+    def _encode_text(self, state, data, begin, end, spans, special_ids, out) -> int | np.int64:
         """Writes ids to `out`, returns how many; a full table is left for a larger one."""
         cache = self._cache
         more = special_ids, cache.compiled, state.scratch, self._tables, out
@@ -240,8 +240,8 @@ class EncodeSummary:
 
 def encode_file(
     encoder: Encoder,
-    src: str | os.PathLike,
-    dst: str | os.PathLike,
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
     dtype: np.dtype | type,
     num_workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,

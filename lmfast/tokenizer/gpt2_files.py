@@ -6,9 +6,9 @@ whose parts are unknown. Source: openai/gpt-2 encoder.py.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from lmfast.errors import UserError
 from lmfast.files import written_beside
@@ -108,7 +108,7 @@ def _lines(path: Path) -> list[tuple[int, Any]]:
 
 
 def parse_merges(
-    lines: Iterable[tuple[int, Any]], spelt: dict[str, bytes], path: Path
+    lines: Iterable[tuple[int, Any]], spelt: Mapping[str, bytes | None], path: Path
 ) -> list[tuple[bytes, bytes]]:
     """Pairs of bytes from "a b" strings or [a, b] lists. spelt: the bytes of known texts, a shortcut."""
     merges = []
@@ -143,7 +143,7 @@ def encode_utf8(text: str, path: Path) -> bytes:
         ) from None
 
 
-def is_id(token: Any) -> bool:
+def is_id(token: Any) -> TypeGuard[int]:
     return isinstance(token, int) and not isinstance(token, bool) and 0 <= token < 1 << 31
 
 

@@ -408,7 +408,7 @@ def learn_merges(
     header[NUM_TOKENS] = 256
     rows = 1 << 17
     reason = NO_PAIR
-    table = pairs = heap = postings = None
+    table = pairs = heap = postings = np.empty((0, 0), np.int64)  # made when pairs are first counted
     while header[NUM_MERGES] < wanted:
         if reason == NO_PAIR:
             if header[THRESHOLD] == 1:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
@@ -52,6 +52,31 @@ class EncodeRequest:
 
 
 Request = TypeVar("Request", CountRequest, EncodeRequest)
+
+
+class Engine(Protocol):
+    """Counts and encodes plain text files for `train_bpe` and `Tokenizer.encode_file`, in place of this process's threads.
+
+    The counts and the token file are those of the local functions, byte for byte. progress: called with (bytes done,
+    total bytes)."""
+
+    def count_pretokens(
+        self,
+        paths: Sequence[str | Path],
+        special_tokens: Sequence[str],
+        pattern: Pattern,
+        num_workers: int | None = None,
+        max_memory: int | None = None,
+        progress: Progress | None = None,
+    ) -> PretokenCounts:
+        """The distinct pretokens of all files and how often each occurs. max_memory: bytes for a worker's table."""
+        ...
+
+    def encode_file(
+        self, tokenizer: "Tokenizer", src: str | Path, dst: str | Path, progress: Progress | None = None
+    ) -> "EncodeSummary":
+        """Writes the ids of `src` to `dst`, a one-dimensional .npy of the tokenizer's dtype (uint16 or uint32)."""
+        ...
 
 
 @dataclass(frozen=True)

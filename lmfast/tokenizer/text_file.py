@@ -31,7 +31,7 @@ _CONTEXT = 8  # bytes on both sides that decide whether a cut is safe, where no 
 class TextFile:
     """Bytes begin..end of a plain text file; begin and end are safe cuts. Light: the file is open only while it is read."""
 
-    def __init__(self, path: str | os.PathLike, begin: int = 0, end: int | None = None):
+    def __init__(self, path: str | os.PathLike[str], begin: int = 0, end: int | None = None):
         self.path = Path(path)
         check_is_plain(self.path)
         status = _status(self.path)

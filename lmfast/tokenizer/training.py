@@ -16,7 +16,7 @@ from lmfast.tokenizer.special_tokens import check_special_tokens
 
 if TYPE_CHECKING:
     from lmfast.tokenizer.counting import Documents
-    from lmfast.tokenizer.sharding import DaskEngine
+    from lmfast.tokenizer.sharding import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def train_bpe(
     num_workers: int | None = None,
     max_memory: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
-    engine: "DaskEngine | None" = None,
+    engine: "Engine | None" = None,
 ) -> Tokenizer:
     """Learns a byte-level BPE from one or many plain text files; `tokenizer.training` tells how it went.
 
@@ -62,15 +62,25 @@ def train_bpe(
 
     started = time.perf_counter()
     on_bytes = functools.partial(progress, "count") if progress is not None else None
-    count = count_pretokens if engine is None else engine.count_pretokens
-    counts = count(paths, special_tokens, split, num_workers, max_memory, on_bytes)
+    options = special_tokens, split, num_workers, max_memory, on_bytes
+    if engine is None:
+        counts = count_pretokens(paths, *options)
+    else:
+        files = [path for path in paths if isinstance(path, str | Path)]
+        if len(files) < len(paths):
+            raise UserError("an engine counts plain text files only; leave it out to count other texts")
+        counts = engine.count_pretokens(files, *options)
     if counts.total_bytes == 0:
         raise UserError(
             f"{', '.join(map(str, paths))}: no text in it; nothing can be learnt from an empty file"
         )
     counted = time.perf_counter()
     wanted = vocab_size - 256 - len(special_tokens)
-    on_merge = (lambda done: progress("merge", done, wanted)) if progress is not None else None
+
+    def on_merge(done: int) -> None:
+        if progress is not None:
+            progress("merge", done, wanted)
+
     merges = learn_merges(counts, wanted, on_merge)
     if len(merges) < wanted:
         logger.warning(
@@ -93,7 +103,7 @@ def train_bpe(
     return tokenizer
 
 
-def _check_training(paths: list, vocab_size: int, special_tokens: list[str]) -> None:
+def _check_training(paths: Sequence[object], vocab_size: int, special_tokens: list[str]) -> None:
     if not paths:
         raise UserError("no input file; name one with --input")
     for text in special_tokens:
@@ -105,8 +115,10 @@ def _check_training(paths: list, vocab_size: int, special_tokens: list[str]) -> 
             )
         spelt = unspell(text)
         # Others, such as <|café|>, would need a token of invalid UTF-8 to be taken for it.
-        if spelt not in (None, text.encode()) and (
-            len(spelt) == 1 or spelt.decode(errors="ignore").encode() == spelt
+        if (
+            spelt is not None
+            and spelt != text.encode()
+            and (len(spelt) == 1 or spelt.decode(errors="ignore").encode() == spelt)
         ):
             raise UserError(
                 f"special token {text!r} is how tokenizer files spell the bytes {spelt!r}; take another"

@@ -32,7 +32,7 @@ from lmfast.tokenizer.training import train_bpe
 from lmfast.units import data_size, duration
 
 if TYPE_CHECKING:
-    from lmfast.tokenizer.sharding import DaskEngine
+    from lmfast.tokenizer.sharding import Engine
 
 logger = logging.getLogger(__name__)
 PILE_BYTES = 825e9  # Gao et al. 2020, as CS336 has it
@@ -72,7 +72,7 @@ def refuse_without_dask(flags: dict[str, object]) -> None:
             raise UserError(f"{flag}: is for --engine dask; leave it out, or add --engine dask")
 
 
-def engine_of(arguments: argparse.Namespace) -> "DaskEngine | None":
+def engine_of(arguments: argparse.Namespace) -> "Engine | None":
     """The cluster that --engine names; None for this machine's threads."""
     if arguments.engine == "local":
         refuse_without_dask({"--scheduler": arguments.scheduler, "--shard-size": arguments.shard_size})
@@ -120,6 +120,7 @@ def train(arguments: argparse.Namespace) -> None:
     tokenizer.save(output)
     saving = time.perf_counter() - began
     told = tokenizer.training
+    assert told is not None  # of a tokenizer just trained
     rate = rate_line(told.total_bytes, told.counting_seconds)
     print(
         f"{output}: {tokenizer.vocab_size:,} tokens ({counted(len(tokenizer.merges), 'merge')}, "

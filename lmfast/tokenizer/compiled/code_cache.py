@@ -13,14 +13,16 @@ import io
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
-import numba
+from numba.core import config
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 from lmfast.files import private_cache
 
 _TOKENIZER = Path(__file__).resolve().parent.parent
 _HASH = hashlib.sha256
+_NUMBA: Any = config  # the module's settings are made at run time
 
 
 def enable_cache(*functions, package: Path = _TOKENIZER) -> None:
@@ -56,12 +58,12 @@ class _CodeCache(FunctionCache):
     """Numba's cache of one function, in a folder of ours and with files that are checked."""
 
     def __init__(self, py_func, package: Path):
-        before = numba.config.CACHE_DIR
+        before = _NUMBA.CACHE_DIR
         try:
-            numba.config.CACHE_DIR = str(cache_folder(package))
+            _NUMBA.CACHE_DIR = str(cache_folder(package))
             super().__init__(py_func)
         finally:
-            numba.config.CACHE_DIR = before
+            _NUMBA.CACHE_DIR = before
         self._package = package
         self._cache_file = _HashedFiles(
             self.cache_path, self._impl.filename_base, self._impl.locator.get_source_stamp()
