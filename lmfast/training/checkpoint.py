@@ -12,8 +12,10 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -31,7 +33,7 @@ class Checkpoint:
     """A complete checkpoint on disk."""
 
     path: Path
-    state: dict  # step, tokens, seconds, best_val_loss, best_step
+    state: dict[str, Any]  # step, tokens, seconds, best_val_loss, best_step
 
     @property
     def step(self) -> int:
@@ -50,7 +52,10 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, model_tensors: dict[str, Tensor], optimizer_tensors: dict[str, Tensor], state: dict
+    folder: Path,
+    model_tensors: dict[str, Tensor],
+    optimizer_tensors: dict[str, Tensor],
+    state: dict[str, Any],
 ) -> Path:
     """Writes `folder`/step_N, N being state["step"]. An OSError (a full disk) leaves nothing behind but the older ones."""
     final = folder / f"step_{state['step']:08d}"
@@ -100,7 +105,11 @@ def prune_checkpoints(folder: Path, keep: int, best_step: int | None) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def newest_checkpoint(folder: Path, report=lambda line: print(line, file=sys.stderr)) -> Checkpoint | None:
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def newest_checkpoint(folder: Path, report: Callable[[str], None] = _to_stderr) -> Checkpoint | None:
     """The newest undamaged checkpoint under `folder`, or None. Each damaged one passed over is reported in a line."""
     for path in _newest_first(folder):
         if not (path / MARKER).exists():
@@ -122,8 +131,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    steps = [p for p in folder.glob("step_*") if _NAME.match(p.name)]
-    return sorted(steps, key=lambda p: int(_NAME.match(p.name)[1]), reverse=True)
+    steps = [(int(match[1]), p) for p in folder.glob("step_*") if (match := _NAME.match(p.name))]
+    return [p for _, p in sorted(steps, key=lambda found: found[0], reverse=True)]
 
 
 def _damage(path: Path) -> str | None:

@@ -124,19 +124,20 @@ class ParallelLoss:
 
     def __init__(self, ranks: Ranks, model: nn.Module, loss_fn: Callable[..., Tensor], autocast):
         self.ranks, self.autocast = ranks, autocast
-        self.module: nn.Module = _Bound(model, loss_fn)
+        self.module, self.ddp = _Bound(model, loss_fn), None
         if ranks.world_size > 1:
             # The compiled step stays one graph: its gradients come together at the end, and travel then.
             torch._dynamo.config.optimize_ddp = False
             # No buffer changes while training. The option has its new name since torch 2.13.
             names = inspect.signature(nn.parallel.DistributedDataParallel).parameters
-            buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+            name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+            buffers: dict[str, Any] = {name: False}
             on_cuda = next(model.parameters()).device.type == "cuda"
-            self.module = nn.parallel.DistributedDataParallel(
+            self.ddp = nn.parallel.DistributedDataParallel(
                 self.module,
                 device_ids=[torch.cuda.current_device()] if on_cuda else None,
                 gradient_as_bucket_view=True,
-                **{buffers: False},
+                **buffers,
             )
 
     def add_gradients(self, tensors: tuple, valid: int, last: bool, scale: Tensor | None = None) -> Tensor:
@@ -146,9 +147,9 @@ class ParallelLoss:
         on the gradients, on the device.
         """
         world_size = self.ranks.world_size
-        with self.module.no_sync() if world_size > 1 and not last else contextlib.nullcontext():
+        with self.ddp.no_sync() if self.ddp is not None and not last else contextlib.nullcontext():
             with self.autocast():
-                loss_sum = self.module(*tensors)
+                loss_sum = (self.ddp or self.module)(*tensors)
             loss = loss_sum / valid
             if scale is not None:
                 loss = loss * scale

@@ -30,7 +30,7 @@ def schedule_warnings(opt: OptimizerSettings) -> list[str]:
             f"warning: warmup_iters is {opt.warmup_iters}, and the run ends at step {opt.max_iters}, within the warmup, at "
             f"{share:.0%} of learning_rate; set --warmup-iters {max(1, opt.max_iters // 10)}, say"
         )
-    if opt.lr_decay_iters < opt.max_iters and opt.min_lr == 0:
+    if opt.lr_decay_iters is not None and opt.lr_decay_iters < opt.max_iters and opt.min_lr == 0:
         found.append(
             f"warning: the learning rate is 0 from step {opt.lr_decay_iters} on, and the run ends at step {opt.max_iters}; "
             "set --lr-decay-iters or --min-lr"

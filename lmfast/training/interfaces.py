@@ -4,7 +4,7 @@ No settings and no files here. `rows` is the first dimension of a forward pass, 
 """
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -67,7 +67,7 @@ class Generate(Protocol):
 
     def __call__(
         self,
-        model: Any,
+        model: TransformerLM,
         prompts: Sequence[Sequence[int]],
         max_tokens: int,
         *,

@@ -9,6 +9,7 @@ distributed.py) run this same loop, each on its slice of every batch.
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,9 @@ from lmfast.training.clock import Clock
 from lmfast.training.distributed import ALONE, ParallelLoss, Ranks
 from lmfast.training.finite_guard import PATIENCE, FiniteGuard
 from lmfast.training.forecast import Forecast
+from lmfast.training.interfaces import BatchSource, Evaluate, Objective
 from lmfast.training.loss_scale import LossScale
+from lmfast.training.optimizers import Optimizer
 from lmfast.training.sinks import Sinks
 
 
@@ -57,7 +60,7 @@ class Progress:
     best_step: int | None = None
     out_of_time: bool = False
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
 
@@ -65,21 +68,23 @@ class Progress:
 class Hooks:
     """What the loop calls at its intervals; each is optional."""
 
-    evaluate: Callable[[], dict] | None = None  # → {val_loss, bits_per_byte}
+    evaluate: Evaluate | None = None  # → {val_loss, bits_per_byte}
     checkpoint: Callable[[Progress], bool] | None = None  # → whether it was written
-    sample: Callable[[int], tuple[str | None, dict]] | None = None  # step → text, figures about it
+    sample: Callable[[int], tuple[str | None, dict[str, float]]] | None = (
+        None  # step → text, figures about it
+    )
     first_step: Callable[[float], None] | None = None  # told what the first step took, in seconds
     forecast: Forecast | None = None  # told the training seconds and tokens after two of the steps
-    figures: Callable[[], dict] = field(default=dict)  # more of them for each line of metrics
+    figures: Callable[[], dict[str, float]] = field(default=dict)  # more of them for each line of metrics
     should_stop: Callable[[], bool] = field(default=lambda: False)  # asked after each step
 
 
 def train_loop(
     model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    objective,
+    optimizer: Optimizer,
+    objective: Objective,
     loss_fn: Callable[..., Tensor],
-    batches,
+    batches: BatchSource,
     plan: Plan,
     progress: Progress,
     sinks: Sinks,
@@ -90,9 +95,8 @@ def train_loop(
     """Takes steps progress.step + 1 … until max_iters or the time is up, whichever comes first; returns False when
     `should_stop` ended it before the last.
 
-    loss_fn: `objective.loss`, perhaps compiled. batches: anything with step(i) → array whose first dimension divides
-    into the step's forward passes (plan.batch), and place(i) → where its data is from, in words. loss_scale:
-    of fp16.
+    loss_fn: `objective.loss`, perhaps compiled. batches: their rows divide into the step's forward passes (plan.batch).
+    loss_scale: of fp16.
     """
     device = next(model.parameters()).device
     weights = [p for p in model.parameters() if p.requires_grad]
@@ -139,19 +143,19 @@ def train_loop(
         progress.step = step
         progress.tokens += tokens
         clock.trained(tokens)
-        if step == first and hooks.first_step is not None:
+        if step == first and hooks.first_step is not None and clock.first_step_seconds is not None:
             hooks.first_step(clock.first_step_seconds)
         if hooks.forecast is not None and hooks.forecast.wants(step):
             hooks.forecast(step, clock.training_seconds(), progress.tokens)
 
         logging = last or step % plan.log_interval == 0
-        evaluating = hooks.evaluate and (last or _due(step, plan.eval_interval))
-        sampling = hooks.sample and plan.sample_interval and (last or _due(step, plan.sample_interval))
+        evaluate = hooks.evaluate if last or _due(step, plan.eval_interval) else None
+        sample = hooks.sample if plan.sample_interval and (last or _due(step, plan.sample_interval)) else None
         stopping = not last and ranks.any(hooks.should_stop())
         saving = last or stopping or _due(step, plan.checkpoint_interval)
 
-        metrics = {}
-        if logging or evaluating or sampling or saving:
+        metrics: dict[str, float] = {}
+        if logging or evaluate or sample or saving:
             # Looked at before anything is written, so that nothing is known of steps beyond the run's end.
             metrics |= _report_skipped(guard, batches, sinks)
             if guard.gave_up:
@@ -172,18 +176,18 @@ def train_loop(
                 metrics |= loss_scale.figures()
             metrics |= hooks.figures()
         best_before = progress.best_val_loss, progress.best_step
-        if evaluating:
+        if evaluate is not None:
             with clock.aside("evaluate"):
-                metrics |= hooks.evaluate()
+                metrics |= evaluate()
             model.train()
             best = float("inf") if progress.best_val_loss is None else progress.best_val_loss
             if metrics["val_loss"] < best:  # never where it is NaN
                 progress.best_val_loss, progress.best_step = metrics["val_loss"], step
                 saving = True
         text = None
-        if sampling:
+        if sample is not None:
             with clock.aside("sample"):
-                text, figures = hooks.sample(step)
+                text, figures = sample(step)
                 metrics |= figures
             model.train()
         if metrics:
@@ -213,7 +217,7 @@ def _due(step: int, interval: int) -> bool:
 
 def _accumulate(
     parallel: ParallelLoss,
-    objective,
+    objective: Objective,
     passes: list[np.ndarray],
     device: torch.device,
     ranks: Ranks,
@@ -228,7 +232,7 @@ def _accumulate(
     return ranks.sum(total) / valid
 
 
-def _report_skipped(guard: FiniteGuard, batches, sinks: Sinks) -> dict[str, int]:
+def _report_skipped(guard: FiniteGuard, batches: BatchSource, sinks: Sinks) -> dict[str, int]:
     """A line on the steps that were not taken since the last look, and where their data is; {} where there are none."""
     number, steps = guard.skipped()
     if not number:

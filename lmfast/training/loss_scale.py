@@ -8,6 +8,8 @@ number per step on the host; here every decision stays on the device, and the st
 In: fp32 gradients. Refused: a checkpoint without the state.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,7 @@ class LossScale:
         self.overflows = torch.zeros((), dtype=torch.int64, device=device)
 
     @torch.no_grad()
-    def unscale_and_clip(self, weights: list[Tensor], limit: float) -> Tensor:
+    def unscale_and_clip(self, weights: Sequence[Tensor], limit: float) -> Tensor:
         """Divides the gradients by the scale and clips them to a global norm of `limit`; returns the norm before.
 
         One pass over the gradients, as clipping alone needs: the scale and clip_grad_norm_'s factor are one number.

@@ -9,6 +9,9 @@ Sources: Loshchilov & Hutter 2019 (AdamW); Jordan et al. 2024, kellerjordan.gith
 2025, arXiv:2502.16982 (Muon's update at the size of AdamW's, so that one learning rate and decay serve both).
 """
 
+from collections import defaultdict
+from typing import Any, Protocol
+
 import torch
 from torch import Tensor, nn
 
@@ -16,15 +19,35 @@ from lmfast.errors import UserError
 from lmfast.model.layers import FusedLinear
 
 
+class Optimizer(Protocol):
+    """What changes weights by their gradients: torch.optim.Optimizer's interface, as far as training uses it."""
+
+    param_groups: list[dict[str, Any]]
+    """each with `params`, `lr` (set before each step) and `rate` (its factor on the schedule's learning rate)"""
+    state: defaultdict[Tensor, Any]
+    """{parameter: {field: tensor}}"""
+    found_inf: Tensor | None
+    """fp32 scalar on the device: where it is 1.0, `step` changes nothing; None: every step counts"""
+
+    def step(self) -> Any: ...
+    def zero_grad(self, set_to_none: bool = True) -> None: ...
+
+
+class AdamW(torch.optim.AdamW):
+    """torch's AdamW, whose fused kernel reads `found_inf`."""
+
+    found_inf: Tensor | None = None
+
+
 def make_adamw(
     weights: list[nn.Parameter], learning_rate: float, betas: tuple[float, float], weight_decay: float
-) -> torch.optim.AdamW:
+) -> AdamW:
     """AdamW in one kernel."""
     groups = [
         {"params": [p for p in weights if p.ndim >= 2], "weight_decay": weight_decay, "rate": 1.0},
         {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0, "rate": 1.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=betas, fused=True)
+    return AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=betas, fused=True)
 
 
 def make_optimizer(
@@ -35,7 +58,7 @@ def make_optimizer(
     weight_decay: float,
     muon_momentum: float = 0.95,
     muon_lr: float | None = None,
-) -> "torch.optim.AdamW | MuonWithAdamW":
+) -> Optimizer:
     """`kind` adamw or muon; the loop sets every group's learning rate anew before each step.
 
     muon_lr: the peak rate of Muon's matrices, where it is not `learning_rate`.
@@ -50,7 +73,7 @@ def make_optimizer(
     return MuonWithAdamW(muon, make_adamw(rest, learning_rate, betas, weight_decay) if rest else None)
 
 
-def block_matrices(model: nn.Module) -> dict[nn.Parameter, list[int]]:
+def block_matrices(model: nn.Module) -> dict[Tensor, list[int]]:
     """{matrix: rows of each matrix that it holds} of the linear layers but the head; embeddings are not among them."""
     return {
         module.weight: module.widths if isinstance(module, FusedLinear) else [module.out_features]
@@ -70,7 +93,7 @@ class Muon(torch.optim.Muon):
 
     def __init__(
         self,
-        matrices: dict[nn.Parameter, list[int]],
+        matrices: dict[Tensor, list[int]],
         learning_rate: float,
         weight_decay: float,
         momentum: float,
@@ -81,8 +104,13 @@ class Muon(torch.optim.Muon):
             p: [nn.Parameter(part) for part in p.detach().split(widths)] for p, widths in matrices.items()
         }
         parts = [part for parts in self.parts.values() for part in parts]
-        options = {"lr": learning_rate, "weight_decay": weight_decay, "momentum": momentum}
-        super().__init__([{"params": parts, "rate": rate}], adjust_lr_fn="match_rms_adamw", **options)
+        super().__init__(
+            [{"params": parts, "rate": rate}],
+            lr=learning_rate,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            adjust_lr_fn="match_rms_adamw",
+        )
         for p, widths in matrices.items():
             whole = torch.zeros_like(p, requires_grad=False)
             self.state[p]["momentum_buffer"] = whole
@@ -95,14 +123,17 @@ class Muon(torch.optim.Muon):
         skip = None if self.found_inf is None else self.found_inf.bool()
         before = []
         for p, parts in self.parts.items():
+            whole = p.grad
+            assert whole is not None, "every matrix takes part in the loss"
             if skip is not None:
-                torch.where(skip, self.state[p]["momentum_buffer"], p.grad, out=p.grad)
+                torch.where(skip, self.state[p]["momentum_buffer"], whole, out=whole)
                 before.append(p.clone())
-            for part, grad in zip(parts, p.grad.split(self.widths[p]), strict=True):
+            for part, grad in zip(parts, whole.split(self.widths[p]), strict=True):
                 part.grad = grad
         super().step(closure)
-        for p, old in zip(self.parts, before):
-            torch.where(skip, old, p, out=p)
+        if skip is not None:
+            for p, old in zip(self.parts, before):
+                torch.where(skip, old, p, out=p)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         for p in self.parts:
@@ -113,8 +144,8 @@ class Muon(torch.optim.Muon):
 class MuonWithAdamW:
     """Two optimizers as one: all groups, one state, one step."""
 
-    def __init__(self, muon: Muon, adamw: torch.optim.AdamW | None):
-        self.both = [muon] if adamw is None else [muon, adamw]
+    def __init__(self, muon: Muon, adamw: AdamW | None):
+        self.both: list[Muon | AdamW] = [muon] if adamw is None else [muon, adamw]
         self.param_groups = [group for optimizer in self.both for group in optimizer.param_groups]
         self.state = muon.state
         for optimizer in self.both:
@@ -131,7 +162,7 @@ class MuonWithAdamW:
             optimizer.zero_grad(set_to_none)
 
 
-def state_tensors(model: nn.Module, optimizer) -> dict[str, Tensor]:
+def state_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """{`parameter.field`: tensor} of everything the optimizer remembers."""
     return {
         f"{name}.{field}": value
@@ -141,7 +172,7 @@ def state_tensors(model: nn.Module, optimizer) -> dict[str, Tensor]:
     }
 
 
-def load_state_tensors(model: nn.Module, optimizer, tensors: dict[str, Tensor]) -> None:
+def load_state_tensors(model: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
     """The inverse of `state_tensors`; every parameter must be there. An empty state means no step was taken."""
     if not tensors:
         return

@@ -26,16 +26,17 @@ from lmfast.data.packing import hold_out, prompt_hash
 from lmfast.errors import UserError
 from lmfast.model.device import pick_device
 from lmfast.model.transformer import TransformerLM
-from lmfast.settings import TrainSettings, read_model, replace_flat, to_flat
+from lmfast.settings import read_model, replace_flat, to_flat
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.training.checkpoint import Checkpoint
 from lmfast.training.interfaces import Generate, Sample
+from lmfast.training.post_training_settings import ConversationData, DPOSettings, PreferenceData, SFTSettings
 from lmfast.training.resolve import batch_ramp
 from lmfast.training.resume import choose_folder, refuse_missing_data, settings_to_resume
 from lmfast.training.run_folder import find_checkpoint, read_facts
 from lmfast.training.task import Start
 
-T = TypeVar("T", bound=TrainSettings)
+T = TypeVar("T", SFTSettings, DPOSettings)
 
 
 def settings_of(cls: type[T], read: Callable[..., T], stage: str) -> tuple[T, Start]:
@@ -45,7 +46,7 @@ def settings_of(cls: type[T], read: Callable[..., T], stage: str) -> tuple[T, St
     """
     settings = read()
     folder, resuming = choose_folder(settings, stage)
-    if resuming:
+    if resuming and folder is not None:
         source, saved = None, settings_to_resume(folder, cls)
         settings = read(base=saved)
         if settings.data.epochs != saved.data.epochs and (
@@ -133,7 +134,7 @@ def cut(
 
 
 def read_records(
-    data,
+    data: ConversationData | PreferenceData,
     read: Callable[[str], tuple[list, dict[str, int]]],
     prompt_of: Callable[..., Sequence[Message]],
     remark: Callable[[str], None] = print,
@@ -148,6 +149,7 @@ def read_records(
         tell_skipped(path, bad, remark)
         return records
 
+    assert data.train_data_path is not None, "settings_of refuses that"
     training = read_one(data.train_data_path)
     if data.val_data_path is not None:
         return training, read_one(data.val_data_path), set()
@@ -160,7 +162,7 @@ def read_records(
 def tell_skipped(path, bad: dict[str, int], remark: Callable[[str], None] = print) -> None:
     """One remark about the bad records that --skip-bad left out."""
     if bad:
-        reason = max(bad, key=bad.get)
+        reason = max(bad, key=bad.__getitem__)
         remark(f"{path}: {sum(bad.values())} bad records skipped (most often: one that {reason})")
 
 

@@ -34,8 +34,13 @@ def pair_rows(
     length = max(len(row.ids) for part in found for pair in part for row in pair)
     pad = tokenizer.special_tokens[BOS]
     empty = np.zeros((0, 2, length), TOKEN)
-    rows = [[np.stack([pack_row([row], length, pad) for row in pair]) for pair in part] for part in found]
-    return tuple(np.stack(part) if part else empty for part in rows)
+    train, evaluation = (
+        np.stack([np.stack([pack_row([row], length, pad) for row in pair]) for pair in part])
+        if part
+        else empty
+        for part in found
+    )
+    return train, evaluation
 
 
 def _cut_pairs(

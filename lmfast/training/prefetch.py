@@ -1,6 +1,6 @@
 """Batches made ahead of their step, on a thread of their own; on CUDA copied into pinned memory, used in turns.
 
-In: anything with step(i) → array, a pure function of i, and the device that trains. Out: the same step(i). Asked for
+In: a BatchSource and the device that trains. Out: the same steps. Asked for
 step i, the thread is set on i + 1 … i + AHEAD while step i trains; asked for another step than the next, it starts over
 there. What step(i) raises is raised here. On CUDA the array of step i lies in one of AHEAD + 2 pinned buffers, whose
 copy to the device needs no host, and is overwritten only when the device has passed the work that was queued by the
@@ -14,13 +14,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 
+from lmfast.training.interfaces import BatchSource
+
 AHEAD = 2
 
 
 class Prefetched:
     """Use it in a `with` statement, or close() it: the thread ends there."""
 
-    def __init__(self, batches, device: torch.device):
+    def __init__(self, batches: BatchSource, device: torch.device):
         self.batches = batches
         self.buffers, begin = None, None
         if device.type == "cuda":
@@ -72,8 +74,8 @@ class PinnedBuffers:
     def hold(self, i: int, rows: np.ndarray) -> np.ndarray:
         """A pinned copy of `rows`; waits for the device where its buffer may still be read."""
         slot = i % len(self.arrays)
-        if self.events[slot] is not None:
-            self.events[slot].synchronize()
+        if (event := self.events[slot]) is not None:
+            event.synchronize()
         array = self.arrays[slot]
         if array is None or array.shape != rows.shape or array.dtype != rows.dtype:
             # By its bytes: torch knows no arrays of records, which rows of conversations are.

@@ -12,6 +12,7 @@ import statistics
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lmfast.files import written_beside
 from lmfast.training.run_folder import read_facts, read_metrics
@@ -228,7 +229,7 @@ def _plots(runs: list[_Run]) -> str:
                     finite = [y for y in ys if math.isfinite(y)]
                     values += finite
                     tops += sorted(finite)[int(0.97 * len(finite)) :][:1]
-                    style = (
+                    style: dict[str, Any] = (
                         {"lw": 1.0, "alpha": 0.55}
                         if len(names) > 1 and not name.startswith("val_")
                         else {"lw": 1.8}
@@ -241,7 +242,8 @@ def _plots(runs: list[_Run]) -> str:
                     elif name == there[-1] and len(runs) <= NAMED:
                         legend.append((line, run.name))  # a line of the legend a run
             if names == ("bits_per_byte",):
-                for floor in sorted({run.facts.get("floor_bits_per_byte") for run in runs} - {None}):
+                floors = {run.facts.get("floor_bits_per_byte") for run in runs}
+                for floor in sorted(floor for floor in floors if floor is not None):
                     line = axes.axhline(floor, color="#495057", ls=":", lw=1.2)
                     legend.append((line, f"floor {floor:.3f}"))
                     values.append(floor)

@@ -37,13 +37,13 @@ from lmfast.training.first_step import first_step_line
 from lmfast.training.forecast import Forecast, estimate_lines, memory_capacity, schedule_warnings, time_left
 from lmfast.training.loop import Hooks, Plan, Progress, train_loop
 from lmfast.training.loss_scale import LossScale
-from lmfast.training.optimizers import load_state_tensors, make_optimizer, state_tensors
+from lmfast.training.optimizers import Optimizer, load_state_tensors, make_optimizer, state_tensors
 from lmfast.training.prefetch import Prefetched
 from lmfast.training.report import write_report
 from lmfast.training.resolve import batch_ramp
 from lmfast.training.resume import describe_extension, refuse_changes, saved_settings
 from lmfast.training.schedules import schedule_of
-from lmfast.training.sinks import ConsoleSink, JSONLSink, Sinks, TensorBoardSink, WandbSink
+from lmfast.training.sinks import ConsoleSink, JSONLSink, Sink, Sinks, TensorBoardSink, WandbSink
 from lmfast.training.task import Rows, Start, Task
 from lmfast_kernels import cpu_library
 
@@ -108,7 +108,7 @@ class _State:
     """What training changes, with what a checkpoint holds of it."""
 
     model: TransformerLM
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     loss_scale: LossScale | None
     progress: Progress
     in_bf16: list[str]  # with fp8, a line for each product that stays in bf16
@@ -223,12 +223,12 @@ def _hooks(
     hooks.checkpoint = lambda p: ranks.from_first(
         lambda: _save(folder, model, state.optimizer, state.loss_scale, p, keep, sinks)
     )
-    if settings.optimizer.max_iters and ranks.is_first:
-        hooks.forecast = _time_left(settings, task, rows, sinks)
-    measure = task.measure or dict
+    if (end := settings.optimizer.max_iters) and ranks.is_first:
+        hooks.forecast = _time_left(settings, task, rows, end, sinks)
+    measure: Callable[[], dict[str, float]] = task.measure or dict
     hooks.figures = measure
     if isinstance(loss_fn, CompiledLoss):
-        hooks.figures = lambda: {"recompiles": loss_fn.recompiles} | measure()
+        hooks.figures = lambda: {"recompiles": loss_fn.recompiles, **measure()}
         if ranks.is_first:
             hooks.first_step = lambda seconds: sinks.message(first_step_line(seconds, loss_fn))
     return hooks
@@ -344,11 +344,10 @@ def _forecast(
     ]
 
 
-def _time_left(settings: TrainSettings, task: Task, rows: Rows, sinks: Sinks) -> Forecast:
-    opt, log = settings.optimizer, settings.logging
+def _time_left(settings: TrainSettings, task: Task, rows: Rows, end: int, sinks: Sinks) -> Forecast:
+    batch, every = batch_ramp(settings.optimizer), settings.logging.eval_interval
 
     def left(seconds_per_token: float, step: int) -> float:
-        batch, end, every = batch_ramp(opt), opt.max_iters, log.eval_interval
         return time_left(seconds_per_token, batch, rows.tokens, step, end, every, task.evaluation_tokens)
 
     return Forecast(left, sinks.message)
@@ -407,7 +406,7 @@ def _begin_folder(
 
 def _open_sinks(folder: Path, settings: TrainSettings, progress: Progress) -> Sinks:
     log = settings.logging
-    others = [JSONLSink(folder)]
+    others: list[Sink] = [JSONLSink(folder)]
     if log.tensorboard:
         others.append(TensorBoardSink(folder, progress.step))
     if log.wandb != "off":
@@ -464,7 +463,7 @@ def _introduction(
 def _save(
     folder: Path,
     model: TransformerLM,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     loss_scale: LossScale | None,
     progress: Progress,
     keep: int,

@@ -10,14 +10,16 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmfast.errors import UserError
 from lmfast.files import locked, written_beside
+from lmfast.model.config import ModelConfig, ResolvedConfig
 
 if TYPE_CHECKING:
     import torch
 
+    from lmfast.model.transformer import TransformerLM
     from lmfast.tokenizer.bpe import Tokenizer
     from lmfast.training.checkpoint import Checkpoint
 
@@ -84,9 +86,10 @@ def refuse_foreign_folder(folder: Path) -> None:
         raise UserError(f"{folder}: no run folder, yet it holds {', '.join(taken)}; choose another --out-dir")
 
 
-def refuse_other_data(folder: Path, facts: dict) -> None:
+def refuse_other_data(folder: Path, facts: dict[str, Any]) -> None:
     """Raises UserError where the training data is not what the run was started with."""
-    before, now = read_facts(folder).get("train_data") or {}, facts.get("train_data") or {}
+    before: dict[str, Any] = read_facts(folder).get("train_data") or {}
+    now: dict[str, Any] = facts.get("train_data") or {}
     for name in before:
         if before[name] != now.get(name):
             raise UserError(
@@ -95,7 +98,7 @@ def refuse_other_data(folder: Path, facts: dict) -> None:
             )
 
 
-def refuse_other_model(checkpoint, config, may_grow: bool = False) -> None:
+def refuse_other_model(checkpoint: "Checkpoint", config: ModelConfig, may_grow: bool = False) -> None:
     """Raises UserError naming the setting in which a run's model differs from `config`; its start, dropout and context
     may, and with may_grow its vocabulary may be smaller."""
     if not (checkpoint.run / "config.yaml").is_file():
@@ -113,7 +116,7 @@ def refuse_other_model(checkpoint, config, may_grow: bool = False) -> None:
             )
 
 
-def read_facts(folder: Path) -> dict:
+def read_facts(folder: Path) -> dict[str, Any]:
     """run.json; empty where it is missing or damaged."""
     try:
         return json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -137,12 +140,12 @@ def save_tokenizer(tokenizer: "Tokenizer", folder: Path) -> None:
     os.replace(partial, target)
 
 
-def read_metrics(folder: Path) -> list[dict]:
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; a last line cut short by a crash is left out."""
     path = folder / "metrics.jsonl"
     if not path.exists():
         return []
-    lines = []
+    lines: list[dict[str, Any]] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         with contextlib.suppress(json.JSONDecodeError):
             lines.append(json.loads(line))
@@ -156,7 +159,9 @@ def keep_metrics_until(folder: Path, step: int) -> None:
         beside.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
-def load_run(folder, device: str = "cpu"):
+def load_run(
+    folder: str | os.PathLike[str], device: str = "cpu"
+) -> "tuple[TransformerLM, Tokenizer | None, ResolvedConfig]":
     """(model, tokenizer or None, model config) of a run folder, or of one checkpoint folder inside it.
 
     The newest undamaged checkpoint is taken. The model comes in eval mode, in fp32, on `device`.
@@ -164,7 +169,9 @@ def load_run(folder, device: str = "cpu"):
     return load_checkpoint(find_checkpoint(Path(folder)), device)
 
 
-def load_checkpoint(checkpoint: "Checkpoint", device: "str | torch.device" = "cpu"):
+def load_checkpoint(
+    checkpoint: "Checkpoint", device: "str | torch.device" = "cpu"
+) -> "tuple[TransformerLM, Tokenizer | None, ResolvedConfig]":
     """(model, tokenizer or None, model config) of an open checkpoint; as `load_run`."""
     from lmfast.settings import read_model
     from lmfast.tokenizer.bpe import Tokenizer
@@ -192,7 +199,9 @@ def find_checkpoint(path: Path) -> "Checkpoint":
     return checkpoint
 
 
-def model_of(checkpoint: "Checkpoint", config, device: "str | torch.device" = "cpu"):
+def model_of(
+    checkpoint: "Checkpoint", config: ModelConfig, device: "str | torch.device" = "cpu"
+) -> "TransformerLM":
     """A TransformerLM of shape `config` with a checkpoint's weights, in eval mode."""
     from lmfast.model.transformer import TransformerLM
 
@@ -201,7 +210,7 @@ def model_of(checkpoint: "Checkpoint", config, device: "str | torch.device" = "c
     return model.eval()
 
 
-def load_weights(model, checkpoint, may_grow: bool = False) -> None:
+def load_weights(model: "TransformerLM", checkpoint: "Checkpoint", may_grow: bool = False) -> None:
     """Copies a checkpoint's weights into `model`; raises UserError naming the first tensor that does not fit, or in
     which a NaN or an infinity would spoil each step and each answer.
 
@@ -229,7 +238,7 @@ def load_weights(model, checkpoint, may_grow: bool = False) -> None:
             tensor.copy_(tensors[name])
 
 
-def _grown(rows, count: int):
+def _grown(rows: "torch.Tensor", count: int) -> "torch.Tensor":
     """A table (ids, width) with `count` ids: new rows lie about the mean of the old ones, which leaves the other ids'
     probabilities nearly as they were (Hewitt 2021), a tenth of their spread apart, so that they can be told."""
     import torch

@@ -57,6 +57,7 @@ class Schedule:
 
 def schedule_of(opt: OptimizerSettings) -> Schedule:
     """The schedule that resolved settings describe."""
+    assert opt.min_lr is not None, "not resolved"
     return Schedule(
         opt.schedule,
         opt.learning_rate,

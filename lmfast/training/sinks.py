@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -20,9 +20,19 @@ from lmfast.errors import UserError
 
 
 class Sink(Protocol):
-    def log(self, metrics: dict) -> None: ...
-    def text(self, step: int, title: str, body: str) -> None: ...
-    def close(self) -> None: ...
+    """A place for a run's numbers and texts. Raises OSError where it cannot write."""
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """One line of metrics, as in this module's docstring: finite numbers by name, `step` among them."""
+        ...
+
+    def text(self, step: int, title: str, body: str) -> None:
+        """A text of the model after `step`; title: what kind of text it is, such as "sample"."""
+        ...
+
+    def close(self) -> None:
+        """Writes what is left; called once, after the last line."""
+        ...
 
 
 class Sinks:
@@ -36,7 +46,7 @@ class Sinks:
         self.console, self.all = console, [console, *others] if console is not None else []
         self.failing: set[int] = set()
 
-    def log(self, metrics: dict) -> None:
+    def log(self, metrics: dict[str, Any]) -> None:
         self._each(lambda sink: sink.log(metrics))
 
     def text(self, step: int, title: str, body: str) -> None:
@@ -97,7 +107,7 @@ class ConsoleSink:
             self.task = self.bar.add_task("train", total=1.0, place=self._place(start), numbers=numbers)
             self.bar.start()
 
-    def log(self, metrics: dict) -> None:
+    def log(self, metrics: dict[str, Any]) -> None:
         line = format_metrics(metrics)
         if self.bar is None or "val_loss" in metrics:
             self.console.print(f"{self._place(metrics['step'])}  {line}", markup=False)
@@ -134,7 +144,7 @@ class JSONLSink:
         self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
         self.pending: list[bytes] = []
 
-    def log(self, metrics: dict) -> None:
+    def log(self, metrics: dict[str, Any]) -> None:
         self.pending.append(json.dumps(metrics).encode() + b"\n")
         self._write()
 
@@ -176,11 +186,11 @@ class TensorBoardSink:
             raise UserError(
                 "--tensorboard needs the package tensorboard, which is not installed; install lmfast's extra [tensorboard]"
             ) from None
-        self.writer = SummaryWriter(
+        self.writer: Any = SummaryWriter(
             str(folder / "tensorboard"), purge_step=start + 1 if start else None
         )  # events beyond the checkpoint are taken anew
 
-    def log(self, metrics: dict) -> None:
+    def log(self, metrics: dict[str, Any]) -> None:
         for name, value in metrics.items():
             if name != "step":
                 self.writer.add_scalar(name, value, metrics["step"])
@@ -196,7 +206,13 @@ class WandbSink:
     """A Weights & Biases run; a resumed training goes on in the same one."""
 
     def __init__(
-        self, folder: Path, mode: str, project: str, name: str | None, entity: str | None, config: dict
+        self,
+        folder: Path,
+        mode: Literal["online", "offline"],
+        project: str,
+        name: str | None,
+        entity: str | None,
+        config: dict[str, Any],
     ):
         try:
             import wandb
@@ -212,14 +228,14 @@ class WandbSink:
                 project=project, name=name or folder.name, entity=entity, config=config, dir=str(folder),
                 mode=mode, id=run_id, resume="allow" if run_id else None,
             )  # fmt: skip
-        except (wandb.errors.Error, OSError) as error:
+        except (wandb.Error, OSError) as error:
             reason = " ".join(str(error).split())
             raise UserError(
                 f"wandb cannot start ({reason}); log in with `wandb login`, or pass --wandb offline"
             ) from None
         id_file.write_text(self.run.id)
 
-    def log(self, metrics: dict) -> None:
+    def log(self, metrics: dict[str, Any]) -> None:
         self.run.log({k: v for k, v in metrics.items() if k != "step"}, step=metrics["step"])
 
     def text(self, step: int, title: str, body: str) -> None:
@@ -242,9 +258,9 @@ def fitted(line: str, width: int) -> str:
     return "  ".join(parts)
 
 
-def format_metrics(metrics: dict) -> str:
+def format_metrics(metrics: dict[str, Any]) -> str:
     """A metrics line for people: only what was measured, each with its unit."""
-    parts = []
+    parts: list[str] = []
     if "train_loss" in metrics:
         parts.append(f"loss {metrics['train_loss']:.4f}")
     if "learning_rate" in metrics:

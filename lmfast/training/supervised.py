@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from lmfast.counted import counted
@@ -15,7 +16,7 @@ from lmfast.settings import TrainSettings, precision_of
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.training.distributed import Ranks
 from lmfast.training.evaluation import evaluate
-from lmfast.training.interfaces import Evaluate, Generate
+from lmfast.training.interfaces import Evaluate, Generate, MakeEvaluate
 from lmfast.training.objectives import SFT
 from lmfast.training.post_training import (
     answer_sampler,
@@ -56,19 +57,11 @@ def supervised_task(
     objective = SFT(settings.optimizer.z_loss)
     held_rows = pack(records.held, length, pad, settings.data.packing) if records.held else None
 
-    def make_evaluate(
-        model: TransformerLM, settings: TrainSettings, device: torch.device, ranks: Ranks
-    ) -> Evaluate:
-        opt, limit = settings.optimizer, settings.logging.eval_batches
-        # Counted in optimizer steps: the same rows however a step is split.
-        batches = in_order(held_rows, opt.batch_size, limit * opt.grad_accumulation)
-        return lambda: evaluate(model, objective, batches, device, precision_of(settings.run), None, ranks)
-
     prompts = records.prompts[:3]
     return settings, Task(
         objective=objective,
         batches=RowBatches(rows, batch_ramp(settings.optimizer), settings.run.seed),
-        make_evaluate=make_evaluate if held_rows is not None else None,
+        make_evaluate=_make_evaluate(held_rows, objective) if held_rows is not None else None,
         sample=answer_sampler(tokenizer, prompts, generate) if prompts else None,
         tokenizer=tokenizer,
         evaluation_tokens=held_rows.size if held_rows is not None else 0,
@@ -80,6 +73,20 @@ def supervised_task(
         },
         grows_vocabulary=True,
     )
+
+
+def _make_evaluate(held: np.ndarray, objective: SFT) -> MakeEvaluate:
+    """The loss on rows of held-out records."""
+
+    def prepare(
+        model: TransformerLM, settings: TrainSettings, device: torch.device, ranks: Ranks
+    ) -> Evaluate:
+        opt, limit = settings.optimizer, settings.logging.eval_batches
+        # Counted in optimizer steps: the same rows however a step is split.
+        batches = in_order(held, opt.batch_size, limit * opt.grad_accumulation)
+        return lambda: evaluate(model, objective, batches, device, precision_of(settings.run), None, ranks)
+
+    return prepare
 
 
 class _Records(NamedTuple):
