@@ -8,7 +8,7 @@ import importlib
 import sys
 import typing
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import shtab
 
@@ -77,7 +77,8 @@ def _all_commands() -> argparse.ArgumentParser:
 
 def _add_values(parser: argparse.ArgumentParser) -> None:
     """Tells shtab what the values of a parser's options can be."""
-    for action in parser._actions:
+    actions: list[Any] = parser._actions  # shtab reads an attribute that argparse's class does not declare
+    for action in actions:
         if isinstance(action.choices, dict):
             for subcommand in action.choices.values():
                 _add_values(subcommand)
@@ -99,10 +100,10 @@ def _literals(hint: object) -> tuple[str, ...] | None:
     return None
 
 
-def _configs() -> dict:
+def _configs() -> dict[str, Any]:
     """Completes the names in configs/, YAML files and directories."""
     names = " ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
-    files = shtab.glob("*.yaml", "*.yml")
+    files: Any = shtab.glob("*.yaml", "*.yml")
     return {
         "bash": "_lmfast_config_files",
         "zsh": "_lmfast_config_files",

@@ -183,7 +183,8 @@ def _task(run: Path, stage: str, tokenizer, device):
     settings, task = preference_task(
         saved_settings(run, DPOSettings), start, tokenizer, generate, device, ALONE
     )
-    task.prepare(run)
+    if task.prepare is not None:
+        task.prepare(run)
     return settings, task
 
 

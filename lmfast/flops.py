@@ -43,6 +43,7 @@ from lmfast.training.post_training_settings import DPOSettings, SFTSettings
 from lmfast.training.resolve import batch_ramp
 
 GB = 1e9
+MatmulDtype = Literal["bf16", "fp16", "fp32", "fp8"]
 COMMANDS = (TrainSettings, SFTSettings, DPOSettings)
 """whose files --config reads"""
 AFTER = {name for cls in COMMANDS for name in flat_types(cls)} - flat_types(TrainSettings).keys()
@@ -75,7 +76,7 @@ class FlopsSettings:
     """run folder or checkpoint whose model is counted, as sft and dpo train it; other settings beat it"""
     batch_size: int = 32
     """sequences in one forward pass, for the memory of a step"""
-    dtype: Literal["bf16", "fp16", "fp32", "fp8"] | None = None
+    dtype: MatmulDtype | None = None
     """of the matrix products; when not set, what the YAML file's bf16 and fp16 say, and bf16 without a file"""
     device: Annotated[str | None, Option(help=DEVICE_HELP)] = None
     memory: float | None = None
@@ -92,6 +93,12 @@ class FlopsSettings:
     """print JSON instead of a table"""
     plot: str | None = None
     """picture to write (.png, .svg, .pdf): the components' shares as the context grows"""
+
+
+class ResolvedFlops(FlopsSettings):
+    """Settings with the type of the matrix products set, and checked."""
+
+    dtype: MatmulDtype
 
 
 def build_parser() -> SettingsParser:
@@ -113,7 +120,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = resolve(settings, file, given)
         if settings.plot is not None:
             check_writable(settings.plot)
-        facts = cost(settings) if settings.hours is None else budget(settings)
+        if settings.hours is None or settings.device is None:
+            facts = cost(settings)
+        else:
+            facts = budget(settings, settings.hours, settings.device)
         from lmfast.flops_output import plot_shares, print_budget, print_cost
 
         if settings.plot is not None:
@@ -156,14 +166,15 @@ def _base(settings: FlopsSettings, file: dict[str, Any], given: set[str]) -> Flo
     return replace(defaults, model=model)
 
 
-def resolve(settings: FlopsSettings, file: dict[str, Any], given: set[str]) -> FlopsSettings:
+def resolve(settings: FlopsSettings, file: dict[str, Any], given: set[str]) -> ResolvedFlops:
     """What follows from the YAML file and from what the command line names, filled in; then everything checked."""
     if "batch_size" not in given and "beta" in file:
         settings = replace(settings, batch_size=2 * settings.batch_size)  # of dpo: pairs
-    if settings.dtype is None:
+    dtype = settings.dtype
+    if dtype is None:
         flags = {name: file[name] for name in ("bf16", "fp16") if name in file}
         named = precision_of(RunSettings(**flags))
-        settings = replace(settings, dtype="bf16" if settings.config is None else named)
+        dtype = "bf16" if settings.config is None else named
     if "total_tokens" not in given and {"tokens_per_parameter", "hours"} & given:
         settings = replace(settings, total_tokens=None)  # the file's: the line beats it
     elif settings.total_tokens is None and settings.hours is None and file.get("max_iters") is not None:
@@ -175,7 +186,8 @@ def resolve(settings: FlopsSettings, file: dict[str, Any], given: set[str]) -> F
     if settings.device is None and settings.hours is None and given & TIME:
         settings = replace(settings, device="auto")
     check(settings)
-    return settings
+    resolved: dict[str, Any] = vars(settings) | {"dtype": dtype}
+    return ResolvedFlops(**resolved)
 
 
 def check(settings: FlopsSettings) -> None:
@@ -208,7 +220,7 @@ def check(settings: FlopsSettings) -> None:
             )
 
 
-def cost(settings: FlopsSettings) -> dict[str, Any]:
+def cost(settings: ResolvedFlops) -> dict[str, Any]:
     """Everything about one shape, as it is printed with --json; bytes, FLOPs and seconds, unrounded."""
     config = settings.model.resolved()
     dtype, length, batch = settings.dtype, config.context_length, settings.batch_size
@@ -244,17 +256,17 @@ def cost(settings: FlopsSettings) -> dict[str, Any]:
     return facts
 
 
-def budget(settings: FlopsSettings) -> dict[str, Any]:
+def budget(settings: ResolvedFlops, hours: float, device_name: str) -> dict[str, Any]:
     """The inverse: model size and tokens for hours on a device, and a shape of about that size."""
     dtype = settings.dtype
-    device = _device(settings.device, dtype)
+    device = _device(device_name, dtype)
     ratio = settings.tokens_per_parameter or CHINCHILLA
-    flops = settings.mfu * device["peak_flops"] * settings.hours * 3600
+    flops = settings.mfu * device["peak_flops"] * hours * 3600
     size, tokens = compute_optimal(flops, ratio)
     facts: dict[str, Any] = {
         "convention": CONVENTION,
         "device": device,
-        "hours": settings.hours,
+        "hours": hours,
         "mfu": settings.mfu,
         "dtype": dtype,
         "training_flops": flops,
@@ -268,7 +280,7 @@ def budget(settings: FlopsSettings) -> dict[str, Any]:
         proposal = propose_shape(settings.model, flops, ratio)
         if proposal is None:
             raise UserError(
-                f"vocab_size {settings.model.vocab_size} alone costs more than {settings.hours:g} hours; "
+                f"vocab_size {settings.model.vocab_size} alone costs more than {hours:g} hours; "
                 "choose a smaller one, or more hours"
             )
         facts["shape"] = {

@@ -118,9 +118,10 @@ def generate_text(settings: GenerateSettings) -> None:
             file=sys.stderr,
         )
     ids = [tokenizer.encode(prompt) for prompt in prompts]
-    if any(not row for row in ids) and begin is None:
+    if begin is not None:
+        ids = [row or [begin] for row in ids]
+    elif not all(ids):
         raise UserError("the tokenizer has no <|endoftext|> to begin a text with; give --prompt")
-    ids = [row or [begin] for row in ids]
 
     printer = _StreamPrinter(tokenizer, prompts[0]) if len(prompts) == 1 else None
     start = time.perf_counter()

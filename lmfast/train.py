@@ -46,7 +46,7 @@ def _understand(argv: Sequence[str], corpus) -> tuple[TrainSettings, "Start", An
     from lmfast.training.resume import choose_folder, refuse_missing_data, settings_to_resume
 
     folder, resuming = choose_folder(settings)
-    if resuming:
+    if resuming and folder is not None:
         settings = parse(TrainSettings, argv, "lmfast train", base=settings_to_resume(folder, TrainSettings))
         refuse_missing_data(folder, settings)
     elif settings.data.train_data_path is None and settings.config is None:
@@ -116,12 +116,11 @@ def _task(settings: TrainSettings, start: "Start", corpus, remark: Callable[[str
         }
         absolute = {name: os.path.abspath(path) for name, path in paths.items() if path is not None}
         settings = replace_flat(settings, absolute)
-        data = settings.data
-        sources = data.train_data_path, data.val_data_path, data.tokenizer
+        sources = absolute["train_data_path"], settings.data.val_data_path, settings.data.tokenizer
     else:
         sources = corpus.train, corpus.valid, corpus.tokenizer
         facts = {"floor_bits_per_byte": corpus.floor_bits_per_byte}
-    kept = start.folder / "tokenizer" if start.resuming else None
+    kept = start.folder / "tokenizer" if start.resuming and start.folder is not None else None
     if kept is not None and not kept.is_dir():
         kept = None
     settings, inputs = open_inputs(settings, *sources, kept, remark)

@@ -74,7 +74,7 @@ class HelpFormatter(argparse.HelpFormatter):
 
     def _format_action_invocation(self, action):
         if action.option_strings and action.nargs != 0 and action.metavar is not None:
-            return f"{', '.join(action.option_strings)} {self._format_args(action, action.metavar)}"
+            return f"{', '.join(action.option_strings)} {self._format_args(action, action.dest)}"
         if (switch := getattr(action, "switch", None)) is not None:
             return ", ".join(f"--[no-]{name[2:]}" for name in switch)
         return super()._format_action_invocation(action)

@@ -15,7 +15,7 @@ import re
 import types
 import typing
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from lmfast.cli.arguments import Parser
 from lmfast.errors import UserError
@@ -31,7 +31,10 @@ from lmfast.settings import (
 )
 from lmfast.suggestions import nearest, remedy, stray_word_remedy
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 _METAVARS = {int: "INT", float: "FLOAT", str: "TEXT"}
 _EXPECTED = {int: "a whole number in digits", float: "a number"}
@@ -87,7 +90,7 @@ class SettingsParser(Parser):
         hints = typing.get_type_hints(cls, include_extras=True)
         for field in dataclasses.fields(cls):
             hint = hints[field.name]
-            if dataclasses.is_dataclass(hint):
+            if isinstance(hint, type) and dataclasses.is_dataclass(hint):
                 self._add(hint, self.add_argument_group(f"{field.name} options", _summary(hint)))
                 continue
             option = option_of(hint)
@@ -117,6 +120,8 @@ class SettingsParser(Parser):
         """Help with the values of `settings` as defaults."""
         values = to_flat(settings)
         for action in self._actions:
+            if not isinstance(action, _Value | _Switch):
+                continue
             value = values.get(action.dest)
             if isinstance(action, _Switch):
                 shown = "on" if value else "off"
@@ -135,7 +140,9 @@ class SettingsParser(Parser):
         off = "no_" if name.startswith("no_") else ""
         known = {n for n, hint in hints.items() if hint is bool} if off else hints.keys() | aliases.keys()
         meant = nearest(name.removeprefix(off), known)
-        if any(action.dest == meant and not action.option_strings for action in self._actions):
+        if meant is not None and any(
+            action.dest == meant and not action.option_strings for action in self._actions
+        ):
             raise UserError(f"unknown setting '{flag}'; give it without a name: {self.prog} {meant.upper()}")
         near = remedy(name.removeprefix(off), known, "--no-" if off else "--")
         raise UserError(f"unknown setting '{flag}'; {near or '--help lists them all'}")
@@ -175,7 +182,7 @@ class _Switch(argparse.Action):
         super().__init__(names, dest, nargs=0, **rest)
 
     def __call__(self, parser, namespace, value, option_string=None):
-        setattr(namespace, self.dest, not option_string.startswith(("--no-", "--no_")))
+        setattr(namespace, self.dest, not str(option_string).startswith(("--no-", "--no_")))
 
 
 def _converted(text: str, hint: Any, name: str) -> Any:
@@ -212,8 +219,11 @@ def field_texts(cls: type) -> dict[str, str]:
     """{field: its text}: the string literal below each field of a dataclass, line breaks joined."""
     texts: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
-        (body,) = (node.body for node in ast.parse(inspect.getsource(base)).body)
-        for field, text in itertools.pairwise(body):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+        (definition,) = ast.parse(inspect.getsource(base)).body
+        assert isinstance(definition, ast.ClassDef)
+        for field, text in itertools.pairwise(definition.body):
+            if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+                continue
+            if isinstance(text, ast.Expr):
                 texts[field.target.id] = " ".join(ast.literal_eval(text.value).split())
     return texts

@@ -147,18 +147,15 @@ def make_alpaca(part: str, paths: list[Path], folder: Path, movable: bool) -> di
             except ValueError as error:
                 raise UserError(f"{path}: is no JSON ({error}); fetch it again") from None
             for number, record in enumerate(found if isinstance(found, list) else [found]):
-                fields = (
-                    [record.get(key) for key in ("instruction", "input", "output")]
-                    if isinstance(record, dict)
-                    else []
-                )
-                if not fields or not all(isinstance(text, str) for text in fields):
+                keys = ("instruction", "input", "output")
+                fields = [record.get(key) for key in keys] if isinstance(record, dict) else []
+                texts = [text for text in fields if isinstance(text, str)]
+                if len(texts) != len(keys):
                     raise UserError(
                         f"{path}: record {number} has not the strings instruction, input and output; is it another file?"
                     )
-                record = dict(zip(("instruction", "input", "output"), fields))
-                useful = fields[0].strip() and fields[2].strip()
-                yield f"{fields[0]}\n{fields[1]}", record if useful else None
+                useful = texts[0].strip() and texts[2].strip()
+                yield f"{texts[0]}\n{texts[1]}", dict(zip(keys, texts)) if useful else None
 
     return write_records(part, folder, records(), hold_out=True)
 

@@ -77,7 +77,8 @@ def _next_end(file: BinaryIO, target: int, marks: Sequence[bytes]) -> int:
         text = file.read(SEARCH_BYTES + 2 * longest)
         while found := pattern.search(text, target - begin):
             target = begin + found.start() + 1
-            if pattern.search(text, max(0, target - begin - longest)).start() == found.start():
+            first = pattern.search(text, max(0, target - begin - longest))
+            if first is not None and first.start() == found.start():
                 return begin + found.end()
         if len(text) < SEARCH_BYTES + 2 * longest:
             return max(target, begin + len(text))
@@ -215,7 +216,7 @@ class _Unpacked:
         """How much of the packed file was read."""
         return self._packed.tell()
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = -1) -> bytes:
         import zlib
 
         try:

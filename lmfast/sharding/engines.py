@@ -95,8 +95,11 @@ def _end_with_parent() -> None:
     """A worker leaves Ctrl-C to its parent, and does not outlive one that was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def watch():
-        multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "not a worker"
+
+    def watch() -> None:
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -126,7 +129,9 @@ def dask_client(scheduler: str | None, num_workers: int, sees: Iterable[str | Pa
             )
             client = stack.enter_context(distributed.Client(cluster))
         else:
-            where = {"scheduler_file": scheduler} if Path(scheduler).is_file() else {"address": scheduler}
+            where: dict[str, Any] = (
+                {"scheduler_file": scheduler} if Path(scheduler).is_file() else {"address": scheduler}
+            )
             try:
                 client = stack.enter_context(distributed.Client(**where, timeout=CONNECT_SECONDS))
             except (OSError, ValueError) as error:

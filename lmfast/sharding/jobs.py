@@ -11,14 +11,17 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from lmfast.files import locked, written_beside
 from lmfast.sharding.engines import dask_client, run_here, run_on_dask
 from lmfast.sharding.workers import default_workers
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 Progress = Callable[[int, int], None]
-Request = TypeVar("Request")
+Request = TypeVar("Request", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def compression(arguments: argparse.Namespace) -> None:
             )
     if len(figures) > 1 and len(tokenizers) > 1:
         print("\nbytes/token")
-        print("\n".join(table([path for path, _ in tokenizers], arguments.input, figures)))
+        print("\n".join(table([str(path) for path, _ in tokenizers], arguments.input, figures)))
 
 
 def table(columns: Sequence[str], rows: Sequence[str], figures: Sequence[Sequence[float]]) -> list[str]:

@@ -125,10 +125,12 @@ def _against(pieces: Iterable[bytes], source: np.ndarray) -> str:
 def _whole_documents(tokens: np.ndarray, end: int | None) -> Iterator[tuple[int, np.ndarray]]:
     """(position, ids) of about `PIECE` ids that end where a document does."""
     begin = 0
+    nowhere = np.empty(0, np.int64)
     while begin < len(tokens):
         stop = min(begin + PIECE, len(tokens))
         while stop < len(tokens):
-            ends = np.flatnonzero(np.asarray(tokens[stop : stop + PIECE]) == end) if end is not None else ()
+            piece = np.asarray(tokens[stop : stop + PIECE])
+            ends = nowhere if end is None else np.flatnonzero(piece == end)
             if len(ends):
                 stop += int(ends[0]) + 1
                 break

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lmfast.data.stories import corpus
 from lmfast.files import empty_folder, locked, written_beside
@@ -114,7 +115,7 @@ def _tokens(folder: Path, encoded: Path, name: str, report: Callable[[str], None
     report(f"{target}: {summary.tokens:,} tokens")
 
 
-def _read_json(path: Path):
+def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

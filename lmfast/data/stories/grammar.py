@@ -228,7 +228,8 @@ class Grammar:
             starts = self._starts[rule, form] = {}
             for index, entry in enumerate(self.words[rule]):
                 shown = show(entry, form)
-                starts.setdefault(_FIRST_WORD.match(shown).group(), []).append((index, shown))
+                if word := _FIRST_WORD.match(shown):
+                    starts.setdefault(word.group(), []).append((index, shown))
         first = _FIRST_WORD.match(text, position)
         candidates = starts.get(first.group(), ()) if first else ()
         return [(index, shown) for index, shown in candidates if text.startswith(shown, position)]
@@ -346,18 +347,19 @@ class _Parser:
             yield from self._sequence(parts, 0, position, bound, (choices, (rule, index)))
 
     def _sequence(self, parts: list[Part], i: int, position: int, bound: dict, choices) -> Iterator[tuple]:
-        while i < len(parts) and isinstance(parts[i], Literal | Bound):
+        while i < len(parts):
             part = parts[i]
+            if not isinstance(part, Literal | Bound):
+                break
             shown = part.text if isinstance(part, Literal) else show(bound[part.variable], part.form)
             if not self._text.startswith(shown, position):
                 self._furthest = max(self._furthest, position)
                 return
             position += len(shown)
             i += 1
-        if i == len(parts):
+        else:
             yield position, bound, choices
             return
-        part = parts[i]
         if isinstance(part, Draw) and part.rule in self._grammar.words:
             for index, shown in self._grammar.entries_at(part.rule, part.form, self._text, position):
                 entry = self._grammar.words[part.rule][index]
