@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 
-from lmfast.files import written_beside
+from lmfast.files import atomic_write
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
 RECIPE = 2  # part of the files' names: another recipe makes other files
@@ -74,7 +74,7 @@ def write(path: Path, pieces: Iterator[str], num_bytes: int) -> None:
     """Writes whole pieces until there are `num_bytes`; both files appear under their names when they are complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0
-    with written_beside(path) as beside:
+    with atomic_write(path) as beside:
         with beside.open("wb") as file:
             for piece in pieces:
                 data = piece.encode()
@@ -90,7 +90,7 @@ def repeated(path: Path, times: int) -> Path:
     """A file of `path`'s text so many times: more bytes, and not one more distinct pretoken."""
     target = path.with_name(f"{path.stem}-x{times}.txt")
     if not target.exists():
-        with path.open("rb") as source, written_beside(target) as beside, beside.open("wb") as file:
+        with path.open("rb") as source, atomic_write(target) as beside, beside.open("wb") as file:
             for _ in range(times):
                 at = 0
                 while sent := os.sendfile(file.fileno(), source.fileno(), at, 1 << 30):

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 
 from lmfast.inference.decode import generate, stream
-from lmfast.inference.kept_decoders import borrow, shelf_of
+from lmfast.inference.decoder_cache import borrow, decoder_cache_for
 from lmfast.inference.sampling import Sampling
 from lmfast.inference.torch_decoder import TorchDecoder
 from lmfast.model.config import ModelConfig
@@ -135,13 +135,13 @@ def second_call(device: torch.device) -> str:
             p.add_(0.02 * torch.randn_like(p))
     with torch.autocast(device.type, torch.bfloat16):
         first = generate(model, PROMPTS, 15, **GREEDY)
-        graph = shelf_of(model).idle[-1].graph
+        graph = decoder_cache_for(model).idle[-1].graph
         must_equal(generate(model, PROMPTS, 15, **GREEDY), first, "the same call again")
         with torch.no_grad():
             for p, q in zip(model.parameters(), other.parameters(), strict=True):
                 p.copy_(q)
         must_equal(generate(model, PROMPTS, 15, **GREEDY), generate(other, PROMPTS, 15, **GREEDY), "weights")
-    if len(shelf_of(model).idle) != 1 or shelf_of(model).idle[0].graph is not graph:
+    if len(decoder_cache_for(model).idle) != 1 or decoder_cache_for(model).idle[0].graph is not graph:
         raise AssertionError("another decoder or graph was made")
     want = [generate(model, [prompt], 15, **GREEDY)[0] for prompt in PROMPTS]
     streams = [stream(model, [prompt], 15, Sampling(**GREEDY)) for prompt in PROMPTS]

@@ -15,7 +15,7 @@ import torch
 
 import lmfast_kernels
 from bench.ceilings import best
-from lmfast.model.fp8 import why_not_fp8
+from lmfast.model.fp8 import fp8_blocker
 from lmfast_kernels.fp8_feed_forward import gradient_to_fp8, hidden_to_fp8
 from lmfast_kernels.fp8_linear import E4M3, E5M2, fp8_mm, fp8_mm_reference, to_fp8, to_fp8_both, transposed
 
@@ -213,7 +213,7 @@ def main(arguments: list[str] | None = None) -> int:
     device = torch.device("cpu" if options.rehearse else "cuda")
     if not options.rehearse and not torch.cuda.is_available():
         raise SystemExit("gpu_smoke_fp8: needs a CUDA device, or --rehearse")
-    if not options.rehearse and (reason := why_not_fp8(device)):
+    if not options.rehearse and (reason := fp8_blocker(device)):
         raise SystemExit(f"gpu_smoke_fp8: {reason}")
     failed = []
     for name in options.only or CHECKS:

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from bench import machine, readme, report, saved
-from lmfast.files import written_beside
+from lmfast.files import atomic_write
 from lmfast.training.report import write_report
 
 PICTURES = machine.ROOT / "docs" / "pictures"
@@ -63,7 +63,7 @@ def benchmarks() -> str:
 
 def main() -> None:
     for name, draw in (("report.svg", run_report), ("bench.svg", benchmarks)):
-        with written_beside(PICTURES / name) as beside:
+        with atomic_write(PICTURES / name) as beside:
             beside.write_text(draw(), encoding="utf-8")
         print(PICTURES / name)
 

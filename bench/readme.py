@@ -13,7 +13,7 @@ from pathlib import Path
 from bench import machine, saved
 from bench.table import duration
 from lmfast.errors import UserError
-from lmfast.files import written_beside
+from lmfast.files import atomic_write
 
 README = machine.ROOT / "README.md"
 BEGIN = "<!-- made by python -m bench.report --readme -->"
@@ -106,5 +106,5 @@ def refresh(path: Path, text: str) -> None:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise UserError(f"{path}: does not have the lines {BEGIN} and {END} where the section belongs")
-    with written_beside(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(before + text + after, encoding="utf-8")

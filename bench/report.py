@@ -17,7 +17,7 @@ from bench import readme, saved, storage
 from bench.saved import Entry, facts
 from bench.table import CELLS, duration, times
 from lmfast.errors import UserError, exit_on_user_error
-from lmfast.files import written_beside
+from lmfast.files import atomic_write
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 1080px; margin: 2em auto; padding: 0 1em; color: #1b1f24; }
@@ -216,7 +216,7 @@ def main() -> None:
         output = arguments.output or storage.FOLDER
         output.mkdir(parents=True, exist_ok=True)
         for name, text in (("bench.md", markdown(runs)), ("bench.html", page(runs))):
-            with written_beside(output / name) as beside:
+            with atomic_write(output / name) as beside:
                 beside.write_text(text, encoding="utf-8")
             print(output / name)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench import machine
 from bench.timing import seconds
-from lmfast.files import written_beside
+from lmfast.files import atomic_write
 
 WRONG, FAILED = "WRONG", "FAILED"
 FIELDS = "name", "must", "aim", "value", "at_most", "predicted", "wrong", "shown", "data"
@@ -99,7 +99,7 @@ def save(path: Path, described: dict, rows: list[Row], took: float) -> None:
 
 def save_json(path: Path, found: dict) -> None:
     """Writes the file in one step: whoever looks sees the old one or the new one."""
-    with written_beside(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(found, indent=1) + "\n")
 
 

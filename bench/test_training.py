@@ -16,7 +16,7 @@ from bench.training_step import OurSteps, TheirSteps, their_loss
 from lmfast.data.batches import Batches
 from lmfast.model.accounting import device_peak, training_flops_per_token
 from lmfast.model.config import ModelConfig
-from lmfast.model.device import make_deterministic, why_not_compile
+from lmfast.model.device import compile_blocker, make_deterministic
 from lmfast.model.transformer import TransformerLM
 from lmfast.training.objectives import NextToken
 
@@ -54,7 +54,7 @@ def test_step(size, mode, device, deterministic, measure):
     model = TransformerLM(config).to(device)
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, 1_000_000, np.int64).astype(np.uint16)
     batches = Batches(tokens, batch_size, config.context_length, seed=0)
-    compiled, steps = why_not_compile(device) is None, STEPS[mode]
+    compiled, steps = compile_blocker(device) is None, STEPS[mode]
     peers = {}
     if installed("transformers") and (mode == "full" or size != "large"):
         from bench.huggingface import llama

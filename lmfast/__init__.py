@@ -10,7 +10,7 @@ from lmfast.model import generation as _generation
 
 __version__ = "0.1.0"
 
-_HOME_OF = {
+_MODULES = {
     "Tokenizer": "lmfast.tokenizer.bpe",
     "train_bpe": "lmfast.tokenizer.training",
     "ModelConfig": "lmfast.model.config",
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str):
-    if name not in _HOME_OF:
+    if name not in _MODULES:
         raise AttributeError(f"module 'lmfast' has no attribute '{name}'")
-    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    value = getattr(importlib.import_module(_MODULES[name]), name)
     globals()[name] = value
     return value
 
@@ -46,4 +46,4 @@ _generation.provide(_decode_function)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME_OF])
+    return sorted([*globals(), *_MODULES])

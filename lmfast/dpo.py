@@ -29,17 +29,17 @@ def dpo(argv: Sequence[str]) -> bool:
     """Runs the training that a command line describes; returns False when it was stopped before its end."""
     read = functools.partial(parse, DPOSettings, argv, "lmfast dpo")
     read()  # --help and mistakes before torch is imported
-    compile_cache.use()
+    compile_cache.set_directory()
     import torch
 
     from lmfast.inference.decode import generate
-    from lmfast.training.distributed import joined
-    from lmfast.training.post_training import chat_tokenizer, settings_of
+    from lmfast.training.distributed import joined_ranks
+    from lmfast.training.post_training import chat_tokenizer, stage_settings
     from lmfast.training.preference import preference_task
     from lmfast.training.run import execute
 
-    with joined() as ranks:
-        settings, start = ranks.from_first(lambda: settings_of(DPOSettings, read, "dpo"))
+    with joined_ranks() as ranks:
+        settings, start = ranks.from_first(lambda: stage_settings(DPOSettings, read, "dpo"))
         device = torch.device(settings.run.device)
         ranks.use_device(device)
         tokenizer = ranks.first_then_rest(lambda: chat_tokenizer(start.base))

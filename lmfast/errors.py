@@ -18,11 +18,11 @@ def exit_on_user_error():
     """Turns a `UserError` into one line on stderr and exit code 2, as also output that cannot be written; Ctrl-C into exit
     code 130. A reader that went away (head, less) is no error."""
     from lmfast import streams
-    from lmfast.interrupts import after_imports
+    from lmfast.interrupts import deferred_during_imports
 
     streams.prepare()
     try:
-        with after_imports(), streams.written_out():
+        with deferred_during_imports(), streams.flushed_output():
             yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

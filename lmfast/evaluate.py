@@ -3,7 +3,7 @@
 Loss, perplexity and bits per byte over the whole file once, in order (or over so many batches of its beginning): the
 same figures every time on a CPU. A run of lmfast.sft or lmfast.dpo is measured on the records that it held out, as it was
 while training. On a token file too: one that was encoded for its base is as good as one of its own, for ids keep their
-meaning when the chat's tokens are added. With --samples, texts are written and measured as lmfast/data/text_figures.py
+meaning when the chat's tokens are added. With --samples, texts are written and measured as lmfast/data/text_statistics.py
 says.
 """
 
@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 from lmfast.cli.settings_line import SettingsParser, parse
 from lmfast.counted import counted
 from lmfast.errors import UserError, exit_on_user_error
-from lmfast.settings import DataSettings, Option, TrainSettings, precision_of, replace_flat
+from lmfast.settings import DataSettings, Option, TrainSettings, replace_flat, selected_precision
 from lmfast.streams import standard_output
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
@@ -69,7 +69,7 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, float]:
     for name, least in (("batch_size", 1), ("eval_batches", 0), ("samples", 0), ("max_tokens", 1)):
         if getattr(settings, name) < least:
             raise UserError(f"{name} is {getattr(settings, name)}; it must be at least {least}")
-    precision_of(settings)
+    selected_precision(settings)
     from lmfast.inference.sampling import Sampling
     from lmfast.model.device import make_deterministic, pick_device
     from lmfast.training.resume import saved_settings
@@ -101,7 +101,7 @@ def _loss(
     settings: EvaluateSettings, path: Path, checkpoint, model, tokenizer, device, document_mask: bool
 ) -> dict[str, float]:
     from lmfast.data.batches import Windows
-    from lmfast.data.chat import knows_ids_of
+    from lmfast.data.chat import shares_ids
     from lmfast.data.token_file import open_tokens
     from lmfast.training.evaluation import count_bytes, evaluate
     from lmfast.training.objectives import IGNORE, NextToken
@@ -109,7 +109,7 @@ def _loss(
     file = open_tokens(path, model.config.vocab_size, min_length=2)
     made_by = (file.summary or {}).get("tokenizer_sha256")
     if tokenizer is not None and made_by not in (None, tokenizer.fingerprint()):
-        if not knows_ids_of(tokenizer, made_by):
+        if not shares_ids(tokenizer, made_by):
             raise UserError(
                 f"{path}: was encoded with another tokenizer than the run's; encode it again with the one in the run folder"
             )
@@ -120,7 +120,7 @@ def _loss(
     windows = Windows(file.tokens, settings.batch_size, context_length, IGNORE, settings.eval_batches)
     num_bytes = count_bytes(windows.targets(), tokenizer) if tokenizer is not None else None
     objective = NextToken(separator=_separator(checkpoint.run, tokenizer) if document_mask else None)
-    result = evaluate(model, objective, windows, device, precision_of(settings), num_bytes)
+    result = evaluate(model, objective, windows, device, selected_precision(settings), num_bytes)
     metrics = {"loss": result["val_loss"], "perplexity": math.exp(min(result["val_loss"], 700))}
     line = f"loss {metrics['loss']:.4f} nats a token, perplexity {metrics['perplexity']:.4g}"
     if "bits_per_byte" in result:
@@ -140,7 +140,7 @@ def _held_out(
     settings: EvaluateSettings, checkpoint, stage: str, model, tokenizer, device
 ) -> dict[str, float]:
     """What was measured while training on the records that a run of lmfast.sft or lmfast.dpo held out."""
-    from lmfast.training.distributed import ALONE
+    from lmfast.training.distributed import SINGLE_PROCESS
     from lmfast.training.run_folder import read_facts
 
     trained, task = _task(checkpoint.run, stage, tokenizer, device)
@@ -153,7 +153,7 @@ def _held_out(
         raise UserError("the run held no records out; give --data FILE, or --samples N")
     changes = {name: getattr(settings, name) for name in ("batch_size", "eval_batches", "bf16", "fp16")}
     changes["grad_accumulation"] = 1
-    found = task.make_evaluate(model, replace_flat(trained, changes), device, ALONE)()
+    found = task.make_evaluate(model, replace_flat(trained, changes), device, SINGLE_PROCESS)()
     metrics = {name.removeprefix("val_"): value for name, value in found.items()}
     source = data.val_data_path or f"the records of {data.train_data_path} that were held out"
     print(f"{checkpoint.path} on {source}")
@@ -170,7 +170,7 @@ def _held_out(
 def _task(run: Path, stage: str, tokenizer, device):
     """(settings, task) of a run of lmfast.sft or lmfast.dpo, its records read again, with the reference's numbers."""
     from lmfast.inference.decode import generate
-    from lmfast.training.distributed import ALONE
+    from lmfast.training.distributed import SINGLE_PROCESS
     from lmfast.training.post_training_settings import DPOSettings, SFTSettings
     from lmfast.training.preference import preference_task
     from lmfast.training.resume import saved_settings
@@ -181,7 +181,7 @@ def _task(run: Path, stage: str, tokenizer, device):
         return supervised_task(saved_settings(run, SFTSettings), run, tokenizer, generate, print)
     start = Start(run, resuming=True)
     settings, task = preference_task(
-        saved_settings(run, DPOSettings), start, tokenizer, generate, device, ALONE
+        saved_settings(run, DPOSettings), start, tokenizer, generate, device, SINGLE_PROCESS
     )
     if task.prepare is not None:
         task.prepare(run)
@@ -203,7 +203,7 @@ def _texts(
     settings: EvaluateSettings, train_data_path: str | None, model, tokenizer, device
 ) -> dict[str, float]:
     from lmfast.data.chat import ending_ids
-    from lmfast.data.text_figures import text_figures
+    from lmfast.data.text_statistics import text_statistics
     from lmfast.inference.decode import generate
     from lmfast.model.device import autocast
 
@@ -211,13 +211,13 @@ def _texts(
         raise UserError("the run has no tokenizer, so text cannot be written; leave --samples out")
     begin = tokenizer.encode(DOCUMENT_END if DOCUMENT_END in tokenizer.special_tokens else "\n")
     known, source = _known_words(settings, train_data_path, tokenizer)
-    with autocast(device, precision_of(settings)):
+    with autocast(device, selected_precision(settings)):
         new = generate(
             model, [begin] * settings.samples, settings.max_tokens,
             temperature=settings.temperature, top_p=settings.top_p, seed=settings.seed,
             stop_ids=ending_ids(tokenizer),
         )  # fmt: skip
-    figures = text_figures([tokenizer.decode(ids) for ids in new], known)
+    figures = text_statistics([tokenizer.decode(ids) for ids in new], known)
     names = {f"distinct_{n}": f"distinct-{n}" for n in (1, 2, 3)} | {"repetition": "repeated 4-grams"}
     shown = [f"{names[name]} {figures[name]:.3f}" for name in names if name in figures]
     if "known_words" in figures:
@@ -228,16 +228,16 @@ def _texts(
 
 def _known_words(settings: EvaluateSettings, train_data_path: str | None, tokenizer):
     """(words of the training text or None, where they are from)."""
-    from lmfast.data.text_figures import words_of_file, words_of_tokens
+    from lmfast.data.text_statistics import file_words, token_words
     from lmfast.data.token_file import open_tokens
 
     if settings.train_text is not None:
-        return words_of_file(settings.train_text, list(tokenizer.special_tokens)), settings.train_text
+        return file_words(settings.train_text, list(tokenizer.special_tokens)), settings.train_text
     if train_data_path is None or not Path(train_data_path).exists():
         print("no training text at hand, so no share of known words (--train-text FILE names one)")
         return None, None
     tokens = open_tokens(train_data_path, max(tokenizer.vocab) + 1).tokens
-    return words_of_tokens(tokens, tokenizer), train_data_path
+    return token_words(tokens, tokenizer), train_data_path
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Output files that are complete or absent, folders that one process writes at a time, text and hashes of files.
 
-In: the final path. Out: a path beside it to write to; it takes the final name when all went well, and is
+In: the final path. Out: a temporary path in the same folder; it takes the final name when all went well, and is
 removed when not. Refuses folders that are missing or not writable, in one line.
 """
 
@@ -20,7 +20,7 @@ from lmfast.errors import UserError
 
 
 @contextlib.contextmanager
-def written_beside(path: str | os.PathLike[str], durable: bool = False) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str], durable: bool = False) -> Iterator[Path]:
     """Yields a temporary path in the folder of `path`; on success it replaces `path` in one step.
 
     durable: the file is on the disk before it takes its name, so that a power cut leaves the old one or the new one.
@@ -29,20 +29,20 @@ def written_beside(path: str | os.PathLike[str], durable: bool = False) -> Itera
     check_writable(path)
     # Workers of a cluster may write one file twice at once, on machines with equal process ids or in two threads of one.
     who = f"{platform.node()}-{os.getpid()}-{threading.get_native_id()}"
-    beside = path.with_name(f".{path.name}.{who}.partial")
+    temporary = path.with_name(f".{path.name}.{who}.partial")
     try:
-        yield beside
+        yield temporary
         if durable:
-            sync(beside)
-        os.replace(beside, path)
+            sync(temporary)
+        os.replace(temporary, path)
         if durable:
             sync(path.parent)
     except OSError as error:
-        if error.errno is None or error.filename not in (None, str(beside), str(path)):
+        if error.errno is None or error.filename not in (None, str(temporary), str(path)):
             raise
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another path") from error
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def check_writable(path: str | Path) -> None:
@@ -71,7 +71,7 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); convert it first") from None
 
 
-def sha256_of(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     """sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -89,7 +89,7 @@ def sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(
+def folder_lock(
     folder: Path, refusal: str | None = None, waiting: Callable[[], None] = lambda: None
 ) -> Iterator[None]:
     """Holds `folder` (made if need be) for this process, by a lock on its file .lock.
@@ -124,7 +124,7 @@ def _try_lock(handle) -> bool:
 
 
 @contextlib.contextmanager
-def gone_if_empty(folder: Path) -> Iterator[None]:
+def remove_new_folders_on_error(folder: Path) -> Iterator[None]:
     """After a failure, `folder` and the folders above it that were not there before go again, as far as they are empty."""
     new = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
     try:
@@ -136,7 +136,7 @@ def gone_if_empty(folder: Path) -> Iterator[None]:
         raise
 
 
-def empty_folder(folder: Path) -> None:
+def clear_folder(folder: Path) -> None:
     """Removes everything in `folder` but its lock, which is open and which others may wait for."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_dir() and not path.is_symlink():
@@ -152,7 +152,7 @@ def private_cache(name: str, usable: Callable[[Path], bool] = lambda folder: Tru
     In the user's cache (XDG_CACHE_HOME, ~/.cache) or else in the folder for temporary files, if `usable`; where neither is,
     a new folder that is removed when the process ends. Raises UserError where not even that can be made.
     """
-    for place in _cache_places():
+    for place in _cache_candidates():
         folder = place / name
         if _is_private(place, tighten=True) and _is_private(folder) and usable(folder):
             return folder
@@ -166,7 +166,7 @@ def private_cache(name: str, usable: Callable[[Path], bool] = lambda folder: Tru
     return folder
 
 
-def _cache_places() -> Iterator[Path]:
+def _cache_candidates() -> Iterator[Path]:
     with contextlib.suppress(RuntimeError):  # no HOME, and a user id that no database knows
         yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmfast"
     with contextlib.suppress(OSError):  # no folder for temporary files

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from lmfast.cli.settings_line import SettingsParser, given_names, parse
+from lmfast.cli.settings_line import SettingsParser, named_settings, parse
 from lmfast.errors import UserError, exit_on_user_error
 from lmfast.files import check_writable
 from lmfast.model.accounting import (
@@ -26,7 +26,7 @@ from lmfast.model.accounting import (
 from lmfast.model.budget import compute_optimal, propose_shape, training_seconds
 from lmfast.model.config import ModelConfig
 from lmfast.model.memory import USABLE, kv_cache_bytes_per_token, largest_batch, training_memory
-from lmfast.model.peaks import DEVICES, named_peak, peak_here
+from lmfast.model.peaks import DEVICES, local_peak, named_peak
 from lmfast.settings import (
     OptimizerSettings,
     Option,
@@ -34,9 +34,9 @@ from lmfast.settings import (
     TrainSettings,
     find_config,
     flat_types,
-    precision_of,
     read_model,
     read_yaml,
+    selected_precision,
 )
 from lmfast.streams import standard_output
 from lmfast.training.post_training_settings import DPOSettings, SFTSettings
@@ -46,13 +46,13 @@ GB = 1e9
 MatmulDtype = Literal["bf16", "fp16", "fp32", "fp8"]
 COMMANDS = (TrainSettings, SFTSettings, DPOSettings)
 """whose files --config reads"""
-AFTER = {name for cls in COMMANDS for name in flat_types(cls)} - flat_types(TrainSettings).keys()
+POST_TRAINING = {name for cls in COMMANDS for name in flat_types(cls)} - flat_types(TrainSettings).keys()
 """settings that tell a file of sft or dpo from one of train"""
-GREATEST = 1e15
-"""of any number given, and 1 / GREATEST the least above 0: far beyond all models and machines, well within a float"""
+MAX_NUMBER = 1e15
+"""of any number given, and 1 / MAX_NUMBER the least above 0: far beyond all models and machines, well within a float"""
 CHINCHILLA = 20.0
-HERE = ("auto", "cuda", "cpu", "mps")
-TIME = {"total_tokens", "tokens_per_parameter", "mfu"}
+LOCAL_DEVICES = ("auto", "cuda", "cpu", "mps")
+TIME_SETTINGS = {"total_tokens", "tokens_per_parameter", "mfu"}
 """settings that ask for a time: named without a device, they mean this machine"""
 DEVICE_HELP = (
     f"for times and the largest batch: {', '.join(d.name for d in DEVICES)}; or this machine's own (auto, cuda, cpu, "
@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     with exit_on_user_error():
         standard_output()
-        given = given_names(argv, FlopsSettings)
+        given = named_settings(argv, FlopsSettings)
         settings = parse(FlopsSettings, argv, "lmfast flops", others=COMMANDS)
         file = _read_config(settings.config)
         if "vocab_size" in file and "init_from" in given:
@@ -143,7 +143,7 @@ def _read_config(name: str | None) -> dict[str, Any]:
 def _base(settings: FlopsSettings, file: dict[str, Any], given: set[str]) -> FlopsSettings:
     """The defaults under a file without a vocabulary: sft and dpo take the model's shape from the run in init_from (sft adds
     the chat's tokens to its ids) and have a smaller batch. Raises UserError where that run is not named."""
-    after = bool(AFTER & file.keys())
+    after = bool(POST_TRAINING & file.keys())
     defaults = replace(FlopsSettings(), batch_size=SFTSettings().optimizer.batch_size if after else 32)
     if settings.init_from is None:
         if after and not given & flat_types(ModelConfig).keys():
@@ -173,7 +173,7 @@ def resolve(settings: FlopsSettings, file: dict[str, Any], given: set[str]) -> R
     dtype = settings.dtype
     if dtype is None:
         flags = {name: file[name] for name in ("bf16", "fp16") if name in file}
-        named = precision_of(RunSettings(**flags))
+        named = selected_precision(RunSettings(**flags))
         dtype = "bf16" if settings.config is None else named
     if "total_tokens" not in given and {"tokens_per_parameter", "hours"} & given:
         settings = replace(settings, total_tokens=None)  # the file's: the line beats it
@@ -183,7 +183,7 @@ def resolve(settings: FlopsSettings, file: dict[str, Any], given: set[str]) -> R
         batch = batch_ramp(OptimizerSettings(batch_size=settings.batch_size, **passes))
         sequences = batch.rows_before(file["max_iters"])
         settings = replace(settings, total_tokens=sequences * settings.model.context_length)
-    if settings.device is None and settings.hours is None and given & TIME:
+    if settings.device is None and settings.hours is None and given & TIME_SETTINGS:
         settings = replace(settings, device="auto")
     check(settings)
     resolved: dict[str, Any] = vars(settings) | {"dtype": dtype}
@@ -197,10 +197,10 @@ def check(settings: FlopsSettings) -> None:
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise UserError(f"{name} is {value}; it must be a number greater than 0")
     for name, value in [*vars(settings).items(), *vars(settings.model).items()]:
-        if isinstance(value, int | float) and not value <= GREATEST:
-            raise UserError(f"{name} is {value}; more than {GREATEST:g} is not counted here")
-        if isinstance(value, float) and 0 < value < 1 / GREATEST:
-            raise UserError(f"{name} is {value}; less than {1 / GREATEST:g} is not counted here")
+        if isinstance(value, int | float) and not value <= MAX_NUMBER:
+            raise UserError(f"{name} is {value}; more than {MAX_NUMBER:g} is not counted here")
+        if isinstance(value, float) and 0 < value < 1 / MAX_NUMBER:
+            raise UserError(f"{name} is {value}; less than {1 / MAX_NUMBER:g} is not counted here")
     if not 0 < settings.mfu <= 1:
         raise UserError(f"mfu is {settings.mfu}; it is a share of the peak, above 0 and at most 1")
     if settings.total_tokens is not None and settings.tokens_per_parameter is not None:
@@ -296,7 +296,7 @@ def budget(settings: ResolvedFlops, hours: float, device_name: str) -> dict[str,
 
 def _device(name: str, dtype: str) -> dict[str, Any]:
     """{name, peak_flops, peak_source, memory_bytes (None where it is not known)}"""
-    if name not in HERE:
+    if name not in LOCAL_DEVICES:
         known, peak = named_peak(name, dtype)
         return {
             "name": known.name,
@@ -307,7 +307,7 @@ def _device(name: str, dtype: str) -> dict[str, Any]:
     from lmfast.model.device import describe_machine, pick_device
 
     device = pick_device(name)
-    peak, source = peak_here(device, dtype)
+    peak, source = local_peak(device, dtype)
     memory = None
     if device.type == "cuda":
         import torch

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lmfast.errors import UserError
-from lmfast.files import written_beside
+from lmfast.files import atomic_write
 from lmfast.model.accounting import CONVENTION, forward_flops
 from lmfast.model.config import ModelConfig
 from lmfast.streams import standard_output
@@ -222,5 +222,5 @@ def plot_shares(config: ModelConfig, path: str) -> None:
     known = figure.canvas.get_supported_filetypes()
     if suffix not in known:
         raise UserError(f"{path}: not a picture's name; end it in .png, .svg or .pdf")
-    with written_beside(path) as beside:
-        figure.savefig(beside, format=suffix, dpi=150)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format=suffix, dpi=150)

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from lmfast.cli.arguments import unescaped
+from lmfast.cli.arguments import unescape
 from lmfast.cli.settings_line import SettingsParser, parse
 from lmfast.errors import UserError, exit_on_user_error
 from lmfast.files import read_text
 from lmfast.model import compile_cache
-from lmfast.settings import Option, precision_of
+from lmfast.settings import Option, selected_precision
 from lmfast.streams import input_is_piped, standard_input, standard_output
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
@@ -88,20 +88,20 @@ def generate_text(settings: GenerateSettings) -> None:
         raise UserError("--system is for --chat; give both, or neither")
     if settings.max_tokens < 1:
         raise UserError(f"max_tokens is {settings.max_tokens}; it must be at least 1")
-    precision = precision_of(settings)
+    precision = selected_precision(settings)
     prompts = [] if settings.chat else _prompts(settings)
-    compile_cache.use()
+    compile_cache.set_directory()
     from lmfast.data.chat import ending_ids
     from lmfast.inference.decode import generate
     from lmfast.inference.sampling import Sampling
-    from lmfast.model.device import autocast, pick_device, why_not_compile
+    from lmfast.model.device import autocast, compile_blocker, pick_device
     from lmfast.training.run_folder import load_run, newest_run
 
     sampling = Sampling(
         settings.temperature, settings.top_k, settings.top_p, settings.seed
     )  # refuses before the model is loaded
     device = pick_device(settings.device)
-    if settings.compile and (reason := why_not_compile(device)):
+    if settings.compile and (reason := compile_blocker(device)):
         raise UserError(f"--compile cannot work here: {reason}; leave it out")
     folder = Path(settings.checkpoint) if settings.checkpoint else newest_run()
     model, tokenizer, _ = load_run(folder, device=str(device))
@@ -167,7 +167,7 @@ def _talk(settings: GenerateSettings, sampling, model, tokenizer) -> None:
         with standard_input() as stdin:
             line = stdin.readline()
         lines += 1
-        _refuse_half_characters("standard input", line)
+        _reject_surrogates("standard input", line)
         text = line.strip()
         if not line or text == "/exit":
             break
@@ -217,7 +217,7 @@ def _split_prompts(argv: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
 def _prompts(settings: GenerateSettings) -> list[str]:
     prompts = list(settings.prompt)
     for prompt in prompts:
-        _refuse_half_characters(f"prompt {prompt!r}", prompt)
+        _reject_surrogates(f"prompt {prompt!r}", prompt)
     if settings.prompt_file is not None:
         found = _split(_read(settings.prompt_file), settings.prompt_separator)
         if not found:
@@ -238,7 +238,7 @@ def _read(name: str) -> str:
         return read_text(path)
     with standard_input() as stdin:
         text = stdin.read()
-    _refuse_half_characters("standard input", text)
+    _reject_surrogates("standard input", text)
     return text.removeprefix("\ufeff")
 
 
@@ -248,11 +248,11 @@ def _split(text: str, separator: str) -> list[str]:
     >>> _split("a\n\nb\n", r"\n"), _split("a\nb\n---\nc\n", "---"), _split("a\n\nb\n", "")
     (['a', 'b'], ['a\nb', 'c'], ['a\n\nb'])
     """
-    parts = text.split(unescaped(separator)) if separator else [text]
+    parts = text.split(unescape(separator)) if separator else [text]
     return [part.strip("\r\n") for part in parts if part.strip()]
 
 
-def _refuse_half_characters(what: str, text: str) -> None:
+def _reject_surrogates(what: str, text: str) -> None:
     """Raises UserError for bytes that were no UTF-8, which Python's C locale hides in surrogates."""
     if not text.isprintable() and any("\ud800" <= c <= "\udfff" for c in text):
         raise UserError(f"{what}: not UTF-8 text; convert it first")

@@ -16,7 +16,7 @@ RETRY_SECONDS = 0.05
 
 
 @contextlib.contextmanager
-def after_imports() -> Iterator[None]:
+def deferred_during_imports() -> Iterator[None]:
     """Within, SIGINT raises KeyboardInterrupt outside of imports only. Changes nothing where SIGINT is ignored or
     handled otherwise, or off the main thread."""
     on_main = threading.current_thread() is threading.main_thread()

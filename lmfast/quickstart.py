@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lmfast.cli.arguments import Parser
 from lmfast.errors import exit_on_user_error
-from lmfast.files import empty_folder
+from lmfast.files import clear_folder
 
 FOLDER = Path("runs/quickstart")
 
@@ -40,7 +40,7 @@ def quickstart(fresh: bool) -> bool:
 
     if fresh and FOLDER.exists():
         with lock_run(FOLDER):
-            empty_folder(FOLDER)
+            clear_folder(FOLDER)
     from lmfast.data.stories.builtin import prepare
 
     print("1/3 the corpus: stories from a built-in grammar, a byte-level BPE, token files")

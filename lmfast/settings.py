@@ -25,7 +25,7 @@ import yaml
 
 from lmfast.counted import counted
 from lmfast.errors import UserError
-from lmfast.files import written_beside
+from lmfast.files import atomic_write
 from lmfast.model.config import ModelConfig, ResolvedConfig
 from lmfast.suggestions import remedy
 
@@ -186,7 +186,7 @@ class TrainSettings:
     logging: LoggingSettings = field(default_factory=LoggingSettings)
 
 
-def precision_of(settings: Any) -> Precision:
+def selected_precision(settings: Any) -> Precision:
     """What matrix products compute in by a command's flags bf16 and fp16. Raises UserError where both are set."""
     if settings.bf16 and settings.fp16:
         raise UserError("bf16 and fp16 are both set; matrix products have one type, give one of them")
@@ -281,10 +281,10 @@ def _read_chain(path: Path, cls: type, others: Sequence[type], above: tuple[Path
         if name in values:
             raise UserError(f"{path}: {name} is given twice, once as '{key}'; leave one of them out")
         values[name] = _coerce(value, hints[name], f"{path}: {name}")
-    return base | one_length(values)
+    return base | one_run_length(values)
 
 
-def one_length(values: dict[str, Any]) -> dict[str, Any]:
+def one_run_length(values: dict[str, Any]) -> dict[str, Any]:
     """Values that override those of a base (a file's `extends`, the command line's file, the defaults): if they set one of
     max_iters and total_tokens, they unset the other."""
     lengths = ("max_iters", "total_tokens")
@@ -332,11 +332,11 @@ def read_model(folder: Path) -> ResolvedConfig:
 def write_yaml(path: Path, settings: Any) -> None:
     """The inverse of `read_yaml`: flat, in the order of the dataclass, the name of the config file left out."""
     flat = {name: value for name, value in to_flat(settings).items() if name != "config"}
-    with written_beside(path, durable=True) as beside:
-        beside.write_text(yaml.safe_dump(flat, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    with atomic_write(path, durable=True) as temporary:
+        temporary.write_text(yaml.safe_dump(flat, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def option_of(hint: Any) -> Option:
+def field_option(hint: Any) -> Option:
     """The `Option` in a field's annotation; without one, the default."""
     return next((extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Option)), Option())
 
@@ -347,7 +347,7 @@ def setting_aliases(cls: type) -> dict[str, str]:
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             found |= setting_aliases(hint)
-        found |= dict.fromkeys(option_of(hint).aliases, name)
+        found |= dict.fromkeys(field_option(hint).aliases, name)
     return found
 
 

@@ -28,22 +28,22 @@ def sft(argv: Sequence[str]) -> bool:
     """Runs the fine-tuning that a command line describes; returns False when it was stopped before its end."""
     read = functools.partial(parse, SFTSettings, argv, "lmfast sft")
     read()  # --help and mistakes before torch is imported
-    compile_cache.use()
+    compile_cache.set_directory()
     import torch
 
     from lmfast.inference.decode import generate
-    from lmfast.training.distributed import joined
-    from lmfast.training.post_training import chat_tokenizer, settings_of
+    from lmfast.training.distributed import joined_ranks
+    from lmfast.training.post_training import chat_tokenizer, stage_settings
     from lmfast.training.run import execute
     from lmfast.training.supervised import supervised_task
 
-    with joined() as ranks:
-        settings, start = ranks.from_first(lambda: settings_of(SFTSettings, read, "sft"))
+    with joined_ranks() as ranks:
+        settings, start = ranks.from_first(lambda: stage_settings(SFTSettings, read, "sft"))
         device = torch.device(settings.run.device)
         ranks.use_device(device)
         tokenizer = ranks.first_then_rest(lambda: chat_tokenizer(start.base, may_add=True))
         settings, task = ranks.first_then_rest(
-            lambda: supervised_task(settings, start.base, tokenizer, generate, ranks.remark)
+            lambda: supervised_task(settings, start.base, tokenizer, generate, ranks.report)
         )
         return execute(settings, task, start, device, ranks)
 

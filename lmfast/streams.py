@@ -67,7 +67,7 @@ def standard_output() -> TextIO:
 
 
 @contextlib.contextmanager
-def written_out() -> Iterator[None]:
+def flushed_output() -> Iterator[None]:
     """Writes out what was printed inside the block, if that ends well or by SystemExit (--help). Raises UserError where
     output cannot be written, and BrokenPipeError where its reader went away; then what is left of it is forgotten, so that
     Python does not fail at exit."""

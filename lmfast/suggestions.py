@@ -163,12 +163,12 @@ def nearest(name: str, known: Collection[str]) -> str | None:
         if ours in known:
             return ours
     words = set(name.split("_"))
-    related = [other for other in known if len(other) > 1 and _one_in_the_other(words, set(other.split("_")))]
+    related = [other for other in known if len(other) > 1 and _contains_either(words, set(other.split("_")))]
     if len(related) == 1:
         return related[0]
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=CLOSE)
     return close[0] if close else None
 
 
-def _one_in_the_other(words: set[str], others: set[str]) -> bool:
+def _contains_either(words: set[str], others: set[str]) -> bool:
     return words <= others or others <= words

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmfast.cli.settings_line import SettingsParser, given_names, parse
+from lmfast.cli.settings_line import SettingsParser, named_settings, parse
 from lmfast.errors import UserError, exit_on_user_error
 from lmfast.model import compile_cache
 from lmfast.settings import CONFIGS, TrainSettings, read_yaml, replace_flat
@@ -31,29 +31,29 @@ def train(argv: Sequence[str], corpus=None) -> bool:
 
     corpus: what `lmfast.data.stories.builtin.prepare` returned, where the caller has prepared the built-in corpus already.
     """
-    compile_cache.use()
+    compile_cache.set_directory()
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return run(*_understand(argv, corpus))
-    from lmfast.training.distributed import joined
+        return run(*_read_command_line(argv, corpus))
+    from lmfast.training.distributed import joined_ranks
 
-    with joined() as ranks:
-        return run(*ranks.from_first(lambda: _understand(argv, corpus)), ranks)
+    with joined_ranks() as ranks:
+        return run(*ranks.from_first(lambda: _read_command_line(argv, corpus)), ranks)
 
 
-def _understand(argv: Sequence[str], corpus) -> tuple[TrainSettings, "Start", Any]:
+def _read_command_line(argv: Sequence[str], corpus) -> tuple[TrainSettings, "Start", Any]:
     """(settings, where the run begins, built-in corpus or None) of a command line."""
     settings = parse(TrainSettings, argv, "lmfast train")
-    from lmfast.training.resume import choose_folder, refuse_missing_data, settings_to_resume
+    from lmfast.training.resume import choose_folder, reject_missing_data, settings_to_resume
 
     folder, resuming = choose_folder(settings)
     if resuming and folder is not None:
         settings = parse(TrainSettings, argv, "lmfast train", base=settings_to_resume(folder, TrainSettings))
-        refuse_missing_data(folder, settings)
+        reject_missing_data(folder, settings)
     elif settings.data.train_data_path is None and settings.config is None:
         # Nothing was named: the quickstart's run on the built-in corpus, whatever the line changes in it.
         quickstart = replace_flat(TrainSettings(), read_yaml(CONFIGS / "quickstart.yaml", TrainSettings))
         settings = parse(TrainSettings, argv, "lmfast train", base=quickstart)
-    if "val_data_path" in given_names(argv, TrainSettings) and settings.data.train_data_path is None:
+    if "val_data_path" in named_settings(argv, TrainSettings) and settings.data.train_data_path is None:
         raise UserError("val_data_path is given without train_data_path; give both, or neither")
     if settings.data.tokenizer is not None and settings.data.train_data_path is None:
         raise UserError(
@@ -87,19 +87,19 @@ def run(settings: TrainSettings, start: "Start", corpus, ranks=None) -> bool:
     the first write.
     """
     from lmfast.model.device import pick_device
-    from lmfast.training.distributed import ALONE
+    from lmfast.training.distributed import SINGLE_PROCESS
     from lmfast.training.run import execute
 
-    ranks = ranks or ALONE
+    ranks = ranks or SINGLE_PROCESS
     device = pick_device(settings.run.device)
     ranks.use_device(device)
     settings = replace_flat(settings, {"device": device.type})
     # Rank 0 comes first: it may turn a text file of ids into one that can be mapped.
-    settings, task = ranks.first_then_rest(lambda: _task(settings, start, corpus, ranks.remark))
+    settings, task = ranks.first_then_rest(lambda: _task(settings, start, corpus, ranks.report))
     return execute(settings, task, start, device, ranks)
 
 
-def _task(settings: TrainSettings, start: "Start", corpus, remark: Callable[[str], None]):
+def _task(settings: TrainSettings, start: "Start", corpus, report: Callable[[str], None]):
     """(resolved settings, task) of the settings' token files or the built-in corpus, each opened once and checked."""
     from lmfast.inference.decode import generate
     from lmfast.training.pretraining import pretraining_task
@@ -123,7 +123,7 @@ def _task(settings: TrainSettings, start: "Start", corpus, remark: Callable[[str
     kept = start.folder / "tokenizer" if start.resuming and start.folder is not None else None
     if kept is not None and not kept.is_dir():
         kept = None
-    settings, inputs = open_inputs(settings, *sources, kept, remark)
+    settings, inputs = open_inputs(settings, *sources, kept, report)
     return settings, pretraining_task(settings, inputs, generate, facts)
 
 

@@ -11,7 +11,7 @@ import torch
 from lmfast.dpo import dpo, main
 from lmfast.errors import UserError
 from lmfast.evaluate import EvaluateSettings, evaluate_run
-from lmfast.files import sha256_of
+from lmfast.files import file_sha256
 from lmfast.training.run_folder import find_checkpoint, load_run, read_facts, read_metrics
 from tests.training.forked_runs import close, finish, start_ranks
 
@@ -85,7 +85,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights_and_reference(talker, tmp_pat
     stamp = (tmp_path / "parts/reference.npz").stat().st_mtime_ns
     assert dpo(["--max-iters", "4", "--out-dir", str(tmp_path / "parts")])
     assert (tmp_path / "parts/reference.npz").stat().st_mtime_ns == stamp
-    one, other = (load_run(tmp_path / name)[0].own_tensors() for name in ("whole", "parts"))
+    one, other = (load_run(tmp_path / name)[0].named_weights() for name in ("whole", "parts"))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -143,9 +143,9 @@ def test_a_cache_is_known_by_content_and_not_by_size_and_time(talker, tmp_path):
     refused("data")
     changed_in_place(tmp_path / "pairs.json", b'"chosen": "d"', b'"chosen": "b"')
     weights = find_checkpoint(tmp_path / "sft").path / "model.safetensors"
-    data, before = weights.read_bytes(), sha256_of(weights)
+    data, before = weights.read_bytes(), file_sha256(weights)
     changed_in_place(weights, data[-64:], data[-64:-1] + bytes([data[-1] ^ 1]))
-    changed_in_place(weights.parent / "COMPLETE", before.encode(), sha256_of(weights).encode())
+    changed_in_place(weights.parent / "COMPLETE", before.encode(), file_sha256(weights).encode())
     refused("model")
 
 
@@ -190,7 +190,7 @@ def test_two_ranks_equal_one_and_only_the_first_speaks(talker, tmp_path):
     two = [*flags, "--out-dir", str(tmp_path / "two")]
     texts = finish(start_ranks(two, tmp_path / "log", command="dpo"), tmp_path / "log")
     assert "19 pairs of up to" in texts[0] and "2 × " in texts[0] and texts[1] == ""
-    one, other = (load_run(tmp_path / name)[0].own_tensors() for name in ("one", "two"))
+    one, other = (load_run(tmp_path / name)[0].named_weights() for name in ("one", "two"))
     close(one, other)
     lines = [read_metrics(tmp_path / name) for name in ("one", "two")]
     assert {"rewards/margins", "val_rewards/margins", "val_logps/chosen_change"} <= lines[0][-1].keys()

@@ -7,22 +7,22 @@ import pytest
 
 from lmfast.errors import UserError
 from lmfast.files import (
+    atomic_write,
     check_not_input,
     check_writable,
-    empty_folder,
-    gone_if_empty,
-    locked,
+    clear_folder,
+    file_sha256,
+    folder_lock,
     private_cache,
     read_text,
-    sha256_of,
-    written_beside,
+    remove_new_folders_on_error,
 )
 
 
 def test_appears_when_complete(tmp_path):
     path = tmp_path / "out.txt"
     path.write_text("old")
-    with written_beside(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["out.txt"]
@@ -31,7 +31,7 @@ def test_appears_when_complete(tmp_path):
 def test_failure_keeps_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "out.txt"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), written_beside(path) as beside:
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as beside:
         beside.write_text("half")
         raise KeyboardInterrupt
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["out.txt"]
@@ -42,19 +42,19 @@ def test_a_durable_file_is_synced_before_it_takes_its_name(tmp_path, monkeypatch
     monkeypatch.setattr("lmfast.files.sync", lambda path: done.append(("sync", path.name)))
     real = os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: done.append(("replace", b.name)) or real(a, b))
-    with written_beside(tmp_path / "out.txt", durable=True) as beside:
+    with atomic_write(tmp_path / "out.txt", durable=True) as beside:
         beside.write_text("new")
     assert done == [("sync", beside.name), ("replace", "out.txt"), ("sync", tmp_path.name)]
 
 
 def test_a_folder_has_one_holder(tmp_path):
-    with locked(tmp_path / "new"):
-        with pytest.raises(UserError, match="taken"), locked(tmp_path / "new", refusal="taken"):
+    with folder_lock(tmp_path / "new"):
+        with pytest.raises(UserError, match="taken"), folder_lock(tmp_path / "new", refusal="taken"):
             pass
         order, waits = [], threading.Event()
 
         def second():
-            with locked(tmp_path / "new", waiting=waits.set):
+            with folder_lock(tmp_path / "new", waiting=waits.set):
                 order.append("second")
 
         thread = threading.Thread(target=second)
@@ -66,40 +66,40 @@ def test_a_folder_has_one_holder(tmp_path):
 
 
 def test_an_emptied_folder_keeps_its_lock(tmp_path):
-    with locked(tmp_path / "a"):
+    with folder_lock(tmp_path / "a"):
         (tmp_path / "a/b").mkdir()
         (tmp_path / "a/b/c").write_text("x")
         (tmp_path / "a/link").symlink_to(tmp_path)
-        empty_folder(tmp_path / "a")
+        clear_folder(tmp_path / "a")
         assert os.listdir(tmp_path / "a") == [".lock"]
-    empty_folder(tmp_path / "no")
+    clear_folder(tmp_path / "no")
 
 
 def test_an_input_that_is_missing_is_not_blamed_on_the_output(tmp_path):
-    with pytest.raises(FileNotFoundError), written_beside(tmp_path / "out.txt"):
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "out.txt"):
         (tmp_path / "input.txt").read_text()
 
 
 def test_folders_made_for_nothing_go_and_others_stay(tmp_path):
     (tmp_path / "there").mkdir()
     for inside, left in ((False, ["there"]), (True, ["new", "there"])):
-        with pytest.raises(KeyboardInterrupt), gone_if_empty(tmp_path / "new" / "a" / "b"):
+        with pytest.raises(KeyboardInterrupt), remove_new_folders_on_error(tmp_path / "new" / "a" / "b"):
             (tmp_path / "new" / "a" / "b").mkdir(parents=True)
             if inside:
                 (tmp_path / "new" / "kept").touch()
             raise KeyboardInterrupt
         assert sorted(path.name for path in tmp_path.iterdir()) == left
-    with pytest.raises(KeyboardInterrupt), gone_if_empty(tmp_path / "there"):
+    with pytest.raises(KeyboardInterrupt), remove_new_folders_on_error(tmp_path / "there"):
         raise KeyboardInterrupt
     assert (tmp_path / "there").is_dir()
-    with gone_if_empty(tmp_path / "kept"):
+    with remove_new_folders_on_error(tmp_path / "kept"):
         (tmp_path / "kept").mkdir()
     assert (tmp_path / "kept").is_dir()
 
 
 def test_a_full_disk_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"out.txt: cannot be written \(No space left"):  # noqa: SIM117
-        with written_beside(tmp_path / "out.txt"):
+        with atomic_write(tmp_path / "out.txt"):
             raise OSError(28, "No space left on device")
 
 
@@ -139,7 +139,7 @@ def test_text_that_is_not_utf8_is_told_with_its_byte(tmp_path):
 
 def test_the_sha256_of_a_file(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
-    assert sha256_of(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert file_sha256(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def test_compile_gives_the_same_text_through_one_graph(lines, monkeypatch):
 
 
 def test_compile_says_why_it_cannot(trained_run, monkeypatch, capsys):
-    monkeypatch.setattr("lmfast.model.device.why_not_compile", lambda device: "no C++ compiler was found")
+    monkeypatch.setattr("lmfast.model.device.compile_blocker", lambda device: "no C++ compiler was found")
     with pytest.raises(SystemExit):
         main(["--checkpoint", str(trained_run), "--prompt", "Once", "--compile", "--device", "cpu"])
     err = capsys.readouterr().err
@@ -148,15 +148,15 @@ def test_stop_ends_at_the_runs_own_ends(lines, trained_run, end):
     ids = model.generate(tokenizer.encode("Once"), max_tokens=12, temperature=0.0)
     # The tiny model does not know how to end; a tokenizer that calls its third token so does it for it.
     tokenizer.special_tokens[end] = ids[2]
-    import lmfast.training.run_folder as room
+    import lmfast.training.run_folder as run_folder_module
 
-    original = room.load_run
-    room.load_run = lambda folder, device="cpu": (model, tokenizer, model.config)
+    original = run_folder_module.load_run
+    run_folder_module.load_run = lambda folder, device="cpu": (model, tokenizer, model.config)
     try:
         ended, _ = lines("--prompt", "Once", *GREEDY, "--stop")
         free, _ = lines("--prompt", "Once", *GREEDY, "--no-stop")
     finally:
-        room.load_run = original
+        run_folder_module.load_run = original
     assert free.startswith(ended.rstrip("\n")) and len(ended) < len(free)
 
 

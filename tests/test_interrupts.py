@@ -8,7 +8,7 @@ import time
 import pytest
 
 from lmfast.errors import exit_on_user_error
-from lmfast.interrupts import after_imports
+from lmfast.interrupts import deferred_during_imports
 
 # What torch does: catches whatever an import of its own raises, and goes on half made.
 GREEDY = """
@@ -40,14 +40,14 @@ def test_an_interrupted_import_is_finished_first(tmp_path, monkeypatch, capfd):
 
 
 def test_outside_of_imports_nothing_waits():
-    with pytest.raises(KeyboardInterrupt), after_imports():
+    with pytest.raises(KeyboardInterrupt), deferred_during_imports():
         signal.raise_signal(signal.SIGINT)
 
 
 def test_an_ignored_interrupt_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with after_imports():
+        with deferred_during_imports():
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from lmfast import __main__ as room
+from lmfast import __main__ as main_module
 
 
 def call(*words):
@@ -12,7 +12,7 @@ def call(*words):
 
 def test_help_lists_every_command():
     out = call("--help").stdout
-    assert all(f"  {name} " in out for name in room.COMMANDS)
+    assert all(f"  {name} " in out for name in main_module.COMMANDS)
     assert call().stdout == out
 
 
@@ -27,7 +27,7 @@ def test_an_unknown_command_is_one_line():
     assert (result.returncode, result.stderr) == (2, "error: unknown command 'trian'; did you mean train?\n")
 
 
-@pytest.mark.parametrize("command", room.COMMANDS)
+@pytest.mark.parametrize("command", main_module.COMMANDS)
 def test_each_command_answers_help(command):
     result = call(command, "--help")
     assert result.returncode == 0, result.stderr

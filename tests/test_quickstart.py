@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from lmfast import quickstart as room
+from lmfast import quickstart as quickstart_module
 from lmfast.settings import CONFIGS
 
 
@@ -42,7 +42,7 @@ def small(tmp_path, monkeypatch):
 
 
 def test_from_nothing_to_a_story_and_a_second_call_reuses(small, capsys):
-    assert room.quickstart(fresh=False)
+    assert quickstart_module.quickstart(fresh=False)
     out = capsys.readouterr().out
     assert re.search(r"bits per byte: \d+\.\d\d × the corpus's own 0\.\d{4}", out)
     assert "Once upon a time" in out and "runs/quickstart/report.html" in out
@@ -57,16 +57,16 @@ def test_from_nothing_to_a_story_and_a_second_call_reuses(small, capsys):
         assert (run / name).exists(), name
     assert "floor" in (run / "report.html").read_text()
     stamp = (run / "checkpoints/step_00000004/COMPLETE").stat().st_mtime_ns
-    assert room.quickstart(fresh=False)
+    assert quickstart_module.quickstart(fresh=False)
     out = capsys.readouterr().out
     assert out.count("reused") == 5 and "already finished at step 4 of 4" in out
     assert (run / "checkpoints/step_00000004/COMPLETE").stat().st_mtime_ns == stamp
 
 
 def test_fresh_starts_over(small, capsys):
-    assert room.quickstart(fresh=False)
+    assert quickstart_module.quickstart(fresh=False)
     capsys.readouterr()
-    assert room.quickstart(fresh=True)
+    assert quickstart_module.quickstart(fresh=True)
     out = capsys.readouterr().out
     assert "reused" not in out and "already finished" not in out
 
@@ -84,6 +84,6 @@ def test_train_without_data_or_config_takes_the_quickstarts_model(small, capsys)
 
 def test_a_bad_command_line_is_one_line(capsys):
     with pytest.raises(SystemExit) as stop:
-        room.main(["--frehs"])
+        quickstart_module.main(["--frehs"])
     assert stop.value.code == 2
     assert capsys.readouterr().err == "error: unknown option --frehs; did you mean --fresh?\n"

@@ -25,7 +25,7 @@ def records(tmp_path_factory):
 
 
 def weights(folder):
-    return load_run(folder)[0].own_tensors()
+    return load_run(folder)[0].named_weights()
 
 
 def test_a_base_model_learns_to_answer_and_to_stop(trained_run, records, tmp_path, capsys):
@@ -58,7 +58,7 @@ def test_new_rows_of_the_embedding_lie_about_the_mean_and_the_old_stay(trained_r
     grown = TransformerLM(type(config)(**{**config.__dict__, "vocab_size": config.vocab_size + 4}))
     load_weights(grown, find_checkpoint(trained_run), may_grow=True)
     for name in ("embedding.weight", "head.weight"):
-        old, new = base.own_tensors()[name], grown.own_tensors()[name]
+        old, new = base.named_weights()[name], grown.named_weights()[name]
         torch.testing.assert_close(new[:-4], old)
         assert ((new[-4:] - old.mean(0)).abs() < 0.5 * old.std(0)).all()
         assert len(torch.unique(new[-4:], dim=0)) == 4

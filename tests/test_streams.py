@@ -19,8 +19,8 @@ def refusal(monkeypatch, stdin) -> str:
 
 def test_input_that_cannot_be_read_is_one_line(monkeypatch, tmp_path):
     assert "standard input is closed; pipe text into it" in refusal(monkeypatch, None)
-    with open(tmp_path / "out", "w") as write_only:
-        assert "standard input: cannot be read (not readable)" in refusal(monkeypatch, write_only)
+    with open(tmp_path / "out", "w") as restrict_to:
+        assert "standard input: cannot be read (not readable)" in refusal(monkeypatch, restrict_to)
     folder = os.open(tmp_path, os.O_RDONLY)
     raw = io.FileIO(os.dup(1), "r")
     os.dup2(folder, raw.fileno())

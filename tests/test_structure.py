@@ -35,7 +35,7 @@ EVERYWHERE = {
 SETTINGS = {"lmfast.settings": {"lmfast.model"}}
 
 
-def room_of(module: str) -> str | None:
+def layer(module: str) -> str | None:
     parts = module.split(".")
     if parts[0] == "lmfast_kernels":
         return "lmfast_kernels"
@@ -59,7 +59,7 @@ def imported_modules(path: Path) -> set[str]:
 
 def violations(path: Path) -> list[str]:
     relative = path.relative_to(ROOT).as_posix()
-    own = room_of(
+    own = layer(
         relative.removeprefix("kernels/").removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     )
     if own == "command":
@@ -69,9 +69,9 @@ def violations(path: Path) -> list[str]:
         allowed = allowed | SETTINGS.keys()
     wrong = []
     for module in imported_modules(path):
-        room = room_of(module)
-        if room is not None and room not in allowed:
-            wrong.append(f"{relative} ({own}) imports {module} ({room})")
+        target = layer(module)
+        if target is not None and target not in allowed:
+            wrong.append(f"{relative} ({own}) imports {module} ({target})")
     return wrong
 
 
@@ -147,8 +147,8 @@ def test_public_names():
 DATA_ONLY = {"words.py", "sentences.py", "plots_family.py", "plots_friends.py"}
 
 
-# Parts split off a file for its length are tested where their face is.
-FACE_OF = {
+# Files that are tested together with another one: the file → the test of which.
+TEST_FILES = {
     "byte_characters": "formats",
     "gpt2_files": "formats",
     "tokenizer_json": "formats",
@@ -169,18 +169,18 @@ FACE_OF = {
 
 
 def test_tests_mirror_the_code():
-    """Every source file has its test file, in the same room."""
+    """Every source file has its test file, in the same folder."""
     missing = []
     for path in [*ROOT.glob("kernels/lmfast_kernels/*.py"), *ROOT.glob("lmfast/**/*.py")]:
         relative = path.relative_to(ROOT)
         if path.name == "__init__.py" or path.name in DATA_ONLY:
             continue
-        room = (
+        folder = (
             ROOT
             / "tests"
             / relative.parent.as_posix().removeprefix("lmfast").removesuffix("lmfast_kernels").strip("/")
         )
-        stem = FACE_OF.get(path.stem, path.stem.strip("_"))
-        if not any(room.rglob(f"test_{stem}.py")):
+        stem = TEST_FILES.get(path.stem, path.stem.strip("_"))
+        if not any(folder.rglob(f"test_{stem}.py")):
             missing.append(relative.as_posix())
     assert not missing

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from lmfast.errors import UserError
-from lmfast.model.device import why_not_compile
+from lmfast.model.device import compile_blocker
 from lmfast.settings import TrainSettings, flat_types, read_yaml
 from lmfast.train import main, train
 from lmfast.training.run_folder import read_metrics
@@ -295,13 +295,13 @@ def test_compile_is_one_full_graph_and_a_missing_compiler_is_one_line(corpus, tm
         return function
 
     monkeypatch.setattr(torch, "compile", compile)
-    from lmfast.training import run as room
+    from lmfast.training import run as run_module
 
-    monkeypatch.setattr(room, "why_not_compile", lambda device: None)
+    monkeypatch.setattr(run_module, "compile_blocker", lambda device: None)
     metrics, _ = run(corpus, tmp_path / "a", "--compile", "--max-iters", 2)
     assert metrics[-1]["recompiles"] == 0
     assert calls == [{"fullgraph": True, "dynamic": False}]
-    monkeypatch.setattr(room, "why_not_compile", lambda device: "no C++ compiler was found")
+    monkeypatch.setattr(run_module, "compile_blocker", lambda device: "no C++ compiler was found")
     run(corpus, tmp_path / "b", "--compile", "--max-iters", 2)
     assert len(calls) == 1
     assert "training without torch.compile: no C++ compiler was found\n" in capsys.readouterr().out
@@ -498,9 +498,9 @@ def test_what_cannot_begin_leaves_nothing_behind(corpus, trained_run, tmp_path, 
 
 def test_a_run_killed_while_its_folder_was_begun_starts_anew(corpus, tmp_path, monkeypatch):
     """Whatever had been written by then, the same command begins again."""
-    from lmfast.training import run as room
+    from lmfast.training import run as run_module
 
-    real, written = room.write_yaml, []
+    real, written = run_module.write_yaml, []
 
     def killed(path, settings):
         real(path, settings)
@@ -508,11 +508,11 @@ def test_a_run_killed_while_its_folder_was_begun_starts_anew(corpus, tmp_path, m
         raise MemoryError
 
     (tmp_path / "run").mkdir()
-    monkeypatch.setattr(room, "write_yaml", killed)
+    monkeypatch.setattr(run_module, "write_yaml", killed)
     with pytest.raises(MemoryError):
         run(corpus, tmp_path / "run")
     assert "run.json" in written and "config.yaml" in written and "tokenizer" not in written
-    monkeypatch.setattr(room, "write_yaml", real)
+    monkeypatch.setattr(run_module, "write_yaml", real)
     metrics, _ = run(corpus, tmp_path / "run")
     assert metrics[-1]["step"] == 6
 
@@ -574,7 +574,7 @@ def test_a_document_mask_that_finds_no_separator_says_so(corpus, tmp_path, capsy
 
 
 def test_a_compiled_run_tells_what_its_first_step_cost(corpus, tmp_path, capsys, monkeypatch):
-    if reason := why_not_compile(torch.device("cpu")):
+    if reason := compile_blocker(torch.device("cpu")):
         pytest.skip(reason)
     monkeypatch.setattr(torch._dynamo, "lookup_backend", lambda name: lambda graph, inputs: graph)
     run(corpus, tmp_path / "run", "--compile", "--max-iters", "2", "--eval-interval", "0")

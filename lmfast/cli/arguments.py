@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args, **rest):
         super().__init__(*args, **{"allow_abbrev": False, "formatter_class": HelpFormatter} | rest)
-        self._option_string_actions = _EitherSpelling(self._option_string_actions)
+        self._option_string_actions = _DashesOrUnderscores(self._option_string_actions)
         for group in self._action_groups:
             group._option_string_actions = self._option_string_actions
 
@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
-class _EitherSpelling(dict):
+class _DashesOrUnderscores(dict):
     """{option: action}, found under --d-model and --d_model."""
 
     def __contains__(self, name):
@@ -80,7 +80,7 @@ class HelpFormatter(argparse.HelpFormatter):
         return super()._format_action_invocation(action)
 
 
-def number_of_bytes(text: str) -> int:
+def parse_size(text: str) -> int:
     """ "2GB" → 2_000_000_000 (powers of a thousand)."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", text.strip(), re.ASCII | re.IGNORECASE)
     if not match or not float(match[1]):
@@ -88,13 +88,13 @@ def number_of_bytes(text: str) -> int:
     return int(float(match[1]) * UNITS[match[2].lower()])
 
 
-def positive(text: str) -> int:
+def positive_int(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
     return int(text)
 
 
-def unescaped(text: str) -> str:
+def unescape(text: str) -> str:
     r"""A text as it is typed: \n, \r and \t are meant as such."""
     for written, meant in {r"\n": "\n", r"\r": "\r", r"\t": "\t"}.items():
         text = text.replace(written, meant)
@@ -122,7 +122,7 @@ def new_special_token(text: str) -> str:
     return text
 
 
-def parser_of(module: str, about: str) -> tuple[Parser, Callable[[str, str], Parser]]:
+def command_parser(module: str, about: str) -> tuple[Parser, Callable[[str, str], Parser]]:
     """The parser of a module with commands of its own, and what adds one of them: (name, what it does) → its parser."""
     called_by_path = sys.argv[0].endswith("__main__.py")
     parser = Parser(prog=f"python -m {module}" if called_by_path else sys.argv[0], description=about)
@@ -136,7 +136,7 @@ def parser_of(module: str, about: str) -> tuple[Parser, Callable[[str, str], Par
 
 def add_workers(parser: Parser, what: str = "threads") -> None:
     parser.add_argument(
-        "--num-workers", "--num-proc", type=positive, metavar="N", help=f"{what} (default: all CPUs)"
+        "--num-workers", "--num-proc", type=positive_int, metavar="N", help=f"{what} (default: all CPUs)"
     )
 
 
@@ -152,7 +152,7 @@ def add_engine(
         metavar="ADDRESS",
         help="of a dask cluster, tcp://host:8786 or its scheduler file; default: workers on this machine",
     )
-    parser.add_argument("--shard-size", type=number_of_bytes, metavar="SIZE", help=shards)
+    parser.add_argument("--shard-size", type=parse_size, metavar="SIZE", help=shards)
 
 
 def add_tokenizer(parser: Parser, many: bool = False) -> None:

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from lmfast.cli.arguments import Parser
 from lmfast.errors import UserError
 from lmfast.settings import (
+    field_option,
     find_config,
     flat_types,
-    one_length,
-    option_of,
+    one_run_length,
     read_yaml,
     replace_flat,
     setting_aliases,
@@ -56,10 +56,10 @@ def parse(
     if given.pop("help", False):
         parser.print_settings_help(settings)
         raise SystemExit(0)
-    return replace_flat(settings, one_length(given))
+    return replace_flat(settings, one_run_length(given))
 
 
-def given_names(argv: Sequence[str], cls: type) -> set[str]:
+def named_settings(argv: Sequence[str], cls: type) -> set[str]:
     """The settings that a command line names; aliases and --no- forms count as the setting."""
     return _parser(cls, "lmfast").parse(argv).keys() - {"help"}
 
@@ -86,14 +86,14 @@ class SettingsParser(Parser):
         self._add(cls, options)
 
     def _add(self, cls: type, group) -> None:
-        texts = field_texts(cls)
+        texts = field_docs(cls)
         hints = typing.get_type_hints(cls, include_extras=True)
         for field in dataclasses.fields(cls):
             hint = hints[field.name]
             if isinstance(hint, type) and dataclasses.is_dataclass(hint):
                 self._add(hint, self.add_argument_group(f"{field.name} options", _summary(hint)))
                 continue
-            option = option_of(hint)
+            option = field_option(hint)
             plain = flat_types(cls)[field.name]
             text = (option.help or texts.get(field.name, "")).replace("%", "%%")
             if option.positional:
@@ -169,7 +169,7 @@ class _Value(argparse.Action):
         elif isinstance(value, list):
             value = tuple(value)
         elif value is not None:
-            value = _converted(value, self.hint, option_string or self.dest)
+            value = _convert(value, self.hint, option_string or self.dest)
         setattr(namespace, self.dest, value)
 
 
@@ -185,7 +185,7 @@ class _Switch(argparse.Action):
         setattr(namespace, self.dest, not str(option_string).startswith(("--no-", "--no_")))
 
 
-def _converted(text: str, hint: Any, name: str) -> Any:
+def _convert(text: str, hint: Any, name: str) -> Any:
     """A word of the command line as the field's type."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         if text == "None":
@@ -215,7 +215,7 @@ def _summary(cls: type) -> str:
 
 
 @functools.cache
-def field_texts(cls: type) -> dict[str, str]:
+def field_docs(cls: type) -> dict[str, str]:
     """{field: its text}: the string literal below each field of a dataclass, line breaks joined."""
     texts: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):

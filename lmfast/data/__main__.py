@@ -14,10 +14,10 @@ from lmfast.cli.arguments import (
     add_engine,
     add_tokenizer,
     add_workers,
-    parser_of,
-    positive,
+    command_parser,
+    positive_int,
     set_log_level,
-    unescaped,
+    unescape,
 )
 from lmfast.errors import exit_on_user_error
 
@@ -35,11 +35,11 @@ def share(text: str) -> float:
 def separator(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("is empty; leave it out, or write '\\n\\n' for a blank line")
-    return unescaped(text)
+    return unescape(text)
 
 
 def build_parser() -> Parser:
-    parser, command = parser_of(
+    parser, command = command_parser(
         "lmfast.data", "Corpora by name, text to token files in parts, and what they hold."
     )
     download = command("download", "fetch a corpus from the Hugging Face Hub and bring it into form")
@@ -51,7 +51,7 @@ def build_parser() -> Parser:
     )
     download.add_argument(
         "--limit-files",
-        type=positive,
+        type=positive_int,
         metavar="N",
         help="only the first N files, of fineweb-10bt, fineweb-edu-10bt or --repo",
     )
@@ -78,7 +78,7 @@ def build_parser() -> Parser:
     )
     prepare.add_argument(
         "--val-tokens",
-        type=positive,
+        type=positive_int,
         metavar="N",
         help="instead: the first N tokens for validation, up to the end of a document",
     )

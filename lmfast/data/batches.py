@@ -83,20 +83,20 @@ class Batches:
         """ids (rows, context_length + 1) int64 of optimizer step `step`."""
         return self.sequences[self.starts(step)].astype(np.int64)
 
-    def place(self, step: int) -> str:
+    def describe(self, step: int) -> str:
         """Where step `step`'s rows begin in the token file, in words. For any thread."""
         epoch = self.ramp.rows_before(step) // self.windows
-        return f"epoch {epoch}, rows from tokens {first_few(self._starts_of(step, step + 1))}"
+        return f"epoch {epoch}, rows from tokens {first_few(self._row_starts(step, step + 1))}"
 
     def starts(self, step: int) -> np.ndarray:
         """Position in the token file of the first id of each row, int64 (rows,)."""
         block = step // BLOCK
         if self.block is None or self.block[0] != block:
-            self.block = block, self._starts_of(BLOCK * block, BLOCK * (block + 1))
+            self.block = block, self._row_starts(BLOCK * block, BLOCK * (block + 1))
         first = self.ramp.rows_before(BLOCK * block)
         return self.block[1][self.ramp.rows_before(step) - first : self.ramp.rows_before(step + 1) - first]
 
-    def _starts_of(self, first: int, end: int) -> np.ndarray:
+    def _row_starts(self, first: int, end: int) -> np.ndarray:
         """Those of the steps from `first` to before `end`, one after another, int64."""
         position = np.arange(self.ramp.rows_before(first), self.ramp.rows_before(end), dtype=np.int64)
         starts = np.empty(len(position), np.int64)

@@ -54,7 +54,7 @@ def add_chat_tokens(tokenizer: "Tokenizer") -> "Tokenizer":
     return tokenizer.with_ids(tokenizer.vocab, specials)
 
 
-def knows_ids_of(tokenizer: "Tokenizer", fingerprint: str) -> bool:
+def shares_ids(tokenizer: "Tokenizer", fingerprint: str) -> bool:
     """Whether ids of the tokenizer with this fingerprint mean the same here: it is `tokenizer`, or what it was before
     `add_chat_tokens`."""
     before = tokenizer

@@ -64,9 +64,9 @@ def read_conversations(
         kind = _conversation_format(record) if format == "auto" else format
         if kind == "alpaca":
             answer = (Message("assistant", _text(record, "output")),)
-            return _checked((*_alpaca_prompt(record), *answer), "assistant")
+            return _check((*_alpaca_prompt(record), *answer), "assistant")
         name = "messages" if kind == "messages" else "conversations"
-        return _checked(_messages(_needed(record, name), name), "assistant")
+        return _check(_messages(_required(record, name), name), "assistant")
 
     return _read(Path(path), parse, skip_bad)
 
@@ -83,7 +83,7 @@ def _read(path: Path, parse: Callable[[dict], Any], skip_bad: bool) -> tuple[lis
             if isinstance(record, _Bad):
                 raise record
             if not isinstance(record, dict):
-                raise _Bad(f"is {_a(record)}, not an object with named fields")
+                raise _Bad(f"is {_json_type(record)}, not an object with named fields")
             found.append(parse(record))
         except _Bad as reason:
             if not skip_bad:
@@ -153,7 +153,7 @@ def _conversation_format(record: dict) -> str:
 def _preference(record: dict) -> Preference:
     chosen, rejected = (
         (Message("assistant", answer),)
-        if isinstance(answer := _needed(record, name), str)
+        if isinstance(answer := _required(record, name), str)
         else _messages(answer, name)
         for name in ("chosen", "rejected")
     )
@@ -164,10 +164,10 @@ def _preference(record: dict) -> Preference:
         prompt = _alpaca_prompt(record)
     else:
         prompt = _common_prompt(chosen, rejected)
-    _checked(prompt, "user")
-    chosen, rejected = _freed(chosen, prompt), _freed(rejected, prompt)
+    _check(prompt, "user")
+    chosen, rejected = _without_prompt(chosen, prompt), _without_prompt(rejected, prompt)
     for name, answer in (("chosen", chosen), ("rejected", rejected)):
-        _checked((*prompt, *answer), "assistant")
+        _check((*prompt, *answer), "assistant")
         if answer[0].role != "assistant":
             raise _Bad(f"has {name} messages that neither answer nor repeat its prompt")
     if chosen == rejected:
@@ -187,7 +187,7 @@ def _common_prompt(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -
     return chosen[:same]
 
 
-def _freed(answer: tuple[Message, ...], prompt: tuple[Message, ...]) -> tuple[Message, ...]:
+def _without_prompt(answer: tuple[Message, ...], prompt: tuple[Message, ...]) -> tuple[Message, ...]:
     """An answer without the prompt that it may repeat, with or without its system message."""
     for head in (prompt, prompt[1:] if prompt[0].role == "system" else prompt):
         if answer[: len(head)] == head:
@@ -198,7 +198,7 @@ def _freed(answer: tuple[Message, ...], prompt: tuple[Message, ...]) -> tuple[Me
 def _alpaca_prompt(record: dict) -> tuple[Message, ...]:
     instruction, extra = _text(record, "instruction"), record.get("input") or ""
     if not isinstance(extra, str):
-        raise _Bad(f"has an input that is {_a(extra)}, not a text")
+        raise _Bad(f"has an input that is {_json_type(extra)}, not a text")
     system = (Message("system", _text(record, "system")),) if record.get("system") else ()
     return (*system, Message("user", f"{instruction}\n\n{extra}" if extra.strip() else instruction))
 
@@ -209,7 +209,7 @@ def _messages(value: Any, name: str) -> tuple[Message, ...]:
     out = []
     for number, message in enumerate(value, 1):
         if not isinstance(message, dict):
-            raise _Bad(f"has a message {number} in {name} that is {_a(message)}")
+            raise _Bad(f"has a message {number} in {name} that is {_json_type(message)}")
         role = message.get("role", message.get("from"))
         content = message.get("content", message.get("value"))
         if not isinstance(role, str) or role not in ROLES:
@@ -222,7 +222,7 @@ def _messages(value: Any, name: str) -> tuple[Message, ...]:
     return tuple(out)
 
 
-def _checked(messages: tuple[Message, ...], last: str) -> tuple[Message, ...]:
+def _check(messages: tuple[Message, ...], last: str) -> tuple[Message, ...]:
     """The messages, if a conversation can go so: a system message only at the head, texts that say something."""
     for number, message in enumerate(messages, 1):
         if message.role == "system" and number > 1:
@@ -240,22 +240,22 @@ def _checked(messages: tuple[Message, ...], last: str) -> tuple[Message, ...]:
     return messages
 
 
-def _needed(record: dict, name: str) -> Any:
+def _required(record: dict, name: str) -> Any:
     if name not in record:
         raise _Bad(f"has no {name}")
     return record[name]
 
 
 def _text(record: dict, name: str) -> str:
-    value = _needed(record, name)
+    value = _required(record, name)
     if not isinstance(value, str):
-        raise _Bad(f"has {name} as {_a(value)}, not as a text")
+        raise _Bad(f"has {name} as {_json_type(value)}, not as a text")
     if not value.strip():
         raise _Bad(f"has an empty {name}")
     return value
 
 
-def _a(value: Any) -> str:
+def _json_type(value: Any) -> str:
     """A value's type in JSON's words."""
     names = {dict: "an object", list: "a list", str: "a text", bool: "a truth value", type(None): "null"}
     return names.get(type(value), "a number")

@@ -25,10 +25,10 @@ from pathlib import Path
 
 from lmfast.counted import counted
 from lmfast.data import hub
-from lmfast.data.corpus_forms import LEFT_OUT, MAKERS, suffix_of
+from lmfast.data.corpus_forms import LEFT_OUT, MAKERS, form_suffix
 from lmfast.data.finding import matching
 from lmfast.errors import UserError
-from lmfast.files import gone_if_empty, locked, sha256_of, written_beside
+from lmfast.files import atomic_write, file_sha256, folder_lock, remove_new_folders_on_error
 from lmfast.units import data_size
 
 RAW = ".download"
@@ -155,11 +155,14 @@ def download(
         )
     if any(pattern.endswith(".parquet") for pattern in corpus.patterns):
         _check_pyarrow(name)
-    told = _told(folder, name, revision)
-    if all(_is_made(folder, told["parts"].get(key), limit_files) for key in corpus.parts) and source is None:
+    told = _read_source(folder, name, revision)
+    if (
+        all(_is_complete(folder, told["parts"].get(key), limit_files) for key in corpus.parts)
+        and source is None
+    ):
         report(f"{folder}: is there already (commit {told['commit'][:12]})")
         return _parts(folder, told)
-    with _in_folder(folder):
+    with _exclusive_folder(folder):
         if source is not None:
             commit, fetch, files_of = _from_folder(source, corpus)
         else:
@@ -172,18 +175,18 @@ def download(
                 some, all_of_it = (data_size(sum(file.size for file in part)) for part in (files, every))
                 report(f"{key}: {len(files)} of {len(every)} files, {some} of {all_of_it}")
             before = told["parts"].get(key)
-            if _is_made(folder, before, limit_files) and before["files"][:limit_files] == [
+            if _is_complete(folder, before, limit_files) and before["files"][:limit_files] == [
                 asdict(file) for file in files
             ]:
                 continue
-            paths = [(_kept(folder, file) if keeps else None) or fetch(file) for file in files]
+            paths = [(_existing_file(folder, file) if keeps else None) or fetch(file) for file in files]
             records = MAKERS[corpus.form](key, paths, folder, source is None)
             left_out = records.pop(LEFT_OUT, 0)
             if left_out:
                 report(
                     f"{key}: left out: {counted(left_out, 'record')} without an answer, or with two equal ones"
                 )
-            made = {part: folder / f"{part}{suffix_of(corpus.form)}" for part in records}
+            made = {part: folder / f"{part}{form_suffix(corpus.form)}" for part in records}
             told["parts"][key] = {
                 "files": [asdict(file) for file in files],
                 "left_out": left_out,
@@ -193,8 +196,8 @@ def download(
                     for part, path in made.items()
                 },
             }
-            with written_beside(folder / SOURCE) as beside:
-                beside.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+            with atomic_write(folder / SOURCE) as temporary:
+                temporary.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return _parts(folder, told)
 
 
@@ -216,12 +219,12 @@ def download_repo(
     way_out = (
         f"on a machine with a network: `hf download --repo-type dataset {repo} {asked} --local-dir FOLDER`"
     )
-    with _in_folder(folder):
+    with _exclusive_folder(folder):
         listing = hub.list_files(repo, revision, way_out, patterns=patterns)
         paths = []
         for file in listing.matching(patterns)[:limit_files]:
             target = folder / file.path
-            if not (target.is_file() and hub.digest_of(target, file) == file.digest):
+            if not (target.is_file() and hub.file_digest(target, file) == file.digest):
                 fetched = hub.fetch(listing, file, folder / RAW, way_out, report)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(fetched, target)
@@ -263,20 +266,20 @@ def _from_folder(source: Path, corpus: Corpus):
                 )
             found += here
         place.update({path.name: path for path in found})
-        return [hub.RemoteFile(path.name, path.stat().st_size, sha256_of(path)) for path in found]
+        return [hub.RemoteFile(path.name, path.stat().st_size, file_sha256(path)) for path in found]
 
     return str(source.absolute()), lambda file: place[file.path], files_of
 
 
 @contextlib.contextmanager
-def _in_folder(folder: Path):
+def _exclusive_folder(folder: Path):
     """The folder, one download's at a time. What was fetched and is not needed any more goes after success; after a failure
     it stays for the next try, and folders that were made for nothing go."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; name a folder")
     raw = folder / RAW
     busy = f"{folder}: another download is at work there; wait for it"
-    with gone_if_empty(folder), locked(raw, busy):
+    with remove_new_folders_on_error(folder), folder_lock(raw, busy):
         try:
             yield
         except BaseException:
@@ -286,7 +289,7 @@ def _in_folder(folder: Path):
         shutil.rmtree(raw, ignore_errors=True)
 
 
-def _told(folder: Path, name: str, revision: str) -> dict:
+def _read_source(folder: Path, name: str, revision: str) -> dict:
     """source.json, where it tells of this corpus and revision; else an empty one."""
     fresh = {"name": name, "repo": CORPORA[name].repo, "revision": revision, "commit": "", "parts": {}}
     try:
@@ -297,7 +300,7 @@ def _told(folder: Path, name: str, revision: str) -> dict:
     return told if same else fresh
 
 
-def _is_made(folder: Path, entry: dict | None, limit_files: int | None) -> bool:
+def _is_complete(folder: Path, entry: dict | None, limit_files: int | None) -> bool:
     """Whether one part is there as source.json records it: of its size, and of as many files as are wanted."""
     if entry is None:
         return False
@@ -315,10 +318,10 @@ def _parts(folder: Path, told: dict) -> list[Part]:
     return [Part(folder / made[part]["file"], made[part]["records"]) for part in order]
 
 
-def _kept(folder: Path, file: hub.RemoteFile) -> Path | None:
+def _existing_file(folder: Path, file: hub.RemoteFile) -> Path | None:
     """The file that an earlier call left under its own name, if it is whole."""
     path = folder / Path(file.path).name
-    whole = path.is_file() and path.stat().st_size == file.size and hub.digest_of(path, file) == file.digest
+    whole = path.is_file() and path.stat().st_size == file.size and hub.file_digest(path, file) == file.digest
     return path if whole else None
 
 

@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from lmfast.data.encode_shards import is_held_out
-from lmfast.data.parquet import batches_of, check_columns, open_parquet
+from lmfast.data.parquet import check_columns, open_parquet, read_batches
 from lmfast.data.sources import documents, plan_shards, unpacked
 from lmfast.errors import UserError
-from lmfast.files import written_beside
+from lmfast.files import atomic_write
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.file_kinds import kind_of
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
@@ -44,7 +44,7 @@ PIECE = 4 << 20
 Maker = Callable[[str, list[Path], Path, bool], dict[str, int]]
 
 
-def suffix_of(form: str) -> str:
+def form_suffix(form: str) -> str:
     return {"text": ".txt", "wikitext": ".txt", "parquet": ".parquet", "tokenizer": ".json"}.get(
         form, ".jsonl"
     )
@@ -57,12 +57,12 @@ def make_text(part: str, paths: list[Path], folder: Path, movable: bool) -> dict
         count = _count_documents(paths[0])
         os.replace(paths[0], target)
         return {part: count}
-    with written_beside(target) as beside:
-        with beside.open("wb") as joined:
+    with atomic_write(target) as temporary:
+        with temporary.open("wb") as joined:
             for path in paths:
                 with unpacked(path) if kind_of(path).packing else path.open("rb") as file:
                     shutil.copyfileobj(file, joined, PIECE)
-        count = _count_documents(beside, paths[0])
+        count = _count_documents(temporary, paths[0])
     return {part: count}
 
 
@@ -90,8 +90,8 @@ def make_parquet(part: str, paths: list[Path], folder: Path, movable: bool) -> d
         if movable:
             os.replace(path, target)
         else:
-            with written_beside(target) as beside:
-                shutil.copyfile(path, beside)
+            with atomic_write(target) as temporary:
+                shutil.copyfile(path, temporary)
     return counts
 
 
@@ -106,8 +106,8 @@ def make_tokenizer(part: str, paths: list[Path], folder: Path, movable: bool) ->
 def make_wikitext(part: str, paths: list[Path], folder: Path, movable: bool) -> dict[str, int]:
     count = 0
     with (
-        written_beside(folder / f"{part}.txt") as beside,
-        beside.open("w", encoding="utf-8", newline="") as text,
+        atomic_write(folder / f"{part}.txt") as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as text,
     ):
         for article in articles(row["text"] for path in paths for row in parquet_rows(path, ["text"])):
             text.write(f"{article}\n{DOCUMENT_END}\n")
@@ -193,10 +193,10 @@ def write_records(
     counts = dict.fromkeys((part, "valid") if hold_out else (part,), 0)
     left_out = 0
     with contextlib.ExitStack() as stack:
-        besides = {name: stack.enter_context(written_beside(folder / f"{name}.jsonl")) for name in counts}
+        temporaries = {name: stack.enter_context(atomic_write(folder / f"{name}.jsonl")) for name in counts}
         files = {
-            name: stack.enter_context(beside.open("w", encoding="utf-8", errors="surrogatepass"))
-            for name, beside in besides.items()
+            name: stack.enter_context(temporary.open("w", encoding="utf-8", errors="surrogatepass"))
+            for name, temporary in temporaries.items()
         }
         for prompt, record in records:
             if record is None:
@@ -218,7 +218,7 @@ def parquet_rows(path: Path, columns: list[str]) -> Iterator[dict]:
     """The rows of a Parquet file, as dictionaries of the named columns."""
     with open_parquet(path) as file:
         check_columns(path, file, columns, OTHER_FILE)
-        for batch in batches_of(path, file, columns):
+        for batch in read_batches(path, file, columns):
             yield from batch.to_pylist()
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from lmfast.data.sources import documents
-from lmfast.files import written_beside
+from lmfast.files import atomic_write
 from lmfast.sharding.jobs import Job, Shard
 from lmfast.tokenizer.sharding import open_shared
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
@@ -58,8 +58,8 @@ def encode_shard(job: Job[EncodeRequest]) -> dict:
     request = job.request
     tokenizer = open_shared(job.folder, request.fingerprint)
     with (
-        written_beside(job.file("train.ids")) as train,
-        written_beside(job.file("valid.ids")) as valid,
+        atomic_write(job.file("train.ids")) as train,
+        atomic_write(job.file("valid.ids")) as valid,
         train.open("wb") as train_file,
         valid.open("wb") as valid_file,
     ):

@@ -44,7 +44,7 @@ def find_sources(names: Sequence[str | Path]) -> list[Path]:
             raise UserError("--input '': is no name; give files, folders or globs")
         path = Path(name)
         if path.is_dir():
-            here = _sources_of(path)
+            here = _folder_sources(path)
         elif os.path.lexists(path):
             here = [path]
         else:
@@ -58,7 +58,7 @@ def find_sources(names: Sequence[str | Path]) -> list[Path]:
     return list(found.values())
 
 
-def _sources_of(folder: Path) -> list[Path]:
+def _folder_sources(folder: Path) -> list[Path]:
     files = files_under(folder)
     named = [file for file in files if is_named_as_source(file)]
     others = Counter(file.suffix.lower() or "no suffix" for file in files if not is_named_as_source(file))

@@ -39,7 +39,7 @@ class RemoteFile:
     digest: str
 
     @property
-    def kind_of_digest(self) -> str:
+    def digest_kind(self) -> str:
         return "sha256" if len(self.digest) == 64 else "git blob sha1"
 
 
@@ -83,7 +83,7 @@ def list_files(
 
     with _network_errors(repo, way_out):
         try:
-            commit, entries = _entries(hub, repo, revision, repo_type, _folder_of(patterns))
+            commit, entries = _entries(hub, repo, revision, repo_type, _common_folder(patterns))
         except GatedRepoError:
             raise UserError(
                 f"{repo}: its owners ask for consent first; give it at {page}, then `hf auth login`"
@@ -123,10 +123,10 @@ def _entries(hub, repo: str, revision: str, repo_type: str, folder: str) -> tupl
     return info.sha, list(info.siblings or ())
 
 
-def _folder_of(patterns: Sequence[str]) -> str:
+def _common_folder(patterns: Sequence[str]) -> str:
     """The folder that all patterns lie in, as far as they name it; "" for the whole repository.
 
-    >>> _folder_of(["sample/10BT/*.parquet", "sample/1?/a"])
+    >>> _common_folder(["sample/10BT/*.parquet", "sample/1?/a"])
     'sample'
     """
     places = [re.split(r"[*?[]", pattern)[0].lstrip("/").rpartition("/")[0] for pattern in patterns]
@@ -138,21 +138,21 @@ def fetch(
 ) -> Path:
     """The file under `folder`, complete and with the right hash; taken up again where an earlier call stopped."""
     target = folder / file.path
-    if target.is_file() and target.stat().st_size == file.size and digest_of(target, file) == file.digest:
+    if target.is_file() and target.stat().st_size == file.size and file_digest(target, file) == file.digest:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.{file.digest[:12]}.partial")
     for last_try in (False, True):
         _transfer(listing, file, partial, way_out, report)
-        found = digest_of(partial, file)
+        found = file_digest(partial, file)
         if found == file.digest:
             os.replace(partial, target)
             return target
         partial.unlink()
         if not last_try:
-            report(f"{file.path}: arrived damaged ({file.kind_of_digest} {found[:12]}…); once more")
+            report(f"{file.path}: arrived damaged ({file.digest_kind} {found[:12]}…); once more")
     raise UserError(
-        f"{listing.repo}/{file.path}: arrived damaged twice ({file.kind_of_digest} {found[:12]}… instead of "
+        f"{listing.repo}/{file.path}: arrived damaged twice ({file.digest_kind} {found[:12]}… instead of "
         f"{file.digest[:12]}…) and was thrown away; try later, or another server with HF_ENDPOINT"
     )
 
@@ -171,11 +171,11 @@ def _transfer(
     headers = build_hf_headers() | {
         "Accept-Encoding": "identity"
     }  # ranges of a compressed answer fit nothing
-    with partial.open("r+b" if partial.exists() else "w+b") as beside:
-        have = beside.seek(0, os.SEEK_END)
+    with partial.open("r+b" if partial.exists() else "w+b") as opened:
+        have = opened.seek(0, os.SEEK_END)
         if have > file.size:
-            have = beside.truncate(0)
-            beside.seek(0)
+            have = opened.truncate(0)
+            opened.seek(0)
         if have:
             report(f"{file.path}: goes on at {data_size(have)} of {data_size(file.size)}")
         while have < file.size:
@@ -183,7 +183,7 @@ def _transfer(
                 with _network_errors(f"{listing.repo}/{file.path}", way_out, partial, file.size):
                     http_get(
                         url,
-                        beside,
+                        opened,
                         resume_size=have,
                         headers=dict(headers),
                         expected_size=file.size,
@@ -191,16 +191,16 @@ def _transfer(
                     )
                 return
             except UserError:
-                beside.flush()
-                before, have = have, beside.seek(0, os.SEEK_END)
+                opened.flush()
+                before, have = have, opened.seek(0, os.SEEK_END)
                 if have <= before or have >= file.size:
                     raise
                 report(f"{file.path}: connection lost at {data_size(have)}; going on")
 
 
-def digest_of(path: Path, like: RemoteFile) -> str:
+def file_digest(path: Path, like: RemoteFile) -> str:
     """sha256 of a file, or git's hash of it as a blob, whichever `like` has."""
-    if like.kind_of_digest == "sha256":
+    if like.digest_kind == "sha256":
         digest = hashlib.sha256()
     else:
         digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)

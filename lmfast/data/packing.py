@@ -95,7 +95,7 @@ class RowBatches:
     def step(self, step: int) -> np.ndarray:
         return self.rows[self.order(step)].reshape(-1, self.rows.shape[-1])
 
-    def place(self, step: int) -> str:
+    def describe(self, step: int) -> str:
         """Which rows (or pairs) step `step` sees, in words."""
         return f"rows {first_few(self.order(step))}"
 
@@ -110,7 +110,7 @@ class RowBatches:
         return order
 
 
-def in_order(rows: np.ndarray, rows_a_batch: int, limit: int = 0) -> list[np.ndarray]:
+def sequential_batches(rows: np.ndarray, rows_a_batch: int, limit: int = 0) -> list[np.ndarray]:
     """Evaluation batches: all rows (or pairs) once, or `limit` batches of them; the last one may be smaller."""
     begins = range(0, len(rows), rows_a_batch)[: limit or None]
     return [rows[i : i + rows_a_batch].reshape(-1, rows.shape[-1]) for i in begins]

@@ -50,7 +50,7 @@ def check_text_column(path: Path, file, column: str) -> None:
         )
 
 
-def batches_of(path: Path, file, columns: Sequence[str], groups: Sequence[int] | None = None) -> Iterator:
+def read_batches(path: Path, file, columns: Sequence[str], groups: Sequence[int] | None = None) -> Iterator:
     """pyarrow.RecordBatch after RecordBatch, of some row groups or of all."""
     from pyarrow import ArrowException
 
@@ -60,7 +60,7 @@ def batches_of(path: Path, file, columns: Sequence[str], groups: Sequence[int] |
         raise _damaged(path, error) from None
 
 
-def groups_of_rows(path: Path, shard_bytes: int) -> list[tuple[int, int]]:
+def row_group_spans(path: Path, shard_bytes: int) -> list[tuple[int, int]]:
     """Spans of row groups of about `shard_bytes` each."""
     with open_parquet(path) as file:
         facts = file.metadata

@@ -28,7 +28,7 @@ from lmfast.data.finding import find_sources
 from lmfast.data.first_tokens import NOTHING, hold_out_first
 from lmfast.data.sources import SHARD_BYTES, plan_shards, shard_bytes_on_disk
 from lmfast.errors import UserError
-from lmfast.files import gone_if_empty, written_beside
+from lmfast.files import atomic_write, remove_new_folders_on_error
 from lmfast.sharding.jobs import LOCAL, ExecutionOptions, Job, Shard, run_jobs, work_folder
 from lmfast.tokenizer.sharding import join_ids, share_tokenizer
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
@@ -41,7 +41,7 @@ STATS_TEXT = "stats.txt"
 
 
 @dataclass(frozen=True)
-class Settings:
+class PrepareOptions:
     """What the token files depend on, besides the sources and the tokenizer.
 
     field: of records, the column of Parquet. separator: what divides text besides the mark. val_fraction: of the
@@ -58,7 +58,7 @@ def prepare_files(
     inputs: Sequence[str | Path],
     tokenizer: "Tokenizer",
     output: str | Path,
-    settings: Settings = Settings(),
+    settings: PrepareOptions = PrepareOptions(),
     val_inputs: Sequence[str | Path] = (),
     options: ExecutionOptions = LOCAL,
     progress: Callable[[int, int], None] | None = None,
@@ -97,7 +97,7 @@ def prepare_files(
     if counts is not None:
         report(f"{output}: reused (same sources, tokenizer and settings)")
         return counts
-    with gone_if_empty(output), work_folder(folder):
+    with remove_new_folders_on_error(output), work_folder(folder):
         home = share_tokenizer(tokenizer, folder)
         running = run_jobs(encode_shard, jobs, options, progress, [home])
         results = {job.name: result for job, result in running}
@@ -113,7 +113,7 @@ def prepare_files(
             raise
         counts |= {
             "request_sha256": request,
-            "tokenizer": _home(tokenizer),
+            "tokenizer": _tokenizer_path(tokenizer),
             "tokenizer_sha256": tokenizer.fingerprint(),
         }
         _assemble(output, files, tokenizer, counts)
@@ -125,7 +125,7 @@ def plan(
     val_inputs: Sequence[str | Path],
     tokenizer: "Tokenizer",
     folder: Path,
-    settings: Settings,
+    settings: PrepareOptions,
     shard_bytes: int,
 ) -> Iterator[Job[EncodeRequest]]:
     """The work, in the order of the sources; files smaller than a shard share one."""
@@ -143,7 +143,7 @@ def plan(
                 raise UserError(f"{both[0]}: is for training and for validation; leave it out of one of them")
             paths = [path for path in paths if path.resolve() not in seen]
             seen |= {path.resolve(): part for path in paths}
-            for shards in _bundled(plan_shards(paths, shard_bytes, settings.separator), shard_bytes):
+            for shards in _bundle(plan_shards(paths, shard_bytes, settings.separator), shard_bytes):
                 request = EncodeRequest(
                     source=str(name),
                     shards=tuple(shards),
@@ -159,7 +159,7 @@ def plan(
                 number += 1
 
 
-def _bundled(shards: list[Shard], shard_bytes: int) -> Iterator[list[Shard]]:
+def _bundle(shards: list[Shard], shard_bytes: int) -> Iterator[list[Shard]]:
     bundle: list[Shard] = []
     for shard in shards:
         if bundle and _total_bytes([*bundle, shard]) > shard_bytes:
@@ -190,7 +190,7 @@ def _counts(jobs: list[Job[EncodeRequest]], results: dict[str, dict]) -> dict:
     return {"parts": parts, "sources": sources, "blank_documents": blank}
 
 
-def _check_parts(counts: dict, settings: Settings, own_validation: bool) -> None:
+def _check_parts(counts: dict, settings: PrepareOptions, own_validation: bool) -> None:
     """Refuses parts that came out empty."""
     found = {part: counts["parts"][part]["documents"] for part in PARTS}
     total = sum(found.values())
@@ -242,7 +242,7 @@ def _assemble(output: Path, files: dict[str, list[Path]], tokenizer: "Tokenizer"
     _write_json(output / COUNTS, counts)
 
 
-def _home(tokenizer: "Tokenizer") -> str | None:
+def _tokenizer_path(tokenizer: "Tokenizer") -> str | None:
     return None if tokenizer._loaded_from is None else str(Path(tokenizer._loaded_from).absolute())
 
 
@@ -270,5 +270,5 @@ def _documents(counts: dict, part: str) -> int:
 
 
 def _write_json(path: Path, facts: dict) -> None:
-    with written_beside(path) as beside:
-        beside.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

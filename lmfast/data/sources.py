@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from lmfast.data.parquet import batches_of, check_text_column, groups_of_rows, open_parquet
+from lmfast.data.parquet import check_text_column, open_parquet, read_batches, row_group_spans
 from lmfast.errors import UserError
 from lmfast.sharding.jobs import Shard
 from lmfast.tokenizer.file_kinds import HEAD, check_is_text, kind_of
@@ -53,7 +53,7 @@ def plan_shards(
         if kind.packing:
             shards.append(Shard(str(path), 0, -1, size, changed))
         elif kind.form == "parquet":
-            spans = groups_of_rows(path, shard_bytes)
+            spans = row_group_spans(path, shard_bytes)
             shards += [Shard(str(path), begin, end, size, changed) for begin, end in spans]
         else:
             marks = separators(path, separator)
@@ -273,6 +273,6 @@ def _rows(shard: Shard, field: str) -> Iterator[bytes]:
     path = Path(shard.path)
     with open_parquet(path) as file:
         check_text_column(path, file, field)
-        for batch in batches_of(path, file, [field], range(shard.begin, shard.end)):
+        for batch in read_batches(path, file, [field], range(shard.begin, shard.end)):
             for text in batch.column(0).cast("large_binary").to_pylist():
                 yield text or b""

@@ -18,7 +18,7 @@ import numpy as np
 
 from lmfast.counted import counted
 from lmfast.errors import UserError
-from lmfast.files import written_beside
+from lmfast.files import atomic_write
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
 if TYPE_CHECKING:
@@ -129,13 +129,13 @@ def _lines(stats: Stats) -> list[str]:
 def write_stats(folder: Path, stats: Sequence[Stats]) -> list[Path]:
     """stats.txt, stats.json and stats.png in the folder; returns their paths."""
     paths = [folder / f"stats.{kind}" for kind in ("txt", "json", "png")]
-    with written_beside(paths[0]) as beside:
-        beside.write_text(stats_text(stats) + "\n", encoding="utf-8")
-    with written_beside(paths[1]) as beside:
+    with atomic_write(paths[0]) as temporary:
+        temporary.write_text(stats_text(stats) + "\n", encoding="utf-8")
+    with atomic_write(paths[1]) as temporary:
         facts = [{k: v for k, v in asdict(each).items() if k != "lengths"} for each in stats]
-        beside.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    with written_beside(paths[2]) as beside:
-        draw(beside, stats)
+        temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    with atomic_write(paths[2]) as temporary:
+        draw(temporary, stats)
     return paths
 
 

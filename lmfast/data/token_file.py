@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from lmfast.errors import UserError
-from lmfast.files import written_beside
+from lmfast.files import atomic_write
 from lmfast.tokenizer.npy_header import npy_header
 
 PIECE = 1 << 22  # ids (or bytes of text) looked at together
@@ -207,12 +207,12 @@ class TokenWriter:
     def __init__(self, path: str | Path, dtype: np.dtype | type):
         self.path, self.dtype = Path(path), np.dtype(dtype)
         self.num_tokens = 0
-        self._guard = written_beside(self.path)
+        self._guard = atomic_write(self.path)
 
     def __enter__(self) -> "TokenWriter":
-        beside = self._guard.__enter__()
+        temporary = self._guard.__enter__()
         try:
-            self._file = beside.open("wb")
+            self._file = temporary.open("wb")
             self._file.write(npy_header(self.dtype, 0))
         except OSError as error:
             self._guard.__exit__(type(error), error, error.__traceback__)

@@ -28,13 +28,13 @@ def training_texts(
         if is_plain_text(path):
             return path
         if kind_of(path).form == "text":
-            return Documents(partial(_of_packed_text, path, specials, pattern), path.stat().st_size)
-        return Documents(partial(_of_records, path, field), path.stat().st_size)
+            return Documents(partial(_packed_text, path, specials, pattern), path.stat().st_size)
+        return Documents(partial(_record_texts, path, field), path.stat().st_size)
 
     return [of_file(path) for path in find_sources(names)]
 
 
-def _of_records(path: Path, field: str) -> Iterator[tuple[bytes, int]]:
+def _record_texts(path: Path, field: str) -> Iterator[tuple[bytes, int]]:
     done = 0
     for shard in plan_shards([path], PIECE):
         for document in documents(shard, field):
@@ -42,7 +42,7 @@ def _of_records(path: Path, field: str) -> Iterator[tuple[bytes, int]]:
         done = min(done + shard_bytes_on_disk(shard), path.stat().st_size)
 
 
-def _of_packed_text(path: Path, specials: Sequence[bytes], pattern: Pattern) -> Iterator[tuple[bytes, int]]:
+def _packed_text(path: Path, specials: Sequence[bytes], pattern: Pattern) -> Iterator[tuple[bytes, int]]:
     with unpacked(path) as file:
         for piece in safe_pieces(iter(lambda: file.read(PIECE), b""), specials, pattern):
             yield piece, file.packed_bytes

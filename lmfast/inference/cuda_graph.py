@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-_alone = threading.Lock()  # held by whoever uses a side stream
+_capture_lock = threading.Lock()  # held by whoever uses a side stream
 
 
 def uses_graphs(device: torch.device) -> bool:
@@ -45,7 +45,7 @@ def warm_up(step: Callable[[], None], state: Sequence[Tensor], device: torch.dev
     """Runs `step` twice on the side stream, so that kernels are compiled and loaded, and restores `state` after it."""
     before = [tensor.clone() for tensor in state]
     side, caller = side_stream(device), torch.cuda.current_stream(device)
-    with _alone, torch.cuda.stream(side):
+    with _capture_lock, torch.cuda.stream(side):
         side.wait_stream(caller)
         for _ in range(2):
             step()
@@ -65,7 +65,7 @@ def capture(step: Callable[[], None], device: torch.device, pool=None) -> torch.
     the one that makes training's batches may, or looks at an event, as NCCL's does.
     """
     graph, side, caller = torch.cuda.CUDAGraph(), side_stream(device), torch.cuda.current_stream(device)
-    with _alone, torch.cuda.stream(side):
+    with _capture_lock, torch.cuda.stream(side):
         side.wait_stream(caller)
         graph.capture_begin(**({} if pool is None else {"pool": pool}), capture_error_mode="thread_local")
         try:

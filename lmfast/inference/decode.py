@@ -5,7 +5,7 @@ anew. Both modes cut at the same places, so greedy text does not depend on the c
 
 Who computes: with a cache, CpuDecoder where the model is one it knows (float32 on a CPU), else TorchDecoder; without,
 the model itself on whole windows, which is the oracle of both. TorchDecoders are kept from call to call
-(kept_decoders.py).
+(decoder_cache.py).
 
 Measured on 2 cores (AMD EPYC, Zen 4), fp32, greedy, batch 1, 5.3M parameters: torch's operators one by one 375 ids/s
 (matrices 45 % of it, at 10 GB/s), compiled by Inductor 760, the same with products as sums over rows 1,580 after 10 s of
@@ -19,7 +19,7 @@ from typing import Protocol
 import torch
 
 from lmfast.errors import UserError
-from lmfast.inference.kept_decoders import borrow
+from lmfast.inference.decoder_cache import borrow
 from lmfast.inference.sampling import Sampling, sample
 from lmfast.model.transformer import TransformerLM
 
@@ -94,11 +94,11 @@ def stream(
     lengths = [len(prompt) for prompt in prompts]  # ahead of `sequences` by the steps under way
     starts = [-1] * len(prompts)  # of the windows, as the decoder knows them
     alive = set(range(len(prompts)))
-    under_way: deque[tuple[list[int], Callable[[], list[int]]]] = deque()
+    in_flight: deque[tuple[list[int], Callable[[], list[int]]]] = deque()
 
-    def settle() -> list[int | None]:
+    def finish_oldest() -> list[int | None]:
         """The ids of the oldest step under way."""
-        rows, wait = under_way.popleft()
+        rows, wait = in_flight.popleft()
         out: list[int | None] = [None] * len(sequences)
         for row, token in zip(rows, wait(), strict=True):
             if token in stop_ids:
@@ -113,8 +113,8 @@ def stream(
         for number in range(max_tokens):
             moved = [window_start(length, context) for length in lengths]
             if moved != starts:
-                while under_way and alive:  # a window's ids must be known
-                    out = settle()
+                while in_flight and alive:  # a window's ids must be known
+                    out = finish_oldest()
                     if alive:
                         yield out
                 windows = {
@@ -126,15 +126,15 @@ def stream(
             if not alive:
                 return
             rows = sorted(alive)
-            under_way.append((rows, decoder.step(rows, number)))
+            in_flight.append((rows, decoder.step(rows, number)))
             lengths = [length + 1 for length in lengths]
-            if len(under_way) > decoder.lag:
-                out = settle()
+            if len(in_flight) > decoder.lag:
+                out = finish_oldest()
                 if not alive:
                     return
                 yield out
-        while under_way and alive:
-            out = settle()
+        while in_flight and alive:
+            out = finish_oldest()
             if alive:
                 yield out
     finally:
@@ -148,9 +148,9 @@ def make_decoder(
     if not kv_cache:
         return PlainDecoder(model, batch, sampling)
     if not compile and model.embedding.weight.device.type == "cpu":
-        from lmfast.inference.cpu.decoder import CpuDecoder, why_not
+        from lmfast.inference.cpu.decoder import CpuDecoder, unsupported_reason
 
-        if why_not(model) is None:
+        if unsupported_reason(model) is None:
             return CpuDecoder(model, batch, sampling)
     return borrow(model, batch, sampling, compile)
 
@@ -200,7 +200,7 @@ class PlainDecoder:
         hidden = self.model.hidden(ids.to(device))
         last = hidden[torch.arange(len(rows), device=device), (lengths - 1).to(device)]
         places = torch.tensor(rows, device=device)
-        logits = self.model.choices(self.model.logits(last))
+        logits = self.model.mask_unused(self.model.logits(last))
         new: list[int] = sample(logits, self.sampling, number, places).tolist()
         for window, token in zip(windows, new, strict=True):
             window.append(token)

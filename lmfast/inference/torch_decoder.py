@@ -5,7 +5,7 @@ copy to where the next step reads them) is a CUDA graph, captured once for all l
 the positions and the number of the step are tensors. The host waits for the device only where it reads ids, LAG steps
 after it asked for them; prompts and settings go there through pinned memory. Not measured on a GPU.
 
-A decoder can serve one call after another (`begin`), see kept_decoders.py. What a further call costs, 124M on CUDA:
+A decoder can serve one call after another (`begin`), see decoder_cache.py. What a further call costs, 124M on CUDA:
 comparing the weights' addresses (75 tensors, some 0.1 ms), under autocast casting them again (0.75 GB, 0.3 ms), one copy
 of the sampling's numbers, zeroing the cache (37 MB a sequence, 12 µs at 3 TB/s), one copy of the prompts, and the prompts'
 pass. That one has some 150 launches, 3 to 5 ms of
@@ -26,8 +26,8 @@ from torch import Tensor
 
 from lmfast.inference import cuda_graph
 from lmfast.inference.sampling import DeviceSampling, Sampling, SamplingKind, pinned_zeros, sample
-from lmfast.inference.weights import WeightPlaces, refresh
-from lmfast.model.device import spare_compile_workers
+from lmfast.inference.weights import WeightAddresses, refresh
+from lmfast.model.device import disable_compile_workers
 from lmfast.model.inductor import inductor
 from lmfast.model.kv_cache import KVCache
 from lmfast.model.transformer import TransformerLM
@@ -39,12 +39,12 @@ LAG = 8  # steps that CUDA is ahead of the ids the host has read; as many are wa
 PREFILL_TOKENS = 4096  # up to here a prompts' pass is shorter than its launches, and is captured
 SHORTEST_PREFILL = 32
 COMPILE = {"fullgraph": True, "dynamic": False, "backend": inductor}
-MOST_GRAPHS = 256  # of compiled steps: one for each batch size and model shape; Dynamo itself refuses a ninth
+MAX_GRAPHS = 256  # of compiled steps: one for each batch size and model shape; Dynamo itself refuses a ninth
 
 
 @functools.cache
 def _compiled_decode() -> Callable:
-    spare_compile_workers()
+    disable_compile_workers()
     return torch.compile(_decode, **COMPILE)
 
 
@@ -84,8 +84,8 @@ class TorchDecoder:
         self.key = key = DecoderKey.of(model, batch, sampling, compiled)
         self.device, self.compiled, self.graph_compiled = key.device, compiled, False
         # Under autocast each step would otherwise cast all weights anew: three times the bytes that it has to read.
-        self.cast = model.with_matrices_in(key.dtype) if key.autocast else None
-        self.places = WeightPlaces(model)
+        self.cast = model.with_matrix_dtype(key.dtype) if key.autocast else None
+        self.places = WeightAddresses(model)
         self.cache = KVCache(model.config, batch, model.config.context_length, key.device, key.dtype)
         self.sampling = DeviceSampling(key.sampling, key.device)
         self.ids = torch.zeros(batch, dtype=torch.int64, device=key.device)  # not in the cache yet
@@ -124,11 +124,11 @@ class TorchDecoder:
         self.model = model if self.cast is None else self.cast
         self.sampling.set(sampling)
         self.lengths = [0] * self.key.batch  # as in the cache, known here without asking the device
-        self.sound = True
+        self.reusable = True
 
     def read(self, windows: dict[int, list[int]]) -> None:
         """Begins sequences anew: {sequence: ids}. All but the last id go into the cache at once."""
-        self.sound = False
+        self.reusable = False
         rows = list(windows)
         for b, ids in windows.items():
             self.lengths[b] = len(ids) - 1
@@ -154,7 +154,7 @@ class TorchDecoder:
         if self.by_graph:
             self.last = self.events[-1]
             cuda_graph.record(self.last, self.device)
-        self.sound = True
+        self.reusable = True
 
     def _prefill(self, table: Tensor, places: Tensor | None) -> None:
         """Fills the cache with prompts (batch, longest): of the sequences at `places`, or of all."""
@@ -178,13 +178,13 @@ class TorchDecoder:
 
     def step(self, rows: list[int], number: int) -> Callable[[], list[int]]:
         """Appends each sequence's newest id and chooses the next; the function returned waits for those of `rows`."""
-        self.sound = False
+        self.reusable = False
         for b in range(len(self.lengths)):
             self.lengths[b] += 1
         if self.ring is None:
             self._advance()
             ids = self.ids.tolist()
-            self.sound = True
+            self.reusable = True
             return lambda: [ids[b] for b in rows]
         if self.graph is None:
             cuda_graph.warm_up(self._advance, self._state(), self.device)
@@ -195,7 +195,7 @@ class TorchDecoder:
         host.copy_(self.ids, non_blocking=True)
         cuda_graph.record(done, self.device)
         self.last = done
-        self.sound = True
+        self.reusable = True
 
         def wait() -> list[int]:
             done.synchronize()
@@ -208,7 +208,7 @@ class TorchDecoder:
         """Ends a call: a borrowed decoder goes back to where it came from, any other one is freed."""
         give_back, self.give_back = self.give_back, None
         del self.model  # a decoder that is kept must not keep it
-        if give_back is not None and self.sound:
+        if give_back is not None and self.reusable:
             give_back(self)
         else:
             self.free()
@@ -239,7 +239,7 @@ class TorchDecoder:
         elif self.graph_compiled:
             logits = _compiled_decode()(self.model, self.ids, cache, bound)
         else:  # changing the limit takes 70 µs
-            with torch._dynamo.config.patch(recompile_limit=MOST_GRAPHS):
+            with torch._dynamo.config.patch(recompile_limit=MAX_GRAPHS):
                 logits = _compiled_decode()(self.model, self.ids, cache, bound)
             self.graph_compiled = True
         # A sequence that fills the cache is read anew before its next step, unless it has ended: that one stays here.

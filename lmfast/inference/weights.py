@@ -16,7 +16,7 @@ from torch import Tensor
 from lmfast.model.transformer import TransformerLM
 
 
-class WeightPlaces:
+class WeightAddresses:
     """Where the weights and tables of `model` are now. Holds its parts alive, but not the model itself.
 
     Looks into each module's own dictionaries, because each call does this and walking the modules costs more.
@@ -50,7 +50,7 @@ def _reference(x: object) -> Callable[[], object]:
 
 @torch.inference_mode()
 def refresh(copy: TransformerLM, model: TransformerLM) -> None:
-    """Casts `model`'s matrices into those of its `with_matrices_in` copy, in place: what reads them keeps its addresses."""
-    theirs = model.own_tensors()
-    pairs = [(ours, theirs[name]) for name, ours in copy.own_tensors().items() if ours.dim() > 1]
+    """Casts `model`'s matrices into those of its `with_matrix_dtype` copy, in place: what reads them keeps its addresses."""
+    theirs = model.named_weights()
+    pairs = [(ours, theirs[name]) for name, ours in copy.named_weights().items() if ours.dim() > 1]
     torch._foreach_copy_([ours for ours, _ in pairs], [weight for _, weight in pairs])

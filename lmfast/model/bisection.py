@@ -1,10 +1,10 @@
-"""The greatest whole number that something holds of: the deepest shape in a budget, the largest batch in a memory."""
+"""The largest whole number for which a condition holds: the deepest shape in a budget, the largest batch in a memory."""
 
 from collections.abc import Callable
 
 
-def greatest(true: Callable[[int], bool]) -> int:
-    """The greatest number from 1 on that `true` holds of, 0 for none; `true` must fail from some number on, for good.
+def largest_satisfying(true: Callable[[int], bool]) -> int:
+    """The largest number from 1 on that `true` holds of, 0 for none; `true` must fail from some number on, for good.
 
     Doubles until it fails, then halves: for n about 2 log2(n) calls."""
     if not true(1):

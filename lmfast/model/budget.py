@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 from lmfast.model.accounting import num_parameters, training_flops_per_token
-from lmfast.model.bisection import greatest
+from lmfast.model.bisection import largest_satisfying
 from lmfast.model.config import ModelConfig
 
 ASPECT = 64
@@ -63,7 +63,7 @@ def propose_shape(base: ModelConfig, flops: float, tokens_per_parameter: float) 
 
     def deepest(heads: int) -> Proposal | None:
         """The deepest shape of this width that the budget allows; wider ones are shallower."""
-        layers = greatest(lambda layers: proposal(layers, heads).flops <= flops)
+        layers = largest_satisfying(lambda layers: proposal(layers, heads).flops <= flops)
         return proposal(layers, heads) if layers else None
 
     def slim(heads: int) -> bool:
@@ -71,7 +71,7 @@ def propose_shape(base: ModelConfig, flops: float, tokens_per_parameter: float) 
         return shape is not None and heads < shape.config.num_layers
 
     # Widths near the aspect first, outwards on both sides; on each the first that spends enough is its nearest.
-    widest_slim = greatest(slim)
+    widest_slim = largest_satisfying(slim)
     candidates = []
     for widths in (range(widest_slim, 0, -1), itertools.count(widest_slim + 1)):
         for heads in widths:

@@ -19,7 +19,7 @@ LINK_SECONDS = 10
 _own: Path | None = None  # the directory that `use` named
 
 
-def use() -> None:
+def set_directory() -> None:
     """Names the directory to Inductor, in the environment of this process and its children."""
     global _own
     if VARIABLE not in os.environ and hasattr(os, "getuid"):

@@ -120,7 +120,7 @@ class ModelConfig:
             )
         return config
 
-    def window_of(self, layer: int) -> int | None:
+    def layer_window(self, layer: int) -> int | None:
         """How many tokens a token attends to in layer `layer`, counted from 0; None: all before it.
 
         The pattern is nanochat's (Karpathy 2025): repeated over the layers, and the last layer is full.

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from lmfast.errors import UserError
-from lmfast.files import private_cache, written_beside
+from lmfast.files import atomic_write, private_cache
 from lmfast.hardware import cpu_id
 from lmfast.model.peaks import measured_matmul_flops
 from lmfast_kernels import cpu_library
@@ -43,7 +43,7 @@ def best_seen(what: str, measure: Callable[[], float | None]) -> tuple[float, st
         path = private_cache("rates") / "rates.json"
         rates = _read(path)
         if rate > rates.get(key, 0.0):
-            with written_beside(path) as temporary:
+            with atomic_write(path) as temporary:
                 temporary.write_text(json.dumps(rates | {key: rate}, indent=1), encoding="utf-8")
         rate = max(rate, rates.get(key, 0.0))
     except UserError:  # no directory for it: what was measured now

@@ -39,7 +39,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype, enabled=precision != "fp32")
 
 
-def why_not_compile(device: torch.device) -> str | None:
+def compile_blocker(device: torch.device) -> str | None:
     """The reason why torch.compile cannot work here, or None."""
     if device.type == "mps":
         return "torch.compile is not used on MPS"
@@ -55,7 +55,7 @@ def why_not_compile(device: torch.device) -> str | None:
     return None
 
 
-def spare_compile_workers() -> None:
+def disable_compile_workers() -> None:
     """Without CUDA: torch.compile shall not start a process a core to run Triton's compiler in, before it is imported.
 
     They import torch, and then nobody needs them. On two cores the first six steps took 0.8 s each instead of 0.33, and

@@ -17,7 +17,7 @@ EMULATE = "LMFAST_FP8_EMULATE"
 """an environment variable: 1 lets other devices train with the same rounded values and products in fp64, for tests"""
 
 
-def why_not_fp8(device: torch.device) -> str | None:
+def fp8_blocker(device: torch.device) -> str | None:
     """The reason why FP8 products cannot run on a device, or None."""
     needed = "{}.{} or higher".format(*CAPABILITY)
     if device.type != "cuda":

@@ -19,7 +19,7 @@ def inductor(graph: torch.fx.GraphModule, inputs: list) -> Callable:
     """Compiles a graph for inputs such as these."""
     remove_empty_libraries()
     _load_cpp_extension()
-    with _compilers_shielded():
+    with _block_signals():
         return torch._dynamo.lookup_backend("inductor")(graph, inputs)
 
 
@@ -35,7 +35,7 @@ def _load_cpp_extension() -> None:
 
 
 @contextlib.contextmanager
-def _compilers_shielded() -> Iterator[None]:
+def _block_signals() -> Iterator[None]:
     """Keeps SIGINT and SIGTERM from the compilers that this thread starts, which inherit its mask; this process still sees
     them, when compiling ends at the latest."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows

@@ -49,7 +49,7 @@ class KVCache:
         """Forgets what was in it: whatever lies beyond a sequence's length is finite again."""
         torch._foreach_zero_(self.tensors)
 
-    def of_rows(self, rows: Tensor | None) -> list[LayerCache]:
+    def for_rows(self, rows: Tensor | None) -> list[LayerCache]:
         """The layers as `fill` shall write them: those sequences only."""
         return [LayerCache(c.k, c.v, rows) for c in self.layers]
 

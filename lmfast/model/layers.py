@@ -88,7 +88,7 @@ class Attention(nn.Module):
             config.head_dim,
         )
         self.rotate = config.position == "rope"
-        self.window = config.window_of(layer)
+        self.window = config.layer_window(layer)
         kv = self.num_kv_heads * self.head_dim
         self.qkv = FusedLinear(config.d_model, [self.num_heads * self.head_dim, kv, kv])
         self.out = Linear(self.num_heads * self.head_dim, config.d_model)
@@ -103,7 +103,7 @@ class Attention(nn.Module):
         """The window, where keys of this many positions reach beyond it: else full attention is the same."""
         return self.window if self.window is not None and self.window < length else None
 
-    def heads_of(self, projected: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def split_heads(self, projected: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (batch, seq, num_heads, head_dim), keys and values (batch, seq, num_kv_heads, …) of qkv's product,
         not rotated.
         """
@@ -132,7 +132,7 @@ class Attention(nn.Module):
             return self.out(
                 lmfast_kernels.self_attention(self.qkv(x), self.num_heads, self.num_kv_heads, *tables)
             )
-        q, k, v = (heads.transpose(1, 2) for heads in self.heads_of(self.qkv(x), ids))
+        q, k, v = (heads.transpose(1, 2) for heads in self.split_heads(self.qkv(x), ids))
         if self.rotate:
             q, k = lmfast_kernels.rope(q, k, *rope, positions)
         if cache is not None:
@@ -149,7 +149,7 @@ class Attention(nn.Module):
         ids: Tensor | None = None,
     ) -> Tensor:
         """One new token a sequence, qkv's product (batch, 1, …) of ids (batch, 1); `lengths` (batch,) count it already."""
-        q, k, v = (heads.squeeze(1) for heads in self.heads_of(projected, ids))
+        q, k, v = (heads.squeeze(1) for heads in self.split_heads(projected, ids))
         tables = rope if self.rotate else (None, None)
         q = lmfast_kernels.rope_append(q, k, v, *tables, lengths, cache.k, cache.v)
         window = self._window_within(cache.k.shape[2])
@@ -179,15 +179,15 @@ class FeedForward(nn.Module):
         if self.kind == "swiglu":
             weights = self.up.weight, self.down.weight
             return lmfast_kernels.feed_forward(x, *weights, fp8=self.up.fp8 and self.training)
-        return self.down(self._activated(self.up(x)))
+        return self.down(self._activate(self.up(x)))
 
     def decode_down(self, up: Tensor) -> Tensor:
         """The rest of it for one new token a sequence, from the product `up` (batch, 1, …)."""
         if self.kind == "swiglu":
             return lmfast_kernels.decode_swiglu_linear(up, self.down.weight)
-        return lmfast_kernels.decode_linear(self._activated(up), self.down.weight)
+        return lmfast_kernels.decode_linear(self._activate(up), self.down.weight)
 
-    def _activated(self, up: Tensor) -> Tensor:
+    def _activate(self, up: Tensor) -> Tensor:
         return F.silu(up) if self.kind == "silu" else F.relu(up).square()
 
 

@@ -27,7 +27,7 @@ and the gradients at hand in one feed-forward's backward.
 from dataclasses import dataclass
 
 from lmfast.model.accounting import num_parameters, parameters
-from lmfast.model.bisection import greatest
+from lmfast.model.bisection import largest_satisfying
 from lmfast.model.config import ModelConfig
 
 USABLE = 0.9
@@ -128,4 +128,6 @@ def kv_cache_bytes_per_token(config: ModelConfig, element_size: int = 2) -> int:
 def largest_batch(config: ModelConfig, memory_bytes: float, dtype: str) -> int:
     """Most sequences of context_length in one forward pass that fit into `USABLE` of the memory; 0 when none does."""
 
-    return greatest(lambda batch: training_memory(config, batch, dtype).total <= USABLE * memory_bytes)
+    return largest_satisfying(
+        lambda batch: training_memory(config, batch, dtype).total <= USABLE * memory_bytes
+    )

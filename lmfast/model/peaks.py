@@ -86,7 +86,7 @@ DEVICES = (
 )  # fmt: skip
 
 
-def known_device(name: str) -> Device | None:
+def find_device(name: str) -> Device | None:
     """The device of the table that a name means, as torch reports it ("NVIDIA A100-SXM4-80GB") or a person does."""
     plain = re.sub(r"\b(nvidia|geforce|tesla)\b", " ", re.sub(r"[\s_-]+", " ", name.lower()))
     plain = " ".join(plain.split())
@@ -95,7 +95,7 @@ def known_device(name: str) -> Device | None:
 
 def named_peak(name: str, dtype: str) -> tuple[Device, float]:
     """(device, FLOP/s) of a named device. Raises UserError for one that the table lacks, or a dtype it cannot do."""
-    device = known_device(name)
+    device = find_device(name)
     if device is None:
         names = [d.name for d in DEVICES]
         lower = {n.lower(): n for n in names}
@@ -118,19 +118,19 @@ def device_peak(device, bf16: bool, fp16: bool = False) -> tuple[float, str]:
     if device.type == "cuda" and not (bf16 or fp16):
         import torch
 
-        known = known_device(torch.cuda.get_device_name(device))
+        known = find_device(torch.cuda.get_device_name(device))
         if known is not None and "bf16" in known.rates:
             return known.rates["bf16"] / 2, f"{known.name} dense tf32"
-    return peak_here(device, "bf16" if bf16 else "fp16" if fp16 else "fp32")
+    return local_peak(device, "bf16" if bf16 else "fp16" if fp16 else "fp32")
 
 
-def peak_here(device, dtype: str) -> tuple[float, str]:
+def local_peak(device, dtype: str) -> tuple[float, str]:
     """(FLOP/s, where the figure is from): the vendor's dense rate of a GPU of the table, a CPU's multipliers (cpu_peak.py),
     else a measured product."""
     import torch
 
     if device.type == "cuda":
-        known = known_device(torch.cuda.get_device_name(device))
+        known = find_device(torch.cuda.get_device_name(device))
         if known is not None and dtype in known.rates:
             return known.rates[dtype], f"{known.name} dense {dtype}"
     if dtype == "fp8":

@@ -34,7 +34,7 @@ class TransformerLM(nn.Module):
 
     rope_cos: Tensor  # (context_length, head_dim / 2)
     rope_sin: Tensor
-    unused_ids: Tensor | None  # (n,) int64, sorted; see write_only
+    unused_ids: Tensor | None  # (n,) int64, sorted; see restrict_to
 
     fp8_head = False  # whether the loss's products run in FP8 in training; see model/fp8.py
 
@@ -71,7 +71,7 @@ class TransformerLM(nn.Module):
         tables = rope_tables(config.head_dim, config.context_length, config.rope_theta)
         self.rope_cos, self.rope_sin = (table.to(device) for table in tables)
 
-    def with_matrices_in(self, dtype: torch.dtype) -> "TransformerLM":
+    def with_matrix_dtype(self, dtype: torch.dtype) -> "TransformerLM":
         """A copy whose matrices are in `dtype` and whose norms and rope tables are this model's own.
 
         What autocast to that dtype computes with this model, to the bit, without casting weights at each call."""
@@ -86,7 +86,7 @@ class TransformerLM(nn.Module):
         model.rope_cos, model.rope_sin, model.unused_ids = self.rope_cos, self.rope_sin, self.unused_ids
         return model.train(self.training)
 
-    def own_tensors(self) -> dict[str, Tensor]:
+    def named_weights(self) -> dict[str, Tensor]:
         """The weights by name, each once: a tied head goes by the embedding's name."""
         return dict(self.named_parameters())
 
@@ -147,7 +147,7 @@ class TransformerLM(nn.Module):
         def attend_with(layer: LayerCache) -> Attend:
             return lambda attention, x: attention(x, rope, cache=layer, ids=ids)
 
-        self._run_blocks(self._embed(ids), [attend_with(layer) for layer in cache.of_rows(rows)])
+        self._run_blocks(self._embed(ids), [attend_with(layer) for layer in cache.for_rows(rows)])
 
     def decode(self, ids: Tensor, cache: KVCache, max_length: int) -> Tensor:
         """One step: ids (batch,) are appended to the sequences in `cache`; returns logits (batch, vocab_size).
@@ -168,14 +168,14 @@ class TransformerLM(nn.Module):
         logits, _ = decode_normed(self.final_norm, self.head.weight, x, residual)
         return self._capped(logits[:, 0])
 
-    def write_only(self, ids: Iterable[int]) -> None:
+    def restrict_to(self, ids: Iterable[int]) -> None:
         """Generation shall choose among these ids, all that the tokenizer has: the vocabulary may be padded beyond them."""
         known = [i for i in ids if i < self.config.vocab_size]
         unused = torch.ones(self.config.vocab_size, dtype=torch.bool)
         unused[known] = False
         self.unused_ids = unused.nonzero()[:, 0].to(self.embedding.weight.device) if unused.any() else None
 
-    def choices(self, logits: Tensor) -> Tensor:
+    def mask_unused(self, logits: Tensor) -> Tensor:
         """Logits (..., vocab_size) with ids that must not be written at −inf."""
         return logits if self.unused_ids is None else logits.index_fill(-1, self.unused_ids, float("-inf"))
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from lmfast.files import locked, written_beside
+from lmfast.files import atomic_write, folder_lock
 from lmfast.sharding.engines import dask_client, run_here, run_on_dask
 from lmfast.sharding.workers import default_workers
 
@@ -82,7 +82,7 @@ class Job(Generic[Request]):
 
     def complete(self, result: dict) -> dict:
         """Writes the completion record; the job's other files must have their final names by now. Returns `result`."""
-        with written_beside(self.file("json")) as partial:
+        with atomic_write(self.file("json")) as partial:
             partial.write_text(json.dumps({"request": self.facts(), "result": result}), encoding="utf-8")
         return result
 
@@ -93,7 +93,7 @@ def work_folder(folder: Path) -> Iterator[None]:
 
     Raises UserError if another command holds it."""
     busy = f"{folder}: another command is writing the same output; wait for it, or choose another --output"
-    with locked(folder, busy):
+    with folder_lock(folder, busy):
         try:
             yield
         except BaseException:

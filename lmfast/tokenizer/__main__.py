@@ -14,17 +14,17 @@ from lmfast.cli.arguments import (
     add_engine,
     add_tokenizer,
     add_workers,
+    command_parser,
     new_special_token,
-    number_of_bytes,
-    parser_of,
-    positive,
+    parse_size,
+    positive_int,
     set_log_level,
 )
 from lmfast.errors import exit_on_user_error
 
 
 def build_parser() -> Parser:
-    parser, command = parser_of(
+    parser, command = command_parser(
         "lmfast.tokenizer",
         "Byte-level BPE: train a vocabulary, turn text into token files, and look inside.",
     )
@@ -33,7 +33,9 @@ def build_parser() -> Parser:
         "--input", nargs="+", required=True, metavar="TEXT", help="files, folders or globs; also .gz and .zst"
     )
     train.add_argument("--output", required=True, metavar="FOLDER", help="folder for the tokenizer")
-    train.add_argument("--vocab-size", type=positive, required=True, help="bytes, merges and special tokens")
+    train.add_argument(
+        "--vocab-size", type=positive_int, required=True, help="bytes, merges and special tokens"
+    )
     train.add_argument(
         "--special-tokens",
         nargs="*",
@@ -45,7 +47,7 @@ def build_parser() -> Parser:
     train.add_argument("--text-field", default="text", metavar="NAME", help="of records and Parquet (text)")
     train.add_argument("--pattern", default="gpt2", help="gpt2, cl100k, o200k, or a regular expression")
     train.add_argument(
-        "--max-memory", type=number_of_bytes, metavar="SIZE", help="for counting, e.g. 2GB; beyond, to disk"
+        "--max-memory", type=parse_size, metavar="SIZE", help="for counting, e.g. 2GB; beyond, to disk"
     )
     add_workers(train)
     add_engine(train)
@@ -70,9 +72,11 @@ def build_parser() -> Parser:
     )
     inspect.add_argument("--document", type=int, default=0, metavar="N", help="the first one shown, from 0")
     inspect.add_argument(
-        "--documents", type=positive, metavar="K", help="how many are shown (1; on a page 20)"
+        "--documents", type=positive_int, metavar="K", help="how many are shown (1; on a page 20)"
     )
-    inspect.add_argument("--limit", type=positive, default=2000, help="most tokens of each (default 2000)")
+    inspect.add_argument(
+        "--limit", type=positive_int, default=2000, help="most tokens of each (default 2000)"
+    )
     inspect.add_argument("--html", metavar="PAGE", help="write a page instead: x.html")
     inspect.add_argument(
         "--verify", action="store_true", help="decode the whole file and compare, show nothing"
@@ -82,7 +86,9 @@ def build_parser() -> Parser:
     )
     inspect.add_argument("--text-field", default="text", metavar="NAME", help="of records and Parquet (text)")
     inspect.add_argument("--skip-bad", action="store_true", help="of SFT and DPO data, leave bad records out")
-    inspect.add_argument("--longest", type=positive, default=20, help="how many of the longest tokens (20)")
+    inspect.add_argument(
+        "--longest", type=positive_int, default=20, help="how many of the longest tokens (20)"
+    )
     inspect.add_argument("--color", choices=["auto", "always", "never"], default="auto", help="default: auto")
     add_tokenizer(inspect)
 
@@ -99,7 +105,9 @@ def build_parser() -> Parser:
         metavar="TEXT",
         help="text, JSON lines, Parquet; also .gz and .zst",
     )
-    compression.add_argument("--n", type=positive, default=10, help="documents sampled from each text (10)")
+    compression.add_argument(
+        "--n", type=positive_int, default=10, help="documents sampled from each text (10)"
+    )
     compression.add_argument("--seed", type=int, default=42, help="of the sample (42)")
     compression.add_argument(
         "--text-field", default="text", metavar="NAME", help="of records and Parquet (text)"

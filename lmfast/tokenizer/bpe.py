@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from lmfast.errors import UserError
-from lmfast.files import check_not_input, check_writable, written_beside
+from lmfast.files import atomic_write, check_not_input, check_writable
 from lmfast.tokenizer import formats
 from lmfast.tokenizer.parts import TokenizerParts, checked_ids
 from lmfast.tokenizer.patterns import Pattern, get_pattern
@@ -260,7 +260,7 @@ class Tokenizer:
         for path in (dst, f"{dst}.json"):
             check_not_input(path, src)
         side = Path(f"{dst}.json")
-        with written_beside(dst) as complete:
+        with atomic_write(dst) as complete:
             if engine is not None:
                 summary = engine.encode_file(self, src, complete, progress)
             else:
@@ -277,7 +277,7 @@ class Tokenizer:
             "dtype": self.dtype.name,
             **self.home_facts(Path(dst).parent, tokenizer_path),
         }
-        with written_beside(side) as beside:
+        with atomic_write(side) as beside:
             beside.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         return summary
 

@@ -47,7 +47,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmfast.errors import UserError
-from lmfast.files import written_beside
+from lmfast.files import atomic_write
 from lmfast.sharding.workers import default_workers
 from lmfast.tokenizer.chunks import NO_SPANS, SpecialTokens, Splitter, in_order, padded
 from lmfast.tokenizer.compiled.code_cache import enable_cache
@@ -277,7 +277,7 @@ def encode_file(
     tokens = done = num_specials = special_bytes = 0
     states = [encoder._acquire() for _ in range(num_workers)]
     try:
-        with written_beside(dst) as beside, beside.open("wb") as file:
+        with atomic_write(dst) as beside, beside.open("wb") as file:
             file.write(npy_header(dtype, 0))
             for ids, room, size, found, found_bytes in in_order(work, text.spans(finder[0], pattern), states):
                 file.write(ids.astype(dtype, copy=False))

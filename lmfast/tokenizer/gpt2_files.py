@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from lmfast.errors import UserError
-from lmfast.files import written_beside
+from lmfast.files import atomic_write
 from lmfast.tokenizer.byte_characters import spell, unspell
 from lmfast.tokenizer.parts import TokenizerParts
 
@@ -171,5 +171,5 @@ def write_vocab_and_merges(parts: TokenizerParts, vocab_path: Path, merges_path:
 
 
 def write_text(path: Path, text: str) -> None:
-    with written_beside(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(text, encoding="utf-8")

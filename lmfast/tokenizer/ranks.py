@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from lmfast.errors import UserError
-from lmfast.files import written_beside
+from lmfast.files import atomic_write
 from lmfast.tokenizer.parts import TokenizerParts
 from lmfast.tokenizer.special_tokens import published_ids
 
@@ -92,7 +92,7 @@ def write_ranks(parts: TokenizerParts, path: Path) -> None:
             "save as tokenizer.json instead"
         )
     _check_same_merges(parts, ids, path)
-    with written_beside(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(_lines(ids), encoding="ascii")
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 
 from lmfast.errors import UserError
-from lmfast.files import written_beside
+from lmfast.files import atomic_write
 from lmfast.sharding.jobs import ExecutionOptions, Job, Progress, Shard, run_jobs, work_folder
 from lmfast.tokenizer.chunks import SpecialTokens
 from lmfast.tokenizer.compiled.count_table import CountTable
@@ -172,7 +172,7 @@ def count_shard(job: Job[CountRequest]) -> dict:
     counts = count_pretokens(
         [_text(request.shard)], request.special_tokens, get_pattern(request.pattern), 1, request.max_memory
     )
-    with written_beside(job.file("counts.npz")) as beside, beside.open("wb") as file:
+    with atomic_write(job.file("counts.npz")) as beside, beside.open("wb") as file:
         np.savez(file, data=counts.data, offsets=counts.offsets, counts=counts.counts)
     return job.complete({"distinct": len(counts)})
 
@@ -182,7 +182,7 @@ def encode_shard(job: Job[EncodeRequest]) -> dict:
     tokenizer = open_shared(job.folder, job.request.tokenizer)
     specials = SpecialTokens.of(tokenizer.special_tokens)
     tokens = found = special_bytes = 0
-    with written_beside(job.file("ids")) as beside, beside.open("wb") as file:
+    with atomic_write(job.file("ids")) as beside, beside.open("wb") as file:
         text, reader = _text(job.request.shard), PieceReader()
         for begin, end in text.spans(specials, tokenizer.pattern):
             data = reader.read(text, begin, end)
@@ -204,7 +204,7 @@ def _text(shard: Shard) -> TextFile:
 
 def join_ids(files: Sequence[Path], dst: str | Path, dtype: np.dtype, tokens: int) -> None:
     """Headless files of ids, end to end, as one .npy of `tokens` ids."""
-    with written_beside(dst) as beside, beside.open("wb") as joined:
+    with atomic_write(dst) as beside, beside.open("wb") as joined:
         joined.write(npy_header(dtype, tokens))
         for path in files:
             with path.open("rb") as file:

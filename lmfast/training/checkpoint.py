@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lmfast.errors import UserError
-from lmfast.files import sha256_of, sync
+from lmfast.files import file_sha256, sync
 
 MARKER = "COMPLETE"
 _NAME = re.compile(r"step_(\d{8,})$")
@@ -59,21 +59,23 @@ def save_checkpoint(
 ) -> Path:
     """Writes `folder`/step_N, N being state["step"]. An OSError (a full disk) leaves nothing behind but the older ones."""
     final = folder / f"step_{state['step']:08d}"
-    beside = folder / f".{final.name}.partial"
+    temporary = folder / f".{final.name}.partial"
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
-        save_file({k: v.contiguous() for k, v in model_tensors.items()}, beside / "model.safetensors")
-        save_file({k: v.contiguous() for k, v in optimizer_tensors.items()}, beside / "optimizer.safetensors")
-        (beside / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        save_file({k: v.contiguous() for k, v in model_tensors.items()}, temporary / "model.safetensors")
+        save_file(
+            {k: v.contiguous() for k, v in optimizer_tensors.items()}, temporary / "optimizer.safetensors"
+        )
+        (temporary / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
         sums = {}
-        for file in sorted(beside.iterdir()):
-            sums[file.name] = sha256_of(file)
+        for file in sorted(temporary.iterdir()):
+            sums[file.name] = file_sha256(file)
             sync(file)
-        sync(beside)
+        sync(temporary)
         shutil.rmtree(final, ignore_errors=True)
-        os.replace(beside, final)
+        os.replace(temporary, final)
         marker = final / f".{MARKER}.partial"
         marker.write_text(json.dumps(sums, indent=1), encoding="utf-8")
         sync(marker)
@@ -81,7 +83,7 @@ def save_checkpoint(
         sync(final)
         sync(folder)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError):
             raise
         raise OSError(str(error)) from error
@@ -140,7 +142,7 @@ def _damage(path: Path) -> str | None:
     try:
         sums = json.loads((path / MARKER).read_text(encoding="utf-8"))
         for name, expected in sums.items():
-            if sha256_of(path / name) != expected:
+            if file_sha256(path / name) != expected:
                 return f"{name} is damaged (its checksum differs)"
     except (OSError, ValueError, AttributeError) as error:
         return f"cannot be read ({error})"

@@ -18,8 +18,8 @@ class Clock:
     def __init__(self, before: float, device: torch.device):
         self.device, self.before = device, before
         self.start = time.perf_counter()
-        self.last_aside: dict[str, float] = {}
-        self.all_aside = 0.0
+        self.last_excluded: dict[str, float] = {}
+        self.all_excluded = 0.0
         self.step_seconds = 0.0
         self.first_step_seconds: float | None = None
         self._restart(warm=False)
@@ -35,7 +35,7 @@ class Clock:
     def training_seconds(self) -> float:
         """Of training alone since this clock was made; waits for the device."""
         self._wait()
-        return time.perf_counter() - self.start - self.all_aside
+        return time.perf_counter() - self.start - self.all_excluded
 
     def share_after_next_step(self, limit: float | None) -> float:
         """Share of `limit` seconds that is used up when the next step is done and, were it the last, what follows it too:
@@ -46,9 +46,9 @@ class Clock:
         """
         if limit is None:
             return 0.0
-        return (self.seconds() + self.step_seconds + sum(self.last_aside.values())) / limit
+        return (self.seconds() + self.step_seconds + sum(self.last_excluded.values())) / limit
 
-    def trained(self, tokens: int) -> None:
+    def step_done(self, tokens: int) -> None:
         """A step is done, or on its way to the device."""
         if not self.warm:
             # The first step compiles; it would spoil the first rate.
@@ -70,7 +70,7 @@ class Clock:
         return rate
 
     @contextlib.contextmanager
-    def aside(self, what: str) -> Iterator[None]:
+    def excluded(self, what: str) -> Iterator[None]:
         """Within, time is the run's and not training's; how long `what` took is remembered."""
         self._wait()
         began = time.perf_counter()
@@ -78,8 +78,8 @@ class Clock:
         self._wait()
         ended = time.perf_counter()
         self.paused += ended - began
-        self.all_aside += ended - began
-        self.last_aside[what], self.step_began = ended - began, ended
+        self.all_excluded += ended - began
+        self.last_excluded[what], self.step_began = ended - began, ended
 
     def _wait(self) -> None:
         if self.device.type == "cuda":

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lmfast.model.device import spare_compile_workers
+from lmfast.model.device import disable_compile_workers
 from lmfast.model.inductor import inductor
 
 
@@ -22,7 +22,7 @@ class CompiledLoss:
     def __init__(self, loss_fn: Callable[..., Tensor]):
         self.graphs = 0
         self.key: str | None = None
-        spare_compile_workers()
+        disable_compile_workers()
         self._compiled = torch.compile(loss_fn, fullgraph=True, dynamic=False, backend=self._count)
 
     def _count(self, graph: torch.fx.GraphModule, inputs: list) -> Callable:

@@ -46,7 +46,7 @@ class Ranks:
         """Whether this is the rank that writes, prints and decides."""
         return self.rank == 0
 
-    def remark(self, line: str) -> None:
+    def report(self, line: str) -> None:
         """Prints a line about what all ranks have found."""
         if self.is_first:
             print(line)
@@ -169,27 +169,27 @@ class _Bound(nn.Module):
         return self.loss_fn(self.model, *tensors)
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Ranks()
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[Ranks]:
-    """The ranks that torchrun started, together until the block ends; ALONE where it started none or one.
+def joined_ranks() -> Iterator[Ranks]:
+    """The ranks that torchrun started, together until the block ends; SINGLE_PROCESS where it started none or one.
 
     A rank that loses another raises UserError: what that one did not finish is in the newest checkpoint.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=TIMEOUT)
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", dist.get_rank())))
     try:
-        with _told_to_torchrun():
+        with _reported_to_torchrun():
             try:
                 yield ranks
             except RuntimeError as error:
-                if not _is_loss_of_a_rank(error):
+                if not _is_lost_rank(error):
                     raise
                 ranks.fail(
                     "another process of this run ended before its time; complete checkpoints are whole, and the run "
@@ -200,7 +200,7 @@ def joined() -> Iterator[Ranks]:
 
 
 @contextlib.contextmanager
-def _told_to_torchrun() -> Iterator[None]:
+def _reported_to_torchrun() -> Iterator[None]:
     """Puts a UserError's line into the file that torchrun reads: its own report, thirty lines, then ends with that line."""
     try:
         yield
@@ -213,5 +213,5 @@ def _told_to_torchrun() -> Iterator[None]:
         raise
 
 
-def _is_loss_of_a_rank(error: RuntimeError) -> bool:
+def _is_lost_rank(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error)

@@ -13,9 +13,9 @@ import torch
 from lmfast.data.batches import Windows
 from lmfast.model.device import autocast
 from lmfast.model.transformer import TransformerLM
-from lmfast.settings import Precision, TrainSettings, precision_of
+from lmfast.settings import Precision, TrainSettings, selected_precision
 from lmfast.tokenizer.bpe import Tokenizer
-from lmfast.training.distributed import ALONE, Ranks
+from lmfast.training.distributed import SINGLE_PROCESS, Ranks
 from lmfast.training.interfaces import Evaluate, MakeEvaluate, Objective
 from lmfast.training.objectives import IGNORE
 
@@ -24,14 +24,14 @@ def make_evaluate(tokens: np.ndarray, tokenizer: Tokenizer | None, objective: Ob
     """Evaluations on a validation file's tokens (n,); bits per byte where the tokenizer is known."""
 
     def prepare(
-        model: TransformerLM, settings: TrainSettings, device: torch.device, ranks: Ranks = ALONE
+        model: TransformerLM, settings: TrainSettings, device: torch.device, ranks: Ranks = SINGLE_PROCESS
     ) -> Evaluate:
         opt, log = settings.optimizer, settings.logging
         # Counted in optimizer steps: the same text however a step is split.
         limit = log.eval_batches * opt.grad_accumulation
         windows = Windows(tokens, opt.batch_size, settings.model.context_length, IGNORE, limit)
         num_bytes = None if tokenizer is None else count_bytes(windows.targets(), tokenizer)
-        precision = precision_of(settings.run)
+        precision = selected_precision(settings.run)
         return lambda: evaluate(model, objective, windows, device, precision, num_bytes, ranks)
 
     return prepare
@@ -45,7 +45,7 @@ def evaluate(
     device: torch.device,
     precision: Precision,
     num_bytes: int | None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> dict[str, float]:
     """{val_loss: nats per token, bits_per_byte} over `windows`, in order; leaves the model in eval mode.
 

@@ -24,12 +24,12 @@ class FiniteGuard:
             PATIENCE, dtype=torch.int64, device=device
         )  # the last skipped steps, a ring
         self.slots = torch.arange(PATIENCE, device=device)
-        self.told = 0
+        self.reported = 0
         self.gave_up = False
         self.last_step = 0
         self.last_taken = step
 
-    def see(self, step: int, loss: Tensor, norm: Tensor, excused: Tensor | None = None) -> Tensor:
+    def check(self, step: int, loss: Tensor, norm: Tensor, excused: Tensor | None = None) -> Tensor:
         """1.0, as fp32 scalar, when step `step` (the first is 1) must be skipped, else 0.0.
 
         excused: whether a step that is skipped is not counted, a bool scalar of the device.
@@ -46,11 +46,11 @@ class FiniteGuard:
     def skipped(self) -> tuple[int, list[int]]:
         """(steps skipped since the last call, the last of them in order, at most PATIENCE); waits for the device."""
         total = int(self.total)
-        number, before = total - self.told, self.told
+        number, before = total - self.reported, self.reported
         if not number:
             return 0, []
         ring = self.recent.tolist()
-        self.told = total
+        self.reported = total
         self.gave_up = int(self.in_a_row) >= PATIENCE
         steps = [ring[i % PATIENCE] for i in range(max(before, total - PATIENCE), total)]
         self.last_step, self.last_taken = steps[-1], int(self.taken)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch._dynamo.utils import calculate_time_spent, counters
 
-from lmfast.files import written_beside
+from lmfast.files import atomic_write
 from lmfast.model.compile_cache import VARIABLE
 from lmfast.training.compiled import CompiledLoss
 
@@ -32,8 +32,8 @@ def first_step_line(seconds: float, loss: CompiledLoss) -> str:
     if missed:
         with contextlib.suppress(OSError):  # a full disk: the next run does not know what it saves
             record.parent.mkdir(exist_ok=True)
-            with written_beside(record) as beside:
-                beside.write_text(json.dumps({"compiling": compiling, "torch": torch.__version__}))
+            with atomic_write(record) as temporary:
+                temporary.write_text(json.dumps({"compiling": compiling, "torch": torch.__version__}))
         return f"{line}; the compiled code is kept in {folder} for the next run"
     line = f"first step {seconds:.1f} s, of them {compiling:.1f} s to load compiled code from {folder}"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):

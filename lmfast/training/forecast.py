@@ -10,7 +10,7 @@ from collections.abc import Callable
 from lmfast.data.batch_ramp import BatchRamp
 from lmfast.model.accounting import training_flops_per_token
 from lmfast.model.memory import USABLE, training_memory
-from lmfast.settings import OptimizerSettings, TrainSettings, precision_of
+from lmfast.settings import OptimizerSettings, TrainSettings, selected_precision
 from lmfast.units import duration
 
 ASSUMED_MFU = 0.4
@@ -53,7 +53,7 @@ def estimate_lines(
     rows: of one forward pass on one device, row_length tokens each. tokens: of the whole run; None where the clock ends
     it. peak: FLOP/s of one device, of `world`. capacity: bytes of its memory.
     """
-    dtype = "fp8" if settings.run.fp8 else precision_of(settings.run)
+    dtype = "fp8" if settings.run.fp8 else selected_precision(settings.run)
     config = settings.model
     memory = training_memory(config, rows, dtype, row_length, plain=on_cpu).total
     line = f"estimate: {memory / 1e9:.2g} GB of memory" + (" on each device" if world > 1 else "")

@@ -39,7 +39,7 @@ class BatchSource(Protocol):
         """The rows (rows, length + 1) of optimizer step `step`, counted from 0: int64 ids, or records of packing.TOKEN."""
         ...
 
-    def place(self, step: int, /) -> str:
+    def describe(self, step: int, /) -> str:
         """Where the data of step `step` comes from, as text. Called from any thread."""
         ...
 

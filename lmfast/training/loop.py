@@ -18,9 +18,9 @@ from torch import Tensor
 from lmfast.data.batch_ramp import BatchRamp
 from lmfast.data.batches import derive_seed
 from lmfast.model.device import autocast
-from lmfast.settings import precision_of
+from lmfast.settings import selected_precision
 from lmfast.training.clock import Clock
-from lmfast.training.distributed import ALONE, ParallelLoss, Ranks
+from lmfast.training.distributed import SINGLE_PROCESS, ParallelLoss, Ranks
 from lmfast.training.finite_guard import PATIENCE, FiniteGuard
 from lmfast.training.forecast import Forecast
 from lmfast.training.interfaces import BatchSource, Evaluate, Objective
@@ -75,7 +75,7 @@ class Hooks:
     )
     first_step: Callable[[float], None] | None = None  # told what the first step took, in seconds
     forecast: Forecast | None = None  # told the training seconds and tokens after two of the steps
-    figures: Callable[[], dict[str, float]] = field(default=dict)  # more of them for each line of metrics
+    metrics: Callable[[], dict[str, float]] = field(default=dict)  # more of them for each line of metrics
     should_stop: Callable[[], bool] = field(default=lambda: False)  # asked after each step
 
 
@@ -89,7 +89,7 @@ def train_loop(
     progress: Progress,
     sinks: Sinks,
     hooks: Hooks,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
     loss_scale: LossScale | None = None,
 ) -> bool:
     """Takes steps progress.step + 1 … until max_iters or the time is up, whichever comes first; returns False when
@@ -100,7 +100,7 @@ def train_loop(
     """
     device = next(model.parameters()).device
     weights = [p for p in model.parameters() if p.requires_grad]
-    precision = precision_of(plan)
+    precision = selected_precision(plan)
     parallel = ParallelLoss(ranks, model, loss_fn, lambda: autocast(device, precision))
     guard = FiniteGuard(device, progress.step)
     clock = Clock(progress.seconds, device)
@@ -132,17 +132,17 @@ def train_loop(
         # A step with a loss or gradient that is not finite is skipped inside the fused kernel: no host sync.
         if loss_scale is None:
             norm = torch.nn.utils.clip_grad_norm_(weights, limit)
-            optimizer.found_inf = guard.see(step, loss, norm)
+            optimizer.found_inf = guard.check(step, loss, norm)
         else:
             norm = loss_scale.unscale_and_clip(weights, limit)
-            optimizer.found_inf = guard.see(step, loss, norm, loss_scale.update(loss, norm))
+            optimizer.found_inf = guard.check(step, loss, norm, loss_scale.update(loss, norm))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
         tokens = rows.shape[0] * (rows.shape[1] - 1)
         progress.step = step
         progress.tokens += tokens
-        clock.trained(tokens)
+        clock.step_done(tokens)
         if step == first and hooks.first_step is not None and clock.first_step_seconds is not None:
             hooks.first_step(clock.first_step_seconds)
         if hooks.forecast is not None and hooks.forecast.wants(step):
@@ -173,11 +173,11 @@ def train_loop(
                     peak = reached
                 metrics |= {"tokens_per_second": rate, "mfu": reached / peak}
             if loss_scale is not None:
-                metrics |= loss_scale.figures()
-            metrics |= hooks.figures()
+                metrics |= loss_scale.metrics()
+            metrics |= hooks.metrics()
         best_before = progress.best_val_loss, progress.best_step
         if evaluate is not None:
-            with clock.aside("evaluate"):
+            with clock.excluded("evaluate"):
                 metrics |= evaluate()
             model.train()
             best = float("inf") if progress.best_val_loss is None else progress.best_val_loss
@@ -186,7 +186,7 @@ def train_loop(
                 saving = True
         text = None
         if sample is not None:
-            with clock.aside("sample"):
+            with clock.excluded("sample"):
                 text, figures = sample(step)
                 metrics |= figures
             model.train()
@@ -197,7 +197,7 @@ def train_loop(
         if text is not None:
             sinks.text(step, "sample", text)
         if hooks.checkpoint and saving:
-            with clock.aside("checkpoint"):
+            with clock.excluded("checkpoint"):
                 progress.seconds = clock.seconds()
                 saved = hooks.checkpoint(progress)
             if not saved:
@@ -237,7 +237,7 @@ def _report_skipped(guard: FiniteGuard, batches: BatchSource, sinks: Sinks) -> d
     number, steps = guard.skipped()
     if not number:
         return {}
-    where = "; ".join(f"step {step} ({batches.place(step - 1)})" for step in steps)
+    where = "; ".join(f"step {step} ({batches.describe(step - 1)})" for step in steps)
     others = f", the last {len(steps)} being" if number > len(steps) else ":"
     sinks.message(f"loss or gradient not finite: {number} step(s) not taken{others} {where}")
     return {"skipped_steps": number}

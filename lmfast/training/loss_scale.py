@@ -53,7 +53,7 @@ class LossScale:
         self.overflows = self.overflows + overflow
         return overflow
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """{loss_scale, overflows: steps of the run skipped for it}; waits for the device."""
         return {"loss_scale": self.scale.item(), "overflows": self.overflows.item()}
 

@@ -12,13 +12,13 @@ from torch import Tensor
 import lmfast_kernels
 from lmfast.data.packing import positions
 from lmfast.model.transformer import TransformerLM
-from lmfast.training.distributed import ALONE, Ranks
+from lmfast.training.distributed import SINGLE_PROCESS, Ranks
 
 IGNORE = -100
 """target of a position that carries no loss (PyTorch's convention)"""
 
 
-def sent(array: np.ndarray, device: torch.device) -> Tensor:
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     """`array` on `device`. For CUDA it goes through pinned memory: from other memory a copy waits until the device has
     done all that is queued before it, each step."""
     tensor = torch.from_numpy(array)
@@ -44,7 +44,7 @@ class NextToken:
     def tensors(self, batch: np.ndarray, device: torch.device) -> tuple[Tensor | None, ...]:
         """ids (rows, context_length + 1) int64 → inputs and targets (rows, context_length) on `device`; with a separator
         also None (positions) and document_ids, counted on the device."""
-        ids = sent(batch, device)
+        ids = to_device(batch, device)
         inputs, targets = ids[:, :-1].clamp(min=0), ids[:, 1:].contiguous()
         if self.separator is None:
             return inputs, targets
@@ -84,7 +84,7 @@ class SFT(NextToken):
         document = batch["document"][:, :-1]
         targets = np.where(batch["loss"][:, 1:], batch["id"][:, 1:], IGNORE)
         arrays = (batch["id"][:, :-1], targets, positions(document), document)
-        inputs, targets, at, document = (sent(array.astype(np.int64), device) for array in arrays)
+        inputs, targets, at, document = (to_device(array.astype(np.int64), device) for array in arrays)
         return inputs, targets, at, document
 
     def valid_tokens(self, batch: np.ndarray) -> int:
@@ -131,7 +131,7 @@ class DPO:
         targets = np.where(batch["loss"][:, 1:], batch["id"][:, 1:], IGNORE).astype(np.int64)
         reference = np.ascontiguousarray(batch["reference"][:, 0])
         inputs = batch["id"][:, :-1].astype(np.int64)
-        return sent(inputs, device), sent(targets, device), sent(reference, device)
+        return to_device(inputs, device), to_device(targets, device), to_device(reference, device)
 
     def valid_tokens(self, batch: np.ndarray) -> int:
         """What the summed loss is divided by: the number of pairs."""
@@ -165,7 +165,7 @@ class DPO:
             )
         return losses, numbers
 
-    def read_metrics(self, ranks: Ranks = ALONE) -> dict[str, float]:
+    def read_metrics(self, ranks: Ranks = SINGLE_PROCESS) -> dict[str, float]:
         """Means of NAMES over the training pairs of all ranks since the last call; every rank must ask."""
         *sums, count = ranks.sum(self.noted).tolist()
         self.noted.zero_()

@@ -32,14 +32,14 @@ from lmfast.training.checkpoint import Checkpoint
 from lmfast.training.interfaces import Generate, Sample
 from lmfast.training.post_training_settings import ConversationData, DPOSettings, PreferenceData, SFTSettings
 from lmfast.training.resolve import batch_ramp
-from lmfast.training.resume import choose_folder, refuse_missing_data, settings_to_resume
+from lmfast.training.resume import choose_folder, reject_missing_data, settings_to_resume
 from lmfast.training.run_folder import find_checkpoint, read_facts
 from lmfast.training.task import Start
 
 T = TypeVar("T", SFTSettings, DPOSettings)
 
 
-def settings_of(cls: type[T], read: Callable[..., T], stage: str) -> tuple[T, Start]:
+def stage_settings(cls: type[T], read: Callable[..., T], stage: str) -> tuple[T, Start]:
     """(settings with the base's model and absolute paths, where the run begins).
 
     read: returns the command line's settings, over `base` where given.
@@ -53,7 +53,7 @@ def settings_of(cls: type[T], read: Callable[..., T], stage: str) -> tuple[T, St
             settings.optimizer.max_iters == saved.optimizer.max_iters
         ):
             settings = replace_flat(settings, {"max_iters": None})  # what came from the former epochs
-        refuse_missing_data(folder, settings)
+        reject_missing_data(folder, settings)
     else:
         source = base_checkpoint(settings.run.init_from, stage)
         model = replace(read_model(source.run), vocab_size=None)
@@ -106,15 +106,15 @@ def chat_tokenizer(run: Path, may_add: bool = False) -> Tokenizer:
     return add_chat_tokens(tokenizer)
 
 
-def number_of_ids(run: Path, tokenizer: Tokenizer) -> int:
+def embedding_rows(run: Path, tokenizer: Tokenizer) -> int:
     """Rows of the embedding: those of the base where it has more than its tokenizer needs, and never fewer than that."""
     return max(read_model(run).vocab_size, tokenizer.vocab_size)
 
 
-def cut(
-    documents: Sequence[Rendered], length: int, what: str, remark: Callable[[str], None] = print
+def truncate_all(
+    documents: Sequence[Rendered], length: int, what: str, report: Callable[[str], None] = print
 ) -> list[Rendered | None]:
-    """Each document within `length` tokens, None where no loss would be left; one remark tells how many were changed.
+    """Each document within `length` tokens, None where no loss would be left; one reported line says how many were changed.
 
     Raises UserError where nothing is left at all.
     """
@@ -126,7 +126,7 @@ def cut(
             f"{what}: no record has an answer within {length - 1} tokens of context; raise --context-length"
         )
     if gone or short:
-        remark(
+        report(
             f"{what}: longer than {length - 1} tokens: {counted(short, 'answer')} cut short, "
             f"{counted(gone, 'record')} left out (no answer)"
         )
@@ -136,8 +136,8 @@ def cut(
 def read_records(
     data: ConversationData | PreferenceData,
     read: Callable[[str], tuple[list, dict[str, int]]],
-    prompt_of: Callable[..., Sequence[Message]],
-    remark: Callable[[str], None] = print,
+    get_prompt: Callable[..., Sequence[Message]],
+    report: Callable[[str], None] = print,
 ) -> tuple[list, list, set[str]]:
     """(training records, held-out records, hashes of the prompts kept out of training) of the files that `data` names.
 
@@ -146,33 +146,33 @@ def read_records(
 
     def read_one(path: str) -> list:
         records, bad = read(path)
-        tell_skipped(path, bad, remark)
+        report_skipped(path, bad, report)
         return records
 
     assert data.train_data_path is not None, "settings_of refuses that"
     training = read_one(data.train_data_path)
     if data.val_data_path is not None:
         return training, read_one(data.val_data_path), set()
-    keys = [prompt_hash(prompt_of(record)) for record in training]
+    keys = [prompt_hash(get_prompt(record)) for record in training]
     hashes = hold_out(keys, data.held_out)
     held = [record for record, key in zip(training, keys, strict=True) if key in hashes]
     return [record for record, key in zip(training, keys, strict=True) if key not in hashes], held, hashes
 
 
-def tell_skipped(path, bad: dict[str, int], remark: Callable[[str], None] = print) -> None:
-    """One remark about the bad records that --skip-bad left out."""
+def report_skipped(path, bad: dict[str, int], report: Callable[[str], None] = print) -> None:
+    """Reports one line about the bad records that --skip-bad left out."""
     if bad:
         reason = max(bad, key=bad.__getitem__)
-        remark(f"{path}: {sum(bad.values())} bad records skipped (most often: one that {reason})")
+        report(f"{path}: {sum(bad.values())} bad records skipped (most often: one that {reason})")
 
 
-def trained_on(run: Path, held_out: set[str]) -> int:
+def count_seen(run: Path, held_out: set[str]) -> int:
     """How many of these prompts a run's record of held-out prompts does not name; 0 where it keeps none."""
     before = read_facts(run).get("held_out")
     return len(held_out - set(before)) if before else 0
 
 
-def digest(rows: np.ndarray) -> str:
+def rows_sha256(rows: np.ndarray) -> str:
     """sha256 of what is trained on."""
     named = [np.ascontiguousarray(rows[name]).tobytes() for name in ("id", "loss", "document")]
     return hashlib.sha256(b"".join(named)).hexdigest()
@@ -184,7 +184,7 @@ def answer_sampler(tokenizer: Tokenizer, prompts: Sequence[Sequence[Message]], g
 
     def sample(model: TransformerLM, step: int) -> tuple[str, dict[str, float]]:
         model.eval()
-        model.write_only(tokenizer.vocab)
+        model.restrict_to(tokenizer.vocab)
         ids = [render_prompt(prompt, tokenizer) for prompt in prompts]
         new = generate(model, ids, min(128, model.config.context_length), temperature=0.0, stop_ids=stops)
         talks = []

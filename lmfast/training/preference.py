@@ -8,22 +8,22 @@ import torch
 
 from lmfast.counted import counted
 from lmfast.data.chat_records import Message, read_preferences
-from lmfast.data.packing import RowBatches, in_order
+from lmfast.data.packing import RowBatches, sequential_batches
 from lmfast.errors import UserError
 from lmfast.model.device import autocast
 from lmfast.model.transformer import TransformerLM
-from lmfast.settings import TrainSettings, precision_of
+from lmfast.settings import TrainSettings, selected_precision
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.training.distributed import Ranks
 from lmfast.training.interfaces import Evaluate, Generate, MakeEvaluate
 from lmfast.training.objectives import DPO, IGNORE, sequence_log_probs
 from lmfast.training.post_training import (
     answer_sampler,
-    digest,
-    number_of_ids,
+    count_seen,
+    embedding_rows,
     read_records,
+    rows_sha256,
     steps_for_epochs,
-    trained_on,
 )
 from lmfast.training.post_training_settings import DPOSettings
 from lmfast.training.preference_rows import pair_rows
@@ -42,19 +42,19 @@ def preference_task(
 ) -> tuple[DPOSettings, Task]:
     """(resolved settings, task) of the preferences that the settings name; the reference is the model of `start`."""
     _check(settings)
-    pairs = _read(settings, start, tokenizer, ranks.remark)
+    pairs = _read(settings, start, tokenizer, ranks.report)
     training, held = pairs.training, pairs.held
     shape = Rows(length=training.shape[-1] - 1, per_sequence=2)
     settings = resolve(
-        steps_for_epochs(settings, len(training)), number_of_ids(start.base, tokenizer), shape.tokens
+        steps_for_epochs(settings, len(training)), embedding_rows(start.base, tokenizer), shape.tokens
     )
-    ranks.remark(
+    ranks.report(
         f"{settings.data.train_data_path}: {counted(len(training), 'pair')} of up to {training.shape[-1]} tokens; "
         f"{len(held):,} held out"
     )
     loss = settings.preference
     objective = DPO(loss.beta, loss.loss_type, loss.label_smoothing, loss.length_normalised, device)
-    data = {"train": digest(training), "held_out": digest(held)}
+    data = {"train": rows_sha256(training), "held_out": rows_sha256(held)}
     reference = Reference(settings, start, data, (training, held), device, ranks)
     prompts = pairs.prompts[:3]
     return settings, Task(
@@ -101,15 +101,15 @@ class _Pairs(NamedTuple):
     hashes: list[str]  # of prompts kept out of training
 
 
-def _read(settings: DPOSettings, start: Start, tokenizer: Tokenizer, remark: Callable[[str], None]) -> _Pairs:
+def _read(settings: DPOSettings, start: Start, tokenizer: Tokenizer, report: Callable[[str], None]) -> _Pairs:
     data = settings.data
     training, held, hashes = read_records(
-        data, lambda path: read_preferences(path, data.skip_bad), lambda pair: pair.prompt, remark
+        data, lambda path: read_preferences(path, data.skip_bad), lambda pair: pair.prompt, report
     )
-    if seen := trained_on(start.base, hashes):
-        remark(f"{start.base}: {seen} of the {len(hashes)} held-out prompts may have been trained on there")
+    if seen := count_seen(start.base, hashes):
+        report(f"{start.base}: {seen} of the {len(hashes)} held-out prompts may have been trained on there")
     name, limit = str(data.train_data_path), settings.model.context_length + 1
-    rows, held_rows = pair_rows(training, held, tokenizer, limit, name, remark)
+    rows, held_rows = pair_rows(training, held, tokenizer, limit, name, report)
     return _Pairs(rows, held_rows, [pair.prompt for pair in held], sorted(hashes))
 
 
@@ -123,7 +123,7 @@ def _make_evaluate(held: np.ndarray, objective: DPO) -> MakeEvaluate:
         """Of several ranks each takes every N-th batch, and all of them get the whole result."""
         opt, limit = settings.optimizer, settings.logging.eval_batches
         # Counted in optimizer steps: the same pairs however a step is split.
-        batches = in_order(held, opt.batch_size, limit * opt.grad_accumulation)
+        batches = sequential_batches(held, opt.batch_size, limit * opt.grad_accumulation)
 
         @torch.no_grad()
         def evaluate() -> dict[str, float]:
@@ -132,7 +132,7 @@ def _make_evaluate(held: np.ndarray, objective: DPO) -> MakeEvaluate:
             sums = torch.zeros(len(objective.NAMES) + 2, device=device)
             for batch in batches[ranks.rank :: ranks.world_size]:
                 inputs, targets, reference = objective.tensors(batch, device)
-                with autocast(device, precision_of(settings.run)):
+                with autocast(device, selected_precision(settings.run)):
                     log_probs = sequence_log_probs(model, inputs, targets)
                 losses, found = objective.pairs(log_probs, reference, targets)
                 lengths = (targets != IGNORE).sum(1) if objective.length_normalised else 1

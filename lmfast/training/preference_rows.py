@@ -1,6 +1,6 @@
 """Preferences → pairs of rows, (n, 2, length) of packing.TOKEN: the chosen answer, then the rejected one.
 
-Answers are cut at the context's end; a pair of which either answer is then without loss, or whose answers are then
+Answers are truncate_all at the context's end; a pair of which either answer is then without loss, or whose answers are then
 equal, teaches nothing and is left out, and a line says how many. `length` is the longest row's.
 """
 
@@ -13,7 +13,7 @@ from lmfast.data.chat import BOS, render_answer
 from lmfast.data.chat_records import Preference
 from lmfast.data.packing import TOKEN, pack_row
 from lmfast.errors import UserError
-from lmfast.training.post_training import cut
+from lmfast.training.post_training import truncate_all
 
 
 def pair_rows(
@@ -22,11 +22,11 @@ def pair_rows(
     tokenizer,
     limit: int,
     name: str,
-    remark: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of both parts, of one length of at most `limit`. Raises UserError where nothing is left to train on."""
     found = [
-        _cut_pairs(part, tokenizer, limit, what, remark)
+        _cut_pairs(part, tokenizer, limit, what, report)
         for part, what in ((training, name), (held, "held out"))
     ]
     if not found[0]:
@@ -44,23 +44,23 @@ def pair_rows(
 
 
 def _cut_pairs(
-    pairs: Sequence[Preference], tokenizer, limit: int, what: str, remark: Callable[[str], None]
+    pairs: Sequence[Preference], tokenizer, limit: int, what: str, report: Callable[[str], None]
 ) -> list[tuple]:
     if not pairs:
         return []
     chosen, rejected = (
-        cut(
+        truncate_all(
             [render_answer(pair.prompt, getattr(pair, which), tokenizer) for pair in pairs],
             limit,
             f"{what}, {which}",
-            remark,
+            report,
         )
         for which in ("chosen", "rejected")
     )
     whole = [(a, b) for a, b in zip(chosen, rejected, strict=True) if a is not None and b is not None]
     kept = [(a, b) for a, b in whole if not np.array_equal(a.ids, b.ids)]
     if len(kept) < len(whole):
-        remark(
+        report(
             f"{what}: {counted(len(whole) - len(kept), 'pair')} left out, answers equal as far as the context goes"
         )
     return kept

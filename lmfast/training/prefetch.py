@@ -30,29 +30,29 @@ class Prefetched:
             # A new thread's current device is 0, where pinning would make a context for each rank of a machine.
             begin = functools.partial(torch.cuda.set_device, torch.cuda.current_device())
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="batches", initializer=begin)
-        self.coming: deque[tuple[int, Future]] = deque()
+        self.pending: deque[tuple[int, Future]] = deque()
 
     def step(self, i: int) -> np.ndarray:
-        if not self.coming or self.coming[0][0] != i:
-            while self.coming:
-                self.coming.popleft()[1].cancel()
-            self._ask(i)
+        if not self.pending or self.pending[0][0] != i:
+            while self.pending:
+                self.pending.popleft()[1].cancel()
+            self._submit(i)
         if self.buffers is not None:
-            self.buffers.passed(i - 1)
-        while len(self.coming) <= AHEAD:
-            self._ask(self.coming[-1][0] + 1)
-        return self.coming.popleft()[1].result()
+            self.buffers.release_after(i - 1)
+        while len(self.pending) <= AHEAD:
+            self._submit(self.pending[-1][0] + 1)
+        return self.pending.popleft()[1].result()
 
-    def place(self, i: int) -> str:
+    def describe(self, i: int) -> str:
         """Where step i's data is from, in the words of what makes the batches."""
-        return self.batches.place(i)
+        return self.batches.describe(i)
 
-    def _ask(self, i: int) -> None:
-        self.coming.append((i, self.thread.submit(self._make, i)))
+    def _submit(self, i: int) -> None:
+        self.pending.append((i, self.thread.submit(self._make, i)))
 
     def _make(self, i: int) -> np.ndarray:
         rows = self.batches.step(i)
-        return rows if self.buffers is None else self.buffers.hold(i, rows)
+        return rows if self.buffers is None else self.buffers.store(i, rows)
 
     def close(self) -> None:
         self.thread.shutdown(wait=True, cancel_futures=True)
@@ -71,7 +71,7 @@ class PinnedBuffers:
         self.arrays: list[np.ndarray | None] = [None] * count
         self.events: list[torch.cuda.Event | None] = [None] * count
 
-    def hold(self, i: int, rows: np.ndarray) -> np.ndarray:
+    def store(self, i: int, rows: np.ndarray) -> np.ndarray:
         """A pinned copy of `rows`; waits for the device where its buffer may still be read."""
         slot = i % len(self.arrays)
         if (event := self.events[slot]) is not None:
@@ -85,7 +85,7 @@ class PinnedBuffers:
             np.copyto(array, rows)
         return array
 
-    def passed(self, i: int) -> None:
+    def release_after(self, i: int) -> None:
         """All of step i is queued on the current stream: its buffer is free when the device gets here."""
         event = torch.cuda.Event()
         event.record()

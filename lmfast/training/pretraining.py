@@ -7,7 +7,7 @@ import numpy as np
 
 from lmfast.data.batches import Batches
 from lmfast.data.chat import ending_ids
-from lmfast.data.text_figures import text_figures, words_of_tokens
+from lmfast.data.text_statistics import text_statistics, token_words
 from lmfast.data.token_file import TokenFile
 from lmfast.model.transformer import TransformerLM
 from lmfast.settings import TrainSettings
@@ -64,15 +64,15 @@ def _sampler(tokenizer: Tokenizer, train_tokens: np.ndarray, generate: Generate)
 
     @functools.cache
     def known_words() -> set[str]:
-        return words_of_tokens(train_tokens, tokenizer, limit=WORDS_TOKENS)
+        return token_words(train_tokens, tokenizer, limit=WORDS_TOKENS)
 
     def sample(model: TransformerLM, step: int) -> tuple[str, dict[str, float]]:
         model.eval()
-        model.write_only(tokenizer.vocab)
+        model.restrict_to(tokenizer.vocab)
         prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
         length = min(200, model.config.context_length)
         new = generate(model, prompts, length, temperature=0.8, top_p=0.95, seed=0, stop_ids=stops)
         texts = [tokenizer.decode(p + n) for p, n in zip(prompts, new, strict=True)]
-        return "\n\n".join(texts), text_figures(texts, known_words())
+        return "\n\n".join(texts), text_statistics(texts, known_words())
 
     return sample

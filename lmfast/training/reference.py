@@ -14,15 +14,15 @@ import numpy as np
 import torch
 
 from lmfast.errors import UserError
-from lmfast.files import check_writable, sha256_of, written_beside
+from lmfast.files import atomic_write, check_writable, file_sha256
 from lmfast.model.device import autocast
 from lmfast.model.transformer import TransformerLM
-from lmfast.settings import Precision, precision_of
+from lmfast.settings import Precision, selected_precision
 from lmfast.training.checkpoint import Checkpoint
-from lmfast.training.distributed import ALONE, Ranks
+from lmfast.training.distributed import SINGLE_PROCESS, Ranks
 from lmfast.training.objectives import DPO, sequence_log_probs
 from lmfast.training.post_training_settings import DPOSettings
-from lmfast.training.run_folder import find_checkpoint, model_of, read_facts
+from lmfast.training.run_folder import build_model, find_checkpoint, read_facts
 from lmfast.training.task import Start
 
 _NO_FILE = "holds no reference log-probabilities, or damaged ones; remove it, and they are computed anew"
@@ -30,7 +30,7 @@ _NO_FILE = "holds no reference log-probabilities, or damaged ones; remove it, an
 
 def model_key(checkpoint: Checkpoint) -> str:
     """sha256 of a checkpoint's weights file."""
-    return sha256_of(checkpoint.path / "model.safetensors")
+    return file_sha256(checkpoint.path / "model.safetensors")
 
 
 def load_reference(path: Path, key: dict, pairs: int) -> np.ndarray | None:
@@ -59,7 +59,7 @@ def load_reference(path: Path, key: dict, pairs: int) -> np.ndarray | None:
 
 def save_reference(path: Path, key: dict, log_probs: np.ndarray) -> None:
     """Writes log-probabilities (pairs, 2) with their key, complete or not at all."""
-    with written_beside(path) as beside, open(beside, "wb") as file:
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, key=json.dumps(key), log_probs=log_probs)
 
 
@@ -70,7 +70,7 @@ def compute_reference(
     pairs_a_batch: int,
     device: torch.device,
     precision: Precision,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> np.ndarray:
     """Summed log-probabilities (pairs, 2) float32 under `model`, which is left in eval mode.
 
@@ -142,8 +142,8 @@ class Reference:
             self.ranks.fail(
                 f"{source.path}: no longer the weights that the run began with, and {path} is gone; put one back"
             )
-        model = model_of(source, self.settings.model, self.device)
-        pairs, precision = self.settings.optimizer.batch_size, precision_of(self.settings.run)
+        model = build_model(source, self.settings.model, self.device)
+        pairs, precision = self.settings.optimizer.batch_size, selected_precision(self.settings.run)
         return np.concatenate(
             [
                 compute_reference(model, part, pairs, self.device, precision, self.ranks)

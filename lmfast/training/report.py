@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lmfast.files import written_beside
+from lmfast.files import atomic_write
 from lmfast.training.run_folder import read_facts, read_metrics
 from lmfast.units import duration
 
@@ -75,8 +75,8 @@ def write_report(folders: Sequence[Path], output: Path) -> None:
         for run, folder in zip(runs, folders, strict=True):
             run.name = str(folder)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with written_beside(output) as beside:
-        beside.write_text(_page(runs), encoding="utf-8")
+    with atomic_write(output) as temporary:
+        temporary.write_text(_page(runs), encoding="utf-8")
 
 
 class _Run:
@@ -98,7 +98,7 @@ class _Run:
     def last(self, name: str):
         return next((m[name] for m in reversed(self.metrics) if name in m), None)
 
-    def middle(self, name: str):
+    def median(self, name: str):
         """The median: one slow step on a busy machine should not speak for the run."""
         values = sorted(m[name] for m in self.metrics if name in m)
         return values[len(values) // 2] if values else None
@@ -165,8 +165,8 @@ def _summary(runs: list[_Run]) -> str:
             "the corpus's own bits per byte (floor)",
             [_number(run.facts.get("floor_bits_per_byte"), 4) for run in runs],
         ),
-        ("tokens a second, median", [_number(run.middle("tokens_per_second"), 0) for run in runs]),
-        ("MFU, median", [_percent(run.middle("mfu")) for run in runs]),
+        ("tokens a second, median", [_number(run.median("tokens_per_second"), 0) for run in runs]),
+        ("MFU, median", [_percent(run.median("mfu")) for run in runs]),
         ("device", [run.facts.get("device", "") for run in runs]),
         ("peak for MFU", [_peak(run.facts) for run in runs]),
         ("software", [_software(run.facts) for run in runs]),

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from lmfast.data.batch_ramp import BatchRamp
 from lmfast.errors import UserError
-from lmfast.settings import OptimizerSettings, TrainSettings, precision_of
+from lmfast.settings import OptimizerSettings, TrainSettings, selected_precision
 
 T = TypeVar("T", bound=TrainSettings)
 
@@ -45,7 +45,7 @@ def resolve(settings: T, vocab_size: int | None, sequence_tokens: int | None = N
     sequence_tokens: tokens of what batch_size counts as one, where that is not context_length.
     """
     opt, model = settings.optimizer, settings.model
-    precision_of(settings.run)
+    selected_precision(settings.run)
     if not 0 <= settings.run.seed < 2**63:
         raise UserError(f"seed is {settings.run.seed}; it must lie between 0 and 2**63 - 1")
     if model.vocab_size is not None and vocab_size is not None and vocab_size > model.vocab_size:

@@ -16,8 +16,8 @@ from typing import TypeVar
 from lmfast.errors import UserError
 from lmfast.settings import OptimizerSettings, TrainSettings, read_yaml, replace_flat, to_flat
 from lmfast.training.resolve import default_decay_iters
-from lmfast.training.run_folder import newest_run, stage_of
-from lmfast.training.schedules import schedule_of
+from lmfast.training.run_folder import newest_run, run_stage
+from lmfast.training.schedules import make_schedule
 
 T = TypeVar("T", bound=TrainSettings)
 
@@ -32,7 +32,7 @@ HARMLESS = {
     *("wandb", "wandb_project", "wandb_name", "wandb_entity"),
     *("checkpoint_interval", "keep_checkpoints", "batch_size", "grad_accumulation"),
 }
-"""settings that may change between a run's stops. Paths may, for what is there is checked (run_folder.refuse_other_data);
+"""settings that may change between a run's stops. Paths may, for what is there is checked (run_folder.reject_other_data);
 batch_size and grad_accumulation only together, with the same product and no batch ramp"""
 
 
@@ -47,7 +47,7 @@ def choose_folder(settings: TrainSettings, stage: str = "train") -> tuple[Path |
     started = any(folder.glob("checkpoints/step_*/COMPLETE"))
     if settings.run.resume and not started:
         raise UserError(f"{folder}: no checkpoint to resume from; leave --resume out to start there")
-    if started and (there := stage_of(folder)) != stage:
+    if started and (there := run_stage(folder)) != stage:
         raise UserError(f"{folder}: is a run of lmfast.{there}; go on there, or choose another --out-dir")
     return folder, started
 
@@ -74,7 +74,7 @@ def describe_extension(before: OptimizerSettings, now: OptimizerSettings, step: 
     )
     if now.lr_decay_iters is None:
         return f"{changes}: the clock decides the {now.schedule} schedule, which now ends with the new time"
-    rates = [schedule_of(opt)(at) for opt, at in ((before, step), (now, step + 1))]
+    rates = [make_schedule(opt)(at) for opt, at in ((before, step), (now, step + 1))]
     line = (
         f"{changes}: the {now.schedule} schedule ends at step {now.lr_decay_iters}; learning rate {rates[1]:.3g} at step "
         f"{step + 1} (it was {rates[0]:.3g} at step {step})"
@@ -96,7 +96,7 @@ def saved_settings(folder: Path, cls: type[T]) -> T:
     return replace_flat(cls(), read_yaml(path, cls))
 
 
-def refuse_missing_data(folder: Path, settings: TrainSettings) -> None:
+def reject_missing_data(folder: Path, settings: TrainSettings) -> None:
     """Raises UserError where the data of a run that resumes is not where it was; the remedy is its new path."""
     for name in ("train_data_path", "val_data_path"):
         path = getattr(settings.data, name)
@@ -107,7 +107,7 @@ def refuse_missing_data(folder: Path, settings: TrainSettings) -> None:
             )
 
 
-def refuse_changes(folder: Path, before: TrainSettings, now: TrainSettings) -> None:
+def reject_changes(folder: Path, before: TrainSettings, now: TrainSettings) -> None:
     """Raises UserError naming the first resolved setting whose change would make it another run."""
     old, new = to_flat(before), to_flat(now)
     for name in old:

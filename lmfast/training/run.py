@@ -19,20 +19,20 @@ from torch import Tensor
 
 from lmfast.counted import counted
 from lmfast.errors import UserError
-from lmfast.files import written_beside
+from lmfast.files import atomic_write
 from lmfast.model.accounting import (
     device_peak,
     num_parameters,
     training_flops_per_token,
 )
-from lmfast.model.device import describe_machine, make_deterministic, why_not_compile
-from lmfast.model.fp8 import use_fp8, why_not_fp8
+from lmfast.model.device import compile_blocker, describe_machine, make_deterministic
+from lmfast.model.fp8 import fp8_blocker, use_fp8
 from lmfast.model.transformer import TransformerLM
-from lmfast.settings import OptimizerSettings, TrainSettings, precision_of, write_yaml
+from lmfast.settings import OptimizerSettings, TrainSettings, selected_precision, write_yaml
 from lmfast.training import run_folder
 from lmfast.training.checkpoint import Checkpoint, newest_checkpoint, prune_checkpoints, save_checkpoint
 from lmfast.training.compiled import CompiledLoss
-from lmfast.training.distributed import ALONE, Ranks
+from lmfast.training.distributed import SINGLE_PROCESS, Ranks
 from lmfast.training.first_step import first_step_line
 from lmfast.training.forecast import Forecast, estimate_lines, memory_capacity, schedule_warnings, time_left
 from lmfast.training.loop import Hooks, Plan, Progress, train_loop
@@ -41,15 +41,15 @@ from lmfast.training.optimizers import Optimizer, load_state_tensors, make_optim
 from lmfast.training.prefetch import Prefetched
 from lmfast.training.report import write_report
 from lmfast.training.resolve import batch_ramp
-from lmfast.training.resume import describe_extension, refuse_changes, saved_settings
-from lmfast.training.schedules import schedule_of
+from lmfast.training.resume import describe_extension, reject_changes, saved_settings
+from lmfast.training.schedules import make_schedule
 from lmfast.training.sinks import ConsoleSink, JSONLSink, Sink, Sinks, TensorBoardSink, WandbSink
 from lmfast.training.task import Rows, Start, Task
 from lmfast_kernels import cpu_library
 
 
 def execute(
-    settings: TrainSettings, task: Task, start: Start, device: torch.device, ranks: Ranks = ALONE
+    settings: TrainSettings, task: Task, start: Start, device: torch.device, ranks: Ranks = SINGLE_PROCESS
 ) -> bool:
     """Runs a task with resolved `settings` to its end; returns False when it was stopped (by SIGTERM or Ctrl-C) before."""
     _check(settings, device, ranks)
@@ -59,12 +59,12 @@ def execute(
             claimed = ranks.from_first(lambda: _claim(settings, task, start, held, undo))
             folder, checkpoint = claimed.folder, claimed.checkpoint
             if end := _finished(claimed, settings.optimizer):
-                ranks.remark(f"{folder}: already finished at step {end}")
+                ranks.report(f"{folder}: already finished at step {end}")
                 return True
             peak, changed = _peak(claimed, settings, device)
             done = 0 if checkpoint is None else checkpoint.step
             for line in _forecast(settings, rows, done, peak.flops, device, ranks):
-                ranks.remark(line)
+                ranks.report(line)
             state = _make_state(settings, task, start.source, checkpoint, device, ranks)
             sinks = ranks.only_first(
                 lambda: _open_folder(settings, task, folder, state.progress, device, peak)
@@ -121,7 +121,7 @@ def _check(settings: TrainSettings, device: torch.device, ranks: Ranks) -> None:
             f"batch_size {batch_size} cannot be split over {ranks.world_size} processes; it counts the sequences "
             "of all of them: choose a multiple"
         )
-    if settings.run.fp8 and (reason := why_not_fp8(device)):
+    if settings.run.fp8 and (reason := fp8_blocker(device)):
         ranks.fail(reason)
 
 
@@ -179,7 +179,7 @@ def _train(
     device = next(model.parameters()).device
     loss_fn = task.objective.loss
     if settings.run.compile:
-        if reason := why_not_compile(device):
+        if reason := compile_blocker(device):
             sinks.message(f"training without torch.compile: {reason}")
         else:
             loss_fn = CompiledLoss(loss_fn)
@@ -226,9 +226,9 @@ def _hooks(
     if (end := settings.optimizer.max_iters) and ranks.is_first:
         hooks.forecast = _time_left(settings, task, rows, end, sinks)
     measure: Callable[[], dict[str, float]] = task.measure or dict
-    hooks.figures = measure
+    hooks.metrics = measure
     if isinstance(loss_fn, CompiledLoss):
-        hooks.figures = lambda: {"recompiles": loss_fn.recompiles, **measure()}
+        hooks.metrics = lambda: {"recompiles": loss_fn.recompiles, **measure()}
         if ranks.is_first:
             hooks.first_step = lambda seconds: sinks.message(first_step_line(seconds, loss_fn))
     return hooks
@@ -256,9 +256,9 @@ def _claim(
     folder = start.folder
     if not start.resuming:
         if start.source is not None:
-            run_folder.refuse_other_model(start.source, settings.model, task.grows_vocabulary)
+            run_folder.reject_other_model(start.source, settings.model, task.grows_vocabulary)
         if folder is not None:
-            run_folder.refuse_foreign_folder(folder)
+            run_folder.reject_foreign_folder(folder)
     new = folder is None or not folder.exists()
     if folder is None:
         folder = run_folder.claim_new_folder(task.facts.get("stage", "train"))
@@ -268,8 +268,8 @@ def _claim(
     if not start.resuming:
         return _Claimed(folder)
     before = saved_settings(folder, type(settings))
-    refuse_changes(folder, before, settings)
-    run_folder.refuse_other_data(folder, task.facts)
+    reject_changes(folder, before, settings)
+    run_folder.reject_other_data(folder, task.facts)
     checkpoint = newest_checkpoint(folder / "checkpoints")
     if checkpoint is None:
         raise UserError(f"{folder}: every checkpoint in it is damaged; choose another --out-dir")
@@ -322,7 +322,7 @@ def _open_folder(
     if progress.step == 0:
         _begin_folder(folder, settings, task, device, peak)
     else:
-        run_folder.keep_metrics_until(folder, progress.step)
+        run_folder.truncate_metrics(folder, progress.step)
         write_yaml(folder / "config.yaml", settings)  # what may change, such as max_iters, did
     return _open_sinks(folder, settings, progress)
 
@@ -359,7 +359,7 @@ def _plan(settings: TrainSettings, rows: Rows, peak: float) -> Plan:
         max_iters=opt.max_iters,
         batch=batch_ramp(opt),
         max_seconds=None if opt.max_minutes is None else 60 * opt.max_minutes,
-        learning_rate=schedule_of(opt),
+        learning_rate=make_schedule(opt),
         grad_clip=opt.grad_clip,
         seed=settings.run.seed,
         bf16=settings.run.bf16,
@@ -393,8 +393,8 @@ def _begin_folder(
         **task.facts,
     }
     # Written first: it tells a run folder from any other, even when the run is cut short.
-    with written_beside(folder / "run.json", durable=True) as beside:
-        beside.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    with atomic_write(folder / "run.json", durable=True) as temporary:
+        temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
     for name in ("samples", "tensorboard"):
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / "wandb_id").unlink(missing_ok=True)
@@ -450,7 +450,7 @@ def _introduction(
         lines.append("fp8: feed-forward and head train in FP8; MFU stays a share of the bf16 peak")
     if settings.data.document_mask:
         lines.append("document_mask: MFU counts attention over whole rows, also where documents are skipped")
-    precision = precision_of(settings.run)
+    precision = selected_precision(settings.run)
     if device.type == "cpu" and precision != "fp32" and precision not in peak.source:
         lines.append(f"{precision} is slower than fp32 on this CPU; MFU is a share of the fp32 peak")
     if device.type == "cpu" and precision == "fp32" and (reason := cpu_library.why_not()):
@@ -476,7 +476,7 @@ def _save(
         tensors = state_tensors(model, optimizer) | (
             loss_scale.state_tensors() if loss_scale is not None else {}
         )
-        save_checkpoint(checkpoints, model.own_tensors(), tensors, progress.as_dict())
+        save_checkpoint(checkpoints, model.named_weights(), tensors, progress.as_dict())
     except OSError as error:
         last = run_folder.newest_step(folder)
         kept = "there is none yet" if last is None else f"the one of step {last} is whole"

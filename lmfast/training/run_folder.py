@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmfast.errors import UserError
-from lmfast.files import locked, written_beside
+from lmfast.files import atomic_write, folder_lock
 from lmfast.model.config import ModelConfig, ResolvedConfig
 
 if TYPE_CHECKING:
@@ -46,14 +46,14 @@ def newest_run(with_checkpoint: bool = True, stage: str | None = None) -> Path:
     if with_checkpoint:
         runs = [p for p in runs if any(p.glob("checkpoints/step_*/COMPLETE"))]
     if stage is not None:
-        runs = [p for p in runs if stage_of(p) == stage]
+        runs = [p for p in runs if run_stage(p) == stage]
     if not runs:
         kind = "" if stage is None else f" of lmfast {stage}"
         raise UserError(f"{RUNS}/: no run{kind} with a checkpoint here; train one, or name a run folder")
     return max(runs, key=_last_written)
 
 
-def stage_of(folder: Path) -> str:
+def run_stage(folder: Path) -> str:
     """The command that made a run: train, sft or dpo."""
     return read_facts(folder).get("stage", "train")
 
@@ -67,7 +67,7 @@ def newest_step(folder: Path) -> int | None:
     return max((int(p.parent.name[5:]) for p in folder.glob("checkpoints/step_*/COMPLETE")), default=None)
 
 
-def refuse_foreign_folder(folder: Path) -> None:
+def reject_foreign_folder(folder: Path) -> None:
     """Raises UserError where a new run would write over files that are no run's."""
     if not folder.is_dir() or (folder / "run.json").exists():
         return
@@ -86,7 +86,7 @@ def refuse_foreign_folder(folder: Path) -> None:
         raise UserError(f"{folder}: no run folder, yet it holds {', '.join(taken)}; choose another --out-dir")
 
 
-def refuse_other_data(folder: Path, facts: dict[str, Any]) -> None:
+def reject_other_data(folder: Path, facts: dict[str, Any]) -> None:
     """Raises UserError where the training data is not what the run was started with."""
     before: dict[str, Any] = read_facts(folder).get("train_data") or {}
     now: dict[str, Any] = facts.get("train_data") or {}
@@ -98,7 +98,7 @@ def refuse_other_data(folder: Path, facts: dict[str, Any]) -> None:
             )
 
 
-def refuse_other_model(checkpoint: "Checkpoint", config: ModelConfig, may_grow: bool = False) -> None:
+def reject_other_model(checkpoint: "Checkpoint", config: ModelConfig, may_grow: bool = False) -> None:
     """Raises UserError naming the setting in which a run's model differs from `config`; its start, dropout and context
     may, and with may_grow its vocabulary may be smaller."""
     if not (checkpoint.run / "config.yaml").is_file():
@@ -126,7 +126,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 def lock_run(folder: Path) -> contextlib.AbstractContextManager[None]:
     """Holds `folder` for this process; raises UserError where another live process holds it."""
-    return locked(
+    return folder_lock(
         folder, f"{folder}: another process is writing this run; wait for it, or choose another --out-dir"
     )
 
@@ -152,11 +152,11 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def keep_metrics_until(folder: Path, step: int) -> None:
+def truncate_metrics(folder: Path, step: int) -> None:
     """Drops the lines beyond `step`: those steps are about to be taken again."""
     lines = [line for line in read_metrics(folder) if line.get("step", 0) <= step]
-    with written_beside(folder / "metrics.jsonl", durable=True) as beside:
-        beside.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    with atomic_write(folder / "metrics.jsonl", durable=True) as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def load_run(
@@ -179,9 +179,9 @@ def load_checkpoint(
     run = checkpoint.run
     config = read_model(run)
     tokenizer = Tokenizer.load(run / "tokenizer") if (run / "tokenizer").is_dir() else None
-    model = model_of(checkpoint, config, device)
+    model = build_model(checkpoint, config, device)
     if tokenizer is not None:
-        model.write_only(tokenizer.vocab)
+        model.restrict_to(tokenizer.vocab)
     return model, tokenizer, config
 
 
@@ -199,7 +199,7 @@ def find_checkpoint(path: Path) -> "Checkpoint":
     return checkpoint
 
 
-def model_of(
+def build_model(
     checkpoint: "Checkpoint", config: ModelConfig, device: "str | torch.device" = "cpu"
 ) -> "TransformerLM":
     """A TransformerLM of shape `config` with a checkpoint's weights, in eval mode."""
@@ -214,15 +214,15 @@ def load_weights(model: "TransformerLM", checkpoint: "Checkpoint", may_grow: boo
     """Copies a checkpoint's weights into `model`; raises UserError naming the first tensor that does not fit, or in
     which a NaN or an infinity would spoil each step and each answer.
 
-    may_grow: tables with a row for each id may have fewer rows in the checkpoint; see `_grown`.
+    may_grow: tables with a row for each id may have fewer rows in the checkpoint; see `_grow`.
     """
     import torch
 
     tensors = checkpoint.model_tensors()
-    own = model.own_tensors()
+    own = model.named_weights()
     for name in own if may_grow else ():
         if name == "head.weight" or name.endswith("embedding.weight"):
-            tensors[name] = _grown(tensors[name], len(own[name]))
+            tensors[name] = _grow(tensors[name], len(own[name]))
     for name in [*own, *tensors]:
         if name not in tensors or name not in own or own[name].shape != tensors[name].shape:
             there = tuple(tensors[name].shape) if name in tensors else "absent"
@@ -238,7 +238,7 @@ def load_weights(model: "TransformerLM", checkpoint: "Checkpoint", may_grow: boo
             tensor.copy_(tensors[name])
 
 
-def _grown(rows: "torch.Tensor", count: int) -> "torch.Tensor":
+def _grow(rows: "torch.Tensor", count: int) -> "torch.Tensor":
     """A table (ids, width) with `count` ids: new rows lie about the mean of the old ones, which leaves the other ids'
     probabilities nearly as they were (Hewitt 2021), a tenth of their spread apart, so that they can be told."""
     import torch

@@ -55,7 +55,7 @@ class Schedule:
         return min(1.0, (1 - progress) / self.decay_fraction) if self.decay_fraction else 1.0
 
 
-def schedule_of(opt: OptimizerSettings) -> Schedule:
+def make_schedule(opt: OptimizerSettings) -> Schedule:
     """The schedule that resolved settings describe."""
     assert opt.min_lr is not None, "not resolved"
     return Schedule(

@@ -3,7 +3,7 @@
 A metrics line has step, tokens, seconds and whatever was measured at that step: train_loss, val_loss, bits_per_byte,
 learning_rate, grad_norm, tokens_per_second, mfu; skipped_steps since the line before; with fp16 loss_scale and
 overflows (steps of the run skipped for it); recompiles (of the compiled step, after its first); of samples distinct_1
-to known_words (lmfast/data/text_figures.py). Loss in nats per token; seconds of the whole run, over all its stops.
+to known_words (lmfast/data/text_statistics.py). Loss in nats per token; seconds of the whole run, over all its stops.
 """
 
 import errno
@@ -116,7 +116,7 @@ class ConsoleSink:
             minutes = metrics["seconds"] / 60 / self.max_minutes if self.max_minutes else 0.0
             place = self._place(metrics["step"])
             space = self.console.width - len(place) - self.bar_width - len(" " * 3 + "100:00:00")
-            numbers = fitted(line, space)
+            numbers = fit_width(line, space)
             self.bar.update(self.task, completed=max(steps, minutes), place=place, numbers=numbers)
 
     def _place(self, step: int) -> str:
@@ -249,7 +249,7 @@ def _escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def fitted(line: str, width: int) -> str:
+def fit_width(line: str, width: int) -> str:
     """`format_metrics`' line within `width` characters: numbers are left out, those least looked at first."""
     parts = line.split("  ")
     for word in ("norm", "lr", "scale", "recompiles", "MFU", "bits/byte", "tok/s", "val loss"):

@@ -10,9 +10,9 @@ import torch
 from lmfast.counted import counted
 from lmfast.data.chat import BOS, Rendered, render
 from lmfast.data.chat_records import Message, read_conversations
-from lmfast.data.packing import RowBatches, in_order, mean_span, pack
+from lmfast.data.packing import RowBatches, mean_span, pack, sequential_batches
 from lmfast.model.transformer import TransformerLM
-from lmfast.settings import TrainSettings, precision_of
+from lmfast.settings import TrainSettings, selected_precision
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.training.distributed import Ranks
 from lmfast.training.evaluation import evaluate
@@ -20,11 +20,11 @@ from lmfast.training.interfaces import Evaluate, Generate, MakeEvaluate
 from lmfast.training.objectives import SFT
 from lmfast.training.post_training import (
     answer_sampler,
-    cut,
-    digest,
-    number_of_ids,
+    embedding_rows,
     read_records,
+    rows_sha256,
     steps_for_epochs,
+    truncate_all,
 )
 from lmfast.training.post_training_settings import SFTSettings
 from lmfast.training.resolve import batch_ramp, resolve
@@ -36,20 +36,20 @@ def supervised_task(
     base: Path,
     tokenizer: Tokenizer,
     generate: Generate,
-    remark: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> tuple[SFTSettings, Task]:
     """(resolved settings, task) of the records that the settings name.
 
-    base: the run folder that training starts from. remark: called with one line for each thing that was read.
+    base: the run folder that training starts from. report: called with one line for each thing that was read.
     """
     length = settings.model.context_length + 1
-    records = _read(settings, tokenizer, length, remark)
+    records = _read(settings, tokenizer, length, report)
     pad = tokenizer.special_tokens[BOS]
     rows = pack(records.training, length, pad, settings.data.packing)
-    settings = resolve(steps_for_epochs(settings, len(rows)), number_of_ids(base, tokenizer))
+    settings = resolve(steps_for_epochs(settings, len(rows)), embedding_rows(base, tokenizer))
     loss_tokens = sum(int(document.loss.sum()) for document in records.training)
     fill = sum(len(document.ids) for document in records.training) / rows.size
-    remark(
+    report(
         f"{settings.data.train_data_path}: {counted(len(records.training), 'conversation')} in "
         f"{counted(len(rows), 'row')} of {length} tokens "
         f"({fill:.0%} filled, {loss_tokens:,} tokens with loss); {len(records.held):,} held out"
@@ -68,7 +68,7 @@ def supervised_task(
         rows=Rows(length=length - 1, attention_span=mean_span(rows["document"][:, :-1])),
         facts={
             "stage": "sft",
-            "train_data": {"conversations": len(records.training), "sha256": digest(rows)},
+            "train_data": {"conversations": len(records.training), "sha256": rows_sha256(rows)},
             "held_out": records.hashes,
         },
         grows_vocabulary=True,
@@ -84,7 +84,7 @@ def _make_evaluate(held: np.ndarray, objective: SFT) -> MakeEvaluate:
         opt, limit = settings.optimizer, settings.logging.eval_batches
         # Counted in optimizer steps: the same rows however a step is split.
         batches = in_order(held, opt.batch_size, limit * opt.grad_accumulation)
-        return lambda: evaluate(model, objective, batches, device, precision_of(settings.run), None, ranks)
+        return lambda: evaluate(model, objective, batches, device, selected_precision(settings.run), None, ranks)
 
     return prepare
 
@@ -97,17 +97,17 @@ class _Records(NamedTuple):
 
 
 def _read(
-    settings: SFTSettings, tokenizer: Tokenizer, length: int, remark: Callable[[str], None]
+    settings: SFTSettings, tokenizer: Tokenizer, length: int, report: Callable[[str], None]
 ) -> _Records:
     data = settings.data
     talks, held_talks, held = read_records(
         data,
         lambda path: read_conversations(path, data.format, data.skip_bad),
         lambda talk: talk[:-1],
-        remark,
+        report,
     )
     training, kept = (
-        cut([render(talk, tokenizer) for talk in part], length, what, remark) if part else []
+        truncate_all([render(talk, tokenizer) for talk in part], length, what, report) if part else []
         for part, what in ((talks, str(data.train_data_path)), (held_talks, "held out"))
     )
     prompts = [talk[:-1] for talk in held_talks]

@@ -38,18 +38,18 @@ def open_inputs(
     valid_path: str | Path | None,
     tokenizer_path: str | Path | None,
     kept_tokenizer: Path | None,
-    remark: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> tuple[TrainSettings, TokenInputs]:
     """(resolved settings, open files). Raises UserError, see this module's docstring.
 
     tokenizer_path: None for the one that the training file names, else kept_tokenizer, a resumed run's own copy;
-    NO_TOKENIZER for none. remark: called with one line for each thing that is missing but not needed.
+    NO_TOKENIZER for none. report: called with one line for each thing that is missing but not needed.
     """
     train, length = None, settings.model.context_length + 1
     if tokenizer_path is None or tokenizer_path == NO_TOKENIZER:
         train = open_tokens(train_path, settings.model.vocab_size)
         if tokenizer_path is None:
-            tokenizer_path = _tokenizer_path(train, kept_tokenizer, remark)
+            tokenizer_path = _tokenizer_path(train, kept_tokenizer, report)
         else:
             tokenizer_path = None
     elif not os.path.exists(tokenizer_path):
@@ -78,14 +78,14 @@ def open_inputs(
                 f"{valid.path}: was encoded with another tokenizer than {train.path}; encode both with one"
             )
     else:
-        remark("no val_data_path: training without evaluation")
+        report("no val_data_path: training without evaluation")
     separator = None
     if settings.data.document_mask:
-        separator = _separator(tokenizer, tokenizer_path, train, remark)
+        separator = _separator(tokenizer, tokenizer_path, train, report)
     return settings, TokenInputs(train, valid, tokenizer, separator)
 
 
-def _tokenizer_path(train: TokenFile, kept: Path | None, remark: Callable[[str], None]) -> str | Path | None:
+def _tokenizer_path(train: TokenFile, kept: Path | None, report: Callable[[str], None]) -> str | Path | None:
     """The tokenizer that the training file names, else the run's own copy."""
     named = train.tokenizer_path
     if named is not None and os.path.exists(named):
@@ -97,7 +97,7 @@ def _tokenizer_path(train: TokenFile, kept: Path | None, remark: Callable[[str],
             f"{train.path}: its tokenizer {named} is no longer there, and without it the run could never generate "
             "text; name its new place with --tokenizer, or give --tokenizer none to train without text and bits per byte"
         )
-    remark(
+    report(
         f"{train.path}: no {train.path.name}.json names its tokenizer: no samples, no bits per byte, and the run "
         "can never generate text; --tokenizer FOLDER names it"
     )
@@ -113,7 +113,7 @@ def _check_tokenizer(file: TokenFile, tokenizer: Tokenizer | None, path: str | P
 
 
 def _separator(
-    tokenizer: Tokenizer | None, path: str | Path | None, train: TokenFile, remark: Callable[[str], None]
+    tokenizer: Tokenizer | None, path: str | Path | None, train: TokenFile, report: Callable[[str], None]
 ) -> int:
     if tokenizer is None:
         raise UserError(
@@ -127,5 +127,5 @@ def _separator(
         )
     searched = train.tokens[:SEPARATOR_SEARCH]
     if not (searched == separator).any():
-        remark(f"document_mask: no {DOCUMENT_END} among the first {len(searched):,} tokens of {train.path}")
+        report(f"document_mask: no {DOCUMENT_END} among the first {len(searched):,} tokens of {train.path}")
     return separator

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly", "by_torch")
 
 @pytest.fixture
 def by_torch(monkeypatch):
-    monkeypatch.setattr("lmfast.inference.cpu.decoder.why_not", lambda model: "torch is asked for")
+    monkeypatch.setattr("lmfast.inference.cpu.decoder.unsupported_reason", lambda model: "torch is asked for")
 
 
 def test_all_checks_pass_in_rehearsal(capsys):

@@ -9,10 +9,10 @@ from lmfast.cli.arguments import (
     Parser,
     add_engine,
     add_workers,
+    command_parser,
     new_special_token,
-    number_of_bytes,
-    parser_of,
-    positive,
+    parse_size,
+    positive_int,
     set_log_level,
     special_token,
 )
@@ -20,7 +20,7 @@ from lmfast.errors import UserError
 
 
 def test_amounts_of_memory():
-    assert [number_of_bytes(text) for text in ("7", "2GB", "1.5 k", "500MB")] == [
+    assert [parse_size(text) for text in ("7", "2GB", "1.5 k", "500MB")] == [
         7,
         2 * 10**9,
         1500,
@@ -29,14 +29,14 @@ def test_amounts_of_memory():
     kelvin = "2\N{KELVIN SIGN}"  # whose small letter is k
     for wrong in ("0", "2XB", "-1", "", kelvin):
         with pytest.raises(argparse.ArgumentTypeError, match="no amount of memory"):
-            number_of_bytes(wrong)
+            parse_size(wrong)
 
 
 def test_whole_numbers_from_one():
-    assert positive("12") == 12
+    assert positive_int("12") == 12
     for wrong in ("0", "-3", "1.5", "x"):
         with pytest.raises(argparse.ArgumentTypeError, match="no whole number"):
-            positive(wrong)
+            positive_int(wrong)
 
 
 def test_underscores_in_names_and_not_in_values():
@@ -49,7 +49,7 @@ def test_underscores_in_names_and_not_in_values():
 
 def test_commands_of_a_module_and_the_nearest_option(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/x/lmfast/room/__main__.py"])
-    parser, command = parser_of("lmfast.room", "About.")
+    parser, command = command_parser("lmfast.room", "About.")
     one = command("one", "does one thing")
     add_workers(one)
     add_engine(one)

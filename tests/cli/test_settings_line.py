@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmfast.cli.settings_line import field_texts, given_names, parse
+from lmfast.cli.settings_line import field_docs, named_settings, parse
 from lmfast.errors import UserError
 from lmfast.evaluate import EvaluateSettings
 from lmfast.flops import FlopsSettings
@@ -39,7 +39,7 @@ def test_help_names_and_explains_every_setting(cls, columns, monkeypatch, capsys
         option = f"--{'[no-]' if hint is bool else ''}{name.replace('_', '-')}"
         assert name == "run" or option in page.replace(",", " ").split(), name
     if cls is TrainSettings:
-        assert "model options:" in page and field_texts(type(cls().model))["d_model"] in page
+        assert "model options:" in page and field_docs(type(cls().model))["d_model"] in page
 
 
 def test_help_shows_what_applies(tmp_path, monkeypatch, capsys):
@@ -137,7 +137,7 @@ def test_a_bad_line_is_one_line(words, message, capsys):
 
 
 def test_given_names_resolves_aliases():
-    assert given_names(["--lr", "1", "--no-compile", "--d_model=3"], TrainSettings) == {
+    assert named_settings(["--lr", "1", "--no-compile", "--d_model=3"], TrainSettings) == {
         "learning_rate",
         "compile",
         "d_model",

@@ -70,8 +70,8 @@ def test_any_step_is_found_without_the_steps_before_it(step):
         walked.step(i)
     np.testing.assert_array_equal(walked.step(step), fresh.step(step))
     first = ramp.rows_before(step)
-    assert fresh.place(step).startswith(f"epoch {first // fresh.windows}, ")
-    assert str(fresh.starts(step)[0]) in fresh.place(step)
+    assert fresh.describe(step).startswith(f"epoch {first // fresh.windows}, ")
+    assert str(fresh.starts(step)[0]) in fresh.describe(step)
 
 
 def test_packed_rows_ramp_too():

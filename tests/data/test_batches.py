@@ -93,7 +93,7 @@ def test_a_step_says_where_its_rows_are():
     batches = Batches(tokens, 12, 8, seed=3)
     for step in (0, 40, 5):
         epoch, rows = re.fullmatch(
-            r"epoch (\d+), rows from tokens ([\d, ]+) and 4 more", batches.place(step)
+            r"epoch (\d+), rows from tokens ([\d, ]+) and 4 more", batches.describe(step)
         ).groups()
         assert int(epoch) == step * 12 // batches.windows
         assert [int(start) for start in rows.split(", ")] == batches.step(step)[:8, 0].tolist()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lmfast.data import prepare as module
-from lmfast.data.prepare import Settings, prepare_files
+from lmfast.data.prepare import PrepareOptions, prepare_files
 from lmfast.data.stories.corpus import write_stories
 from lmfast.data.token_file import open_tokens
 from lmfast.errors import UserError
@@ -34,7 +34,11 @@ def whole(text, tokenizer, tmp_path_factory):
     """(ids of all documents, where each document ends) without a validation part."""
     folder = tmp_path_factory.mktemp("whole")
     prepare_files(
-        [text], tokenizer, folder / "out", Settings(val_fraction=0), options=ExecutionOptions(num_workers=1)
+        [text],
+        tokenizer,
+        folder / "out",
+        PrepareOptions(val_fraction=0),
+        options=ExecutionOptions(num_workers=1),
     )
     ids = np.load(folder / "out" / "train.npy")
     return ids, np.flatnonzero(ids == tokenizer.special_tokens["<|endoftext|>"]) + 1
@@ -49,7 +53,7 @@ def test_the_first_documents_are_held_out(text, tokenizer, whole, tmp_path, shar
         "middle": (len(ids) // 2, ends[np.searchsorted(ends, len(ids) // 2)]),
     }[which]  # fmt: skip
     settings, options = (
-        Settings(val_tokens=int(tokens)),
+        PrepareOptions(val_tokens=int(tokens)),
         ExecutionOptions(num_workers=1, shard_bytes=shard_bytes),
     )
     counts = prepare_files([text], tokenizer, tmp_path / "out", settings, options=options)
@@ -66,13 +70,13 @@ def test_the_first_documents_are_held_out(text, tokenizer, whole, tmp_path, shar
     told = []
     prepare_files([text], tokenizer, tmp_path / "out", settings, options=options, report=told.append)
     assert "reused" in told[0]
-    other = Settings(val_tokens=int(tokens) + 2000)
+    other = PrepareOptions(val_tokens=int(tokens) + 2000)
     prepare_files([text], tokenizer, tmp_path / "out", other, options=options, report=told.append)
     assert len(told) == 1 and len(np.load(tmp_path / "out" / "valid.npy")) >= tokens + 2000
 
 
 def test_an_interrupted_call_resumes(text, tokenizer, whole, tmp_path, monkeypatch):
-    settings, options = Settings(val_tokens=1000), ExecutionOptions(num_workers=1, shard_bytes=5000)
+    settings, options = PrepareOptions(val_tokens=1000), ExecutionOptions(num_workers=1, shard_bytes=5000)
     with monkeypatch.context() as patch:
         patch.setattr(module, "join_ids", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -89,6 +93,6 @@ def test_nothing_left_for_training_is_refused(text, tokenizer, whole, tmp_path):
     with pytest.raises(
         UserError, match=r"--val-tokens: the sources hold [\d,]+ tokens, so none would be left"
     ):
-        prepare_files([text], tokenizer, tmp_path / "out", Settings(val_tokens=len(whole[0])))
+        prepare_files([text], tokenizer, tmp_path / "out", PrepareOptions(val_tokens=len(whole[0])))
     with pytest.raises(UserError, match="leave it out with --val-input"):
-        prepare_files([text], tokenizer, tmp_path / "out", Settings(val_tokens=5), val_inputs=[text])
+        prepare_files([text], tokenizer, tmp_path / "out", PrepareOptions(val_tokens=5), val_inputs=[text])

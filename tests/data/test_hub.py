@@ -73,7 +73,7 @@ def test_files_arrive_whole_and_only_once(server, tmp_path, name):
     assert path == tmp_path / name and path.read_bytes() == FILES[name]
     assert [each for each in tmp_path.rglob("*") if each.is_file()] == [path]
     server.requests.clear()
-    remote = hub.RemoteFile(name, len(FILES[name]), hub.digest_of(path, file(name)))
+    remote = hub.RemoteFile(name, len(FILES[name]), hub.file_digest(path, file(name)))
     assert hub.fetch(hub.Listing("owner/set", COMMIT, []), remote, tmp_path, "") == path
     assert not server.transfers()
 

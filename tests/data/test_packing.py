@@ -7,12 +7,12 @@ from lmfast.data.packing import (
     RowBatches,
     best_fit,
     hold_out,
-    in_order,
     mean_span,
     pack,
     pack_row,
     positions,
     prompt_hash,
+    sequential_batches,
 )
 from lmfast.errors import UserError
 
@@ -62,8 +62,8 @@ def test_batches_visit_each_row_once_an_epoch_and_depend_on_seed_and_step_alone(
     assert sorted(first) == sorted(second) == list(range(10)) and first.tolist() != second.tolist()
     np.testing.assert_array_equal(RowBatches(rows, 5, seed=3).step(3), batches.step(3))
     order = batches.order(1)
-    assert batches.place(1) == f"rows {', '.join(map(str, order))}" and len(order) == 5
-    assert RowBatches(rows, 10, seed=3).place(0).endswith(" and 2 more")
+    assert batches.describe(1) == f"rows {', '.join(map(str, order))}" and len(order) == 5
+    assert RowBatches(rows, 10, seed=3).describe(0).endswith(" and 2 more")
     # A step is the same however many rows an epoch has left.
     uneven = RowBatches(rows, 4, seed=3)
     seen = np.concatenate([uneven.step(i) for i in range(5)])["id"][:, 0]
@@ -74,10 +74,10 @@ def test_pairs_stay_side_by_side():
     pairs = np.stack(
         [np.stack([pack_row([document(i)], 3, 0), pack_row([document(-i)], 3, 0)]) for i in range(6)]
     )
-    for batch in (RowBatches(pairs, 4, 0).step(1), in_order(pairs, 4)[0]):
+    for batch in (RowBatches(pairs, 4, 0).step(1), sequential_batches(pairs, 4)[0]):
         assert batch.shape == (8, 3)
         assert (batch["id"][0::2, 0] == -batch["id"][1::2, 0]).all()
-    assert [len(batch) for batch in in_order(pairs, 4)] == [8, 4]
+    assert [len(batch) for batch in sequential_batches(pairs, 4)] == [8, 4]
 
 
 def test_the_same_prompts_are_held_out_whatever_their_order():
@@ -95,5 +95,5 @@ def test_the_same_prompts_are_held_out_whatever_their_order():
 
 def test_so_many_batches_in_order():
     rows = np.arange(10).reshape(10, 1)
-    assert [batch[:, 0].tolist() for batch in in_order(rows, 4, 2)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert len(in_order(rows, 4, 0)) == 3
+    assert [batch[:, 0].tolist() for batch in sequential_batches(rows, 4, 2)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert len(sequential_batches(rows, 4, 0)) == 3

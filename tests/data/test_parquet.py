@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lmfast.data.parquet import batches_of, check_text_column, open_parquet
+from lmfast.data.parquet import check_text_column, open_parquet, read_batches
 from lmfast.errors import UserError
 
 
@@ -61,5 +61,5 @@ def test_damage_in_the_middle_is_one_line(tmp_path):
         open_parquet(path) as file,
         pytest.raises(UserError, match=r"a.parquet: no whole Parquet file") as caught,
     ):
-        list(batches_of(path, file, ["text"]))
+        list(read_batches(path, file, ["text"]))
     assert "\n" not in str(caught.value)

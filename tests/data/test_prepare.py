@@ -13,7 +13,7 @@ import pytest
 
 from lmfast.data import prepare as module
 from lmfast.data.encode_shards import is_held_out
-from lmfast.data.prepare import Settings, prepare_files
+from lmfast.data.prepare import PrepareOptions, prepare_files
 from lmfast.data.stories.corpus import write_stories
 from lmfast.data.token_file import open_tokens
 from lmfast.errors import UserError
@@ -23,7 +23,7 @@ from lmfast.tokenizer.training import train_bpe
 
 MARK = b"<|endoftext|>"
 SMALL = ExecutionOptions(num_workers=1, shard_bytes=5000)
-HALF = Settings(val_fraction=0.25)
+HALF = PrepareOptions(val_fraction=0.25)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_without_validation_it_is_what_encode_makes(text, tokenizer, tmp_path):
     bare = tmp_path / "bare.txt"
     bare.write_bytes(text.read_bytes().removesuffix(b"\n"))
     tokenizer.encode_file(bare, tmp_path / "encoded.npy", num_workers=1)
-    prepare_files([bare], tokenizer, tmp_path / "out", Settings(val_fraction=0), options=SMALL)
+    prepare_files([bare], tokenizer, tmp_path / "out", PrepareOptions(val_fraction=0), options=SMALL)
     assert (tmp_path / "out" / "train.npy").read_bytes() == (tmp_path / "encoded.npy").read_bytes()
     assert not (tmp_path / "out" / "valid.npy").exists()
 
@@ -175,8 +175,8 @@ def test_the_same_request_is_not_done_again_and_another_is(text, tokenizer, tmp_
     stamp = (out / "train.npy").stat().st_mtime_ns
     assert prepared() == first and said == [f"{out}: reused (same sources, tokenizer and settings)"]
     assert (out / "train.npy").stat().st_mtime_ns == stamp
-    assert prepared(Settings(val_fraction=0.25, seed=1)) != first and not said
-    assert "valid.npy" not in prepared(Settings(val_fraction=0)) and not said
+    assert prepared(PrepareOptions(val_fraction=0.25, seed=1)) != first and not said
+    assert "valid.npy" not in prepared(PrepareOptions(val_fraction=0)) and not said
     assert prepared() == first and not said
     (out / "valid.npy").unlink()
     assert prepared() == first and not said
@@ -187,7 +187,7 @@ def test_the_same_request_is_not_done_again_and_another_is(text, tokenizer, tmp_
 def test_files_of_somebody_else_are_left_alone(text, tokenizer, tmp_path):
     (tmp_path / "valid.npy").write_bytes(b"mine")
     (tmp_path / "token_counts.json").write_text("[]")
-    prepare_files([text], tokenizer, tmp_path, Settings(val_fraction=0), options=SMALL)
+    prepare_files([text], tokenizer, tmp_path, PrepareOptions(val_fraction=0), options=SMALL)
     assert (tmp_path / "valid.npy").read_bytes() == b"mine"
 
 
@@ -207,11 +207,13 @@ def test_small_files_share_a_shard_and_are_counted_once(tokenizer, tmp_path):
         (tmp_path / f"{i:02}.txt").write_text(f"file {i}")
     options = ExecutionOptions(num_workers=1, shard_bytes=50)
     jobs = list(
-        module.plan([tmp_path, tmp_path / "03.txt"], [], tokenizer, tmp_path, Settings(val_fraction=0), 50)
+        module.plan(
+            [tmp_path, tmp_path / "03.txt"], [], tokenizer, tmp_path, PrepareOptions(val_fraction=0), 50
+        )
     )
     assert 2 <= len(jobs) < 10 and sum(len(job.request.shards) for job in jobs) == 20
     prepare_files(
-        [f"{tmp_path}/*.txt"], tokenizer, tmp_path / "out", Settings(val_fraction=0), options=options
+        [f"{tmp_path}/*.txt"], tokenizer, tmp_path / "out", PrepareOptions(val_fraction=0), options=options
     )
     tokens = np.load(tmp_path / "out" / "train.npy")
     assert tokenizer.decode_bytes(tokens) == b"".join(b"file %d" % i + MARK for i in range(20))
@@ -228,7 +230,7 @@ def test_a_folder_may_be_source_and_output(text, tokenizer, tmp_path):
 
 def test_documents_of_a_separator(tokenizer, tmp_path):
     (tmp_path / "a.txt").write_text("\n\n".join(f"paragraph {i}" for i in range(100)) + "\n\n  \n\n")
-    settings = Settings(separator="\n\n", val_fraction=0.2)
+    settings = PrepareOptions(separator="\n\n", val_fraction=0.2)
     counts = prepare_files([tmp_path / "a.txt"], tokenizer, tmp_path / "out", settings, options=SMALL)
     found = counts["parts"]
     assert found["train"]["documents"] + found["valid"]["documents"] == 100 and counts["blank_documents"] == 1
@@ -240,15 +242,15 @@ def test_documents_of_a_separator(tokenizer, tmp_path):
     [
         (
             b"one text",
-            Settings(),
+            PrepareOptions(),
             r"none of 1 document fell to validation with --val-fraction 0.01; .*--separator",
         ),
-        (b"a<|endoftext|>b", Settings(), r"none of 2 documents fell to validation"),
-        (b" \n<|endoftext|>\n", Settings(), r"the sources hold nothing but blanks"),
-        (b"a", Settings(val_fraction=1.5), r"--val-fraction 1.5: is a share"),
+        (b"a<|endoftext|>b", PrepareOptions(), r"none of 2 documents fell to validation"),
+        (b" \n<|endoftext|>\n", PrepareOptions(), r"the sources hold nothing but blanks"),
+        (b"a", PrepareOptions(val_fraction=1.5), r"--val-fraction 1.5: is a share"),
         (
             b"a<|endoftext|>b",
-            Settings(val_tokens=4),
+            PrepareOptions(val_tokens=4),
             r"--val-tokens: the sources hold 4 tokens, so none would be left",
         ),
     ],

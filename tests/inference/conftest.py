@@ -61,4 +61,4 @@ def replayed(monkeypatch) -> Replayed:
 @pytest.fixture
 def by_torch(monkeypatch):
     """TorchDecoder rather than the CPU's own decoder."""
-    monkeypatch.setattr("lmfast.inference.cpu.decoder.why_not", lambda model: "torch is asked for")
+    monkeypatch.setattr("lmfast.inference.cpu.decoder.unsupported_reason", lambda model: "torch is asked for")

@@ -80,7 +80,9 @@ def test_each_model_gets_the_decoder_that_knows_it():
 def test_steps_under_way_change_nothing(monkeypatch, kv_cache):
     """A decoder that is ahead of what the host has read, as on CUDA: the same ids, stops and windows included."""
     model = build()
-    monkeypatch.setattr("lmfast.inference.cpu.decoder.why_not", lambda model: "this is about the other")
+    monkeypatch.setattr(
+        "lmfast.inference.cpu.decoder.unsupported_reason", lambda model: "this is about the other"
+    )
     free = generate(model, PROMPTS, 60, kv_cache=kv_cache, **GREEDY)
     options = GREEDY | {"kv_cache": kv_cache, "stop_ids": {free[1][9]}}
     expected, heard = generate(model, PROMPTS, 60, **options), []
@@ -155,14 +157,16 @@ def test_only_ids_of_the_tokenizer_are_written(options):
     free = generate(model, PROMPTS, 30, **options)
     assert any(i >= 40 for row in free for i in row)
     known = [i for i in range(40) if i != 7]
-    model.write_only(known)
+    model.restrict_to(known)
     told = []
     for kind in kinds:
         with pytest.MonkeyPatch.context() as patch:
             if kind.get("why"):
-                patch.setattr("lmfast.inference.cpu.decoder.why_not", lambda model: "this is about the other")
+                patch.setattr(
+                    "lmfast.inference.cpu.decoder.unsupported_reason", lambda model: "this is about the other"
+                )
             told.append(generate(model, PROMPTS, 30, kv_cache=kind.get("kv_cache", True), **options))
     assert {i for row in told[0] for i in row} <= set(known)
     assert told[0] == told[1] == told[2]
-    model.write_only(range(100))
+    model.restrict_to(range(100))
     assert generate(model, PROMPTS, 30, **options) == free

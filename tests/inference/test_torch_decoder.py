@@ -26,7 +26,7 @@ def test_both_decoders_choose_the_same(monkeypatch):
     model = build()
     options = {"temperature": 1.3, "top_k": 30, "top_p": 0.9, "seed": 5}
     ours = generate(model, PROMPTS, 60, **options)
-    monkeypatch.setattr("lmfast.inference.cpu.decoder.why_not", lambda model: "torch is asked for")
+    monkeypatch.setattr("lmfast.inference.cpu.decoder.unsupported_reason", lambda model: "torch is asked for")
     assert generate(model, PROMPTS, 60, **options) == ours
 
 

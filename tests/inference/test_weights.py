@@ -3,13 +3,13 @@ import weakref
 
 import torch
 
-from lmfast.inference.weights import WeightPlaces, refresh
+from lmfast.inference.weights import WeightAddresses, refresh
 from tests.inference.test_decode import build
 
 
 def test_in_place_changes_move_nothing():
     model = build()
-    places = WeightPlaces(model)
+    places = WeightAddresses(model)
     for change in (
         lambda: torch.optim.AdamW(model.parameters(), lr=0.1, fused=True).step(),
         lambda: model.load_state_dict(build().state_dict()),
@@ -32,14 +32,14 @@ def test_replaced_weights_have_moved():
         lambda model: model._reset_rope(),
     ):
         model = build()
-        places = WeightPlaces(model)
+        places = WeightAddresses(model)
         replace(model)
         assert places.moved()
 
 
 def test_the_model_is_not_kept_alive():
     model = build()
-    places, alive = WeightPlaces(model), weakref.ref(model)
+    places, alive = WeightAddresses(model), weakref.ref(model)
     del model
     gc.collect()
     assert alive() is None and not places.moved()
@@ -48,12 +48,12 @@ def test_the_model_is_not_kept_alive():
 def test_refresh_casts_into_the_same_memory():
     for tied in (False, True):
         model = build(tie_embeddings=tied)
-        copy = model.with_matrices_in(torch.bfloat16)
-        before = {name: t.data_ptr() for name, t in copy.own_tensors().items()}
+        copy = model.with_matrix_dtype(torch.bfloat16)
+        before = {name: t.data_ptr() for name, t in copy.named_weights().items()}
         with torch.no_grad():
             for p in model.parameters():
                 p.add_(0.5)
         refresh(copy, model)
-        for name, t in model.with_matrices_in(torch.bfloat16).own_tensors().items():
-            assert torch.equal(copy.own_tensors()[name], t), name
-        assert {name: t.data_ptr() for name, t in copy.own_tensors().items()} == before
+        for name, t in model.with_matrix_dtype(torch.bfloat16).named_weights().items():
+            assert torch.equal(copy.named_weights()[name], t), name
+        assert {name: t.data_ptr() for name, t in copy.named_weights().items()} == before

@@ -1,6 +1,6 @@
 import pytest
 
-from lmfast.model.bisection import greatest
+from lmfast.model.bisection import largest_satisfying
 
 
 @pytest.mark.parametrize("last", [*range(70), 10**18])
@@ -11,6 +11,6 @@ def test_the_last_number_that_holds(last):
         asked.append(number)
         return number <= last
 
-    assert greatest(holds) == last
+    assert largest_satisfying(holds) == last
     assert len(asked) <= 2 * last.bit_length() + 2
     assert min(asked) == 1

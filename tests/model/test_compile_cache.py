@@ -20,7 +20,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_compiled_code_is_kept_in_the_users_cache_for_nobody_else(cache):
-    compile_cache.use()
+    compile_cache.set_directory()
     assert os.environ[compile_cache.VARIABLE] == str(cache)
     assert cache.stat().st_mode & 0o777 == 0o700
 
@@ -28,7 +28,7 @@ def test_compiled_code_is_kept_in_the_users_cache_for_nobody_else(cache):
 def test_without_xdg_it_lies_in_the_home(cache, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(cache.parent))
-    compile_cache.use()
+    compile_cache.set_directory()
     assert os.environ[compile_cache.VARIABLE] == str(cache.parent / ".cache/lmfast/torchinductor")
 
 
@@ -38,7 +38,7 @@ def test_the_users_own_choice_counts(cache, tmp_path):
     (chosen / "old.so").touch()
     os.utime(chosen / "old.so", (0, 0))
     os.environ[compile_cache.VARIABLE] = str(chosen)
-    compile_cache.use()
+    compile_cache.set_directory()
     compile_cache.remove_empty_libraries()
     assert os.environ[compile_cache.VARIABLE] == str(chosen) and not cache.exists()
     assert (chosen / "old.so").exists()
@@ -48,7 +48,7 @@ def test_a_directory_from_which_nothing_may_be_executed_is_not_used(cache, monke
     noexec = type("Flags", (), {"f_flag": os.ST_NOEXEC})
     statvfs = os.statvfs
     monkeypatch.setattr(os, "statvfs", lambda path: noexec if path == cache else statvfs(path))
-    compile_cache.use()
+    compile_cache.set_directory()
     temporary = cache.parent.parent / "temporary"
     assert os.environ[compile_cache.VARIABLE] == str(temporary / f"lmfast-{os.getuid()}" / "torchinductor")
 
@@ -63,7 +63,7 @@ def test_empty_libraries_are_removed_before_something_is_compiled(cache, monkeyp
     os.utime(cache / "whole.so", (0, 0))
     in_an_hour = time.time() + 3600  # however long this test takes
     os.utime(cache / "young.so", (in_an_hour, in_an_hour))
-    compile_cache.use()
+    compile_cache.set_directory()
     assert (cache / "old.so").exists(), "searched before anything is compiled"
     monkeypatch.setattr(torch._dynamo, "lookup_backend", lambda name: lambda graph, inputs: graph)
     inductor(None, [])

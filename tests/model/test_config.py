@@ -61,7 +61,7 @@ def test_value_embeddings_are_counted_as_the_layers_have_them():
 )
 def test_the_pattern_is_repeated_and_the_last_layer_is_full(layers, pattern, expected):
     config = ModelConfig(vocab_size=8, num_layers=layers, sliding_window=6, window_pattern=pattern).resolved()
-    assert "".join("L" if config.window_of(i) is None else "S" for i in range(layers)) == expected
+    assert "".join("L" if config.layer_window(i) is None else "S" for i in range(layers)) == expected
     assert config.num_windows == expected.count("S")
     assert config.attention_span(10) == sum(6 if kind == "S" else 10 for kind in expected)
     assert config.attention_span(4) == 4 * layers

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from lmfast.errors import UserError
-from lmfast.model import device as room
+from lmfast.model import device as device_module
 from lmfast.model.device import (
+    compile_blocker,
     describe_machine,
+    disable_compile_workers,
     make_deterministic,
     pick_device,
-    spare_compile_workers,
-    why_not_compile,
 )
 
 
@@ -40,10 +40,10 @@ def test_why_not_compile_names_what_is_missing(monkeypatch):
         raise RuntimeError("nothing")
 
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none_found)
-    assert "no C++ compiler" in why_not_compile(torch.device("cpu"))
+    assert "no C++ compiler" in compile_blocker(torch.device("cpu"))
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", lambda: "g++")
-    monkeypatch.setattr(room.sysconfig, "get_path", lambda name: "/nowhere")
-    assert "headers" in why_not_compile(torch.device("cpu"))
+    monkeypatch.setattr(device_module.sysconfig, "get_path", lambda name: "/nowhere")
+    assert "headers" in compile_blocker(torch.device("cpu"))
 
 
 def test_the_machine_is_named():
@@ -55,10 +55,10 @@ def test_without_cuda_torch_compile_starts_no_workers(monkeypatch):
     monkeypatch.setenv("TORCH_WARM_POOL", "")  # so that it is put back
     del os.environ["TORCH_WARM_POOL"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    spare_compile_workers()
+    disable_compile_workers()
     assert "TORCH_WARM_POOL" not in os.environ
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    spare_compile_workers()
+    disable_compile_workers()
 
     from torch._inductor import async_compile
 
@@ -69,6 +69,6 @@ def test_without_cuda_torch_compile_starts_no_workers(monkeypatch):
     async_compile.maybe_warm_pool()
     assert not started
     os.environ["TORCH_WARM_POOL"] = "1"
-    spare_compile_workers()  # a user's own choice counts
+    disable_compile_workers()  # a user's own choice counts
     async_compile.maybe_warm_pool()
     assert started

@@ -152,9 +152,9 @@ def test_weights_and_checkpoints_are_the_same():
 def test_devices(monkeypatch):
     monkeypatch.delenv(fp8.EMULATE, raising=False)
     wanted = "fp8 needs a GPU of compute capability 8.9 or higher, not cpu; leave --fp8 out"
-    assert fp8.why_not_fp8(torch.device("cpu")) == wanted
+    assert fp8.fp8_blocker(torch.device("cpu")) == wanted
     monkeypatch.setenv(fp8.EMULATE, "1")
-    assert fp8.why_not_fp8(torch.device("cpu")) is None
+    assert fp8.fp8_blocker(torch.device("cpu")) is None
     gpu = SimpleNamespace(type="cuda")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100-SXM4-80GB")
     for capability, fine in (
@@ -165,6 +165,6 @@ def test_devices(monkeypatch):
         ((12, 0), True),
     ):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
-        assert (fp8.why_not_fp8(gpu) is None) == fine
+        assert (fp8.fp8_blocker(gpu) is None) == fine
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    assert fp8.why_not_fp8(gpu).endswith("NVIDIA A100-SXM4-80GB has 8.0: leave --fp8 out")
+    assert fp8.fp8_blocker(gpu).endswith("NVIDIA A100-SXM4-80GB has 8.0: leave --fp8 out")

@@ -27,10 +27,10 @@ def test_a_view_shares_memory():
 def test_some_sequences_are_filled_and_the_others_left():
     cache = make()
     k, v = torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 4)
-    cache.of_rows(torch.tensor([1]))[2].fill(k, v)
+    cache.for_rows(torch.tensor([1]))[2].fill(k, v)
     assert torch.equal(cache.layers[2].k[1, :, :3], k[0]) and torch.equal(cache.layers[2].v[1, :, :3], v[0])
     assert int(sum((t != 0).sum() for t in cache.tensors)) == 2 * k.numel()
-    cache.of_rows(None)[0].fill(torch.ones(2, 2, 5, 4), torch.ones(2, 2, 5, 4))
+    cache.for_rows(None)[0].fill(torch.ones(2, 2, 5, 4), torch.ones(2, 2, 5, 4))
     assert int((cache.layers[0].k == 1).sum()) == 2 * 2 * 5 * 4
 
 

@@ -8,10 +8,10 @@ from lmfast.errors import UserError
 from lmfast.model.peaks import (
     DEVICES,
     device_peak,
-    known_device,
+    find_device,
+    local_peak,
     measured_matmul_flops,
     named_peak,
-    peak_here,
 )
 
 
@@ -37,12 +37,12 @@ from lmfast.model.peaks import (
     ],
 )
 def test_names_that_torch_reports_and_people_write(reported, name):
-    assert known_device(reported).name == name
+    assert find_device(reported).name == name
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=lambda d: d.name)
 def test_every_name_of_the_table_means_itself(device):
-    assert known_device(device.name) is device
+    assert find_device(device.name) is device
     assert device.source and device.memory_gb > 0 and "fp32" in device.rates
     # Dense rates double with each halving of the width.
     if "fp8" in device.rates:
@@ -63,7 +63,7 @@ def test_every_name_of_the_table_means_itself(device):
     ],
 )
 def test_relatives_are_not_their_namesakes(relative):
-    assert known_device(relative) is None
+    assert find_device(relative) is None
 
 
 def test_dense_rates_of_the_issue():
@@ -83,8 +83,8 @@ def test_what_the_table_lacks_is_one_line():
 
 def test_a_known_gpu_is_looked_up_and_an_unknown_one_measured(monkeypatch):
     gpu = types.SimpleNamespace(type="cuda")
-    room = sys.modules["lmfast.model.peaks"]
-    monkeypatch.setattr(room, "measured_matmul_flops", lambda device, dtype: 123.0)
+    peaks_module = sys.modules["lmfast.model.peaks"]
+    monkeypatch.setattr(peaks_module, "measured_matmul_flops", lambda device, dtype: 123.0)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA L4")
     assert device_peak(gpu, bf16=True) == (121e12, "L4 dense bf16")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA L40")
@@ -100,7 +100,7 @@ def test_a_cpu_is_measured_and_never_in_fp8(monkeypatch):
     assert device_peak(torch.device("cpu"), bf16=False) == (1e11, "a CPU's fp32")
     assert device_peak(torch.device("cpu"), bf16=False, fp16=True) == (1e11, "a CPU's fp16")
     with pytest.raises(UserError, match="fp8 rate is not measured"):
-        peak_here(torch.device("cpu"), "fp8")
+        local_peak(torch.device("cpu"), "fp8")
 
 
 def test_measured_rate_is_a_rate():

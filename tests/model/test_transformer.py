@@ -105,7 +105,7 @@ def test_dropout_works_in_training_only():
 def test_tied_head_is_one_matrix():
     model = build(tie_embeddings=True)
     assert model.head.weight is model.embedding.weight
-    assert "head.weight" not in model.own_tensors()
+    assert "head.weight" not in model.named_weights()
 
 
 def test_initial_scale():
@@ -211,7 +211,7 @@ def test_bf16_autocast_is_near_fp32():
 @pytest.mark.parametrize("changes", [{}, {"tie_embeddings": True}, {"value_embeddings": True}], ids=str)
 def test_matrices_in_another_dtype_compute_what_autocast_does(changes):
     model = build(**changes)
-    low = model.with_matrices_in(torch.bfloat16)
+    low = model.with_matrix_dtype(torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(low(ids()), model(ids()))
     assert low.blocks[0].attention.qkv.weight.dtype == torch.bfloat16

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-from lmfast.data.chat import add_chat_tokens, knows_ids_of
+from lmfast.data.chat import add_chat_tokens, shares_ids
 from lmfast.errors import UserError
 from lmfast.tokenizer import encoding, text_file
 from lmfast.tokenizer.bpe import Tokenizer
@@ -125,7 +125,7 @@ def test_chat_tokens_keep_it(tmp_path):
     ours = Tokenizer.load(written(tmp_path / "tokenizer.json", EXAMPLE))
     chat = add_chat_tokens(ours)
     assert chat.encode("abcd<|end|>") == [259, chat.special_tokens["<|end|>"]]
-    assert knows_ids_of(chat, ours.fingerprint())
+    assert shares_ids(chat, ours.fingerprint())
 
 
 def test_it_is_off_where_merges_produce_all_tokens(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lmfast.errors import UserError
-from lmfast.training import checkpoint as room
+from lmfast.training import checkpoint as checkpoint_module
 from lmfast.training.checkpoint import newest_checkpoint, open_checkpoint, prune_checkpoints, save_checkpoint
 
 
@@ -66,7 +66,7 @@ def test_a_full_disk_leaves_the_old_one_whole(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(room, "save_file", full)
+    monkeypatch.setattr(checkpoint_module, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save(tmp_path, 2)
     assert steps(tmp_path) == ["step_00000001"]
@@ -75,13 +75,13 @@ def test_a_full_disk_leaves_the_old_one_whole(tmp_path, monkeypatch):
 
 def test_a_crash_between_rename_and_marker_is_no_checkpoint(tmp_path, monkeypatch):
     save(tmp_path, 1)
-    real = room.os.replace
+    real = checkpoint_module.os.replace
 
     def crash(source, target):
         real(source, target)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(room.os, "replace", crash)
+    monkeypatch.setattr(checkpoint_module.os, "replace", crash)
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path, 2)
     monkeypatch.undo()

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lmfast.training import clock as room
+from lmfast.training import clock as clock_module
 from lmfast.training.clock import Clock
 
 
@@ -9,7 +9,7 @@ from lmfast.training.clock import Clock
 def now(monkeypatch):
     """A clock that only the test moves."""
     time = type("Time", (), {"now": 100.0})
-    monkeypatch.setattr(room.time, "perf_counter", lambda: time.now)
+    monkeypatch.setattr(clock_module.time, "perf_counter", lambda: time.now)
     return time
 
 
@@ -22,12 +22,12 @@ def test_seconds_go_on_where_an_earlier_part_ended(now):
 def test_the_rate_leaves_out_the_first_step_and_what_is_not_training(now):
     clock = Clock(0.0, torch.device("cpu"))
     now.now += 30  # compiling
-    clock.trained(10)
+    clock.step_done(10)
     assert clock.tokens_per_second() is None
     for _ in range(2):
         now.now += 1
-        clock.trained(10)
-    with clock.aside("evaluate"):
+        clock.step_done(10)
+    with clock.excluded("evaluate"):
         now.now += 5
     assert clock.tokens_per_second() == 10
     assert clock.seconds() == 37
@@ -38,17 +38,17 @@ def test_the_share_counts_the_next_step_and_what_follows_the_last(now):
     assert clock.share_after_next_step(None) == 0
     assert clock.share_after_next_step(100.0) == pytest.approx(0.2)
     now.now += 10
-    clock.trained(1)  # the first says nothing of the next
+    clock.step_done(1)  # the first says nothing of the next
     assert clock.share_after_next_step(100.0) == pytest.approx(0.3)
     now.now += 2
-    clock.trained(1)
+    clock.step_done(1)
     assert clock.share_after_next_step(100.0) == pytest.approx(0.34)
     for seconds in (9, 4):  # the last time counts
-        with clock.aside("evaluate"):
+        with clock.excluded("evaluate"):
             now.now += seconds
-    with clock.aside("checkpoint"):
+    with clock.excluded("checkpoint"):
         now.now += 1
     now.now += 3
-    clock.trained(1)
+    clock.step_done(1)
     # 20 before, 29 since; a step of 3, an evaluation of 4 and a checkpoint of 1 would follow
     assert clock.share_after_next_step(100.0) == pytest.approx(0.57)

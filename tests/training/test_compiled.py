@@ -7,7 +7,7 @@ import torch
 from lmfast.data.batch_ramp import BatchRamp
 from lmfast.data.batches import Batches
 from lmfast.model.config import ModelConfig
-from lmfast.model.device import make_deterministic, why_not_compile
+from lmfast.model.device import compile_blocker, make_deterministic
 from lmfast.model.transformer import TransformerLM
 from lmfast.training.compiled import CompiledLoss
 from lmfast.training.objectives import NextToken
@@ -25,7 +25,7 @@ SHAPE = {
 
 @pytest.fixture(autouse=True)
 def compiler():
-    if reason := why_not_compile(CPU):
+    if reason := compile_blocker(CPU):
         pytest.skip(reason)
     make_deterministic(CPU)
     torch._dynamo.reset()
@@ -44,7 +44,7 @@ def test_a_step_with_every_option_is_one_graph_and_the_same_bits_twice():
         for _ in range(3):
             with torch.no_grad():
                 objective.loss(model.eval(), *objective.tensors(batch, CPU))
-            model.write_only(range(40))
+            model.restrict_to(range(40))
             loss = compiled(model.train(), *objective.tensors(batch, CPU))
             loss.backward()
         return [loss.detach(), *(p.grad for p in model.parameters())]

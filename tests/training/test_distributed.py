@@ -15,7 +15,7 @@ from lmfast.errors import UserError
 from lmfast.train import train
 from lmfast.training import loss_scale
 from lmfast.training.checkpoint import newest_checkpoint
-from lmfast.training.distributed import ALONE, Ranks, _told_to_torchrun
+from lmfast.training.distributed import SINGLE_PROCESS, Ranks, _reported_to_torchrun
 from lmfast.training.run_folder import read_metrics
 from tests.processes import wait_until
 from tests.test_train import weights
@@ -78,9 +78,9 @@ def test_fp16_ranks_keep_one_loss_scale(corpus, tmp_path, setup, overflows):
 
 @pytest.mark.exhaustive  # minutes of Inductor for each rank
 def test_compiled_ranks_equal_one_that_is_not(corpus, tmp_path):
-    from lmfast.model.device import why_not_compile
+    from lmfast.model.device import compile_blocker
 
-    if reason := why_not_compile(torch.device("cpu")):
+    if reason := compile_blocker(torch.device("cpu")):
         pytest.skip(reason)
     more = ("--grad-accumulation", "2", "--num-layers", "1", "--max-iters", "3", "--eval-interval", "0")
     train(flags(corpus, tmp_path / "one", *more))
@@ -173,17 +173,17 @@ def test_shares_are_whole_and_in_order():
     rows = np.arange(8)
     shares = [Ranks(rank, 4).share(rows) for rank in range(4)]
     assert np.array_equal(np.concatenate(shares), rows) and {len(share) for share in shares} == {2}
-    assert ALONE.share(rows) is not None and len(ALONE.share(rows)) == 8
+    assert SINGLE_PROCESS.share(rows) is not None and len(SINGLE_PROCESS.share(rows)) == 8
 
 
 def test_alone_everything_is_immediate():
-    assert ALONE.any(True) and not ALONE.any(False)
+    assert SINGLE_PROCESS.any(True) and not SINGLE_PROCESS.any(False)
     assert (
-        ALONE.sum(torch.tensor(3.0)) == 3
-        and ALONE.from_first(lambda: 7) == ALONE.first_then_rest(lambda: 7) == 7
+        SINGLE_PROCESS.sum(torch.tensor(3.0)) == 3
+        and SINGLE_PROCESS.from_first(lambda: 7) == SINGLE_PROCESS.first_then_rest(lambda: 7) == 7
     )
     with pytest.raises(UserError, match="no luck"):
-        ALONE.fail("no luck")
+        SINGLE_PROCESS.fail("no luck")
 
 
 def test_devices_that_cannot_take_part(monkeypatch):
@@ -200,7 +200,7 @@ def test_torchruns_report_has_our_line(tmp_path, monkeypatch):
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
-    with pytest.raises(UserError), _told_to_torchrun():
+    with pytest.raises(UserError), _reported_to_torchrun():
         raise UserError("x.npy: no such token file")
     failures = {
         rank: ProcessFailure(rank, 1, 2, str(tmp_path / f"{name}.json"))

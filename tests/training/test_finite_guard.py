@@ -7,14 +7,14 @@ GOOD, CPU = torch.tensor(1.0), torch.device("cpu")
 
 
 def feed(guard, values, start=1):
-    return [guard.see(step, torch.tensor(v), GOOD).item() for step, v in enumerate(values, start)]
+    return [guard.check(step, torch.tensor(v), GOOD).item() for step, v in enumerate(values, start)]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_loss_and_norm_are_both_looked_at(value):
     for loss, norm in ((value, 1.0), (1.0, value), (value, value), (value, float("inf"))):
-        assert FiniteGuard(CPU).see(1, torch.tensor(loss), torch.tensor(norm)) == 1.0
-    assert FiniteGuard(CPU).see(1, GOOD, GOOD) == 0.0
+        assert FiniteGuard(CPU).check(1, torch.tensor(loss), torch.tensor(norm)) == 1.0
+    assert FiniteGuard(CPU).check(1, GOOD, GOOD) == 0.0
 
 
 def test_each_skipped_step_is_told_once():
@@ -29,7 +29,7 @@ def test_excused_steps_are_skipped_and_neither_end_a_row_nor_lengthen_it():
     guard, nan, inf = FiniteGuard(CPU, step=7), float("nan"), torch.tensor(float("inf"))
     feed(guard, [1.0, *[nan] * (PATIENCE - 1)], start=8)
     for step in range(8 + PATIENCE, 18 + PATIENCE):
-        assert guard.see(step, GOOD, inf, torch.tensor(True)) == 1.0
+        assert guard.check(step, GOOD, inf, torch.tensor(True)) == 1.0
     assert guard.skipped() == (PATIENCE - 1, list(range(9, 8 + PATIENCE))) and not guard.gave_up
     feed(guard, [nan], start=18 + PATIENCE)
     guard.skipped()

@@ -8,13 +8,13 @@ import sys
 import pytest
 import torch
 
-from lmfast.model.device import why_not_compile
+from lmfast.model.device import compile_blocker
 from lmfast.training.compiled import _key
 
 PROGRAM = """
 import torch
 from lmfast.model import compile_cache
-compile_cache.use()
+compile_cache.set_directory()
 from lmfast.training.compiled import CompiledLoss
 from lmfast.training.first_step import first_step_line
 loss = CompiledLoss(lambda x: (x * 2).sum())
@@ -26,7 +26,7 @@ print(dict(torch._dynamo.utils.counters["inductor"]))
 
 @pytest.mark.ci
 def test_the_second_process_finds_the_code_and_tells_what_it_saved(tmp_path):
-    if reason := why_not_compile(torch.device("cpu")):
+    if reason := compile_blocker(torch.device("cpu")):
         pytest.skip(reason)
     environment = {k: v for k, v in os.environ.items() if k != "TORCHINDUCTOR_CACHE_DIR"}
     environment["XDG_CACHE_HOME"] = str(tmp_path)

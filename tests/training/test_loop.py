@@ -41,7 +41,7 @@ class Rows:
         self.asked.append(i)
         return np.full((4, 4), self.value if i + 1 in self.bad else 1.0)
 
-    def place(self, i):
+    def describe(self, i):
         return f"row {4 * i}"
 
 

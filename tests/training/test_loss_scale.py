@@ -33,7 +33,7 @@ def test_at_the_floor_and_without_a_loss_it_is_not_the_scale():
         assert scale.update(GOOD, NAN)
     assert scale.scale.item() == FLOOR == 1.0
     assert not scale.update(GOOD, INF)
-    assert scale.figures() == {"loss_scale": 1.0, "overflows": 16}
+    assert scale.metrics() == {"loss_scale": 1.0, "overflows": 16}
 
 
 @pytest.mark.parametrize("limit", [0.1, 1e9, float("inf")])
@@ -57,7 +57,7 @@ def test_its_state_is_exact_and_must_be_there():
         scale.update(GOOD, norm)
     state = {name: tensor.clone() for name, tensor in scale.state_tensors().items()}
     again.load(state)
-    assert again.figures() == scale.figures() == {"loss_scale": 2.0**14, "overflows": 2}
+    assert again.metrics() == scale.metrics() == {"loss_scale": 2.0**14, "overflows": 2}
     assert again.good_steps.item() == 3
     del state["loss_scale.scale"]
     with pytest.raises(UserError, match=r"holds no loss_scale\.scale; was the run trained with --fp16"):

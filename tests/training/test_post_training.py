@@ -24,12 +24,12 @@ def documents(plain) -> list[Rendered]:
 
 
 def test_what_is_cut_is_told_and_a_row_without_loss_is_none(documents, capsys):
-    kept = post_training.cut(documents, 32, "data.json")
+    kept = post_training.truncate_all(documents, 32, "data.json")
     assert [document is None for document in kept] == [False, False, True]
     assert kept[0].ids.tolist() == documents[0].ids.tolist() and len(kept[1].ids) < len(documents[1].ids)
     assert "1 answer cut short, 1 record left out" in capsys.readouterr().out
     with pytest.raises(UserError, match="raise --context-length"):
-        post_training.cut(documents[2:], 32, "data.json")
+        post_training.truncate_all(documents[2:], 32, "data.json")
 
 
 def test_a_base_gets_the_chats_tokens_once_and_only_where_it_may(plain, tmp_path):
@@ -51,9 +51,9 @@ def test_a_stage_needs_a_run_to_start_from():
 
 
 def test_skipped_records_are_told_with_the_reason(capsys):
-    post_training.tell_skipped("data.json", {"has no answer": 3, "is no object": 1})
+    post_training.report_skipped("data.json", {"has no answer": 3, "is no object": 1})
     assert "data.json: 4 bad records skipped (most often: one that has no answer)" in capsys.readouterr().out
-    post_training.tell_skipped("data.json", {})
+    post_training.report_skipped("data.json", {})
     assert capsys.readouterr().out == ""
 
 
@@ -63,15 +63,15 @@ def test_records_are_split_by_hash_or_by_files_of_their_own():
     def read(path):
         return files[path], {}
 
-    def prompt_of(record):
+    def get_prompt(record):
         return (Message("user", record),)
 
     data = SimpleNamespace(train_data_path="train", val_data_path=None, held_out=3)
-    training, held, hashes = post_training.read_records(data, read, prompt_of)
+    training, held, hashes = post_training.read_records(data, read, get_prompt)
     assert sorted(training + held) == sorted(files["train"]) and len(set(held)) == len(hashes) == 3
     assert not set(training) & set(held)  # both records of a prompt are on one side
     data.val_data_path = "valid"
-    assert post_training.read_records(data, read, prompt_of) == (files["train"], ["other"], set())
+    assert post_training.read_records(data, read, get_prompt) == (files["train"], ["other"], set())
 
 
 def test_samples_end_where_the_runs_texts_end(plain):
@@ -83,7 +83,7 @@ def test_samples_end_where_the_runs_texts_end(plain):
         return [[104, 105] for _ in prompts]
 
     model = SimpleNamespace(
-        eval=lambda: None, write_only=lambda ids: None, config=SimpleNamespace(context_length=9)
+        eval=lambda: None, restrict_to=lambda ids: None, config=SimpleNamespace(context_length=9)
     )
     sample = post_training.answer_sampler(tokenizer, [[Message("user", "ho")]], generate)
     assert sample(model, 1) == ("user: ho\nassistant: hi", {})

@@ -82,15 +82,15 @@ def test_a_buffer_is_filled_anew_only_when_the_device_has_passed_it(device):
     buffers = PinnedBuffers(3)
     arrays = []
     for i in range(3):
-        arrays.append(buffers.hold(i, np.full(4, i)))
-        buffers.passed(i)
+        arrays.append(buffers.store(i, np.full(4, i)))
+        buffers.release_after(i)
     assert [a[0] for a in arrays] == [0, 1, 2]
     with pytest.raises(AssertionError, match="overwritten"):
-        buffers.hold(3, np.full(4, 3))
+        buffers.store(3, np.full(4, 3))
     device.recorded[0].reached = True
-    assert buffers.hold(3, np.full(4, 3)) is arrays[0] and arrays[0][0] == 3
+    assert buffers.store(3, np.full(4, 3)) is arrays[0] and arrays[0][0] == 3
     device.recorded[1].reached = True
-    other = buffers.hold(4, np.full(5, 4))  # another shape gets another buffer
+    other = buffers.store(4, np.full(5, 4))  # another shape gets another buffer
     assert other.shape == (5,) and arrays[1][0] == 1
 
 

@@ -20,7 +20,7 @@ def test_the_task_of_two_token_files(corpus):
     assert task.batches.step(0).shape == (4, 17) and task.evaluation_tokens == 2 * 4 * 16
     assert task.facts["more"] == 1 and task.facts["train_data"]["tokens"] == len(inputs.train)
     config = SimpleNamespace(context_length=16)
-    model = SimpleNamespace(eval=lambda: None, write_only=lambda ids: None, config=config)
+    model = SimpleNamespace(eval=lambda: None, restrict_to=lambda ids: None, config=config)
     text, figures = task.sample(model, 1)
     assert text == "\n\n".join(PROMPTS) and figures["known_words"] > 0.5
     assert calls == [(16, ending_ids(inputs.tokenizer))]

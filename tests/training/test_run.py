@@ -10,7 +10,7 @@ import torch
 from lmfast.model.accounting import training_flops_per_token
 from lmfast.settings import TrainSettings, replace_flat
 from lmfast.training.checkpoint import save_checkpoint
-from lmfast.training.distributed import ALONE
+from lmfast.training.distributed import SINGLE_PROCESS
 from lmfast.training.loop import Progress
 from lmfast.training.resolve import resolve
 from lmfast.training.run import Peak, _introduction, _plan, _save, _StopSignals
@@ -20,7 +20,7 @@ from lmfast_kernels import cpu_library
 
 def test_a_full_disk_leaves_the_run_alive_and_the_old_checkpoint_whole(tmp_path, monkeypatch):
     class Model:
-        def own_tensors(self):
+        def named_weights(self):
             return {"w": torch.ones(3)}
 
         def named_parameters(self):
@@ -81,6 +81,8 @@ def test_training_without_our_kernels_says_why_once(tmp_path, monkeypatch, dtype
     monkeypatch.setattr(cpu_library, "why_not", lambda: reason)
     settings = replace_flat(TrainSettings(), {"device": "cpu", "bf16": dtype == "bf16", "max_iters": 1})
     settings = resolve(settings, 300)
-    lines = _introduction(tmp_path, settings, Rows(8), torch.device("cpu"), Peak(1e12, "a guess"), ALONE)
+    lines = _introduction(
+        tmp_path, settings, Rows(8), torch.device("cpu"), Peak(1e12, "a guess"), SINGLE_PROCESS
+    )
     slower = "training uses PyTorch's operators, 1.3 to 2.6 times slower than lmfast's own: no g++"
     assert lines.count(slower) == said

@@ -16,10 +16,10 @@ from lmfast.training.checkpoint import save_checkpoint
 from lmfast.training.run_folder import (
     claim_new_folder,
     find_checkpoint,
-    keep_metrics_until,
     lock_run,
     newest_run,
     read_metrics,
+    truncate_metrics,
 )
 
 
@@ -120,7 +120,7 @@ def _taken_once(path, mkdir):
 def test_metrics_cut_short_by_a_crash(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
     assert [m["step"] for m in read_metrics(tmp_path)] == [1, 2, 3]
-    keep_metrics_until(tmp_path, 2)
+    truncate_metrics(tmp_path, 2)
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
         1,
         2,

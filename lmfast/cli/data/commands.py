@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 
 from lmfast.cli.progress import progress
-from lmfast.cli.tokenizer.commands import execution_options, load_tokenizer, refuse_without_dask
+from lmfast.cli.tokenizer.commands import execution_options, load_tokenizer, reject_dask_options
 from lmfast.cli.tokenizer.measuring import token_files
-from lmfast.cli.tokenizer.verifying import open_tokens_of
+from lmfast.cli.tokenizer.verifying import open_matching_tokens
 from lmfast.counted import counted
 from lmfast.data import corpora
-from lmfast.data.prepare import COUNTS, Settings, prepare_files
+from lmfast.data.prepare import COUNTS, PrepareOptions, prepare_files
 from lmfast.data.stats import Stats, stats_text, token_stats, write_stats
 from lmfast.data.token_file import open_tokens
 from lmfast.errors import UserError
@@ -55,7 +55,7 @@ def prepare(arguments: argparse.Namespace) -> None:
     if arguments.val_input is not None and arguments.val_fraction is not None:
         raise UserError("--val-fraction: is of no use with --val-input; leave one of them out")
     if arguments.engine == "local":
-        refuse_without_dask({"--scheduler": arguments.scheduler})
+        reject_dask_options({"--scheduler": arguments.scheduler})
     if arguments.val_tokens is not None:
         for flag, value in (("--val-fraction", arguments.val_fraction), ("--val-input", arguments.val_input)):
             if value is not None:
@@ -65,7 +65,7 @@ def prepare(arguments: argparse.Namespace) -> None:
         "val_tokens": arguments.val_tokens,
         "seed": arguments.seed,
     }
-    settings = Settings(
+    settings = PrepareOptions(
         field=arguments.text_field,
         separator=arguments.separator,
         **{name: value for name, value in given.items() if value is not None},
@@ -93,7 +93,7 @@ def prepare(arguments: argparse.Namespace) -> None:
     print(f"{output / COUNTS}: documents, tokens and bytes by part and source")
     if arguments.create_stats:
         parts = [output / f"{part}.npy" for part, found in counts["parts"].items() if found["documents"]]
-        _tell([_stats(path, tokenizer) for path in parts], output)
+        _print_stats([_stats(path, tokenizer) for path in parts], output)
 
 
 def stats(arguments: argparse.Namespace) -> None:
@@ -104,11 +104,11 @@ def stats(arguments: argparse.Namespace) -> None:
         raise UserError(f"{arguments.output}: is no folder; make it, or name another --output")
     figures = []
     for path in token_files(arguments.input):
-        figures.append(_stats(path, own or _tokenizer_of(path)))
-    _tell(figures, None if arguments.output is None else Path(arguments.output))
+        figures.append(_stats(path, own or _recorded_tokenizer(path)))
+    _print_stats(figures, None if arguments.output is None else Path(arguments.output))
 
 
-def _tokenizer_of(path: Path) -> Tokenizer:
+def _recorded_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer that a token file's summary names."""
     home = open_tokens(path).tokenizer_path
     if home is None:
@@ -121,10 +121,10 @@ def _tokenizer_of(path: Path) -> Tokenizer:
 
 
 def _stats(path: Path, tokenizer: Tokenizer) -> Stats:
-    return token_stats(str(path), open_tokens_of(path, tokenizer).tokens, tokenizer)
+    return token_stats(str(path), open_matching_tokens(path, tokenizer).tokens, tokenizer)
 
 
-def _tell(figures: list[Stats], folder: Path | None) -> None:
+def _print_stats(figures: list[Stats], folder: Path | None) -> None:
     written = [] if folder is None else write_stats(folder, figures)
     print(f"\n{stats_text(figures)}")
     if written:

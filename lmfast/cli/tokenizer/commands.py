@@ -20,7 +20,7 @@ from lmfast.data.finding import find_sources
 from lmfast.data.token_file import TokenWriter, open_tokens
 from lmfast.data.training_texts import training_texts
 from lmfast.errors import UserError
-from lmfast.files import check_not_input, check_writable, written_beside
+from lmfast.files import atomic_write, check_not_input, check_writable
 from lmfast.sharding.jobs import ExecutionOptions
 from lmfast.streams import standard_input, standard_output
 from lmfast.tokenizer.bpe import Tokenizer
@@ -65,17 +65,17 @@ def rate_line(num_bytes: int, seconds: float, steady: float | None = None) -> st
     return f"{line} (after start-up {data_size(steady)}/s, at which the Pile's 825 GB would take {hours})"
 
 
-def refuse_without_dask(flags: dict[str, object]) -> None:
+def reject_dask_options(flags: dict[str, object]) -> None:
     """Raises UserError for the first of these flags that was given: they mean nothing to this machine's workers."""
     for flag, value in flags.items():
         if value is not None:
             raise UserError(f"{flag}: is for --engine dask; leave it out, or add --engine dask")
 
 
-def engine_of(arguments: argparse.Namespace) -> "Engine | None":
+def selected_engine(arguments: argparse.Namespace) -> "Engine | None":
     """The cluster that --engine names; None for this machine's threads."""
     if arguments.engine == "local":
-        refuse_without_dask({"--scheduler": arguments.scheduler, "--shard-size": arguments.shard_size})
+        reject_dask_options({"--scheduler": arguments.scheduler, "--shard-size": arguments.shard_size})
         return None
     from lmfast.tokenizer.sharding import DaskEngine
 
@@ -95,7 +95,7 @@ def train(arguments: argparse.Namespace) -> None:
     check_writable(output / "vocab.json" if output.is_dir() else _first_existing(output) / "vocab.json")
     pattern = get_pattern(arguments.pattern)
     check_special_tokens(arguments.special_tokens)
-    engine = engine_of(arguments)
+    engine = selected_engine(arguments)
     texts = training_texts(arguments.input, arguments.text_field, arguments.special_tokens, pattern)
     if engine is not None:
         for path in find_sources(arguments.input):
@@ -129,7 +129,7 @@ def train(arguments: argparse.Namespace) -> None:
     print(
         f"counting {told.counting_seconds:.2f} s ({rate}), merging {told.merging_seconds:.2f} s, "
         f"saving {saving:.2f} s; {memory}; {counted(told.distinct_pretokens, 'distinct pretoken')}; "
-        f"longest token {shown(told.longest_token)} ({counted(len(told.longest_token), 'byte')})"
+        f"longest token {quote_token(told.longest_token)} ({counted(len(told.longest_token), 'byte')})"
     )
 
 
@@ -138,7 +138,7 @@ def _first_existing(path: Path) -> Path:
     return next(parent for parent in path.absolute().parents if parent.exists())
 
 
-def shown(token: bytes, longest: int = 60) -> str:
+def quote_token(token: bytes, longest: int = 60) -> str:
     """A token in quotes, invalid UTF-8 as escapes, shortened in the middle."""
     text = repr(token.decode("utf-8", "backslashreplace"))
     return text if len(text) <= longest else f"{text[: longest // 2]}…{text[-longest // 2 :]}"
@@ -150,13 +150,13 @@ def encode(arguments: argparse.Namespace) -> None:
         raise UserError(
             f"{arguments.output}: token files are .npy; name it so, or - for ids on standard output"
         )
-    engine = engine_of(arguments)
+    engine = selected_engine(arguments)
     if engine is not None and "-" in (arguments.input, arguments.output):
         raise UserError("--engine dask: needs files for --input and --output, and no -")
     if arguments.input != "-":
         check_is_plain(Path(arguments.input))
     if Path(arguments.input).is_file():
-        for _ in _checked(arguments.input, tokenizer):
+        for _ in _check_pieces(arguments.input, tokenizer):
             if DOCUMENT_END in tokenizer.special_tokens:
                 break  # only the beginning is to be checked
         for remark in text_remarks(Path(arguments.input), next(_pieces(arguments.input), b"")[:HEAD]):
@@ -197,7 +197,7 @@ def _encode_stream(
 
     def counted() -> Iterator[bytes]:
         nonlocal size
-        for piece in _checked(source, tokenizer):
+        for piece in _check_pieces(source, tokenizer):
             size += len(piece)
             steady.update(size)
             yield piece
@@ -220,7 +220,7 @@ def _encode_stream(
     return tokens, size, time.perf_counter() - began
 
 
-def _checked(source: str, tokenizer: Tokenizer) -> Iterator[bytes]:
+def _check_pieces(source: str, tokenizer: Tokenizer) -> Iterator[bytes]:
     """The pieces of a text or of standard input. Raises UserError where it is not text by its first bytes, or holds a
     `DOCUMENT_END` that the tokenizer does not know: a model would learn to write its pieces and never end a text."""
     name = "standard input" if source == "-" else source
@@ -271,7 +271,7 @@ def decode(arguments: argparse.Namespace) -> None:
         return
     check_not_input(arguments.output, arguments.input)
     num_tokens = num_bytes = 0
-    with written_beside(arguments.output) as beside, beside.open("wb") as file:
+    with atomic_write(arguments.output) as temporary, temporary.open("wb") as file:
         for ids in pieces:
             num_tokens += len(ids)
             num_bytes += file.write(tokenizer.decode_bytes(ids))

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from lmfast.cli.tokenizer.commands import load_tokenizer, shown
+from lmfast.cli.tokenizer.commands import load_tokenizer, quote_token
 from lmfast.cli.tokenizer.html_page import html_page
-from lmfast.cli.tokenizer.inspecting_chat import kind_of_records, read_records, ready_for_chat, verify_records
+from lmfast.cli.tokenizer.inspecting_chat import read_records, record_kind, verify_records, with_chat_tokens
 from lmfast.cli.tokenizer.rendering import Shown, marked, mask_fact
 from lmfast.cli.tokenizer.verifying import (
-    against_source,
-    decoded_before,
-    encoded_again,
-    open_tokens_of,
-    source_of,
+    compare_reencoded,
+    compare_with_source,
+    find_source,
+    open_matching_tokens,
+    source_offset,
     verify_text,
     verify_tokens,
 )
@@ -31,7 +31,7 @@ from lmfast.data.finding import find_sources
 from lmfast.data.sources import documents, plan_shards
 from lmfast.data.token_file import TokenFile
 from lmfast.errors import UserError
-from lmfast.files import check_writable, written_beside
+from lmfast.files import atomic_write, check_writable
 from lmfast.streams import standard_input, standard_output
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.documents import documents_of, open_text
@@ -51,9 +51,9 @@ def inspect(arguments: argparse.Namespace) -> None:
         raise UserError(f"--document {arguments.document}: documents are counted from 0")
     if arguments.source is not None and not is_token_file(arguments.input):
         raise UserError("--source: is for token files; a text is its own source")
-    kind = kind_of_records(arguments.input, arguments.text_field)
+    kind = record_kind(arguments.input, arguments.text_field)
     if kind is not None:
-        tokenizer = ready_for_chat(tokenizer)
+        tokenizer = with_chat_tokens(tokenizer)
     if arguments.verify:
         print(f"{arguments.input}: {verify(tokenizer, arguments, kind)}")
         return
@@ -86,8 +86,8 @@ def write_page(tokenizer: Tokenizer, arguments: argparse.Namespace, found: list[
         f"{counted(len(found), 'document')} from number {arguments.document} on."
     )
     page = html_page(tokenizer, str(arguments.input), about, found, arguments.limit)
-    with written_beside(path) as beside:
-        beside.write_text(page, encoding="utf-8", errors="backslashreplace")
+    with atomic_write(path) as temporary:
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     print(
         f"{path}: {counted(len(found), 'document')}, {counted(sum(len(document.ids) for document in found), 'token')}"
     )
@@ -106,10 +106,10 @@ def read(tokenizer: Tokenizer, arguments: argparse.Namespace, kind: str | None) 
     if kind is not None:
         return read_records(tokenizer, arguments.input, kind, arguments.skip_bad, first, many)
     if is_token_file(arguments.input):
-        return _of_tokens(tokenizer, arguments.input, first, many, arguments.source)
+        return _token_documents(tokenizer, arguments.input, first, many, arguments.source)
     if arguments.input == "-" or is_plain_text(Path(arguments.input)):
-        return _of_text(tokenizer, arguments.input, first, many)
-    return _of_records(tokenizer, arguments.input, first, many, arguments.text_field)
+        return _text_documents(tokenizer, arguments.input, first, many)
+    return _record_documents(tokenizer, arguments.input, first, many, arguments.text_field)
 
 
 def _no_such_document(name: str, count: int, number: int) -> UserError:
@@ -118,7 +118,7 @@ def _no_such_document(name: str, count: int, number: int) -> UserError:
     )
 
 
-def _of_text(tokenizer: Tokenizer, name: str, first: int, many: int) -> Iterator[Shown]:
+def _text_documents(tokenizer: Tokenizer, name: str, first: int, many: int) -> Iterator[Shown]:
     if name == "-":
         with standard_input() as stdin:
             text = np.frombuffer(stdin.buffer.read(), np.uint8)
@@ -139,11 +139,11 @@ def _of_text(tokenizer: Tokenizer, name: str, first: int, many: int) -> Iterator
         source = text[start:close].tobytes()
         ids = tokenizer.encode_array(source)
         decoded = tokenizer.decode_bytes(ids)
-        facts = [*fact_lines(tokenizer, ids, len(decoded)), against_source(decoded, source)]
+        facts = [*fact_lines(tokenizer, ids, len(decoded)), compare_with_source(decoded, source)]
         yield Shown(f"document {number}", ids, facts=facts)
 
 
-def _of_records(tokenizer: Tokenizer, name: str, first: int, many: int, field: str) -> Iterator[Shown]:
+def _record_documents(tokenizer: Tokenizer, name: str, first: int, many: int, field: str) -> Iterator[Shown]:
     """Records, rows and packed texts; special tokens written in them are text."""
     number = -1
     texts = (text for shard in plan_shards(find_sources([name])) for text in documents(shard, field))
@@ -152,32 +152,34 @@ def _of_records(tokenizer: Tokenizer, name: str, first: int, many: int, field: s
             continue
         ids = tokenizer.encode_array(source, "none")
         decoded = tokenizer.decode_bytes(ids)
-        facts = [*fact_lines(tokenizer, ids, len(decoded)), against_source(decoded, source)]
+        facts = [*fact_lines(tokenizer, ids, len(decoded)), compare_with_source(decoded, source)]
         yield Shown(f"document {number}", ids, facts=facts)
     if number < first:
         raise _no_such_document(name, number + 1, first)
 
 
-def _of_tokens(tokenizer: Tokenizer, name: str, first: int, many: int, named: str | None) -> Iterator[Shown]:
-    file = open_tokens_of(name, tokenizer)
+def _token_documents(
+    tokenizer: Tokenizer, name: str, first: int, many: int, named: str | None
+) -> Iterator[Shown]:
+    file = open_matching_tokens(name, tokenizer)
     tokens = file.tokens
-    ends = _ends_of_documents(tokens, tokenizer.special_tokens.get(DOCUMENT_END))
+    ends = _document_ends(tokens, tokenizer.special_tokens.get(DOCUMENT_END))
     if first >= len(ends):
         raise _no_such_document(name, len(ends), first)
-    source = source_of(file, named)
+    source = find_source(file, named)
     starts = np.concatenate([[0], ends])
     for number in range(first, min(first + many, len(ends))):
         ids = np.asarray(tokens[starts[number] : ends[number]])
         decoded = tokenizer.decode_bytes(ids)
         if source is None:
-            told = encoded_again(tokenizer, ids)
+            told = compare_reencoded(tokenizer, ids)
         else:
-            at = decoded_before(tokenizer, tokens, int(starts[number]))
-            told = against_source(decoded, source[at : at + len(decoded)].tobytes(), at)
+            at = source_offset(tokenizer, tokens, int(starts[number]))
+            told = compare_with_source(decoded, source[at : at + len(decoded)].tobytes(), at)
         yield Shown(f"document {number}", ids, facts=[*fact_lines(tokenizer, ids, len(decoded)), told])
 
 
-def _ends_of_documents(tokens: np.ndarray, end_id: int | None) -> np.ndarray:
+def _document_ends(tokens: np.ndarray, end_id: int | None) -> np.ndarray:
     """Where each document ends, int64; its end mark belongs to it."""
     if end_id is None:
         return np.array([len(tokens)])
@@ -194,8 +196,8 @@ def verify(tokenizer: Tokenizer, arguments: argparse.Namespace, kind: str | None
         return verify_records(tokenizer, arguments.input, kind, arguments.skip_bad)
     if not is_token_file(arguments.input):
         return verify_text(tokenizer, arguments.input, arguments.text_field)
-    file: TokenFile = open_tokens_of(arguments.input, tokenizer)
-    return verify_tokens(tokenizer, file, source_of(file, arguments.source))
+    file: TokenFile = open_matching_tokens(arguments.input, tokenizer)
+    return verify_tokens(tokenizer, file, find_source(file, arguments.source))
 
 
 def fact_lines(tokenizer: Tokenizer, ids: np.ndarray, num_bytes: int) -> list[str]:
@@ -203,7 +205,7 @@ def fact_lines(tokenizer: Tokenizer, ids: np.ndarray, num_bytes: int) -> list[st
     common = Counter(ids.tolist()).most_common(5)
     return [
         f"{len(ids):,} tokens, {num_bytes:,} bytes, {num_bytes / max(len(ids), 1):.3f} bytes/token",
-        "most frequent: " + ", ".join(f"{shown(tokenizer.token_bytes(i))} {n:,}" for i, n in common),
+        "most frequent: " + ", ".join(f"{quote_token(tokenizer.token_bytes(i))} {n:,}" for i, n in common),
     ]
 
 
@@ -223,7 +225,9 @@ def vocabulary_lines(tokenizer: Tokenizer, longest: int) -> list[str]:
         "longest tokens:",
     ]
     by_length = sorted(ordinary.items(), key=lambda item: (-len(item[1]), item[0]))
-    lines += [f"  {i:>7} {len(token):>4} bytes  {shown(token, 100)}" for i, token in by_length[:longest]]
+    lines += [
+        f"  {i:>7} {len(token):>4} bytes  {quote_token(token, 100)}" for i, token in by_length[:longest]
+    ]
     return lines
 
 

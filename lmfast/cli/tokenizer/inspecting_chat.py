@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lmfast.cli.tokenizer.rendering import Shown
-from lmfast.cli.tokenizer.verifying import GIVES_BACK, against_source
+from lmfast.cli.tokenizer.verifying import ROUND_TRIPS, compare_with_source
 from lmfast.counted import counted
 from lmfast.data.chat import (
     BOS,
@@ -35,7 +35,7 @@ _CONVERSATION_FIELDS = {"messages", "conversations", "instruction"}
 _PREFERENCE_FIELDS = {"chosen", "rejected"}
 
 
-def kind_of_records(name: str, field: str) -> str | None:
+def record_kind(name: str, field: str) -> str | None:
     """ "conversations" or "preferences" for a .json or .jsonl whose first record is one; None for any other file, and for
     records with the text field that is asked for."""
     path = Path(name)
@@ -65,7 +65,7 @@ def _first_record(path: Path) -> dict | None:
     return found if isinstance(found, dict) else None
 
 
-def ready_for_chat(tokenizer: Tokenizer) -> Tokenizer:
+def with_chat_tokens(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer if has_chat_tokens(tokenizer) else add_chat_tokens(tokenizer)
 
 
@@ -79,13 +79,13 @@ def read_records(
             f"{name}: has {counted(len(records), 'record')}, so there is no --document {first} (the first is 0)"
         )
     for number, record in enumerate(records[first : first + many], first):
-        versions = versions_of(record, tokenizer)
+        versions = record_versions(record, tokenizer)
         for version, rendered, source in versions:
             decoded = tokenizer.decode_bytes(rendered.ids)
             facts = [
                 f"{len(rendered.ids):,} tokens, {len(decoded):,} bytes, "
                 f"{len(decoded) / len(rendered.ids):.3f} bytes/token",
-                against_source(decoded, source),
+                compare_with_source(decoded, source),
             ]
             yield Shown(f"record {number}{version}", rendered.ids, rendered.loss, facts)
 
@@ -98,20 +98,24 @@ def _records(name: str, kind: str, skip_bad: bool) -> list:
     return records
 
 
-def versions_of(
+def record_versions(
     record: Sequence[Message] | Preference, tokenizer: Tokenizer
 ) -> list[tuple[str, Rendered, bytes]]:
     """A conversation, or a preference's two: (what to call it, ids and mask, the text that decoding must give)."""
     if not isinstance(record, Preference):
-        return [("", render(record, tokenizer), spelt(record))]
+        return [("", render(record, tokenizer), conversation_text(record))]
     return [
-        (f" {which}", render_answer(record.prompt, answer, tokenizer), spelt([*record.prompt, *answer]))
+        (
+            f" {which}",
+            render_answer(record.prompt, answer, tokenizer),
+            conversation_text([*record.prompt, *answer]),
+        )
         for which, answer in (("chosen", record.chosen), ("rejected", record.rejected))
     ]
 
 
-def spelt(messages: Sequence[Message]) -> bytes:
-    """A conversation as text, its special tokens spelt out."""
+def conversation_text(messages: Sequence[Message]) -> bytes:
+    """A conversation as text, its special tokens spelled out."""
     text = BOS + "".join(f"{ROLE_TOKENS[role]}{content}{END}" for role, content in messages)
     return text.encode("utf-8", "surrogatepass")
 
@@ -120,10 +124,10 @@ def verify_records(tokenizer: Tokenizer, name: str, kind: str, skip_bad: bool) -
     """Whether every record's ids decode to its messages; a line, with how much of them carries loss."""
     tokens = loss = 0
     for number, record in enumerate(_records(name, kind, skip_bad)):
-        for version, rendered, source in versions_of(record, tokenizer):
-            told = against_source(tokenizer.decode_bytes(rendered.ids), source)
-            if told != GIVES_BACK:
+        for version, rendered, source in record_versions(record, tokenizer):
+            told = compare_with_source(tokenizer.decode_bytes(rendered.ids), source)
+            if told != ROUND_TRIPS:
                 return f"record {number}{version}: {told}"
             tokens += len(rendered.ids)
             loss += int(np.count_nonzero(rendered.loss))
-    return f"{GIVES_BACK}; {loss:,} of {tokens:,} tokens carry loss"
+    return f"{ROUND_TRIPS}; {loss:,} of {tokens:,} tokens carry loss"

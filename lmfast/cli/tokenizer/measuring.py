@@ -44,7 +44,7 @@ _PARTS = {"train": "train", "training": "train", "test": "test"}
 _PARTS |= dict.fromkeys(("valid", "val", "validation", "dev"), "valid")
 
 
-def part_of(path: Path) -> str:
+def split_name(path: Path) -> str:
     """What a token file is a part of: "valid" for owt_valid.npy, val-00000-of-00003.bin and validation/00012.npy; its
     name without a number at the end where neither it nor its folder says."""
     for name in (path.stem, path.parent.name):
@@ -60,7 +60,7 @@ def count(arguments: argparse.Namespace) -> None:
     for file in token_files(arguments.input):
         opened = open_tokens(file)
         size = (opened.summary or {}).get("bytes")
-        parts.setdefault(part_of(file), []).append((len(opened), size))
+        parts.setdefault(split_name(file), []).append((len(opened), size))
         more = "" if size is None else f", {size / len(opened):.3f} bytes/token"
         print(f"{file}: {len(opened):,} tokens ({opened.tokens.dtype}){more}")
     files = [file for part in parts.values() for file in part]
@@ -86,7 +86,7 @@ def compression(arguments: argparse.Namespace) -> None:
         tokenizers = [(path, load_tokenizer(arguments, path)) for path in arguments.tokenizer or [None]]
     figures: list[list[float]] = []
     for name in arguments.input:
-        sample, timed = sample_of(name, arguments.n, arguments.seed, arguments.text_field)
+        sample, timed = sample_text(name, arguments.n, arguments.seed, arguments.text_field)
         size = sum(map(len, sample))
         print(f"{name}: {counted(len(sample), 'document')}, {counted(size, 'byte')}")
         figures.append([])
@@ -116,7 +116,7 @@ def table(columns: Sequence[str], rows: Sequence[str], figures: Sequence[Sequenc
     ]
 
 
-def sample_of(name: str, n: int, seed: int, field: str) -> tuple[list[bytes], bytes]:
+def sample_text(name: str, n: int, seed: int, field: str) -> tuple[list[bytes], bytes]:
     """(`n` documents of a text, of records, Parquet or a packed file, in its order; its first bytes, for a rate)."""
     path = Path(name)
     if is_plain_text(path):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lmfast.data.chat import knows_ids_of
+from lmfast.data.chat import shares_ids
 from lmfast.data.finding import find_sources
 from lmfast.data.sources import documents, plan_shards
 from lmfast.data.token_file import TokenFile, open_tokens
@@ -22,7 +22,7 @@ from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
 PIECE = 1 << 22  # ids, or bytes, handled together
 
-GIVES_BACK = "decoding gives back the source: yes"
+ROUND_TRIPS = "decoding gives back the source: yes"
 
 
 def first_difference(a, b) -> int | None:
@@ -32,18 +32,18 @@ def first_difference(a, b) -> int | None:
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
-def against_source(decoded: bytes, source: bytes, offset: int = 0) -> str:
+def compare_with_source(decoded: bytes, source: bytes, offset: int = 0) -> str:
     """One text against its source; offset: where it begins there, for the place of a difference."""
     at = first_difference(decoded, source)
     if at is None:
-        return GIVES_BACK
+        return ROUND_TRIPS
     if at == min(len(decoded), len(source)):
         which = "the source" if at == len(source) else "decoding"
         return f"decoding agrees with the source up to byte {offset + at}, where {which} ends"
     return f"decoding differs from the source at byte {offset + at}"
 
 
-def encoded_again(tokenizer: Tokenizer, ids: np.ndarray, offset: int = 0) -> str:
+def compare_reencoded(tokenizer: Tokenizer, ids: np.ndarray, offset: int = 0) -> str:
     """Ids without a source; offset: where they begin in their file."""
     again = tokenizer.encode_array(tokenizer.decode_bytes(ids))
     at = first_difference(again.tolist(), ids.tolist())
@@ -52,17 +52,17 @@ def encoded_again(tokenizer: Tokenizer, ids: np.ndarray, offset: int = 0) -> str
     return f"encoding the decoded text gives other ids from position {offset + at}"
 
 
-def open_tokens_of(name: str | Path, tokenizer: Tokenizer) -> TokenFile:
+def open_matching_tokens(name: str | Path, tokenizer: Tokenizer) -> TokenFile:
     """A token file that this tokenizer made, as far as its summary tells: with another its ids would decode to nonsense."""
     file = open_tokens(name, tokenizer.vocab_size)
     made_by = (file.summary or {}).get("tokenizer_sha256")
-    if made_by is not None and not knows_ids_of(tokenizer, made_by):
+    if made_by is not None and not shares_ids(tokenizer, made_by):
         home = "" if file.tokenizer_path is None else f", {file.tokenizer_path}"
         raise UserError(f"{name}: was encoded with another tokenizer{home}; name that one with --tokenizer")
     return file
 
 
-def source_of(file: TokenFile, named: str | None) -> np.ndarray | None:
+def find_source(file: TokenFile, named: str | None) -> np.ndarray | None:
     """The text that a token file was made of (mapped), where it is known and still has the size that it had."""
     if named is not None:
         return open_text(named)
@@ -73,7 +73,7 @@ def source_of(file: TokenFile, named: str | None) -> np.ndarray | None:
     return open_text(path)
 
 
-def decoded_before(tokenizer: Tokenizer, tokens: np.ndarray, position: int) -> int:
+def source_offset(tokenizer: Tokenizer, tokens: np.ndarray, position: int) -> int:
     """The bytes of all tokens before a position: where it is in the source."""
     sizes = tokenizer.token_lengths()
     return sum(int(sizes[tokens[i : min(i + PIECE, position)]].sum()) for i in range(0, position, PIECE))
@@ -84,7 +84,7 @@ def verify_tokens(tokenizer: Tokenizer, file: TokenFile, source: np.ndarray | No
     tokens = file.tokens
     if source is None:
         for begin, ids in _whole_documents(tokens, tokenizer.special_tokens.get(DOCUMENT_END)):
-            told = encoded_again(tokenizer, ids, begin)
+            told = compare_reencoded(tokenizer, ids, begin)
             if "other ids" in told:
                 return told
         return told
@@ -103,23 +103,25 @@ def verify_text(tokenizer: Tokenizer, name: str, field: str) -> str:
     for shard in plan_shards(find_sources([path])):
         for document in documents(shard, field):
             number += 1
-            told = against_source(tokenizer.decode_bytes(tokenizer.encode_array(document, "none")), document)
-            if told != GIVES_BACK:
+            told = compare_with_source(
+                tokenizer.decode_bytes(tokenizer.encode_array(document, "none")), document
+            )
+            if told != ROUND_TRIPS:
                 return f"document {number}: {told}"
     if number < 0:
         raise UserError(f"{name}: holds no documents")
-    return GIVES_BACK
+    return ROUND_TRIPS
 
 
 def _against(pieces: Iterable[bytes], source: np.ndarray) -> str:
     at = 0
     for piece in pieces:
         here = source[at : at + len(piece)].tobytes()
-        told = against_source(piece, here, at)
-        if told != GIVES_BACK:
+        told = compare_with_source(piece, here, at)
+        if told != ROUND_TRIPS:
             return told
         at += len(piece)
-    return against_source(b"", source[at : at + 1].tobytes(), at)
+    return compare_with_source(b"", source[at : at + 1].tobytes(), at)
 
 
 def _whole_documents(tokens: np.ndarray, end: int | None) -> Iterator[tuple[int, np.ndarray]]:

@@ -2,7 +2,7 @@
 
     data/stories/{train.txt, valid.txt, 4096/{tokenizer/, train.npy, valid.npy}}      # a folder for each vocab_size
 
-A stage is finished when its output is there and its `.json` side file (or the stamp beside the tokenizer) names the
+A stage is finished when its output is there and its `.json` side file (or the stamp next to the tokenizer) names the
 same request and the same input; what a changed request or a changed grammar makes stale is made again.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lmfast.data.stories import corpus
-from lmfast.files import empty_folder, locked, written_beside
+from lmfast.files import atomic_write, clear_folder, folder_lock
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
 from lmfast.units import data_size
 
@@ -45,9 +45,9 @@ def prepare(
 
     Of two processes that ask at once, the second waits and finds everything done.
     """
-    with locked(folder, waiting=lambda: report(f"{folder}: another process is preparing it; waiting")):
+    with folder_lock(folder, waiting=lambda: report(f"{folder}: another process is preparing it; waiting")):
         if fresh:
-            empty_folder(folder)
+            clear_folder(folder)
         return _prepare(folder, train_bytes, valid_bytes, vocab_size, report)
 
 
@@ -88,11 +88,11 @@ def _tokenizer(folder: Path, encoded: Path, vocab_size: int, report: Callable[[s
 
     stamp.unlink(missing_ok=True)
     tokenizer = train_bpe(source, vocab_size, special_tokens=[DOCUMENT_END])
-    beside = encoded / ".tokenizer.partial"
-    shutil.rmtree(beside, ignore_errors=True)
-    tokenizer.save(beside)
+    temporary = encoded / ".tokenizer.partial"
+    shutil.rmtree(temporary, ignore_errors=True)
+    tokenizer.save(temporary)
     shutil.rmtree(target, ignore_errors=True)
-    os.replace(beside, target)
+    os.replace(temporary, target)
     _write_json(stamp, request)
     report(f"{target}: {tokenizer.vocab_size:,} tokens learnt from {source}")
 
@@ -123,5 +123,5 @@ def _read_json(path: Path) -> Any:
 
 
 def _write_json(path: Path, value) -> None:
-    with written_beside(path) as beside:
-        beside.write_text(json.dumps(value), encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(value), encoding="utf-8")

@@ -26,7 +26,7 @@ from lmfast.data.stories.plots_friends import FRIEND_PLOTS
 from lmfast.data.stories.sentences import SENTENCES
 from lmfast.data.stories.words import WORDS
 from lmfast.errors import UserError
-from lmfast.files import written_beside
+from lmfast.files import atomic_write
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
 _SEPARATOR = f"\n{DOCUMENT_END}\n"
@@ -103,7 +103,7 @@ def write_stories(
     written = stories = words = 0
     bits = 0.0
     source = generate_stories(seed)
-    with written_beside(path) as beside, beside.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         while written < num_bytes:
             pending: list[str] = []
             size = 0
@@ -125,8 +125,8 @@ def write_stories(
         str(path), written, stories, words, bits, bits / text_bytes, seed, grammar_version()
     )
     described = {name: value for name, value in asdict(summary).items() if name != "path"}
-    with written_beside(path.with_name(f"{path.name}.json")) as beside:
-        beside.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    with atomic_write(path.with_name(f"{path.name}.json")) as temporary:
+        temporary.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     return summary
 
 

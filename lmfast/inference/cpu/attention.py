@@ -33,7 +33,7 @@ from lmfast.inference.cpu.plan import (
     VALUE_TABLE,
     VALUE_WEIGHTS,
 )
-from lmfast.inference.cpu.products import SPACE, TILE
+from lmfast.inference.cpu.products import ROW_PADDING, TILE
 from lmfast.inference.cpu.vectors import (
     LOG2_E,
     compiled,
@@ -159,9 +159,9 @@ def attention(plan, rows, layer, t, threads):
     heads, kv_heads, head_dim = plan[NUM_HEADS], plan[NUM_KV_HEADS], plan[HEAD_DIM]
     group, size = heads // kv_heads, 4 * plan[HEAD_DIM]
     scale = np.float32(LOG2_E / np.sqrt(np.float32(head_dim)))
-    query = plan[SCRATCH] + 4 * (t * (TILE + head_dim + plan[MAX_LENGTH] + SPACE) + TILE)
+    query = plan[SCRATCH] + 4 * (t * (TILE + head_dim + plan[MAX_LENGTH] + ROW_PADDING) + TILE)
     scores = query + size
-    attended_stride = 4 * (heads * head_dim + SPACE)
+    attended_stride = 4 * (heads * head_dim + ROW_PADDING)
     matrices = integers(plan[MATRICES], COLUMNS * (layer + 1))
     table, span = matrices[COLUMNS * layer + VALUE_TABLE], matrices[COLUMNS * layer + SPAN]
     layer_values = plan[BATCH] * kv_heads * plan[MAX_LENGTH] * size  # bytes from a layer's keys to its values

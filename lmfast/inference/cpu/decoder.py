@@ -1,6 +1,6 @@
 """A model's passes on a CPU in compiled code, by a team of threads: reads prompts into a KV cache, decodes from it.
 
-In: a TransformerLM on the CPU in fp32. Out: ids. Refused (`why_not`): what the compiled pass does not know; then
+In: a TransformerLM on the CPU in fp32. Out: ids. Refused (`unsupported_reason`): what the compiled pass does not know; then
 torch_decoder.py serves, which knows everything that the model does.
 """
 
@@ -14,14 +14,14 @@ import torch
 
 from lmfast.inference.cpu import kernels, team
 from lmfast.inference.cpu import plan as places
-from lmfast.inference.cpu.products import SPACE, TILE, packed_size
+from lmfast.inference.cpu.products import ROW_PADDING, TILE, packed_size
 from lmfast.inference.sampling import Sampling
 from lmfast.model.config import ModelConfig
 from lmfast.model.transformer import TransformerLM
 from lmfast.tokenizer.compiled.code_cache import enable_cache
 
 READ_ROWS = 64  # tokens a pass reads of prompts: their activations stay within a core's L2 cache
-PATIENCE = 20_000  # looks for the next pass, some 0.3 ms, before a thread of the team sleeps
+SPIN_LIMIT = 20_000  # looks for the next pass, some 0.3 ms, before a thread of the team sleeps
 
 # The settings of a model that the pass knows. Any other must be at its default.
 _KNOWN = {
@@ -31,7 +31,7 @@ _KNOWN = {
 }  # fmt: skip
 
 
-def why_not(model: TransformerLM) -> str | None:
+def unsupported_reason(model: TransformerLM) -> str | None:
     """Why the compiled pass cannot stand for this model, as it is now; None where it can."""
     if model.embedding.weight.device.type != "cpu":
         return "it is not on the CPU"
@@ -56,12 +56,12 @@ class CpuDecoder:
     def __init__(self, model: TransformerLM, batch: int, sampling: Sampling, threads: int | None = None):
         enable_cache(kernels.work, package=Path(__file__).resolve().parent.parent)
         self.threads = threads = threads or torch.get_num_threads()
-        self.batch, self.room = batch, max(batch, READ_ROWS)
+        self.batch, self.capacity = batch, max(batch, READ_ROWS)
         self.longest = model.config.context_length
         self.kept = []  # whatever the plan has addresses of
         self.logits = np.zeros((batch, model.config.vocab_size), np.float32)  # by rows of a step
         self.plan = self._make_plan(model, sampling)
-        self.rows = np.zeros((5, self.room + 1), np.int64)
+        self.rows = np.zeros((5, self.capacity + 1), np.int64)
         self.sync = np.zeros(team.SYNC_WORDS, np.int64)
         self.lengths, self.newest = np.zeros((2, batch), np.int64)  # newest: not in the cache yet
         self.seen = self.passed = 0
@@ -79,12 +79,12 @@ class CpuDecoder:
             if len(ids) > 1:
                 todo.append((b, ids[:-1], 0))
         while todo:
-            parts, room = [], self.room
-            while todo and room:
+            parts, capacity = [], self.capacity
+            while todo and capacity:
                 b, ids, begin = todo.pop()
-                part = ids[begin : begin + room]
+                part = ids[begin : begin + capacity]
                 parts.append((b, part, begin))
-                room -= len(part)
+                capacity -= len(part)
                 if begin + len(part) < len(ids):
                     todo.append((b, ids, begin + len(part)))
             self._place(parts)
@@ -151,10 +151,10 @@ class CpuDecoder:
             woken = True
 
     def _work(self, t: int, seen: int, passed: int, woken: bool) -> tuple[int, int]:
-        return kernels.work(self.plan, self.rows, self.sync, t, self.threads, seen, passed, PATIENCE, woken)
+        return kernels.work(self.plan, self.rows, self.sync, t, self.threads, seen, passed, SPIN_LIMIT, woken)
 
     def _make_plan(self, model, sampling: Sampling) -> np.ndarray:
-        config, threads, rows = model.config, self.threads, self.room
+        config, threads, rows = model.config, self.threads, self.capacity
         layers, heads, kv_heads, ffn = (
             config.num_layers,
             config.num_heads,
@@ -192,15 +192,15 @@ class CpuDecoder:
                     head_norms[i, k] = norm.weight.detach()
         if model.final_norm is not None:
             norms[2 * layers] = model.final_norm.weight.detach()
-        windows = [config.window_of(i) or context for i in range(layers)]
+        windows = [config.layer_window(i) or context for i in range(layers)]
         matrices[:layers, places.SPAN] = torch.tensor(windows)
         matrices[layers, places.QKV] = self._plan_packing(model.head.weight, 1, packings)
-        panels = self._memory(sum(packed_size(*job[places.OUTPUTS : places.PANELS]) for job in packings))
+        panels = self._allocate(sum(packed_size(*job[places.OUTPUTS : places.PANELS]) for job in packings))
         matrices[:, : places.DOWN + 1] += panels
         jobs = torch.tensor(packings)
         jobs[:, places.PANELS] += panels
         top_p = 1.0 if sampling.top_p is None else sampling.top_p
-        cache = self._memory(layers * 2 * self.batch * kv_heads * context * head_dim)
+        cache = self._allocate(layers * 2 * self.batch * kv_heads * context * head_dim)
         plan = np.zeros(places.PLAN_WORDS, np.int64)
         for place, value in {
             places.D_MODEL: d_model,
@@ -235,15 +235,15 @@ class CpuDecoder:
             places.COS: model.rope_cos,
             places.SIN: model.rope_sin,
             places.STREAM: torch.zeros(rows, d_model),
-            places.NORMED: torch.zeros(threads, rows, d_model + SPACE),
+            places.NORMED: torch.zeros(threads, rows, d_model + ROW_PADDING),
             places.PROJECTED: torch.zeros(rows, heads + 2 * kv_heads, head_dim),
-            places.ATTENDED: torch.zeros(rows, heads * head_dim + SPACE),
+            places.ATTENDED: torch.zeros(rows, heads * head_dim + ROW_PADDING),
             places.DELTA: torch.zeros(rows, d_model),
             places.UP: torch.zeros(rows, 2 * ffn),
-            places.HIDDEN: torch.zeros(rows, ffn + SPACE),
-            places.SCRATCH: torch.zeros(threads, TILE + head_dim + context + SPACE),
+            places.HIDDEN: torch.zeros(rows, ffn + ROW_PADDING),
+            places.SCRATCH: torch.zeros(threads, TILE + head_dim + context + ROW_PADDING),
             places.LOGITS: torch.from_numpy(self.logits),
-            places.CHANCES: torch.zeros(threads, vocab_size),
+            places.PROBABILITIES: torch.zeros(threads, vocab_size),
             places.NUMBERS: torch.tensor([eps, sampling.temperature, top_p, config.logit_softcap or 0.0]),
         }.items():
             plan[place] = self._address(tensor)
@@ -258,12 +258,12 @@ class CpuDecoder:
             packings.append([source + part * 4 * outputs * inputs, outputs, inputs, begin + part * size])
         return begin
 
-    def _memory(self, count: int) -> int:
+    def _allocate(self, count: int) -> int:
         """Room for `count` floats that nobody has written yet, at a multiple of 64 bytes: a vector across two cache
         lines is read twice. From 4 MB on NumPy asks for huge pages: 33 MB are there in 3.5 ms, torch takes 12 to 20."""
-        room = np.empty(count + 16, np.float32)
-        self.kept.append(room)
-        return (room.ctypes.data + 63) // 64 * 64
+        capacity = np.empty(count + 16, np.float32)
+        self.kept.append(capacity)
+        return (capacity.ctypes.data + 63) // 64 * 64
 
     def _address(self, tensor: torch.Tensor) -> int:
         tensor = tensor.detach().contiguous()

@@ -15,7 +15,6 @@ from lmfast.inference.cpu.attention import attention, rms_norm, share
 from lmfast.inference.cpu.plan import (
     ACTIVATION,
     ATTENDED,
-    CHANCES,
     COLUMNS,
     D_MODEL,
     DELTA,
@@ -53,6 +52,7 @@ from lmfast.inference.cpu.plan import (
     POST,
     PRE,
     PREDICT,
+    PROBABILITIES,
     PROJECTED,
     PURPOSE,
     QKV,
@@ -68,7 +68,7 @@ from lmfast.inference.cpu.plan import (
     UP_MATRIX,
     VOCAB,
 )
-from lmfast.inference.cpu.products import SPACE, TILE, pack, products
+from lmfast.inference.cpu.products import ROW_PADDING, TILE, pack, products
 from lmfast.inference.cpu.sampling import pick
 from lmfast.inference.cpu.team import barrier, next_pass
 from lmfast.inference.cpu.vectors import LOG2_E, compiled, compiled_sums, exp2, floats, integers
@@ -87,7 +87,7 @@ def pack_weights(plan, t, threads):
 def sublayer_input(plan, t, norm):
     """This thread's copy of the stream, normalised where norm >= 0: by that row of NORMS. Returns its address."""
     d_model, rows = plan[D_MODEL], plan[NUM_ROWS]
-    stride = 4 * (d_model + SPACE)
+    stride = 4 * (d_model + ROW_PADDING)
     normed = plan[NORMED] + t * plan[MAX_ROWS] * stride
     eps = floats(plan[NUMBERS], 1)[0]
     for r in range(rows):
@@ -122,7 +122,7 @@ def activate_rows(plan, begin, end):
     width, count = 2 * ffn if kind == SWIGLU else ffn, end - begin
     for r in range(plan[NUM_ROWS]):
         up = plan[UP] + 4 * (r * width + begin)
-        hidden = floats(plan[HIDDEN] + 4 * (r * (ffn + SPACE) + begin), count)
+        hidden = floats(plan[HIDDEN] + 4 * (r * (ffn + ROW_PADDING) + begin), count)
         activate(kind, floats(up, count), floats(up + 4 * ffn, count), hidden)
 
 
@@ -139,7 +139,11 @@ def add_delta(plan, normed, begin, end):
     for r in range(plan[NUM_ROWS]):
         at = 4 * (r * d_model + begin)
         stream, delta = floats(plan[STREAM] + at, count), floats(plan[DELTA] + at, count)
-        base = floats(normed + 4 * (r * (d_model + SPACE) + begin), count) if plan[NORM] == POST else stream
+        base = (
+            floats(normed + 4 * (r * (d_model + ROW_PADDING) + begin), count)
+            if plan[NORM] == POST
+            else stream
+        )
         add(base, delta, stream)
 
 
@@ -170,11 +174,11 @@ def choose(plan, rows, t, threads):
     begin, end = share(plan[NUM_ROWS], 1, t, threads)
     for r in range(begin, end):
         logits = floats(plan[LOGITS] + 4 * r * vocab_size, vocab_size)
-        chances = floats(plan[CHANCES] + 4 * t * vocab_size, vocab_size)
+        probabilities = floats(plan[PROBABILITIES] + 4 * t * vocab_size, vocab_size)
         for i in range(unused.shape[0]):
             logits[unused[i]] = -np.inf
         rows[PICKS, r] = pick(
-            logits, numbers[1], plan[TOP_K], numbers[2], plan[KEY], plan[STEP], rows[OWNERS, r], chances
+            logits, numbers[1], plan[TOP_K], numbers[2], plan[KEY], plan[STEP], rows[OWNERS, r], probabilities
         )
 
 
@@ -187,15 +191,15 @@ def cap_logits(plan, begin, end):
 
 
 @compiled
-def work(plan, rows, sync, t, threads, seen, passed, patience, woken):
-    """One pass for thread 0; for the others all that are called, until none comes for `patience` looks.
+def work(plan, rows, sync, t, threads, seen, passed, spin_limit, woken):
+    """One pass for thread 0; for the others all that are called, until none comes for `spin_limit` looks.
 
     Returns (passes seen, barriers passed), to be given back at the next call; passes seen is −1 when all has ended.
     All in one function: Numba optimises what a function calls anew with each function that calls it, in turn."""
     layers, heads, head_dim, d_model = plan[NUM_LAYERS], plan[NUM_HEADS], plan[HEAD_DIM], plan[D_MODEL]
     ffn, vocab_size, arrangement = plan[FFN], plan[VOCAB], plan[NORM]
     matrices = integers(plan[MATRICES], COLUMNS * (layers + 1))
-    scratch = plan[SCRATCH] + 4 * t * (TILE + head_dim + plan[MAX_LENGTH] + SPACE)
+    scratch = plan[SCRATCH] + 4 * t * (TILE + head_dim + plan[MAX_LENGTH] + ROW_PADDING)
     qkv_width = (heads + 2 * plan[NUM_KV_HEADS]) * head_dim
     up_width = 2 * ffn if plan[ACTIVATION] == SWIGLU else ffn
     up_size = 4 * ((ffn + 15) // 16 * 16) * d_model  # bytes from the gate's panels to those of what it gates
@@ -205,7 +209,7 @@ def work(plan, rows, sync, t, threads, seen, passed, patience, woken):
     head_begin, head_end = share(vocab_size, 16, t, threads)
     while True:
         if t > 0:
-            called = next_pass(sync, seen, patience, woken)
+            called = next_pass(sync, seen, spin_limit, woken)
             woken = False
             if called <= 0:
                 return (seen if called == 0 else -1), passed

@@ -10,7 +10,7 @@ D_MODEL, NUM_LAYERS, NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, FFN, VOCAB, BATCH, MAX_L
 NORM, ROPE, ACTIVATION, QK_NORM, PARALLEL = range(10, 15)
 PRE, POST, NONE = range(3)
 SWIGLU, SILU, RELU2 = range(3)
-# addresses, of fp32 arrays but for two. Between rows that a product reads there are SPACE floats (products.py).
+# addresses, of fp32 arrays but for two. Between rows that a product reads there are ROW_PADDING floats (products.py).
 MATRICES = 15  # (layers + 1, 7) int64: addresses of each layer's, see below; at last the head's
 EMBEDDING = 16  # (vocab_size, d_model)
 NORMS = 17  # (2 layers + 1, d_model): attention's and feed-forward's of each layer, then the final one
@@ -18,15 +18,15 @@ HEAD_NORMS = 18  # (layers, 2, head_dim): queries', keys'
 COS, SIN = 19, 20  # (context, head_dim / 2)
 CACHE = 21  # (layers, 2, B, kv_heads, max_length, head_dim)
 STREAM = 22  # (R, d_model): the residual stream
-NORMED = 23  # (T, R, d_model + SPACE): each thread's input of a sublayer
+NORMED = 23  # (T, R, d_model + ROW_PADDING): each thread's input of a sublayer
 PROJECTED = 24  # (R, heads + 2 kv_heads, head_dim): queries, keys, values
-ATTENDED = 25  # (R, heads · head_dim + SPACE)
+ATTENDED = 25  # (R, heads · head_dim + ROW_PADDING)
 DELTA = 26  # (R, d_model): a sublayer's output
 UP = 27  # (R, ffn), with SwiGLU (R, 2 ffn): the gate first
-HIDDEN = 28  # (R, ffn + SPACE)
-SCRATCH = 29  # (T, TILE + head_dim + max_length + SPACE): a tile of products, a query, scores
+HIDDEN = 28  # (R, ffn + ROW_PADDING)
+SCRATCH = 29  # (T, TILE + head_dim + max_length + ROW_PADDING): a tile of products, a query, scores
 LOGITS = 30  # (B, vocab_size), by rows
-CHANCES = 31  # (T, vocab_size): scratch of the choice
+PROBABILITIES = 31  # (T, vocab_size): scratch of the choice
 NUMBERS = 32  # eps of the norms, temperature, top_p, softcap of the logits or 0
 PACKINGS = 33  # (NUM_PACKINGS, 4) int64: what PACK packs, see below
 # how ids are chosen; and this pass: its rows, sequences they belong to, what it is for.

@@ -18,8 +18,8 @@ from lmfast.inference.cpu.vectors import compiled, floats
 
 TILE = 16 * LANES  # floats of scratch that `products` wants
 # Floats between rows of inputs: rows a power of two apart would share a few lines of the cache.
-SPACE = LANES
-AHEAD = 2048  # bytes from what is read to what is prefetched: some 32 inputs
+ROW_PADDING = LANES
+PREFETCH_BYTES = 2048  # bytes from what is read to what is prefetched: some 32 inputs
 
 
 def packed_size(outputs: int, inputs: int) -> int:
@@ -59,7 +59,7 @@ def _make_tile(rows: int, panels: int):
                 totals, offset = list(totals), builder.mul(i, I64(LANES))
                 addresses = [builder.add(start, offset) for start in starts]
                 for address in addresses:
-                    emit.prefetch(builder, emit.at(builder, address, AHEAD))
+                    emit.prefetch(builder, emit.at(builder, address, PREFETCH_BYTES))
                 weights = [emit.load(builder, address) for address in addresses]
                 for r, x_row in enumerate(x_rows):
                     value = emit.load_splat(builder, builder.add(x_row, i))
@@ -83,7 +83,7 @@ def _make_tile(rows: int, panels: int):
 _tile_16, _tile_8, _tile_4, _tile_1 = (_make_tile(rows, 1) for rows in (16, 8, 4, 1))
 _tile_1x4 = _make_tile(1, 4)  # alone, a row would wait 4 cycles for each product
 # 16 sums and what they are made of want 32 registers of 16 floats; others have half as many, or half as wide.
-MOST_ROWS = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 4
+MAX_TILE_ROWS = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 4
 
 
 @compiled
@@ -91,7 +91,7 @@ def panel_products(panel, x, x_stride, inputs, rows, out, out_stride):
     """One panel with all rows; returns how many are done, fewer than 4 are left."""
     r = 0
     while r + 4 <= rows:
-        left = min(rows - r, MOST_ROWS)
+        left = min(rows - r, MAX_TILE_ROWS)
         here, to = x + r * x_stride, out + r * out_stride
         if left >= 16:
             _tile_16(panel, here, x_stride, inputs, to, out_stride)
@@ -109,8 +109,8 @@ def panel_products(panel, x, x_stride, inputs, rows, out, out_stride):
 def products(panels, x, inputs, rows, begin, end, out, width, scratch):
     """out[r, o] = x[r] · output o, for all rows r and begin (a multiple of 16) <= o < end.
 
-    x (rows, inputs + SPACE), out (rows, width), scratch: TILE floats."""
-    x_stride, out_stride = 4 * (inputs + SPACE), 4 * width
+    x (rows, inputs + ROW_PADDING), out (rows, width), scratch: TILE floats."""
+    x_stride, out_stride = 4 * (inputs + ROW_PADDING), 4 * width
     o = begin
     while o < end:
         count = min(4, (end - o) // LANES)

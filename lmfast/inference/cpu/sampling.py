@@ -34,15 +34,15 @@ def exponential(key, token):
 
 
 @compiled_sums
-def weigh(logits, top, inverse_temperature, weights):
+def exp_weights(logits, top, inverse_temperature, weights):
     """weights = exp((logits − top) / temperature); their sum."""
     for i in range(logits.shape[0]):
         weights[i] = exp2((logits[i] - top) * inverse_temperature * LOG2_E)
-    return sum_of(weights)
+    return sum_values(weights)
 
 
 @compiled_sums
-def sum_of(values):
+def sum_values(values):
     total = np.float32(0)
     for i in range(values.shape[0]):
         total += values[i]
@@ -50,14 +50,14 @@ def sum_of(values):
 
 
 @compiled
-def sink(weights, heap, count, place):
+def sift_down(weights, heap, count, place):
     """Puts heap[place] where it belongs among heap[:count]: larger weights above, of equal ones the lower id."""
     moving = heap[place]
     while 2 * place + 1 < count:
         child = 2 * place + 1
-        if child + 1 < count and above(weights, heap[child + 1], heap[child]):
+        if child + 1 < count and ranks_above(weights, heap[child + 1], heap[child]):
             child += 1
-        if not above(weights, heap[child], moving):
+        if not ranks_above(weights, heap[child], moving):
             break
         heap[place] = heap[child]
         place = child
@@ -65,7 +65,7 @@ def sink(weights, heap, count, place):
 
 
 @compiled
-def above(weights, i, j):
+def ranks_above(weights, i, j):
     return weights[i] > weights[j] or (weights[i] == weights[j] and i < j)
 
 
@@ -83,7 +83,7 @@ def keep_largest(weights, floor, at_most, wanted):
         else:
             weights[i] = np.float32(0)
     for place in range(count // 2 - 1, -1, -1):
-        sink(weights, heap, count, place)
+        sift_down(weights, heap, count, place)
     total, taken = 0.0, 0
     last = np.float32(0)
     while count > 0 and total < wanted and (taken < at_most or weights[heap[0]] == last):
@@ -93,7 +93,7 @@ def keep_largest(weights, floor, at_most, wanted):
         taken += 1
         count -= 1
         heap[0] = heap[count]
-        sink(weights, heap, count, 0)
+        sift_down(weights, heap, count, 0)
     for place in range(count):
         weights[heap[place]] = np.float32(0)
 
@@ -108,10 +108,10 @@ def pick(logits, temperature, top_k, top_p, key, step, row, weights):
                 return i
         return 0
     size = logits.shape[0]
-    total = weigh(logits, top, np.float32(1.0 / temperature), weights)
+    total = exp_weights(logits, top, np.float32(1.0 / temperature), weights)
     if 0 < top_k < size:
         keep_largest(weights, np.float32(0), top_k, np.inf)
-        total = sum_of(weights)
+        total = sum_values(weights)
     if top_p < 1.0:
         # So small that all of them together do not reach what the nucleus may leave out.
         floor = np.float32((1.0 - top_p) * total / size)

@@ -16,7 +16,7 @@ ARRIVED, PASSES, ASLEEP, ENDED = 0, 16, 32, 48
 SYNC_WORDS = 64
 SPINS = 2000  # looks at a barrier, some 20 µs, before the core is offered to someone else
 
-_offer_core = types.ExternalFunction(
+_yield_core = types.ExternalFunction(
     "SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32()
 )
 
@@ -36,7 +36,7 @@ def barrier(sync, passed, threads):
         elif atomic_load(sync.ctypes.data + 8 * ENDED):
             break  # thread 0 was interrupted on its way here
         else:
-            _offer_core()
+            _yield_core()
     return passed + 1
 
 
@@ -55,14 +55,14 @@ def end_passes(sync):
 
 
 @compiled
-def next_pass(sync, seen, patience, woken):
-    """Waits for a pass after the `seen`th: 1 when it is called, 0 after `patience` looks, −1 when all has ended.
+def next_pass(sync, seen, spin_limit, woken):
+    """Waits for a pass after the `seen`th: 1 when it is called, 0 after `spin_limit` looks, −1 when all has ended.
 
     With 0 the thread counts as asleep: its caller must sleep until woken, and say so at the next call."""
     passes, asleep = sync.ctypes.data + 8 * PASSES, sync.ctypes.data + 8 * ASLEEP
     if woken:
         atomic_add(asleep, -1)
-    for _ in range(patience):
+    for _ in range(spin_limit):
         if atomic_load(passes) != seen:
             return -1 if atomic_load(sync.ctypes.data + 8 * ENDED) else 1
         relax()

@@ -1,7 +1,7 @@
 """commands.py: the parts that the command line (test_main.py) does not show by itself."""
 
 from lmfast.cli.tokenizer import commands
-from lmfast.cli.tokenizer.commands import rate_line, shown
+from lmfast.cli.tokenizer.commands import quote_token, rate_line
 
 
 def test_rates():
@@ -11,6 +11,6 @@ def test_rates():
     )
 
 
-def test_shown():
-    assert shown(b" a\n\xff") == "' a\\n\\\\xff'"
-    assert len(shown(b"x" * 500)) == 61 and commands.shown(b"x" * 500, 100).count("x") == 98
+def test_quote_token():
+    assert quote_token(b" a\n\xff") == "' a\\n\\\\xff'"
+    assert len(quote_token(b"x" * 500)) == 61 and commands.quote_token(b"x" * 500, 100).count("x") == 98

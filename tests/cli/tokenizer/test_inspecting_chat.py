@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lmfast.cli.tokenizer.inspecting_chat import kind_of_records, ready_for_chat
+from lmfast.cli.tokenizer.inspecting_chat import record_kind, with_chat_tokens
 from lmfast.tokenizer.__main__ import main
 from lmfast.tokenizer.bpe import Tokenizer
 
@@ -105,13 +105,13 @@ def test_bad_records_are_refused_or_left_out(told, capsys, tmp_path):
 def test_kinds(tmp_path, text, kind):
     for name in ("r.json", "r.jsonl"):
         (tmp_path / name).write_text(text)
-        assert kind_of_records(f"{tmp_path}/{name}", "text") == kind
+        assert record_kind(f"{tmp_path}/{name}", "text") == kind
     (tmp_path / "r.txt").write_text(text)
-    assert kind_of_records(f"{tmp_path}/r.txt", "text") is None
-    assert kind_of_records(f"{tmp_path}/none.json", "text") is None
+    assert record_kind(f"{tmp_path}/r.txt", "text") is None
+    assert record_kind(f"{tmp_path}/none.json", "text") is None
 
 
 def test_a_tokenizer_with_chat_tokens_stays_as_it_is():
     bare = Tokenizer(VOCAB, [], ["<|endoftext|>"])
-    chat = ready_for_chat(bare)
-    assert chat.vocab_size == bare.vocab_size + 4 and ready_for_chat(chat) is chat
+    chat = with_chat_tokens(bare)
+    assert chat.vocab_size == bare.vocab_size + 4 and with_chat_tokens(chat) is chat

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmfast.cli.tokenizer.measuring import part_of, sample_of, table, token_files
+from lmfast.cli.tokenizer.measuring import sample_text, split_name, table, token_files
 from lmfast.errors import UserError
 from lmfast.tokenizer.__main__ import main
 from lmfast.tokenizer.bpe import Tokenizer
@@ -30,7 +30,7 @@ VOCAB = {i: bytes([i]) for i in range(256)}
     ],
 )
 def test_parts(path, part):
-    assert part_of(Path(path)) == part
+    assert split_name(Path(path)) == part
 
 
 def test_sums_by_part(tmp_path, capsys):
@@ -56,21 +56,21 @@ def test_samples_of_records_and_packed_texts(tmp_path):
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"body": text}) + "\n" for text in [*texts, " "]))
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress("<|endoftext|>".join(texts).encode()))
     samples = [
-        sample_of(f"{tmp_path}/{name}", 20, seed, "body")[0]
+        sample_text(f"{tmp_path}/{name}", 20, seed, "body")[0]
         for name, seed in (("a.jsonl", 1), ("a.jsonl", 1), ("a.jsonl", 2), ("b.txt.gz", 1))
     ]
     assert samples[0] == samples[1] == samples[3] != samples[2]
     numbers = [int(text.split()[1]) for text in samples[0]]
     assert numbers == sorted(set(numbers)) and len(numbers) == 20 and max(numbers) > 200
-    assert len(sample_of(f"{tmp_path}/a.jsonl", 1000, 0, "body")[0]) == 400
+    assert len(sample_text(f"{tmp_path}/a.jsonl", 1000, 0, "body")[0]) == 400
     means = [
-        np.mean([int(text.split()[1]) for text in sample_of(f"{tmp_path}/a.jsonl", 20, s, "body")[0]])
+        np.mean([int(text.split()[1]) for text in sample_text(f"{tmp_path}/a.jsonl", 20, s, "body")[0]])
         for s in range(30)
     ]
     assert 180 < np.mean(means) < 220  # each document is as likely as another
     (tmp_path / "c.jsonl").write_text('{"text": " "}\n')
     with pytest.raises(UserError, match=r"c.jsonl: holds nothing but blanks"):
-        sample_of(f"{tmp_path}/c.jsonl", 5, 0, "text")
+        sample_text(f"{tmp_path}/c.jsonl", 5, 0, "text")
 
 
 def test_a_table_of_all_pairs(tmp_path, capsys):

@@ -8,11 +8,11 @@ import pytest
 
 from lmfast.cli.tokenizer import verifying
 from lmfast.cli.tokenizer.verifying import (
-    GIVES_BACK,
-    against_source,
-    decoded_before,
-    encoded_again,
-    source_of,
+    ROUND_TRIPS,
+    compare_reencoded,
+    compare_with_source,
+    find_source,
+    source_offset,
     verify_text,
     verify_tokens,
 )
@@ -32,22 +32,24 @@ def tokenizer() -> Tokenizer:
 
 
 def test_one_document():
-    assert against_source(b"abc", b"abc") == GIVES_BACK
-    assert against_source(b"abc", b"abd", 10) == "decoding differs from the source at byte 12"
+    assert compare_with_source(b"abc", b"abc") == ROUND_TRIPS
+    assert compare_with_source(b"abc", b"abd", 10) == "decoding differs from the source at byte 12"
     assert (
-        against_source(b"ab", b"abd", 10)
+        compare_with_source(b"ab", b"abd", 10)
         == "decoding agrees with the source up to byte 12, where decoding ends"
     )
     assert (
-        against_source(b"abd", b"ab") == "decoding agrees with the source up to byte 2, where the source ends"
+        compare_with_source(b"abd", b"ab")
+        == "decoding agrees with the source up to byte 2, where the source ends"
     )
 
 
 def test_ids_without_a_source(tokenizer):
-    assert encoded_again(tokenizer, np.array(tokenizer.encode("the the"))).endswith("yes")
+    assert compare_reencoded(tokenizer, np.array(tokenizer.encode("the the"))).endswith("yes")
     unmerged = np.array([116, 104, 101], np.uint32)  # t h e, which encoding would merge
     assert (
-        encoded_again(tokenizer, unmerged, 7) == "encoding the decoded text gives other ids from position 7"
+        compare_reencoded(tokenizer, unmerged, 7)
+        == "encoding the decoded text gives other ids from position 7"
     )
 
 
@@ -60,14 +62,16 @@ def test_whole_files(tokenizer, tmp_path, monkeypatch, piece):
     tokenizer.encode_file(text, ids, num_workers=1)
     file = open_tokens(ids)
     assert (
-        verify_text(tokenizer, str(text), "text") == verify_text(tokenizer, str(packed), "text") == GIVES_BACK
+        verify_text(tokenizer, str(text), "text")
+        == verify_text(tokenizer, str(packed), "text")
+        == ROUND_TRIPS
     )
-    source = source_of(file, None)
+    source = find_source(file, None)
     assert bytes(source) == TEXT
-    assert verify_tokens(tokenizer, file, source) == GIVES_BACK
+    assert verify_tokens(tokenizer, file, source) == ROUND_TRIPS
     assert verify_tokens(tokenizer, file, None) == "decoding and encoding again gives back the ids: yes"
     position = len(file.tokens) // 2
-    assert decoded_before(tokenizer, file.tokens, position) == len(
+    assert source_offset(tokenizer, file.tokens, position) == len(
         tokenizer.decode_bytes(file.tokens[:position])
     )
 
@@ -80,7 +84,7 @@ def test_whole_files(tokenizer, tmp_path, monkeypatch, piece):
     assert verify_tokens(tokenizer, file, open_text(text)).endswith(
         f"up to byte {len(TEXT)}, where decoding ends"
     )
-    assert source_of(file, None) is None  # it no longer has the size that it had
+    assert find_source(file, None) is None  # it no longer has the size that it had
 
     changed = np.array(file.tokens)
     at = int(np.flatnonzero(changed == 257)[30])
@@ -97,7 +101,7 @@ def test_records(tokenizer, tmp_path):
     path.write_text(
         "".join(json.dumps({"text": text}) + "\n" for text in ("the <|endoftext|>", "\ud800 żółw"))
     )
-    assert verify_text(tokenizer, str(path), "text") == GIVES_BACK
+    assert verify_text(tokenizer, str(path), "text") == ROUND_TRIPS
     path.write_text("\n")
     with pytest.raises(UserError, match=r"t.jsonl: holds no documents"):
         verify_text(tokenizer, str(path), "text")

@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from lmfast.inference.cpu.decoder import READ_ROWS, CpuDecoder, why_not
+from lmfast.inference.cpu.decoder import READ_ROWS, CpuDecoder, unsupported_reason
 from lmfast.inference.decode import generate
 from lmfast.inference.sampling import Sampling
 from lmfast.model.config import ModelConfig
@@ -103,7 +103,7 @@ def test_some_go_on_while_others_begin_anew():
 
 
 def test_a_team_sleeps_wakes_and_goes_home(monkeypatch):
-    monkeypatch.setattr("lmfast.inference.cpu.decoder.PATIENCE", 1)  # asleep after each pass
+    monkeypatch.setattr("lmfast.inference.cpu.decoder.SPIN_LIMIT", 1)  # asleep after each pass
     before = threading.active_count()
     model = build()
     rows = prompts(2, longest=40)
@@ -149,15 +149,15 @@ def test_trained_on_weights_are_read_where_they_are():
 
 
 def test_models_it_does_not_know():
-    assert why_not(build()) is None
-    assert "float32" in why_not(build().double())
-    assert why_not(build().to("meta")) == "it is not on the CPU"
-    assert why_not(build(dropout=0.1)) is None
-    assert why_not(build(dropout=0.1).train()) == "it drops out"
+    assert unsupported_reason(build()) is None
+    assert "float32" in unsupported_reason(build().double())
+    assert unsupported_reason(build().to("meta")) == "it is not on the CPU"
+    assert unsupported_reason(build(dropout=0.1)) is None
+    assert unsupported_reason(build(dropout=0.1).train()) == "it drops out"
     with torch.autocast("cpu", torch.bfloat16):
-        assert "float32" in why_not(build())
+        assert "float32" in unsupported_reason(build())
 
 
 def test_a_setting_of_tomorrow_is_not_known(monkeypatch):
     monkeypatch.setattr("lmfast.inference.cpu.decoder._KNOWN", {"vocab_size"})
-    assert why_not(build()) == "its context_length is not known there"
+    assert unsupported_reason(build()) == "its context_length is not known there"

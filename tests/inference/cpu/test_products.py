@@ -3,7 +3,7 @@ import pytest
 from numba import njit
 
 from lmfast.inference.cpu import products as cpu_products
-from lmfast.inference.cpu.products import SPACE, TILE, pack, packed_size
+from lmfast.inference.cpu.products import ROW_PADDING, TILE, pack, packed_size
 
 
 @njit
@@ -38,7 +38,7 @@ def packed(weight: np.ndarray, cut: int = 0) -> np.ndarray:
 def product(panels: np.ndarray, x: np.ndarray, outputs: int, begin: int = 0) -> np.ndarray:
     """(rows, outputs), NaN before `begin`; x (rows, inputs)."""
     rows, inputs = x.shape
-    spaced = np.full((rows, inputs + SPACE), np.nan, np.float32)
+    spaced = np.full((rows, inputs + ROW_PADDING), np.nan, np.float32)
     spaced[:, :inputs] = x
     around = np.full(rows * outputs + 64, np.nan, np.float32)
     out = around[: rows * outputs].reshape(rows, outputs)
@@ -74,7 +74,7 @@ def test_products_are_right_and_the_same_in_any_company(rows, inputs, outputs):
 @pytest.mark.parametrize("most", [4, 16])
 def test_machines_with_fewer_registers_take_fewer_rows(monkeypatch, most):
     """The constant is compiled in: what the other kind of machine runs is compiled here from the same source."""
-    monkeypatch.setattr(cpu_products, "MOST_ROWS", most)
+    monkeypatch.setattr(cpu_products, "MAX_TILE_ROWS", most)
     panel_products = njit(cpu_products.panel_products.py_func)
     monkeypatch.setattr(cpu_products, "panel_products", panel_products)
     products = njit(cpu_products.products.py_func)
@@ -84,7 +84,10 @@ def test_machines_with_fewer_registers_take_fewer_rows(monkeypatch, most):
         products(panels.ctypes.data, x.ctypes.data, 24, 30, 0, 61, out.ctypes.data, 61, scratch.ctypes.data)
 
     rng = np.random.default_rng(0)
-    weight, x = rng.standard_normal((61, 24), np.float32), rng.standard_normal((30, 24 + SPACE), np.float32)
+    weight, x = (
+        rng.standard_normal((61, 24), np.float32),
+        rng.standard_normal((30, 24 + ROW_PADDING), np.float32),
+    )
     out = np.zeros((30, 61), np.float32)
     panels = packed(weight)
     run(panels, x, out, np.zeros(TILE, np.float32))

@@ -1,6 +1,6 @@
 """Decoders that outlive a call: the next call on the same model gets one that is warm, with its cast weights and graph.
 
-A call borrows a decoder and gives it back; two calls at once get two. Each model keeps KEPT idle decoders, the latest
+A call borrows a decoder and gives it back; two calls at once get two. Each model keeps MAX_IDLE idle decoders, the latest
 used; they hold their model's weights in the autocast dtype and a cache of the whole context for each sequence, and are
 freed with the model. A used decoder gives exactly what a new one would: see TorchDecoder.begin. Threads may call this at
 the same time; on CUDA they must use one stream (cuda_graph.py).
@@ -13,10 +13,10 @@ from lmfast.inference.sampling import Sampling
 from lmfast.inference.torch_decoder import DecoderKey, TorchDecoder
 from lmfast.model.transformer import TransformerLM
 
-KEPT = 2  # per model
+MAX_IDLE = 2  # per model
 
 
-class Shelf:
+class DecoderCache:
     """The idle decoders of one model, the oldest first."""
 
     def __init__(self) -> None:
@@ -34,8 +34,8 @@ class Shelf:
     def put(self, decoder: TorchDecoder) -> None:
         with self.lock:
             self.idle.append(decoder)
-            dropped = self.idle[:-KEPT]
-            self.idle = self.idle[-KEPT:]
+            dropped = self.idle[:-MAX_IDLE]
+            self.idle = self.idle[-MAX_IDLE:]
         for old in dropped:
             old.free()
 
@@ -46,22 +46,22 @@ class Shelf:
             old.free()
 
 
-_shelves: weakref.WeakKeyDictionary[TransformerLM, Shelf] = weakref.WeakKeyDictionary()
-_making = threading.Lock()
+_caches: weakref.WeakKeyDictionary[TransformerLM, DecoderCache] = weakref.WeakKeyDictionary()
+_creating = threading.Lock()
 
 
-def shelf_of(model: TransformerLM) -> Shelf:
-    with _making:
-        if model not in _shelves:
-            _shelves[model] = shelf = Shelf()
-            weakref.finalize(model, shelf.clear).atexit = False
-        return _shelves[model]
+def decoder_cache_for(model: TransformerLM) -> DecoderCache:
+    with _creating:
+        if model not in _caches:
+            _caches[model] = cache = DecoderCache()
+            weakref.finalize(model, cache.clear).atexit = False
+        return _caches[model]
 
 
 def borrow(model: TransformerLM, batch: int, sampling: Sampling, compiled: bool = False) -> TorchDecoder:
     """A decoder for one call, ready to `read`; its `close` gives it back, unless it failed on the way."""
-    shelf = shelf_of(model)
-    decoder = shelf.take(DecoderKey.of(model, batch, sampling, compiled))
+    cache = decoder_cache_for(model)
+    decoder = cache.take(DecoderKey.of(model, batch, sampling, compiled))
     if decoder is not None and not decoder.fits():
         decoder.free()
         decoder = None
@@ -69,5 +69,5 @@ def borrow(model: TransformerLM, batch: int, sampling: Sampling, compiled: bool 
         decoder = TorchDecoder(model, batch, sampling, compiled)
     else:
         decoder.begin(model, sampling)
-    decoder.give_back = shelf.put
+    decoder.give_back = cache.put
     return decoder

@@ -7,9 +7,9 @@ import weakref
 import pytest
 import torch
 
-from lmfast.inference import kept_decoders, torch_decoder
+from lmfast.inference import decoder_cache, torch_decoder
 from lmfast.inference.decode import generate, stream
-from lmfast.inference.kept_decoders import KEPT, borrow, shelf_of
+from lmfast.inference.decoder_cache import MAX_IDLE, borrow, decoder_cache_for
 from lmfast.inference.sampling import Sampling
 from lmfast.model.transformer import TransformerLM
 from lmfast.training.optimizers import make_optimizer
@@ -30,11 +30,11 @@ def made(monkeypatch):
             done.append("decoder")
             super().__init__(*arguments)
 
-    cast = TransformerLM.with_matrices_in
+    cast = TransformerLM.with_matrix_dtype
     refresh = torch_decoder.refresh
-    monkeypatch.setattr(kept_decoders, "TorchDecoder", Counted)
+    monkeypatch.setattr(decoder_cache, "TorchDecoder", Counted)
     monkeypatch.setattr(
-        TransformerLM, "with_matrices_in", lambda *arguments: (done.append("cast"), cast(*arguments))[1]
+        TransformerLM, "with_matrix_dtype", lambda *arguments: (done.append("cast"), cast(*arguments))[1]
     )
     monkeypatch.setattr(
         torch_decoder, "refresh", lambda *arguments: (done.append("refresh"), refresh(*arguments))
@@ -139,7 +139,7 @@ def test_ids_that_must_not_be_written_follow_the_model(made):
     model = build()
     free = generate(model, PROMPTS, 30, **GREEDY)
     for known, count in ((range(40), 2), (range(5, 45), 2), (range(30), 3), (range(60), 4)):
-        model.write_only(known)
+        model.restrict_to(known)
         assert generate(model, PROMPTS, 30, **GREEDY) == plain(model, **GREEDY)
         assert len(made) == count
     assert generate(model, PROMPTS, 30, **GREEDY) == free
@@ -151,7 +151,7 @@ def test_streams_at_once_do_not_share_a_decoder(made):
     streams = [stream(model, [prompt], 20, Sampling(**GREEDY)) for prompt in PROMPTS]
     rows = [[ids[0] for ids in step] for step in zip(*streams, strict=True)]
     assert [list(row) for row in zip(*rows, strict=True)] == expected
-    assert len(made) == len(PROMPTS) and len(shelf_of(model).idle) == KEPT
+    assert len(made) == len(PROMPTS) and len(decoder_cache_for(model).idle) == MAX_IDLE
 
 
 def test_a_stream_that_is_left_gives_its_decoder_back(made, replayed):
@@ -159,7 +159,7 @@ def test_a_stream_that_is_left_gives_its_decoder_back(made, replayed):
     steps = stream(model, PROMPTS, 30, Sampling(**GREEDY))
     next(steps)
     steps.close()
-    assert len(shelf_of(model).idle) == 1
+    assert len(decoder_cache_for(model).idle) == 1
     assert generate(model, PROMPTS, 30, **GREEDY) == plain(model, **GREEDY)
     assert made == ["decoder"]
 
@@ -173,7 +173,7 @@ def test_a_decoder_that_failed_is_not_used_again(made, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"):
         patch.setattr(torch_decoder.TorchDecoder, "_advance", fail)
         generate(model, PROMPTS, 30, **GREEDY)
-    assert not shelf_of(model).idle
+    assert not decoder_cache_for(model).idle
     assert generate(model, PROMPTS, 30, **GREEDY) == plain(model, **GREEDY)
 
 
@@ -181,7 +181,7 @@ def test_the_latest_used_are_kept_and_go_with_the_model(replayed):
     model = build()
     for batch in (1, 2, 3, 2, 4):
         generate(model, PROMPTS[:batch], 5, **GREEDY)
-    idle = shelf_of(model).idle
+    idle = decoder_cache_for(model).idle
     assert [decoder.key.batch for decoder in idle] == [2, 4]
     kept, alive = [weakref.ref(decoder) for decoder in idle], weakref.ref(model)
     events = [decoder.last for decoder in idle]

@@ -28,7 +28,7 @@ COUNTED_BYTES = 4 << 20
 """of their text counted together by one worker"""
 
 
-def text_figures(texts: Sequence[str], known: Collection[str] | None = None) -> dict[str, float]:
+def text_statistics(texts: Sequence[str], known: Collection[str] | None = None) -> dict[str, float]:
     """The figures above; known_words only where the training text's words are given."""
     said = [words(text) for text in texts]
     figures = {}
@@ -68,14 +68,12 @@ def _expressions():
     return regex.compile(GPT2), regex.compile(r"\p{L}+")
 
 
-def words_of_file(
-    path: str | Path, special_tokens: Sequence[str], num_workers: int | None = None
-) -> set[str]:
+def file_words(path: str | Path, special_tokens: Sequence[str], num_workers: int | None = None) -> set[str]:
     """The words of a text file; special tokens are none. Raises UserError where it cannot be read."""
-    return _words_counted([path], special_tokens, num_workers)
+    return _count_words([path], special_tokens, num_workers)
 
 
-def words_of_tokens(
+def token_words(
     tokens: np.ndarray, tokenizer, limit: int | None = None, num_workers: int | None = None
 ) -> set[str]:
     """The words of the text that ids stand for; of the first `limit` ids where that is set."""
@@ -94,14 +92,12 @@ def words_of_tokens(
                 upto = max(at + 1, upto - 1000) + int(starts[-1])
         text = tokenizer.decode_bytes(np.asarray(tokens[at:upto]))
         if text:
-            found |= _words_counted(
-                [_in_pieces(text, tokenizer)], list(tokenizer.special_tokens), num_workers
-            )
+            found |= _count_words([_split_text(text, tokenizer)], list(tokenizer.special_tokens), num_workers)
         at = upto
     return found
 
 
-def _in_pieces(text: bytes, tokenizer) -> "Documents":
+def _split_text(text: bytes, tokenizer) -> "Documents":
     """A text in pieces that can be counted alone, by several workers."""
     from lmfast.tokenizer.counting import Documents
     from lmfast.tokenizer.patterns import get_pattern
@@ -114,7 +110,7 @@ def _in_pieces(text: bytes, tokenizer) -> "Documents":
     )
 
 
-def _words_counted(texts: Sequence, special_tokens: Sequence[str], num_workers: int | None) -> set[str]:
+def _count_words(texts: Sequence, special_tokens: Sequence[str], num_workers: int | None) -> set[str]:
     from lmfast.tokenizer.counting import count_pretokens
     from lmfast.tokenizer.patterns import get_pattern
 
