@@ -1,6 +1,6 @@
 """lmfast: from raw text to your own language model on one machine.
 
-The public names below load on first use, so that `import lmfast` costs neither torch nor numba.
+The public names are loaded on first use: `import lmfast` imports neither torch nor numba.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""python -m lmfast COMMAND, and the console script `lmfast`: the list of commands, each a module of its own."""
+"""python -m lmfast COMMAND and the console script `lmfast`: runs the module of a command."""
 
 import importlib
 import sys
@@ -6,23 +6,17 @@ import sys
 from lmfast.errors import UserError, exit_on_user_error
 
 COMMANDS = {
-    "quickstart": ("lmfast.quickstart", "from nothing to a small story-telling model, in minutes"),
-    "tokenizer": (
-        "lmfast.tokenizer.__main__",
-        "train a tokenizer; encode, decode, inspect, count, compression",
-    ),
-    "data": (
-        "lmfast.data.__main__",
-        "fetch corpora by name; prepare token files of any text; their statistics",
-    ),
-    "train": ("lmfast.train", "train a language model on a token file"),
-    "sft": ("lmfast.sft", "teach a base model to answer, from instructions or conversations"),
-    "dpo": ("lmfast.dpo", "teach a model that talks which of two answers is better"),
-    "generate": ("lmfast.generate", "continue prompts with a trained model"),
-    "evaluate": ("lmfast.evaluate", "measure a trained model: loss on a token file, figures of its text"),
-    "flops": ("lmfast.flops", "count a model's parameters, FLOPs, memory and training time"),
+    "quickstart": ("lmfast.quickstart", "train a small story-telling model from scratch, in minutes"),
+    "data": ("lmfast.data.__main__", "download corpora, write token files, print their statistics"),
+    "tokenizer": ("lmfast.tokenizer.__main__", "train a tokenizer; encode, decode, inspect, count, compare"),
+    "train": ("lmfast.train", "train a language model on token files"),
+    "sft": ("lmfast.sft", "fine-tune a base model on instructions or conversations"),
+    "dpo": ("lmfast.dpo", "train a chat model on preferences"),
+    "generate": ("lmfast.generate", "generate text with a trained model, or chat with it"),
+    "evaluate": ("lmfast.evaluate", "measure a trained model: loss on a token file, statistics of its text"),
     "report": ("lmfast.report", "compare runs on one HTML page"),
-    "completion": ("lmfast.completion", "print a script that completes commands and options in your shell"),
+    "flops": ("lmfast.flops", "count the parameters, FLOPs, memory and training time of a model"),
+    "completion": ("lmfast.completion", "print a shell completion script"),
 }
 
 
@@ -39,7 +33,7 @@ def main() -> None:
             from lmfast.suggestions import remedy
 
             near = remedy(words[0].replace("-", "_"), COMMANDS, dashes="")
-            listed = f"there are {', '.join(COMMANDS)}"
+            listed = f"the commands are {', '.join(COMMANDS)}"
             raise UserError(f"unknown command '{words[0]}'; {near or listed}")
         else:
             sys.argv = [f"lmfast {words[0]}", *words[1:]]
@@ -47,9 +41,15 @@ def main() -> None:
 
 
 def usage() -> str:
-    lines = ["usage: lmfast COMMAND [OPTIONS]    (lmfast COMMAND --help lists a command's options)", ""]
+    lines = [
+        "usage: lmfast COMMAND [OPTIONS]",
+        "",
+        "Train language models, from raw text to chat.",
+        "",
+        "commands:",
+    ]
     lines += [f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items()]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", "lmfast COMMAND --help lists the options of a command."])
 
 
 if __name__ == "__main__":

@@ -2,5 +2,5 @@
 
 
 def counted(number: int, noun: str) -> str:
-    """The number with its thousands marked, and the noun (singular, of a regular plural) in the form that goes with it."""
+    """The number with thousands separators and the noun, given in the singular, with a plural s if needed."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

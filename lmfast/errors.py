@@ -1,8 +1,7 @@
-"""One class for everything a user can mend: bad files, bad values, missing devices.
+"""`UserError`: the exception for everything a user can fix, such as bad files, bad values and missing devices.
 
-Library code raises `UserError` with one line that names the file, the value and the way out. Commands
-print that line on stderr and exit with code 2 (`exit_on_user_error`); anything else is a bug and keeps its
-traceback.
+Its message is one line: subject, problem, remedy. Commands print it on standard error and exit with code 2
+(`exit_on_user_error`); any other exception is a bug and keeps its traceback.
 """
 
 import contextlib
@@ -10,13 +9,14 @@ import sys
 
 
 class UserError(ValueError):
-    """A problem in the input, told in one line: what, where, and what to do instead."""
+    """A problem with the input, described in one line: where, what is wrong, what to do."""
 
 
 @contextlib.contextmanager
 def exit_on_user_error():
-    """Turns a `UserError` into one line on stderr and exit code 2, as also output that cannot be written; Ctrl-C into exit
-    code 130. A reader that went away (head, less) is no error."""
+    """Turns `UserError` and failed writes into one line on standard error and exit code 2, Ctrl-C into exit code 130.
+
+    A closed pipe (head, less) is not an error."""
     from lmfast import streams
     from lmfast.interrupts import deferred_during_imports
 
@@ -30,7 +30,7 @@ def exit_on_user_error():
     except BrokenPipeError:
         sys.exit(0)
     except OSError as error:
-        # The machine's refusals (a folder that is a file, no permission, a full disk) are the user's to mend.
+        # The user can fix these: no permission, a full disk, a directory in place of a file.
         if error.filename is None:
             raise
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)

@@ -1,10 +1,9 @@
-"""python -m lmfast.evaluate RUN: the loss of a trained model on a token file, and figures about what it writes.
+"""python -m lmfast.evaluate RUN: the loss of a trained model on a token file, and statistics of the text it generates.
 
-Loss, perplexity and bits per byte over the whole file once, in order (or over so many batches of its beginning): the
-same figures every time on a CPU. A run of lmfast.sft or lmfast.dpo is measured on the records that it held out, as it was
-while training. On a token file too: one that was encoded for its base is as good as one of its own, for ids keep their
-meaning when the chat's tokens are added. With --samples, texts are written and measured as lmfast/data/text_statistics.py
-says.
+Reads the whole file once in order, or its first --eval-batches batches, and prints loss, perplexity and bits per byte;
+the result is reproducible on a CPU. Runs of sft and dpo are evaluated on the records they held out, or on a token file.
+A token file encoded for the base model works too, because adding the chat tokens keeps all other ids. --samples
+generates texts and prints the statistics described in lmfast/data/text_statistics.py.
 """
 
 import math
@@ -24,34 +23,34 @@ from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """Measure a trained model: its loss on a token file, and the text it writes."""
+    """Evaluate a trained model: loss on a token file, statistics of generated text."""
 
     run: Annotated[str | None, Option(positional=True)] = None
-    """run folder, or one of its checkpoints; the newest run under runs/ when not set"""
+    """run folder or checkpoint; defaults to the newest run under runs/"""
     data: Annotated[str | None, Option(aliases=("val_data",))] = None
-    """token file (.npy, .bin, or text of ids); when not set, the run's own val_data_path, or the records it held out"""
+    """token file (.npy, .bin, or text of ids); defaults to the run's val_data_path or the records it held out"""
     batch_size: int = 32
-    """sequences read together"""
+    """sequences per batch"""
     eval_batches: int = 0
-    """batches to read from the beginning of the data; 0 reads all of it, once"""
+    """number of batches to read from the start of the data; 0 reads all of it once"""
     samples: int = 0
-    """texts to write and measure"""
+    """number of texts to generate and measure"""
     max_tokens: int = 200
-    """most tokens of a text"""
+    """maximum number of tokens per text"""
     train_text: str | None = None
-    """text whose words are the known ones; the run's training tokens, decoded, when not set"""
+    """text file whose words count as known; defaults to the run's training tokens"""
     temperature: float = 0.8
-    """of the texts: divides the logits; 0 is greedy"""
+    """sampling temperature of the texts; 0 is greedy"""
     top_p: float | None = 0.95
-    """of the texts: sample among the most likely tokens that together reach this probability"""
+    """sample only from the most likely tokens whose probabilities sum to p"""
     seed: int = 0
-    """of the texts"""
+    """random seed of the texts"""
     bf16: bool = False
     """compute in bfloat16"""
     fp16: bool = False
     """compute in float16"""
     device: Literal["auto", "cuda", "cpu", "mps"] = "auto"
-    """where to compute"""
+    """device to run on"""
 
 
 def build_parser() -> SettingsParser:
@@ -65,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def evaluate_run(settings: EvaluateSettings) -> dict[str, float]:
-    """Measures, prints, and returns what was measured. Raises UserError on bad input."""
+    """Evaluates the run; prints and returns the metrics. Raises UserError on bad input."""
     for name, least in (("batch_size", 1), ("eval_batches", 0), ("samples", 0), ("max_tokens", 1)):
         if getattr(settings, name) < least:
             raise UserError(f"{name} is {getattr(settings, name)}; it must be at least {least}")
@@ -75,11 +74,11 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, float]:
     from lmfast.training.resume import saved_settings
     from lmfast.training.run_folder import find_checkpoint, load_checkpoint, newest_run, read_facts
 
-    Sampling(settings.temperature, None, settings.top_p)  # refuses before the model is loaded
+    Sampling(settings.temperature, None, settings.top_p)  # checks the values before the model is loaded
     device = pick_device(settings.device)
     checkpoint = find_checkpoint(Path(settings.run) if settings.run is not None else newest_run())
     stage = read_facts(checkpoint.run).get("stage", "train")
-    # What the other commands trained on are records and no token files.
+    # sft and dpo train on records, not on token files.
     trained = saved_settings(checkpoint.run, TrainSettings).data if stage == "train" else DataSettings()
     data = settings.data or trained.val_data_path
     if data is None and not settings.samples and stage == "train":
@@ -111,23 +110,21 @@ def _loss(
     if tokenizer is not None and made_by not in (None, tokenizer.fingerprint()):
         if not shares_ids(tokenizer, made_by):
             raise UserError(
-                f"{path}: was encoded with another tokenizer than the run's; encode it again with the one in the run folder"
+                f"{path}: was encoded with a different tokenizer than the run's; encode it with the one in the run folder"
             )
-        print(
-            f"{path}: was encoded before the tokenizer got the chat's tokens; its ids mean the same to the run"
-        )
+        print(f"{path}: was encoded without the chat tokens; its ids are valid for this run")
     context_length = model.config.context_length
     windows = Windows(file.tokens, settings.batch_size, context_length, IGNORE, settings.eval_batches)
     num_bytes = count_bytes(windows.targets(), tokenizer) if tokenizer is not None else None
     objective = NextToken(separator=_separator(checkpoint.run, tokenizer) if document_mask else None)
     result = evaluate(model, objective, windows, device, selected_precision(settings), num_bytes)
     metrics = {"loss": result["val_loss"], "perplexity": math.exp(min(result["val_loss"], 700))}
-    line = f"loss {metrics['loss']:.4f} nats a token, perplexity {metrics['perplexity']:.4g}"
+    line = f"loss {metrics['loss']:.4f} nats per token, perplexity {metrics['perplexity']:.4g}"
     if "bits_per_byte" in result:
         metrics["bits_per_byte"] = result["bits_per_byte"]
         line += f", {metrics['bits_per_byte']:.4f} bits per byte"
     part = "all" if len(windows.targets()) == len(file) - 1 else "the first"
-    apart = ", each document by itself, as the run was trained" if document_mask else ""
+    apart = ", attention within documents, as in training" if document_mask else ""
     print(
         f"{checkpoint.path} on {part} {len(windows.targets()):,} tokens of {path}, in {len(windows)} batches of "
         f"{settings.batch_size} × {context_length}{apart}"
@@ -139,7 +136,7 @@ def _loss(
 def _held_out(
     settings: EvaluateSettings, checkpoint, stage: str, model, tokenizer, device
 ) -> dict[str, float]:
-    """What was measured while training on the records that a run of lmfast.sft or lmfast.dpo held out."""
+    """The metrics of an sft or dpo run on the records it held out."""
     from lmfast.training.distributed import SINGLE_PROCESS
     from lmfast.training.run_folder import read_facts
 
@@ -147,10 +144,10 @@ def _held_out(
     data = trained.data
     if read_facts(checkpoint.run).get("train_data") != task.facts["train_data"]:
         raise UserError(
-            f"{data.train_data_path}: other records than the run was trained on; put those back, or give --data FILE"
+            f"{data.train_data_path}: differs from the records the run was trained on; restore them, or give --data FILE"
         )
     if task.make_evaluate is None:
-        raise UserError("the run held no records out; give --data FILE, or --samples N")
+        raise UserError("the run held out no records; give --data FILE, or --samples N")
     changes = {name: getattr(settings, name) for name in ("batch_size", "eval_batches", "bf16", "fp16")}
     changes["grad_accumulation"] = 1
     found = task.make_evaluate(model, replace_flat(trained, changes), device, SINGLE_PROCESS)()
@@ -168,7 +165,7 @@ def _held_out(
 
 
 def _task(run: Path, stage: str, tokenizer, device):
-    """(settings, task) of a run of lmfast.sft or lmfast.dpo, its records read again, with the reference's numbers."""
+    """(settings, task) of an sft or dpo run, with its records and reference log-probabilities loaded again."""
     from lmfast.inference.decode import generate
     from lmfast.training.distributed import SINGLE_PROCESS
     from lmfast.training.post_training_settings import DPOSettings, SFTSettings
@@ -189,7 +186,7 @@ def _task(run: Path, stage: str, tokenizer, device):
 
 
 def _separator(run: Path, tokenizer) -> int:
-    """The id of <|endoftext|>, by which a run with document_mask tells documents apart."""
+    """The id of <|endoftext|>, which separates documents in a run with document_mask."""
     known = {} if tokenizer is None else tokenizer.special_tokens
     if DOCUMENT_END not in known:
         raise UserError(
@@ -208,7 +205,7 @@ def _texts(
     from lmfast.model.device import autocast
 
     if tokenizer is None:
-        raise UserError("the run has no tokenizer, so text cannot be written; leave --samples out")
+        raise UserError("the run has no tokenizer and cannot generate text; remove --samples")
     begin = tokenizer.encode(DOCUMENT_END if DOCUMENT_END in tokenizer.special_tokens else "\n")
     known, source = _known_words(settings, train_data_path, tokenizer)
     with autocast(device, selected_precision(settings)):
@@ -227,14 +224,14 @@ def _texts(
 
 
 def _known_words(settings: EvaluateSettings, train_data_path: str | None, tokenizer):
-    """(words of the training text or None, where they are from)."""
+    """(words of the training text or None, their source)."""
     from lmfast.data.text_statistics import file_words, token_words
     from lmfast.data.token_file import open_tokens
 
     if settings.train_text is not None:
         return file_words(settings.train_text, list(tokenizer.special_tokens)), settings.train_text
     if train_data_path is None or not Path(train_data_path).exists():
-        print("no training text at hand, so no share of known words (--train-text FILE names one)")
+        print("no training text found, so the share of known words is omitted; give --train-text FILE")
         return None, None
     tokens = open_tokens(train_data_path, max(tokenizer.vocab) + 1).tokens
     return token_words(tokens, tokenizer), train_data_path

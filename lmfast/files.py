@@ -1,7 +1,6 @@
-"""Output files that are complete or absent, folders that one process writes at a time, text and hashes of files.
+"""Atomic writes, directory locks, text and hashes of files, private caches.
 
-In: the final path. Out: a temporary path in the same folder; it takes the final name when all went well, and is
-removed when not. Refuses folders that are missing or not writable, in one line.
+Raises UserError for directories that are missing or not writable.
 """
 
 import atexit
@@ -21,13 +20,13 @@ from lmfast.errors import UserError
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], durable: bool = False) -> Iterator[Path]:
-    """Yields a temporary path in the folder of `path`; on success it replaces `path` in one step.
+    """Yields a temporary path in the directory of `path`; renames it to `path` on success, removes it on failure.
 
-    durable: the file is on the disk before it takes its name, so that a power cut leaves the old one or the new one.
+    durable: flush the file to disk before renaming, so that a power cut leaves either the old or the new file.
     """
     path = Path(path)
     check_writable(path)
-    # Workers of a cluster may write one file twice at once, on machines with equal process ids or in two threads of one.
+    # Two workers of a cluster may write the same file at once, with equal process ids or in two threads of a process.
     who = f"{platform.node()}-{os.getpid()}-{threading.get_native_id()}"
     temporary = path.with_name(f".{path.name}.{who}.partial")
     try:
@@ -46,25 +45,25 @@ def atomic_write(path: str | os.PathLike[str], durable: bool = False) -> Iterato
 
 
 def check_writable(path: str | Path) -> None:
-    """Raises UserError where a file cannot be written at `path`, so that no work is done in vain."""
+    """Raises UserError if `path` cannot be written, before any work is wasted."""
     path = Path(path)
     if path.is_dir():
-        raise UserError(f"{path}: is a folder; name a file to write")
+        raise UserError(f"{path}: is a directory; give a file to write")
     folder = path.parent
     if not folder.is_dir():
-        raise UserError(f"{path}: the folder {folder} does not exist; make it, or choose another path")
+        raise UserError(f"{path}: the directory {folder} does not exist; create it, or choose another path")
     if not os.access(folder, os.W_OK):
-        raise UserError(f"{path}: the folder {folder} is not writable; choose another path")
+        raise UserError(f"{path}: the directory {folder} is not writable; choose another path")
 
 
 def check_not_input(path: str | Path, source: str | Path) -> None:
-    """Raises UserError where writing `path` would overwrite the file `source` that it is made of."""
+    """Raises UserError if writing `path` would overwrite its own input `source`."""
     if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
-        raise UserError(f"{path}: is the input; writing there would destroy it; choose another path")
+        raise UserError(f"{path}: is also the input and would be overwritten; choose another output")
 
 
 def read_text(path: Path) -> str:
-    """A file's text, UTF-8, without the byte order mark that some editors begin it with; UserError where it is another's."""
+    """The text of a UTF-8 file without a byte order mark. Raises UserError if it is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -72,13 +71,13 @@ def read_text(path: Path) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:
-    """Flushes a file, or on POSIX a folder's entries, to the disk."""
+    """Flushes a file to disk, or on POSIX the entries of a directory."""
     if path.is_dir() and os.name == "nt":
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
@@ -92,10 +91,10 @@ def sync(path: Path) -> None:
 def folder_lock(
     folder: Path, refusal: str | None = None, waiting: Callable[[], None] = lambda: None
 ) -> Iterator[None]:
-    """Holds `folder` (made if need be) for this process, by a lock on its file .lock.
+    """Locks `folder` for this process, creating it if needed.
 
-    Where another live process holds it: UserError(refusal), or without a refusal one call of `waiting` and patience.
-    The lock is the operating system's, on an open file: it is gone when its holder is, however that ended.
+    If another live process holds the lock: raises UserError(refusal), or without `refusal` calls `waiting` once and
+    waits. It is an operating system lock on the open file .lock, so it ends with the process that holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "a+b") as handle:
@@ -125,7 +124,7 @@ def _try_lock(handle) -> bool:
 
 @contextlib.contextmanager
 def remove_new_folders_on_error(folder: Path) -> Iterator[None]:
-    """After a failure, `folder` and the folders above it that were not there before go again, as far as they are empty."""
+    """On an exception, removes `folder` and its parents that did not exist before, if they are empty."""
     new = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
     try:
         yield
@@ -137,7 +136,7 @@ def remove_new_folders_on_error(folder: Path) -> Iterator[None]:
 
 
 def clear_folder(folder: Path) -> None:
-    """Removes everything in `folder` but its lock, which is open and which others may wait for."""
+    """Removes everything in `folder` except its lock file, which is open and which other processes may wait for."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -146,11 +145,10 @@ def clear_folder(folder: Path) -> None:
 
 
 def private_cache(name: str, usable: Callable[[Path], bool] = lambda folder: True) -> Path:
-    """A folder of this name for what can be made again, such as compiled code: only this user can write to it, so what
-    lies there may be executed.
+    """A cache directory of this name that only this user can write to, so that code in it is safe to execute.
 
-    In the user's cache (XDG_CACHE_HOME, ~/.cache) or else in the folder for temporary files, if `usable`; where neither is,
-    a new folder that is removed when the process ends. Raises UserError where not even that can be made.
+    In the user's cache (XDG_CACHE_HOME, ~/.cache) or the temporary directory, if `usable` accepts it; otherwise a new
+    directory that is removed at exit. Raises UserError if none can be created.
     """
     for place in _cache_candidates():
         folder = place / name
@@ -160,28 +158,28 @@ def private_cache(name: str, usable: Callable[[Path], bool] = lambda folder: Tru
         folder = Path(tempfile.mkdtemp(prefix="lmfast-"))
     except OSError:
         raise UserError(
-            "no directory can be written for compiled code; set TMPDIR or XDG_CACHE_HOME to one of yours"
+            "no writable directory for compiled code; set TMPDIR or XDG_CACHE_HOME to one that you own"
         ) from None
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 def _cache_candidates() -> Iterator[Path]:
-    with contextlib.suppress(RuntimeError):  # no HOME, and a user id that no database knows
+    with contextlib.suppress(RuntimeError):  # no HOME, and no entry for the user id
         yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmfast"
-    with contextlib.suppress(OSError):  # no folder for temporary files
+    with contextlib.suppress(OSError):  # no temporary directory
         yield Path(tempfile.gettempdir()) / f"lmfast-{getattr(os, 'getuid', int)()}"
 
 
 def _is_private(folder: Path, tighten: bool = False) -> bool:
-    """Makes a folder if need be; whether this user owns it (and a link to it), and nobody else can write to it.
+    """Creates a directory if needed; whether this user owns it (and a link to it) and nobody else can write to it.
 
-    tighten: take the permission to write from others where they have it, as with a umask of 002 they may. For a folder
-    whose own folders are checked in turn: what others put there before is not trusted because of that.
+    tighten: remove write permission from others (a umask of 002 grants it to the group). Only for a parent directory:
+    its existing subdirectories are not trusted, but checked in turn.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if hasattr(os, "getuid"):  # not Windows, where both places are the user's own
+        if hasattr(os, "getuid"):  # on Windows both locations belong to the user
             if {folder.lstat().st_uid, folder.stat().st_uid} != {os.getuid()}:
                 return False
             if folder.stat().st_mode & 0o022:

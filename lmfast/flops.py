@@ -1,8 +1,8 @@
-"""python -m lmfast.flops: what a model costs, before it is trained; and what a device can train in given hours.
+"""python -m lmfast.flops: the cost of a model before it is trained, or the model that a time budget allows.
 
-In: a model's shape (flags, or the YAML file of a run of lmfast.train, sft or dpo). Out: parameters and FLOPs by component,
-memory, the largest batch, time on a device; a table for people, --json for programs, --plot FILE for a picture. With
---hours the inverse: model size and token count. Torch is loaded only where this machine's own device must be looked at.
+Input: the shape of a model (options, or the YAML file of a train, sft or dpo run). Output: parameters and FLOPs by
+component, memory, the largest batch and the time on a device, as a table, as --json, or as a --plot. --hours solves the
+inverse problem: model size and token count. Imports torch only to query the device of this machine.
 """
 
 import json
@@ -45,54 +45,54 @@ from lmfast.training.resolve import batch_ramp
 GB = 1e9
 MatmulDtype = Literal["bf16", "fp16", "fp32", "fp8"]
 COMMANDS = (TrainSettings, SFTSettings, DPOSettings)
-"""whose files --config reads"""
+"""settings classes whose files --config accepts"""
 POST_TRAINING = {name for cls in COMMANDS for name in flat_types(cls)} - flat_types(TrainSettings).keys()
-"""settings that tell a file of sft or dpo from one of train"""
+"""settings that occur only in files of sft and dpo"""
 MAX_NUMBER = 1e15
-"""of any number given, and 1 / MAX_NUMBER the least above 0: far beyond all models and machines, well within a float"""
+"""upper bound of numeric settings, and 1 / MAX_NUMBER the lower bound above 0: keeps all products finite"""
 CHINCHILLA = 20.0
 LOCAL_DEVICES = ("auto", "cuda", "cpu", "mps")
 TIME_SETTINGS = {"total_tokens", "tokens_per_parameter", "mfu"}
-"""settings that ask for a time: named without a device, they mean this machine"""
+"""settings that request a time; without --device, the time on this machine"""
 DEVICE_HELP = (
-    f"for times and the largest batch: {', '.join(d.name for d in DEVICES)}; or this machine's own (auto, cuda, cpu, "
-    "mps), measured where its name is not among these"
+    f"device for times and the largest batch: {', '.join(d.name for d in DEVICES)}, or auto, cuda, cpu, mps for this "
+    "machine"
 )
 
 MEMORY_ASSUMPTIONS = (
-    "Memory: fp32 weights, gradients and AdamW moments, {dtype} products, this project's GPU kernels, no recomputation, "
-    "the loss without logits; GB are 10^9 bytes. On a CPU the plain operators keep more activations"
+    "Memory: fp32 weights, gradients and AdamW moments, {dtype} products, lmfast's GPU kernels, no recomputation, "
+    "no stored logits; GB are 10^9 bytes. On a CPU, PyTorch's operators store more activations"
 )
 
 
 @dataclass(frozen=True)
 class FlopsSettings:
-    """Count a model's parameters, FLOPs, memory and training time; or, with --hours, find the model for a budget."""
+    """Count parameters, FLOPs, memory and training time; with --hours, find the model for a time budget."""
 
     config: str | None = None
-    """YAML file of a run of train, sft or dpo, or the name of one in configs/; the command line beats it"""
+    """YAML file of a train, sft or dpo run, or the name of one in configs/; options override it"""
     model: ModelConfig = field(default_factory=ModelConfig)
     init_from: str | None = None
-    """run folder or checkpoint whose model is counted, as sft and dpo train it; other settings beat it"""
+    """run folder or checkpoint whose model to count; options override its shape"""
     batch_size: int = 32
-    """sequences in one forward pass, for the memory of a step"""
+    """sequences per forward pass, for the memory of a step"""
     dtype: MatmulDtype | None = None
-    """of the matrix products; when not set, what the YAML file's bf16 and fp16 say, and bf16 without a file"""
+    """type of the matrix products; defaults to the YAML file's bf16 and fp16, or bf16 without a file"""
     device: Annotated[str | None, Option(help=DEVICE_HELP)] = None
     memory: float | None = None
-    """GB (10^9 bytes) that the largest batch may use; the device's own when not set"""
+    """GB (10^9 bytes) available for the largest batch; defaults to the device's memory"""
     total_tokens: int | None = None
-    """tokens to train on; when not set, what the YAML file says"""
+    """tokens to train on; defaults to the YAML file's"""
     tokens_per_parameter: float | None = None
-    """instead of total_tokens: tokens for each parameter. With --hours 20 when not set"""
+    """tokens per parameter, instead of total_tokens; defaults to 20 with --hours"""
     mfu: float = 0.4
-    """share of the device's peak that training reaches, for times"""
+    """assumed fraction of the device's peak, for times"""
     hours: float | None = None
-    """the inverse: model size and tokens that this time on the device allows"""
+    """find the model size and token count that this time on the device allows"""
     json: bool = False
     """print JSON instead of a table"""
     plot: str | None = None
-    """picture to write (.png, .svg, .pdf): the components' shares as the context grows"""
+    """write a plot (.png, .svg, .pdf) of each component's share of the FLOPs against context length"""
 
 
 class ResolvedFlops(FlopsSettings):
@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = parse(FlopsSettings, argv, "lmfast flops", others=COMMANDS)
         file = _read_config(settings.config)
         if "vocab_size" in file and "init_from" in given:
-            raise UserError(f"{settings.config}: gives the model's shape itself; leave --init-from out")
+            raise UserError(f"{settings.config}: already gives the shape of the model; remove --init-from")
         if "vocab_size" not in file and (settings.config or settings.init_from) is not None:
             base = _base(settings, file, given)
             settings = parse(FlopsSettings, argv, "lmfast flops", base, COMMANDS)
@@ -141,15 +141,16 @@ def _read_config(name: str | None) -> dict[str, Any]:
 
 
 def _base(settings: FlopsSettings, file: dict[str, Any], given: set[str]) -> FlopsSettings:
-    """The defaults under a file without a vocabulary: sft and dpo take the model's shape from the run in init_from (sft adds
-    the chat's tokens to its ids) and have a smaller batch. Raises UserError where that run is not named."""
+    """The defaults for a file without vocab_size: the shape of the run in init_from, plus the chat tokens for sft and dpo.
+
+    Raises UserError if init_from is needed but not given."""
     after = bool(POST_TRAINING & file.keys())
     defaults = replace(FlopsSettings(), batch_size=SFTSettings().optimizer.batch_size if after else 32)
     if settings.init_from is None:
         if after and not given & flat_types(ModelConfig).keys():
             raise UserError(
-                f"{settings.config}: settings of lmfast sft or dpo, which train the model of a run; add --init-from RUN, "
-                "or give the shape, such as --vocab-size and --d-model"
+                f"{settings.config}: settings of sft or dpo do not give the shape of the model; add --init-from RUN, "
+                "or options such as --vocab-size and --d-model"
             )
         return defaults
     run = Path(settings.init_from)
@@ -167,16 +168,16 @@ def _base(settings: FlopsSettings, file: dict[str, Any], given: set[str]) -> Flo
 
 
 def resolve(settings: FlopsSettings, file: dict[str, Any], given: set[str]) -> ResolvedFlops:
-    """What follows from the YAML file and from what the command line names, filled in; then everything checked."""
+    """Fills in the settings that follow from the YAML file and the command line, then checks all of them."""
     if "batch_size" not in given and "beta" in file:
-        settings = replace(settings, batch_size=2 * settings.batch_size)  # of dpo: pairs
+        settings = replace(settings, batch_size=2 * settings.batch_size)  # dpo counts pairs
     dtype = settings.dtype
     if dtype is None:
         flags = {name: file[name] for name in ("bf16", "fp16") if name in file}
         named = selected_precision(RunSettings(**flags))
         dtype = "bf16" if settings.config is None else named
     if "total_tokens" not in given and {"tokens_per_parameter", "hours"} & given:
-        settings = replace(settings, total_tokens=None)  # the file's: the line beats it
+        settings = replace(settings, total_tokens=None)  # the command line overrides the file
     elif settings.total_tokens is None and settings.hours is None and file.get("max_iters") is not None:
         names = ("grad_accumulation", "batch_ramp_iters", "batch_ramp_start")
         passes = {name: file[name] for name in names if name in file}
@@ -191,37 +192,31 @@ def resolve(settings: FlopsSettings, file: dict[str, Any], given: set[str]) -> R
 
 
 def check(settings: FlopsSettings) -> None:
-    """Raises UserError for values that mean nothing, and for settings that contradict each other."""
+    """Raises UserError for values out of range and for settings that exclude each other."""
     for name in ("batch_size", "memory", "total_tokens", "tokens_per_parameter", "hours"):
         value = getattr(settings, name)
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise UserError(f"{name} is {value}; it must be a number greater than 0")
     for name, value in [*vars(settings).items(), *vars(settings.model).items()]:
         if isinstance(value, int | float) and not value <= MAX_NUMBER:
-            raise UserError(f"{name} is {value}; more than {MAX_NUMBER:g} is not counted here")
+            raise UserError(f"{name} is {value}; it must be at most {MAX_NUMBER:g}")
         if isinstance(value, float) and 0 < value < 1 / MAX_NUMBER:
-            raise UserError(f"{name} is {value}; less than {1 / MAX_NUMBER:g} is not counted here")
+            raise UserError(f"{name} is {value}; it must be at least {1 / MAX_NUMBER:g}")
     if not 0 < settings.mfu <= 1:
-        raise UserError(f"mfu is {settings.mfu}; it is a share of the peak, above 0 and at most 1")
+        raise UserError(f"mfu is {settings.mfu}; it must be above 0 and at most 1")
     if settings.total_tokens is not None and settings.tokens_per_parameter is not None:
-        raise UserError(
-            "total_tokens and tokens_per_parameter are both set; they say the same thing, give one"
-        )
+        raise UserError("total_tokens and tokens_per_parameter are both set; give only one of them")
     if settings.hours is not None:
         if settings.device is None:
-            raise UserError(
-                "hours is set without a device; give --device L4, say, or auto for this machine's"
-            )
+            raise UserError("hours is set without a device; add for example --device L4, or --device auto")
         if settings.total_tokens is not None:
-            raise UserError("hours finds the token count; leave total_tokens out, or hours")
+            raise UserError("hours and total_tokens are both set; give only one of them")
         if settings.plot is not None:
-            raise UserError(
-                "plot shows the shares of a given shape, and hours looks for one; leave one of them out"
-            )
+            raise UserError("hours and plot are both set; give only one of them")
 
 
 def cost(settings: ResolvedFlops) -> dict[str, Any]:
-    """Everything about one shape, as it is printed with --json; bytes, FLOPs and seconds, unrounded."""
+    """The cost of one shape, as printed by --json: bytes, FLOPs and seconds, unrounded."""
     config = settings.model.resolved()
     dtype, length, batch = settings.dtype, config.context_length, settings.batch_size
     forward = forward_flops(config, length)
@@ -257,7 +252,7 @@ def cost(settings: ResolvedFlops) -> dict[str, Any]:
 
 
 def budget(settings: ResolvedFlops, hours: float, device_name: str) -> dict[str, Any]:
-    """The inverse: model size and tokens for hours on a device, and a shape of about that size."""
+    """Model size and token count for `hours` on a device, and a shape of about that size."""
     dtype = settings.dtype
     device = _device(device_name, dtype)
     ratio = settings.tokens_per_parameter or CHINCHILLA
@@ -280,8 +275,8 @@ def budget(settings: ResolvedFlops, hours: float, device_name: str) -> dict[str,
         proposal = propose_shape(settings.model, flops, ratio)
         if proposal is None:
             raise UserError(
-                f"vocab_size {settings.model.vocab_size} alone costs more than {hours:g} hours; "
-                "choose a smaller one, or more hours"
+                f"no model with vocab_size {settings.model.vocab_size} can be trained in {hours:g} hours; "
+                "reduce it, or allow more hours"
             )
         facts["shape"] = {
             "config": asdict(proposal.config),
@@ -295,7 +290,7 @@ def budget(settings: ResolvedFlops, hours: float, device_name: str) -> dict[str,
 
 
 def _device(name: str, dtype: str) -> dict[str, Any]:
-    """{name, peak_flops, peak_source, memory_bytes (None where it is not known)}"""
+    """{name, peak_flops, peak_source, memory_bytes (None if unknown)}"""
     if name not in LOCAL_DEVICES:
         known, peak = named_peak(name, dtype)
         return {

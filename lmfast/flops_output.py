@@ -1,8 +1,7 @@
-"""How `lmfast flops` shows its facts: tables and lines for people, and the picture of the shares.
+"""The output of `lmfast flops`: tables, lines, and the plot of FLOP shares.
 
-In: the dictionaries of `lmfast.flops.cost` and `.budget` (bytes, FLOPs, seconds). Out: text on standard output, lines
-and colours only in a terminal; a picture file, whole or not at all. Refuses a picture without matplotlib, or with a
-name that is no picture's.
+Input: the dictionaries of `lmfast.flops.cost` and `.budget` (bytes, FLOPs, seconds). Text goes to standard output, with
+rules and colours only on a terminal. Rejects --plot without matplotlib and unknown image suffixes.
 """
 
 import math
@@ -20,7 +19,7 @@ GB = 1e9
 
 
 def print_cost(facts: dict[str, Any]) -> None:
-    """The table for people: components, memory, then one line a fact, and under which conventions."""
+    """Prints components, memory, one line per further fact, and the conventions."""
     from rich.table import Table
 
     console, box = _console()
@@ -61,7 +60,7 @@ def print_cost(facts: dict[str, Any]) -> None:
         table.add_row(label, *cells, style="bold" if label == "total" else None)
     console.print(table)
     console.print(
-        f"for one sequence of {length:,} tokens; {facts['training_flops_per_token']:,.0f} training FLOPs a token"
+        f"for one sequence of {length:,} tokens; {facts['training_flops_per_token']:,.0f} training FLOPs per token"
     )
 
     memory = facts["memory_bytes"]
@@ -75,8 +74,8 @@ def print_cost(facts: dict[str, Any]) -> None:
         "weight_copies": f"{'16-bit' if facts['dtype'] != 'fp32' else 'autocast'} copies of the matrices",
         "activations": "activations",
         "head_gradient": "head's gradient inside the loss",
-        "workspace": "workspace (on paper)",
-        "total": "at most",
+        "workspace": "workspace (estimate)",
+        "total": "upper bound",
     }
     for name, label in labels.items():
         if name == "total":
@@ -86,14 +85,14 @@ def print_cost(facts: dict[str, Any]) -> None:
     console.print(table)
     console.print()
     cache = facts["kv_cache_bytes_per_token"]
-    console.print(f"KV cache: {cache:,} bytes a token, {cache * length / GB:,.3f} GB for a full context")
+    console.print(f"KV cache: {cache:,} bytes per token, {cache * length / GB:,.3f} GB for a full context")
     for line in _device_lines(facts):
         console.print(line)
     console.print(f"\n{facts['convention']}.\n{facts['memory_assumptions']}.", style="dim")
 
 
 def print_budget(facts: dict[str, Any]) -> None:
-    """The inverse, one line a fact."""
+    """Prints the model for a time budget."""
     console, _ = _console()
     device, shape = facts["device"], facts["shape"]
     console.print(
@@ -101,12 +100,14 @@ def print_budget(facts: dict[str, Any]) -> None:
         f"{_rate(device['peak_flops'])} ({device['peak_source']}): {facts['training_flops']:.3e} FLOPs"
     )
     console.print(
-        f"at {facts['tokens_per_parameter']:g} tokens a parameter: {_count(facts['parameters'])} parameters, "
+        f"at {facts['tokens_per_parameter']:g} tokens per parameter: {_count(facts['parameters'])} parameters, "
         f"{_count(facts['tokens'])} tokens (FLOPs = 6 × parameters × tokens)",
         style="bold",
     )
     if shape is None:
-        console.print("give --vocab-size (and --context-length) for a shape of that size, attention included")
+        console.print(
+            "add --vocab-size (and --context-length) to get a shape of that size, attention included"
+        )
         return
     console.print(f"a shape within the budget: {_title(shape['config'])}")
     console.print(
@@ -122,11 +123,11 @@ def _device_lines(facts: dict[str, Any]) -> list[str]:
     lines = []
     if "largest_batch" in facts:
         fit = facts["largest_batch"]
-        room = f"{fit['usable_share']:.0%} of {fit['memory_bytes'] / GB:g} GB"
+        memory = f"{fit['usable_share']:.0%} of {fit['memory_bytes'] / GB:g} GB"
         lines.append(
-            f"largest batch in {room}: {fit['batch_size']:,} sequences"
+            f"largest batch in {memory}: {fit['batch_size']:,} sequences"
             if fit["batch_size"]
-            else f"largest batch in {room}: not one sequence fits; a smaller model or context_length would"
+            else f"largest batch in {memory}: not even one sequence fits; reduce the model or context_length"
         )
     if "time" in facts:
         device, time = facts["device"], facts["time"]
@@ -140,7 +141,7 @@ def _device_lines(facts: dict[str, Any]) -> list[str]:
 
 
 def _console():
-    """(console, table style): lines and colours in a terminal, bare columns of any width elsewhere."""
+    """(console, table style): rules and colours on a terminal, plain columns of any width elsewhere."""
     from rich import box
     from rich.console import Console
 
@@ -175,12 +176,12 @@ def _rate(flops: float) -> str:
 
 
 def plot_shares(config: ModelConfig, path: str) -> None:
-    """Stacked shares of the forward FLOPs against the context: 128 to 131,072 tokens, wider where config is."""
+    """Plots stacked shares of the forward FLOPs against context lengths of 128 to 131,072 tokens or more."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise UserError(
-            "--plot needs matplotlib, which is not installed; install it, or use --json"
+            "--plot needs matplotlib, which is not installed; run `pip install matplotlib`, or use --json"
         ) from None
     # Figure without pyplot: no backend is chosen and nothing global changes.
     figure = Figure(figsize=(9, 5.2), layout="constrained")
@@ -221,6 +222,6 @@ def plot_shares(config: ModelConfig, path: str) -> None:
     suffix = path.rpartition(".")[2].lower() if "." in path else ""
     known = figure.canvas.get_supported_filetypes()
     if suffix not in known:
-        raise UserError(f"{path}: not a picture's name; end it in .png, .svg or .pdf")
+        raise UserError(f"{path}: not an image file name; use .png, .svg or .pdf")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format=suffix, dpi=150)

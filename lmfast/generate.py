@@ -1,7 +1,7 @@
 """python -m lmfast.generate: continue prompts with a trained model.
 
-Prompts come from the command line, from a file, or from a pipe. Text streams to standard output as it is made (several
-prompts: each is printed when it ends); everything else goes to standard error.
+Prompts come from the command line, a file or a pipe. The text of one prompt streams to standard output; with several
+prompts each text is printed when all are complete. Everything else goes to standard error.
 """
 
 import contextlib
@@ -28,40 +28,39 @@ class GenerateSettings:
     """Continue prompts with a trained model."""
 
     checkpoint: str | None = None
-    """run folder, or one of its checkpoints; the newest run under runs/ when not set"""
+    """run folder or checkpoint; defaults to the newest run under runs/"""
     prompt: Annotated[tuple[str, ...], Option(aliases=("prompts",))] = ()
-    """text to continue; several make a batch. Without one, what is piped in; without that, a text begins at <|endoftext|>"""
+    """text to continue; several prompts form a batch; without one, reads piped text or starts from <|endoftext|>"""
     prompt_file: str | None = None
-    """file with one prompt a line; - reads standard input"""
+    """file with one prompt per line; - reads standard input"""
     prompt_separator: str = "\\n"
-    """what stands between the prompts of a file or of piped text, such as '\\n---\\n' for prompts of several lines; '' makes
-    all of it one prompt. Line breaks around a prompt are left out"""
+    """separator between prompts in a file or piped text, such as '\\n---\\n'; '' makes all of it one prompt"""
     chat: bool = False
-    """talk with a model of lmfast.sft or lmfast.dpo: a line from standard input is a turn, /reset forgets, /exit ends"""
+    """chat with a model trained by sft or dpo, one line per turn; /reset clears the history, /exit ends"""
     system: str | None = None
-    """chat: what the model is told before the first turn"""
+    """chat: system message"""
     max_tokens: int = 256
-    """most new tokens for each prompt"""
+    """maximum number of new tokens per prompt"""
     temperature: float = 0.8
-    """divides the logits; 0 is greedy"""
+    """sampling temperature; 0 is greedy"""
     top_k: int | None = None
-    """sample among so many most likely tokens"""
+    """sample only from the k most likely tokens"""
     top_p: float | None = 0.95
-    """sample among the most likely tokens that together reach this probability"""
+    """sample only from the most likely tokens whose probabilities sum to p"""
     seed: int = 0
-    """the same seed gives the same text"""
+    """random seed; equal seeds give equal text"""
     stop: bool = True
-    """end a text at <|endoftext|>, and at <|end|> where the run has learnt to talk; --no-stop goes on to max_tokens"""
+    """stop at <|endoftext|>, for chat models also at <|end|>; --no-stop continues to max_tokens"""
     kv_cache: bool = True
-    """keep keys and values of earlier tokens; --no-kv-cache recomputes them, for comparison"""
+    """cache keys and values; --no-kv-cache recomputes them, for comparison"""
     compile: bool = False
-    """decode through torch.compile: seconds to begin with, fewer a token on a GPU; a CPU in float32 needs none"""
+    """compile the decoding step with torch.compile; not needed on a CPU in float32"""
     bf16: bool = False
-    """compute in bfloat16: faster on a GPU; with and without cache the logits agree within 2 % of the largest"""
+    """compute in bfloat16, which is faster on a GPU"""
     fp16: bool = False
-    """compute in float16: for a GPU without bfloat16"""
+    """compute in float16, for GPUs without bfloat16"""
     device: Literal["auto", "cuda", "cpu", "mps"] = "auto"
-    """where to compute"""
+    """device to run on"""
 
 
 def build_parser() -> SettingsParser:
@@ -76,16 +75,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def generate_text(settings: GenerateSettings) -> None:
-    """Loads the run, continues the prompts, prints text and rate. Raises UserError on bad input."""
+    """Loads the run, continues the prompts, prints the text and the rate. Raises UserError on bad input."""
     standard_output()
     if settings.chat and (settings.prompt or settings.prompt_file is not None):
         raise UserError(
-            "--chat reads turns from standard input; leave --prompt and --prompt-file out, or --chat"
+            "--chat reads messages from standard input; remove --prompt and --prompt-file, or --chat"
         )
     if settings.chat and not settings.stop:
-        raise UserError("--chat ends each answer with its turn; leave --no-stop out, or --chat")
+        raise UserError("--chat stops at the end of each answer; remove --no-stop, or --chat")
     if settings.system is not None and not settings.chat:
-        raise UserError("--system is for --chat; give both, or neither")
+        raise UserError("--system requires --chat; add --chat, or remove --system")
     if settings.max_tokens < 1:
         raise UserError(f"max_tokens is {settings.max_tokens}; it must be at least 1")
     precision = selected_precision(settings)
@@ -99,14 +98,16 @@ def generate_text(settings: GenerateSettings) -> None:
 
     sampling = Sampling(
         settings.temperature, settings.top_k, settings.top_p, settings.seed
-    )  # refuses before the model is loaded
+    )  # checks the values before the model is loaded
     device = pick_device(settings.device)
     if settings.compile and (reason := compile_blocker(device)):
-        raise UserError(f"--compile cannot work here: {reason}; leave it out")
+        raise UserError(f"--compile does not work here: {reason}; remove it")
     folder = Path(settings.checkpoint) if settings.checkpoint else newest_run()
     model, tokenizer, _ = load_run(folder, device=str(device))
     if tokenizer is None:
-        raise UserError(f"{folder}: the run has no tokenizer, so text cannot be made; train with --tokenizer")
+        raise UserError(
+            f"{folder}: the run has no tokenizer and cannot generate text; train with --tokenizer"
+        )
     if settings.chat:
         with autocast(device, precision):
             _talk(settings, sampling, model, tokenizer)
@@ -114,14 +115,14 @@ def generate_text(settings: GenerateSettings) -> None:
     begin, stop_ids = tokenizer.special_tokens.get(DOCUMENT_END), ending_ids(tokenizer)
     if settings.stop and not stop_ids:
         print(
-            f"{folder}: the tokenizer has no <|endoftext|>, so each text goes on to max_tokens",
+            f"{folder}: the tokenizer has no <|endoftext|>, so each text continues to max_tokens",
             file=sys.stderr,
         )
     ids = [tokenizer.encode(prompt) for prompt in prompts]
     if begin is not None:
         ids = [row or [begin] for row in ids]
     elif not all(ids):
-        raise UserError("the tokenizer has no <|endoftext|> to begin a text with; give --prompt")
+        raise UserError("the tokenizer has no <|endoftext|> to start a text from; give --prompt")
 
     printer = _StreamPrinter(tokenizer, prompts[0]) if len(prompts) == 1 else None
     start = time.perf_counter()
@@ -147,9 +148,11 @@ def generate_text(settings: GenerateSettings) -> None:
 
 
 def _talk(settings: GenerateSettings, sampling, model, tokenizer) -> None:
-    """Answers the lines of standard input until they end. A message that is too long is reported and skipped; from a pipe
-    its answer is an empty line, and the command fails at the end. On a terminal each line is asked for, and Ctrl-C ends an
-    answer (at the question, the talk)."""
+    """Answers the lines of standard input.
+
+    Reports and skips messages that are too long; with piped input their answer is an empty line and the command exits
+    with an error at the end. On a terminal, Ctrl-C interrupts an answer, or ends the chat at the prompt.
+    """
     from lmfast.inference.chat import Chat
 
     def begin() -> Chat:
@@ -191,15 +194,15 @@ def _talk(settings: GenerateSettings, sampling, model, tokenizer) -> None:
                     print(flush=True)
             if talk.forgotten > known:
                 print(
-                    f"(the context is full: the first {talk.forgotten} messages are forgotten)",
+                    f"(the context is full; dropped the first {talk.forgotten} messages)",
                     file=sys.stderr,
                 )
     if skipped and not asking:
-        raise UserError(f"standard input: {skipped} of {lines - 1} lines were skipped; shorten them")
+        raise UserError(f"standard input: skipped {skipped} of {lines - 1} lines; shorten them")
 
 
 def _split_prompts(argv: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
-    """The words without their prompts, and the prompts: `--prompt a b`, `--prompt a --prompt b` and `--prompt=--a`."""
+    """(other arguments, prompts). Accepts `--prompt a b`, `--prompt a --prompt b` and `--prompt=--a`."""
     rest, prompts, taking = [], [], False
     for word in argv:
         name, equals, value = word.partition("=")
@@ -221,20 +224,20 @@ def _prompts(settings: GenerateSettings) -> list[str]:
     if settings.prompt_file is not None:
         found = _split(_read(settings.prompt_file), settings.prompt_separator)
         if not found:
-            raise UserError(f"{settings.prompt_file}: no prompt in it; write one a line")
+            raise UserError(f"{settings.prompt_file}: contains no prompt; write one per line")
         prompts += found
     elif not prompts and input_is_piped():
-        print("reading prompts from standard input (none: </dev/null or --prompt '')", file=sys.stderr)
+        print("reading prompts from standard input (for none: </dev/null or --prompt '')", file=sys.stderr)
         prompts = _split(_read("-"), settings.prompt_separator)
     return prompts or [""]
 
 
 def _read(name: str) -> str:
-    """The text of a prompt file, or for - of standard input."""
+    """The text of a prompt file, or of standard input for -."""
     if name != "-":
         path = Path(name)
         if not path.is_file():
-            raise UserError(f"{path}: no such prompt file")
+            raise UserError(f"{path}: no such prompt file; check the path")
         return read_text(path)
     with standard_input() as stdin:
         text = stdin.read()
@@ -243,7 +246,7 @@ def _read(name: str) -> str:
 
 
 def _split(text: str, separator: str) -> list[str]:
-    r"""The prompts of a text: what stands between separators, blank ones left out.
+    r"""Splits a text into prompts; drops blank ones and the line breaks around each.
 
     >>> _split("a\n\nb\n", r"\n"), _split("a\nb\n---\nc\n", "---"), _split("a\n\nb\n", "")
     (['a', 'b'], ['a\nb', 'c'], ['a\n\nb'])
@@ -253,13 +256,13 @@ def _split(text: str, separator: str) -> list[str]:
 
 
 def _reject_surrogates(what: str, text: str) -> None:
-    """Raises UserError for bytes that were no UTF-8, which Python's C locale hides in surrogates."""
+    """Raises UserError for input that was not UTF-8: in the C locale, Python decodes such bytes as surrogates."""
     if not text.isprintable() and any("\ud800" <= c <= "\udfff" for c in text):
         raise UserError(f"{what}: not UTF-8 text; convert it first")
 
 
 class _StreamPrinter:
-    """Prints one sequence's text as its tokens come, never half a character."""
+    """Prints the text of one sequence token by token, whole characters only."""
 
     def __init__(self, tokenizer, prompt: str):
         import codecs

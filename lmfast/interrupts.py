@@ -1,7 +1,7 @@
-"""Ctrl-C while modules are imported: KeyboardInterrupt waits until the import is done.
+"""Defers Ctrl-C until imports are complete.
 
-Importing torch and what it brings takes seconds. Some of that code catches every exception, or is left half imported by
-one: Ctrl-C was lost there, or came out later as a RecursionError. A command's imports stand within functions, anywhere.
+Importing torch takes seconds, and some of that code catches every exception or stays half imported after one: Ctrl-C was
+lost, or surfaced later as a RecursionError. Commands import inside functions, so an import can be running at any time.
 """
 
 import _thread
@@ -17,8 +17,9 @@ RETRY_SECONDS = 0.05
 
 @contextlib.contextmanager
 def deferred_during_imports() -> Iterator[None]:
-    """Within, SIGINT raises KeyboardInterrupt outside of imports only. Changes nothing where SIGINT is ignored or
-    handled otherwise, or off the main thread."""
+    """Inside the block, SIGINT raises KeyboardInterrupt only when no import is running.
+
+    Does nothing if SIGINT is ignored or has another handler, and in threads other than the main one."""
     on_main = threading.current_thread() is threading.main_thread()
     if not on_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
@@ -31,7 +32,7 @@ def deferred_during_imports() -> Iterator[None]:
 
 
 class _Waiting:
-    """The handler: within an import it reports, and tries again until that is done; a second Ctrl-C ends the process."""
+    """The handler. During an import it reports once and retries until the import is done; a second Ctrl-C exits."""
 
     def __init__(self):
         self.reported = self.by_timer = False
@@ -42,8 +43,8 @@ class _Waiting:
         if self.reported and not self.by_timer:
             os._exit(130)
         if not self.reported:
-            # Not by print, which may be what was interrupted.
-            os.write(2, b"\nstopping when everything is loaded; Ctrl-C again stops at once\n")
+            # os.write, because print may be what was interrupted.
+            os.write(2, b"\nstopping when all modules are loaded; press Ctrl-C again to stop at once\n")
         self.reported, self.by_timer = True, False
         again = threading.Timer(RETRY_SECONDS, self._again)
         again.daemon = True

@@ -1,7 +1,7 @@
-"""python -m lmfast.quickstart: from nothing to a small model that tells stories.
+"""python -m lmfast.quickstart: train a small story-telling model from scratch.
 
-Built-in stories → tokenizer → token files → training → text, into data/stories/ and runs/quickstart/. Finished stages
-are reused; --fresh starts over.
+Built-in stories → tokenizer → token files → training → text, written to data/stories/ and runs/quickstart/. Reuses
+finished stages; --fresh starts over.
 """
 
 import sys
@@ -19,7 +19,7 @@ FOLDER = Path("runs/quickstart")
 def build_parser() -> Parser:
     parser = Parser(
         prog="lmfast quickstart",
-        description="From nothing to a small story-telling model, in minutes.",
+        description="Train a small story-telling model from scratch, in minutes.",
     )
     parser.add_argument("--fresh", action="store_true", help="start over instead of reusing finished stages")
     return parser
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def quickstart(fresh: bool) -> bool:
-    """Runs every stage that is not finished; returns False when training was stopped."""
+    """Runs every unfinished stage; returns False if training was stopped."""
     start = time.perf_counter()
     from lmfast.train import train
     from lmfast.training.run_folder import lock_run
@@ -43,12 +43,12 @@ def quickstart(fresh: bool) -> bool:
             clear_folder(FOLDER)
     from lmfast.data.stories.builtin import prepare
 
-    print("1/3 the corpus: stories from a built-in grammar, a byte-level BPE, token files")
+    print("1/3 corpus: stories from a built-in grammar, a byte-level BPE tokenizer, token files")
     corpus = prepare(fresh=fresh)
-    print("2/3 the model")
+    print("2/3 training")
     if not train(["--config", "quickstart", "--out-dir", str(FOLDER)], corpus):
         return False
-    print("3/3 a story by the model")
+    print("3/3 a story from the model")
     _show(corpus, time.perf_counter() - start)
     return True
 
@@ -57,16 +57,16 @@ def _show(corpus, seconds: float) -> None:
     from lmfast.generate import GenerateSettings, generate_text
     from lmfast.training.run_folder import read_metrics
 
-    print(end="", flush=True)  # what is buffered comes before the text, which is not
+    print(end="", flush=True)  # generate_text flushes each token: print what is still buffered first
     generate_text(GenerateSettings(checkpoint=str(FOLDER), prompt=("Once upon a time",), max_tokens=220))
     metrics = read_metrics(FOLDER)
     last = next(m for m in reversed(metrics) if "val_loss" in m)
     rates = sorted(m["tokens_per_second"] for m in metrics if "tokens_per_second" in m)
-    line = f"validation loss {last['val_loss']:.4f} nats a token"
+    line = f"validation loss {last['val_loss']:.4f} nats per token"
     if "bits_per_byte" in last:
         ratio = last["bits_per_byte"] / corpus.floor_bits_per_byte
         line += (
-            f", {last['bits_per_byte']:.4f} bits per byte: {ratio:.2f} × the corpus's own "
+            f", {last['bits_per_byte']:.4f} bits per byte: {ratio:.2f} × the entropy of the corpus, "
             f"{corpus.floor_bits_per_byte:.4f}"
         )
     print(line)

@@ -10,9 +10,9 @@ from lmfast.errors import UserError, exit_on_user_error
 
 def build_parser() -> Parser:
     parser = Parser(prog="lmfast report", description="Compare runs on one HTML page.")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders to compare")
     parser.add_argument(
-        "--output", type=Path, default=Path("report.html"), help="page to write (report.html)"
+        "--output", type=Path, default=Path("report.html"), help="page to write (default: report.html)"
     )
     return parser
 
@@ -22,7 +22,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments = build_parser().parse_args(sys.argv[1:] if argv is None else argv)
         for run in arguments.runs:
             if not (run / "metrics.jsonl").is_file():
-                raise UserError(f"{run}: not a run folder (no metrics.jsonl in it)")
+                raise UserError(
+                    f"{run}: not a run folder (no metrics.jsonl); give one such as runs/quickstart"
+                )
         from lmfast.training.report import write_report
 
         write_report(arguments.runs, arguments.output)

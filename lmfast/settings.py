@@ -1,14 +1,12 @@
-"""Settings of the commands: dataclasses and YAML files, in one place and with one set of names.
+"""Settings of the commands: dataclasses and the YAML files that fill them.
 
-A command's settings are one dataclass of groups (model, data, optimizer, run, logging); seen from YAML and from
-the command line they are flat: `d_model: 256` in a file is `--d-model 256` or `--d_model 256` on the line, and an alias
-of the line (`lr`) is one in a file. The line beats the file, the file beats the default. An unknown name is refused, with
-the known one that is nearest in meaning (suggestions.py). No torch here.
+The settings of a command are one dataclass of groups (model, data, optimizer, run, logging). YAML files and command
+lines see them flat: `d_model: 256` in a file is `--d-model 256` or `--d_model 256`; aliases (`lr`) work in both. The
+command line overrides the file, the file overrides the default. An unknown name is an error that suggests the closest
+one (suggestions.py). `extends: quickstart` in a file builds on another file.
 
-`extends: quickstart` in a file builds on another one.
-
-YAML scalars are coerced by the field's type (`1e-3` is a string to YAML and a float to us); a value of the wrong
-kind is an error that names the file, the setting and what was expected. Command lines: cli/settings_line.py.
+YAML scalars are coerced by field type (`1e-3` is a string in YAML); a value of the wrong type is an error that names
+the file, the setting and the expected type. Command lines are parsed in cli/settings_line.py. Does not import torch.
 """
 
 import contextlib
@@ -45,10 +43,10 @@ CONFIGS = next(
 
 @dataclass(frozen=True)
 class Option:
-    """How a setting differs on the command line from one option of its name. Goes into the field's `Annotated` type.
+    """Command-line details of a setting, placed in the field's `Annotated` type.
 
-    aliases: other names, in YAML too. positional: an argument without a name. help: the text, where it is computed. bare:
-    the value of the option without one. negated: the value of its --no- form.
+    aliases: other names, valid in YAML too. positional: an argument without a name. help: help text that is computed at
+    import. bare: value when the option is given without one. negated: value of the --no- form.
     """
 
     aliases: tuple[str, ...] = ()
@@ -60,115 +58,114 @@ class Option:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """What is read. With no data given, the built-in stories are prepared and trained on."""
+    """Training and validation data. Without any, the built-in stories are used."""
 
     train_data_path: Annotated[str | None, Option(aliases=("train_data",))] = None
     """token file to train on (.npy, .bin, or text of ids)"""
     val_data_path: Annotated[str | None, Option(aliases=("val_data",))] = None
     """token file to evaluate on"""
     tokenizer: str | None = None
-    """tokenizer folder or file, for bits per byte and samples; the token file's own when not set; none: without one"""
+    """tokenizer folder or file, for bits per byte and samples; taken from the token file if not set; 'none' trains without"""
     document_mask: bool = False
-    """a token attends to its own document only; documents begin at <|endoftext|>"""
+    """restrict attention to the token's own document; <|endoftext|> separates documents"""
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW or Muon with AdamW, linear warmup, and a schedule by steps, by the clock, or both."""
+    """AdamW, or Muon with AdamW; linear warmup, then a schedule over steps, time, or both."""
 
     batch_size: int = 32
-    """sequences in one forward pass, summed over all ranks"""
+    """sequences per forward pass, summed over all processes"""
     grad_accumulation: int = 1
-    """forward passes in one optimizer step; a step sees batch_size * grad_accumulation sequences"""
+    """forward passes per optimizer step; a step sees batch_size * grad_accumulation sequences"""
     batch_ramp_iters: int = 0
-    """steps over which the forward passes of a step grow from batch_ramp_start to grad_accumulation; 0: no ramp"""
+    """steps over which the forward passes per step grow from batch_ramp_start to grad_accumulation; 0 disables the ramp"""
     batch_ramp_start: int = 1
     """forward passes in the first step of a batch ramp"""
     max_iters: int | None = None
-    """optimizer steps; 100000 when neither this nor total_tokens nor max_minutes is set"""
+    """optimizer steps; 100000 if none of max_iters, total_tokens and max_minutes is set"""
     total_tokens: int | None = None
-    """instead of max_iters: tokens to train on, rounded up to whole steps"""
+    """tokens to train on, rounded up to whole steps; alternative to max_iters"""
     max_minutes: float | None = None
-    """end after so many minutes, schedule finished, last evaluation included, stops not counted; with max_iters,
-    whichever comes first. What a clock ends cannot be repeated to the bit"""
+    """end after N minutes of running time, with the schedule and the last evaluation finished; not bit-reproducible"""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """adamw, or muon: Muon for the blocks' matrices and AdamW for embeddings, head and norms"""
+    """muon uses Muon for the matrices of the blocks and AdamW for embeddings, head and norms"""
     learning_rate: Annotated[float, Option(aliases=("lr",))] = 1e-4
     """peak learning rate"""
     schedule: Literal["cosine", "linear", "wsd"] = "cosine"
-    """after the warmup: half a cosine, a straight line, or the peak rate until a linear decay (wsd)"""
+    """decay after the warmup: cosine, linear, or constant followed by a linear decay (wsd)"""
     min_lr: float | None = None
-    """learning rate at the schedule's end; when not set, a tenth of learning_rate for cosine, 0 for linear and wsd"""
+    """learning rate at the end of the schedule; defaults to learning_rate / 10 for cosine, 0 for linear and wsd"""
     decay_fraction: float = 0.2
-    """wsd: share of the run after the warmup in which the rate falls"""
+    """wsd: fraction of the steps after the warmup in which the learning rate decays"""
     warmup_iters: int = 1000
     """steps of linear warmup"""
     lr_decay_iters: int | None = None
-    """step at which min_lr is reached; max_iters when not set (none where only max_minutes ends the run)"""
+    """step at which min_lr is reached; defaults to max_iters"""
     weight_decay: float = 0.1
-    """decoupled weight decay, on matrices only"""
+    """decoupled weight decay, applied to matrices only"""
     beta1: float = 0.9
-    """AdamW's decay of the mean"""
+    """AdamW: decay rate of the first moment"""
     beta2: float = 0.95
-    """AdamW's decay of the squared mean"""
+    """AdamW: decay rate of the second moment"""
     muon_lr: float | None = None
-    """muon: peak learning rate of its matrices; learning_rate when not set"""
+    """muon: peak learning rate of the matrices; defaults to learning_rate"""
     muon_momentum: float = 0.95
-    """muon: decay of its momentum"""
+    """muon: momentum"""
     z_loss: float = 0.0
-    """weight of logsumexp(logits) squared, added to the training loss; evaluation leaves it out"""
+    """weight of logsumexp(logits) squared in the training loss; not part of the validation loss"""
     grad_clip: float = 1.0
-    """largest global gradient norm; 0 turns clipping off"""
+    """maximum global gradient norm; 0 disables clipping"""
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Where and how the run executes."""
+    """Run folder, device and precision."""
 
     out_dir: Annotated[str | None, Option(aliases=("checkpoint_dir",))] = None
-    """run folder; an unfinished run in it resumes. runs/train-N when not set"""
+    """run folder; an unfinished run in it is resumed; defaults to runs/train-N"""
     resume: bool = False
-    """go on with the run in out_dir, or with the newest run"""
+    """resume the run in out_dir, or the newest run"""
     init_from: str | None = None
-    """run folder or checkpoint whose weights the model starts from"""
+    """run folder or checkpoint to take the initial weights from"""
     device: Literal["auto", "cuda", "cpu", "mps"] = "auto"
-    """where to compute"""
+    """device to train on"""
     compile: bool = False
-    """compile the step with torch.compile"""
+    """compile the training step with torch.compile"""
     bf16: bool = False
     """autocast matrix products to bfloat16; weights and optimizer stay fp32"""
     fp16: bool = False
-    """autocast matrix products to float16, with a loss scale: for GPUs without bfloat16 (T4, V100)"""
+    """autocast matrix products to float16 with loss scaling, for GPUs without bfloat16 (T4, V100)"""
     fp8: bool = False
-    """with bf16: feed-forward and head in FP8 while training (GPUs from compute capability 8.9 on); evaluation in bf16"""
+    """with bf16: train feed-forward and head in FP8 (compute capability 8.9 or newer); evaluation uses bf16"""
     seed: int = 0
-    """decides the initial weights, the batches and the dropout"""
+    """seed of initial weights, batches and dropout"""
 
 
 @dataclass(frozen=True)
 class LoggingSettings:
-    """What is written while training."""
+    """Evaluation, checkpoints and logs."""
 
     eval_interval: int = 100
-    """steps between evaluations on val_data_path; 0 evaluates at the end only"""
+    """steps between evaluations on val_data_path; 0 evaluates only at the end"""
     eval_batches: int = 0
-    """optimizer steps' worth of text in one evaluation; 0 covers the whole file once"""
+    """length of an evaluation in optimizer steps' worth of tokens; 0 reads the whole file once"""
     log_interval: int = 10
     """steps between lines of metrics"""
     checkpoint_interval: int = 1000
-    """steps between checkpoints; the last step always gets one"""
+    """steps between checkpoints; the last step is always saved"""
     keep_checkpoints: int = 2
-    """newest checkpoints kept, besides the one of the best validation loss, written when it is found; 0 keeps all"""
+    """number of newest checkpoints to keep, in addition to the best one; 0 keeps all"""
     sample_interval: int = 0
-    """steps between samples of generated text; 0 turns them off"""
+    """steps between samples of generated text; 0 disables them"""
     tensorboard: bool = False
     """also write TensorBoard event files"""
     wandb: Annotated[Literal["off", "online", "offline"], Option(bare="online", negated="off")] = "off"
-    """Weights & Biases logging; a bare --wandb means online, --no-wandb means off"""
+    """log to Weights & Biases; --wandb alone means online, --no-wandb means off"""
     wandb_project: str = "lmfast"
     """W&B project"""
     wandb_name: str | None = None
-    """W&B run name; the run folder's name when not set"""
+    """W&B run name; defaults to the name of the run folder"""
     wandb_entity: str | None = None
     """W&B user or team"""
 
@@ -178,7 +175,7 @@ class TrainSettings:
     """Train a language model on token files."""
 
     config: str | None = None
-    """YAML file of settings, or the name of one in configs/; the command line beats it"""
+    """YAML settings file, or the name of one in configs/; options on the command line override it"""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataSettings = field(default_factory=DataSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -187,14 +184,14 @@ class TrainSettings:
 
 
 def selected_precision(settings: Any) -> Precision:
-    """What matrix products compute in by a command's flags bf16 and fp16. Raises UserError where both are set."""
+    """The precision of matrix products that the flags bf16 and fp16 select. Raises UserError if both are set."""
     if settings.bf16 and settings.fp16:
-        raise UserError("bf16 and fp16 are both set; matrix products have one type, give one of them")
+        raise UserError("bf16 and fp16 are both set; give only one of them")
     return "bf16" if settings.bf16 else "fp16" if settings.fp16 else "fp32"
 
 
 def flat_types(cls: type) -> dict[str, Any]:
-    """{setting: type} of a settings dataclass and its groups, `Annotated` taken off."""
+    """{setting: type} of a settings dataclass and its groups, without `Annotated`."""
     found = {}
     for name, hint in typing.get_type_hints(cls).items():
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
@@ -205,7 +202,7 @@ def flat_types(cls: type) -> dict[str, Any]:
 
 
 def to_flat(settings: Any) -> dict[str, Any]:
-    """{setting: value}, groups opened."""
+    """{setting: value} of all groups."""
     flat = {}
     for f in dataclasses.fields(settings):
         value = getattr(settings, f.name)
@@ -229,7 +226,7 @@ def replace_flat(settings: T, values: dict[str, Any]) -> T:
 
 
 def find_config(name: str) -> Path:
-    """A YAML file by path, or by the bare name of one in configs/."""
+    """Path of a settings file, given by path or by the name of a file in configs/."""
     for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
         if path.is_file():
             return path
@@ -240,22 +237,19 @@ def find_config(name: str) -> Path:
 
 
 def read_yaml(path: Path, cls: type, others: Sequence[type] = ()) -> dict[str, Any]:
-    """The flat settings of a YAML file, aliases resolved, coerced to the types of `cls`. Raises UserError on anything
-    unknown, and on a setting given twice.
+    """The flat settings of a YAML file: aliases resolved, values coerced to the types of `cls`.
 
-    `extends: NAME` builds on another file, a path from this one's folder or the name of one in configs/, whose settings this
-    one's override. others: settings whose names the file may hold too, for a command that needs a part of other commands'
-    files.
+    `extends: NAME` (a path relative to this file, or a name in configs/) loads another file first. others: further
+    settings classes whose names the file may contain, for a command that reads the files of other commands. Raises
+    UserError for unknown names and for settings given twice.
     """
     return _read_chain(path, cls, others, ())
 
 
 def _read_chain(path: Path, cls: type, others: Sequence[type], above: tuple[Path, ...]) -> dict[str, Any]:
-    """`above`: the files that lead here by their `extends`."""
+    """`above`: the files whose `extends` led here."""
     if path.resolve() in above:
-        raise UserError(
-            f"{path}: extends itself, by way of {counted(len(above), 'file')}; take one extends out"
-        )
+        raise UserError(f"{path}: extends itself through {counted(len(above), 'file')}; remove one `extends`")
     loaded = _load_yaml(path)
     base = {}
     if "extends" in loaded:
@@ -279,21 +273,22 @@ def _read_chain(path: Path, cls: type, others: Sequence[type], above: tuple[Path
             raise UserError(f"{path}: unknown setting '{key}'{f'; {near}' if near else ''}")
         name = aliases.get(name, name)
         if name in values:
-            raise UserError(f"{path}: {name} is given twice, once as '{key}'; leave one of them out")
+            raise UserError(f"{path}: {name} is given twice, once as '{key}'; remove one of them")
         values[name] = _coerce(value, hints[name], f"{path}: {name}")
     return base | one_run_length(values)
 
 
 def one_run_length(values: dict[str, Any]) -> dict[str, Any]:
-    """Values that override those of a base (a file's `extends`, the command line's file, the defaults): if they set one of
-    max_iters and total_tokens, they unset the other."""
+    """Adds to `values` that the other of max_iters and total_tokens is unset, if only one of them is given.
+
+    So the nearer source (command line, file, extended file, default) decides between them."""
     lengths = ("max_iters", "total_tokens")
     given = [name for name in lengths if values.get(name) is not None]
     return dict.fromkeys(lengths) | values if len(given) == 1 else values
 
 
 def _load_yaml(path: Path) -> dict:
-    """What a YAML file says, its names and values as they stand there."""
+    """The names and values of a YAML file, not yet resolved."""
     try:
         loaded = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -307,7 +302,7 @@ def _load_yaml(path: Path) -> dict:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which a name given twice is an error, not a silent choice of the last."""
+    """A YAML loader that rejects duplicate names, where PyYAML silently keeps the last."""
 
     def construct_mapping(self, node, deep=False):
         names = [key.value for key, _ in node.value]
@@ -318,26 +313,24 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def read_model(folder: Path) -> ResolvedConfig:
-    """The model that a run folder's config.yaml describes, whichever command wrote that."""
+    """The model described by the config.yaml of a run folder, whichever command wrote it."""
     path = folder / "config.yaml"
     if not path.is_file():
-        raise UserError(
-            f"{folder}: not a run folder (no config.yaml in it); name one such as runs/quickstart"
-        )
+        raise UserError(f"{folder}: not a run folder (no config.yaml); give one such as runs/quickstart")
     hints = flat_types(ModelConfig)
     values = {k: _coerce(v, hints[k], f"{path}: {k}") for k, v in _load_yaml(path).items() if k in hints}
     return dataclasses.replace(ModelConfig(), **values).resolved()
 
 
 def write_yaml(path: Path, settings: Any) -> None:
-    """The inverse of `read_yaml`: flat, in the order of the dataclass, the name of the config file left out."""
+    """The inverse of `read_yaml`: flat, in the order of the dataclass, without the name of the config file."""
     flat = {name: value for name, value in to_flat(settings).items() if name != "config"}
     with atomic_write(path, durable=True) as temporary:
         temporary.write_text(yaml.safe_dump(flat, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def field_option(hint: Any) -> Option:
-    """The `Option` in a field's annotation; without one, the default."""
+    """The `Option` in a field's annotation, or the default."""
     return next((extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Option)), Option())
 
 
@@ -359,9 +352,8 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
             return None
         return _coerce(value, next(a for a in args if a is not type(None)), where)
     if origin is Literal:
-        # YAML 1.1 reads a bare `off` as False and a bare `none` as the string "none".
+        # YAML 1.1 reads `off` as False and `on` as True; --wandb alone means online.
         value = "off" if value is False and "off" in args else value
-        # And a bare `on` or `true` as True, which is what --wandb alone means.
         value = "online" if value is True and "online" in args else value
         if value in args:
             return value
@@ -384,5 +376,5 @@ _PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 
 def _as_yaml(value: Any) -> str:
-    """A value as a file spells it."""
+    """A value in YAML syntax."""
     return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000).split("\n")[0]

@@ -1,7 +1,7 @@
-"""Standard input, output and error of a command, which may be closed, full, or no text.
+"""Standard input, output and error of a command, which may be closed, full, or not text.
 
-Python leaves `sys.stdin`, `sys.stdout` or `sys.stderr` None where the shell closed it (`<&-`). A command that needs one asks
-here and gets one line instead of a traceback.
+Python sets `sys.stdin`, `sys.stdout` or `sys.stderr` to None if the shell closed it (`<&-`). The functions here raise a
+`UserError` instead of failing with a traceback.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ _FULL = (errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", errno.EN
 
 
 def prepare() -> None:
-    """Characters that a console cannot show do not end the command; what is closed is nobody's file.
+    """Replaces characters that the console cannot encode, and opens closed descriptors on /dev/null.
 
-    A closed descriptor would be given to the next file that is opened, and whatever writes to standard error would write
-    into that. `print(file=None)` would write errors among the results.
+    Otherwise the next file opened would get the descriptor, and error messages would be written into that file.
+    `print(file=None)` would mix errors into the results.
     """
     if None in (sys.stdin, sys.stdout, sys.stderr):
         while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -36,41 +36,43 @@ def prepare() -> None:
 
 @contextlib.contextmanager
 def standard_input() -> Iterator[TextIO]:
-    """Standard input, to read from inside the block and to do nothing else there; raises UserError where it is closed,
-    cannot be read, or is not UTF-8."""
+    """Standard input. Only read from it inside the block: OSError and UnicodeDecodeError raised there become UserError.
+
+    Raises UserError if standard input is closed."""
     if sys.stdin is None:
-        raise UserError("standard input is closed; pipe text into it, or name a file")
+        raise UserError("standard input is closed; pipe text into it, or give a file")
     try:
         yield sys.stdin
     except UnicodeDecodeError as error:
         raise UserError(f"standard input: not UTF-8 text ({error.reason}); convert it first") from None
     except OSError as error:
         raise UserError(
-            f"standard input: cannot be read ({error.strerror or error}); pipe text into it, or name a file"
+            f"standard input: cannot be read ({error.strerror or error}); pipe text into it, or give a file"
         ) from None
 
 
 def input_is_piped() -> bool:
-    """Whether standard input is a pipe or a file: something that was meant to be read."""
+    """Whether standard input is a pipe or a file."""
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
-    except (AttributeError, OSError, ValueError):  # closed, or no descriptor as in a notebook
+    except (AttributeError, OSError, ValueError):  # closed, or without a descriptor, as in a notebook
         return False
     return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
 
 
 def standard_output() -> TextIO:
-    """Standard output, for a command whose result goes there; raises UserError where it is closed."""
+    """Standard output, for a command that writes its result there. Raises UserError if it is closed."""
     if sys.stdout is None:
-        raise UserError("standard output is closed, and the result goes there; redirect it to a file")
+        raise UserError("standard output is closed, so the result cannot be printed; redirect it to a file")
     return sys.stdout
 
 
 @contextlib.contextmanager
 def flushed_output() -> Iterator[None]:
-    """Writes out what was printed inside the block, if that ends well or by SystemExit (--help). Raises UserError where
-    output cannot be written, and BrokenPipeError where its reader went away; then what is left of it is forgotten, so that
-    Python does not fail at exit."""
+    """Flushes what was printed inside the block, on success and on SystemExit (--help).
+
+    Raises UserError if standard output cannot be written, and BrokenPipeError if its reader is gone; then discards the
+    rest, so that Python does not fail at exit."""
     try:
         try:
             yield
@@ -79,7 +81,7 @@ def flushed_output() -> Iterator[None]:
             raise
         print(end="", flush=True)
     except OSError as error:
-        # Files of ours come with their names.
+        # An error on a file that we opened has its name; one on standard output does not.
         if error.filename is not None or error.errno not in (*_FULL, errno.EPIPE, errno.EBADF):
             raise
         with contextlib.suppress(AttributeError, OSError, ValueError):
@@ -89,5 +91,5 @@ def flushed_output() -> Iterator[None]:
         if error.errno == errno.EPIPE:
             raise
         raise UserError(
-            f"output cannot be written ({error.strerror}); free space, or choose another place"
+            f"standard output cannot be written ({error.strerror}); free some space, or redirect it elsewhere"
         ) from None

@@ -1,10 +1,10 @@
-"""Seconds and bytes as people read them: "2 h 18 min", "41.2 kB"."""
+"""Durations and sizes as text: "2 h 18 min", "41.2 kB"."""
 
 from lmfast.counted import counted
 
 
 def duration(seconds: float) -> str:
-    """A time in its two largest units.
+    """A duration in its two largest units.
 
     >>> [duration(s) for s in (0.2, 5.26, 303, 8300, 2e6, 1e9)]
     ['less than 1 s', '5.3 s', '5 min 3 s', '2 h 18 min', '23.1 days', '32 years']
@@ -24,7 +24,7 @@ def duration(seconds: float) -> str:
 
 
 def data_size(num_bytes: float) -> str:
-    """An amount of bytes with a digit after the point, in powers of a thousand.
+    """A number of bytes with one decimal, in powers of 1000.
 
     >>> data_size(12), data_size(41_210), data_size(2e9)
     ('12 bytes', '41.2 kB', '2,000.0 MB')

@@ -41,7 +41,7 @@ def test_a_full_device_is_one_line(monkeypatch, capsys, text, ending):
     output.close()  # as Python does at exit: what could not be written is gone
     assert stop.value.code == 2
     assert capsys.readouterr().err == (
-        "error: output cannot be written (No space left on device); free space, or choose another place\n"
+        "error: standard output cannot be written (No space left on device); free some space, or redirect it elsewhere\n"
     )
 
 

@@ -111,7 +111,7 @@ def test_a_folder_without_permission(tmp_path):
 
 
 def test_places_that_cannot_be_written(tmp_path):
-    with pytest.raises(UserError, match="is a folder"):
+    with pytest.raises(UserError, match="is a directory"):
         check_writable(tmp_path)
     with pytest.raises(UserError, match="does not exist"):
         check_writable(tmp_path / "no" / "out.txt")
@@ -125,7 +125,7 @@ def test_an_output_that_is_the_input(tmp_path):
     check_not_input(tmp_path / "new.txt", tmp_path / "in.txt")
     check_not_input(tmp_path / "in.txt", tmp_path / "none.txt")
     for path in (tmp_path / "in.txt", tmp_path / "name.txt"):
-        with pytest.raises(UserError, match=f"{path.name}: is the input"):
+        with pytest.raises(UserError, match=f"{path.name}: is also the input"):
             check_not_input(path, tmp_path / "in.txt")
 
 
@@ -151,7 +151,7 @@ def caches(tmp_path, monkeypatch):
     return tmp_path / "user" / "lmfast", tmp_path / "temporary" / f"lmfast-{os.getuid()}"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="on Windows both places are the user's own")
+@pytest.mark.skipif(os.name != "posix", reason="on Windows both locations belong to the user")
 def test_a_cache_is_a_folder_that_nobody_else_can_write_to(caches):
     user, temporary = caches
     old = os.umask(0)
@@ -173,7 +173,7 @@ def test_a_cache_is_a_folder_that_nobody_else_can_write_to(caches):
     assert private_cache("y", lambda path: user not in path.parents) == temporary / "y"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="on Windows both places are the user's own")
+@pytest.mark.skipif(os.name != "posix", reason="on Windows both locations belong to the user")
 def test_a_cache_of_another_user_is_not_used(caches, monkeypatch):
     user, temporary = caches
     assert private_cache("x") == user / "x"

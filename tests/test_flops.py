@@ -168,14 +168,14 @@ def test_files_of_sft_and_dpo(facts, trained_run, tmp_path, capsys):
         with pytest.raises(SystemExit):
             main(["--config", name])
         told = capsys.readouterr().err
-        assert f"error: {name}: settings of lmfast sft or dpo" in told and "add --init-from RUN" in told
+        assert f"error: {name}: settings of sft or dpo" in told and "add --init-from RUN" in told
         assert facts("--config", name, *SMALL)["parameters"] == facts(*SMALL)["parameters"]
         found = facts("--config", name, "--init-from", trained_run)
         assert found["config"] == base["config"] | {"vocab_size": base["config"]["vocab_size"] + 4}
     assert facts("--init-from", trained_run, "--d-ff", "32")["config"] == base["config"] | {"d_ff": 32}
     with pytest.raises(SystemExit):
         main(["--config", "gpt2_small", "--init-from", str(trained_run)])
-    assert "gpt2_small: gives the model's shape itself; leave --init-from out" in capsys.readouterr().err
+    assert "gpt2_small: already gives the shape of the model; remove --init-from" in capsys.readouterr().err
     file.write_text("init_from: gone\nheld_out: 4\n")
     with pytest.raises(SystemExit):
         main(["--config", str(file)])
@@ -259,21 +259,21 @@ def test_a_file_with_both_16_bit_types_is_refused_as_training_refuses_it(capsys,
         ([*SMALL, "--memory", "-1"], "memory is -1.0"),
         ([*SMALL, "--memory", "inf"], "memory is inf"),
         ([*SMALL, "--total-tokens", "0"], "total_tokens is 0"),
-        ([*SMALL, "--mfu", "1.5", "--device", "L4"], "mfu is 1.5; it is a share of the peak"),
-        ([*SMALL, "--total-tokens", "5", "--tokens-per-parameter", "5"], "they say the same thing, give one"),
+        ([*SMALL, "--mfu", "1.5", "--device", "L4"], "mfu is 1.5; it must be above 0"),
+        ([*SMALL, "--total-tokens", "5", "--tokens-per-parameter", "5"], "give only one of them"),
         (["--hours", "1"], "hours is set without a device"),
         (["--hours", "nan", "--device", "L4"], "hours is nan"),
-        (["--hours", "1", "--device", "L4", "--total-tokens", "5"], "leave total_tokens out"),
-        (["--hours", "1", "--device", "L4", "--plot", "x.png"], "plot shows the shares of a given shape"),
-        (["--hours", "1", "--device", "L4", "--vocab-size", "500000000000"], "alone costs more than 1 hours"),
+        (["--hours", "1", "--device", "L4", "--total-tokens", "5"], "hours and total_tokens are both set"),
+        (["--hours", "1", "--device", "L4", "--plot", "x.png"], "hours and plot are both set"),
+        (["--hours", "1", "--device", "L4", "--vocab-size", "500000000000"], "can be trained in 1 hours"),
         ([*SMALL, "--plot", "/nowhere/x.png"], "the folder /nowhere does not exist"),
-        ([*SMALL, "--plot", "shares.abc"], "shares.abc: not a picture's name"),
+        ([*SMALL, "--plot", "shares.abc"], "shares.abc: not an image file name"),
         ([*SMALL, "--dvice", "L4"], "did you mean --device?"),
         ([*SMALL, "--memory", "1KB"], "--memory is '1KB'; expected a number"),
         ([*SMALL, "--total-tokens", "40e9"], "--total-tokens is '40e9'; expected a whole number in digits"),
-        ([*SMALL, "--memory", "1e300"], "memory is 1e+300; more than 1e+15 is not counted here"),
+        ([*SMALL, "--memory", "1e300"], "memory is 1e+300; it must be at most 1e+15"),
         ([*SMALL, "--tokens-per-parameter", "1e300"], "tokens_per_parameter is 1e+300; more than 1e+15"),
-        ([*SMALL, "--context-length", "9" * 400], "more than 1e+15 is not counted here"),
+        ([*SMALL, "--context-length", "9" * 400], "it must be at most 1e+15"),
         ([*SMALL, "--device", "L4", "--mfu", "1e-300"], "mfu is 1e-300; less than 1e-15"),
         (["--hours", "1e30", "--device", "L4"], "hours is 1e+30; more than 1e+15"),
         ([*SMALL, "--dtype", "int8"], "int8"),

@@ -39,7 +39,7 @@ def test_the_table(capsys):
     assert rows["total"][1:] == "2,127,057,600 100.00 4,513,336,524,800 13,540,009,574,400 100.00".split()
     assert rows["feed-forward"][1:3] == ["1,474,560,000", "69.32"] and rows["feed-forward"][-1] == "66.91"
     assert rows["at most"][-1] == "150.864"
-    assert "KV cache: 307,200 bytes a token, 0.315 GB for a full context" in lines
+    assert "KV cache: 307,200 bytes per token, 0.315 GB for a full context" in lines
     assert "largest batch in 90% of 80 GB: 9 sequences" in lines
     assert "H100 SXM: 989 TFLOP/s (dense bf16, NVIDIA H100 data sheet); at 40% MFU 29,918 tokens/s" in lines
     assert "42.54 B tokens take 16.5 days" in lines
@@ -80,7 +80,7 @@ def test_sixty_columns_cut_no_number(monkeypatch):
 
 def test_what_does_not_fit_is_said(capsys):
     main([*XL, "--memory", "16"])
-    assert "largest batch in 90% of 16 GB: not one sequence fits" in capsys.readouterr().out
+    assert "largest batch in 90% of 16 GB: not even one sequence fits" in capsys.readouterr().out
 
 
 def test_grouped_heads_are_told(capsys):
@@ -94,7 +94,7 @@ def test_the_inverse_in_words(capsys):
     assert out.startswith(
         "24 hours on L4 at 100% of 121 TFLOP/s (dense fp16, NVIDIA L4 data sheet): 1.045e+19 FLOPs"
     )
-    assert "at 100 tokens a parameter: 132 M parameters, 13.2 B tokens" in out and "give --vocab-size" in out
+    assert "at 100 tokens per parameter: 132 M parameters, 13.2 B tokens" in out and "add --vocab-size" in out
     main("--config tinystories_17m --device L4 --hours 24".split())
     assert "a shape within the budget: " in capsys.readouterr().out
 

@@ -61,7 +61,7 @@ def test_compile_says_why_it_cannot(trained_run, monkeypatch, capsys):
         main(["--checkpoint", str(trained_run), "--prompt", "Once", "--compile", "--device", "cpu"])
     err = capsys.readouterr().err
     assert (
-        err.count("\n") == 1 and "--compile cannot work here: no C++ compiler was found; leave it out" in err
+        err.count("\n") == 1 and "--compile does not work here: no C++ compiler was found; remove it" in err
     )
 
 
@@ -103,7 +103,7 @@ def test_piped_text_is_prompts(lines, tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "stdin", stdin)
         read = lines(*GREEDY)
     assert read.out == expected and read.err.startswith(
-        "reading prompts from standard input (none: </dev/null or --prompt '')\n"
+        "reading prompts from standard input (for none: </dev/null or --prompt '')\n"
     )
     with open(tmp_path / "in") as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
@@ -166,7 +166,7 @@ def test_a_tokenizer_without_an_end_is_reported(lines, trained_run, monkeypatch)
     model, tokenizer, config = load_run(trained_run)
     tokenizer.special_tokens.clear()
     monkeypatch.setattr("lmfast.training.run_folder.load_run", lambda *_, **__: (model, tokenizer, config))
-    assert "no <|endoftext|>, so each text goes on to max_tokens" in lines("--prompt", "Once", *GREEDY).err
+    assert "no <|endoftext|>, so each text continues to max_tokens" in lines("--prompt", "Once", *GREEDY).err
     assert "no <|endoftext|>" not in lines("--prompt", "Once", *GREEDY, "--no-stop").err
 
 
@@ -239,9 +239,9 @@ def test_prompts_may_be_given_one_flag_each_or_after_equals(lines):
 @pytest.mark.parametrize(
     "words, told",
     [
-        (("--chat", "--prompt", "Once"), "leave --prompt and --prompt-file out"),
-        (("--chat", "--no-stop"), "leave --no-stop out"),
-        (("--system", "be kind"), "--system is for --chat"),
+        (("--chat", "--prompt", "Once"), "remove --prompt and --prompt-file"),
+        (("--chat", "--no-stop"), "remove --no-stop"),
+        (("--system", "be kind"), "--system requires --chat"),
         (("--chat",), "has not learnt to talk"),  # a base model, which has not learnt to talk
     ],
 )

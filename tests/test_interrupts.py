@@ -31,7 +31,7 @@ def test_an_interrupted_import_is_finished_first(tmp_path, monkeypatch, capfd):
         finally:
             assert module.whole
     assert ended.value.code == 130 and capfd.readouterr().err.split("\n")[1:] == [
-        "stopping when everything is loaded; Ctrl-C again stops at once",
+        "stopping when all modules are loaded; press Ctrl-C again to stop at once",
         "interrupted",
         "",
     ]

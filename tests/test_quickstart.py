@@ -44,7 +44,7 @@ def small(tmp_path, monkeypatch):
 def test_from_nothing_to_a_story_and_a_second_call_reuses(small, capsys):
     assert quickstart_module.quickstart(fresh=False)
     out = capsys.readouterr().out
-    assert re.search(r"bits per byte: \d+\.\d\d × the corpus's own 0\.\d{4}", out)
+    assert re.search(r"bits per byte: \d+\.\d\d × the entropy of the corpus, 0\.\d{4}", out)
     assert "Once upon a time" in out and "runs/quickstart/report.html" in out
     run = small / "runs/quickstart"
     for name in (

@@ -137,8 +137,8 @@ def test_a_file_extends_another(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("extends: b.yaml", "a.yaml: extends itself, by way of 2 files"),
-        ("extends: a.yaml", "a.yaml: extends itself, by way of 1 file;"),
+        ("extends: b.yaml", "a.yaml: extends itself through 2 files"),
+        ("extends: a.yaml", "a.yaml: extends itself through 1 file;"),
         ("extends: quikstart", "a.yaml: extends quikstart: no such settings file; did you mean quickstart?"),
         ("extends: [b.yaml]", "a.yaml: extends is [b.yaml]; expected the name of one settings file"),
         ("extends: c.yaml", "c.yaml: unknown setting 'd_modle'; did you mean d_model?"),

@@ -174,7 +174,7 @@ def test_a_run_of_another_stage_is_not_gone_on_with(trained_run, records, tmp_pa
         train(["--out-dir", str(out)])
     # What it was trained on is no token file: lmfast.evaluate reads the records, and knows no words for its texts.
     found = evaluate_run(EvaluateSettings(str(out), samples=1, max_tokens=4, device="cpu"))
-    assert "loss" in found and "distinct_1" in found and "no training text at hand" in capsys.readouterr().out
+    assert "loss" in found and "distinct_1" in found and "no training text found" in capsys.readouterr().out
 
 
 def test_a_base_with_more_rows_than_its_tokenizer_has_ids_keeps_them(corpus, records, tmp_path):

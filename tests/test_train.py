@@ -526,7 +526,7 @@ def test_a_document_mask_is_used_in_evaluation_and_recorded(corpus, tmp_path, ca
     assert "document_mask: MFU counts attention over whole rows" in capsys.readouterr().out
     found = evaluate_run(EvaluateSettings(run=str(tmp_path / "run"), device="cpu"))
     assert found["loss"] == pytest.approx(metrics[-1]["val_loss"], rel=1e-6)
-    assert "each document by itself, as the run was trained" in capsys.readouterr().out
+    assert "attention within documents, as in training" in capsys.readouterr().out
     config = tmp_path / "run/config.yaml"
     config.write_text(config.read_text().replace("document_mask: true", "document_mask: false"))
     without = evaluate_run(EvaluateSettings(run=str(tmp_path / "run"), device="cpu"))

@@ -1,8 +1,7 @@
-"""The shape of a transformer, and nothing else: no torch here, so that `--help` answers at once.
+"""The shape of a transformer. Does not import torch, so that `--help` is fast.
 
-Every field is a setting of the same name in YAML and on the command line (`d_model`, `--d-model`).
-Fields left at None are derived from the others by `resolved()`, which gives a ResolvedConfig: what a model is built
-from, what is saved and what is counted.
+Every field is a setting of the same name in YAML and on the command line (`d_model`, `--d-model`). `resolved()` derives
+the fields that are None from the others; models, checkpoints and counts always use its ResolvedConfig.
 """
 
 from dataclasses import dataclass
@@ -13,58 +12,58 @@ from lmfast.errors import UserError
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A pre-norm decoder-only transformer (Llama-like: RMSNorm, RoPE, SwiGLU), with its ablations."""
+    """Decoder-only transformer (Llama-like: RMSNorm, RoPE, SwiGLU) and its ablations."""
 
     vocab_size: int | None = None
-    """number of token ids; taken from the tokenizer or the token file when not set"""
+    """number of token ids; taken from the tokenizer or token file if not set"""
     context_length: int = 1024
-    """longest sequence in tokens, in training and in generation"""
+    """maximum sequence length in tokens, in training and generation"""
     d_model: int = 768
     """width of the residual stream"""
     num_layers: int = 12
     """transformer blocks"""
     num_heads: int = 12
-    """query heads; d_model / num_heads is the head dimension and must be even"""
+    """query heads; the head dimension d_model / num_heads must be even"""
     num_kv_heads: int | None = None
-    """key and value heads (grouped-query attention); num_heads when not set"""
+    """key/value heads (grouped-query attention); defaults to num_heads"""
     d_ff: int | None = None
-    """feed-forward width of SwiGLU; 4 * d_model when not set. silu and relu2 get 1.5 times it: equal parameters"""
+    """hidden width of SwiGLU; defaults to 4 * d_model; silu and relu2 use 1.5 times as much, for equal parameters"""
     rope_theta: float = 10000.0
     """base of the rotary frequencies"""
     norm: Literal["pre", "post", "none"] = "pre"
-    """RMSNorm before each sublayer, after each residual sum, or nowhere"""
+    """RMSNorm before each sublayer, after each residual sum, or none"""
     position: Literal["rope", "none"] = "rope"
     """rotary position embedding, or none (NoPE)"""
     ffn: Literal["swiglu", "silu", "relu2"] = "swiglu"
-    """feed-forward: gated SiLU, plain SiLU, or squared ReLU, all with the same number of parameters"""
+    """feed-forward: gated SiLU, plain SiLU or squared ReLU, with equal parameter counts"""
     qk_norm: bool = False
-    """RMSNorm on each query and key head before the rotation"""
+    """apply RMSNorm to each query and key head before the rotation"""
     value_embeddings: bool = False
-    """every other layer, the last among them, adds a learned vector of the token itself to its values"""
+    """add a learned vector per token id to the values of every other layer, including the last"""
     zero_init: bool = False
-    """the projections that write to the residual stream start at zero: each block starts as the identity"""
+    """initialise the projections that write to the residual stream to zero"""
     logit_softcap: float | None = None
-    """logits become softcap * tanh(logits / softcap); no cap when not set"""
+    """replace logits by softcap * tanh(logits / softcap); no cap if not set"""
     tie_embeddings: bool = False
-    """one matrix for the input embedding and the output head"""
+    """share one matrix between input embedding and output head"""
     parallel_block: bool = False
-    """attention and feed-forward read the same normalised input and are summed (GPT-J)"""
+    """compute attention and feed-forward from the same normalised input and add both (GPT-J)"""
     dropout: float = 0.0
-    """probability of dropping an element of the embedding and of each sublayer's output, in training only"""
+    """dropout probability of the embedding and of each sublayer's output"""
     sliding_window: int | None = None
-    """tokens that a token attends to in layers with a window, itself included; every layer is full when not set or 0"""
+    """number of tokens, itself included, that a token attends to in windowed layers; 0 or not set: full attention"""
     window_pattern: str = "SSSL"
-    """with sliding_window: which layers have a window (S) and which are full (L), repeated; the last is always full"""
+    """with sliding_window: windowed (S) and full (L) layers, repeated over the depth; the last layer is always full"""
 
     @property
     def head_dim(self) -> int:
         return self.d_model // self.num_heads
 
     def resolved(self) -> "ResolvedConfig":
-        """Derived fields filled in and every constraint checked. Raises UserError naming the setting."""
+        """A copy with derived fields filled in. Raises UserError naming the setting that violates a constraint."""
         if self.vocab_size is None:
             raise UserError(
-                "vocab_size is not set, and no tokenizer or token file says it; give --vocab-size"
+                "vocab_size is not set and no tokenizer or token file determines it; give --vocab-size"
             )
         derived: dict[str, Any] = {
             "vocab_size": self.vocab_size,
@@ -90,21 +89,21 @@ class ModelConfig:
         if config.d_model % config.num_heads:
             raise UserError(
                 f"d_model {config.d_model} is not divisible by num_heads {config.num_heads}; "
-                f"d_model {_nearest_multiple(config.d_model, config.num_heads)} would be"
+                f"use d_model {_nearest_multiple(config.d_model, config.num_heads)}"
             )
         if config.head_dim % 2 and config.position == "rope":
             raise UserError(
                 f"head dimension {config.head_dim} (d_model {config.d_model} / num_heads {config.num_heads}) is odd; "
-                "rope rotates pairs: choose an even one, or position none"
+                "rope needs an even one: change d_model or num_heads, or set position none"
             )
         if config.num_heads % config.num_kv_heads:
             raise UserError(
                 f"num_heads {config.num_heads} is not divisible by num_kv_heads {config.num_kv_heads}; "
-                "each key/value head serves the same number of query heads"
+                "use a divisor of num_heads"
             )
         if config.norm == "post" and config.parallel_block:
             raise UserError(
-                "parallel_block with norm post has no meaning: there is one residual sum, not two"
+                "parallel_block does not work with norm post, which needs two residual sums; use norm pre or none"
             )
         if not 0 <= config.dropout < 1:
             raise UserError(f"dropout is {config.dropout}; it must be at least 0 and below 1")
@@ -116,21 +115,21 @@ class ModelConfig:
             )
         if not config.window_pattern or set(self.window_pattern) - set("SLsl"):
             raise UserError(
-                f"window_pattern is '{self.window_pattern}'; spell it with S (a window) and L (full), such as SSSL"
+                f"window_pattern is '{self.window_pattern}'; use the letters S (windowed) and L (full), such as SSSL"
             )
         return config
 
     def layer_window(self, layer: int) -> int | None:
-        """How many tokens a token attends to in layer `layer`, counted from 0; None: all before it.
+        """Window size in tokens of layer `layer` (from 0); None for full attention.
 
-        The pattern is nanochat's (Karpathy 2025): repeated over the layers, and the last layer is full.
+        The pattern repeats over the layers and the last layer is always full, as in nanochat (Karpathy 2025).
         """
         short = self.window_pattern[layer % len(self.window_pattern)].upper() == "S"
         return self.sliding_window or None if short and layer != self.num_layers - 1 else None
 
     @property
     def num_windows(self) -> int:
-        """How many layers have a sliding window."""
+        """Number of layers with a sliding window."""
         if not self.sliding_window:
             return 0
         pattern = self.window_pattern.upper()
@@ -138,22 +137,22 @@ class ModelConfig:
         return repeats * pattern.count("S") + pattern[:rest].count("S")
 
     def attention_span(self, sequence_length: float) -> float:
-        """Most tokens that a token of a sequence of this length attends to, summed over the layers."""
+        """Maximum number of tokens that a token attends to in a sequence of this length, summed over the layers."""
         full = self.num_layers * sequence_length
         return full - self.num_windows * max(0, sequence_length - (self.sliding_window or 0))
 
     def has_value_embedding(self, layer: int) -> bool:
-        """Whether layer `layer`, counted from 0, has a table of value embeddings."""
+        """Whether layer `layer` (from 0) has value embeddings."""
         return self.value_embeddings and (self.num_layers - 1 - layer) % 2 == 0
 
     @property
     def num_value_embeddings(self) -> int:
-        """How many layers have a table of value embeddings: every second one, the last among them."""
+        """Number of layers with value embeddings: every other layer, including the last."""
         return (self.num_layers + 1) // 2 if self.value_embeddings else 0
 
     @property
     def ffn_hidden(self) -> int:
-        """Width of the feed-forward's hidden layer: d_ff with a gate (3 matrices), 1.5 d_ff without (2 matrices)."""
+        """Hidden width of the feed-forward: d_ff with a gate (3 matrices), 1.5 d_ff without (2 matrices)."""
         d_ff = 4 * self.d_model if self.d_ff is None else self.d_ff
         return d_ff if self.ffn == "swiglu" else (3 * d_ff) // 2
 

@@ -1,6 +1,4 @@
-"""Settings of supervised fine-tuning (`lmfast sft`) and preference training (`lmfast dpo`): those of training, with their
-own data and loss. No torch here.
-"""
+"""Settings of `lmfast sft` and `lmfast dpo`: the training settings with their own data and loss. Does not import torch."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -10,31 +8,31 @@ from lmfast.settings import DataSettings, OptimizerSettings, Option, TrainSettin
 
 @dataclass(frozen=True)
 class ConversationData(DataSettings):
-    """What is read."""
+    """Conversations to train and evaluate on."""
 
     train_data_path: Annotated[str | None, Option(aliases=("train_data",))] = None
-    """.json or .jsonl of instructions (Alpaca), messages, or ShareGPT conversations"""
+    """.json or .jsonl file of instructions (Alpaca), messages or ShareGPT conversations"""
     val_data_path: Annotated[str | None, Option(aliases=("val_data",))] = None
-    """records to evaluate on; instead of held_out"""
+    """records to evaluate on, instead of held_out"""
     tokenizer: str | None = None
-    """not used: the tokenizer is that of init_from, with the chat's special tokens"""
+    """not used: sft takes the tokenizer of init_from and adds the chat tokens"""
     document_mask: bool = False
-    """not used: conversations in a row are always kept apart"""
+    """not used: sft always masks attention between conversations"""
     format: Literal["auto", "alpaca", "messages", "sharegpt"] = "auto"
-    """form of the records; found out for each record when not set"""
+    """format of the records; auto detects it per record"""
     skip_bad: bool = False
-    """leave bad records out and count them, instead of stopping at the first"""
+    """skip and count bad records instead of stopping at the first"""
     held_out: int | None = None
-    """prompts, picked by hash, that are evaluated on and never trained on; when not set 100, or a tenth if less"""
+    """number of prompts, chosen by hash, held out for evaluation; defaults to 100, or a tenth if that is less"""
     packing: bool = True
-    """several conversations in a row, kept apart; --no-packing gives each a row of its own"""
+    """pack several conversations into one row, without attention between them"""
     epochs: float = 3.0
-    """times the data is seen, where neither max_iters nor total_tokens nor max_minutes says how long to train"""
+    """passes over the data, if none of max_iters, total_tokens and max_minutes is set"""
 
 
 @dataclass(frozen=True)
 class SFTSettings(TrainSettings):
-    """Teach a base model to answer: supervised fine-tuning on conversations."""
+    """Fine-tune a base model on instructions or conversations (SFT)."""
 
     data: ConversationData = field(default_factory=ConversationData)
     optimizer: OptimizerSettings = field(
@@ -44,23 +42,22 @@ class SFTSettings(TrainSettings):
 
 @dataclass(frozen=True)
 class PreferenceData(DataSettings):
-    """What is read."""
+    """Preferences to train and evaluate on."""
 
     train_data_path: Annotated[str | None, Option(aliases=("train_data",))] = None
-    """.json or .jsonl of preferences: prompt, chosen, rejected, as strings or messages"""
+    """.json or .jsonl file of preferences: prompt, chosen and rejected, as strings or messages"""
     val_data_path: Annotated[str | None, Option(aliases=("val_data",))] = None
-    """preferences to evaluate on; instead of held_out"""
+    """preferences to evaluate on, instead of held_out"""
     tokenizer: str | None = None
-    """not used: the tokenizer is that of init_from"""
+    """not used: dpo takes the tokenizer of init_from"""
     document_mask: bool = False
-    """not used: each answer has a row of its own"""
+    """not used: dpo puts each answer in its own row"""
     skip_bad: bool = False
-    """leave bad records out and count them, instead of stopping at the first"""
+    """skip and count bad records instead of stopping at the first"""
     held_out: int | None = None
-    """prompts, picked by hash as lmfast.sft does, that are evaluated on and never trained on; when not set 100, or a tenth
-    if less"""
+    """number of prompts, chosen by hash as in sft, held out for evaluation; defaults to 100, or a tenth if that is less"""
     epochs: float = 1.0
-    """times the data is seen, where neither max_iters nor total_tokens nor max_minutes says how long to train"""
+    """passes over the data, if none of max_iters, total_tokens and max_minutes is set"""
 
 
 @dataclass(frozen=True)
@@ -68,20 +65,20 @@ class PreferenceLoss:
     """Direct preference optimisation."""
 
     beta: float = 0.1
-    """how strongly the model is held to the reference; larger is stronger"""
+    """strength of the KL constraint towards the reference model"""
     loss_type: Literal["sigmoid", "ipo"] = "sigmoid"
-    """sigmoid (DPO), or the squared distance of the margin to 1 / (2 beta) (IPO)"""
+    """sigmoid (DPO), or the squared distance of the margin from 1 / (2 beta) (IPO)"""
     label_smoothing: float = 0.0
-    """sigmoid: probability that a preference is the wrong way round (conservative DPO)"""
+    """sigmoid: probability that a preference label is wrong (conservative DPO)"""
     length_normalised: bool = False
-    """log-probabilities a token instead of sums over the answer"""
+    """use mean instead of summed log-probabilities of the answer's tokens"""
     reference_cache: str | None = None
-    """file of the reference model's log-probabilities, to be shared between runs; RUN/reference.npz when not set"""
+    """file for the reference log-probabilities, which several runs can share; defaults to RUN/reference.npz"""
 
 
 @dataclass(frozen=True)
 class DPOSettings(TrainSettings):
-    """Teach a model that talks which of two answers is better: direct preference optimisation."""
+    """Train a chat model on preferences: direct preference optimisation (DPO)."""
 
     data: PreferenceData = field(default_factory=PreferenceData)
     preference: PreferenceLoss = field(default_factory=PreferenceLoss)

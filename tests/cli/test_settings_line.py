@@ -47,7 +47,7 @@ def test_help_shows_what_applies(tmp_path, monkeypatch, capsys):
     (tmp_path / "c.yaml").write_text("d_model: 77\ncompile: true\n")
     page = help_of(TrainSettings, "--config", str(tmp_path / "c.yaml"), capsys=capsys)
     assert "width of the residual stream (default: 77)" in page
-    assert "compile the step with torch.compile (default: on)" in page
+    assert "compile the training step with torch.compile (default: on)" in page
     assert "--wandb, --no-wandb [{off,online,offline}]" in page
 
 

@@ -156,7 +156,7 @@ def test_a_long_line_is_skipped_and_the_others_are_answered(typed, tokenizer, ca
     assert caught.value.code == 2 and captured.out == "yes\n\nyes\n"
     long, summary = captured.err.splitlines()
     assert long.startswith("error: line 2: a message of 6") and "no room for an answer" in long
-    assert summary == "error: standard input: 1 of 3 lines were skipped; shorten them"
+    assert summary == "error: standard input: skipped 1 of 3 lines; shorten them"
     parrot = typed(Terminal(text))
     assert capsys.readouterr().out == "yes\nyes\n" and len(parrot.prompts) == 2
 

@@ -14,7 +14,7 @@ def test_derived_fields():
     ("changes", "message"),
     [
         ({"vocab_size": None}, "vocab_size is not set"),
-        ({"d_model": 250}, "d_model 250 is not divisible by num_heads 12; d_model 252 would be"),
+        ({"d_model": 250}, "d_model 250 is not divisible by num_heads 12; use d_model 252"),
         ({"d_model": 36}, "head dimension 3"),
         ({"num_kv_heads": 5}, "num_heads 12 is not divisible by num_kv_heads 5"),
         ({"num_layers": 0}, "num_layers is 0"),

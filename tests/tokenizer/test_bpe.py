@@ -386,7 +386,7 @@ def test_encode_file_refuses(tokenizer, stories, tmp_path):
 def test_encode_file_never_destroys_its_input(tokenizer, tmp_path, src, dst):
     """The second: the summary, `dst`.json, would take the input's place."""
     (tmp_path / src).write_text("One small boat.")
-    with pytest.raises(UserError, match=f"{src}: is the input"):
+    with pytest.raises(UserError, match=f"{src}: is also the input"):
         tokenizer.encode_file(tmp_path / src, tmp_path / dst)
     assert (tmp_path / src).read_text() == "One small boat."
     assert [path.name for path in tmp_path.iterdir()] == [src]

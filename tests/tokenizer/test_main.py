@@ -221,7 +221,7 @@ def test_streams_that_cannot_be_used_are_one_line(place, capsys, tmp_path, monke
             with open("/dev/full", "w") as output, monkeypatch.context() as patch:
                 patch.setattr(sys, "stdout", output)
                 told = refused(capsys, f"{line} {tokenizer}")
-            assert "output cannot be written (No space left on device)" in told
+            assert "standard output cannot be written (No space left on device)" in told
 
 
 def test_count(place, capsys, tmp_path):
@@ -324,8 +324,8 @@ def test_debug_log(place, tmp_path):
             "id 50300 at position 812 is outside the vocabulary of 400",
         ),
         ("decode --input {p}/text.txt --tokenizer {p}/tok", "is no digit"),
-        ("decode --input {p}/ids.npy --output {p}/ids.npy --tokenizer {p}/tok", "ids.npy: is the input"),
-        ("encode --input {t}/link --output {t}/text.npy --tokenizer {p}/tok", "text.npy: is the input"),
+        ("decode --input {p}/ids.npy --output {p}/ids.npy --tokenizer {p}/tok", "ids.npy: is also the input"),
+        ("encode --input {t}/link --output {t}/text.npy --tokenizer {p}/tok", "text.npy: is also the input"),
         (
             "encode --input {p}/ids.npy --output {t}/x.npy --tokenizer {p}/tok",
             "ids.npy: .npy files hold no text",
