@@ -1,7 +1,7 @@
-"""python -m lmfast.dpo: teach a model that talks which of two answers is the better one.
+"""python -m lmfast.dpo: train a chat model on preferences.
 
-The training loop, its settings and its run folder are lmfast.train's; this command adds preferences, and a reference:
-the model it starts from, whose log-probabilities are computed once and kept in the run folder.
+Uses the training loop, settings and run folder of lmfast.train. The reference model is the one that training starts
+from; its log-probabilities are computed once and stored in the run folder.
 """
 
 import functools
@@ -26,9 +26,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def dpo(argv: Sequence[str]) -> bool:
-    """Runs the training that a command line describes; returns False when it was stopped before its end."""
+    """Runs the training described by a command line; returns False if it was interrupted."""
     read = functools.partial(parse, DPOSettings, argv, "lmfast dpo")
-    read()  # --help and mistakes before torch is imported
+    read()  # handles --help and mistakes before importing torch
     compile_cache.set_directory()
     import torch
 

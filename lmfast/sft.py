@@ -1,6 +1,6 @@
-"""python -m lmfast.sft: teach a base model to answer, from instructions or conversations.
+"""python -m lmfast.sft: fine-tune a base model on instructions or conversations.
 
-The training loop, its settings and its run folder are lmfast.train's; this command adds the data and the chat's tokens.
+Uses the training loop, settings and run folder of lmfast.train, with its own data and the chat tokens.
 """
 
 import functools
@@ -25,9 +25,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def sft(argv: Sequence[str]) -> bool:
-    """Runs the fine-tuning that a command line describes; returns False when it was stopped before its end."""
+    """Runs the fine-tuning described by a command line; returns False if it was interrupted."""
     read = functools.partial(parse, SFTSettings, argv, "lmfast sft")
-    read()  # --help and mistakes before torch is imported
+    read()  # handles --help and mistakes before importing torch
     compile_cache.set_directory()
     import torch
 

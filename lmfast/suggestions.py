@@ -1,16 +1,16 @@
-"""What an unknown name most likely means: by meaning first, by spelling second.
+"""Suggestions for unknown settings, options and commands: by meaning first, then by spelling.
 
-In: a name as typed and the names known where it was typed (settings, options, commands). Out: one of those, or a sentence
-where the answer is not one name (a run has no epochs), or None: a wrong suggestion is worse than none.
+Returns a known name, a sentence if no single name is the answer (a training run has no epochs), or None if nothing is
+close enough: a wrong suggestion is worse than none.
 """
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence
 
 CLOSE = 0.75
-"""least similarity (difflib's ratio) of two spellings; block_size and vocab_size have 0.7, temp and system 0.6"""
+"""minimum similarity (difflib's ratio) of two spellings; block_size and vocab_size have 0.7, temp and system 0.6"""
 
-# A name of ours → what other programs call the same thing: nanoGPT, Hugging Face, llama.cpp, PyTorch, plain speech.
+# Our name → the names in other programs (nanoGPT, Hugging Face, llama.cpp, PyTorch, litgpt) and plain words.
 _OTHERS_SAY = {
     "context_length": "block_size seq_len seq_length sequence_length max_seq_len max_seq_length n_ctx ctx_len context_size "
     "ctx n_positions max_position_embeddings max_length model_max_length",
@@ -92,20 +92,20 @@ _OTHERS_SAY = {
 }
 _EPOCHS = "epoch epochs num_epochs num_train_epochs n_epochs train_epochs max_epochs"
 _SAMPLES = "n num_samples n_samples num_return_sequences best_of"
-# What is counted otherwise here: words, a name that must be known and one that must not, and the sentence.
+# Concepts without a counterpart: names, a setting that must be known, one that must not be, and the explanation.
 _COUNTED_OTHERWISE = (
     (
         _EPOCHS,
         "max_iters",
         "epochs",
-        "runs are counted in steps (max_iters) or tokens (total_tokens), not epochs: an epoch is the tokens of the training "
-        "file, and a step takes batch_size × grad_accumulation × context_length of them",
+        "the length of a run is given in steps (max_iters) or tokens (total_tokens), not epochs: an epoch is all tokens of "
+        "the training file, a step uses batch_size × grad_accumulation × context_length of them",
     ),
     (
         _SAMPLES,
         "prompt",
         "samples",
-        "each prompt is continued once: repeat --prompt for several texts; --max-tokens sets their length",
+        "each prompt is continued once; repeat --prompt for several texts, and set their length with --max-tokens",
     ),
 )
 _MEANING: dict[str, list[str]] = {}
@@ -115,9 +115,9 @@ for _ours, _theirs in _OTHERS_SAY.items():
 
 
 def remedy(name: str, known: Collection[str], dashes: str = "--") -> str | None:
-    """What to do instead of `name`, as the second half of an error message; None where nothing is near enough.
+    """What to use instead of `name`, as the second half of an error message; None if nothing is close enough.
 
-    dashes: what stands before a name where it was typed: `--` or `--no-` (then with dashes in it, too) or nothing.
+    dashes: the prefix of option names, `--` or `--no-` (underscores then become dashes), or nothing.
 
     >>> remedy("block_size", ["vocab_size", "context_length"])
     'did you mean --context-length?'
@@ -135,9 +135,9 @@ def _spelt(name: str, dashes: str) -> str:
 
 
 def stray_word_remedy(words: Sequence[str], aliases: Mapping[str, str]) -> str | None:
-    """What the first of these words, which belong to no option, most likely means: `lr=1`, `lr 1`, `-lr 1`, `x.yaml`.
+    """A suggestion for stray arguments such as `lr=1`, `lr 1`, `-lr 1` and `x.yaml`, or None.
 
-    aliases: {name that is known: its main name}, underscores in both.
+    aliases: {known name: canonical name}, both with underscores.
     """
     word, value = words[0], words[1] if len(words) > 1 else None
     if word.endswith((".yaml", ".yml")) and "config" in aliases:
@@ -151,10 +151,10 @@ def stray_word_remedy(words: Sequence[str], aliases: Mapping[str, str]) -> str |
 
 
 def nearest(name: str, known: Collection[str]) -> str | None:
-    """The one of `known` that `name` most likely means; names of several words are joined by underscores.
+    """The known name that `name` most likely means, or None. Words are joined by underscores.
 
-    The same meaning by another name; else the only one whose words are all in the other (`rope`, `adam_beta1`); else the
-    closest spelling.
+    In this order: a synonym; the only known name whose words contain, or are contained in, those of `name`; the closest
+    spelling.
 
     >>> nearest("block_size", ["vocab_size", "context_length"]), nearest("vocabsize", ["vocab_size", "context_length"])
     ('context_length', 'vocab_size')

@@ -27,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def train(argv: Sequence[str], corpus=None) -> bool:
-    """Runs the training that a command line describes; returns False when it was stopped before its end.
+    """Runs the training described by a command line; returns False if it was interrupted.
 
-    corpus: what `lmfast.data.stories.builtin.prepare` returned, where the caller has prepared the built-in corpus already.
+    corpus: the result of `lmfast.data.stories.builtin.prepare`, if the caller has already prepared the built-in stories.
     """
     compile_cache.set_directory()
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
@@ -41,7 +41,7 @@ def train(argv: Sequence[str], corpus=None) -> bool:
 
 
 def _read_command_line(argv: Sequence[str], corpus) -> tuple[TrainSettings, "Start", Any]:
-    """(settings, where the run begins, built-in corpus or None) of a command line."""
+    """(settings, start of the run, built-in corpus or None) of a command line."""
     settings = parse(TrainSettings, argv, "lmfast train")
     from lmfast.training.resume import choose_folder, reject_missing_data, settings_to_resume
 
@@ -50,21 +50,21 @@ def _read_command_line(argv: Sequence[str], corpus) -> tuple[TrainSettings, "Sta
         settings = parse(TrainSettings, argv, "lmfast train", base=settings_to_resume(folder, TrainSettings))
         reject_missing_data(folder, settings)
     elif settings.data.train_data_path is None and settings.config is None:
-        # Nothing was named: the quickstart's run on the built-in corpus, whatever the line changes in it.
+        # Without data and --config: the quickstart's settings on the built-in stories, overridden by the command line.
         quickstart = replace_flat(TrainSettings(), read_yaml(CONFIGS / "quickstart.yaml", TrainSettings))
         settings = parse(TrainSettings, argv, "lmfast train", base=quickstart)
     if "val_data_path" in named_settings(argv, TrainSettings) and settings.data.train_data_path is None:
-        raise UserError("val_data_path is given without train_data_path; give both, or neither")
+        raise UserError("val_data_path is given without train_data_path; add --train-data, or remove it")
     if settings.data.tokenizer is not None and settings.data.train_data_path is None:
         raise UserError(
-            "tokenizer is given without train_data_path; the built-in stories have their own, leave it out"
+            "tokenizer is given without train_data_path, and the built-in stories have their own; remove it"
         )
     if settings.data.train_data_path is None and corpus is None:
         from lmfast.data.stories.builtin import prepare
 
-        print("no training data given: using the built-in stories (--train-data FILE trains on your own)")
+        print("no training data given: using the built-in stories (use --train-data FILE for your own)")
         corpus = prepare(vocab_size=settings.model.vocab_size or 4096)
-    # Where a run lies is not part of what it is: its config.yaml starts the same run anew elsewhere.
+    # Not part of config.yaml, which must start the same run in another folder.
     settings = replace_flat(settings, {"out_dir": None, "resume": False})
     source = None
     if not resuming and settings.run.init_from is not None:
@@ -81,10 +81,9 @@ def _read_command_line(argv: Sequence[str], corpus) -> tuple[TrainSettings, "Sta
 
 
 def run(settings: TrainSettings, start: "Start", corpus, ranks=None) -> bool:
-    """Trains on the token files that `settings` name, or on the built-in `corpus`.
+    """Trains on the token files named in `settings`, or on the built-in `corpus`.
 
-    ranks: the `lmfast.training.distributed.Ranks` of a run of several processes. Every check of the input comes before
-    the first write.
+    ranks: the `lmfast.training.distributed.Ranks` of a multi-process run. All input is checked before the first write.
     """
     from lmfast.model.device import pick_device
     from lmfast.training.distributed import SINGLE_PROCESS
@@ -94,13 +93,13 @@ def run(settings: TrainSettings, start: "Start", corpus, ranks=None) -> bool:
     device = pick_device(settings.run.device)
     ranks.use_device(device)
     settings = replace_flat(settings, {"device": device.type})
-    # Rank 0 comes first: it may turn a text file of ids into one that can be mapped.
+    # Rank 0 first: it may convert a text file of ids to one that can be memory-mapped.
     settings, task = ranks.first_then_rest(lambda: _task(settings, start, corpus, ranks.report))
     return execute(settings, task, start, device, ranks)
 
 
 def _task(settings: TrainSettings, start: "Start", corpus, report: Callable[[str], None]):
-    """(resolved settings, task) of the settings' token files or the built-in corpus, each opened once and checked."""
+    """(resolved settings, task) for the token files in `settings` or the built-in corpus; opens and checks each once."""
     from lmfast.inference.decode import generate
     from lmfast.training.pretraining import pretraining_task
     from lmfast.training.token_inputs import NO_TOKENIZER, open_inputs

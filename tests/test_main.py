@@ -36,4 +36,4 @@ def test_each_command_answers_help(command):
 
 def test_arguments_reach_the_command():
     result = call("train", "--bogus", "3")
-    assert result.returncode == 2 and "unknown setting '--bogus'" in result.stderr
+    assert result.returncode == 2 and "unknown option '--bogus'" in result.stderr

@@ -83,7 +83,7 @@ def test_each_prompt_is_continued_once(typed):
         (["configs/quickstart.yaml"], "did you mean --config configs/quickstart.yaml?"),
         (["--train.micro_batch_size", "8"], "did you mean --batch-size?"),
         (["--no-compil"], "did you mean --no-compile?"),
-        (["qqq"], "unknown argument 'qqq'; --help lists all settings"),
+        (["qqq"], "unknown argument 'qqq'; see --help"),
     ],
 )
 def test_words_that_belong_to_no_option(words, ending):
@@ -99,12 +99,12 @@ def test_what_has_no_option_is_given_without_one(flag):
 
     with pytest.raises(UserError) as error:
         parse(EvaluateSettings, [flag, "x"], "lmfast evaluate")
-    assert str(error.value) == f"unknown setting '{flag}'; give it without a name: lmfast evaluate RUN"
+    assert str(error.value) == f"unknown option '{flag}'; did you mean the argument lmfast evaluate RUN?"
 
 
 def test_epochs_in_a_file(tmp_path):
     (tmp_path / "x.yaml").write_text("epochs: 3\n")
-    with pytest.raises(UserError, match="unknown setting 'epochs'; runs are counted in steps"):
+    with pytest.raises(UserError, match="unknown setting 'epochs'; the length of a run is given in steps"):
         read_yaml(tmp_path / "x.yaml", TrainSettings)
 
 

@@ -379,7 +379,7 @@ def test_main_needs_no_arguments_from_the_caller(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["lmfast train", "--bogus"])
     with pytest.raises(SystemExit):
         main()
-    assert "unknown setting '--bogus'" in capsys.readouterr().err
+    assert "unknown option '--bogus'" in capsys.readouterr().err
 
 
 def test_data_of_another_tokenizer_is_refused(corpus, tmp_path, capsys):

@@ -1,7 +1,7 @@
-"""Words of a command line, parsed with argparse: what the commands that take no settings files have in common.
+"""argparse as all commands use it, and the options that several commands share.
 
-In: words. Out: values, checked one by one. A wrong word is one line with the nearest right one. `--vocab_size` may stand
-for `--vocab-size`. No numpy here: `--help` answers at once.
+`--vocab_size` is accepted for `--vocab-size`. Errors are a `UserError` of one line; an unknown option comes with the
+closest known one. Does not import numpy, so that `--help` is fast.
 """
 
 import argparse
@@ -19,8 +19,7 @@ UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
 class Parser(argparse.ArgumentParser):
-    """Options are known with dashes and with underscores; errors are a `UserError` of one line, and an unknown option comes
-    with the known one that is nearest in meaning."""
+    """An ArgumentParser that accepts dashes and underscores and raises UserError, with a suggestion for unknown options."""
 
     def __init__(self, *args, **rest):
         super().__init__(*args, **{"allow_abbrev": False, "formatter_class": HelpFormatter} | rest)
@@ -29,7 +28,7 @@ class Parser(argparse.ArgumentParser):
             group._option_string_actions = self._option_string_actions
 
     def parse_known_args(self, args=None, namespace=None):
-        """As argparse does, but a subcommand reports what it does not know itself: the parser above knows no options."""
+        """Like argparse, but a subcommand reports its unknown options itself: its parent knows none to suggest."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error_unknown(unknown)
@@ -49,7 +48,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class _DashesOrUnderscores(dict):
-    """{option: action}, found under --d-model and --d_model."""
+    """{option: action} that finds --d-model under --d_model too."""
 
     def __contains__(self, name):
         return super().__contains__(name) or super().__contains__(self._dashed(name))
@@ -63,7 +62,7 @@ class _DashesOrUnderscores(dict):
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """Readable from 60 to 110 columns; a setting's own value is shown behind its text."""
+    """Help text of 60 to 110 columns, with the default value after each setting's description."""
 
     def __init__(self, prog: str, **rest):
         width = min(shutil.get_terminal_size().columns, 110) - 2
@@ -81,49 +80,50 @@ class HelpFormatter(argparse.HelpFormatter):
 
 
 def parse_size(text: str) -> int:
-    """ "2GB" → 2_000_000_000 (powers of a thousand)."""
+    """ "2GB" → 2_000_000_000 (powers of 1000)."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", text.strip(), re.ASCII | re.IGNORECASE)
     if not match or not float(match[1]):
-        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory; write 500MB or 2GB")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write for example 500MB or 2GB")
     return int(float(match[1]) * UNITS[match[2].lower()])
 
 
 def positive_int(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
 
 
 def unescape(text: str) -> str:
-    r"""A text as it is typed: \n, \r and \t are meant as such."""
+    r"""Replaces the escapes \n, \r and \t typed on a command line."""
     for written, meant in {r"\n": "\n", r"\r": "\r", r"\t": "\t"}.items():
         text = text.replace(written, meant)
     return text
 
 
 def special_token(text: str) -> tuple[str, int | None]:
-    """ "<|x|>" → ("<|x|>", None), "<|x|>=300" → ("<|x|>", 300). A token may hold a =, as <|a=b|>; one such as <|x|>=y, which
-    looks like a wrong id, needs its id: <|x|>=y=300."""
+    """ "<|x|>" → ("<|x|>", None), "<|x|>=300" → ("<|x|>", 300).
+
+    A token may contain =, as in <|a=b|>. One that ends like <|x|>=y is rejected without an id; write <|x|>=y=300."""
     token, mark, number = text.rpartition("=")
     if mark and token.endswith(">") and not number.isdecimal():
         raise argparse.ArgumentTypeError(
-            f"{text!r}: {number!r} is not an id, a whole number; for a token of this spelling give its id too: "
+            f"{text!r}: {number!r} is not an id (a whole number); if the token is spelled like this, add its id: "
             f"'{text}=300'"
         )
     return (token, int(number)) if token and mark and number.isdecimal() else (text, None)
 
 
 def new_special_token(text: str) -> str:
-    """A special token of a vocabulary that is still to be trained."""
+    """A special token of a vocabulary that is about to be trained."""
     if special_token(text)[1] is not None:
         raise argparse.ArgumentTypeError(
-            f"{text!r}: ids are not chosen in training, special tokens come last; leave the = and number out"
+            f"{text!r}: training assigns the ids, special tokens last; remove the = and the number"
         )
     return text
 
 
 def command_parser(module: str, about: str) -> tuple[Parser, Callable[[str, str], Parser]]:
-    """The parser of a module with commands of its own, and what adds one of them: (name, what it does) → its parser."""
+    """The parser of a module with subcommands, and a function (name, description) → parser that adds a subcommand."""
     called_by_path = sys.argv[0].endswith("__main__.py")
     parser = Parser(prog=f"python -m {module}" if called_by_path else sys.argv[0], description=about)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -136,21 +136,25 @@ def command_parser(module: str, about: str) -> tuple[Parser, Callable[[str, str]
 
 def add_workers(parser: Parser, what: str = "threads") -> None:
     parser.add_argument(
-        "--num-workers", "--num-proc", type=positive_int, metavar="N", help=f"{what} (default: all CPUs)"
+        "--num-workers",
+        "--num-proc",
+        type=positive_int,
+        metavar="N",
+        help=f"number of {what} (default: all CPUs)",
     )
 
 
 def add_engine(
     parser: Parser,
-    engines: str = "threads here, or a dask cluster (local)",
-    shards: str = "with --engine dask: what a worker takes at a time (256MB)",
+    engines: str = "threads on this machine, or a dask cluster (default: local)",
+    shards: str = "dask: input per job (default: 256MB)",
 ) -> None:
-    """--engine and what belongs to it."""
+    """Adds --engine, --scheduler and --shard-size."""
     parser.add_argument("--engine", choices=["local", "dask"], default="local", help=engines)
     parser.add_argument(
         "--scheduler",
         metavar="ADDRESS",
-        help="of a dask cluster, tcp://host:8786 or its scheduler file; default: workers on this machine",
+        help="dask: tcp://host:8786 or a scheduler file (default: workers on this machine)",
     )
     parser.add_argument("--shard-size", type=parse_size, metavar="SIZE", help=shards)
 
@@ -159,25 +163,27 @@ def add_tokenizer(parser: Parser, many: bool = False) -> None:
     parser.add_argument(
         "--tokenizer",
         nargs="+" if many else None,
-        metavar="FOLDER",
-        help="folder or file" + (", one or many" if many else ""),
+        metavar="PATH",
+        help="tokenizer folder, tokenizer.json or .tiktoken file" + ("; one or more" if many else ""),
     )
     parser.add_argument("--vocab", metavar="JSON", help="vocab.json, instead of --tokenizer")
-    parser.add_argument("--merges", metavar="TXT", help="merges.txt, with --vocab")
+    parser.add_argument("--merges", metavar="TXT", help="merges.txt for --vocab")
     parser.add_argument(
         "--special-tokens",
         nargs="*",
         type=special_token,
         metavar="TOKEN[=ID]",
-        help="where the tokenizer's files do not name them; without =ID, the published id or the next",
+        help="special tokens missing from the tokenizer's files (default id: the published or the next one)",
     )
-    parser.add_argument("--pattern", help="where the tokenizer's files do not name it")
+    parser.add_argument(
+        "--pattern", metavar="NAME", help="split pattern, if the tokenizer's files do not contain it"
+    )
 
 
 def set_log_level() -> None:
     level = os.environ.get("LOG_LEVEL", "WARNING").upper()
     if level not in logging.getLevelNamesMapping():
-        raise UserError(f"LOG_LEVEL={level}: no such level; use DEBUG, INFO, WARNING or ERROR")
+        raise UserError(f"LOG_LEVEL={level}: unknown log level; use DEBUG, INFO, WARNING or ERROR")
     logging.basicConfig(level=level, format="%(message)s", force=True)
-    for name in ("numba", "asyncio"):  # their DEBUG output is not about the user's text
+    for name in ("numba", "asyncio"):  # their DEBUG output would drown ours
         logging.getLogger(name).setLevel(logging.WARNING)

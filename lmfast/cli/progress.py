@@ -1,8 +1,8 @@
-"""How far a long job is, on stderr: a bar in a terminal, a plain line now and then elsewhere; and its peak memory.
+"""Progress of a long job and its peak memory.
 
-In: amounts done and in all. Out: text on stderr only, so that results on stdout can be piped. Memory is that of this
-process without file pages (anonymous and shared), which is what a machine runs out of; it is read from /proc
-twenty times a second, and unknown on systems without it.
+Prints a bar on a terminal and a plain line every few seconds elsewhere, always to standard error, so that results on
+standard output can be piped. Memory is the anonymous and shared memory of this process, without file pages. It is read
+from /proc twenty times per second; without /proc it is unknown.
 """
 
 import sys
@@ -13,14 +13,14 @@ from contextlib import contextmanager
 
 from lmfast.units import data_size
 
-LINE_SECONDS = 5.0  # between plain lines
+LINE_SECONDS = 5.0  # interval of plain lines
 
 
 @contextmanager
 def progress(**units: str):
     """with progress(counting="bytes", merging="merges") as update: update("counting", done, total).
 
-    Phases come one after another; bytes are shown as MB and MB/s.
+    Phases run one after another; bytes are shown as MB and MB/s.
     """
     show = _bar if sys.stderr.isatty() else _lines
     with show(units) as update:
@@ -76,8 +76,9 @@ def _lines(units: dict[str, str]):
 
 
 class _PhaseClock:
-    """Seconds since a phase began: the first when this was made, another when the one before it was last asked about. (From
-    its first update on, which may be its only one, no rate would follow.)"""
+    """Seconds since the current phase began: at construction, or at the last call for the phase before it.
+
+    Counting from the first update of a phase would give no rate for a phase with a single update."""
 
     def __init__(self):
         self._phase, self._began, self._asked = None, 0.0, time.perf_counter()
@@ -90,8 +91,9 @@ class _PhaseClock:
 
 
 class SteadyRate:
-    """Amount per second without start-up: what follows the first update, which waits for compiled code and empty caches, and
-    half a second more. The rate of a whole run of a second is that of its start."""
+    """Amount per second, excluding start-up: measured from half a second after the first update.
+
+    The first update waits for compiled code and cold caches, which would dominate the rate of a short run."""
 
     START_UP, LEAST = 0.5, 1.0  # seconds
 
@@ -111,14 +113,14 @@ class SteadyRate:
 
     @property
     def rate(self) -> float | None:
-        """None where less than `LEAST` seconds were measured."""
+        """None if less than `LEAST` seconds were measured."""
         if self._first is None or self._last[0] - self._first[0] < self.LEAST:
             return None
         return (self._last[1] - self._first[1]) / (self._last[0] - self._first[0])
 
 
 class PeakMemory:
-    """with PeakMemory() as memory: …; memory.peak is in bytes, None where it cannot be read."""
+    """with PeakMemory() as memory: …; memory.peak is in bytes, None if unknown."""
 
     def __init__(self, read: Callable[[], int | None] | None = None, seconds: float = 0.05):
         self.peak: int | None = None

@@ -1,8 +1,8 @@
-"""Command lines of the commands that take settings files: one option per field of a settings dataclass.
+"""Command lines of the commands that take settings files: one option per field of a settings dataclass (settings.py).
 
-In: a settings dataclass (settings.py) and words. Out: an instance. `--d_model` is `--d-model`; a switch has a `--no-` form;
-an `Option` in a field's annotation adds aliases. Nested dataclasses become groups of the help page; the text of an option
-is the string literal below its field. Raises UserError, in one line, for what it does not understand. Imports no torch.
+`--d_model` and `--d-model` are the same, switches have a `--no-` form, and an `Option` in a field's annotation adds
+aliases. Nested dataclasses are groups of the help page; the string literal below a field is the help text of its option.
+Raises UserError for anything it cannot parse. Does not import torch.
 """
 
 import argparse
@@ -37,16 +37,16 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="DataclassInstance")
 
 _METAVARS = {int: "INT", float: "FLOAT", str: "TEXT"}
-_EXPECTED = {int: "a whole number in digits", float: "a number"}
+_EXPECTED = {int: "a whole number", float: "a number"}
 
 
 def parse(
     cls: type[T], argv: Sequence[str], prog: str, base: T | None = None, others: Sequence[type] = ()
 ) -> T:
-    """Settings from a command line, over the YAML file named by --config, over `base` (default: the class's defaults).
+    """Settings from a command line, which override the YAML file given by --config, which overrides `base`.
 
-    others: further settings classes whose names the file may contain (see `read_yaml`); their values are ignored.
-    Prints help and raises SystemExit(0) on --help. Raises UserError for anything that cannot be understood.
+    base: defaults to the defaults of `cls`. others: further settings classes whose names the file may contain (see
+    `read_yaml`); their values are ignored. On --help, prints the help and raises SystemExit(0).
     """
     parser = _parser(cls, prog)
     given = parser.parse(argv)
@@ -60,7 +60,7 @@ def parse(
 
 
 def named_settings(argv: Sequence[str], cls: type) -> set[str]:
-    """The settings that a command line names; aliases and --no- forms count as the setting."""
+    """The settings that a command line gives, by name; aliases and --no- forms count as the setting."""
     return _parser(cls, "lmfast").parse(argv).keys() - {"help"}
 
 
@@ -70,7 +70,7 @@ def _parser(cls: type, prog: str) -> "SettingsParser":
 
 
 class SettingsParser(Parser):
-    """The options of one settings dataclass. Nothing has a default: what is not given is not in the result."""
+    """The options of one settings dataclass. Options have no default: the result contains only what was given."""
 
     def __init__(self, cls: type, prog: str):
         super().__init__(
@@ -113,11 +113,11 @@ class SettingsParser(Parser):
             group.add_argument(*names, dest=field.name, action=action, help=text, hint=plain, option=option)
 
     def parse(self, argv: Sequence[str]) -> dict[str, Any]:
-        """{setting: value} of what the line gives."""
+        """{setting: value} of the settings that were given."""
         return vars(self.parse_args(list(argv)))
 
     def print_settings_help(self, settings: Any) -> None:
-        """Help with the values of `settings` as defaults."""
+        """Prints the help, with the values of `settings` as defaults."""
         values = to_flat(settings)
         for action in self._actions:
             if not isinstance(action, _Value | _Switch):
@@ -134,7 +134,7 @@ class SettingsParser(Parser):
         hints, aliases = flat_types(self._cls), setting_aliases(self._cls)
         if not words[0].startswith("--"):
             near = stray_word_remedy(words, {name: name for name in hints} | aliases)
-            raise UserError(f"unknown argument '{words[0]}'; {near or '--help lists all settings'}")
+            raise UserError(f"unknown argument '{words[0]}'; {near or 'see --help'}")
         flag = words[0].split("=", 1)[0]
         name = re.sub("[-.]", "_", flag[2:])
         off = "no_" if name.startswith("no_") else ""
@@ -143,13 +143,15 @@ class SettingsParser(Parser):
         if meant is not None and any(
             action.dest == meant and not action.option_strings for action in self._actions
         ):
-            raise UserError(f"unknown setting '{flag}'; give it without a name: {self.prog} {meant.upper()}")
+            raise UserError(
+                f"unknown option '{flag}'; did you mean the argument {self.prog} {meant.upper()}?"
+            )
         near = remedy(name.removeprefix(off), known, "--no-" if off else "--")
-        raise UserError(f"unknown setting '{flag}'; {near or '--help lists them all'}")
+        raise UserError(f"unknown option '{flag}'; {near or 'see --help'}")
 
 
 class _Value(argparse.Action):
-    """A setting with a value, checked by its field's type."""
+    """An option with a value, checked against the type of its field."""
 
     def __init__(self, option_strings, dest, hint, option, **rest):
         self.hint, self.option, self.shown_default = hint, option, ""
@@ -174,7 +176,7 @@ class _Value(argparse.Action):
 
 
 class _Switch(argparse.Action):
-    """A setting that is on or off: --x and --no-x."""
+    """A boolean option: --x and --no-x."""
 
     def __init__(self, option_strings, dest, hint, option, **rest):
         self.switch, self.shown_default = option_strings, ""
@@ -186,7 +188,7 @@ class _Switch(argparse.Action):
 
 
 def _convert(text: str, hint: Any, name: str) -> Any:
-    """A word of the command line as the field's type."""
+    """Converts a command-line argument to the type of its field."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         if text == "None":
             return None
@@ -216,7 +218,7 @@ def _summary(cls: type) -> str:
 
 @functools.cache
 def field_docs(cls: type) -> dict[str, str]:
-    """{field: its text}: the string literal below each field of a dataclass, line breaks joined."""
+    """{field: help text}: the string literal below each field of a dataclass, on one line."""
     texts: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
         (definition,) = ast.parse(inspect.getsource(base)).body

@@ -1,8 +1,4 @@
-"""python -m lmfast.data download|prepare|stats: the command line, and nothing else.
-
-The command line is parsed here (`--help` answers at once); the work is done in cli/data. Bad
-input is one line on stderr and exit code 2. `--val_fraction` is `--val-fraction`, and so on.
-"""
+"""python -m lmfast.data download|prepare|stats: the command line. The commands are in lmfast/cli/data/commands.py."""
 
 import argparse
 import importlib
@@ -28,83 +24,92 @@ def share(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share from 0 to below 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a fraction (at least 0 and below 1)")
     return value
 
 
 def separator(text: str) -> str:
     if not text:
-        raise argparse.ArgumentTypeError("is empty; leave it out, or write '\\n\\n' for a blank line")
+        raise argparse.ArgumentTypeError("is empty; remove it, or write '\\n\\n' for a blank line")
     return unescape(text)
 
 
 def build_parser() -> Parser:
     parser, command = command_parser(
-        "lmfast.data", "Corpora by name, text to token files in parts, and what they hold."
+        "lmfast.data", "Download corpora, write token files, and print their statistics."
     )
-    download = command("download", "fetch a corpus from the Hugging Face Hub and bring it into form")
-    download.add_argument("name", nargs="?", metavar="NAME", help="without it, the list of names")
-    download.add_argument("--output", metavar="FOLDER", help="default: data/NAME")
-    download.add_argument("--repo", metavar="OWNER/NAME", help="any dataset instead; its files as they are")
+    download = command("download", "download a corpus from the Hugging Face Hub")
+    download.add_argument("name", nargs="?", metavar="NAME", help="corpus; lists all names if omitted")
+    download.add_argument("--output", metavar="FOLDER", help="output folder (default: data/NAME)")
+    download.add_argument("--repo", metavar="OWNER/NAME", help="download the files of any dataset, unchanged")
     download.add_argument(
-        "--files", nargs="+", metavar="GLOB", help="with --repo: which (e.g. 'data/*.parquet')"
+        "--files", nargs="+", metavar="GLOB", help="files of --repo, such as 'data/*.parquet'"
     )
     download.add_argument(
         "--limit-files",
         type=positive_int,
         metavar="N",
-        help="only the first N files, of fineweb-10bt, fineweb-edu-10bt or --repo",
+        help="only the first N files (fineweb-10bt, fineweb-edu-10bt, --repo)",
     )
-    download.add_argument("--revision", metavar="REV", help="branch, tag or commit (main)")
+    download.add_argument("--revision", metavar="REV", help="branch, tag or commit (default: main)")
     download.add_argument(
-        "--from",
-        dest="source",
-        metavar="FOLDER",
-        help="a folder with the repository's files, fetched otherwise",
+        "--from", dest="source", metavar="FOLDER", help="use files already downloaded to this folder"
     )
 
-    prepare = command("prepare", "text, JSON lines or Parquet → token files for training and validation")
-    prepare.add_argument(
-        "--input", nargs="+", required=True, metavar="TEXT", help="files, folders or globs; also .gz and .zst"
+    prepare = command(
+        "prepare", "turn text, JSON lines or Parquet into token files for training and validation"
     )
     prepare.add_argument(
-        "--output", required=True, metavar="FOLDER", help="for train.npy, valid.npy, token_counts.json"
+        "--input", nargs="+", required=True, metavar="TEXT", help="files, folders or globs; .gz and .zst too"
     )
+    prepare.add_argument(
+        "--output",
+        required=True,
+        metavar="FOLDER",
+        help="folder for train.npy, valid.npy and token_counts.json",
+    )
+    add_tokenizer(prepare)
     prepare.add_argument(
         "--val-fraction",
         type=share,
         metavar="P",
-        help="share of documents for validation, by their hash (0.01)",
+        help="fraction of documents, chosen by hash, for validation (default: 0.01)",
     )
     prepare.add_argument(
         "--val-tokens",
         type=positive_int,
         metavar="N",
-        help="instead: the first N tokens for validation, up to the end of a document",
+        help="use the first N tokens for validation, rounded up to whole documents",
     )
-    prepare.add_argument("--val-input", nargs="+", metavar="TEXT", help="sources of their own for validation")
-    prepare.add_argument("--seed", type=int, help="which documents are for validation (0)")
+    prepare.add_argument("--val-input", nargs="+", metavar="TEXT", help="separate files for validation")
+    prepare.add_argument("--seed", type=int, help="seed of the choice of validation documents (default: 0)")
     prepare.add_argument(
-        "--text-field", default="text", metavar="NAME", help="of JSON lines and Parquet (text)"
+        "--text-field",
+        default="text",
+        metavar="NAME",
+        help="field of JSON lines, column of Parquet (default: text)",
     )
     prepare.add_argument(
         "--separator",
         type=separator,
         metavar="TEXT",
-        help=r"ends documents beside <|endoftext|>, e.g. '\n\n'",
+        help=r"further document separator, in addition to <|endoftext|>, such as '\n\n'",
     )
     prepare.add_argument(
-        "--create-stats", action="store_true", help="stats.txt, stats.json and stats.png too"
+        "--create-stats", action="store_true", help="also write stats.txt, stats.json and stats.png"
     )
-    add_tokenizer(prepare)
     add_workers(prepare, "processes")
-    add_engine(prepare, "processes here, or a dask cluster (local)", "what is done and kept at a time (64MB)")
+    add_engine(
+        prepare,
+        "processes on this machine, or a dask cluster (default: local)",
+        "input per job (default: 64MB)",
+    )
 
-    stats = command("stats", "documents, bytes a token, lengths and use of the vocabulary of token files")
+    stats = command("stats", "print documents, bytes per token, lengths and vocabulary use of token files")
     stats.add_argument(
         "--input", nargs="+", required=True, metavar="IDS", help="token files, or folders of them"
     )
-    stats.add_argument("--output", metavar="FOLDER", help="for stats.txt, stats.json and stats.png")
+    stats.add_argument("--output", metavar="FOLDER", help="folder for stats.txt, stats.json and stats.png")
     add_tokenizer(stats)
     return parser
 

@@ -114,11 +114,11 @@ def test_the_nearer_of_max_iters_and_total_tokens_decides(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--d-modle", "3"], "unknown setting '--d-modle'; did you mean --d-model?"),
+        (["--d-modle", "3"], "unknown option '--d-modle'; did you mean --d-model?"),
         (["--block-size", "3"], "did you mean --context-length?"),
-        (["--epochs", "3"], "runs are counted in steps (max_iters)"),
-        (["--no-qk_nrm"], "unknown setting '--no-qk_nrm'; did you mean --no-qk-norm?"),
-        (["--temp", "1"], "unknown setting '--temp'; --help lists them all"),
+        (["--epochs", "3"], "the length of a run is given in steps (max_iters)"),
+        (["--no-qk_nrm"], "unknown option '--no-qk_nrm'; did you mean --no-qk-norm?"),
+        (["--temp", "1"], "unknown option '--temp'; see --help"),
         (["--d-model", "x"], "--d-model is 'x'; expected a whole number in digits"),
         (["--vocab-size", "4e3"], "--vocab-size is '4e3'; expected a whole number in digits"),
         (["--rope-theta", "1KB"], "--rope-theta is '1KB'; expected a number"),

@@ -379,13 +379,13 @@ def test_the_list_of_names(capsys):
     [
         ("download tinystorys", "did you mean tinystories?"),
         ("download pile", "no such name; there are tinystories, owt-sample"),
-        ("download tinystories --repo a/b", "leave NAME and --from out"),
-        ("download tinystories --files *.txt", "--files: goes with --repo"),
+        ("download tinystories --repo a/b", "cannot be combined with NAME or --from"),
+        ("download tinystories --files *.txt", "--files requires --repo"),
         (
             "download tinystories --limit-files 1",
             "tinystories is not kept as separate files; it goes with fineweb-10bt",
         ),
-        ("download --limit-files 1", "--limit-files: goes with a NAME or --repo"),
+        ("download --limit-files 1", "--limit-files requires NAME or --repo"),
         ("download fineweb-10bt --limit-files 0", "--limit-files"),
         ("download --repo abc", "--repo abc: is no name of a dataset"),
         ("download tinystories --output {t}/file", "file: is a file; name a folder"),

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_shares():
     assert [share(text) for text in ("0", "0.05", "5e-3")] == [0.0, 0.05, 0.005]
     for text in ("1", "-0.1", "nan", "half"):
-        with pytest.raises(argparse.ArgumentTypeError, match="is no share from 0 to below 1"):
+        with pytest.raises(argparse.ArgumentTypeError, match="is not a fraction"):
             share(text)
 
 

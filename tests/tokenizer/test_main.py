@@ -277,7 +277,7 @@ def test_debug_log(place, tmp_path):
         ("train --input {p}/text.txt --output {t}/tok --vocab-size 200", "200 is too small.*at least 257"),
         (
             "train --input {p}/text.txt --output {t}/tok --vocab-size many",
-            "--vocab-size: 'many' is no whole number",
+            "--vocab-size: 'many' is not a positive whole number",
         ),
         (
             "train --input {p}/text.txt --output {p}/text.txt --vocab-size 300",
@@ -285,7 +285,7 @@ def test_debug_log(place, tmp_path):
         ),
         (
             "train --input {p}/text.txt --output {t}/tok --vocab-size 300 --max-memory lots",
-            "'lots' is no amount",
+            "'lots' is not a size",
         ),
         ("train --input {p}/text.txt --output {t}/tok --vocab-size 300 --pattern (", "pattern '\\('"),
         (
@@ -294,7 +294,7 @@ def test_debug_log(place, tmp_path):
         ),
         (
             "train --input {p}/text.txt --output {t}/tok --vocab-size 300 --special-tokens <|x|>=299",
-            "ids are not chosen in training",
+            "training assigns the ids",
         ),
         (
             "train --input {p}/text.txt --output {t}/tok --vocab-size 300 --special-tokens \udcff",
@@ -307,7 +307,7 @@ def test_debug_log(place, tmp_path):
         ),
         (
             "train --input {p}/text.txt --output {t}/tok --vocab-size 300 --num-workers 0",
-            "'0' is no whole number",
+            "'0' is not a positive whole number",
         ),
         ("encode --input {p}/text.txt --output {t}/x.npy", "--tokenizer FOLDER or with --vocab"),
         ("encode --input {p}/text.txt --output {t}/x.npy --vocab {p}/tok/vocab.json", "come together"),

@@ -1,8 +1,4 @@
-"""The data commands: download, prepare, stats.
-
-In: the parsed command line (see __main__.py). Out: files, and a summary of some lines on stdout. What is refused is told by
-the functions called, in one line.
-"""
+"""The subcommands of `lmfast data`: download, prepare, stats. The command line is parsed in lmfast/data/__main__.py."""
 
 import argparse
 from functools import partial
@@ -25,7 +21,7 @@ from lmfast.units import data_size
 def download(arguments: argparse.Namespace) -> None:
     if arguments.repo is not None:
         if arguments.name is not None or arguments.source is not None:
-            raise UserError("--repo: names the dataset itself; leave NAME and --from out")
+            raise UserError("--repo cannot be combined with NAME or --from; remove them")
         folder = Path(arguments.output or Path("data") / arguments.repo.split("/")[-1])
         for path in corpora.download_repo(
             arguments.repo,
@@ -37,10 +33,10 @@ def download(arguments: argparse.Namespace) -> None:
             print(f"{path}: {data_size(path.stat().st_size)}")
         return
     if arguments.files is not None:
-        raise UserError("--files: goes with --repo; a name brings its own files")
+        raise UserError("--files requires --repo; remove it, or give --repo instead of NAME")
     if arguments.name is None:
         if arguments.limit_files is not None:
-            raise UserError("--limit-files: goes with a NAME or --repo; name what to fetch")
+            raise UserError("--limit-files requires NAME or --repo; add one")
         print("\n".join(f"{name:<25}{corpus.about}" for name, corpus in corpora.CORPORA.items()))
         return
     folder = Path(arguments.output or Path("data") / arguments.name)
@@ -53,13 +49,13 @@ def download(arguments: argparse.Namespace) -> None:
 
 def prepare(arguments: argparse.Namespace) -> None:
     if arguments.val_input is not None and arguments.val_fraction is not None:
-        raise UserError("--val-fraction: is of no use with --val-input; leave one of them out")
+        raise UserError("--val-fraction and --val-input exclude each other; remove one of them")
     if arguments.engine == "local":
         reject_dask_options({"--scheduler": arguments.scheduler})
     if arguments.val_tokens is not None:
         for flag, value in (("--val-fraction", arguments.val_fraction), ("--val-input", arguments.val_input)):
             if value is not None:
-                raise UserError(f"{flag}: is of no use with --val-tokens; leave one of them out")
+                raise UserError(f"{flag} and --val-tokens exclude each other; remove one of them")
     given = {
         "val_fraction": arguments.val_fraction,
         "val_tokens": arguments.val_tokens,
@@ -89,7 +85,7 @@ def prepare(arguments: argparse.Namespace) -> None:
                 f"{counted(found['documents'], 'document')}, {found['bytes'] / found['tokens']:.3f} bytes/token"
             )
     if counts["blank_documents"]:
-        print(f"left out: {counted(counts['blank_documents'], 'document')} of blanks only")
+        print(f"skipped {counted(counts['blank_documents'], 'blank document')}")
     print(f"{output / COUNTS}: documents, tokens and bytes by part and source")
     if arguments.create_stats:
         parts = [output / f"{part}.npy" for part, found in counts["parts"].items() if found["documents"]]
@@ -101,7 +97,7 @@ def stats(arguments: argparse.Namespace) -> None:
     if arguments.tokenizer or arguments.vocab or arguments.merges:
         own = load_tokenizer(arguments)
     if arguments.output is not None and not Path(arguments.output).is_dir():
-        raise UserError(f"{arguments.output}: is no folder; make it, or name another --output")
+        raise UserError(f"{arguments.output}: is not a directory; create it, or choose another --output")
     figures = []
     for path in token_files(arguments.input):
         figures.append(_stats(path, own or _recorded_tokenizer(path)))
@@ -109,14 +105,14 @@ def stats(arguments: argparse.Namespace) -> None:
 
 
 def _recorded_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer that a token file's summary names."""
+    """The tokenizer recorded in the summary of a token file."""
     home = open_tokens(path).tokenizer_path
     if home is None:
         raise UserError(
-            f"{path}: no {path.name}.json beside it tells of its tokenizer; name it with --tokenizer"
+            f"{path}: its tokenizer is unknown, because there is no {path.name}.json; give --tokenizer"
         )
     if not Path(home).exists():
-        raise UserError(f"{path}: its tokenizer {home} is gone; name it with --tokenizer")
+        raise UserError(f"{path}: its tokenizer {home} no longer exists; give --tokenizer")
     return Tokenizer.load(home)
 
 

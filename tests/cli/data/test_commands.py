@@ -79,11 +79,11 @@ def test_stats(told, tmp_path, corpus):
     [
         (
             "prepare --input {c}/train.txt --tokenizer {c}/tokenizer --output {t}/o --val-tokens 9 --val-fraction 0.1",
-            "--val-fraction: is of no use with --val-tokens",
+            "--val-fraction and --val-tokens exclude each other",
         ),
         (
             "prepare --input {c}/train.txt --tokenizer {c}/tokenizer --output {t}/o --val-tokens 9 --val-input {c}/v.txt",
-            "--val-input: is of no use with --val-tokens",
+            "--val-input and --val-tokens exclude each other",
         ),
         (
             "prepare --input {c}/train.txt --tokenizer {c}/tokenizer --output {t}/o --val-tokens 0",
@@ -94,11 +94,11 @@ def test_stats(told, tmp_path, corpus):
         ("prepare --input {c}/train.txt --tokenizer {c}/none --output {t}/o", "none: no such file"),
         (
             "prepare --input {c}/train.txt --tokenizer {c}/tokenizer --output {t}/o --val-fraction 2",
-            "'2' is no share",
+            "'2' is not a fraction",
         ),
         (
             "prepare --input {c}/train.txt --tokenizer {c}/tokenizer --output {t}/o --val-fraction .1 --val-input x",
-            "--val-fraction: is of no use with --val-input",
+            "--val-fraction and --val-input exclude each other",
         ),
         (
             "prepare --input {c}/train.txt --tokenizer {c}/tokenizer --output {t}/o --scheduler tcp://x",
@@ -115,7 +115,7 @@ def test_stats(told, tmp_path, corpus):
         ("stats --input {c}/no.npy", "no.npy: no such token file"),
         ("stats --input {t}", "no token files"),
         ("stats --input {c}/train.npy --output {t}/no", "no: is no folder"),
-        ("stats --input {c}/bare.npy", "no bare.npy.json beside it tells of its tokenizer"),
+        ("stats --input {c}/bare.npy", "there is no bare.npy.json"),
         ("stat", "invalid choice: 'stat'"),
     ],
 )
