@@ -65,7 +65,7 @@ class DataSettings:
     val_data_path: Annotated[str | None, Option(aliases=("val_data",))] = None
     """token file to evaluate on"""
     tokenizer: str | None = None
-    """tokenizer folder or file, for bits per byte and samples; taken from the token file if not set; 'none' trains without"""
+    """tokenizer folder or file, for bits per byte and samples; defaults to the token file's; 'none' trains without one"""
     document_mask: bool = False
     """restrict attention to the token's own document; <|endoftext|> separates documents"""
 

@@ -1,12 +1,12 @@
-"""(seed, step) → batch, and nothing else decides what a training step sees.
+"""Training batches of a token file as a pure function of (seed, step).
 
-The token file is cut into windows of context_length + 1 tokens that overlap by one (the last target of a window is
-the first input of the next). An epoch visits every window once, in an order that is a keyed permutation of the window
-numbers, computed a window at a time: no shuffled index is held, so memory does not grow with the file. Every epoch
-shifts the cuts by another offset and uses another key.
+The file is split into windows of context_length + 1 tokens that overlap by one (the last target of a window is the first
+input of the next). An epoch visits every window once, in the order of a keyed permutation of the window indices that is
+computed per window: there is no shuffled index, so memory does not grow with the file. Every epoch has its own key and
+shifts the windows by its own offset.
 
-The permutation is a four-round Feistel network over the next even power of two, walked until it falls inside the
-range (Black & Rogaway 2002, cycle walking); splitmix64 is the round function.
+The permutation is a four-round Feistel network over the next even power of two with cycle walking (Black & Rogaway
+2002); the round function is splitmix64.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ from lmfast.data.batch_ramp import BatchRamp
 
 
 def splitmix64(x: np.ndarray) -> np.ndarray:
-    """Steele, Lea & Flood 2014: a bijective mixer of uint64 arrays (which wrap around without a warning)."""
+    """A bijective mixing function of uint64 arrays (Steele, Lea & Flood 2014); overflow wraps around."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -23,7 +23,7 @@ def splitmix64(x: np.ndarray) -> np.ndarray:
 
 
 def derive_seed(*parts: int) -> int:
-    """One 63-bit seed from several integers, such as (seed, step): nearby inputs give unrelated outputs."""
+    """A 63-bit seed from several integers, such as (seed, step); nearby inputs give unrelated seeds."""
     state = np.zeros(1, np.uint64)
     for part in parts:
         state = splitmix64(state ^ np.array([part % 2**64], np.uint64))
@@ -31,7 +31,7 @@ def derive_seed(*parts: int) -> int:
 
 
 def permute(index: np.ndarray, size: int, key: int) -> np.ndarray:
-    """Images of `index` (uint64, each below `size`) under a permutation of range(size) chosen by `key`."""
+    """The images of `index` (uint64, each below `size`) under a permutation of range(size) that `key` selects."""
     half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
     low = np.uint64((1 << int(half)) - 1)
     keys = splitmix64(np.array([key], np.uint64) + np.arange(4, dtype=np.uint64))
@@ -48,7 +48,7 @@ def permute(index: np.ndarray, size: int, key: int) -> np.ndarray:
 
 
 def first_few(numbers: np.ndarray, shown: int = 8) -> str:
-    """The first of some numbers in words, and how many more there are.
+    """The first few numbers as text, and how many more there are.
 
     >>> first_few(np.arange(10))
     '0, 1, 2, 3, 4, 5, 6, 7 and 2 more'
@@ -58,25 +58,25 @@ def first_few(numbers: np.ndarray, shown: int = 8) -> str:
 
 
 BLOCK = 16
-"""steps whose windows are looked up together: a permutation of 8 numbers costs 90 µs, of 16 × 8 hardly more"""
+"""steps whose windows are computed together: permuting 8 indices takes 90 µs, 16 × 8 hardly more"""
 
 
 class Batches:
     """Training batches of a token file, without replacement within an epoch.
 
-    tokens: 1-D integer array, usually a memory map, of at least context_length + 1 ids.
-    rows: sequences in one optimizer step (batch_size × grad_accumulation), or the ramp that says it of each step.
+    tokens: 1-D integer array, usually memory-mapped, of at least context_length + 1 ids.
+    rows: sequences per optimizer step (batch_size × grad_accumulation), or a BatchRamp.
     """
 
     def __init__(self, tokens: np.ndarray, rows: int | BatchRamp, context_length: int, seed: int):
         self.tokens, self.context_length, self.seed = tokens, context_length, seed
         self.ramp = rows if isinstance(rows, BatchRamp) else BatchRamp(rows)
         spare = len(tokens) - 1
-        # One context and the remainder are kept free for the epoch's offset, where the file is long enough.
+        # Leaves one context and the remainder unused, so that epochs can have different offsets.
         self.windows = max(1, spare // context_length - 1)
         self.offsets = spare - self.windows * context_length + 1
-        self.block: tuple[int, np.ndarray] | None = None  # the last one looked at
-        # Every place where a sequence can begin: rows of it are copied whole, five times as fast as id by id.
+        self.block: tuple[int, np.ndarray] | None = None  # the last block used
+        # A view of the sequence at every position; copying its rows is five times as fast as gathering ids.
         self.sequences = np.lib.stride_tricks.sliding_window_view(tokens, context_length + 1)
 
     def step(self, step: int) -> np.ndarray:
@@ -84,12 +84,12 @@ class Batches:
         return self.sequences[self.starts(step)].astype(np.int64)
 
     def describe(self, step: int) -> str:
-        """Where step `step`'s rows begin in the token file, in words. For any thread."""
+        """Positions of the rows of step `step` in the token file, as text. Thread-safe."""
         epoch = self.ramp.rows_before(step) // self.windows
         return f"epoch {epoch}, rows from tokens {first_few(self._row_starts(step, step + 1))}"
 
     def starts(self, step: int) -> np.ndarray:
-        """Position in the token file of the first id of each row, int64 (rows,)."""
+        """Position of the first id of each row in the token file, int64 (rows,)."""
         block = step // BLOCK
         if self.block is None or self.block[0] != block:
             self.block = block, self._row_starts(BLOCK * block, BLOCK * (block + 1))
@@ -97,7 +97,7 @@ class Batches:
         return self.block[1][self.ramp.rows_before(step) - first : self.ramp.rows_before(step + 1) - first]
 
     def _row_starts(self, first: int, end: int) -> np.ndarray:
-        """Those of the steps from `first` to before `end`, one after another, int64."""
+        """Row positions of the steps from `first` up to but not including `end`, concatenated, int64."""
         position = np.arange(self.ramp.rows_before(first), self.ramp.rows_before(end), dtype=np.int64)
         starts = np.empty(len(position), np.int64)
         epochs = position // self.windows
@@ -110,9 +110,9 @@ class Batches:
 
 
 class Windows:
-    """Evaluation batches: the whole file once, in order; the tail is filled up with `pad` (no loss).
+    """Evaluation batches: the whole file once, in order; the tail is padded with `pad` (no loss).
 
-    Every token but the first is a target exactly once. `limit` keeps the first so many batches; 0 keeps all.
+    Every token except the first is a target exactly once. `limit`: number of batches to keep; 0 keeps all.
     """
 
     def __init__(self, tokens: np.ndarray, rows: int, context_length: int, pad: int, limit: int = 0):

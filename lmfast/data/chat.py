@@ -1,13 +1,12 @@
-"""Messages → ids and loss mask.
+"""Chat format: messages → ids and loss mask.
 
     <|endoftext|> <|system|> text <|end|> <|user|> text <|end|> <|assistant|> text <|end|>
 
-A conversation is rendered segment by segment: each text is encoded alone, between its two special tokens, so a mask
-never depends on where a tokenizer would have merged, and what the model reads when it talks (`render_prompt`) is to the
-id what it read in training. Only the assistant's texts and their <|end|> carry loss. A text that spells a special token
-is plain text: nobody speaks in another's name. One <|endoftext|> begins a conversation (the base model has learnt it
-as the start of a document), and fills rows up; <|end|> ends turns and nothing else, so that its loss is never masked
-away as padding.
+Each text is encoded separately, between its two special tokens, so the mask does not depend on merges across them, and
+generation (`render_prompt`) sees exactly the ids seen in training. Only the assistant's texts and their <|end|> carry
+loss. Special tokens spelled out in a text are plain text, so a message cannot impersonate another role. <|endoftext|>
+starts a conversation, because the base model has learned it as the start of a document, and serves as padding; <|end|>
+is never padding, so its loss is never masked.
 """
 
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ CHAT_SPECIALS = (*ROLE_TOKENS.values(), END)
 
 
 class Rendered(NamedTuple):
-    """ids (n,) int32 and, for each, whether predicting it carries loss, (n,) bool."""
+    """ids (n,) int32; loss (n,) bool: whether predicting that id carries loss."""
 
     ids: np.ndarray
     loss: np.ndarray
@@ -40,14 +39,13 @@ def has_chat_tokens(tokenizer: "Tokenizer") -> bool:
 
 
 def ending_ids(tokenizer: "Tokenizer") -> frozenset[int]:
-    """The ids that end a text which a run with this tokenizer writes, whoever asks for it: <|endoftext|> ends documents,
-    and <|end|> ends turns where the tokenizer has the chat's tokens. Empty where it has neither."""
+    """The ids that end generated text: <|endoftext|>, and <|end|> if the tokenizer has the chat tokens. May be empty."""
     ends = (BOS, END) if has_chat_tokens(tokenizer) else (BOS,)
     return frozenset(tokenizer.special_tokens[text] for text in ends if text in tokenizer.special_tokens)
 
 
 def add_chat_tokens(tokenizer: "Tokenizer") -> "Tokenizer":
-    """A tokenizer with the chat's special tokens at the end of its ids; the ids it had stay as they are."""
+    """A copy of the tokenizer with the chat tokens appended; existing ids do not change."""
     specials = dict(tokenizer.special_tokens)
     for text in (BOS, *CHAT_SPECIALS):
         specials.setdefault(text, max([*tokenizer.vocab, *specials.values()]) + 1)
@@ -55,8 +53,9 @@ def add_chat_tokens(tokenizer: "Tokenizer") -> "Tokenizer":
 
 
 def shares_ids(tokenizer: "Tokenizer", fingerprint: str) -> bool:
-    """Whether ids of the tokenizer with this fingerprint mean the same here: it is `tokenizer`, or what it was before
-    `add_chat_tokens`."""
+    """Whether `fingerprint` is that of `tokenizer`, or of the tokenizer that `add_chat_tokens` extended to it.
+
+    In both cases, ids encoded with it mean the same."""
     before = tokenizer
     while before.fingerprint() != fingerprint:
         vocab, specials = dict(before.vocab), dict(before.special_tokens)
@@ -70,10 +69,10 @@ def shares_ids(tokenizer: "Tokenizer", fingerprint: str) -> bool:
 
 
 def render(messages: Sequence[Message], tokenizer: "Tokenizer") -> Rendered:
-    """A conversation as ids and loss mask. Raises UserError where the tokenizer has no chat tokens."""
+    """A conversation as ids and loss mask. Raises UserError if the tokenizer has no chat tokens."""
     if not has_chat_tokens(tokenizer):
         raise UserError(
-            f"{tokenizer!r}: no chat tokens ({', '.join(CHAT_SPECIALS)}); lmfast.sft adds them to a model"
+            f"{tokenizer!r}: has no chat tokens ({', '.join(CHAT_SPECIALS)}); use a run of lmfast sft, which adds them"
         )
     special = tokenizer.special_tokens
     ids, loss = [[special[BOS]]], [[False]]
@@ -85,12 +84,12 @@ def render(messages: Sequence[Message], tokenizer: "Tokenizer") -> Rendered:
 
 
 def render_prompt(messages: Sequence[Message], tokenizer: "Tokenizer") -> list[int]:
-    """The ids after which the assistant's next text begins."""
+    """The ids of a conversation up to the start of the assistant's next message."""
     return [*render(messages, tokenizer).ids.tolist(), tokenizer.special_tokens[ROLE_TOKENS["assistant"]]]
 
 
 def render_answer(prompt: Sequence[Message], answer: Sequence[Message], tokenizer: "Tokenizer") -> Rendered:
-    """Prompt and answer; only the answer's assistant texts carry loss, whatever the assistant said before."""
+    """Prompt and answer; only the assistant's texts in the answer carry loss, not those in the prompt."""
     before = len(render(prompt, tokenizer).ids)
     rendered = render([*prompt, *answer], tokenizer)
     rendered.loss[:before] = False
@@ -98,6 +97,6 @@ def render_answer(prompt: Sequence[Message], answer: Sequence[Message], tokenize
 
 
 def truncate(rendered: Rendered, length: int) -> Rendered | None:
-    """The first `length` ids; None where none of them would carry loss, so that the caller must count it."""
+    """The first `length` ids, or None if none of them carries loss."""
     kept = Rendered(rendered.ids[:length], rendered.loss[:length])
     return kept if kept.loss.any() else None

@@ -1,16 +1,13 @@
-"""Instruction and preference files: records of the field's usual forms → conversations and preferences.
+"""Readers of instruction and preference files in the usual formats.
 
-In: a .json file (one array of records, or one record) or a .jsonl file (a record a line), UTF-8. Forms, detected or
-named:
-- alpaca (Taori et al. 2023): `instruction`, `input` (may be absent or empty), `output`, and perhaps `system`;
+Input: a UTF-8 .json file (an array of records, or one record) or .jsonl file (one record per line). Formats:
+- alpaca (Taori et al. 2023): `instruction`, `input` (optional), `output`, `system` (optional);
 - messages (OpenAI): `messages`, each {"role", "content"};
 - sharegpt: `conversations`, each {"from": human | gpt | system, "value"};
-- preference: `prompt`, `chosen`, `rejected`, each a string or messages; `chosen` and `rejected` may repeat the prompt's
-  messages. In place of `prompt`, Alpaca's `instruction` and `input` do; without either, the prompt is what both
-  conversations begin with.
-Out: `Message` tuples. A conversation ends with the assistant; a preference is a prompt that ends with the user and two
-answers. Refused, with file, number and reason: a record of another form, a role or a text that is none, a conversation
-without an answer, two answers that are equal. `skip_bad` counts those instead.
+- preference: `prompt`, `chosen`, `rejected`, each a string or messages. `chosen` and `rejected` may repeat the prompt.
+  `instruction` and `input` may replace `prompt`; without either, the prompt is the common start of both conversations.
+Output: tuples of `Message`. Rejects, with file, number and reason: unknown formats, invalid roles and texts, conversations
+that do not end with the assistant, equal answers. `skip_bad` skips and counts them instead.
 """
 
 import json
@@ -30,7 +27,7 @@ ROLES = {
 }
 CONVERSATION_FORMATS = ("alpaca", "messages", "sharegpt")
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
-"""what JSON may escape and no file of text can hold (a character beyond U+FFFF cut in two)"""
+"""surrogates, which JSON can escape but UTF-8 cannot encode"""
 
 
 class Message(NamedTuple):
@@ -55,9 +52,9 @@ class _Bad(ValueError):
 def read_conversations(
     path: str | Path, format: str = "auto", skip_bad: bool = False
 ) -> tuple[list[tuple[Message, ...]], dict[str, int]]:
-    """(conversations, {reason: bad records skipped}) of a file; format: auto, alpaca, messages or sharegpt.
+    """(conversations, {reason: number of records skipped}) of a file; format: auto, alpaca, messages or sharegpt.
 
-    Raises UserError at the first bad record, unless skip_bad, and where nothing is left.
+    Raises UserError at the first bad record, unless skip_bad is set, and if no record is usable.
     """
 
     def parse(record: dict) -> tuple[Message, ...]:
@@ -72,7 +69,7 @@ def read_conversations(
 
 
 def read_preferences(path: str | Path, skip_bad: bool = False) -> tuple[list[Preference], dict[str, int]]:
-    """(preferences, {reason: bad records skipped}) of a file. Raises as above."""
+    """(preferences, {reason: number of records skipped}) of a file. Raises like `read_conversations`."""
     return _read(Path(path), _preference, skip_bad)
 
 
@@ -88,25 +85,24 @@ def _read(path: Path, parse: Callable[[dict], Any], skip_bad: bool) -> tuple[lis
         except _Bad as reason:
             if not skip_bad:
                 raise UserError(
-                    f"{path}: {where} {reason}; mend it, or leave bad ones out with --skip-bad"
+                    f"{path}: {where} {reason}; fix it, or skip bad records with --skip-bad"
                 ) from None
             bad[str(reason)] = bad.get(str(reason), 0) + 1
     if not found:
-        skipped = f" ({sum(bad.values())} bad ones were skipped)" if bad else ""
-        raise UserError(f"{path}: no usable record in it{skipped}; is it the right file?")
+        skipped = f" ({sum(bad.values())} bad ones skipped)" if bad else ""
+        raise UserError(f"{path}: contains no usable record{skipped}; is it the right file?")
     return found, bad
 
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
-    """(where, record): records are counted from 1, and by line in a .jsonl, where one that is no JSON is a `_Bad`."""
+    """(location, record) pairs, numbered from 1; an invalid line of a .jsonl file is a `_Bad`."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file of records; name a .json or .jsonl")
+        raise UserError(f"{path}: no such file; give a .json or .jsonl file of records")
     kind = kind_of(path)
     if kind.packing or kind.form == "parquet":
-        raise UserError(f"{path}: records are read from .json and .jsonl; unpack it, or convert it")
+        raise UserError(f"{path}: records must be .json or .jsonl; decompress or convert the file")
     text = read_text(path)
-    # A file of lines is told by its name, or by its first record: an object where the other has an array. One object
-    # alone may stand on several lines.
+    # JSON lines are recognised by suffix, or by starting with an object that is not the whole file.
     if (kind.form == "records" and path.suffix.lower() != ".json") or not (
         text.lstrip().startswith("[") or _is_json(text)
     ):
@@ -118,14 +114,14 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{path}: not valid JSON ({error}); give a .json array or a .jsonl of objects"
+            f"{path}: not valid JSON ({error}); use a JSON array, or one object per line (.jsonl)"
         ) from None
     for number, record in enumerate(found if isinstance(found, list) else [found], 1):
         yield f"record {number}", record
 
 
 def _is_json(text: str) -> bool:
-    """Whether a text is one JSON value; of lines of objects only the first is read to tell."""
+    """Whether a text is a single JSON value. For lines of objects, parsing stops after the first."""
     try:
         json.loads(text)
     except (ValueError, RecursionError):
@@ -145,9 +141,9 @@ def _conversation_format(record: dict) -> str:
         if name in record:
             return kind
     if "chosen" in record and "rejected" in record:
-        raise _Bad("is a preference (chosen, rejected): those are for lmfast.dpo")
+        raise _Bad("is a preference (chosen, rejected), which lmfast dpo reads")
     names = ", ".join(list(record)[:8]) + (", …" if len(record) > 8 else "")
-    raise _Bad(f"has {names or 'no fields'}, and neither instruction, messages nor conversations")
+    raise _Bad(f"has {names or 'no fields'} instead of instruction, messages or conversations")
 
 
 def _preference(record: dict) -> Preference:
@@ -169,26 +165,26 @@ def _preference(record: dict) -> Preference:
     for name, answer in (("chosen", chosen), ("rejected", rejected)):
         _check((*prompt, *answer), "assistant")
         if answer[0].role != "assistant":
-            raise _Bad(f"has {name} messages that neither answer nor repeat its prompt")
+            raise _Bad(f"has {name} messages that neither answer nor repeat the prompt")
     if chosen == rejected:
-        raise _Bad("has equal chosen and rejected answers")
+        raise _Bad("has identical chosen and rejected answers")
     return Preference(prompt, chosen, rejected)
 
 
 def _common_prompt(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> tuple[Message, ...]:
-    """What two whole conversations begin with, up to a user's message."""
+    """The messages that two conversations start with, up to a user message."""
     same = 0
     while same < min(len(chosen), len(rejected)) and chosen[same] == rejected[same]:
         same += 1
     while same and chosen[same - 1].role != "user":
         same -= 1
     if not same:
-        raise _Bad("has no prompt, and chosen and rejected do not begin with one")
+        raise _Bad("has no prompt, and chosen and rejected do not start with the same one")
     return chosen[:same]
 
 
 def _without_prompt(answer: tuple[Message, ...], prompt: tuple[Message, ...]) -> tuple[Message, ...]:
-    """An answer without the prompt that it may repeat, with or without its system message."""
+    """Removes a repeated prompt, with or without its system message, from an answer."""
     for head in (prompt, prompt[1:] if prompt[0].role == "system" else prompt):
         if answer[: len(head)] == head:
             return answer[len(head) :]
@@ -198,43 +194,43 @@ def _without_prompt(answer: tuple[Message, ...], prompt: tuple[Message, ...]) ->
 def _alpaca_prompt(record: dict) -> tuple[Message, ...]:
     instruction, extra = _text(record, "instruction"), record.get("input") or ""
     if not isinstance(extra, str):
-        raise _Bad(f"has an input that is {_json_type(extra)}, not a text")
+        raise _Bad(f"has an input that is {_json_type(extra)}, not a string")
     system = (Message("system", _text(record, "system")),) if record.get("system") else ()
     return (*system, Message("user", f"{instruction}\n\n{extra}" if extra.strip() else instruction))
 
 
 def _messages(value: Any, name: str) -> tuple[Message, ...]:
     if not isinstance(value, list) or not value:
-        raise _Bad(f"has {name} that are no list of messages")
+        raise _Bad(f"has {name} that are not a list of messages")
     out = []
     for number, message in enumerate(value, 1):
         if not isinstance(message, dict):
-            raise _Bad(f"has a message {number} in {name} that is {_json_type(message)}")
+            raise _Bad(f"has {name} whose message {number} is {_json_type(message)}")
         role = message.get("role", message.get("from"))
         content = message.get("content", message.get("value"))
         if not isinstance(role, str) or role not in ROLES:
             raise _Bad(
-                f"has a message {number} in {name} with the role {role!r}; known are {', '.join(ROLES)}"
+                f"has {name} whose message {number} has the role {role!r}; known roles are {', '.join(ROLES)}"
             )
         if not isinstance(content, str):
-            raise _Bad(f"has a message {number} in {name} without a text")
+            raise _Bad(f"has {name} whose message {number} has no text")
         out.append(Message(ROLES[role], content))
     return tuple(out)
 
 
 def _check(messages: tuple[Message, ...], last: str) -> tuple[Message, ...]:
-    """The messages, if a conversation can go so: a system message only at the head, texts that say something."""
+    """Returns the messages if they form a conversation: system message first, no empty texts, `last` speaks last."""
     for number, message in enumerate(messages, 1):
         if message.role == "system" and number > 1:
-            raise _Bad(f"has a system message at place {number}; it belongs at the head")
+            raise _Bad(f"has a system message in position {number}; it must come first")
         if not message.content.strip() and message.role != "system":
-            raise _Bad(f"has an empty {message.role} message at place {number}")
+            raise _Bad(f"has an empty {message.role} message in position {number}")
         if half := _HALF_PAIR.search(message.content):
             raise _Bad(
-                f"has half a surrogate pair ({half[0]!r}) in the {message.role} message at place {number}"
+                f"has half a surrogate pair ({half[0]!r}) in the {message.role} message in position {number}"
             )
     if messages[-1].role != last:
-        raise _Bad(f"ends with a message of the {messages[-1].role}, not of the {last}")
+        raise _Bad(f"ends with a message from the {messages[-1].role}, not from the {last}")
     if all(message.role != "user" for message in messages):
         raise _Bad("has no user message")
     return messages
@@ -249,13 +245,13 @@ def _required(record: dict, name: str) -> Any:
 def _text(record: dict, name: str) -> str:
     value = _required(record, name)
     if not isinstance(value, str):
-        raise _Bad(f"has {name} as {_json_type(value)}, not as a text")
+        raise _Bad(f"has {name} as {_json_type(value)}, not as a string")
     if not value.strip():
         raise _Bad(f"has an empty {name}")
     return value
 
 
 def _json_type(value: Any) -> str:
-    """A value's type in JSON's words."""
-    names = {dict: "an object", list: "a list", str: "a text", bool: "a truth value", type(None): "null"}
+    """The JSON type of a value, with its article."""
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")

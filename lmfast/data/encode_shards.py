@@ -1,16 +1,15 @@
-"""One shard of sources → ids of its documents, training and validation apart: what a worker of `prepare` does.
+"""Encodes one shard of the sources into training and validation ids: the work of one job of `prepare`.
 
-In: a job with an `EncodeRequest`. Out: in the work folder `NAME.train.ids` and `NAME.valid.ids` (headless little-endian ids
-of the tokenizer's dtype) and the completion record with their documents, tokens and bytes (of text and marks), and the
-number of blank documents, which are left out.
+Input: a job with an `EncodeRequest`. Output: `NAME.train.ids` and `NAME.valid.ids` in the work folder (headerless
+little-endian ids of the tokenizer's dtype) and the completion record: documents, tokens and bytes (of text and separators)
+of each, and the number of blank documents, which are skipped.
 
-Every document is followed by the id of `<|endoftext|>`, the only special token here: text that looks like another one is
-plain text, and in records and Parquet text that looks like `<|endoftext|>` is plain text too. So ids do not depend on how
-sources are cut, and data cannot smuggle in the marks of a chat.
+Every document is followed by the id of `<|endoftext|>`. Other special tokens in the text are encoded as plain text, as is
+`<|endoftext|>` in records and Parquet, so ids do not depend on shards and data cannot inject chat tokens.
 
-Which documents are held out: those whose BLAKE2b hash (8 bytes, keyed by the seed, of the text without surrounding blanks)
-lies in the lowest `val_fraction` of its range. A text is on the same side wherever it stands, twice or in another file or
-format, and a larger fraction holds out the same documents and more.
+A document is held out if its BLAKE2b hash (8 bytes, keyed by the seed, of the text without surrounding whitespace) is in
+the lowest `val_fraction` of the range. Equal texts are on the same side in all files and formats, and a larger fraction
+holds out the same documents and more.
 """
 
 import functools
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from lmfast.tokenizer.bpe import Tokenizer
 
 PARTS = ("train", "valid")
-BATCH_BYTES = 8 << 20  # of documents encoded together: one call for many short ones
+BATCH_BYTES = 8 << 20  # documents are encoded in batches of this size: one call for many short ones
 MARK = DOCUMENT_END.encode()
 
 
@@ -40,8 +39,8 @@ MARK = DOCUMENT_END.encode()
 class EncodeRequest:
     """Shards of one source, and everything that their ids depend on.
 
-    source: the file, folder or glob they come from, as it was named. part: "train" or "valid" where the whole source
-    belongs to it, None to split by hash. fingerprint: of the tokenizer that `share_tokenizer` saved in the work folder."""
+    source: the file, folder or glob as given. part: "train" or "valid" if the whole source belongs to it, None to split
+    by hash. fingerprint: of the tokenizer that `share_tokenizer` saved in the work folder."""
 
     source: str
     shards: tuple[Shard, ...]
@@ -54,7 +53,7 @@ class EncodeRequest:
 
 
 def encode_shard(job: Job[EncodeRequest]) -> dict:
-    """Does the job; returns {"train": facts, "valid": facts, "blank": documents left out}."""
+    """Runs the job; returns {"train": counts, "valid": counts, "blank": number of documents skipped}."""
     request = job.request
     tokenizer = open_shared(job.folder, request.fingerprint)
     with (
@@ -82,19 +81,19 @@ def encode_shard(job: Job[EncodeRequest]) -> dict:
 
 
 def is_held_out(document: bytes, fraction: float, seed: int) -> bool:
-    """Whether a document belongs to the validation part; by its hash (see the head of this file)."""
+    """Whether a document belongs to the validation part, by its hash (see the module's docstring)."""
     key, limit = _rule(fraction, seed)
     return int.from_bytes(hashlib.blake2b(document.strip(), digest_size=8, key=key).digest(), "big") < limit
 
 
 @functools.lru_cache(maxsize=8)
 def _rule(fraction: float, seed: int) -> tuple[bytes, int]:
-    """(key of the hash, what it must be below)."""
+    """(key of the hash, exclusive upper bound of hashes that are held out)."""
     return (seed % 2**64).to_bytes(8, "little"), int(fraction * 2**64)
 
 
 class _Part:
-    """Documents of one part on their way to its file."""
+    """Encodes the documents of one part in batches and writes their ids."""
 
     def __init__(self, tokenizer: "Tokenizer", file: BinaryIO):
         self._tokenizer, self._file = tokenizer, file
@@ -124,7 +123,7 @@ class _Part:
 
 
 def encode_documents(tokenizer: "Tokenizer", texts: list[bytes]) -> Iterator[np.ndarray]:
-    """The ids of documents, each followed by the end mark's, in arrays (uint32) of any length."""
+    """The ids of documents, each followed by the id of <|endoftext|>, in uint32 arrays of any length."""
     if not texts:
         return
     joined = MARK.join(texts) + MARK
@@ -132,6 +131,6 @@ def encode_documents(tokenizer: "Tokenizer", texts: list[bytes]) -> Iterator[np.
         yield tokenizer.encode_array(joined, {DOCUMENT_END})
         return
     end = np.array([tokenizer.special_tokens[DOCUMENT_END]], np.uint32)
-    for text in texts:  # one of them holds the mark as text
+    for text in texts:  # one of them contains <|endoftext|> as text
         yield tokenizer.encode_array(text, "none")
         yield end

@@ -1,12 +1,11 @@
-"""Names of files, folders and globs → the files they stand for; nothing that should be read is missed silently.
+"""Expands file names, folders and globs to the files to read, without silently skipping any.
 
-In: names. Out: paths, in the order of the names and of paths within a folder or glob, each file once, however many names
-and links lead to it. Hidden files and folders, and empty files of folders and globs, are left out. Links to folders are not
-followed, because they may lead in a circle or out of the folder; they, and files of a folder that are of no kind that is
-read, are left out with a warning.
+Output: paths in the order of the names, sorted within a folder or glob, each file once even if several names or links lead
+to it. Skips hidden files and folders, and empty files in folders and globs. Skips with a warning: links to folders, which
+may be circular or lead outside, and files in folders that are not text, records or Parquet.
 
-Rejects, in one line: names that match nothing, folders that cannot be read, links that lead nowhere, folders without text,
-empty files, and what file_kinds.py rejects.
+Rejects names that match nothing, unreadable folders, broken links, folders without text, empty files, and what
+file_kinds.py rejects.
 """
 
 import fnmatch
@@ -33,15 +32,15 @@ from lmfast.tokenizer.file_kinds import (
 )
 
 logger = logging.getLogger(__name__)
-FIRST_LINE = 1 << 20  # bytes of a .json that are read to see whether it has a record in each line
+FIRST_LINE = 1 << 20  # bytes of a .json file that are read to see whether it is JSON lines
 
 
 def find_sources(names: Sequence[str | Path]) -> list[Path]:
-    """The files of text, records and Parquet that the names stand for."""
-    found: dict[Path, Path] = {}  # the file itself → its name
+    """The files of text, records and Parquet that the names refer to."""
+    found: dict[Path, Path] = {}  # resolved path → path as found
     for name in names:
         if not str(name):
-            raise UserError("--input '': is no name; give files, folders or globs")
+            raise UserError("--input is empty; give files, folders or globs")
         path = Path(name)
         if path.is_dir():
             here = _folder_sources(path)
@@ -50,7 +49,7 @@ def find_sources(names: Sequence[str | Path]) -> list[Path]:
         else:
             here = [file for file in matching(str(name)) if _size(file)]
             if not here:
-                raise UserError(f"{name}: no such file, and no file matches it; check the path")
+                raise UserError(f"{name}: no such file, and no file matches this pattern; check the path")
         for file in here:
             found.setdefault(file.resolve(), file)
     for file in found.values():
@@ -66,12 +65,12 @@ def _folder_sources(folder: Path) -> list[Path]:
     sources = [file for file in named if _size(file)]
     if not sources:
         kinds = ", ".join((*TEXT_SUFFIXES, *RECORD_SUFFIXES[:-1], ".parquet"))
-        rest = f"; it holds {counts}" if others else ""
+        rest = f"; found {counts}" if others else ""
         raise UserError(
-            f"{folder}: a folder with no text in it ({kinds}, or these with .gz or .zst{rest}); name files"
+            f"{folder}: contains no text ({kinds}, also with .gz or .zst{rest}); give the files by name"
         )
     if others:
-        logger.warning("%s: files of other names are left out (%s); name them to read them", folder, counts)
+        logger.warning("%s: skipping files with other suffixes (%s); give them by name to read them", folder, counts)
     return sources
 
 
@@ -80,17 +79,17 @@ def _size(file: Path) -> int:
 
 
 def _check(file: Path) -> None:
-    """Raises UserError where a file cannot be a source, by its name or by its beginning."""
+    """Raises UserError if a file cannot be a source, judged by its name and first bytes."""
     kind = kind_of(file)
     if not stat.S_ISREG(_status(file).st_mode):
-        raise UserError(f"{file}: is a pipe or a device; give a plain file")
+        raise UserError(f"{file}: is a pipe or a device; give a regular file")
     if not _size(file):
-        raise UserError(f"{file}: is empty; leave it out")
+        raise UserError(f"{file}: is empty; remove it")
     try:
         with file.open("rb") as opened:
             head = opened.read(HEAD)
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); mend it, or leave it out") from None
+        raise UserError(f"{file}: cannot be read ({error.strerror}); fix or remove it") from None
     if kind == PLAIN_TEXT:
         check_is_text(file, head)
         for remark in text_remarks(file, head):
@@ -100,7 +99,7 @@ def _check(file: Path) -> None:
 
 
 def _check_is_lines(file: Path, packing: str) -> None:
-    """Raises UserError where a .json is one value and not a record in each line, as C4 has it."""
+    """Raises UserError if a .json file is a single value instead of one record per line, as in C4."""
     with unpacked(file) if packing else file.open("rb") as opened:
         head = b""
         while len(head) < FIRST_LINE and b"\n" not in head.lstrip() and (piece := opened.read(FIRST_LINE)):
@@ -114,30 +113,30 @@ def _check_is_lines(file: Path, packing: str) -> None:
         )  # too long to be read here
     if not is_record:
         raise UserError(
-            f"{file}: is JSON, but not a record in each line; make .jsonl of it (`jq -c '.[]'` for an array), or give text "
-            "or Parquet"
+            f"{file}: is JSON, but not one record per line; convert it to .jsonl (`jq -c '.[]'` for an array), or give "
+            "text or Parquet"
         )
 
 
 def files_under(folder: Path) -> list[Path]:
-    """The files of a folder at any depth, sorted; hidden ones are left out."""
+    """The files of a folder at any depth, sorted, without hidden ones."""
     return sorted(file for _, files in _walk(folder) for file in files)
 
 
 def matching(pattern: str) -> list[Path]:
-    """The files that a glob matches, sorted. `**` stands for any number of folders."""
+    """The files that a glob matches, sorted. `**` matches any number of folders."""
     path = Path(pattern)
     matches = list(_expand(Path(path.anchor), path.parts[len(Path(path.anchor).parts) :]))
     files = sorted({file for file in matches if not stat.S_ISDIR(_status(file).st_mode)})
     if "**" not in path.parts and (folders := [str(file) for file in matches if file not in files]):
         logger.warning(
-            "%s: folders that it matches are left out (%s); name them", pattern, ", ".join(folders)
+            "%s: skipping matching folders (%s); give them by name to read them", pattern, ", ".join(folders)
         )
     return files
 
 
 def _expand(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
-    """The paths below a folder that match the parts of a glob."""
+    """The paths below a folder that match the components of a glob."""
     if not parts:
         yield folder
         return
@@ -156,7 +155,7 @@ def _expand(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
 
 
 def _walk(top: Path) -> Iterator[tuple[Path, list[Path]]]:
-    """(folder, its files) for a folder and those below it; hidden ones and links to folders are left out."""
+    """(folder, its files) for a folder and its subfolders, without hidden ones and links to folders."""
     linked: list[Path] = []
     waiting = [top]
     while waiting:
@@ -173,7 +172,7 @@ def _walk(top: Path) -> Iterator[tuple[Path, list[Path]]]:
     outside = [str(path) for path in linked if not path.resolve().is_relative_to(top.resolve())]
     if outside:
         logger.warning(
-            "%s: links to folders are left out (%s); name them to read them", top, ", ".join(outside)
+            "%s: skipping links to folders (%s); give them by name to read them", top, ", ".join(outside)
         )
 
 
@@ -183,7 +182,7 @@ def _entries(folder: Path) -> Iterable[Path]:
             return [folder / entry.name for entry in entries]
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be read ({error.strerror}); give access to it, or name the files to read"
+            f"{folder}: cannot be read ({error.strerror}); fix its permissions, or give the files by name"
         ) from None
 
 
@@ -192,4 +191,4 @@ def _status(path: Path) -> os.stat_result:
         return path.stat()
     except OSError as error:
         link = f"links to {os.readlink(path)}, which " if path.is_symlink() else ""
-        raise UserError(f"{path}: {link}cannot be read ({error.strerror}); mend or remove it") from None
+        raise UserError(f"{path}: {link}cannot be read ({error.strerror}); fix or remove it") from None

@@ -1,10 +1,10 @@
-"""The first tokens of the sources, held out for validation up to the end of a document.
+"""Holds out the first tokens of the sources for validation, rounded up to whole documents.
 
-In: the jobs of `prepare` in the order of the sources, all encoded as training documents, and a number of tokens. Out: the
-files of ids that make up each part, and each job's counts by part. The shards' own files and stamps stay as they are, so
-an interrupted `prepare` resumes; the shard that the cut falls into is written again as two.
+Input: the jobs of `prepare` in the order of the sources, all encoded as training documents, and a number of tokens. Output:
+the id files of each part, and the counts of each job by part. The files and completion records of the shards do not
+change, so an interrupted `prepare` resumes; the shard that contains the boundary is written again in two files.
 
-modded-nanogpt validates on the first 100M tokens of FineWeb's sample, of which it scores the first 10,485,760.
+modded-nanogpt validates on the first 100M tokens of FineWeb's sample and scores the first 10,485,760 of them.
 """
 
 from pathlib import Path
@@ -25,9 +25,9 @@ NOTHING = {"documents": 0, "tokens": 0, "bytes": 0}
 def hold_out_first(
     jobs: list[Job[EncodeRequest]], results: dict[str, dict], tokens: int, tokenizer: "Tokenizer"
 ) -> tuple[dict[str, list[Path]], dict[str, dict]]:
-    """({part: files of ids}, results by job) with at least the first `tokens` tokens, and no more than needed, in valid.
+    """({part: id files}, results by job), where valid has the fewest whole documents with at least `tokens` tokens.
 
-    Raises UserError where nothing would be left to train on.
+    Raises UserError if nothing is left to train on.
     """
     total = sum(results[job.name]["train"]["tokens"] for job in jobs)
     files: dict[str, list[Path]] = {"train": [], "valid": []}
@@ -48,13 +48,13 @@ def hold_out_first(
         split[job.name] = {"train": train, "valid": valid, "blank": blank}
     if not any(result["train"]["tokens"] for result in split.values()):
         raise UserError(
-            f"--val-tokens: the sources hold {total:,} tokens, so none would be left for training; give fewer, or more text"
+            f"--val-tokens: the sources have only {total:,} tokens, which leaves none for training; reduce it, or add text"
         )
     return files, split
 
 
 def _cut(job: Job[EncodeRequest], facts: dict, tokens: int, tokenizer: "Tokenizer") -> tuple[dict, dict]:
-    """(train, valid) counts of a job whose ids are written as two files, cut behind the document of id `tokens` - 1."""
+    """Writes the ids of a job as two files, split after the document of token `tokens` - 1; returns (train, valid) counts."""
     ids = np.memmap(job.file("train.ids"), tokenizer.dtype.newbyteorder("<"), "r")
     ends = np.flatnonzero(ids == tokenizer.special_tokens[MARK.decode()]) + 1
     documents = int(np.searchsorted(ends, tokens)) + 1

@@ -1,15 +1,15 @@
-"""Files of a dataset or a model on the Hugging Face Hub, on disk and checked, or one line that says what to do instead.
+"""Downloads files of a dataset or model from the Hugging Face Hub and verifies their hashes.
 
-In: a repository, a revision, patterns of file names (`data/train-*.parquet`), a folder. Out: the files under that folder
-and what they are (`RemoteFile`: path, size, hash). The listing comes first and pins the commit, so that all files are of
-one state; each file's hash (sha256 of large files, git's blob hash of small ones) is compared before it gets its name.
+Input: a repository, a revision, patterns of file names (`data/train-*.parquet`), a folder. Output: the files in that folder
+and their `RemoteFile` (path, size, hash). Listing the repository pins the commit, so that all files belong together; the
+hash of each file (SHA-256 of large files, git's blob hash of small ones) is verified before it gets its final name.
 
-Resuming: huggingface_hub takes a lost connection up again within one call, and since 1.0 throws away what it has when a
-process ends. Files here therefore grow under `NAME.HASH.partial`, which the next call goes on with; the hash in the name
-keeps two states of a file apart. Transfers are huggingface_hub's own `http_get` (proxies, tokens, redirects to storage
-hosts, progress). `HF_ENDPOINT` names another server or a mirror, `HF_HUB_OFFLINE=1` forbids the network.
+Resuming: since 1.0, huggingface_hub discards partial files when a process ends. Files are therefore written to
+`NAME.HASH.partial`, which the next call continues; the hash in the name distinguishes versions of a file. Transfers use
+huggingface_hub's `http_get` (proxies, tokens, redirects, progress). `HF_ENDPOINT` selects another server or a mirror,
+`HF_HUB_OFFLINE=1` disables the network.
 
-Refused: no huggingface_hub, no network, no such repository or file, a server's error, a file that arrives damaged twice.
+Rejects: a missing huggingface_hub, no network, unknown repositories and files, server errors, a file that is corrupt twice.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ PIECE = 1 << 20  # bytes hashed together
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a dataset: its path there, bytes, and sha256 (large files) or git blob hash (small ones)."""
+    """A file of a repository: path, size in bytes, and SHA-256 (large files) or git blob hash (small files)."""
 
     path: str
     size: int
@@ -45,7 +45,7 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a repository holds at one commit."""
+    """The files of a repository at one commit."""
 
     repo: str
     commit: str
@@ -53,7 +53,7 @@ class Listing:
     repo_type: str = "dataset"
 
     def matching(self, patterns: Sequence[str]) -> list[RemoteFile]:
-        """The files that each pattern matches, in order of their paths; a pattern without any is refused."""
+        """The files that any pattern matches, sorted by path. Raises UserError if a pattern matches none."""
         found = {}
         for pattern in patterns:
             here = {file.path: file for file in self.files if fnmatch.fnmatchcase(file.path, pattern)}
@@ -61,7 +61,7 @@ class Listing:
                 names = ", ".join(file.path for file in self.files[:8]) + (
                     " …" if len(self.files) > 8 else ""
                 )
-                raise UserError(f"{self.repo}: holds no file like {pattern}; it has {names or 'none'}")
+                raise UserError(f"{self.repo}: no file matches {pattern}; it contains {names or 'none'}")
             found |= here
         return [found[path] for path in sorted(found)]
 
@@ -73,9 +73,9 @@ def endpoint() -> str:
 def list_files(
     repo: str, revision: str, way_out: str, repo_type: str = "dataset", patterns: Sequence[str] = ("*",)
 ) -> Listing:
-    """The files of a dataset or model at a revision (branch, tag or commit). way_out: what to do without a network.
+    """The files of a dataset or model at a revision (branch, tag or commit). way_out: the remedy without a network.
 
-    patterns: only the folder that all of them name is listed, if they do: FineWeb has tens of thousands of files.
+    patterns: only their common folder is listed, because FineWeb has tens of thousands of files.
     """
     hub = _library()
     page = f"{endpoint()}/{'' if repo_type == 'model' else f'{repo_type}s/'}{repo}"
@@ -86,13 +86,13 @@ def list_files(
             commit, entries = _entries(hub, repo, revision, repo_type, _common_folder(patterns))
         except GatedRepoError:
             raise UserError(
-                f"{repo}: its owners ask for consent first; give it at {page}, then `hf auth login`"
+                f"{repo}: access must be requested; accept the terms at {page}, then run `hf auth login`"
             ) from None
         except RevisionNotFoundError:
-            raise UserError(f"{repo}: has no revision {revision!r}; leave --revision out for main") from None
+            raise UserError(f"{repo}: has no revision {revision!r}; remove --revision for main") from None
         except RepositoryNotFoundError:
             raise UserError(
-                f"{repo}: no such {repo_type} at {endpoint()}, or a private one; check the name, or `hf auth login`"
+                f"{repo}: no such {repo_type} at {endpoint()}, or it is private; check the name, or run `hf auth login`"
             ) from None
     files = [
         RemoteFile(file.rfilename, file.lfs.size, file.lfs.sha256)
@@ -103,13 +103,13 @@ def list_files(
     outside = [file.path for file in files if ".." in Path(file.path).parts or Path(file.path).is_absolute()]
     if outside:
         raise UserError(
-            f"{repo}: its file {outside[0]} would lie outside of the folder; it is not to be trusted"
+            f"{repo}: its file {outside[0]} would be written outside the output folder; do not trust this repository"
         )
     return Listing(repo, commit, files, repo_type)
 
 
 def _entries(hub, repo: str, revision: str, repo_type: str, folder: str) -> tuple[str, list]:
-    """(commit, the library's descriptions of the files in a folder, or of all where there is no such folder)."""
+    """(commit, huggingface_hub's entries of the files in a folder, or of all files if there is no such folder)."""
     from huggingface_hub.errors import EntryNotFoundError
 
     api = hub.HfApi(endpoint=endpoint())
@@ -124,7 +124,7 @@ def _entries(hub, repo: str, revision: str, repo_type: str, folder: str) -> tupl
 
 
 def _common_folder(patterns: Sequence[str]) -> str:
-    """The folder that all patterns lie in, as far as they name it; "" for the whole repository.
+    """The deepest folder that contains all matches of the patterns; "" for the whole repository.
 
     >>> _common_folder(["sample/10BT/*.parquet", "sample/1?/a"])
     'sample'
@@ -136,7 +136,7 @@ def _common_folder(patterns: Sequence[str]) -> str:
 def fetch(
     listing: Listing, file: RemoteFile, folder: Path, way_out: str, report: Callable[[str], None] = print
 ) -> Path:
-    """The file under `folder`, complete and with the right hash; taken up again where an earlier call stopped."""
+    """Downloads a file to `folder`, continuing an interrupted download, and verifies its hash; returns its path."""
     target = folder / file.path
     if target.is_file() and target.stat().st_size == file.size and file_digest(target, file) == file.digest:
         return target
@@ -150,17 +150,17 @@ def fetch(
             return target
         partial.unlink()
         if not last_try:
-            report(f"{file.path}: arrived damaged ({file.digest_kind} {found[:12]}…); once more")
+            report(f"{file.path}: corrupt download ({file.digest_kind} {found[:12]}…); trying again")
     raise UserError(
-        f"{listing.repo}/{file.path}: arrived damaged twice ({file.digest_kind} {found[:12]}… instead of "
-        f"{file.digest[:12]}…) and was thrown away; try later, or another server with HF_ENDPOINT"
+        f"{listing.repo}/{file.path}: corrupt download, twice ({file.digest_kind} {found[:12]}… instead of "
+        f"{file.digest[:12]}…); try again later, or set HF_ENDPOINT to another server"
     )
 
 
 def _transfer(
     listing: Listing, file: RemoteFile, partial: Path, way_out: str, report: Callable[[str], None]
 ) -> None:
-    """Grows `partial` to the file's size. Another attempt follows as long as the one before brought something."""
+    """Downloads the rest of `partial`. Retries as long as each attempt makes progress."""
     hub = _library()
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
@@ -170,14 +170,14 @@ def _transfer(
     )
     headers = build_hf_headers() | {
         "Accept-Encoding": "identity"
-    }  # ranges of a compressed answer fit nothing
+    }  # byte ranges of a compressed response would be wrong
     with partial.open("r+b" if partial.exists() else "w+b") as opened:
         have = opened.seek(0, os.SEEK_END)
         if have > file.size:
             have = opened.truncate(0)
             opened.seek(0)
         if have:
-            report(f"{file.path}: goes on at {data_size(have)} of {data_size(file.size)}")
+            report(f"{file.path}: resuming at {data_size(have)} of {data_size(file.size)}")
         while have < file.size:
             try:
                 with _network_errors(f"{listing.repo}/{file.path}", way_out, partial, file.size):
@@ -195,11 +195,11 @@ def _transfer(
                 before, have = have, opened.seek(0, os.SEEK_END)
                 if have <= before or have >= file.size:
                     raise
-                report(f"{file.path}: connection lost at {data_size(have)}; going on")
+                report(f"{file.path}: connection lost at {data_size(have)}; resuming")
 
 
 def file_digest(path: Path, like: RemoteFile) -> str:
-    """sha256 of a file, or git's hash of it as a blob, whichever `like` has."""
+    """SHA-256 or git blob hash of a file, whichever `like` has."""
     if like.digest_kind == "sha256":
         digest = hashlib.sha256()
     else:
@@ -216,9 +216,9 @@ def _library():
         from huggingface_hub.utils import disable_progress_bars
     except ImportError:
         raise UserError(
-            "downloads need huggingface_hub, which is not installed; `pip install huggingface_hub` (the extra `data`)"
+            "downloads need huggingface_hub, which is not installed; run `pip install huggingface_hub` (the extra `data`)"
         ) from None
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # we tell of lost connections ourselves
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # we report lost connections ourselves
     if not sys.stderr.isatty():
         disable_progress_bars()
     return huggingface_hub
@@ -226,8 +226,10 @@ def _library():
 
 @contextlib.contextmanager
 def _network_errors(what: str, way_out: str, partial: Path | None = None, size: int = 0):
-    """Whatever a transfer raises, as one line. The library's classes of network errors changed with its versions (they
-    were requests', then httpx's), so these are known by their base: an OSError, or a module of one of those packages."""
+    """Turns the errors of a transfer into UserError.
+
+    huggingface_hub's network errors are those of requests or httpx, depending on its version, so they are recognised by
+    their package or as OSError."""
     try:
         yield
     except UserError:
@@ -238,14 +240,14 @@ def _network_errors(what: str, way_out: str, partial: Path | None = None, size: 
         ):  # fmt: skip
             raise
         if isinstance(error, OSError) and error.filename is not None:
-            raise  # the disk's, not the network's
+            raise  # a disk error, not a network error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         status = getattr(getattr(error, "response", None), "status_code", None)
         if type(error).__name__ == "OfflineModeIsEnabled":
-            reason = "HF_HUB_OFFLINE forbids it"
+            reason = "HF_HUB_OFFLINE is set"
         if status is not None:
-            reason = f"the server answers {status}"
+            reason = f"HTTP status {status}"
         kept = ""
         if partial is not None and partial.exists() and partial.stat().st_size:
-            kept = f"; {data_size(partial.stat().st_size)} of {data_size(size)} are kept for the next try"
-        raise UserError(f"{what}: cannot be fetched from {endpoint()} ({reason}){kept}; {way_out}") from None
+            kept = f"; kept {data_size(partial.stat().st_size)} of {data_size(size)} for the next try"
+        raise UserError(f"{what}: cannot be downloaded from {endpoint()} ({reason}){kept}; {way_out}") from None

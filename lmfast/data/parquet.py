@@ -1,7 +1,7 @@
-"""Parquet files: opened, their columns checked, read in batches (pyarrow, imported where it is used).
+"""Opens Parquet files, checks their columns and reads them in batches, with pyarrow.
 
-Rejects, in one line: a missing package, files that are damaged or cut short, also where that shows only in the middle,
-columns that are missing or named twice, and a column of texts that is none (lists of texts are none).
+Rejects: a missing pyarrow, damaged or truncated files (also if that shows only while reading), missing and duplicate
+columns, and text columns of another type, such as lists of strings.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,12 +14,12 @@ ROWS = 1024  # read together
 
 
 def open_parquet(path: Path):
-    """A pyarrow.parquet.ParquetFile. Not mapped: a file that is cut short while it is read would end the process."""
+    """A pyarrow.parquet.ParquetFile. Not memory-mapped: truncating the file while reading would kill the process."""
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
         raise UserError(
-            f"{path}: reading Parquet needs pyarrow, which is not installed; `pip install pyarrow` (the extra `data`)"
+            f"{path}: reading Parquet needs pyarrow, which is not installed; run `pip install pyarrow` (the extra `data`)"
         ) from None
     try:
         return parquet.ParquetFile(path)
@@ -28,7 +28,7 @@ def open_parquet(path: Path):
 
 
 def check_columns(path: Path, file, columns: Sequence[str], remedy: str) -> None:
-    """Raises UserError where one of the columns is missing, or its name is not the only one of its kind."""
+    """Raises UserError if a column is missing or its name is not unique."""
     names = file.schema_arrow.names
     for column in columns:
         if column not in names:
@@ -38,20 +38,20 @@ def check_columns(path: Path, file, columns: Sequence[str], remedy: str) -> None
 
 
 def check_text_column(path: Path, file, column: str) -> None:
-    """Raises UserError where the column does not hold one text per row."""
+    """Raises UserError if the column does not contain one string per row."""
     from pyarrow import types
 
-    check_columns(path, file, [column], "name it with --text-field")
+    check_columns(path, file, [column], "set --text-field")
     kind = file.schema_arrow.field(column).type
     value = kind.value_type if types.is_dictionary(kind) else kind
     if str(value) not in TEXT_TYPES:
         raise UserError(
-            f"{path}: column {column!r} is {kind}, not one text per row; name another --text-field"
+            f"{path}: column {column!r} is {kind}, not one string per row; choose another --text-field"
         )
 
 
 def read_batches(path: Path, file, columns: Sequence[str], groups: Sequence[int] | None = None) -> Iterator:
-    """pyarrow.RecordBatch after RecordBatch, of some row groups or of all."""
+    """Yields pyarrow.RecordBatch objects of some row groups, or of all."""
     from pyarrow import ArrowException
 
     try:
@@ -61,7 +61,7 @@ def read_batches(path: Path, file, columns: Sequence[str], groups: Sequence[int]
 
 
 def row_group_spans(path: Path, shard_bytes: int) -> list[tuple[int, int]]:
-    """Spans of row groups of about `shard_bytes` each."""
+    """Ranges of row groups of about `shard_bytes` each."""
     with open_parquet(path) as file:
         facts = file.metadata
     spans, begin, gathered = [], 0, 0
@@ -74,4 +74,4 @@ def row_group_spans(path: Path, shard_bytes: int) -> list[tuple[int, int]]:
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path}: no whole Parquet file ({str(error).splitlines()[0]}); fetch it again")
+    return UserError(f"{path}: not a complete Parquet file ({str(error).splitlines()[0]}); download it again")

@@ -1,8 +1,8 @@
-"""What `tokenizer train` learns from: the texts of all kinds of files that `data prepare` reads.
+"""The training texts of `tokenizer train`, in all formats that `data prepare` reads.
 
-In: names of files, folders or globs. Out, for `train_bpe`: plain text files by their paths, and `Documents` for the others:
-a record or a row is a text that stands alone, a packed text gives the pretokens that it has unpacked. So the same texts give
-the same vocabulary in any form.
+Input: names of files, folders or globs. Output, for `train_bpe`: paths of plain text files, and `Documents` for all other
+files. Every record or row is a separate text, and compressed text gives the same pretokens as plain text, so the same
+texts give the same vocabulary in every format.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,8 +20,9 @@ from lmfast.tokenizer.streaming import safe_pieces
 def training_texts(
     names: Sequence[str | Path], field: str, special_tokens: Sequence[str], pattern: Pattern
 ) -> list[Path | Documents]:
-    """The texts of the named files. field: of records, the column of Parquet. Raises UserError as finding.py does; what
-    sources.py rejects is raised while the texts are read."""
+    """The texts of the named files. field: field of records or column of Parquet.
+
+    Raises UserError like finding.py; the errors of sources.py are raised while the texts are read."""
     specials = [text.encode("utf-8", "surrogateescape") for text in special_tokens]
 
     def of_file(path: Path) -> Path | Documents:

@@ -53,21 +53,21 @@ def test_a_named_form_decides_where_a_record_has_two(tmp_path):
     [
         (7, "is a number, not an object"),
         (None, "is null, not an object"),
-        ({"text": "x"}, "has text, and neither instruction"),
+        ({"text": "x"}, "has text instead of instruction"),
         ({"instruction": "i"}, "has no output"),
         ({"instruction": "i", "output": " "}, "has an empty output"),
-        ({"instruction": "i", "output": 3}, "has output as a number, not as a text"),
-        ({"messages": []}, "no list of messages"),
+        ({"instruction": "i", "output": 3}, "has output as a number, not as a string"),
+        ({"messages": []}, "not a list of messages"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "the role 'wizard'"),
-        ({"messages": [{"role": "user"}]}, "without a text"),
+        ({"messages": [{"role": "user"}]}, "has no text"),
         (
             {"messages": [{"role": "user", "content": "x"}]},
-            "ends with a message of the user, not of the assistant",
+            "ends with a message from the user, not from the assistant",
         ),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "has no user message"),
         (
             {"conversations": [{"from": "human", "value": "x"}, {"from": "system", "value": "y"}]},
-            "a system message at place 2",
+            "a system message in position 2",
         ),
         (
             {"instruction": "i", "output": "\ud83d"},
@@ -92,7 +92,7 @@ def test_files_that_are_no_records(tmp_path):
         read_conversations(tmp_path / "none.json")
     path = tmp_path / "a.jsonl"
     path.write_text('{"instruction": "i", "output": "o"}\n{"instr')
-    with pytest.raises(UserError, match=r"line 2 is not valid JSON .* or leave bad ones out with --skip-bad"):
+    with pytest.raises(UserError, match=r"line 2 is not valid JSON .* or skip bad records with --skip-bad"):
         read_conversations(path)
     found, bad = read_conversations(path, skip_bad=True)
     assert found == [(U("i"), A("o"))] and sum(bad.values()) == 1
@@ -118,7 +118,7 @@ def test_files_as_editors_and_other_tools_write_them(tmp_path):
         path.write_bytes(data.encode())
         assert read_conversations(path)[0] == [(U("i"), A("o"))] * count, data
     path.write_text(json.dumps({"data": [record]}, indent=1))
-    with pytest.raises(UserError, match="record 1 has data, and neither instruction"):
+    with pytest.raises(UserError, match="record 1 has data instead of instruction"):
         read_conversations(path)
     path.write_text(json.dumps([{f"field{i}": 1 for i in range(100)}]))
     with pytest.raises(UserError, match="field7, …, and neither"):
@@ -167,16 +167,16 @@ def test_conversations_that_part_tell_their_prompt_and_each_answer_may_repeat_it
     for record, reason in (
         (
             {"chosen": [u, a], "rejected": [other, b]},
-            "has no prompt, and chosen and rejected do not begin with one",
+            "has no prompt, and chosen and rejected do not start with the same one",
         ),
         ({"chosen": "a", "rejected": "b"}, "has no prompt"),
         (
             {"prompt": "p", "chosen": [other, a], "rejected": "b"},
             "chosen messages that neither answer nor repeat",
         ),
-        ({"prompt": "p", "chosen": [a], "rejected": [u]}, "ends with a message of the user"),
-        ({"prompt": "", "chosen": [a], "rejected": [b]}, "an empty user message at place 1"),
-        ({"chosen": [u, a], "rejected": [u, a]}, "has equal chosen and rejected answers"),
+        ({"prompt": "p", "chosen": [a], "rejected": [u]}, "ends with a message from the user"),
+        ({"prompt": "", "chosen": [a], "rejected": [b]}, "an empty user message in position 1"),
+        ({"chosen": [u, a], "rejected": [u, a]}, "has identical chosen and rejected answers"),
     ):
         with pytest.raises(UserError, match=reason):
             read_preferences(written(tmp_path / "a.json", [record]))
@@ -184,9 +184,9 @@ def test_conversations_that_part_tell_their_prompt_and_each_answer_may_repeat_it
 
 def test_a_bad_preference(tmp_path):
     path = written(tmp_path / "a.json", [{"prompt": "p", "chosen": "a", "rejected": "a"}] * 2)
-    with pytest.raises(UserError, match="record 1 has equal chosen and rejected answers"):
+    with pytest.raises(UserError, match="record 1 has identical chosen and rejected answers"):
         read_preferences(path)
-    with pytest.raises(UserError, match="2 bad ones were skipped"):
+    with pytest.raises(UserError, match="2 bad ones skipped"):
         read_preferences(path, skip_bad=True)
     path = written(tmp_path / "a.json", [{"prompt": "p", "chosen": "a"}])
     with pytest.raises(UserError, match="has no rejected"):

@@ -91,7 +91,7 @@ def test_files_that_hold_something_else_leave_nothing(tmp_path):
         ("text", "cut.txt.gz", "cut.txt.gz: damaged or cut short"),
         ("alpaca", "list.json", "list.json: record 1 has not the strings"),
         ("alpaca", "text.json", "text.json: is no JSON"),
-        ("wikitext", "not.parquet", "not.parquet: no whole Parquet file"),
+        ("wikitext", "not.parquet", "not.parquet: not a complete Parquet file"),
         ("wikitext", "other.parquet", "other.parquet: has no column 'text' (it has other)"),
         ("preferences", "other.parquet", "other.parquet: has no column 'chosen'"),
     ):

@@ -37,16 +37,16 @@ def test_folders_globs_and_names(tmp_path):
     [
         ("no.txt", r"no.txt: no such file, and no file matches it"),
         ("*.csv", r"\*.csv: no such file, and no file matches it"),
-        ("void", r"void: a folder with no text in it \(.txt, "),
+        ("void", r"void: contains no text \(.txt, "),
         ("empty.txt", r"empty.txt: is empty"),
         ("*.txt", r"no file matches it"),
-        ("list.json", r"list.json: is JSON, but not a record in each line; make .jsonl of it"),
-        ("object.JSON.gz", r"object.JSON.gz: is JSON, but not a record in each line"),
+        ("list.json", r"list.json: is JSON, but not one record per line; convert it to .jsonl"),
+        ("object.JSON.gz", r"object.JSON.gz: is JSON, but not one record per line"),
         ("a.parquet.gz", r"a.parquet.gz: Parquet is compressed already"),
-        ("pipe.md", r"pipe.md: is a pipe or a device; give a plain file"),
+        ("pipe.md", r"pipe.md: is a pipe or a device; give a regular file"),
         (
             "gone.md",
-            r"gone.md: links to nowhere, which cannot be read \(No such file or directory\); mend or remove it",
+            r"gone.md: links to nowhere, which cannot be read \(No such file or directory\); fix or remove it",
         ),
         ("gone*", r"gone.md: links to nowhere"),
     ],
@@ -130,7 +130,7 @@ def test_json_packed_or_named_holds_records_and_a_folder_says_what_it_leaves_out
     names = [path.name for path in find_sources([tmp_path])]
     assert names == ["b.jl", "c.JSONL", "c4.001.json.gz", "c4.002.JSON.GZ"]
     told = caplog.messages[0]
-    assert "files of other names are left out (" in told
+    assert "skipping files with other suffixes (" in told
     assert all(part in told for part in ("1 of .json", "1 of .png", "1 of no suffix", "1 of .gz"))
     assert find_sources([f"{tmp_path}/*.json"]) == [tmp_path / "c4.003.json"]
 
@@ -161,7 +161,7 @@ def test_text_that_looks_like_something_else_is_read_with_one_remark(tmp_path, c
 def test_a_folder_without_text_says_what_it_holds(tmp_path):
     for name in ("a.png", "b.png", "list.json"):
         (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(UserError, match=r"a folder with no text in it .*it holds 2 of .png, 1 of .json"):
+    with pytest.raises(UserError, match=r"contains no text .*found 2 of .png, 1 of .json"):
         find_sources([tmp_path])
 
 
@@ -180,7 +180,7 @@ def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch, name):
     monkeypatch.setattr(os, "scandir", refusing)
     for read in (lambda path: find_sources([path]), matching if name else files_under):
         with pytest.raises(
-            UserError, match=r"closed: cannot be read \(Permission denied\); give access to it"
+            UserError, match=r"closed: cannot be read \(Permission denied\); fix its permissions"
         ):
             read(tmp_path / name)
 
@@ -215,8 +215,8 @@ def test_folders_that_are_left_out_are_named(tmp_path, caplog):
     (tmp_path / "here/again").symlink_to(tmp_path / "here")
     assert len(find_sources([tmp_path / "here"])) == 2
     assert caplog.messages == [
-        f"{tmp_path}/here: links to folders are left out ({tmp_path}/here/linked); name them to read them"
+        f"{tmp_path}/here: skipping links to folders ({tmp_path}/here/linked); give them by name to read them"
     ]
     caplog.clear()
     assert len(find_sources([f"{tmp_path}/here/*"])) == 1
-    assert "folders that it matches are left out" in caplog.messages[0] and "here/sub" in caplog.messages[0]
+    assert "skipping matching folders" in caplog.messages[0] and "here/sub" in caplog.messages[0]

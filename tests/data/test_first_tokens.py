@@ -91,7 +91,7 @@ def test_an_interrupted_call_resumes(text, tokenizer, whole, tmp_path, monkeypat
 
 def test_nothing_left_for_training_is_refused(text, tokenizer, whole, tmp_path):
     with pytest.raises(
-        UserError, match=r"--val-tokens: the sources hold [\d,]+ tokens, so none would be left"
+        UserError, match=r"--val-tokens: the sources have only [\d,]+ tokens, which leaves none"
     ):
         prepare_files([text], tokenizer, tmp_path / "out", PrepareOptions(val_tokens=len(whole[0])))
     with pytest.raises(UserError, match="leave it out with --val-input"):

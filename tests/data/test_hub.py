@@ -63,7 +63,7 @@ def test_listing_and_patterns(server):
         hub.RemoteFile("data/other.txt", 2000, sha256(b"x" * 2000)),
         hub.RemoteFile("small.txt", 6, blob_sha1(b"small\n")),
     ]
-    with pytest.raises(UserError, match=r"owner/set: holds no file like \*.parquet; it has data/large.bin"):
+    with pytest.raises(UserError, match=r"owner/set: no file matches \*.parquet; it contains data/large.bin"):
         found.matching(["*.parquet"])
 
 
@@ -93,8 +93,8 @@ def test_what_was_fetched_is_kept_for_the_next_call(server, tmp_path):
     with pytest.raises(UserError) as caught:
         hub.fetch(found, wanted, tmp_path, "come back later", report=told.append)
     line = str(caught.value)
-    assert "data/large.bin: cannot be fetched from http://127" in line and "the server answers 503" in line
-    assert line.endswith("0.1 MB of 0.3 MB are kept for the next try; come back later") and "\n" not in line
+    assert "data/large.bin: cannot be downloaded from http://127" in line and "HTTP status 503" in line
+    assert line.endswith("kept 0.1 MB of 0.3 MB for the next try; come back later") and "\n" not in line
     kept = list((tmp_path / "data").iterdir())
     assert [path.name for path in kept] == [f"large.bin.{sha256(LARGE)[:12]}.partial"]
     assert kept[0].read_bytes() == LARGE[:120_000]
@@ -104,7 +104,7 @@ def test_what_was_fetched_is_kept_for_the_next_call(server, tmp_path):
     path = hub.fetch(found, wanted, tmp_path, "", report=told.append)
     assert path.read_bytes() == LARGE and not kept[0].exists()
     assert server.transfers() == ["bytes=120000-"]
-    assert told[-1] == "data/large.bin: goes on at 0.1 MB of 0.3 MB"
+    assert told[-1] == "data/large.bin: resuming at 0.1 MB of 0.3 MB"
 
 
 def test_a_damaged_file_is_fetched_again_and_never_kept(server, tmp_path):
@@ -116,7 +116,7 @@ def test_a_damaged_file_is_fetched_again_and_never_kept(server, tmp_path):
     path.unlink()
     server.corrupt = 2
     with pytest.raises(
-        UserError, match=r"owner/set/data/large.bin: arrived damaged twice .* was thrown away; try later"
+        UserError, match=r"owner/set/data/large.bin: corrupt download, twice .*; try again later"
     ):
         hub.fetch(listing(), file(), tmp_path, "", report=told.append)
     assert not [each for each in tmp_path.rglob("*") if each.is_file()]
@@ -124,7 +124,7 @@ def test_a_damaged_file_is_fetched_again_and_never_kept(server, tmp_path):
 
 def test_a_damaged_small_file_is_seen_too(server, tmp_path):
     server.corrupt = 2
-    with pytest.raises(UserError, match=r"small.txt: arrived damaged twice \(git blob sha1"):
+    with pytest.raises(UserError, match=r"small.txt: corrupt download, twice \(git blob sha1"):
         hub.fetch(listing(), file("small.txt"), tmp_path, "", report=lambda line: None)
 
 
@@ -145,9 +145,9 @@ def test_a_part_of_another_state_of_the_file_is_not_gone_on_with(server, tmp_pat
         (
             "owner/gated",
             "main",
-            "owner/gated: its owners ask for consent first; give it at http://127.*/datasets/owner/gated",
+            "owner/gated: access must be requested; accept the terms at http://127.*/datasets/owner/gated",
         ),
-        ("owner/set", "v9", "owner/set: has no revision 'v9'; leave --revision out"),
+        ("owner/set", "v9", "owner/set: has no revision 'v9'; remove --revision"),
     ],
 )
 def test_what_is_not_there_is_one_line(server, repo, revision, match):
@@ -159,18 +159,18 @@ def test_what_is_not_there_is_one_line(server, repo, revision, match):
 def test_no_network_is_one_line_with_the_way_out(monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(
-        UserError, match=r"owner/set: cannot be fetched from http://127.0.0.1:9 \(.*\); do without$"
+        UserError, match=r"owner/set: cannot be downloaded from http://127.0.0.1:9 \(.*\); do without$"
     ):
         listing()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match=r"\(HF_HUB_OFFLINE forbids it\); do without$"):
+    with pytest.raises(UserError, match=r"\(HF_HUB_OFFLINE is set\); do without$"):
         listing()
 
 
 def test_paths_that_lead_out_of_the_folder(monkeypatch):
     with HubServer({"owner/set": {"../../evil.txt": b"x"}}) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
-        with pytest.raises(UserError, match=r"evil.txt would lie outside of the folder"):
+        with pytest.raises(UserError, match=r"evil.txt would be written outside the output folder"):
             listing()
 
 

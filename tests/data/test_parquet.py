@@ -18,7 +18,7 @@ def test_bad_columns(tmp_path):
     pq.write_table(pa.table({"id": [1], "tags": [["a"]]}), path)
     with pytest.raises(UserError, match=r"a.parquet: has no column 'text' \(it has id, tags\)"):
         check(path)
-    with pytest.raises(UserError, match=r"a.parquet: column 'id' is int64, not one text per row"):
+    with pytest.raises(UserError, match=r"a.parquet: column 'id' is int64, not one string per row"):
         check(path, "id")
 
 
@@ -37,7 +37,7 @@ def test_columns_of_several_texts_are_refused(tmp_path, kind):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": pa.nulls(2, kind)}), path)
     with pytest.raises(
-        UserError, match=r"a.parquet: column 'text' is .*, not one text per row; name another"
+        UserError, match=r"a.parquet: column 'text' is .*, not one string per row; choose another"
     ) as caught:
         check(path)
     assert "\n" not in str(caught.value)
@@ -59,7 +59,7 @@ def test_damage_in_the_middle_is_one_line(tmp_path):
     path.write_bytes(data)
     with (
         open_parquet(path) as file,
-        pytest.raises(UserError, match=r"a.parquet: no whole Parquet file") as caught,
+        pytest.raises(UserError, match=r"a.parquet: not a complete Parquet file") as caught,
     ):
         list(read_batches(path, file, ["text"]))
     assert "\n" not in str(caught.value)

@@ -251,7 +251,7 @@ def test_documents_of_a_separator(tokenizer, tmp_path):
         (
             b"a<|endoftext|>b",
             PrepareOptions(val_tokens=4),
-            r"--val-tokens: the sources hold 4 tokens, so none would be left",
+            r"--val-tokens: the sources have only 4 tokens, which leaves none",
         ),
     ],
 )

@@ -124,7 +124,7 @@ def test_a_long_text_without_marks_is_read_in_linear_time():
         ),
         ("a.txt.zst", zstandard.compress(b""), r"a.txt.zst: holds nothing once unpacked"),
         ("a.jsonl", b"[" * 100_000, r"a.jsonl, line 1: is no JSON \(maximum recursion"),
-        ("a.parquet", b"plain", r"a.parquet: no whole Parquet file"),
+        ("a.parquet", b"plain", r"a.parquet: not a complete Parquet file"),
     ],
 )
 def test_bad_files_are_one_line(tmp_path, name, data, match):
@@ -154,7 +154,7 @@ def test_the_line_of_a_bad_record_is_counted_from_the_files_start(tmp_path):
 
 def test_lists_of_texts_are_refused(tmp_path):
     pq.write_table(pa.table({"text": [["a", None], None]}), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=r"a.parquet: column 'text' is list<.*string>, not one text per row"):
+    with pytest.raises(UserError, match=r"a.parquet: column 'text' is list<.*string>, not one string per row"):
         read(tmp_path / "a.parquet")
 
 

@@ -106,7 +106,7 @@ def test_stats(told, tmp_path, corpus):
         ),
         (
             "prepare --input {c}/train.txt --tokenizer {c}/tokenizer --output {t}/o --separator=",
-            "is empty; leave it out",
+            "is empty; remove it",
         ),
         (
             "prepare --input {c}/train.txt --tokenizer {c}/tokenizer --output {t}/o --sead 3",
