@@ -142,7 +142,7 @@ def test_a_file_to_evaluate_on_leaves_all_for_training(trained_run, records, tmp
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--held-out", "24"], "only 24 different prompts"),
+        (["--held-out", "24"], "only 24 distinct prompts"),
         (["--epochs", "0"], "epochs is 0.0"),
         (["--d-model", "32"], "another model shape: d_model"),
         (["--tokenizer", "x"], "leave --tokenizer out"),

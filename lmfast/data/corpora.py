@@ -1,16 +1,14 @@
-"""Named corpora, and GPT-2's tokenizer: fetched from the Hugging Face Hub, checked, unpacked, and brought into one form.
+"""Downloads named corpora and GPT-2's tokenizer from the Hugging Face Hub and converts them to a common format.
 
-In: a name of `CORPORA`, a folder. Out, in the folder: train, valid and test as far as the corpus has them, text (.txt, with
-`<|endoftext|>` between documents) or records (.jsonl, one JSON object a line: Alpaca's `instruction`, `input`, `output`, or
-`prompt`, `chosen`, `rejected`), or Parquet files as they are (FineWeb: text would double what it takes on the disk), or
-tokenizer.json; and source.json: repository, commit, files and their hashes, and what each part holds.
+Input: a name in `CORPORA` and a folder. Output in the folder: the parts train, valid and test that the corpus has, as text
+(.txt with `<|endoftext|>` between documents), records (.jsonl: `instruction`, `input`, `output`, or `prompt`, `chosen`,
+`rejected`), unchanged Parquet (FineWeb, where text would double the disk usage) or tokenizer.json; and source.json with
+repository, commit, files, their hashes and the content of each part.
 
-Parts are those that the authors published, and a validation part of records where they published none (corpus_forms.py).
-A part appears under its name when it is complete, and is not fetched again while source.json tells of the same files. What
-is fetched lies in `.download/` until its part is made; an interrupted call goes on there (hub.py). A `source` is a folder
-with the repository's files, for machines without a network. Any other dataset comes as it is (`download_repo`).
-
-Refused: unknown names (the nearest is suggested), what hub.py refuses, files that do not hold what they should.
+Parts are those published by the authors; records without a validation part get one (corpus_forms.py). A part gets its
+final name when complete, and is not downloaded again if source.json lists the same files. Downloads are kept in
+`.download/` until their part is complete, so that an interrupted call resumes (hub.py). `source` is a folder with the
+repository's files, for machines without a network. `download_repo` downloads any other dataset unchanged.
 """
 
 import contextlib
@@ -37,8 +35,8 @@ SOURCE = "source.json"
 
 @dataclass(frozen=True)
 class Corpus:
-    """repo: on the hub. parts: part → patterns of its files there, with blanks between. form: of corpus_forms.py.
-    about: for the list. repo_type: dataset or model."""
+    """repo: on the Hub. parts: {part: patterns of its files, separated by spaces}. form: a key of corpus_forms.MAKERS.
+    about: description in the list of names. repo_type: dataset or model."""
 
     repo: str
     parts: dict[str, str]
@@ -62,7 +60,7 @@ CORPORA = {
         "stanford-cs336/owt-sample",
         {"train": "owt_train.txt.gz", "valid": "owt_valid.txt.gz"},
         "text",
-        "12 GB of OpenWebText, as CS336 samples it (train, valid)",
+        "12 GB of OpenWebText, the sample used in CS336 (train, valid)",
     ),
     "wikitext-2": Corpus(
         "Salesforce/wikitext",
@@ -72,7 +70,7 @@ CORPORA = {
             "test": "wikitext-2-raw-v1/test-*.parquet",
         },
         "wikitext",
-        "11 MB of good Wikipedia articles (train, valid, test)",
+        "11 MB of verified Wikipedia articles (train, valid, test)",
     ),
     "wikitext-103": Corpus(
         "Salesforce/wikitext",
@@ -82,7 +80,7 @@ CORPORA = {
             "test": "wikitext-103-raw-v1/test-*.parquet",
         },
         "wikitext",
-        "540 MB of good Wikipedia articles (train, valid, test)",
+        "540 MB of verified Wikipedia articles (train, valid, test)",
     ),
     "alpaca-cleaned": Corpus(
         "yahma/alpaca-cleaned",
@@ -120,7 +118,7 @@ CORPORA = {
 
 @dataclass(frozen=True)
 class Part:
-    """A part that is there: its file, how many documents, records or tokens it holds."""
+    """A complete part: its file and its number of documents, records or tokens."""
 
     path: Path
     records: int
@@ -138,20 +136,20 @@ def download(
     limit_files: int | None = None,
     report: Callable[[str], None] = print,
 ) -> list[Part]:
-    """Makes the parts of a corpus that are not there yet; returns all of them.
+    """Downloads the missing parts of a corpus; returns all parts.
 
-    limit_files: of a corpus that keeps its files, so many of them at most, the first ones.
+    limit_files: maximum number of files, for a corpus of separate files.
     """
     if name not in CORPORA:
         near = difflib.get_close_matches(name, CORPORA, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(CORPORA)}"
-        raise UserError(f"corpus {name!r}: no such name; {hint} (any other dataset: --repo OWNER/NAME)")
+        hint = f"did you mean {near[0]}?" if near else f"the names are {', '.join(CORPORA)}"
+        raise UserError(f"unknown corpus {name!r}; {hint} (for any other dataset use --repo OWNER/NAME)")
     corpus = CORPORA[name]
     keeps = corpus.form == "parquet"
     if limit_files is not None and not keeps:
         many = ", ".join(key for key, each in CORPORA.items() if each.form == "parquet")
         raise UserError(
-            f"--limit-files: {name} is not kept as separate files; it goes with {many} and --repo"
+            f"--limit-files does not apply to {name}, which is one file; use it with {many} or --repo"
         )
     if any(pattern.endswith(".parquet") for pattern in corpus.patterns):
         _check_pyarrow(name)
@@ -160,7 +158,7 @@ def download(
         all(_is_complete(folder, told["parts"].get(key), limit_files) for key in corpus.parts)
         and source is None
     ):
-        report(f"{folder}: is there already (commit {told['commit'][:12]})")
+        report(f"{folder}: already complete (commit {told['commit'][:12]})")
         return _parts(folder, told)
     with _exclusive_folder(folder):
         if source is not None:
@@ -184,7 +182,7 @@ def download(
             left_out = records.pop(LEFT_OUT, 0)
             if left_out:
                 report(
-                    f"{key}: left out: {counted(left_out, 'record')} without an answer, or with two equal ones"
+                    f"{key}: skipped {counted(left_out, 'record')} without an answer or with identical answers"
                 )
             made = {part: folder / f"{part}{form_suffix(corpus.form)}" for part in records}
             told["parts"][key] = {
@@ -209,16 +207,14 @@ def download_repo(
     limit_files: int | None = None,
     report: Callable[[str], None] = print,
 ) -> list[Path]:
-    """The files of any dataset that the patterns match, as they are, under the folder; returns their paths.
+    """Downloads the files of any dataset that match the patterns, unchanged; returns their paths.
 
-    limit_files: so many of them at most, the first ones.
+    limit_files: maximum number of files.
     """
     if repo.count("/") != 1 or not all(repo.split("/")):
-        raise UserError(f"--repo {repo}: is no name of a dataset; write it as OWNER/NAME")
+        raise UserError(f"--repo {repo}: is not the name of a dataset; write it as OWNER/NAME")
     asked = " ".join(f"--include '{pattern}'" for pattern in patterns)
-    way_out = (
-        f"on a machine with a network: `hf download --repo-type dataset {repo} {asked} --local-dir FOLDER`"
-    )
+    way_out = f"on a machine with a network, run `hf download --repo-type dataset {repo} {asked} --local-dir FOLDER`"
     with _exclusive_folder(folder):
         listing = hub.list_files(repo, revision, way_out, patterns=patterns)
         paths = []
@@ -233,13 +229,13 @@ def download_repo(
 
 
 def _from_hub(name: str, revision: str, raw: Path, report: Callable[[str], None]):
-    """(commit, what fetches a file, what lists a pattern's files)."""
+    """(commit, function that downloads a file, function that lists the files of patterns)."""
     corpus = CORPORA[name]
     asked = " ".join(f"--include '{pattern}'" for pattern in corpus.patterns)
     way_out = (
-        f"on a machine with a network run `hf download --repo-type {corpus.repo_type} {corpus.repo} {asked} "
-        "--local-dir FOLDER`, bring "
-        f"FOLDER here, then `python -m lmfast.data download {name} --from FOLDER`"
+        f"on a machine with a network, run `hf download --repo-type {corpus.repo_type} {corpus.repo} {asked} "
+        "--local-dir FOLDER`, copy "
+        f"FOLDER here, then run `lmfast data download {name} --from FOLDER`"
     )
     listing = hub.list_files(corpus.repo, revision, way_out, corpus.repo_type, corpus.patterns)
 
@@ -250,9 +246,11 @@ def _from_hub(name: str, revision: str, raw: Path, report: Callable[[str], None]
 
 
 def _from_folder(source: Path, corpus: Corpus):
-    """The same for a folder that holds the repository's files, at its top or under their paths there."""
+    """Like `_from_hub`, for a folder with the repository's files, at its top level or under their paths."""
     if not source.is_dir():
-        raise UserError(f"--from {source}: is no folder; name the one that `hf download --local-dir` filled")
+        raise UserError(
+            f"--from {source}: is not a directory; give the one passed to `hf download --local-dir`"
+        )
     place: dict[str, Path] = {}
 
     def files_of(patterns: list[str]) -> list[hub.RemoteFile]:
@@ -262,7 +260,7 @@ def _from_folder(source: Path, corpus: Corpus):
             here = matching(f"{top}/{pattern}") or matching(f"{top}/{Path(pattern).name}")
             if not here:
                 raise UserError(
-                    f"--from {source}: holds no {pattern}, which is a part of {corpus.repo}; fetch it too"
+                    f"--from {source}: contains no {pattern}, which is part of {corpus.repo}; download it too"
                 )
             found += here
         place.update({path.name: path for path in found})
@@ -273,12 +271,12 @@ def _from_folder(source: Path, corpus: Corpus):
 
 @contextlib.contextmanager
 def _exclusive_folder(folder: Path):
-    """The folder, one download's at a time. What was fetched and is not needed any more goes after success; after a failure
-    it stays for the next try, and folders that were made for nothing go."""
+    """Locks the folder for one download at a time. Removes `.download/` on success; after a failure keeps it for the next
+    attempt, unless it is empty, and removes empty folders created here."""
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; name a folder")
+        raise UserError(f"{folder}: is a file; choose another --output")
     raw = folder / RAW
-    busy = f"{folder}: another download is at work there; wait for it"
+    busy = f"{folder}: another process is downloading to it; wait for it"
     with remove_new_folders_on_error(folder), folder_lock(raw, busy):
         try:
             yield
@@ -290,7 +288,7 @@ def _exclusive_folder(folder: Path):
 
 
 def _read_source(folder: Path, name: str, revision: str) -> dict:
-    """source.json, where it tells of this corpus and revision; else an empty one."""
+    """source.json if it describes this corpus and revision, otherwise a new one."""
     fresh = {"name": name, "repo": CORPORA[name].repo, "revision": revision, "commit": "", "parts": {}}
     try:
         told = json.loads((folder / SOURCE).read_text(encoding="utf-8"))
@@ -301,7 +299,7 @@ def _read_source(folder: Path, name: str, revision: str) -> dict:
 
 
 def _is_complete(folder: Path, entry: dict | None, limit_files: int | None) -> bool:
-    """Whether one part is there as source.json records it: of its size, and of as many files as are wanted."""
+    """Whether a part exists as recorded in source.json: with its size, and with as many files as requested."""
     if entry is None:
         return False
     limit_before = entry.get("limit_files")
@@ -319,7 +317,7 @@ def _parts(folder: Path, told: dict) -> list[Part]:
 
 
 def _existing_file(folder: Path, file: hub.RemoteFile) -> Path | None:
-    """The file that an earlier call left under its own name, if it is whole."""
+    """The file as an earlier call stored it, if it is complete."""
     path = folder / Path(file.path).name
     whole = path.is_file() and path.stat().st_size == file.size and hub.file_digest(path, file) == file.digest
     return path if whole else None
@@ -330,6 +328,5 @@ def _check_pyarrow(name: str) -> None:
         import pyarrow.parquet  # noqa: F401
     except ImportError:
         raise UserError(
-            f"corpus {name}: is Parquet, which needs pyarrow, and that is not installed; `pip install pyarrow` (the extra "
-            "`data`)"
+            f"corpus {name}: is Parquet, which needs pyarrow; run `pip install pyarrow` (the extra `data`)"
         ) from None

@@ -1,21 +1,21 @@
-"""From the files that corpora are published as to the one form of text and the one form of records.
+"""Converts the published files of corpora to text and records in a common format.
 
-In: the fetched files of one part (text, packed or not; Parquet; JSON), and a folder. Out: there, under their final names
-when complete, `PART.txt` with `<|endoftext|>` between documents, or `PART.jsonl` with a record a line; returned is how
-many documents or records each holds, and under `LEFT_OUT` how many were of no use.
+Input: the downloaded files of one part (text, compressed or not; Parquet; JSON) and a folder. Output: `PART.txt` with
+`<|endoftext|>` between documents, or `PART.jsonl` with one record per line, complete or absent. Functions return
+{part: number of documents or records}, with the number of skipped records under `LEFT_OUT`.
 
-- text: as it is; unpacked where packed.
-- parquet: files as they are, with a column `text`; each is a part of its own name.
-- tokenizer: GPT-2's vocab.json and merges.txt → tokenizer.json with the same ids, which `Tokenizer.load` takes for a folder.
-- wikitext (Merity et al. 2016): a row a line of the original, blank lines as empty rows. An article begins at a line
-  ` = Title = ` with blank lines around it. Lines are kept as they are, ` @-@ ` included.
-- alpaca (Taori et al. 2023): `instruction`, `input`, `output`. Records without an instruction or an answer are left out.
+- text: unchanged, decompressed if needed.
+- parquet: unchanged files with a column `text`; each is a part named after the file.
+- tokenizer: GPT-2's vocab.json and merges.txt → a tokenizer.json with the same ids.
+- wikitext (Merity et al. 2016): one row per line of the original, empty rows for blank lines. An article begins at a line
+  ` = Title = ` surrounded by blank lines. Lines are unchanged, including ` @-@ `.
+- alpaca (Taori et al. 2023): `instruction`, `input`, `output`. Records without an instruction or an answer are skipped.
 - preferences (UltraFeedback, Cui et al. 2023, as binarized for Zephyr): two conversations that differ in the last answer;
-  `prompt` is a string, or messages where more than a user's one message comes before it. Pairs that are equal, have
-  an empty side or do not answer the same tell nothing and are left out.
+  `prompt` is a string, or messages if there is more than one user message. Pairs with identical or empty answers, or with
+  different prompts, are skipped.
 
-Records whose prompt's hash falls into the lowest 2 % of its range become the validation part, so that a prompt is never on
-both sides. Refused: files that do not hold what they should, with the record's number.
+Records whose prompt has a hash in the lowest 2 % of the range form the validation part, so that a prompt is never in both
+parts. Rejects files with unexpected content, naming the record.
 """
 
 import contextlib
@@ -36,9 +36,9 @@ from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.file_kinds import kind_of
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
-HELD_OUT = 0.02  # of prompts
+HELD_OUT = 0.02  # fraction of prompts
 LEFT_OUT = "left out"
-OTHER_FILE = "is it another file?"
+OTHER_FILE = "is it the right file?"
 PIECE = 4 << 20
 
 Maker = Callable[[str, list[Path], Path, bool], dict[str, int]]
@@ -51,7 +51,7 @@ def form_suffix(form: str) -> str:
 
 
 def make_text(part: str, paths: list[Path], folder: Path, movable: bool) -> dict[str, int]:
-    """Text files, end to end. movable: they are nobody's, and one that is not packed may become the part itself."""
+    """Concatenates text files. movable: a single uncompressed file may be moved instead of copied."""
     target = folder / f"{part}.txt"
     if movable and len(paths) == 1 and not kind_of(paths[0]).packing:
         count = _count_documents(paths[0])
@@ -72,13 +72,13 @@ def _count_documents(text: Path, named: Path | None = None) -> int:
     )
     if count < 2:
         raise UserError(
-            f"{named or text}: holds no {DOCUMENT_END}, so it is not the text that it should be; fetch it again"
+            f"{named or text}: contains no {DOCUMENT_END}, so it is not the expected text; download it again"
         )
     return count
 
 
 def make_parquet(part: str, paths: list[Path], folder: Path, movable: bool) -> dict[str, int]:
-    """Parquet files under their own names. movable: they are nobody's, and need not be copied."""
+    """Stores Parquet files under their own names. movable: they may be moved instead of copied."""
     counts = {}
     for path in paths:
         with open_parquet(path) as file:
@@ -96,7 +96,7 @@ def make_parquet(part: str, paths: list[Path], folder: Path, movable: bool) -> d
 
 
 def make_tokenizer(part: str, paths: list[Path], folder: Path, movable: bool) -> dict[str, int]:
-    """vocab.json and merges.txt, which name neither the split pattern nor the special token, as one tokenizer.json."""
+    """Combines vocab.json and merges.txt, which lack split pattern and special token, into one tokenizer.json."""
     by_name = {path.name: path for path in paths}
     tokenizer = Tokenizer.from_files(by_name["vocab.json"], by_name["merges.txt"], [DOCUMENT_END])
     tokenizer.save(folder / f"{part}.json")
@@ -132,7 +132,7 @@ def articles(rows: Iterable[str]) -> Iterator[str]:
 
 
 def _is_title(row: str) -> bool:
-    """ " = Title = " and no " = = Section = = "."""
+    """ " = Title = ", but not " = = Section = = "."""
     text = row.strip()
     return (
         text.startswith("= ") and text.endswith(" =") and len(text) > 4 and text[2] != "=" and text[-3] != "="
@@ -145,14 +145,14 @@ def make_alpaca(part: str, paths: list[Path], folder: Path, movable: bool) -> di
             try:
                 found = json.loads(path.read_text(encoding="utf-8"))
             except ValueError as error:
-                raise UserError(f"{path}: is no JSON ({error}); fetch it again") from None
+                raise UserError(f"{path}: not valid JSON ({error}); download it again") from None
             for number, record in enumerate(found if isinstance(found, list) else [found]):
                 keys = ("instruction", "input", "output")
                 fields = [record.get(key) for key in keys] if isinstance(record, dict) else []
                 texts = [text for text in fields if isinstance(text, str)]
                 if len(texts) != len(keys):
                     raise UserError(
-                        f"{path}: record {number} has not the strings instruction, input and output; is it another file?"
+                        f"{path}: record {number} lacks the strings instruction, input and output; {OTHER_FILE}"
                     )
                 useful = texts[0].strip() and texts[2].strip()
                 yield f"{texts[0]}\n{texts[1]}", dict(zip(keys, texts)) if useful else None
@@ -171,8 +171,8 @@ def make_preferences(part: str, paths: list[Path], folder: Path, movable: bool) 
 
 
 def preference(chosen: list[dict], rejected: list[dict]) -> dict | None:
-    """Two conversations that differ in their last answer → prompt, chosen, rejected; None where they do not, and where an
-    answer is empty."""
+    """Two conversations that differ in their last answer → prompt, chosen, rejected; None if they do not, or if an answer
+    is empty."""
     if not chosen or not rejected or len(chosen) < 2 or chosen[:-1] != rejected[:-1]:
         return None
     if chosen[-1]["role"] != "assistant" or rejected[-1]["role"] != "assistant":
@@ -188,8 +188,7 @@ def preference(chosen: list[dict], rejected: list[dict]) -> dict | None:
 def write_records(
     part: str, folder: Path, records: Iterable[tuple[str, dict | None]], hold_out: bool
 ) -> dict[str, int]:
-    """(prompt, record; None for one that is of no use) → PART.jsonl, and valid.jsonl of the held-out prompts where that is
-    asked."""
+    """Writes (prompt, record or None to skip it) pairs to PART.jsonl, and with hold_out held-out prompts to valid.jsonl."""
     counts = dict.fromkeys((part, "valid") if hold_out else (part,), 0)
     left_out = 0
     with contextlib.ExitStack() as stack:
@@ -208,14 +207,14 @@ def write_records(
             counts[name] += 1
         if left_out > sum(counts.values()):
             raise UserError(
-                f"{folder}: of the {part} part, {left_out:,} of {left_out + sum(counts.values()):,} records are of no use; "
-                "is the data set another than it was?"
+                f"{folder}: {left_out:,} of {left_out + sum(counts.values()):,} records of the {part} part are unusable; "
+                "has the dataset changed?"
             )
     return counts | ({LEFT_OUT: left_out} if left_out else {})
 
 
 def parquet_rows(path: Path, columns: list[str]) -> Iterator[dict]:
-    """The rows of a Parquet file, as dictionaries of the named columns."""
+    """The rows of a Parquet file as dictionaries of the given columns."""
     with open_parquet(path) as file:
         check_columns(path, file, columns, OTHER_FILE)
         for batch in read_batches(path, file, columns):

@@ -70,7 +70,9 @@ def _folder_sources(folder: Path) -> list[Path]:
             f"{folder}: contains no text ({kinds}, also with .gz or .zst{rest}); give the files by name"
         )
     if others:
-        logger.warning("%s: skipping files with other suffixes (%s); give them by name to read them", folder, counts)
+        logger.warning(
+            "%s: skipping files with other suffixes (%s); give them by name to read them", folder, counts
+        )
     return sources
 
 

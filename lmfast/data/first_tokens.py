@@ -54,7 +54,7 @@ def hold_out_first(
 
 
 def _cut(job: Job[EncodeRequest], facts: dict, tokens: int, tokenizer: "Tokenizer") -> tuple[dict, dict]:
-    """Writes the ids of a job as two files, split after the document of token `tokens` - 1; returns (train, valid) counts."""
+    """Splits the ids of a job after the document of token `tokens` - 1 into two files; returns (train, valid) counts."""
     ids = np.memmap(job.file("train.ids"), tokenizer.dtype.newbyteorder("<"), "r")
     ends = np.flatnonzero(ids == tokenizer.special_tokens[MARK.decode()]) + 1
     documents = int(np.searchsorted(ends, tokens)) + 1

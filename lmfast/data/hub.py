@@ -250,4 +250,6 @@ def _network_errors(what: str, way_out: str, partial: Path | None = None, size: 
         kept = ""
         if partial is not None and partial.exists() and partial.stat().st_size:
             kept = f"; kept {data_size(partial.stat().st_size)} of {data_size(size)} for the next try"
-        raise UserError(f"{what}: cannot be downloaded from {endpoint()} ({reason}){kept}; {way_out}") from None
+        raise UserError(
+            f"{what}: cannot be downloaded from {endpoint()} ({reason}){kept}; {way_out}"
+        ) from None

@@ -1,18 +1,17 @@
-"""Sources and a tokenizer → token files of a training and a validation part, resumable by shard.
+"""Writes the token files of a training and a validation part from text sources, resumable by shard.
 
-In: names of files, folders or globs (sources.py) and a tokenizer with `<|endoftext|>`. Out, in a folder:
+Input: names of files, folders or globs (finding.py) and a tokenizer with `<|endoftext|>`. Output, in a folder:
 
-    train.npy, valid.npy        ids (uint16 or uint32) of the documents, in the order of the sources, each with its end mark
-    train.npy.json, …           their summaries, as `tokenizer encode` writes them, with the number of documents
+    train.npy, valid.npy        ids (uint16 or uint32) of the documents in the order of the sources, each with <|endoftext|>
+    train.npy.json, …           summaries as written by `tokenizer encode`, with the number of documents
     token_counts.json           documents, tokens and bytes of each part, and of each source by part; written last
 
-The validation part is picked by hash (encode_shards.py), or is the first tokens (first_tokens.py), or consists of sources
-of its own. The token files depend on the sources and the settings only, not on shards, workers or engine. Shards that an
-interrupted call finished are kept in `.shards/` and left out by the next; a folder whose token_counts.json answers the same
-request is not made again.
+The validation part is chosen by hash (encode_shards.py), or is the first tokens (first_tokens.py), or has its own sources.
+The token files depend only on the sources and settings, not on shards, workers or engine. Completed shards are kept in
+`.shards/` until the end, so that rerunning an interrupted call resumes. If token_counts.json already answers the same
+request, nothing is done.
 
-Refused, in one line: what sources.py refuses, a tokenizer without the mark, a part that comes out empty, an output folder
-that another command is writing.
+Rejects: what sources.py rejects, a tokenizer without `<|endoftext|>`, empty parts, an output folder in use.
 """
 
 import hashlib
@@ -42,10 +41,11 @@ STATS_TEXT = "stats.txt"
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """What the token files depend on, besides the sources and the tokenizer.
+    """Everything that the token files depend on, other than sources and tokenizer.
 
-    field: of records, the column of Parquet. separator: what divides text besides the mark. val_fraction: of the
-    documents, 0 for no validation part. seed: which documents. val_tokens: instead, the first so many tokens."""
+    field: field of records or column of Parquet. separator: document separator in text, besides <|endoftext|>.
+    val_fraction: fraction of documents held out, 0 for none. seed: of their choice. val_tokens: hold out the first
+    tokens instead."""
 
     field: str = "text"
     separator: str | None = None
@@ -64,29 +64,27 @@ def prepare_files(
     progress: Callable[[int, int], None] | None = None,
     report: Callable[[str], None] = print,
 ) -> dict:
-    """Makes the token files of a folder; returns what token_counts.json holds.
+    """Writes the token files to a folder; returns the content of token_counts.json.
 
-    val_inputs: sources of the validation part; then all of `inputs` is for training, and val_fraction is not used.
-    progress: called with (bytes done, bytes in all) of what is left. report: told of what was reused.
+    val_inputs: sources of the validation part; val_fraction is then not used. progress: called with (bytes done, total
+    bytes) of the work that is left. report: called with one line if the folder is reused.
     """
     output = Path(output)
     if DOCUMENT_END not in tokenizer.special_tokens:
         raise UserError(
-            f"the tokenizer has no special token {DOCUMENT_END}, which ends every document; train it with one, or name it "
-            f"with --special-tokens '{DOCUMENT_END}'"
+            f"the tokenizer has no special token {DOCUMENT_END}, which ends every document; add it with "
+            f"--special-tokens '{DOCUMENT_END}', or train a tokenizer with it"
         )
     if not 0 <= settings.val_fraction < 1:
-        raise UserError(
-            f"--val-fraction {settings.val_fraction}: is a share of the documents, from 0 to below 1"
-        )
+        raise UserError(f"--val-fraction is {settings.val_fraction}; it must be at least 0 and below 1")
     if settings.val_tokens is not None:
         if val_inputs or settings.val_tokens < 1:
             raise UserError(
-                f"--val-tokens {settings.val_tokens}: is at least 1 token of the inputs; leave it out with --val-input"
+                f"--val-tokens is {settings.val_tokens}; it must be at least 1, and excludes --val-input"
             )
         settings = replace(settings, val_fraction=0.0)
     if output.exists() and not output.is_dir():
-        raise UserError(f"{output}: is a file; name a folder for the token files")
+        raise UserError(f"{output}: is a file; choose another --output")
     folder = output.absolute() / ".shards"
     jobs = list(plan(inputs, val_inputs, tokenizer, folder, settings, options.shard_bytes or SHARD_BYTES))
     requests = [{"name": job.name} | job.facts() for job in jobs]
@@ -107,7 +105,7 @@ def prepare_files(
                 files, results = hold_out_first(jobs, results, settings.val_tokens, tokenizer)
             counts = _counts(jobs, results)
             _check_parts(counts, settings, bool(val_inputs))
-        except UserError:  # a request that no rerun can answer: what was made for it goes
+        except UserError:  # rerunning cannot help, so the completed shards are discarded
             for record in folder.glob("*.json"):
                 record.unlink()
             raise
@@ -128,7 +126,7 @@ def plan(
     settings: PrepareOptions,
     shard_bytes: int,
 ) -> Iterator[Job[EncodeRequest]]:
-    """The work, in the order of the sources; files smaller than a shard share one."""
+    """The jobs, in the order of the sources; small files are combined into one job."""
     part_of_inputs = "train" if val_inputs or not settings.val_fraction else None
     fingerprint = tokenizer.fingerprint()
     seen: dict[Path, str | None] = {}
@@ -136,11 +134,11 @@ def plan(
     ours = (folder.parent / STATS_TEXT).resolve()
     for names, part in ((inputs, part_of_inputs), (val_inputs, "valid")):
         for name in names:
-            # An earlier call's statistics, in a folder of sources that is the output too, are no text to train on.
+            # If the output folder is also a source, the statistics of an earlier call are not training text.
             paths = [path for path in find_sources([name]) if path.resolve() != ours or path == Path(name)]
             both = [path for path in paths if seen.get(path.resolve(), part) != part]
             if both:
-                raise UserError(f"{both[0]}: is for training and for validation; leave it out of one of them")
+                raise UserError(f"{both[0]}: is in both --input and --val-input; remove it from one of them")
             paths = [path for path in paths if path.resolve() not in seen]
             seen |= {path.resolve(): part for path in paths}
             for shards in _bundle(plan_shards(paths, shard_bytes, settings.separator), shard_bytes):
@@ -175,7 +173,7 @@ def _total_bytes(shards: list[Shard]) -> int:
 
 
 def _counts(jobs: list[Job[EncodeRequest]], results: dict[str, dict]) -> dict:
-    """{"parts": {part: counts}, "sources": {source: {part: counts}}, "blank_documents": how many were left out}."""
+    """{"parts": {part: counts}, "sources": {source: {part: counts}}, "blank_documents": number skipped}."""
     sources: dict[str, dict] = {}
     for job in jobs:
         here = sources.setdefault(job.request.source, {part: dict(NOTHING) for part in PARTS})
@@ -191,21 +189,18 @@ def _counts(jobs: list[Job[EncodeRequest]], results: dict[str, dict]) -> dict:
 
 
 def _check_parts(counts: dict, settings: PrepareOptions, own_validation: bool) -> None:
-    """Refuses parts that came out empty."""
+    """Raises UserError if a part is empty."""
     found = {part: counts["parts"][part]["documents"] for part in PARTS}
     total = sum(found.values())
     if total == 0:
-        problem = "the sources hold nothing but blanks; name others"
+        problem = "the sources contain only whitespace; give other files"
     elif own_validation and not all(found.values()):
-        problem = (
-            f"nothing but blanks for {'validation' if found['train'] else 'training'}; name other sources"
-        )
+        problem = f"the sources for {'validation' if found['train'] else 'training'} contain only whitespace; give other files"
     elif settings.val_fraction and not own_validation and not all(found.values()):
         missing = "validation" if found["train"] else "training"
         problem = (
-            f"none of {counted(total, 'document')} fell to {missing} with --val-fraction "
-            f"{settings.val_fraction}; give another share (or 0), "
-            "sources of its own with --val-input, or --separator '\\n\\n' where documents end otherwise than at "
+            f"--val-fraction {settings.val_fraction} assigns none of {counted(total, 'document')} to {missing}; use "
+            "another fraction (or 0), --val-input, or --separator '\\n\\n' if documents do not end with "
             f"{DOCUMENT_END}"
         )
     else:
@@ -214,14 +209,14 @@ def _check_parts(counts: dict, settings: PrepareOptions, own_validation: bool) -
 
 
 def _assemble(output: Path, files: dict[str, list[Path]], tokenizer: "Tokenizer", counts: dict) -> None:
-    """Token files out of the shards' files of ids; token_counts.json comes last and goes first."""
+    """Joins the id files of the shards into token files. token_counts.json is removed first and written last."""
     earlier = _read_counts(output)
     (output / COUNTS).unlink(missing_ok=True)
     for part in PARTS:
         path, side = output / f"{part}.npy", output / f"{part}.npy.json"
         found = counts["parts"][part]
         if not found["documents"]:
-            if _documents(earlier, part):  # an earlier preparation's, and not somebody's own
+            if _documents(earlier, part):  # written by an earlier call, not by the user
                 path.unlink(missing_ok=True)
                 side.unlink(missing_ok=True)
             continue
@@ -247,7 +242,7 @@ def _tokenizer_path(tokenizer: "Tokenizer") -> str | None:
 
 
 def _finished(output: Path, request: str) -> dict | None:
-    """token_counts.json, where it answers this request and its token files are there."""
+    """The content of token_counts.json if it answers this request and its token files exist."""
     counts = _read_counts(output)
     if counts.get("request_sha256") != request:
         return None
@@ -257,7 +252,7 @@ def _finished(output: Path, request: str) -> dict | None:
 
 
 def _read_counts(output: Path) -> dict:
-    """What token_counts.json holds; nothing where it is missing or somebody else's."""
+    """The content of token_counts.json; empty if the file is missing or not ours."""
     try:
         counts = json.loads((output / COUNTS).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,17 +1,16 @@
-"""Text of any kind on disk → documents, one after another, with memory bounded by the longest of them.
+"""Reads documents from text files of all formats, with memory bounded by the longest document.
 
-In: files (finding.py), of the kinds that file_kinds.py tells apart by name: text, JSON lines (a text field), Parquet (a text
-column; needs pyarrow); .gz and .zst over text and JSON lines. Out: shards, pieces of about `shard_bytes` that can be read
-alone and in any order, and the documents of one as bytes.
+Input: files (finding.py) of the formats that file_kinds.py recognises by name: text, JSON lines (a text field), Parquet (a
+text column; needs pyarrow); text and JSON lines also as .gz and .zst. Output: shards of about `shard_bytes`, which can be
+read independently, and the documents of a shard as bytes, in file order.
 
-Where documents end: at `<|endoftext|>` in text, and at `separator` too where one is given; a text with neither is one
-document. A record of JSON lines or a row of Parquet is a document, whatever it holds. Documents of blanks only come out
-like all others: who reads them leaves them out. Order is that of the file.
+Documents in text end at `<|endoftext|>`, and at `separator` if given; a text with neither is one document. Each record of
+JSON lines or row of Parquet is a document. Blank documents are included; the caller skips them.
 
-Memory: a document is held whole, and while it is decoded and encoded some six times its size is in use per worker.
+Memory: a document is held in memory; decoding and encoding it takes about six times its size per worker.
 
-Refused, in one line: a missing field or column (with those there are), records that are no JSON or whose text is no string,
-columns of lists, files that are damaged, cut short or changed while they are read, a missing package.
+Rejects: missing fields or columns, invalid JSON, text that is not a string, files that are damaged, truncated or changed
+while being read, missing packages.
 """
 
 import json
@@ -27,13 +26,13 @@ from lmfast.tokenizer.file_kinds import HEAD, check_is_text, kind_of
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
 SHARD_BYTES = 64 << 20
-PIECE = 4 << 20  # bytes read together
-SEARCH_BYTES = 64 << 10  # searched together for the end of a document
-PACKED_PIECE = 128 << 10  # packed bytes unpacked together
+PIECE = 4 << 20  # bytes per read
+SEARCH_BYTES = 64 << 10  # bytes per read when searching for the end of a document
+PACKED_PIECE = 128 << 10  # compressed bytes per read
 
 
 def shard_bytes_on_disk(shard: Shard) -> int:
-    """About how many bytes of its file a shard is, for progress and for putting small files together."""
+    """Approximate size of a shard in its file, in bytes, for progress and for combining small files."""
     packed = shard.end < 0 or kind_of(shard.path).form == "parquet"
     return shard.size if packed else shard.end - shard.begin
 
@@ -41,9 +40,9 @@ def shard_bytes_on_disk(shard: Shard) -> int:
 def plan_shards(
     paths: Sequence[Path], shard_bytes: int = SHARD_BYTES, separator: str | None = None
 ) -> list[Shard]:
-    """All of the files, in order, in pieces of about `shard_bytes` that end where documents do.
+    """Splits the files, in order, into shards of about `shard_bytes` that end at document boundaries.
 
-    begin..end are bytes of text and JSON lines, row groups of Parquet, and 0..-1 for all of a packed file."""
+    begin..end are bytes of text and JSON lines, row groups of Parquet, and 0..-1 for a whole compressed file."""
     shards = []
     for path in paths:
         path = path.absolute()
@@ -67,9 +66,10 @@ def plan_shards(
 
 
 def _next_end(file: BinaryIO, target: int, marks: Sequence[bytes]) -> int:
-    """Where a separator ends that begins at `target` or later; at least the file's size where there is none. One that
-    another could overlap from the left is passed by (of three newlines only the first two are a blank line), so that
-    shards split like the whole."""
+    """The end of the first separator that starts at `target` or later, or at least the file size if there is none.
+
+    Skips matches that an earlier match could overlap (of three newlines, the first two are the blank line), so that
+    splitting shards gives the same documents as splitting the whole file."""
     pattern, longest = _compiled(marks), max(map(len, marks))
     while True:
         begin = max(0, target - longest)
@@ -86,13 +86,15 @@ def _next_end(file: BinaryIO, target: int, marks: Sequence[bytes]) -> int:
 
 
 def separators(path: Path, separator: str | None) -> list[bytes]:
-    """What stands between documents of the file: newlines in records, marks in text."""
+    """The document separators of a file: newlines in JSON lines, <|endoftext|> and `separator` in text."""
     if kind_of(path).form == "records":
         return [b"\n"]
     mark = DOCUMENT_END.encode()
     own = (separator or "").encode()
     if own and (own in mark or mark in own):
-        raise UserError(f"--separator {separator!r}: {DOCUMENT_END} is one already; leave it out")
+        raise UserError(
+            f"--separator {separator!r}: {DOCUMENT_END} always separates documents; remove the option"
+        )
     return [mark, own] if own else [mark]
 
 
@@ -101,7 +103,7 @@ def _compiled(marks: Sequence[bytes]) -> re.Pattern:
 
 
 def documents(shard: Shard, field: str = "text", separator: str | None = None) -> Iterator[bytes]:
-    """The documents of a shard, in order, as bytes without what separates them."""
+    """The documents of a shard in order, as bytes without separators."""
     _check_unchanged(shard)
     path = Path(shard.path)
     form = kind_of(path).form
@@ -119,18 +121,19 @@ def documents(shard: Shard, field: str = "text", separator: str | None = None) -
 
 
 def _check_unchanged(shard: Shard) -> None:
-    """Raises UserError where the shard's file is another one than when it was planned."""
+    """Raises UserError if the file of a shard has changed since `plan_shards`."""
     try:
         facts = Path(shard.path).stat()
     except FileNotFoundError:
-        raise UserError(f"{shard.path}: is gone since the work was planned; start again") from None
+        raise UserError(f"{shard.path}: was removed while it was being read; run the command again") from None
     if (facts.st_size, facts.st_mtime_ns) != (shard.size, shard.changed):
-        raise UserError(f"{shard.path}: changed since the work was planned; start again")
+        raise UserError(f"{shard.path}: changed while it was being read; run the command again")
 
 
 def split(pieces: Iterable[bytes], marks: Sequence[bytes]) -> Iterator[bytes]:
-    """The texts between the marks, however the pieces are cut; after a mark at the very end comes nothing. Linear in the
-    text's length, for a text without marks too."""
+    """The texts between the marks, independent of how the input is split into pieces; a mark at the end adds no empty text.
+
+    Takes linear time, also without any mark."""
     pattern, longest = _compiled(marks), max(map(len, marks))
     buffer = bytearray()
     searched = 0
@@ -159,7 +162,7 @@ def _pieces(shard: Shard) -> Iterator[bytes]:
 
 
 def unpacked(path: Path) -> "_Unpacked":
-    """A .gz or .zst file opened for reading what is in it. Damage, and text that is none, show while reading."""
+    """Opens a .gz or .zst file for reading its content. Damage and binary content are reported while reading."""
     if kind_of(path).packing == ".gz":
         import gzip
 
@@ -169,21 +172,21 @@ def unpacked(path: Path) -> "_Unpacked":
         import zstandard
     except ImportError:
         raise UserError(
-            f"{path}: reading .zst needs zstandard, which is not installed; `pip install zstandard`, or unpack it"
+            f"{path}: reading .zst needs zstandard, which is not installed; run `pip install zstandard`, or decompress it"
         ) from None
     packed = path.open("rb")
     return _Unpacked(path, packed, _ZstFile(packed, zstandard.ZstdDecompressor()))
 
 
 class _ZstFile:
-    """The frames of a .zst file, one after another. (zstandard's own reader takes a file that is cut short for whole.)"""
+    """Reads the frames of a .zst file. (zstandard's own reader does not notice a truncated file.)"""
 
     def __init__(self, packed: BinaryIO, decompressor):
         self._file, self._new_frame = packed, decompressor.decompressobj
         self._frame, self._packed = None, b""
 
     def read(self, size: int) -> bytes:
-        """Some bytes, in number about what PACKED_PIECE packed ones hold; none at the end."""
+        """The content of about PACKED_PIECE compressed bytes; empty at the end."""
         while True:
             self._packed = self._packed or self._file.read(PACKED_PIECE)
             if not self._packed:
@@ -200,7 +203,7 @@ class _ZstFile:
 
 
 class _Unpacked:
-    """What is in a packed file; damage is reported in one line."""
+    """The content of a compressed file; turns decompression errors into UserError."""
 
     def __init__(self, path: Path, packed: BinaryIO, file):
         self._path, self._packed, self._file, self._started = path, packed, file, False
@@ -213,7 +216,7 @@ class _Unpacked:
 
     @property
     def packed_bytes(self) -> int:
-        """How much of the packed file was read."""
+        """Number of compressed bytes read so far."""
         return self._packed.tell()
 
     def read(self, size: int = -1) -> bytes:
@@ -222,14 +225,14 @@ class _Unpacked:
         try:
             piece = self._file.read(size)
         except (EOFError, OSError, zlib.error) as error:
-            raise UserError(f"{self._path}: damaged or cut short ({error}); fetch it again") from None
+            raise UserError(f"{self._path}: damaged or truncated ({error}); download it again") from None
         except Exception as error:
             if type(error).__name__ != "ZstdError":
                 raise
-            raise UserError(f"{self._path}: damaged or cut short ({error}); fetch it again") from None
+            raise UserError(f"{self._path}: damaged or truncated ({error}); download it again") from None
         if not self._started:
             if not piece:
-                raise UserError(f"{self._path}: holds nothing once unpacked; leave it out")
+                raise UserError(f"{self._path}: is empty once decompressed; remove it")
             if kind_of(self._path).form == "text":
                 check_is_text(self._path, piece[:HEAD])
         self._started = True
@@ -241,26 +244,26 @@ def _text_of_record(shard: Shard, number: int, line: bytes, field: str) -> bytes
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{_place(shard, number)}: is no JSON ({error}); a .jsonl file has an object in each line"
+            f"{_place(shard, number)}: not valid JSON ({error}); a .jsonl file has one object per line"
         ) from None
     if not isinstance(record, dict) or field not in record:
         there = ", ".join(record) if isinstance(record, dict) else type(record).__name__
         raise UserError(
-            f"{_place(shard, number)}: has no field {field!r} (it has {there or 'nothing'}); name it with --text-field"
+            f"{_place(shard, number)}: has no field {field!r} (it has {there or 'nothing'}); set --text-field"
         )
     text = record[field]
     if text is None:
         return b""
     if not isinstance(text, str):
         raise UserError(
-            f"{_place(shard, number)}: field {field!r} is {type(text).__name__} and no text; name another --text-field"
+            f"{_place(shard, number)}: field {field!r} is {type(text).__name__}, not a string; choose another --text-field"
         )
     return text.encode("utf-8", "surrogatepass")
 
 
 def _place(shard: Shard, number: int) -> str:
-    """File and line, counted from 1 in the file, for an error."""
-    if not shard.begin:  # as in all packed files
+    """File and line number (from 1) for an error message."""
+    if not shard.begin:  # also for compressed files
         return f"{shard.path}, line {number + 1}"
     with open(shard.path, "rb") as file:
         before = sum(

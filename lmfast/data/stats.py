@@ -1,11 +1,9 @@
-"""What a token file holds: documents, bytes a token, lengths, and which of the vocabulary is used.
+"""Statistics of token files: documents, bytes per token, document lengths, vocabulary use.
 
-In: token files (token_file.py) and the tokenizer that made them; a document ends at the id of `<|endoftext|>`, which is
-counted with it. Out: a `Stats` for each, as text with a histogram of the documents' lengths, and in a folder as stats.txt,
-stats.json and stats.png. Bytes are those of the text and of its marks, as in a token file's summary, so that bytes a token
-is the same figure everywhere. The file is read in pieces; memory grows with the number of documents only.
-
-Refused: ids outside the vocabulary (by token_file.py).
+Input: token files (token_file.py) and their tokenizer; a document ends with the id of `<|endoftext|>`, which counts as part
+of it. Output: a `Stats` per file, as text with a histogram of document lengths, and as stats.txt, stats.json and stats.png
+in a folder. Bytes include the separators, as in the summary of a token file, so bytes per token is the same everywhere.
+Files are read in pieces; memory grows only with the number of documents.
 """
 
 import json
@@ -24,18 +22,18 @@ from lmfast.tokenizer.special_tokens import DOCUMENT_END
 if TYPE_CHECKING:
     from lmfast.tokenizer.bpe import Tokenizer
 
-PIECE = 1 << 22  # ids looked at together
+PIECE = 1 << 22  # ids per read
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BAR = 40  # characters of the longest bar
 
 
 @dataclass(frozen=True)
 class Stats:
-    """Figures of one token file. Lengths are tokens a document, the end mark included.
+    """Statistics of one token file. Lengths are in tokens, including <|endoftext|>.
 
-    longest: number of the longest document (from 0), its tokens, its bytes. quantiles: share → length. histogram: (from,
-    to, documents) for lengths in powers of two, both ends meant. common: (token as text, how often), the most frequent.
-    used: ids of the vocabulary that occur."""
+    longest: (index from 0, tokens, bytes) of the longest document. quantiles: {quantile: length}. histogram: (from, to,
+    documents) for lengths in powers of two, inclusive. common: (token as text, count) of the most frequent tokens.
+    used: number of ids of the vocabulary that occur."""
 
     name: str
     tokens: int
@@ -55,7 +53,7 @@ class Stats:
 
 
 def token_stats(name: str, tokens: np.ndarray, tokenizer: "Tokenizer") -> Stats:
-    """The figures of a token file whose ids are all inside the vocabulary."""
+    """The statistics of a token file, whose ids must be in the vocabulary."""
     bytes_of = tokenizer.token_lengths()
     end = tokenizer.special_tokens.get(DOCUMENT_END, -1)
     uses = np.zeros(tokenizer.vocab_size, np.int64)
@@ -93,14 +91,14 @@ def token_stats(name: str, tokens: np.ndarray, tokenizer: "Tokenizer") -> Stats:
 
 
 def histogram(lengths: np.ndarray) -> list[tuple[int, int, int]]:
-    """(from, to, how many) for lengths 1, 2-3, 4-7 … ; empty ones at both ends left out. lengths: int64, from 1."""
+    """(from, to, count) for lengths 1, 2-3, 4-7, …, without empty bins at either end. lengths: int64, at least 1."""
     counts = np.bincount(np.frexp(lengths.astype(np.float64))[1] - 1)
     first = int(np.flatnonzero(counts)[0])
     return [(1 << i, (2 << i) - 1, int(counts[i])) for i in range(first, len(counts))]
 
 
 def stats_text(stats: Sequence[Stats]) -> str:
-    """The figures for people, a paragraph a file."""
+    """The statistics as text, one paragraph per file."""
     return "\n\n".join("\n".join(_lines(each)) for each in stats)
 
 
@@ -111,10 +109,10 @@ def _lines(stats: Stats) -> list[str]:
         f"{counted(stats.tokens, 'token')}, "
         f"{stats.bytes_per_token:.3f} bytes/token",
         f"  longest document: number {number:,}, {tokens:,} tokens, {size:,} bytes",
-        "  tokens a document: "
+        "  tokens per document: "
         + ", ".join(f"{float(q):.0%} up to {length:,}" for q, length in stats.quantiles.items())
         + f"; mean {stats.tokens / stats.documents:,.1f}",
-        f"  vocabulary: {stats.used:,} of {stats.vocab_size:,} ids occur; most often "
+        f"  vocabulary: {stats.used:,} of {stats.vocab_size:,} ids occur; most frequent: "
         + ", ".join(f"{text!r} {uses / stats.tokens:.1%}" for text, uses in stats.common[:6]),
         "",
     ]
@@ -127,7 +125,7 @@ def _lines(stats: Stats) -> list[str]:
 
 
 def write_stats(folder: Path, stats: Sequence[Stats]) -> list[Path]:
-    """stats.txt, stats.json and stats.png in the folder; returns their paths."""
+    """Writes stats.txt, stats.json and stats.png to the folder; returns their paths."""
     paths = [folder / f"stats.{kind}" for kind in ("txt", "json", "png")]
     with atomic_write(paths[0]) as temporary:
         temporary.write_text(stats_text(stats) + "\n", encoding="utf-8")
@@ -140,12 +138,12 @@ def write_stats(folder: Path, stats: Sequence[Stats]) -> list[Path]:
 
 
 def draw(path: Path, stats: Sequence[Stats]) -> None:
-    """A picture (PNG) of the documents' lengths: the share of documents over tokens a document, a line a file."""
+    """Plots the distribution of document lengths as PNG, one curve per file."""
     try:
         import matplotlib
     except ImportError:
         raise UserError(
-            "the picture of the lengths needs matplotlib, which is not installed; `pip install matplotlib`"
+            "stats.png needs matplotlib, which is not installed; run `pip install matplotlib`"
         ) from None
     matplotlib.use("agg")
     from matplotlib.figure import Figure
@@ -163,7 +161,7 @@ def draw(path: Path, stats: Sequence[Stats]) -> None:
         median = each.quantiles["0.5"]
         label = f"{Path(each.name).name}: {counted(each.documents, 'document')}, median {counted(median, 'token')} (dotted)"
         axes.axvline(median, color=colour, ls=":", lw=1.4, label=label)
-    axes.set(xscale="log", xlabel="tokens a document", ylabel="documents, %", title="Lengths of documents")
+    axes.set(xscale="log", xlabel="tokens per document", ylabel="% of documents", title="Document lengths")
     axes.set_xlim(left=max(1, min(int(each.lengths.min()) for each in stats) / 1.5))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.spines[["top", "right"]].set_visible(False)

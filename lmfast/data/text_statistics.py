@@ -1,15 +1,15 @@
-"""Figures about generated text: how varied it is, how much it repeats itself, how many of its words exist.
+"""Statistics of generated text: diversity, repetition and known words.
 
-In: texts, and the words of the training text. Out: {distinct_1, distinct_2, distinct_3, repetition, known_words},
-each a share from 0 to 1; what a text is too short for is left out.
+Input: texts, and the words of the training text. Output: {distinct_1, distinct_2, distinct_3, repetition, known_words},
+each between 0 and 1; statistics that the texts are too short for are omitted.
 
-- distinct_n: different n-grams of words ÷ n-grams of words, over all texts together (Li et al. 2016, distinct-n)
-- repetition: share of a text's 4-grams of words that it has said before, mean over the texts (Welleck et al. 2020,
+- distinct_n: distinct n-grams of words ÷ all n-grams of words, over all texts (Li et al. 2016, distinct-n)
+- repetition: fraction of 4-grams of words that occurred earlier in the same text, mean over texts (Welleck et al. 2020,
   seq-rep-4)
-- known_words: share of words that occur in the training text
+- known_words: fraction of words that occur in the training text
 
-A word is a run of letters within a pretoken of GPT-2's pattern, case folded; so "don't" is "don" and "t". The words of
-a training text come from counted pretokens, so a gigabyte costs seconds, not minutes.
+A word is a run of letters within a pretoken of GPT-2's pattern, case-folded, so "don't" is "don" and "t". The words of a
+training text come from its counted pretokens, which takes seconds per gigabyte.
 """
 
 import functools
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from lmfast.tokenizer.counting import Documents
 
 PIECE = 1 << 23
-"""ids decoded together when a token file's words are collected"""
+"""ids per read when collecting the words of a token file"""
 COUNTED_BYTES = 4 << 20
-"""of their text counted together by one worker"""
+"""bytes of their text per worker"""
 
 
 def text_statistics(texts: Sequence[str], known: Collection[str] | None = None) -> dict[str, float]:
-    """The figures above; known_words only where the training text's words are given."""
+    """The statistics above; known_words only if `known`, the words of the training text, is given."""
     said = [words(text) for text in texts]
     figures = {}
     for n in (1, 2, 3):
@@ -46,7 +46,7 @@ def text_statistics(texts: Sequence[str], known: Collection[str] | None = None) 
 
 
 def words(text: str) -> list[str]:
-    """Its words, in order.
+    """The words of a text, in order.
 
     >>> words("Don't stop, 3 Hände!")
     ['don', 't', 'stop', 'hände']
@@ -69,15 +69,15 @@ def _expressions():
 
 
 def file_words(path: str | Path, special_tokens: Sequence[str], num_workers: int | None = None) -> set[str]:
-    """The words of a text file; special tokens are none. Raises UserError where it cannot be read."""
+    """The words of a text file, without special tokens. Raises UserError if it cannot be read."""
     return _count_words([path], special_tokens, num_workers)
 
 
 def token_words(
     tokens: np.ndarray, tokenizer, limit: int | None = None, num_workers: int | None = None
 ) -> set[str]:
-    """The words of the text that ids stand for; of the first `limit` ids where that is set."""
-    first = np.zeros(max(tokenizer.vocab) + 1, bool)  # tokens that a word never runs into from the left
+    """The words of the decoded text of `tokens`, or of its first `limit` ids."""
+    first = np.zeros(max(tokenizer.vocab) + 1, bool)  # tokens that never continue a word
     for token, text in tokenizer.vocab.items():
         first[token] = text[:1].isspace()
     first[list(tokenizer.special_tokens.values())] = True
@@ -86,7 +86,7 @@ def token_words(
     while at < end:
         upto = min(at + PIECE, end)
         if upto < end:
-            # Cut where no word is cut, unless a word is longer than a thousand tokens.
+            # Cut between words, unless a word is longer than 1000 tokens.
             starts = np.flatnonzero(first[tokens[max(at + 1, upto - 1000) : upto]])
             if len(starts):
                 upto = max(at + 1, upto - 1000) + int(starts[-1])
@@ -98,7 +98,7 @@ def token_words(
 
 
 def _split_text(text: bytes, tokenizer) -> "Documents":
-    """A text in pieces that can be counted alone, by several workers."""
+    """Splits a text into pieces that several workers can count independently."""
     from lmfast.tokenizer.counting import Documents
     from lmfast.tokenizer.patterns import get_pattern
     from lmfast.tokenizer.streaming import safe_pieces
@@ -115,7 +115,7 @@ def _count_words(texts: Sequence, special_tokens: Sequence[str], num_workers: in
     from lmfast.tokenizer.patterns import get_pattern
 
     counts = count_pretokens(texts, special_tokens, get_pattern("gpt2"), num_workers)
-    # Between pretokens goes a byte that is no letter, so that none of them run together.
+    # Separate pretokens by a zero byte, so that words do not run together.
     at = np.arange(len(counts)) + counts.offsets[1:]
     data = np.zeros(len(counts.data) + len(counts), np.uint8)
     data[np.delete(np.arange(len(data)), at)] = counts.data

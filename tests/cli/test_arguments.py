@@ -35,7 +35,7 @@ def test_amounts_of_memory():
 def test_whole_numbers_from_one():
     assert positive_int("12") == 12
     for wrong in ("0", "-3", "1.5", "x"):
-        with pytest.raises(argparse.ArgumentTypeError, match="no whole number"):
+        with pytest.raises(argparse.ArgumentTypeError, match="not a positive whole number"):
             positive_int(wrong)
 
 

@@ -136,7 +136,7 @@ def test_every_corpus_comes_in_its_parts(server, tmp_path, monkeypatch, capsys, 
     monkeypatch.chdir(tmp_path)
     main(["download", name])
     folder = tmp_path / "data" / name
-    told = [line for line in capsys.readouterr().out.splitlines() if "left out" not in line]
+    told = [line for line in capsys.readouterr().out.splitlines() if "skipped" not in line]
     published = {"valid" if part == "validation" else part for part in CORPORA[name].parts}
     suffix = ".jsonl" if name in ("alpaca-cleaned", "ultrafeedback-binarized") else ".txt"
     parts = sorted(published | ({"valid"} if suffix == ".jsonl" else set()))
@@ -173,7 +173,7 @@ def test_articles_are_put_together_from_all_shards(server, tmp_path):
 def test_records_are_held_out_by_their_prompt(server, tmp_path):
     said = []
     train, valid = download("alpaca-cleaned", tmp_path / "a", report=said.append)
-    assert said == ["train: left out: 1 record without an answer, or with two equal ones"]
+    assert said == ["train: skipped 1 record without an answer or with identical answers"]
     assert json.loads((tmp_path / "a" / "source.json").read_text())["parts"]["train"]["left_out"] == 1
     assert train.records + valid.records == 300 and 0 < valid.records < 20
     there = sorted(records(train.path) + records(valid.path), key=lambda record: int(record["output"][6:-1]))
@@ -190,7 +190,7 @@ def test_a_second_call_needs_no_network(server, tmp_path, monkeypatch):
     server.requests.clear()
     said = []
     assert download("tinystories", tmp_path, report=said.append) == parts
-    assert not server.requests and said == [f"{tmp_path}: is there already (commit {COMMIT[:12]})"]
+    assert not server.requests and said == [f"{tmp_path}: already complete (commit {COMMIT[:12]})"]
 
 
 def test_only_what_is_missing_or_changed_is_fetched(server, tmp_path):
@@ -225,7 +225,7 @@ def test_parquet_files_are_kept_as_they_are(server, tmp_path, monkeypatch, capsy
     server.requests.clear()
     for limit in (2, 1):
         main(["download", name, "--limit-files", str(limit)])
-        assert not server.requests and "is there already" in capsys.readouterr().out
+        assert not server.requests and "already complete" in capsys.readouterr().out
     main(["download", name])
     assert [path.name for path in sorted(folder.glob("*.parquet"))] == [Path(path).name for path in SAMPLE]
     assert len(server.transfers()) == 1  # the two that were there are not fetched again
@@ -328,7 +328,7 @@ def test_from_a_folder_without_a_network(tmp_path, monkeypatch, capsys):
     assert (brought / "wikitext-2-raw-v1" / "train-00000-of-00001.parquet").exists()
     shutil.rmtree(brought / "wikitext-2-raw-v1")
     with pytest.raises(
-        UserError, match=r"brought: holds no wikitext-2-raw-v1/train-\*.parquet, which is a part of"
+        UserError, match=r"brought: contains no wikitext-2-raw-v1/train-\*.parquet, which is part of"
     ):
         download("wikitext-2", tmp_path / "x", source=brought)
     assert not (tmp_path / "x").exists()
@@ -350,7 +350,7 @@ def test_without_a_network_the_way_out_is_told(tmp_path, monkeypatch, capsys):
     assert (
         told.count("\n") == 1 and "`hf download --repo-type dataset roneneldan/TinyStories --include" in told
     )
-    assert "`python -m lmfast.data download tinystories --from FOLDER`" in told
+    assert "`lmfast data download tinystories --from FOLDER`" in told
 
 
 def test_any_dataset_comes_as_it_is(server, tmp_path, capsys):
@@ -383,13 +383,13 @@ def test_the_list_of_names(capsys):
         ("download tinystories --files *.txt", "--files requires --repo"),
         (
             "download tinystories --limit-files 1",
-            "tinystories is not kept as separate files; it goes with fineweb-10bt",
+            "--limit-files does not apply to tinystories, which is one file; use it with fineweb-10bt",
         ),
         ("download --limit-files 1", "--limit-files requires NAME or --repo"),
         ("download fineweb-10bt --limit-files 0", "--limit-files"),
-        ("download --repo abc", "--repo abc: is no name of a dataset"),
+        ("download --repo abc", "--repo abc: is not the name of a dataset"),
         ("download tinystories --output {t}/file", "file: is a file; name a folder"),
-        ("download tinystories --from {t}/none", "none: is no folder"),
+        ("download tinystories --from {t}/none", "none: is not a directory"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, capsys, line, match):

@@ -64,7 +64,7 @@ def test_data_of_which_most_is_of_no_use_is_refused(tmp_path):
         "rejected": [[user("q"), answer("a")]] * 2 + [[user("q"), answer("b")]],
     }
     pq.write_table(pa.table(rows), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match="of the train part, 2 of 3 records are of no use"):
+    with pytest.raises(UserError, match="2 of 3 records of the train part are unusable"):
         MAKERS["preferences"]("train", [tmp_path / "a.parquet"], tmp_path, True)
     assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
 
@@ -88,9 +88,9 @@ def test_files_that_hold_something_else_leave_nothing(tmp_path):
     for form, name, match in (
         ("text", "page.txt", "page.txt: holds no <|endoftext|>"),
         ("text", "page.txt.gz", "page.txt.gz: holds no <|endoftext|>"),
-        ("text", "cut.txt.gz", "cut.txt.gz: damaged or cut short"),
-        ("alpaca", "list.json", "list.json: record 1 has not the strings"),
-        ("alpaca", "text.json", "text.json: is no JSON"),
+        ("text", "cut.txt.gz", "cut.txt.gz: damaged or truncated"),
+        ("alpaca", "list.json", "list.json: record 1 lacks the strings"),
+        ("alpaca", "text.json", "text.json: not valid JSON"),
         ("wikitext", "not.parquet", "not.parquet: not a complete Parquet file"),
         ("wikitext", "other.parquet", "other.parquet: has no column 'text' (it has other)"),
         ("preferences", "other.parquet", "other.parquet: has no column 'chosen'"),

@@ -69,7 +69,7 @@ def test_empty_files_of_a_folder_or_glob_are_left_out_and_no_name_is_no_folder(t
     (tmp_path / "b.txt").write_text("b")
     for name in (tmp_path, f"{tmp_path}/*.txt"):
         assert find_sources([name]) == [tmp_path / "b.txt"]
-    with pytest.raises(UserError, match="is no name"):
+    with pytest.raises(UserError, match="--input is empty"):
         find_sources([""])
 
 

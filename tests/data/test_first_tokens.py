@@ -94,5 +94,5 @@ def test_nothing_left_for_training_is_refused(text, tokenizer, whole, tmp_path):
         UserError, match=r"--val-tokens: the sources have only [\d,]+ tokens, which leaves none"
     ):
         prepare_files([text], tokenizer, tmp_path / "out", PrepareOptions(val_tokens=len(whole[0])))
-    with pytest.raises(UserError, match="leave it out with --val-input"):
+    with pytest.raises(UserError, match="excludes --val-input"):
         prepare_files([text], tokenizer, tmp_path / "out", PrepareOptions(val_tokens=5), val_inputs=[text])

@@ -112,7 +112,7 @@ def test_a_damaged_file_is_fetched_again_and_never_kept(server, tmp_path):
     server.corrupt = 1
     path = hub.fetch(listing(), file(), tmp_path, "", report=told.append)
     assert path.read_bytes() == LARGE
-    assert len(told) == 1 and told[0].startswith("data/large.bin: arrived damaged (sha256 ")
+    assert len(told) == 1 and told[0].startswith("data/large.bin: corrupt download (sha256 ")
     path.unlink()
     server.corrupt = 2
     with pytest.raises(

@@ -86,7 +86,7 @@ def test_the_same_prompts_are_held_out_whatever_their_order():
     assert len(held) == 10 and held == hold_out(hashes[::-1], 10) and held <= set(hashes)
     assert hold_out(hashes, 0) == set()
     assert [len(hold_out(list(map(str, range(n))))) for n in (1, 2, 20, 500, 3000)] == [0, 1, 2, 50, 100]
-    with pytest.raises(UserError, match="only 50 different prompts"):
+    with pytest.raises(UserError, match="only 50 distinct prompts"):
         hold_out(hashes, 50)
     with pytest.raises(UserError, match="held_out is -1"):
         hold_out(hashes, -1)

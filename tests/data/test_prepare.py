@@ -243,11 +243,11 @@ def test_documents_of_a_separator(tokenizer, tmp_path):
         (
             b"one text",
             PrepareOptions(),
-            r"none of 1 document fell to validation with --val-fraction 0.01; .*--separator",
+            r"--val-fraction 0.01 assigns none of 1 document to validation; .*--separator",
         ),
-        (b"a<|endoftext|>b", PrepareOptions(), r"none of 2 documents fell to validation"),
-        (b" \n<|endoftext|>\n", PrepareOptions(), r"the sources hold nothing but blanks"),
-        (b"a", PrepareOptions(val_fraction=1.5), r"--val-fraction 1.5: is a share"),
+        (b"a<|endoftext|>b", PrepareOptions(), r"assigns none of 2 documents to validation"),
+        (b" \n<|endoftext|>\n", PrepareOptions(), r"the sources contain only whitespace"),
+        (b"a", PrepareOptions(val_fraction=1.5), r"--val-fraction is 1.5"),
         (
             b"a<|endoftext|>b",
             PrepareOptions(val_tokens=4),
@@ -287,7 +287,7 @@ def test_what_else_is_refused(text, tokenizer, tmp_path):
     bare = Tokenizer(tokenizer.vocab, tokenizer.merges, ["<|end|>"])
     with pytest.raises(UserError, match=r"has no special token <\|endoftext\|>"):
         prepare_files([text], bare, tmp_path / "out")
-    with pytest.raises(UserError, match=r"stories.txt: is for training and for validation"):
+    with pytest.raises(UserError, match=r"stories.txt: is in both --input and --val-input"):
         prepare_files([text], tokenizer, tmp_path / "out", val_inputs=[text.parent / "*.txt"])
     with pytest.raises(UserError, match=r"stories.txt: is a file; name a folder"):
         prepare_files([text], tokenizer, text)

@@ -103,27 +103,27 @@ def test_a_long_text_without_marks_is_read_in_linear_time():
 @pytest.mark.parametrize(
     ("name", "data", "match"),
     [
-        ("a.jsonl", b'{"text": "a"}\n{"text": \n', r"a.jsonl, line 2: is no JSON"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": \n', r"a.jsonl, line 2: not valid JSON"),
         (
             "a.jsonl",
             b'{"body": "a", "id": 1}\n',
-            r"line 1: has no field 'text' \(it has body, id\); name it with --text-field",
+            r"line 1: has no field 'text' \(it has body, id\); set --text-field",
         ),
         ("a.jsonl", b'["a"]\n', r"line 1: has no field 'text' \(it has list\)"),
-        ("a.jsonl", b'{"text": ["a"]}\n', r"line 1: field 'text' is list and no text"),
-        ("a.txt.gz", gzip.compress(b"abc" * 1000, mtime=0)[:-9], r"a.txt.gz: damaged or cut short"),
-        ("a.txt.gz", b"plain", r"a.txt.gz: damaged or cut short"),
-        ("a.txt.gz", gzip.compress(b"", mtime=0), r"a.txt.gz: holds nothing once unpacked"),
-        ("a.txt.zst", b"plain", r"a.txt.zst: damaged or cut short"),
-        ("a.txt.gz", gzip.compress(b"abc", mtime=0) + b"more", r"a.txt.gz: damaged or cut short"),
-        ("a.txt.zst", zstandard.compress(b"abc") + b"more", r"a.txt.zst: damaged or cut short"),
+        ("a.jsonl", b'{"text": ["a"]}\n', r"line 1: field 'text' is list, not a string"),
+        ("a.txt.gz", gzip.compress(b"abc" * 1000, mtime=0)[:-9], r"a.txt.gz: damaged or truncated"),
+        ("a.txt.gz", b"plain", r"a.txt.gz: damaged or truncated"),
+        ("a.txt.gz", gzip.compress(b"", mtime=0), r"a.txt.gz: is empty once decompressed"),
+        ("a.txt.zst", b"plain", r"a.txt.zst: damaged or truncated"),
+        ("a.txt.gz", gzip.compress(b"abc", mtime=0) + b"more", r"a.txt.gz: damaged or truncated"),
+        ("a.txt.zst", zstandard.compress(b"abc") + b"more", r"a.txt.zst: damaged or truncated"),
         (
             "a.txt.zst",
             zstandard.compress(bytes(range(256)) * 9)[:-1],
             r"a.txt.zst: damaged .*\(its last frame has no end\)",
         ),
-        ("a.txt.zst", zstandard.compress(b""), r"a.txt.zst: holds nothing once unpacked"),
-        ("a.jsonl", b"[" * 100_000, r"a.jsonl, line 1: is no JSON \(maximum recursion"),
+        ("a.txt.zst", zstandard.compress(b""), r"a.txt.zst: is empty once decompressed"),
+        ("a.jsonl", b"[" * 100_000, r"a.jsonl, line 1: not valid JSON \(maximum recursion"),
         ("a.parquet", b"plain", r"a.parquet: not a complete Parquet file"),
     ],
 )
@@ -148,13 +148,15 @@ def test_a_zst_file_that_is_cut_short_anywhere_is_refused(tmp_path):
 def test_the_line_of_a_bad_record_is_counted_from_the_files_start(tmp_path):
     path = write_records(tmp_path / "a.jsonl", ["a"] * 30)
     path.write_text(path.read_text() + "{\n")
-    with pytest.raises(UserError, match=r"a.jsonl, line 31: is no JSON"):
+    with pytest.raises(UserError, match=r"a.jsonl, line 31: not valid JSON"):
         read(path, 100)
 
 
 def test_lists_of_texts_are_refused(tmp_path):
     pq.write_table(pa.table({"text": [["a", None], None]}), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=r"a.parquet: column 'text' is list<.*string>, not one string per row"):
+    with pytest.raises(
+        UserError, match=r"a.parquet: column 'text' is list<.*string>, not one string per row"
+    ):
         read(tmp_path / "a.parquet")
 
 
@@ -174,7 +176,7 @@ def test_a_file_that_is_cut_short_while_it_is_read_is_refused(tmp_path, monkeypa
 
     monkeypatch.setattr(sources, "split", reading)
     with pytest.raises(
-        UserError, match=f"{name}: changed since the work was planned|{name}, line .*: is no JSON"
+        UserError, match=f"{name}: changed while it was being read|{name}, line .*: not valid JSON"
     ):
         list(documents(shard))
 
@@ -190,15 +192,15 @@ def test_sources_that_change_or_go_are_told(tmp_path):
     path.write_text("a")
     (shard,) = plan_shards([path])
     path.write_text("ab")
-    with pytest.raises(UserError, match=r"a.txt: changed since the work was planned"):
+    with pytest.raises(UserError, match=r"a.txt: changed while it was being read"):
         list(documents(shard))
     path.unlink()
-    with pytest.raises(UserError, match=r"a.txt: is gone since the work was planned"):
+    with pytest.raises(UserError, match=r"a.txt: was removed while it was being read"):
         list(documents(shard))
 
 
 def test_separators_within_the_mark_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"--separator '<\|': <\|endoftext\|> is one already"):
+    with pytest.raises(UserError, match=r"--separator '<\|': <\|endoftext\|> always separates documents"):
         plan_shards([Path(__file__)], separator="<|")
 
 

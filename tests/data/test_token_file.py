@@ -75,14 +75,14 @@ def test_text_in_pieces_of_any_size(tmp_path, monkeypatch, ids, piece):
         ("1 -2", "position 2"),
         ("1 5000000000", "does not fit 32 bits"),
         ("1 " + "9" * 40, "more than 10 digits|does not fit"),
-        (" \n ", "holds no tokens"),
+        (" \n ", "contains no tokens"),
     ],
 )
 def test_text_that_is_not_ids(tmp_path, text, match):
     source = tmp_path / "ids.txt"
     source.write_text(text)
     refused(match, source)
-    if match != "holds no tokens":
+    if match != "contains no tokens":
         assert os.listdir(tmp_path) == ["ids.txt"], "something half-written was left"
 
 
@@ -107,32 +107,32 @@ def test_ids_outside_the_vocabulary(tmp_path, monkeypatch):
 def test_bad_files(tmp_path):
     path = tmp_path / "x.npy"
     refused("no such token file", path)
-    refused("is a folder", tmp_path)
+    refused("is a directory", tmp_path)
     path.write_bytes(b"")
     refused("is empty", path)
     path.write_bytes(b"not numpy at all")
-    refused("not a whole .npy file", path)
+    refused("not a complete .npy file", path)
     np.save(path, np.arange(100, dtype=np.uint16))
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
-    refused("not a whole .npy file", path)
+    refused("not a complete .npy file", path)
     np.save(path, np.zeros((2, 2), np.uint16))
-    refused("one row of integers", path)
+    refused("a 1-D array of integers", path)
     np.save(path, np.zeros(4, np.float32))
-    refused("one row of integers", path)
+    refused("a 1-D array of integers", path)
     np.save(path, np.array([{}], dtype=object), allow_pickle=True)
-    refused("not a whole .npy file|one row of integers", path)
+    refused("not a complete .npy file|a 1-D array of integers", path)
     np.save(path, np.zeros(0, np.uint16))
-    refused("holds no tokens|not a whole", path)
+    refused("contains no tokens|not a whole", path)
     np.save(path, np.zeros(10, np.uint16))
-    refused("uint16 ids cannot hold a vocabulary of 100277", path, vocab_size=100_277)
-    refused(r"10 tokens are fewer than the 11 .*context_length", path, min_length=11)
+    refused("uint16 ids are too small for a vocabulary of 100277", path, vocab_size=100_277)
+    refused(r"has 10 tokens, but one window needs 11 .*context_length", path, min_length=11)
     assert len(open_tokens(path, min_length=10)) == 10
     odd = tmp_path / "x.bin"
     odd.write_bytes(b"abc")
-    refused("no whole number of uint16", odd)
+    refused("not a multiple of the size of uint16", odd)
     np.arange(1000, dtype=np.uint32).tofile(odd)
-    refused("look like uint32", odd)
+    refused("seem to be uint32", odd)
     assert open_tokens(odd, dtype="uint32").tokens[999] == 999
 
 
@@ -148,7 +148,7 @@ def test_summary_beside_the_file(tmp_path):
     with pytest.raises(UserError, match=r"x.npy.json: tells of 6 tokens, and x.npy holds 5"):
         open_tokens(path)
     side.write_text("{")
-    with pytest.raises(UserError, match=r"x.npy.json: cannot be read"):
+    with pytest.raises(UserError, match=r"x.npy.json: not valid JSON"):
         open_tokens(path)
 
 

@@ -272,7 +272,7 @@ def test_debug_log(place, tmp_path):
         ("train --input {p}/no.txt --output {t}/tok --vocab-size 400", "no.txt: no such file"),
         (
             "train --input {t}/empty.txt --output {t}/tok --vocab-size 400",
-            "empty.txt: is empty; leave it out",
+            "empty.txt: is empty; remove it",
         ),
         ("train --input {p}/text.txt --output {t}/tok --vocab-size 200", "200 is too small.*at least 257"),
         (
@@ -323,7 +323,7 @@ def test_debug_log(place, tmp_path):
             "decode --input {t}/large.npy --tokenizer {p}/tok",
             "id 50300 at position 812 is outside the vocabulary of 400",
         ),
-        ("decode --input {p}/text.txt --tokenizer {p}/tok", "is no digit"),
+        ("decode --input {p}/text.txt --tokenizer {p}/tok", "is not a digit"),
         ("decode --input {p}/ids.npy --output {p}/ids.npy --tokenizer {p}/tok", "ids.npy: is also the input"),
         ("encode --input {t}/link --output {t}/text.npy --tokenizer {p}/tok", "text.npy: is also the input"),
         (

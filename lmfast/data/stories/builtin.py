@@ -1,9 +1,9 @@
-"""The built-in corpus made ready to train on: stories, a tokenizer, token files. Finished stages are kept.
+"""Prepares the built-in corpus for training: stories, tokenizer, token files.
 
-    data/stories/{train.txt, valid.txt, 4096/{tokenizer/, train.npy, valid.npy}}      # a folder for each vocab_size
+    data/stories/{train.txt, valid.txt, 4096/{tokenizer/, train.npy, valid.npy}}      # one folder per vocab_size
 
-A stage is finished when its output is there and its `.json` side file (or the stamp next to the tokenizer) names the
-same request and the same input; what a changed request or a changed grammar makes stale is made again.
+Reuses a stage if its output exists and its `.NAME.request.json` records the same request and input; a changed request or
+grammar makes it run again.
 """
 
 import json
@@ -25,7 +25,7 @@ TRAIN_SEED, VALID_SEED = 1, 2
 
 @dataclass(frozen=True)
 class Prepared:
-    """Paths of a corpus ready for training, and the validation text's own entropy."""
+    """Paths of a corpus ready for training, and the entropy of its validation text in bits per byte."""
 
     train: Path
     valid: Path
@@ -41,10 +41,7 @@ def prepare(
     report: Callable[[str], None] = print,
     fresh: bool = False,
 ) -> Prepared:
-    """Writes whatever of the corpus is not there yet; one reported line a stage says what was done or reused.
-
-    Of two processes that ask at once, the second waits and finds everything done.
-    """
+    """Runs the missing stages; reports one line per stage. A second process that calls this at the same time waits."""
     with folder_lock(folder, waiting=lambda: report(f"{folder}: another process is preparing it; waiting")):
         if fresh:
             clear_folder(folder)
@@ -94,7 +91,7 @@ def _tokenizer(folder: Path, encoded: Path, vocab_size: int, report: Callable[[s
     shutil.rmtree(target, ignore_errors=True)
     os.replace(temporary, target)
     _write_json(stamp, request)
-    report(f"{target}: {tokenizer.vocab_size:,} tokens learnt from {source}")
+    report(f"{target}: {tokenizer.vocab_size:,} tokens trained on {source}")
 
 
 def _tokens(folder: Path, encoded: Path, name: str, report: Callable[[str], None]) -> None:

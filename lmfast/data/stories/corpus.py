@@ -1,14 +1,14 @@
-"""The built-in corpus: short children's stories, any size from any seed, with their exact probability.
+"""The built-in corpus: short children's stories of any size and seed, with their exact probability.
 
-In: a size in bytes and a seed. Out: a text file, a story after a story as `text\n<|endoftext|>\n`, and beside it
-`<file>.json` with the floor: the bits of all choices behind the stories over the bytes of their text. Bytes of
-`<|endoftext|>` are left out and the line breaks around it counted; what follows a story is certain, so the floor
-compares exactly with a model's bits per byte that counts the loss of `<|endoftext|>` but not its bytes
-(DESIGN.md, decision 11). Refused: a size below one byte, a text that is no story of this grammar.
+Input: a size in bytes and a seed. Output: a text file of stories, each `text\n<|endoftext|>\n`, and `<file>.json` with the
+floor: the bits of all random choices divided by the bytes of the text. The bytes of `<|endoftext|>` do not count, but the
+line breaks around it do. What follows a story is certain, so the floor is comparable with a model's bits per byte, which
+includes the loss of `<|endoftext|>` but not its bytes. Rejects sizes below one byte and texts that the grammar cannot
+produce.
 
-The sentences are in sentences.py and the two plots files, the words in words.py; grammar.py expands and parses
-them. A text determines its choices (tests/data/stories/test_corpus.py), so
-the floor is the entropy of the source itself and no model can beat it on average.
+Sentences are in sentences.py and the two plots files, words in words.py; grammar.py expands and parses them. A text
+determines its choices (tests/data/stories/test_corpus.py), so the floor is the entropy of the source, and no model can
+beat it on average.
 """
 
 import functools
@@ -39,7 +39,7 @@ Story = Expansion  # text, bits, choices; the text is ASCII
 
 @dataclass(frozen=True)
 class StoriesSummary:
-    """What a file of stories holds. `bits` / (`bytes` − the bytes of its `<|endoftext|>`) = `bits_per_byte`."""
+    """Statistics of a file of stories. `bits_per_byte` = `bits` / (`bytes` − bytes of `<|endoftext|>`)."""
 
     path: str
     bytes: int
@@ -59,13 +59,13 @@ def grammar() -> Grammar:
 
 @functools.cache
 def grammar_version() -> str:
-    """A hash of every word, weight and template: files of one version and seed are the same to the byte."""
+    """A hash of all words, weights and templates: files of the same version and seed are identical."""
     source = json.dumps([grammar().words, grammar().templates, grammar().counts], sort_keys=True)
     return hashlib.sha256(source.encode()).hexdigest()[:16]
 
 
 def generate_stories(seed: int) -> Iterator[Story]:
-    """Endless stories of one seed, the same on every platform; other seeds give other stories."""
+    """Endless stories for a seed, the same on every platform."""
     draw = draws(seed).__next__
     expand = grammar().expand
     while True:
@@ -73,15 +73,15 @@ def generate_stories(seed: int) -> Iterator[Story]:
 
 
 def parse_story(text: str) -> tuple[Choice, ...]:
-    """The choices behind a story (without separator), in the order of its text: (rule, index of the alternative).
+    """The choices behind a story (without separator), in text order: (rule, index of the alternative).
 
-    ValueError says from which character on the text is no story of this grammar.
+    Raises ValueError with the position of the first character that the grammar cannot produce.
     """
     return grammar().parse("story", text).choices
 
 
 def story_bits(text: str) -> float:
-    """−log2 of the story's probability: the sum of its choices' bits."""
+    """−log2 of the probability of a story: the sum of the bits of its choices."""
     return grammar().parse("story", text).bits
 
 
@@ -91,10 +91,10 @@ def write_stories(
     seed: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> StoriesSummary:
-    """Write whole stories of `seed` to `path` until there are at least `num_bytes`; `<path>.json` gets the summary.
+    """Writes stories of `seed` to `path` until there are at least `num_bytes`, and the summary to `<path>.json`.
 
-    Both are written beside under a temporary name first; memory does not grow with `num_bytes`. `progress` is called
-    with (bytes written, num_bytes) about once a megabyte.
+    Both files are written atomically; memory does not grow with `num_bytes`. `progress` is called with (bytes written,
+    num_bytes) about once per megabyte.
     """
     path = Path(path)
     if num_bytes < 1:
@@ -117,7 +117,7 @@ def write_stories(
             file.write(block)
             written += len(block)
             stories += len(pending)
-            words += len(_WORD.findall(block)) - len(pending)  # endoftext is no word
+            words += len(_WORD.findall(block)) - len(pending)  # not counting endoftext
             if progress is not None:
                 progress(written, num_bytes)
     text_bytes = written - stories * len(DOCUMENT_END)
@@ -131,10 +131,10 @@ def write_stories(
 
 
 def bits_per_byte(path: str | os.PathLike) -> float:
-    """The floor of a file of stories, from the text itself: every story is parsed (about 1 MB a second).
+    """The floor of a file of stories, computed by parsing every story (about 1 MB per second).
 
-    ValueError names the file and the story that is none of this grammar. The summary that write_stories returns,
-    and leaves in `<path>.json`, has the same number at no cost.
+    `write_stories` returns the same number, and writes it to `<path>.json`, at no cost. Raises ValueError with the file
+    and the story that the grammar cannot produce.
     """
     bits, text_bytes = 0.0, 0
     for number, text in enumerate(_read_stories(Path(path)), start=1):
@@ -144,7 +144,7 @@ def bits_per_byte(path: str | os.PathLike) -> float:
             raise ValueError(f"{path}: story {number}: {error}") from None
         text_bytes += len(text) + _SEPARATOR_TEXT_BYTES
     if text_bytes == 0:
-        raise UserError(f"{path}: holds no story; write some with write_stories")
+        raise UserError(f"{path}: contains no story; write some with write_stories")
     return bits / text_bytes
 
 
@@ -158,4 +158,4 @@ def _read_stories(path: Path) -> Iterator[str]:
             else:
                 lines.append(line)
     if lines:
-        raise UserError(f"{path}: ends within a story; the last line must be {DOCUMENT_END}")
+        raise UserError(f"{path}: the last story is incomplete; the last line must be {DOCUMENT_END}")

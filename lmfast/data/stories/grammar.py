@@ -1,11 +1,11 @@
-"""A weighted grammar whose texts can be read back: what expands it and what parses it.
+"""A weighted grammar that expands to texts and parses them again.
 
-In: rules (text blocks of weighted templates), word lists (entries with forms) and a stream of 12-bit draws.
-Out: texts with the exact -log2 probability of the choices behind them, and the choices of a given text.
-Refused (ValueError): a template that names an unknown rule or form, a slot that touches a letter, a text the
-grammar cannot make (the message says where). It does not know about stories; see corpus.py.
+Input: rules (text blocks of weighted templates), word lists (entries with forms) and a stream of 12-bit random numbers.
+Output: texts with the exact -log2 probability of their choices, and the choices of a given text. Raises ValueError for
+templates with an unknown rule or form, slots next to a letter, and texts that the grammar cannot produce, with the
+position. The stories are in corpus.py.
 
-A rule block looks like this; a leading number is the alternative's weight, other lines continue the one above:
+Rules are written like this; a leading number is the weight of the alternative, other lines continue the one above:
 
     greeting:
     -3 Hello, {child:hero}! {hero.He} waved {hero.his} {color} hat.
@@ -19,10 +19,10 @@ A rule block looks like this; a leading number is the alternative's weight, othe
     {thing>use}         expand the rule that the bound entry names under `use`
     |                   a line break
 
-Every choice is made by one draw out of 4096, so a probability is an exact multiple of 1/4096 and a story comes
-out the same on every platform. Choices are made in the order of the text. Among the alternatives of each choice
-no text may be a prefix of another's; then, reading from the left, every choice is forced (a proof for a given
-grammar: tests/data/stories/ambiguity.py).
+Every choice takes one number from 0 to 4095, so its probability is an exact multiple of 1/4096 and a seed gives the same
+story on every platform. Choices are made in text order. Among the alternatives of a choice no text may be a prefix of
+another's; reading from the left, every choice is then determined (proof for a given grammar:
+tests/data/stories/ambiguity.py).
 """
 
 import math
@@ -51,7 +51,7 @@ class Literal(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """Choose from rule `rule`; a word list shows `form` of the entry and may bind the entry to `variable`."""
+    """A choice from `rule`; for a word list, shows `form` of the entry and may bind the entry to `variable`."""
 
     rule: str
     form: str
@@ -59,14 +59,14 @@ class Draw(NamedTuple):
 
 
 class Bound(NamedTuple):
-    """Show `form` of the entry bound to `variable`: no choice."""
+    """The `form` of the entry bound to `variable`; not a choice."""
 
     variable: str
     form: str
 
 
 class Linked(NamedTuple):
-    """Choose from the rule that the entry bound to `variable` names under `key`."""
+    """A choice from the rule that the entry bound to `variable` names under `key`."""
 
     variable: str
     key: str
@@ -89,7 +89,7 @@ def with_article(text: str) -> str:
 
 
 def show(entry: Entry, form: str) -> str:
-    """`form` is a form's name, after "a " for its article; a capital first letter asks for a capital."""
+    """The text of a form; "a " before the name adds the article, a capital first letter capitalises the text."""
     key = form.removeprefix("a ").removeprefix("A ")
     text = entry[key[0].lower() + key[1:]]
     if form[:2] in ("a ", "A "):
@@ -98,12 +98,12 @@ def show(entry: Entry, form: str) -> str:
 
 
 def zipf_weights(count: int) -> list[int]:
-    """Weight of rank k ∝ 1 / (k + count // 4 + 1), in integers so that every platform rounds alike."""
+    """Weight of rank k ∝ 1 / (k + count // 4 + 1), in integers so that every platform rounds equally."""
     return [1_000_000 // (rank + count // 4 + 1) for rank in range(count)]
 
 
 def quantize(weights: Sequence[int]) -> list[int]:
-    """Positive integers that sum to RESOLUTION, as near to `weights` as the largest remainders allow."""
+    """Positive integers proportional to `weights` that sum to RESOLUTION, by the largest-remainder method."""
     if not 0 < len(weights) <= RESOLUTION or min(weights) <= 0:
         raise ValueError(f"need 1 to {RESOLUTION} positive weights, got {len(weights)}")
     total = sum(weights)
@@ -111,13 +111,13 @@ def quantize(weights: Sequence[int]) -> list[int]:
     by_remainder = sorted(range(len(weights)), key=lambda i: (-(weights[i] * RESOLUTION % total), i))
     for i in by_remainder[: max(0, RESOLUTION - sum(counts))]:
         counts[i] += 1
-    while sum(counts) > RESOLUTION:  # rare words were raised to one part in 4096: the commonest pays
+    while sum(counts) > RESOLUTION:  # rare words were rounded up to 1 / 4096; take it from the most frequent
         counts[counts.index(max(counts))] -= 1
     return counts
 
 
 def draws(seed: int) -> Iterator[int]:
-    """Endless integers in [0, RESOLUTION): SplitMix64 (Steele, Lea, Flood 2014), five draws a 64-bit word."""
+    """Endless integers in [0, RESOLUTION): SplitMix64 (Steele, Lea, Flood 2014), five per 64-bit word."""
     golden = 0x9E3779B97F4A7C15
     block = 1 << 14
 
@@ -126,7 +126,7 @@ def draws(seed: int) -> Iterator[int]:
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return z ^ (z >> np.uint64(31))
 
-    # The seed is mixed before it starts the counter, so the streams of neighbouring seeds lie far apart.
+    # The seed is mixed before it becomes the start of the counter, so that nearby seeds give unrelated streams.
     start = int(mix(np.array([(seed + 1) * golden % 2**64], dtype=np.uint64))[0])
     steps = np.arange(1, block + 1, dtype=np.uint64) * np.uint64(golden)
     shifts = np.arange(5, dtype=np.uint64) * np.uint64(RESOLUTION_BITS)
@@ -142,10 +142,10 @@ def draws(seed: int) -> Iterator[int]:
 
 
 class Grammar:
-    """Rules and word lists, checked and turned into tables of 4096 entries.
+    """Rules and word lists, checked and compiled to tables of 4096 entries.
 
-    `words` maps a list's name to its entries, commonest first (weights by `zipf_weights`); `rules` maps a rule's
-    name to (weight, template) pairs. Both share one name space, and variables must not take a name from it.
+    `words`: {name: entries, most frequent first (weights by `zipf_weights`)}. `rules`: {name: (weight, template) pairs}.
+    Words, rules and variables share one namespace.
     """
 
     def __init__(self, words: Mapping[str, Sequence[Entry]], rules: Mapping[str, Sequence[tuple[int, str]]]):
@@ -214,7 +214,7 @@ class Grammar:
         return self._programs.run(start, draw)
 
     def parse(self, start: str, text: str) -> Expansion:
-        """The one expansion of `start` that gives `text`. ValueError: none does (says where), or several do."""
+        """The unique expansion of `start` to `text`. Raises ValueError if there is none (with the position) or several."""
         parses = list(_Parser(self, text).all(start))
         if len(parses) != 1:
             raise ValueError(f"the text has {len(parses)} parses: {text[:60]!r}…")
@@ -222,7 +222,7 @@ class Grammar:
         return Expansion(text, sum((self.bits[rule][index] for rule, index in choices), 0.0), choices)
 
     def entries_at(self, rule: str, form: str, text: str, position: int) -> list[tuple[int, str]]:
-        """(index, shown text) of the entries of a word list whose `form` stands in `text` at `position`."""
+        """(index, shown text) of the entries of a word list whose `form` occurs in `text` at `position`."""
         starts = self._starts.get((rule, form))
         if starts is None:
             starts = self._starts[rule, form] = {}
@@ -236,10 +236,10 @@ class Grammar:
 
 
 class _Programs:
-    """The grammar as tables for fast expansion: one list lookup a choice, no arithmetic.
+    """The grammar compiled to tables for fast expansion: one list lookup per choice, no arithmetic.
 
-    A compiled template is a list of (operation, argument, name). Every string but the forms of bound entries is made
-    once, here; one Zen 4 core then gives about 15 MB of text a second.
+    A compiled template is a list of (operation, argument, name). All strings except the forms of bound entries are
+    created here, once; one Zen 4 core then produces about 15 MB of text per second.
     """
 
     LITERAL, WORD, BOUND, RULE, BIND, LINKED = range(6)
@@ -249,7 +249,7 @@ class _Programs:
         self._tables: dict[str | tuple, list] = {}
 
     def _spread(self, rule: str, payloads: Sequence) -> list:
-        """RESOLUTION rows (payload, bits, choice), each alternative as often as its weight says."""
+        """RESOLUTION rows (payload, bits, choice), each alternative repeated in proportion to its weight."""
         counts, bits = self._grammar.counts[rule], self._grammar.bits[rule]
         rows = [(payload, bits[i], (rule, i)) for i, payload in enumerate(payloads)]
         return [row for row, count in zip(rows, counts, strict=True) for _ in range(count)]
@@ -260,7 +260,7 @@ class _Programs:
         return self._tables[rule]
 
     def _word_table(self, part: Draw) -> list:
-        """Payload: the shown text, or (text, entry) where a variable remembers the entry."""
+        """Payload: the shown text, or (text, entry) if a variable is bound to the entry."""
         key = (part.rule, part.form, part.variable is not None)
         if key not in self._tables:
             entries = self._grammar.words[part.rule]
@@ -318,7 +318,7 @@ class _Programs:
 
 
 class _Parser:
-    """Recursive descent that follows every alternative; `furthest` is where the last hope died."""
+    """Recursive descent through all alternatives; `furthest` is the first character that none of them matched."""
 
     def __init__(self, grammar: Grammar, text: str):
         self._grammar = grammar
@@ -338,9 +338,7 @@ class _Parser:
                 yield flat[::-1]
         if not found:
             at = self._furthest
-            raise ValueError(
-                f"not a text of this grammar from character {at} on: {self._text[at : at + 40]!r}"
-            )
+            raise ValueError(f"not a text of this grammar from character {at}: {self._text[at : at + 40]!r}")
 
     def _rule(self, rule: str, position: int, bound: dict[str, Entry], choices=None) -> Iterator[tuple]:
         for index, parts in enumerate(self._grammar.rules[rule]):
@@ -374,7 +372,7 @@ class _Parser:
 
 
 def parse_rules(text: str) -> dict[str, list[tuple[int, str]]]:
-    """A block of rules as in the module's docstring → {rule: [(weight, template), …]}."""
+    """Parses a block of rules as in the module's docstring into {rule: [(weight, template), …]}."""
     rules: dict[str, list[tuple[int, str]]] = {}
     for line in text.strip().splitlines():
         if match := re.fullmatch(r"(\w+):", line):

@@ -114,7 +114,7 @@ def test_stats(told, tmp_path, corpus):
         ),
         ("stats --input {c}/no.npy", "no.npy: no such token file"),
         ("stats --input {t}", "no token files"),
-        ("stats --input {c}/train.npy --output {t}/no", "no: is no folder"),
+        ("stats --input {c}/train.npy --output {t}/no", "no: is not a directory"),
         ("stats --input {c}/bare.npy", "there is no bare.npy.json"),
         ("stat", "invalid choice: 'stat'"),
     ],

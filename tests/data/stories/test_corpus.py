@@ -197,10 +197,10 @@ def test_bad_input_gets_one_line(tmp_path):
     with pytest.raises(UserError, match=r"s\.txt: cannot write 0 bytes of stories; ask for at least 1"):
         corpus.write_stories(tmp_path / "s.txt", 0, seed=1)
     (tmp_path / "empty.txt").write_text("")
-    with pytest.raises(UserError, match="holds no story"):
+    with pytest.raises(UserError, match="contains no story"):
         corpus.bits_per_byte(tmp_path / "empty.txt")
     (tmp_path / "cut.txt").write_text("Once upon a time")
-    with pytest.raises(UserError, match="ends within a story"):
+    with pytest.raises(UserError, match="the last story is incomplete"):
         corpus.bits_per_byte(tmp_path / "cut.txt")
     (tmp_path / "other.txt").write_text("It was a dark and stormy night.\n<|endoftext|>\n")
     with pytest.raises(ValueError, match=r"other\.txt: story 1: not a text of this grammar from character 0"):
