@@ -195,7 +195,8 @@ def _check_parts(counts: dict, settings: PrepareOptions, own_validation: bool) -
     if total == 0:
         problem = "the sources contain only whitespace; give other files"
     elif own_validation and not all(found.values()):
-        problem = f"the sources for {'validation' if found['train'] else 'training'} contain only whitespace; give other files"
+        part = "validation" if found["train"] else "training"
+        problem = f"the sources for {part} contain only whitespace; give other files"
     elif settings.val_fraction and not own_validation and not all(found.values()):
         missing = "validation" if found["train"] else "training"
         problem = (
