@@ -98,7 +98,7 @@ def test_one_cache_serves_several_runs_and_is_refused_for_another(talker, traine
     assert cache.stat().st_mtime_ns == stamp and not (tmp_path / "b/reference.npz").exists()
     # ipo at the reference: (0 − 1 / 2β)² = 1
     assert read_metrics(tmp_path / "b")[0]["train_loss"] == pytest.approx(1.0, abs=1e-4)
-    with pytest.raises(UserError, match="of another model"):
+    with pytest.raises(UserError, match="has another model shape|for a different model"):
         dpo([*flags, "--init-from", str(tmp_path / "a"), "--out-dir", str(tmp_path / "c")])
     with pytest.raises(UserError, match="of another data"):
         dpo([*flags, "--held-out", "5", "--out-dir", str(tmp_path / "c")])
@@ -133,7 +133,9 @@ def test_a_cache_is_known_by_content_and_not_by_size_and_time(talker, tmp_path):
     assert dpo(flags)
 
     def refused(part: str, *extra: str) -> None:
-        with pytest.raises(UserError, match=f"cache.npz: reference log-probabilities of another {part} "):
+        with pytest.raises(
+            UserError, match=f"cache.npz: the reference log-probabilities are for a different {part} "
+        ):
             dpo([*flags, *extra, "--out-dir", str(tmp_path / "other")])
         assert not (tmp_path / "other").exists()
 
@@ -161,7 +163,7 @@ def test_a_runs_own_reference_is_reused_refused_or_made_again(talker, tmp_path):
     assert dpo(["--max-iters", "2", "--out-dir", str(out)])
     assert read_metrics(out)[-1]["rewards/rejected"] < -0.3  # β × 5 below what it is
     np.savez(kept, key=json.dumps(json.loads(key) | {"data": {}}), log_probs=numbers)
-    with pytest.raises(UserError, match=r"reference\.npz: .* of another data .* remove the file"):
+    with pytest.raises(UserError, match=r"reference\.npz: .* for a different data .* delete the file"):
         dpo(["--max-iters", "3", "--out-dir", str(out)])
     kept.unlink()
     assert dpo(["--max-iters", "3", "--out-dir", str(out)])
@@ -213,12 +215,12 @@ def test_two_ranks_equal_one_and_only_the_first_speaks(talker, tmp_path):
     [
         (["--beta", "0"], "beta is 0.0"),
         (["--z-loss", "0.1"], "z_loss is 0.1"),
-        (["--bf16", "--fp8"], "fp8 is not available here"),
-        (["--document-mask"], "document_mask is for pretraining"),
+        (["--bf16", "--fp8"], "fp8 is not supported by dpo"),
+        (["--document-mask"], "document_mask is only for train"),
         (["--label-smoothing", "0.5"], "label_smoothing is 0.5"),
-        (["--label-smoothing", "0.1", "--loss-type", "ipo"], "has no meaning"),
+        (["--label-smoothing", "0.1", "--loss-type", "ipo"], "does not apply to loss_type ipo"),
         (["--train-data", "talk"], "record 1 has no chosen"),
-        (["--init-from", "base"], "has not learnt to talk"),
+        (["--init-from", "base"], "is not a chat model"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(talker, trained_run, tmp_path, extra, message, capsys):

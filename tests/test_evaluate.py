@@ -107,7 +107,7 @@ def test_bad_input_is_one_line(corpus, trained_run, tmp_path, capsys):
     for words, message in (
         ([tmp_path / "none"], "none: no such run folder"),
         ([trained_run, "--data", tmp_path / "none.npy"], "none.npy: no such token file"),
-        ([trained_run, "--data", other], "was encoded with another tokenizer than the run's"),
+        ([trained_run, "--data", other], "was encoded with a different tokenizer than the run's"),
         ([trained_run, "--data", large], "id 300 at position 2 is outside the vocabulary of 300"),
         ([trained_run, "--batch-size", 0], "batch_size is 0"),
         ([trained_run, "--eval-batches", -1], "eval_batches is -1"),

@@ -145,8 +145,8 @@ def test_a_file_to_evaluate_on_leaves_all_for_training(trained_run, records, tmp
         (["--held-out", "24"], "only 24 distinct prompts"),
         (["--epochs", "0"], "epochs is 0.0"),
         (["--d-model", "32"], "another model shape: d_model"),
-        (["--tokenizer", "x"], "leave --tokenizer out"),
-        (["--document-mask"], "document_mask is for pretraining"),
+        (["--tokenizer", "x"], "remove --tokenizer"),
+        (["--document-mask"], "document_mask is only for train"),
         (["--bf16", "--fp16"], "bf16 and fp16 are both set"),
         (["--context-length", "3"], "no record has an answer within 3 tokens"),
         (["--format", "sharegpt"], "record 1 has no conversations"),
@@ -163,14 +163,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(trained_run, records, tmp_path
 
 
 def test_a_run_of_another_stage_is_not_gone_on_with(trained_run, records, tmp_path, capsys):
-    with pytest.raises(UserError, match=r"is a run of lmfast\.train"):
+    with pytest.raises(UserError, match=r"is a run of lmfast train"):
         sft(["--out-dir", str(trained_run)])
     with pytest.raises(UserError, match="init_from is not set"):
         sft(["--out-dir", str(tmp_path / "new")])
     out = tmp_path / "sft"
     flags = ["--init-from", str(trained_run), "--train-data", str(records), "--max-iters", "1"]
     assert sft([*FLAGS, *flags, "--out-dir", str(out)])
-    with pytest.raises(UserError, match=r"is a run of lmfast\.sft; go on there"):
+    with pytest.raises(UserError, match=r"is a run of lmfast sft; resume it with that command"):
         train(["--out-dir", str(out)])
     # What it was trained on is no token file: lmfast.evaluate reads the records, and knows no words for its texts.
     found = evaluate_run(EvaluateSettings(str(out), samples=1, max_tokens=4, device="cpu"))
@@ -201,4 +201,4 @@ def test_bad_records_are_counted_with_skip_bad(trained_run, records, tmp_path, c
     path.write_text(json.dumps([*json.loads(records.read_text()), {"instruction": "x"}]))
     flags = [*FLAGS, "--init-from", str(trained_run), "--train-data", str(path), "--max-iters", "1"]
     assert sft([*flags, "--skip-bad", "--out-dir", str(tmp_path / "sft")])
-    assert "1 bad records skipped (most often: one that has no output)" in capsys.readouterr().out
+    assert "skipped 1 bad record (most common problem: has no output)" in capsys.readouterr().out

@@ -232,7 +232,7 @@ def test_without_a_tokenizer_there_are_no_bits_per_byte(corpus, tmp_path, capsys
         shutil.copy(corpus.folder / f"{name}.npy", tmp_path)
     flags = [f.replace(str(corpus.folder), str(tmp_path)) for f in corpus.flags()]
     assert train([*flags, "--vocab-size", "300", "--out-dir", str(tmp_path / "run")])
-    assert "no train.npy.json names its tokenizer" in capsys.readouterr().out
+    assert "its tokenizer is unknown (no train.npy.json)" in capsys.readouterr().out
     assert "bits_per_byte" not in read_metrics(tmp_path / "run")[-1]
     assert "val_loss" in read_metrics(tmp_path / "run")[-1]
 
@@ -390,10 +390,10 @@ def test_data_of_another_tokenizer_is_refused(corpus, tmp_path, capsys):
     other.save(tmp_path / "other")
     other.encode_file(corpus.folder / "valid.txt", tmp_path / "valid.npy", num_workers=1)
     flags = [*corpus.flags(), "--out-dir", tmp_path / "run"]
-    assert "was encoded with another tokenizer than" in refused(
+    assert "was encoded with a different tokenizer than" in refused(
         [*flags, "--tokenizer", tmp_path / "other"], capsys
     )
-    assert "was encoded with another tokenizer than" in refused(
+    assert "was encoded with a different tokenizer than" in refused(
         [*flags, "--val-data", tmp_path / "valid.npy"], capsys
     )
 
@@ -402,7 +402,7 @@ def test_a_folder_that_is_no_run_is_not_written_over(corpus, tmp_path, capsys):
     (tmp_path / "mine/tokenizer").mkdir(parents=True)
     (tmp_path / "mine/tokenizer/precious.txt").write_text("mine")
     err = refused([*corpus.flags(), "--out-dir", tmp_path / "mine"], capsys)
-    assert "no run folder, yet it holds tokenizer" in err
+    assert "not a run folder, but it contains tokenizer" in err
     assert (tmp_path / "mine/tokenizer/precious.txt").read_text() == "mine"
 
 
@@ -441,12 +441,12 @@ def test_moved_data_resumes_and_other_data_does_not(corpus, tmp_path, capsys):
     data.rename(moved)
     again = ["--resume", "--out-dir", folder, "--max-iters", "7"]
     err = refused(again, capsys)
-    assert f"{data}/train.npy is not there; if it was moved, name its new place with --train-data" in err
+    assert f"{data}/train.npy does not exist; if it was moved, give its new path with --train-data" in err
     again += ["--train-data", moved / "train.npy", "--val-data", moved / "valid.npy"]
     ids = np.load(moved / "train.npy")
     np.save(moved / "other.npy", np.roll(ids, 1))  # as many tokens, and no summary
     (moved / "other.npy.json").write_text((moved / "train.npy.json").read_text())
-    assert "other training data (its sample_sha256" in refused(
+    assert "the training data of the run has changed (sample_sha256" in refused(
         [*again, "--train-data", moved / "other.npy"], capsys
     )
     # Where it trained, and what it started from, may change, too: begun on another device, from a run that is gone.
@@ -467,7 +467,7 @@ def test_losing_the_tokenizer_is_an_error_that_can_be_waived(corpus, tmp_path, c
     (tmp_path / "train.npy.json").write_text(json.dumps(side))
     flags = ["--train-data", str(tmp_path / "train.npy"), *TINY_MODEL, "--out-dir", str(tmp_path / "run")]
     err = refused(flags, capsys)
-    assert "its tokenizer /gone/tok is no longer there" in err and "--tokenizer none" in err
+    assert "its tokenizer /gone/tok no longer exists" in err and "--tokenizer none" in err
     assert not (tmp_path / "run").exists()
     assert train([*flags, "--tokenizer", "none"])
     assert not (tmp_path / "run/tokenizer").exists()
@@ -570,7 +570,7 @@ def test_a_document_mask_that_finds_no_separator_says_so(corpus, tmp_path, capsy
     np.save(tmp_path / "one.npy", ids[ids != 299])
     flags = [*TINY_MODEL, "--train-data", str(tmp_path / "one.npy"), "--tokenizer", str(corpus.tokenizer)]
     assert train([*flags, "--document-mask", "--max-iters", "1", "--out-dir", str(tmp_path / "run")])
-    assert "document_mask: no <|endoftext|> among the first" in capsys.readouterr().out
+    assert "document_mask: no <|endoftext|> in the first" in capsys.readouterr().out
 
 
 def test_a_compiled_run_tells_what_its_first_step_cost(corpus, tmp_path, capsys, monkeypatch):
@@ -578,4 +578,4 @@ def test_a_compiled_run_tells_what_its_first_step_cost(corpus, tmp_path, capsys,
         pytest.skip(reason)
     monkeypatch.setattr(torch._dynamo, "lookup_backend", lambda name: lambda graph, inputs: graph)
     run(corpus, tmp_path / "run", "--compile", "--max-iters", "2", "--eval-interval", "0")
-    assert len(re.findall(r"first step \d+\.\d s, of them ", capsys.readouterr().out)) == 1
+    assert len(re.findall(r"first step \d+\.\d s, including ", capsys.readouterr().out)) == 1

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="DataclassInstance")
 
 _METAVARS = {int: "INT", float: "FLOAT", str: "TEXT"}
-_EXPECTED = {int: "a whole number", float: "a number"}
+_EXPECTED = {int: "a whole number in digits", float: "a number"}
 
 
 def parse(

@@ -22,19 +22,25 @@ from lmfast.cli.arguments import (
 )
 from lmfast.errors import exit_on_user_error
 
+TEXT_FIELD = "field of JSON lines, column of Parquet (default: text)"
+
 
 def build_parser() -> Parser:
     parser, command = command_parser(
         "lmfast.tokenizer",
-        "Byte-level BPE: train a vocabulary, turn text into token files, and look inside.",
+        "Train byte-level BPE tokenizers, convert between text and token files, inspect and compare.",
     )
-    train = command("train", "learn a vocabulary from text, JSON lines or Parquet")
+    train = command("train", "train a tokenizer on text, JSON lines or Parquet")
     train.add_argument(
-        "--input", nargs="+", required=True, metavar="TEXT", help="files, folders or globs; also .gz and .zst"
+        "--input", nargs="+", required=True, metavar="TEXT", help="files, folders or globs; .gz and .zst too"
     )
     train.add_argument("--output", required=True, metavar="FOLDER", help="folder for the tokenizer")
     train.add_argument(
-        "--vocab-size", type=positive_int, required=True, help="bytes, merges and special tokens"
+        "--vocab-size",
+        type=positive_int,
+        required=True,
+        metavar="N",
+        help="number of ids: bytes, merges and special tokens",
     )
     train.add_argument(
         "--special-tokens",
@@ -42,77 +48,110 @@ def build_parser() -> Parser:
         type=new_special_token,
         default=["<|endoftext|>"],
         metavar="TOKEN",
-        help="default: <|endoftext|>",
+        help="special tokens (default: <|endoftext|>)",
     )
-    train.add_argument("--text-field", default="text", metavar="NAME", help="of records and Parquet (text)")
-    train.add_argument("--pattern", default="gpt2", help="gpt2, cl100k, o200k, or a regular expression")
+    train.add_argument("--text-field", default="text", metavar="NAME", help=TEXT_FIELD)
     train.add_argument(
-        "--max-memory", type=parse_size, metavar="SIZE", help="for counting, e.g. 2GB; beyond, to disk"
+        "--pattern",
+        default="gpt2",
+        metavar="NAME",
+        help="split pattern: gpt2, cl100k, o200k, or a regular expression (default: gpt2)",
+    )
+    train.add_argument(
+        "--max-memory",
+        type=parse_size,
+        metavar="SIZE",
+        help="memory for counting, such as 2GB; the rest goes to disk",
     )
     add_workers(train)
     add_engine(train)
 
-    encode = command("encode", "text file → token file (.npy), or - for standard input and output")
-    encode.add_argument("--input", required=True, metavar="TEXT", help="text file, or -")
-    encode.add_argument("--output", required=True, metavar="IDS", help=".npy file, or - for ids as text")
+    encode = command("encode", "encode a text file to a token file")
+    encode.add_argument("--input", required=True, metavar="TEXT", help="text file, or - for standard input")
+    encode.add_argument(
+        "--output", required=True, metavar="IDS", help=".npy file, or - to print the ids on standard output"
+    )
     add_tokenizer(encode)
     add_workers(encode)
     add_engine(encode)
 
-    decode = command("decode", "token file → text")
-    decode.add_argument("--input", required=True, metavar="IDS", help=".npy, .bin, text of ids, or -")
-    decode.add_argument("--output", default="-", metavar="TEXT", help="text file, or - (the default)")
+    decode = command("decode", "decode a token file to text")
+    decode.add_argument(
+        "--input",
+        required=True,
+        metavar="IDS",
+        help=".npy, .bin or text file of ids, or - for standard input",
+    )
+    decode.add_argument("--output", default="-", metavar="TEXT", help="text file (default: standard output)")
     add_tokenizer(decode)
 
-    inspect = command("inspect", "how a text was split, or what a vocabulary holds")
+    inspect = command("inspect", "show the tokens of a text, or the contents of a vocabulary")
     inspect.add_argument(
         "--input",
         metavar="FILE",
-        help="text, JSON lines, Parquet (also .gz, .zst), a token file, SFT or DPO data, or -; without it, the vocabulary",
+        help="text, JSON lines, Parquet, token file, SFT or DPO data, or -; shows the vocabulary if omitted",
     )
-    inspect.add_argument("--document", type=int, default=0, metavar="N", help="the first one shown, from 0")
-    inspect.add_argument(
-        "--documents", type=positive_int, metavar="K", help="how many are shown (1; on a page 20)"
-    )
-    inspect.add_argument(
-        "--limit", type=positive_int, default=2000, help="most tokens of each (default 2000)"
-    )
-    inspect.add_argument("--html", metavar="PAGE", help="write a page instead: x.html")
-    inspect.add_argument(
-        "--verify", action="store_true", help="decode the whole file and compare, show nothing"
-    )
-    inspect.add_argument(
-        "--source", metavar="TEXT", help="the text that a token file was made of, to compare with"
-    )
-    inspect.add_argument("--text-field", default="text", metavar="NAME", help="of records and Parquet (text)")
-    inspect.add_argument("--skip-bad", action="store_true", help="of SFT and DPO data, leave bad records out")
-    inspect.add_argument(
-        "--longest", type=positive_int, default=20, help="how many of the longest tokens (20)"
-    )
-    inspect.add_argument("--color", choices=["auto", "always", "never"], default="auto", help="default: auto")
     add_tokenizer(inspect)
+    inspect.add_argument(
+        "--document", type=int, default=0, metavar="N", help="first document to show (default: 0)"
+    )
+    inspect.add_argument(
+        "--documents",
+        type=positive_int,
+        metavar="K",
+        help="number of documents to show (default: 1, or 20 with --html)",
+    )
+    inspect.add_argument(
+        "--limit",
+        type=positive_int,
+        default=2000,
+        metavar="N",
+        help="maximum number of tokens per document (default: 2000)",
+    )
+    inspect.add_argument("--html", metavar="PAGE", help="write an HTML page")
+    inspect.add_argument(
+        "--verify", action="store_true", help="only check that decoding restores the whole file"
+    )
+    inspect.add_argument("--source", metavar="TEXT", help="source text of a token file, to compare with")
+    inspect.add_argument("--text-field", default="text", metavar="NAME", help=TEXT_FIELD)
+    inspect.add_argument("--skip-bad", action="store_true", help="skip bad records of SFT and DPO data")
+    inspect.add_argument(
+        "--longest",
+        type=positive_int,
+        default=20,
+        metavar="N",
+        help="number of longest tokens to list of a vocabulary (default: 20)",
+    )
+    inspect.add_argument(
+        "--color",
+        choices=["auto", "always", "never"],
+        default="auto",
+        help="colour the output (default: auto)",
+    )
 
-    count = command("count", "how many tokens files or folders of token files hold")
+    count = command("count", "count the tokens of token files")
     count.add_argument(
         "--input", nargs="+", required=True, metavar="IDS", help="token files, or folders of them"
     )
 
-    compression = command("compression", "bytes per token of tokenizers on texts, and encoding speed")
+    compression = command("compression", "compare bytes per token and encoding speed of tokenizers")
     compression.add_argument(
         "--input",
         nargs="+",
         required=True,
         metavar="TEXT",
-        help="text, JSON lines, Parquet; also .gz and .zst",
-    )
-    compression.add_argument(
-        "--n", type=positive_int, default=10, help="documents sampled from each text (10)"
-    )
-    compression.add_argument("--seed", type=int, default=42, help="of the sample (42)")
-    compression.add_argument(
-        "--text-field", default="text", metavar="NAME", help="of records and Parquet (text)"
+        help="text, JSON lines or Parquet; .gz and .zst too",
     )
     add_tokenizer(compression, many=True)
+    compression.add_argument(
+        "--n",
+        type=positive_int,
+        default=10,
+        metavar="N",
+        help="documents to sample from each text (default: 10)",
+    )
+    compression.add_argument("--seed", type=int, default=42, help="seed of the sample (default: 42)")
+    compression.add_argument("--text-field", default="text", metavar="NAME", help=TEXT_FIELD)
     return parser
 
 

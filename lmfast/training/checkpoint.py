@@ -2,9 +2,9 @@
 
     checkpoints/step_00000100/{model.safetensors, optimizer.safetensors, state.json, COMPLETE}
 
-A checkpoint is written under another name, synced to the disk and renamed; COMPLETE, with the sha256 of every other
-file, comes last. Reading takes the newest one whose files still have those sums, so neither a crash nor a damaged
-disk is noticed as anything but an older step. Nothing is unpickled.
+A checkpoint is written under a temporary name, flushed to disk and renamed; COMPLETE, with the SHA-256 of every other
+file, is written last. Reading uses the newest checkpoint with intact files, so after a crash or disk error training
+resumes from an older step. Nothing is unpickled.
 """
 
 import json
@@ -41,7 +41,7 @@ class Checkpoint:
 
     @property
     def run(self) -> Path:
-        """The run folder that it belongs to."""
+        """The run folder that contains it."""
         return self.path.resolve().parent.parent
 
     def model_tensors(self) -> dict[str, Tensor]:
@@ -57,7 +57,7 @@ def save_checkpoint(
     optimizer_tensors: dict[str, Tensor],
     state: dict[str, Any],
 ) -> Path:
-    """Writes `folder`/step_N, N being state["step"]. An OSError (a full disk) leaves nothing behind but the older ones."""
+    """Writes `folder`/step_N, where N is state["step"]. On OSError (a full disk), removes the partial checkpoint."""
     final = folder / f"step_{state['step']:08d}"
     temporary = folder / f".{final.name}.partial"
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,18 +91,18 @@ def save_checkpoint(
 
 
 def prune_checkpoints(folder: Path, keep: int, best_step: int | None) -> None:
-    """Removes all but the `keep` newest complete checkpoints and the best one, and what crashes left behind."""
+    """Removes all but the `keep` newest complete checkpoints and the best one, and the remains of crashes."""
     for partial in folder.glob(".step_*.partial"):
         shutil.rmtree(partial, ignore_errors=True)
     complete = []
     for path in _newest_first(folder):
         if (path / MARKER).exists():
             complete.append(path)
-        else:  # a crash between renaming and marking, or between the two lines at the end of this function
+        else:  # a crash before the marker was written, or between the two lines at the end of this function
             shutil.rmtree(path, ignore_errors=True)
     for path in complete[keep:] if keep else []:
         if best_step is None or path.name != f"step_{best_step:08d}":
-            # The marker goes first: a removal cut short must not look like a checkpoint.
+            # Remove the marker first, so that an interrupted removal does not look like a checkpoint.
             (path / MARKER).unlink()
             shutil.rmtree(path, ignore_errors=True)
 
@@ -112,23 +112,23 @@ def _to_stderr(line: str) -> None:
 
 
 def newest_checkpoint(folder: Path, report: Callable[[str], None] = _to_stderr) -> Checkpoint | None:
-    """The newest undamaged checkpoint under `folder`, or None. Each damaged one passed over is reported in a line."""
+    """The newest intact checkpoint in `folder`, or None. Reports each damaged one that is skipped."""
     for path in _newest_first(folder):
         if not (path / MARKER).exists():
             continue
         if problem := _damage(path):
-            report(f"{path}: {problem}; using the checkpoint before it")
+            report(f"{path}: {problem}; using the previous checkpoint")
             continue
         return Checkpoint(path, json.loads((path / "state.json").read_text(encoding="utf-8")))
     return None
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """One checkpoint folder by name. Raises UserError when it is not complete and whole."""
+    """Opens one checkpoint folder. Raises UserError if it is incomplete or damaged."""
     if not (path / MARKER).exists():
-        raise UserError(f"{path}: not a complete checkpoint (no {MARKER} in it); name its run folder instead")
+        raise UserError(f"{path}: not a complete checkpoint (no {MARKER}); give its run folder instead")
     if problem := _damage(path):
-        raise UserError(f"{path}: {problem}; name an older checkpoint of the run")
+        raise UserError(f"{path}: {problem}; give an older checkpoint of the run")
     return Checkpoint(path, json.loads((path / "state.json").read_text(encoding="utf-8")))
 
 
@@ -138,7 +138,7 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def _damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint that has its marker; None when nothing is."""
+    """The problem of a damaged checkpoint, or None."""
     try:
         sums = json.loads((path / MARKER).read_text(encoding="utf-8"))
         for name, expected in sums.items():
@@ -153,4 +153,4 @@ def _load(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); name another checkpoint") from None
+        raise UserError(f"{path}: cannot be read ({error}); give another checkpoint") from None

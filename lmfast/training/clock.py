@@ -1,8 +1,8 @@
-"""How long a run has taken, what share of that was training, and when its time will be up.
+"""Measures the time of a run: total, training only, and the fraction of a time limit.
 
-In: seconds that earlier parts of the run took (before its stops), and the device, which is waited for where a time
-would otherwise mean nothing. Out: seconds of the whole run; tokens a second of training alone, since the last time that
-was asked; the share of a limit that will be used up when the next step is done.
+Input: seconds from before the run was resumed, and the device, which is synchronised where a time would otherwise be
+meaningless. Output: seconds of the whole run; training tokens per second since the last call; the fraction of the limit
+that will be used after the next step.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import torch
 
 
 class Clock:
-    """Runs from its making. Time `aside` (evaluation, samples, checkpoints) is the run's, but not training's."""
+    """Starts when constructed. Time inside `excluded` (evaluation, samples, checkpoints) is not training time."""
 
     def __init__(self, before: float, device: torch.device):
         self.device, self.before = device, before
@@ -29,29 +29,28 @@ class Clock:
         self.step_began = self.mark
 
     def seconds(self) -> float:
-        """Of the whole run, the parts before its stops included."""
+        """Seconds of the whole run, including the time before it was resumed."""
         return self.before + time.perf_counter() - self.start
 
     def training_seconds(self) -> float:
-        """Of training alone since this clock was made; waits for the device."""
+        """Seconds of training since this clock was constructed; waits for the device."""
         self._wait()
         return time.perf_counter() - self.start - self.all_excluded
 
     def share_after_next_step(self, limit: float | None) -> float:
-        """Share of `limit` seconds that is used up when the next step is done and, were it the last, what follows it too:
-        evaluation, sample, checkpoint, each as long as it took the last time. 0 without a limit.
+        """Fraction of `limit` seconds used after the next step and a final evaluation, sample and checkpoint.
 
-        The next step is taken to be as long as the one before it, and nothing is known before the first. On a GPU the
-        host may be a few steps ahead of the device here; it does not wait.
+        Each is assumed to take as long as the last time; 0 without a limit. Does not wait for the device, which may be
+        a few steps behind.
         """
         if limit is None:
             return 0.0
         return (self.seconds() + self.step_seconds + sum(self.last_excluded.values())) / limit
 
     def step_done(self, tokens: int) -> None:
-        """A step is done, or on its way to the device."""
+        """Records that a step has been launched."""
         if not self.warm:
-            # The first step compiles; it would spoil the first rate.
+            # The first step compiles and is excluded from the rate.
             self._wait()
             if self.first_step_seconds is None:
                 self.first_step_seconds = time.perf_counter() - self.mark
@@ -62,7 +61,7 @@ class Clock:
         self.step_seconds, self.step_began = now - self.step_began, now
 
     def tokens_per_second(self) -> float | None:
-        """Of training since the last call; None where no step but the first was taken."""
+        """Training tokens per second since the last call; None before the second step."""
         self._wait()
         elapsed = time.perf_counter() - self.mark - self.paused
         rate = self.tokens / elapsed if self.tokens else None
@@ -71,7 +70,7 @@ class Clock:
 
     @contextlib.contextmanager
     def excluded(self, what: str) -> Iterator[None]:
-        """Within, time is the run's and not training's; how long `what` took is remembered."""
+        """Excludes the time of the block from training time, and remembers it as the duration of `what`."""
         self._wait()
         began = time.perf_counter()
         yield

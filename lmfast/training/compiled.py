@@ -1,9 +1,9 @@
-"""A loss compiled by torch.compile as one graph, whose compilations are counted.
+"""A loss function compiled by torch.compile as one graph, with a count of compilations.
 
-In: a loss function of a model and tensors. Out: the same function, compiled for the shapes it is called with; `graphs`
-says how often Dynamo has handed a graph to the compiler since. One is the whole of a run: a second would be a recompile
-(another shape, another mode) and cost tens of seconds in the middle of training. `key` names what was compiled first.
-Refused, by torch and at the first call: a function with a graph break.
+Input: a loss function of a model and tensors. Output: the same function, compiled for the shapes it is called with.
+`graphs` counts the graphs that Dynamo has compiled. A run should need one; more are recompiles (another shape or mode)
+and cost tens of seconds during training. `key` identifies the first graph. torch rejects a function with graph breaks at
+the first call.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from lmfast.model.inductor import inductor
 
 
 class CompiledLoss:
-    """Call it like the function it compiles."""
+    """Called like the function that it compiles."""
 
     def __init__(self, loss_fn: Callable[..., Tensor]):
         self.graphs = 0
@@ -35,12 +35,12 @@ class CompiledLoss:
 
     @property
     def recompiles(self) -> int:
-        """Compilations after the first."""
+        """Number of compilations after the first."""
         return max(0, self.graphs - 1)
 
 
 def _key(graph: torch.fx.GraphModule, inputs: list) -> str:
-    """A hash of a graph, what it is called with, and what compiles it and for which device."""
+    """A hash of a graph, its inputs, the device and the version of torch."""
     shapes = [(str(x.dtype), tuple(x.shape)) if isinstance(x, Tensor) else x for x in inputs]
     kinds = {x.device.type for x in inputs if isinstance(x, Tensor)}
     device = torch.cuda.get_device_name() if "cuda" in kinds else ""

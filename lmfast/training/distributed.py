@@ -1,12 +1,12 @@
-"""Several processes that train one model, one device each: `torchrun --nproc-per-node=N -m lmfast.train` (sft, dpo).
+"""Data-parallel training with one process per device: `torchrun --nproc-per-node=N -m lmfast.train` (or sft, dpo).
 
-Every rank knows the whole batch of a step (it is a function of seed and step) and takes its slice of each forward
-pass; DistributedDataParallel adds the gradients up, so N ranks do what one would, equal to rounding. Rank 0 alone
-writes, and what a run decides by clock, signal or disk is decided there, or agreed upon, so that no rank waits for
-one that went another way. Tensors of the host travel by gloo, those of CUDA devices by NCCL.
+Every rank computes the whole batch of a step (a function of seed and step) and takes its slice of each forward pass.
+DistributedDataParallel sums the gradients, so N ranks compute the same as one, up to rounding. Only rank 0 writes;
+decisions that depend on clock, signals or disk are made there or agreed on, so that ranks cannot diverge. Host tensors use
+gloo, CUDA tensors NCCL.
 
-In: torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT). Refused: a batch that N does not
-divide, more ranks than devices, MPS.
+Input: torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT). Rejects a batch size that N does
+not divide, more ranks than devices, and MPS.
 """
 
 import contextlib
@@ -30,12 +30,12 @@ from lmfast.errors import UserError
 T = TypeVar("T")
 
 TIMEOUT = datetime.timedelta(minutes=30)
-"""how long a rank waits for another, which may be preparing a corpus or writing to a slow disk"""
+"""maximum time to wait for another rank, which may be preparing a corpus or writing to a slow disk"""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of its run. With `world_size` 1 nothing here costs or says anything."""
+    """This process among those of its run. All methods are free if `world_size` is 1."""
 
     rank: int = 0
     world_size: int = 1
@@ -47,23 +47,23 @@ class Ranks:
         return self.rank == 0
 
     def report(self, line: str) -> None:
-        """Prints a line about what all ranks have found."""
+        """Prints a line on rank 0, about something all ranks have found."""
         if self.is_first:
             print(line)
 
     def share(self, rows: np.ndarray) -> np.ndarray:
-        """This rank's slice of the rows of one forward pass; their number is a multiple of `world_size`."""
+        """This rank's slice of the rows of one forward pass, whose number must be a multiple of `world_size`."""
         each = len(rows) // self.world_size
         return rows[self.rank * each : (self.rank + 1) * each]
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """`tensor` added up over the ranks, in place; on CUDA the host does not wait."""
+        """Sums `tensor` over the ranks, in place; on CUDA the host does not wait."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def any(self, flag: bool) -> bool:
-        """Whether `flag` is set on any rank, known to all of them. Of the host: no device is waited for."""
+        """Whether `flag` is set on any rank; the same on all ranks. Does not wait for the device."""
         if self.world_size == 1:
             return flag
         seen = torch.tensor([int(flag)])
@@ -71,7 +71,7 @@ class Ranks:
         return bool(seen)
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What `make` returns on rank 0, on every rank; where it fails there, the others end without a word."""
+        """Calls `make` on rank 0 and returns its result on every rank; if it fails, the other ranks exit silently."""
         if self.world_size == 1:
             return make()
         box: list[Any] = [None, False]
@@ -87,48 +87,48 @@ class Ranks:
         return box[0]
 
     def first_then_rest(self, make: Callable[[], T]) -> T:
-        """Calls `make` on every rank, on rank 0 before the others, which find what it wrote."""
+        """Calls `make` on rank 0, then on the others, which find the files that rank 0 wrote."""
         made = self.only_first(make)
         return make() if made is None else made
 
     def only_first(self, make: Callable[[], T]) -> T | None:
-        """What `make` returns, called on rank 0 alone; None on the others, which end where it fails there."""
+        """Calls `make` on rank 0 only; returns None on the others, which exit if it fails."""
         made: list[T] = []
         self.from_first(lambda: made.append(make()))
         return made[0] if made else None
 
     def fail(self, message: str) -> None:
-        """Ends a run by an error that every rank has found: one of them tells it."""
+        """Ends the run with an error that every rank has found; rank 0 prints it."""
         if self.is_first:
             raise UserError(message)
         raise SystemExit(2)
 
     def use_device(self, device: torch.device) -> None:
-        """Makes this rank's own CUDA device the current one. Raises UserError where there are fewer than ranks."""
+        """Selects this rank's CUDA device. Raises UserError if there are fewer devices than ranks."""
         if self.world_size == 1:
             return
         if device.type == "mps":
-            raise UserError("MPS trains in one process; start without torchrun, or give --device cpu")
+            raise UserError("MPS supports only one process; start without torchrun, or use --device cpu")
         if device.type == "cuda":
             count = torch.cuda.device_count()
             if self.local_rank >= count:
                 raise UserError(
-                    f"process {self.local_rank + 1} has no device: this machine has {count}; give "
+                    f"process {self.local_rank + 1} has no device, because this machine has {count}; use "
                     f"--nproc-per-node={count}"
                 )
             torch.cuda.set_device(self.local_rank)
 
 
 class ParallelLoss:
-    """loss_fn(model, …) and its gradients, over however many ranks there are."""
+    """loss_fn(model, …) and its gradients, over any number of ranks."""
 
     def __init__(self, ranks: Ranks, model: nn.Module, loss_fn: Callable[..., Tensor], autocast):
         self.ranks, self.autocast = ranks, autocast
         self.module, self.ddp = _Bound(model, loss_fn), None
         if ranks.world_size > 1:
-            # The compiled step stays one graph: its gradients come together at the end, and travel then.
+            # Keeps the compiled step one graph; its gradients are reduced together at the end.
             torch._dynamo.config.optimize_ddp = False
-            # No buffer changes while training. The option has its new name since torch 2.13.
+            # Buffers do not change during training. torch 2.13 renamed the option.
             names = inspect.signature(nn.parallel.DistributedDataParallel).parameters
             name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
             buffers: dict[str, Any] = {name: False}
@@ -141,10 +141,10 @@ class ParallelLoss:
             )
 
     def add_gradients(self, tensors: tuple, valid: int, last: bool, scale: Tensor | None = None) -> Tensor:
-        """Adds the gradients of (summed loss) / valid, `valid` counting all ranks; returns this rank's sum.
+        """Adds the gradients of (summed loss) / valid, where `valid` counts all ranks; returns this rank's summed loss.
 
-        last: of the forward passes of a step. Gradients travel between the ranks then, and not before. scale: a factor
-        on the gradients, on the device.
+        last: whether this is the last forward pass of the step, after which gradients are reduced over the ranks.
+        scale: a factor on the gradients, on the device.
         """
         world_size = self.ranks.world_size
         with self.ddp.no_sync() if self.ddp is not None and not last else contextlib.nullcontext():
@@ -153,13 +153,13 @@ class ParallelLoss:
             loss = loss_sum / valid
             if scale is not None:
                 loss = loss * scale
-            # DDP takes the mean over the ranks, and the sum is wanted.
+            # DDP averages over the ranks; we need the sum.
             (loss * world_size if world_size > 1 else loss).backward()
         return loss_sum.detach()
 
 
 class _Bound(nn.Module):
-    """A model and what is asked of it as one module, for DDP wraps modules."""
+    """A model and its loss function as one module, because DDP wraps modules."""
 
     def __init__(self, model: nn.Module, loss_fn: Callable[..., Tensor]):
         super().__init__()
@@ -174,9 +174,9 @@ SINGLE_PROCESS = Ranks()
 
 @contextlib.contextmanager
 def joined_ranks() -> Iterator[Ranks]:
-    """The ranks that torchrun started, together until the block ends; SINGLE_PROCESS where it started none or one.
+    """Joins the process group of torchrun until the block ends; SINGLE_PROCESS without torchrun or with one process.
 
-    A rank that loses another raises UserError: what that one did not finish is in the newest checkpoint.
+    Raises UserError if another rank is lost; the run resumes from the newest checkpoint.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield SINGLE_PROCESS
@@ -192,8 +192,8 @@ def joined_ranks() -> Iterator[Ranks]:
                 if not _is_lost_rank(error):
                     raise
                 ranks.fail(
-                    "another process of this run ended before its time; complete checkpoints are whole, and the run "
-                    "resumes from the newest, where there is one"
+                    "another process of this run exited early; its complete checkpoints are intact, so rerun the same "
+                    "command to resume"
                 )
     finally:
         dist.destroy_process_group()
@@ -201,7 +201,7 @@ def joined_ranks() -> Iterator[Ranks]:
 
 @contextlib.contextmanager
 def _reported_to_torchrun() -> Iterator[None]:
-    """Puts a UserError's line into the file that torchrun reads: its own report, thirty lines, then ends with that line."""
+    """Writes the message of a UserError to the file that torchrun reads, so that torchrun's report ends with it."""
     try:
         yield
     except UserError as error:

@@ -1,7 +1,7 @@
-"""The loss of a model on held-out tokens: per token, and as bits per byte of the text.
+"""The loss of a model on held-out tokens, per token and in bits per byte.
 
-Bits per byte counts the loss of special tokens but not their bytes, so tokenizers can be compared with each other and
-with the built-in corpus's own entropy.
+Bits per byte includes the loss of special tokens but not their bytes, so it is comparable between tokenizers and with the
+entropy of the built-in corpus.
 """
 
 import math
@@ -21,13 +21,13 @@ from lmfast.training.objectives import IGNORE
 
 
 def make_evaluate(tokens: np.ndarray, tokenizer: Tokenizer | None, objective: Objective) -> MakeEvaluate:
-    """Evaluations on a validation file's tokens (n,); bits per byte where the tokenizer is known."""
+    """Prepares evaluations on the tokens (n,) of a validation file; with a tokenizer, also in bits per byte."""
 
     def prepare(
         model: TransformerLM, settings: TrainSettings, device: torch.device, ranks: Ranks = SINGLE_PROCESS
     ) -> Evaluate:
         opt, log = settings.optimizer, settings.logging
-        # Counted in optimizer steps: the same text however a step is split.
+        # In optimizer steps, so that the evaluated text does not depend on grad_accumulation.
         limit = log.eval_batches * opt.grad_accumulation
         windows = Windows(tokens, opt.batch_size, settings.model.context_length, IGNORE, limit)
         num_bytes = None if tokenizer is None else count_bytes(windows.targets(), tokenizer)
@@ -47,9 +47,9 @@ def evaluate(
     num_bytes: int | None,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> dict[str, float]:
-    """{val_loss: nats per token, bits_per_byte} over `windows`, in order; leaves the model in eval mode.
+    """{val_loss: nats per token, bits_per_byte} over `windows`; leaves the model in eval mode.
 
-    Of several ranks each takes every N-th batch, and all of them get the whole result.
+    Each of N ranks evaluates every N-th batch; all ranks return the result for all batches.
     """
     model.eval()
     count = 0
@@ -59,7 +59,7 @@ def evaluate(
             continue
         with autocast(device, precision):
             loss_sum = objective.loss(model, *objective.tensors(batch, device))
-        total += loss_sum  # in fp64: a whole file in fp32 would lose the last digits
+        total += loss_sum  # fp64: summing a whole file in fp32 would lose precision
         count += objective.valid_tokens(batch)
     total, count = float(ranks.sum(total)), int(ranks.sum(torch.tensor(count)))
     metrics = {"val_loss": total / count}
@@ -69,7 +69,7 @@ def evaluate(
 
 
 def count_bytes(ids: np.ndarray, tokenizer: Tokenizer) -> int:
-    """Bytes of text that `ids` decode to; special tokens have none."""
+    """Number of bytes that `ids` decode to, without special tokens."""
     lengths = tokenizer.token_lengths()
     lengths[list(tokenizer.special_tokens.values())] = 0
     chunk = 1 << 22

@@ -1,22 +1,21 @@
-"""Decides on the device whether a step may be taken, and tells the host about it only when asked.
+"""Skips steps with a non-finite loss or gradient, deciding on the device.
 
-In: each step's loss and gradient norm, device scalars. Out: `found_inf` for the fused optimizers, 1.0 where the step
-must be left out. After PATIENCE such steps in a row the guard has given up, and no later step is taken until the host
-looks: where a run ends does not depend on how often it is looked at. A step that is left out because fp16's loss scale
-was too large is excused: it is not counted, and neither ends a row nor makes it longer. No operation here waits for
-the device but `skipped`.
+Input: loss and gradient norm of each step, as device scalars. Output: `found_inf` for the fused optimizers, 1.0 if the step
+must be skipped. After PATIENCE skipped steps in a row, all later steps are skipped until the host checks, so where a run
+ends does not depend on how often that happens. Steps skipped because the fp16 loss scale was too large do not count and do
+not interrupt a row. Only `skipped` waits for the device.
 """
 
 import torch
 from torch import Tensor
 
 PATIENCE = 10
-"""steps in a row with a loss or gradient that is not finite, after which the run stops"""
+"""number of consecutive steps with a non-finite loss or gradient after which the run stops"""
 
 
 class FiniteGuard:
     def __init__(self, device: torch.device, step: int = 0):
-        """step: the last one taken so far."""
+        """step: the last step taken so far."""
         self.taken = torch.full((), step, dtype=torch.int64, device=device)
         self.in_a_row = torch.zeros((), dtype=torch.int64, device=device)
         self.total = torch.zeros((), dtype=torch.int64, device=device)
@@ -30,12 +29,12 @@ class FiniteGuard:
         self.last_taken = step
 
     def check(self, step: int, loss: Tensor, norm: Tensor, excused: Tensor | None = None) -> Tensor:
-        """1.0, as fp32 scalar, when step `step` (the first is 1) must be skipped, else 0.0.
+        """1.0 if step `step` (from 1) must be skipped, otherwise 0.0, as an fp32 scalar on the device.
 
-        excused: whether a step that is skipped is not counted, a bool scalar of the device.
+        excused: bool scalar on the device: whether to skip the step without counting it.
         """
         over = self.in_a_row >= PATIENCE
-        bad = ~torch.isfinite(loss + norm)  # an infinity and its opposite make a NaN
+        bad = ~torch.isfinite(loss + norm)  # inf − inf is NaN, so the sum is finite only if both are
         self.taken = torch.where(bad | over, self.taken, step)
         counted = bad & ~over if excused is None else bad & ~over & ~excused
         self.recent = torch.where(counted & (self.slots == self.total % PATIENCE), step, self.recent)
@@ -44,7 +43,7 @@ class FiniteGuard:
         return (bad | over).float()
 
     def skipped(self) -> tuple[int, list[int]]:
-        """(steps skipped since the last call, the last of them in order, at most PATIENCE); waits for the device."""
+        """(number of steps skipped since the last call, the last PATIENCE of them in order); waits for the device."""
         total = int(self.total)
         number, before = total - self.reported, self.reported
         if not number:

@@ -1,7 +1,8 @@
-"""How long a run will take and how much memory: before its first step, and measured once ten steps are known.
+"""Estimates of a run's memory and time: before the first step, and from measurements after ten steps.
 
-In: resolved settings, the rows of a step, the device's peak in FLOP/s. Out: lines for the console. The memory is that of
-model/memory.py; the first time assumes a share of the peak, the second one is measured, evaluations included.
+Input: resolved settings, the rows of a step, the peak of the device in FLOP/s. Output: lines for the console. Memory is
+computed by model/memory.py. The first time assumes a fraction of the peak; the second is measured and includes
+evaluations.
 """
 
 import os
@@ -16,24 +17,24 @@ from lmfast.units import duration
 ASSUMED_MFU = 0.4
 UNREALISTIC_SECONDS = 14 * 86400
 KNOWN_AFTER = 10
-"""steps, the first left out, after which the time is measured"""
+"""number of steps after the first from which the time is measured"""
 
 
 def schedule_warnings(opt: OptimizerSettings) -> list[str]:
-    """Lines on a learning rate that hardly rises, or that is zero for a part of the run; opt: resolved."""
+    """Warnings about a run that ends within the warmup, or that has steps with learning rate 0; opt: resolved."""
     if opt.max_iters is None:
         return []
     found = []
     if 0 < opt.max_iters <= opt.warmup_iters:
         share = opt.max_iters / opt.warmup_iters
         found.append(
-            f"warning: warmup_iters is {opt.warmup_iters}, and the run ends at step {opt.max_iters}, within the warmup, at "
-            f"{share:.0%} of learning_rate; set --warmup-iters {max(1, opt.max_iters // 10)}, say"
+            f"warning: the run ends at step {opt.max_iters}, within the warmup of {opt.warmup_iters} steps, at "
+            f"{share:.0%} of learning_rate; try --warmup-iters {max(1, opt.max_iters // 10)}"
         )
     if opt.lr_decay_iters is not None and opt.lr_decay_iters < opt.max_iters and opt.min_lr == 0:
         found.append(
-            f"warning: the learning rate is 0 from step {opt.lr_decay_iters} on, and the run ends at step {opt.max_iters}; "
-            "set --lr-decay-iters or --min-lr"
+            f"warning: the learning rate is 0 from step {opt.lr_decay_iters} to the end of the run at step {opt.max_iters}; "
+            "change --lr-decay-iters or --min-lr"
         )
     return found
 
@@ -48,10 +49,10 @@ def estimate_lines(
     capacity: int | None,
     on_cpu: bool,
 ) -> list[str]:
-    """Lines before the first step.
+    """Lines to print before the first step.
 
-    rows: of one forward pass on one device, row_length tokens each. tokens: of the whole run; None where the clock ends
-    it. peak: FLOP/s of one device, of `world`. capacity: bytes of its memory.
+    rows: rows of one forward pass on one device, of row_length tokens each. tokens: of the whole run; None if the clock
+    ends it. peak: FLOP/s of one of `world` devices. capacity: bytes of its memory.
     """
     dtype = "fp8" if settings.run.fp8 else selected_precision(settings.run)
     config = settings.model
@@ -61,17 +62,17 @@ def estimate_lines(
     if tokens is not None:
         rate = ASSUMED_MFU * peak * world / training_flops_per_token(config, row_length)
         seconds = tokens / rate
-        line += f", {duration(seconds)} at {ASSUMED_MFU:.0%} MFU (a measured time follows after {KNOWN_AFTER} steps)"
+        line += f", {duration(seconds)} at {ASSUMED_MFU:.0%} MFU (measured after {KNOWN_AFTER} steps)"
     lines = [line]
     if capacity is not None and memory > USABLE * capacity:
         lines.append(
-            f"warning: that does not fit into the {capacity / 1e9:.2g} GB here; a smaller --batch-size with more "
-            "--grad-accumulation, or a smaller model, needs less"
+            f"warning: the device has only {capacity / 1e9:.2g} GB; reduce --batch-size and raise --grad-accumulation, "
+            "or use a smaller model"
         )
     if seconds is not None and seconds > UNREALISTIC_SECONDS:
         lines.append(
-            "warning: not realistic on this device; train a smaller model (`lmfast flops --hours H --device auto` finds "
-            "its size), fewer steps (--max-iters), or for a given time (--max-minutes)"
+            "warning: not realistic on this device; train a smaller model (find its size with `lmfast flops --hours H "
+            "--device auto`), fewer steps (--max-iters), or for a fixed time (--max-minutes)"
         )
     return lines
 
@@ -85,7 +86,7 @@ def time_left(
     eval_interval: int,
     eval_tokens: int,
 ) -> float:
-    """Seconds from `step` to the end: training, and evaluations at a third of its cost per token (no backward)."""
+    """Seconds from `step` to the end of the run. Evaluation costs a third of training per token (no backward)."""
     sequences = batch.rows_before(max_iters) - batch.rows_before(step)
     evaluations = 0
     if eval_tokens:
@@ -94,7 +95,7 @@ def time_left(
 
 
 def memory_capacity(device) -> int | None:
-    """Bytes of a device's memory; of the machine's on a CPU; None where it is not known."""
+    """Memory of a device in bytes, for a CPU that of the machine; None if unknown."""
     import torch
 
     if device.type == "cuda":
@@ -106,15 +107,16 @@ def memory_capacity(device) -> int | None:
 
 
 class Forecast:
-    """Reports the time left, once, KNOWN_AFTER steps after the first. Call it after each step with the training seconds
-    and tokens until there, the first step's included."""
+    """Reports the remaining time once, KNOWN_AFTER steps after the first.
+
+    Call it with the training seconds and tokens so far, including the first step, after each step that it `wants`."""
 
     def __init__(self, left: Callable[[float, int], float], report: Callable[[str], None]):
-        """left: (seconds per token, step) → seconds left."""
+        """left: (seconds per token, step) → remaining seconds."""
         self.left, self.report, self.first, self.done = left, report, None, False
 
     def wants(self, step: int) -> bool:
-        """Whether the next call's seconds must be exact: after the first step, and when it reports."""
+        """Whether to call it after `step`: after the first step, and when it reports."""
         return not self.done and (self.first is None or step == self.first[0] + KNOWN_AFTER)
 
     def __call__(self, step: int, seconds: float, tokens: int) -> None:

@@ -16,19 +16,19 @@ from lmfast.training.distributed import Ranks
 
 
 class Objective(Protocol):
-    """A loss over batches. It returns sums, never means, so that a step can be split into forward passes anyhow."""
+    """A loss over batches. Returns sums, not means, so that a step can be split into forward passes in any way."""
 
     @property
     def loss(self) -> Callable[..., Tensor]:
-        """loss(model, *tensors) → the summed loss in nats, an fp32 scalar that can be differentiated."""
+        """loss(model, *tensors) → the summed loss in nats, a differentiable fp32 scalar."""
         ...
 
     def tensors(self, batch: np.ndarray, device: torch.device) -> tuple[Tensor | None, ...]:
-        """The arguments of `loss` for a batch (rows, length + 1) of its BatchSource, on `device`."""
+        """The arguments of `loss` on `device`, for a batch (rows, length + 1) of the BatchSource."""
         ...
 
     def valid_tokens(self, batch: np.ndarray) -> int:
-        """What the summed loss of a batch is divided by: targets with loss, or for preferences pairs."""
+        """The divisor of the summed loss of a batch: number of targets with loss, or of pairs for preferences."""
         ...
 
 
@@ -36,16 +36,16 @@ class BatchSource(Protocol):
     """Training data as a pure function of the step, so that a run resumes anywhere without replay."""
 
     def step(self, step: int, /) -> np.ndarray:
-        """The rows (rows, length + 1) of optimizer step `step`, counted from 0: int64 ids, or records of packing.TOKEN."""
+        """The rows (rows, length + 1) of optimizer step `step` (from 0): int64 ids, or records of packing.TOKEN."""
         ...
 
     def describe(self, step: int, /) -> str:
-        """Where the data of step `step` comes from, as text. Called from any thread."""
+        """The origin of the data of step `step`, as text. Thread-safe."""
         ...
 
 
 Evaluate = Callable[[], dict[str, float]]
-"""measures the model as it is now: {val_loss, …}, losses in nats per token (for preferences, per pair)"""
+"""evaluates the current model: {val_loss, …}, losses in nats per token (per pair for preferences)"""
 
 
 class MakeEvaluate(Protocol):
@@ -57,7 +57,7 @@ class MakeEvaluate(Protocol):
 
 
 class Sample(Protocol):
-    """Text that the model writes after step `step`, and figures about it for the metrics."""
+    """Generates text after step `step`; returns it with statistics for the metrics."""
 
     def __call__(self, model: TransformerLM, step: int) -> tuple[str, dict[str, float]]: ...
 

@@ -1,11 +1,9 @@
-"""The loss scale of fp16 training, on the device: what torch.amp.GradScaler does, without its host syncs.
+"""Dynamic loss scaling for fp16 training, like torch.amp.GradScaler but without host synchronisation.
 
-The loss is multiplied by a power of two before the backward, so that small gradients do not vanish in fp16, and the
-gradients are divided by it before they are clipped. A step whose gradients overflow is skipped and halves the scale;
-GROWTH_INTERVAL steps without an overflow double it (Micikevicius et al. 2018, arXiv:1710.03740). GradScaler reads one
-number per step on the host; here every decision stays on the device, and the state is three tensors of a checkpoint.
-
-In: fp32 gradients. Refused: a checkpoint without the state.
+The loss is multiplied by a power of two before the backward, so that small gradients do not underflow in fp16, and the
+fp32 gradients are divided by it before clipping. A step whose gradients overflow is skipped and halves the scale;
+GROWTH_INTERVAL steps without overflow double it (Micikevicius et al. 2018, arXiv:1710.03740). GradScaler reads one number
+per step on the host; here all decisions stay on the device. The state is three tensors in the checkpoint.
 """
 
 from collections.abc import Sequence
@@ -16,11 +14,11 @@ from torch import Tensor
 from lmfast.errors import UserError
 
 INITIAL, FLOOR, GROWTH_INTERVAL = 2.0**16, 1.0, 2000
-"""GradScaler's own first value and interval; an overflow at a scale of FLOOR is none of the scale's"""
+"""GradScaler's initial value and interval; an overflow at scale FLOOR has another cause than the scale"""
 
 
 class LossScale:
-    """`scale` multiplies the loss; `good_steps` counts steps since it last changed, `overflows` those skipped for it."""
+    """`scale`: factor on the loss; `good_steps`: steps since it last changed; `overflows`: steps skipped because of it."""
 
     def __init__(self, device: torch.device):
         self.scale = torch.full((), INITIAL, device=device)
@@ -29,9 +27,9 @@ class LossScale:
 
     @torch.no_grad()
     def unscale_and_clip(self, weights: Sequence[Tensor], limit: float) -> Tensor:
-        """Divides the gradients by the scale and clips them to a global norm of `limit`; returns the norm before.
+        """Divides the gradients by the scale and clips them to a global norm of `limit`; returns the norm before clipping.
 
-        One pass over the gradients, as clipping alone needs: the scale and clip_grad_norm_'s factor are one number.
+        Takes one pass over the gradients, because scale and clipping factor are combined.
         """
         grads = [p.grad for p in weights if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads) / self.scale
@@ -40,9 +38,9 @@ class LossScale:
         return norm
 
     def update(self, loss: Tensor, norm: Tensor) -> Tensor:
-        """Moves the scale after a step; returns whether the step overflowed for its sake (bool scalar).
+        """Updates the scale after a step; returns whether the step overflowed because of it (bool scalar).
 
-        A loss that is not finite, or a gradient at a scale of FLOOR, is none of the scale's: then the result is False.
+        False if the loss itself is not finite, or if the scale is already FLOOR.
         """
         overflow = torch.isfinite(loss) & ~torch.isfinite(norm) & (self.scale > FLOOR)
         good = torch.isfinite(loss + norm)
@@ -54,11 +52,11 @@ class LossScale:
         return overflow
 
     def metrics(self) -> dict[str, float]:
-        """{loss_scale, overflows: steps of the run skipped for it}; waits for the device."""
+        """{loss_scale, overflows: steps of the run skipped because of it}; waits for the device."""
         return {"loss_scale": self.scale.item(), "overflows": self.overflows.item()}
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint's optimizer file holds besides the optimizer's own."""
+        """The tensors stored in the optimizer file of a checkpoint, in addition to those of the optimizer."""
         fields = {"scale": self.scale, "good_steps": self.good_steps, "overflows": self.overflows}
         return {f"loss_scale.{name}": tensor for name, tensor in fields.items()}
 
@@ -67,7 +65,7 @@ class LossScale:
         own = self.state_tensors()
         if missing := own.keys() - tensors.keys():
             raise UserError(
-                f"optimizer.safetensors holds no {min(missing)}; was the run trained with --fp16?"
+                f"optimizer.safetensors contains no {min(missing)}; was the run trained with --fp16?"
             )
         for name, tensor in own.items():
             tensor.copy_(tensors[name])

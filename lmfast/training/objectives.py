@@ -1,7 +1,7 @@
-"""What a batch is asked to teach: the loss of a model on a batch, as a sum and a count.
+"""Training objectives: the loss of a model on a batch, as a sum and a count.
 
-An objective returns sums, never means, so that the loop can divide by the valid tokens of a whole optimizer step,
-however it is cut into forward passes.
+An objective returns sums, not means, so that the loop can divide by the valid tokens of a whole optimizer step, however
+it is split into forward passes.
 """
 
 import numpy as np
@@ -15,35 +15,33 @@ from lmfast.model.transformer import TransformerLM
 from lmfast.training.distributed import SINGLE_PROCESS, Ranks
 
 IGNORE = -100
-"""target of a position that carries no loss (PyTorch's convention)"""
+"""target of a position without loss (PyTorch's convention)"""
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """`array` on `device`. For CUDA it goes through pinned memory: from other memory a copy waits until the device has
-    done all that is queued before it, each step."""
+    """Copies `array` to `device`. On CUDA through pinned memory: a copy from pageable memory would wait for the device."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 class NextToken:
-    """Pretraining: every token predicts the next; the loss is −log p in nats, summed.
+    """Next-token prediction: the summed −log p of every token, in nats.
 
-    z_loss: while the model trains, z_loss · logsumexp(logits)² is added to each token's loss, which keeps the logits
-    from drifting (Chowdhery et al. 2022, 5). In eval mode the loss is −log p alone.
+    z_loss: in training, adds z_loss · logsumexp(logits)² to the loss of each token, which keeps the logits from drifting
+    (Chowdhery et al. 2022, section 5).
 
-    separator: the id of <|endoftext|>. A token then attends to its own document only. A separator that is read opens
-    the next document, so a document's first token is predicted from <|endoftext|> alone, as generation begins a text;
-    a separator that is predicted ends the document before it. Every target keeps its loss, so the loss of a row is the
-    sum of its documents' own, [separator, document] predicting [document, separator]. RoPE's positions run on over the
-    row: attention depends on their differences only.
+    separator: the id of <|endoftext|>, to restrict attention to the token's own document. As an input, the separator
+    belongs to the document after it, so the first token is predicted from <|endoftext|> alone, as in generation; as a
+    target, it ends the document before it. The loss of a row is then the sum of the losses of its documents. RoPE
+    positions continue over the row, because attention depends only on their differences.
     """
 
     def __init__(self, z_loss: float = 0.0, separator: int | None = None):
         self.z_loss, self.separator = z_loss, separator
 
     def tensors(self, batch: np.ndarray, device: torch.device) -> tuple[Tensor | None, ...]:
-        """ids (rows, context_length + 1) int64 → inputs and targets (rows, context_length) on `device`; with a separator
-        also None (positions) and document_ids, counted on the device."""
+        """ids (rows, context_length + 1) int64 → inputs, targets (rows, context_length) on `device`; with a separator
+        also None (positions) and document_ids, computed on the device."""
         ids = to_device(batch, device)
         inputs, targets = ids[:, :-1].clamp(min=0), ids[:, 1:].contiguous()
         if self.separator is None:
@@ -51,7 +49,7 @@ class NextToken:
         return inputs, targets, None, (inputs == self.separator).cumsum(1)
 
     def valid_tokens(self, batch: np.ndarray) -> int:
-        """How many targets of the batch carry loss."""
+        """Number of targets with loss in the batch."""
         return int((batch[:, 1:] != IGNORE).sum())
 
     def loss(
@@ -62,7 +60,7 @@ class NextToken:
         positions: Tensor | None = None,
         document_ids: Tensor | None = None,
     ) -> Tensor:
-        """Summed loss, fp32 scalar. positions and document_ids, each (rows, context_length), are those of packed rows."""
+        """Summed loss, fp32 scalar. positions, document_ids: (rows, context_length), for packed rows."""
         hidden = model.hidden(inputs, positions, document_ids)
         loss_sum, _ = lmfast_kernels.linear_cross_entropy(
             hidden.flatten(0, 1),
@@ -77,7 +75,7 @@ class NextToken:
 
 
 class SFT(NextToken):
-    """Supervised fine-tuning: NextToken on packed conversations, of which only the assistant's tokens carry loss."""
+    """Supervised fine-tuning: next-token prediction of the assistant's tokens in packed conversations."""
 
     def tensors(self, batch: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """rows (rows, length + 1) of packing.TOKEN → inputs, targets, positions, document_ids (rows, length), int64."""
@@ -88,21 +86,21 @@ class SFT(NextToken):
         return inputs, targets, at, document
 
     def valid_tokens(self, batch: np.ndarray) -> int:
-        """How many tokens of the batch carry loss."""
+        """Number of tokens with loss in the batch."""
         return int(batch["loss"][:, 1:].sum())
 
 
 class DPO:
-    """Preferences: the chosen answer gains on the rejected one, measured against a reference model.
+    """Direct preference optimisation against a reference model.
 
-    With h = (log π/π_ref of the chosen) − (log π/π_ref of the rejected), each log-probability a sum over the answer's
-    tokens, a pair's loss is
-    - sigmoid: −(1 − ε) log σ(βh) − ε log σ(−βh); Rafailov et al. 2023, with ε = label_smoothing the conservative DPO
-      of Mitchell 2023 (the label is wrong with probability ε);
-    - ipo: (h − 1 / 2β)²; Azar et al. 2023, eq. 17.
-    length_normalised: log-probabilities are means over the answer's tokens (as in Tülu 3; TRL's ipo is so as well).
+    With h = (log π/π_ref of the chosen) − (log π/π_ref of the rejected answer), where log-probabilities are summed over
+    the tokens of the answer, the loss of a pair is
+    - sigmoid: −(1 − ε) log σ(βh) − ε log σ(−βh) (Rafailov et al. 2023), where ε = label_smoothing is the probability of
+      a wrong label in conservative DPO (Mitchell 2023);
+    - ipo: (h − 1 / 2β)² (Azar et al. 2023, eq. 17).
+    length_normalised: use means over the tokens of the answer (as in Tülu 3, and in TRL's ipo).
 
-    Rows come in pairs, chosen then rejected; losses are summed over pairs. Rewards are β log π/π_ref.
+    Rows are pairs, chosen then rejected; losses are summed over pairs. Rewards are β log π/π_ref.
     """
 
     NAMES = (
@@ -134,11 +132,11 @@ class DPO:
         return to_device(inputs, device), to_device(targets, device), to_device(reference, device)
 
     def valid_tokens(self, batch: np.ndarray) -> int:
-        """What the summed loss is divided by: the number of pairs."""
+        """Number of pairs, the divisor of the summed loss."""
         return len(batch) // 2
 
     def loss(self, model: TransformerLM, inputs: Tensor, targets: Tensor, reference: Tensor) -> Tensor:
-        """Summed loss of the pairs, fp32 scalar; in training it notes their rewards for `read_metrics`."""
+        """Summed loss of the pairs, fp32 scalar; in training, accumulates their rewards for `read_metrics`."""
         losses, numbers = self.pairs(sequence_log_probs(model, inputs, targets), reference, targets)
         if model.training:
             self.noted += torch.cat([numbers.sum(1), torch.ones_like(losses).sum()[None]])
@@ -166,17 +164,17 @@ class DPO:
         return losses, numbers
 
     def read_metrics(self, ranks: Ranks = SINGLE_PROCESS) -> dict[str, float]:
-        """Means of NAMES over the training pairs of all ranks since the last call; every rank must ask."""
+        """Means of NAMES over the training pairs of all ranks since the last call; every rank must call it."""
         *sums, count = ranks.sum(self.noted).tolist()
         self.noted.zero_()
         return {name: value / count for name, value in zip(self.NAMES, sums, strict=True)} if count else {}
 
 
 def sequence_log_probs(model: TransformerLM, inputs: Tensor, targets: Tensor) -> Tensor:
-    """Summed log-probability (rows,) fp32 of each row's targets that are not IGNORE.
+    """Summed log-probability (rows,) fp32 of the targets of each row, without IGNORE.
 
-    The fused loss is called a row at a time, so that no logits of rows × length × vocabulary are held. Padding stands
-    to the right of what it could disturb.
+    Calls the fused loss per row, so that logits of rows × length × vocabulary are never stored. Padding is on the right
+    and cannot affect earlier tokens.
     """
     hidden = model.hidden(inputs)
     sums = [

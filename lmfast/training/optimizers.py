@@ -1,12 +1,11 @@
-"""The optimizers: torch's fused AdamW over everything, or torch's Muon over the blocks' matrices and AdamW over the rest.
+"""Optimizers: torch's fused AdamW for all weights, or torch's Muon for the matrices of the blocks and AdamW for the rest.
 
-In: a model and its settings. Out: an optimizer whose groups carry `rate`, a factor on the schedule's learning rate, and
-which obeys `found_inf`, a scalar on the device: where it is 1.0 a step changes neither weights nor state, and the host
-need not know. The state is named after the parameters, so that a checkpoint does not depend on their order.
+Parameter groups have a `rate`, a factor on the scheduled learning rate. If the device scalar `found_inf` is 1.0, a step
+changes neither weights nor state, without involving the host. The state is stored by parameter name, so that checkpoints
+do not depend on the order of parameters. Weight decay applies to matrices only, as in GPT-2 and nanoGPT.
 
-Decay applies to matrices only; norm weights are exempt, as in GPT-2 and nanoGPT. Refused: a state that does not fit.
-Sources: Loshchilov & Hutter 2019 (AdamW); Jordan et al. 2024, kellerjordan.github.io/posts/muon (Muon); Liu et al.
-2025, arXiv:2502.16982 (Muon's update at the size of AdamW's, so that one learning rate and decay serve both).
+Sources: Loshchilov & Hutter 2019 (AdamW); Jordan et al. 2024, kellerjordan.github.io/posts/muon (Muon); Liu et al. 2025,
+arXiv:2502.16982 (scaling Muon's update to the size of AdamW's, so that both use the same learning rate and decay).
 """
 
 from collections import defaultdict
@@ -42,7 +41,7 @@ class AdamW(torch.optim.AdamW):
 def make_adamw(
     weights: list[nn.Parameter], learning_rate: float, betas: tuple[float, float], weight_decay: float
 ) -> AdamW:
-    """AdamW in one kernel."""
+    """Fused AdamW."""
     groups = [
         {"params": [p for p in weights if p.ndim >= 2], "weight_decay": weight_decay, "rate": 1.0},
         {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0, "rate": 1.0},
@@ -59,9 +58,9 @@ def make_optimizer(
     muon_momentum: float = 0.95,
     muon_lr: float | None = None,
 ) -> Optimizer:
-    """`kind` adamw or muon; the loop sets every group's learning rate anew before each step.
+    """kind: adamw or muon. The loop sets the learning rate of every group before each step.
 
-    muon_lr: the peak rate of Muon's matrices, where it is not `learning_rate`.
+    muon_lr: peak learning rate of Muon's matrices; defaults to `learning_rate`.
     """
     weights = [p for p in model.parameters() if p.requires_grad]
     if kind == "adamw":
@@ -74,7 +73,7 @@ def make_optimizer(
 
 
 def block_matrices(model: nn.Module) -> dict[Tensor, list[int]]:
-    """{matrix: rows of each matrix that it holds} of the linear layers but the head; embeddings are not among them."""
+    """{weight: numbers of rows of the matrices fused in it} of all linear layers except the head."""
     return {
         module.weight: module.widths if isinstance(module, FusedLinear) else [module.out_features]
         for name, module in model.named_modules()
@@ -83,12 +82,12 @@ def block_matrices(model: nn.Module) -> dict[Tensor, list[int]]:
 
 
 class Muon(torch.optim.Muon):
-    """torch's Muon, taught `found_inf` and fused projections.
+    """torch's Muon with `found_inf` and fused projections.
 
-    A fused projection is moved as the matrices it holds, each orthogonalised by itself, as if they had been registered
-    apart; its momentum is one tensor all the same. torch's step has no found_inf: where a step must not count, the
-    gradient is replaced by the momentum, which momentum.lerp_(gradient) then keeps to the bit, and the weights are put
-    back afterwards. Their copies live within `step` only, when the activations are gone.
+    The matrices of a fused projection are orthogonalised separately, as if they were separate parameters; their momentum
+    is stored as one tensor. torch's Muon does not support found_inf: to skip a step, the gradient is replaced by the
+    momentum, so that momentum.lerp_(gradient) does not change it, and the weights are restored afterwards. The copies of
+    the weights exist only within `step`, when there are no activations.
     """
 
     def __init__(
@@ -142,7 +141,7 @@ class Muon(torch.optim.Muon):
 
 
 class MuonWithAdamW:
-    """Two optimizers as one: all groups, one state, one step."""
+    """Muon and AdamW as one optimizer, with shared parameter groups and state."""
 
     def __init__(self, muon: Muon, adamw: AdamW | None):
         self.both: list[Muon | AdamW] = [muon] if adamw is None else [muon, adamw]
@@ -163,7 +162,7 @@ class MuonWithAdamW:
 
 
 def state_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """{`parameter.field`: tensor} of everything the optimizer remembers."""
+    """{`parameter.field`: tensor} of the optimizer state."""
     return {
         f"{name}.{field}": value
         for name, p in model.named_parameters()
@@ -173,7 +172,7 @@ def state_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def load_state_tensors(model: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `state_tensors`; every parameter must be there. An empty state means no step was taken."""
+    """The inverse of `state_tensors`; empty if no step was taken. Raises UserError if a parameter is missing."""
     if not tensors:
         return
     fields_of: dict[str, dict[str, Tensor]] = {}
@@ -182,11 +181,11 @@ def load_state_tensors(model: nn.Module, optimizer: Optimizer, tensors: dict[str
         fields_of.setdefault(name, {})[field] = value
     for name, parameter in model.named_parameters():
         if name not in fields_of:
-            raise UserError(f"optimizer.safetensors holds no state for {name}; was the model changed?")
+            raise UserError(f"optimizer.safetensors contains no state for {name}; was the model changed?")
         state = optimizer.state[parameter]
         for field, value in fields_of[name].items():
             if field in state:
-                state[field].copy_(value)  # Muon's parts look into this tensor
+                state[field].copy_(value)  # in place, because Muon's parts are views of this tensor
             else:
-                # The step count stays in fp32 on the parameter's device, as the fused kernel keeps it.
+                # The fused kernel needs the step count in fp32 on the device of the parameter.
                 state[field] = value.to(parameter.device)

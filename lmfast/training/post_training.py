@@ -1,5 +1,5 @@
-"""What supervised fine-tuning and preference training share: the model they start from, its tokenizer with the chat's
-tokens, the prompts they keep out of training, and what they say about the data.
+"""Functions shared by supervised fine-tuning and preference training: settings, base model, chat tokenizer, held-out
+prompts, and reports about the data.
 """
 
 import hashlib
@@ -40,9 +40,9 @@ T = TypeVar("T", SFTSettings, DPOSettings)
 
 
 def stage_settings(cls: type[T], read: Callable[..., T], stage: str) -> tuple[T, Start]:
-    """(settings with the base's model and absolute paths, where the run begins).
+    """(settings with the model of the base run and absolute paths, start of the run).
 
-    read: returns the command line's settings, over `base` where given.
+    read: returns the settings of the command line, which override `base` if given.
     """
     settings = read()
     folder, resuming = choose_folder(settings, stage)
@@ -52,7 +52,7 @@ def stage_settings(cls: type[T], read: Callable[..., T], stage: str) -> tuple[T,
         if settings.data.epochs != saved.data.epochs and (
             settings.optimizer.max_iters == saved.optimizer.max_iters
         ):
-            settings = replace_flat(settings, {"max_iters": None})  # what came from the former epochs
+            settings = replace_flat(settings, {"max_iters": None})  # derived from the previous `epochs`
         reject_missing_data(folder, settings)
     else:
         source = base_checkpoint(settings.run.init_from, stage)
@@ -60,13 +60,15 @@ def stage_settings(cls: type[T], read: Callable[..., T], stage: str) -> tuple[T,
         settings = read(base=replace(cls(), model=model))
     if settings.data.tokenizer is not None:
         raise UserError(
-            f"tokenizer is {settings.data.tokenizer}; {stage} takes that of --init-from, leave --tokenizer out"
+            f"tokenizer is {settings.data.tokenizer}, but {stage} uses that of --init-from; remove --tokenizer"
         )
     if settings.data.document_mask:
-        raise UserError(f"document_mask is for pretraining; {stage} keeps its records apart without it")
+        raise UserError(
+            f"document_mask is only for train; {stage} always masks between records, so remove it"
+        )
     if settings.data.train_data_path is None:
-        raise UserError("train_data_path is not set; name a file of records with --train-data")
-    # Where a run lies is not part of what it is.
+        raise UserError("train_data_path is not set; give a file of records with --train-data")
+    # The location of a run is not one of its settings.
     changes = {"out_dir": None, "resume": False, "device": pick_device(settings.run.device).type}
     for name in ("train_data_path", "val_data_path", "init_from", "reference_cache"):
         if (path := to_flat(settings).get(name)) is not None:
@@ -75,7 +77,7 @@ def stage_settings(cls: type[T], read: Callable[..., T], stage: str) -> tuple[T,
 
 
 def steps_for_epochs(settings: T, items: int) -> T:
-    """The settings with max_iters from `epochs` over `items` rows, where nothing else says how long to train."""
+    """Sets max_iters from `epochs` over `items` rows, unless another setting determines the length of the run."""
     opt, epochs = settings.optimizer, settings.data.epochs
     if not (epochs > 0 and math.isfinite(epochs)):
         raise UserError(f"epochs is {epochs}; it must be a number greater than 0")
@@ -85,50 +87,49 @@ def steps_for_epochs(settings: T, items: int) -> T:
 
 
 def base_checkpoint(init_from: str | None, stage: str) -> Checkpoint:
-    """The weights that a stage starts from."""
+    """The checkpoint that a stage starts from."""
     if init_from is None:
         raise UserError(
-            f"init_from is not set; name the run that {stage} starts from, such as --init-from runs/train-1"
+            f"init_from is not set; give the run that {stage} starts from, such as --init-from runs/train-1"
         )
     return find_checkpoint(Path(init_from))
 
 
 def chat_tokenizer(run: Path, may_add: bool = False) -> Tokenizer:
-    """The tokenizer of a run with the chat's tokens, which are added where it has none and `may_add`. Raises UserError
-    without them, and where the run has no tokenizer."""
+    """The tokenizer of a run with the chat tokens, which are added if `may_add`.
+
+    Raises UserError if they are missing and may not be added, and if the run has no tokenizer."""
     if not (run / "tokenizer").is_dir():
         raise UserError(f"{run}: the run has no tokenizer; train it with --tokenizer")
     tokenizer = Tokenizer.load(run / "tokenizer")
     if has_chat_tokens(tokenizer):
         return tokenizer
     if not may_add:
-        raise UserError(f"{run}: has not learnt to talk (no chat tokens); start from a run of lmfast.sft")
+        raise UserError(f"{run}: is not a chat model (no chat tokens); start from a run of lmfast sft")
     return add_chat_tokens(tokenizer)
 
 
 def embedding_rows(run: Path, tokenizer: Tokenizer) -> int:
-    """Rows of the embedding: those of the base where it has more than its tokenizer needs, and never fewer than that."""
+    """Number of rows of the embedding: the larger of the base model's and the tokenizer's vocabulary size."""
     return max(read_model(run).vocab_size, tokenizer.vocab_size)
 
 
 def truncate_all(
     documents: Sequence[Rendered], length: int, what: str, report: Callable[[str], None] = print
 ) -> list[Rendered | None]:
-    """Each document within `length` tokens, None where no loss would be left; one reported line says how many were changed.
+    """Truncates each document to `length` tokens; None if no token with loss is left. Reports how many changed.
 
-    Raises UserError where nothing is left at all.
+    Raises UserError if no document is left.
     """
     kept = [truncate(document, length) for document in documents]
     gone = sum(document is None for document in kept)
     short = sum(k is not None and len(k.ids) < len(d.ids) for k, d in zip(kept, documents, strict=True))
     if gone == len(kept):
-        raise UserError(
-            f"{what}: no record has an answer within {length - 1} tokens of context; raise --context-length"
-        )
+        raise UserError(f"{what}: no record has an answer within {length - 1} tokens; raise --context-length")
     if gone or short:
         report(
-            f"{what}: longer than {length - 1} tokens: {counted(short, 'answer')} cut short, "
-            f"{counted(gone, 'record')} left out (no answer)"
+            f"{what}: longer than {length - 1} tokens: {counted(short, 'answer')} truncated, "
+            f"{counted(gone, 'record')} skipped (no answer left)"
         )
     return kept
 
@@ -139,9 +140,9 @@ def read_records(
     get_prompt: Callable[..., Sequence[Message]],
     report: Callable[[str], None] = print,
 ) -> tuple[list, list, set[str]]:
-    """(training records, held-out records, hashes of the prompts kept out of training) of the files that `data` names.
+    """(training records, held-out records, hashes of held-out prompts) of the files given in `data`.
 
-    read: path → (records, {reason: bad ones skipped}). Without validation data of its own, prompts are held out by hash.
+    read: path → (records, {reason: number skipped}). Without a validation file, prompts are held out by hash.
     """
 
     def read_one(path: str) -> list:
@@ -160,20 +161,20 @@ def read_records(
 
 
 def report_skipped(path, bad: dict[str, int], report: Callable[[str], None] = print) -> None:
-    """Reports one line about the bad records that --skip-bad left out."""
+    """Reports the bad records that --skip-bad skipped, in one line."""
     if bad:
         reason = max(bad, key=bad.__getitem__)
-        report(f"{path}: {sum(bad.values())} bad records skipped (most often: one that {reason})")
+        report(f"{path}: skipped {counted(sum(bad.values()), 'bad record')} (most common problem: {reason})")
 
 
 def count_seen(run: Path, held_out: set[str]) -> int:
-    """How many of these prompts a run's record of held-out prompts does not name; 0 where it keeps none."""
+    """How many of these prompts were not held out by an earlier run, and so may be in its training data; 0 if unknown."""
     before = read_facts(run).get("held_out")
     return len(held_out - set(before)) if before else 0
 
 
 def rows_sha256(rows: np.ndarray) -> str:
-    """sha256 of what is trained on."""
+    """SHA-256 of the ids, loss masks and document numbers of the rows."""
     named = [np.ascontiguousarray(rows[name]).tobytes() for name in ("id", "loss", "document")]
     return hashlib.sha256(b"".join(named)).hexdigest()
 

@@ -1,4 +1,4 @@
-"""The task of `lmfast dpo`: pairs of answers, and the reference model's log-probabilities of them."""
+"""The task of `lmfast dpo`: pairs of answers and their log-probabilities under the reference model."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -40,7 +40,7 @@ def preference_task(
     device: torch.device,
     ranks: Ranks,
 ) -> tuple[DPOSettings, Task]:
-    """(resolved settings, task) of the preferences that the settings name; the reference is the model of `start`."""
+    """(resolved settings, task) for the preferences given in the settings; the reference is the model of `start`."""
     _check(settings)
     pairs = _read(settings, start, tokenizer, ranks.report)
     training, held = pairs.training, pairs.held
@@ -80,22 +80,20 @@ def _check(settings: DPOSettings) -> None:
     loss = settings.preference
     if settings.run.fp8:
         raise UserError(
-            "fp8 is not available here: the reference's log-probabilities are bf16; leave --fp8 out"
+            "fp8 is not supported by dpo, whose reference log-probabilities are bf16; remove --fp8"
         )
     if not 0 < loss.beta < float("inf"):
         raise UserError(f"beta is {loss.beta}; it must be a number greater than 0")
     if not 0 <= loss.label_smoothing < 0.5:
         raise UserError(f"label_smoothing is {loss.label_smoothing}; it must be at least 0 and below 0.5")
     if loss.label_smoothing and loss.loss_type == "ipo":
-        raise UserError("label_smoothing with loss_type ipo has no meaning; leave one of them out")
+        raise UserError("label_smoothing does not apply to loss_type ipo; remove one of them")
     if settings.optimizer.z_loss:
-        raise UserError(
-            f"z_loss is {settings.optimizer.z_loss}; preferences have no use for it, leave it out"
-        )
+        raise UserError(f"z_loss is {settings.optimizer.z_loss}, but dpo does not use it; remove it")
 
 
 class _Pairs(NamedTuple):
-    training: np.ndarray  # (n, 2, length) of packing.TOKEN, as is held
+    training: np.ndarray  # (n, 2, length) of packing.TOKEN, like `held`
     held: np.ndarray
     prompts: list[tuple[Message, ...]]  # of the held-out pairs
     hashes: list[str]  # of prompts kept out of training
@@ -107,28 +105,28 @@ def _read(settings: DPOSettings, start: Start, tokenizer: Tokenizer, report: Cal
         data, lambda path: read_preferences(path, data.skip_bad), lambda pair: pair.prompt, report
     )
     if seen := count_seen(start.base, hashes):
-        report(f"{start.base}: {seen} of the {len(hashes)} held-out prompts may have been trained on there")
+        report(f"{start.base}: may have been trained on {seen} of the {len(hashes)} held-out prompts")
     name, limit = str(data.train_data_path), settings.model.context_length + 1
     rows, held_rows = pair_rows(training, held, tokenizer, limit, name, report)
     return _Pairs(rows, held_rows, [pair.prompt for pair in held], sorted(hashes))
 
 
 def _make_evaluate(held: np.ndarray, objective: DPO) -> MakeEvaluate:
-    """The loss and the rewards on held-out pairs, their names prefixed with `val_`, and how far the chosen answers' own
-    log-probability has moved from the reference's, as a share of it."""
+    """Loss and rewards on held-out pairs, with the prefix `val_`, and the relative change of the log-probability of the
+    chosen answers against the reference."""
 
     def prepare(
         model: TransformerLM, settings: TrainSettings, device: torch.device, ranks: Ranks
     ) -> Evaluate:
-        """Of several ranks each takes every N-th batch, and all of them get the whole result."""
+        """Each of N ranks evaluates every N-th batch; all ranks return the result for all batches."""
         opt, limit = settings.optimizer, settings.logging.eval_batches
-        # Counted in optimizer steps: the same pairs however a step is split.
+        # In optimizer steps, so that the evaluated pairs do not depend on grad_accumulation.
         batches = sequential_batches(held, opt.batch_size, limit * opt.grad_accumulation)
 
         @torch.no_grad()
         def evaluate() -> dict[str, float]:
             model.eval()
-            # Summed over the pairs: the loss, what `objective.NAMES` names, the reference's log-probability.
+            # Sums over pairs: the loss, `objective.NAMES`, the log-probability under the reference.
             sums = torch.zeros(len(objective.NAMES) + 2, device=device)
             for batch in batches[ranks.rank :: ranks.world_size]:
                 inputs, targets, reference = objective.tensors(batch, device)

@@ -1,7 +1,7 @@
-"""Preferences → pairs of rows, (n, 2, length) of packing.TOKEN: the chosen answer, then the rejected one.
+"""Renders preferences as pairs of rows, (n, 2, length) of packing.TOKEN: the chosen answer, then the rejected one.
 
-Answers are truncate_all at the context's end; a pair of which either answer is then without loss, or whose answers are then
-equal, teaches nothing and is left out, and a line says how many. `length` is the longest row's.
+Answers are truncated at the end of the context. Pairs with an answer without loss, or with identical answers, after that
+are skipped and counted. `length` is that of the longest row.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,13 +24,13 @@ def pair_rows(
     name: str,
     report: Callable[[str], None] = print,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of both parts, of one length of at most `limit`. Raises UserError where nothing is left to train on."""
+    """Rows of both parts, with a common length of at most `limit`. Raises UserError if no training pair is left."""
     found = [
         _cut_pairs(part, tokenizer, limit, what, report)
         for part, what in ((training, name), (held, "held out"))
     ]
     if not found[0]:
-        raise UserError(f"{name}: no pair is left to train on; raise --context-length")
+        raise UserError(f"{name}: no pair fits into the context; raise --context-length")
     length = max(len(row.ids) for part in found for pair in part for row in pair)
     pad = tokenizer.special_tokens[BOS]
     empty = np.zeros((0, 2, length), TOKEN)
@@ -61,6 +61,6 @@ def _cut_pairs(
     kept = [(a, b) for a, b in whole if not np.array_equal(a.ids, b.ids)]
     if len(kept) < len(whole):
         report(
-            f"{what}: {counted(len(whole) - len(kept), 'pair')} left out, answers equal as far as the context goes"
+            f"{what}: skipped {counted(len(whole) - len(kept), 'pair')} with identical answers within the context"
         )
     return kept

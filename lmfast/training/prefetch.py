@@ -1,10 +1,9 @@
-"""Batches made ahead of their step, on a thread of their own; on CUDA copied into pinned memory, used in turns.
+"""Prepares batches ahead of time on another thread, on CUDA in pinned memory.
 
-In: a BatchSource and the device that trains. Out: the same steps. Asked for
-step i, the thread is set on i + 1 … i + AHEAD while step i trains; asked for another step than the next, it starts over
-there. What step(i) raises is raised here. On CUDA the array of step i lies in one of AHEAD + 2 pinned buffers, whose
-copy to the device needs no host, and is overwritten only when the device has passed the work that was queued by the
-time step i + 1 was asked for; so keep no reference to it beyond that. Refused: nothing.
+Input: a BatchSource and the device. Output: the same step(i). A call for step i starts preparing i + 1 … i + AHEAD; a
+call for any step but the next starts over there. Exceptions of step(i) are raised by the call. On CUDA, the array of
+step i is in one of AHEAD + 2 pinned buffers, so that copying it to the device is asynchronous. It is overwritten when the
+device has finished the work queued before the call for step i + 1, so do not keep a reference.
 """
 
 import functools
@@ -20,14 +19,14 @@ AHEAD = 2
 
 
 class Prefetched:
-    """Use it in a `with` statement, or close() it: the thread ends there."""
+    """Use in a `with` statement, or call close(), to end the thread."""
 
     def __init__(self, batches: BatchSource, device: torch.device):
         self.batches = batches
         self.buffers, begin = None, None
         if device.type == "cuda":
             self.buffers = PinnedBuffers(AHEAD + 2)
-            # A new thread's current device is 0, where pinning would make a context for each rank of a machine.
+            # The default device of a new thread is 0, where pinning would create a context for every rank.
             begin = functools.partial(torch.cuda.set_device, torch.cuda.current_device())
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="batches", initializer=begin)
         self.pending: deque[tuple[int, Future]] = deque()
@@ -44,7 +43,7 @@ class Prefetched:
         return self.pending.popleft()[1].result()
 
     def describe(self, i: int) -> str:
-        """Where step i's data is from, in the words of what makes the batches."""
+        """The origin of the data of step i, as text."""
         return self.batches.describe(i)
 
     def _submit(self, i: int) -> None:
@@ -65,20 +64,20 @@ class Prefetched:
 
 
 class PinnedBuffers:
-    """`count` pinned arrays used in turns: step i's is filled anew for step i + count, once the device has passed it."""
+    """`count` pinned arrays in rotation: that of step i is reused for step i + count when the device is done with it."""
 
     def __init__(self, count: int):
         self.arrays: list[np.ndarray | None] = [None] * count
         self.events: list[torch.cuda.Event | None] = [None] * count
 
     def store(self, i: int, rows: np.ndarray) -> np.ndarray:
-        """A pinned copy of `rows`; waits for the device where its buffer may still be read."""
+        """A pinned copy of `rows`; waits if the device may still be reading the buffer."""
         slot = i % len(self.arrays)
         if (event := self.events[slot]) is not None:
             event.synchronize()
         array = self.arrays[slot]
         if array is None or array.shape != rows.shape or array.dtype != rows.dtype:
-            # By its bytes: torch knows no arrays of records, which rows of conversations are.
+            # As bytes, because torch does not support structured arrays, such as rows of conversations.
             plain = torch.from_numpy(np.ascontiguousarray(rows).view(np.uint8))
             array = self.arrays[slot] = plain.pin_memory().numpy().view(rows.dtype)
         else:
@@ -86,7 +85,7 @@ class PinnedBuffers:
         return array
 
     def release_after(self, i: int) -> None:
-        """All of step i is queued on the current stream: its buffer is free when the device gets here."""
+        """Marks that all work of step i is queued on the current stream: its buffer is free when the device gets here."""
         event = torch.cuda.Event()
         event.record()
         self.events[i % len(self.arrays)] = event

@@ -20,15 +20,15 @@ from lmfast.training.task import Task
 from lmfast.training.token_inputs import TokenInputs
 
 PROMPTS = ("Once upon a time", "One day")
-"""prompts of the samples written while training"""
+"""prompts of the samples generated during training"""
 WORDS_TOKENS = 50_000_000
-"""tokens at the start of the training file whose words count as known in the samples' figures: seconds of counting"""
+"""number of tokens at the start of the training file whose words count as known; counting them takes seconds"""
 
 
 def pretraining_task(
     settings: TrainSettings, inputs: TokenInputs, generate: Generate, facts: dict[str, Any] | None = None
 ) -> Task:
-    """The task of resolved `settings` on open files; facts: more of them for run.json."""
+    """The task for resolved `settings` and open files; facts: further entries of run.json."""
     train, valid, tokenizer = inputs.train, inputs.valid, inputs.tokenizer
     objective = NextToken(settings.optimizer.z_loss, inputs.separator)
     data = {
@@ -50,7 +50,7 @@ def pretraining_task(
 
 
 def _evaluation_tokens(settings: TrainSettings, valid: TokenFile | None) -> int:
-    """Tokens of one evaluation."""
+    """Number of tokens in one evaluation."""
     if valid is None:
         return 0
     opt, limit = settings.optimizer, settings.logging.eval_batches
@@ -59,7 +59,7 @@ def _evaluation_tokens(settings: TrainSettings, valid: TokenFile | None) -> int:
 
 
 def _sampler(tokenizer: Tokenizer, train_tokens: np.ndarray, generate: Generate) -> Sample:
-    """Continues PROMPTS, with the same seed every time; figures on the words of the result."""
+    """Continues PROMPTS, always with the same seed; returns the text and its word statistics."""
     stops = ending_ids(tokenizer)
 
     @functools.cache

@@ -1,9 +1,9 @@
-"""Log-probabilities of the reference model, computed once and kept in a file.
+"""Log-probabilities of the reference model, computed once and stored in a file.
 
-In: rows in pairs, (pairs, 2, length) of packing.TOKEN, and the reference model. Out: the summed log-probability of
-each row's answer, (pairs, 2) float32, in `reference.npz` with the key of what they were computed from: the weights
-(sha256 of the checkpoint's file), the data (sha256 of ids and masks), and what else decides the numbers. A file with
-another key is refused, with the part that differs: it was made for another model, other data or other settings.
+Input: pairs of rows, (pairs, 2, length) of packing.TOKEN, and the reference model. Output: the summed log-probability of
+the answer in each row, (pairs, 2) float32, in `reference.npz`. The file contains a key of everything that the numbers
+depend on: weights (SHA-256 of the checkpoint file), data (SHA-256 of ids and masks), context length and precision. A file
+with a different key is rejected, naming the part that differs.
 """
 
 import json
@@ -25,32 +25,32 @@ from lmfast.training.post_training_settings import DPOSettings
 from lmfast.training.run_folder import build_model, find_checkpoint, read_facts
 from lmfast.training.task import Start
 
-_NO_FILE = "holds no reference log-probabilities, or damaged ones; remove it, and they are computed anew"
+_NO_FILE = "contains no reference log-probabilities, or is damaged; delete it to compute them again"
 
 
 def model_key(checkpoint: Checkpoint) -> str:
-    """sha256 of a checkpoint's weights file."""
+    """SHA-256 of the weights file of a checkpoint."""
     return file_sha256(checkpoint.path / "model.safetensors")
 
 
 def load_reference(path: Path, key: dict, pairs: int) -> np.ndarray | None:
-    """What `path` holds for `key`, (pairs, 2); None where there is no such file.
+    """The log-probabilities (pairs, 2) stored in `path`, or None if it does not exist.
 
-    Raises UserError where it is for another key, or no such file at all.
+    Raises UserError if the file has another key or another format.
     """
     if not path.exists():
         return None
     try:
         with np.load(path, allow_pickle=False) as file:
             there, log_probs = dict(json.loads(str(file["key"]))), file["log_probs"]
-    # What is no .npz at all, numpy takes for a pickle, or returns as a plain array.
+    # numpy takes a file that is not .npz for a pickle, or returns a plain array.
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
         raise UserError(f"{path}: {_NO_FILE}") from None
     for name, value in key.items():
         if there.get(name) != value:
             raise UserError(
-                f"{path}: reference log-probabilities of another {name} ({_short(there.get(name))}, now "
-                f"{_short(value)}); remove the file, or name another with --reference-cache"
+                f"{path}: the reference log-probabilities are for a different {name} ({_short(there.get(name))}, now "
+                f"{_short(value)}); delete the file, or set another --reference-cache"
             )
     if log_probs.shape != (pairs, 2) or not np.isfinite(log_probs).all():
         raise UserError(f"{path}: {_NO_FILE}")
@@ -58,7 +58,7 @@ def load_reference(path: Path, key: dict, pairs: int) -> np.ndarray | None:
 
 
 def save_reference(path: Path, key: dict, log_probs: np.ndarray) -> None:
-    """Writes log-probabilities (pairs, 2) with their key, complete or not at all."""
+    """Writes log-probabilities (pairs, 2) and their key, atomically."""
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, key=json.dumps(key), log_probs=log_probs)
 
@@ -72,9 +72,9 @@ def compute_reference(
     precision: Precision,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> np.ndarray:
-    """Summed log-probabilities (pairs, 2) float32 under `model`, which is left in eval mode.
+    """Summed log-probabilities (pairs, 2) float32 under `model`; leaves the model in eval mode.
 
-    Of several ranks each takes every N-th batch, and all of them get the whole result.
+    Each of N ranks computes every N-th batch; all ranks return all results.
     """
     model.eval()
     rows = pairs.reshape(-1, pairs.shape[-1])
@@ -88,7 +88,7 @@ def compute_reference(
 
 
 class Reference:
-    """The reference model's log-probabilities of all pairs: read from their file if it is there, else computed and saved."""
+    """The log-probabilities of all pairs under the reference model: read from their file, or computed and saved."""
 
     def __init__(
         self,
@@ -99,8 +99,9 @@ class Reference:
         device: torch.device,
         ranks: Ranks,
     ):
-        """data: sha256 of each of `parts`, rows (pairs, 2, length) of packing.TOKEN. Raises UserError where
-        reference_cache is for another model or other data, before anything is written."""
+        """data: SHA-256 of each of `parts`, rows (pairs, 2, length) of packing.TOKEN.
+
+        Raises UserError, before anything is written, if reference_cache is for another model or other data."""
         self.settings, self.source, self.parts = settings, start.source, parts
         self.device, self.ranks = device, ranks
         named = settings.preference.reference_cache
@@ -112,7 +113,7 @@ class Reference:
             if start.source is not None
             else read_facts(start.base).get("reference_model")
         )
-        # A new run's own folder can only hold remains of one that never reached a checkpoint.
+        # In the folder of a new run, a file can only be left over from a run without checkpoints.
         self.may_exist = start.resuming or named is not None
         facts = {"length": settings.model.context_length, "bf16": settings.run.bf16}
         if settings.run.fp16:
@@ -125,7 +126,7 @@ class Reference:
         return load_reference(path, self.key, sum(map(len, self.parts))) if self.may_exist else None
 
     def fill(self, folder: Path) -> None:
-        """Writes the log-probabilities into the field `reference` of the rows. folder: the run's."""
+        """Fills the field `reference` of the rows. folder: the run folder."""
         path = self.path or folder / "reference.npz"
         found = self.ranks.from_first(lambda: self._load(path))
         if found is None:
@@ -140,7 +141,8 @@ class Reference:
         source = self.source or find_checkpoint(Path(str(self.settings.run.init_from)))
         if model_key(source) != self.model_key:
             self.ranks.fail(
-                f"{source.path}: no longer the weights that the run began with, and {path} is gone; put one back"
+                f"{source.path}: no longer has the weights that the run started from, and {path} is missing; restore one "
+                "of them"
             )
         model = build_model(source, self.settings.model, self.device)
         pairs, precision = self.settings.optimizer.batch_size, selected_precision(self.settings.run)

@@ -1,8 +1,7 @@
-"""report.html: one run, or several side by side, on a page that needs nothing but itself.
+"""report.html: one run, or several side by side, on a self-contained page.
 
-Any number of runs: up to three are columns of the table, more are its rows. Reads run folders (metrics.jsonl, run.json,
-config.yaml, samples/) and nothing else. Plots are matplotlib's, as SVG inside the page; without matplotlib the page says
-so and keeps its tables.
+Reads run folders (metrics.jsonl, run.json, config.yaml, samples/). Up to three runs are columns of the table, more are
+rows. Plots are inline SVG from matplotlib; without matplotlib the page has only tables.
 """
 
 import html
@@ -19,20 +18,20 @@ from lmfast.training.run_folder import read_facts, read_metrics
 from lmfast.units import duration
 
 COLOURS = ("#2563eb", "#d9480f", "#2b8a3e", "#9c36b5", "#0b7285", "#a61e4d", "#5c940d", "#495057")
-LINES = ("-", "--", ":")  # solid for as many runs as there are colours, then the colours again
-COLUMNS = 3  # runs beside each other in the table; of more, each is a row
-NAMED = 4  # runs that a legend names; of more, it would hide the curves, and the table has the colours
-POINTS = 200  # of the curve of throughput
-SHARED = ("the corpus's own bits per byte (floor)", "device", "peak for MFU", "software")
-"""figures that stand above a table of rows where they are the same for all runs"""
+LINES = ("-", "--", ":")  # the next style when all colours are used
+COLUMNS = 3  # maximum number of runs shown as columns; more are rows
+NAMED = 4  # maximum number of runs in a legend; more would hide the curves, and the table has the colours
+POINTS = 200  # points of the throughput curve
+SHARED = ("entropy of the corpus, bits per byte (floor)", "device", "peak for MFU", "software")
+"""values printed above a table of rows if they are equal for all runs"""
 
 PLOTS = (
     ("Loss against steps", "step", ("train_loss", "val_loss"), "step", "loss"),
     ("Loss against time", "seconds", ("train_loss", "val_loss"), "seconds", "loss"),
     ("Loss against tokens", "tokens", ("train_loss", "val_loss"), "tokens", "loss"),
-    ("Bits per byte", "step", ("bits_per_byte",), "step", "bits a byte of text"),
+    ("Bits per byte", "step", ("bits_per_byte",), "step", "bits per byte"),
     (
-        "Rewards told apart",
+        "Pairs ranked correctly",
         "step",
         ("rewards/accuracies", "val_rewards/accuracies"),
         "step",
@@ -44,10 +43,10 @@ PLOTS = (
         "step",
         ("logps/chosen", "val_logps/chosen"),
         "step",
-        "nats an answer",
+        "nats per answer",
     ),
     ("Learning rate", "step", ("learning_rate",), "step", "learning rate"),
-    ("Throughput", "step", ("tokens_per_second",), "step", "tokens a second"),
+    ("Throughput", "step", ("tokens_per_second",), "step", "tokens per second"),
 )
 
 STYLE = """
@@ -69,7 +68,7 @@ border-left: 3px solid #c9ccd1; white-space: pre-wrap; } details { margin: .6rem
 
 
 def write_report(folders: Sequence[Path], output: Path) -> None:
-    """Writes the page for `folders` to `output`, beside first and then renamed."""
+    """Writes the page for the run folders to `output`, atomically."""
     runs = [_Run(Path(folder)) for folder in folders]
     if len({run.name for run in runs}) < len(runs):
         for run, folder in zip(runs, folders, strict=True):
@@ -80,7 +79,7 @@ def write_report(folders: Sequence[Path], output: Path) -> None:
 
 
 class _Run:
-    """What a run folder says about itself."""
+    """The contents of a run folder."""
 
     def __init__(self, folder: Path):
         self.name = folder.name or str(folder)
@@ -99,13 +98,13 @@ class _Run:
         return next((m[name] for m in reversed(self.metrics) if name in m), None)
 
     def median(self, name: str):
-        """The median: one slow step on a busy machine should not speak for the run."""
+        """The median of a metric, which is robust against slow steps on a busy machine."""
         values = sorted(m[name] for m in self.metrics if name in m)
         return values[len(values) // 2] if values else None
 
 
 def _numbers(line: dict) -> dict:
-    """What of a line of metrics can be drawn; another program may have written words or null."""
+    """The numbers in a line of metrics; another program may have added text or null."""
     return {name: value for name, value in line.items() if isinstance(value, int | float)}
 
 
@@ -114,12 +113,12 @@ def _text(path: Path) -> str:
 
 
 def _page(runs: list[_Run]) -> str:
-    # Of many runs the names stand in the table, a row each.
+    # With many runs, the names are in the rows of the table.
     title = " · ".join(run.name for run in runs) if len(runs) <= COLUMNS else f"{len(runs)} runs"
     parts = [
         f"<h1>{html.escape(title)}</h1>",
-        f'<p class="note">Loss: {_loss_unit(runs)}. MFU = 3 × (2 × matmul parameters + 4 × layers × d_model × T) FLOPs a '
-        "token (T at most the window in layers with one) × tokens/s ÷ the peak rate named below.</p>",
+        f'<p class="note">Loss: {_loss_unit(runs)}. MFU = 3 × (2 × matmul parameters + 4 × layers × d_model × T) FLOPs per '
+        "token (T at most the window in windowed layers) × tokens/s ÷ the peak rate given below.</p>",
         _summary(runs),
         f'<h2>Curves</h2><div class="plots">{_plots(runs)}</div>',
     ]
@@ -146,7 +145,7 @@ def _page(runs: list[_Run]) -> str:
 
 
 def _summary(runs: list[_Run]) -> str:
-    """A column a run, a row a figure; of many runs the other way round. Figures that no run has are left out."""
+    """A table with one column per run, or with many runs one row per run, without values that no run has."""
     figures = [
         ("steps", [_number(run.last("step")) for run in runs]),
         ("tokens", [_number(run.last("tokens")) for run in runs]),
@@ -155,17 +154,17 @@ def _summary(runs: list[_Run]) -> str:
         ("training loss, last step", [_number(run.last("train_loss"), 4) for run in runs]),
         ("validation loss", [_number(run.last("val_loss"), 4) for run in runs]),
         ("bits per byte", [_number(run.last("bits_per_byte"), 4) for run in runs]),
-        ("held-out pairs told apart", [_percent(run.last("val_rewards/accuracies")) for run in runs]),
+        ("held-out pairs ranked correctly", [_percent(run.last("val_rewards/accuracies")) for run in runs]),
         ("held-out reward margin", [_number(run.last("val_rewards/margins"), 3) for run in runs]),
         (
-            "held-out chosen answers' log-probability, change",
+            "change of the log-probability of held-out chosen answers",
             [_percent(run.last("val_logps/chosen_change")) for run in runs],
         ),
         (
-            "the corpus's own bits per byte (floor)",
+            "entropy of the corpus, bits per byte (floor)",
             [_number(run.facts.get("floor_bits_per_byte"), 4) for run in runs],
         ),
-        ("tokens a second, median", [_number(run.median("tokens_per_second"), 0) for run in runs]),
+        ("tokens per second, median", [_number(run.median("tokens_per_second"), 0) for run in runs]),
         ("MFU, median", [_percent(run.median("mfu")) for run in runs]),
         ("device", [run.facts.get("device", "") for run in runs]),
         ("peak for MFU", [_peak(run.facts) for run in runs]),
@@ -179,14 +178,14 @@ def _summary(runs: list[_Run]) -> str:
         return f"<table><tr><th></th>{head}</tr>{body}</table>"
     shared = [(name, cells[0]) for name, cells in figures if name in SHARED and len(set(cells)) == 1]
     figures = [figure for figure in figures if (figure[0], figure[1][0]) not in shared]
-    told = "".join(f"<br>{name}: {html.escape(cell)}" for name, cell in shared)
+    common = "".join(f"<br>{name}: {html.escape(cell)}" for name, cell in shared)
     head = "".join(f"<th>{name}</th>" for name, _ in figures)
     body = "".join(
         f"<tr><td>{name}</td>{_cells([cells[i] for _, cells in figures])}</tr>"
         for i, name in enumerate(names)
     )
     return (
-        f'<p class="note">All {len(runs)} runs:{told}</p>' if shared else ""
+        f'<p class="note">All {len(runs)} runs:{common}</p>' if shared else ""
     ) + f'<table class="rows"><tr><th>run</th>{head}</tr>{body}</table>'
 
 
@@ -195,7 +194,7 @@ def _cells(cells: Sequence[str]) -> str:
 
 
 def _key(i: int) -> str:
-    """The colour of a run's curves, with a dashed edge where they are dashed."""
+    """The colour key of a run, with a dashed border if its curves are dashed."""
     style = f"background:{_colour(i)}" if _line(i) == "-" else f"border:2px dashed {_colour(i)}"
     return f'<span class="key" style="{style}"></span>'
 
@@ -214,7 +213,7 @@ def _plots(runs: list[_Run]) -> str:
     for title, x, names, x_label, y_label in PLOTS:
         if not any(run.series(x, name)[0] for run in runs for name in names):
             continue
-        # Fixed ids and no date: the same metrics give the same page.
+        # Fixed ids and no date, so that equal metrics give equal pages.
         with rc_context({"svg.hashsalt": title, "font.size": 10, "svg.fonttype": "none"}):
             figure = Figure(figsize=(5.6, 3.4), layout="constrained")
             axes = figure.add_subplot()
@@ -235,12 +234,12 @@ def _plots(runs: list[_Run]) -> str:
                         else {"lw": 1.8}
                     )
                     sparse = name.startswith("val_") or name == "bits_per_byte"
-                    marker = "o" if sparse or len(finite) == 1 else None  # one point alone is no line
+                    marker = "o" if sparse or len(finite) == 1 else None  # a single point has no line
                     (line,) = axes.plot(xs, ys, color=_colour(i), ls=_line(i), marker=marker, ms=3.5, **style)
                     if len(runs) == 1:
                         legend.append((line, name.replace("_", " ")))
                     elif name == there[-1] and len(runs) <= NAMED:
-                        legend.append((line, run.name))  # a line of the legend a run
+                        legend.append((line, run.name))  # one legend entry per run
             if names == ("bits_per_byte",):
                 floors = {run.facts.get("floor_bits_per_byte") for run in runs}
                 for floor in sorted(floor for floor in floors if floor is not None):
@@ -256,16 +255,16 @@ def _plots(runs: list[_Run]) -> str:
                 if name.startswith("tokens"):
                     axis.set_major_formatter(EngFormatter(sep=" "))
             if "loss" in y_label and len(values) > 20:
-                # The first steps' losses may press the rest of the curve flat. Each curve's own: a short run's are few.
+                # The losses of the first steps would flatten the curve. Limits come from each curve, as runs may be short.
                 low, top = min(values), max(tops)
                 if max(values) - low > 1.5 * (top - low):
                     axes.set_ylim(low - 0.03 * (top - low), top)
-            if len(legend) > (len(runs) <= NAMED):  # one curve alone needs no name
+            if len(legend) > (len(runs) <= NAMED):  # a single curve needs no legend
                 _add_legend(axes, legend)
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(alpha=0.25)
             buffer = io.StringIO()
-            with warnings.catch_warnings():  # the browser has its own fonts
+            with warnings.catch_warnings():  # the browser renders the text with its own fonts
                 warnings.filterwarnings("ignore", "Glyph .* missing from font")
                 figure.savefig(buffer, format="svg", metadata={"Date": None})
             pictures.append(
@@ -277,7 +276,7 @@ def _plots(runs: list[_Run]) -> str:
 
 
 def _add_legend(axes, legend: list) -> None:
-    """Names as they are: matplotlib would read $x$ as mathematics, and leave out what begins with an underscore."""
+    """A legend with literal names: matplotlib would parse $x$ as mathematics and hide names starting with an underscore."""
     lines = [line for line, _ in legend]
     shown = axes.legend(lines, [f"{i}" for i in range(len(lines))], edgecolor="none", framealpha=0.85)
     for text, (_, name) in zip(shown.get_texts(), legend, strict=True):
@@ -286,7 +285,7 @@ def _add_legend(axes, legend: list) -> None:
 
 
 def _medians(xs: list, ys: list) -> tuple[list, list]:
-    """The medians of POINTS stretches: 20,000 steps of a busy machine side by side are a solid block."""
+    """Medians of POINTS intervals: 20,000 noisy points would look like a solid block."""
     size = math.ceil(len(xs) / POINTS)
     starts = range(0, len(xs), max(size, 1))
     return [xs[min(i + size // 2, len(xs) - 1)] for i in starts], [
@@ -295,11 +294,11 @@ def _medians(xs: list, ys: list) -> tuple[list, list]:
 
 
 def _loss_unit(runs: list[_Run]) -> str:
-    """What a loss is counted in: preferences' is no token's."""
+    """The unit of the loss: nats per token, or per pair for preferences."""
     of_pairs = [run.facts.get("stage") == "dpo" for run in runs]
     if all(of_pairs):
         return "mean over pairs"
-    return "nats a token" + (" (dpo: mean over pairs)" if any(of_pairs) else "")
+    return "nats per token" + (" (dpo: mean over pairs)" if any(of_pairs) else "")
 
 
 def _colour(i: int) -> str:

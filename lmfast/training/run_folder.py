@@ -1,4 +1,4 @@
-"""The run folder: one run's config, tokenizer, metrics, samples, report and checkpoints, and who may write it.
+"""The run folder: config, tokenizer, metrics, samples, report and checkpoints of one run.
 
 runs/NAME/{config.yaml, tokenizer/, metrics.jsonl, samples/, report.html, checkpoints/}
 """
@@ -27,7 +27,7 @@ RUNS = Path("runs")
 
 
 def claim_new_folder(stage: str = "train") -> Path:
-    """Makes runs/train-N (sft-N, dpo-N) with the first N above all that exist; no other process gets the same one."""
+    """Creates runs/train-N (sft-N, dpo-N), where N is above all existing ones and unique to this process."""
     while True:
         numbers = [
             int(m[1]) for p in RUNS.glob(f"{stage}-*") if (m := re.fullmatch(rf"{stage}-(\d+)", p.name))
@@ -40,8 +40,7 @@ def claim_new_folder(stage: str = "train") -> Path:
 
 
 def newest_run(with_checkpoint: bool = True, stage: str | None = None) -> Path:
-    """The run under runs/ that was written to last, of a stage (train, sft, dpo) or of any. Raises UserError when there is
-    none."""
+    """The newest run under runs/ of a stage (train, sft, dpo), or of any. Raises UserError if there is none."""
     runs = [p.parent for p in RUNS.glob("*/config.yaml")]
     if with_checkpoint:
         runs = [p for p in runs if any(p.glob("checkpoints/step_*/COMPLETE"))]
@@ -49,12 +48,12 @@ def newest_run(with_checkpoint: bool = True, stage: str | None = None) -> Path:
         runs = [p for p in runs if run_stage(p) == stage]
     if not runs:
         kind = "" if stage is None else f" of lmfast {stage}"
-        raise UserError(f"{RUNS}/: no run{kind} with a checkpoint here; train one, or name a run folder")
+        raise UserError(f"{RUNS}/: contains no run{kind} with a checkpoint; train one, or give a run folder")
     return max(runs, key=_last_written)
 
 
 def run_stage(folder: Path) -> str:
-    """The command that made a run: train, sft or dpo."""
+    """The command of a run: train, sft or dpo."""
     return read_facts(folder).get("stage", "train")
 
 
@@ -63,12 +62,12 @@ def _last_written(run: Path) -> float:
 
 
 def newest_step(folder: Path) -> int | None:
-    """The step of a run's newest complete checkpoint, by its name alone; None without one."""
+    """The step of the newest complete checkpoint of a run, by name; None without one."""
     return max((int(p.parent.name[5:]) for p in folder.glob("checkpoints/step_*/COMPLETE")), default=None)
 
 
 def reject_foreign_folder(folder: Path) -> None:
-    """Raises UserError where a new run would write over files that are no run's."""
+    """Raises UserError if a new run would overwrite files that do not belong to a run."""
     if not folder.is_dir() or (folder / "run.json").exists():
         return
     ours = {
@@ -83,24 +82,27 @@ def reject_foreign_folder(folder: Path) -> None:
     }
     taken = sorted(ours & {p.name for p in folder.iterdir()})
     if taken:
-        raise UserError(f"{folder}: no run folder, yet it holds {', '.join(taken)}; choose another --out-dir")
+        raise UserError(
+            f"{folder}: not a run folder, but it contains {', '.join(taken)}; choose another --out-dir"
+        )
 
 
 def reject_other_data(folder: Path, facts: dict[str, Any]) -> None:
-    """Raises UserError where the training data is not what the run was started with."""
+    """Raises UserError if the training data is not that of the run."""
     before: dict[str, Any] = read_facts(folder).get("train_data") or {}
     now: dict[str, Any] = facts.get("train_data") or {}
     for name in before:
         if before[name] != now.get(name):
             raise UserError(
-                f"{folder}: the run was started on other training data (its {name}: {before[name]}, now {now.get(name)}); "
-                "put that back, or choose another --out-dir"
+                f"{folder}: the training data of the run has changed ({name}: {before[name]}, now {now.get(name)}); "
+                "restore it, or choose another --out-dir"
             )
 
 
 def reject_other_model(checkpoint: "Checkpoint", config: ModelConfig, may_grow: bool = False) -> None:
-    """Raises UserError naming the setting in which a run's model differs from `config`; its start, dropout and context
-    may, and with may_grow its vocabulary may be smaller."""
+    """Raises UserError naming the setting in which the model of a run differs from `config`.
+
+    zero_init, dropout and context_length may differ; with may_grow, the vocabulary of the run may be smaller."""
     if not (checkpoint.run / "config.yaml").is_file():
         return
     from lmfast.settings import read_model
@@ -112,12 +114,13 @@ def reject_other_model(checkpoint: "Checkpoint", config: ModelConfig, may_grow: 
             continue
         if field.name not in ("dropout", "context_length", "zero_init") and old != new:
             raise UserError(
-                f"{checkpoint.path}: a checkpoint of another model shape: {field.name} is {old} there and {new} here"
+                f"{checkpoint.path}: has another model shape: {field.name} is {old}, not {new}; use the settings of its "
+                "config.yaml"
             )
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """run.json; empty where it is missing or damaged."""
+    """The content of run.json; empty if it is missing or damaged."""
     try:
         return json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -125,14 +128,14 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def lock_run(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """Holds `folder` for this process; raises UserError where another live process holds it."""
+    """Locks `folder` for this process. Raises UserError if another live process holds the lock."""
     return folder_lock(
         folder, f"{folder}: another process is writing this run; wait for it, or choose another --out-dir"
     )
 
 
 def save_tokenizer(tokenizer: "Tokenizer", folder: Path) -> None:
-    """Saves the tokenizer in the run folder, so that the folder can be moved as one."""
+    """Saves the tokenizer in the run folder, so that the folder is self-contained."""
     target, partial = folder / "tokenizer", folder / ".tokenizer.partial"
     shutil.rmtree(partial, ignore_errors=True)
     tokenizer.save(partial)
@@ -141,7 +144,7 @@ def save_tokenizer(tokenizer: "Tokenizer", folder: Path) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last line cut short by a crash is left out."""
+    """The lines of metrics.jsonl, without a last line truncated by a crash."""
     path = folder / "metrics.jsonl"
     if not path.exists():
         return []
@@ -153,7 +156,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def truncate_metrics(folder: Path, step: int) -> None:
-    """Drops the lines beyond `step`: those steps are about to be taken again."""
+    """Removes the lines after `step`, because those steps will run again."""
     lines = [line for line in read_metrics(folder) if line.get("step", 0) <= step]
     with atomic_write(folder / "metrics.jsonl", durable=True) as temporary:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -162,9 +165,9 @@ def truncate_metrics(folder: Path, step: int) -> None:
 def load_run(
     folder: str | os.PathLike[str], device: str = "cpu"
 ) -> "tuple[TransformerLM, Tokenizer | None, ResolvedConfig]":
-    """(model, tokenizer or None, model config) of a run folder, or of one checkpoint folder inside it.
+    """(model, tokenizer or None, model config) of a run folder or of a checkpoint folder in it.
 
-    The newest undamaged checkpoint is taken. The model comes in eval mode, in fp32, on `device`.
+    Uses the newest intact checkpoint. The model is in eval mode, in fp32, on `device`.
     """
     return load_checkpoint(find_checkpoint(Path(folder)), device)
 
@@ -172,7 +175,7 @@ def load_run(
 def load_checkpoint(
     checkpoint: "Checkpoint", device: "str | torch.device" = "cpu"
 ) -> "tuple[TransformerLM, Tokenizer | None, ResolvedConfig]":
-    """(model, tokenizer or None, model config) of an open checkpoint; as `load_run`."""
+    """(model, tokenizer or None, model config) of an open checkpoint, like `load_run`."""
     from lmfast.settings import read_model
     from lmfast.tokenizer.bpe import Tokenizer
 
@@ -186,23 +189,23 @@ def load_checkpoint(
 
 
 def find_checkpoint(path: Path) -> "Checkpoint":
-    """The newest undamaged checkpoint of a run folder, or the checkpoint folder itself. Raises UserError."""
+    """The newest intact checkpoint of a run folder, or the given checkpoint folder. Raises UserError if there is none."""
     from lmfast.training.checkpoint import newest_checkpoint, open_checkpoint
 
     if not path.is_dir():
-        raise UserError(f"{path}: no such run folder or checkpoint")
+        raise UserError(f"{path}: no such run folder or checkpoint; check the path")
     if not (path / "checkpoints").is_dir() and re.fullmatch(r"step_\d+", path.resolve().name):
         return open_checkpoint(path)
     checkpoint = newest_checkpoint(path / "checkpoints")
     if checkpoint is None:
-        raise UserError(f"{path}: no complete checkpoint in it; name a run folder such as runs/quickstart")
+        raise UserError(f"{path}: contains no complete checkpoint; give a run folder such as runs/quickstart")
     return checkpoint
 
 
 def build_model(
     checkpoint: "Checkpoint", config: ModelConfig, device: "str | torch.device" = "cpu"
 ) -> "TransformerLM":
-    """A TransformerLM of shape `config` with a checkpoint's weights, in eval mode."""
+    """A TransformerLM of shape `config` with the weights of a checkpoint, in eval mode."""
     from lmfast.model.transformer import TransformerLM
 
     model = TransformerLM.uninitialised(config, device)
@@ -211,10 +214,10 @@ def build_model(
 
 
 def load_weights(model: "TransformerLM", checkpoint: "Checkpoint", may_grow: bool = False) -> None:
-    """Copies a checkpoint's weights into `model`; raises UserError naming the first tensor that does not fit, or in
-    which a NaN or an infinity would spoil each step and each answer.
+    """Copies the weights of a checkpoint into `model`. Raises UserError naming the first tensor that does not fit or is
+    not finite.
 
-    may_grow: tables with a row for each id may have fewer rows in the checkpoint; see `_grow`.
+    may_grow: embedding and head may have fewer rows in the checkpoint; see `_grow`.
     """
     import torch
 
@@ -228,8 +231,8 @@ def load_weights(model: "TransformerLM", checkpoint: "Checkpoint", may_grow: boo
             there = tuple(tensors[name].shape) if name in tensors else "absent"
             here = tuple(own[name].shape) if name in own else "absent"
             raise UserError(
-                f"{checkpoint.path}: a checkpoint of another model shape: {name} is {there} there and {here} here; "
-                "use the settings of its config.yaml"
+                f"{checkpoint.path}: has another model shape: {name} is {there}, not {here}; use the settings of its "
+                "config.yaml"
             )
         if tensors[name].numel() and not all(end.isfinite() for end in tensors[name].aminmax()):
             raise UserError(f"{checkpoint.path}: {name} is not finite; use an older checkpoint")
@@ -239,8 +242,8 @@ def load_weights(model: "TransformerLM", checkpoint: "Checkpoint", may_grow: boo
 
 
 def _grow(rows: "torch.Tensor", count: int) -> "torch.Tensor":
-    """A table (ids, width) with `count` ids: new rows lie about the mean of the old ones, which leaves the other ids'
-    probabilities nearly as they were (Hewitt 2021), a tenth of their spread apart, so that they can be told."""
+    """Extends a table (ids, width) to `count` ids. New rows are the mean of the old ones, which hardly changes the
+    probabilities of the other ids (Hewitt 2021), plus noise of a tenth of their standard deviation."""
     import torch
 
     if len(rows) >= count:

@@ -1,11 +1,10 @@
-"""The learning rate as a function of how far a run has come: in steps, in time, or both.
+"""Learning-rate schedules over steps, time, or both.
 
-In: the number of the optimizer step, the first being 1, and the share of `max_minutes` that is used up when the step
-is done (0 without such a limit). Out: the step's learning rate. A warm-up counts steps: linear from 0 to `peak` over
-`warmup_iters`. What follows depends on progress alone, from 0 at the warm-up's end to 1 at `decay_iters` or when the
-time is up, whichever is further, so a run that a clock ends has had its whole schedule. At progress 1 the rate is
-`floor` exactly. Sources: Loshchilov & Hutter 2017 (cosine); Defazio et al. 2023 (linear to zero); Hu et al. 2024,
-arXiv:2404.06395 (warm-up, stable, decay).
+Input: the optimizer step (from 1) and the fraction of `max_minutes` used after it (0 without a limit). Output: the learning
+rate of the step. The warmup is linear from 0 to `peak` over `warmup_iters` steps. After it, the rate depends on progress,
+from 0 at the end of the warmup to 1 at `decay_iters` or at the time limit, whichever is further along, so a run ended by
+the clock has a complete schedule. At progress 1 the rate is exactly `floor`. Sources: Loshchilov & Hutter 2017 (cosine);
+Defazio et al. 2023 (linear to zero); Hu et al. 2024, arXiv:2404.06395 (warmup, stable, decay).
 """
 
 import math
@@ -26,9 +25,9 @@ class Schedule:
     floor: float
     warmup_iters: int
     decay_iters: int | None
-    """step at which `floor` is reached; None leaves it to the clock"""
+    """step at which `floor` is reached; None: only the clock decides"""
     decay_fraction: float = 0.2
-    """wsd: share of what follows the warm-up in which the rate falls, linearly"""
+    """wsd: fraction of the steps after the warmup in which the rate decays linearly"""
 
     def __call__(self, step: int, time_share: float = 0.0) -> float:
         progress = max(self._progress_in_steps(step), min(1.0, time_share))
@@ -47,7 +46,7 @@ class Schedule:
         return (step - self.warmup_iters) / (self.decay_iters - self.warmup_iters)
 
     def _height(self, progress: float) -> float:
-        """1 at `peak`, 0 at `floor`."""
+        """The rate at `progress`, scaled to 1 at `peak` and 0 at `floor`."""
         if self.kind == "cosine":
             return 0.5 * (1 + math.cos(math.pi * progress))
         if self.kind == "linear":

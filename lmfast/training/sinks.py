@@ -1,9 +1,9 @@
-"""Where a run's numbers go: the console, metrics.jsonl, TensorBoard, W&B. The loop knows only `Sinks`.
+"""Outputs of a run's metrics: console, metrics.jsonl, TensorBoard, W&B. The loop uses only `Sinks`.
 
-A metrics line has step, tokens, seconds and whatever was measured at that step: train_loss, val_loss, bits_per_byte,
-learning_rate, grad_norm, tokens_per_second, mfu; skipped_steps since the line before; with fp16 loss_scale and
-overflows (steps of the run skipped for it); recompiles (of the compiled step, after its first); of samples distinct_1
-to known_words (lmfast/data/text_statistics.py). Loss in nats per token; seconds of the whole run, over all its stops.
+A line of metrics has step, tokens, seconds and the values measured at that step: train_loss, val_loss, bits_per_byte,
+learning_rate, grad_norm, tokens_per_second, mfu; skipped_steps since the previous line; with fp16 loss_scale and overflows
+(steps skipped because of it); recompiles of the compiled step; for samples distinct_1 to known_words
+(lmfast/data/text_statistics.py). Losses are in nats per token; seconds include the time before the run was resumed.
 """
 
 import errno
@@ -38,11 +38,11 @@ class Sink(Protocol):
 class Sinks:
     """Sends everything to every sink; `message` goes to the console only.
 
-    A sink that cannot write (a full disk) is told of in one line and asked again next time: numbers are not worth a run.
+    If a sink cannot write (a full disk), reports it in one line and tries again next time, so that training continues.
     """
 
     def __init__(self, console: "ConsoleSink | None" = None, *others: Sink):
-        """Without a console all is silent, as on every rank but the first."""
+        """Without a console nothing is written, as on every rank except 0."""
         self.console, self.all = console, [console, *others] if console is not None else []
         self.failing: set[int] = set()
 
@@ -57,7 +57,7 @@ class Sinks:
             self.console.message(line)
 
     def sync(self) -> None:
-        """What was logged is on the disk after this, so that a checkpoint never knows more than metrics.jsonl."""
+        """Flushes metrics.jsonl to disk, so that a checkpoint is never ahead of it."""
         self._each(lambda sink: sink.sync() if isinstance(sink, JSONLSink) else None)
 
     def close(self) -> None:
@@ -72,7 +72,7 @@ class Sinks:
                     raise
                 if number not in self.failing:
                     self.message(
-                        f"{error.filename or type(sink).__name__} cannot be written ({error.strerror}); the run goes on"
+                        f"{error.filename or type(sink).__name__} cannot be written ({error.strerror}); the run continues"
                     )
                 self.failing.add(number)
             else:
@@ -80,7 +80,7 @@ class Sinks:
 
 
 class ConsoleSink:
-    """A progress bar with the latest numbers on a terminal, plain lines elsewhere."""
+    """A progress bar with the latest metrics on a terminal, plain lines elsewhere."""
 
     def __init__(
         self,
@@ -134,9 +134,9 @@ class ConsoleSink:
 
 
 class JSONLSink:
-    """metrics.jsonl, an object a line, each written at once; texts as samples/step_NNNNNNNN.txt.
+    """metrics.jsonl, one object per line, unbuffered; texts as samples/step_NNNNNNNN.txt.
 
-    Lines that did not fit on the disk are kept, and written before the next one; never half a line.
+    Lines that did not fit on a full disk are kept and written later; a line is never written partially.
     """
 
     def __init__(self, folder: Path):
@@ -184,11 +184,11 @@ class TensorBoardSink:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise UserError(
-                "--tensorboard needs the package tensorboard, which is not installed; install lmfast's extra [tensorboard]"
+                "--tensorboard needs the package tensorboard, which is not installed; run `pip install tensorboard`"
             ) from None
         self.writer: Any = SummaryWriter(
             str(folder / "tensorboard"), purge_step=start + 1 if start else None
-        )  # events beyond the checkpoint are taken anew
+        )  # steps after the checkpoint will be logged again
 
     def log(self, metrics: dict[str, Any]) -> None:
         for name, value in metrics.items():
@@ -203,7 +203,7 @@ class TensorBoardSink:
 
 
 class WandbSink:
-    """A Weights & Biases run; a resumed training goes on in the same one."""
+    """A Weights & Biases run; a resumed training continues the same W&B run."""
 
     def __init__(
         self,
@@ -218,7 +218,7 @@ class WandbSink:
             import wandb
         except ImportError:
             raise UserError(
-                "--wandb needs the package wandb, which is not installed; or pass --no-wandb"
+                "--wandb needs the package wandb, which is not installed; run `pip install wandb`, or use --no-wandb"
             ) from None
         self.wandb = wandb
         id_file = folder / "wandb_id"
@@ -231,7 +231,7 @@ class WandbSink:
         except (wandb.Error, OSError) as error:
             reason = " ".join(str(error).split())
             raise UserError(
-                f"wandb cannot start ({reason}); log in with `wandb login`, or pass --wandb offline"
+                f"wandb cannot start ({reason}); log in with `wandb login`, or use --wandb offline"
             ) from None
         id_file.write_text(self.run.id)
 
@@ -250,7 +250,7 @@ def _escape(text: str) -> str:
 
 
 def fit_width(line: str, width: int) -> str:
-    """`format_metrics`' line within `width` characters: numbers are left out, those least looked at first."""
+    """Shortens a line of `format_metrics` to `width` characters by removing the least important metrics first."""
     parts = line.split("  ")
     for word in ("norm", "lr", "scale", "recompiles", "MFU", "bits/byte", "tok/s", "val loss"):
         if len("  ".join(parts)) > width:
@@ -259,7 +259,7 @@ def fit_width(line: str, width: int) -> str:
 
 
 def format_metrics(metrics: dict[str, Any]) -> str:
-    """A metrics line for people: only what was measured, each with its unit."""
+    """Metrics as one line of text."""
     parts: list[str] = []
     if "train_loss" in metrics:
         parts.append(f"loss {metrics['train_loss']:.4f}")

@@ -38,9 +38,9 @@ def supervised_task(
     generate: Generate,
     report: Callable[[str], None],
 ) -> tuple[SFTSettings, Task]:
-    """(resolved settings, task) of the records that the settings name.
+    """(resolved settings, task) for the records given in the settings.
 
-    base: the run folder that training starts from. report: called with one line for each thing that was read.
+    base: the run folder that training starts from. report: called with one line about each file read.
     """
     length = settings.model.context_length + 1
     records = _read(settings, tokenizer, length, report)
@@ -82,7 +82,7 @@ def _make_evaluate(held: np.ndarray, objective: SFT) -> MakeEvaluate:
         model: TransformerLM, settings: TrainSettings, device: torch.device, ranks: Ranks
     ) -> Evaluate:
         opt, limit = settings.optimizer, settings.logging.eval_batches
-        # Counted in optimizer steps: the same rows however a step is split.
+        # In optimizer steps, so that the evaluated rows do not depend on grad_accumulation.
         batches = in_order(held, opt.batch_size, limit * opt.grad_accumulation)
         return lambda: evaluate(model, objective, batches, device, selected_precision(settings.run), None, ranks)
 

@@ -1,4 +1,4 @@
-"""What a command adds to a training run (`Task`), and where the run begins (`Start`)."""
+"""The parts of a training run that a command supplies (`Task`), and its starting point (`Start`)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,46 +12,48 @@ from lmfast.training.interfaces import BatchSource, MakeEvaluate, Objective, Sam
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a forward pass, as far as they decide its cost."""
+    """The shape of the rows of a forward pass, which determines its cost."""
 
-    length: int  # tokens predicted in a row
-    per_sequence: int = 1  # rows that batch_size counts as one
-    attention_span: float | None = None  # mean number of tokens that a token may attend to; None: the row
+    length: int  # tokens predicted per row
+    per_sequence: int = 1  # rows that batch_size counts as one sequence
+    attention_span: float | None = (
+        None  # mean number of tokens that a token may attend to; None: the whole row
+    )
 
     @property
     def tokens(self) -> int:
-        """Tokens of what batch_size counts as one."""
+        """Tokens per sequence, as counted by batch_size."""
         return self.length * self.per_sequence
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained, on which data, and how it is measured; everything else is the same for every command."""
+    """Objective, data and evaluation of a run; everything else is the same for every command."""
 
     objective: Objective
     batches: BatchSource
     make_evaluate: MakeEvaluate | None = None
     sample: Sample | None = None
     tokenizer: Tokenizer | None = None
-    evaluation_tokens: int = 0  # of one evaluation
-    rows: Rows | None = None  # None: context_length tokens of one text
+    evaluation_tokens: int = 0  # tokens per evaluation
+    rows: Rows | None = None  # None: context_length tokens per row
     facts: dict[str, Any] = field(default_factory=dict[str, Any])  # for run.json
-    grows_vocabulary: bool = False  # init_from may have fewer ids than the model
+    grows_vocabulary: bool = False  # whether init_from may have fewer ids than the model
     prepare: Callable[[Path], None] | None = None  # called with the run folder before the first step
-    measure: Callable[[], dict[str, float]] | None = None  # metrics of the training steps since the last call
+    measure: Callable[[], dict[str, float]] | None = None  # metrics of the steps since the last call
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins: in a new folder, from given weights or none, or from its own last checkpoint."""
+    """The start of a run: a new folder with new or given weights, or the last checkpoint of a run to resume."""
 
-    folder: Path | None = None  # None: a new one under runs/
-    resuming: bool = False  # whether the run in `folder` resumes
-    source: Checkpoint | None = None  # the weights that a new run starts from
+    folder: Path | None = None  # None: a new folder under runs/
+    resuming: bool = False  # whether to resume the run in `folder`
+    source: Checkpoint | None = None  # initial weights of a new run
 
     @property
     def base(self) -> Path:
-        """The run whose tokenizer and model a stage after pretraining continues: the resumed run itself, or the source's."""
+        """The run whose tokenizer and model sft and dpo continue: the resumed run, or that of the source."""
         base = self.folder if self.resuming or self.source is None else self.source.run
         assert base is not None, "neither a run to resume nor a source"
         return base

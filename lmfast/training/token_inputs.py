@@ -1,7 +1,7 @@
-"""The tokenizer and the token files of a pretraining run, each opened once and checked against the others.
+"""Opens the tokenizer and the token files of a pretraining run once, and checks them against each other.
 
-In: settings and paths. Out: resolved settings and `TokenInputs`. Rejected (UserError): missing files, ids outside the
-vocabulary, files too short for one window, files of different tokenizers, document_mask without a separator.
+Input: settings and paths. Output: resolved settings and `TokenInputs`. Rejects missing files, ids outside the vocabulary,
+files too short for one window, files of different tokenizers, and document_mask without <|endoftext|>.
 """
 
 import os
@@ -17,14 +17,14 @@ from lmfast.tokenizer.special_tokens import DOCUMENT_END
 from lmfast.training.resolve import resolve
 
 NO_TOKENIZER = "none"
-"""value of the setting tokenizer that trains without one"""
+"""value of the setting `tokenizer` for training without one"""
 SEPARATOR_SEARCH = 10_000_000
-"""tokens of the training file in which document_mask looks for a separator, to report that there is none"""
+"""number of tokens of the training file that document_mask searches for <|endoftext|>, to report if there is none"""
 
 
 @dataclass(frozen=True)
 class TokenInputs:
-    """Open files of a run. `separator`: the id that ends each document, with document_mask."""
+    """Open files of a run. separator: the id of <|endoftext|>, with document_mask."""
 
     train: TokenFile
     valid: TokenFile | None
@@ -40,10 +40,10 @@ def open_inputs(
     kept_tokenizer: Path | None,
     report: Callable[[str], None],
 ) -> tuple[TrainSettings, TokenInputs]:
-    """(resolved settings, open files). Raises UserError, see this module's docstring.
+    """(resolved settings, open files). Raises UserError as described in the module's docstring.
 
-    tokenizer_path: None for the one that the training file names, else kept_tokenizer, a resumed run's own copy;
-    NO_TOKENIZER for none. report: called with one line for each thing that is missing but not needed.
+    tokenizer_path: None for the one recorded in the training file, or else kept_tokenizer, the copy in a resumed run;
+    NO_TOKENIZER for none. report: called with one line for each optional file that is missing.
     """
     train, length = None, settings.model.context_length + 1
     if tokenizer_path is None or tokenizer_path == NO_TOKENIZER:
@@ -54,7 +54,7 @@ def open_inputs(
             tokenizer_path = None
     elif not os.path.exists(tokenizer_path):
         if kept_tokenizer is None:
-            raise UserError(f"{tokenizer_path}: no such tokenizer folder or file")
+            raise UserError(f"{tokenizer_path}: no such tokenizer folder or file; check the path")
         tokenizer_path = kept_tokenizer
     tokenizer = None if tokenizer_path is None else Tokenizer.load(tokenizer_path)
     if tokenizer is not None:
@@ -75,10 +75,10 @@ def open_inputs(
         one, other = train.tokenizer_sha256, valid.tokenizer_sha256
         if one and other and one != other:
             raise UserError(
-                f"{valid.path}: was encoded with another tokenizer than {train.path}; encode both with one"
+                f"{valid.path}: was encoded with a different tokenizer than {train.path}; encode both with the same one"
             )
     else:
-        report("no val_data_path: training without evaluation")
+        report("val_data_path is not set: training without evaluation")
     separator = None
     if settings.data.document_mask:
         separator = _separator(tokenizer, tokenizer_path, train, report)
@@ -86,7 +86,7 @@ def open_inputs(
 
 
 def _tokenizer_path(train: TokenFile, kept: Path | None, report: Callable[[str], None]) -> str | Path | None:
-    """The tokenizer that the training file names, else the run's own copy."""
+    """The tokenizer recorded in the training file, or else the copy in the run folder."""
     named = train.tokenizer_path
     if named is not None and os.path.exists(named):
         return named
@@ -94,12 +94,12 @@ def _tokenizer_path(train: TokenFile, kept: Path | None, report: Callable[[str],
         return kept
     if named is not None:
         raise UserError(
-            f"{train.path}: its tokenizer {named} is no longer there, and without it the run could never generate "
-            "text; name its new place with --tokenizer, or give --tokenizer none to train without text and bits per byte"
+            f"{train.path}: its tokenizer {named} no longer exists; give its new path with --tokenizer, or train without "
+            "samples and bits per byte with --tokenizer none"
         )
     report(
-        f"{train.path}: no {train.path.name}.json names its tokenizer: no samples, no bits per byte, and the run "
-        "can never generate text; --tokenizer FOLDER names it"
+        f"{train.path}: its tokenizer is unknown (no {train.path.name}.json), so the run has no samples or bits per byte "
+        "and cannot generate text; to change that, give --tokenizer PATH"
     )
     return None
 
@@ -107,7 +107,7 @@ def _tokenizer_path(train: TokenFile, kept: Path | None, report: Callable[[str],
 def _check_tokenizer(file: TokenFile, tokenizer: Tokenizer | None, path: str | Path | None) -> None:
     if tokenizer is not None and file.tokenizer_sha256 not in (None, tokenizer.fingerprint()):
         raise UserError(
-            f"{file.path}: was encoded with another tokenizer than {path}; encode it again, or name the right one "
+            f"{file.path}: was encoded with a different tokenizer than {path}; encode it again, or give the right one "
             "with --tokenizer"
         )
 
@@ -117,15 +117,15 @@ def _separator(
 ) -> int:
     if tokenizer is None:
         raise UserError(
-            f"document_mask needs the id of {DOCUMENT_END}, and {train.path} names no tokenizer; give --tokenizer"
+            f"document_mask needs the id of {DOCUMENT_END}, but {train.path} records no tokenizer; give --tokenizer"
         )
     separator = tokenizer.special_tokens.get(DOCUMENT_END)
     if separator is None:
         raise UserError(
-            f"{path}: has no {DOCUMENT_END}, which document_mask tells documents apart by; leave --document-mask "
-            "out, or train a tokenizer with that special token"
+            f"{path}: has no {DOCUMENT_END}, which document_mask needs; remove --document-mask, or use a tokenizer with "
+            "that special token"
         )
     searched = train.tokens[:SEPARATOR_SEARCH]
     if not (searched == separator).any():
-        report(f"document_mask: no {DOCUMENT_END} among the first {len(searched):,} tokens of {train.path}")
+        report(f"document_mask: no {DOCUMENT_END} in the first {len(searched):,} tokens of {train.path}")
     return separator

@@ -44,7 +44,7 @@ def test_a_named_form_decides_where_a_record_has_two(tmp_path):
     both = {"instruction": "i", "output": "o", "messages": [["x"]]}
     path = written(tmp_path / "a.json", [both])
     assert read_conversations(path, "alpaca")[0] == [(U("i"), A("o"))]
-    with pytest.raises(UserError, match="message 1 in messages that is a list"):
+    with pytest.raises(UserError, match="messages whose message 1 is an array"):
         read_conversations(path)
 
 
@@ -121,7 +121,7 @@ def test_files_as_editors_and_other_tools_write_them(tmp_path):
     with pytest.raises(UserError, match="record 1 has data instead of instruction"):
         read_conversations(path)
     path.write_text(json.dumps([{f"field{i}": 1 for i in range(100)}]))
-    with pytest.raises(UserError, match="field7, …, and neither"):
+    with pytest.raises(UserError, match="field7, … instead of"):
         read_conversations(path)
     path.write_text(text[:-1] + "\n")
     with pytest.raises(UserError, match="line 1 is not valid JSON"):

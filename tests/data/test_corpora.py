@@ -378,7 +378,7 @@ def test_the_list_of_names(capsys):
     ("line", "match"),
     [
         ("download tinystorys", "did you mean tinystories?"),
-        ("download pile", "no such name; there are tinystories, owt-sample"),
+        ("download pile", "the names are tinystories, owt-sample"),
         ("download tinystories --repo a/b", "cannot be combined with NAME or --from"),
         ("download tinystories --files *.txt", "--files requires --repo"),
         (
@@ -388,7 +388,7 @@ def test_the_list_of_names(capsys):
         ("download --limit-files 1", "--limit-files requires NAME or --repo"),
         ("download fineweb-10bt --limit-files 0", "--limit-files"),
         ("download --repo abc", "--repo abc: is not the name of a dataset"),
-        ("download tinystories --output {t}/file", "file: is a file; name a folder"),
+        ("download tinystories --output {t}/file", "file: is a file; choose another --output"),
         ("download tinystories --from {t}/none", "none: is not a directory"),
     ],
 )

@@ -86,8 +86,8 @@ def test_files_that_hold_something_else_leave_nothing(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     for form, name, match in (
-        ("text", "page.txt", "page.txt: holds no <|endoftext|>"),
-        ("text", "page.txt.gz", "page.txt.gz: holds no <|endoftext|>"),
+        ("text", "page.txt", "page.txt: contains no <|endoftext|>"),
+        ("text", "page.txt.gz", "page.txt.gz: contains no <|endoftext|>"),
         ("text", "cut.txt.gz", "cut.txt.gz: damaged or truncated"),
         ("alpaca", "list.json", "list.json: record 1 lacks the strings"),
         ("alpaca", "text.json", "text.json: not valid JSON"),

@@ -35,11 +35,11 @@ def test_folders_globs_and_names(tmp_path):
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("no.txt", r"no.txt: no such file, and no file matches it"),
-        ("*.csv", r"\*.csv: no such file, and no file matches it"),
+        ("no.txt", r"no.txt: no such file, and no file matches this pattern"),
+        ("*.csv", r"\*.csv: no such file, and no file matches this pattern"),
         ("void", r"void: contains no text \(.txt, "),
         ("empty.txt", r"empty.txt: is empty"),
-        ("*.txt", r"no file matches it"),
+        ("*.txt", r"no file matches this pattern"),
         ("list.json", r"list.json: is JSON, but not one record per line; convert it to .jsonl"),
         ("object.JSON.gz", r"object.JSON.gz: is JSON, but not one record per line"),
         ("a.parquet.gz", r"a.parquet.gz: Parquet is compressed already"),

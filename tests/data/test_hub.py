@@ -177,7 +177,7 @@ def test_paths_that_lead_out_of_the_folder(monkeypatch):
 def test_without_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(
-        UserError, match="downloads need huggingface_hub, which is not installed; `pip install"
+        UserError, match="downloads need huggingface_hub, which is not installed; run `pip install"
     ):
         listing()
 

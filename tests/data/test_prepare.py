@@ -289,7 +289,7 @@ def test_what_else_is_refused(text, tokenizer, tmp_path):
         prepare_files([text], bare, tmp_path / "out")
     with pytest.raises(UserError, match=r"stories.txt: is in both --input and --val-input"):
         prepare_files([text], tokenizer, tmp_path / "out", val_inputs=[text.parent / "*.txt"])
-    with pytest.raises(UserError, match=r"stories.txt: is a file; name a folder"):
+    with pytest.raises(UserError, match=r"stories.txt: is a file; choose another --output"):
         prepare_files([text], tokenizer, text)
     with module.work_folder(tmp_path / "out" / ".shards"):  # noqa: SIM117
         with pytest.raises(UserError, match=r"another command is writing the same output"):

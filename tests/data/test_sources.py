@@ -207,8 +207,8 @@ def test_separators_within_the_mark_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("module", "name", "match"),
     [
-        ("zstandard", "a.txt.zst", "needs zstandard, which is not installed; `pip install zstandard`"),
-        ("pyarrow", "a.parquet", "needs pyarrow, which is not installed; `pip install pyarrow`"),
+        ("zstandard", "a.txt.zst", "needs zstandard, which is not installed; run `pip install zstandard`"),
+        ("pyarrow", "a.parquet", "needs pyarrow, which is not installed; run `pip install pyarrow`"),
     ],
 )
 def test_missing_packages_are_one_line(tmp_path, monkeypatch, module, name, match):

@@ -145,7 +145,7 @@ def test_summary_beside_the_file(tmp_path):
     file = open_tokens(path)
     assert file.summary["vocab_size"] == 300 and file.tokenizer_path == "runs/tokenizer"
     side.write_text(json.dumps({"tokens": 6}))
-    with pytest.raises(UserError, match=r"x.npy.json: tells of 6 tokens, and x.npy holds 5"):
+    with pytest.raises(UserError, match=r"x.npy.json: records 6 tokens, but x.npy has 5"):
         open_tokens(path)
     side.write_text("{")
     with pytest.raises(UserError, match=r"x.npy.json: not valid JSON"):

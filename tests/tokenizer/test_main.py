@@ -156,7 +156,7 @@ def test_a_separator_that_is_learnt_as_text_is_told(place, capsys, tmp_path):
     main(
         f"train --input {place}/text.txt --output {tmp_path}/tok --vocab-size 300 --special-tokens <x>".split()
     )
-    assert "text.txt: <|endoftext|> is no --special-tokens, and is learnt as text" in capsys.readouterr().err
+    assert "text.txt: contains <|endoftext|>, which is not in --special-tokens" in capsys.readouterr().err
 
 
 def test_vocab_and_merges_instead_of_a_folder(place, capsys, tmp_path):
@@ -199,7 +199,7 @@ def test_standard_input_and_output(place, tmp_path):
     from_file = piped(f"encode --input {tmp_path}/file.txt --output - --tokenizer {place}/tok", b"")
     assert from_file.stdout.split() == encoded.stdout.split()
     wrong = piped(f"decode --input - --tokenizer {place}/tok", b"1 2 x\n")
-    assert wrong.returncode == 2 and b"line 1: not ids" in wrong.stderr
+    assert wrong.returncode == 2 and b"line 1: not a list of ids" in wrong.stderr
 
 
 def test_streams_that_cannot_be_used_are_one_line(place, capsys, tmp_path, monkeypatch):
@@ -281,7 +281,7 @@ def test_debug_log(place, tmp_path):
         ),
         (
             "train --input {p}/text.txt --output {p}/text.txt --vocab-size 300",
-            "text.txt: is a file; name a folder",
+            "text.txt: is a file; choose another --output",
         ),
         (
             "train --input {p}/text.txt --output {t}/tok --vocab-size 300 --max-memory lots",
@@ -309,11 +309,11 @@ def test_debug_log(place, tmp_path):
             "train --input {p}/text.txt --output {t}/tok --vocab-size 300 --num-workers 0",
             "'0' is not a positive whole number",
         ),
-        ("encode --input {p}/text.txt --output {t}/x.npy", "--tokenizer FOLDER or with --vocab"),
-        ("encode --input {p}/text.txt --output {t}/x.npy --vocab {p}/tok/vocab.json", "come together"),
+        ("encode --input {p}/text.txt --output {t}/x.npy", "--tokenizer PATH or --vocab"),
+        ("encode --input {p}/text.txt --output {t}/x.npy --vocab {p}/tok/vocab.json", "belong together"),
         ("encode --input {p}/text.txt --output {t}/x.npy --tokenizer {p}/none", "none: no such file"),
         ("encode --input {p}/text.txt --output {t}/x.npy --tokenizer {t}", "holds no tokenizer"),
-        ("encode --input {p}/text.txt --output {t}/x.bin --tokenizer {p}/tok", "x.bin: token files are .npy"),
+        ("encode --input {p}/text.txt --output {t}/x.bin --tokenizer {p}/tok", "x.bin: not a .npy file name"),
         ("encode --input {p}/text.txt --output {t}/no/x.npy --tokenizer {p}/tok", "no does not exist"),
         ("encode --input {t}/empty.txt --output {t}/x.npy --tokenizer {p}/tok", "empty.txt: is empty"),
         ("encode --input {p}/no.txt --output {t}/x.npy --tokenizer {p}/tok", "no.txt: no such file"),
@@ -351,7 +351,7 @@ def test_debug_log(place, tmp_path):
         ),
         (
             "encode --input {p}/text.txt --output {t}/x.npy --tokenizer {t}/other",
-            r"text.txt: <\|endoftext\|> at byte \d+ is no special token of the tokenizer \(it has <\|end_of_text\|>\)",
+            r"text.txt: <\|endoftext\|> at byte \d+ is not a special token of the tokenizer \(it has <\|end_of_text\|>\)",
         ),
         (
             "encode --input {p}/text.txt --output - --tokenizer {t}/other",
@@ -359,10 +359,10 @@ def test_debug_log(place, tmp_path):
         ),
         ("inspect --input {p}/text.txt --tokenizer {p}/tok --document 5000", "has 301 documents"),
         ("inspect --input {p}/ids.npy --tokenizer {p}/tok --document 5000", "has 301 documents"),
-        ("inspect --input {p}/text.txt --tokenizer {p}/tok --document -1", "counted from 0"),
+        ("inspect --input {p}/text.txt --tokenizer {p}/tok --document -1", "it must be at least 0"),
         ("count --input {t}/void", "void: no token files"),
         ("compression --input {t}/empty.txt --tokenizer {p}/tok", "empty.txt: is empty"),
-        ("compression --input {p}/text.txt", "--tokenizer FOLDER or with --vocab"),
+        ("compression --input {p}/text.txt", "--tokenizer PATH or --vocab"),
         ("encod --input x", "invalid choice: 'encod'"),
         ("", "the following arguments are required"),
     ],

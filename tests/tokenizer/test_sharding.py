@@ -172,11 +172,11 @@ def test_the_commands(client, text, tmp_path, capsys):
     [
         (
             "train --input {t} --vocab-size 300 --output {o}/tok --scheduler tcp://x:1",
-            "--scheduler: is for --engine dask",
+            "--scheduler requires --engine dask",
         ),
         (
             "train --input {t} --vocab-size 300 --output {o}/tok --shard-size 1MB",
-            "--shard-size: is for --engine dask",
+            "--shard-size requires --engine dask",
         ),
         ("train --input {o}/no --vocab-size 300 --output {o}/tok --engine dask", "no: no such file"),
         ("encode --input - --tokenizer {o} --output {o}/x.npy --engine dask", "tokenizer|needs files"),

@@ -54,7 +54,7 @@ def test_a_damaged_file_means_the_checkpoint_before(tmp_path, name, damage):
     victim.write_bytes(data if damage == "bit" else data[: len(data) // 2 if damage == "truncated" else 0])
     lines = []
     assert newest_checkpoint(tmp_path, lines.append).step == 1
-    assert len(lines) == 1 and "step_00000002" in lines[0] and "using the checkpoint before it" in lines[0]
+    assert len(lines) == 1 and "step_00000002" in lines[0] and "using the previous checkpoint" in lines[0]
     with pytest.raises(UserError, match="step_00000002"):
         open_checkpoint(tmp_path / "step_00000002")
 

@@ -128,7 +128,7 @@ def test_a_killed_rank_ends_the_run_of_torchrun_and_one_process_resumes(corpus, 
     finally:
         run.kill()
     assert run.returncode != 0
-    assert "another process of this run ended before its time; complete checkpoints are whole" in output
+    assert "another process of this run exited early; its complete checkpoints are intact" in output
     end = str(newest_checkpoint(folder / "checkpoints").step + 3)
     train(flags(corpus, folder, *more, end))
     train(flags(corpus, tmp_path / "whole", *more, end))
@@ -187,11 +187,11 @@ def test_alone_everything_is_immediate():
 
 
 def test_devices_that_cannot_take_part(monkeypatch):
-    with pytest.raises(UserError, match="MPS trains in one process"):
+    with pytest.raises(UserError, match="MPS supports only one process"):
         Ranks(0, 2).use_device(torch.device("mps"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(
-        UserError, match="process 2 has no device: this machine has 1; give --nproc-per-node=1"
+        UserError, match="process 2 has no device, because this machine has 1; use --nproc-per-node=1"
     ):
         Ranks(1, 2, local_rank=1).use_device(torch.device("cuda"))
 

@@ -22,7 +22,7 @@ def test_the_defaults_on_two_cores_are_called_unrealistic():
     lines = estimate_lines(settings, 1024, 32, tokens, peak, 1, 8 * 10**9, on_cpu=True)
     seconds = tokens * training_flops_per_token(settings.model, 1024) / (0.4 * peak)
     assert f"{duration(seconds)} at 40% MFU" in lines[0] and "GB of memory" in lines[0]
-    assert "does not fit into the 8 GB here" in lines[1] and "not realistic on this device" in lines[2]
+    assert "the device has only 8 GB" in lines[1] and "not realistic on this device" in lines[2]
     assert len(estimate_lines(settings, 1024, 32, 10**6, 1e15, 1, 10**12, on_cpu=False)) == 1
     assert "MFU" not in estimate_lines(settings, 1024, 32, None, 1e15, 1, None, on_cpu=False)[0]
 
@@ -30,7 +30,7 @@ def test_the_defaults_on_two_cores_are_called_unrealistic():
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"max_iters": 100}, "warmup_iters is 1000, and the run ends at step 100, within the warmup, at 10%"),
+        ({"max_iters": 100}, "the run ends at step 100, within the warmup of 1000 steps, at 10%"),
         ({"max_iters": 2000}, None),
         ({"max_iters": 30, "warmup_iters": 1, "lr_decay_iters": 9, "schedule": "linear"}, "0 from step 9 on"),
         ({"max_iters": 30, "warmup_iters": 1, "lr_decay_iters": 9}, None),
@@ -67,4 +67,6 @@ def test_a_run_says_what_it_will_cost_and_what_it_costs(corpus, tmp_path, capsys
     assert train([*flags, "--tokenizer", str(corpus.tokenizer), "--out-dir", str(tmp_path / "run")])
     lines = capsys.readouterr().out.splitlines()
     assert sum("estimate: " in line for line in lines) == sum("measured: " in line for line in lines) == 1
-    assert sum("the run ends at step 12, within the warmup, at 60%" in line for line in lines) == 1
+    assert (
+        sum("the run ends at step 12, within the warmup of 20 steps, at 60%" in line for line in lines) == 1
+    )

@@ -52,7 +52,7 @@ def test_a_stage_needs_a_run_to_start_from():
 
 def test_skipped_records_are_told_with_the_reason(capsys):
     post_training.report_skipped("data.json", {"has no answer": 3, "is no object": 1})
-    assert "data.json: 4 bad records skipped (most often: one that has no answer)" in capsys.readouterr().out
+    assert "data.json: skipped 4 bad records (most common problem: has no answer)" in capsys.readouterr().out
     post_training.report_skipped("data.json", {})
     assert capsys.readouterr().out == ""
 

@@ -38,7 +38,7 @@ def test_what_the_context_cuts_is_told_or_refused(tokenizer, capsys):
     training, _ = pair_rows(pairs, [], tokenizer, 8, "f.json")
     assert training.shape == (1, 2, 8)
     told = capsys.readouterr().out
-    assert "f.json, chosen: longer than 7 tokens" in told and "1 record left out" in told
-    assert "1 pair left out, answers equal as far as the context goes" in told
+    assert "f.json, chosen: longer than 7 tokens" in told and "1 record skipped" in told
+    assert "skipped 1 pair with identical answers within the context" in told
     with pytest.raises(UserError, match="no record has an answer within 3 tokens"):
         pair_rows(pairs, [], tokenizer, 4, "f.json")

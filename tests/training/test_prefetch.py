@@ -35,7 +35,7 @@ def test_batches_are_made_ahead_by_another_thread():
     with Prefetched(numbers, CPU) as batches:
         for i in range(10):
             batches.step(i)
-        for _, future in batches.coming:
+        for _, future in batches.pending:
             future.result()
         assert numbers.asked == list(range(10 + AHEAD))
     assert threading.get_ident() not in numbers.threads and len(numbers.threads) == 1
@@ -101,7 +101,7 @@ def test_on_cuda_a_batch_stays_whole_until_the_next_but_one_is_asked_for(device)
             for event in device.recorded:
                 event.reached = True  # all that was queued before this step is done
             seen.append(batches.step(i))
-            for _, future in batches.coming:
+            for _, future in batches.pending:
                 future.exception()  # all that is under way is done
             for back in range(min(2, i + 1)):
                 assert (seen[-1 - back] == i - back).all()

@@ -22,7 +22,7 @@ def test_what_was_saved_is_read_for_the_same_key(tmp_path):
 def test_another_key_is_refused_with_the_part_that_differs(tmp_path, part):
     path = tmp_path / "reference.npz"
     save_reference(path, KEY, np.zeros((1, 2), np.float32))
-    with pytest.raises(UserError, match=f"log-probabilities of another {part} "):
+    with pytest.raises(UserError, match=f"log-probabilities are for a different {part} "):
         load_reference(path, KEY | {part: "other"}, 1)
 
 
@@ -33,7 +33,7 @@ def test_a_damaged_file_is_one_line(tmp_path, key):
         path.write_bytes(b"PK\x03\x04 no archive")
     else:
         np.savez(path, key=key, log_probs=np.zeros((2, 2), np.float32))  # of two pairs
-    with pytest.raises(UserError, match="holds no reference log-probabilities, or damaged ones; remove it"):
+    with pytest.raises(UserError, match="contains no reference log-probabilities, or is damaged; delete it"):
         load_reference(path, KEY, 1)
 
 
@@ -41,11 +41,11 @@ def test_a_damaged_file_is_one_line(tmp_path, key):
 def test_what_is_no_archive_is_one_line(tmp_path, content):
     path = tmp_path / "reference.npz"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="holds no reference"):
+    with pytest.raises(UserError, match="contains no reference"):
         load_reference(path, KEY, 1)
     np.save(tmp_path / "a.npy", np.zeros(3))
-    with pytest.raises(UserError, match="holds no reference"):
+    with pytest.raises(UserError, match="contains no reference"):
         load_reference(tmp_path / "a.npy", KEY, 1)
     save_reference(path, KEY, np.array([[np.nan, 0]], np.float32))
-    with pytest.raises(UserError, match="holds no reference"):
+    with pytest.raises(UserError, match="contains no reference"):
         load_reference(path, KEY, 1)

@@ -121,10 +121,10 @@ def test_a_preference_run_shows_its_rewards(tmp_path):
     assert page.count("<svg") == 9
     for text in ("told apart</th><td>50.0%", "margin</th><td>0.500", "change</th><td>-12.5%"):
         assert text in page, text
-    assert "loss, mean over pairs" in page and "nats a token" not in page
+    assert "loss, mean over pairs" in page and "nats per token" not in page
     write_report([run, make_run(tmp_path, "base")], run / "both.html")
-    assert "nats a token (dpo: mean over pairs)" in (run / "both.html").read_text()
-    for title in ("Rewards told apart", "Reward margin", "Log-probability of the chosen answers"):
+    assert "nats per token (dpo: mean over pairs)" in (run / "both.html").read_text()
+    for title in ("Pairs ranked correctly", "Reward margin", "Log-probability of the chosen answers"):
         assert title in page
 
 

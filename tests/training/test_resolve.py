@@ -62,8 +62,14 @@ def test_total_tokens_of_a_batch_ramp():
     ("changes", "message"),
     [
         ({"batch_ramp_iters": 5}, "batch_ramp_start 1 is not below grad_accumulation 1"),
-        ({"batch_ramp_iters": 5, "grad_accumulation": 4, "batch_ramp_start": 4}, "so nothing grows"),
-        ({"batch_ramp_start": 2, "grad_accumulation": 4}, "batch_ramp_start is 2 without a ramp"),
+        (
+            {"batch_ramp_iters": 5, "grad_accumulation": 4, "batch_ramp_start": 4},
+            "batch_ramp_start 4 is not below grad_accumulation 4",
+        ),
+        (
+            {"batch_ramp_start": 2, "grad_accumulation": 4},
+            "batch_ramp_start is 2, but there is no batch ramp",
+        ),
         ({"batch_ramp_start": 0, "grad_accumulation": 4, "batch_ramp_iters": 5}, "batch_ramp_start is 0"),
         ({"batch_ramp_iters": -1}, "batch_ramp_iters is -1"),
     ],
@@ -93,7 +99,7 @@ def test_values_out_of_range_are_refused_by_name(name, value):
 
 
 def test_muon_s_own_rate_needs_a_schedule_to_follow():
-    with pytest.raises(UserError, match="learning_rate is 0, and muon_lr follows its schedule"):
+    with pytest.raises(UserError, match="learning_rate is 0, but muon_lr is scaled by its schedule"):
         resolved(optimizer="muon", learning_rate=0.0, min_lr=0.0, muon_lr=0.02)
     resolved(optimizer="muon", learning_rate=0.0, min_lr=0.0)
 

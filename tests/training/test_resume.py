@@ -51,9 +51,11 @@ def test_resuming_within_a_batch_ramp_is_exact(corpus, tmp_path):
     known = [(m["tokens"], m["train_loss"]) for m in exact(tmp_path / "whole")]
     assert known == [(m["tokens"], m["train_loss"]) for m in exact(tmp_path / "parts")]
     assert [tokens for tokens, _ in known] == [2 * 16 * n for n in (1, 2, 4, 6, 9, 12, 16, 20)]
-    with pytest.raises(UserError, match="has a batch ramp, which counts forward passes; keep batch_size 2"):
+    with pytest.raises(
+        UserError, match="batch_size cannot change in a run with a batch ramp; keep batch_size 2"
+    ):
         train(flags(corpus, tmp_path / "parts", *more, "--batch-size", "4", "--grad-accumulation", "2"))
-    with pytest.raises(UserError, match="batch_ramp_iters 6, now it is 7"):
+    with pytest.raises(UserError, match="batch_ramp_iters 6, which cannot change to 7"):
         train(flags(corpus, tmp_path / "parts", *more, "--batch-ramp-iters", "7"))
 
 
@@ -224,7 +226,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(corpus, tmp_path, capsys):
         train(flags(corpus, out))
     (folder / "checkpoints/step_00000006/model.safetensors").write_bytes(b"x")
     train(flags(corpus, folder))
-    assert "using the checkpoint before it" in capsys.readouterr().err
+    assert "using the previous checkpoint" in capsys.readouterr().err
     assert not differ(weights(whole), weights(folder))
 
 

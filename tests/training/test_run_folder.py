@@ -35,7 +35,7 @@ def test_load_run_gives_model_tokenizer_and_config(trained_run):
 def test_what_is_no_run_is_refused(tmp_path, trained_run):
     with pytest.raises(UserError, match="no such run folder"):
         load_run(tmp_path / "no")
-    with pytest.raises(UserError, match="no complete checkpoint in it"):
+    with pytest.raises(UserError, match="contains no complete checkpoint"):
         find_checkpoint(tmp_path)
     with pytest.raises(UserError, match="not a complete checkpoint"):
         (tmp_path / "step_00000001").mkdir()

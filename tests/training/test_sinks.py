@@ -108,7 +108,7 @@ def test_a_full_disk_costs_no_line_and_no_run(tmp_path):
         sinks.log(LINE | {"step": step})
     on_disk = (tmp_path / "metrics.jsonl").read_text()
     assert [json.loads(line)["step"] for line in on_disk.splitlines()] == [20, 21]
-    assert shown.console.file.getvalue().count("No space left on device); the run goes on") == 1
+    assert shown.console.file.getvalue().count("No space left on device); the run continues") == 1
     sink.file.room = 10_000
     sinks.log(LINE | {"step": 24})
     sinks.sync()

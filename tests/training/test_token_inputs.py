@@ -43,4 +43,4 @@ def test_the_tokenizer_is_the_named_one_else_the_files_own_else_the_runs_copy(co
     bare = tmp_path / "bare.npy"
     shutil.copy(corpus.train, bare)
     assert tokenizer(None, corpus.tokenizer, bare).fingerprint() == own.fingerprint()
-    assert remarks == ["no val_data_path: training without evaluation"] * 4
+    assert remarks == ["val_data_path is not set: training without evaluation"] * 4

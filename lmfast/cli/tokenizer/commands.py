@@ -1,8 +1,4 @@
-"""The tokenizer's commands that make files: train, encode, decode.
-
-In: the parsed command line (see __main__.py). Out: files, and a summary of a line or two on stdout. What is refused is
-told by the functions called, in one line.
-"""
+"""The subcommands train, encode and decode of `lmfast tokenizer`, whose command line is in lmfast/tokenizer/__main__.py."""
 
 import argparse
 import logging
@@ -35,45 +31,43 @@ if TYPE_CHECKING:
     from lmfast.tokenizer.sharding import Engine
 
 logger = logging.getLogger(__name__)
-PILE_BYTES = 825e9  # Gao et al. 2020, as CS336 has it
-PIECE = 1 << 20  # ids, or bytes of standard input, handled together
+PILE_BYTES = 825e9  # Gao et al. 2020; the comparison is from CS336
+PIECE = 1 << 20  # ids, or bytes of input, per read
 
 
 def load_tokenizer(arguments: argparse.Namespace, path: str | None = None) -> Tokenizer:
-    """The tokenizer that --tokenizer, or --vocab and --merges, name."""
+    """The tokenizer given by --tokenizer, or by --vocab and --merges."""
     path = path or arguments.tokenizer
     if (path is None) == (arguments.vocab is None and arguments.merges is None):
-        raise UserError(
-            "name the tokenizer either with --tokenizer FOLDER or with --vocab FILE --merges FILE"
-        )
+        raise UserError("no tokenizer, or two; give either --tokenizer PATH or --vocab FILE --merges FILE")
     special_tokens = None if arguments.special_tokens is None else dict(arguments.special_tokens)
     if path is not None:
         return Tokenizer.load(path, arguments.pattern, special_tokens)
     if arguments.vocab is None or arguments.merges is None:
-        raise UserError("--vocab and --merges come together; name both files")
+        raise UserError("--vocab and --merges belong together; give both")
     return Tokenizer.from_files(
         arguments.vocab, arguments.merges, special_tokens, arguments.pattern or "gpt2"
     )
 
 
 def rate_line(num_bytes: int, seconds: float, steady: float | None = None) -> str:
-    """The mean rate. steady: bytes per second after start-up, where known; the Pile's time follows from that only."""
+    """The mean rate. steady: bytes per second after start-up, if known; adds the time that the Pile would take."""
     line = f"{data_size(num_bytes / max(seconds, 1e-9))}/s"
     if steady is None:
         return line
     hours = duration(PILE_BYTES / max(steady, 1))
-    return f"{line} (after start-up {data_size(steady)}/s, at which the Pile's 825 GB would take {hours})"
+    return f"{line} (after start-up {data_size(steady)}/s; the Pile, 825 GB, would take {hours})"
 
 
 def reject_dask_options(flags: dict[str, object]) -> None:
-    """Raises UserError for the first of these flags that was given: they mean nothing to this machine's workers."""
+    """Raises UserError if one of these flags, which only dask uses, was given."""
     for flag, value in flags.items():
         if value is not None:
-            raise UserError(f"{flag}: is for --engine dask; leave it out, or add --engine dask")
+            raise UserError(f"{flag} requires --engine dask; add it, or remove {flag}")
 
 
 def selected_engine(arguments: argparse.Namespace) -> "Engine | None":
-    """The cluster that --engine names; None for this machine's threads."""
+    """The dask engine if --engine selects it; None for threads on this machine."""
     if arguments.engine == "local":
         reject_dask_options({"--scheduler": arguments.scheduler, "--shard-size": arguments.shard_size})
         return None
@@ -91,7 +85,7 @@ def execution_options(arguments: argparse.Namespace) -> ExecutionOptions:
 def train(arguments: argparse.Namespace) -> None:
     output = Path(arguments.output)
     if output.exists() and not output.is_dir():
-        raise UserError(f"{output}: is a file; name a folder for the tokenizer")
+        raise UserError(f"{output}: is a file; choose another --output for the tokenizer folder")
     check_writable(output / "vocab.json" if output.is_dir() else _first_existing(output) / "vocab.json")
     pattern = get_pattern(arguments.pattern)
     check_special_tokens(arguments.special_tokens)
@@ -99,11 +93,15 @@ def train(arguments: argparse.Namespace) -> None:
     texts = training_texts(arguments.input, arguments.text_field, arguments.special_tokens, pattern)
     if engine is not None:
         for path in find_sources(arguments.input):
-            check_is_plain(path)  # a worker elsewhere cannot be handed documents
+            check_is_plain(path)  # documents cannot be sent to workers
     if DOCUMENT_END not in arguments.special_tokens:
         for path in texts:
             if isinstance(path, Path) and DOCUMENT_END.encode() in next(_pieces(str(path))):
-                logger.warning("%s: %s is no --special-tokens, and is learnt as text", path, DOCUMENT_END)
+                logger.warning(
+                    "%s: contains %s, which is not in --special-tokens and is treated as text",
+                    path,
+                    DOCUMENT_END,
+                )
     names = {"count": "counting", "merge": "merging"}
     with PeakMemory() as memory, progress(counting="bytes", merging="merges") as update:
         tokenizer = train_bpe(
@@ -119,27 +117,27 @@ def train(arguments: argparse.Namespace) -> None:
     began = time.perf_counter()
     tokenizer.save(output)
     saving = time.perf_counter() - began
-    told = tokenizer.training
+    facts = tokenizer.training
     assert told is not None  # of a tokenizer just trained
-    rate = rate_line(told.total_bytes, told.counting_seconds)
+    rate = rate_line(facts.total_bytes, facts.counting_seconds)
     print(
         f"{output}: {tokenizer.vocab_size:,} tokens ({counted(len(tokenizer.merges), 'merge')}, "
-        f"{len(tokenizer.special_tokens)} special) from {data_size(told.total_bytes)}"
+        f"{len(tokenizer.special_tokens)} special) from {data_size(facts.total_bytes)}"
     )
     print(
-        f"counting {told.counting_seconds:.2f} s ({rate}), merging {told.merging_seconds:.2f} s, "
-        f"saving {saving:.2f} s; {memory}; {counted(told.distinct_pretokens, 'distinct pretoken')}; "
-        f"longest token {quote_token(told.longest_token)} ({counted(len(told.longest_token), 'byte')})"
+        f"counting {facts.counting_seconds:.2f} s ({rate}), merging {facts.merging_seconds:.2f} s, "
+        f"saving {saving:.2f} s; {memory}; {counted(facts.distinct_pretokens, 'distinct pretoken')}; "
+        f"longest token {quote_token(facts.longest_token)} ({counted(len(facts.longest_token), 'byte')})"
     )
 
 
 def _first_existing(path: Path) -> Path:
-    """The folder under which `path` is going to be made."""
+    """The deepest existing folder that contains `path`."""
     return next(parent for parent in path.absolute().parents if parent.exists())
 
 
 def quote_token(token: bytes, longest: int = 60) -> str:
-    """A token in quotes, invalid UTF-8 as escapes, shortened in the middle."""
+    """A token in quotes, with invalid UTF-8 escaped, shortened in the middle."""
     text = repr(token.decode("utf-8", "backslashreplace"))
     return text if len(text) <= longest else f"{text[: longest // 2]}…{text[-longest // 2 :]}"
 
@@ -148,17 +146,17 @@ def encode(arguments: argparse.Namespace) -> None:
     tokenizer = load_tokenizer(arguments)
     if arguments.output != "-" and Path(arguments.output).suffix != ".npy":
         raise UserError(
-            f"{arguments.output}: token files are .npy; name it so, or - for ids on standard output"
+            f"{arguments.output}: not a .npy file name; use one, or - to print the ids on standard output"
         )
     engine = selected_engine(arguments)
     if engine is not None and "-" in (arguments.input, arguments.output):
-        raise UserError("--engine dask: needs files for --input and --output, and no -")
+        raise UserError("--engine dask does not work with -; give files for --input and --output")
     if arguments.input != "-":
         check_is_plain(Path(arguments.input))
     if Path(arguments.input).is_file():
         for _ in _check_pieces(arguments.input, tokenizer):
             if DOCUMENT_END in tokenizer.special_tokens:
-                break  # only the beginning is to be checked
+                break  # check only the first piece
         for remark in text_remarks(Path(arguments.input), next(_pieces(arguments.input), b"")[:HEAD]):
             logger.warning(remark)
     steady = SteadyRate()
@@ -191,7 +189,7 @@ def encode(arguments: argparse.Namespace) -> None:
 def _encode_stream(
     tokenizer: Tokenizer, source: str, target: str, steady: SteadyRate
 ) -> tuple[int, int, float]:
-    """(tokens, bytes, seconds); memory stays constant. Ids go to standard output as text, a line for each piece of text."""
+    """Encodes a stream in constant memory; returns (tokens, bytes, seconds). Standard output gets the ids as text."""
     size = 0
     began = time.perf_counter()
 
@@ -221,8 +219,10 @@ def _encode_stream(
 
 
 def _check_pieces(source: str, tokenizer: Tokenizer) -> Iterator[bytes]:
-    """The pieces of a text or of standard input. Raises UserError where it is not text by its first bytes, or holds a
-    `DOCUMENT_END` that the tokenizer does not know: a model would learn to write its pieces and never end a text."""
+    """The pieces of a text or of standard input.
+
+    Raises UserError if the first bytes are not text, and for a `DOCUMENT_END` that the tokenizer does not have: encoded as
+    text, it would not end documents."""
     name = "standard input" if source == "-" else source
     mark = DOCUMENT_END.encode()
     at, before = 0, b""
@@ -235,8 +235,8 @@ def _check_pieces(source: str, tokenizer: Tokenizer) -> Iterator[bytes]:
             if found >= 0:
                 known = ", ".join(tokenizer.special_tokens) or "none"
                 raise UserError(
-                    f"{name}: {DOCUMENT_END} at byte {at - len(before) + found} is no special token of the tokenizer "
-                    f"(it has {known}) and would be split into pieces; replace it by one of those, or add it with "
+                    f"{name}: {DOCUMENT_END} at byte {at - len(before) + found} is not a special token of the tokenizer "
+                    f"(it has {known}) and would be split; replace it by one of those, or add "
                     f"--special-tokens '{DOCUMENT_END}'"
                 )
             before = window[1 - len(mark) :]
@@ -284,4 +284,6 @@ def _ids_of_stdin() -> Iterator[np.ndarray]:
             try:
                 yield np.array(line.split(), np.int64)
             except (ValueError, OverflowError):
-                raise UserError(f"standard input, line {number}: not ids separated by blanks") from None
+                raise UserError(
+                    f"standard input, line {number}: not a list of ids; separate whole numbers by spaces"
+                ) from None

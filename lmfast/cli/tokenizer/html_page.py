@@ -1,8 +1,8 @@
-"""Documents and their tokens on one HTML page that needs nothing but itself.
+"""A self-contained HTML page of documents and their tokens.
 
-In: a tokenizer and documents (`Shown`: ids, loss mask, facts). Out: the page's text. Each token stands on a ground of its
-own colour; special tokens are red, tokens without loss grey and bare. A list of the documents jumps to them, and so do the
-field for a number and the keys j and k; pointing at a token tells its place, id and bytes at the foot of the page.
+Input: a tokenizer and documents (`Shown`: ids, loss mask, facts). Adjacent tokens have different background colours;
+special tokens are red, tokens without loss are grey without background. The list of documents, the number field and the
+keys j and k navigate; the footer shows position, id and bytes of the token under the pointer.
 """
 
 import html
@@ -73,10 +73,10 @@ mark(0);
 
 
 def html_page(tokenizer: Tokenizer, title: str, about: str, documents: Sequence[Shown], limit: int) -> str:
-    """The page. about: a line on the tokenizer; limit: of each document the first so many tokens are shown."""
+    """The page. about: a line about the tokenizer; limit: number of tokens to show of each document."""
     masked = any(document.mask is not None for document in documents)
     used = sorted({token for document in documents for token in document.ids[:limit].tolist()})
-    told = {
+    table = {
         token: [
             json.dumps(token_text(tokenizer, token), ensure_ascii=False),
             len(tokenizer.token_bytes(token)),
@@ -84,7 +84,7 @@ def html_page(tokenizer: Tokenizer, title: str, about: str, documents: Sequence[
         for token in used
     }
     # "</" would end the script.
-    table = json.dumps(told, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
+    tokens = json.dumps(table, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
     links = "".join(
         f'<a href="#d{i}">{html.escape(document.title)}<span>{len(document.ids):,}</span></a>'
         for i, document in enumerate(documents)
@@ -96,15 +96,15 @@ def html_page(tokenizer: Tokenizer, title: str, about: str, documents: Sequence[
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>'
         '<nav><input type="number" min="0" placeholder="go to document" aria-label="go to document">'
         f"{links}</nav><main><h1>{html.escape(title)}</h1><p>{html.escape(about)}</p>{_legend(masked)}{sections}</main>"
-        "<footer>point at a token; j and k go to the next document and back</footer>"
-        f"<script>const tokens = {table};{SCRIPT}</script></body></html>\n"
+        "<footer>hover over a token for details; j and k go to the next and previous document</footer>"
+        f"<script>const tokens = {tokens};{SCRIPT}</script></body></html>\n"
     )
 
 
 def _legend(masked: bool) -> str:
-    loss = ' · <b class="n">no loss</b>: the model sees it and does not learn to say it' if masked else ""
+    loss = ' · <b class="n">no loss</b>: input only, not trained on' if masked else ""
     return (
-        '<p class="legend">A colour a token: <b class="c0">one</b><b class="c1"> after</b><b class="c2"> another</b> · '
+        '<p class="legend">One colour per token: <b class="c0">one</b><b class="c1"> after</b><b class="c2"> another</b> · '
         f'<b class="s">special token</b> · <i>⏎</i> is a newline{loss}</p>'
     )
 

@@ -1,8 +1,8 @@
-"""inspect: how a text was split, token by token, and what a vocabulary holds.
+"""`lmfast tokenizer inspect`: shows the tokens of a text, or the contents of a vocabulary.
 
-In: a tokenizer, alone or with a text, records, Parquet, a token file, conversations or preferences. Out: the tokens of one
-or more documents on stdout (rendering.py) or on a page (html_page.py); then counts, and whether decoding gives back the
-source (verifying.py). A reader per kind of data turns a file into `Shown`s; `read` chooses it.
+Input: a tokenizer, alone or with a text, records, Parquet, a token file, conversations or preferences. Output: the tokens of
+one or more documents on standard output (rendering.py) or on a page (html_page.py), counts, and whether decoding restores
+the source (verifying.py). `read` selects the reader for the kind of file; readers yield `Shown` objects.
 """
 
 import argparse
@@ -48,9 +48,9 @@ def inspect(arguments: argparse.Namespace) -> None:
         print("\n".join(vocabulary_lines(tokenizer, arguments.longest)))
         return
     if arguments.document < 0:
-        raise UserError(f"--document {arguments.document}: documents are counted from 0")
+        raise UserError(f"--document is {arguments.document}; it must be at least 0")
     if arguments.source is not None and not is_token_file(arguments.input):
-        raise UserError("--source: is for token files; a text is its own source")
+        raise UserError("--source applies only to token files; remove it")
     kind = record_kind(arguments.input, arguments.text_field)
     if kind is not None:
         tokenizer = with_chat_tokens(tokenizer)
@@ -83,7 +83,7 @@ def write_page(tokenizer: Tokenizer, arguments: argparse.Namespace, found: list[
     check_writable(path)
     about = (
         f"{arguments.tokenizer or arguments.vocab}: {tokenizer.vocab_size:,} ids, pattern {tokenizer.pattern.name}. "
-        f"{counted(len(found), 'document')} from number {arguments.document} on."
+        f"{counted(len(found), 'document')}, starting at number {arguments.document}."
     )
     page = html_page(tokenizer, str(arguments.input), about, found, arguments.limit)
     with atomic_write(path) as temporary:
@@ -98,9 +98,9 @@ def is_token_file(name: str) -> bool:
 
 
 def read(tokenizer: Tokenizer, arguments: argparse.Namespace, kind: str | None) -> Iterator[Shown]:
-    """The documents that are asked for, --documents of them from --document on; at least the first of them is there.
+    """The selected documents, --documents of them starting at --document. Raises UserError if the first does not exist.
 
-    kind: of a file of conversations or preferences (inspecting_chat.py)."""
+    kind: "conversations" or "preferences" for a file of these (inspecting_chat.py)."""
     first = arguments.document
     many = arguments.documents or (DOCUMENTS_ON_A_PAGE if arguments.html else 1)
     if kind is not None:
@@ -114,7 +114,7 @@ def read(tokenizer: Tokenizer, arguments: argparse.Namespace, kind: str | None) 
 
 def _no_such_document(name: str, count: int, number: int) -> UserError:
     return UserError(
-        f"{name}: has {counted(count, 'document')}, so there is no --document {number} (the first is 0)"
+        f"{name}: has {counted(count, 'document')}; --document {number} must be below {count} (the first is 0)"
     )
 
 
@@ -130,11 +130,11 @@ def _text_documents(tokenizer: Tokenizer, name: str, first: int, many: int) -> I
     spans = documents_of(text)
     mark = DOCUMENT_END.encode()
     if len(spans) > 1 and spans[-1][0] == len(text):
-        spans = spans[:-1]  # nothing comes after the last mark
+        spans = spans[:-1]  # the text ends with a separator
     if first >= len(spans):
         raise _no_such_document(name, len(spans), first)
     for number, (start, end) in enumerate(spans[first : first + many].tolist(), first):
-        # The mark that ends it is shown with it.
+        # Include the separator that ends the document.
         close = end + len(mark) if text[end : end + len(mark)].tobytes() == mark else end
         source = text[start:close].tobytes()
         ids = tokenizer.encode_array(source)
@@ -144,7 +144,7 @@ def _text_documents(tokenizer: Tokenizer, name: str, first: int, many: int) -> I
 
 
 def _record_documents(tokenizer: Tokenizer, name: str, first: int, many: int, field: str) -> Iterator[Shown]:
-    """Records, rows and packed texts; special tokens written in them are text."""
+    """Records, rows and compressed texts; special tokens in them are plain text."""
     number = -1
     texts = (text for shard in plan_shards(find_sources([name])) for text in documents(shard, field))
     for number, source in enumerate(itertools.islice(texts, first + many)):
@@ -172,15 +172,15 @@ def _token_documents(
         ids = np.asarray(tokens[starts[number] : ends[number]])
         decoded = tokenizer.decode_bytes(ids)
         if source is None:
-            told = compare_reencoded(tokenizer, ids)
+            verdict = compare_reencoded(tokenizer, ids)
         else:
             at = source_offset(tokenizer, tokens, int(starts[number]))
-            told = compare_with_source(decoded, source[at : at + len(decoded)].tobytes(), at)
-        yield Shown(f"document {number}", ids, facts=[*fact_lines(tokenizer, ids, len(decoded)), told])
+            verdict = compare_with_source(decoded, source[at : at + len(decoded)].tobytes(), at)
+        yield Shown(f"document {number}", ids, facts=[*fact_lines(tokenizer, ids, len(decoded)), verdict])
 
 
 def _document_ends(tokens: np.ndarray, end_id: int | None) -> np.ndarray:
-    """Where each document ends, int64; its end mark belongs to it."""
+    """End position of each document, int64, including its <|endoftext|>."""
     if end_id is None:
         return np.array([len(tokens)])
     step = 1 << 24
@@ -189,9 +189,9 @@ def _document_ends(tokens: np.ndarray, end_id: int | None) -> np.ndarray:
 
 
 def verify(tokenizer: Tokenizer, arguments: argparse.Namespace, kind: str | None) -> str:
-    """Whether decoding gives back the whole file; a line."""
+    """One line: whether decoding restores the whole file."""
     if arguments.input == "-":
-        raise UserError("--verify: reads a file twice; name one instead of -")
+        raise UserError("--verify reads its input twice; give a file instead of -")
     if kind is not None:
         return verify_records(tokenizer, arguments.input, kind, arguments.skip_bad)
     if not is_token_file(arguments.input):
@@ -201,7 +201,7 @@ def verify(tokenizer: Tokenizer, arguments: argparse.Namespace, kind: str | None
 
 
 def fact_lines(tokenizer: Tokenizer, ids: np.ndarray, num_bytes: int) -> list[str]:
-    """Counts of one document."""
+    """Token counts of one document, as lines."""
     common = Counter(ids.tolist()).most_common(5)
     return [
         f"{len(ids):,} tokens, {num_bytes:,} bytes, {num_bytes / max(len(ids), 1):.3f} bytes/token",
@@ -219,9 +219,9 @@ def vocabulary_lines(tokenizer: Tokenizer, longest: int) -> list[str]:
         f"{tokenizer.pattern.name}, {tokenizer.dtype} token files",
         "special tokens: "
         + (", ".join(f"{text!r} {i}" for text, i in tokenizer.special_tokens.items()) or "none"),
-        f"bytes a token: mean {np.mean(lengths):.2f}, median {np.median(lengths):.0f}, longest {max(lengths)}",
-        f"{sum(token[:1] == b' ' for token in ordinary.values()):,} begin with a blank, "
-        f"{sum(not _is_text(token) for token in ordinary.values()):,} are not whole UTF-8",
+        f"bytes per token: mean {np.mean(lengths):.2f}, median {np.median(lengths):.0f}, longest {max(lengths)}",
+        f"{sum(token[:1] == b' ' for token in ordinary.values()):,} begin with a space, "
+        f"{sum(not _is_text(token) for token in ordinary.values()):,} are not valid UTF-8",
         "longest tokens:",
     ]
     by_length = sorted(ordinary.items(), key=lambda item: (-len(item[1]), item[0]))

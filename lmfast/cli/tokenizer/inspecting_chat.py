@@ -1,9 +1,8 @@
-"""inspect, for conversations and preferences: what SFT and DPO train on, token by token, with the loss mask.
+"""`inspect` for conversations and preferences: the tokens and the loss mask that SFT and DPO train on.
 
-In: a file of records (lmfast/data/chat_records.py) and a tokenizer. Out: a `Shown` for each conversation, two for each
-preference (its chosen and its rejected answer after the same prompt), exactly as chat.py renders them for training. A
-tokenizer without chat tokens gets them as `lmfast.sft` would add them. Verified is that decoding gives back the messages
-between their special tokens.
+Input: a file of records (lmfast/data/chat_records.py) and a tokenizer. Output: one `Shown` per conversation and two per
+preference (chosen and rejected answer after the same prompt), rendered by chat.py as for training. Adds the chat tokens to
+a tokenizer without them, as `lmfast sft` does. Verifies that decoding restores the messages and their special tokens.
 """
 
 import json
@@ -36,8 +35,9 @@ _PREFERENCE_FIELDS = {"chosen", "rejected"}
 
 
 def record_kind(name: str, field: str) -> str | None:
-    """ "conversations" or "preferences" for a .json or .jsonl whose first record is one; None for any other file, and for
-    records with the text field that is asked for."""
+    """ "conversations" or "preferences" if the first record of a .json or .jsonl file is one, otherwise None.
+
+    Records with the text field `field` are plain documents."""
     path = Path(name)
     if path.suffix.lower() not in RECORD_SUFFIXES or not path.is_file():
         return None
@@ -50,7 +50,7 @@ def record_kind(name: str, field: str) -> str | None:
 
 
 def _first_record(path: Path) -> dict | None:
-    """The first object of lines or of an array; None where there is none (the reader will say why)."""
+    """The first record of JSON lines or of an array, or None; the reader reports errors."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         line = next((line for line in file if line.strip()), "")
         text = (
@@ -72,11 +72,11 @@ def with_chat_tokens(tokenizer: Tokenizer) -> Tokenizer:
 def read_records(
     tokenizer: Tokenizer, name: str, kind: str, skip_bad: bool, first: int, many: int
 ) -> Iterator[Shown]:
-    """The records from number `first` (from 0) on, at most `many`; bad ones do not count."""
+    """At most `many` records, starting at index `first` (from 0), without bad ones."""
     records = _records(name, kind, skip_bad)
     if first >= len(records):
         raise UserError(
-            f"{name}: has {counted(len(records), 'record')}, so there is no --document {first} (the first is 0)"
+            f"{name}: has {counted(len(records), 'record')}; --document {first} must be below {len(records)}"
         )
     for number, record in enumerate(records[first : first + many], first):
         versions = record_versions(record, tokenizer)
@@ -94,14 +94,14 @@ def _records(name: str, kind: str, skip_bad: bool) -> list:
     reader = read_preferences if kind == "preferences" else read_conversations
     records, bad = reader(name, skip_bad=skip_bad)
     for reason, count in bad.items():
-        print(f"{name}: left out {count:,} bad: a record that {reason}", file=sys.stderr)
+        print(f"{name}: skipped {counted(count, 'record')} that {reason}", file=sys.stderr)
     return records
 
 
 def record_versions(
     record: Sequence[Message] | Preference, tokenizer: Tokenizer
 ) -> list[tuple[str, Rendered, bytes]]:
-    """A conversation, or a preference's two: (what to call it, ids and mask, the text that decoding must give)."""
+    """[(label, ids and mask, expected decoded text)]: one for a conversation, two for a preference."""
     if not isinstance(record, Preference):
         return [("", render(record, tokenizer), conversation_text(record))]
     return [
@@ -115,19 +115,19 @@ def record_versions(
 
 
 def conversation_text(messages: Sequence[Message]) -> bytes:
-    """A conversation as text, its special tokens spelled out."""
+    """A conversation as text with its special tokens."""
     text = BOS + "".join(f"{ROLE_TOKENS[role]}{content}{END}" for role, content in messages)
     return text.encode("utf-8", "surrogatepass")
 
 
 def verify_records(tokenizer: Tokenizer, name: str, kind: str, skip_bad: bool) -> str:
-    """Whether every record's ids decode to its messages; a line, with how much of them carries loss."""
+    """One line: whether the ids of every record decode to its messages, and how many tokens carry loss."""
     tokens = loss = 0
     for number, record in enumerate(_records(name, kind, skip_bad)):
         for version, rendered, source in record_versions(record, tokenizer):
-            told = compare_with_source(tokenizer.decode_bytes(rendered.ids), source)
-            if told != ROUND_TRIPS:
-                return f"record {number}{version}: {told}"
+            verdict = compare_with_source(tokenizer.decode_bytes(rendered.ids), source)
+            if verdict != ROUND_TRIPS:
+                return f"record {number}{version}: {verdict}"
             tokens += len(rendered.ids)
             loss += int(np.count_nonzero(rendered.loss))
     return f"{ROUND_TRIPS}; {loss:,} of {tokens:,} tokens carry loss"

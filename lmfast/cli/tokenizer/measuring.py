@@ -1,8 +1,7 @@
-"""The tokenizer's commands that count: count, compression.
+"""The subcommands count and compression of `lmfast tokenizer`.
 
-In: the parsed command line (see __main__.py). Out: lines on stdout. `count` sums the tokens of token files by part (train,
-valid, test). `compression` encodes a sample of documents of each text with each tokenizer: bytes a token, and the rate of
-one thread. What is refused is told by the functions called, in one line.
+`count` sums the tokens of token files by split (train, valid, test). `compression` encodes a sample of documents of each
+text with each tokenizer and prints bytes per token and the rate of one thread.
 """
 
 import argparse
@@ -23,11 +22,11 @@ from lmfast.streams import standard_output
 from lmfast.tokenizer.documents import open_text, sample_documents
 from lmfast.tokenizer.file_kinds import is_plain_text
 
-TIMED_BYTES = 32 << 20  # of a text, for its rate
+TIMED_BYTES = 32 << 20  # bytes of a text that are timed
 
 
 def token_files(names: Sequence[str | Path]) -> list[Path]:
-    """The token files that names of files and folders stand for (in folders: .npy and .bin, at any depth)."""
+    """Expands files and folders to token files (in folders: .npy and .bin, at any depth)."""
     files: list[Path] = []
     for name in map(Path, names):
         if name.is_dir():
@@ -35,7 +34,9 @@ def token_files(names: Sequence[str | Path]) -> list[Path]:
         else:
             found = [name]
         if not found:
-            raise UserError(f"{name}: no token files (.npy, .bin) in it; make one with encode")
+            raise UserError(
+                f"{name}: contains no token files (.npy, .bin); create one with `lmfast tokenizer encode`"
+            )
         files += [file for file in found if file not in files]
     return files
 
@@ -45,8 +46,9 @@ _PARTS |= dict.fromkeys(("valid", "val", "validation", "dev"), "valid")
 
 
 def split_name(path: Path) -> str:
-    """What a token file is a part of: "valid" for owt_valid.npy, val-00000-of-00003.bin and validation/00012.npy; its
-    name without a number at the end where neither it nor its folder says."""
+    """The split of a token file: "valid" for owt_valid.npy, val-00000-of-00003.bin and validation/00012.npy.
+
+    If neither its name nor its folder's contains a split, the name without a trailing number."""
     for name in (path.stem, path.parent.name):
         for word in re.split(r"[^a-z]+", name.lower()):
             if word in _PARTS:
@@ -106,7 +108,7 @@ def compression(arguments: argparse.Namespace) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[str], figures: Sequence[Sequence[float]]) -> list[str]:
-    """Lines of a table with three digits, columns as wide as their names."""
+    """Lines of a table with three decimals and columns as wide as their names."""
     first = max(map(len, rows))
     widths = [max(len(name), 8) for name in columns]
     head = " " * first + "".join(f"  {name:>{width}}" for name, width in zip(columns, widths))
@@ -117,7 +119,7 @@ def table(columns: Sequence[str], rows: Sequence[str], figures: Sequence[Sequenc
 
 
 def sample_text(name: str, n: int, seed: int, field: str) -> tuple[list[bytes], bytes]:
-    """(`n` documents of a text, of records, Parquet or a packed file, in its order; its first bytes, for a rate)."""
+    """(`n` random documents of a file in file order, its first bytes for timing). Reads all formats of sources.py."""
     path = Path(name)
     if is_plain_text(path):
         text = open_text(name)
@@ -129,7 +131,7 @@ def sample_text(name: str, n: int, seed: int, field: str) -> tuple[list[bytes], 
         for document in documents(shard, field):
             if not document.strip():
                 continue
-            # Vitter 1985, algorithm R: each document is in the sample with the same probability.
+            # Reservoir sampling (Vitter 1985, algorithm R).
             if seen < n:
                 chosen.append((seen, document))
             elif (place := int(random.integers(seen + 1))) < n:
@@ -139,5 +141,5 @@ def sample_text(name: str, n: int, seed: int, field: str) -> tuple[list[bytes], 
                 timed.append(document)
                 timed_bytes += len(document)
     if not seen:
-        raise UserError(f"{name}: holds nothing but blanks; name a text that does not")
+        raise UserError(f"{name}: contains only whitespace; give another text")
     return [document for _, document in sorted(chosen)], b"\n".join(timed)[:TIMED_BYTES]

@@ -1,9 +1,8 @@
-"""Tokens set apart for the eye: on coloured grounds in a terminal, between bars in plain text.
+"""Renders tokens as text: on coloured backgrounds for a terminal, separated by bars otherwise.
 
-In: a tokenizer, ids, and for training data with a loss mask which ids carry loss (bool, as long as the ids; None: all do,
-as in pretraining). Out: text. Special tokens stand out; tokens without loss are grey and bare, so that what a model learns
-from is what is coloured. In plain text ▶ opens what carries loss and ◀ closes it. Bytes that are no whole character show
-as escapes. `Shown` is one document with its facts; html_page.py puts the same on a page.
+Input: a tokenizer, ids, and optionally a loss mask (bool, same length; None: all carry loss, as in pretraining). Special
+tokens are highlighted; tokens without loss are grey without background, so only what is trained on is coloured. Plain text
+marks tokens with loss by ▶ and ◀. Incomplete UTF-8 is escaped. html_page.py renders the same documents as HTML.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ import numpy as np
 
 from lmfast.tokenizer.bpe import Tokenizer
 
-BACKGROUNDS = (24, 58, 22, 53, 60, 94)  # of 256 colours; dark, so that white text stands on them
+BACKGROUNDS = (24, 58, 22, 53, 60, 94)  # dark colours of the 256-colour palette, for white text
 SPECIAL_STYLE = "\x1b[1;97;41m"
 SPECIAL_WITHOUT_LOSS = "\x1b[2;1;31m"
 WITHOUT_LOSS = "\x1b[2;90m"
@@ -23,7 +22,7 @@ LOSS_BEGINS, LOSS_ENDS = "▶", "◀"
 
 @dataclass(frozen=True)
 class Shown:
-    """A document to be shown. title: what it is called; ids: int (n,); mask: bool (n,) or None; facts: lines below it."""
+    """A document to show. ids: int (n,); mask: bool (n,) or None; facts: lines printed below it."""
 
     title: str
     ids: np.ndarray
@@ -32,12 +31,12 @@ class Shown:
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
-    """The text of a token; bytes that are no whole character as escapes."""
+    """The text of a token, with incomplete UTF-8 escaped."""
     return tokenizer.token_bytes(token).decode("utf-8", "backslashreplace")
 
 
 def marked(tokenizer: Tokenizer, ids: list[int], colors: bool, mask: list[bool] | None = None) -> str:
-    """The text with its tokens set apart."""
+    """The text with its token boundaries marked."""
     return _colored(tokenizer, ids, mask) if colors else _plain(tokenizer, ids, mask)
 
 
@@ -50,7 +49,7 @@ def _colored(tokenizer: Tokenizer, ids: list[int], mask: list[bool] | None) -> s
             style = SPECIAL_STYLE if loss else SPECIAL_WITHOUT_LOSS
         else:
             style = f"\x1b[97;48;5;{BACKGROUNDS[position % 6]}m" if loss else WITHOUT_LOSS
-        # A newline inside a background would colour the rest of the line.
+        # A newline inside a style would colour the rest of the line.
         text = token_text(tokenizer, token).replace("\n", f"⏎{RESET}\n{style}")
         out.append(f"{style}{text}{RESET}")
     return "".join(out)
@@ -73,6 +72,6 @@ def _plain(tokenizer: Tokenizer, ids: list[int], mask: list[bool] | None) -> str
 
 
 def mask_fact(mask: np.ndarray, colors: bool) -> str:
-    """How much carries loss, and how that is shown."""
-    how = "colours; the rest is grey" if colors else f"{LOSS_BEGINS}…{LOSS_ENDS}"
-    return f"{int(mask.sum()):,} of {len(mask):,} tokens carry loss (shown by {how})"
+    """How many tokens carry loss, and how they are marked."""
+    how = "coloured" if colors else f"between {LOSS_BEGINS} and {LOSS_ENDS}"
+    return f"{int(mask.sum()):,} of {len(mask):,} tokens carry loss ({how})"

@@ -1,8 +1,8 @@
-"""Whether decoding gives back the source: of one document, and of whole files, in pieces.
+"""Checks that decoding restores the source of a document or of a whole file.
 
-In: a tokenizer, ids or a file, and the source where there is one. Out: a line that says yes, or where the first difference
-is. A token file's source is the text that it was made of, known from its summary or named; without one its documents are
-decoded and encoded again, which must give their ids.
+Input: a tokenizer, ids or a file, and its source if known. Output: one line that confirms it or gives the position of the
+first difference. The source of a token file is given or recorded in its summary; without one, its documents are decoded
+and encoded again, which must give the same ids.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,20 +20,20 @@ from lmfast.tokenizer.documents import open_text
 from lmfast.tokenizer.file_kinds import is_plain_text
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
-PIECE = 1 << 22  # ids, or bytes, handled together
+PIECE = 1 << 22  # ids or bytes per read
 
-ROUND_TRIPS = "decoding gives back the source: yes"
+ROUND_TRIPS = "decoding restores the source: yes"
 
 
 def first_difference(a, b) -> int | None:
-    """Where two sequences begin to differ, or None."""
+    """Position of the first difference of two sequences, or None."""
     if a == b:
         return None
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
 def compare_with_source(decoded: bytes, source: bytes, offset: int = 0) -> str:
-    """One text against its source; offset: where it begins there, for the place of a difference."""
+    """Compares a decoded text with its source. offset: its position in the source file, for the report."""
     at = first_difference(decoded, source)
     if at is None:
         return ROUND_TRIPS
@@ -44,26 +44,26 @@ def compare_with_source(decoded: bytes, source: bytes, offset: int = 0) -> str:
 
 
 def compare_reencoded(tokenizer: Tokenizer, ids: np.ndarray, offset: int = 0) -> str:
-    """Ids without a source; offset: where they begin in their file."""
+    """Decodes and encodes ids again and compares. offset: their position in the token file, for the report."""
     again = tokenizer.encode_array(tokenizer.decode_bytes(ids))
     at = first_difference(again.tolist(), ids.tolist())
     if at is None:
-        return "decoding and encoding again gives back the ids: yes"
+        return "decoding and encoding again restores the ids: yes"
     return f"encoding the decoded text gives other ids from position {offset + at}"
 
 
 def open_matching_tokens(name: str | Path, tokenizer: Tokenizer) -> TokenFile:
-    """A token file that this tokenizer made, as far as its summary tells: with another its ids would decode to nonsense."""
+    """Opens a token file. Raises UserError if its summary records another tokenizer, which would decode it to nonsense."""
     file = open_tokens(name, tokenizer.vocab_size)
     made_by = (file.summary or {}).get("tokenizer_sha256")
     if made_by is not None and not shares_ids(tokenizer, made_by):
         home = "" if file.tokenizer_path is None else f", {file.tokenizer_path}"
-        raise UserError(f"{name}: was encoded with another tokenizer{home}; name that one with --tokenizer")
+        raise UserError(f"{name}: was encoded with another tokenizer{home}; give that one with --tokenizer")
     return file
 
 
 def find_source(file: TokenFile, named: str | None) -> np.ndarray | None:
-    """The text that a token file was made of (mapped), where it is known and still has the size that it had."""
+    """The source text of a token file, memory-mapped, or None if it is unknown or its size has changed."""
     if named is not None:
         return open_text(named)
     summary = file.summary or {}
@@ -74,26 +74,26 @@ def find_source(file: TokenFile, named: str | None) -> np.ndarray | None:
 
 
 def source_offset(tokenizer: Tokenizer, tokens: np.ndarray, position: int) -> int:
-    """The bytes of all tokens before a position: where it is in the source."""
+    """Byte offset in the source of a token position: the bytes of all tokens before it."""
     sizes = tokenizer.token_lengths()
     return sum(int(sizes[tokens[i : min(i + PIECE, position)]].sum()) for i in range(0, position, PIECE))
 
 
 def verify_tokens(tokenizer: Tokenizer, file: TokenFile, source: np.ndarray | None) -> str:
-    """A whole token file against its source, or encoded again document by document."""
+    """Compares a whole token file with its source, or re-encodes it document by document."""
     tokens = file.tokens
     if source is None:
         for begin, ids in _whole_documents(tokens, tokenizer.special_tokens.get(DOCUMENT_END)):
-            told = compare_reencoded(tokenizer, ids, begin)
-            if "other ids" in told:
-                return told
-        return told
+            verdict = compare_reencoded(tokenizer, ids, begin)
+            if "other ids" in verdict:
+                return verdict
+        return verdict
     pieces = (tokenizer.decode_bytes(np.asarray(tokens[i : i + PIECE])) for i in range(0, len(tokens), PIECE))
     return _against(pieces, source)
 
 
 def verify_text(tokenizer: Tokenizer, name: str, field: str) -> str:
-    """A whole text, or all records of a file: encoded, decoded, compared."""
+    """Encodes, decodes and compares a whole text, or all records of a file."""
     path = Path(name)
     if is_plain_text(path):
         text = open_text(name)
@@ -103,13 +103,12 @@ def verify_text(tokenizer: Tokenizer, name: str, field: str) -> str:
     for shard in plan_shards(find_sources([path])):
         for document in documents(shard, field):
             number += 1
-            told = compare_with_source(
-                tokenizer.decode_bytes(tokenizer.encode_array(document, "none")), document
-            )
-            if told != ROUND_TRIPS:
-                return f"document {number}: {told}"
+            decoded = tokenizer.decode_bytes(tokenizer.encode_array(document, "none"))
+            verdict = compare_with_source(decoded, document)
+            if verdict != ROUND_TRIPS:
+                return f"document {number}: {verdict}"
     if number < 0:
-        raise UserError(f"{name}: holds no documents")
+        raise UserError(f"{name}: contains no documents; give another file")
     return ROUND_TRIPS
 
 
@@ -117,15 +116,15 @@ def _against(pieces: Iterable[bytes], source: np.ndarray) -> str:
     at = 0
     for piece in pieces:
         here = source[at : at + len(piece)].tobytes()
-        told = compare_with_source(piece, here, at)
-        if told != ROUND_TRIPS:
-            return told
+        verdict = compare_with_source(piece, here, at)
+        if verdict != ROUND_TRIPS:
+            return verdict
         at += len(piece)
     return compare_with_source(b"", source[at : at + 1].tobytes(), at)
 
 
 def _whole_documents(tokens: np.ndarray, end: int | None) -> Iterator[tuple[int, np.ndarray]]:
-    """(position, ids) of about `PIECE` ids that end where a document does."""
+    """Yields (position, ids) in pieces of about `PIECE` ids that end at document boundaries."""
     begin = 0
     nowhere = np.empty(0, np.int64)
     while begin < len(tokens):

@@ -90,7 +90,7 @@ def test_stats(told, tmp_path, corpus):
             "--val-tokens",
         ),
         ("prepare --input {c}/no --tokenizer {c}/tokenizer --output {t}/o", "no: no such file"),
-        ("prepare --input {c}/train.txt --output {t}/o", "--tokenizer FOLDER or with --vocab"),
+        ("prepare --input {c}/train.txt --output {t}/o", "--tokenizer PATH or --vocab"),
         ("prepare --input {c}/train.txt --tokenizer {c}/none --output {t}/o", "none: no such file"),
         (
             "prepare --input {c}/train.txt --tokenizer {c}/tokenizer --output {t}/o --val-fraction 2",
@@ -102,7 +102,7 @@ def test_stats(told, tmp_path, corpus):
         ),
         (
             "prepare --input {c}/train.txt --tokenizer {c}/tokenizer --output {t}/o --scheduler tcp://x",
-            "--scheduler: is for --engine dask",
+            "--scheduler requires --engine dask",
         ),
         (
             "prepare --input {c}/train.txt --tokenizer {c}/tokenizer --output {t}/o --separator=",

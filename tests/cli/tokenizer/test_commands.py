@@ -7,7 +7,7 @@ from lmfast.cli.tokenizer.commands import quote_token, rate_line
 def test_rates():
     assert rate_line(100_000_000, 1.0) == "100.0 MB/s"
     assert rate_line(100_000_000, 2.0, 1e8) == (
-        "50.0 MB/s (after start-up 100.0 MB/s, at which the Pile's 825 GB would take 2 h 18 min)"
+        "50.0 MB/s (after start-up 100.0 MB/s; the Pile, 825 GB, would take 2 h 18 min)"
     )
 
 

@@ -52,8 +52,8 @@ def test_documents_of_text_and_of_token_files(tokenizer, told, tmp_path):
     for number in range(3):
         first = [shown[name, number].split("\n\n")[0] for name in ("t.txt", "t.npy")]
         assert first[0] == first[1]
-        assert "decoding gives back the source: yes" in shown["t.txt", number]
-        assert "decoding and encoding again gives back the ids: yes" in shown["t.npy", number]
+        assert "decoding restores the source: yes" in shown["t.txt", number]
+        assert "decoding and encoding again restores the ids: yes" in shown["t.npy", number]
 
 
 def test_records_parquet_and_packed_texts(told, tmp_path):
@@ -61,7 +61,7 @@ def test_records_parquet_and_packed_texts(told, tmp_path):
     (tmp_path / "t.txt.gz").write_bytes(gzip.compress(TEXT.encode()))
     for name in ("t.jsonl", "t.parquet"):
         shown = told(name, "--text-field body --document 1")
-        assert shown.startswith("t│w│o│ │<│|│e│n│d│o") and "decoding gives back the source: yes" in shown
+        assert shown.startswith("t│w│o│ │<│|│e│n│d│o") and "decoding restores the source: yes" in shown
     assert told("t.txt.gz", "--document 1").startswith("t│w│o│ │\\xc3│\\xa9│ the\n")
 
 
@@ -87,7 +87,7 @@ def test_a_page(told, tmp_path):
     told_of_page = told("t.txt", f"--html {tmp_path}/p.html")
     assert told_of_page == f"{tmp_path}/p.html: 3 documents, 16 tokens\n"
     page = (tmp_path / "p.html").read_text()
-    assert page.count("<section") == 3 and "decoding gives back the source: yes" in page
+    assert page.count("<section") == 3 and "decoding restores the source: yes" in page
     told("t.txt", f"--html {tmp_path}/p.html --document 1 --documents 1")
     assert (tmp_path / "p.html").read_text().count("<section") == 1
 
@@ -95,7 +95,7 @@ def test_a_page(told, tmp_path):
 def test_a_token_file_is_compared_with_its_source(tokenizer, told, tmp_path):
     tokenizer.encode_file(tmp_path / "t.txt", tmp_path / "t.npy", num_workers=1)
     for number in range(3):
-        assert "decoding gives back the source: yes" in told("t.npy", f"--document {number}")
+        assert "decoding restores the source: yes" in told("t.npy", f"--document {number}")
     (tmp_path / "other.txt").write_text(TEXT.replace("two", "tow"))
     shown = told("t.npy", f"--document 1 --source {tmp_path}/other.txt")
     assert "decoding differs from the source at byte 22" in shown
@@ -106,17 +106,17 @@ def test_a_token_file_is_compared_with_its_source(tokenizer, told, tmp_path):
 def test_whole_files_are_verified(tokenizer, told, tmp_path):
     tokenizer.encode_file(tmp_path / "t.txt", tmp_path / "t.npy", num_workers=1)
     for name, more in (("t.txt", ""), ("t.npy", ""), ("t.jsonl", "--text-field body")):
-        assert told(name, f"--verify {more}") == f"{tmp_path}/{name}: decoding gives back the source: yes\n"
+        assert told(name, f"--verify {more}") == f"{tmp_path}/{name}: decoding restores the source: yes\n"
 
 
 @pytest.mark.parametrize(
     ("line", "match"),
     [
-        ("--input {t}/t.txt --document 3", "t.txt: has 3 documents, so there is no --document 3"),
+        ("--input {t}/t.txt --document 3", "t.txt: has 3 documents; --document 3 must be below 3"),
         ("--input {t}/t.jsonl --text-field body --document 3", "t.jsonl: has 3 documents"),
         ("--input {t}/t.jsonl", "t.jsonl, line 1: has no field 'text' (it has body)"),
-        ("--input {t}/t.txt --source {t}/t.txt", "--source: is for token files"),
-        ("--input - --verify", "--verify: reads a file twice"),
+        ("--input {t}/t.txt --source {t}/t.txt", "--source applies only to token files"),
+        ("--input - --verify", "--verify reads its input twice"),
         ("--input {t}/t.txt --html {t}/no/p.html", "no does not exist"),
         ("--input {t}/no.jsonl", "no.jsonl: no such file"),
     ],
@@ -160,4 +160,4 @@ def test_a_token_file_of_another_tokenizer_is_refused(tokenizer, told, tmp_path,
             command([*line.split(), "--input", f"{tmp_path}/t.npy", "--tokenizer", f"{tmp_path}/other"])
         error = capsys.readouterr().err
         assert caught.value.code == 2 and error.count("\n") == 1
-        assert f"t.npy: was encoded with another tokenizer, {tmp_path}/tok; name that one" in error
+        assert f"t.npy: was encoded with another tokenizer, {tmp_path}/tok; give that one" in error

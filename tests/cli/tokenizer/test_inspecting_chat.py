@@ -35,15 +35,15 @@ def told(tmp_path, capsys):
 def test_conversations(told, name):
     shown = told(ALPACA, "--document 1", name).out
     assert shown.startswith(PROMPT.format("│1│") + "▶a│⟦<|end|>⟧◀\n")
-    assert "2 of 8 tokens carry loss (shown by ▶…◀)" in shown
-    assert "decoding gives back the source: yes" in shown
+    assert "2 of 8 tokens carry loss (between ▶ and ◀)" in shown
+    assert "decoding restores the source: yes" in shown
     assert told(ALPACA, "--documents 9", name).out.count("── record ") == 3
 
 
 def test_messages_that_spell_special_tokens(told):
     shown = told([MESSAGES]).out
     assert "▶<│|│e│n│d│|│>│⟦<|end|>⟧◀" in shown and "h│\\xc3\\xa9" not in shown
-    assert "decoding gives back the source: yes" in shown
+    assert "decoding restores the source: yes" in shown
 
 
 def test_preferences_show_both_answers(told):
@@ -64,7 +64,7 @@ def test_colours_and_page(told, tmp_path):
 
 def test_whole_files_are_verified(told, tmp_path):
     assert told(ALPACA, "--verify").out == (
-        f"{tmp_path}/r.jsonl: decoding gives back the source: yes; 6 of 24 tokens carry loss\n"
+        f"{tmp_path}/r.jsonl: decoding restores the source: yes; 6 of 24 tokens carry loss\n"
     )
     assert "; 4 of 14 tokens carry loss" in told([PREFERENCE], "--verify").out
 
@@ -78,14 +78,11 @@ def test_bad_records_are_refused_or_left_out(told, capsys, tmp_path):
         caught.value.code == 2 and "r.jsonl: line 4 has an empty output" in error and error.count("\n") == 1
     )
     shown = told(bad, "--skip-bad --documents 9")
-    assert (
-        shown.out.count("── record ") == 3
-        and "left out 1 bad: a record that has an empty output" in shown.err
-    )
+    assert shown.out.count("── record ") == 3 and "skipped 1 record that has an empty output" in shown.err
     assert "24 tokens carry loss" in told(bad, "--skip-bad --verify").out
     with pytest.raises(SystemExit):
         told(ALPACA, "--document 3")
-    assert "r.jsonl: has 3 records, so there is no --document 3" in capsys.readouterr().err
+    assert "r.jsonl: has 3 records; --document 3 must be below 3" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_samples_of_records_and_packed_texts(tmp_path):
     ]
     assert 180 < np.mean(means) < 220  # each document is as likely as another
     (tmp_path / "c.jsonl").write_text('{"text": " "}\n')
-    with pytest.raises(UserError, match=r"c.jsonl: holds nothing but blanks"):
+    with pytest.raises(UserError, match=r"c.jsonl: contains only whitespace"):
         sample_text(f"{tmp_path}/c.jsonl", 5, 0, "text")
 
 

@@ -69,7 +69,7 @@ def test_whole_files(tokenizer, tmp_path, monkeypatch, piece):
     source = find_source(file, None)
     assert bytes(source) == TEXT
     assert verify_tokens(tokenizer, file, source) == ROUND_TRIPS
-    assert verify_tokens(tokenizer, file, None) == "decoding and encoding again gives back the ids: yes"
+    assert verify_tokens(tokenizer, file, None) == "decoding and encoding again restores the ids: yes"
     position = len(file.tokens) // 2
     assert source_offset(tokenizer, file.tokens, position) == len(
         tokenizer.decode_bytes(file.tokens[:position])
@@ -103,7 +103,7 @@ def test_records(tokenizer, tmp_path):
     )
     assert verify_text(tokenizer, str(path), "text") == ROUND_TRIPS
     path.write_text("\n")
-    with pytest.raises(UserError, match=r"t.jsonl: holds no documents"):
+    with pytest.raises(UserError, match=r"t.jsonl: contains no documents"):
         verify_text(tokenizer, str(path), "text")
 
 
