@@ -98,9 +98,9 @@ def test_one_cache_serves_several_runs_and_is_refused_for_another(talker, traine
     assert cache.stat().st_mtime_ns == stamp and not (tmp_path / "b/reference.npz").exists()
     # ipo at the reference: (0 − 1 / 2β)² = 1
     assert read_metrics(tmp_path / "b")[0]["train_loss"] == pytest.approx(1.0, abs=1e-4)
-    with pytest.raises(UserError, match="has another model shape|for a different model"):
+    with pytest.raises(UserError, match=r"has another model shape|its model is"):
         dpo([*flags, "--init-from", str(tmp_path / "a"), "--out-dir", str(tmp_path / "c")])
-    with pytest.raises(UserError, match="of another data"):
+    with pytest.raises(UserError, match="its data is"):
         dpo([*flags, "--held-out", "5", "--out-dir", str(tmp_path / "c")])
     assert not (tmp_path / "c").exists()
 
@@ -133,9 +133,7 @@ def test_a_cache_is_known_by_content_and_not_by_size_and_time(talker, tmp_path):
     assert dpo(flags)
 
     def refused(part: str, *extra: str) -> None:
-        with pytest.raises(
-            UserError, match=f"cache.npz: the reference log-probabilities are for a different {part} "
-        ):
+        with pytest.raises(UserError, match=f"cache.npz: does not match this run: its {part} is "):
             dpo([*flags, *extra, "--out-dir", str(tmp_path / "other")])
         assert not (tmp_path / "other").exists()
 
@@ -163,7 +161,7 @@ def test_a_runs_own_reference_is_reused_refused_or_made_again(talker, tmp_path):
     assert dpo(["--max-iters", "2", "--out-dir", str(out)])
     assert read_metrics(out)[-1]["rewards/rejected"] < -0.3  # β × 5 below what it is
     np.savez(kept, key=json.dumps(json.loads(key) | {"data": {}}), log_probs=numbers)
-    with pytest.raises(UserError, match=r"reference\.npz: .* for a different data .* delete the file"):
+    with pytest.raises(UserError, match=r"reference\.npz: .* its data is .* delete the file"):
         dpo(["--max-iters", "3", "--out-dir", str(out)])
     kept.unlink()
     assert dpo(["--max-iters", "3", "--out-dir", str(out)])

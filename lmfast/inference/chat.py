@@ -1,9 +1,8 @@
-"""Talking with a model: turns in, streamed answers out, the history kept.
+"""A conversation with a model: messages in, streamed answers out.
 
-In: a model and a tokenizer with the chat's special tokens, and lines of what the user says. Each turn is rendered as in
-training (lmfast/data/chat.py) and answered until one of `ending_ids` or max_tokens. A history that leaves no room for
-an answer loses its oldest turns, the system message never. Refused: a tokenizer without the chat's tokens, and a
-message that alone fills the context.
+Turns are rendered as in training (lmfast/data/chat.py) and answered up to one of `ending_ids` or max_tokens. If the history
+leaves too little of the context for an answer, the oldest turns are dropped, but never the system message. Rejects
+tokenizers without chat tokens, and messages that are too long for the context.
 """
 
 from collections.abc import Generator, Iterator
@@ -20,7 +19,7 @@ DEFAULT_SAMPLING = Sampling(temperature=0.8, top_p=0.95)
 
 
 class Chat:
-    """A conversation with `model`; `history` is what has been said."""
+    """A conversation with `model`. history: the messages so far."""
 
     def __init__(
         self,
@@ -35,7 +34,7 @@ class Chat:
     ):
         if not has_chat_tokens(tokenizer):
             raise UserError(
-                "the model has not learnt to talk (its tokenizer has no <|user|>); run lmfast.sft on it first"
+                "the model is not a chat model (its tokenizer has no <|user|>); fine-tune it with lmfast sft first"
             )
         self.model, self.tokenizer = model, tokenizer
         self.max_tokens, self.sampling = max_tokens, sampling
@@ -43,12 +42,12 @@ class Chat:
         self.history: list[Message] = [Message("system", system)] if system else []
         self.turns = 0
         self.forgotten = 0
-        """messages that no longer fitted into the context"""
+        """number of messages dropped because the context was full"""
 
     def say(self, text: str) -> Generator[str, None, None]:
-        """Yields the answer piece by piece as it is made; then both turns are in the history, as far as the answer came.
+        """Yields the answer in pieces as it is generated, then adds both turns to the history, even if interrupted.
 
-        Raises UserError, and leaves the history as it was, where the message is longer than the context.
+        Raises UserError, without changing the history, if the message is too long for the context.
         """
         before = list(self.history), self.forgotten
         self.history.append(Message("user", text))
@@ -67,23 +66,23 @@ class Chat:
             self.history.append(Message("assistant", "".join(answer)))
 
     def _prompt(self) -> list[int]:
-        """The history's ids, with room for an answer in the context; half of the context is room enough."""
+        """The ids of the history, leaving max_tokens of the context, but at most half, for the answer."""
         context = self.model.config.context_length
         limit = context - min(self.max_tokens, context // 2)
         first = 1 if self.history[0].role == "system" else 0
         while len(prompt := render_prompt(self.history, self.tokenizer)) > limit:
             if len(self.history) - first <= 1:
                 raise UserError(
-                    f"a message of {len(prompt)} tokens leaves no room for an answer in a context of {context}; shorten it"
+                    f"a message of {len(prompt)} tokens leaves no space for an answer in a context of {context}; shorten it"
                 )
-            # An answer goes with what it answered.
+            # Drop a message together with its answer.
             count = 2 if self.history[first + 1].role == "assistant" else 1
             del self.history[first : first + count]
             self.forgotten += count
         return prompt
 
     def _ids(self, prompt: list[int]) -> Iterator[int]:
-        room = self.model.config.context_length - len(prompt)
+        space = self.model.config.context_length - len(prompt)
         sampling = replace(self.sampling, seed=derive_seed(self.sampling.seed, self.turns))
-        steps = stream(self.model, [prompt], min(self.max_tokens, room), sampling, **self.options)
+        steps = stream(self.model, [prompt], min(self.max_tokens, space), sampling, **self.options)
         return (token for (token,) in steps if token is not None)

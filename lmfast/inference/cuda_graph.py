@@ -1,11 +1,10 @@
-"""A step of decoding as a CUDA graph: warmed up and captured on a side stream, replayed on the caller's.
+"""CUDA graphs of decoding steps, captured on a side stream and replayed on the caller's stream.
 
-In: a function without arguments that works on the device only and in place. Rules it must keep (torch/cuda/graphs.py):
-no copy from or to the host, no `.item()`, the same tensors in every call; what it allocates while it is captured stays
-the graph's. Streams: one side stream per device serves all captures, because cuBLAS keeps a workspace (32 MiB on Hopper)
-for each stream it has seen. Graphs captured on it share that workspace, so replay them on one stream, or one after
-another. Threads warm up and capture one at a time: what another queued on this stream meanwhile would become part of the
-graph. Nothing here has run on a GPU yet.
+The captured function has no arguments and works in place on the device: no copies from or to the host, no `.item()`, the
+same tensors in every call (see torch/cuda/graphs.py). Memory allocated during capture belongs to the graph. One side
+stream per device serves all captures, because cuBLAS allocates a workspace (32 MiB on Hopper) per stream; the graphs share
+that workspace, so replay them on one stream, or one at a time. A lock serialises warm-up and capture, because work that
+another thread queues on the stream would be captured too.
 """
 
 import functools
@@ -15,7 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-_capture_lock = threading.Lock()  # held by whoever uses a side stream
+_capture_lock = threading.Lock()  # held while a side stream is in use
 
 
 def uses_graphs(device: torch.device) -> bool:
@@ -31,18 +30,18 @@ def record(event: torch.cuda.Event, device: torch.device) -> None:
 
 
 def wait_for(event: torch.cuda.Event, device: torch.device) -> None:
-    """Makes the current stream wait; the host goes on."""
+    """Makes the current stream wait for the event, without blocking the host."""
     torch.cuda.current_stream(device).wait_event(event)
 
 
 @functools.cache
 def side_stream(device: torch.device) -> torch.cuda.Stream:
-    """The stream of `device` on which graphs are warmed up and captured."""
+    """The stream of `device` for warm-up and capture."""
     return torch.cuda.Stream(device)
 
 
 def warm_up(step: Callable[[], None], state: Sequence[Tensor], device: torch.device) -> None:
-    """Runs `step` twice on the side stream, so that kernels are compiled and loaded, and restores `state` after it."""
+    """Runs `step` twice on the side stream, to compile and load its kernels, then restores `state`."""
     before = [tensor.clone() for tensor in state]
     side, caller = side_stream(device), torch.cuda.current_stream(device)
     with _capture_lock, torch.cuda.stream(side):
@@ -55,14 +54,14 @@ def warm_up(step: Callable[[], None], state: Sequence[Tensor], device: torch.dev
 
 
 def capture(step: Callable[[], None], device: torch.device, pool=None) -> torch.cuda.CUDAGraph:
-    """The graph of one run of `step`, which has been warmed up; capturing carries nothing out.
+    """Captures one run of `step`, which must be warmed up, without executing it.
 
-    Graphs of one `pool` (another graph's `pool()`) share the memory of what they compute: only for graphs that are never
-    replayed at the same time and leave their results in tensors from outside.
+    Graphs with the same `pool` (the `pool()` of another graph) share memory; use it only for graphs that never run at the
+    same time and write their results to tensors allocated outside.
 
-    `torch.cuda.graph` would also synchronise and return all cached memory to the driver, which costs the next
-    allocations of everyone else milliseconds. The default error mode would fail where any other thread pins memory, as
-    the one that makes training's batches may, or looks at an event, as NCCL's does.
+    Not `torch.cuda.graph`, which also synchronises and returns all cached memory to the driver, so that later allocations
+    take milliseconds. The default error mode would fail if another thread pins memory, as when preparing batches, or
+    queries an event, as NCCL does.
     """
     graph, side, caller = torch.cuda.CUDAGraph(), side_stream(device), torch.cuda.current_stream(device)
     with _capture_lock, torch.cuda.stream(side):

@@ -1,15 +1,14 @@
-"""Continuing token ids with a model: batched, streamed, with a KV cache or without, and with the same result.
+"""Text generation: batched, streamed, with or without a KV cache.
 
-When a sequence fills the model's context, generation goes on from its last half: the window is cut there and read
-anew. Both modes cut at the same places, so greedy text does not depend on the cache.
+When a sequence fills the context, the window moves: its last half is read again and generation continues. The window moves
+at the same positions with and without cache, so greedy text does not depend on the cache.
 
-Who computes: with a cache, CpuDecoder where the model is one it knows (float32 on a CPU), else TorchDecoder; without,
-the model itself on whole windows, which is the oracle of both. TorchDecoders are kept from call to call
-(decoder_cache.py).
+With a cache, CpuDecoder is used for the models it supports (float32 on a CPU), otherwise TorchDecoder; without, the model
+itself on whole windows, the reference for both. decoder_cache.py reuses TorchDecoders.
 
-Measured on 2 cores (AMD EPYC, Zen 4), fp32, greedy, batch 1, 5.3M parameters: torch's operators one by one 375 ids/s
-(matrices 45 % of it, at 10 GB/s), compiled by Inductor 760, the same with products as sums over rows 1,580 after 10 s of
-compiling, CpuDecoder 4,900. Python between two steps takes 12 µs.
+Measured on 2 cores (AMD EPYC, Zen 4), fp32, greedy, batch 1, 5.3M parameters: torch's operators 375 ids/s (45 % of the time
+in matrix products, at 10 GB/s), compiled by Inductor 760, with products as sums over rows 1,580 after compiling for 10 s,
+CpuDecoder 4,900. Python takes 12 µs per step.
 """
 
 from collections import deque
@@ -58,10 +57,10 @@ def generate(
     compile: bool = False,
     on_tokens: Callable[[list[int | None]], None] | None = None,
 ) -> list[list[int]]:
-    """New ids for each prompt (the prompt itself and the id of stop_ids that ended it left out), at most max_tokens of them.
+    """At most max_tokens new ids for each prompt, without the prompt and without the stop id that ended it.
 
-    on_tokens is told each step's new ids, None for sequences that have ended. compile: the cached step goes through
-    torch.compile, once for each batch size. Deterministic for a seed. Raises UserError on bad prompts and settings.
+    on_tokens: called with the new ids of each step, None for sequences that have ended. compile: compile the cached step
+    with torch.compile, once per batch size. Deterministic for a given seed. Raises UserError on bad prompts and settings.
     """
     new: list[list[int]] = [[] for _ in prompts]
     sampling = Sampling(temperature, top_k, top_p, seed)
@@ -87,17 +86,17 @@ def stream(
     kv_cache: bool = True,
     compile: bool = False,
 ) -> Iterator[list[int | None]]:
-    """Yields each step's new ids, one a prompt, None where that sequence has ended before; options as `generate`."""
+    """Yields the new ids of each step, one per prompt, None for sequences that have ended; options as in `generate`."""
     _check_prompts(model, prompts)
     context = model.config.context_length
     sequences = [list(prompt) for prompt in prompts]
-    lengths = [len(prompt) for prompt in prompts]  # ahead of `sequences` by the steps under way
-    starts = [-1] * len(prompts)  # of the windows, as the decoder knows them
+    lengths = [len(prompt) for prompt in prompts]  # ahead of `sequences` by the steps in flight
+    starts = [-1] * len(prompts)  # window starts, as known to the decoder
     alive = set(range(len(prompts)))
     in_flight: deque[tuple[list[int], Callable[[], list[int]]]] = deque()
 
     def finish_oldest() -> list[int | None]:
-        """The ids of the oldest step under way."""
+        """The ids of the oldest step in flight."""
         rows, wait = in_flight.popleft()
         out: list[int | None] = [None] * len(sequences)
         for row, token in zip(rows, wait(), strict=True):
@@ -113,7 +112,7 @@ def stream(
         for number in range(max_tokens):
             moved = [window_start(length, context) for length in lengths]
             if moved != starts:
-                while in_flight and alive:  # a window's ids must be known
+                while in_flight and alive:  # all ids of a window must be known
                     out = finish_oldest()
                     if alive:
                         yield out
@@ -144,7 +143,7 @@ def stream(
 def make_decoder(
     model: TransformerLM, batch: int, sampling: Sampling, kv_cache: bool, compile: bool
 ) -> Decoder:
-    """What computes: see the module's docstring."""
+    """The decoder for a model; see the module's docstring."""
     if not kv_cache:
         return PlainDecoder(model, batch, sampling)
     if not compile and model.embedding.weight.device.type == "cpu":
@@ -159,16 +158,19 @@ def _check_prompts(model: TransformerLM, prompts: Sequence[Sequence[int]]) -> No
     vocab_size = model.config.vocab_size
     for number, prompt in enumerate(prompts):
         if not prompt:
-            raise UserError(f"prompt {number} is empty; give at least one token, such as <|endoftext|>")
+            raise UserError(
+                f"prompt {number} is empty; start it with at least one token, such as <|endoftext|>"
+            )
         for token in prompt:
             if not 0 <= token < vocab_size:
                 raise UserError(
-                    f"prompt {number}: id {token} is outside the model's vocabulary of {vocab_size}"
+                    f"prompt {number}: id {token} is outside the model's vocabulary of {vocab_size}; was it encoded with "
+                    "another tokenizer?"
                 )
 
 
 def window_start(length: int, context_length: int) -> int:
-    """Where the window of a sequence of `length` tokens begins: it is cut by half a context each time it is full.
+    """Start of the window of a sequence of `length` tokens, which moves by half a context each time it is full.
 
     >>> [window_start(n, 8) for n in (1, 8, 9, 12, 13)]
     [0, 0, 4, 4, 8]
@@ -178,7 +180,7 @@ def window_start(length: int, context_length: int) -> int:
 
 
 class PlainDecoder:
-    """Each step from the whole windows, without a cache: slow, and what the others must agree with."""
+    """Computes each step from whole windows, without a cache: slow, the reference for the other decoders."""
 
     lag = 0
 

@@ -1,9 +1,9 @@
-"""Decoders that outlive a call: the next call on the same model gets one that is warm, with its cast weights and graph.
+"""Reuses decoders between calls on the same model, with their cast weights and captured graphs.
 
-A call borrows a decoder and gives it back; two calls at once get two. Each model keeps MAX_IDLE idle decoders, the latest
-used; they hold their model's weights in the autocast dtype and a cache of the whole context for each sequence, and are
-freed with the model. A used decoder gives exactly what a new one would: see TorchDecoder.begin. Threads may call this at
-the same time; on CUDA they must use one stream (cuda_graph.py).
+A call borrows a decoder and returns it; concurrent calls get different ones. Each model keeps the MAX_IDLE most recently
+used idle decoders. They hold a copy of the weights in the autocast dtype and a cache of the whole context for each
+sequence, and are freed with the model. A reused decoder gives the same results as a new one (TorchDecoder.begin).
+Thread-safe; on CUDA, all threads must use one stream (cuda_graph.py).
 """
 
 import threading
@@ -17,7 +17,7 @@ MAX_IDLE = 2  # per model
 
 
 class DecoderCache:
-    """The idle decoders of one model, the oldest first."""
+    """The idle decoders of one model, oldest first."""
 
     def __init__(self) -> None:
         self.idle: list[TorchDecoder] = []
@@ -59,7 +59,7 @@ def decoder_cache_for(model: TransformerLM) -> DecoderCache:
 
 
 def borrow(model: TransformerLM, batch: int, sampling: Sampling, compiled: bool = False) -> TorchDecoder:
-    """A decoder for one call, ready to `read`; its `close` gives it back, unless it failed on the way."""
+    """A decoder for one call, ready to `read`; its `close` returns it to the cache, unless it failed."""
     cache = decoder_cache_for(model)
     decoder = cache.take(DecoderKey.of(model, batch, sampling, compiled))
     if decoder is not None and not decoder.fits():

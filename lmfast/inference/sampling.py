@@ -1,10 +1,9 @@
-"""From logits to ids, on the device: greedy, temperature, top-k, top-p. Nothing here waits for the host.
+"""Sampling of ids from logits on the device: greedy, temperature, top-k, top-p. Does not synchronise with the host.
 
-Sampling takes argmax(p / e) with e drawn from Exp(1), which picks i with probability p_i (the exponential race, as
-in gpt-fast). The draws are a function of (seed, step, row, id): SplitMix64 of that counter, whose top 23 bits make a
-uniform number. So a captured graph needs no generator, the compiled CPU pass draws the same, and a sequence's text
-does not depend on when its neighbours end. Nucleus sampling is Holtzman et al. 2020: the smallest set of most likely
-ids whose probability reaches top_p; it always holds the most likely one.
+Samples argmax(p / e) with e from Exp(1), which selects i with probability p_i (as in gpt-fast). The random numbers are a
+function of (seed, step, row, id): the top 23 bits of SplitMix64 of that counter. So a captured graph needs no generator, the
+compiled CPU decoder uses the same numbers, and the text of a sequence does not depend on when others end. Top-p (Holtzman
+et al. 2020) keeps the smallest set of most likely ids whose probability reaches top_p, at least the most likely one.
 """
 
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ _GOLDEN, _MIX_FIRST, _MIX_SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x
 
 
 class SamplingKind(NamedTuple):
-    """What a captured choice of ids is made for: all that cannot be read from a tensor when it is replayed."""
+    """The properties of a Sampling that are fixed in a captured graph; the others are tensors."""
 
     greedy: bool
     top_k_capacity: int | None  # a power of two, at least top_k
@@ -31,10 +30,10 @@ class SamplingKind(NamedTuple):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How ids are chosen. Temperature 0 is greedy: the most likely id, the lowest where several are; so is one that is
-    no normal number of float32 (below 1.2e-38), by which logits cannot be divided.
+    """Sampling parameters. Temperature 0 is greedy: the most likely id, the lowest one on ties.
 
-    Raises UserError for a value outside its range."""
+    Temperatures below 1.2e-38, which are not normal float32 numbers, count as 0. Raises UserError for values out of
+    range."""
 
     temperature: float = 1.0
     top_k: int | None = None
@@ -49,13 +48,13 @@ class Sampling:
                 f"temperature is {self.temperature}; it must be a number of at least 0 (0 is greedy)"
             )
         if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"top_k is {self.top_k}; it must be at least 1 (leave it out to keep all ids)")
+            raise UserError(f"top_k is {self.top_k}; it must be at least 1, or not set to keep all ids")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
 
     @property
     def key(self) -> int:
-        """63 bits that the draws begin from."""
+        """The 63-bit key of the random numbers."""
         return derive_seed(self.seed)
 
     @property
@@ -66,9 +65,9 @@ class Sampling:
 
 
 class DeviceSampling:
-    """A Sampling whose numbers are tensors: one captured graph serves every temperature, top_k, top_p and seed of a kind.
+    """A Sampling with its parameters in tensors, so that one captured graph serves all parameters of a kind.
 
-    `step` counts the choices made; all the numbers and the count travel in one copy.
+    step: number of ids sampled so far. Parameters and step are copied to the device together.
     """
 
     def __init__(self, kind: SamplingKind, device: torch.device):
@@ -81,7 +80,7 @@ class DeviceSampling:
         self.top_p = top_p if kind.nucleus else None
 
     def set(self, sampling: Sampling) -> None:
-        """Takes over the numbers of `sampling`, which must be of this kind, and begins again at step 0."""
+        """Sets the parameters to those of `sampling`, which must be of this kind, and the step to 0."""
         numbers = pinned_zeros(4, self._numbers.device)
         numbers[1], numbers[2] = sampling.key, sampling.top_k or 0
         floats = numbers[3:].view(torch.float32)
@@ -90,7 +89,7 @@ class DeviceSampling:
 
 
 def pinned_zeros(size: int, device: torch.device) -> Tensor:
-    """Int64 zeros (size,) on the host, from which a copy to `device` need not wait."""
+    """Int64 zeros (size,) on the host, pinned so that copies to a CUDA `device` are asynchronous."""
     return torch.zeros(size, dtype=torch.int64, pin_memory=device.type == "cuda")
 
 
@@ -100,7 +99,7 @@ def filter_logits(
     top_p: float | Tensor | None = None,
     top_k_capacity: int | None = None,  # with a tensor (1,) for top_k: at least its value; None: vocab_size
 ) -> Tensor:
-    """Logits (batch, vocab_size) with everything outside the top k, then outside the nucleus, at −inf."""
+    """Logits (batch, vocab_size) with −inf outside the top k, then outside the top p."""
     if isinstance(top_k, Tensor):
         capacity = logits.shape[-1] if top_k_capacity is None else min(top_k_capacity, logits.shape[-1])
         largest = logits.topk(capacity, dim=-1).values
@@ -112,7 +111,7 @@ def filter_logits(
     if top_p is not None and (isinstance(top_p, Tensor) or top_p < 1):
         ordered, order = logits.sort(dim=-1, descending=True, stable=True)
         p = ordered.softmax(dim=-1)
-        # An id is outside when the ids before it already reach top_p.
+        # An id is excluded if the ids before it already reach top_p.
         outside = p.cumsum(dim=-1) - p >= top_p
         logits = logits.masked_fill(outside.scatter(-1, order, outside), float("-inf"))
     return logits
@@ -121,8 +120,8 @@ def filter_logits(
 def sample(
     logits: Tensor,  # (batch, vocab_size)
     sampling: Sampling | DeviceSampling,
-    step: int | Tensor,  # how many ids were chosen before; a tensor of no dimensions serves a captured graph
-    rows: Tensor | None = None,  # (batch,) int64: the sequences' numbers; 0, 1, 2, … when not given
+    step: int | Tensor,  # number of ids sampled before; a scalar tensor in a captured graph
+    rows: Tensor | None = None,  # (batch,) int64: indices of the sequences; default 0, 1, 2, …
     out: Tensor | None = None,  # (batch,) int64
 ) -> Tensor:
     """Next ids (batch,) int64."""
@@ -130,7 +129,7 @@ def sample(
     if kind.greedy:
         return torch.argmax(logits, dim=-1, out=out)
     logits = logits.float()
-    # The largest becomes 0 first, so that no temperature makes an infinity.
+    # Subtract the maximum first, so that no temperature overflows.
     logits = (logits - logits.amax(dim=-1, keepdim=True)) / sampling.temperature
     p = filter_logits(logits, sampling.top_k, sampling.top_p, kind.top_k_capacity).softmax(dim=-1)
     if rows is None:
@@ -140,7 +139,7 @@ def sample(
 
 
 def exponential(key: int | Tensor, step: int | Tensor, rows: Tensor, vocab_size: int) -> Tensor:
-    """Exp(1) draws (batch, vocab_size) fp32 of one step for the sequences with these numbers (batch,)."""
+    """Exp(1) random numbers (batch, vocab_size) fp32 of one step for the sequences `rows` (batch,)."""
     if not isinstance(step, Tensor):
         step = torch.full((), step, dtype=torch.int64, device=rows.device)
     keys = _mix(_mix(key + step * _GOLDEN) + rows)
@@ -149,7 +148,7 @@ def exponential(key: int | Tensor, step: int | Tensor, rows: Tensor, vocab_size:
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    """A logical shift to the right of int64."""
+    """Logical right shift of int64."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 

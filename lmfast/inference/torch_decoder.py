@@ -1,20 +1,11 @@
-"""A model's passes by torch, on any device: reads prompts into a KV cache and decodes from it.
+"""Decoding with torch on any device: reads prompts into a KV cache and decodes from it.
 
-In: a TransformerLM. Out: ids, behind functions that wait for them. On CUDA one step (model, choice of the next ids, their
-copy to where the next step reads them) is a CUDA graph, captured once for all lengths, temperatures and seeds: these,
-the positions and the number of the step are tensors. The host waits for the device only where it reads ids, LAG steps
-after it asked for them; prompts and settings go there through pinned memory. Not measured on a GPU.
-
-A decoder can serve one call after another (`begin`), see decoder_cache.py. What a further call costs, 124M on CUDA:
-comparing the weights' addresses (75 tensors, some 0.1 ms), under autocast casting them again (0.75 GB, 0.3 ms), one copy
-of the sampling's numbers, zeroing the cache (37 MB a sequence, 12 µs at 3 TB/s), one copy of the prompts, and the prompts'
-pass. That one has some 150 launches, 3 to 5 ms of
-the host's time, so it is captured too, for lengths rounded up to powers of two (PREFILL_TOKENS).
-
-The step needs 7 launches a layer for up to four sequences (norm and qkv, rope and append, split attention and its join,
-output, norm and up, SwiGLU and down; see lmfast_kernels/decode_linear.py), 10 for more of them; without the graph the host
-would take 5 µs and more for each. With `compiled`, torch.compile fuses what lies between them; it takes ten seconds and
-more, and is there for long runs.
+On CUDA one step (model, sampling, copy of the ids to the input of the next step) is a CUDA graph, captured once for all
+lengths, temperatures and seeds, which are tensors. Steps return functions that wait for their ids; the host reads them LAG
+steps later. Prompts and sampling parameters are copied through pinned memory. The graph replaces 7 kernel launches per
+layer for up to four sequences, 10 for more, of at least 5 µs each. A decoder can serve several calls (`begin`;
+decoder_cache.py). With `compiled`, torch.compile fuses the operations between the kernels, which takes ten seconds or more
+to compile. The cost of a further call is in docs/decoding.md.
 """
 
 import functools
@@ -32,14 +23,12 @@ from lmfast.model.inductor import inductor
 from lmfast.model.kv_cache import KVCache
 from lmfast.model.transformer import TransformerLM
 
-CACHE_STEP = (
-    128  # on a CPU the cache is read in multiples of this many positions, so that little is read needlessly
-)
+CACHE_STEP = 128  # on a CPU, the cache is read in multiples of this many positions
 LAG = 8  # steps that CUDA is ahead of the ids the host has read; as many are wasted after the last stop
-PREFILL_TOKENS = 4096  # up to here a prompts' pass is shorter than its launches, and is captured
+PREFILL_TOKENS = 4096  # up to this size, launching a prefill takes longer than running it, so it is captured
 SHORTEST_PREFILL = 32
 COMPILE = {"fullgraph": True, "dynamic": False, "backend": inductor}
-MAX_GRAPHS = 256  # of compiled steps: one for each batch size and model shape; Dynamo itself refuses a ninth
+MAX_GRAPHS = 256  # compiled steps, one per batch size and model shape; Dynamo's default limit is 8
 
 
 @functools.cache
@@ -53,15 +42,15 @@ def _decode(model: TransformerLM, ids: Tensor, cache: KVCache, max_length: int) 
 
 
 class DecoderKey(NamedTuple):
-    """What a decoder, its cache and its graph are made for; calls that agree in it can share a decoder in turn."""
+    """Everything that a decoder, its cache and its graph are specific to; calls with equal keys can reuse a decoder."""
 
     batch: int
     device: torch.device
     dtype: torch.dtype  # of matrices and cache
     autocast: bool
-    training: bool  # dropout
+    training: bool  # whether dropout is on
     sampling: SamplingKind
-    unused_ids: int  # how many ids must not be written
+    unused_ids: int  # number of excluded ids
     compiled: bool
     matmul_precision: str
 
@@ -78,24 +67,26 @@ class DecoderKey(NamedTuple):
 
 
 class TorchDecoder:
-    """Sequences of one batch, each as long as the cache holds of it. Ended ones are still computed, and ignored."""
+    """Decodes the sequences of one batch. Sequences that have ended are still computed, but ignored."""
 
     def __init__(self, model: TransformerLM, batch: int, sampling: Sampling, compiled: bool = False):
         self.key = key = DecoderKey.of(model, batch, sampling, compiled)
         self.device, self.compiled, self.graph_compiled = key.device, compiled, False
-        # Under autocast each step would otherwise cast all weights anew: three times the bytes that it has to read.
+        # Otherwise autocast would cast all weights at each step, which moves three times as many bytes.
         self.cast = model.with_matrix_dtype(key.dtype) if key.autocast else None
         self.places = WeightAddresses(model)
         self.cache = KVCache(model.config, batch, model.config.context_length, key.device, key.dtype)
         self.sampling = DeviceSampling(key.sampling, key.device)
-        self.ids = torch.zeros(batch, dtype=torch.int64, device=key.device)  # not in the cache yet
+        self.ids = torch.zeros(
+            batch, dtype=torch.int64, device=key.device
+        )  # newest ids, not yet in the cache
         self.unused_ids = None if model.unused_ids is None else model.unused_ids.clone()
         self.by_graph = by_graph = cuda_graph.uses_graphs(key.device)
         self.lag = LAG if by_graph else 0
         self.graph = None
         self.prefills: dict[
             int, tuple[Tensor, torch.cuda.CUDAGraph]
-        ] = {}  # length -> padded prompts, their pass
+        ] = {}  # length -> padded prompts, captured prefill
         self.last: torch.cuda.Event | None = None  # after the newest step or read
         self.give_back: Callable[[TorchDecoder], None] | None = None
         self.ring = pinned_zeros((LAG + 2) * batch, key.device).view(LAG + 2, batch) if by_graph else None
@@ -105,11 +96,11 @@ class TorchDecoder:
         self.attach(model, sampling)
 
     def fits(self) -> bool:
-        """Whether the weights are still where this decoder reads them; their values may have changed."""
+        """Whether the weights are still at the addresses that this decoder reads; their values may have changed."""
         return not self.places.moved()
 
     def begin(self, model: TransformerLM, sampling: Sampling) -> None:
-        """Makes a used decoder what a new one of this model would be."""
+        """Resets a used decoder to the state of a new one for this model."""
         self._wait_for_last_use()
         if self.cast is not None:
             refresh(self.cast, model)
@@ -123,17 +114,17 @@ class TorchDecoder:
     def attach(self, model: TransformerLM, sampling: Sampling) -> None:
         self.model = model if self.cast is None else self.cast
         self.sampling.set(sampling)
-        self.lengths = [0] * self.key.batch  # as in the cache, known here without asking the device
+        self.lengths = [0] * self.key.batch  # host copy of the lengths in the cache
         self.reusable = True
 
     def read(self, windows: dict[int, list[int]]) -> None:
-        """Begins sequences anew: {sequence: ids}. All but the last id go into the cache at once."""
+        """Starts sequences: {index: ids}. Reads all but the last id into the cache."""
         self.reusable = False
         rows = list(windows)
         for b, ids in windows.items():
             self.lengths[b] = len(ids) - 1
         longest = max(len(ids) for ids in windows.values()) - 1
-        # A line for each sequence: its row, the length of what goes into the cache, its last id, the other ids.
+        # One line per sequence: its index, the number of ids for the cache, its last id, the other ids.
         host = pinned_zeros(len(rows) * (longest + 3), self.device).view(len(rows), -1)
         lines = [
             [b, len(ids) - 1, ids[-1], *ids[:-1], *[0] * (longest + 1 - len(ids))]
@@ -157,7 +148,7 @@ class TorchDecoder:
         self.reusable = True
 
     def _prefill(self, table: Tensor, places: Tensor | None) -> None:
-        """Fills the cache with prompts (batch, longest): of the sequences at `places`, or of all."""
+        """Fills the cache with prompts (batch, longest) of the sequences `places`; None: all."""
         longest = table.shape[1]
         size = min(self.cache.max_length, max(SHORTEST_PREFILL, 1 << (longest - 1).bit_length()))
         if places is not None or not self.by_graph or size * len(table) > PREFILL_TOKENS:
@@ -170,14 +161,14 @@ class TorchDecoder:
             cuda_graph.warm_up(run, [], self.device)
             self.prefills[size] = ids, cuda_graph.capture(run, self.device, pool)
         ids, graph = self.prefills[size]
-        ids[:, :longest].copy_(table)  # what an earlier prompt left beyond is padding
+        ids[:, :longest].copy_(table)  # ids of an earlier prompt beyond that are padding
         graph.replay()
 
     def _fill_from(self, ids: Tensor) -> None:
         self.model.prefill(ids, self.cache)
 
     def step(self, rows: list[int], number: int) -> Callable[[], list[int]]:
-        """Appends each sequence's newest id and chooses the next; the function returned waits for those of `rows`."""
+        """Appends the newest id of each sequence and samples the next; returns a function that waits for those of `rows`."""
         self.reusable = False
         for b in range(len(self.lengths)):
             self.lengths[b] += 1
@@ -205,16 +196,16 @@ class TorchDecoder:
         return wait
 
     def close(self) -> None:
-        """Ends a call: a borrowed decoder goes back to where it came from, any other one is freed."""
+        """Ends a call: returns a borrowed decoder to its cache, frees any other."""
         give_back, self.give_back = self.give_back, None
-        del self.model  # a decoder that is kept must not keep it
+        del self.model  # an idle decoder must not keep its model alive
         if give_back is not None and self.reusable:
             give_back(self)
         else:
             self.free()
 
     def free(self) -> None:
-        """Drops the graph, once the device has finished with it."""
+        """Frees the graphs when the device has finished with them."""
         if self.last is not None:
             self.last.synchronize()
         self.graph = self.last = None
@@ -224,12 +215,12 @@ class TorchDecoder:
         return [self.ids, self.cache.lengths, self.sampling.step]
 
     def _wait_for_last_use(self) -> None:
-        """Makes the stream of this call wait for steps that an earlier call left under way, perhaps on another."""
+        """Makes the current stream wait for steps of an earlier call, perhaps on another stream."""
         if self.last is not None:
             cuda_graph.wait_for(self.last, self.device)
 
     def _advance(self) -> None:
-        """One step, all of it on the device and in place."""
+        """One step, in place on the device."""
         cache, bound = self.cache, self.cache.max_length
         if self.device.type == "cpu" and not self.compiled and not self.by_graph:
             longest = min(bound, max(self.lengths))
@@ -242,7 +233,7 @@ class TorchDecoder:
             with torch._dynamo.config.patch(recompile_limit=MAX_GRAPHS):
                 logits = _compiled_decode()(self.model, self.ids, cache, bound)
             self.graph_compiled = True
-        # A sequence that fills the cache is read anew before its next step, unless it has ended: that one stays here.
+        # A sequence that fills the cache is read again before its next step; one that has ended stays at the end.
         cache.lengths.clamp_(max=cache.max_length - 1)
         if self.unused_ids is not None:
             logits.index_fill_(-1, self.unused_ids, float("-inf"))

@@ -1,9 +1,9 @@
-"""What a decoder that outlives a call must know of a model's weights: whether they are still where it reads them.
+"""Detects whether the weights of a model have moved since a decoder captured their addresses.
 
-A captured graph reads fixed addresses. Weights updated in place (an optimizer's step) keep theirs: the graph then reads
-the new values, and copies cast to another dtype are cast again into the same memory, at each call, for nothing tells
-whether values changed: torch's fused optimizers and writes through `.data` leave a tensor's version as it was. Weights
-that were replaced (another tensor, another address) need another decoder.
+A captured graph reads fixed addresses. Weights updated in place, as by an optimizer, keep their addresses, so the graph
+reads the new values. Copies in another dtype are refreshed in place at each call, because changes cannot be detected:
+torch's fused optimizers and writes through `.data` do not change the version of a tensor. Replaced weights need a new
+decoder.
 """
 
 import weakref
@@ -17,13 +17,13 @@ from lmfast.model.transformer import TransformerLM
 
 
 class WeightAddresses:
-    """Where the weights and tables of `model` are now. Holds its parts alive, but not the model itself.
+    """The addresses of the weights and buffers of `model`, without keeping the model itself alive.
 
-    Looks into each module's own dictionaries, because each call does this and walking the modules costs more.
+    Reads the dictionaries of the modules directly, because this runs at every call and walking the modules is slower.
     """
 
     def __init__(self, model: TransformerLM):
-        # (a module's dictionary, name, reference to what it held): submodules, parameters and buffers
+        # (dictionary of a module, name, weak reference to its value) of submodules, parameters and buffers
         self._held: list[tuple[dict[str, Any], str, Callable[[], object]]] = [
             (table, name, _reference(table[name]))
             for module in model.modules()
@@ -35,7 +35,7 @@ class WeightAddresses:
         self._addresses = [t.data_ptr() for t in self._tensors()]
 
     def moved(self) -> bool:
-        """Whether any tensor is another one, or elsewhere, than when this was made."""
+        """Whether any tensor has been replaced or moved since construction."""
         return any(held() is not table.get(name) for table, name, held in self._held) or any(
             t.data_ptr() != address for t, address in zip(self._tensors(), self._addresses, strict=True)
         )
@@ -50,7 +50,7 @@ def _reference(x: object) -> Callable[[], object]:
 
 @torch.inference_mode()
 def refresh(copy: TransformerLM, model: TransformerLM) -> None:
-    """Casts `model`'s matrices into those of its `with_matrix_dtype` copy, in place: what reads them keeps its addresses."""
+    """Copies the matrices of `model` into its `with_matrix_dtype` copy, in place, so that addresses do not change."""
     theirs = model.named_weights()
     pairs = [(ours, theirs[name]) for name, ours in copy.named_weights().items() if ours.dim() > 1]
     torch._foreach_copy_([ours for ours, _ in pairs], [weight for _, weight in pairs])

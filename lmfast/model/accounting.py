@@ -1,16 +1,15 @@
-"""What a model costs in parameters and FLOPs: pure arithmetic on a ModelConfig. Bytes are memory.py, rates peaks.py.
+"""Parameters and FLOPs of a model, computed from its ModelConfig. Memory is in memory.py, peak rates in peaks.py.
 
-One convention, stated wherever a number is printed: forward = 2 × matmul parameters × tokens
-+ 4 × num_layers × d_model × T per token for attention (full, not halved for causality); training = 3 × forward.
-A layer with a sliding window counts min(T, window) instead of T: what a token attends to at most, so that a window
-lowers the count as it lowers the work, and MFU is never the higher for work that was left out.
-Norms, rotations and look-ups in embeddings are left out. (PaLM, Chowdhery et al. 2022, appendix B.)
+Convention, stated wherever a number is printed: forward = 2 × matmul parameters × tokens + 4 × num_layers × d_model × T per
+token for attention (full, not halved for causality); training = 3 × forward (PaLM, Chowdhery et al. 2022, appendix B). A
+layer with a sliding window counts min(T, window) instead of T, so that skipped work does not raise MFU. Norms, rotations
+and embedding lookups do not count.
 """
 
 from lmfast.model.config import ModelConfig
 from lmfast.model.peaks import device_peak, measured_matmul_flops
 
-# One door for what training logs: the rates that MFU divides by come along.
+# Training imports everything it needs for MFU from here.
 __all__ = [
     "CONVENTION",
     "device_peak",
@@ -28,7 +27,7 @@ CONVENTION = (
 
 
 def parameters(config: ModelConfig) -> dict[str, int]:
-    """Parameter count by component; a tied head counts nothing of its own."""
+    """Parameter count by component; a tied head counts as 0."""
     config = config.resolved()
     d, layers = config.d_model, config.num_layers
     kv = config.num_kv_heads * config.head_dim
@@ -53,7 +52,7 @@ def num_parameters(config: ModelConfig) -> int:
 
 
 def forward_flops(config: ModelConfig, sequence_length: float, batch: int = 1) -> dict[str, float]:
-    """FLOPs of one forward pass over `batch` sequences, by component (convention above)."""
+    """FLOPs of one forward pass over `batch` sequences, by component."""
     config = config.resolved()
     count, tokens = parameters(config), batch * sequence_length
     return {
@@ -65,5 +64,5 @@ def forward_flops(config: ModelConfig, sequence_length: float, batch: int = 1) -
 
 
 def training_flops_per_token(config: ModelConfig, sequence_length: float) -> float:
-    """3 × forward, a token; sequence_length: T, on the average where rows hold several documents kept apart."""
+    """3 × forward per token. sequence_length: T, or its mean if attention is restricted to documents."""
     return 3 * sum(forward_flops(config, sequence_length).values()) / sequence_length

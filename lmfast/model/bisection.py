@@ -1,12 +1,12 @@
-"""The largest whole number for which a condition holds: the deepest shape in a budget, the largest batch in a memory."""
+"""The largest whole number for which a condition holds, such as the largest batch that fits into memory."""
 
 from collections.abc import Callable
 
 
 def largest_satisfying(true: Callable[[int], bool]) -> int:
-    """The largest number from 1 on that `true` holds of, 0 for none; `true` must fail from some number on, for good.
+    """The largest n ≥ 1 for which `true(n)` holds, or 0. `true` must hold up to some number and for none above.
 
-    Doubles until it fails, then halves: for n about 2 log2(n) calls."""
+    Doubles until it fails, then bisects: about 2 log2(n) calls."""
     if not true(1):
         return 0
     low, high = 1, 2

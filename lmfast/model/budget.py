@@ -1,9 +1,9 @@
-"""From time to tokens and back: what a device can train in a given time. Pure arithmetic, no torch.
+"""The model that a device can train in a given time. Does not import torch.
 
-In: FLOP/s actually reached (peak × MFU), seconds, tokens a parameter. Out: a model size and a token count by the rule
-of thumb training FLOPs = 6 × parameters × tokens (Kaplan et al. 2020, 2.1), and a concrete shape by this project's
-exact convention, attention included. Tokens a parameter: 20 spends the compute best (Hoffmann et al. 2022), more makes
-a smaller model that is cheaper to use.
+Input: achieved FLOP/s (peak × MFU), seconds, tokens per parameter. Output: model size and token count by the rule of thumb
+training FLOPs = 6 × parameters × tokens (Kaplan et al. 2020, section 2.1), and a concrete shape by the exact convention of
+accounting.py, including attention. 20 tokens per parameter are compute-optimal (Hoffmann et al. 2022); more give a smaller
+model that is cheaper to use.
 """
 
 import dataclasses
@@ -16,15 +16,15 @@ from lmfast.model.bisection import largest_satisfying
 from lmfast.model.config import ModelConfig
 
 ASPECT = 64
-"""d_model / num_layers of a proposed shape where the budget allows it; also its head dimension"""
+"""d_model / num_layers of a proposed shape if the budget allows it; also its head dimension"""
 
 SPENT = 0.85
-"""least share of the budget that a proposed shape must use"""
+"""minimum fraction of the budget that a proposed shape must use"""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A shape, the tokens to train it on, and the FLOPs that takes."""
+    """A shape, its number of training tokens, and the FLOPs to train it."""
 
     config: ModelConfig
     parameters: int
@@ -35,21 +35,21 @@ class Proposal:
 def training_seconds(
     config: ModelConfig, sequence_length: int, tokens: int, peak_flops: float, mfu: float
 ) -> float:
-    """Time to train on `tokens` at this share of the peak."""
+    """Time to train on `tokens` at this fraction of the peak."""
     return tokens * training_flops_per_token(config, sequence_length) / (mfu * peak_flops)
 
 
 def compute_optimal(flops: float, tokens_per_parameter: float) -> tuple[float, float]:
-    """(parameters, tokens) that spend `flops` at this ratio: flops = 6 × parameters² × ratio."""
+    """(parameters, tokens) that use `flops` at this ratio: flops = 6 × parameters² × ratio."""
     parameters = math.sqrt(flops / (6 * tokens_per_parameter))
     return parameters, tokens_per_parameter * parameters
 
 
 def propose_shape(base: ModelConfig, flops: float, tokens_per_parameter: float) -> Proposal | None:
-    """The shape with d_model nearest to 64 × num_layers that spends at least 85 % of `flops`, and never more.
+    """The shape with d_model closest to 64 × num_layers that uses between 85 and 100 % of `flops`.
 
-    Keeps everything of `base` but num_layers, d_model, num_heads (head dimension 64), num_kv_heads and d_ff (derived).
-    None when the vocabulary alone costs more than there is.
+    Changes num_layers, d_model, num_heads (head dimension 64), num_kv_heads and d_ff (derived) of `base`. None if no
+    model with this vocabulary fits the budget.
     """
 
     def proposal(layers: int, heads: int) -> Proposal:
@@ -62,7 +62,7 @@ def propose_shape(base: ModelConfig, flops: float, tokens_per_parameter: float) 
         return Proposal(config, parameters, tokens, cost)
 
     def deepest(heads: int) -> Proposal | None:
-        """The deepest shape of this width that the budget allows; wider ones are shallower."""
+        """The deepest shape of this width within the budget."""
         layers = largest_satisfying(lambda layers: proposal(layers, heads).flops <= flops)
         return proposal(layers, heads) if layers else None
 
@@ -70,7 +70,7 @@ def propose_shape(base: ModelConfig, flops: float, tokens_per_parameter: float) 
         shape = deepest(heads)
         return shape is not None and heads < shape.config.num_layers
 
-    # Widths near the aspect first, outwards on both sides; on each the first that spends enough is its nearest.
+    # Search outwards from the ideal aspect; on each side the first width that uses enough of the budget is the closest.
     widest_slim = largest_satisfying(slim)
     candidates = []
     for widths in (range(widest_slim, 0, -1), itertools.count(widest_slim + 1)):

@@ -1,4 +1,4 @@
-"""Which device computes, what it can do, and how it is set up to repeat itself exactly."""
+"""Selects the device, reports its capabilities, and makes computation deterministic."""
 
 import os
 import sysconfig
@@ -12,7 +12,7 @@ from lmfast.hardware import cpu_name
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA, then MPS, then the CPU. Raises UserError for a device that is not there."""
+    """`auto` selects CUDA, then MPS, then the CPU. Raises UserError for a device that is not available."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind in there if there[kind])
@@ -23,10 +23,10 @@ def pick_device(name: str) -> torch.device:
 
 
 def make_deterministic(device: torch.device) -> None:
-    """Makes every run on a CPU repeat bit for bit, compiled and with several threads too."""
+    """Makes runs on a CPU bit-reproducible, also compiled and with several threads."""
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
-        # Nothing here reads what it has not written; filling it all the same took 9 of 318 ms a step.
+        # We never read uninitialised memory; filling it took 9 of 318 ms per step.
         deterministic: Any = torch.utils.deterministic  # which makes this property at run time
         deterministic.fill_uninitialized_memory = False
     elif device.type == "cuda":
@@ -34,21 +34,21 @@ def make_deterministic(device: torch.device) -> None:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which matrix products compute in `precision` (bf16 or fp16), or as the weights are (fp32)."""
+    """A context in which matrix products compute in `precision` (bf16 or fp16), or in the type of the weights (fp32)."""
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype, enabled=precision != "fp32")
 
 
 def compile_blocker(device: torch.device) -> str | None:
-    """The reason why torch.compile cannot work here, or None."""
+    """Why torch.compile does not work on this machine, or None."""
     if device.type == "mps":
-        return "torch.compile is not used on MPS"
+        return "torch.compile does not support MPS"
     if device.type == "cpu":
         from torch._inductor.cpp_builder import get_cpp_compiler
 
         try:
             get_cpp_compiler()
-        except Exception as error:  # Inductor's own class; it moved between releases
+        except Exception as error:  # Inductor's own class, which moved between releases
             return f"no C++ compiler was found ({type(error).__name__})"
         if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
             return "Python's headers are not installed"
@@ -56,17 +56,17 @@ def compile_blocker(device: torch.device) -> str | None:
 
 
 def disable_compile_workers() -> None:
-    """Without CUDA: torch.compile shall not start a process a core to run Triton's compiler in, before it is imported.
+    """Without CUDA, keeps Inductor from starting one process per core for Triton's compiler. Call before importing it.
 
-    They import torch, and then nobody needs them. On two cores the first six steps took 0.8 s each instead of 0.33, and
-    25 steps 25 s instead of 20 from the start (docs/LOG.md, 2026-11-25). A user's own TORCH_WARM_POOL counts.
+    The processes import torch and are then not used. On two cores the first six steps took 0.8 s each instead of 0.33 s
+    (docs/LOG.md, 2026-11-25). Respects an existing TORCH_WARM_POOL.
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("TORCH_WARM_POOL", "0")
 
 
 def describe_machine(device: torch.device) -> dict[str, str]:
-    """What a reader of a figure must know about where it was measured."""
+    """Device and software versions, to record with measurements."""
     import platform
 
     if device.type == "cuda":

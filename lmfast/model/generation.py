@@ -1,7 +1,7 @@
-"""Which function decodes for `TransformerLM.generate`: one of lmfast.inference, which this package may not import.
+"""The decoding function behind `TransformerLM.generate`. It is in lmfast.inference, which this package may not import.
 
-lmfast/__init__.py, which runs before any module of lmfast, names it here; it is loaded when a model first generates.
-No torch.
+lmfast/__init__.py, which runs before any other module of lmfast, registers it; it is imported when a model first
+generates. Does not import torch.
 """
 
 from collections.abc import Callable
@@ -9,19 +9,19 @@ from collections.abc import Callable
 from lmfast.errors import UserError
 
 Decode = Callable[..., list[list[int]]]
-"""(model, prompts, max_tokens, **options) → new ids of each prompt"""
+"""(model, prompts, max_tokens, **options) → the new ids of each prompt"""
 
 _load: Callable[[], Decode] | None = None
 
 
 def provide(load: Callable[[], Decode]) -> None:
-    """load: imports the function and returns it."""
+    """Registers `load`, which imports and returns the decoding function."""
     global _load
     _load = load
 
 
 def decode_function() -> Decode:
-    """Raises UserError where no function was named."""
+    """The registered decoding function. Raises UserError if there is none."""
     if _load is None:
         raise UserError("the model has no decoder; import TransformerLM or load_run from lmfast")
     return _load()

@@ -1,7 +1,7 @@
-"""Inductor as a backend of torch.compile, whose compilers an interrupt does not reach.
+"""Inductor as a torch.compile backend that protects its compiler processes from Ctrl-C.
 
-Ctrl-C goes to all processes of a terminal's job. A linker ended by it left an empty library in the cache, which each later
-run with the same graph then failed to load. Whatever compiles in lmfast compiles through here.
+Ctrl-C is sent to all processes in the foreground. A linker killed by it left an empty library in the cache, which every
+later run with the same graph failed to load. All of lmfast compiles through this backend.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from lmfast.model.compile_cache import remove_empty_libraries
 
 
 def inductor(graph: torch.fx.GraphModule, inputs: list) -> Callable:
-    """Compiles a graph for inputs such as these."""
+    """Compiles a graph for the given example inputs."""
     remove_empty_libraries()
     _load_cpp_extension()
     with _block_signals():
@@ -24,7 +24,7 @@ def inductor(graph: torch.fx.GraphModule, inputs: list) -> Callable:
 
 
 def _load_cpp_extension() -> None:
-    """Imports what Inductor will, without torch's warning of a CUDA toolkit on a machine that has no CUDA device."""
+    """Imports a module that Inductor needs, without torch's warning about a CUDA toolkit on a machine without CUDA."""
     logger = logging.getLogger("torch.utils.cpp_extension")
     level = logger.level
     if not torch.cuda.is_available():
@@ -36,8 +36,9 @@ def _load_cpp_extension() -> None:
 
 @contextlib.contextmanager
 def _block_signals() -> Iterator[None]:
-    """Keeps SIGINT and SIGTERM from the compilers that this thread starts, which inherit its mask; this process still sees
-    them, when compiling ends at the latest."""
+    """Blocks SIGINT and SIGTERM in this thread, and so in the compilers it starts, which inherit the signal mask.
+
+    This process receives the signals in another thread, or after compiling."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

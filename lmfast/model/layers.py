@@ -1,6 +1,6 @@
-"""The parts of a transformer block: normalisation, attention, feed-forward. All maths goes through `kernels`.
+"""The parts of a transformer block: normalisation, attention, feed-forward. All operators are from lmfast_kernels.
 
-Activations are (batch, seq, d_model) in the autocast dtype; weights are fp32 and without biases. Sources: RMSNorm,
+Activations are (batch, seq, d_model) in the autocast dtype; weights are fp32, without biases. Sources: RMSNorm,
 Zhang & Sennrich 2019; RoPE, Su et al. 2021; SwiGLU, Shazeer 2020; grouped-query attention, Ainslie et al. 2023;
 squared ReLU, So et al. 2021; QK-norm, Henry et al. 2020; parallel block, GPT-J (Wang & Komatsuzaki 2021); value
 embeddings, modded-nanogpt (Jordan et al. 2024) after Zhou et al. 2024, arXiv:2410.17897; sliding windows, Beltagy et
@@ -20,7 +20,7 @@ from lmfast.model.kv_cache import LayerCache
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last dimension; with `residual`, first adds it and returns the sum too."""
+    """x / rms(x) * weight over the last dimension; with `residual`, first adds it and also returns the sum."""
 
     def __init__(self, width: int, eps: float = 1e-5):
         super().__init__()
@@ -43,7 +43,7 @@ def make_norm(config: ResolvedConfig) -> nn.Module:
 
 
 class Linear(nn.Linear):
-    """A projection without bias, by `lmfast_kernels.linear`; with `fp8`, by `lmfast_kernels.fp8_linear` in training."""
+    """A projection without bias: `lmfast_kernels.linear`, or with `fp8` in training `lmfast_kernels.fp8_linear`."""
 
     fp8 = False
 
@@ -58,7 +58,7 @@ class Linear(nn.Linear):
 def decode_normed(
     norm: nn.Module | None, weight: Tensor, delta: Tensor, residual: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """(norm(s) weightᵀ, s) of s = delta + residual, or delta: for one new token a sequence; None is no norm."""
+    """(norm(s) weightᵀ, s) where s = delta + residual, for one new token per sequence. norm, residual: None for none."""
     if isinstance(norm, RMSNorm):
         return lmfast_kernels.decode_norm_linear(delta, norm.weight, weight, norm.eps, residual)
     s = delta if residual is None else delta + residual
@@ -66,7 +66,7 @@ def decode_normed(
 
 
 class FusedLinear(Linear):
-    """Several bias-free projections of one input in one product; `widths`: the rows of each one's matrix, in order."""
+    """Several projections of the same input as one product. widths: numbers of rows of their matrices, in order."""
 
     def __init__(self, in_features: int, widths: list[int]):
         self.widths = widths
@@ -74,10 +74,10 @@ class FusedLinear(Linear):
 
 
 class Attention(nn.Module):
-    """Causal self-attention with grouped key/value heads; one fused projection for queries, keys and values.
+    """Causal grouped-query self-attention with one fused projection for queries, keys and values.
 
-    With a value embedding, the values are the projection's plus a learned vector of the token, weighted a head. With a
-    window, a token attends to itself and the window − 1 tokens before it.
+    A value embedding adds a learned vector of the token, with one weight per head, to the values. With a window, a token
+    attends to itself and the window − 1 tokens before it.
     """
 
     def __init__(self, config: ResolvedConfig, layer: int = 0):
@@ -100,12 +100,12 @@ class Attention(nn.Module):
             self.value_weight = nn.Parameter(torch.empty(self.num_kv_heads, 1))
 
     def _window_within(self, length: int) -> int | None:
-        """The window, where keys of this many positions reach beyond it: else full attention is the same."""
+        """The window, or None if it covers all `length` positions and so equals full attention."""
         return self.window if self.window is not None and self.window < length else None
 
     def split_heads(self, projected: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (batch, seq, num_heads, head_dim), keys and values (batch, seq, num_kv_heads, …) of qkv's product,
-        not rotated.
+        """Queries (batch, seq, num_heads, head_dim), keys and values (batch, seq, num_kv_heads, …), before rotation, from
+        the product of qkv.
         """
         batch, seq, _ = projected.shape
         heads = projected.view(batch, seq, self.num_heads + 2 * self.num_kv_heads, self.head_dim)
@@ -122,8 +122,8 @@ class Attention(nn.Module):
         rope: tuple[Tensor, Tensor],
         positions: Tensor | None = None,  # (batch, seq), for packed rows
         document_ids: Tensor | None = None,  # (batch, seq): attention stays within equal ids
-        cache: LayerCache | None = None,  # filled with the keys and values of `x`, starting at position 0
-        ids: Tensor | None = None,  # (batch, seq): what the value embeddings are looked up by
+        cache: LayerCache | None = None,  # receives the keys and values of `x`, starting at position 0
+        ids: Tensor | None = None,  # (batch, seq): token ids, for value embeddings
     ) -> Tensor:
         window = self._window_within(x.shape[1])
         plain = self.q_norm is None and self.value_embedding is None and window is None
@@ -148,7 +148,10 @@ class Attention(nn.Module):
         cache: LayerCache,
         ids: Tensor | None = None,
     ) -> Tensor:
-        """One new token a sequence, qkv's product (batch, 1, …) of ids (batch, 1); `lengths` (batch,) count it already."""
+        """Attention of one new token per sequence.
+
+        projected: product of qkv (batch, 1, …); ids (batch, 1); lengths (batch,), including the new token.
+        """
         q, k, v = (heads.squeeze(1) for heads in self.split_heads(projected, ids))
         tables = rope if self.rotate else (None, None)
         q = lmfast_kernels.rope_append(q, k, v, *tables, lengths, cache.k, cache.v)
@@ -162,7 +165,7 @@ Attend = Callable[[Attention, Tensor], Tensor]
 
 
 class FeedForward(nn.Module):
-    """SwiGLU with gate and up in one projection, or its ungated ablations with as many parameters."""
+    """SwiGLU with gate and up in one projection, or an ungated ablation with the same number of parameters."""
 
     def __init__(self, config: ResolvedConfig):
         super().__init__()
@@ -172,7 +175,7 @@ class FeedForward(nn.Module):
         self.down = Linear(hidden, config.d_model)
 
     def use_fp8(self, on: bool) -> None:
-        """Whether its products run in FP8 while it trains; see model/fp8.py."""
+        """Switches FP8 products in training on or off; see model/fp8.py."""
         self.up.fp8 = self.down.fp8 = on
 
     def forward(self, x: Tensor) -> Tensor:
@@ -182,7 +185,7 @@ class FeedForward(nn.Module):
         return self.down(self._activate(self.up(x)))
 
     def decode_down(self, up: Tensor) -> Tensor:
-        """The rest of it for one new token a sequence, from the product `up` (batch, 1, …)."""
+        """Activation and down projection for one new token per sequence, from the product of `up` (batch, 1, …)."""
         if self.kind == "swiglu":
             return lmfast_kernels.decode_swiglu_linear(up, self.down.weight)
         return lmfast_kernels.decode_linear(self._activate(up), self.down.weight)
@@ -192,10 +195,10 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward around a residual stream.
+    """Attention and feed-forward with a residual stream.
 
-    With `norm: pre` the stream travels as (delta, residual), so that adding a sublayer's output and normalising the
-    sum are one operator; the other arrangements return a delta of the whole new stream over a zero residual.
+    With `norm: pre`, the stream is passed as (delta, residual), so that adding the output of a sublayer and normalising
+    the sum are one operator. The other arrangements return the whole stream as delta, with residual None.
     """
 
     def __init__(self, config: ResolvedConfig, layer: int = 0):
@@ -223,9 +226,9 @@ class Block(nn.Module):
         return self.dropout(self.feed_forward(x)), residual
 
     def decode(self, delta: Tensor, residual: Tensor | None, attend: Attend) -> tuple[Tensor, Tensor | None]:
-        """`forward` of one new token a sequence; `attend` takes qkv's product.
+        """`forward` for one new token per sequence; attend(attention, projected) takes the product of qkv.
 
-        With `norm: pre` each norm and SwiGLU belong to the product that reads them (lmfast_kernels/decode_linear.py).
+        With `norm: pre`, each norm and SwiGLU is fused with the product that reads it (lmfast_kernels/decode_linear.py).
         """
         if self.post_norm or self.ffn_norm is None:
             return self.forward(delta, residual, lambda attention, x: attend(attention, attention.qkv(x)))

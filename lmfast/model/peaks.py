@@ -1,9 +1,9 @@
-"""Peak matrix rates: of named devices from their vendor's tables, of any other by measurement. No torch at import.
+"""Peak matrix rates, from the vendor's data sheets for known devices, measured for others. Imports torch only when used.
 
-In: a device's name, as torch reports it or as a person writes it. Out: FLOP/s by dtype, all dense: where a vendor
-prints the rate with 2:4 sparsity, half of it stands here. fp16, bf16 and fp8 count products accumulated in fp32,
-which is what training uses (GeForce cards do twice as many with fp16 accumulation); fp32 is the plain rate, not TF32.
-Memory is the vendor's GB. Cut-down variants (Ti, D, Laptop, NVL, MIG slices) are not their namesakes: measured.
+Input: the name of a device, as reported by torch or typed by a user. Output: dense FLOP/s by dtype; where a vendor states
+the rate with 2:4 sparsity, half of it. fp16, bf16 and fp8 are with fp32 accumulation, as used in training (GeForce cards
+are twice as fast with fp16 accumulation); fp32 is not TF32. Memory is in the vendor's GB. Variants (Ti, D, Laptop, NVL, MIG
+slices) are not in the table and are measured.
 """
 
 import difflib
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from lmfast.errors import UserError
 
-# One document for all three GeForce cards: dense/sparse pairs in its tables of RTX 3090, 4090 and 5090.
+# Has dense/sparse pairs for RTX 3090, 4090 and 5090.
 _GEFORCE = "NVIDIA RTX Blackwell GPU Architecture white paper, appendix A"
 
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU of the table. `pattern` matches, whole, the name that torch reports, lower-cased and without brand."""
+    """A GPU of the table. pattern: regular expression for the whole name from torch, in lower case, without brand."""
 
     name: str
     pattern: str
@@ -28,7 +28,7 @@ class Device:
     source: str
 
 
-# Checked on 2026-11-23 against copies of the named documents' tables.
+# Checked against the tables of the cited documents on 2026-11-23.
 DEVICES = (
     # 1,979 and 3,958 with sparsity.
     Device(
@@ -40,12 +40,12 @@ DEVICES = (
         "H100 PCIe", r"h100 pcie( 80gb)?", 80,
         {"bf16": 756e12, "fp16": 756e12, "fp32": 51e12, "fp8": 1513e12}, "NVIDIA H100 data sheet",
     ),
-    # The H100 SXM's chip with more and faster memory.
+    # The chip of the H100 SXM with more and faster memory.
     Device(
         "H200", r"h200( sxm5?)?( 141gb)?( hbm3e)?", 141,
         {"bf16": 989e12, "fp16": 989e12, "fp32": 67e12, "fp8": 1979e12}, "NVIDIA H200 data sheet",
     ),
-    # In an HGX at 1,000 W: 4.5 and 9 PFLOP/s with sparsity. The data sheet's first edition said 80 for fp32.
+    # In an HGX at 1,000 W: 4.5 and 9 PFLOP/s with sparsity. The first edition of the data sheet gave 80 for fp32.
     Device(
         "B200", r"b200( sxm6?)?( 180gb)?( hbm3e)?", 180,
         {"bf16": 2250e12, "fp16": 2250e12, "fp32": 75e12, "fp8": 4500e12}, "NVIDIA Blackwell data sheet (HGX B200)",
@@ -81,39 +81,39 @@ DEVICES = (
         "RTX 5090", r"(rtx ?)?5090", 32,
         {"bf16": 209.5e12, "fp16": 209.5e12, "fp32": 104.8e12, "fp8": 419e12}, _GEFORCE,
     ),
-    # Turing knows neither bf16 nor fp8 nor sparsity.
+    # Turing has no bf16, fp8 or sparsity.
     Device("T4", r"t4", 16, {"fp16": 65e12, "fp32": 8.1e12}, "NVIDIA T4 data sheet"),
 )  # fmt: skip
 
 
 def find_device(name: str) -> Device | None:
-    """The device of the table that a name means, as torch reports it ("NVIDIA A100-SXM4-80GB") or a person does."""
+    """The device in the table with this name, as reported by torch ("NVIDIA A100-SXM4-80GB") or typed by a user."""
     plain = re.sub(r"\b(nvidia|geforce|tesla)\b", " ", re.sub(r"[\s_-]+", " ", name.lower()))
     plain = " ".join(plain.split())
     return next((d for d in DEVICES if re.fullmatch(d.pattern, plain)), None)
 
 
 def named_peak(name: str, dtype: str) -> tuple[Device, float]:
-    """(device, FLOP/s) of a named device. Raises UserError for one that the table lacks, or a dtype it cannot do."""
+    """(device, FLOP/s) of a named device. Raises UserError if it is not in the table or does not support the dtype."""
     device = find_device(name)
     if device is None:
         names = [d.name for d in DEVICES]
         lower = {n.lower(): n for n in names}
         near = difflib.get_close_matches(name.lower(), lower, n=1)
-        hint = f"did you mean {lower[near[0]]}?" if near else f"known are {', '.join(names)}"
-        raise UserError(f"device {name} is not in the table; {hint} (auto measures this machine's own)")
+        hint = f"did you mean {lower[near[0]]}?" if near else f"known devices are {', '.join(names)}"
+        raise UserError(f"unknown device {name}; {hint} (auto measures this machine)")
     if dtype not in device.rates:
         raise UserError(
-            f"{device.name} has no {dtype} matrix rate; choose with --dtype: {', '.join(device.rates)}"
+            f"{device.name} does not support {dtype}; choose another --dtype: {', '.join(device.rates)}"
         )
     return device, device.rates[dtype]
 
 
 def device_peak(device, bf16: bool, fp16: bool = False) -> tuple[float, str]:
-    """(FLOP/s, where the figure is from) of this machine's torch device in training; what MFU divides by.
+    """(FLOP/s, source of the number) of a torch device in training, the denominator of MFU.
 
-    On CUDA fp32 training computes its products in TF32 (see model/device.py), at half the bf16 rate on every device
-    of the table that has bf16.
+    On CUDA, fp32 training computes products in TF32 (see model/device.py), at half the bf16 rate on every device in the
+    table with bf16.
     """
     if device.type == "cuda" and not (bf16 or fp16):
         import torch
@@ -125,8 +125,8 @@ def device_peak(device, bf16: bool, fp16: bool = False) -> tuple[float, str]:
 
 
 def local_peak(device, dtype: str) -> tuple[float, str]:
-    """(FLOP/s, where the figure is from): the vendor's dense rate of a GPU of the table, a CPU's multipliers (cpu_peak.py),
-    else a measured product."""
+    """(FLOP/s, source of the number): the vendor's dense rate for a GPU in the table, the multipliers' rate of a CPU
+    (cpu_peak.py), otherwise a measured product."""
     import torch
 
     if device.type == "cuda":
@@ -134,9 +134,7 @@ def local_peak(device, dtype: str) -> tuple[float, str]:
         if known is not None and dtype in known.rates:
             return known.rates[dtype], f"{known.name} dense {dtype}"
     if dtype == "fp8":
-        raise UserError(
-            "a device's fp8 rate is not measured here; name a device of the table, or another --dtype"
-        )
+        raise UserError("fp8 rates cannot be measured; give a known --device, or another --dtype")
     from lmfast.model.cpu_peak import DTYPES, cpu_peak
 
     if device.type == "cpu":
@@ -145,9 +143,9 @@ def local_peak(device, dtype: str) -> tuple[float, str]:
 
 
 def measured_matmul_flops(device, dtype, size: int | None = None, repeats: int = 20) -> float:
-    """Best observed FLOP/s of a square matrix product, in about a quarter of a second on a laptop.
+    """The best FLOP/s of a square matrix product; takes about a quarter of a second on a laptop.
 
-    A CPU without 16-bit multipliers may take a second for one small product: then one is all that is timed.
+    Stops early if one product is slow, as on a CPU without 16-bit multipliers, where it may take a second.
     """
     import torch
 

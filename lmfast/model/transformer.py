@@ -1,9 +1,9 @@
-"""TransformerLM: token ids in, hidden states or logits out.
+"""TransformerLM: the decoder-only language model.
 
-Initialisation: every matrix from a normal truncated at three standard deviations with the variance of Glorot &
-Bengio 2010, 2 / (fan_in + fan_out), as in CS336's handout; the projections that write to the residual stream are
-scaled down by sqrt(2 · num_layers) as in GPT-2 (Radford et al. 2019, 2.3), or zero with `zero_init`. The embedding has
-standard deviation 1, or d_model^-0.5 where it is also the head, so that the logits start near unit scale.
+Initialisation: matrices from a normal distribution truncated at three standard deviations, with the variance
+2 / (fan_in + fan_out) (Glorot & Bengio 2010, as in CS336's handout). Projections that write to the residual stream are
+divided by sqrt(2 · num_layers) as in GPT-2 (Radford et al. 2019, section 2.3), or zero with `zero_init`. The embedding has
+standard deviation 1, or d_model^-0.5 if it is also the head, so that the logits start near unit scale.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ from lmfast.model.kv_cache import KVCache, LayerCache
 from lmfast.model.layers import Attend, Attention, Block, Blocks, FusedLinear, RMSNorm, decode_normed
 
 VALUE_STD = 0.1
-"""standard deviation of value embeddings at the start"""
+"""standard deviation of value embeddings at initialisation"""
 
 
 def rope_tables(head_dim: int, length: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -30,13 +30,13 @@ def rope_tables(head_dim: int, length: int, theta: float) -> tuple[Tensor, Tenso
 
 
 class TransformerLM(nn.Module):
-    """A decoder-only language model of the shape `config`; `config` here is always resolved."""
+    """A decoder-only language model of shape `config`; its `config` attribute is resolved."""
 
     rope_cos: Tensor  # (context_length, head_dim / 2)
     rope_sin: Tensor
     unused_ids: Tensor | None  # (n,) int64, sorted; see restrict_to
 
-    fp8_head = False  # whether the loss's products run in FP8 in training; see model/fp8.py
+    fp8_head = False  # whether the products of the loss use FP8 in training; see model/fp8.py
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -57,12 +57,12 @@ class TransformerLM(nn.Module):
 
     @classmethod
     def uninitialised(cls, config: ModelConfig, device: torch.device | str) -> "TransformerLM":
-        """A model on `device` whose weights are whatever was there: for a checkpoint to be copied into."""
+        """A model on `device` with uninitialised weights, to copy a checkpoint into."""
         with torch.device("meta"):
             model = cls(config)
         model.to_empty(device=device)
         if config.tie_embeddings:
-            model.head.weight = model.embedding.weight  # to_empty gave each its own memory
+            model.head.weight = model.embedding.weight  # to_empty has allocated both
         model._reset_rope()
         return model
 
@@ -72,9 +72,9 @@ class TransformerLM(nn.Module):
         self.rope_cos, self.rope_sin = (table.to(device) for table in tables)
 
     def with_matrix_dtype(self, dtype: torch.dtype) -> "TransformerLM":
-        """A copy whose matrices are in `dtype` and whose norms and rope tables are this model's own.
+        """A copy with its matrices in `dtype`, which shares norms and rope tables with this model.
 
-        What autocast to that dtype computes with this model, to the bit, without casting weights at each call."""
+        Computes exactly what autocast to `dtype` computes, without casting the weights at each call."""
         with torch.device("meta"):
             model = TransformerLM(self.config)
         tensors = {name: t.to(dtype) if t.dim() > 1 else t for name, t in self.state_dict().items()}
@@ -87,12 +87,12 @@ class TransformerLM(nn.Module):
         return model.train(self.training)
 
     def named_weights(self) -> dict[str, Tensor]:
-        """The weights by name, each once: a tied head goes by the embedding's name."""
+        """The weights by name, each once: a tied head has the name of the embedding."""
         return dict(self.named_parameters())
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draws all weights anew from torch's default generator (see the module's docstring)."""
+        """Initialises all weights from torch's default generator (see the module's docstring)."""
         config = self.config
         modules: Iterable[tuple[str, nn.Module]] = self.named_modules()
         for name, module in modules:
@@ -103,7 +103,7 @@ class TransformerLM(nn.Module):
                 scale = 1.0
                 if writes_residual:
                     scale = 0.0 if config.zero_init else (2 * config.num_layers) ** -0.5
-                # A fused projection is drawn as the separate matrices it holds.
+                # The matrices of a fused projection are initialised separately.
                 widths = module.widths if isinstance(module, FusedLinear) else [module.out_features]
                 for part in module.weight.split(widths):
                     _truncated_normal(part, scale * (2 / (part.shape[0] + module.in_features)) ** 0.5)
@@ -115,7 +115,7 @@ class TransformerLM(nn.Module):
     def hidden(
         self, ids: Tensor, positions: Tensor | None = None, document_ids: Tensor | None = None
     ) -> Tensor:
-        """Final hidden states (batch, seq, d_model) of ids (batch, seq), ready for the head."""
+        """Final hidden states (batch, seq, d_model) of ids (batch, seq), the input of the head."""
         rope = self._rope(ids.shape[1])
 
         def attend(attention: Attention, x: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ class TransformerLM(nn.Module):
         return self.logits(self.hidden(ids))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits (..., vocab_size) of final hidden states (..., d_model), capped where the config says so."""
+        """Logits (..., vocab_size) of final hidden states (..., d_model), capped if logit_softcap is set."""
         return self._capped(self.head(hidden))
 
     def _capped(self, logits: Tensor) -> Tensor:
@@ -136,11 +136,10 @@ class TransformerLM(nn.Module):
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def prefill(self, ids: Tensor, cache: KVCache, rows: Tensor | None = None) -> None:
-        """Runs right-padded prompts (batch, seq) through the model once and fills the cache from position 0.
+        """Runs right-padded prompts (batch, seq) through the model and fills the cache from position 0.
 
-        `rows` (batch,): the sequences of the cache they are, where not all. `cache.lengths` is the caller's. Padding
-        lies to the right of what it could disturb, and its keys are overwritten before they would come within a
-        sequence's length.
+        rows (batch,): their sequences in the cache; None: all. The caller sets `cache.lengths`. Padding is on the right
+        and does not affect other tokens; its keys are overwritten before the length of a sequence includes them.
         """
         rope = self._rope(ids.shape[1])
 
@@ -150,12 +149,12 @@ class TransformerLM(nn.Module):
         self._run_blocks(self._embed(ids), [attend_with(layer) for layer in cache.for_rows(rows)])
 
     def decode(self, ids: Tensor, cache: KVCache, max_length: int) -> Tensor:
-        """One step: ids (batch,) are appended to the sequences in `cache`; returns logits (batch, vocab_size).
+        """Appends ids (batch,) to the sequences in `cache`; returns logits (batch, vocab_size).
 
-        `max_length` bounds the lengths after this step, so that no more of the cache is read.
+        max_length: upper bound of the lengths after this step; no more of the cache is read.
         """
         rope, lengths = (self.rope_cos, self.rope_sin), cache.lengths
-        lengths += 1  # here, not in each layer: the new token's own row counts
+        lengths += 1  # once for all layers; includes the new token
 
         def attend_with(layer: LayerCache) -> Attend:
             return lambda attention, projected: attention.decode(
@@ -169,33 +168,31 @@ class TransformerLM(nn.Module):
         return self._capped(logits[:, 0])
 
     def restrict_to(self, ids: Iterable[int]) -> None:
-        """Generation shall choose among these ids, all that the tokenizer has: the vocabulary may be padded beyond them."""
+        """Restricts generation to these ids, those of the tokenizer; the vocabulary may be padded beyond them."""
         known = [i for i in ids if i < self.config.vocab_size]
         unused = torch.ones(self.config.vocab_size, dtype=torch.bool)
         unused[known] = False
         self.unused_ids = unused.nonzero()[:, 0].to(self.embedding.weight.device) if unused.any() else None
 
     def mask_unused(self, logits: Tensor) -> Tensor:
-        """Logits (..., vocab_size) with ids that must not be written at −inf."""
+        """Logits (..., vocab_size) with −inf for ids excluded by `restrict_to`."""
         return logits if self.unused_ids is None else logits.index_fill(-1, self.unused_ids, float("-inf"))
 
     def generate(self, ids: Iterable[int], max_tokens: int = 256, **sampling: Any) -> list[int]:
-        """Ids that continue `ids`; the options are those of `lmfast.inference.decode.generate`.
-
-        Raises UserError on bad options."""
+        """New ids that continue `ids`; options as in `lmfast.inference.decode.generate`. Raises UserError on bad options."""
         return decode_function()(self, [list(ids)], max_tokens, **sampling)[0]
 
     def _embed(self, ids: Tensor) -> Tensor:
         x = self.embedding(ids)
         if torch.is_autocast_enabled(ids.device.type):
-            # The residual stream is the largest activation: under autocast it travels at half width.
+            # Under autocast the residual stream, the largest activation, is stored in 16 bits.
             x = x.to(torch.get_autocast_dtype(ids.device.type))
         return self.dropout(x)
 
     def _rope(self, length: int) -> tuple[Tensor, Tensor]:
         if length > self.config.context_length:
             raise UserError(
-                f"sequence of {length} tokens is longer than context_length {self.config.context_length}"
+                f"the sequence has {length} tokens, more than context_length {self.config.context_length}; shorten it"
             )
         return self.rope_cos[:length], self.rope_sin[:length]
 

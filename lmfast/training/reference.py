@@ -49,8 +49,8 @@ def load_reference(path: Path, key: dict, pairs: int) -> np.ndarray | None:
     for name, value in key.items():
         if there.get(name) != value:
             raise UserError(
-                f"{path}: the reference log-probabilities are for a different {name} ({_short(there.get(name))}, now "
-                f"{_short(value)}); delete the file, or set another --reference-cache"
+                f"{path}: does not match this run: its {name} is {_short(there.get(name))}, not {_short(value)}; delete the "
+                "file, or set another --reference-cache"
             )
     if log_probs.shape != (pairs, 2) or not np.isfinite(log_probs).all():
         raise UserError(f"{path}: {_NO_FILE}")

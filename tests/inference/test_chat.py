@@ -67,14 +67,14 @@ def test_the_oldest_turns_make_room_and_the_system_message_stays(talk_with, toke
 
 def test_a_message_longer_than_the_context_is_refused_and_forgotten(talk_with):
     talk, _ = talk_with("yes<|end|>", context_length=20, max_tokens=8)
-    with pytest.raises(UserError, match="leaves no room for an answer in a context of 20"):
+    with pytest.raises(UserError, match="leaves no space for an answer in a context of 20"):
         "".join(talk.say("x" * 30))
     assert talk.history == []
     "".join(talk.say("hi"))
     before = list(talk.history)
     with pytest.raises(UserError):
         "".join(talk.say("x" * 30))
-    assert talk.history == before and talk.forgotten == 0  # what made no room was not forgotten either
+    assert talk.history == before and talk.forgotten == 0  # nothing was dropped
 
 
 def test_an_answer_that_is_broken_off_stays_as_far_as_it_came(talk_with, tokenizer):
@@ -87,7 +87,7 @@ def test_an_answer_that_is_broken_off_stays_as_far_as_it_came(talk_with, tokeniz
 
 
 def test_a_model_that_has_not_learnt_to_talk_is_refused(corpus):
-    with pytest.raises(UserError, match="has not learnt to talk"):
+    with pytest.raises(UserError, match="is not a chat model"):
         Chat(None, Tokenizer.load(corpus.tokenizer))
 
 
@@ -155,7 +155,7 @@ def test_a_long_line_is_skipped_and_the_others_are_answered(typed, tokenizer, ca
     captured = capsys.readouterr()
     assert caught.value.code == 2 and captured.out == "yes\n\nyes\n"
     long, summary = captured.err.splitlines()
-    assert long.startswith("error: line 2: a message of 6") and "no room for an answer" in long
+    assert long.startswith("error: line 2: a message of 6") and "no space for an answer" in long
     assert summary == "error: standard input: skipped 1 of 3 lines; shorten them"
     parrot = typed(Terminal(text))
     assert capsys.readouterr().out == "yes\nyes\n" and len(parrot.prompts) == 2

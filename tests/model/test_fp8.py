@@ -136,7 +136,7 @@ def test_layers_that_do_not_fit_stay_in_bf16(calls):
 
 
 def test_refuses_what_cannot_use_it():
-    with pytest.raises(UserError, match="a forward pass has 250 tokens, which is not a multiple of 16"):
+    with pytest.raises(UserError, match="the 250 tokens of a forward pass are not a multiple of 16"):
         fp8.use_fp8(make(), 250)
     with pytest.raises(UserError, match=r"neither the feed-forward \(24 × 64\) nor the head \(24 × 64\)"):
         fp8.use_fp8(make(d_model=24), 256)
@@ -151,7 +151,7 @@ def test_weights_and_checkpoints_are_the_same():
 
 def test_devices(monkeypatch):
     monkeypatch.delenv(fp8.EMULATE, raising=False)
-    wanted = "fp8 needs a GPU of compute capability 8.9 or higher, not cpu; leave --fp8 out"
+    wanted = "fp8 needs a GPU of compute capability 8.9 or higher, not cpu; remove --fp8"
     assert fp8.fp8_blocker(torch.device("cpu")) == wanted
     monkeypatch.setenv(fp8.EMULATE, "1")
     assert fp8.fp8_blocker(torch.device("cpu")) is None
@@ -167,4 +167,4 @@ def test_devices(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
         assert (fp8.fp8_blocker(gpu) is None) == fine
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    assert fp8.fp8_blocker(gpu).endswith("NVIDIA A100-SXM4-80GB has 8.0: leave --fp8 out")
+    assert fp8.fp8_blocker(gpu).endswith("NVIDIA A100-SXM4-80GB has 8.0; remove --fp8")

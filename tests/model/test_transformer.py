@@ -195,7 +195,7 @@ def test_packed_documents_do_not_see_each_other():
 
 
 def test_a_sequence_longer_than_the_context_is_refused():
-    with pytest.raises(UserError, match="17 tokens is longer than context_length 16"):
+    with pytest.raises(UserError, match="has 17 tokens, more than context_length 16"):
         build()(ids(1, 17))
 
 

@@ -22,7 +22,7 @@ def test_what_was_saved_is_read_for_the_same_key(tmp_path):
 def test_another_key_is_refused_with_the_part_that_differs(tmp_path, part):
     path = tmp_path / "reference.npz"
     save_reference(path, KEY, np.zeros((1, 2), np.float32))
-    with pytest.raises(UserError, match=f"log-probabilities are for a different {part} "):
+    with pytest.raises(UserError, match=f"does not match this run: its {part} is "):
         load_reference(path, KEY | {part: "other"}, 1)
 
 

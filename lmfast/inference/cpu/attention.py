@@ -1,7 +1,7 @@
-"""Attention of a few rows over a KV cache on a CPU, compiled: norms, rotation, the cache's new rows, softmax.
+"""Compiled CPU attention of a few rows over a KV cache: norms, rotation, cache update, softmax.
 
-In: a plan (plan.py) whose PROJECTED holds queries, keys and values of the pass's rows. Out: its cache with the
-rows' keys and values, its ATTENDED. Each (row, head) is computed alone and in one way, whatever else is in the pass.
+Input: a plan (plan.py) with queries, keys and values of the rows in PROJECTED. Output: keys and values in the cache, and
+ATTENDED. The result of each (row, head) does not depend on what else is in the pass.
 """
 
 import numpy as np
@@ -53,7 +53,7 @@ from lmfast.inference.cpu.vectors import (
 
 @compiled
 def share(count, unit, t, threads):
-    """The part of `count` outputs that thread t computes: whole units, but for the last."""
+    """The range of `count` outputs that thread t computes, in whole units except for the last."""
     units = (count + unit - 1) // unit
     return min(count, units * t // threads * unit), min(count, units * (t + 1) // threads * unit)
 
@@ -71,7 +71,7 @@ def rms_norm(x, weight, eps, out):
 
 @compiled_sums
 def rotate(x, cos, sin, scale, out):
-    """One head's pairs (i, i + half) turned by their angles, times scale."""
+    """Rotates the pairs (i, i + half) of one head by their angles and multiplies by scale."""
     half = cos.shape[0]
     for i in range(half):
         first, second = x[i] * scale, x[i + half] * scale
@@ -81,7 +81,7 @@ def rotate(x, cos, sin, scale, out):
 
 @compiled
 def place_head(plan, x, head_norm, position, scale, out):
-    """One query or key (head_dim,): normalised (in place) by that row of HEAD_NORMS, rotated, scaled."""
+    """Normalises one query or key (head_dim,) in place with that row of HEAD_NORMS, rotates and scales it into `out`."""
     head_dim = plan[HEAD_DIM]
     if plan[QK_NORM]:
         weight = floats(plan[HEAD_NORMS] + 4 * head_norm * head_dim, head_dim)
@@ -100,7 +100,7 @@ def place_head(plan, x, head_norm, position, scale, out):
 
 @compiled
 def dots(rows, x, n, count, out, after):
-    """out[i] = x · row i (n floats each), for i < count; all at addresses. `after`: what will be read after the rows."""
+    """out[i] = x · row i (n floats each), for i < count; all addresses. after: address of what is read next, to prefetch."""
     size = 4 * n
     if count < 16:
         for i in range(count):
@@ -109,14 +109,14 @@ def dots(rows, x, n, count, out, after):
     for i in range(0, count - 15, 16):
         here = rows + i * size
         dots_16(here, size, x, n, out + 4 * i, 16 * size if i + 16 < count else after - here)
-    if count % 16:  # the last 16 once more, some of them for the second time: the same sums
+    if count % 16:  # the last 16 rows; some are computed twice, with the same result
         here = rows + (count - 16) * size
         dots_16(here, size, x, n, out + 4 * (count - 16), after - here)
 
 
 @compiled_sums
 def softmax_weights(scores, top):
-    """scores (in units of log 2), of which `top` is the largest, become weights to be divided by what is returned."""
+    """Replaces scores (in units of log 2, with maximum `top`) by unnormalised weights; returns their sum."""
     total = np.float32(0)
     for i in range(scores.shape[0]):
         weight = exp2(scores[i] - top)
@@ -127,7 +127,7 @@ def softmax_weights(scores, top):
 
 @compiled
 def weighted_sum(weights, values, n, width, scale, out, after):
-    """out (width,) = scale · weights (n,) · values (n, width); at addresses."""
+    """out (width,) = scale · weights (n,) · values (n, width); all addresses."""
     size = 4 * width
     k = 0
     while k + 64 <= width:
@@ -145,9 +145,9 @@ def weighted_sum(weights, values, n, width, scale, out, after):
 
 @compiled
 def attend(query, keys, values, n, head_dim, scores, out, keys_next):
-    """Attention of one scaled query over n rows of keys and values (n, head_dim); all at addresses.
+    """Attention of one scaled query over n rows of keys and values (n, head_dim); all addresses.
 
-    `keys_next`: what will be read after them."""
+    keys_next: address of what is read next, to prefetch."""
     dots(keys, query, head_dim, n, scores, values)
     total = softmax_weights(floats(scores, n), largest(scores, n))
     weighted_sum(scores, values, n, head_dim, np.float32(1) / total, out, keys_next)
@@ -155,7 +155,7 @@ def attend(query, keys, values, n, head_dim, scores, out, keys_next):
 
 @compiled
 def attention(plan, rows, layer, t, threads):
-    """Rotates, writes the cache and attends, for this thread's share of (sequence, key/value head)."""
+    """Rotates, updates the cache and attends, for this thread's (sequence, key/value head) pairs."""
     heads, kv_heads, head_dim = plan[NUM_HEADS], plan[NUM_KV_HEADS], plan[HEAD_DIM]
     group, size = heads // kv_heads, 4 * plan[HEAD_DIM]
     scale = np.float32(LOG2_E / np.sqrt(np.float32(head_dim)))
@@ -189,8 +189,8 @@ def attention(plan, rows, layer, t, threads):
                 for i in range(head_dim):
                     new_value[i] = value[i]
             for h in range(g * group, (g + 1) * group):
-                asked = floats(projected + h * size, head_dim)
-                place_head(plan, asked, 2 * layer, position, scale, floats(query, head_dim))
+                unscaled = floats(projected + h * size, head_dim)
+                place_head(plan, unscaled, 2 * layer, position, scale, floats(query, head_dim))
                 out = plan[ATTENDED] + r * attended_stride + h * size
                 seen = min(position + 1, span)
                 skipped = (position + 1 - seen) * size

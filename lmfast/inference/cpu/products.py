@@ -1,11 +1,9 @@
-"""Products of a few rows with weight matrices on a CPU: panels of 16 outputs, each input broadcast to all 16.
+"""Products of a few rows with weight matrices on a CPU, in panels of 16 outputs.
 
-In: a weight matrix packed once (`pack`), rows of fp32 inputs. Out: rows of outputs. A panel holds 16 outputs as
-(inputs, 16), so a thread's share of a matrix is one stretch of memory, read once for up to 16 rows, in order: what a
-core's prefetcher follows best. A sum runs over the inputs one after the other in each lane, however many rows and panels
-are done together: a row's result does not depend on what else is in the batch, bit for bit.
-
-Everything is at int64 addresses, see vector_ir.py.
+Input: a weight matrix packed once (`pack`) and rows of fp32 inputs. A panel stores 16 outputs as (inputs, 16), so each
+thread reads a contiguous part of the matrix, once for up to 16 rows and in order, which suits the prefetcher. Each lane
+sums over the inputs in order, however many rows and panels are computed together, so the result of a row does not depend
+on the rest of the batch, to the bit. All arrays are int64 addresses, see vector_ir.py.
 """
 
 import llvmlite.binding
@@ -16,14 +14,14 @@ from lmfast.inference.cpu import vector_ir as emit
 from lmfast.inference.cpu.vector_ir import BYTES, I64, LANES, ZERO
 from lmfast.inference.cpu.vectors import compiled, floats
 
-TILE = 16 * LANES  # floats of scratch that `products` wants
-# Floats between rows of inputs: rows a power of two apart would share a few lines of the cache.
+TILE = 16 * LANES  # floats of scratch memory for `products`
+# Floats between rows of inputs: rows a power of two apart would compete for the same cache lines.
 ROW_PADDING = LANES
-PREFETCH_BYTES = 2048  # bytes from what is read to what is prefetched: some 32 inputs
+PREFETCH_BYTES = 2048  # prefetch distance: 32 inputs
 
 
 def packed_size(outputs: int, inputs: int) -> int:
-    """Floats of a packed matrix; zeros fill up its last panel."""
+    """Number of floats of a packed matrix, whose last panel is padded with zeros."""
     return -(-outputs // LANES) * LANES * inputs
 
 
@@ -32,7 +30,7 @@ def pack(weight, outputs, inputs, begin, end, panels):
     """Packs the rows `begin` (a multiple of 16) to `end` of a weight matrix (outputs, inputs)."""
     for first in range(begin, end, LANES):
         panel = floats(panels + 4 * first * inputs, LANES * inputs)
-        for k in range(0, inputs, LANES):  # in blocks, or a panel would not stay in the first cache
+        for k in range(0, inputs, LANES):  # in blocks, so that a panel stays in the L1 cache
             last = min(inputs, k + LANES)
             for lane in range(LANES):
                 if first + lane < outputs:
@@ -47,7 +45,7 @@ def pack(weight, outputs, inputs, begin, end, panels):
 def _make_tile(rows: int, panels: int):
     @intrinsic
     def tile(typingctx, weight, x, x_stride, inputs, out, out_stride):
-        """out[r, 16 p + lane] = x's row r · that lane of panel p; strides in bytes."""
+        """out[r, 16 p + lane] = row r of x · lane of panel p; strides in bytes."""
 
         def codegen(context, builder, signature, args):
             weight, x, x_stride, inputs, out, out_stride = args
@@ -81,14 +79,14 @@ def _make_tile(rows: int, panels: int):
 
 
 _tile_16, _tile_8, _tile_4, _tile_1 = (_make_tile(rows, 1) for rows in (16, 8, 4, 1))
-_tile_1x4 = _make_tile(1, 4)  # alone, a row would wait 4 cycles for each product
-# 16 sums and what they are made of want 32 registers of 16 floats; others have half as many, or half as wide.
+_tile_1x4 = _make_tile(1, 4)  # with one panel, a single row would wait 4 cycles for each product
+# 16 sums and their operands need 32 registers of 16 floats; without AVX-512 there are half as many, or half as wide.
 MAX_TILE_ROWS = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 4
 
 
 @compiled
 def panel_products(panel, x, x_stride, inputs, rows, out, out_stride):
-    """One panel with all rows; returns how many are done, fewer than 4 are left."""
+    """Computes one panel for all rows but fewer than 4; returns the number of rows done."""
     r = 0
     while r + 4 <= rows:
         left = min(rows - r, MAX_TILE_ROWS)
@@ -114,7 +112,7 @@ def products(panels, x, inputs, rows, begin, end, out, width, scratch):
     o = begin
     while o < end:
         count = min(4, (end - o) // LANES)
-        if count == 0:  # part of a panel, which must not write over its end
+        if count == 0:  # part of a panel, which must not write beyond its end
             part_of_panel(
                 panels + 4 * o * inputs, x, x_stride, inputs, rows, end - o, out + 4 * o, out_stride, scratch
             )

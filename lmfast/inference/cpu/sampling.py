@@ -1,7 +1,7 @@
-"""The choice of the next id on a CPU, compiled: `sampling.sample` for one row, without its sorts of all ids.
+"""Compiled CPU sampling: `sampling.sample` for one row, without sorting all ids.
 
-In: a row's logits (vocab_size,) fp32. Out: an id. The noise is that of sampling.py, number for number; what counts as
-the nucleus may differ from there by the rounding of a sum, where an id lies on its very edge.
+Input: the logits (vocab_size,) fp32 of a row. Output: an id. Uses the same random numbers as sampling.py. The top-p set may
+differ in an id at its boundary, due to rounding.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ _MIX_FIRST, _MIX_SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133
 
 @compiled
 def mix(state):
-    """SplitMix64's output function of a uint64."""
+    """The output function of SplitMix64 for a uint64."""
     state = (state ^ (state >> U30)) * _MIX_FIRST
     state = (state ^ (state >> U27)) * _MIX_SECOND
     return state ^ (state >> U31)
@@ -28,14 +28,14 @@ def row_key(key, step, row):
 
 @compiled
 def exponential(key, token):
-    """Exp(1) for a token of the row with this key."""
+    """An Exp(1) random number for a token of the row with this key."""
     bits = mix(key + np.uint64(token) * _GOLDEN) >> U41
     return -np.log((np.float32(np.int64(bits)) + np.float32(0.5)) * np.float32(2.0**-23))
 
 
 @compiled_sums
 def exp_weights(logits, top, inverse_temperature, weights):
-    """weights = exp((logits − top) / temperature); their sum."""
+    """weights = exp((logits − top) / temperature); returns their sum."""
     for i in range(logits.shape[0]):
         weights[i] = exp2((logits[i] - top) * inverse_temperature * LOG2_E)
     return sum_values(weights)
@@ -51,7 +51,7 @@ def sum_values(values):
 
 @compiled
 def sift_down(weights, heap, count, place):
-    """Puts heap[place] where it belongs among heap[:count]: larger weights above, of equal ones the lower id."""
+    """Restores the heap heap[:count] after a change at `place`: larger weights first, lower ids first on ties."""
     moving = heap[place]
     while 2 * place + 1 < count:
         child = 2 * place + 1
@@ -71,9 +71,10 @@ def ranks_above(weights, i, j):
 
 @compiled
 def keep_largest(weights, floor, at_most, wanted):
-    """Sets weights (n,) to 0 but for the fewest largest that sum to `wanted`, and `at_most` so many (and equals of the
-    last of those). What is below `floor` is not looked at; of the rest a heap gives the largest, one by one, so that
-    only what is kept is sorted: a few ids of a trained model."""
+    """Keeps the fewest largest weights (n,) that sum to `wanted`, at most `at_most` plus ties; sets the others to 0.
+
+    Ignores weights below `floor`. A heap yields the largest one by one, so only the kept ones are sorted, which are few
+    for a trained model."""
     heap = np.empty(weights.shape[0], np.int64)
     count = 0
     for i in range(weights.shape[0]):
@@ -100,7 +101,7 @@ def keep_largest(weights, floor, at_most, wanted):
 
 @compiled
 def pick(logits, temperature, top_k, top_p, key, step, row, weights):
-    """The next id of sequence `row` at `step`; top_k 0 and top_p 1 keep all; weights (vocab_size,) is scratch."""
+    """The next id of sequence `row` at `step`. top_k 0 and top_p 1 keep all; weights (vocab_size,): scratch memory."""
     top = largest(logits.ctypes.data, logits.shape[0])
     if temperature == 0.0:
         for i in range(logits.shape[0]):
@@ -113,7 +114,7 @@ def pick(logits, temperature, top_k, top_p, key, step, row, weights):
         keep_largest(weights, np.float32(0), top_k, np.inf)
         total = sum_values(weights)
     if top_p < 1.0:
-        # So small that all of them together do not reach what the nucleus may leave out.
+        # Weights below this sum to less than the probability that top-p removes.
         floor = np.float32((1.0 - top_p) * total / size)
         keep_largest(weights, floor, size, top_p * total)
     chosen, best = 0, np.float32(-1)

@@ -1,8 +1,8 @@
-"""Threads that work on one thing in step: barriers and calls by atomic words, as a pass of half a millisecond needs.
+"""Barriers and pass control for a team of threads, by atomic operations, for passes of half a millisecond.
 
-In: `sync`, SYNC_WORDS of int64, zeroed, shared by all. A thread that finds nothing to do looks again some thousand
-times, then offers its core (barriers) or sleeps until woken (between passes). OpenMP, which Numba and torch have, costs
-3 to 10 µs a parallel loop and would be asked 17 times in 4 layers; these barriers take 0.2 µs where cores share a cache.
+State: `sync`, SYNC_WORDS int64 words, zeroed, shared by all threads. A waiting thread spins a few thousand times, then
+yields its core (barriers) or sleeps until woken (between passes). OpenMP, as used by Numba and torch, takes 3 to 10 µs per
+parallel loop, 17 times in 4 layers; these barriers take 0.2 µs if the cores share a cache.
 """
 
 import sys
@@ -11,10 +11,10 @@ from numba import types
 
 from lmfast.inference.cpu.vectors import atomic_add, atomic_load, compiled, relax
 
-# Places in `sync`, two cache lines apart: barrier arrivals, passes begun, sleepers, whether all has ended.
+# Offsets in `sync`, two cache lines apart: barrier arrivals, passes started, sleeping threads, whether the team has ended.
 ARRIVED, PASSES, ASLEEP, ENDED = 0, 16, 32, 48
 SYNC_WORDS = 64
-SPINS = 2000  # looks at a barrier, some 20 µs, before the core is offered to someone else
+SPINS = 2000  # spins at a barrier, about 20 µs, before yielding the core
 
 _yield_core = types.ExternalFunction(
     "SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32()
@@ -23,7 +23,7 @@ _yield_core = types.ExternalFunction(
 
 @compiled
 def barrier(sync, passed, threads):
-    """Waits until all threads have come here `passed + 1` times; returns that number."""
+    """Waits until all threads have arrived `passed + 1` times; returns that number."""
     if threads == 1:
         return passed
     arrived = sync.ctypes.data + 8 * ARRIVED
@@ -34,7 +34,7 @@ def barrier(sync, passed, threads):
         if spins < SPINS:
             relax()
         elif atomic_load(sync.ctypes.data + 8 * ENDED):
-            break  # thread 0 was interrupted on its way here
+            break  # thread 0 was interrupted before it arrived
         else:
             _yield_core()
     return passed + 1
@@ -42,23 +42,23 @@ def barrier(sync, passed, threads):
 
 @compiled
 def begin_pass(sync):
-    """Calls the team; returns how many of it sleep and must be woken."""
+    """Starts a pass; returns the number of sleeping threads, which must be woken."""
     atomic_add(sync.ctypes.data + 8 * PASSES, 1)
     return atomic_load(sync.ctypes.data + 8 * ASLEEP)
 
 
 @compiled
 def end_passes(sync):
-    """The next pass is none: the team goes home."""
+    """Ends the team: its threads return."""
     atomic_add(sync.ctypes.data + 8 * ENDED, 1)
     atomic_add(sync.ctypes.data + 8 * PASSES, 1)
 
 
 @compiled
 def next_pass(sync, seen, spin_limit, woken):
-    """Waits for a pass after the `seen`th: 1 when it is called, 0 after `spin_limit` looks, −1 when all has ended.
+    """Waits for the pass after the `seen`th: returns 1 when it starts, 0 after `spin_limit` spins, −1 if the team has ended.
 
-    With 0 the thread counts as asleep: its caller must sleep until woken, and say so at the next call."""
+    After 0 the thread counts as asleep: the caller must sleep until woken, and then pass `woken`."""
     passes, asleep = sync.ctypes.data + 8 * PASSES, sync.ctypes.data + 8 * ASLEEP
     if woken:
         atomic_add(asleep, -1)
@@ -69,5 +69,5 @@ def next_pass(sync, seen, spin_limit, woken):
     atomic_add(asleep, 1)
     if atomic_load(passes) == seen:
         return 0
-    atomic_add(asleep, -1)  # a pass was called meanwhile
+    atomic_add(asleep, -1)  # a pass has started in the meantime
     return -1 if atomic_load(sync.ctypes.data + 8 * ENDED) else 1

@@ -1,8 +1,8 @@
-"""Emitting vector code for Numba's intrinsics: LLVM IR on 16 floats, at int64 addresses.
+"""Emits LLVM IR on vectors of 16 floats at int64 addresses, for Numba's intrinsics.
 
-Vectors are one register of AVX-512, two of AVX2, four of NEON; no instruction set is named, so this runs wherever Numba
-does. What is emitted reads and writes raw memory: no bounds are checked, the caller keeps the memory alive. Every
-function takes LLVM's builder first; addresses and counts are its int64 values.
+A vector is one register of AVX-512, two of AVX2, or four of NEON; the IR is portable, so it runs wherever Numba does. The
+code accesses raw memory without bounds checks; the caller keeps the memory alive. The first argument of every function is
+LLVM's builder; addresses and counts are its int64 values.
 """
 
 from llvmlite import ir
@@ -14,7 +14,7 @@ FLOAT, I1, I8, I32, I64 = ir.FloatType(), *(ir.IntType(bits) for bits in (1, 8, 
 VECTOR = ir.VectorType(FLOAT, LANES)
 MASK = ir.VectorType(I1, LANES)
 ZERO = ir.Constant(VECTOR, [0.0] * LANES)
-_CONTRACT = ("contract",)  # a product and its sum become one fused operation where the machine has it
+_CONTRACT = ("contract",)  # allows fused multiply-add
 
 
 def pointer(builder, address, kind):
@@ -22,7 +22,7 @@ def pointer(builder, address, kind):
 
 
 def at(builder, address, offset: int):
-    """`offset` bytes further."""
+    """The address plus `offset` bytes."""
     return builder.add(address, I64(offset)) if offset else address
 
 
@@ -37,7 +37,7 @@ def store(builder, vector, address):
 
 
 def splat(builder, value):
-    """16 times a number."""
+    """A vector of 16 copies of a value."""
     vector = ir.VectorType(value.type, LANES)
     one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, I32(0))
     return shuffle(builder, one, one, [0] * LANES)
@@ -56,14 +56,14 @@ def first_lanes(builder, count):
 
 
 def load_masked(builder, address, mask, otherwise=ZERO):
-    """A vector of which only the lanes in `mask` are read."""
+    """Loads only the lanes in `mask`; the others are `otherwise`."""
     kind = ir.FunctionType(VECTOR, [VECTOR.as_pointer(), I32, MASK, VECTOR])
     function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{LANES}f32.p0")
     return builder.call(function, [pointer(builder, address, VECTOR), I32(4), mask, otherwise])
 
 
 def store_masked(builder, vector, address, mask):
-    """Only the lanes in `mask` are written."""
+    """Stores only the lanes in `mask`."""
     kind = ir.FunctionType(ir.VoidType(), [VECTOR, VECTOR.as_pointer(), I32, MASK])
     function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.v{LANES}f32.p0")
     builder.call(function, [vector, pointer(builder, address, VECTOR), I32(4), mask])
@@ -78,15 +78,14 @@ def multiply_add(builder, a, b, total):
 
 
 def greater(builder, a, b):
-    """The greater of each lane; b where one of them is NaN."""
+    """The lane-wise maximum; b if either is NaN."""
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
 
 def lane_sums(builder, vectors: list):
-    """One vector of the sums of `vectors` (a power of two of them, at most LANES), in order.
+    """A vector of the sums of `vectors` (a power of two, at most LANES), in order.
 
-    A binary tree: each level adds halves of two vectors and leaves half as many, so that 16 sums cost 45 operations
-    and not 16 times 8."""
+    A binary tree: each level adds halves of two vectors, so that 16 sums take 45 operations instead of 16 × 8."""
     groups = 1
     while len(vectors) > 1:
         size = LANES // groups
@@ -108,7 +107,7 @@ def lane_sums(builder, vectors: list):
 
 
 def loop(builder, begin, end, step: int, carried: list, body) -> list:
-    """for i in range(begin, end, step): carried = body(i, carried). Returns what is carried at its end."""
+    """Emits `for i in range(begin, end, step): carried = body(i, carried)`; returns the final `carried`."""
     before = builder.basic_block
     head, inside, after = (builder.append_basic_block(name) for name in ("head", "inside", "after"))
     builder.branch(head)
@@ -130,7 +129,7 @@ def loop(builder, begin, end, step: int, carried: list, body) -> list:
 
 
 def when(builder, condition, values: list, body) -> list:
-    """body() where the condition holds, else `values`."""
+    """body() if the condition holds, otherwise `values`."""
     before = builder.basic_block
     inside, after = builder.append_basic_block("then"), builder.append_basic_block("after")
     builder.cbranch(condition, inside, after)

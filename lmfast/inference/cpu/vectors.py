@@ -1,10 +1,8 @@
-"""What Numba lacks for attention and norms at memory speed: dot products with many rows, weighted sums of rows, the
-largest of many floats, exp2, atomics between threads; and addresses instead of arrays.
+"""Numba intrinsics for attention and norms at memory speed: dot products with many rows, weighted sums of rows, maximum,
+exp2, atomics, and views of raw memory at int64 addresses (see vector_ir.py).
 
-Everything here reads and writes raw memory at int64 addresses, see vector_ir.py.
-
-Every dot product here is summed in one order (16 partial sums down the row, then halves onto halves), however many
-rows are done together, and one row after the other: a core's prefetcher follows one stream and loses four.
+Dot products are summed in the same order (16 partial sums along the row, then pairwise) however many rows are computed
+together. Rows are read one after another, because the prefetcher follows one stream well, but not four.
 """
 
 import platform
@@ -20,14 +18,14 @@ from lmfast.inference.cpu import vector_ir as emit
 from lmfast.inference.cpu.vector_ir import BYTES, FLOAT, I32, I64, LANES, VECTOR, ZERO, multiply_add, pointer
 
 compiled = njit(boundscheck=False, error_model="numpy", nogil=True)
-compiled_sums = njit(  # sums in vectors; infinities and NaN stay
+compiled_sums = njit(  # allows vectorised sums, but respects infinities and NaN
     boundscheck=False, error_model="numpy", nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"}
 )
 LOG2_E = np.float32(1.4426950408889634)
 
 
 def _row_sums(builder, row, b, count, ahead, unroll: int):
-    """The vector of partial sums of a row with b, `count` floats each."""
+    """The vector of partial sums of the dot product of a row with b, `count` floats each."""
     size = builder.shl(count, I64(2))
     whole, unrolled = builder.and_(size, I64(-BYTES)), builder.and_(size, I64(-BYTES * unroll))
 
@@ -56,9 +54,7 @@ def _row_sums(builder, row, b, count, ahead, unroll: int):
 def _make_row_dots(rows: int):
     @intrinsic
     def row_dots(typingctx, a, stride, b, count, out, ahead):
-        """out[i] = the sum over `count` floats of a's row i times b; rows are `stride` bytes apart.
-
-        What lies `ahead` bytes from what is read is prefetched."""
+        """out[i] = row i of a · b, `count` floats each; rows are `stride` bytes apart, prefetched `ahead` bytes ahead."""
 
         def codegen(context, builder, signature, args):
             a, stride, b, count, out, ahead = args
@@ -78,14 +74,14 @@ dots_16, dots_1 = _make_row_dots(16), _make_row_dots(1)
 
 
 def _make_weighted_rows(vectors: int, masked: bool = False):
-    """For `vectors` vectors of each row; `masked`: of which only some lanes are there."""
-    phases = max(1, 8 // vectors)  # sums side by side: one alone would wait 4 cycles for each of its products
+    """For `vectors` vectors of each row; masked: only some lanes are used."""
+    phases = max(1, 8 // vectors)  # independent sums; a single one would wait 4 cycles for each product
 
     @intrinsic
     def weighted_rows(typingctx, weights, a, stride, count, scale, out, lanes, after):
-        """out = scale · the sum over `count` rows of weights[i] · a's row i; `lanes` are there of a masked vector.
+        """out = scale · sum over `count` rows of weights[i] · row i of a. lanes: lanes used of a masked vector.
 
-        Rows are prefetched 16 ahead, and at the end what is at `after`."""
+        Prefetches 16 rows ahead, and at the end the memory at `after`."""
 
         def codegen(context, builder, signature, args):
             weights, a, stride, count, scale, out, lanes, after = args
@@ -111,7 +107,7 @@ def _make_weighted_rows(vectors: int, masked: bool = False):
 
             whole = builder.and_(count, I64(-phases))
             totals = [ZERO] * (vectors * phases)
-            # Up to `most`, the row 16 further on is one of them too; from there on it is what lies at `after`.
+            # Up to `most`, prefetch the row 16 further; from there on, the memory at `after`.
             most = builder.and_(builder.sub(count, I64(16)), I64(-phases))
             most = builder.select(builder.icmp_signed(">", most, I64(0)), most, I64(0))
             ahead = builder.mul(stride, I64(16))
@@ -175,7 +171,7 @@ def _make_view(dtype):
 
     @intrinsic
     def view(typingctx, address, count):
-        """The array of `count` numbers at an address; nobody counts references to it."""
+        """The array of `count` numbers at an address, without reference counting."""
 
         def codegen(context, builder, signature, args):
             kind = context.get_data_type(dtype)
@@ -194,9 +190,9 @@ floats, integers = _make_view(types.float32), _make_view(types.int64)
 
 @intrinsic
 def exp2(typingctx, x):
-    """2^x of a float32 to 2 units in the last place; below −126 it is 2^−126 (1e-38), above 126 2^126.
+    """2^x of a float32 to 2 ulp, with x clamped to [−126, 126].
 
-    A polynomial, so that loops of it become vector code: libm's exp is called once an element."""
+    A polynomial, so that loops are vectorised; libm's exp would be called once per element."""
 
     def codegen(context, builder, signature, args):
         (x,) = args
@@ -207,7 +203,7 @@ def exp2(typingctx, x):
         )
         nearest = builder.call(rint, [x])
         f = builder.fsub(x, nearest)
-        # ln(2)^k / k!: what Taylor's series of 2^f gives; |f| <= 1/2 leaves 1e-8 after the seventh power.
+        # ln(2)^k / k!, the Taylor series of 2^f; for |f| <= 1/2 the error after the seventh power is 1e-8.
         terms = (
             1.5252734e-5,
             1.5403530e-4,
@@ -229,7 +225,7 @@ def exp2(typingctx, x):
 
 @intrinsic
 def atomic_add(typingctx, address, value):
-    """Adds to the int64 at `address`; what was there before."""
+    """Adds to the int64 at `address`; returns the previous value."""
 
     def codegen(context, builder, signature, args):
         return builder.atomic_rmw("add", pointer(builder, args[0], I64), args[1], "seq_cst")
@@ -239,7 +235,7 @@ def atomic_add(typingctx, address, value):
 
 @intrinsic
 def atomic_load(typingctx, address):
-    """The int64 at `address`, with all that its writer wrote before it."""
+    """The int64 at `address`, sequentially consistent."""
 
     def codegen(context, builder, signature, args):
         return builder.load_atomic(pointer(builder, args[0], I64), "seq_cst", 8)
@@ -257,7 +253,7 @@ _RELAX = {
 
 @intrinsic
 def relax(typingctx):
-    """Tells the core that this thread waits for another."""
+    """Hints to the core that this thread is spinning."""
 
     def codegen(context, builder, signature, args):
         name, operands = _RELAX.get(platform.machine().lower(), (None, []))
