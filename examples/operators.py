@@ -1,4 +1,4 @@
-"""The operators alone: plain functions of tensors, with gradients, equal to PyTorch's."""
+"""Use the operators on their own: functions of tensors with gradients, which agree with PyTorch's."""
 
 import torch
 
@@ -15,6 +15,6 @@ out = lmfast_kernels.attention(q, k, v, window=8)
 print("attention", tuple(out.shape))
 
 head, targets = torch.randn(1000, 64), torch.randint(0, 1000, (4,))
-loss, count = lmfast_kernels.linear_cross_entropy(y, head, targets)  # the logits never exist as a whole
+loss, count = lmfast_kernels.linear_cross_entropy(y, head, targets)  # never stores all logits
 (loss / count).backward()
 print(f"loss {loss.item() / count.item():.3f} nats per token, gradient norm {x.grad.norm():.3f}")

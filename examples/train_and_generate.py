@@ -1,4 +1,4 @@
-"""Train a tiny model on a token file from Python, load it and let it continue a sequence."""
+"""Train a tiny model on a token file from Python, load it and continue a sequence."""
 
 import numpy as np
 
