@@ -1,6 +1,6 @@
-"""python -m lmfast.completion SHELL: a script that completes commands, options, their values and file names.
+"""python -m lmfast.completion SHELL: prints a shell script that completes commands, options, values and file names.
 
-The script is static: completing starts no Python. shtab writes it from the parsers of all commands.
+shtab generates the script from the parsers of all commands. It is static, so completing does not start Python.
 """
 
 import argparse
@@ -44,16 +44,16 @@ FILES = {
         "plot",
     ),
 }
-"""options and positionals whose value is a file, by dest"""
+"""names of options and positional arguments whose value is a file"""
 
 
 def build_parser() -> Parser:
     parser = Parser(
         prog="lmfast completion",
-        description="Print a script for your shell that completes commands, options and file names.",
+        description="Print a shell script that completes commands, options and file names.",
         epilog="bash: lmfast completion bash > ~/.local/share/bash-completion/completions/lmfast",
     )
-    parser.add_argument("shell", choices=SHELLS, help="the shell that reads the script")
+    parser.add_argument("shell", choices=SHELLS, help="your shell")
     return parser
 
 
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _all_commands() -> argparse.ArgumentParser:
-    """One parser with every command and its options."""
+    """A parser with all commands and their options."""
     root = argparse.ArgumentParser(prog="lmfast")
     root.add_argument("--version", action="store_true", help="print the version")
     commands = root.add_subparsers(metavar="COMMAND")
@@ -76,7 +76,7 @@ def _all_commands() -> argparse.ArgumentParser:
 
 
 def _add_values(parser: argparse.ArgumentParser) -> None:
-    """Tells shtab what the values of a parser's options can be."""
+    """Adds the possible values of the options of a parser, for shtab."""
     actions: list[Any] = parser._actions  # shtab reads an attribute that argparse's class does not declare
     for action in actions:
         if isinstance(action.choices, dict):
@@ -93,7 +93,7 @@ def _add_values(parser: argparse.ArgumentParser) -> None:
 
 
 def _literals(hint: object) -> tuple[str, ...] | None:
-    """The values of a setting of type Literal, or Literal | None."""
+    """The values of a Literal type, or of Literal | None."""
     for each in (hint, *typing.get_args(hint)):
         if typing.get_origin(each) is Literal:
             return typing.get_args(each)

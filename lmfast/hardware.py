@@ -1,11 +1,11 @@
-"""The name and identity of this machine's processor, without torch."""
+"""The name and identity of this machine's processor. Does not import torch."""
 
 import platform
 from pathlib import Path
 
 
 def cpu_name() -> str:
-    """The model name that /proc/cpuinfo gives, or on other systems the platform's name of the processor."""
+    """The model name from /proc/cpuinfo, or on other systems from the platform module."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text(errors="replace").splitlines():

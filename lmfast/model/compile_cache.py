@@ -1,9 +1,8 @@
-"""Where torch.compile keeps compiled code: a directory of the user's that outlives a reboot. No torch here.
+"""Sets the directory where torch.compile caches compiled code. Does not import torch.
 
-Inductor's own default is /tmp/torchinductor_USER, which a reboot empties and anybody may have made; Triton kernels that
-Inductor compiles lie in the same directory. Inductor settles where it is when it is imported, so a command calls `use`
-first. A user's own TORCHINDUCTOR_CACHE_DIR counts. What lies there is executed: a directory that others may write to is
-not used, nor one from which nothing may be executed.
+Inductor's default, /tmp/torchinductor_USER, is lost at a reboot and may have been created by someone else. Inductor reads
+the variable when it is imported, so commands call `set_directory` first. An existing TORCHINDUCTOR_CACHE_DIR is respected.
+Code in the cache is executed, so directories that others can write to, or that are mounted noexec, are not used.
 """
 
 import contextlib
@@ -16,21 +15,22 @@ from lmfast.files import private_cache
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 LINK_SECONDS = 10
 
-_own: Path | None = None  # the directory that `use` named
+_own: Path | None = None  # the directory that `set_directory` chose
 
 
 def set_directory() -> None:
-    """Names the directory to Inductor, in the environment of this process and its children."""
+    """Sets the directory in the environment of this process and its children."""
     global _own
     if VARIABLE not in os.environ and hasattr(os, "getuid"):
-        # On Windows the temporary directory, Inductor's default, is the user's own and is not emptied.
+        # On Windows Inductor's default, the temporary directory, is private and survives a reboot.
         _own = private_cache("torchinductor", _may_execute)
         os.environ[VARIABLE] = str(_own)
 
 
 def remove_empty_libraries() -> None:
-    """Removes the libraries that a killed linker or a power cut left empty: Inductor would load them and fail, in every
-    later run. Recent ones may still be written by another process. A directory that the user named is left alone."""
+    """Removes libraries left empty by a killed linker or a power cut, which would make Inductor fail in every later run.
+
+    Skips recent files, which another process may be writing, and a directory set by the user."""
     for library in () if _own is None else _own.rglob("*.so"):
         with contextlib.suppress(OSError):
             status = library.stat()

@@ -1,13 +1,13 @@
-"""Where work on shards runs: in this process, in processes of this machine, or on a dask.distributed cluster.
+"""Runs jobs in this process, in processes on this machine, or on a dask.distributed cluster.
 
-In: a function at the top level of a module, and jobs (jobs.py). Out: (job, result) as jobs finish, in no order. The same
-function runs everywhere, so the results are the same.
+Input: a module-level function and jobs (jobs.py). Output: (job, result) pairs as jobs finish, in any order. The engine does
+not affect the results.
 
-`run_on_dask` needs the package distributed; `scheduler` is a cluster's address ("tcp://host:8786") or the path of its
-scheduler file, without it a cluster of `num_workers` processes is started here for as long as the work takes. Every worker
-must see the files under the same paths and have the same lmfast: both are asked before anything is computed.
+`run_on_dask` needs the package distributed. `scheduler` is the address of a cluster ("tcp://host:8786") or its scheduler
+file; without it, a temporary cluster of `num_workers` processes is started on this machine. Every worker must see the files
+under the same paths and have the same version of lmfast; both are checked first.
 
-Refused: a scheduler that does not answer, workers without the files or with other code, a job that four workers died of.
+Rejects a scheduler that does not answer, workers without the files or with other code, and jobs that kill four workers.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ Work = Callable[[Any], dict]
 
 
 def run_here(work: Work, jobs: Sequence[Any], num_workers: int) -> Generator[tuple[Any, dict], None, None]:
-    """In this process where one worker is enough, else in `num_workers` others."""
+    """Runs the jobs in this process if one worker is enough, otherwise in `num_workers` processes."""
     if num_workers <= 1 or len(jobs) <= 1:
         for job in jobs:
             yield job, work(job)
@@ -43,7 +43,7 @@ def run_here(work: Work, jobs: Sequence[Any], num_workers: int) -> Generator[tup
     waiting = iter(jobs)
     job_of: dict[Future, Any] = {}
     before = set(multiprocessing.active_children())
-    # Spawned: threads of numba or of a caller do not survive a fork.
+    # Spawn, because threads of numba or of the caller do not survive a fork.
     pool = ProcessPoolExecutor(
         num_workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent
     )
@@ -67,11 +67,11 @@ def run_here(work: Work, jobs: Sequence[Any], num_workers: int) -> Generator[tup
                 yield job, future.result()
         except BrokenProcessPool:
             raise UserError(
-                "a worker process was killed (out of memory?); run the same command again, finished shards are kept, "
-                "with a smaller --num-workers if it happens again"
+                "a worker process was killed (out of memory?); rerun the same command to continue, with a smaller "
+                "--num-workers if it happens again"
             ) from None
         finally:
-            if job_of:  # what goes on is of no use: a shard is finished or not there
+            if job_of:  # running jobs are useless: a shard is complete or absent
                 for process in set(multiprocessing.active_children()) - before:
                     process.terminate()
             pool.shutdown(wait=True, cancel_futures=True)
@@ -79,8 +79,9 @@ def run_here(work: Work, jobs: Sequence[Any], num_workers: int) -> Generator[tup
 
 @contextlib.contextmanager
 def _ctrl_c_into(queue: SimpleQueue) -> Iterator[None]:
-    """Ctrl-C becomes a None in the queue: raised at any instruction, it would leave the pool's locks held for ever (seen).
-    `SimpleQueue.put` may be called in a signal handler. In other threads than the main one nothing changes."""
+    """Turns Ctrl-C into a None in the queue; KeyboardInterrupt at an arbitrary point could leave the pool's locks held.
+
+    `SimpleQueue.put` is safe in a signal handler. Does nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -92,7 +93,7 @@ def _ctrl_c_into(queue: SimpleQueue) -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-    """A worker leaves Ctrl-C to its parent, and does not outlive one that was killed."""
+    """Makes a worker ignore Ctrl-C, which its parent handles, and exit when its parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     parent = multiprocessing.parent_process()
@@ -107,16 +108,16 @@ def _end_with_parent() -> None:
 
 @contextlib.contextmanager
 def dask_client(scheduler: str | None, num_workers: int, sees: Iterable[str | Path] = ()):
-    """A `distributed.Client` of the named cluster, or of one started here. sees: files that every worker must see."""
+    """A `distributed.Client` of the given cluster, or of a temporary one. sees: files that every worker must see."""
     try:
         import distributed
     except ImportError:
         raise UserError(
-            "--engine dask needs the package distributed, which is not installed; `pip install distributed`"
+            "--engine dask needs the package distributed, which is not installed; run `pip install distributed`"
         ) from None
     quiet = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]
     for name in quiet:
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is told below, in one line
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are reported below, in one line
     with contextlib.ExitStack() as stack:
         if scheduler is None:
             cluster = stack.enter_context(
@@ -138,25 +139,24 @@ def dask_client(scheduler: str | None, num_workers: int, sees: Iterable[str | Pa
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise UserError(
                     f"--scheduler {scheduler}: no dask scheduler answers there ({reason}); start one with "
-                    "`dask scheduler`, or leave --scheduler out for workers on this machine"
+                    "`dask scheduler`, or remove --scheduler to use this machine"
                 ) from None
         check_workers(client, [str(Path(path).absolute()) for path in sees])
         yield client
 
 
 def check_workers(client, paths: list[str]) -> None:
-    """Every worker has this lmfast and sees the files; UserError names the one that does not."""
+    """Raises UserError naming the first worker with another version of lmfast or without access to a file."""
     answers = client.run(_what_a_worker_has, paths)
     if not answers:
         raise UserError(f"{client.scheduler.address}: has no workers; start some with `dask worker`")
     ours = sources_digest()
     for worker, (digest, unseen) in answers.items():
         if digest != ours:
-            raise UserError(f"worker {worker}: has another version of lmfast; install the same there")
+            raise UserError(f"worker {worker}: has another version of lmfast; install the same version there")
         if unseen:
             raise UserError(
-                f"worker {worker}: does not see {unseen[0]}; the cluster needs a folder that all workers share, under "
-                "the same path"
+                f"worker {worker}: cannot see {unseen[0]}; use a folder that all workers share under the same path"
             )
 
 
@@ -166,7 +166,7 @@ def _what_a_worker_has(paths: list[str]) -> tuple[str, list[str]]:
 
 @functools.cache
 def sources_digest() -> str:
-    """sha256 over the sources that decide a shard's result."""
+    """SHA-256 of the source files that affect the result of a job."""
     digest = hashlib.sha256()
     for package in ("sharding", "tokenizer", "data"):
         for path in sorted((Path(__file__).parent.parent / package).rglob("*.py")):
@@ -175,7 +175,7 @@ def sources_digest() -> str:
 
 
 def run_on_dask(work: Work, jobs: Sequence[Any], client) -> Generator[tuple[Any, dict], None, None]:
-    """On the client's cluster. Jobs of a worker that dies go to others; one that three deaths follow is given up."""
+    """Runs the jobs on a cluster. Jobs of a killed worker run on others; a job that kills four workers is an error."""
     from distributed import KilledWorker, as_completed
 
     job_of = {future: job for job, future in zip(jobs, client.map(work, jobs, pure=False, retries=0))}
@@ -184,8 +184,8 @@ def run_on_dask(work: Work, jobs: Sequence[Any], client) -> Generator[tuple[Any,
             yield job_of[future], future.result()
     except KilledWorker as error:
         raise UserError(
-            f"{error.task}: worker after worker died of it (out of memory?); give the workers more memory, then run the "
-            "same command again: finished shards are kept"
+            f"{error.task}: killed four workers (out of memory?); give the workers more memory, then rerun the same "
+            "command to continue"
         ) from None
     finally:
         client.cancel(list(job_of))

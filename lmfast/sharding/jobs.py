@@ -1,8 +1,8 @@
-"""Jobs on shards of files, and which of them are complete.
+"""Jobs on shards of files, and records of which are complete.
 
-A `Job` names the files it reads and the shared work folder its results go to. Its last step writes a completion record,
-`NAME.json` in that folder: the request it answers and the result. So a job can run again, elsewhere or twice at once, and
-a rerun of the whole skips what an interrupted call completed.
+A `Job` names the files it reads and the shared work folder for its results. Its last step writes a completion record,
+`NAME.json` in that folder, with its request and result. A job can therefore run again, elsewhere or twice at once, and
+rerunning an interrupted call skips completed jobs.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ Request = TypeVar("Request", bound="DataclassInstance")
 
 @dataclass(frozen=True)
 class ExecutionOptions:
-    """How jobs run; the results do not depend on it.
+    """How jobs run, which does not affect their results.
 
-    engine: "local", processes of this machine, or "dask" (`scheduler`: see engines.py). shard_bytes: about the bytes of
-    files that one job reads; None for the default of the work."""
+    engine: "local" (processes on this machine) or "dask" (scheduler: see engines.py). shard_bytes: approximate number of
+    bytes that one job reads; None for the default of the command."""
 
     engine: str = "local"
     scheduler: str | None = None
@@ -42,21 +42,21 @@ LOCAL = ExecutionOptions()
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of a file. begin, end: bytes, or what the reader of the file counts instead (sources.py)."""
+    """A part of a file. begin, end: in bytes, or in other units of the reader (sources.py)."""
 
     path: str
     begin: int
     end: int
-    size: int  # of the file in bytes, and its modification time in ns: whether the file changed since
+    size: int  # of the file in bytes; with the modification time in ns, detects changes
     changed: int
 
 
 @dataclass(frozen=True)
 class Job(Generic[Request]):
-    """One job, small and picklable.
+    """One job; small and picklable.
 
-    name: unique in the folder. request: a dataclass of JSON values, everything the result depends on. reads: the files
-    that a worker must see. weight: bytes to read, approximately, for progress."""
+    name: unique in the folder. request: a dataclass of JSON values with everything that the result depends on. reads:
+    files that a worker must see. weight: approximate number of bytes to read, for progress."""
 
     name: str
     folder: str
@@ -69,11 +69,11 @@ class Job(Generic[Request]):
         return Path(self.folder) / f"{self.name}.{suffix}"
 
     def facts(self) -> dict[str, Any]:
-        """The request as JSON holds it."""
+        """The request after a round trip through JSON."""
         return json.loads(json.dumps(asdict(self.request)))
 
     def result(self) -> dict | None:
-        """The result, or None where the job is not complete or its record answers another request."""
+        """The result, or None if the job is not complete or its record is for another request."""
         try:
             record = json.loads(self.file("json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -81,7 +81,7 @@ class Job(Generic[Request]):
         return record["result"] if record["request"] == self.facts() else None
 
     def complete(self, result: dict) -> dict:
-        """Writes the completion record; the job's other files must have their final names by now. Returns `result`."""
+        """Writes the completion record and returns `result`. The other files of the job must be complete."""
         with atomic_write(self.file("json")) as partial:
             partial.write_text(json.dumps({"request": self.facts(), "result": result}), encoding="utf-8")
         return result
@@ -89,9 +89,9 @@ class Job(Generic[Request]):
 
 @contextlib.contextmanager
 def work_folder(folder: Path) -> Iterator[None]:
-    """Holds a work folder for one command at a time. Removed on success, and on failure if no job is complete.
+    """Locks a work folder for one command. Removes it on success, and on failure if no job is complete.
 
-    Raises UserError if another command holds it."""
+    Raises UserError if another command holds the lock."""
     busy = f"{folder}: another command is writing the same output; wait for it, or choose another --output"
     with folder_lock(folder, busy):
         try:
@@ -110,7 +110,7 @@ def run_jobs(
     progress: Progress | None = None,
     sees: Sequence[str] = (),
 ) -> Iterator[tuple[Job, dict]]:
-    """(job, result) of all jobs, those already complete first. sees: what workers must see besides the jobs' files.
+    """Yields (job, result) for all jobs, completed ones first. sees: further files that workers must see.
 
     progress: called with (weight done, total weight) of the jobs that were not complete."""
     left = []

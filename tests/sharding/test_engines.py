@@ -44,7 +44,8 @@ def test_many_workers_are_other_processes():
 
 
 @pytest.mark.parametrize(
-    ("work", "match"), [(die, "killed .out of memory.*finished shards are kept"), (refuse, "refused")]
+    ("work", "match"),
+    [(die, "killed .out of memory.*rerun the same command to continue"), (refuse, "refused")],
 )
 def test_a_job_that_fails_in_another_process_is_one_line(work, match):
     with pytest.raises(UserError, match=match) as caught:
@@ -108,7 +109,7 @@ def test_workers_are_asked_for_files_and_code(tmp_path):
     path = str(tmp_path / "text.txt")
     same = sources_digest()
     check_workers(Workers({"w1": (same, []), "w2": (same, [])}), [path])
-    with pytest.raises(UserError, match=f"worker w2: does not see {path}; the cluster needs a folder"):
+    with pytest.raises(UserError, match=f"worker w2: cannot see {path}; use a folder"):
         check_workers(Workers({"w1": (same, []), "w2": (same, [path])}), [path])
     with pytest.raises(UserError, match="worker w1: has another version of lmfast"):
         check_workers(Workers({"w1": ("0" * 64, [])}), [path])
