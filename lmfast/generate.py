@@ -25,7 +25,7 @@ from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
 @dataclass(frozen=True)
 class GenerateSettings:
-    """Continue prompts with a trained model."""
+    """Generate text with a trained model, or chat with it."""
 
     checkpoint: str | None = None
     """run folder or checkpoint; defaults to the newest run under runs/"""

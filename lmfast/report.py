@@ -12,7 +12,11 @@ def build_parser() -> Parser:
     parser = Parser(prog="lmfast report", description="Compare runs on one HTML page.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders to compare")
     parser.add_argument(
-        "--output", type=Path, default=Path("report.html"), help="page to write (default: report.html)"
+        "--output",
+        type=Path,
+        default=Path("report.html"),
+        metavar="PAGE",
+        help="page to write (default: report.html)",
     )
     return parser
 

@@ -176,8 +176,8 @@ class TrainSettings:
 
     config: str | None = None
     """YAML settings file, or the name of one in configs/; options on the command line override it"""
-    model: ModelConfig = field(default_factory=ModelConfig)
     data: DataSettings = field(default_factory=DataSettings)
+    model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     run: RunSettings = field(default_factory=RunSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)

@@ -68,6 +68,19 @@ class HelpFormatter(argparse.HelpFormatter):
         width = min(shutil.get_terminal_size().columns, 110) - 2
         super().__init__(prog, max_help_position=30, width=width)
 
+    def add_argument(self, action):
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):
+            self._action_max_length += (
+                self._indent_increment
+            )  # argparse forgets that subcommands are indented
+
+    def _format_usage(self, usage, actions, groups, prefix):
+        if usage is not None or prefix == "":  # an empty prefix: the name that subcommands build on
+            return super()._format_usage(usage, actions, groups, prefix)
+        needed = [action for action in actions if action.required or not action.option_strings]
+        return super()._format_usage(None, needed, [], prefix).rstrip() + " [OPTIONS]\n\n"
+
     def _expand_help(self, action):
         return super()._expand_help(action) + getattr(action, "shown_default", "")
 
@@ -126,10 +139,10 @@ def command_parser(module: str, about: str) -> tuple[Parser, Callable[[str, str]
     """The parser of a module with subcommands, and a function (name, description) → parser that adds a subcommand."""
     called_by_path = sys.argv[0].endswith("__main__.py")
     parser = Parser(prog=f"python -m {module}" if called_by_path else sys.argv[0], description=about)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, text: str) -> Parser:
-        return commands.add_parser(name, help=text, description=text)
+        return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
 
     return parser, command
 
