@@ -242,7 +242,7 @@ def test_prompts_may_be_given_one_flag_each_or_after_equals(lines):
         (("--chat", "--prompt", "Once"), "remove --prompt and --prompt-file"),
         (("--chat", "--no-stop"), "remove --no-stop"),
         (("--system", "be kind"), "--system requires --chat"),
-        (("--chat",), "is not a chat model"),  # a base model, which has not learnt to talk
+        (("--chat",), "is not a chat model"),  # a base model
     ],
 )
 def test_chat_is_refused_in_one_line_where_it_makes_no_sense(lines, capsys, words, told):

@@ -477,7 +477,7 @@ def test_losing_the_tokenizer_is_an_error_that_can_be_waived(corpus, tmp_path, c
 
 def test_init_from_another_function_of_the_same_shape_is_refused(corpus, trained_run, tmp_path, capsys):
     flags = [*corpus.flags(), "--init-from", trained_run, "--rope-theta", "5", "--out-dir", tmp_path / "run"]
-    assert "rope_theta is 10000.0 there and 5.0 here" in refused(flags, capsys)
+    assert "has another model shape: rope_theta is 10000.0, not 5.0" in refused(flags, capsys)
     assert not (tmp_path / "run").exists()
 
 

@@ -32,7 +32,10 @@ def test_the_defaults_on_two_cores_are_called_unrealistic():
     [
         ({"max_iters": 100}, "the run ends at step 100, within the warmup of 1000 steps, at 10%"),
         ({"max_iters": 2000}, None),
-        ({"max_iters": 30, "warmup_iters": 1, "lr_decay_iters": 9, "schedule": "linear"}, "0 from step 9 on"),
+        (
+            {"max_iters": 30, "warmup_iters": 1, "lr_decay_iters": 9, "schedule": "linear"},
+            "0 from step 9 to the end of the run at step 30",
+        ),
         ({"max_iters": 30, "warmup_iters": 1, "lr_decay_iters": 9}, None),
         ({"max_minutes": 5}, None),
     ],

@@ -119,7 +119,11 @@ def test_a_preference_run_shows_its_rewards(tmp_path):
     write_report([run], run / "report.html")
     page = (run / "report.html").read_text()
     assert page.count("<svg") == 9
-    for text in ("told apart</th><td>50.0%", "margin</th><td>0.500", "change</th><td>-12.5%"):
+    for text in (
+        "held-out pairs ranked correctly</th><td>50.0%",
+        "margin</th><td>0.500",
+        "chosen answers</th><td>-12.5%",
+    ):
         assert text in page, text
     assert "loss, mean over pairs" in page and "nats per token" not in page
     write_report([run, make_run(tmp_path, "base")], run / "both.html")

@@ -105,6 +105,6 @@ def test_muon_s_own_rate_needs_a_schedule_to_follow():
 
 
 def test_fp8_needs_bf16():
-    with pytest.raises(UserError, match=r"fp8 needs bf16.*add --bf16"):
+    with pytest.raises(UserError, match=r"fp8 requires bf16.*add --bf16"):
         resolved(fp8=True)
     assert resolved(fp8=True, bf16=True)["fp8"]

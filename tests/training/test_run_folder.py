@@ -43,7 +43,7 @@ def test_what_is_no_run_is_refused(tmp_path, trained_run):
 
 
 def test_another_model_shape_is_named(corpus, trained_run, tmp_path):
-    with pytest.raises(UserError, match=r"another model shape: d_model is 16 there and 8 here"):
+    with pytest.raises(UserError, match=r"another model shape: d_model is 16, not 8"):
         train(
             [
                 *corpus.flags(),
