@@ -13,7 +13,7 @@ COMMANDS = {
     "sft": ("lmfast.sft", "fine-tune a base model on instructions or conversations"),
     "dpo": ("lmfast.dpo", "train a chat model on preferences"),
     "generate": ("lmfast.generate", "generate text with a trained model, or chat with it"),
-    "evaluate": ("lmfast.evaluate", "measure a trained model: loss on a token file, statistics of its text"),
+    "evaluate": ("lmfast.evaluate", "measure a model: loss on a token file, statistics of its text"),
     "report": ("lmfast.report", "compare runs on one HTML page"),
     "flops": ("lmfast.flops", "count the parameters, FLOPs, memory and training time of a model"),
     "completion": ("lmfast.completion", "print a shell completion script"),

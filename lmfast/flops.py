@@ -208,7 +208,7 @@ def check(settings: FlopsSettings) -> None:
         raise UserError("total_tokens and tokens_per_parameter are both set; give only one of them")
     if settings.hours is not None:
         if settings.device is None:
-            raise UserError("hours is set without a device; add for example --device L4, or --device auto")
+            raise UserError("hours requires a device; add for example --device L4, or --device auto")
         if settings.total_tokens is not None:
             raise UserError("hours and total_tokens are both set; give only one of them")
         if settings.plot is not None:

@@ -98,8 +98,7 @@ _COUNTED_OTHERWISE = (
         _EPOCHS,
         "max_iters",
         "epochs",
-        "the length of a run is given in steps (max_iters) or tokens (total_tokens), not epochs: an epoch is all tokens of "
-        "the training file, a step uses batch_size × grad_accumulation × context_length of them",
+        "set the length of a run with max_iters (steps) or total_tokens (one epoch is the size of the training file)",
     ),
     (
         _SAMPLES,

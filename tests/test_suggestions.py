@@ -104,7 +104,7 @@ def test_what_has_no_option_is_given_without_one(flag):
 
 def test_epochs_in_a_file(tmp_path):
     (tmp_path / "x.yaml").write_text("epochs: 3\n")
-    with pytest.raises(UserError, match="unknown setting 'epochs'; the length of a run is given in steps"):
+    with pytest.raises(UserError, match="unknown setting 'epochs'; set the length of a run with max_iters"):
         read_yaml(tmp_path / "x.yaml", TrainSettings)
 
 

@@ -68,18 +68,17 @@ class HelpFormatter(argparse.HelpFormatter):
         width = min(shutil.get_terminal_size().columns, 110) - 2
         super().__init__(prog, max_help_position=30, width=width)
 
-    def add_argument(self, action):
-        super().add_argument(action)
-        if isinstance(action, argparse._SubParsersAction):
-            self._action_max_length += (
-                self._indent_increment
-            )  # argparse forgets that subcommands are indented
-
     def _format_usage(self, usage, actions, groups, prefix):
         if usage is not None or prefix == "":  # an empty prefix: the name that subcommands build on
             return super()._format_usage(usage, actions, groups, prefix)
         needed = [action for action in actions if action.required or not action.option_strings]
-        return super()._format_usage(None, needed, [], prefix).rstrip() + " [OPTIONS]\n\n"
+        usage = super()._format_usage(None, needed, [], prefix).rstrip()
+        return usage.removesuffix(" ...") + " [OPTIONS]\n\n"
+
+    def _format_action(self, action):
+        if isinstance(action, argparse._SubParsersAction):  # without a line for its metavar
+            return "".join(self._format_action(command) for command in action._get_subactions())
+        return super()._format_action(action)
 
     def _expand_help(self, action):
         return super()._expand_help(action) + getattr(action, "shown_default", "")

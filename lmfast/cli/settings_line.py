@@ -82,7 +82,7 @@ class SettingsParser(Parser):
         )
         self._cls = cls
         options = self.add_argument_group("options")
-        options.add_argument("-h", "--help", action="store_true", help="show this help and exit")
+        options.add_argument("-h", "--help", action="store_true", help="show this help message and exit")
         self._add(cls, options)
 
     def _add(self, cls: type, group) -> None:

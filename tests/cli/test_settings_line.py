@@ -116,7 +116,7 @@ def test_the_nearer_of_max_iters_and_total_tokens_decides(tmp_path):
     [
         (["--d-modle", "3"], "unknown option '--d-modle'; did you mean --d-model?"),
         (["--block-size", "3"], "did you mean --context-length?"),
-        (["--epochs", "3"], "the length of a run is given in steps (max_iters)"),
+        (["--epochs", "3"], "set the length of a run with max_iters"),
         (["--no-qk_nrm"], "unknown option '--no-qk_nrm'; did you mean --no-qk-norm?"),
         (["--temp", "1"], "unknown option '--temp'; see --help"),
         (["--d-model", "x"], "--d-model is 'x'; expected a whole number in digits"),
