@@ -83,8 +83,10 @@ def _make_evaluate(held: np.ndarray, objective: SFT) -> MakeEvaluate:
     ) -> Evaluate:
         opt, limit = settings.optimizer, settings.logging.eval_batches
         # In optimizer steps, so that the evaluated rows do not depend on grad_accumulation.
-        batches = in_order(held, opt.batch_size, limit * opt.grad_accumulation)
-        return lambda: evaluate(model, objective, batches, device, selected_precision(settings.run), None, ranks)
+        batches = sequential_batches(held, opt.batch_size, limit * opt.grad_accumulation)
+        return lambda: evaluate(
+            model, objective, batches, device, selected_precision(settings.run), None, ranks
+        )
 
     return prepare
 

@@ -118,7 +118,7 @@ def train(arguments: argparse.Namespace) -> None:
     tokenizer.save(output)
     saving = time.perf_counter() - began
     facts = tokenizer.training
-    assert told is not None  # of a tokenizer just trained
+    assert facts is not None  # of a tokenizer just trained
     rate = rate_line(facts.total_bytes, facts.counting_seconds)
     print(
         f"{output}: {tokenizer.vocab_size:,} tokens ({counted(len(tokenizer.merges), 'merge')}, "
