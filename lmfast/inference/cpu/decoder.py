@@ -154,23 +154,51 @@ class CpuDecoder:
         return kernels.work(self.plan, self.rows, self.sync, t, self.threads, seen, passed, SPIN_LIMIT, woken)
 
     def _make_plan(self, model, sampling: Sampling) -> np.ndarray:
-        config, threads, rows = model.config, self.threads, self.capacity
-        layers, heads, kv_heads, ffn = (
-            config.num_layers,
-            config.num_heads,
-            config.num_kv_heads,
-            config.ffn_hidden,
-        )
-        d_model, head_dim, vocab_size = config.d_model, config.head_dim, config.vocab_size
-        context = config.context_length
+        matrices, packings = self._plan_matrices(model)
+        norms, head_norms, eps = _norms(model)
         unused = torch.zeros(0, dtype=torch.int64) if model.unused_ids is None else model.unused_ids
-        norms, head_norms = torch.zeros(2 * layers + 1, d_model), torch.zeros(layers, 2, head_dim)
+        top_p = 1.0 if sampling.top_p is None else sampling.top_p
+        softcap = model.config.logit_softcap or 0.0
+        config = model.config
+        cache = (
+            config.num_layers * 2 * self.batch * config.num_kv_heads * config.context_length * config.head_dim
+        )
+        values = _sizes(config) | {
+            places.BATCH: self.batch,
+            places.MAX_ROWS: self.capacity,
+            places.TOP_K: sampling.top_k or 0,
+            places.KEY: sampling.key,
+            places.CACHE: self._allocate(cache),
+            places.NUM_PACKINGS: len(packings),
+            places.NUM_UNUSED: len(unused),
+        }
+        tensors = self._scratch(config) | {
+            places.MATRICES: matrices,
+            places.EMBEDDING: model.embedding.weight,
+            places.PACKINGS: packings,
+            places.UNUSED: unused,
+            places.NORMS: norms,
+            places.HEAD_NORMS: head_norms,
+            places.COS: model.rope_cos,
+            places.SIN: model.rope_sin,
+            places.LOGITS: torch.from_numpy(self.logits),
+            places.NUMBERS: torch.tensor([eps, sampling.temperature, top_p, softcap]),
+        }
+        plan = np.zeros(places.PLAN_WORDS, np.int64)
+        for place, value in values.items():
+            plan[place] = value
+        for place, tensor in tensors.items():
+            plan[place] = self._address(tensor)
+        return plan
+
+    def _plan_matrices(self, model) -> tuple[torch.Tensor, torch.Tensor]:
+        """(MATRICES, PACKINGS) of a plan, with memory for the packed weights."""
+        config, layers = model.config, model.config.num_layers
         matrices = torch.zeros(layers + 1, places.COLUMNS, dtype=torch.int64)
         packings: list[list[int]] = []
-        eps = 0.0
+        up_parts = 2 if config.ffn == "swiglu" else 1
         for i, block in enumerate(model.blocks):
             attention, feed_forward = block.attention, block.feed_forward
-            up_parts = 2 if config.ffn == "swiglu" else 1
             for k, matrix, parts in (
                 (places.QKV, attention.qkv, 1),
                 (places.OUT, attention.out, 1),
@@ -178,62 +206,24 @@ class CpuDecoder:
                 (places.DOWN, feed_forward.down, 1),
             ):
                 matrices[i, k] = self._plan_packing(matrix.weight, parts, packings)
-            if block.attention.value_embedding is not None:
-                matrices[i, places.VALUE_TABLE] = self._address(block.attention.value_embedding.weight)
-                matrices[i, places.VALUE_WEIGHTS] = self._address(block.attention.value_weight)
-            if config.norm != "none":
-                eps = block.attention_norm.eps
-                norms[2 * i] = block.attention_norm.weight.detach()
-                if block.ffn_norm is not None:
-                    norms[2 * i + 1] = block.ffn_norm.weight.detach()
-            if config.qk_norm:
-                eps = block.attention.q_norm.eps
-                for k, norm in enumerate((block.attention.q_norm, block.attention.k_norm)):
-                    head_norms[i, k] = norm.weight.detach()
-        if model.final_norm is not None:
-            norms[2 * layers] = model.final_norm.weight.detach()
-        windows = [config.layer_window(i) or context for i in range(layers)]
+            if attention.value_embedding is not None:
+                matrices[i, places.VALUE_TABLE] = self._address(attention.value_embedding.weight)
+                matrices[i, places.VALUE_WEIGHTS] = self._address(attention.value_weight)
+        windows = [config.layer_window(i) or config.context_length for i in range(layers)]
         matrices[:layers, places.SPAN] = torch.tensor(windows)
         matrices[layers, places.QKV] = self._plan_packing(model.head.weight, 1, packings)
         panels = self._allocate(sum(packed_size(*job[places.OUTPUTS : places.PANELS]) for job in packings))
         matrices[:, : places.DOWN + 1] += panels
         jobs = torch.tensor(packings)
         jobs[:, places.PANELS] += panels
-        top_p = 1.0 if sampling.top_p is None else sampling.top_p
-        cache = self._allocate(layers * 2 * self.batch * kv_heads * context * head_dim)
-        plan = np.zeros(places.PLAN_WORDS, np.int64)
-        for place, value in {
-            places.D_MODEL: d_model,
-            places.NUM_LAYERS: layers,
-            places.NUM_HEADS: heads,
-            places.NUM_KV_HEADS: kv_heads,
-            places.HEAD_DIM: head_dim,
-            places.FFN: ffn,
-            places.VOCAB: vocab_size,
-            places.BATCH: self.batch,
-            places.MAX_LENGTH: context,
-            places.MAX_ROWS: rows,
-            places.NORM: ("pre", "post", "none").index(config.norm),
-            places.ROPE: config.position == "rope",
-            places.ACTIVATION: ("swiglu", "silu", "relu2").index(config.ffn),
-            places.QK_NORM: config.qk_norm,
-            places.PARALLEL: config.parallel_block,
-            places.TOP_K: sampling.top_k or 0,
-            places.KEY: sampling.key,
-            places.CACHE: cache,
-            places.NUM_PACKINGS: len(packings),
-            places.NUM_UNUSED: len(unused),
-        }.items():
-            plan[place] = value
-        for place, tensor in {
-            places.MATRICES: matrices,
-            places.EMBEDDING: model.embedding.weight,
-            places.PACKINGS: jobs,
-            places.UNUSED: unused,
-            places.NORMS: norms,
-            places.HEAD_NORMS: head_norms,
-            places.COS: model.rope_cos,
-            places.SIN: model.rope_sin,
+        return matrices, jobs
+
+    def _scratch(self, config) -> dict[int, torch.Tensor]:
+        """What a pass writes, by place."""
+        threads, rows = self.threads, self.capacity
+        heads, kv_heads, head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+        d_model, ffn = config.d_model, config.ffn_hidden
+        return {
             places.STREAM: torch.zeros(rows, d_model),
             places.NORMED: torch.zeros(threads, rows, d_model + ROW_PADDING),
             places.PROJECTED: torch.zeros(rows, heads + 2 * kv_heads, head_dim),
@@ -241,13 +231,9 @@ class CpuDecoder:
             places.DELTA: torch.zeros(rows, d_model),
             places.UP: torch.zeros(rows, 2 * ffn),
             places.HIDDEN: torch.zeros(rows, ffn + ROW_PADDING),
-            places.SCRATCH: torch.zeros(threads, TILE + head_dim + context + ROW_PADDING),
-            places.LOGITS: torch.from_numpy(self.logits),
-            places.PROBABILITIES: torch.zeros(threads, vocab_size),
-            places.NUMBERS: torch.tensor([eps, sampling.temperature, top_p, config.logit_softcap or 0.0]),
-        }.items():
-            plan[place] = self._address(tensor)
-        return plan
+            places.SCRATCH: torch.zeros(threads, TILE + head_dim + config.context_length + ROW_PADDING),
+            places.PROBABILITIES: torch.zeros(threads, config.vocab_size),
+        }
 
     def _plan_packing(self, weight: torch.Tensor, parts: int, packings: list[list[int]]) -> int:
         """A line of `packings` for each part of a matrix (outputs, inputs); bytes from the first panel of all to its own."""
@@ -269,3 +255,43 @@ class CpuDecoder:
         tensor = tensor.detach().contiguous()
         self.kept.append(tensor)
         return tensor.data_ptr()
+
+
+def _sizes(config) -> dict[int, int]:
+    """A model's sizes and arrangement, by place."""
+    return {
+        places.D_MODEL: config.d_model,
+        places.NUM_LAYERS: config.num_layers,
+        places.NUM_HEADS: config.num_heads,
+        places.NUM_KV_HEADS: config.num_kv_heads,
+        places.HEAD_DIM: config.head_dim,
+        places.FFN: config.ffn_hidden,
+        places.VOCAB: config.vocab_size,
+        places.MAX_LENGTH: config.context_length,
+        places.NORM: ("pre", "post", "none").index(config.norm),
+        places.ROPE: config.position == "rope",
+        places.ACTIVATION: ("swiglu", "silu", "relu2").index(config.ffn),
+        places.QK_NORM: config.qk_norm,
+        places.PARALLEL: config.parallel_block,
+    }
+
+
+def _norms(model) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """(NORMS, HEAD_NORMS, eps) of a plan; zeros where the model has none."""
+    config = model.config
+    norms = torch.zeros(2 * config.num_layers + 1, config.d_model)
+    head_norms = torch.zeros(config.num_layers, 2, config.head_dim)
+    eps = 0.0
+    for i, block in enumerate(model.blocks):
+        if config.norm != "none":
+            eps = block.attention_norm.eps
+            norms[2 * i] = block.attention_norm.weight.detach()
+            if block.ffn_norm is not None:
+                norms[2 * i + 1] = block.ffn_norm.weight.detach()
+        if config.qk_norm:
+            eps = block.attention.q_norm.eps
+            for k, norm in enumerate((block.attention.q_norm, block.attention.k_norm)):
+                head_norms[i, k] = norm.weight.detach()
+    if model.final_norm is not None:
+        norms[2 * config.num_layers] = model.final_norm.weight.detach()
+    return norms, head_norms, eps
