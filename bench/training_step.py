@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from lmfast.data.batch_ramp import BatchRamp
 from lmfast.model.fp8 import use_fp8
 from lmfast.training.compiled import CompiledLoss
-from lmfast.training.loop import Hooks, Plan, Progress, train_loop
+from lmfast.training.loop import train_loop
 from lmfast.training.objectives import NextToken
 from lmfast.training.optimizers import make_optimizer
+from lmfast.training.run_plan import Hooks, Plan, Progress
 from lmfast.training.sinks import Sinks
 
 LEARNING_RATE, BETAS, DECAY, CLIP = 1e-4, (0.9, 0.95), 0.1, 1.0

@@ -15,7 +15,7 @@ _MODULES = {
     "train_bpe": "lmfast.tokenizer.training",
     "ModelConfig": "lmfast.model.config",
     "TransformerLM": "lmfast.model.transformer",
-    "load_run": "lmfast.training.run_folder",
+    "load_run": "lmfast.training.loading",
 }
 
 __all__ = ["ModelConfig", "Tokenizer", "TransformerLM", "load_run", "train_bpe"]
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lmfast.model.transformer import TransformerLM
     from lmfast.tokenizer.bpe import Tokenizer
     from lmfast.tokenizer.training import train_bpe
-    from lmfast.training.run_folder import load_run
+    from lmfast.training.loading import load_run
 
 
 def __getattr__(name: str):

@@ -44,6 +44,18 @@ def atomic_write(path: str | os.PathLike[str], durable: bool = False) -> Iterato
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yields a temporary directory path; on success it replaces the directory `path` with everything in it.
+
+    For one writer at a time. What a crash left of an earlier attempt is removed first."""
+    temporary = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    yield temporary
+    shutil.rmtree(path, ignore_errors=True)
+    os.replace(temporary, path)
+
+
 def check_writable(path: str | Path) -> None:
     """Raises UserError if `path` cannot be written, before any work is wasted."""
     path = Path(path)

@@ -7,6 +7,7 @@ import pytest
 
 from lmfast.errors import UserError
 from lmfast.files import (
+    atomic_folder,
     atomic_write,
     check_not_input,
     check_writable,
@@ -35,6 +36,21 @@ def test_failure_keeps_the_old_file_and_nothing_else(tmp_path):
         beside.write_text("half")
         raise KeyboardInterrupt
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["out.txt"]
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / "tokenizer"
+    for content in ("old", "new"):
+        with pytest.raises(KeyboardInterrupt), atomic_folder(path) as temporary:
+            temporary.mkdir()
+            (temporary / "half").touch()
+            raise KeyboardInterrupt
+        assert not path.exists() or [file.name for file in path.iterdir()] == ["old"]
+        with atomic_folder(path) as temporary:
+            temporary.mkdir()
+            (temporary / content).touch()
+        assert [file.name for file in path.iterdir()] == [content]
+    assert os.listdir(tmp_path) == ["tokenizer"]
 
 
 def test_a_durable_file_is_synced_before_it_takes_its_name(tmp_path, monkeypatch):

@@ -52,7 +52,8 @@ def test_a_base_model_learns_to_answer_and_to_stop(trained_run, records, tmp_pat
 
 def test_new_rows_of_the_embedding_lie_about_the_mean_and_the_old_stay(trained_run):
     from lmfast.model.transformer import TransformerLM
-    from lmfast.training.run_folder import find_checkpoint, load_weights
+    from lmfast.training.checkpoint import find_checkpoint
+    from lmfast.training.loading import load_weights
 
     base, _, config = load_run(trained_run)
     grown = TransformerLM(type(config)(**{**config.__dict__, "vocab_size": config.vocab_size + 4}))

@@ -132,6 +132,18 @@ def open_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, json.loads((path / "state.json").read_text(encoding="utf-8")))
 
 
+def find_checkpoint(path: Path) -> Checkpoint:
+    """The newest intact checkpoint of a run folder, or the given checkpoint folder. Raises UserError if there is none."""
+    if not path.is_dir():
+        raise UserError(f"{path}: no such run folder or checkpoint; check the path")
+    if not (path / "checkpoints").is_dir() and re.fullmatch(r"step_\d+", path.resolve().name):
+        return open_checkpoint(path)
+    checkpoint = newest_checkpoint(path / "checkpoints")
+    if checkpoint is None:
+        raise UserError(f"{path}: contains no complete checkpoint; give a run folder such as runs/quickstart")
+    return checkpoint
+
+
 def _newest_first(folder: Path) -> list[Path]:
     steps = [(int(match[1]), p) for p in folder.glob("step_*") if (match := _NAME.match(p.name))]
     return [p for _, p in sorted(steps, key=lambda found: found[0], reverse=True)]

@@ -8,6 +8,8 @@ evaluations.
 import os
 from collections.abc import Callable
 
+import torch
+
 from lmfast.data.batch_ramp import BatchRamp
 from lmfast.model.accounting import training_flops_per_token
 from lmfast.model.memory import USABLE, training_memory
@@ -94,10 +96,8 @@ def time_left(
     return seconds_per_token * (sequences * sequence_tokens + evaluations * eval_tokens / 3)
 
 
-def memory_capacity(device) -> int | None:
+def memory_capacity(device: torch.device) -> int | None:
     """Memory of a device in bytes, for a CPU that of the machine; None if unknown."""
-    import torch
-
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     try:

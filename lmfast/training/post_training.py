@@ -28,12 +28,12 @@ from lmfast.model.device import pick_device
 from lmfast.model.transformer import TransformerLM
 from lmfast.settings import read_model, replace_flat, to_flat
 from lmfast.tokenizer.bpe import Tokenizer
-from lmfast.training.checkpoint import Checkpoint
+from lmfast.training.checkpoint import Checkpoint, find_checkpoint
 from lmfast.training.interfaces import Generate, Sample
 from lmfast.training.post_training_settings import ConversationData, DPOSettings, PreferenceData, SFTSettings
 from lmfast.training.resolve import batch_ramp
 from lmfast.training.resume import choose_folder, reject_missing_data, settings_to_resume
-from lmfast.training.run_folder import find_checkpoint, read_facts
+from lmfast.training.run_folder import read_facts
 from lmfast.training.task import Start
 
 T = TypeVar("T", SFTSettings, DPOSettings)

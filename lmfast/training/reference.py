@@ -18,11 +18,12 @@ from lmfast.files import atomic_write, check_writable, file_sha256
 from lmfast.model.device import autocast
 from lmfast.model.transformer import TransformerLM
 from lmfast.settings import Precision, selected_precision
-from lmfast.training.checkpoint import Checkpoint
+from lmfast.training.checkpoint import Checkpoint, find_checkpoint
 from lmfast.training.distributed import SINGLE_PROCESS, Ranks
+from lmfast.training.loading import build_model
 from lmfast.training.objectives import DPO, sequence_log_probs
 from lmfast.training.post_training_settings import DPOSettings
-from lmfast.training.run_folder import build_model, find_checkpoint, read_facts
+from lmfast.training.run_folder import read_facts
 from lmfast.training.task import Start
 
 _NO_FILE = "contains no reference log-probabilities, or is damaged; delete it to compute them again"

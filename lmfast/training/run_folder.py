@@ -6,20 +6,16 @@ runs/NAME/{config.yaml, tokenizer/, metrics.jsonl, samples/, report.html, checkp
 import contextlib
 import dataclasses
 import json
-import os
 import re
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmfast.errors import UserError
-from lmfast.files import atomic_write, folder_lock
-from lmfast.model.config import ModelConfig, ResolvedConfig
+from lmfast.files import atomic_folder, atomic_write, folder_lock
+from lmfast.model.config import ModelConfig
+from lmfast.settings import read_model
 
 if TYPE_CHECKING:
-    import torch
-
-    from lmfast.model.transformer import TransformerLM
     from lmfast.tokenizer.bpe import Tokenizer
     from lmfast.training.checkpoint import Checkpoint
 
@@ -105,8 +101,6 @@ def reject_other_model(checkpoint: "Checkpoint", config: ModelConfig, may_grow: 
     zero_init, dropout and context_length may differ; with may_grow, the vocabulary of the run may be smaller."""
     if not (checkpoint.run / "config.yaml").is_file():
         return
-    from lmfast.settings import read_model
-
     there = read_model(checkpoint.run)
     for field in dataclasses.fields(config):
         old, new = getattr(there, field.name), getattr(config, field.name)
@@ -136,11 +130,8 @@ def lock_run(folder: Path) -> contextlib.AbstractContextManager[None]:
 
 def save_tokenizer(tokenizer: "Tokenizer", folder: Path) -> None:
     """Saves the tokenizer in the run folder, so that the folder is self-contained."""
-    target, partial = folder / "tokenizer", folder / ".tokenizer.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    tokenizer.save(partial)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(partial, target)
+    with atomic_folder(folder / "tokenizer") as temporary:
+        tokenizer.save(temporary)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -160,93 +151,3 @@ def truncate_metrics(folder: Path, step: int) -> None:
     lines = [line for line in read_metrics(folder) if line.get("step", 0) <= step]
     with atomic_write(folder / "metrics.jsonl", durable=True) as temporary:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-
-
-def load_run(
-    folder: str | os.PathLike[str], device: str = "cpu"
-) -> "tuple[TransformerLM, Tokenizer | None, ResolvedConfig]":
-    """(model, tokenizer or None, model config) of a run folder or of a checkpoint folder in it.
-
-    Uses the newest intact checkpoint. The model is in eval mode, in fp32, on `device`.
-    """
-    return load_checkpoint(find_checkpoint(Path(folder)), device)
-
-
-def load_checkpoint(
-    checkpoint: "Checkpoint", device: "str | torch.device" = "cpu"
-) -> "tuple[TransformerLM, Tokenizer | None, ResolvedConfig]":
-    """(model, tokenizer or None, model config) of an open checkpoint, like `load_run`."""
-    from lmfast.settings import read_model
-    from lmfast.tokenizer.bpe import Tokenizer
-
-    run = checkpoint.run
-    config = read_model(run)
-    tokenizer = Tokenizer.load(run / "tokenizer") if (run / "tokenizer").is_dir() else None
-    model = build_model(checkpoint, config, device)
-    if tokenizer is not None:
-        model.restrict_to(tokenizer.vocab)
-    return model, tokenizer, config
-
-
-def find_checkpoint(path: Path) -> "Checkpoint":
-    """The newest intact checkpoint of a run folder, or the given checkpoint folder. Raises UserError if there is none."""
-    from lmfast.training.checkpoint import newest_checkpoint, open_checkpoint
-
-    if not path.is_dir():
-        raise UserError(f"{path}: no such run folder or checkpoint; check the path")
-    if not (path / "checkpoints").is_dir() and re.fullmatch(r"step_\d+", path.resolve().name):
-        return open_checkpoint(path)
-    checkpoint = newest_checkpoint(path / "checkpoints")
-    if checkpoint is None:
-        raise UserError(f"{path}: contains no complete checkpoint; give a run folder such as runs/quickstart")
-    return checkpoint
-
-
-def build_model(
-    checkpoint: "Checkpoint", config: ModelConfig, device: "str | torch.device" = "cpu"
-) -> "TransformerLM":
-    """A TransformerLM of shape `config` with the weights of a checkpoint, in eval mode."""
-    from lmfast.model.transformer import TransformerLM
-
-    model = TransformerLM.uninitialised(config, device)
-    load_weights(model, checkpoint)
-    return model.eval()
-
-
-def load_weights(model: "TransformerLM", checkpoint: "Checkpoint", may_grow: bool = False) -> None:
-    """Copies the weights of a checkpoint into `model`. Raises UserError naming the first tensor that does not fit or is
-    not finite.
-
-    may_grow: embedding and head may have fewer rows in the checkpoint; see `_grow`.
-    """
-    import torch
-
-    tensors = checkpoint.model_tensors()
-    own = model.named_weights()
-    for name in own if may_grow else ():
-        if name == "head.weight" or name.endswith("embedding.weight"):
-            tensors[name] = _grow(tensors[name], len(own[name]))
-    for name in [*own, *tensors]:
-        if name not in tensors or name not in own or own[name].shape != tensors[name].shape:
-            there = tuple(tensors[name].shape) if name in tensors else "absent"
-            here = tuple(own[name].shape) if name in own else "absent"
-            raise UserError(
-                f"{checkpoint.path}: has another model shape: {name} is {there}, not {here}; use the settings of its "
-                "config.yaml"
-            )
-        if tensors[name].numel() and not all(end.isfinite() for end in tensors[name].aminmax()):
-            raise UserError(f"{checkpoint.path}: {name} is not finite; use an older checkpoint")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
-
-
-def _grow(rows: "torch.Tensor", count: int) -> "torch.Tensor":
-    """Extends a table (ids, width) to `count` ids. New rows are the mean of the old ones, which hardly changes the
-    probabilities of the other ids (Hewitt 2021), plus noise of a tenth of their standard deviation."""
-    import torch
-
-    if len(rows) >= count:
-        return rows
-    noise = torch.randn(count - len(rows), rows.shape[1], generator=torch.Generator().manual_seed(0))
-    return torch.cat([rows, (rows.mean(0) + 0.1 * rows.std(0) * noise).to(rows.dtype)])

@@ -9,9 +9,10 @@ from torch import nn
 from lmfast.data.batch_ramp import BatchRamp
 from lmfast.errors import UserError
 from lmfast.training.finite_guard import PATIENCE
-from lmfast.training.loop import Hooks, Plan, Progress, train_loop
+from lmfast.training.loop import train_loop
 from lmfast.training.loss_scale import LossScale
 from lmfast.training.optimizers import make_optimizer
+from lmfast.training.run_plan import Hooks, Plan, Progress
 from lmfast.training.schedules import Schedule
 from lmfast.training.sinks import ConsoleSink, Sinks
 

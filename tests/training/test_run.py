@@ -11,9 +11,11 @@ from lmfast.model.accounting import training_flops_per_token
 from lmfast.settings import TrainSettings, replace_flat
 from lmfast.training.checkpoint import save_checkpoint
 from lmfast.training.distributed import SINGLE_PROCESS
-from lmfast.training.loop import Progress
 from lmfast.training.resolve import resolve
-from lmfast.training.run import Peak, _introduction, _plan, _save, _StopSignals
+from lmfast.training.run import _plan, _save
+from lmfast.training.run_messages import introduction
+from lmfast.training.run_plan import Peak, Progress
+from lmfast.training.stop_signals import StopSignals
 from lmfast.training.task import Rows
 from lmfast_kernels import cpu_library
 
@@ -57,7 +59,7 @@ def test_flops_are_those_of_the_rows_and_not_of_the_longest_context():
 
 
 def test_a_second_ctrl_c_interrupts_at_once(capfd):
-    with pytest.raises(KeyboardInterrupt), _StopSignals() as stop:
+    with pytest.raises(KeyboardInterrupt), StopSignals() as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop.seen
         assert (
@@ -81,7 +83,7 @@ def test_training_without_our_kernels_says_why_once(tmp_path, monkeypatch, dtype
     monkeypatch.setattr(cpu_library, "why_not", lambda: reason)
     settings = replace_flat(TrainSettings(), {"device": "cpu", "bf16": dtype == "bf16", "max_iters": 1})
     settings = resolve(settings, 300)
-    lines = _introduction(
+    lines = introduction(
         tmp_path, settings, Rows(8), torch.device("cpu"), Peak(1e12, "a guess"), SINGLE_PROCESS
     )
     slower = "training uses PyTorch's operators, 1.3 to 2.6 times slower than lmfast's own: no g++"

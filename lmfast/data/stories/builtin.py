@@ -7,16 +7,16 @@ grammar makes it run again.
 """
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lmfast.data.stories import corpus
-from lmfast.files import atomic_write, clear_folder, folder_lock
+from lmfast.files import atomic_folder, atomic_write, clear_folder, folder_lock
+from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
+from lmfast.tokenizer.training import train_bpe
 from lmfast.units import data_size
 
 FOLDER = Path("data/stories")
@@ -81,22 +81,15 @@ def _tokenizer(folder: Path, encoded: Path, vocab_size: int, report: Callable[[s
     if target.is_dir() and _read_json(stamp) == request:
         report(f"{target}: reused ({vocab_size:,} tokens)")
         return
-    from lmfast.tokenizer.training import train_bpe
-
     stamp.unlink(missing_ok=True)
     tokenizer = train_bpe(source, vocab_size, special_tokens=[DOCUMENT_END])
-    temporary = encoded / ".tokenizer.partial"
-    shutil.rmtree(temporary, ignore_errors=True)
-    tokenizer.save(temporary)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(temporary, target)
+    with atomic_folder(target) as temporary:
+        tokenizer.save(temporary)
     _write_json(stamp, request)
     report(f"{target}: {tokenizer.vocab_size:,} tokens trained on {source}")
 
 
 def _tokens(folder: Path, encoded: Path, name: str, report: Callable[[str], None]) -> None:
-    from lmfast.tokenizer.bpe import Tokenizer
-
     source, target = folder / f"{name}.txt", encoded / f"{name}.npy"
     request = {
         "tokenizer": _read_json(encoded / ".tokenizer.request.json"),

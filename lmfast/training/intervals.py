@@ -1,0 +1,168 @@
+"""What happens between steps: metrics, evaluation, samples and checkpoints at their intervals, and the end of a run whose
+loss is not finite.
+
+The host looks at a number of the device only here, when it is logged.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from lmfast.training.clock import Clock
+from lmfast.training.distributed import Ranks
+from lmfast.training.finite_guard import PATIENCE, FiniteGuard
+from lmfast.training.interfaces import BatchSource, Evaluate
+from lmfast.training.loss_scale import LossScale
+from lmfast.training.run_plan import Hooks, Plan, Progress
+from lmfast.training.sinks import Sinks
+from lmfast.training.step import Taken
+
+
+class Due(NamedTuple):
+    """What happens after a step. stopping: the run was asked to end before its last step."""
+
+    logging: bool
+    evaluate: Evaluate | None
+    sample: Callable[[int], tuple[str | None, dict[str, float]]] | None
+    saving: bool
+    stopping: bool
+
+
+class Intervals:
+    """Does what is due after each step of one run."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        batches: BatchSource,
+        plan: Plan,
+        progress: Progress,
+        sinks: Sinks,
+        hooks: Hooks,
+        ranks: Ranks,
+        clock: Clock,
+        guard: FiniteGuard,
+        loss_scale: LossScale | None,
+    ):
+        self.model, self.batches, self.plan, self.progress = model, batches, plan, progress
+        self.sinks, self.hooks, self.ranks, self.clock = sinks, hooks, ranks, clock
+        self.guard, self.loss_scale = guard, loss_scale
+        self.peak = plan.peak_flops
+
+    def after_step(self, taken: Taken, last: bool) -> bool:
+        """Logs, evaluates, samples and saves what is due; returns whether to stop. last: the run ends with this step."""
+        due, progress = self._due(last), self.progress
+        metrics: dict[str, float] = {}
+        if due.logging or due.evaluate or due.sample or due.saving:
+            # Looked at before anything is written, so that nothing is known of steps beyond the run's end.
+            metrics |= self._report_skipped()
+            if self.guard.gave_up:
+                self._give_up()
+        if due.logging:
+            metrics |= self._training_metrics(taken)
+        best_before = progress.best_val_loss, progress.best_step
+        if due.evaluate is not None:
+            metrics |= self._evaluated(due.evaluate)
+        text = None
+        if due.sample is not None:
+            with self.clock.excluded("sample"):
+                text, statistics = due.sample(progress.step)
+            self.model.train()
+            metrics |= statistics
+        if metrics:
+            progress.seconds = self.clock.seconds()
+            finite = {name: value for name, value in metrics.items() if np.isfinite(value)}
+            counts = {"step": progress.step, "tokens": progress.tokens, "seconds": progress.seconds}
+            self.sinks.log(counts | finite)
+        if text is not None:
+            self.sinks.text(progress.step, "sample", text)
+        improved = progress.best_step != best_before[1]
+        if (due.saving or improved) and not self._save():
+            progress.best_val_loss, progress.best_step = best_before
+            if last or due.stopping:
+                self.ranks.fail(
+                    f"step {progress.step} could not be saved (see above); free some space, then resume or start again"
+                )
+        return due.stopping
+
+    def _due(self, last: bool) -> Due:
+        plan, hooks, step = self.plan, self.hooks, self.progress.step
+        stopping = not last and self.ranks.any(hooks.should_stop())
+        return Due(
+            logging=last or step % plan.log_interval == 0,
+            evaluate=hooks.evaluate if last or _at(step, plan.eval_interval) else None,
+            sample=hooks.sample
+            if plan.sample_interval and (last or _at(step, plan.sample_interval))
+            else None,
+            saving=last or stopping or _at(step, plan.checkpoint_interval),
+            stopping=stopping,
+        )
+
+    def _training_metrics(self, taken: Taken) -> dict[str, float]:
+        """The metrics of training since the last call; waits for the device."""
+        metrics = {
+            "train_loss": taken.loss.item(),
+            "learning_rate": taken.learning_rate,
+            "grad_norm": taken.norm.item(),
+        }
+        if rate := self.clock.tokens_per_second():
+            # A peak measured on a busy machine may be too low; no share of it exceeds 1.
+            reached = rate * self.plan.flops_per_token
+            if reached > self.peak:
+                self.sinks.message(
+                    f"MFU: training reached {reached / 1e12:.3g} TFLOP/s, more than the peak of {self.peak / 1e12:.3g}; "
+                    "MFU is a share of that from here on"
+                )
+                self.peak = reached
+            metrics |= {"tokens_per_second": rate, "mfu": reached / self.peak}
+        if self.loss_scale is not None:
+            metrics |= self.loss_scale.metrics()
+        return metrics | self.hooks.metrics()
+
+    def _evaluated(self, evaluate: Evaluate) -> dict[str, float]:
+        progress = self.progress
+        with self.clock.excluded("evaluate"):
+            metrics = evaluate()
+        self.model.train()
+        best = float("inf") if progress.best_val_loss is None else progress.best_val_loss
+        if metrics["val_loss"] < best:  # never where it is NaN
+            progress.best_val_loss, progress.best_step = metrics["val_loss"], progress.step
+        return metrics
+
+    def _save(self) -> bool:
+        """Writes a checkpoint where the run has any; returns False if it could not be written."""
+        if self.hooks.checkpoint is None:
+            return True
+        with self.clock.excluded("checkpoint"):
+            self.progress.seconds = self.clock.seconds()
+            return self.hooks.checkpoint(self.progress)
+
+    def _report_skipped(self) -> dict[str, int]:
+        """Reports the steps that were skipped since the last call, and where their data is; {} if there are none."""
+        number, steps = self.guard.skipped()
+        if not number:
+            return {}
+        where = "; ".join(f"step {step} ({self.batches.describe(step - 1)})" for step in steps)
+        others = f", the last {len(steps)} being" if number > len(steps) else ":"
+        self.sinks.message(f"loss or gradient not finite: {number} step(s) not taken{others} {where}")
+        return {"skipped_steps": number}
+
+    def _give_up(self) -> None:
+        """Ends a run whose steps cannot be taken, with a checkpoint of the last one that was."""
+        progress, batch, taken = self.progress, self.plan.batch, self.guard.last_taken
+        # Every pass has the same number of tokens.
+        progress.tokens = progress.tokens // batch.passes_before(progress.step) * batch.passes_before(taken)
+        progress.step, progress.out_of_time = taken, False
+        saved = taken > 0 and self.hooks.checkpoint and self.hooks.checkpoint(progress)
+        self.ranks.fail(
+            f"loss not finite for {PATIENCE} steps in a row, up to step {self.guard.last_step}; "
+            + (f"the checkpoint of step {taken} is from before; " if saved else "")
+            + "start anew with a lower learning_rate"
+            + (" (--init-from takes its weights along)" if saved else "")
+        )
+
+
+def _at(step: int, interval: int) -> bool:
+    return bool(interval) and step % interval == 0

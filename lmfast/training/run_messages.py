@@ -1,0 +1,96 @@
+"""The lines that a run prints before its first step: what it trains and where, what it will cost, what resuming changes."""
+
+from pathlib import Path
+
+import torch
+
+from lmfast.counted import counted
+from lmfast.model.accounting import num_parameters
+from lmfast.model.device import describe_machine
+from lmfast.settings import TrainSettings, selected_precision
+from lmfast.training.distributed import Ranks
+from lmfast.training.forecast import Forecast, estimate_lines, memory_capacity, schedule_warnings, time_left
+from lmfast.training.resolve import batch_ramp
+from lmfast.training.resume import describe_extension
+from lmfast.training.run_opening import Claimed
+from lmfast.training.run_plan import Peak
+from lmfast.training.sinks import Sinks
+from lmfast.training.task import Rows, Task
+from lmfast_kernels import cpu_library
+
+
+def introduction(
+    folder: Path, settings: TrainSettings, rows: Rows, device: torch.device, peak: Peak, ranks: Ranks
+) -> list[str]:
+    """The lines before the first step: what will be trained, where, and what is unusual about it."""
+    config, opt = settings.model, settings.optimizer
+    batch = batch_ramp(opt)
+    tokens = f"{batch.rows * batch.passes * rows.tokens:,} tokens a step"
+    if batch.steps:
+        least = batch.rows * batch.start * rows.tokens
+        tokens = f"{least:,} to {tokens} (growing over the first {batch.steps:,})"
+    times = f"{ranks.world_size} × " if ranks.world_size > 1 else ""
+    limits = [] if opt.max_iters is None else [counted(opt.max_iters, "step")]
+    limits += [] if opt.max_minutes is None else [f"{opt.max_minutes:g} minutes"]
+    span = " or ".join(limits)
+    lines = [
+        f"{folder}: {num_parameters(config):,} parameters, {span} of {tokens} "
+        f"on {times}{describe_machine(device)['device']}"
+    ]
+    if opt.max_minutes is not None:
+        lines.append("max_minutes: the clock decides the schedule, so this run cannot be repeated to the bit")
+    windows = ", T at most the window in layers with one" if config.num_windows else ""
+    lines.append(
+        f"MFU counts 3 × (2 × matmul parameters + 4 × layers × d_model × T) FLOPs a token{windows}, against "
+        f"{times}{peak}"
+    )
+    if settings.run.fp8:
+        lines.append("fp8: feed-forward and head train in FP8; MFU stays a share of the bf16 peak")
+    if settings.data.document_mask:
+        lines.append("document_mask: MFU counts attention over whole rows, also where documents are skipped")
+    precision = selected_precision(settings.run)
+    if device.type == "cpu" and precision != "fp32" and precision not in peak.source:
+        lines.append(f"{precision} is slower than fp32 on this CPU; MFU is a share of the fp32 peak")
+    if device.type == "cpu" and precision == "fp32" and (reason := cpu_library.why_not()):
+        lines.append(
+            f"training uses PyTorch's operators, 1.3 to 2.6 times slower than lmfast's own: {reason}"
+        )
+    return lines
+
+
+def resumption(claimed: Claimed, settings: TrainSettings, device: torch.device) -> list[str]:
+    checkpoint, before = claimed.checkpoint, claimed.before
+    if checkpoint is None or before is None:
+        return []
+    lines = [f"resuming after step {checkpoint.step}"]
+    if before.run.device != device.type:
+        lines.append(f"resuming on {device.type} what began on {before.run.device}: equal to rounding only")
+    if line := describe_extension(before.optimizer, settings.optimizer, checkpoint.step):
+        lines.append(line)
+    return lines
+
+
+def forecast_lines(
+    settings: TrainSettings, rows: Rows, step: int, peak: float, device: torch.device, ranks: Ranks
+) -> list[str]:
+    """Lines before the model is made: what the run will cost from `step` on, and what is unusual about its schedule."""
+    opt, batch = settings.optimizer, batch_ramp(settings.optimizer)
+    tokens = None
+    if opt.max_iters is not None:
+        tokens = (batch.rows_before(opt.max_iters) - batch.rows_before(step)) * rows.tokens
+    a_pass = batch.rows // ranks.world_size * rows.per_sequence
+    capacity = memory_capacity(device)
+    on_cpu = device.type == "cpu"
+    return [
+        *estimate_lines(settings, rows.length, a_pass, tokens, peak, ranks.world_size, capacity, on_cpu),
+        *schedule_warnings(opt),
+    ]
+
+
+def time_left_forecast(settings: TrainSettings, task: Task, rows: Rows, end: int, sinks: Sinks) -> Forecast:
+    batch, every = batch_ramp(settings.optimizer), settings.logging.eval_interval
+
+    def left(seconds_per_token: float, step: int) -> float:
+        return time_left(seconds_per_token, batch, rows.tokens, step, end, every, task.evaluation_tokens)
+
+    return Forecast(left, sinks.message)

@@ -1,0 +1,83 @@
+"""One optimizer step: gradients over its forward passes, clipping, the guard against values that are not finite.
+
+In: the rows (rows, length + 1) of a step. Out: loss and gradient norm as scalars on the device. Nothing here waits for the
+device. A step is a pure function of the weights, the seed and the step's number.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmfast.data.batches import derive_seed
+from lmfast.model.device import autocast
+from lmfast.settings import selected_precision
+from lmfast.training.distributed import ParallelLoss, Ranks
+from lmfast.training.finite_guard import FiniteGuard
+from lmfast.training.interfaces import Objective
+from lmfast.training.loss_scale import LossScale
+from lmfast.training.optimizers import Optimizer
+from lmfast.training.run_plan import Plan
+
+
+class Taken(NamedTuple):
+    """A step that was taken, or skipped by the guard."""
+
+    loss: Tensor  # mean over its valid tokens
+    norm: Tensor  # of the gradient before clipping
+    learning_rate: float
+
+
+class Stepper:
+    """Takes the steps of one run. loss_fn: `objective.loss`, perhaps compiled. taken: steps taken so far."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        optimizer: Optimizer,
+        objective: Objective,
+        loss_fn: Callable[..., Tensor],
+        plan: Plan,
+        ranks: Ranks,
+        loss_scale: LossScale | None,
+        taken: int,
+    ):
+        self.optimizer, self.objective, self.plan = optimizer, objective, plan
+        self.ranks, self.loss_scale = ranks, loss_scale
+        self.device = next(model.parameters()).device
+        self.weights = [p for p in model.parameters() if p.requires_grad]
+        precision = selected_precision(plan)
+        self.parallel = ParallelLoss(ranks, model, loss_fn, lambda: autocast(self.device, precision))
+        self.guard = FiniteGuard(self.device, taken)
+
+    def take(self, step: int, rows: np.ndarray, learning_rate: float) -> Taken:
+        """Takes step `step`, counted from 1."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate * group["rate"]
+        # Each rank's rows get dropout masks of their own.
+        rank = self.ranks.rank
+        torch.manual_seed(derive_seed(self.plan.seed, step, *([rank] if rank else [])))
+        loss = self._accumulate(np.split(rows, self.plan.batch.passes_in(step - 1)))
+        limit = self.plan.grad_clip if self.plan.grad_clip > 0 else float("inf")
+        # A step with a loss or gradient that is not finite is skipped inside the fused kernel: no host sync.
+        if self.loss_scale is None:
+            norm = torch.nn.utils.clip_grad_norm_(self.weights, limit)
+            self.optimizer.found_inf = self.guard.check(step, loss, norm)
+        else:
+            norm = self.loss_scale.unscale_and_clip(self.weights, limit)
+            self.optimizer.found_inf = self.guard.check(step, loss, norm, self.loss_scale.update(loss, norm))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return Taken(loss, norm, learning_rate)
+
+    def _accumulate(self, passes: list[np.ndarray]) -> Tensor:
+        """Gradients of the mean loss over all valid tokens of the step; returns that mean, on the device."""
+        valid = max(1, sum(map(self.objective.valid_tokens, passes)))
+        scale = None if self.loss_scale is None else self.loss_scale.scale
+        total = torch.zeros((), device=self.device)
+        for number, micro in enumerate(passes, 1):
+            tensors = self.objective.tensors(self.ranks.share(micro), self.device)
+            total += self.parallel.add_gradients(tensors, valid, number == len(passes), scale)
+        return self.ranks.sum(total) / valid
