@@ -26,7 +26,8 @@ from pathlib import Path
 from bench import corpora, machine
 from bench.table import aligned, duration, name_of, same_work, wrapped
 from bench.timing import Ratio, ratio
-from lmfast.errors import UserError, exit_on_user_error
+from lmfast.cli.exit_codes import exit_on_user_error
+from lmfast.errors import UserError
 
 HEAD = ("benchmark", "REV", "here", "times as fast", "verdict")
 

@@ -22,9 +22,9 @@ from pathlib import Path
 from bench import machine
 from bench.gpu_training import on_h100, read_config
 from bench.target_table import Row, add_output, attempt, measure
+from lmfast.cli.pretraining import run
 from lmfast.data.stories.builtin import prepare
 from lmfast.settings import TrainSettings, replace_flat
-from lmfast.train import run
 from lmfast.training.task import Start
 
 CONFIG = "tinystories_17m"

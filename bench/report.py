@@ -16,7 +16,8 @@ from pathlib import Path
 from bench import readme, saved, storage
 from bench.saved import Entry, facts
 from bench.table import CELLS, duration, times
-from lmfast.errors import UserError, exit_on_user_error
+from lmfast.cli.exit_codes import exit_on_user_error
+from lmfast.errors import UserError
 from lmfast.files import atomic_write
 
 STYLE = """

@@ -3,7 +3,10 @@
 import importlib
 import sys
 
-from lmfast.errors import UserError, exit_on_user_error
+from lmfast import __version__
+from lmfast.cli.exit_codes import exit_on_user_error
+from lmfast.errors import UserError
+from lmfast.suggestions import remedy
 
 COMMANDS = {
     "quickstart": ("lmfast.quickstart", "train a small story-telling model from scratch, in minutes"),
@@ -26,12 +29,8 @@ def main() -> None:
         if not words or words[0] in ("-h", "--help"):
             print(usage())
         elif words[0] == "--version":
-            from lmfast import __version__
-
             print(f"lmfast {__version__}")
         elif words[0] not in COMMANDS:
-            from lmfast.suggestions import remedy
-
             near = remedy(words[0].replace("-", "_"), COMMANDS, dashes="")
             listed = f"the commands are {', '.join(COMMANDS)}"
             raise UserError(f"unknown command '{words[0]}'; {near or listed}")

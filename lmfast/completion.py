@@ -14,7 +14,7 @@ import shtab
 
 from lmfast.__main__ import COMMANDS
 from lmfast.cli.arguments import Parser
-from lmfast.errors import exit_on_user_error
+from lmfast.cli.exit_codes import exit_on_user_error
 from lmfast.settings import CONFIGS
 
 SHELLS = ("bash", "zsh", "fish")

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from lmfast.cli.exit_codes import exit_on_user_error
 from lmfast.cli.settings_line import SettingsParser, named_settings, parse
-from lmfast.errors import UserError, exit_on_user_error
+from lmfast.errors import UserError
 from lmfast.files import check_writable
 from lmfast.model.accounting import (
     CONVENTION,

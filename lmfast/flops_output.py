@@ -8,6 +8,10 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from rich import box as boxes
+from rich.console import Console
+from rich.table import Table
+
 from lmfast.errors import UserError
 from lmfast.files import atomic_write
 from lmfast.model.accounting import CONVENTION, forward_flops
@@ -20,8 +24,6 @@ GB = 1e9
 
 def print_cost(facts: dict[str, Any]) -> None:
     """Prints components, memory, one line per further fact, and the conventions."""
-    from rich.table import Table
-
     console, box = _console()
     number = _count if console.width < 100 else "{:,}".format  # all digits where they fit
     short, narrow = console.width < 100, console.width < 76
@@ -142,11 +144,8 @@ def _device_lines(facts: dict[str, Any]) -> list[str]:
 
 def _console():
     """(console, table style): rules and colours on a terminal, plain columns of any width elsewhere."""
-    from rich import box
-    from rich.console import Console
-
     if standard_output().isatty():
-        return Console(highlight=False), box.SIMPLE_HEAD
+        return Console(highlight=False), boxes.SIMPLE_HEAD
     return Console(highlight=False, width=200, color_system=None, soft_wrap=True), None
 
 

@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lmfast.cli.arguments import Parser
-from lmfast.errors import exit_on_user_error
+from lmfast.cli.exit_codes import exit_on_user_error
 from lmfast.files import clear_folder
+from lmfast.generate import GenerateSettings, generate_text
+from lmfast.train import train
+from lmfast.training.run_folder import lock_run, read_metrics
 
 FOLDER = Path("runs/quickstart")
 
@@ -35,14 +38,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 def quickstart(fresh: bool) -> bool:
     """Runs every unfinished stage; returns False if training was stopped."""
     start = time.perf_counter()
-    from lmfast.train import train
-    from lmfast.training.run_folder import lock_run
+    from lmfast.data.stories.builtin import prepare
 
     if fresh and FOLDER.exists():
         with lock_run(FOLDER):
             clear_folder(FOLDER)
-    from lmfast.data.stories.builtin import prepare
-
     print("1/3 corpus: stories from a built-in grammar, a byte-level BPE tokenizer, token files")
     corpus = prepare(fresh=fresh)
     print("2/3 training")
@@ -54,9 +54,6 @@ def quickstart(fresh: bool) -> bool:
 
 
 def _show(corpus, seconds: float) -> None:
-    from lmfast.generate import GenerateSettings, generate_text
-    from lmfast.training.run_folder import read_metrics
-
     print(end="", flush=True)  # generate_text flushes each token: print what is still buffered first
     generate_text(GenerateSettings(checkpoint=str(FOLDER), prompt=("Once upon a time",), max_tokens=220))
     metrics = read_metrics(FOLDER)

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lmfast.cli.arguments import Parser
-from lmfast.errors import UserError, exit_on_user_error
+from lmfast.cli.exit_codes import exit_on_user_error
+from lmfast.errors import UserError
+from lmfast.training.report import write_report
 
 
 def build_parser() -> Parser:
@@ -29,8 +31,6 @@ def main(argv: Sequence[str] | None = None) -> None:
                 raise UserError(
                     f"{run}: not a run folder (no metrics.jsonl); give one such as runs/quickstart"
                 )
-        from lmfast.training.report import write_report
-
         write_report(arguments.runs, arguments.output)
         print(arguments.output)
 

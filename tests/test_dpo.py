@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from lmfast import load_run
 from lmfast.dpo import dpo, main
 from lmfast.errors import UserError
 from lmfast.evaluate import EvaluateSettings, evaluate_run
 from lmfast.files import file_sha256
-from lmfast.training.run_folder import find_checkpoint, load_run, read_facts, read_metrics
+from lmfast.training.checkpoint import find_checkpoint
+from lmfast.training.run_folder import read_facts, read_metrics
 from tests.training.forked_runs import close, finish, start_ranks
 
 FLAGS = "--held-out 4 --warmup-iters 1 --lr 1e-2 --log-interval 1 --eval-interval 4 --device cpu --batch-size 4".split()

@@ -56,7 +56,7 @@ def test_compile_gives_the_same_text_through_one_graph(lines, monkeypatch):
 
 
 def test_compile_says_why_it_cannot(trained_run, monkeypatch, capsys):
-    monkeypatch.setattr("lmfast.model.device.compile_blocker", lambda device: "no C++ compiler was found")
+    monkeypatch.setattr("lmfast.cli.generating.compile_blocker", lambda device: "no C++ compiler was found")
     with pytest.raises(SystemExit):
         main(["--checkpoint", str(trained_run), "--prompt", "Once", "--compile", "--device", "cpu"])
     err = capsys.readouterr().err
@@ -137,7 +137,7 @@ def test_max_tokens(lines):
 
 
 @pytest.mark.parametrize("end", ["<|endoftext|>", "<|end|>"])
-def test_stop_ends_at_the_runs_own_ends(lines, trained_run, end):
+def test_stop_ends_at_the_runs_own_ends(lines, trained_run, monkeypatch, end):
     """<|end|> without --chat, too: a chat-tuned run ends its turns with nothing else."""
     from lmfast import load_run
     from lmfast.data.chat import add_chat_tokens
@@ -148,15 +148,9 @@ def test_stop_ends_at_the_runs_own_ends(lines, trained_run, end):
     ids = model.generate(tokenizer.encode("Once"), max_tokens=12, temperature=0.0)
     # The tiny model does not know how to end; a tokenizer that calls its third token so does it for it.
     tokenizer.special_tokens[end] = ids[2]
-    import lmfast.training.run_folder as run_folder_module
-
-    original = run_folder_module.load_run
-    run_folder_module.load_run = lambda folder, device="cpu": (model, tokenizer, model.config)
-    try:
-        ended, _ = lines("--prompt", "Once", *GREEDY, "--stop")
-        free, _ = lines("--prompt", "Once", *GREEDY, "--no-stop")
-    finally:
-        run_folder_module.load_run = original
+    monkeypatch.setattr("lmfast.cli.generating.load_run", lambda *_, **__: (model, tokenizer, model.config))
+    ended, _ = lines("--prompt", "Once", *GREEDY, "--stop")
+    free, _ = lines("--prompt", "Once", *GREEDY, "--no-stop")
     assert free.startswith(ended.rstrip("\n")) and len(ended) < len(free)
 
 
@@ -165,7 +159,7 @@ def test_a_tokenizer_without_an_end_is_reported(lines, trained_run, monkeypatch)
 
     model, tokenizer, config = load_run(trained_run)
     tokenizer.special_tokens.clear()
-    monkeypatch.setattr("lmfast.training.run_folder.load_run", lambda *_, **__: (model, tokenizer, config))
+    monkeypatch.setattr("lmfast.cli.generating.load_run", lambda *_, **__: (model, tokenizer, config))
     assert "no <|endoftext|>, so each text continues to max_tokens" in lines("--prompt", "Once", *GREEDY).err
     assert "no <|endoftext|>" not in lines("--prompt", "Once", *GREEDY, "--no-stop").err
 

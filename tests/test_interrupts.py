@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from lmfast.errors import exit_on_user_error
+from lmfast.cli.exit_codes import exit_on_user_error
 from lmfast.interrupts import deferred_during_imports
 
 # What torch does: catches whatever an import of its own raises, and goes on half made.

@@ -35,7 +35,7 @@ def small(tmp_path, monkeypatch):
             **(options | {"train_bytes": 20_000, "valid_bytes": 4_000, "vocab_size": 300})
         ),
     )
-    for module in ("lmfast.settings", "lmfast.train"):
+    for module in ("lmfast.settings", "lmfast.cli.pretraining"):
         monkeypatch.setattr(f"{module}.CONFIGS", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     return tmp_path

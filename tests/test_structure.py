@@ -1,8 +1,10 @@
 """The house holds: imports point down only, and nothing heavy loads before it is used."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -124,6 +126,96 @@ def test_nothing_heavy_loads_before_it_is_used(statement, absent):
     assert not absent & modules_after(statement)
 
 
+# What takes long to load, or is not always there: an import inside a function must be of one of these, or of a module
+# that loads one which the importing module does not load.
+SLOW = {"torch", "torch._inductor", "triton", "numba", "numpy", "rich", "matplotlib", "wandb"}
+ABSENT_SOMEWHERE = {"fcntl", "msvcrt"} | {
+    re.split(r"[<>=\[]", name)[0].replace("-", "_")
+    for names in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ].values()
+    for name in names
+}
+
+
+def module_name(path: Path) -> str:
+    relative = path.relative_to(ROOT).as_posix().removeprefix("kernels/")
+    return relative.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def imports_of(tree: ast.AST, known: set[str]) -> tuple[set[str], list[tuple[int, str]]]:
+    """(modules imported at the top, (line, module) imported inside functions); imports for type checkers are left out."""
+    top: set[str] = set()
+    inside: list[tuple[int, str]] = []
+
+    def visit(node: ast.AST, in_function: bool) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue
+            names = []
+            if isinstance(child, ast.Import):
+                names = [alias.name for alias in child.names]
+            elif isinstance(child, ast.ImportFrom) and child.module:
+                full = [f"{child.module}.{alias.name}" for alias in child.names]
+                names = [name if name in known else child.module for name in full]
+            for name in names:
+                inside.append((child.lineno, name)) if in_function else top.add(name)
+            visit(
+                child, in_function or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            )
+
+    visit(tree, False)
+    return top, inside
+
+
+def slow_packages(module: str, top: dict[str, set[str]], seen: set[str] | None = None) -> set[str]:
+    """The slow or optional packages that importing `module` loads."""
+    seen = set() if seen is None else seen
+    if module in seen:
+        return set()
+    seen.add(module)
+    if module not in top:
+        parts = module.split(".")
+        prefixes = {".".join(parts[: i + 1]) for i in range(len(parts))}
+        return prefixes & (SLOW | ABSENT_SOMEWHERE) | (
+            {"torch"} if parts[0] in ("safetensors", "lmfast_kernels") else set()
+        )
+    return set().union(*(slow_packages(name, top, seen) for name in top[module]))
+
+
+def needless_imports(root: Path) -> list[str]:
+    paths = {module_name(path): path for path in root.glob("lmfast/**/*.py")}
+    found = {name: imports_of(ast.parse(path.read_text()), set(paths)) for name, path in paths.items()}
+    top = {name: imports[0] for name, imports in found.items()}
+    return [
+        f"{name}:{line} imports {target}"
+        for name, (_, inside) in found.items()
+        for line, target in inside
+        if not slow_packages(target, top) - slow_packages(name, top)
+    ]
+
+
+def test_imports_inside_functions_save_time():
+    """The rule is in CONTRIBUTING.md, "Imports"."""
+    needless = needless_imports(ROOT)
+    assert not needless, "\n".join(needless)
+
+
+def test_the_check_sees_a_needless_import(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    for name, text in {
+        "heavy": "import torch\nfrom lmfast.light import g",
+        "light": "def g():\n    import json\n    import lmfast.heavy\n    import fcntl",
+        "other": "import lmfast.heavy\ndef f():\n    from lmfast.heavy import g\n    import numba",
+    }.items():
+        (tmp_path / "lmfast").mkdir(exist_ok=True)
+        (tmp_path / f"lmfast/{name}.py").write_text(text)
+    assert sorted(needless_imports(tmp_path)) == [
+        "lmfast.light:2 imports json",
+        "lmfast.other:3 imports lmfast.heavy",
+    ]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no processor time of children on Windows")
 def test_commands_answer_at_once():
     # README promises 0.2 s and 0.5 s; a loaded machine, whose caches are shared, gets twice that before this fails.
@@ -160,11 +252,28 @@ TEST_FILES = {
     "check_speed": "check",
     "check_report": "check",
     "interfaces": "objectives",
+    "intervals": "loop",
     "post_training_settings": "post_training",
     "kernels": "decoder",
     "plan": "decoder",
+    "run_messages": "run",
+    "run_opening": "run",
+    "run_plan": "loop",
+    "step": "loop",
+    "stop_signals": "run",
     "task": "run",
     "vector_ir": "vectors",
+}
+
+
+# Files in lmfast/cli that do the work of a command are tested with the command.
+COMMAND_PARTS = {
+    "chatting": "chat",
+    "evaluating": "evaluate",
+    "generating": "generate",
+    "post_training": "sft",
+    "pretraining": "train",
+    "prompts": "generate",
 }
 
 
@@ -181,6 +290,8 @@ def test_tests_mirror_the_code():
             / relative.parent.as_posix().removeprefix("lmfast").removesuffix("lmfast_kernels").strip("/")
         )
         stem = TEST_FILES.get(path.stem, path.stem.strip("_"))
+        if relative.parent.as_posix() == "lmfast/cli" and path.stem in COMMAND_PARTS:
+            folder, stem = ROOT / "tests", COMMAND_PARTS[path.stem]
         if not any(folder.rglob(f"test_{stem}.py")):
             missing.append(relative.as_posix())
     assert not missing

@@ -498,9 +498,9 @@ def test_what_cannot_begin_leaves_nothing_behind(corpus, trained_run, tmp_path, 
 
 def test_a_run_killed_while_its_folder_was_begun_starts_anew(corpus, tmp_path, monkeypatch):
     """Whatever had been written by then, the same command begins again."""
-    from lmfast.training import run as run_module
+    from lmfast.training import run_opening
 
-    real, written = run_module.write_yaml, []
+    real, written = run_opening.write_yaml, []
 
     def killed(path, settings):
         real(path, settings)
@@ -508,11 +508,11 @@ def test_a_run_killed_while_its_folder_was_begun_starts_anew(corpus, tmp_path, m
         raise MemoryError
 
     (tmp_path / "run").mkdir()
-    monkeypatch.setattr(run_module, "write_yaml", killed)
+    monkeypatch.setattr(run_opening, "write_yaml", killed)
     with pytest.raises(MemoryError):
         run(corpus, tmp_path / "run")
     assert "run.json" in written and "config.yaml" in written and "tokenizer" not in written
-    monkeypatch.setattr(run_module, "write_yaml", real)
+    monkeypatch.setattr(run_opening, "write_yaml", real)
     metrics, _ = run(corpus, tmp_path / "run")
     assert metrics[-1]["step"] == 6
 

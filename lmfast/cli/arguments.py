@@ -134,8 +134,12 @@ def new_special_token(text: str) -> str:
     return text
 
 
-def command_parser(module: str, about: str) -> tuple[Parser, Callable[[str, str], Parser]]:
-    """The parser of a module with subcommands, and a function (name, description) → parser that adds a subcommand."""
+AddCommand = Callable[[str, str], Parser]
+"""(name, description) → parser of a new subcommand"""
+
+
+def command_parser(module: str, about: str) -> tuple[Parser, AddCommand]:
+    """The parser of a module with subcommands, and the function that adds one."""
     called_by_path = sys.argv[0].endswith("__main__.py")
     parser = Parser(prog=f"python -m {module}" if called_by_path else sys.argv[0], description=about)
     commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")

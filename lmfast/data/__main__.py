@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from lmfast.cli.arguments import (
+    AddCommand,
     Parser,
     add_engine,
     add_tokenizer,
@@ -15,7 +16,7 @@ from lmfast.cli.arguments import (
     set_log_level,
     unescape,
 )
-from lmfast.errors import exit_on_user_error
+from lmfast.cli.exit_codes import exit_on_user_error
 
 
 def share(text: str) -> float:
@@ -38,6 +39,13 @@ def build_parser() -> Parser:
     parser, command = command_parser(
         "lmfast.data", "Download corpora, write token files, and print their statistics."
     )
+    _download_options(command)
+    _prepare_options(command)
+    _stats_options(command)
+    return parser
+
+
+def _download_options(command: AddCommand) -> None:
     download = command("download", "download a corpus from the Hugging Face Hub")
     download.add_argument("name", nargs="?", metavar="NAME", help="corpus; lists all names if omitted")
     download.add_argument("--output", metavar="FOLDER", help="output folder (default: data/NAME)")
@@ -56,6 +64,8 @@ def build_parser() -> Parser:
         "--from", dest="source", metavar="FOLDER", help="use files already downloaded to this folder"
     )
 
+
+def _prepare_options(command: AddCommand) -> None:
     prepare = command(
         "prepare", "turn text, JSON lines or Parquet into token files for training and validation"
     )
@@ -105,13 +115,14 @@ def build_parser() -> Parser:
         "input per job (default: 64MB)",
     )
 
+
+def _stats_options(command: AddCommand) -> None:
     stats = command("stats", "print documents, bytes per token, lengths and vocabulary use of token files")
     stats.add_argument(
         "--input", nargs="+", required=True, metavar="IDS", help="token files, or folders of them"
     )
     stats.add_argument("--output", metavar="FOLDER", help="folder for stats.txt, stats.json and stats.png")
     add_tokenizer(stats)
-    return parser
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -13,8 +13,10 @@ Rejects: missing fields or columns, invalid JSON, text that is not a string, fil
 while being read, missing packages.
 """
 
+import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -164,8 +166,6 @@ def _pieces(shard: Shard) -> Iterator[bytes]:
 def unpacked(path: Path) -> "_Unpacked":
     """Opens a .gz or .zst file for reading its content. Damage and binary content are reported while reading."""
     if kind_of(path).packing == ".gz":
-        import gzip
-
         packed = path.open("rb")
         return _Unpacked(path, packed, gzip.GzipFile(fileobj=packed))
     try:
@@ -220,8 +220,6 @@ class _Unpacked:
         return self._packed.tell()
 
     def read(self, size: int = -1) -> bytes:
-        import zlib
-
         try:
             piece = self._file.read(size)
         except (EOFError, OSError, zlib.error) as error:

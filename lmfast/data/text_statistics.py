@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import regex
+
+from lmfast.tokenizer.patterns import GPT2, get_pattern
 
 if TYPE_CHECKING:
     from lmfast.tokenizer.counting import Documents
@@ -61,10 +64,6 @@ def _grams(line: list[str], n: int) -> Iterator[tuple[str, ...]]:
 
 @functools.lru_cache(maxsize=1)
 def _expressions():
-    import regex
-
-    from lmfast.tokenizer.patterns import GPT2
-
     return regex.compile(GPT2), regex.compile(r"\p{L}+")
 
 
@@ -100,7 +99,6 @@ def token_words(
 def _split_text(text: bytes, tokenizer) -> "Documents":
     """Splits a text into pieces that several workers can count independently."""
     from lmfast.tokenizer.counting import Documents
-    from lmfast.tokenizer.patterns import get_pattern
     from lmfast.tokenizer.streaming import safe_pieces
 
     specials = [special.encode() for special in tokenizer.special_tokens]
@@ -112,7 +110,6 @@ def _split_text(text: bytes, tokenizer) -> "Documents":
 
 def _count_words(texts: Sequence, special_tokens: Sequence[str], num_workers: int | None) -> set[str]:
     from lmfast.tokenizer.counting import count_pretokens
-    from lmfast.tokenizer.patterns import get_pattern
 
     counts = count_pretokens(texts, special_tokens, get_pattern("gpt2"), num_workers)
     # Separate pretokens by a zero byte, so that words do not run together.

@@ -20,6 +20,7 @@ import numpy as np
 
 from lmfast.errors import UserError
 from lmfast.files import atomic_write
+from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.npy_header import npy_header
 
 PIECE = 1 << 22  # ids (or bytes of text) per read
@@ -83,8 +84,6 @@ class TokenFile:
 
 def _is_tokenizer(path: Path, sha256: str | None) -> bool:
     """Whether a tokenizer with this fingerprint is at `path`."""
-    from lmfast.tokenizer.bpe import Tokenizer
-
     try:
         return path.exists() and Tokenizer.load(path).fingerprint() == sha256
     except UserError:

@@ -13,7 +13,7 @@ CpuDecoder 4,900. Python takes 12 µs per step.
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -52,6 +52,18 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int = 0,
+    **options: Any,
+) -> list[list[int]]:
+    """`continue_prompts` with the sampling by names, for `model.generate` and for the samples while training."""
+    return continue_prompts(model, prompts, max_tokens, Sampling(temperature, top_k, top_p, seed), **options)
+
+
+def continue_prompts(
+    model,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    sampling: Sampling,
+    *,
     stop_ids: Collection[int] = (),
     kv_cache: bool = True,
     compile: bool = False,
@@ -63,7 +75,6 @@ def generate(
     with torch.compile, once per batch size. Deterministic for a given seed. Raises UserError on bad prompts and settings.
     """
     new: list[list[int]] = [[] for _ in prompts]
-    sampling = Sampling(temperature, top_k, top_p, seed)
     for ids in stream(
         model, prompts, max_tokens, sampling, stop_ids=stop_ids, kv_cache=kv_cache, compile=compile
     ):

@@ -1,6 +1,7 @@
 """Selects the device, reports its capabilities, and makes computation deterministic."""
 
 import os
+import platform
 import sysconfig
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,6 @@ def disable_compile_workers() -> None:
 
 def describe_machine(device: torch.device) -> dict[str, str]:
     """Device and software versions, to record with measurements."""
-    import platform
-
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from lmfast.cli.arguments import (
+    AddCommand,
     Parser,
     add_engine,
     add_tokenizer,
@@ -20,7 +21,7 @@ from lmfast.cli.arguments import (
     positive_int,
     set_log_level,
 )
-from lmfast.errors import exit_on_user_error
+from lmfast.cli.exit_codes import exit_on_user_error
 
 TEXT_FIELD = "field of JSON lines, column of Parquet (default: text)"
 
@@ -30,6 +31,16 @@ def build_parser() -> Parser:
         "lmfast.tokenizer",
         "Train byte-level BPE tokenizers, convert between text and token files, inspect and compare.",
     )
+    _train_options(command)
+    _encode_options(command)
+    _decode_options(command)
+    _inspect_options(command)
+    _count_options(command)
+    _compression_options(command)
+    return parser
+
+
+def _train_options(command: AddCommand) -> None:
     train = command("train", "train a tokenizer on text, JSON lines or Parquet")
     train.add_argument(
         "--input", nargs="+", required=True, metavar="TEXT", help="files, folders or globs; .gz and .zst too"
@@ -66,6 +77,8 @@ def build_parser() -> Parser:
     add_workers(train)
     add_engine(train)
 
+
+def _encode_options(command: AddCommand) -> None:
     encode = command("encode", "encode a text file to a token file")
     encode.add_argument("--input", required=True, metavar="TEXT", help="text file, or - for standard input")
     encode.add_argument(
@@ -75,6 +88,8 @@ def build_parser() -> Parser:
     add_workers(encode)
     add_engine(encode)
 
+
+def _decode_options(command: AddCommand) -> None:
     decode = command("decode", "decode a token file to text")
     decode.add_argument(
         "--input",
@@ -85,6 +100,8 @@ def build_parser() -> Parser:
     decode.add_argument("--output", default="-", metavar="TEXT", help="text file (default: standard output)")
     add_tokenizer(decode)
 
+
+def _inspect_options(command: AddCommand) -> None:
     inspect = command("inspect", "show the tokens of a text, or the contents of a vocabulary")
     inspect.add_argument(
         "--input",
@@ -129,11 +146,15 @@ def build_parser() -> Parser:
         help="colour the output (default: auto)",
     )
 
+
+def _count_options(command: AddCommand) -> None:
     count = command("count", "count the tokens of token files")
     count.add_argument(
         "--input", nargs="+", required=True, metavar="IDS", help="token files, or folders of them"
     )
 
+
+def _compression_options(command: AddCommand) -> None:
     compression = command("compression", "compare bytes per token and encoding speed of tokenizers")
     compression.add_argument(
         "--input",
@@ -152,7 +173,6 @@ def build_parser() -> Parser:
     )
     compression.add_argument("--seed", type=int, default=42, help="seed of the sample (default: 42)")
     compression.add_argument("--text-field", default="text", metavar="NAME", help=TEXT_FIELD)
-    return parser
 
 
 def main(words: Sequence[str] | None = None) -> None:

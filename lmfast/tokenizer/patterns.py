@@ -15,6 +15,7 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
+import regex
 
 from lmfast.errors import UserError
 
@@ -84,8 +85,6 @@ def get_pattern(name_or_regex: str) -> Pattern:
 @functools.lru_cache(maxsize=8)
 def compile_custom(expression: str):
     """The compiled expression; raises UserError where `regex` refuses it."""
-    import regex
-
     names = ", ".join(NAMED)
     try:
         compiled = regex.compile(expression)
@@ -103,8 +102,6 @@ def compile_custom(expression: str):
 def code_point_classes() -> np.ndarray:
     """uint8 (0x110000,): the class of each code point, by the installed `regex` (its Unicode is newer than
     `unicodedata`'s). Built on first use, 0.08 s: one pass over a string of all code points per class."""
-    import regex
-
     points = np.arange(0x110000, dtype=np.uint32)
     text = points.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
     classes = np.full(0x110000, OTHER, np.uint8)

@@ -14,23 +14,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from lmfast.errors import UserError
 from lmfast.files import atomic_write
 from lmfast.sharding.jobs import ExecutionOptions, Job, Progress, Shard, run_jobs, work_folder
+from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.chunks import SpecialTokens
 from lmfast.tokenizer.compiled.count_table import CountTable
 from lmfast.tokenizer.counting import PretokenCounts, count_pretokens
+from lmfast.tokenizer.encoding import EncodeSummary
 from lmfast.tokenizer.npy_header import npy_header
 from lmfast.tokenizer.patterns import Pattern, get_pattern
 from lmfast.tokenizer.text_file import PieceReader, TextFile
-
-if TYPE_CHECKING:
-    from lmfast.tokenizer.bpe import Tokenizer
-    from lmfast.tokenizer.encoding import EncodeSummary
 
 SHARD_BYTES = 256 << 20
 
@@ -116,11 +114,9 @@ class DaskEngine:
         return PretokenCounts(*table.sorted(), sum(job.weight for job in jobs))
 
     def encode_file(
-        self, tokenizer: "Tokenizer", src: str | Path, dst: str | Path, progress: Progress | None = None
-    ) -> "EncodeSummary":
+        self, tokenizer: Tokenizer, src: str | Path, dst: str | Path, progress: Progress | None = None
+    ) -> EncodeSummary:
         """`encoding.encode_file` on the cluster."""
-        from lmfast.tokenizer.encoding import EncodeSummary
-
         began = time.perf_counter()
         shards = self._shards([src], SpecialTokens.of(tokenizer.special_tokens), tokenizer.pattern)
         fingerprint = tokenizer.fingerprint()
@@ -211,7 +207,7 @@ def join_ids(files: Sequence[Path], dst: str | Path, dtype: np.dtype, tokens: in
                 shutil.copyfileobj(file, joined, 16 << 20)
 
 
-def share_tokenizer(tokenizer: "Tokenizer", folder: str | Path) -> str:
+def share_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> str:
     """Saves a tokenizer in a work folder where workers can load it; returns its path."""
     home = Path(folder) / "tokenizer"
     home.mkdir(parents=True, exist_ok=True)
@@ -222,10 +218,8 @@ def share_tokenizer(tokenizer: "Tokenizer", folder: str | Path) -> str:
 
 
 @lru_cache(maxsize=2)
-def open_shared(folder: str, fingerprint: str) -> "Tokenizer":
+def open_shared(folder: str, fingerprint: str) -> Tokenizer:
     """What `share_tokenizer` saved; kept by a worker from shard to shard."""
-    from lmfast.tokenizer.bpe import Tokenizer
-
     home = Path(folder) / "tokenizer"
     tokenizer = Tokenizer.load(home)
     if tokenizer.fingerprint() != fingerprint:

@@ -104,7 +104,7 @@ def typed(tokenizer, monkeypatch):
     def run(stdin, words: str = "yes<|end|>", stream=None) -> Parrot:
         parrot = Parrot(tokenizer, words)
         monkeypatch.setattr("lmfast.inference.chat.stream", stream(parrot) if stream else parrot.stream)
-        monkeypatch.setattr("lmfast.training.run_folder.load_run", lambda *_, **__: (parrot, tokenizer, None))
+        monkeypatch.setattr("lmfast.cli.generating.load_run", lambda *_, **__: (parrot, tokenizer, None))
         monkeypatch.setattr("sys.stdin", stdin)
         main(["--checkpoint", "any", "--chat", "--device", "cpu"])
         return parrot

@@ -1,0 +1,104 @@
+"""`lmfast generate` after its settings were checked: loads the run and continues prompts, or chats."""
+
+import codecs
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from lmfast.cli.chatting import talk
+from lmfast.data.chat import ending_ids
+from lmfast.errors import UserError
+from lmfast.inference.decode import continue_prompts
+from lmfast.inference.sampling import Sampling
+from lmfast.model.device import autocast, compile_blocker, pick_device
+from lmfast.model.transformer import TransformerLM
+from lmfast.settings import selected_precision
+from lmfast.tokenizer.bpe import Tokenizer
+from lmfast.tokenizer.special_tokens import DOCUMENT_END
+from lmfast.training.loading import load_run
+from lmfast.training.run_folder import newest_run
+
+if TYPE_CHECKING:
+    from lmfast.generate import GenerateSettings
+
+
+def load_and_generate(settings: "GenerateSettings", prompts: list[str]) -> None:
+    """As `lmfast.generate.generate_text`, with the prompts that it read."""
+    # Checks the values before the model is loaded.
+    sampling = Sampling(settings.temperature, settings.top_k, settings.top_p, settings.seed)
+    device = pick_device(settings.device)
+    if settings.compile and (reason := compile_blocker(device)):
+        raise UserError(f"--compile does not work here: {reason}; remove it")
+    folder = Path(settings.checkpoint) if settings.checkpoint else newest_run()
+    model, tokenizer, _ = load_run(folder, device=str(device))
+    if tokenizer is None:
+        raise UserError(
+            f"{folder}: the run has no tokenizer and cannot generate text; train with --tokenizer"
+        )
+    if settings.chat:
+        with autocast(device, selected_precision(settings)):
+            talk(settings, sampling, model, tokenizer)
+    else:
+        _write(settings, prompts, sampling, folder, model, tokenizer, device)
+
+
+def _write(
+    settings: "GenerateSettings",
+    prompts: list[str],
+    sampling: Sampling,
+    folder: Path,
+    model: TransformerLM,
+    tokenizer: Tokenizer,
+    device: torch.device,
+) -> None:
+    """Continues the prompts and prints them, and the rate."""
+    begin, stop_ids = tokenizer.special_tokens.get(DOCUMENT_END), ending_ids(tokenizer)
+    if settings.stop and not stop_ids:
+        print(
+            f"{folder}: the tokenizer has no <|endoftext|>, so each text continues to max_tokens",
+            file=sys.stderr,
+        )
+    ids = [tokenizer.encode(prompt) for prompt in prompts]
+    if begin is not None:
+        ids = [row or [begin] for row in ids]
+    elif not all(ids):
+        raise UserError("the tokenizer has no <|endoftext|> to start a text from; give --prompt")
+
+    printer = _StreamPrinter(tokenizer, prompts[0]) if len(prompts) == 1 else None
+    start = time.perf_counter()
+    with autocast(device, selected_precision(settings)):
+        new = continue_prompts(
+            model, ids, settings.max_tokens, sampling, stop_ids=stop_ids if settings.stop else (),
+            kv_cache=settings.kv_cache, compile=settings.compile, on_tokens=printer,
+        )  # fmt: skip
+    seconds = time.perf_counter() - start
+    if printer is not None:
+        printer.finish()
+    else:
+        for number, (prompt, row) in enumerate(zip(prompts, new, strict=True), 1):
+            print(f"--- {number}\n{prompt}{tokenizer.decode(row)}")
+    count = sum(map(len, new))
+    mode = "with" if settings.kv_cache else "without"
+    print(
+        f"{folder}: {count} tokens in {seconds:.2f} s, {count / seconds:,.0f} tokens/s {mode} KV cache on {device}",
+        file=sys.stderr,
+    )
+
+
+class _StreamPrinter:
+    """Prints the text of one sequence token by token, whole characters only."""
+
+    def __init__(self, tokenizer, prompt: str):
+        self.tokenizer = tokenizer
+        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        print(prompt, end="", flush=True)
+
+    def __call__(self, ids: list[int | None]) -> None:
+        if ids[0] is not None:
+            print(self.decoder.decode(self.tokenizer.decode_bytes(ids)), end="", flush=True)
+
+    def finish(self) -> None:
+        print(self.decoder.decode(b"", final=True), flush=True)
