@@ -1,4 +1,4 @@
-"""Both ways to merge a pretoken, against the oracle's one merge at a time."""
+"""All ways to merge a pretoken, compared with the oracle, which applies one merge at a time."""
 
 import random
 
@@ -47,7 +47,7 @@ def check(word: bytes, merges: list[tuple[bytes, bytes]], vocab: dict[bytes, int
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(st.text(alphabet="ab", min_size=1, max_size=100), st.integers(0, 2**32))
 def test_few_letters_and_many_overlapping_merges(text, seed):
-    """Ranks that say nothing about lengths, pairs given twice, the same token from two pairs."""
+    """Ranks independent of lengths, repeated pairs, the same token from two pairs."""
     rng = random.Random(seed)
     symbols, merges = [b"a", b"b"], []
     while len(merges) < 14:
@@ -59,7 +59,7 @@ def test_few_letters_and_many_overlapping_merges(text, seed):
         check(word, merges, {token: number for number, token in enumerate(tokens)})
 
 
-def test_lengths_around_the_switch_and_no_merges_at_all():
+def test_lengths_around_the_switch_and_no_merges():
     tokens = {bytes([byte]): byte for byte in range(256)}
     for length in (1, 2, 63, 64, 65, 300):
         check(b"ab" * length, [], tokens)
@@ -68,7 +68,7 @@ def test_lengths_around_the_switch_and_no_merges_at_all():
 
 
 def test_thousands_of_merges_are_all_found():
-    """More than a word of the filter holds: pairs of bytes in an order of their own."""
+    """More than one word of the filter can represent: pairs of bytes in random order."""
     pairs = [(bytes([a]), bytes([b])) for a in range(256) for b in range(0, 256, 7)]
     random.Random(8).shuffle(pairs)
     tokens = {bytes([byte]): byte for byte in range(256)} | {a + b: 256 + i for i, (a, b) in enumerate(pairs)}
@@ -87,7 +87,7 @@ def _by_lists(data, length, tables, out):
 
 
 def learnt_tables(rng: random.Random, num_merges: int):
-    """Merges whose parts come before them, as training gives them, over four letters."""
+    """Merges over four letters whose parts come before them, as after training."""
     symbols, triples, seen = [b"a", b"b", b"c", b"d"], [], set()
     ids = {bytes([byte]): byte for byte in range(256)}
     while len(triples) < num_merges:
@@ -116,8 +116,8 @@ def test_lists_by_rank_and_the_heap_agree(seed, num_merges, length):
     assert first[:n].tolist() == second[:n].tolist()
 
 
-def test_huge_pretokens_where_a_merge_makes_one_of_lower_rank():
-    """(ab, a) comes before (a, b): ranks are not in order, so the heap must be taken."""
+def test_huge_pretokens_with_merges_of_lower_rank():
+    """(ab, a) comes before (a, b): ranks are not in order, so the heap must be used."""
     tokens = {bytes([byte]): byte for byte in range(256)} | {b"aba": 256, b"ab": 257}
     merges = [(b"ab", b"a"), (b"a", b"b")]
     triples = np.array([[tokens[a], tokens[b], tokens[a + b]] for a, b in merges], np.int64)
