@@ -31,14 +31,16 @@ def _long(data, length, tables, out):
     return merge_long(data, 0, length, tables, out, 0)
 
 
-def check(word: bytes, merges: list[tuple[bytes, bytes]], vocab: dict[bytes, int]) -> None:
+def check(word: bytes, merges: list[tuple[bytes, bytes]], vocab: dict[bytes, int], times: int = 1) -> None:
+    """`word`, repeated: the oracle, whose time is quadratic, sees it once, so no merge may cross a repetition."""
     triples = np.array([[vocab[a], vocab[b], vocab[a + b]] for a, b in merges], np.int64).reshape(-1, 3)
     tables = merge_tables(triples, np.array([vocab[bytes([byte])] for byte in range(256)], np.uint32))
-    data, out = padded(word), np.zeros(len(word) + 4, np.uint32)
     ranks = {}
     for rank, pair in enumerate(merges):
         ranks.setdefault(pair, rank)
-    expected = [vocab[symbol] for symbol in oracle.merge_pretoken(word, ranks)]
+    expected = [vocab[symbol] for symbol in oracle.merge_pretoken(word, ranks)] * times
+    word *= times
+    data, out = padded(word), np.zeros(len(word) + 4, np.uint32)
     assert out[: _long(data, len(word), tables, out)].tolist() == expected
     if len(word) <= SHORT:
         assert out[: _short(data, len(word), tables, aligned_words(2 * SHORT), out)].tolist() == expected
@@ -122,5 +124,5 @@ def test_huge_pretokens_with_merges_of_lower_rank():
     merges = [(b"ab", b"a"), (b"a", b"b")]
     triples = np.array([[tokens[a], tokens[b], tokens[a + b]] for a, b in merges], np.int64)
     assert merge_tables(triples, np.arange(256, dtype=np.uint32))[4][2] == 0
-    check(b"ab" * (HUGE // 2), merges, tokens)
-    check(b"a" * HUGE, [(b"a", b"a"), (b"aa", b"aa")], tokens | {b"aa": 256, b"aaaa": 257})
+    check(b"abab", merges, tokens, HUGE // 4)
+    check(b"aaaa", [(b"a", b"a"), (b"aa", b"aa")], tokens | {b"aa": 256, b"aaaa": 257}, HUGE // 4)
