@@ -17,8 +17,8 @@ from pathlib import Path
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "2")  # many of these processes run at once
 
 
-from bench import gpu_decoding, gpu_run, gpu_smoke_decoding, gpu_smoke_fp8, gpu_training
-from bench.target_table import Row, line
+from bench import gpu_decoding, gpu_run, gpu_smoke_decoding, gpu_smoke_fp8, gpu_training, gpu_training_job
+from bench.results import Row
 from lmfast.model.device import make_deterministic, pick_device
 from lmfast.settings import replace_flat
 from lmfast_kernels import check
@@ -57,15 +57,15 @@ class Machine:
             raise SystemExit("gpu_smoke: needs a CUDA device, or --rehearse")
         make_deterministic(self.device)
 
-    def job(self, **shape) -> gpu_training.Job:
-        settings = gpu_training.read_config(gpu_training.CONFIG)
-        sizes = gpu_training.TINY if self.rehearse else {"num_layers": 2}
+    def job(self, **shape) -> gpu_training_job.Job:
+        settings = gpu_training_job.read_config(gpu_training_job.CONFIG)
+        sizes = gpu_training_job.TINY if self.rehearse else {"num_layers": 2}
         model = replace(settings.model, **(sizes | shape)).resolved()
-        return gpu_training.Job("smoke", model, 4, self.device, not self.rehearse, steps=4, rounds=2)
+        return gpu_training_job.Job("smoke", model, 4, self.device, not self.rehearse, steps=4, rounds=2)
 
     def must_be_right(self, *rows: Row) -> None:
         for row in rows:
-            print(line(row), flush=True)
+            print(row.line, flush=True)
         if any(row.wrong for row in rows):
             raise SystemExit(1)
 
@@ -94,7 +94,7 @@ def operator_speed(machine: Machine) -> None:
 
 def step(variant: str, machine: Machine) -> None:
     """Some compiled steps of two layers, whose loss and gradients must be those of the uncompiled step."""
-    *_, row = gpu_training.speed(machine.job(), gpu_training.VARIANTS[variant])
+    *_, row = gpu_training.speed(machine.job(), gpu_training_job.VARIANTS[variant])
     machine.must_be_right(row)
 
 
@@ -107,7 +107,7 @@ def decoding(names: list[str], machine: Machine) -> None:
 
 def train(changes: dict, machine: Machine) -> None:
     """A short run with evaluation and checkpoints, stopped half-way and resumed; samples where `changes` ask for them."""
-    settings = replace_flat(gpu_run.read_config(gpu_run.CONFIG), SMALL_RUN)
+    settings = replace_flat(gpu_training_job.read_config(gpu_run.CONFIG), SMALL_RUN)
     data, text_bytes = gpu_run.DATA, gpu_run.TEXT_BYTES
     with tempfile.TemporaryDirectory() as folder:
         if machine.rehearse:
@@ -136,10 +136,10 @@ CHECKS: dict[str, Callable[[Machine], None]] = {
     "agreement": lambda machine: machine.must_be_right(gpu_training.agreement(machine.job())),
     **{
         f"step-{name}": (lambda machine, name=name: step(name, machine))
-        for name in gpu_training.VARIANTS
+        for name in gpu_training_job.VARIANTS
         if name != "double"
     },
-    "peer": lambda machine: machine.must_be_right(*gpu_training.beside_llama(machine.job())),
+    "peer": lambda machine: machine.must_be_right(*gpu_training.against_llama(machine.job())),
     "decoding-graph": lambda machine: decoding(["one", "second-call", "sixteen"], machine),
     "decoding-compiled": lambda machine: decoding(["one-compiled", "sixteen-compiled"], machine),
     "decoding-peer": lambda machine: decoding(["one-peer"], machine),

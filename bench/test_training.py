@@ -77,9 +77,7 @@ def test_step(size, mode, device, deterministic, measure):
     for peer in peers.values():
         peer()  # it compiles, too
     ours = OurSteps(model, batches, device, batch_size, compiled)
-    measure(lambda: ours(steps), work, peers)
-    info = measure.benchmark.extra_info
-    if device.type == "cuda" and "rates" in info:
-        info["mfu"] = info["rates"]["flops_per_second"] / device_peak(device, bf16=True)[0]
-    elif "fraction" in info:
-        info["mfu"] = info["fraction"]["value"]
+    row = measure(lambda: ours(steps), work, peers)
+    if row is not None:
+        peak = device_peak(device, bf16=True)[0] if device.type == "cuda" else None
+        row.data["mfu"] = row.per_second("flops") / peak if peak else row.data["fraction"]["value"]
