@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import corpora, machine, results
+from bench import corpora, machine, process, results
 from bench.results import Run
 from bench.table import aligned, duration, same_work, wrapped
 from bench.timing import Ratio, ratio
@@ -132,27 +132,6 @@ def interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def ended(command: Sequence[str], cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess:
-    """Runs a command to its end; an interrupt ends it and all that it started before the worktree is removed."""
-    with subprocess.Popen(
-        command,
-        cwd=cwd,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as child:
-        try:
-            out, err = child.communicate()
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-            raise
-    return subprocess.CompletedProcess(command, child.returncode, out, err)
-
-
 def run(version: str, checkout: Path, output: Path, mode: str, select: str | None) -> Run:
     """One run of a version's suite, in a process of its own; pytest's output is shown where it failed."""
     command = [
@@ -163,19 +142,23 @@ def run(version: str, checkout: Path, output: Path, mode: str, select: str | Non
         "PYTHONPATH": machine.import_path(checkout),
         "LMFAST_BENCH_CORPORA": str(corpora.folder().resolve()),
     }
-    done = ended(command, checkout, environment)
-    if done.returncode == 4:  # a usage error
-        lines = [line for line in (done.stderr + done.stdout).splitlines() if "ERROR: " in line]
+    code, text = 0, ""
+    try:
+        process.run(command, checkout, environment, watch_memory=False)
+    except subprocess.CalledProcessError as error:
+        code, text = error.returncode, error.output
+    if code == 4:  # a usage error
+        lines = [line for line in text.splitlines() if "ERROR: " in line]
         raise UserError(f"--select {select!r}: {lines[-1].partition('ERROR: ')[2] if lines else 'rejected'}")
-    if done.returncode == 5 or (done.returncode == 0 and not output.exists()):
+    if code == 5 or (code == 0 and not output.exists()):
         raise UserError(
             f"--select {select!r}: no benchmark of {version} ran, none matches or all were skipped; "
             "see `pytest bench --collect-only`"
         )
     if not output.exists():
-        raise UserError(f"{version}: the suite failed\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    if done.returncode:
-        print(f"{version}: some benches failed and are left out\n{done.stdout[-1000:]}", flush=True)
+        raise UserError(f"{version}: the suite failed\n{text[-4000:]}")
+    if code:
+        print(f"{version}: some benches failed and are left out\n{text[-1000:]}", flush=True)
     return results.read(output)
 
 

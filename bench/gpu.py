@@ -34,7 +34,7 @@ from pathlib import Path
 from bench import machine, results
 from bench.gpu_jobs import Log, Step, run_step
 from bench.gpu_smoke import CHECKS
-from bench.gpu_steps import ON_REQUEST, REHEARSAL, STEPS, smoke_steps
+from bench.gpu_steps import ON_REQUEST, STEPS, smoke_steps
 from bench.results import FAILED, Row, Run
 
 LEAST = 12.0  # seconds; a step is not started with less
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     smoke = options.smoke is not None
     steps = smoke_steps(options.smoke) if smoke else {name: known[name] for name in options.only or STEPS}
     if options.rehearse:
-        steps = {name: step.rehearsed(REHEARSAL) for name, step in steps.items()}
+        steps = {name: step.rehearsed() for name, step in steps.items()}
     minutes = options.minutes or (60.0 if options.rehearse else SMOKE_MINUTES if smoke else MINUTES)
     print(
         f"{gpu or described['cpu']}, commit {described['commit']}{' with changes' if described['dirty'] else ''}, "

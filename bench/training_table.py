@@ -29,14 +29,13 @@ from bench.huggingface import llama
 from bench.results import Row
 from bench.target_table import compared, measure, parser_of
 from bench.timing import in_turns
-from bench.training_step import OurSteps, TheirSteps, their_loss
+from bench.training_step import OurSteps, TheirSteps, check_losses
 from lmfast.data.batches import Batches
 from lmfast.model.accounting import training_flops_per_token
 from lmfast.model.config import ModelConfig
 from lmfast.model.device import make_deterministic
 from lmfast.model.peaks import measured_matmul_flops
 from lmfast.model.transformer import TransformerLM
-from lmfast.training.objectives import NextToken
 from lmfast_kernels import cpu_library
 
 MODEL = ModelConfig(4096, 256, d_model=256, num_layers=4, num_heads=8, d_ff=704)
@@ -55,12 +54,7 @@ def sides(which: tuple[str, ...] = ("ours", PEER), compiled: bool = True) -> dic
     made = {}
     if PEER in which:
         theirs = llama(model).train()
-        inputs, targets = NextToken().tensors(batches.step(0), CPU)
-        with torch.no_grad():
-            their = their_loss(theirs, inputs, targets)
-        ours = NextToken().loss(model, inputs, targets).detach() / targets.numel()
-        if not torch.allclose(ours, their, rtol=1e-4, atol=1e-4):
-            raise SystemExit(f"loss {ours:.6f}, Hugging Face's {their:.6f}; nothing was measured")
+        check_losses(model, theirs, batches, CPU)
         made[PEER] = partial(TheirSteps(theirs, batches, CPU, compiled), 1)
     if "ours" in which:
         made["ours"] = partial(OurSteps(model, batches, CPU, BATCH, compiled), 1)

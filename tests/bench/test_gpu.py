@@ -10,7 +10,7 @@ import pytest
 from bench import gpu, machine, results
 from bench.gpu import MINUTES, SMOKE_MINUTES, main, run_all, summary
 from bench.gpu_jobs import Step
-from bench.gpu_steps import ON_REQUEST, REHEARSAL, STEPS, smoke_steps
+from bench.gpu_steps import ON_REQUEST, STEPS, smoke_steps
 from bench.results import Row
 from tests.bench.results import MACHINE, target_table
 from tests.bench.test_gpu_jobs import SLOW, Clock, Script
@@ -66,7 +66,7 @@ def test_every_job_is_a_module_that_takes_its_arguments(module, monkeypatch, cap
     told = capsys.readouterr().out
     for job in JOBS:
         if job.module == module:
-            flags = [*job.arguments, *REHEARSAL[module], *([job.to] if job.output else [])]
+            flags = [*job.arguments, "--rehearse", *([job.to] if job.output else [])]
             assert all(flag in told for flag in flags if flag.startswith("--"))
 
 
