@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from lmfast.errors import UserError
 from lmfast.files import read_text
-from lmfast.tokenizer.file_kinds import kind_of
+from lmfast.tokenizer.file_kinds import file_kind
 
 ROLES = {
     **{"user": "user", "human": "user", "prompter": "user"},
@@ -101,7 +101,7 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
     """(where, record): records are counted from 1, and by line in a .jsonl, where one that is no JSON is a `_Bad`."""
     if not path.is_file():
         raise UserError(f"{path}: no such file of records; name a .json or .jsonl")
-    kind = kind_of(path)
+    kind = file_kind(path)
     if kind.packing or kind.form == "parquet":
         raise UserError(f"{path}: records are read from .json and .jsonl; unpack it, or convert it")
     text = read_text(path)
