@@ -1,17 +1,15 @@
 """Did my change help? `python -m bench.compare REV [--select EXPRESSION] [--rounds N] [--full | --default]`.
 
-REV is checked out into a worktree beside this one, and both versions' benches run in turns on the same data: A B A B …,
-each in a process of its own, A being REV and B what lies here (changes included). Out: for each benchmark that both
-have, how many times as fast B is, as the median over the pairs with its spread, and a verdict only where that stands
-clear of the noise: every pair on the same side of 1, and the median further from 1 than the same version's runs are
-from each other.
+REV is checked out into a temporary worktree, and both versions' benches run in turns on the same data: A B A B …, each in
+a process of its own, A being REV and B this checkout (changes included). Out: for each benchmark that both have, how many
+times as fast B is, as the median over the pairs with its spread, and a verdict only where the noise cannot explain it:
+every pair on the same side of 1, and the median further from 1 than the same version's runs are from each other.
 
-The small sizes of --quick are the default; --select is pytest's -k. Peers are timed as well, so pick what you need.
+The small sizes of --quick are the default; --select is pytest's -k. Peers are timed as well, so select what you need.
 """
 
 import argparse
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -23,13 +21,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import corpora, machine
-from bench.table import aligned, duration, name_of, same_work, wrapped
+from bench import corpora, machine, process, results
+from bench.results import Run
+from bench.table import aligned, duration, same_work, wrapped
 from bench.timing import Ratio, ratio
 from lmfast.cli.exit_codes import exit_on_user_error
 from lmfast.errors import UserError
 
 HEAD = ("benchmark", "REV", "here", "times as fast", "verdict")
+NEEDED = "bench/results.py"  # the schema in which both versions save their runs
 
 
 @dataclass(frozen=True)
@@ -46,58 +46,44 @@ class Change:
 
     @property
     def noise(self) -> float:
-        """How far one version's runs are from each other: the greater of (slowest / fastest - 1) of the two."""
+        """The difference between one version's runs: the greater of (slowest / fastest - 1) of the two."""
         return max(max(times) / min(times) - 1 for times in (self.before, self.after))
 
     @property
     def verdict(self) -> str:
-        """Words only where the noise cannot explain the ratio."""
+        """Faster or slower only where the noise cannot explain the ratio."""
         pairs = [a / b for a, b in zip(self.before, self.after)]
         median = statistics.median(pairs)
-        apart = max(median, 1 / median) - 1
         if len(pairs) < 2:
             return "one pair, no verdict"
-        if apart <= self.noise:
-            return f"within the noise ({self.noise:.0%})"
-        if all(pair > 1 for pair in pairs):
-            return "faster"
-        if all(pair < 1 for pair in pairs):
-            return "slower"
+        if max(median, 1 / median) - 1 > self.noise:
+            if min(pairs) > 1:
+                return "faster"
+            if max(pairs) < 1:
+                return "slower"
         return f"within the noise ({self.noise:.0%})"
 
 
-def changes(before: Sequence[dict], after: Sequence[dict]) -> list[Change]:
-    """Runs as pytest-benchmark saves them, one a round; benchmarks that every run has, doing the same work."""
-    by_name = [{result["fullname"]: result for result in run["benchmarks"]} for run in (*before, *after)]
-    found = []
-    for name, last in by_name[-1].items():
-        if not all(name in run for run in by_name):
-            continue
-        results = [run[name] for run in by_name]
-        if not all(same_work(result, last) for result in results):
-            continue
-        medians = [result["stats"]["median"] for result in results]
-        found.append(Change(name, medians[: len(before)], medians[len(before) :]))
-    return found
-
-
-def left_out(before: Sequence[dict], after: Sequence[dict], compared: Sequence[Change]) -> list[str]:
-    """Benchmarks that not every run has, or that do other work in the two versions."""
-    every = {result["fullname"] for run in (*before, *after) for result in run["benchmarks"]}
-    return sorted(every - {change.name for change in compared})
+def changes(before: Sequence[Run], after: Sequence[Run]) -> tuple[list[Change], list[str]]:
+    """(changes of the benchmarks that every run has with the same work, names of the others); one run per round."""
+    by_name = [{f"{row.group} {row.name}": row for row in run.rows} for run in (*before, *after)]
+    found, others = [], []
+    for name in dict.fromkeys(name for rows in by_name[::-1] for name in rows):
+        rows = [rows[name] for rows in by_name if name in rows]
+        if len(rows) == len(by_name) and all(same_work(row, rows[-1]) for row in rows):
+            medians = [row.median for row in rows]
+            found.append(Change(name, medians[: len(before)], medians[len(before) :]))
+        else:
+            others.append(name)
+    return found, sorted(others)
 
 
 def table(found: Sequence[Change]) -> list[str]:
     rows = [
-        [
-            name_of({"fullname": change.name}),
-            duration(statistics.median(change.before)),
-            duration(statistics.median(change.after)),
-            str(change.ratio),
-            change.verdict,
-        ]
+        [change.name, *(duration(statistics.median(times)) for times in (change.before, change.after)),
+         str(change.ratio), change.verdict]
         for change in found
-    ]
+    ]  # fmt: skip
     return aligned(HEAD, rows)
 
 
@@ -109,13 +95,15 @@ def require(revision: str) -> None:
         )
     if machine.git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}") is None:
         raise UserError(f"{revision}: git knows no such commit here; name one that `git log` shows")
-    if not machine.git("ls-tree", "--name-only", revision, "bench/conftest.py"):
-        raise UserError(f"{revision}: has no bench suite yet; compare with a later commit")
+    if not machine.git("ls-tree", "--name-only", revision, NEEDED):
+        raise UserError(
+            f"{revision}: has no {NEEDED}, so its suite saves other files or there is none; compare with a later commit"
+        )
 
 
 @contextlib.contextmanager
 def worktree(revision: str) -> Iterator[Path]:
-    """A checkout of `revision` in a temporary folder, gone afterwards. Raises UserError for an unknown one."""
+    """A checkout of `revision` in a temporary folder, removed afterwards. Raises UserError for an unknown one."""
     require(revision)
     with tempfile.TemporaryDirectory(prefix="lmfast-compare-", ignore_cleanup_errors=True) as folder:
         path = Path(folder, "rev")
@@ -132,7 +120,7 @@ def worktree(revision: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Ctrl-C does nothing here: a second one, out of impatience, would leave a worktree behind."""
+    """Ignores Ctrl-C: a second one would leave a worktree behind."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -141,63 +129,38 @@ def undisturbed() -> Iterator[None]:
 
 
 def interrupt(number: int, frame: object) -> None:
-    """What SIGTERM and SIGHUP do: the same as Ctrl-C, so that the worktree goes."""
+    """The handler of SIGTERM and SIGHUP: like Ctrl-C, so that the worktree is removed."""
     raise KeyboardInterrupt
 
 
-def ended(command: Sequence[str], cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess:
-    """A command that has ended; where we are interrupted, with all that it started, before the worktree is removed."""
-    with subprocess.Popen(
-        command,
-        cwd=cwd,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as child:
-        try:
-            out, err = child.communicate()
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-            raise
-    return subprocess.CompletedProcess(command, child.returncode, out, err)
-
-
-def run(version: str, checkout: Path, output: Path, mode: str, select: str | None) -> dict:
-    """One run of a version's suite, in a process of its own; what pytest printed is shown where it failed."""
+def run(version: str, checkout: Path, output: Path, mode: str, select: str | None) -> Run:
+    """One run of a version's suite, in a process of its own; pytest's output is shown where it failed."""
     command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "bench",
-        f"--benchmark-json={output}",
-        f"--benchmark-storage={output.parent}/store",
-    ]
-    if mode:
-        command.append(f"--{mode}")
-    if select:
-        command += ["-k", select]
+        sys.executable, "-m", "pytest", "bench", f"--benchmark-json={output}",
+        f"--benchmark-storage={output.parent}/store", *([f"--{mode}"] if mode else []), *(["-k", select] if select else []),
+    ]  # fmt: skip
     environment = os.environ | {
         "PYTHONPATH": machine.import_path(checkout),
         "LMFAST_BENCH_CORPORA": str(corpora.folder().resolve()),
     }
-    done = ended(command, checkout, environment)
-    if done.returncode == 4:  # a usage error
-        told = [line for line in (done.stderr + done.stdout).splitlines() if "ERROR: " in line]
-        raise UserError(f"--select {select!r}: {told[-1].partition('ERROR: ')[2] if told else 'refused'}")
-    if done.returncode == 5 or (done.returncode == 0 and not output.exists()):
+    code, text = 0, ""
+    try:
+        process.run(command, checkout, environment, watch_memory=False)
+    except subprocess.CalledProcessError as error:
+        code, text = error.returncode, error.output
+    if code == 4:  # a usage error
+        lines = [line for line in text.splitlines() if "ERROR: " in line]
+        raise UserError(f"--select {select!r}: {lines[-1].partition('ERROR: ')[2] if lines else 'rejected'}")
+    if code == 5 or (code == 0 and not output.exists()):
         raise UserError(
             f"--select {select!r}: no benchmark of {version} ran, none matches or all were skipped; "
             "see `pytest bench --collect-only`"
         )
     if not output.exists():
-        raise UserError(f"{version}: the suite failed\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    if done.returncode:
-        print(f"{version}: some benches failed and are left out\n{done.stdout[-1000:]}", flush=True)
-    return json.loads(output.read_text())
+        raise UserError(f"{version}: the suite failed\n{text[-4000:]}")
+    if code:
+        print(f"{version}: some benches failed and are left out\n{text[-1000:]}", flush=True)
+    return results.read(output)
 
 
 def main() -> None:
@@ -237,16 +200,17 @@ def compare(revision: str, rounds: int, mode: str, select: str | None) -> None:
             for letter, checkout, runs in (("A", other, before), ("B", machine.ROOT, after)):
                 runs.append(run(letter, checkout, Path(folder, f"{number}{letter}.json"), mode, select))
                 print(f"round {number + 1} of {rounds}: {letter} done", flush=True)
-    found = changes(before, after)
+    found, others = changes(before, after)
     if not found:
         raise UserError(
             f"{revision}: no benchmark does the same work in both versions; choose another --select"
         )
     for text in table(found):
         print(text)
-    if missing := left_out(before, after, found):
-        told = ", ".join(name_of({"fullname": name}) for name in missing)
-        for text in wrapped(f"left out, since not every run has them or their work differs: {told}"):
+    if others:
+        for text in wrapped(
+            f"left out, since not every run has them or their work differs: {', '.join(others)}"
+        ):
             print(text)
 
 

@@ -1,9 +1,9 @@
-"""The frame of the bench suite: `pytest bench/ [--quick | --full] [--benchmark-compare]`.
+"""Options, hooks and fixtures of the suite: `pytest bench/ [--quick | --full] [--benchmark-compare]`.
 
-Every run saves itself under `.benchmarks/<host, device, cores, mode>/`, with commit, machine and versions, and ends
-with a table of rates. `--benchmark-compare` adds how much faster each benchmark is than in the last run of the same
-host, device and mode that had it; `--benchmark-compare=0003` than in that run. Sizes: at most eight minutes on two
-cores, --quick for 90 seconds, --full for the large corpora; what must be compiled the first time ever comes on top.
+Every run saves itself under `.benchmarks/<host, device, cores, mode>/` (results.py) and ends with a table of rates.
+`--benchmark-compare` adds how much faster each benchmark is than in the last run of the same host, device and mode
+that had it; `--benchmark-compare=0003` than in that run. It takes at most eight minutes on two cores, --quick 90
+seconds, --full longer (the large corpora); what must be compiled the first time comes on top.
 """
 
 import os
@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from pytest_benchmark.stats import Stats
 
-from bench import machine, storage, table
+from bench import machine, results, storage, table
 from bench.measuring import Measure
 from bench.tokenizer_peers import set_threads
 
@@ -35,34 +36,31 @@ def pytest_configure(config):
         raise pytest.UsageError("--quick and --full contradict each other; give one")
     set_threads(machine.num_cores())  # peers and our own workers get the same number
     gpu = machine.gpu_name()
-    config.bench_machine = machine.describe(gpu)
-    here = config.bench_machine
+    config.bench_run = run = results.Run("suite", machine.describe(gpu), [])
+    run.settings |= {"mode": mode_of(config), "selection": selection(config)}
+    here = run.machine
     folder = storage.run_folder(here["host"], gpu or here["cpu"], here["cores"], mode_of(config))
-    config.bench_before = {}
-    config.bench_compares = bool(options.benchmark_compare)
     if options.benchmark_storage == "file://./.benchmarks":
         options.benchmark_storage = f"file://{folder}"
-        runs = storage.saved_runs(folder)
-        if isinstance(options.benchmark_compare, str):
-            runs = [chosen_run(options.benchmark_compare, runs, mode_of(config))]
-        config.bench_before = storage.last_results(runs)
-        if not config.bench_before:
-            options.benchmark_compare_fail = []  # the first run has nothing to fail against
-        if not options.benchmark_compare_fail:
-            # Our table compares; pytest-benchmark would warn of other versions.
-            options.benchmark_compare = None
+    runs = storage.saved_runs(Path(options.benchmark_storage.removeprefix("file://")))
+    # Our table compares and fails, instead of pytest-benchmark.
+    config.bench_compares, options.benchmark_compare = options.benchmark_compare, None
+    config.bench_may_fail, options.benchmark_compare_fail = options.benchmark_compare_fail or [], []
+    config.bench_failures = []
+    if isinstance(config.bench_compares, str):
+        runs = [chosen_run(config.bench_compares, runs, mode_of(config))]
+    config.bench_before = storage.last_rows(runs) if config.bench_compares else {}
     if options.collectonly:
         return
     if not (options.benchmark_save or options.benchmark_autosave):
-        dirty = "-dirty" if config.bench_machine["dirty"] else ""
-        commit = config.bench_machine["commit"] or "no-git"
-        options.benchmark_autosave = f"{commit}{dirty}_{time.strftime('%Y%m%d_%H%M%S', time.gmtime())}"
-    options.benchmark_save_data = True
-    options.benchmark_quiet = not options.benchmark_verbose  # our table stands in for pytest-benchmark's
+        dirty = "-dirty" if here["dirty"] else ""
+        now = time.strftime("%Y%m%d_%H%M%S", time.gmtime())
+        options.benchmark_autosave = f"{here['commit'] or 'no-git'}{dirty}_{now}"
+    options.benchmark_quiet = not options.benchmark_verbose  # our table replaces pytest-benchmark's
 
 
 def selection(config) -> str:
-    """What of the suite this run was asked for, as it was written; empty for all of it."""
+    """The part of the suite that was requested, as it was written; empty for all of it."""
     options = config.option
     asked = [
         arg
@@ -73,50 +71,65 @@ def selection(config) -> str:
     return " ".join(asked + ([f"-k {options.keyword}"] if options.keyword else []))
 
 
-def chosen_run(name: str, runs: list[dict], mode: str) -> dict:
+def chosen_run(name: str, runs: list[results.Run], mode: str) -> results.Run:
     """The saved run that --benchmark-compare=NAME means: the beginning of its name. Raises UsageError for another."""
-    found = [run for run in runs if run["source"].startswith(name)]
+    found = [run for run in runs if run.source.startswith(name)]
     if not found:
-        there = ", ".join(run["source"].partition("_")[0] for run in runs[-20:])
+        there = ", ".join(run.source.partition("_")[0] for run in runs[-20:])
         raise pytest.UsageError(
-            f"--benchmark-compare={name}: no run of this host, device and mode ({mode}) is called so; "
+            f"--benchmark-compare={name}: no run of this host, device and mode ({mode}) has this name; "
             f"{f'there are {there}' if there else 'none is saved yet'}"
         )
     return found[-1]
 
 
-def pytest_benchmark_generate_machine_info(config):
-    info = config.bench_machine | {"mode": mode_of(config), "selection": selection(config)}
-    if hasattr(config, "bench_ceilings"):
-        info["ceilings"] = config.bench_ceilings
-    return info
+def pytest_benchmark_generate_json(config):
+    """What pytest-benchmark saves."""
+    return config.bench_run.as_dict()
+
+
+def pytest_sessionfinish(session):
+    """--benchmark-compare-fail: exit code 1 where a benchmark is slower than that allows."""
+    config = session.config
+    for row in config.bench_run.rows:
+        then, _ = config.bench_before.get(row.key, (None, None))
+        for check in config.bench_may_fail if then else []:
+            if reason := check.fails(statistics_of(row), statistics_of(then)):
+                config.bench_failures.append(f"Performance has regressed: {row.group} {row.name}: {reason}")
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def statistics_of(row: results.Row) -> dict[str, float]:
+    """Under pytest-benchmark's names: median, mean, …"""
+    found = Stats()
+    for taken in row.ours:
+        found.update(taken)
+    return found.as_dict()
 
 
 def pytest_terminal_summary(terminalreporter):
     config = terminalreporter.config
-    results = [
-        bench.as_dict(include_data=False) for bench in config._benchmarksession.benchmarks if bench.stats.data
-    ]
-    if not results:
+    run = config.bench_run
+    if not run.rows:
         return
-    here = config.bench_machine
-    terminalreporter.section(f"bench ({mode_of(config)})", sep="-")
-    told = [
+    here = run.machine
+    terminalreporter.section(f"bench ({run.settings['mode']})", sep="-")
+    head = [
         f"{here['gpu'] or here['cpu']}, {here['cores']} cores, torch {here['versions'].get('torch', 'absent')}, "
         f"commit {here['commit']}{' with changes' if here['dirty'] else ''}"
     ]
-    if hasattr(config, "bench_ceilings"):
-        told.append(table.ceiling_line(config.bench_ceilings))
-    before = config.bench_before if config.bench_compares else {}
-    if config.bench_compares and not before:
-        told.append("Nothing to compare with yet: this is the first saved run of this host, device and mode.")
-    elif before:
-        sources = sorted({result["source"] for result in before.values()})
-        told.append(f"change: how many times as fast as in {', '.join(sources[-3:])}")
-        told.append(table.drift_line(results, before))
-    for text in (*told, *table.table(results, before)):
-        for line in table.wrapped(text) if text in told else [text]:
-            terminalreporter.write_line(line)
+    if run.ceilings:
+        head.append(table.ceiling_line(run.ceilings))
+    before = {key: row for key, (row, _) in config.bench_before.items()}
+    if before:
+        sources = sorted({then.source for _, then in config.bench_before.values()})
+        head.append(f"change: how many times as fast as in {', '.join(sources[-3:])}")
+        head.append(table.drift_line(run.rows, before))
+    elif config.bench_compares:
+        head.append("Nothing to compare with yet: this is the first saved run of this host, device and mode.")
+    lines = [line for text in head for line in table.wrapped(text)]
+    for line in [*lines, *table.table(run.rows, before), *config.bench_failures]:
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
@@ -143,16 +156,18 @@ def ceilings(request, mode, device) -> dict[str, float]:
     """Measured once a session, before the first benchmark."""
     from bench.ceilings import measured
 
+    run = request.config.bench_run
     if not request.config.getoption("benchmark_disable"):
-        request.config.bench_ceilings = measured(device, tries=3 if mode == "quick" else 8)
-    return getattr(request.config, "bench_ceilings", {})
+        run.ceilings = measured(device, tries=3 if mode == "quick" else 8)
+    return run.ceilings
 
 
 @pytest.fixture
-def measure(benchmark, mode, ceilings, device) -> Measure:
+def measure(request, benchmark, mode, ceilings, device) -> Measure:
     from bench.ceilings import synchronizer
 
-    return Measure(benchmark, mode, ceilings, synchronizer(device))
+    key = request.path.stem.removeprefix("test_"), request.node.name.removeprefix("test_")
+    return Measure(benchmark, key, mode, ceilings, request.config.bench_run.rows, synchronizer(device))
 
 
 @pytest.fixture(scope="session")
@@ -169,5 +184,5 @@ def scratch(tmp_path_factory):
 
 
 def pytest_xdist_auto_num_workers(config) -> int:
-    """Measurements run alone, in one process."""
+    """Measurements run in one process, one at a time."""
     return 0

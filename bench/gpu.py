@@ -31,49 +31,46 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench import machine
+from bench import machine, results
 from bench.gpu_jobs import Log, Step, run_step
 from bench.gpu_smoke import CHECKS
-from bench.gpu_steps import ON_REQUEST, REHEARSAL, STEPS, smoke_steps
-from bench.target_table import line, read_rows, save_json
+from bench.gpu_steps import ON_REQUEST, STEPS, smoke_steps
+from bench.results import FAILED, Row, Run
 
 LEAST = 12.0  # seconds; a step is not started with less
 MINUTES, SMOKE_MINUTES = 7.5, 2.85
+NOT_STARTED = "not started: no time left"
 
 
 def run_all(
     steps: Mapping[str, Step], folder: Path, described: dict, seconds: float, clock=time.monotonic
-) -> dict[str, dict]:
-    """{step: {ended, seconds, limit, jobs}}, kept in folder/gpu.json after every step."""
+) -> list[Row]:
+    """A row for each step: its seconds, how it ended, its limit and jobs; saved in folder/gpu.json after every step."""
     folder.mkdir(parents=True, exist_ok=True)
-    found: dict[str, dict] = {}
-    end = clock() + seconds
+    run, end = Run("gpu", described, []), clock() + seconds
     with Log(folder / "gpu.log") as log:
         for name, step in steps.items():
             began = clock()
-            limit = min(step.limit, end - began)
-            if limit < LEAST:
-                found[name] = {"ended": "not started: no time left", "seconds": 0.0, "limit": max(0.0, limit)}
-                log.write(f"== {name}: not started: no time left")
-            else:
+            limit, jobs, ended = max(0.0, min(step.limit, end - began)), {}, NOT_STARTED
+            if limit >= LEAST:
                 log.write(f"== {name}: at most {limit:.0f} s")
                 jobs = run_step(step, folder, limit, log, clock)
-                bad = {job: ended for job, ended in jobs.items() if ended != "done"}
-                ended = "; ".join(f"{job}: {how}" for job, how in bad.items()) or "done"
-                found[name] = {"ended": ended, "seconds": clock() - began, "limit": limit, "jobs": jobs}
-                log.write(f"== {name}: {ended}, {found[name]['seconds']:.0f} s")
-            save_json(folder / "gpu.json", described | {"steps": found})
-    return found
+                ended = "; ".join(f"{job}: {how}" for job, how in jobs.items() if how != "done") or "done"
+            took = clock() - began
+            log.write(f"== {name}: {ended}, {took:.0f} s")
+            wrong = "" if ended == "done" else f"{FAILED}: {ended}"
+            run.rows.append(Row(name, took, ended, wrong=wrong, data={"limit": limit, "jobs": jobs}))
+            results.write(folder / "gpu.json", run)
+    return run.rows
 
 
-def summary(folder: Path, steps: Mapping[str, Step], found: Mapping[str, dict]) -> list[str]:
+def summary(folder: Path, steps: Mapping[str, Step], found: Sequence[Row]) -> list[str]:
     """How each step ended, and the rows that its jobs left."""
     lines = []
-    for name, entry in found.items():
-        lines.append(f"{name}: {entry['ended']}, {entry['seconds']:.0f} s")
-        for job in steps[name].jobs:
-            if job.output is not None:
-                lines += [f"  {line(row)}" for row in read_rows(folder / job.output)]
+    for step in found:
+        lines.append(f"{step.name}: {step.shown}, {step.value:.0f} s")
+        outputs = [folder / job.output for job in steps[step.name].jobs if job.output is not None]
+        lines += [f"  {row.line}" for run in results.readable(outputs) for row in run.rows]
     return lines
 
 
@@ -114,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     smoke = options.smoke is not None
     steps = smoke_steps(options.smoke) if smoke else {name: known[name] for name in options.only or STEPS}
     if options.rehearse:
-        steps = {name: step.rehearsed(REHEARSAL) for name, step in steps.items()}
+        steps = {name: step.rehearsed() for name, step in steps.items()}
     minutes = options.minutes or (60.0 if options.rehearse else SMOKE_MINUTES if smoke else MINUTES)
     print(
         f"{gpu or described['cpu']}, commit {described['commit']}{' with changes' if described['dirty'] else ''}, "
@@ -123,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     found = run_all(steps, folder, described, 60 * minutes - (time.monotonic() - began))
     print("\n".join(["", *summary(folder, steps, found), "", f"{time.monotonic() - began:.0f} s; {folder}"]))
-    return 0 if all(entry["ended"] == "done" for entry in found.values()) else 1
+    return 1 if any(step.wrong for step in found) else 0
 
 
 if __name__ == "__main__":

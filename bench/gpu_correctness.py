@@ -1,18 +1,15 @@
-"""Is every kernel right on this device? `python -m bench.gpu_correctness`:
-lmfast_kernels.check --what correct, all at once, and the whole model against plain PyTorch (the row `agreement` of
-gpu_training.py).
+"""Is every kernel right on this device? `python -m bench.gpu_correctness`: `lmfast_kernels.check --what correct` of all
+operators at once, and the whole model against plain PyTorch (the row `agreement` of gpu_training.py).
 
 Compilation takes most of the time and the host has enough cores, so each operator has a process of its own, which also
-leaves compiled kernels in Triton's cache for later steps. Sizes beyond 2³¹ elements are left to lmfast_kernels.check itself:
-they need the whole memory of the device.
+leaves compiled kernels in Triton's cache for later steps. Sizes beyond 2³¹ elements are left to lmfast_kernels.check
+itself: they need the whole memory of the device.
 
-Out: one file, rewritten whenever an operator is done, {machine, operators: {name: what lmfast_kernels.check keeps, or
-rows}, exit_codes}. Exit code 0 if all is right, 1 if a result is wrong or a process failed.
+Out: one file of results, rewritten while operators finish: a row per operator, and one for each process that failed. Exit
+code 0 if all is right, 1 if a result is wrong or a process failed.
 """
 
-import argparse
 import functools
-import json
 import subprocess
 import sys
 import tempfile
@@ -20,8 +17,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import machine
-from bench.target_table import save_json
+from bench import gpu_kernels, machine, results
+from bench.results import FAILED, Row, Run
+from bench.target_table import default_path, parser_of
 from lmfast_kernels.check_correct import CHECKS
 
 MODEL = "agreement"
@@ -48,39 +46,35 @@ def check(
     operators: Sequence[str], output: Path, described: dict, make: Callable[[str, Path], list[str]] = command
 ) -> bool:
     """Whether each operator's process found everything right; `output` holds what they found."""
-    found: dict = described | {"operators": {}, "exit_codes": {}}
+    run = Run("gpu_correctness", described, [])
     with tempfile.TemporaryDirectory() as name:
         paths = {operator: Path(name) / f"{operator}.json" for operator in operators}
         running = {
             operator: subprocess.Popen(make(operator, path), cwd=machine.ROOT)
             for operator, path in paths.items()
         }
+        failures: list[Row] = []
         try:
             while running:
                 for operator in [name for name, child in running.items() if child.poll() is not None]:
-                    found["exit_codes"][operator] = running.pop(operator).returncode
-                for operator, path in paths.items():
-                    if path.exists():
-                        kept = json.loads(path.read_text())
-                        found["operators"] |= kept.get("operators") or {operator: {"rows": kept["rows"]}}
-                save_json(output, found)
+                    if code := running.pop(operator).returncode:
+                        failures.append(Row(operator, code, wrong=f"{FAILED}: exit code {code}"))
+                saved = [path for path in paths.values() if path.exists()]
+                run.rows = [row for path in saved for row in gpu_kernels.rows_of([path])] + failures
+                results.write(output, run)
                 time.sleep(0.2)
         finally:
             for child in running.values():
                 child.kill()
-    return not any(found["exit_codes"].values())
+    return not failures
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.gpu_correctness", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("--output", type=Path, help="the JSON file; in bench/results by default")
+    parser = parser_of("gpu_correctness", __doc__)
     parser.add_argument("--rehearse", action="store_true", help="without a device, at tiny sizes")
     arguments = parser.parse_args()
     described = machine.describe(machine.gpu_name())
-    name = f"gpu_correctness_{machine.slug(described['gpu'] or described['cpu'])}.json"
-    output = arguments.output or machine.ROOT / "bench" / "results" / name
+    output = arguments.output or default_path("gpu_correctness", described["gpu"] or described["cpu"])
     output.parent.mkdir(parents=True, exist_ok=True)
     make = functools.partial(command, rehearse=arguments.rehearse)
     return 0 if check([MODEL, *CHECKS], output, described, make) else 1

@@ -1,19 +1,17 @@
 """Greedy decoding on a CUDA device in bf16: `python -m bench.gpu_decoding [--config NAME] [--only ROW …]`.
 
-Rows, most important first: does it compute what plain PyTorch computes; ids per second of one sequence and of 16, by a
+Rows, most important first: whether it computes what plain PyTorch computes; ids per second of one sequence and of 16, by a
 graph of torch's steps and of compiled ones; what a second call on a warm model costs before its first id; Hugging Face's
-generate in bf16 with the same weights, in turns. A call goes from prompts to all their ids; the rate of the steps alone
+generate in bf16 with the same weights, in turns. A call covers prompts to all their ids; the rate of the steps alone
 comes from two calls that differ in their number. The roofline is what reading the weights (a tied head once, an untied
-embedding's table not at all) and the keys and values of the mean length allows at the read bandwidth measured just
-before.
+embedding's table not at all) and the keys and values of the mean length allows at the read bandwidth measured before.
 
 Compared: the ids in float32 with Hugging Face's, one for one, and bf16's logits of cached steps with whole passes, since
-bf16 rounds the largest of random logits into ties. What differs is a row marked WRONG; everything is timed all the same.
+bf16 rounds the largest of random logits into ties. A difference is a row marked WRONG; everything is timed anyway.
 
-In: a file of configs/; random weights. Without a CUDA device the same rows come out in float32: that is how tests run it.
+In: a file of configs/; random weights. Without a CUDA device the same rows come out in float32, which is how tests run it.
 """
 
-import argparse
 import contextlib
 import functools
 import statistics
@@ -25,10 +23,13 @@ import torch
 
 from bench import machine
 from bench.ceilings import read_bandwidth, synchronizer
-from bench.generation_table import PROMPT, make_prompts, their_generate
-from bench.gpu_training import CONFIG, TINY, clean, on_h100, profile, read_config
-from bench.target_table import Row, add_options, attempt, measure
-from bench.timing import in_turns, per_second, ratio, seconds
+from bench.generation_table import PROMPT, make_prompts
+from bench.gpu_profile import profile
+from bench.gpu_training_job import CONFIG, TINY, clean, on_h100, read_config
+from bench.huggingface import greedy, llama
+from bench.results import Row
+from bench.target_table import attempt, compared, measure, parser_of
+from bench.timing import in_turns, per_second, seconds
 from lmfast.inference.decode import generate
 from lmfast.inference.sampling import Sampling
 from lmfast.inference.torch_decoder import TorchDecoder
@@ -47,6 +48,8 @@ TARGETS = {
 SETUP_MS = 5.0, 1.0  # of a second call, must and aim
 CLOSE = 0.02  # of the largest logit
 GATE_STEPS = 24
+SECOND_CALL = "set-up, prompt and first id of a second call, ms"
+PEER = "LlamaForCausalLM.generate"
 
 
 class Subject:
@@ -86,7 +89,7 @@ def agreement(subject: Subject) -> Row:
     prompts = make_prompts(model, 2)
     ours = generate(model, prompts.tolist(), GATE_STEPS, temperature=0.0)
     if find_spec("transformers"):
-        theirs = their_generate(model, prompts, GATE_STEPS)()
+        theirs = greedy(llama(model).eval(), prompts, GATE_STEPS)()
         found["ids, float32"] = sum(a == b for x, y in zip(ours, theirs) for a, b in zip(x, y, strict=True))
         if ours != theirs:
             wrong.append(f"other ids than Hugging Face's in float32: {ours} {theirs}")
@@ -110,11 +113,11 @@ def agreement(subject: Subject) -> Row:
     shown = (
         f"{found.get('ids, float32', 0)} ids equal Hugging Face's, logits with the cache within {worst:.1e}"
     )
-    return Row("decoding: agreement", None, None, worst, shown, data=found, wrong="; ".join(wrong))
+    return Row("decoding: agreement", worst, shown, data=found, wrong="; ".join(wrong))
 
 
 def decode(subject: Subject, batch: int, compile: bool) -> Row:
-    """Ids a second of calls of `new` ids, and of the steps alone."""
+    """Ids per second of calls of `new` ids, and of the steps alone."""
     clean()
     few = max(1, subject.new // 4)
     functions = {
@@ -142,7 +145,7 @@ def decode(subject: Subject, batch: int, compile: bool) -> Row:
         "profile": found._asdict(),
     }  # fmt: skip
     name = f"greedy, batch {batch}, {kind} steps, tok/s"
-    return Row(name, must, aim, rate, shown, data=data, predicted=predicted)
+    return Row(name, rate, shown, must, aim, data=data, predicted=predicted)
 
 
 def second_call(subject: Subject) -> Row:
@@ -154,25 +157,24 @@ def second_call(subject: Subject) -> Row:
     middle = 1e3 * statistics.median(later)
     shown = f"{middle:.2f} ms, the first call {1e3 * first:.0f} ms"
     must, aim = SETUP_MS if on_h100() else (None, None)
-    return Row(
-        "set-up, prompt and first id of a second call, ms", must, aim, middle, shown, at_most=True,
-        data={"first": first, "times": later}, predicted="60-120 without kept decoders" if on_h100() else "",
-    )  # fmt: skip
+    predicted = "60-120 without kept decoders" if on_h100() else ""
+    data = {"first": first, "times": later}
+    return Row(SECOND_CALL, middle, shown, must, aim, at_most=True, predicted=predicted, data=data)
 
 
-def beside_generate(subject: Subject, batch: int) -> Row:
+def against_generate(subject: Subject, batch: int) -> Row:
     """How many times as fast as Hugging Face's generate, in calls of a quarter of the ids."""
     clean()
     few, wait = max(1, subject.new // 4), synchronizer(subject.device)
-    dtype = torch.bfloat16 if subject.bf16 else torch.float32
-    peer = their_generate(subject.model, make_prompts(subject.model, batch), few, dtype)
-    functions = {"ours": subject.ours(batch, few, compile=False), "peer": peer}
+    theirs = llama(subject.model).eval().to(torch.bfloat16 if subject.bf16 else torch.float32)
+    functions = {
+        "ours": subject.ours(batch, few, compile=False),
+        PEER: greedy(theirs, make_prompts(subject.model, batch), few),
+    }
     in_turns(functions, 1, wait)
     times = in_turns(functions, max(1, subject.rounds // 2), wait)
-    found, count = ratio(times["peer"], times["ours"]), batch * few
-    shown = f"{found} x, {per_second(times['ours'], count)} against {per_second(times['peer'], count)}"
-    name = f"greedy, batch {batch}: beside Hugging Face's generate"
-    return Row(name, None, None, found.median, shown, data={"times": times, "ratio": found.as_dict()})
+    shown = f"generate, {' against '.join(per_second(taken, batch * few) for taken in times.values())}"
+    return compared(f"greedy, batch {batch}: beside Hugging Face's generate", times, shown)
 
 
 def rows(subject: Subject, only: list[str] | None = None) -> Iterator[Row]:
@@ -190,8 +192,8 @@ MAKERS: dict[str, Callable[[Subject], Row]] = {
     "sixteen-compiled": lambda subject: decode(subject, 16, True),
 } | (
     {
-        "one-peer": lambda subject: beside_generate(subject, 1),
-        "sixteen-peer": lambda subject: beside_generate(subject, 16),
+        "one-peer": lambda subject: against_generate(subject, 1),
+        "sixteen-peer": lambda subject: against_generate(subject, 16),
     }
     if find_spec("transformers")
     else {}
@@ -199,13 +201,12 @@ MAKERS: dict[str, Callable[[Subject], Row]] = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu_decoding", description=__doc__.split("\n")[0])
+    parser = parser_of("gpu_decoding", __doc__, MAKERS)
     parser.add_argument("--config", default=CONFIG, help="of configs/")
     parser.add_argument("--new", type=int, default=400, help="ids per call")
     parser.add_argument("--warm", action="store_true", help="only compile the steps of both batch sizes")
     parser.add_argument("--rehearse", action="store_true", help="one tiny layer and few ids, on any machine")
     parser.add_argument("--rounds", type=int, default=7)
-    add_options(parser, MAKERS)
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     shape, new, rounds = read_config(arguments.config).model.resolved(), arguments.new, arguments.rounds
@@ -216,13 +217,9 @@ def main() -> int:
         for batch in (1, 16):
             subject.ours(batch, 2, compile=True)()
         return 0
-    reading = read_bandwidth(device)
-    subject = Subject(shape, device, new, rounds, reading)
-    gpu = machine.gpu_name()
-    described = machine.describe(gpu) | {"config": arguments.config}
-    name = f"gpu_decoding_{machine.slug(gpu or described['cpu'])}.json"
+    subject = Subject(shape, device, new, rounds, read_bandwidth(device))
     found = rows(subject, arguments.only)
-    return measure(gpu or described["cpu"], described, found, arguments.output or name)
+    return measure("gpu_decoding", found, arguments.output, gpu=machine.gpu_name(), config=arguments.config)
 
 
 if __name__ == "__main__":

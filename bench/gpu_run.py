@@ -12,7 +12,7 @@ minute need not do it (copy the folder there). Without it they are made first. `
 nothing. In: a file of configs/ whose tokens are set.
 """
 
-import argparse
+import functools
 import json
 import statistics
 import tempfile
@@ -20,8 +20,9 @@ import time
 from pathlib import Path
 
 from bench import machine
-from bench.gpu_training import on_h100, read_config
-from bench.target_table import Row, add_output, attempt, measure
+from bench.gpu_training_job import on_h100, read_config
+from bench.results import Row
+from bench.target_table import attempt, measure, parser_of
 from lmfast.cli.pretraining import run
 from lmfast.data.stories.builtin import prepare
 from lmfast.settings import TrainSettings, replace_flat
@@ -87,21 +88,22 @@ def row(config: str, minutes: float, folder: Path, settings: TrainSettings, corp
         f"{'' if whole else f', extrapolated from {done / 1e6:,.2f}M'}: {rate:,.0f} tok/s, "
         f"{took:.0f} s in all, " + ", ".join(f"{name} {value:.4g}" for name, value in last.items())
     )
-    return Row(
-        f"{config}: minutes for its tokens", must, aim, seconds / 60, shown, at_most=True, predicted=predicted,
-        data={"extrapolated": not whole, "tokens_per_second": rate, "seconds": took, "metrics": metrics},
-    )  # fmt: skip
+    data = {"extrapolated": not whole, "tokens_per_second": rate, "seconds": took, "metrics": metrics}
+    return Row(title(config), seconds / 60, shown, must, aim, at_most=True, predicted=predicted, data=data)
+
+
+def title(config: str) -> str:
+    return f"{config}: minutes for its tokens"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu_run", description=__doc__.split("\n")[0])
+    parser = parser_of("gpu_run", __doc__)
     parser.add_argument("--config", default=CONFIG, help="of configs/")
     parser.add_argument("--minutes", type=float, default=0.75, help="that the run may take, without its data")
     parser.add_argument("--prepare", action="store_true", help=f"only make {DATA}")
     parser.add_argument("--warm", action="store_true", help=f"only take {WARM_STEPS} steps")
     parser.add_argument("--rehearse", action="store_true", help="a tiny model in float32")
-    parser.add_argument("--keep", type=Path, help="where the run stays; a temporary folder by default")
-    add_output(parser)
+    parser.add_argument("--keep", type=Path, help="folder for the run (default: a temporary one)")
     arguments = parser.parse_args()
     settings, data, text_bytes = read_config(arguments.config), DATA, TEXT_BYTES
     with tempfile.TemporaryDirectory() as temporary:
@@ -115,14 +117,9 @@ def main() -> int:
             changes = {"max_iters": WARM_STEPS, "total_tokens": None, "warmup_iters": 1}
             run(replace_flat(settings, changes), Start(folder / "run"), corpus)
             return 0
-        gpu = machine.gpu_name()
-        described = machine.describe(gpu)
-        name = f"gpu_run_{machine.slug(gpu or described['cpu'])}.json"
-        found = (
-            attempt(title, lambda: row(arguments.config, arguments.minutes, folder, settings, corpus))
-            for title in [f"{arguments.config}: minutes for its tokens"]
-        )  # made within `measure`, which times it
-        return measure(gpu or described["cpu"], described, found, arguments.output or name)
+        make = functools.partial(row, arguments.config, arguments.minutes, folder, settings, corpus)
+        found = (attempt(name, make) for name in [title(arguments.config)])  # made, and timed, by `measure`
+        return measure("gpu_run", found, arguments.output, gpu=machine.gpu_name())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Every GPU path once, at small sizes, with nothing timed: `python -m bench.gpu_smoke CHECK [--rehearse]`.
 
-What has never run on a device breaks there first, and a device is paid by the minute: bench/gpu.sh --smoke runs all
+Code that has never run on a device breaks there first, and a device is paid by the minute: bench/gpu.sh --smoke runs all
 CHECKS at the same time, each in a process of its own, so that one call shows everything that is broken with its whole
 traceback. Most checks are the measuring programs themselves on two layers, so that these do not break later either.
 Exit code 0 when the check passed. `--rehearse` runs the same code without a device.
@@ -12,13 +12,15 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "2")  # many of these processes run at once
 
 
-from bench import gpu_decoding, gpu_run, gpu_smoke_decoding, gpu_smoke_fp8, gpu_training
-from bench.target_table import Row, line
+from bench import gpu_decoding, gpu_run, gpu_smoke_decoding, gpu_smoke_fp8, gpu_training, gpu_training_job
+from bench.results import Row
 from lmfast.model.device import make_deterministic, pick_device
 from lmfast.settings import replace_flat
 from lmfast_kernels import check
@@ -57,15 +59,15 @@ class Machine:
             raise SystemExit("gpu_smoke: needs a CUDA device, or --rehearse")
         make_deterministic(self.device)
 
-    def job(self, **shape) -> gpu_training.Job:
-        settings = gpu_training.read_config(gpu_training.CONFIG)
-        sizes = gpu_training.TINY if self.rehearse else {"num_layers": 2}
+    def job(self, **shape) -> gpu_training_job.Job:
+        settings = gpu_training_job.read_config(gpu_training_job.CONFIG)
+        sizes = gpu_training_job.TINY if self.rehearse else {"num_layers": 2}
         model = replace(settings.model, **(sizes | shape)).resolved()
-        return gpu_training.Job("smoke", model, 4, self.device, not self.rehearse, steps=4, rounds=2)
+        return gpu_training_job.Job("smoke", model, 4, self.device, not self.rehearse, steps=4, rounds=2)
 
     def must_be_right(self, *rows: Row) -> None:
         for row in rows:
-            print(line(row), flush=True)
+            print(row.line, flush=True)
         if any(row.wrong for row in rows):
             raise SystemExit(1)
 
@@ -81,20 +83,15 @@ def operator(name: str, machine: Machine) -> None:
 def operator_speed(machine: Machine) -> None:
     """The timing program of every operator, at small sizes."""
     report = check.Report(machine.device, None, check.machine(machine.device))
-    check.run(
-        report,
-        list(OPERATORS),
-        "speed",
-        check.TINY_CHECK,
-        check.TINY_SPEED if machine.rehearse else SMALL_SPEED,
-    )
+    sizes = check.TINY_SPEED if machine.rehearse else SMALL_SPEED
+    check.run(report, list(OPERATORS), "speed", check.TINY_CHECK, sizes)
     if report.wrong():
         raise SystemExit(1)
 
 
 def step(variant: str, machine: Machine) -> None:
     """Some compiled steps of two layers, whose loss and gradients must be those of the uncompiled step."""
-    *_, row = gpu_training.speed(machine.job(), gpu_training.VARIANTS[variant])
+    *_, row = gpu_training.speed(machine.job(), gpu_training_job.VARIANTS[variant])
     machine.must_be_right(row)
 
 
@@ -107,7 +104,7 @@ def decoding(names: list[str], machine: Machine) -> None:
 
 def train(changes: dict, machine: Machine) -> None:
     """A short run with evaluation and checkpoints, stopped half-way and resumed; samples where `changes` ask for them."""
-    settings = replace_flat(gpu_run.read_config(gpu_run.CONFIG), SMALL_RUN)
+    settings = replace_flat(gpu_training_job.read_config(gpu_run.CONFIG), SMALL_RUN)
     data, text_bytes = gpu_run.DATA, gpu_run.TEXT_BYTES
     with tempfile.TemporaryDirectory() as folder:
         if machine.rehearse:
@@ -119,37 +116,24 @@ def train(changes: dict, machine: Machine) -> None:
         gpu_run.run(settings, gpu_run.Start(run, resuming=True), corpus)
 
 
-def decoding_in_pieces(machine: Machine) -> None:
-    """Each part of decoding by itself (bench/gpu_smoke_decoding.py)."""
-    if gpu_smoke_decoding.main(["--rehearse"] if machine.rehearse else []):
-        raise SystemExit(1)
-
-
-def fp8_in_pieces(machine: Machine) -> None:
-    """Each part of FP8 training by itself (bench/gpu_smoke_fp8.py)."""
-    if gpu_smoke_fp8.main(["--rehearse"] if machine.rehearse else []):
+def in_pieces(module: ModuleType, machine: Machine) -> None:
+    """Each part by itself."""
+    if module.main(["--rehearse"] if machine.rehearse else []):
         raise SystemExit(1)
 
 
 CHECKS: dict[str, Callable[[Machine], None]] = {
-    **{f"operator-{name}": (lambda machine, name=name: operator(name, machine)) for name in OPERATORS},
+    **{f"operator-{name}": partial(operator, name) for name in OPERATORS},
     "agreement": lambda machine: machine.must_be_right(gpu_training.agreement(machine.job())),
-    **{
-        f"step-{name}": (lambda machine, name=name: step(name, machine))
-        for name in gpu_training.VARIANTS
-        if name != "double"
-    },
-    "peer": lambda machine: machine.must_be_right(*gpu_training.beside_llama(machine.job())),
-    "decoding-graph": lambda machine: decoding(["one", "second-call", "sixteen"], machine),
-    "decoding-compiled": lambda machine: decoding(["one-compiled", "sixteen-compiled"], machine),
-    "decoding-peer": lambda machine: decoding(["one-peer"], machine),
-    "decoding-pieces": decoding_in_pieces,
-    "fp8-pieces": fp8_in_pieces,
-    "train": lambda machine: train({"sample_interval": 12}, machine),
-    **{
-        f"train-{name}": (lambda machine, changes=changes: train(changes, machine))
-        for name, changes in TRAINING_OPTIONS.items()
-    },
+    **{f"step-{name}": partial(step, name) for name in gpu_training_job.VARIANTS if name != "double"},
+    "peer": lambda machine: machine.must_be_right(*gpu_training.against_llama(machine.job())),
+    "decoding-graph": partial(decoding, ["one", "second-call", "sixteen"]),
+    "decoding-compiled": partial(decoding, ["one-compiled", "sixteen-compiled"]),
+    "decoding-peer": partial(decoding, ["one-peer"]),
+    "decoding-pieces": partial(in_pieces, gpu_smoke_decoding),
+    "fp8-pieces": partial(in_pieces, gpu_smoke_fp8),
+    "train": partial(train, {"sample_interval": 12}),
+    **{f"train-{name}": partial(train, changes) for name, changes in TRAINING_OPTIONS.items()},
     "operator-speed": operator_speed,
 }
 

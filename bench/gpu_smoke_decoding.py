@@ -1,20 +1,19 @@
 """Decoding on a CUDA device, checked in pieces: `python -m bench.gpu_smoke_decoding [--rehearse] [--only CHECK …]`.
 
-Runs each check below and prints its result or its whole traceback; exit code 1 if any failed. Then prints what a second
-call on a warm model costs until its first id, and the kernels of one replayed step with their times. Small shapes, so a
-minute is enough, most of it compiling. `--rehearse` runs the same path on a CPU, without graphs.
+Runs each check below (gpu_checks.py), then prints what a second call on a warm model costs until its first id, and the
+kernels of one replayed step with their times. Small shapes, so a minute is enough, most of it compiling. `--rehearse` runs
+the same path on a CPU, without graphs.
 """
 
-import argparse
 import statistics
 import sys
 import time
-import traceback
 from collections import Counter
-from collections.abc import Callable
+from functools import partial
 
 import torch
 
+from bench import gpu_checks
 from lmfast.inference.decode import generate, stream
 from lmfast.inference.decoder_cache import borrow, decoder_cache_for
 from lmfast.inference.sampling import Sampling
@@ -152,6 +151,8 @@ def second_call(device: torch.device) -> str:
 
 def without_waiting(device: torch.device) -> str:
     """A warm call must not synchronise anywhere but where it reads ids: PyTorch raises an error if it does."""
+    if device.type != "cuda":
+        return "skipped, needs a CUDA device"
     model = make_model(device)
     for options in (GREEDY, SAMPLED):
         want = generate(model, PROMPTS, 15, **options)
@@ -163,15 +164,15 @@ def without_waiting(device: torch.device) -> str:
     return "no synchronising call"
 
 
-CHECKS: dict[str, Callable[[torch.device], str]] = {
+CHECKS: dict[str, gpu_checks.Check] = {
     "append": append,
     "eager": eager,
     "graph": by_graph,
     "graph-bf16": in_bf16,
     "second-call": second_call,
     "without-waiting": without_waiting,
-    "compiled": lambda device: by_graph(device, compile=True),
-    "compiled-bf16": lambda device: in_bf16(device, compile=True),
+    "compiled": partial(by_graph, compile=True),
+    "compiled-bf16": partial(in_bf16, compile=True),
 }
 
 
@@ -219,39 +220,13 @@ def costs(device: torch.device, layers: int) -> list[str]:
     return lines
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.gpu_smoke_decoding", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("--rehearse", action="store_true", help="on a CPU, without graphs")
-    parser.add_argument(
-        "--only", nargs="+", choices=CHECKS, help="checks to run; default all, then the costs"
-    )
+def main(arguments: list[str] | None = None) -> int:
+    parser = gpu_checks.parser_of("gpu_smoke_decoding", __doc__, CHECKS)
     parser.add_argument("--layers", type=int, default=12, help="of the model whose costs are shown")
-    options = parser.parse_args(argv)
-    if not options.rehearse and not torch.cuda.is_available():
-        raise SystemExit("gpu_smoke_decoding: needs a CUDA device, or --rehearse")
-    device = torch.device("cpu" if options.rehearse else "cuda")
+    options = parser.parse_args(arguments)
     # Ids are compared over a hundred steps: TF32's rounding decides between logits as close as those of this model.
     torch.set_float32_matmul_precision("highest")
-    failed = []
-    for name in options.only or CHECKS:
-        if options.rehearse and name == "without-waiting":
-            continue
-        begin = time.perf_counter()
-        try:
-            print(f"{name}: {CHECKS[name](device)} ({time.perf_counter() - begin:.1f} s)", flush=True)
-        except Exception:
-            failed.append(name)
-            print(f"{name}: FAILED\n{traceback.format_exc()}", flush=True)
-    if not options.rehearse and not options.only:
-        try:
-            print("\n".join(costs(device, options.layers)), flush=True)
-        except Exception:
-            failed.append("costs")
-            print(f"costs: FAILED\n{traceback.format_exc()}", flush=True)
-    print(f"failed: {', '.join(failed)}" if failed else "all passed", flush=True)
-    return 1 if failed else 0
+    return gpu_checks.run(options, CHECKS, partial(costs, layers=options.layers))
 
 
 if __name__ == "__main__":

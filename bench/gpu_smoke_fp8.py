@@ -1,19 +1,18 @@
 """FP8 training on a CUDA device, checked in pieces: `python -m bench.gpu_smoke_fp8 [--rehearse] [--only CHECK …]`.
 
-Runs each check below against the emulation on the CPU and prints its result or its whole traceback; exit code 1 if any
-failed. Then prints what the parts of a 124M step cost, FP8 beside bf16: products, casts, feed-forward, loss. Half a
-minute, most of it compiling. `--rehearse` runs the checks on a CPU.
+Runs each check below against the emulation on the CPU (gpu_checks.py), then prints what the parts of a 124M step cost in
+FP8 and in bf16: products, casts, feed-forward, loss. Half a minute, most of it compiling. `--rehearse` runs the checks on
+a CPU.
 """
 
-import argparse
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from importlib import import_module
 
 import torch
 
 import lmfast_kernels
+from bench import gpu_checks
 from bench.ceilings import best
 from lmfast.model.fp8 import fp8_blocker
 from lmfast_kernels.fp8_feed_forward import gradient_to_fp8, hidden_to_fp8
@@ -137,7 +136,7 @@ def loss(device: torch.device) -> str:
     return f"{done}, one chunk and several"
 
 
-CHECKS: dict[str, Callable[[torch.device], str]] = {
+CHECKS: dict[str, gpu_checks.Check] = {
     "scales": scales,
     "products": products,
     "linear": linear,
@@ -204,31 +203,8 @@ def costs(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu_smoke_fp8", description=__doc__.split("\n")[0])
-    parser.add_argument("--rehearse", action="store_true", help="the checks on a CPU")
-    parser.add_argument(
-        "--only", nargs="+", choices=CHECKS, help="checks to run; default all, then the costs"
-    )
-    options = parser.parse_args(arguments)
-    device = torch.device("cpu" if options.rehearse else "cuda")
-    if not options.rehearse and not torch.cuda.is_available():
-        raise SystemExit("gpu_smoke_fp8: needs a CUDA device, or --rehearse")
-    if not options.rehearse and (reason := fp8_blocker(device)):
-        raise SystemExit(f"gpu_smoke_fp8: {reason}")
-    failed = []
-    for name in options.only or CHECKS:
-        torch.manual_seed(0)
-        torch._dynamo.reset()
-        try:
-            print(f"{name}: {CHECKS[name](device)}", flush=True)
-        except Exception:
-            failed.append(name)
-            print(f"{name}: FAILED\n{traceback.format_exc()}", flush=True)
-    print(f"failed: {', '.join(failed)}" if failed else "all passed", flush=True)
-    if not options.rehearse and not options.only:
-        for line in costs(device):
-            print(line, flush=True)
-    return 1 if failed else 0
+    options = gpu_checks.parser_of("gpu_smoke_fp8", __doc__, CHECKS).parse_args(arguments)
+    return gpu_checks.run(options, CHECKS, costs, fp8_blocker)
 
 
 if __name__ == "__main__":

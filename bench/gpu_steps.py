@@ -6,16 +6,7 @@ from bench.gpu_jobs import Job, Step
 from bench.gpu_smoke import CHECKS
 
 ROWS = "faster", "ours", "peer", "fp8"  # of the whole step, those with targets first
-OPTIONS = (
-    "faster",
-    "window",
-    "sdpa",
-    "double",
-    "loss-torch",
-    "norm-torch",
-    "rope-triton",
-    "swiglu-triton",
-)
+OPTIONS = "faster", "window", "sdpa", "double", "loss-torch", "norm-torch", "rope-triton", "swiglu-triton"
 
 
 def _warm(row: str) -> Job:
@@ -23,7 +14,7 @@ def _warm(row: str) -> Job:
 
 
 # While operators are checked, the steps that are timed later fill the caches of Inductor and Triton. Two steps of 124M at
-# full batch fit a device of 80 GB beside the checks, three do not.
+# full batch and the checks fit a device of 80 GB, three do not.
 WARM = (
     _warm("ours"),
     _warm("faster"),
@@ -32,46 +23,17 @@ WARM = (
 )
 
 STEPS: dict[str, Step] = {
-    "correctness": Step(
-        90, (Job("correctness", "bench.gpu_correctness", output="gpu_correctness.json"), *WARM)
-    ),
-    "training": Step(
-        110,
-        (
-            Job(
-                "training",
-                "bench.gpu_training",
-                ("--only", *ROWS),
-                "gpu_training.json",
-            ),
-        ),
-    ),
-    "kernels": Step(
-        45,
-        (
-            Job(
-                "kernels",
-                "lmfast_kernels.check",
-                ("--what", "speed", "--quick"),
-                "gpu_kernels.json",
-                "--json",
-            ),
-        ),
-    ),
+    "correctness": Step(90, (Job("correctness", "bench.gpu_correctness", output="gpu_correctness.json"), *WARM)),
+    "training": Step(110, (Job("training", "bench.gpu_training", ("--only", *ROWS), "gpu_training.json"),)),
+    "kernels": Step(45, (
+        Job("kernels", "lmfast_kernels.check", ("--what", "speed", "--quick"), "gpu_kernels.json", "--json"),
+    )),
     "run": Step(50, (Job("run", "bench.gpu_run", ("--minutes", "0.45"), "gpu_run.json"),)),
     "decoding": Step(45, (Job("decoding", "bench.gpu_decoding", output="gpu_decoding.json"),)),
-    "options": Step(
-        110,
-        (
-            Job(
-                "options",
-                "bench.gpu_training",
-                ("--layers", "2", "--only", *OPTIONS),
-                "gpu_training_options.json",
-            ),
-        ),
-    ),
-}
+    "options": Step(110, (
+        Job("options", "bench.gpu_training", ("--layers", "2", "--only", *OPTIONS), "gpu_training_options.json"),
+    )),
+}  # fmt: skip
 
 ON_REQUEST: dict[str, Step] = {
     "warm": Step(110, tuple(map(_warm, ROWS[:2]))),
@@ -96,16 +58,3 @@ def smoke_steps(checks: Sequence[str] = ()) -> dict[str, Step]:
     jobs = tuple(Job(name, "bench.gpu_smoke", (name,)) for name in checks or CHECKS)
     smoke = {"smoke": Step(SMOKE_LIMIT, jobs)}
     return smoke if checks else smoke | {"tiles": ON_REQUEST["tiles"]}
-
-
-# More arguments for each module on a machine without a device.
-REHEARSAL: dict[str, tuple[str, ...]] = {
-    "bench.gpu_smoke": ("--rehearse",),
-    "bench.gpu_correctness": ("--rehearse",),
-    "bench.gpu_training": ("--rehearse",),
-    "bench.gpu_decoding": ("--rehearse",),
-    "bench.gpu_run": ("--rehearse",),
-    "bench.gpu_tiles": ("--rehearse",),
-    "bench.tokenizer_scaling": ("--rehearse",),
-    "lmfast_kernels.check": ("--rehearse",),
-}

@@ -2,13 +2,12 @@
 
 Groups: attention's forward, dq and dk, dv kernels at head_dim 64 and 128 (lmfast_kernels/attention_tiles.py); RMSNorm's
 backward, the loss kernel and its chunks (lmfast_kernels/tuning.py). Each at the sizes of training, in bf16, forward and
-backward together. A row says how long each candidate takes, the default first, and names the fastest; a candidate whose
+backward together. A row lists the time of each candidate, the default first, and names the fastest; a candidate whose
 result differs from the default's is WRONG. Compiling takes longer than measuring, so all candidates are compiled first,
-in processes that run at once; what they leave in Triton's cache is then timed one after another. Needs a CUDA device,
-or `--rehearse`.
+in parallel processes; with Triton's cache filled they are then timed one after another. Needs a CUDA device, or
+`--rehearse`.
 """
 
-import argparse
 import contextlib
 import multiprocessing
 import os
@@ -22,7 +21,8 @@ import torch
 
 import lmfast_kernels
 from bench import machine
-from bench.target_table import Row, add_options, attempt, measure
+from bench.results import Row
+from bench.target_table import attempt, measure, parser_of
 from lmfast_kernels import attention_tiles, backend, tuning
 from lmfast_kernels.check_report import time_ms
 
@@ -90,19 +90,13 @@ def groups() -> dict[str, Group]:
                 lambda tile, kernel=kernel: attention_tiles.use_tiles(**{kernel: tile}),
                 partial(attend, head_dim=head_dim, backward=kernel != "forward"),
             )
-    rms_norm, loss = (
-        import_module("lmfast_kernels.rms_norm"),
-        import_module("lmfast_kernels.linear_cross_entropy"),
-    )
+    rms_norm = import_module("lmfast_kernels.rms_norm")
+    loss = import_module("lmfast_kernels.linear_cross_entropy")
+    narrow, wide = (partial(normalise, width=width) for width in (768, 4096))
     chunks = [{"ROWS": rows} for rows in loss.CHUNK_ROWS_CANDIDATES]
     for name, config, candidates, make in (
-        (
-            "rms_norm-768",
-            "rms_norm_backward",
-            rms_norm.NARROW_BACKWARD_CANDIDATES,
-            partial(normalise, width=768),
-        ),
-        ("rms_norm-4096", "rms_norm_backward", rms_norm.BACKWARD_CANDIDATES, partial(normalise, width=4096)),
+        ("rms_norm-768", "rms_norm_backward", rms_norm.NARROW_BACKWARD_CANDIDATES, narrow),
+        ("rms_norm-4096", "rms_norm_backward", rms_norm.BACKWARD_CANDIDATES, wide),
         ("loss", "loss", loss.LOSS_CANDIDATES, lose),
         ("loss-chunks", "loss chunks", chunks, lose),
     ):
@@ -150,7 +144,7 @@ def sweep(name: str, group: Group, device: torch.device, tiny: bool) -> Row:
     shown = f"{fastest} is {gain:.3f} x the default; ms: " + ", ".join(
         f"{k} {v:.4f}" for k, v in times.items()
     )
-    return Row(name, None, None, gain, shown, data={"ms": times}, wrong="; ".join(wrong))
+    return Row(name, gain, shown, data={"ms": times}, wrong="; ".join(wrong))
 
 
 def rows(names: Sequence[str], device: torch.device, tiny: bool) -> Iterator[Row]:
@@ -159,9 +153,8 @@ def rows(names: Sequence[str], device: torch.device, tiny: bool) -> Iterator[Row
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu_tiles", description=__doc__.split("\n")[0])
+    parser = parser_of("gpu_tiles", __doc__, groups())
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes on any machine, two workers")
-    add_options(parser, groups())
     arguments = parser.parse_args()
     gpu = machine.gpu_name()
     if gpu is None and not arguments.rehearse:
@@ -169,9 +162,7 @@ def main() -> int:
     device, tiny = torch.device("cpu" if gpu is None else "cuda"), gpu is None
     names = arguments.only or list(groups())
     compile_all(names, tiny, 2 if tiny else min(14, os.cpu_count() or 1))
-    described = machine.describe(gpu)
-    name = f"gpu_tiles_{machine.slug(gpu or described['cpu'])}.json"
-    return measure(gpu or described["cpu"], described, rows(names, device, tiny), arguments.output or name)
+    return measure("gpu_tiles", rows(names, device, tiny), arguments.output, gpu=gpu)
 
 
 if __name__ == "__main__":

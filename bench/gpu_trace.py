@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from bench import fake_device
-from bench.gpu_training import read_config
+from bench.gpu_training_job import read_config
 from bench.machine import ROOT
 from bench.training_step import OurSteps
 from lmfast.inference.sampling import Sampling

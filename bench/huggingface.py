@@ -1,8 +1,10 @@
 """Our model's shape and weights as Hugging Face's LlamaForCausalLM: the peer of training and generation.
 
 In: a TransformerLM of the Llama shape (pre-norm, RoPE, SwiGLU, no dropout). Out: a LlamaForCausalLM on the same device
-with copies of its weights. Refused: other shapes, and a weight that has no counterpart (load_state_dict is strict).
+with copies of its weights. Rejected: other shapes, and a weight that has no counterpart (load_state_dict is strict).
 """
+
+from collections.abc import Callable
 
 import torch
 
@@ -21,28 +23,34 @@ def llama(model: TransformerLM):
     if any(getattr(shape, name) != value for name, value in plain.items()):
         raise ValueError("only the plain Llama shape has a counterpart in LlamaForCausalLM")
     config = LlamaConfig(
-        vocab_size=shape.vocab_size,
-        hidden_size=shape.d_model,
-        intermediate_size=shape.d_ff,
-        num_hidden_layers=shape.num_layers,
-        num_attention_heads=shape.num_heads,
-        num_key_value_heads=shape.num_kv_heads,
-        max_position_embeddings=shape.context_length,
-        rms_norm_eps=1e-5,
+        vocab_size=shape.vocab_size, hidden_size=shape.d_model, intermediate_size=shape.d_ff,
+        num_hidden_layers=shape.num_layers, num_attention_heads=shape.num_heads, num_key_value_heads=shape.num_kv_heads,
+        max_position_embeddings=shape.context_length, rms_norm_eps=1e-5,
         rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
-        tie_word_embeddings=shape.tie_embeddings,
-        bos_token_id=None,
-        eos_token_id=None,
-        attn_implementation="sdpa",
-    )
+        tie_word_embeddings=shape.tie_embeddings, bos_token_id=None, eos_token_id=None, attn_implementation="sdpa",
+    )  # fmt: skip
     with torch.device(model.embedding.weight.device):
         theirs = LlamaForCausalLM(config)
     theirs.load_state_dict(weights(model))
     return theirs
 
 
+def greedy(theirs, prompts: torch.Tensor, new: int) -> Callable[[], list[list[int]]]:
+    """A call of its greedy generate that returns exactly `new` ids for each row of `prompts`, (batch, length) ids."""
+    ids = prompts.to(theirs.device)
+    mask = torch.ones_like(ids)
+
+    def run() -> list[list[int]]:
+        made = theirs.generate(
+            ids, attention_mask=mask, max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0
+        )
+        return made[:, ids.shape[1] :].tolist()
+
+    return run
+
+
 def weights(model: TransformerLM) -> dict[str, torch.Tensor]:
-    """Weights under Llama's names; our fused projections are cut into the matrices they hold."""
+    """Weights under Llama's names; our fused projections are split."""
     shape = model.config
     kv = shape.num_kv_heads * shape.head_dim
     found = {
@@ -54,15 +62,10 @@ def weights(model: TransformerLM) -> dict[str, torch.Tensor]:
         q, k, v = block.attention.qkv.weight.split([shape.d_model, kv, kv])
         gate, up = block.feed_forward.up.weight.chunk(2)
         parts = {
-            "self_attn.q_proj": q,
-            "self_attn.k_proj": k,
-            "self_attn.v_proj": v,
-            "self_attn.o_proj": block.attention.out.weight,
-            "mlp.gate_proj": gate,
-            "mlp.up_proj": up,
-            "mlp.down_proj": block.feed_forward.down.weight,
-            "input_layernorm": block.attention_norm.weight,
+            "self_attn.q_proj": q, "self_attn.k_proj": k, "self_attn.v_proj": v,
+            "self_attn.o_proj": block.attention.out.weight, "mlp.gate_proj": gate, "mlp.up_proj": up,
+            "mlp.down_proj": block.feed_forward.down.weight, "input_layernorm": block.attention_norm.weight,
             "post_attention_layernorm": block.ffn_norm.weight,
-        }
+        }  # fmt: skip
         found |= {f"model.layers.{i}.{name}.weight": part for name, part in parts.items()}
     return {name: part.detach().clone() for name, part in found.items()}

@@ -1,24 +1,23 @@
-"""One benchmark: our function timed by pytest-benchmark, its peers in the same rounds, rates and ratios worked out.
+"""One benchmark of the suite: our function timed by pytest-benchmark, its peers in the same rounds, kept as a Row.
 
-In: a function without arguments, what it does in one call (`Work`), peers that do the same, a budget of seconds.
-Out: pytest-benchmark's statistics, and in `extra_info` what `figures` makes of them:
+In: a function without arguments, what it does in one call (`Work`), peers that do the same, a budget of seconds. Out: a
+Row with every time. `data["fraction"]`, {of, value}, is the part of a ceiling measured in this session (`Work.ceiling`
+names it); of a matrix rate it is MFU.
 
-    work      tokens, bytes, and FLOPs where they are counted: of one call
-    rates     tokens_per_second, bytes_per_second, flops_per_second: from the median
-    fraction  {of, value}: of a ceiling measured in this session (`Work.ceiling` names it); of a matrix rate it is MFU
-    peers     {name: {median, ratio: {median, low, high, rounds}}}: how many times as fast we are, pair by pair
-
-A peer runs right before us in each round, so that a busy moment of the machine meets both. One that takes longer than
+A peer runs right before us in each round, so that a busy moment of the machine affects both. One that takes longer than
 its share of the budget is timed in fewer rounds, and once only where a call takes longer than the whole of it (or, with
---quick, than its share). Refused: nothing; whether results agree is asserted by the caller.
+--quick, than its share). The caller checks that results agree.
 """
 
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
-from bench.timing import ratio, seconds
+from bench.results import Row
+from bench.table import amount, duration
+from bench.timing import seconds
 
-BUDGET = {"quick": 0.7, "default": 3.0, "full": 20.0}  # seconds a benchmark, warm-up aside
+BUDGET = {"quick": 0.7, "default": 3.0, "full": 20.0}  # seconds per benchmark, without warm-up
 FEWEST, MOST = 3, 200  # rounds
 PEER_FEWEST = {
     "quick": 1,
@@ -29,9 +28,9 @@ PEER_FEWEST = {
 
 @dataclass(frozen=True)
 class Work:
-    """What one call does. Every benchmark says how many tokens and bytes; what they are, its file says: bytes of a text
-    or of a token file, of an operator's tensors, of the weights that a step must read. `ceiling` is a key of the
-    measured ceilings, which `flops` (matmul …) or `bytes` (read, copy) is compared with."""
+    """What one call does. Each file states what its tokens and bytes are: bytes of a text or of a token file, of an
+    operator's tensors, of the weights that a step must read. `ceiling` is a key of the measured ceilings, which `flops`
+    (matmul …) or `bytes` (read, copy) is compared with."""
 
     tokens: int
     bytes: int
@@ -44,54 +43,50 @@ def rounds_for(taken: float, budget: float, fewest: int = FEWEST, most: int = MO
     return max(fewest, min(most, int(budget / max(taken, 1e-9))))
 
 
-def figures(
-    work: Work,
-    ours: list[float],
-    median: float,
-    peers: Mapping[str, list[float]],
-    ceilings: Mapping[str, float],
-) -> dict:
-    """`extra_info` as the head of this file has it."""
-    done = {name: amount for name, amount in asdict(work).items() if amount is not None and name != "ceiling"}
-    info: dict = {
-        "work": done,
-        "rates": {f"{name}_per_second": amount / median for name, amount in done.items()},
-    }
+def timed_row(
+    key: tuple[str, str], work: Work, times: dict[str, list[float]], ceilings: Mapping[str, float]
+) -> Row:
+    """The row (group, name) of what was timed."""
+    median = statistics.median(times["ours"])
+    done = {name: number for name, number in asdict(work).items() if number is not None and name != "ceiling"}
+    row = Row(key[1], median, at_most=True, group=key[0], times=times, work=done)
+    parts = [duration(median), f"{amount(work.tokens / median)} tokens/s"]
     if work.ceiling in ceilings:
-        amount = work.flops if work.ceiling.startswith("matmul") else work.bytes
-        info["fraction"] = {"of": work.ceiling, "value": amount / median / ceilings[work.ceiling]}
-    if peers:
-        info["peers"] = {
-            name: {"median": sorted(times)[len(times) // 2], "ratio": ratio(times, ours).as_dict()}
-            for name, times in peers.items()
-        }
-    return info
+        number = work.flops if work.ceiling.startswith("matmul") else work.bytes
+        value = number / median / ceilings[work.ceiling]
+        row.data["fraction"] = {"of": work.ceiling, "value": value}
+        parts.append(f"{100 * value:.0f} % of {work.ceiling}")
+    else:
+        parts.append(amount(work.bytes / median, "B/s"))
+    row.shown = ", ".join(parts)
+    return row
 
 
 class Measure:
-    """The `measure` fixture: measure(function, Work(...), peers={name: function})."""
+    """The `measure` fixture: measure(function, Work(...), peers={name: function}) -> Row, which is kept in `rows`."""
 
-    def __init__(self, benchmark, mode: str, ceilings: Mapping[str, float], synchronize=None):
-        self.benchmark, self.mode, self.ceilings = benchmark, mode, ceilings
-        self.synchronize = synchronize
+    def __init__(self, benchmark, key: tuple[str, str], mode: str, ceilings: Mapping[str, float], rows: list[Row],
+                 synchronize: Callable[[], None] | None = None):  # fmt: skip
+        self.benchmark, self.key, self.mode, self.ceilings = benchmark, key, mode, ceilings
+        self.rows, self.synchronize = rows, synchronize
 
     def __call__(
         self,
         function: Callable[[], object],
         work: Work,
         peers: Mapping[str, Callable[[], object]] | None = None,
-        fewest: int = FEWEST,
         before: Callable[[], object] | None = None,
-    ) -> None:
-        """`before` is called before each of our rounds and not timed: it puts things back as they were."""
+    ) -> Row | None:
+        """`before` is called before each of our rounds and not timed: it restores the initial state. None with
+        --benchmark-disable, which calls the function once."""
         peers = peers or {}
         if self.benchmark.disabled:
             function()
-            return
+            return None
         # The first calls compile and fill caches; the second says how long one takes.
         budget = BUDGET[self.mode] / (1 + len(peers))
         function()
-        rounds = rounds_for(seconds(function, self.synchronize), budget, fewest)
+        rounds = rounds_for(seconds(function, self.synchronize), budget)
         allowed: dict[str, int] = {}
         taken: dict[str, list[float]] = {name: [] for name in peers}
         for name, peer in peers.items():
@@ -116,5 +111,6 @@ class Measure:
                 self.synchronize()
 
         self.benchmark.pedantic(timed, setup=before_each, rounds=rounds)
-        stats = self.benchmark.stats.stats
-        self.benchmark.extra_info |= figures(work, stats.data, stats.median, taken, self.ceilings)
+        times = {"ours": list(self.benchmark.stats.stats.data), **taken}
+        self.rows.append(timed_row(self.key, work, times, self.ceilings))
+        return self.rows[-1]

@@ -5,17 +5,18 @@ in bench/results/*.json that README quotes. Out: report.svg, the run report's lo
 times as fast as the fastest peer. A test compares both with what these files give.
 """
 
+import argparse
 import hashlib
 import re
 import tempfile
 from pathlib import Path
 
-from bench import machine, readme, report, saved
+from bench import machine, readme, report, results
 from lmfast.files import atomic_write
 from lmfast.training.report import write_report
 
 PICTURES = machine.ROOT / "docs" / "pictures"
-RUN = saved.RESULTS / "quickstart"
+RUN = results.RESULTS / "quickstart"
 CURVES = ("Loss against tokens", "Bits per byte")
 WIDTH, HEIGHT = 403.2, 244.8  # points of one figure of the report
 STYLE = "<style>text { font: 13px system-ui, sans-serif; fill: #1b1f24 }</style>"
@@ -46,25 +47,19 @@ def run_report() -> str:
 
 
 def benchmarks() -> str:
-    """The overview of everything that README compares on a CPU."""
-    runs = [run for run in readme.results() if not saved.machine_of(run)["gpu"]]
-    groups: dict[str, list[saved.Entry]] = {}
-    for entry, _ in readme.newest(runs):
-        groups.setdefault(entry.group, []).append(entry)
-    figure = report.overview(list(groups.items()))
-    svg = re.search(r"<svg.*</svg>", figure, re.DOTALL).group()
-    return (
-        svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(
-            ">", f">{STYLE}{WHITE}", 1
-        )
-        + "\n"
-    )
+    """The bars of everything that README compares on a CPU, each with its fastest peer."""
+    found = readme.comparisons(readme.saved_results())
+    pairs = [(f"{table} {row.name}", row.peers[0]) for table, row, _ in found]
+    svg = report.bars("Times as fast as the fastest peer, logarithmic", pairs)
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {svg.removeprefix("<svg ")}'
+    return head.replace(">", f">{STYLE}{WHITE}", 1) + "\n"
 
 
 def main() -> None:
+    argparse.ArgumentParser(prog="python -m bench.pictures", description=__doc__.split("\n")[0]).parse_args()
     for name, draw in (("report.svg", run_report), ("bench.svg", benchmarks)):
-        with atomic_write(PICTURES / name) as beside:
-            beside.write_text(draw(), encoding="utf-8")
+        with atomic_write(PICTURES / name) as temporary:
+            temporary.write_text(draw(), encoding="utf-8")
         print(PICTURES / name)
 
 

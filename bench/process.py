@@ -5,6 +5,9 @@ each shared page counted once (PSS). Pages of mapped files are left out: the sys
 them. Linux only; memory is read from /proc every 5 ms, so a shorter peak can be missed.
 """
 
+import contextlib
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -18,7 +21,7 @@ PERIOD = 0.005
 
 @dataclass(frozen=True)
 class Finished:
-    """A command that ended well."""
+    """A command that succeeded."""
 
     seconds: float
     peak_bytes: int
@@ -44,18 +47,24 @@ def held(process: psutil.Process) -> int:
 
 
 def run(command: Sequence[str], cwd: Path, env: dict[str, str], watch_memory: bool = True) -> Finished:
-    """Runs a command to its end. Raises CalledProcessError with what it printed where it fails."""
+    """Runs a command to its end. Raises CalledProcessError with its output where it fails; an interrupt ends it and all
+    that it started."""
     began = time.perf_counter()
     with subprocess.Popen(
-        command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as child:
+        command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as child:  # fmt: skip
         peak = 0
-        if watch_memory:
-            process = psutil.Process(child.pid)
-            while child.poll() is None:
-                peak = max(peak, held(process))
-                time.sleep(PERIOD)
-        output, _ = child.communicate()
+        try:
+            if watch_memory:
+                process = psutil.Process(child.pid)
+                while child.poll() is None:
+                    peak = max(peak, held(process))
+                    time.sleep(PERIOD)
+            output, _ = child.communicate()
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            raise
     seconds = time.perf_counter() - began
     if child.returncode:
         raise subprocess.CalledProcessError(child.returncode, command, output)

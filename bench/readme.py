@@ -1,16 +1,16 @@
-"""README's section "How fast", made of the files in bench/results/ and of nothing else: `python -m bench.report --readme`.
+"""README's section "How fast", made from the files in bench/results/ alone: `python -m bench.report --readme`.
 
-In: those files. Out: Markdown between two markers of README.md: every comparison with a peer in the tables of targets, and
-of the suite's runs the training steps, each with the file that holds it. Where two files hold the same comparison the
-newer one is quoted; files of small sizes (--quick, no --full) never are. Refused: results of two machines in one table,
-and a file that does not say when it was measured.
-A test holds README equal to this.
+In: those files. Out: Markdown between two markers of README.md: every comparison with a peer in the tables of targets, of
+the suite's runs the training steps, and every row of a GPU that has a target, each with its file. Where two files hold
+the same comparison the newer one is quoted; files of small sizes (--quick, no --full) never are. Rejected: results of
+two machines in one table. A test holds README equal to this.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from bench import machine, saved
+from bench import machine, results
+from bench.results import Row, Run
 from bench.table import duration
 from lmfast.errors import UserError
 from lmfast.files import atomic_write
@@ -18,85 +18,84 @@ from lmfast.files import atomic_write
 README = machine.ROOT / "README.md"
 BEGIN = "<!-- made by python -m bench.report --readme -->"
 END = "<!-- end -->"
-QUOTED_OF_SUITE = ("training",)  # the tokenizer and decoding have tables of their own
 ORDER = ("tokenizer", "training", "generation")
 PROOFS = ("_quick", "_small")  # how names of files end whose sizes only prove that a table works
 
 
-def newest(runs: Sequence[Mapping]) -> list[tuple[saved.Entry, Mapping]]:
-    """(entry with a peer, its run), each name once, from the run that was measured last."""
-    for run in runs:
-        if not run.get("datetime"):
-            raise UserError(
-                f"{run['source']}.json: has no datetime, so what is newer is not known; measure again, or add the time"
-            )
-    found: dict[tuple, tuple[saved.Entry, Mapping]] = {}
-    for run in sorted(runs, key=lambda run: run["datetime"]):
-        for entry in saved.entries(run):
-            quoted = not saved.is_suite(run) or entry.group in QUOTED_OF_SUITE
-            if entry.peers and quoted:
-                found[entry.group, entry.name] = (entry, run)
-    return sorted(found.values(), key=lambda pair: (*ORDER, pair[0].group).index(pair[0].group))
+def newest(runs: Sequence[Run], judged: bool = False) -> list[tuple[Row, Run]]:
+    """Each row with a peer, or where `judged` with a target, once: from the run that was measured last. Of the suite's
+    rows those of training steps; the tokenizer and decoding have tables of their own."""
+    found: dict[tuple[str, str], tuple[Row, Run]] = {}
+    for run in sorted(runs, key=lambda run: run.datetime):
+        for row in run.rows:
+            group = row.group or run.table
+            quoted = (row.must, row.aim) != (None, None) if judged else row.peers
+            if quoted and (run.table != "suite" or group == "training"):
+                found["" if judged else group, row.name] = (row, run)
+    return list(found.values())
 
 
-def section(runs: Sequence[Mapping]) -> str:
+def comparisons(runs: Sequence[Run]) -> list[tuple[str, Row, Run]]:
+    """(table, row with a peer, its run) of everything that was measured on CPUs, in ORDER."""
+    pairs = newest([run for run in runs if not run.machine["gpu"]])
+    named = [(row.group or run.table, row, run) for row, run in pairs]
+    return sorted(named, key=lambda entry: (*ORDER, entry[0]).index(entry[0]))
+
+
+def link(run: Run) -> str:
+    return f"[{run.machine['commit']}](bench/results/{run.source}.json)"
+
+
+def section(runs: Sequence[Run]) -> str:
     """The text between the markers, which it includes."""
-    pairs = newest([run for run in runs if not saved.machine_of(run)["gpu"]])
-    if not pairs:
+    found = comparisons(runs)
+    if not found:
         raise UserError(
-            f"{saved.RESULTS}: holds no comparison with a peer; run python -m bench.tokenizer_table --full"
+            f"{results.RESULTS}: holds no comparison with a peer; run python -m bench.tokenizer_table --full"
         )
-    devices = {saved.device(run) for _, run in pairs}
+    devices = {run.device for _, _, run in found}
     if len(devices) > 1:
         raise UserError(f"README quotes one machine, and bench/results has {' and '.join(sorted(devices))}")
-    on_gpu = [run for run in runs if saved.machine_of(run)["gpu"]]
-    gpu = "see below" if on_gpu else "not measured"
+    on_gpu = [run for run in runs if run.machine["gpu"]]
     lines = [
         BEGIN,
-        f"Measured on {devices.pop()}; GPUs: {gpu}. Medians; the ratio says how many times as fast ours is, pair by pair in",
+        f"Measured on {devices.pop()}; GPUs: {'see below' if on_gpu else 'not measured'}. Medians; the ratio says how many "
+        "times as fast ours is, pair by pair in",
         "turns (quartiles). The last column is the commit that was measured, and the file with every time taken.",
         "",
         "| | ours | peer | ratio | from |",
         "|---|---|---|---|---|",
     ]
-    for entry, run in pairs:
-        for peer in entry.peers:
+    for _, row, run in found:
+        for peer in row.peers:
             r = peer.ratio
-            spread = f" ({r['low']:.2f}–{r['high']:.2f})" if r["rounds"] > 1 else " (one round)"
+            spread = f" ({r.low:.2f}–{r.high:.2f})" if r.rounds > 1 else " (one round)"
             lines.append(
-                f"| {entry.name} | {duration(entry.seconds)} | {peer.name} {duration(peer.seconds)} | "
-                f"{r['median']:.2f}{spread} | "
-                f"[{saved.machine_of(run)['commit']}](bench/results/{run['source']}.json) |"
+                f"| {row.name} | {duration(row.median)} | {peer.name} {duration(peer.seconds)} | "
+                f"{r.median:.2f}{spread} | {link(run)} |"
             )
     return "\n".join([*lines, *gpu_lines(on_gpu), END])
 
 
-def gpu_lines(runs: Sequence[Mapping]) -> list[str]:
-    """A table for each GPU: every row with a target, each name from the run that was measured last."""
-    found: dict[str, dict[str, tuple[Mapping, Mapping]]] = {}
-    for run in sorted(runs, key=lambda run: run.get("datetime") or ""):
-        for row in run.get("rows", []):
-            if row["must"] is not None or row["aim"] is not None:
-                found.setdefault(saved.machine_of(run)["gpu"], {})[row["name"]] = (row, run)
+def gpu_lines(runs: Sequence[Run]) -> list[str]:
+    """A table for each GPU: every row with a target."""
     lines = []
-    for device, rows in found.items():
+    for device in dict.fromkeys(run.machine["gpu"] for run in runs):
         lines += ["", f"On one {device}, bf16; a target is what an H100 should reach:", ""]
         lines += ["| | measured | target | from |", "|---|---|---|---|"]
-        for row, run in rows.values():
-            limit = "at most" if row["at_most"] else "at least"
-            wanted, kind = (row["aim"], "aim: ") if row["must"] is None else (row["must"], "")
-            told = f"{kind}{limit} " + (f"{wanted:,.0f}" if wanted >= 100 else f"{wanted:.3g}")
-            told += "" if row["verdict"] in ("must", "aim", "-") else f", {row['verdict']}"
-            commit = saved.machine_of(run)["commit"]
-            lines.append(
-                f"| {row['name']} | {row['shown']} | {told} | [{commit}](bench/results/{run['source']}.json) |"
-            )
+        for row, run in newest([run for run in runs if run.machine["gpu"] == device], judged=True):
+            limit = "at most" if row.at_most else "at least"
+            wanted, kind = (row.aim, "aim: ") if row.must is None else (row.must, "")
+            target = f"{kind}{limit} " + (f"{wanted:,.0f}" if wanted >= 100 else f"{wanted:.3g}")
+            target += "" if row.verdict in ("must", "aim", "-") else f", {row.verdict}"
+            lines.append(f"| {row.name} | {row.shown} | {target} | {link(run)} |")
     return lines
 
 
-def results() -> list[dict]:
+def saved_results() -> list[Run]:
     """Every file in bench/results, but those of small sizes."""
-    return saved.read(path for path in sorted(saved.RESULTS.glob("*.json")) if not path.stem.endswith(PROOFS))
+    paths = sorted(results.RESULTS.glob("*.json"))
+    return [results.read(path) for path in paths if not path.stem.endswith(PROOFS)]
 
 
 def refresh(path: Path, text: str) -> None:
@@ -105,6 +104,6 @@ def refresh(path: Path, text: str) -> None:
     before, begin, rest = whole.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise UserError(f"{path}: does not have the lines {BEGIN} and {END} where the section belongs")
-    with atomic_write(path) as beside:
-        beside.write_text(before + text + after, encoding="utf-8")
+        raise UserError(f"{path}: does not have the lines {BEGIN} and {END} around the section")
+    with atomic_write(path) as temporary:
+        temporary.write_text(before + text + after, encoding="utf-8")

@@ -1,21 +1,20 @@
-"""Saved runs as pages: `python -m bench.report [RUN.json …] [--output FOLDER]` writes bench.md and bench.html.
+"""Saved runs as one page: `python -m bench.report [RUN.json …] [--output FOLDER]` writes bench.html.
 
-In: files that the suite saved (by default the newest one of each host, device and mode under `.benchmarks/`), and those
-of bench/results/. Nothing is measured here and nothing is looked up: what a page says is in the files. Out: a Markdown
-page, and one HTML page that opens offline: an overview, how many times as fast as the fastest peer; then each benchmark
-beside its peers as bars, longer is faster; then all figures, with machine, versions, commit and the measured ceilings.
-`--readme` puts the section of readme.py into README.md instead.
+In: files of results (results.py), by default those of bench/results/ and the newest run of each host, device and mode
+under `.benchmarks/`. Out: an HTML page that opens offline: for each run the machine, versions, commit and measured
+ceilings, how many times as fast as each peer as bars, and all figures. Nothing is measured or looked up here. `--readme`
+puts the section of readme.py into README.md instead.
 """
 
-import argparse
 import html
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from bench import readme, saved, storage
-from bench.saved import Entry, facts
-from bench.table import CELLS, duration, times
+from bench import readme, results, storage
+from bench.results import Peer, Row, Run
+from bench.table import CELLS, against_peers, by_group, cells, facts, times
+from bench.target_table import parser_of
 from lmfast.cli.exit_codes import exit_on_user_error
 from lmfast.errors import UserError
 from lmfast.files import atomic_write
@@ -30,64 +29,41 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 td, th { text-align: left; padding: .2em 1.1em .2em 0; border-bottom: 1px solid #e3e5e8; vertical-align: top; }
 th { color: #57606a; font-weight: 600; white-space: nowrap; } td.short { white-space: nowrap; } nav { margin: 1em 0; }
 """
-WIDTH, LABEL, BAR, GAP = 1040, 200, 18, 6  # pixels of a chart
-NUMBERS = 380  # for the text behind the longest bar
-LETTER = 7.2  # of a letter, generously
-OURS, THEIRS, SLOWER = "#1f6feb", "#8c959f", "#d9480f"
-TARGETS = ("row", "measured", "must", "aim", "reached")
+WIDTH, BAR, GAP = 1040, 18, 6  # pixels of a chart
+LETTER = 7.2  # generous width of a letter
+OURS, SLOWER = "#1f6feb", "#d9480f"
+HEADS = (*CELLS, "times as fast as", "measured", "must", "aim", "reached")
 
 
-def newest_runs() -> list[dict]:
+def newest_runs() -> list[Run]:
     """The last whole run of each host, device, cores and mode, then what is in bench/results."""
     there = storage.FOLDER.iterdir() if storage.FOLDER.exists() else []
     folders = sorted(path for path in there if path.is_dir())
     found = [storage.last_whole(runs) for folder in folders if (runs := storage.saved_runs(folder))]
-    return found + readme.results()
+    return found + readme.saved_results()
 
 
-def grouped(run: Mapping) -> Iterator[tuple[str, list[Entry]]]:
-    """(tokenizer, its entries), …"""
-    groups: dict[str, list[Entry]] = {}
-    for entry in saved.entries(run):
-        groups.setdefault(entry.group, []).append(entry)
-    yield from sorted(groups.items())
-
-
-def columns(run: Mapping, entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
-    """(heads, rows) of all figures of a group, without empty columns; the peers of the suite's results in the last."""
-    if saved.is_suite(run):
-        heads = [*CELLS, "times as fast as"]
-        rows = [
-            [*entry.cells, ", ".join(f"{peer.name} {times(peer.ratio)}" for peer in entry.peers)]
-            for entry in entries
-        ]
-    else:
-        heads, rows = list(TARGETS), [entry.cells for entry in entries]
-    kept = [i for i in range(len(heads)) if any(row[i] for row in rows)]
-    return [heads[i] for i in kept], [[row[i] for i in kept] for row in rows]
-
-
-def markdown(runs: Sequence[Mapping]) -> str:
-    """The page as Markdown."""
-    pages = ["# Measured speed", ""]
-    for run in runs:
-        pages += ["## " + facts(run)[0], "", *(f"{text}  " for text in facts(run)[1:]), ""]
-        for group, entries in grouped(run):
-            heads, rows = columns(run, entries)
-            pages += [f"### {group}", "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-            pages += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-            pages.append("")
-    return "\n".join(pages)
-
-
-def bars(entry: Entry) -> list[tuple[str, float, str]]:
-    """(who, how fast beside ours, what stands behind the bar): ours first, then peers from fast to slow. Speeds are those of
-    the pairs, which a busy moment of the machine met alike; the medians behind them need not be."""
-    found = [("lmfast", 1.0, entry.note)]
-    for peer in sorted(entry.peers, key=lambda peer: peer.ratio["median"]):
-        told = f"{duration(peer.seconds)}; ours {times(peer.ratio)}"
-        found.append((peer.name, 1 / peer.ratio["median"], told))
-    return found
+def figures(rows: Sequence[Row]) -> list[list[str]]:
+    """The heads, then a line per row, without empty columns; what was timed in the suite states its rates instead of
+    `shown`."""
+    lines = []
+    for row in rows:
+        limit = "≤" if row.at_most else "≥"
+        targets = [f"{limit} {target:g}" if target else "" for target in (row.must, row.aim)]
+        reached = row.verdict if row.must or row.wrong else ""
+        measured = (
+            [against_peers(row), ""] if row.work else ["", " ".join(filter(None, [row.wrong, row.shown]))]
+        )
+        lines.append(
+            [
+                *(cells(row) if row.work else [row.name, *[""] * (len(CELLS) - 1)]),
+                *measured,
+                *targets,
+                reached,
+            ]
+        )
+    kept = [i for i in range(len(HEADS)) if any(line[i] for line in lines)]
+    return [[line[i] for i in kept] for line in [HEADS, *lines]]
 
 
 def words(x: float, y: float, text: str, anchor: str = "start") -> str:
@@ -98,94 +74,65 @@ def rectangle(x: float, y: float, width: float, colour: str) -> str:
     return f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="{BAR}" fill="{colour}"/>'
 
 
-def picture(title: str, height: float, parts: Sequence[str]) -> str:
-    title = html.escape(title)
-    return (
-        f'<figure><figcaption>{title}</figcaption><svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{title}">'
-        f"{''.join(parts)}</svg></figure>"
-    )
-
-
-def chart(entry: Entry) -> str:
-    """One benchmark beside its peers as bars of speed, an inline SVG."""
-    entries = bars(entry)
-    fastest = max(speed for _, speed, _ in entries)
-    parts = []
-    for i, (who, speed, text) in enumerate(entries):
-        y, width = i * (BAR + GAP), max(2.0, (WIDTH - LABEL - NUMBERS) * speed / fastest)
-        parts += [
-            words(LABEL - 8, y + 14, who, "end"),
-            rectangle(LABEL, y, width, THEIRS if i else OURS),
-            words(LABEL + width + 8, y + 14, text),
-        ]
-    return picture(entry.name, len(entries) * (BAR + GAP), parts)
-
-
-def overview(groups: Sequence[tuple[str, Sequence[Entry]]]) -> str:
-    """How many times as fast as the fastest peer, on a logarithmic scale from a line: right of it is faster."""
-    found = []
-    for group, entries in groups:
-        for entry in entries:
-            if (peer := entry.fastest) is not None:
-                name = f"{group} {entry.name}" if len(groups) > 1 else entry.name
-                found.append((name, math.log2(peer.ratio["median"]), f"{times(peer.ratio)} {peer.name}"))
-    if not found:
-        return ""
+def bars(title: str, pairs: Sequence[tuple[str, Peer]]) -> str:
+    """How many times as fast as a peer, on a logarithmic scale from a line: right of it is faster. In: (what was timed,
+    whom it is compared with); out: an inline SVG."""
+    found = [(name, math.log2(peer.ratio.median), f"{times(peer.ratio)} {peer.name}") for name, peer in pairs]
     label = LETTER * max(len(name) for name, _, _ in found) + 8
 
     def side(sign: int) -> tuple[float, float]:
         """(longest bar, in doublings; pixels of the text behind it) to the right or to the left."""
-        there = [(abs(value), len(told)) for _, value, told in found if value * sign > 0]
+        there = [(abs(value), len(text)) for _, value, text in found if value * sign > 0]
         longest, letters = max((v for v, _ in there), default=0.0), max((n for _, n in there), default=0)
         return longest, LETTER * letters + 12
 
-    (right, room_right), (left, room_left) = side(1), side(-1)
-    unit = min(90, (WIDTH - label - room_left - room_right) / max(right + left, 1.0))  # pixels a doubling
-    line = label + room_left + unit * left
+    (right, text_right), (left, text_left) = side(1), side(-1)
+    unit = min(90, (WIDTH - label - text_left - text_right) / max(right + left, 1.0))  # pixels per doubling
+    line = label + text_left + unit * left
     parts, height = [], len(found) * (BAR + GAP) + 18
-    for i, (name, value, told) in enumerate(found):
+    for i, (name, value, text) in enumerate(found):
         y, width = i * (BAR + GAP), max(1.0, unit * abs(value))
         parts.append(words(label - 8, y + 14, name, "end"))
         if value >= 0:
-            parts += [rectangle(line, y, width, OURS), words(line + width + 6, y + 14, told)]
+            parts += [rectangle(line, y, width, OURS), words(line + width + 6, y + 14, text)]
         else:
-            parts += [rectangle(line - width, y, width, SLOWER), words(line - width - 6, y + 14, told, "end")]
+            parts += [rectangle(line - width, y, width, SLOWER), words(line - width - 6, y + 14, text, "end")]
     parts.append(f'<line x1="{line:.1f}" x2="{line:.1f}" y1="0" y2="{height - 18}" stroke="#1b1f24"/>')
     parts.append(words(line, height - 4, "1x", "middle"))
-    return picture("Times as fast as the fastest peer, logarithmic", height, parts)
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{title}">{"".join(parts)}</svg>'
 
 
-def figures(run: Mapping, entries: Sequence[Entry]) -> str:
-    """All figures of a group as a table."""
-    heads, rows = columns(run, entries)
-    short = [max(map(len, (row[i] for row in rows))) <= 16 for i in range(len(heads))]
+def table(rows: Sequence[Row]) -> str:
+    """All figures of a group."""
+    heads, *lines = figures(rows)
+    short = [max(len(line[i]) for line in lines) <= 16 for i in range(len(heads))]
     body = "".join(
         "<tr>"
-        + "".join(f"<td{' class=short' * few}>{html.escape(cell)}</td>" for cell, few in zip(row, short))
+        + "".join(f"<td{' class=short' * few}>{html.escape(cell)}</td>" for cell, few in zip(line, short))
         + "</tr>"
-        for row in rows
+        for line in lines
     )
     return f"<table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{body}</table>"
 
 
-def page(runs: Sequence[Mapping]) -> str:
+def page(runs: Sequence[Run]) -> str:
     """The page as HTML, with nothing that is loaded from elsewhere."""
-    links = [f'<a href="#run-{i}">{html.escape(run["source"])}</a>' for i, run in enumerate(runs)]
+    links = [f'<a href="#run-{i}">{html.escape(run.source)}</a>' for i, run in enumerate(runs)]
     body = [
         "<h1>Measured speed</h1>",
-        "<p>Ours is blue. Longer bars are faster. Ratios are medians over pairs that were timed one after the other, "
-        "with their quartiles; all of it is from saved runs.</p>",
+        "<p>Longer blue bars are faster. Ratios are medians over pairs that were timed one after the other, with their "
+        "quartiles; everything is from saved runs.</p>",
         f"<nav>{' · '.join(links)}</nav>" if len(links) > 1 else "",
     ]
     for i, run in enumerate(runs):
-        told = [html.escape(text) for text in facts(run)]
-        body += [f'<h2 id="run-{i}">{told[0]}</h2>', f'<p class="facts">{"<br>".join(told[1:])}</p>']
-        groups = list(grouped(run))
-        body.append(overview(groups))
-        for group, entries in groups:
-            body.append(f"<h3>{html.escape(group)}</h3>")
-            body += [chart(entry) for entry in entries if entry.peers]
-            body.append(figures(run, entries))
+        lines = [html.escape(text) for text in facts(run)]
+        body += [f'<h2 id="run-{i}">{lines[0]}</h2>', f'<p class="facts">{"<br>".join(lines[1:])}</p>']
+        for group, rows in by_group(run.rows):
+            body.append(f"<h3>{html.escape(group or run.table)}</h3>")
+            if pairs := [(row.name, peer) for row in rows for peer in row.peers]:
+                title = "Times as fast as each peer, logarithmic"
+                body.append(f"<figure><figcaption>{title}</figcaption>{bars(title, pairs)}</figure>")
+            body.append(table(rows))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>lmfast: measured speed</title>'
         f"<style>{STYLE}</style></head><body>{''.join(body)}</body></html>\n"
@@ -193,33 +140,29 @@ def page(runs: Sequence[Mapping]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__.split("\n")[0])
+    parser = parser_of("report", __doc__)
     parser.add_argument(
-        "runs", nargs="*", type=Path, metavar="RUN.json", help="saved runs; by default the newest"
+        "runs", nargs="*", type=Path, metavar="RUN.json", help="saved runs (default: the newest)"
     )
     parser.add_argument(
-        "--output", type=Path, help="folder for bench.md and bench.html; .benchmarks by default"
-    )
-    parser.add_argument(
-        "--readme", action="store_true", help="instead: README's section from the files in bench/results"
+        "--readme", action="store_true", help="update README's section from bench/results instead"
     )
     arguments = parser.parse_args()
     with exit_on_user_error():
         if arguments.readme:
             if arguments.runs or arguments.output:
-                raise UserError("--readme takes what is in bench/results; leave the files and --output out")
-            readme.refresh(readme.README, readme.section(readme.results()))
+                raise UserError("--readme reads bench/results; leave the files and --output out")
+            readme.refresh(readme.README, readme.section(readme.saved_results()))
             print(readme.README)
             return
-        runs = saved.read(arguments.runs) if arguments.runs else newest_runs()
+        runs = [results.read(path) for path in arguments.runs] or newest_runs()
         if not runs:
             raise UserError(f"{storage.FOLDER}: no saved runs yet; run `pytest bench/` first")
-        output = arguments.output or storage.FOLDER
-        output.mkdir(parents=True, exist_ok=True)
-        for name, text in (("bench.md", markdown(runs)), ("bench.html", page(runs))):
-            with atomic_write(output / name) as beside:
-                beside.write_text(text, encoding="utf-8")
-            print(output / name)
+        folder = arguments.output or storage.FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(folder / "bench.html") as temporary:
+            temporary.write_text(page(runs), encoding="utf-8")
+        print(folder / "bench.html")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
-"""Results as a table of text that a terminal of 100 columns shows whole: one line a benchmark, its peers beneath it.
+"""A run of the suite as text in 100 columns: one line per benchmark, its peers below it. Empty columns are left out.
 
-In: results as pytest-benchmark saves them, with the `extra_info` of measuring.py. Out: lines. Columns in which no
-result has anything are left out.
-
-A change since an earlier run is judged by the peers: their code did not change between two commits of ours, so what
-they took then and now shows how far the machine's moods go. Within that, within what a benchmark's own peers changed by,
-and within both runs' own spread, a change is called noise. Two commits in turns (compare.py) see through such moods;
-two runs at two times cannot.
+A change since an earlier run is judged by the peers: their code did not change between two commits of ours, so their
+times then and now show how much the machine varies. Within that, within the changes of a benchmark's own peers, and
+within both runs' own spread, a change is called noise. Alternating runs of two commits (compare.py) see through such
+variation; two runs at two times cannot.
 """
 
 import math
 import statistics
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from bench.results import Row, Run
+from bench.timing import Ratio
 
 WIDTH = 100
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -36,118 +36,100 @@ def duration(seconds: float) -> str:
     return f"{seconds / 1e-9:.3g} ns"
 
 
-def split_name(result: Mapping) -> tuple[str, str]:
-    """`bench/test_tokenizer.py::test_encode[A]` → ("tokenizer", "encode[A]")."""
-    file, _, test = result["fullname"].rpartition("::")
-    return file.rpartition("test_")[2].removesuffix(".py"), test.removeprefix("test_")
-
-
-def name_of(result: Mapping) -> str:
-    """`bench/test_tokenizer.py::test_encode[A]` → "tokenizer encode[A]"."""
-    return " ".join(split_name(result))
-
-
-def by_file(results: Sequence[Mapping]) -> Iterator[tuple[str, list[Mapping]]]:
-    """(tokenizer, its results), …"""
-    groups: dict[str, list[Mapping]] = {}
-    for result in results:
-        groups.setdefault(split_name(result)[0], []).append(result)
+def by_group(rows: Iterable[Row]) -> Iterator[tuple[str, list[Row]]]:
+    """(tokenizer, its rows), …"""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
     yield from sorted(groups.items())
 
 
-def times(ratio: Mapping) -> str:
+def times(ratio: Ratio) -> str:
     """How many times as fast, with the quartiles of the pairs: "2.10x (2.09-2.11)"."""
-    spread = f"({ratio['low']:.2f}-{ratio['high']:.2f})" if ratio["rounds"] > 1 else "(one round)"
-    return f"{ratio['median']:.2f}x {spread}"
+    spread = f"({ratio.low:.2f}-{ratio.high:.2f})" if ratio.rounds > 1 else "(one round)"
+    return f"{ratio.median:.2f}x {spread}"
 
 
-def against(result: Mapping) -> str:
-    """Ours beside each peer: "2.10x (1.90-2.40) gigatoken, 30.00x (one round) tiktoken"."""
-    peers = result.get("extra_info", {}).get("peers", {})
-    return ", ".join(f"{times(peer['ratio'])} {name}" for name, peer in peers.items())
+def quartiles(values: Sequence[float]) -> tuple[float, float]:
+    """The first and the third; of a single value, that value."""
+    if len(values) < 2:
+        return values[0], values[0]
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, high
 
 
-def peer_changes(results: Sequence[Mapping], before: Mapping[str, Mapping]) -> list[float]:
-    """How many times as fast each peer is now as it was then, where both runs timed it on the same work."""
-    found = []
-    for result in results:
-        then = before.get(result["fullname"])
-        if then is None or not same_work(result, then):
-            continue
-        old = then["extra_info"].get("peers", {})
-        found += [
-            old[name]["median"] / peer["median"]
-            for name, peer in result["extra_info"].get("peers", {}).items()
-            if name in old
-        ]
+def same_work(one: Row, other: Row) -> bool:
+    """Whether two rows did the same work, as far as both state it; suites of other commits may state more or less."""
+    common = one.work.keys() & other.work.keys()
+    return bool(common) and all(one.work[name] == other.work[name] for name in common)
+
+
+Before = Mapping[tuple[str, str], Row]  # rows of earlier runs by their keys
+
+
+def peer_changes(row: Row, before: Before) -> list[tuple[float, float]]:
+    """(how many times as fast a peer is now as then, by which factor that is uncertain) where both runs timed it on the
+    same work; uncertain are the pairs of both runs."""
+    then = before.get(row.key)
+    if then is None or not same_work(row, then):
+        return []
+    old, found = {peer.name: peer for peer in then.peers}, []
+    for peer in row.peers:
+        if peer.name in old:
+            ratios = [peer.ratio, old[peer.name].ratio]
+            wide = math.prod(max(r.high / r.median, r.median / r.low) for r in ratios)
+            found.append((old[peer.name].seconds / peer.seconds, wide))
     return found
 
 
-def drift(changes: Sequence[float]) -> tuple[float, float]:
-    """(low, high): how far peers that did not change seem to have changed, at least 1 to 1; the outermost tenths
-    left out where there are many."""
+def drift(rows: Iterable[Row], before: Before) -> tuple[float, float] | None:
+    """(low, high): how much peers that did not change seem to have changed, at least 1 to 1; the outermost tenths left
+    out where there are many. None where no peer was timed in both runs."""
+    changes = [change for row in rows for change, _ in peer_changes(row, before)]
+    if not changes:
+        return None
     if len(changes) >= MANY:
         tenths = statistics.quantiles(changes, n=10, method="inclusive")
-        changes = (tenths[0], tenths[-1])
+        changes = [tenths[0], tenths[-1]]
     return min([1.0, *changes]), max([1.0, *changes])
 
 
-def own_moods(result: Mapping, before: Mapping[str, Mapping]) -> tuple[float, float]:
-    """(low, high): how far a benchmark's own peers, timed in turns with it, seem to have changed. None is left out, and
-    each is as uncertain as its pairs were in the two runs."""
-    bounds = [1.0]
-    for name in result.get("extra_info", {}).get("peers", {}):
-        for changed in peer_changes([only(result, name)], before):
-            runs = (result, before[result["fullname"]])
-            ratios = [run["extra_info"]["peers"][name]["ratio"] for run in runs]
-            wide = math.prod(max(r["high"] / r["median"], r["median"] / r["low"]) for r in ratios)
-            bounds += [changed / wide, changed * wide]
-    return min(bounds), max(bounds)
-
-
-def only(result: Mapping, peer: str) -> dict:
-    """A result with one of its peers."""
-    info = result["extra_info"]
-    return {**result, "extra_info": {**info, "peers": {peer: info["peers"][peer]}}}
-
-
-def same_work(one: Mapping, other: Mapping) -> bool:
-    """Whether two results are of the same work, as far as both say; suites of other commits may say more or less."""
-    a, b = (result.get("extra_info", {}).get("work", {}) for result in (one, other))
-    common = a.keys() & b.keys()
-    return bool(common) and all(a[name] == b[name] for name in common)
-
-
-def change(result: Mapping, before: Mapping | None, drifted: tuple[float, float] = (1.0, 1.0)) -> str:
-    """How the median changed since an earlier run: within both spreads, or within the machine's drift, it is noise."""
-    if before is None:
+def change(row: Row, before: Before, drifted: tuple[float, float] = (1.0, 1.0)) -> str:
+    """How the median changed since an earlier run: within both spreads, within the machine's drift, or within the changes
+    of the row's own peers, it is noise."""
+    then = before.get(row.key)
+    if then is None:
         return "new"
-    if not same_work(result, before):
+    if not same_work(row, then):
         return "other work"
-    now, then = result["stats"], before["stats"]
-    faster = then["median"] / now["median"]
-    apart = now["q1"] > then["q3"] or now["q3"] < then["q1"]
-    return f"{faster:.2f}x" if apart and not drifted[0] <= faster <= drifted[1] else f"{faster:.2f}x noise"
+    bounds = [*drifted]
+    for changed, wide in peer_changes(row, before):
+        bounds += [changed / wide, changed * wide]
+    (low, high), (then_low, then_high) = quartiles(row.ours), quartiles(then.ours)
+    faster = then.median / row.median
+    clear = (low > then_high or high < then_low) and not min(bounds) <= faster <= max(bounds)
+    return f"{faster:.2f}x" if clear else f"{faster:.2f}x noise"
 
 
-def cells(result: Mapping) -> list[str]:
-    """What a result says of itself, in the order of CELLS."""
-    stats, info = result["stats"], result.get("extra_info", {})
-    rates, fraction = info.get("rates", {}), info.get("fraction")
-
-    def rate(name: str, unit: str = "") -> str:
-        value = rates.get(f"{name}_per_second")
-        return "" if value is None else amount(value, unit)
-
+def cells(row: Row) -> list[str]:
+    """In the order of CELLS; nothing but the name for what was not timed."""
+    if not row.times:
+        return [row.name, *[""] * (len(CELLS) - 1)]
+    low, high = quartiles(row.ours)
+    rates = [(row.per_second(name), unit) for name, unit in (("tokens", ""), ("bytes", "B"), ("flops", ""))]
+    fraction = row.data.get("fraction")
     return [
-        split_name(result)[1],
-        duration(stats["median"]),
-        f"{100 * stats['iqr'] / 2 / stats['median']:.0f} %" if stats["rounds"] > 1 else "once",
-        rate("tokens"),
-        rate("bytes", "B"),
-        rate("flops"),
+        row.name,
+        duration(row.median),
+        f"{100 * (high - low) / 2 / row.median:.0f} %" if len(row.ours) > 1 else "once",
+        *("" if rate is None else amount(rate, unit) for rate, unit in rates),
         f"{100 * fraction['value']:.0f} % {fraction['of'].split()[0]}" if fraction else "",
     ]
+
+
+def against_peers(row: Row) -> str:
+    """ "2.10x (1.90-2.40) gigatoken, 30.00x (one round) tiktoken"."""
+    return ", ".join(f"{times(peer.ratio)} {peer.name}" for peer in row.peers)
 
 
 def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -163,42 +145,34 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [padded[0], rule, *padded[1:]]
 
 
-def table(results: Sequence[Mapping], before: Mapping[str, Mapping] | None = None) -> list[str]:
-    """The table of a run, and with `before` (as storage.last_results has it) what changed since then."""
-    drifted = drift(peer_changes(results, before or {}))
-    rows = []
-    for group, members in by_file(results):
-        rows.append([group])
-        for result in members:
-            low, high = own_moods(result, before or {})
-            moods = min(drifted[0], low), max(drifted[1], high)
-            told = change(result, before.get(result["fullname"]), moods) if before else ""
-            rows.append([*cells(result), told])
-            beneath = f"against peers: {told}" if (told := against(result)) else ""
-            if factor := result.get("extra_info", {}).get("times_a_step"):
-                beneath = f"{factor:,.0f}x the tokens/s of a training step at the device's rate"
-            rows += [[text] for text in wrapped(beneath, "    ")]
-    return aligned((*CELLS, "change"), rows)
+def table(rows: Sequence[Row], before: Before | None = None) -> list[str]:
+    """The table of a run; with `before` also what changed since then."""
+    before = before or {}
+    drifted, lines = drift(rows, before) or (1.0, 1.0), []
+    for group, members in by_group(rows):
+        lines.append([group])
+        for row in members:
+            lines.append([*cells(row), change(row, before, drifted) if before else ""])
+            below = f"against peers: {against_peers(row)}" if row.peers else ""
+            if factor := row.data.get("times_a_step"):
+                below = f"{factor:,.0f}x the tokens/s of a training step at the device's rate"
+            lines += [[text] for text in wrapped(below, "    ")]
+    return aligned((*CELLS, "change"), lines)
 
 
 def wrapped(text: str, indent: str = "") -> list[str]:
-    """A line in as many lines of WIDTH as it takes, all but the first further in."""
+    """Text in lines of at most WIDTH; all but the first are indented further."""
     return textwrap.wrap(
-        text,
-        WIDTH,
-        initial_indent=indent,
-        subsequent_indent=indent + "  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+        text, WIDTH, initial_indent=indent, subsequent_indent=indent + "  ", break_long_words=False, break_on_hyphens=False
+    )  # fmt: skip
 
 
-def drift_line(results: Sequence[Mapping], before: Mapping[str, Mapping]) -> str:
-    """What the peers say of the machine, in a sentence."""
-    changes = peer_changes(results, before)
-    if not changes:
-        return "No peer was timed in both runs, so a change may be the machine's mood."
-    low, high = drift(changes)
+def drift_line(rows: Sequence[Row], before: Before) -> str:
+    """How much the machine varied, by the peers, in a sentence."""
+    drifted = drift(rows, before)
+    if drifted is None:
+        return "No peer was timed in both runs, so a change may come from the machine."
+    low, high = drifted
     return (
         f"Peers, whose code is the same, were {low:.2f} to {high:.2f} times as fast as then: a change within that is "
         "called noise. To see through it: python -m bench.compare REV"
@@ -207,8 +181,27 @@ def drift_line(results: Sequence[Mapping], before: Mapping[str, Mapping]) -> str
 
 def ceiling_line(ceilings: Mapping[str, float]) -> str:
     """ "measured ceilings: read 21 GB/s, …, matmul float32 240 GFLOP/s"."""
-    told = [
+    return "measured ceilings: " + ", ".join(
         f"{name} {amount(value, 'FLOP/s' if name.startswith('matmul') else 'B/s')}"
         for name, value in ceilings.items()
+    )
+
+
+def facts(run: Run) -> list[str]:
+    """What a run measured, where and with what, in lines; the first is a heading."""
+    here, settings = run.machine, run.settings
+    title = (
+        f"Suite, {settings.get('mode')} sizes"
+        if run.table == "suite"
+        else f"Targets of the {run.table} table"
+    )
+    if settings.get("selection"):
+        title += f", a selection ({settings['selection']})"
+    when, changed = run.datetime[:16].replace("T", " "), " with uncommitted changes" if here["dirty"] else ""
+    lines = [
+        f"{title}: {run.device}",
+        f"{when} UTC, commit {here['commit']}{changed}, {here['system']}, host {here['host']}",
+        f"from {run.source}.json",
+        ", ".join(f"{name} {version}" for name, version in here["versions"].items()),
     ]
-    return "measured ceilings: " + ", ".join(told)
+    return lines + ([ceiling_line(run.ceilings)] if run.ceilings else [])

@@ -49,16 +49,15 @@ def test_batches(tokens, name, measure, device, ceilings):
     count = number * rows * config.context_length
     with Prefetched(Batches(tokens, rows, config.context_length, seed=0), device) as batches:
         assert np.array_equal(batches.step(7), batches.batches.step(7))
-        measure(
+        row = measure(
             lambda: [batches.step(next(step)) for _ in range(number)], Work(tokens=count, bytes=2 * count)
         )
     matrix = f"matmul {'bfloat16' if device.type == 'cuda' else 'float32'}"
-    if matrix in ceilings:
-        info = measure.benchmark.extra_info
-        mfu = MOST_MFU[device.type]
-        step_rate = mfu * ceilings[matrix] / training_flops_per_token(config, config.context_length)
-        info["times_a_step"] = info["rates"]["tokens_per_second"] / step_rate
-        assert info["times_a_step"] > AT_LEAST
+    if row is not None:
+        flops = training_flops_per_token(config, config.context_length)
+        step_rate = MOST_MFU[device.type] * ceilings[matrix] / flops
+        row.data["times_a_step"] = row.per_second("tokens") / step_rate
+        assert row.data["times_a_step"] > AT_LEAST
 
 
 def test_stories(measure):

@@ -1,18 +1,20 @@
-"""Generation with the KV cache: the time to a first token, and decoding at batch 1 and 16, greedy, beside Hugging Face's.
+"""Generation with the KV cache: the time to a first token, and greedy decoding at batch 1 and 16, against Hugging Face's.
 
 The peer has the same weights; before anything is timed, the first id (of a prompt of half a context) and all greedy
-ids (decode) must be the same. Decoding must at least read every weight once a step (the embedding's table aside): those
-are its bytes, and the fraction is of the read bandwidth measured in this session. How it stands against its targets:
-`python -m bench.generation_table`.
+ids (decode) must be the same. Decoding must at least read every weight once per step (the embedding's table aside): those
+are its bytes, and the fraction is of the read bandwidth measured in this session. Targets: `python -m
+bench.generation_table`.
 """
 
 import pytest
 import torch
 
+from bench import huggingface
+from bench.generation_table import bytes_read, make_prompts
 from bench.measuring import Work
 from bench.tokenizer_peers import installed
 from lmfast.inference.decode import generate
-from lmfast.model.accounting import forward_flops, num_parameters
+from lmfast.model.accounting import forward_flops
 from lmfast.model.config import ModelConfig
 from lmfast.model.transformer import TransformerLM
 
@@ -22,7 +24,7 @@ CONFIGS = {
     "full": ModelConfig(10_000, 512, d_model=512, num_layers=4, num_heads=8, d_ff=1344),
     "cuda": ModelConfig(50_304, 1024, d_model=768, num_layers=12, num_heads=12, d_ff=2048),
 }
-PROMPT, NEW = 16, {"quick": 24, "default": 100, "full": 200}
+NEW = {"quick": 24, "default": 100, "full": 200}
 
 
 @pytest.fixture(scope="module")
@@ -34,21 +36,7 @@ def model(mode, device) -> TransformerLM:
 @pytest.fixture(scope="module")
 def llama(model):
     """The peer, or None where transformers is not installed."""
-    if not installed("transformers"):
-        return None
-    from bench.huggingface import llama as make
-
-    return make(model).eval()
-
-
-def weight_bytes(model) -> int:
-    """Of all weights but the embedding's table."""
-    return 4 * (num_parameters(model.config) - model.config.vocab_size * model.config.d_model)
-
-
-def ids_of(model, *shape: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randint(0, model.config.vocab_size, shape, generator=generator)
+    return huggingface.llama(model).eval() if installed("transformers") else None
 
 
 @pytest.mark.parametrize("batch", [1, 16])
@@ -56,7 +44,7 @@ def ids_of(model, *shape: int) -> torch.Tensor:
 def test_first_token(model, llama, device, batch, measure):
     """From prompts of half a context to the first new id of each."""
     length = model.config.context_length // 2
-    ids = ids_of(model, batch, length)
+    ids = make_prompts(model, batch, length)
     peers = {}
     if llama is not None:
         there = ids.to(device)
@@ -70,36 +58,22 @@ def test_first_token(model, llama, device, batch, measure):
     flops["head"] //= length  # of the last position only
     measure(
         lambda: generate(model, ids.tolist(), 1, temperature=0.0),
-        Work(batch * length, weight_bytes(model), sum(flops.values()), ceiling="matmul float32"),
+        Work(batch * length, bytes_read(model), sum(flops.values()), ceiling="matmul float32"),
         peers,
     )
 
 
 @pytest.mark.parametrize("batch", [1, 16])
 @torch.inference_mode()
-def test_decode(model, llama, device, mode, batch, measure):
-    """New tokens after a short prompt; the prompt's own time is in it."""
-    new = NEW[mode]
-    prompts = ids_of(model, batch, PROMPT)
+def test_decode(model, llama, mode, batch, measure):
+    """New tokens after a short prompt; the prompt's own time is included."""
+    new, prompts = NEW[mode], make_prompts(model, batch)
 
     def ours() -> list[list[int]]:
         return generate(model, prompts.tolist(), new, temperature=0.0)
 
     peers = {}
     if llama is not None:
-        ids = prompts.to(device)
-        mask = torch.ones_like(ids)
-
-        def theirs() -> torch.Tensor:
-            return llama.generate(
-                ids,
-                attention_mask=mask,
-                max_new_tokens=new,
-                min_new_tokens=new,
-                do_sample=False,
-                pad_token_id=0,
-            )
-
-        assert theirs()[:, PROMPT:].tolist() == ours()
-        peers["LlamaForCausalLM"] = theirs
-    measure(ours, Work(tokens=batch * new, bytes=new * weight_bytes(model), ceiling="read"), peers)
+        peers["LlamaForCausalLM"] = huggingface.greedy(llama, prompts, new)
+        assert peers["LlamaForCausalLM"]() == ours()
+    measure(ours, Work(tokens=batch * new, bytes=new * bytes_read(model), ceiling="read"), peers)

@@ -1,4 +1,4 @@
-"""Training steps, compiled, at three sizes, beside Hugging Face's LlamaForCausalLM with AdamW, compiled too.
+"""Training steps, compiled, at three sizes, against Hugging Face's LlamaForCausalLM with AdamW, compiled too.
 
 Both as bench/training_step.py has them. The peer starts from the same weights and sees the same batches; before anything
 is timed its loss on a batch must be ours. FLOPs by the convention of lmfast/model/accounting.py; the fraction is of the
@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from bench.huggingface import llama
 from bench.measuring import Work
 from bench.tokenizer_peers import installed
-from bench.training_step import OurSteps, TheirSteps, their_loss
+from bench.training_step import OurSteps, TheirSteps, check_losses
 from lmfast.data.batches import Batches
 from lmfast.model.accounting import device_peak, training_flops_per_token
 from lmfast.model.config import ModelConfig
 from lmfast.model.device import compile_blocker, make_deterministic
 from lmfast.model.transformer import TransformerLM
-from lmfast.training.objectives import NextToken
 
 CONFIGS = {
     "1M": (ModelConfig(2048, 128, d_model=128, num_layers=2, num_heads=2, d_ff=352), 8),
@@ -57,13 +57,8 @@ def test_step(size, mode, device, deterministic, measure):
     compiled, steps = compile_blocker(device) is None, STEPS[mode]
     peers = {}
     if installed("transformers") and (mode == "full" or size != "large"):
-        from bench.huggingface import llama
-
         theirs = llama(model).train()
-        with torch.no_grad():
-            inputs, targets = NextToken().tensors(batches.step(0), device)
-            ours = NextToken().loss(model, inputs, targets) / targets.numel()
-            torch.testing.assert_close(ours, their_loss(theirs, inputs, targets), rtol=1e-4, atol=1e-4)
+        check_losses(model, theirs, batches, device)
         take = TheirSteps(theirs, batches, device, compiled)
         peers["LlamaForCausalLM"] = lambda: take(steps)
     count = steps * batch_size * config.context_length
@@ -77,9 +72,7 @@ def test_step(size, mode, device, deterministic, measure):
     for peer in peers.values():
         peer()  # it compiles, too
     ours = OurSteps(model, batches, device, batch_size, compiled)
-    measure(lambda: ours(steps), work, peers)
-    info = measure.benchmark.extra_info
-    if device.type == "cuda" and "rates" in info:
-        info["mfu"] = info["rates"]["flops_per_second"] / device_peak(device, bf16=True)[0]
-    elif "fraction" in info:
-        info["mfu"] = info["fraction"]["value"]
+    row = measure(lambda: ours(steps), work, peers)
+    if row is not None:
+        peak = device_peak(device, bf16=True)[0] if device.type == "cuda" else None
+        row.data["mfu"] = row.per_second("flops") / peak if peak else row.data["fraction"]["value"]

@@ -6,7 +6,6 @@ encoding's ids are compared with those of one worker before anything is timed. I
 first where it is not there (`--prepare` does only that). Measured on the cores that this process may use.
 """
 
-import argparse
 import hashlib
 import itertools
 import multiprocessing
@@ -20,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from bench import corpora, machine
-from bench.target_table import Row, add_options, attempt, measure
+from bench.results import Row
+from bench.target_table import attempt, measure, parser_of
 from bench.timing import seconds
 from lmfast import Tokenizer, train_bpe
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
@@ -61,7 +61,7 @@ def encode_part(tokenizer: str, path: str) -> None:
 
 
 def digest(paths: list[Path]) -> str:
-    """Of the ids in these files, one after another."""
+    """sha256 of the ids in these files, one after another."""
     found = hashlib.sha256()
     for path in paths:
         found.update(np.load(path, mmap_mode="r").tobytes())
@@ -90,10 +90,9 @@ class Subject:
         rates = {count: self.megabytes / statistics.median(taken) for count, taken in times.items()}
         first, last = rates[self.counts[0]], rates[self.counts[-1]]
         shown = ", ".join(f"{count}: {rate:,.0f}" for count, rate in rates.items())
-        return Row(
-            f"{name}, MB/s by workers", None, None, last / first, f"{shown}; {last / first:.2f} x", wrong=wrong,
-            data={"times": times, "megabytes": self.megabytes},
-        )  # fmt: skip
+        data = {"times": times, "megabytes": self.megabytes}
+        shown = f"{shown}; {last / first:.2f} x"
+        return Row(f"{name}, MB/s by workers", last / first, shown, wrong=wrong, data=data)
 
 
 def train_row(subject: Subject) -> Row:
@@ -137,25 +136,20 @@ def rows(subject: Subject, only: list[str] | None = None) -> Iterator[Row]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.tokenizer_scaling", description=__doc__.split("\n")[0]
-    )
+    parser = parser_of("tokenizer_scaling", __doc__, MAKERS)
     parser.add_argument("--megabytes", type=int, default=300, help="size of the text")
     parser.add_argument("--prepare", action="store_true", help="only make the text")
     parser.add_argument("--rehearse", action="store_true", help="one megabyte and one round")
-    add_options(parser, MAKERS)
     arguments = parser.parse_args()
     megabytes = 1 if arguments.rehearse else arguments.megabytes
     text = corpora.corpus("A", megabytes * 1_000_000)
     if arguments.prepare:
         return 0
-    described = machine.describe() | {"megabytes": megabytes}
-    cores = described["cores"]
+    counts = worker_counts(machine.num_cores())
     with tempfile.TemporaryDirectory() as folder:
-        subject = Subject(text, Path(folder), worker_counts(cores), 1 if arguments.rehearse else ROUNDS)
-        name = f"tokenizer_scaling_{machine.slug(described['cpu'])}.json"
+        subject = Subject(text, Path(folder), counts, 1 if arguments.rehearse else ROUNDS)
         found = rows(subject, arguments.only)
-        return measure(f"{described['cpu']}, {cores} cores", described, found, arguments.output or name)
+        return measure("tokenizer_scaling", found, arguments.output, megabytes=megabytes)
 
 
 if __name__ == "__main__":

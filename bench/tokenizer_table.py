@@ -1,25 +1,23 @@
-"""How the tokenizer stands against its targets: `python -m bench.tokenizer_table [--full] [--only ROW …]`.
+"""How the tokenizer compares with its targets: `python -m bench.tokenizer_table [--full] [--only ROW …]`.
 
-One run, one machine, as many threads as it has cores: each row is measured beside its peer in turns, after JIT, and
-printed when it is there. Ratios are medians over pairs with their quartiles (timing.py). Outputs are
-compared before they are timed. --full takes the real sizes (A 300 MB, B 200 MB, memory at 2 GB; under 8 minutes);
-without it, small ones, which prove that it works and nothing else.
-
-Out: the table, and bench/results/tokenizer_<cpu>.json with every time that was taken, device, commit and versions.
+One run, one machine, as many threads as it has cores: each row is measured in turns with its peer, after JIT compilation.
+Ratios are medians over pairs with their quartiles (timing.py). Outputs are compared before they are timed. --full takes
+the real sizes (A 300 MB, B 200 MB, memory at 2 GB; under 8 minutes); without it, small ones, which only prove that it
+works. Out: the table, and bench/results/tokenizer_<cpu>.json.
 """
 
-import argparse
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from bench import corpora, machine, process, table, tokenizer_peers
-from bench.target_table import Row, add_options, measure
+from bench.results import Row
+from bench.target_table import compared, measure, parser_of
 from bench.timing import in_turns, ratio
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.counting import count_pretokens
@@ -34,7 +32,7 @@ SLICE_BYTES = 20_000_000  # of a corpus for tiktoken, whose rate does not depend
 
 
 class Setting:
-    """Sizes, threads and tokenizers that the rows share; made when first asked for."""
+    """Sizes, threads and tokenizers that the rows share; made when first needed."""
 
     def __init__(self, full: bool, folder: Path):
         self.full, self.folder = full, folder
@@ -53,41 +51,47 @@ class Setting:
             self._tokenizers[name] = self.train(name)
         return self._tokenizers[name]
 
-    def rounds(self, few: int, many: int) -> int:
-        return many if self.full else few
+    def encoder(self, name: str, path: Path, package: str) -> tokenizer_peers.EncodingPeer:
+        """`package`, ready to encode `path` with the tokenizer of corpus `name`."""
+        (peer,) = tokenizer_peers.encoding_peers(
+            self.tokenizer(name), path, self.folder, self.workers, {package}
+        )
+        return peer
+
+    def turns(
+        self, functions: Mapping[str, Callable], few: int, many: int, before: Callable | None = None
+    ) -> dict:
+        """Seconds of each function, in `few` rounds of small sizes or `many` of full ones."""
+        return in_turns(functions, many if self.full else few, before=before)
 
 
-def rate_line(num_bytes: int, times: list[float]) -> str:
-    return f"{table.amount(num_bytes / np.median(times), 'B/s')}"
+def rate(num_bytes: int, times: list[float]) -> str:
+    return table.amount(num_bytes / np.median(times), "B/s")
 
 
 def training(setting: Setting, name: str, must: float, aim: float) -> Iterator[Row]:
-    """The whole call beside gigatoken's."""
+    """The whole call against gigatoken's."""
     path, vocab_size = setting.path(name), setting.sizes[name][1]
     ours = setting.tokenizer(name)
     (peer,) = tokenizer_peers.training_peers(path, vocab_size, {"gigatoken"})
     off = tokenizer_peers.check_learnt(ours, peer, peer.run(), corpora.held_out(name))
-    times = in_turns({"ours": lambda: setting.train(name), "gigatoken": peer.run}, setting.rounds(3, 7))
-    found = ratio(times["gigatoken"], times["ours"])
-    yield Row(
-        f"train {vocab_size // 1000}k on {name}, whole call",
-        must,
-        aim,
-        found.median,
-        f"{found} x gigatoken, {rate_line(path.stat().st_size, times['ours'])}, held-out tokens {off:+.3%}",
-        data={"times": times, "ratio": found.as_dict(), "held_out": off},
+    times = setting.turns({"ours": lambda: setting.train(name), "gigatoken": peer.run}, 3, 7)
+    shown = f"gigatoken, {rate(path.stat().st_size, times['ours'])}, held-out tokens {off:+.3%}"
+    yield compared(
+        f"train {vocab_size // 1000}k on {name}, whole call", times, shown, must, aim, held_out=off
     )
 
 
 def encoding(setting: Setting, name: str, must: tuple, aim: tuple) -> Iterator[Row]:
-    """To a new file, beside gigatoken's encode_files; and beside tiktoken on the first part of the same text.
+    """To a new file, against gigatoken's encode_files; and against tiktoken on the first part of the same text.
 
     Both know the pretokens of the rounds before, as in a program that encodes many files; then with nothing known, as in
-    one that encodes a single file. The file of the round before is deleted beforehand: giving back its pages is no part
-    of encoding."""
+    one that encodes a single file. The file of the round before is deleted first: freeing its pages is no part of
+    encoding."""
     path, tokenizer, target = setting.path(name), setting.tokenizer(name), setting.folder / "ids.npy"
+    size = path.stat().st_size
 
-    def new_file() -> None:
+    def remove() -> None:
         target.unlink(missing_ok=True)
 
     def ours(source=path):
@@ -95,70 +99,46 @@ def encoding(setting: Setting, name: str, must: tuple, aim: tuple) -> Iterator[R
 
     ours()
     ids = np.load(target, mmap_mode="r")
-    (peer,) = tokenizer_peers.encoding_peers(tokenizer, path, setting.folder, setting.workers, {"gigatoken"})
+    peer = setting.encoder(name, path, "gigatoken")
     tokenizer_peers.check_ids(peer.name, peer.ids(peer.run()), ids)
-    times = in_turns({"ours": ours, "gigatoken": peer.run}, setting.rounds(3, 15), before=new_file)
-    found = ratio(times["gigatoken"], times["ours"])
-    size = path.stat().st_size
-    yield Row(
-        f"encode {name} to a file",
-        must[0],
-        aim[0],
-        found.median,
-        f"{found} x gigatoken, {rate_line(size, times['ours'])}",
-        data={"times": times, "ratio": found.as_dict(), "bytes": size, "tokens": len(ids)},
-    )
+    data = {"bytes": size, "tokens": len(ids)}
+
+    def against_gigatoken(title: str, times: dict) -> Row:
+        return compared(title, times, f"gigatoken, {rate(size, times['ours'])}", must[0], aim[0], **data)
+
+    times = setting.turns({"ours": ours, "gigatoken": peer.run}, 3, 15, remove)
+    yield against_gigatoken(f"encode {name} to a file", times)
     fresh = {}
 
     def anew() -> None:
-        new_file()
+        remove()
         fresh["ours"] = Tokenizer(
             tokenizer.vocab, tokenizer.merges, tokenizer.special_tokens, tokenizer.pattern
         )
         fresh["ours"].encode_array("")  # compiles the vocabulary, as the peer has by now
-        (fresh["peer"],) = tokenizer_peers.encoding_peers(
-            tokenizer, path, setting.folder, setting.workers, {"gigatoken"}
-        )
+        fresh["peer"] = setting.encoder(name, path, "gigatoken")
 
-    times = in_turns(
-        {
-            "ours": lambda: fresh["ours"].encode_file(path, target, setting.workers),
-            "gigatoken": lambda: fresh["peer"].run(),
-        },
-        setting.rounds(2, 9),
-        before=anew,
-    )
-    found = ratio(times["gigatoken"], times["ours"])
-    yield Row(
-        f"encode {name} to a file, no pretoken known yet",
-        must[0],
-        aim[0],
-        found.median,
-        f"{found} x gigatoken, {rate_line(size, times['ours'])}",
-        data={"times": times, "ratio": found.as_dict(), "bytes": size, "tokens": len(ids)},
-    )
+    functions = {
+        "ours": lambda: fresh["ours"].encode_file(path, target, setting.workers),
+        "gigatoken": lambda: fresh["peer"].run(),
+    }
+    times = setting.turns(functions, 2, 9, anew)
+    yield against_gigatoken(f"encode {name} to a file, no pretoken known yet", times)
     part = setting.folder / "part.txt"
     with path.open("rb") as file:
         text = file.read(min(size, SLICE_BYTES if setting.full else SLICE_BYTES // 5))
     part.write_bytes(text.decode("utf-8", "ignore").encode())
-    (peer,) = tokenizer_peers.encoding_peers(tokenizer, part, setting.folder, setting.workers, {"tiktoken"})
+    peer = setting.encoder(name, part, "tiktoken")
     ours(part)
     tokenizer_peers.check_ids(peer.name, peer.ids(peer.run()), np.load(target))
-    share = part.stat().st_size / size
-    times = in_turns({"ours": ours, "tiktoken": peer.run}, setting.rounds(2, 5), before=new_file)
-    found = ratio(times["tiktoken"], [taken * share for taken in times["ours"]])
-    yield Row(
-        f"encode {name}, tiktoken on its first {part.stat().st_size / 1e6:.0f} MB",
-        must[1],
-        aim[1],
-        found.median,
-        f"{found} x tiktoken (batch, {setting.workers} threads)",
-        data={"times": times, "ratio": found.as_dict(), "share": share},
-    )
+    times = setting.turns({"ours": ours, "tiktoken": peer.run}, 2, 5, remove)
+    title = f"encode {name}, tiktoken on its first {part.stat().st_size / 1e6:.0f} MB"
+    shown, share = f"tiktoken (batch, {setting.workers} threads)", part.stat().st_size / size
+    yield compared(title, times, shown, must[1], aim[1], share=share)
 
 
 def short_strings(setting: Setting) -> Iterator[Row]:
-    """1 kB each, one call a string."""
+    """1 kB each, one call per string."""
     for name in ("A", "B"):
         tokenizer = setting.tokenizer(name)
         text = corpora.held_out(name).read_bytes().decode().replace(END, "")
@@ -167,27 +147,17 @@ def short_strings(setting: Setting) -> Iterator[Row]:
         for one in texts:
             if theirs.encode_ordinary(one) != tokenizer.encode_array(one).tolist():
                 raise tokenizer_peers.Disagreement(f"tiktoken: other ids for {one!r}")
-        times = in_turns(
-            {
-                "ours": lambda texts=texts, tokenizer=tokenizer: [tokenizer.encode_array(t) for t in texts],
-                "tiktoken": lambda texts=texts, theirs=theirs: [theirs.encode_ordinary(t) for t in texts],
-            },
-            setting.rounds(5, 25),
-        )
-        found = ratio(times["tiktoken"], times["ours"])
-        each = np.median(times["ours"]) / len(texts)
-        yield Row(
-            f"encode 1 kB strings of {name} one at a time",
-            3,
-            5,
-            found.median,
-            f"{found} x tiktoken, {table.duration(each)} a string",
-            data={"times": times, "ratio": found.as_dict()},
-        )
+        functions = {
+            "ours": lambda texts=texts, tokenizer=tokenizer: [tokenizer.encode_array(t) for t in texts],
+            "tiktoken": lambda texts=texts, theirs=theirs: [theirs.encode_ordinary(t) for t in texts],
+        }
+        times = setting.turns(functions, 5, 25)
+        shown = f"tiktoken, {table.duration(np.median(times['ours']) / len(texts))} per string"
+        yield compared(f"encode 1 kB strings of {name} one at a time", times, shown, 3, 5)
 
 
 def decoding(setting: Setting) -> Iterator[Row]:
-    """An array here, a list there."""
+    """From an array; tiktoken's from a list."""
     for name in ("A", "B"):
         tokenizer = setting.tokenizer(name)
         text = corpora.held_out(name).read_bytes().decode()
@@ -195,23 +165,13 @@ def decoding(setting: Setting) -> Iterator[Row]:
         as_list, theirs = ids.tolist(), tokenizer_peers.tiktoken_encoding(tokenizer)
         if not tokenizer.decode(ids) == theirs.decode(as_list) == text:
             raise tokenizer_peers.Disagreement("tiktoken: another text from the same ids")
-        times = in_turns(
-            {
-                "ours": lambda tokenizer=tokenizer, ids=ids: tokenizer.decode(ids),
-                "tiktoken": lambda theirs=theirs, as_list=as_list: theirs.decode(as_list),
-            },
-            setting.rounds(5, 25),
-        )
-        found = ratio(times["tiktoken"], times["ours"])
-        each = np.median(times["ours"]) / len(ids)
-        yield Row(
-            f"decode {name}, array in",
-            3,
-            5,
-            found.median,
-            f"{found} x tiktoken (list in), {table.duration(each)} an id",
-            data={"times": times, "ratio": found.as_dict()},
-        )
+        functions = {
+            "ours": lambda tokenizer=tokenizer, ids=ids: tokenizer.decode(ids),
+            "tiktoken": lambda theirs=theirs, as_list=as_list: theirs.decode(as_list),
+        }
+        times = setting.turns(functions, 5, 25)
+        shown = f"tiktoken (list in), {table.duration(np.median(times['ours']) / len(ids))} per id"
+        yield compared(f"decode {name}, array in", times, shown, 3, 5)
 
 
 def long_pretoken(setting: Setting) -> Iterator[Row]:
@@ -220,95 +180,78 @@ def long_pretoken(setting: Setting) -> Iterator[Row]:
     texts = {"1 MB": b"x" * 1_000_000, "4 MB": b"x" * 4_000_000}
     functions = {name: lambda text=text: tokenizer.encode_array(text) for name, text in texts.items()}
     in_turns(functions, 1)
-    times = in_turns(functions, setting.rounds(3, 9))
+    times = setting.turns(functions, 3, 9)
     found = ratio(times["4 MB"], times["1 MB"])
     shown = f"{found} x the time for 4 x the length; {table.duration(np.median(times['1 MB']))} for 1 MB"
-    yield Row("one pretoken of 1 MB", 5, None, found.median, shown, at_most=True, data={"times": times})
+    yield Row("one pretoken of 1 MB", found.median, shown, 5, at_most=True, data={"times": times})
 
 
 def our_command(*words: str) -> list[str]:
     return [sys.executable, "-m", "lmfast.tokenizer", *words]
 
 
-def environment(root: Path) -> dict[str, str]:
-    """This process's, for one that imports lmfast from `root` and, as in any shell, keeps compiled bytecode: where
+def run_command(command: list[str], root: Path = machine.ROOT, watch_memory: bool = True) -> process.Finished:
+    """A process that imports lmfast from `root` and, as in any shell, keeps compiled bytecode: where
     PYTHONDONTWRITEBYTECODE is set, each start compiles all of Numba's modules (2.3 s instead of 1.0)."""
-    return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | {
-        "PYTHONPATH": machine.import_path(root)
-    }
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPATH"] = machine.import_path(root)
+    return process.run(command, root, environment, watch_memory)
 
 
 def memory(setting: Setting) -> Iterator[Row]:
     """Train and encode as commands, on A and on a file seven times as long with the same pretokens."""
-    once = setting.path("A")
+    once, folder = setting.path("A"), setting.folder
     longer = corpora.repeated(once, 7 if setting.full else 3)
-    setting.tokenizer("A").save(setting.folder / "tokenizer")
+    setting.tokenizer("A").save(folder / "tokenizer")
     size = str(setting.sizes["A"][1])
     commands = {
-        "train": lambda path: our_command(
-            "train", "--input", str(path), "--output", str(setting.folder / "learnt"), "--vocab-size", size
-        ),
-        "encode": lambda path: our_command(
-            "encode", "--tokenizer", str(setting.folder / "tokenizer"), "--input", str(path),
-            "--output", str(setting.folder / "ids.npy"),
-        ),
-    }  # fmt: skip
-    for name, command in commands.items():
-        process.run(command(once), machine.ROOT, environment(machine.ROOT), watch_memory=False)  # JIT
-        peaks = [
-            process.run(command(path), machine.ROOT, environment(machine.ROOT)) for path in (once, longer)
-        ]
-        small, large = (done.peak_bytes / 1e6 for done in peaks)
+        "train": ["train", "--output", str(folder / "learnt"), "--vocab-size", size],
+        "encode": ["encode", "--tokenizer", str(folder / "tokenizer"), "--output", str(folder / "ids.npy")],
+    }
+    for name, words in commands.items():
+        run_command(our_command(*words, "--input", str(once)), watch_memory=False)  # JIT
+        runs = [run_command(our_command(*words, "--input", str(path))) for path in (once, longer)]
+        small, large = (done.peak_bytes / 1e6 for done in runs)
         sizes = " and ".join(f"{path.stat().st_size / 1e6:,.0f} MB" for path in (once, longer))
-        shown = f"{small:,.0f} and {large:,.0f} MB at {sizes} ({large / small - 1:+.1%})"
-        data = {
-            "peak_bytes": [done.peak_bytes for done in peaks],
-            "seconds": [done.seconds for done in peaks],
-        }
-        yield Row(f"peak memory, {name} A, MB", 1000, 400, max(small, large), shown, at_most=True, data=data)
-        yield Row(
-            f"peak memory, {name}, growth in %", 10, None, abs(100 * (large / small - 1)), shown, at_most=True
-        )
+        growth = large / small - 1
+        shown = f"{small:,.0f} and {large:,.0f} MB at {sizes} ({growth:+.1%})"
+        data = {"peak_bytes": [done.peak_bytes for done in runs], "seconds": [done.seconds for done in runs]}
+        yield Row(f"peak memory, {name} A, MB", max(small, large), shown, 1000, 400, True, data=data)
+        yield Row(f"peak memory, {name}, growth in %", abs(100 * growth), shown, 10, at_most=True)
     longer.unlink()
 
 
 def start(setting: Setting) -> Iterator[Row]:
     """Whole processes on a 1 kB file, from a copy of the package that was never run."""
-    text = setting.folder / "1kb.txt"
+    folder, text = setting.folder, setting.folder / "1kb.txt"
     with setting.path("A").open("rb") as file:
         text.write_bytes(file.read(1000))
     commands = {
-        "train": our_command(
-            "train", "--input", str(text), "--output", str(setting.folder / "t"), "--vocab-size", "300"
-        ),
-        "encode": our_command(
-            "encode", "--tokenizer", str(setting.folder / "t"), "--input", str(text),
-            "--output", str(setting.folder / "1kb.npy"),
-        ),
+        "train": ["train", "--input", str(text), "--output", str(folder / "t"), "--vocab-size", "300"],
+        "encode": ["encode", "--tokenizer", str(folder / "t"), "--input", str(text), "--output", str(folder / "1kb.npy")],
     }  # fmt: skip
     first, later = {}, {}
-    for name, command in commands.items():
+    for name, words in commands.items():
         with tempfile.TemporaryDirectory(prefix="lmfast-fresh-") as fresh:
-            shutil.copytree(
-                machine.ROOT / "lmfast", Path(fresh, "lmfast"), ignore=shutil.ignore_patterns("__pycache__")
-            )
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(machine.ROOT / "lmfast", Path(fresh, "lmfast"), ignore=ignored)
             runs = [
-                process.run(command, Path(fresh), environment(Path(fresh)), watch_memory=False).seconds
-                for _ in range(setting.rounds(3, 8))
+                run_command(our_command(*words), Path(fresh), watch_memory=False).seconds
+                for _ in range(8 if setting.full else 3)
             ]
         first[name], later[name] = runs[0], runs[1:]
-    told = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in first.items())
-    yield Row("first call ever (JIT), seconds", 25, 10, max(first.values()), told, at_most=True, data=first)
-    told = ", ".join(
+    shown = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in first.items())
+    yield Row("first call ever (JIT), seconds", max(first.values()), shown, 25, 10, True, data=first)
+    shown = ", ".join(
         f"{name} {np.median(times):.2f} s ({min(times):.2f}-{max(times):.2f})"
         for name, times in later.items()
     )
     middle = max(float(np.median(times)) for times in later.values())
-    yield Row("later calls, seconds", 1.5, 1.0, middle, told, at_most=True, data=later)
+    yield Row("later calls, seconds", middle, shown, 1.5, 1.0, True, data=later)
 
 
 def counting(setting: Setting) -> Iterator[Row]:
-    """At 1, 2, 6 and 10 workers; must: that more workers than cores do no harm."""
+    """At 1, 2, 6 and 10 workers; must: more workers than cores are not slower."""
     pattern = get_pattern("gpt2")
     for name in ("A", "B"):
         path = setting.path(name)
@@ -316,18 +259,13 @@ def counting(setting: Setting) -> Iterator[Row]:
             str(workers): lambda workers=workers, path=path: count_pretokens([path], [END], pattern, workers)
             for workers in (1, 2, 6, 10)
         }
-        times = in_turns(functions, setting.rounds(2, 5))
+        times = setting.turns(functions, 2, 5)
         best = {workers: path.stat().st_size / np.median(taken) for workers, taken in times.items()}
-        told = ", ".join(f"{workers}: {table.amount(rate, 'B/s')}" for workers, rate in best.items())
-        hours = PILE_BYTES / max(best.values()) / 3600
-        yield Row(
-            f"count {name}, 10 workers over {setting.workers}",
-            0.8,
-            None,
-            best["10"] / best.get(str(setting.workers), best["2"]),
-            f"workers {told}; the Pile's 825 GB in {hours:.1f} h",
-            data={"times": times},
-        )
+        rates = ", ".join(f"{workers}: {table.amount(rate, 'B/s')}" for workers, rate in best.items())
+        shown = f"workers {rates}; the Pile's 825 GB in {PILE_BYTES / max(best.values()) / 3600:.1f} h"
+        value = best["10"] / best.get(str(setting.workers), best["2"])
+        title = f"count {name}, 10 workers over {setting.workers}"
+        yield Row(title, value, shown, 0.8, data={"times": times})
 
 
 ROWS: dict[str, Callable[[Setting], Iterator[Row]]] = {
@@ -344,15 +282,11 @@ ROWS: dict[str, Callable[[Setting], Iterator[Row]]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.tokenizer_table", description=__doc__.split("\n")[0]
-    )
+def main() -> int:
+    parser = parser_of("tokenizer_table", __doc__, ROWS)
     parser.add_argument("--full", action="store_true", help="the real sizes; under 8 minutes")
-    add_options(parser, ROWS)
     arguments = parser.parse_args()
-    described = machine.describe()
-    tokenizer_peers.set_threads(described["cores"])
+    tokenizer_peers.set_threads(machine.num_cores())
 
     def rows() -> Iterator[Row]:
         corpora.folder().mkdir(parents=True, exist_ok=True)
@@ -361,9 +295,8 @@ def main() -> None:
             for chosen in arguments.only or ROWS:
                 yield from ROWS[chosen](setting)
 
-    name = f"tokenizer_{machine.slug(described['cpu'])}{'' if arguments.full else '_small'}.json"
-    measure(f"{described['cpu']}, {described['cores']} cores", described, rows(), arguments.output or name)
+    return measure("tokenizer", rows(), arguments.output, suffix="" if arguments.full else "_small")
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

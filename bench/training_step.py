@@ -1,8 +1,8 @@
 """Training steps as a run takes them, and the same number of LlamaForCausalLM's: what benches of training time.
 
-In: a model, batches, a device. Out: functions that take so many more steps each time they are called. Ours is
+In: a model, batches, a device. Out: functions that take N more steps each time they are called with N. Ours is
 `train_loop` itself, with everything that a step does there (batch, forward, backward, clipping, guard, AdamW); the peer
-sees the same batches, clips, and uses the same fused AdamW in a loop as short as can be. On CUDA both are bf16 by
+sees the same batches, clips, and uses the same fused AdamW in the shortest loop. On CUDA both are bf16 by
 autocast, elsewhere float32. Nothing is timed here.
 """
 
@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 
 from lmfast.data.batch_ramp import BatchRamp
+from lmfast.data.batches import Batches
 from lmfast.model.fp8 import use_fp8
+from lmfast.model.transformer import TransformerLM
 from lmfast.training.compiled import CompiledLoss
 from lmfast.training.loop import train_loop
 from lmfast.training.objectives import NextToken
@@ -44,7 +46,7 @@ class Silent:
 
 
 class OurSteps:
-    """Call it with a number of steps: it takes so many more of the real loop and waits for them."""
+    """Call it with a number of steps: it takes that many more of the real loop and waits for them."""
 
     def __init__(
         self, model, batches, device: torch.device, batch_size: int, compiled: bool, fp8: bool = False
@@ -57,20 +59,10 @@ class OurSteps:
         self.loss_fn = CompiledLoss(self.objective.loss) if compiled else self.objective.loss
         self.progress, self.console = Progress(), Silent()
         self.plan = Plan(
-            max_iters=0,
-            max_seconds=None,
-            batch=BatchRamp(batch_size),
-            learning_rate=lambda step, share: LEARNING_RATE,
-            grad_clip=CLIP,
-            seed=0,
-            bf16=device.type == "cuda",
-            log_interval=10**9,
-            eval_interval=0,
-            checkpoint_interval=0,
-            sample_interval=0,
-            flops_per_token=1.0,
-            peak_flops=1.0,
-        )
+            max_iters=0, max_seconds=None, batch=BatchRamp(batch_size), learning_rate=lambda step, share: LEARNING_RATE,
+            grad_clip=CLIP, seed=0, bf16=device.type == "cuda", log_interval=10**9, eval_interval=0,
+            checkpoint_interval=0, sample_interval=0, flops_per_token=1.0, peak_flops=1.0,
+        )  # fmt: skip
 
     def __call__(self, steps: int) -> None:
         plan = dataclasses.replace(self.plan, max_iters=self.progress.step + steps)
@@ -114,6 +106,14 @@ class TheirSteps:
                 self.optimizer.zero_grad(set_to_none=True)
         finally:
             torch.use_deterministic_algorithms(before)
+
+
+def check_losses(model: TransformerLM, theirs, batches: Batches, device: torch.device) -> None:
+    """Raises AssertionError where the losses of a batch differ: then a comparison of times would mean nothing."""
+    inputs, targets = NextToken().tensors(batches.step(0), device)
+    with torch.no_grad():
+        ours = NextToken().loss(model, inputs, targets) / targets.numel()
+        torch.testing.assert_close(ours, their_loss(theirs, inputs, targets), rtol=1e-4, atol=1e-4)
 
 
 def their_loss(model, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -1,15 +1,15 @@
-"""How a training step stands against its targets on a CPU: `python -m bench.training_table [--quick] [--output FILE]`.
+"""How a training step compares with its targets on a CPU: `python -m bench.training_table [--quick] [--output FILE]`.
 
-The 5.3M model, batch 8 × 256, float32, compiled: `train_loop` itself beside Hugging Face's LlamaForCausalLM with fused
+The 5.3M model, batch 8 × 256, float32, compiled: `train_loop` itself against Hugging Face's LlamaForCausalLM with fused
 AdamW, clipping and the same compile mode, both in one process, with its threads and allocator, step by step in turns
-(test_training.py has the two loops). The peer's weights are copies of ours, and its loss on a batch must be ours before
-anything is timed. The matrix rate is `measured_matmul_flops`, what MFU divides by on a CPU.
+(training_step.py). The peer's weights are copies of ours, and its loss on a batch must be ours before anything is timed.
+The matrix rate is `measured_matmul_flops`, what MFU divides by on a CPU.
 
 Memory: each side in a fresh process. After three steps (compilation and warm-up) freed memory and our operators' buffers
-are given back to the system, the anonymous memory that stands (weights, optimizer state, code) is noted and the peak mark
-reset (/proc/self/clear_refs); then come five steps, and the peak above what stood is the step's. Linux only.
+are returned to the system, the remaining anonymous memory (weights, optimizer state, code) is noted and the peak mark
+reset (/proc/self/clear_refs); then come five steps, and the peak above what remained is the step's. Linux only.
 
-Out: the table, and bench/results/training_<device>.json with every time taken, device, commit and versions.
+Out: the table, and bench/results/training_<cpu>.json.
 """
 
 import argparse
@@ -26,40 +26,36 @@ import torch
 
 from bench import machine
 from bench.huggingface import llama
-from bench.target_table import Row, add_options, measure
-from bench.timing import in_turns, ratio
-from bench.training_step import OurSteps, TheirSteps, their_loss
+from bench.results import Row
+from bench.target_table import compared, measure, parser_of
+from bench.timing import in_turns
+from bench.training_step import OurSteps, TheirSteps, check_losses
 from lmfast.data.batches import Batches
 from lmfast.model.accounting import training_flops_per_token
 from lmfast.model.config import ModelConfig
 from lmfast.model.device import make_deterministic
 from lmfast.model.peaks import measured_matmul_flops
 from lmfast.model.transformer import TransformerLM
-from lmfast.training.objectives import NextToken
 from lmfast_kernels import cpu_library
 
 MODEL = ModelConfig(4096, 256, d_model=256, num_layers=4, num_heads=8, d_ff=704)
 BATCH = 8
 CPU = torch.device("cpu")
+PEER = "LlamaForCausalLM"
 
 
-def sides(which: tuple[str, ...] = ("ours", "peer"), compiled: bool = True) -> dict:
-    """A function a side that takes one step; losses are compared where both are asked for."""
+def sides(which: tuple[str, ...] = ("ours", PEER), compiled: bool = True) -> dict:
+    """For each side a function that takes one step; the peer's loss is compared with ours first."""
     make_deterministic(CPU)
     torch.manual_seed(0)
     model = TransformerLM(MODEL)
     tokens = np.random.default_rng(0).integers(0, MODEL.vocab_size, 1_000_000, np.int64).astype(np.uint16)
     batches = Batches(tokens, BATCH, MODEL.context_length, seed=0)
     made = {}
-    if "peer" in which:
+    if PEER in which:
         theirs = llama(model).train()
-        inputs, targets = NextToken().tensors(batches.step(0), CPU)
-        with torch.no_grad():
-            their = their_loss(theirs, inputs, targets)
-        ours = NextToken().loss(model, inputs, targets).detach() / targets.numel()
-        if not torch.allclose(ours, their, rtol=1e-4, atol=1e-4):
-            raise SystemExit(f"loss {ours:.6f}, Hugging Face's {their:.6f}; nothing was measured")
-        made["peer"] = partial(TheirSteps(theirs, batches, CPU, compiled), 1)
+        check_losses(model, theirs, batches, CPU)
+        made[PEER] = partial(TheirSteps(theirs, batches, CPU, compiled), 1)
     if "ours" in which:
         made["ours"] = partial(OurSteps(model, batches, CPU, BATCH, compiled), 1)
     return made
@@ -72,13 +68,13 @@ def resident(field: str) -> int:
 
 
 def peak_of_steps(side: str, compiled: bool = True) -> int:
-    """Bytes by which five steps raise resident memory over what stood between steps before them."""
-    step = sides((side,), compiled)[side]
+    """Bytes by which five steps raise resident memory over what remained between steps before them."""
+    (step,) = sides((side,), compiled).values()
     for _ in range(3):
         step()
     if cpu_library.library() is not None:
         cpu_library.call("release_scratch")  # our operators' buffers are a part of a step
-    ctypes.CDLL(None).malloc_trim(0)  # so is what the allocator holds back for the next one
+    ctypes.CDLL(None).malloc_trim(0)  # so is what the allocator keeps for the next one
     before = resident("RssAnon")
     files = resident("RssFile") + resident("RssShmem")
     Path("/proc/self/clear_refs").write_text("5")
@@ -98,45 +94,37 @@ def speed(quick: bool) -> Iterator[Row]:
     in_turns(functions, 2)  # they compile, and warm up
     rate = measured_matmul_flops(CPU, torch.float32)
     times = in_turns(functions, 3 if quick else 41)
-    found = ratio(times["peer"], times["ours"])
     tokens = BATCH * MODEL.context_length
-    ours, peer = (float(np.median(times[name])) for name in ("ours", "peer"))
-    shown = f"{found} x compiled Hugging Face, {1e3 * ours:.0f} against {1e3 * peer:.0f} ms a step"
-    data = {"times": times, "ratio": found.as_dict()}
-    yield Row("training step, 5.3M, fp32, compiled", 1.3, 1.6, found.median, shown, data=data)
+    ours, theirs = (float(np.median(times[name])) for name in ("ours", PEER))
+    shown = f"compiled Hugging Face, {1e3 * ours:.0f} against {1e3 * theirs:.0f} ms per step"
+    yield compared("training step, 5.3M, fp32, compiled", times, shown, 1.3, 1.6)
     part = tokens * training_flops_per_token(MODEL, MODEL.context_length) / ours / rate
     shown = f"{part:.0%} of {rate / 1e9:.0f} GFLOP/s ({tokens / ours:,.0f} tokens/s)"
-    yield Row("part of the measured matmul rate", 0.0, 0.8, part, shown, data={"matmul": rate})
+    yield Row("part of the measured matmul rate", part, shown, 0.0, 0.8, data={"matmul": rate})
 
 
 def memory(quick: bool) -> Iterator[Row]:
-    found = {side: peak_in_fresh_process(side) for side in ("ours", "peer")}
-    part = found["ours"] / found["peer"]
-    shown = f"{part:.2f} of Hugging Face's, {found['ours'] / 1e6:.0f} against {found['peer'] / 1e6:.0f} MB"
-    yield Row("peak memory of a training step", 1.0, 0.5, part, shown, at_most=True, data=found)
+    found = {side: peak_in_fresh_process(side) for side in ("ours", PEER)}
+    part = found["ours"] / found[PEER]
+    shown = f"{part:.2f} of Hugging Face's, {found['ours'] / 1e6:.0f} against {found[PEER] / 1e6:.0f} MB"
+    yield Row("peak memory of a training step", part, shown, 1.0, 0.5, at_most=True, data=found)
 
 
 ROWS = {"speed": speed, "memory": memory}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.training_table", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("--quick", action="store_true", help="few rounds: proves that it works")
-    parser.add_argument("--memory-of", choices=("ours", "peer"), help=argparse.SUPPRESS)
-    add_options(parser, ROWS)
+def main() -> int:
+    parser = parser_of("training_table", __doc__, ROWS)
+    parser.add_argument("--quick", action="store_true", help="few rounds: only proves that it works")
+    parser.add_argument("--memory-of", choices=("ours", PEER), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
         print(json.dumps(peak_of_steps(arguments.memory_of)))
-        return
-    described = machine.describe()
+        return 0
     rows = (row for chosen in arguments.only or ROWS for row in ROWS[chosen](arguments.quick))
-    name = f"training_{machine.slug(described['cpu'])}{'_quick' if arguments.quick else ''}.json"
-    measure(
-        f"{described['cpu']}, {torch.get_num_threads()} threads", described, rows, arguments.output or name
-    )
+    suffix = "_quick" if arguments.quick else ""
+    return measure("training", rows, arguments.output, suffix=suffix, threads=torch.get_num_threads())
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -37,20 +37,21 @@ def pytest_xdist_auto_num_workers(config) -> int:
     return 0 if any(word.endswith(".py") or "::" in word for word in config.args) else 2
 
 
-# Files that take a minute or more: first, so that no worker is left with one of them at the end. The interpreter leads,
+# Files that take ten seconds or more: first, so that no worker is left with one of them at the end. The interpreter leads,
 # for it uses no Numba, which the other worker compiles meanwhile: together they would compile everything twice.
 SLOW_FILES = [
     "kernels/test_interpreted.py",
     "tokenizer/test_bpe.py",
-    "training/test_distributed.py",
-    "training/test_faults.py",
     "training/test_resume.py",
     "test_train.py",
-    "test_dpo.py",
-    "test_sft.py",
-    "tokenizer/test_formats.py",
-    "bench/test_conftest.py",
+    "tokenizer/test_whole_pretokens.py",
+    "model/test_memory.py",
     "bench/test_compare.py",
+    "training/test_faults.py",
+    "training/test_distributed.py",
+    "test_structure.py",
+    "bench/test_gpu_smoke_fp8.py",
+    "bench/test_gpu_smoke_decoding.py",
 ]
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from lmfast.errors import UserError
 from lmfast.files import read_text
-from lmfast.tokenizer.file_kinds import kind_of
+from lmfast.tokenizer.file_kinds import file_kind
 
 ROLES = {
     **{"user": "user", "human": "user", "prompter": "user"},
@@ -98,7 +98,7 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
     """(location, record) pairs, numbered from 1; an invalid line of a .jsonl file is a `_Bad`."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a .json or .jsonl file of records")
-    kind = kind_of(path)
+    kind = file_kind(path)
     if kind.packing or kind.form == "parquet":
         raise UserError(f"{path}: records must be .json or .jsonl; decompress or convert the file")
     text = read_text(path)

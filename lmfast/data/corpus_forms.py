@@ -33,7 +33,7 @@ from lmfast.data.sources import documents, plan_shards, unpacked
 from lmfast.errors import UserError
 from lmfast.files import atomic_write
 from lmfast.tokenizer.bpe import Tokenizer
-from lmfast.tokenizer.file_kinds import kind_of
+from lmfast.tokenizer.file_kinds import file_kind
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
 HELD_OUT = 0.02  # fraction of prompts
@@ -53,14 +53,14 @@ def form_suffix(form: str) -> str:
 def make_text(part: str, paths: list[Path], folder: Path, movable: bool) -> dict[str, int]:
     """Concatenates text files. movable: a single uncompressed file may be moved instead of copied."""
     target = folder / f"{part}.txt"
-    if movable and len(paths) == 1 and not kind_of(paths[0]).packing:
+    if movable and len(paths) == 1 and not file_kind(paths[0]).packing:
         count = _count_documents(paths[0])
         os.replace(paths[0], target)
         return {part: count}
     with atomic_write(target) as temporary:
         with temporary.open("wb") as joined:
             for path in paths:
-                with unpacked(path) if kind_of(path).packing else path.open("rb") as file:
+                with unpacked(path) if file_kind(path).packing else path.open("rb") as file:
                     shutil.copyfileobj(file, joined, PIECE)
         count = _count_documents(temporary, paths[0])
     return {part: count}

@@ -26,8 +26,8 @@ from lmfast.tokenizer.file_kinds import (
     RECORD_SUFFIXES,
     TEXT_SUFFIXES,
     check_is_text,
-    is_named_as_source,
-    kind_of,
+    file_kind,
+    has_source_suffix,
     text_remarks,
 )
 
@@ -59,8 +59,8 @@ def find_sources(names: Sequence[str | Path]) -> list[Path]:
 
 def _folder_sources(folder: Path) -> list[Path]:
     files = files_under(folder)
-    named = [file for file in files if is_named_as_source(file)]
-    others = Counter(file.suffix.lower() or "no suffix" for file in files if not is_named_as_source(file))
+    named = [file for file in files if has_source_suffix(file)]
+    others = Counter(file.suffix.lower() or "no suffix" for file in files if not has_source_suffix(file))
     counts = ", ".join(f"{count:,} of {suffix}" for suffix, count in others.most_common(5))
     sources = [file for file in named if _size(file)]
     if not sources:
@@ -82,7 +82,7 @@ def _size(file: Path) -> int:
 
 def _check(file: Path) -> None:
     """Raises UserError if a file cannot be a source, judged by its name and first bytes."""
-    kind = kind_of(file)
+    kind = file_kind(file)
     if not stat.S_ISREG(_status(file).st_mode):
         raise UserError(f"{file}: is a pipe or a device; give a regular file")
     if not _size(file):

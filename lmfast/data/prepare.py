@@ -232,7 +232,7 @@ def _assemble(output: Path, files: dict[str, list[Path]], tokenizer: "Tokenizer"
                 "special_bytes": found["documents"] * len(MARK),
                 "vocab_size": tokenizer.vocab_size,
                 "dtype": tokenizer.dtype.name,
-                **tokenizer.home_facts(output),
+                **tokenizer.provenance(output),
             },
         )
     _write_json(output / COUNTS, counts)

@@ -24,7 +24,7 @@ from typing import BinaryIO
 from lmfast.data.parquet import check_text_column, open_parquet, read_batches, row_group_spans
 from lmfast.errors import UserError
 from lmfast.sharding.jobs import Shard
-from lmfast.tokenizer.file_kinds import HEAD, check_is_text, kind_of
+from lmfast.tokenizer.file_kinds import HEAD, check_is_text, file_kind
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
 SHARD_BYTES = 64 << 20
@@ -35,7 +35,7 @@ PACKED_PIECE = 128 << 10  # compressed bytes per read
 
 def shard_bytes_on_disk(shard: Shard) -> int:
     """Approximate size of a shard in its file, in bytes, for progress and for combining small files."""
-    packed = shard.end < 0 or kind_of(shard.path).form == "parquet"
+    packed = shard.end < 0 or file_kind(shard.path).form == "parquet"
     return shard.size if packed else shard.end - shard.begin
 
 
@@ -50,7 +50,7 @@ def plan_shards(
         path = path.absolute()
         facts = path.stat()
         size, changed = facts.st_size, facts.st_mtime_ns
-        kind = kind_of(path)
+        kind = file_kind(path)
         if kind.packing:
             shards.append(Shard(str(path), 0, -1, size, changed))
         elif kind.form == "parquet":
@@ -89,7 +89,7 @@ def _next_end(file: BinaryIO, target: int, marks: Sequence[bytes]) -> int:
 
 def separators(path: Path, separator: str | None) -> list[bytes]:
     """The document separators of a file: newlines in JSON lines, <|endoftext|> and `separator` in text."""
-    if kind_of(path).form == "records":
+    if file_kind(path).form == "records":
         return [b"\n"]
     mark = DOCUMENT_END.encode()
     own = (separator or "").encode()
@@ -108,7 +108,7 @@ def documents(shard: Shard, field: str = "text", separator: str | None = None) -
     """The documents of a shard in order, as bytes without separators."""
     _check_unchanged(shard)
     path = Path(shard.path)
-    form = kind_of(path).form
+    form = file_kind(path).form
     if form == "parquet":
         yield from _rows(shard, field)
     else:
@@ -153,7 +153,7 @@ def split(pieces: Iterable[bytes], marks: Sequence[bytes]) -> Iterator[bytes]:
 
 def _pieces(shard: Shard) -> Iterator[bytes]:
     path = Path(shard.path)
-    if kind_of(path).packing:
+    if file_kind(path).packing:
         with unpacked(path) as file:
             yield from iter(lambda: file.read(PIECE), b"")
         return
@@ -165,7 +165,7 @@ def _pieces(shard: Shard) -> Iterator[bytes]:
 
 def unpacked(path: Path) -> "_Unpacked":
     """Opens a .gz or .zst file for reading its content. Damage and binary content are reported while reading."""
-    if kind_of(path).packing == ".gz":
+    if file_kind(path).packing == ".gz":
         packed = path.open("rb")
         return _Unpacked(path, packed, gzip.GzipFile(fileobj=packed))
     try:
@@ -231,7 +231,7 @@ class _Unpacked:
         if not self._started:
             if not piece:
                 raise UserError(f"{self._path}: is empty once decompressed; remove it")
-            if kind_of(self._path).form == "text":
+            if file_kind(self._path).form == "text":
                 check_is_text(self._path, piece[:HEAD])
         self._started = True
         return piece

@@ -12,7 +12,7 @@ from pathlib import Path
 from lmfast.data.finding import find_sources
 from lmfast.data.sources import PIECE, documents, plan_shards, shard_bytes_on_disk, unpacked
 from lmfast.tokenizer.counting import Documents
-from lmfast.tokenizer.file_kinds import is_plain_text, kind_of
+from lmfast.tokenizer.file_kinds import file_kind, is_plain_text
 from lmfast.tokenizer.patterns import Pattern
 from lmfast.tokenizer.streaming import safe_pieces
 
@@ -28,7 +28,7 @@ def training_texts(
     def of_file(path: Path) -> Path | Documents:
         if is_plain_text(path):
             return path
-        if kind_of(path).form == "text":
+        if file_kind(path).form == "text":
             return Documents(partial(_packed_text, path, specials, pattern), path.stat().st_size)
         return Documents(partial(_record_texts, path, field), path.stat().st_size)
 

@@ -1,16 +1,16 @@
 """`Tokenizer`: a vocabulary, its merges and special tokens, for encoding and decoding.
 
 In: text as `str` or bytes, or files of any bytes; ids as lists or integer arrays. Out: ids (lists, or uint32 arrays
-where the name says array), text, bytes, files. Any bytes round-trip. A `str` is read as UTF-8; a lone surrogate
-in it becomes the three bytes that UTF-8 would give it (`surrogatepass`), so that `decode_bytes` returns those, and
-`decode`, which shows invalid UTF-8 as U+FFFD, shows three of them.
+from the methods named array), text, bytes, files. All bytes round-trip. A `str` is encoded as UTF-8; a lone surrogate
+becomes the three bytes that `surrogatepass` gives it. `decode_bytes` returns those bytes, and `decode`, which replaces
+invalid UTF-8 by U+FFFD, returns three of these.
 
-Ids: bytes 0-255, merges in the order they were learnt, special tokens last, for tokenizers trained here. A
-tokenizer made elsewhere keeps its ids, whatever their order. `vocab_size` is one more than the highest id.
+Ids of tokenizers trained here: bytes 0-255, merges in the order they were learnt, special tokens last. A tokenizer
+made elsewhere keeps its ids. `vocab_size` is one more than the highest id.
 
-Special tokens in text are recognised (longest first) unless a call says otherwise: `allowed_special` is "all",
+Special tokens in text are recognised, longest first, unless a call says otherwise: `allowed_special` is "all",
 "none" or a set of those to recognise, the others being plain text; `disallowed_special` ("all", meaning all that are
-not allowed, or a collection) are refused with a `UserError` where they stand in the text.
+not allowed, or a collection) raise a `UserError` if the text contains them.
 """
 
 import codecs
@@ -40,14 +40,14 @@ if TYPE_CHECKING:
     from lmfast.tokenizer.sharding import Engine
     from lmfast.tokenizer.training import TrainingSummary
 
-FEW_IDS = 256  # up to here joining tokens in Python costs less than it takes to look for compiled code
+FEW_IDS = 256  # up to this many, joining tokens in Python takes less time than looking for compiled code
 AllowedSpecial = Literal["all", "none"] | Collection[str]
 
 
 class Tokenizer:
-    """Byte-level BPE with special tokens. The head of this file tells of ids, text and special tokens.
+    """Byte-level BPE with special tokens; the top of this file defines ids, text and special tokens.
 
-    `training` is there on a tokenizer that `train_bpe` made.
+    `training` is the summary of `train_bpe` on a tokenizer that it made, else None.
     """
 
     def __init__(
@@ -60,16 +60,16 @@ class Tokenizer:
     ):
         """vocab: id → bytes, with all 256 single bytes. merges: pairs in order of priority.
 
-        special_tokens: texts, which keep their id where the vocabulary holds their bytes and get the next free id
-        where not; or {text: id}. pattern: a name, an expression or a Pattern. ignore_merges: a pretoken that is a token
-        gets its id without merging, as in Hugging Face's files; the attribute is False where that changes nothing.
-        Raises UserError where these do not fit together.
+        special_tokens: texts, which keep their id if the vocabulary holds their bytes and otherwise get the next free
+        id; or {text: id}. pattern: a name, an expression or a Pattern. ignore_merges: a pretoken that is a token
+        gets its id without merging, as in Hugging Face's files; the attribute is False if that changes nothing.
+        Raises UserError if these are inconsistent.
         """
         self.pattern = pattern if isinstance(pattern, Pattern) else get_pattern(pattern)
-        self.vocab: dict[int, bytes] = dict(vocab)  # in the order of ids
+        self.vocab: dict[int, bytes] = dict(vocab)  # sorted by id
         self.merges: list[tuple[bytes, bytes]] = [(bytes(a), bytes(b)) for a, b in merges]
         self.special_tokens: dict[str, int] = self._place_special(special_tokens)
-        self._id_of = checked_ids(self.vocab, self.merges, self.special_tokens.values())
+        self._ids_by_token = checked_ids(self.vocab, self.merges, self.special_tokens.values())
         self.ignore_merges = ignore_merges
         if ignore_merges:
             self.ignore_merges = self._encoder.looks_up_whole
@@ -82,11 +82,11 @@ class Tokenizer:
 
     def _place_special(self, special_tokens: Sequence[str] | Mapping[str, int] | None) -> dict[str, int]:
         wanted = check_special_tokens(special_tokens)
-        id_of = {token: i for i, token in self.vocab.items()}
+        ids_by_token = {token: i for i, token in self.vocab.items()}
         known = {
-            text: id_of[text.encode()]
+            text: ids_by_token[text.encode()]
             for text, token in wanted.items()
-            if token is None and text.encode() in id_of
+            if token is None and text.encode() in ids_by_token
         }
         placed = place_special_tokens(wanted, known, self.vocab)
         for text, token in placed.items():
@@ -97,46 +97,46 @@ class Tokenizer:
         self.vocab = dict(sorted(self.vocab.items()))
         return placed
 
-    # What it is ---------------------------------------------------------------------------------------------
+    # Properties ---------------------------------------------------------------------------------------------
 
     @functools.cached_property
     def vocab_size(self) -> int:
-        """Every id is below it."""
+        """One more than the highest id."""
         return max(self.vocab) + 1
 
     @property
     def dtype(self) -> np.dtype:
-        """The dtype of token files: uint16 while every id fits, else uint32."""
+        """The dtype of token files: uint16 if every id fits, else uint32."""
         return np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes that an id stands for; a special token's are its text."""
+        """The bytes of an id; for a special token, its text as UTF-8."""
         try:
             return self.vocab[operator.index(token)]
         except KeyError:
             raise UserError(f"id {token} is outside the vocabulary of {self.vocab_size}") from None
         except TypeError:
-            raise UserError(f"id {' '.join(repr(token).split())[:40]} is no integer") from None
+            raise UserError(f"id {' '.join(repr(token).split())[:40]} is not an integer") from None
 
     def token_lengths(self) -> np.ndarray:
-        """Bytes of each id from 0 on, int64 (vocab_size,); a special token's are its text's, an unused id has none."""
+        """The number of bytes of each id, int64 (vocab_size,); a special token counts its text, an unused id 0."""
         lengths = np.zeros(self.vocab_size, np.int64)
         for token, text in self.vocab.items():
             lengths[token] = len(text)
         return lengths
 
     def fingerprint(self) -> str:
-        """sha256 of everything that decides ids; equal fingerprints give equal ids for all text."""
+        """sha256 of everything that determines ids: equal fingerprints give equal ids for all text."""
         return self._fingerprint
 
     @functools.cached_property
-    def _fingerprint(self) -> str:  # 30 ms for 32,000 entries: a tenth of what 200 MB take to encode
+    def _fingerprint(self) -> str:  # 30 ms for 32,000 entries: a tenth of the time of encoding 200 MB
         digest = hashlib.sha256()
-        id_of = self._id_of
+        ids = self._ids_by_token
         facts = (
             self.pattern.regex,
             list(self.vocab.items()),
-            [(id_of[a], id_of[b], id_of[a + b]) for a, b in self.merges],
+            [(ids[a], ids[b], ids[a + b]) for a, b in self.merges],
             sorted(self.special_tokens.items()),
             *(["ignore_merges"] if self.ignore_merges else []),
         )
@@ -173,10 +173,10 @@ class Tokenizer:
         allowed_special: AllowedSpecial = "all",
         disallowed_special: Literal["all"] | Collection[str] = (),
     ) -> np.ndarray:
-        """The ids of a text, uint32. Arrays are one-dimensional, of uint8: the text's bytes."""
+        """The ids of a text, uint32 (num_ids,). A text given as an array is one-dimensional uint8: its bytes."""
         data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else _as_bytes(text)
         if disallowed_special:
-            self._refuse(bytes(data), self._allowed(allowed_special), disallowed_special)
+            self._reject(bytes(data), self._allowed(allowed_special), disallowed_special)
         if allowed_special not in ("all", "none"):
             allowed_special = self._allowed(allowed_special)
         return self._encoder.encode(data, allowed_special)
@@ -186,7 +186,7 @@ class Tokenizer:
             return set(self.special_tokens) if allowed_special == "all" else set()
         if isinstance(allowed_special, str):
             raise UserError(
-                f"allowed_special={allowed_special!r}: it is 'all', 'none' or a set of special tokens"
+                f"allowed_special={allowed_special!r}: give 'all', 'none' or a set of special tokens"
             )
         self._check_known(allowed_special, "allowed_special")
         return set(allowed_special)
@@ -195,22 +195,22 @@ class Tokenizer:
         for text in texts:
             if text not in self.special_tokens:
                 known = ", ".join(map(repr, self.special_tokens)) or "none"
-                raise UserError(f"{name}: {text!r} is no special token of this tokenizer (it has {known})")
+                raise UserError(f"{name}: {text!r} is not a special token of this tokenizer (it has {known})")
 
-    def _refuse(self, data: bytes, allowed: set[str], disallowed: str | Collection[str]) -> None:
+    def _reject(self, data: bytes, allowed: set[str], disallowed: str | Collection[str]) -> None:
         if disallowed == "all":
             disallowed = set(self.special_tokens) - allowed
         elif isinstance(disallowed, str):
             raise UserError(
-                f"disallowed_special={disallowed!r}: it is 'all' or a collection of special tokens"
+                f"disallowed_special={disallowed!r}: give 'all' or a collection of special tokens"
             )
         self._check_known(disallowed, "disallowed_special")
         for text in disallowed:
             at = data.find(text.encode())
             if at >= 0:
                 raise UserError(
-                    f"the text holds the special token {text!r} at byte {at}; take it out, or leave it out of "
-                    "disallowed_special to have it encoded"
+                    f"the text contains the special token {text!r} at byte {at}; remove it from the text, or from "
+                    "disallowed_special to encode it"
                 )
 
     def encode_batch(
@@ -218,23 +218,23 @@ class Tokenizer:
     ) -> list[np.ndarray]:
         """The ids of each text, uint32."""
         if isinstance(texts, str | bytes):
-            raise UserError("texts: one string would be taken letter by letter; give a list of texts")
+            raise UserError("texts: a single string would be read letter by letter; give a list of texts")
         return [self.encode_array(text, allowed_special) for text in texts]
 
     def encode_iterable(
         self, chunks: Iterable[str | bytes], allowed_special: AllowedSpecial = "all"
     ) -> Iterator[int]:
-        """The ids of all chunks together, as if they were one text, however it is cut. Memory stays constant."""
+        """The ids of the concatenated chunks, wherever the text is cut. Memory is constant."""
         for ids in self.encode_arrays(chunks, allowed_special):
             yield from ids.tolist()
 
     def encode_arrays(
         self, chunks: Iterable[str | bytes], allowed_special: AllowedSpecial = "all"
     ) -> Iterator[np.ndarray]:
-        """`encode_iterable` an array at a time: the ids of about 64 KiB of text each."""
+        """`encode_iterable` in arrays, each with the ids of about 64 KiB of text."""
         from lmfast.tokenizer.streaming import safe_pieces
 
-        # Special tokens that are plain text in this call are no place to cut at.
+        # Special tokens that are plain text in this call are not safe cuts.
         allowed = [text.encode() for text in self._allowed(allowed_special)]
         for piece in safe_pieces(chunks, allowed, self.pattern):
             yield self.encode_array(piece, allowed_special)
@@ -248,10 +248,10 @@ class Tokenizer:
         tokenizer_path: str | Path | None = None,
         engine: "Engine | None" = None,
     ) -> "EncodeSummary":
-        """Encodes a file into a 1-D .npy of `dtype`, and writes its summary to `dst`.json. Neither file is loaded.
+        """Encodes a file into a 1-D .npy of `dtype` and writes a summary to `dst`.json, in constant memory.
 
-        tokenizer_path: where this tokenizer is saved, for the summary (a loaded tokenizer knows). progress:
-        called with (bytes done, bytes in all). engine: a cluster to work on (sharding.py), instead of this machine's
+        tokenizer_path: where this tokenizer is saved, for the summary; by default where it was loaded from. progress:
+        called with (bytes done, total bytes). engine: a cluster to run on (sharding.py), instead of this machine's
         threads; the file is the same.
         """
         from lmfast.tokenizer.encoding import encode_file
@@ -266,8 +266,8 @@ class Tokenizer:
             else:
                 summary = encode_file(self._encoder, src, complete, self.dtype, num_workers, progress)
             if not summary.bytes:
-                raise UserError(f"{src}: is empty; there is nothing to encode")
-            side.unlink(missing_ok=True)  # it tells of the file that is about to be replaced
+                raise UserError(f"{src}: is empty; name a text to encode")
+            side.unlink(missing_ok=True)  # it describes the file that is about to be replaced
         facts = {
             "source": str(Path(src).absolute()),
             "tokens": summary.tokens,
@@ -275,21 +275,21 @@ class Tokenizer:
             "special_bytes": summary.special_bytes,
             "vocab_size": self.vocab_size,
             "dtype": self.dtype.name,
-            **self.home_facts(Path(dst).parent, tokenizer_path),
+            **self.provenance(Path(dst).parent, tokenizer_path),
         }
         with atomic_write(side) as beside:
             beside.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         return summary
 
-    def home_facts(self, folder: Path, saved_at: str | Path | None = None) -> dict[str, str | None]:
-        """What a token file's summary says of this tokenizer: its path, that path from `folder` (so that both can be
-        moved together), and its fingerprint."""
-        home = saved_at or self._loaded_from
-        facts = {"tokenizer": None if home is None else os.path.abspath(home)}
-        if home is not None:
-            with contextlib.suppress(ValueError):  # another drive of Windows
-                facts["tokenizer_relative"] = os.path.relpath(home, folder)
-        return facts | {"tokenizer_sha256": self.fingerprint()}
+    def provenance(self, folder: Path, saved_at: str | Path | None = None) -> dict[str, str | None]:
+        """The entries of a token file's summary that identify this tokenizer: its path, its path relative to `folder`
+        (so that both can be moved together) and its fingerprint."""
+        path = saved_at or self._loaded_from
+        entries = {"tokenizer": None if path is None else os.path.abspath(path)}
+        if path is not None:
+            with contextlib.suppress(ValueError):  # on another drive (Windows)
+                entries["tokenizer_relative"] = os.path.relpath(path, folder)
+        return entries | {"tokenizer_sha256": self.fingerprint()}
 
     # Decoding -----------------------------------------------------------------------------------------------
 
@@ -304,7 +304,7 @@ class Tokenizer:
             given: np.ndarray = ids
             if given.ndim != 1 or (given.dtype.kind not in "iu" and given.size):
                 raise UserError(
-                    f"ids: an array of shape {given.shape} and {given.dtype}; give a one-dimensional one of integers"
+                    f"ids: an array of shape {given.shape} and dtype {given.dtype}; give a one-dimensional integer array"
                 )
             if len(given) > FEW_IDS:
                 return self._decoder.decode(given)
@@ -312,29 +312,29 @@ class Tokenizer:
         else:
             plain = list(ids)
         if len(plain) > FEW_IDS:
-            # array("Q") takes 5 ns an id where np.array takes 16; what it cannot take is refused below.
+            # array("Q") takes 5 ns per id, np.array 16; what array("Q") does not accept is handled below.
             with contextlib.suppress(OverflowError, TypeError):
                 return self._decoder.decode(np.frombuffer(array("Q", plain), np.uint64))
-        try:  # `suppress` is slower, by a twentieth of the time of 100 ids
+        try:  # `suppress` would add 5 % to the time of 100 ids
             return b"".join([self.vocab[token] for token in plain])
-        except (KeyError, TypeError):  # no id, or an integer of another kind, as a tensor's elements
+        except (KeyError, TypeError):  # not an id, or another integer type, such as a tensor's elements
             pass
         from lmfast.tokenizer.decoding import join_one_by_one
 
         return join_one_by_one(plain, self.vocab, self.vocab_size)
 
     def decode_bytes(self, ids: Iterable[int] | np.ndarray) -> bytes:
-        """The bytes that ids stand for. Raises UserError at an id outside the vocabulary."""
+        """The bytes of all ids. Raises UserError for an id outside the vocabulary."""
         return bytes(self._decode_buffer(ids))
 
     def decode(self, ids: Iterable[int] | np.ndarray, errors: str = "replace") -> str:
-        """The text that ids stand for; bytes that are not UTF-8 become U+FFFD (or as `errors` says)."""
+        """The text of all ids; invalid UTF-8 becomes U+FFFD (or is handled as `errors` says)."""
         return str(memoryview(self._decode_buffer(ids)), "utf-8", errors)
 
     def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """Text as soon as it is certain: a character whose bytes are spread over tokens comes when it is whole.
+        """Yields text as soon as it is complete: a character split over several tokens is yielded with its last byte.
 
-        Joined, the pieces are `decode` of all ids.
+        The joined pieces equal `decode` of all ids.
         """
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         for token in ids:
@@ -348,18 +348,18 @@ class Tokenizer:
     # Files --------------------------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
-        """For pickle and copy: without the compiled tables, which the copy makes again when it needs them."""
+        """For pickle and copy: omits the compiled tables, which the copy rebuilds when needed."""
         return {name: value for name, value in vars(self).items() if name not in ("_encoder", "_decoder")}
 
     _loaded_from: Path | None = None
     training: "TrainingSummary | None" = None
 
     def save(self, path: str | Path) -> None:
-        """A folder gets tokenizer.json, vocab.json and merges.txt; NAME.tiktoken ranks; NAME.json a tokenizer.json.
+        """Writes tokenizer.json, vocab.json and merges.txt to a folder, ranks to NAME.tiktoken, or a NAME.json.
 
-        With `ignore_merges` a folder gets tokenizer.json alone: the other two cannot hold it. With a pattern that would
-        split differently in a tokenizer.json (dialects.py), a folder gets the pattern in a file of its own instead, for
-        lmfast alone, and a warning is logged; as NAME.json or with `ignore_merges` it is rejected.
+        With `ignore_merges` a folder gets only tokenizer.json, because the other two cannot represent it. A pattern that
+        would split differently in a tokenizer.json (dialects.py) is saved in a file of its own instead, which only
+        lmfast reads, and a warning is logged; NAME.json and `ignore_merges` reject such a pattern.
         """
         path = Path(path)
         parts = TokenizerParts(self.vocab, self.merges, self.special_tokens, ignore_merges=self.ignore_merges)
@@ -374,15 +374,16 @@ class Tokenizer:
         pattern: str | None = None,
         special_tokens: Sequence[str] | Mapping[str, int | None] | None = None,
     ) -> "Tokenizer":
-        """Loads what `save` wrote, or a file of GPT-2's, Hugging Face's or tiktoken's format (see formats.py).
+        """Loads what `save` wrote, or a file in GPT-2's, Hugging Face's or tiktoken's format (see formats.py).
 
-        pattern and special_tokens: for formats that do not hold them; .tiktoken needs the pattern. Special tokens without
-        an id (a list, or None) get their published one over a vocabulary that special_tokens.py knows, else the next.
+        pattern and special_tokens: for formats that do not contain them; .tiktoken requires the pattern. Special tokens
+        without an id (a list, or None) get the id published for this vocabulary if special_tokens.py knows it, else the
+        next free id.
         """
         path = Path(path)
         texts = None if special_tokens is None else list(check_special_tokens(special_tokens))
         parts = formats.read(path, texts, pattern)
-        tokenizer = cls._of(parts, special_tokens, path)
+        tokenizer = cls._from_parts(parts, special_tokens, path)
         tokenizer._loaded_from = path
         return tokenizer
 
@@ -394,16 +395,16 @@ class Tokenizer:
         special_tokens: Sequence[str] | Mapping[str, int | None] | None = None,
         pattern: str = "gpt2",
     ) -> "Tokenizer":
-        """Loads vocab.json and merges.txt. Without `special_tokens` the entries that nothing makes are special."""
+        """Loads vocab.json and merges.txt. By default the entries that are neither bytes nor merges are special."""
         texts = None if special_tokens is None else list(check_special_tokens(special_tokens))
         parts = formats.read_vocab_and_merges(Path(vocab), Path(merges), texts)
         parts.pattern = pattern
-        tokenizer = cls._of(parts, special_tokens, Path(vocab))
+        tokenizer = cls._from_parts(parts, special_tokens, Path(vocab))
         tokenizer._loaded_from = Path(vocab)
         return tokenizer
 
     @classmethod
-    def _of(
+    def _from_parts(
         cls,
         parts: TokenizerParts,
         special_tokens: Sequence[str] | Mapping[str, int | None] | None,
@@ -419,13 +420,13 @@ class Tokenizer:
 
 
 def _as_bytes(data: bytes | bytearray | memoryview | np.ndarray) -> bytes | bytearray | np.ndarray:
-    """What has one element a byte, in one piece; other arrays would silently lose what does not fit a byte."""
+    """The contiguous bytes; other dtypes are rejected, because their values might not fit a byte."""
     if isinstance(data, memoryview):
         return data.tobytes()
     if not isinstance(data, np.ndarray):
         return data
     if data.ndim != 1 or data.dtype != np.uint8:
         raise UserError(
-            f"text: an array of shape {data.shape} and {data.dtype}; give bytes, or a one-dimensional array of uint8"
+            f"text: an array of shape {data.shape} and dtype {data.dtype}; give bytes, or a one-dimensional uint8 array"
         )
     return np.ascontiguousarray(data)

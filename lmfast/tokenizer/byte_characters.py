@@ -8,7 +8,7 @@ import functools
 
 @functools.lru_cache(maxsize=1)
 def byte_characters() -> list[str]:
-    """The character for each byte: printable Latin-1 stands for itself, the other 68 from U+0100 on, in order."""
+    """The character of each byte: printable Latin-1 characters are themselves, the other 68 bytes U+0100 and up."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(printable)]
     characters = {byte: chr(byte) for byte in printable}
@@ -28,7 +28,7 @@ def spell(token: bytes) -> str:
 
 
 def unspell(text: str) -> bytes | None:
-    """The inverse of `spell`; None where a character stands for no byte."""
+    """The inverse of `spell`; None if a character is not in the map."""
     table = _character_bytes()
     try:
         return bytes(map(table.__getitem__, text))

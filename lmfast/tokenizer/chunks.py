@@ -1,20 +1,20 @@
-"""Where a text may be cut, where special tokens lie, and the threads that work on the pieces.
+"""Safe cuts of a text, its special tokens, the ends of its pretokens, and the threads that process the pieces.
 
-In: text as uint8, and special tokens as byte strings. Out: safe cuts, the spans of special tokens, and by `Splitter` the
-ends of pretokens, in batches.
+In: text as uint8, and special tokens as byte strings. Out: safe cuts, the spans of special tokens, and from `Splitter`
+the ends of pretokens, in batches.
 
-A cut is safe where the pretokens and the special tokens on both sides are what they would be without it:
+A cut is safe if the pretokens and special tokens on both sides are the same as without it:
 
 - before a special token that no other occurrence of a special token overlaps from the left;
-- for the three named patterns, between an ASCII letter or digit and a blank that an ASCII letter follows; after a
-  newline that stands between a character that is not whitespace and a letter; and between a letter and a character that is
-  neither letter, mark, number nor whitespace, but no apostrophe (with which a contraction may go on): unspaced Chinese has
-  no other cuts than those at its punctuation. In all cases unless a special token straddles the cut.
+- for the three named patterns, unless a special token straddles the cut: between an ASCII letter or digit and a space
+  that is followed by an ASCII letter; after a newline between a non-whitespace character and a letter; and between a
+  letter and a character that is neither letter, mark, number nor whitespace, except an apostrophe, which may start a
+  contraction. In Chinese without spaces, only the last rule applies, at punctuation.
 
-A text with no safe cut is one piece: slower, never wrong. Encoding such a piece takes about 15 bytes of memory for each of
-its own, as its pretoken may be as long as it is.
+A text with no safe cut is one piece: slower, never wrong. Encoding such a piece takes about 15 bytes of memory per byte,
+because its pretoken may be as long as the piece.
 
-Threads, not processes: the compiled loops release the GIL, threads start at once and share the map, the
+Threads, not processes: the compiled loops release the GIL, and threads start immediately and share the text, the
 vocabulary and the output (measured: docs/LOG.md).
 """
 
@@ -36,7 +36,7 @@ from lmfast.tokenizer.compiled.next_end import char_at, is_letter
 from lmfast.tokenizer.patterns import NAMED, OTHER, SPACE, Pattern, code_point_classes, compile_custom
 
 ENDS_PER_BATCH = 1 << 15  # pretokens per compiled call; 2^12 to 2^17 made no difference
-_SEARCH_BYTES = 512  # how far a safe cut is looked for at first; twice as far each time
+_SEARCH_BYTES = 512  # searched for a safe cut at first; doubled each time
 _LONGEST_SEARCH = 1 << 20
 
 NO_SPANS = np.zeros(0, np.int64)
@@ -55,7 +55,7 @@ def _find_specials(data, begin, end, tokens, spans, which):
     """Writes (start, end) of each special token in data[begin:end] to `spans` and its number to `which`.
 
     Leftmost first; `texts` are sorted from long to short, so the longest of those that begin together wins.
-    Returns how many there are, also where `which` has no room for all of them."""
+    Returns their number, even if `which` is too short for all of them."""
     firsts, seconds, texts, offsets = tokens
     found = 0
     i = begin
@@ -95,10 +95,10 @@ class SpecialTokens:
 
     def __init__(self, tokens: Sequence[bytes]):
         if any(not token for token in tokens):
-            raise UserError("special tokens: an empty one matches everywhere; leave it out")
+            raise UserError("special tokens: an empty token matches everywhere; remove it")
         self.tokens = sorted(set(tokens), key=lambda token: (-len(token), token))
         groups = sorted({(token[0], token[1] if len(token) > 1 else -1) for token in self.tokens})
-        # What compiled code needs of them: first bytes, second bytes (-1: any), all texts, where each begins.
+        # For compiled code: first bytes, second bytes (-1: any), all texts, where each text begins.
         self._compiled = (
             np.array([first for first, _ in groups], np.uint8),
             np.array([second for _, second in groups], np.int64),
@@ -108,8 +108,8 @@ class SpecialTokens:
         enable_cache(_find_specials)
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> "SpecialTokens":
-        """Of tokens as text."""
+    def from_text(cls, texts: Iterable[str]) -> "SpecialTokens":
+        """The set of tokens given as text."""
         return cls([text.encode("utf-8", "surrogateescape") for text in texts])
 
     def find(self, data: np.ndarray, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
@@ -117,18 +117,18 @@ class SpecialTokens:
         `tokens`). `data` must be readable for `PADDING` bytes after `end`."""
         if not self.tokens:
             return NO_SPANS, NO_SPANS
-        room = 16 + (end - begin) // 256
+        capacity = 16 + (end - begin) // 256
         while True:
-            spans, which = np.empty(2 * room, np.int64), np.empty(room, np.int64)
+            spans, which = np.empty(2 * capacity, np.int64), np.empty(capacity, np.int64)
             found = _find_specials(data, begin, end, self._compiled, spans, which)
             if found == 0:
                 return NO_SPANS, NO_SPANS
-            if found <= room:
+            if found <= capacity:
                 return spans[: 2 * found], which[:found]
-            room = found
+            capacity = found
 
     def straddle(self, data: np.ndarray, cut: int) -> bool:
-        """Whether an occurrence of any of them begins before `cut` and ends after it."""
+        """Whether an occurrence of one of the tokens begins before `cut` and ends after it."""
         longest = len(self.tokens[0]) if self.tokens else 0
         around = data[max(0, cut - longest) : cut + longest].tobytes()
         at = min(cut, longest)
@@ -156,7 +156,7 @@ def _next_text_cut(data, begin, end, classes):
             continue
         kind = char_at(data, cut, len(data), classes) & 0xFF
         if data[cut - 1] == 0x0A:
-            # What stands before the newline must be no whitespace.
+            # The character before the newline must not be whitespace.
             if is_letter(kind) and _kind_before(data, cut - 1, classes) != SPACE:
                 return cut
         elif kind == OTHER and first != 0x27 and is_letter(_kind_before(data, cut, classes)):
@@ -166,7 +166,7 @@ def _next_text_cut(data, begin, end, classes):
 
 @njit(nogil=True)
 def _kind_before(data, end, classes):
-    """The class of the character that ends at `end`; OTHER, as of any single byte, where no whole one does."""
+    """The class of the character that ends at `end`; OTHER, as for any single byte, if no complete one does."""
     at = end - 1
     while at > 0 and at > end - 4 and data[at] & 0xC0 == 0x80:
         at -= 1
@@ -175,7 +175,7 @@ def _kind_before(data, end, classes):
 
 
 def next_cut(data: np.ndarray, target: int, specials: SpecialTokens, pattern: Pattern) -> int:
-    """The first safe cut at `target` or later that is found; the end of the data where there is none."""
+    """The first safe cut found at `target` or later; the end of the data if there is none."""
     size = len(data)
     longest = len(specials.tokens[0]) if specials.tokens else 0
     begin = max(target, 2)
@@ -200,7 +200,7 @@ def next_cut(data: np.ndarray, target: int, specials: SpecialTokens, pattern: Pa
 
 
 class Splitter:
-    """Ends of pretokens by a pattern's scanner, or by `regex` where the pattern has none."""
+    """The ends of pretokens, found by a pattern's scanner, or by `regex` if the pattern has none."""
 
     def __init__(self, pattern: Pattern):
         self.pattern = pattern
@@ -210,13 +210,13 @@ class Splitter:
             self._classes = code_point_classes()
         else:
             self._regex = compile_custom(pattern.regex)
-            _say_once_that_it_is_slow(pattern)
+            _report_slow_pattern(pattern)
 
     def batches(
         self, data: np.ndarray, begin: int, end: int, spans: np.ndarray, bounds: np.ndarray
     ) -> Iterator[tuple[int, int, int]]:
-        """Fills `bounds` (int64) again and again with ends of consecutive pretokens of data[begin:end]; yields
-        (where the first of them begins, where the last ends, how many). The end of a special token is negative."""
+        """Fills `bounds` (int64) repeatedly with the ends of consecutive pretokens of data[begin:end]; yields
+        (start of the first one, end of the last one, their number). The end of a special token is negative."""
         if self._scan is None:
             yield from self._regex_batches(data, begin, end, spans, bounds)
             return
@@ -239,7 +239,7 @@ class Splitter:
             yield start, abs(int(bounds[count - 1])), count
 
     def _regex_ends(self, data, begin, end, spans):
-        """Text that the expression leaves unmatched becomes pretokens of its own: bytes are never lost."""
+        """Text that the expression does not match becomes separate pretokens, so that no bytes are lost."""
         edges = [*spans.tolist(), end, end]
         at = begin
         for special_start, special_end in zip(edges[::2], edges[1::2]):
@@ -266,18 +266,19 @@ _SCANNERS = {
 
 
 @functools.lru_cache
-def _say_once_that_it_is_slow(pattern: Pattern) -> None:
+def _report_slow_pattern(pattern: Pattern) -> None:
+    """Printed once per pattern."""
     print(
-        f"lmfast: the pattern {pattern.regex!r} has no compiled scanner and runs through `regex`, about fifty "
+        f"lmfast: the pattern {pattern.regex!r} has no compiled scanner and runs in `regex`, about fifty "
         f"times slower than {', '.join(NAMED)}",
         file=sys.stderr,
     )
 
 
-def in_order(work: Callable, tasks: Iterable, workers: Sequence) -> Iterator:
-    """`work(worker, task)` for every task, on one thread per worker; results in the order of the tasks.
+def map_in_order(work: Callable, tasks: Iterable, workers: Sequence) -> Iterator:
+    """`work(worker, task)` for every task, on one thread per worker; yields the results in the order of the tasks.
 
-    Few results wait at a time, so memory does not grow with the number of tasks. With one worker no thread
+    The number of pending results is bounded, so memory does not grow with the number of tasks. With one worker no thread
     is started."""
     if len(workers) == 1:
         for task in tasks:

@@ -1,29 +1,29 @@
-"""Files to distinct pretokens and how often each occurs: the first half of training.
+"""Counts the distinct pretokens of files: the first half of training.
 
-In: plain text files (bytes, any encoding) and documents from other files, special tokens (hard boundaries, never counted),
-a pattern. Out: `PretokenCounts`, sorted by bytes, so that it does not depend on the number of workers. Refused: missing
-files, files that change while they are read, an empty special token.
+In: plain text files (bytes, any encoding) and documents from other files, special tokens (boundaries that are never
+counted), a pattern. Out: `PretokenCounts`, sorted by bytes, so that it does not depend on the number of workers. Rejects
+missing files, files that change while they are read, and empty special tokens.
 
-What it costs (2-core Zen 4 with AVX-512, one thread, stories: 4.2 bytes a pretoken, 7,366 distinct in 300 MB; ns a
-pretoken, see docs/LOG.md): page faults of the map 0.4, finding special tokens 0.3, the scanner 1.7, counting 3.3,
-together about 6, or 740 MB a second and core. With a heavy tail (740,000 distinct in 200 MB) counting takes 7.5 and
-sorting the result, merging tables and growing them another 5: there the tables no longer fit any cache.
+Time per pretoken in ns (2-core Zen 4 with AVX-512, one thread, stories: 4.2 bytes per pretoken, 7,366 distinct in
+300 MB; see docs/LOG.md): page faults of the mapping 0.4, finding special tokens 0.3, the scanner 1.7, counting 3.3;
+together about 6, or 740 MB/s per core. With a heavy tail (740,000 distinct in 200 MB) counting takes 7.5, and
+sorting the result, merging and growing tables another 5, because the tables no longer fit any cache.
 
-What made the difference:
+What helped:
 
-- The scanner and this loop are separate compiled functions with an array of ends between them. That costs a
-  store and a load a pretoken and lets every pattern, `regex` included, share one loop.
-- Reading tables by `load_u64` instead of Numba's indexing, which first asks whether an index is negative: 4.8 to
-  3.7. One multiplication in the hash instead of two, and one comparison that sends long pretokens and special
-  tokens away together: 3.7 to 3.2 (heavy tail: 10.2 to 7.5).
-- Rows of 32 bytes that begin at a cache line: key, count and place in the arena come with one miss.
+- The scanner and this loop are separate compiled functions with an array of ends between them. That costs one
+  store and one load per pretoken and lets all patterns, `regex` included, share one loop.
+- Reading tables with `load_u64` instead of Numba's indexing, which first checks for a negative index: 4.8 to
+  3.7. One multiplication in the hash instead of two, and one comparison that detects both long pretokens and special
+  tokens: 3.7 to 3.2 (heavy tail: 10.2 to 7.5).
+- Rows of 32 bytes aligned to cache lines: key, count and arena offset take one miss.
 
-Keys are masked without a branch, which made no difference here (encoding, where the branch was guessed wrong, gained).
+Masking keys without a branch made no difference here (it helped encoding, where the branch was mispredicted).
 
-What lost: fetching rows ahead in groups of 16 to 64 (5 to 6.8 with few distinct pretokens, 13.5 to 11.5 with many,
-before the changes above); two rows a bucket, to save the second probe (3.0 to 3.3); batches of 2^12 to 2^17 ends (no
-difference); `madvise` of any kind. `pread` into a buffer costs more than mapping (42 ms for 300 MB against 31 ms of
-faults), and is used all the same: see text_file.py.
+What did not help: prefetching rows in groups of 16 to 64 (5 to 6.8 with few distinct pretokens, 13.5 to 11.5 with many,
+before the changes above); two rows per bucket, to save the second probe (3.0 to 3.3); batches of 2^12 to 2^17 ends (no
+difference); any `madvise`. `pread` into a buffer takes longer than mapping (42 ms for 300 MB, against 31 ms of page
+faults), but is used because a mapped file may be truncated: see text_file.py.
 """
 
 import heapq
@@ -43,7 +43,7 @@ from lmfast.tokenizer.chunks import (
     ENDS_PER_BATCH,
     SpecialTokens,
     Splitter,
-    in_order,
+    map_in_order,
     padded,
 )
 from lmfast.tokenizer.compiled.count_table import FIRST_ROWS, ROW_BYTES, CountTable
@@ -56,7 +56,7 @@ from lmfast.tokenizer.text_file import CHUNK_BYTES, PieceReader, TextFile
 class PretokenCounts:
     """Distinct pretokens, sorted by their bytes.
 
-    data: uint8, all of them end to end; offsets: int64 (n + 1,); counts: int64 (n,); total_bytes: of input."""
+    data: uint8, their concatenated bytes; offsets: int64 (n + 1,); counts: int64 (n,); total_bytes: of the input."""
 
     data: np.ndarray
     offsets: np.ndarray
@@ -73,16 +73,16 @@ class PretokenCounts:
 
 @dataclass(frozen=True)
 class Documents:
-    """Texts that stand alone, from a file that is not plain text. read: yields (text, bytes of the file read so far); size:
-    of the file."""
+    """Separate texts from a file that is not plain text. read: yields (text, bytes of the file read so far); size:
+    of the file, in bytes."""
 
     read: Callable[[], Iterator[tuple[bytes, int]]]
     size: int
 
 
 class _Piece(NamedTuple):
-    """Text that one worker takes at a time: its bytes, or where they are. specials: its boundaries; size: bytes of text;
-    done: bytes of its source that are read by its end."""
+    """A worker's unit of text: its bytes, or (file, begin, end). specials: its boundaries; size: bytes of text;
+    done: bytes of its source that have been read after it."""
 
     text: bytes | tuple[TextFile, int, int]
     specials: SpecialTokens
@@ -91,7 +91,7 @@ class _Piece(NamedTuple):
 
 
 class _Totals:
-    """What all workers found so far; beyond `limit` bytes it goes to sorted runs on disk."""
+    """The counts of all workers so far; above `limit` bytes they spill to sorted runs on disk."""
 
     def __init__(self, limit: int | None, folder: Path | None):
         self._limit = limit
@@ -101,7 +101,7 @@ class _Totals:
         self._runs: list[Path] = []
 
     def absorb(self, table: CountTable, keep: bool) -> None:
-        """Takes a worker's counts; with `keep` the worker goes on with its table, emptied."""
+        """Adds a worker's counts; with `keep` the worker's table is emptied for reuse."""
         with self._lock:
             if self._table is None:
                 self._table = CountTable() if keep else table
@@ -125,7 +125,7 @@ class _Totals:
         self._runs.append(run)
 
     def result(self, total_bytes: int) -> PretokenCounts:
-        """All counts, sorted; from memory, or merged from the runs into unnamed files that are mapped."""
+        """All counts, sorted; from memory, or merged from the runs into unnamed memory-mapped files."""
         if not self._runs:
             table = self._table if self._table is not None else CountTable()
             return PretokenCounts(*table.sorted(), total_bytes)
@@ -149,7 +149,7 @@ def _read_run(run: Path) -> Iterator[tuple[bytes, int]]:
 
 
 def _merge_runs(runs: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Merges sorted runs of (pretoken, count), adding up equal pretokens."""
+    """Merges sorted runs of (pretoken, count), summing the counts of equal pretokens."""
     with (
         tempfile.TemporaryFile() as data,
         tempfile.TemporaryFile() as offsets,
@@ -173,7 +173,7 @@ def _merge_runs(runs: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 class _Worker:
-    """One thread's table; handed to the totals when it is full."""
+    """One thread's table; added to the totals when it is full."""
 
     def __init__(self, splitter: Splitter, totals: _Totals, max_rows: int):
         self._splitter = splitter
@@ -201,8 +201,8 @@ class _Worker:
         return piece
 
 
-# A worker's table is handed over at this many rows (a table of 32 MiB): with 16 workers the tail of the
-# distribution would otherwise be held 16 times.
+# A worker's table is added to the totals at this many rows (32 MiB); otherwise 16 workers would store the tail of the
+# distribution 16 times.
 _WORKER_ROWS = 1 << 19
 
 
@@ -214,15 +214,15 @@ def count_pretokens(
     max_memory: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PretokenCounts:
-    """Counts the pretokens of one or many plain text files, which are never loaded, and of documents of others.
+    """Counts the pretokens of plain text files, read in pieces, and of documents from other files.
 
-    `max_memory` (bytes) bounds the tables of pretokens: half of it for the totals, which spill to sorted runs
-    in the temporary folder and are merged exactly, the rest for the workers. `progress(bytes_done, bytes_total)`
+    `max_memory` (bytes) bounds the tables of pretokens: half for the totals, which spill to sorted runs
+    in the temporary directory and are merged exactly, and half for the workers. `progress(bytes_done, bytes_total)`
     is called from the calling thread, with bytes of the files."""
     sources = [TextFile(path) if isinstance(path, str | Path) else path for path in paths]
     total = sum(len(source) if isinstance(source, TextFile) else source.size for source in sources)
     splitter = Splitter(pattern)
-    tasks = _pieces(sources, SpecialTokens.of(special_tokens), pattern)
+    tasks = _pieces(sources, SpecialTokens.from_text(special_tokens), pattern)
     num_workers = max(1, min(num_workers or default_workers(), -(-total // CHUNK_BYTES) + len(sources)))
     max_rows = _WORKER_ROWS
     if max_memory:
@@ -231,7 +231,7 @@ def count_pretokens(
         totals = _Totals(max_memory // 2 if max_memory else None, Path(folder))
         workers = [_Worker(splitter, totals, max_rows) for _ in range(num_workers)]
         total_bytes = 0
-        for piece in in_order(_Worker.count, tasks, workers):
+        for piece in map_in_order(_Worker.count, tasks, workers):
             total_bytes += piece.size
             if progress is not None:
                 progress(piece.done, total)
@@ -257,7 +257,7 @@ def _pieces(
 
 
 def _joined(documents: Iterator[tuple[bytes, int]], specials: SpecialTokens) -> Iterator[_Piece]:
-    """Documents in pieces: many together, with `DOCUMENT_END` between them; one that holds it as plain text stands alone."""
+    """Documents in pieces: many joined by `DOCUMENT_END`; a document that contains it as plain text is its own piece."""
     mark = DOCUMENT_END.encode()
     is_special = mark in specials.tokens
     with_mark = specials if is_special else SpecialTokens([*specials.tokens, mark])

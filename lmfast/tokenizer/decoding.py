@@ -1,12 +1,12 @@
-"""ids → bytes, by a compiled gather over a table of the vocabulary.
+"""Decodes ids to bytes with a compiled gather over a table of the vocabulary.
 
-In: a 1-D integer array of ids. Out: uint8, the tokens' bytes end to end. Refused: ids that the vocabulary does
-not hold (the first one's position is told). The gather takes about 2 ns an id; making an array of a list takes 5
+In: a 1-D integer array of ids. Out: uint8, the concatenated bytes of the tokens. Rejects ids that are not in the
+vocabulary, with the position of the first one. The gather takes about 2 ns per id; converting a list to an array takes 5
 to 16 ns, and joining tokens in plain Python 50 to 100.
 
-A row of the table is 16 bytes: a token's first eight bytes, and its length and place in the text of all tokens.
-Nine tokens in ten need the one row and one 8-byte store; the store may write past the token's end, where the
-next token goes, so the output has some bytes to spare.
+A row of the table is 16 bytes: a token's first eight bytes, and its offset in the text of all tokens.
+Nine tokens in ten need only this row and one 8-byte store; the store may write past the token's end, where the
+next token goes, so the output has some spare bytes.
 """
 
 import operator
@@ -25,7 +25,7 @@ _SPARE = 16
 
 @njit(nogil=True)
 def _total_length(ids, lengths):
-    """The bytes of all tokens together, or -1 - position of the first id that is no token."""
+    """The total number of bytes of the tokens, or -1 - position of the first id that is not a token."""
     total = np.int64(0)
     for i in range(ids.shape[0]):
         token = np.int64(ids[i])
@@ -67,7 +67,7 @@ class Decoder:
         """uint8, the bytes of all tokens."""
         given = ids
         if ids.dtype == np.uint64:
-            ids = ids.view(np.int64)  # what is too large for it is negative, and refused as that
+            ids = ids.view(np.int64)  # ids of 2^63 and up become negative and are rejected as such
         elif ids.dtype not in (np.uint16, np.uint32, np.int64):
             ids = ids.astype(np.int64)
         total = _total_length(ids, self._lengths)
@@ -79,7 +79,7 @@ class Decoder:
 
 
 def join_one_by_one(ids: Iterable[Any], vocab: Mapping[int, bytes], vocab_size: int) -> bytes:
-    """The tokens' bytes, for ids that are integers of any kind (the elements of a tensor); UserError at what is none."""
+    """The tokens' bytes, for ids of any integer type (such as elements of a tensor); UserError for other values."""
     parts = []
     for position, token in enumerate(ids):
         try:
@@ -87,7 +87,7 @@ def join_one_by_one(ids: Iterable[Any], vocab: Mapping[int, bytes], vocab_size: 
         except TypeError:
             shown = " ".join(repr(token).split())[:40]
             raise UserError(
-                f"ids: {shown} at position {position} is no integer; give a one-dimensional list or array of them"
+                f"ids: {shown} at position {position} is not an integer; give a one-dimensional list or array of integers"
             ) from None
         if number not in vocab:
             raise unknown_id(number, position, vocab_size)

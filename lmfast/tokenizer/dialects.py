@@ -1,11 +1,11 @@
-r"""Split patterns that mean the same in tokenizer.json, which Oniguruma runs, and here, where `regex` does.
+r"""Accepts split patterns that mean the same in tokenizer.json, which Oniguruma runs, and in the `regex` package.
 
-The same characters may mean different things: `[\p{L}&&[^a]]` is an intersection there and literals here, `\p{N}{1,3}+`
-is possessive here and repeated there, `\w` has other members, `^` and `$` match at lines there. So only constructs that
-are the same in both pass; everything else is rejected by name, when a file is read and before one is written. When
-`tokenizers` is installed, a pattern to be saved is run by both on `SAMPLES` too.
+The same characters may mean different things: `[\p{L}&&[^a]]` is an intersection in Oniguruma and literals in `regex`,
+`\p{N}{1,3}+` is repeated in Oniguruma and possessive in `regex`, `\w` has different members, and `^` and `$` match at
+lines in Oniguruma. So only constructs that are the same in both are accepted; others are rejected by name, when a file
+is read and before one is written. If `tokenizers` is installed, both also run a pattern to be saved on `SAMPLES`.
 
-Different Unicode versions remain: characters newer than Oniguruma's tables are unassigned there.
+A difference remains: characters newer than Oniguruma's Unicode tables are unassigned there.
 Sources: Oniguruma's doc/RE (Ruby syntax), the `regex` package (V0); compared on every code point.
 """
 
@@ -23,7 +23,7 @@ _CHARACTER = r"\\(?:[rntfv]|u[0-9A-Fa-f]{4}|x[0-7][0-9A-Fa-f]|[!-/:-@\[-`{-~])"
 _SET = rf"\\(?:[sSdD]|[pP]\{{(?:{_CATEGORIES}|{_SCRIPTS})\}})"
 _MEMBER = rf"(?:{_CHARACTER}|[^\\\[\]\-\ud800-\udfff])"
 _CLASS = rf"\[\^?-?(?:(?!&&|\|\||~~)(?:{_MEMBER}-{_MEMBER}|{_SET}|{_MEMBER}))+-?\]"
-# Ignoring case, i also matches İ here, and ss matches ß there (and so on: ff, fl, st).
+# Ignoring case, i also matches İ in `regex`, and ss matches ß in Oniguruma (as do ff, fl, st their ligatures).
 _ANY_CASE = r"\(\?i:(?!\[*[^)]*?(?:f\]?\[?[fl]|s\]?\[?[st]))(?:[a-hj-z'|]|\[[a-hj-z']+\])+\)"
 _GROUP = r"\((?:\?(?:[:=!>]|<[=!]))?(?!\?)"
 _QUANTIFIER = r"(?:[?*+][?+]?|\{\d+\}|\{\d+,\d*\}\??)(?![?*+{])"
@@ -32,12 +32,12 @@ _SAME = re.compile(
     "|".join([_CHARACTER, _SET, _CLASS, f"(?i:{_ANY_CASE})", _GROUP, r"\)", _QUANTIFIER, _LITERAL])
 )
 
-# What an expression has that is rejected (matched where _SAME ends), and how to write it instead.
+# Rejected constructs (matched where _SAME ends), and how to write them instead.
 _HINTS = (
     (r"\{\d+(?:,\d*)?\}\+", "for X{1,3}+ write (?>X{1,3})"),
     (r"\{,\d+\}", "write the lower bound, as in {0,3}"),
-    (r"\{\d+\}\?", "leave the ? out, or write (?:X{2})?"),
-    (r"(?:[?*+][?+]?|\{\d+(?:,\d*)?\})[?*+{]+", "put what the first repeats into (?:…)"),
+    (r"\{\d+\}\?", "remove the ?, or write (?:X{2})?"),
+    (r"(?:[?*+][?+]?|\{\d+(?:,\d*)?\})[?*+{]+", "enclose what the first one repeats in (?:…)"),
     (r"\{", r"for the character write \{"),
     (r"\^", r"for the start of the text write (?<![\s\S])"),
     (r"\$", r"for the end of the text write (?![\s\S])"),
@@ -45,12 +45,12 @@ _HINTS = (
     (r"\\W", r"write [^\p{L}\p{M}\p{Nd}\p{Pc}]"),
     (r"\\b", r"write it with (?<!…) and (?!…)"),
     (r"\\[pP](?:\{[^}]*\}?|.)?", r"write a general category such as \p{L}, in braces"),
-    (r"\\\d+", "a group cannot be referred to; repeat what it matches"),
+    (r"\\\d+", "references to groups are not supported; repeat the group's expression"),
     (r"\\.?", "write the characters themselves, as a class"),
-    (r"\[.*?(?:\]+|$)", "write it without sets in sets, && and - next to a class"),
+    (r"\[.*?(?:\]+|$)", "write it without nested sets, && and - next to a class"),
     (r"\(\?P?<\w+>", "write (?:…), without a name"),
     (r"\(\?i[^)]*\)?", "write both cases, as [Ss]"),
-    (r"\(\?[^)]*\)?", "leave the flags out"),
+    (r"\(\?[^)]*\)?", "remove the flags"),
 )
 
 SAMPLES = (
@@ -64,7 +64,7 @@ SAMPLES = (
 
 
 def difference(expression: str) -> str | None:
-    """What in the expression the two may read differently, and a way to write it; None where there is nothing."""
+    """The first construct that the two may read differently, and how to write it instead; None if there is none."""
     at = 0
     while at < len(expression):
         found = _SAME.match(expression, at)
@@ -74,19 +74,19 @@ def difference(expression: str) -> str | None:
             return f"{part!r} at position {at}{hint}"
         at = found.end()
     if compile_custom(expression).fullmatch("") is not None:
-        return "a match of no characters; let each alternative match at least one"
+        return "it matches the empty string; let each alternative match at least one character"
     return None
 
 
 def check_portable(pattern: Pattern, subject: str) -> None:
-    """Raises UserError, beginning with `subject`, where a tokenizer.json with this pattern would split otherwise."""
+    """Raises UserError, starting with `subject`, if a tokenizer.json with this pattern would split text differently."""
     found = difference(pattern.regex) if pattern.name not in NAMED else None
     if found is not None:
-        raise UserError(f"{subject} means another split in a tokenizer.json than in lmfast: {found}")
+        raise UserError(f"{subject} splits differently in a tokenizer.json than in lmfast: {found}")
 
 
 def check_saveable(pattern: Pattern, path: str | Path) -> None:
-    """Raises UserError where a tokenizer.json cannot hold the pattern, or where `tokenizers`, if it is installed, rejects
+    """Raises UserError if a tokenizer.json cannot represent the pattern, or if `tokenizers`, when installed, rejects
     it or splits a sample differently."""
     if pattern.name in NAMED:
         return
@@ -98,13 +98,15 @@ def check_saveable(pattern: Pattern, path: str | Path) -> None:
         return
     try:
         split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(expression), "isolated")
-    except Exception as error:  # it has no narrower class
-        raise UserError(f"{path}: tokenizers cannot run the split pattern {expression!r} ({error})") from None
+    except Exception as error:  # tokenizers raises no narrower class
+        raise UserError(
+            f"{path}: tokenizers cannot run the split pattern {expression!r} ({error}); use another expression"
+        ) from None
     for text in SAMPLES:
         if [piece for piece, _ in split.pre_tokenize_str(text)] != _pieces(expression, text):
             raise UserError(
-                f"{path}: tokenizers splits {text[:40]!r}… differently by the pattern {expression!r}; use gpt2, cl100k, "
-                "o200k or another expression"
+                f"{path}: tokenizers splits {text[:40]!r}… differently with the pattern {expression!r}; use gpt2, "
+                "cl100k, o200k or another expression"
             )
 
 

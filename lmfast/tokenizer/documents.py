@@ -1,7 +1,7 @@
-"""Documents of a text: where they begin and end, and a sample of them.
+"""The documents of a text: their spans, and a random sample.
 
-In: a text file, memory-mapped and never loaded. Out: spans of bytes. Documents end at `<|endoftext|>` where there is one,
-else at blank lines. Refused: files that are missing or empty.
+In: a text file, memory-mapped. Out: spans of bytes. Documents end at `<|endoftext|>` if the text contains it,
+else at blank lines. Rejects missing and empty files.
 """
 
 import errno
@@ -15,24 +15,24 @@ from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
 
 def open_text(name: str) -> np.ndarray:
-    """A text file as uint8, memory-mapped, for looking around in; refused where it is missing, empty or no plain text."""
+    """A text file as uint8, memory-mapped, for random access; UserError if it is missing, empty or not plain text."""
     from lmfast.tokenizer.text_file import TextFile
 
     if len(TextFile(name)) == 0:
-        raise UserError(f"{name}: is empty; name a text that is not")
+        raise UserError(f"{name}: is empty; name a text with content")
     try:
         with open(name, "rb") as file:
             return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None) == errno.ENOMEM:
             raise UserError(
-                f"{name}: cannot be mapped, no address space is left; raise its limit (ulimit -v)"
+                f"{name}: cannot be mapped, because no address space is left; raise its limit (ulimit -v)"
             ) from None
-        raise UserError(f"{name}: cannot be read as text ({error}); give a plain file") from None
+        raise UserError(f"{name}: cannot be read as text ({error}); name a regular file") from None
 
 
-def documents_of(text: np.ndarray) -> np.ndarray:
-    """(start, end) of each document, int64 (n, 2): between <|endoftext|>, where there is one, else blank lines."""
+def document_spans(text: np.ndarray) -> np.ndarray:
+    """(start, end) of each document, int64 (n, 2): between <|endoftext|> if the text contains it, else blank lines."""
     for mark in (DOCUMENT_END.encode(), b"\n\n", b"\r\n\r\n"):
         found = _occurrences(text, mark)
         if len(found):
@@ -43,7 +43,7 @@ def documents_of(text: np.ndarray) -> np.ndarray:
 
 
 def _occurrences(text: np.ndarray, mark: bytes) -> np.ndarray:
-    """Where `mark` stands, without overlaps; the text is read in pieces."""
+    """Positions of `mark`, without overlaps; the text is read in pieces."""
     found = array("q")
     step = 64 << 20
     after = 0
@@ -58,8 +58,8 @@ def _occurrences(text: np.ndarray, mark: bytes) -> np.ndarray:
 
 
 def sample_documents(text: np.ndarray, n: int, seed: int) -> list[bytes]:
-    """`n` documents drawn without replacement, in the order of the text; those of blanks only are left out."""
-    spans = documents_of(text)
+    """`n` documents drawn without replacement, in the order of the text; blank ones are never drawn."""
+    spans = document_spans(text)
     chosen: list[int] = []
     for i in np.random.default_rng(seed).permutation(len(spans)):
         if len(chosen) < n and text[slice(*spans[i])].tobytes().strip():

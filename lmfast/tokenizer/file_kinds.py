@@ -1,10 +1,10 @@
-"""What a file of text holds, by its name, and what it cannot be, by its first bytes.
+"""The content of a text file according to its name, checked against its first bytes.
 
-In: a path. Out: its `Kind`. The last suffix says whether the file is packed, the one before it what is packed in it; upper
-and lower case are the same. Names without a suffix listed here are text.
+In: a path. Out: its `Kind`. The last suffix names the compression, if any, and the one before it the content; case is
+ignored. Names without a suffix listed here are text.
 
-Rejects, in one line: archives, arrays and models; text packed twice; Parquet in .gz or .zst; text that begins as a file of
-another format does, whatever its name.
+Rejects: archives, arrays and models; text compressed twice; Parquet in .gz or .zst; content that starts with the
+signature of another format, whatever its name.
 """
 
 import re
@@ -16,7 +16,7 @@ from lmfast.errors import UserError
 TEXT_SUFFIXES = (".txt", ".text", ".md")
 RECORD_SUFFIXES = (".jsonl", ".ndjson", ".jl", ".json")
 PACKED_SUFFIXES = (".gz", ".zst")
-NO_TEXT = (
+NON_TEXT_SUFFIXES = (
     *(".bz2", ".xz", ".lzma", ".lz4", ".zip", ".tar", ".tgz", ".7z", ".rar"),
     *(
         ".npy",
@@ -48,7 +48,7 @@ _SIGNATURES = {
     rb"\xff\xfe|\xfe\xff": "UTF-16 or UTF-32",
     rb"(?s:.{257})ustar": "tar",
 }
-HEAD = 512  # bytes that show a signature
+HEAD = 512  # bytes that contain every signature
 
 
 class Kind(NamedTuple):
@@ -61,30 +61,30 @@ class Kind(NamedTuple):
 PLAIN_TEXT = Kind("text")
 
 
-def kind_of(path: str | Path) -> Kind:
-    """The kind that a file's name says. Raises UserError for names of files that hold no text."""
+def file_kind(path: str | Path) -> Kind:
+    """The kind of a file, by its name. Raises UserError for suffixes of files that are not text."""
     inner, packing = _suffixes(Path(path))
-    if inner in NO_TEXT:
+    if inner in NON_TEXT_SUFFIXES:
         raise UserError(
-            f"{path}: {inner} files hold no text; unpack or convert it to text, .jsonl or .parquet, or leave it out"
+            f"{path}: {inner} files are not text; decompress or convert it to text, .jsonl or .parquet, or leave it out"
         )
     if inner in PACKED_SUFFIXES:
-        raise UserError(f"{path}: is packed twice; unpack it once")
+        raise UserError(f"{path}: is compressed twice; decompress it once")
     if inner == ".parquet" and packing:
-        raise UserError(f"{path}: Parquet is compressed already; unpack the file first")
+        raise UserError(f"{path}: Parquet inside {packing} is not supported; decompress the file first")
     return Kind(
         "records" if inner in RECORD_SUFFIXES else "parquet" if inner == ".parquet" else "text", packing
     )
 
 
 def is_plain_text(path: str | Path) -> bool:
-    """Whether a file is text as it stands, by its name: not records, not Parquet, not packed."""
-    return kind_of(path) == PLAIN_TEXT
+    """Whether a file is uncompressed text, by its name: not records, not Parquet."""
+    return file_kind(path) == PLAIN_TEXT
 
 
-def is_named_as_source(path: Path) -> bool:
-    """Whether a folder's file is read as text, records or Parquet. Other names count as text only where the file itself is
-    named; .json without packing is left out, because folders hold .json files that describe data."""
+def has_source_suffix(path: Path) -> bool:
+    """Whether a file in a folder is read as text, records or Parquet. A file with another suffix is read only if it is
+    named itself; uncompressed .json is skipped, because folders contain .json files that describe data."""
     inner, packing = _suffixes(path)
     return inner in (*TEXT_SUFFIXES, *RECORD_SUFFIXES, ".parquet") and (inner != ".json" or bool(packing))
 
@@ -96,32 +96,32 @@ def _suffixes(path: Path) -> tuple[str, str]:
 
 
 def text_remarks(path: Path, head: bytes) -> list[str]:
-    """What in a plain text's first bytes or name suggests that it is not the UTF-8 it is read as; its bytes are kept."""
+    """Warnings about a plain text's name or first bytes that suggest it is not UTF-8; the bytes are kept as they are."""
     remarks = []
     if path.suffix.lower() in (".csv", ".tsv"):
         remarks.append(
-            f"{path}: is read as text, headers and separators included; for one column, make .jsonl of it"
+            f"{path}: is read as text, headers and separators included; for one column, convert it to .jsonl"
         )
     if head.startswith(b"\xef\xbb\xbf"):
         remarks.append(
-            f"{path}: begins with a byte order mark, which is kept as text; remove its three bytes"
+            f"{path}: starts with a byte order mark, which is kept as text; remove its three bytes"
         )
     if b"\0" in head:
-        remarks.append(f"{path}: has zero bytes, which are kept as text; is it UTF-16, or not text?")
+        remarks.append(f"{path}: contains zero bytes, which are kept as text; is it UTF-16, or not text?")
     try:
         head.decode()
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 3:  # not a character that `head` cuts
+        if error.start < len(head) - 3:  # not a character cut by the end of `head`
             remarks.append(
-                f"{path}: is not UTF-8 from byte {error.start} on, and its bytes are kept; is it Latin-1?"
+                f"{path}: is not valid UTF-8 at byte {error.start}, and its bytes are kept; is it Latin-1?"
             )
     return remarks
 
 
 def check_is_text(path: str | Path, head: bytes) -> None:
-    """Raises UserError where `head`, the first `HEAD` bytes of a text (unpacked), begins a file of another format."""
+    """Raises UserError if `head`, the first `HEAD` bytes of a decompressed text, has the signature of another format."""
     for signature, format in _SIGNATURES.items():
         if re.match(signature, head):
             raise UserError(
-                f"{path}: is not UTF-8 text but {format}, by its first bytes; convert it, or correct its name"
+                f"{path}: is {format}, not UTF-8 text, by its first bytes; convert it, or correct its name"
             )

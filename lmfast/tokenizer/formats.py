@@ -1,16 +1,9 @@
 """Tokenizer files: GPT-2's vocab.json + merges.txt, Hugging Face's tokenizer.json, tiktoken's .tiktoken ranks.
 
-In and out: `TokenizerParts`, everything that decides ids, and paths. Ids are kept as the file has them: GPT-2's
-byte ids are permuted, and special tokens may stand anywhere. In vocab.json, merges.txt and tokenizer.json bytes are
-spelt as characters by GPT-2's byte-to-unicode map; special tokens stand there as they are.
-
-What each format holds: tokenizer.json everything; vocab.json + merges.txt neither the pattern nor which entries
-are special (an entry that is neither a byte nor made by a merge is taken as special); .tiktoken (ranks.py) neither
-special tokens nor a pattern nor merges.
-
-Refused, in one line that names the file and the way out: broken files, merges whose parts are unknown, tokenizers
-that are not byte-level BPE, and settings that would change ids and that we do not have (normalizers, several
-splits, prefix spaces). Sources: openai/gpt-2 encoder.py, huggingface/tokenizers, openai/tiktoken load.py.
+In and out: `TokenizerParts` and paths. This module chooses the format by the path; tokenizer_json.py, gpt2_files.py and
+ranks.py read and write one format each. tokenizer.json contains everything, vocab.json + merges.txt neither the pattern
+nor which entries are special, .tiktoken neither special tokens nor a pattern nor merges. Ids are kept as they are in the
+file: GPT-2's byte ids are permuted, and special tokens may have any id.
 """
 
 import logging
@@ -36,15 +29,15 @@ from lmfast.tokenizer.tokenizer_json import read_tokenizer_json, write_tokenizer
 logger = logging.getLogger(__name__)
 
 PATTERN_FILE = "split_pattern.txt"
-"""next to vocab.json and merges.txt: the expression, where no tokenizer.json can hold it"""
+"""next to vocab.json and merges.txt: the split pattern, if tokenizer.json cannot represent it"""
 
 
 def read(
     path: Path, special_tokens: Sequence[str] | None = None, pattern: str | None = None
 ) -> TokenizerParts:
-    """Reads a folder (tokenizer.json, else vocab.json + merges.txt, else one .tiktoken) or a file of any format.
+    """Reads a folder (tokenizer.json, else vocab.json + merges.txt, else one .tiktoken) or a file in any format.
 
-    special_tokens: for vocab.json, which does not say. pattern: goes before the file's; .tiktoken needs one.
+    special_tokens: for vocab.json, which does not mark them. pattern: overrides the file's; .tiktoken requires one.
     """
     parts = _read(_file_in(path) if path.is_dir() else path, special_tokens, pattern)
     if pattern is not None:
@@ -57,14 +50,14 @@ def read(
                 get_pattern(parts.pattern), f"{path}: its split pattern (override it with --pattern)"
             )
         except UserError as error:
-            if not _is_of_a_run(path):
+            if not _is_in_run(path):
                 raise
-            logger.warning("%s; this run was trained with what it means here, and goes on so", error)
+            logger.warning("%s; this run was trained with lmfast's reading, which is used here too", error)
     return parts
 
 
-def _is_of_a_run(folder: Path) -> bool:
-    """Whether it is the tokenizer's folder of a run: written here, by versions too that did not check patterns."""
+def _is_in_run(folder: Path) -> bool:
+    """Whether it is the tokenizer folder of a run, which older versions wrote without checking the pattern."""
     return folder.is_dir() and (folder.parent / "config.yaml").exists()
 
 
@@ -74,7 +67,7 @@ def _file_in(folder: Path) -> Path:
         if file.exists():
             return file
     raise UserError(
-        f"{folder}: holds no tokenizer (tokenizer.json, vocab.json + merges.txt or a .tiktoken); train one with "
+        f"{folder}: contains no tokenizer (tokenizer.json, vocab.json + merges.txt or a .tiktoken); train one with "
         "`python -m lmfast.tokenizer train`"
     )
 
@@ -83,7 +76,7 @@ def _read(path: Path, special_tokens: Sequence[str] | None, pattern: str | None)
     if path.suffix == ".tiktoken":
         if pattern is None:
             raise UserError(
-                f"{path}: does not say how text is split; add --pattern (gpt2, cl100k, o200k or a regex)"
+                f"{path}: does not contain the split pattern; add --pattern (gpt2, cl100k, o200k or a regex)"
             )
         return read_ranks(read_bytes(path), path)
     if path.suffix == ".txt":
@@ -101,16 +94,18 @@ def _neighbour(path: Path, name: str, other: str) -> Path:
     stem = name.split(".")[0]
     if stem not in path.name:
         raise UserError(
-            f"{path}: its {other} is not to be guessed from this name; give both with --vocab and --merges"
+            f"{path}: cannot derive the name of {other} from this name; give both with --vocab and --merges"
         )
     neighbour = path.with_name(path.name.replace(stem, other.split(".")[0])).with_suffix(Path(other).suffix)
     if not neighbour.exists():
-        raise UserError(f"{path}: needs {neighbour.name} beside it; give both with --vocab and --merges")
+        raise UserError(
+            f"{path}: needs {neighbour.name} in the same folder; give both with --vocab and --merges"
+        )
     return neighbour
 
 
 def write(parts: TokenizerParts, path: Path, pattern: Pattern) -> None:
-    """Writes a .tiktoken or .json file, or a folder, as `Tokenizer.save` says."""
+    """Writes a .tiktoken or .json file, or a folder, as documented at `Tokenizer.save`."""
     if path.suffix == ".tiktoken":
         write_ranks(parts, path)
         return
@@ -122,16 +117,18 @@ def write(parts: TokenizerParts, path: Path, pattern: Pattern) -> None:
         if path.suffix == ".json" or parts.ignore_merges:
             raise
         is_portable = False
-        logger.warning("%s; saved without a tokenizer.json, for lmfast alone", error)
+        logger.warning("%s; saved without a tokenizer.json, so only lmfast can load it", error)
     if path.suffix == ".json":
         write_tokenizer_json(parts, path, pattern.regex, is_gpt2)
         return
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{path}: cannot be made a folder ({error.strerror})") from None
+        raise UserError(
+            f"{path}: cannot create the directory ({error.strerror}); choose another path"
+        ) from None
     vocab_and_merges = path / "vocab.json", path / "merges.txt"
-    if parts.ignore_merges:  # which these two cannot hold, so they would be read as another tokenizer
+    if parts.ignore_merges:  # which these two cannot represent, so they would be read as another tokenizer
         for file in vocab_and_merges:
             file.unlink(missing_ok=True)
     else:

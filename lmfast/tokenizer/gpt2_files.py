@@ -1,8 +1,8 @@
-"""GPT-2's files: vocab.json {spelt token: id} and merges.txt, a pair a line.
+"""GPT-2's files: vocab.json {token in byte characters: id} and merges.txt, one pair per line.
 
-In and out: `TokenizerParts` and paths. The two files hold neither the split pattern nor which entries are special: an
-entry that is neither a byte nor made by a merge is taken as special. Rejects, naming the file: broken files, and merges
-whose parts are unknown. Source: openai/gpt-2 encoder.py.
+In and out: `TokenizerParts` and paths. The two files contain neither the split pattern nor which entries are special: an
+entry that is neither a byte nor the result of a merge is taken as special. Rejects, naming the file: broken files, and
+merges whose parts are unknown. Source: openai/gpt-2 encoder.py.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 from lmfast.errors import UserError
 from lmfast.files import atomic_write
 from lmfast.tokenizer.byte_characters import spell, unspell
-from lmfast.tokenizer.parts import TokenizerParts
+from lmfast.tokenizer.parts import TokenizerParts, unknown_parts
 
 
 def read_json(path: Path) -> Any:
@@ -21,23 +21,23 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error}); is the file whole?") from None
+        raise UserError(f"{path}: is not valid JSON ({error}); is the file complete?") from None
 
 
 def read_text(path: Path) -> str:
     try:
         return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); is it a tokenizer file?") from None
+        raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); is it a tokenizer file?") from None
 
 
 def read_bytes(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; name a tokenizer folder or file that is there") from None
+        raise UserError(f"{path}: no such file; name an existing tokenizer folder or file") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     if not content.strip():
         raise UserError(f"{path}: is empty; save the tokenizer again")
     return content
@@ -46,10 +46,10 @@ def read_bytes(path: Path) -> bytes:
 def read_vocab_and_merges(
     vocab_path: Path, merges_path: Path, special_tokens: Iterable[str] | None = None
 ) -> TokenizerParts:
-    """vocab.json {spelt token: id} and merges.txt, a pair a line.
+    """The parts in vocab.json and merges.txt.
 
-    special_tokens: texts that are special (those that the vocabulary lacks get new ids behind it); None takes
-    every entry that is neither a byte nor made by a merge.
+    special_tokens: the texts that are special (those that the vocabulary lacks get new ids after it); None means
+    every entry that is neither a byte nor the result of a merge.
     """
     entries = vocabulary_entries(read_json(vocab_path), vocab_path)
     spelt_entries = {text: unspell(text) for text in entries}
@@ -68,15 +68,15 @@ def read_vocab_and_merges(
             vocab[token] = spelt
         else:
             raise UserError(
-                f"{vocab_path}: entry {text!r} is not spelt in GPT-2's byte characters; is it a special token? "
-                "then name it with --special-tokens"
+                f"{vocab_path}: entry {text!r} is not spelt in GPT-2's byte characters; if it is a special token, "
+                "name it with --special-tokens"
             )
     check_merges(merges, set(vocab.values()), merges_path, vocab_path)
     return TokenizerParts(vocab, merges, found)
 
 
 def _special_name(text: str, spelt: bytes | None, wanted: set[str] | None, made: set[bytes]) -> str | None:
-    """The special token that an entry is, stored as it is or spelt in byte characters; None where it is none."""
+    """The special token of an entry, which is stored as it is or spelt in byte characters; None if it is not one."""
     try:
         decoded = spelt.decode() if spelt is not None else text
     except UnicodeDecodeError:
@@ -89,7 +89,7 @@ def _special_name(text: str, spelt: bytes | None, wanted: set[str] | None, made:
 
 def vocabulary_entries(vocab: Any, path: Path) -> dict[str, int]:
     if not isinstance(vocab, dict) or not vocab:
-        raise UserError(f'{path}: not a vocabulary; it should be {{"token": id, …}}')
+        raise UserError(f'{path}: is not a vocabulary; expected {{"token": id, …}}')
     seen: dict[int, str] = {}
     for text, token in vocab.items():
         if not is_id(token):
@@ -115,23 +115,23 @@ def parse_merges(
     for number, line in lines:
         pair = line.split(" ") if isinstance(line, str) else line
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
-            raise UserError(f"{path}: merge {number} is {line!r}; a merge is two tokens with a blank between")
+            raise UserError(f"{path}: merge {number} is {line!r}; expected two tokens separated by a space")
         a, b = spelt.get(pair[0]) or unspell(pair[0]), spelt.get(pair[1]) or unspell(pair[1])
         if not a or not b:
-            raise UserError(f"{path}: merge {number}, {line!r}, is not spelt in GPT-2's byte characters")
+            raise UserError(
+                f"{path}: merge {number}, {line!r}, is not spelt in GPT-2's byte characters; is the file complete?"
+            )
         merges.append((a, b))
-    # Of a pair that is there twice, GPT-2's encoder and tokenizers take the last.
+    # If a pair occurs twice, GPT-2's encoder and tokenizers use the last one.
     return list(dict.fromkeys(reversed(merges)))[::-1]
 
 
 def check_merges(merges: list[tuple[bytes, bytes]], known: set[bytes], path: Path, vocab_path: Path) -> None:
-    for number, (a, b) in enumerate(merges, 1):
-        for token in (a, b, a + b):
-            if token not in known:
-                raise UserError(
-                    f"{path}: merge {number} ({spell(a)} + {spell(b)}) needs {spell(token)!r}, which {vocab_path.name} "
-                    "does not hold; do the two files belong together?"
-                )
+    for number, (a, b), token in unknown_parts(merges, known):
+        raise UserError(
+            f"{path}: merge {number} ({spell(a)} + {spell(b)}) needs {spell(token)!r}, which {vocab_path.name} "
+            "does not contain; do the two files belong together?"
+        )
 
 
 def encode_utf8(text: str, path: Path) -> bytes:
@@ -139,7 +139,7 @@ def encode_utf8(text: str, path: Path) -> bytes:
         return text.encode()
     except UnicodeEncodeError:
         raise UserError(
-            f"{path}: {text!r} holds half a character (a lone surrogate), which no text has; take it out"
+            f"{path}: {text!r} contains a lone surrogate (half a character), which is not valid text; remove it"
         ) from None
 
 
@@ -156,7 +156,7 @@ def spelt_vocabulary(parts: TokenizerParts, path: Path, with_special: bool) -> d
         text = special[token] if token in special else spell(parts.vocab[token])
         if text in entries:
             raise UserError(
-                f"{path}: ids {entries[text]} and {token} would both be {text!r}; the format holds each text once, so "
+                f"{path}: ids {entries[text]} and {token} would both be {text!r}, and the format allows each text once; "
                 "choose another special token"
             )
         entries[text] = token

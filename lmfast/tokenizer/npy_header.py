@@ -1,4 +1,4 @@
-"""The header of a one-dimensional .npy file, of one size for all lengths, so that it can be rewritten when that is known.
+"""The header of a one-dimensional .npy file, of the same size for all lengths, so that it can be rewritten at the end.
 
 Source: NEP 1, version 1.0.
 """
@@ -9,7 +9,7 @@ HEADER_BYTES = 128
 
 
 def npy_header(dtype: np.dtype | type, length: int) -> bytes:
-    """`HEADER_BYTES` of header for `length` little-endian items of `dtype`, in the words that numpy.save writes."""
+    """A header of `HEADER_BYTES` for `length` little-endian items of `dtype`, with the fields that numpy.save writes."""
     descr = np.dtype(dtype).newbyteorder("<").str
     text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': ({length},), }}"
     size = HEADER_BYTES - 10

@@ -1,6 +1,6 @@
-"""`TokenizerParts`: everything that decides ids, as files hold it and as formats.py and ranks.py hand it over."""
+"""`TokenizerParts`: everything that determines ids, as tokenizer files represent it; and the checks of a vocabulary."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from lmfast.errors import UserError
@@ -8,9 +8,9 @@ from lmfast.errors import UserError
 
 @dataclass
 class TokenizerParts:
-    """vocab: id → bytes, special tokens included. pattern: a name or an expression; None where the file has none.
-    ignore_merges: a pretoken that is a token gets its id without merging (whole_pretokens.py). published: ids that
-    special tokens have where this vocabulary comes from, though the file does not hold them (special_tokens.py)."""
+    """vocab: id → bytes, special tokens included. pattern: a name or an expression; None if the file has none.
+    ignore_merges: a pretoken that is a token gets its id without merging (whole_pretokens.py). published: the ids of
+    special tokens that the publisher of this vocabulary uses and the file does not contain (special_tokens.py)."""
 
     vocab: dict[int, bytes]
     merges: list[tuple[bytes, bytes]]
@@ -26,9 +26,9 @@ class TokenizerParts:
 def ordinary_ids(
     vocab: Mapping[int, bytes], merges: Iterable[tuple[bytes, bytes]], special_ids: Collection[int]
 ) -> dict[bytes, int]:
-    """bytes → id of the tokens that encoding ordinary text may give; of two ids with the same bytes the lower one.
+    """bytes → id of the tokens that ordinary text can be encoded to; of two ids with the same bytes the lower one.
 
-    A special token is among them if it is a byte or a merge makes it: text finds it as special, merges still lead to it.
+    A special token is included if it is a single byte or the result of a merge, because merges still produce it.
     """
     special_ids = set(special_ids)
     made = {left + right for left, right in merges}
@@ -42,22 +42,30 @@ def ordinary_ids(
 def checked_ids(
     vocab: Mapping[int, bytes], merges: Iterable[tuple[bytes, bytes]], special_ids: Collection[int]
 ) -> dict[bytes, int]:
-    """`ordinary_ids`; UserError where a byte or a part of a merge is missing, or an id is negative."""
-    id_of = ordinary_ids(vocab, merges, special_ids)
-    lacking = [byte for byte in range(256) if bytes([byte]) not in id_of]
-    if lacking:
+    """`ordinary_ids`; UserError if a byte or a part of a merge is missing, or an id is negative."""
+    ids = ordinary_ids(vocab, merges, special_ids)
+    missing = [byte for byte in range(256) if bytes([byte]) not in ids]
+    if missing:
         raise UserError(
-            f"the vocabulary lacks {len(lacking)} of the 256 single bytes (the first: {lacking[0]:#04x}), so some "
+            f"the vocabulary lacks {len(missing)} of the 256 single bytes (the first: {missing[0]:#04x}), so some "
             "text could not be encoded; is it a byte-level BPE?"
         )
     lowest = min(vocab)
     if lowest < 0:
         raise UserError(f"the vocabulary: id {lowest} ({vocab[lowest]!r}) is negative; ids begin at 0")
+    for number, (a, b), token in unknown_parts(merges, ids):
+        raise UserError(
+            f"merge {number} ({a!r} + {b!r}) needs {token!r}, which the vocabulary does not contain; do "
+            "vocabulary and merges belong together?"
+        )
+    return ids
+
+
+def unknown_parts(
+    merges: Iterable[tuple[bytes, bytes]], known: Container[bytes]
+) -> Iterator[tuple[int, tuple[bytes, bytes], bytes]]:
+    """(number of the merge from 1, the merge, the token) for each part or result of a merge that is not in `known`."""
     for number, (a, b) in enumerate(merges, 1):
         for token in (a, b, a + b):
-            if token not in id_of:
-                raise UserError(
-                    f"merge {number} ({a!r} + {b!r}) needs {token!r}, which the vocabulary does not hold; do "
-                    "vocabulary and merges belong together?"
-                )
-    return id_of
+            if token not in known:
+                yield number, (a, b), token

@@ -1,11 +1,11 @@
-"""Counting and encoding as maps over shards of files, for data that one machine is too slow for.
+"""Counts and encodes shards of files on a dask cluster, for data that is too large for one machine.
 
-In: what `count_pretokens` and `encode_file` take, and a dask cluster (engines.py). Out: the same counts and the same token
-file, byte for byte. A shard is a range of a file that ends at a safe cut (chunks.py); its result is files in a work folder
-beside the output, which all workers share: counts as sorted arrays, whose merge is associative, or ids. A shard that an
-earlier, interrupted call finished is left out; the work folder goes when the whole is done.
+In: the arguments of `count_pretokens` and `encode_file`, and a dask cluster (engines.py). Out: the same counts and the same
+token file, byte for byte. A shard is a range of a file that ends at a safe cut (chunks.py); its result is written to a
+work folder next to the output, which all workers share: counts as sorted arrays, whose merge is associative, or ids. A
+rerun skips the shards that an interrupted call completed; the work folder is removed on success.
 
-Refused: what the local functions refuse, and a source that changes while it is read.
+Rejects the same input as the local functions, and a source that changes while it is read.
 """
 
 import shutil
@@ -101,8 +101,8 @@ class DaskEngine:
         max_memory: int | None = None,
         progress: Progress | None = None,
     ) -> PretokenCounts:
-        """`counting.count_pretokens` on the cluster. `max_memory` bounds each worker's tables; the totals are here."""
-        shards = self._shards(paths, SpecialTokens.of(special_tokens), pattern)
+        """`counting.count_pretokens` on the cluster. `max_memory` bounds each worker's tables, not the local totals."""
+        shards = self._shards(paths, SpecialTokens.from_text(special_tokens), pattern)
         jobs = self._jobs(
             [CountRequest(shard, tuple(special_tokens), pattern.regex, max_memory) for shard in shards]
         )
@@ -118,7 +118,7 @@ class DaskEngine:
     ) -> EncodeSummary:
         """`encoding.encode_file` on the cluster."""
         began = time.perf_counter()
-        shards = self._shards([src], SpecialTokens.of(tokenizer.special_tokens), tokenizer.pattern)
+        shards = self._shards([src], SpecialTokens.from_text(tokenizer.special_tokens), tokenizer.pattern)
         fingerprint = tokenizer.fingerprint()
         jobs = self._jobs([EncodeRequest(shard, fingerprint) for shard in shards])
         with work_folder(self.folder):
@@ -140,7 +140,7 @@ class DaskEngine:
     def _shards(
         self, paths: Sequence[str | Path], specials: SpecialTokens, pattern: Pattern
     ) -> Iterator[Shard]:
-        """The files in order, cut at safe places about every `shard_bytes`."""
+        """The files in order, cut at safe positions about every `shard_bytes`."""
         for path in paths:
             text = TextFile(Path(path).absolute())
             begin = 0
@@ -174,9 +174,10 @@ def count_shard(job: Job[CountRequest]) -> dict:
 
 
 def encode_shard(job: Job[EncodeRequest]) -> dict:
-    """Encodes a shard into `NAME.ids` (headless, of the tokenizer's dtype); counts its special tokens and their bytes."""
+    """Encodes a shard into `NAME.ids` (without a header, in the tokenizer's dtype); counts its special tokens and their
+    bytes."""
     tokenizer = open_shared(job.folder, job.request.tokenizer)
-    specials = SpecialTokens.of(tokenizer.special_tokens)
+    specials = SpecialTokens.from_text(tokenizer.special_tokens)
     tokens = found = special_bytes = 0
     with atomic_write(job.file("ids")) as beside, beside.open("wb") as file:
         text, reader = _text(job.request.shard), PieceReader()
@@ -194,12 +195,12 @@ def encode_shard(job: Job[EncodeRequest]) -> dict:
 def _text(shard: Shard) -> TextFile:
     text = TextFile(shard.path, shard.begin, shard.end)
     if (text.size, text.changed) != (shard.size, shard.changed):
-        raise UserError(f"{shard.path}: changed while it was read; start again")
+        raise UserError(f"{shard.path}: changed while it was read; rerun when nothing writes to it")
     return text
 
 
 def join_ids(files: Sequence[Path], dst: str | Path, dtype: np.dtype, tokens: int) -> None:
-    """Headless files of ids, end to end, as one .npy of `tokens` ids."""
+    """Concatenates files of ids without headers into one .npy of `tokens` ids."""
     with atomic_write(dst) as beside, beside.open("wb") as joined:
         joined.write(npy_header(dtype, tokens))
         for path in files:
@@ -208,22 +209,22 @@ def join_ids(files: Sequence[Path], dst: str | Path, dtype: np.dtype, tokens: in
 
 
 def share_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> str:
-    """Saves a tokenizer in a work folder where workers can load it; returns its path."""
-    home = Path(folder) / "tokenizer"
-    home.mkdir(parents=True, exist_ok=True)
+    """Saves a copy of a tokenizer in a work folder where workers can load it; returns its path."""
+    path = Path(folder) / "tokenizer"
+    path.mkdir(parents=True, exist_ok=True)
     loaded_from = tokenizer._loaded_from
-    tokenizer.save(home)
-    tokenizer._loaded_from = loaded_from  # a copy, not its new home
-    return str(home)
+    tokenizer.save(path)
+    tokenizer._loaded_from = loaded_from
+    return str(path)
 
 
 @lru_cache(maxsize=2)
 def open_shared(folder: str, fingerprint: str) -> Tokenizer:
-    """What `share_tokenizer` saved; kept by a worker from shard to shard."""
-    home = Path(folder) / "tokenizer"
-    tokenizer = Tokenizer.load(home)
+    """The tokenizer that `share_tokenizer` saved; cached by a worker between shards."""
+    path = Path(folder) / "tokenizer"
+    tokenizer = Tokenizer.load(path)
     if tokenizer.fingerprint() != fingerprint:
         raise UserError(
-            f"{home}: is not the tokenizer that was saved there; does another command write to the same output?"
+            f"{path}: is not the tokenizer that was saved there; does another command write to the same output?"
         )
     return tokenizer

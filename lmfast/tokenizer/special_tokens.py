@@ -1,8 +1,8 @@
-"""Special tokens: which texts may be one, and which ids they get over a vocabulary that does not hold them.
+"""Special tokens: which texts are valid, and which ids they get in a vocabulary that does not contain them.
 
-The vocabularies that OpenAI and Meta publish leave ids free on purpose: cl100k_base ends at 100255 and its <|endoftext|>
-is 100257. `published_ids` knows these, by the sha256 of the ranks; elsewhere new ids follow the highest one. Sources:
-tiktoken_ext/openai_public.py, llama_models/llama3/api/tokenizer.py.
+The vocabularies that OpenAI and Meta publish leave ids unused on purpose: cl100k_base ends at 100255 and its
+<|endoftext|> is 100257. `published_ids` finds these by the sha256 of the ranks; in other vocabularies new ids follow the
+highest one. Sources: tiktoken_ext/openai_public.py, llama_models/llama3/api/tokenizer.py.
 """
 
 import logging
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 DOCUMENT_END = "<|endoftext|>"
 """ends every document, in text and in token files"""
 
-SpecialTokens = Iterable[str] | Mapping[str, int | None]
+SpecialTokensArgument = Iterable[str] | Mapping[str, int | None]
 
 _FIM = ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>")
 _PUBLISHED = {
@@ -63,15 +63,15 @@ _PUBLISHED = {
 
 
 def published_ids(ranks_sha256: str) -> dict[str, int]:
-    """{special token: id} of the vocabulary whose .tiktoken file, in order of rank, has this sha256; else empty."""
+    """{special token: id} for the vocabulary whose .tiktoken file, in order of rank, has this sha256; empty if unknown."""
     return _PUBLISHED.get(ranks_sha256, {})
 
 
-def check_special_tokens(special_tokens: SpecialTokens | None) -> dict[str, int | None]:
-    """{text: id, or None where it is still to be chosen}; UserError where a text or an id cannot be one."""
+def check_special_tokens(special_tokens: SpecialTokensArgument | None) -> dict[str, int | None]:
+    """{text: id, or None if it is still to be chosen}; UserError for an invalid text or id."""
     if isinstance(special_tokens, str | bytes):
         raise UserError(
-            f"special_tokens={special_tokens!r}: one string would be taken letter by letter; give a list, "
+            f"special_tokens={special_tokens!r}: a single string would be read letter by letter; give a list, "
             f"[{special_tokens!r}]"
         )
     given = (
@@ -79,16 +79,17 @@ def check_special_tokens(special_tokens: SpecialTokens | None) -> dict[str, int 
     )
     for text, token in given.items():
         if not isinstance(text, str):
-            raise UserError(f"special token {text!r}: is no text; give a str")
+            raise UserError(f"special token {text!r}: is not a str; give its text")
         if not text:
-            raise UserError("special token '': an empty one matches everywhere; leave it out")
+            raise UserError("special token '': an empty token matches everywhere; remove it")
         if token is not None and (isinstance(token, bool) or not hasattr(token, "__index__")):
-            raise UserError(f"special token {text!r}: id {token!r} is no integer")
+            raise UserError(f"special token {text!r}: id {token!r} is not an integer")
         try:
             text.encode()
         except UnicodeEncodeError:
             raise UserError(
-                f"special token {text!r}: holds half a character (a lone surrogate), which no text has; write all of it"
+                f"special token {text!r}: contains a lone surrogate (half a character), which is not valid text; "
+                "remove it"
             ) from None
     return given
 
@@ -99,10 +100,10 @@ def place_special_tokens(
     vocab: Iterable[int],
     published: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, int]:
-    """The ids of `known` and `wanted` special tokens over a vocabulary with these ids.
+    """The ids of the `known` and the `wanted` special tokens in a vocabulary with these ids.
 
-    A text without an id gets the one it has in `known`, else its published one, else the next one behind all of these.
-    Where that leaves lower ids unused, a note is logged."""
+    A text without an id gets the one it has in `known`, else its published one, else the next one after all of these.
+    If that leaves lower ids unused, a warning is logged."""
     placed, chosen = dict(known), {}
     for text, token in wanted.items():
         if token is None:
@@ -112,7 +113,7 @@ def place_special_tokens(
             chosen[text] = token
         elif known.get(text, token) != token:
             raise UserError(
-                f"special token {text!r}: has id {known[text]} in this file, so it cannot be {token}"
+                f"special token {text!r}: has id {known[text]} in this file, not {token}; leave the id out"
             )
         placed[text] = int(token)
     if chosen:
@@ -120,7 +121,7 @@ def place_special_tokens(
         free = [token for token in range(max(used)) if token not in used]
         if free:
             logger.warning(
-                "special tokens: %s; lower ids stay unused (%d, the first is %d); to choose another, write TOKEN=ID",
+                "special tokens: %s; %d lower ids stay unused, the first is %d; to choose an id, write TOKEN=ID",
                 ", ".join(f"{text!r} gets id {token}" for text, token in chosen.items()),
                 len(free),
                 free[0],

@@ -1,9 +1,8 @@
-"""Text that comes in pieces of any size → pieces that can be encoded alone.
+"""Cuts a stream of text into pieces that can be encoded independently.
 
-In: an iterable of `str` or bytes. Out: bytes, in order; encoding them one by one gives the ids of the whole text.
-Pieces end at a safe cut (chunks.py), about every 64 KiB. Where there is none the piece grows: one run of a
-letter comes as one piece, and with a pattern of one's own, whose safe cuts nobody knows, pieces end at special
-tokens only.
+In: an iterable of `str` or bytes, cut anywhere. Out: bytes, in order; encoding them one by one gives the ids of the whole
+text. Pieces end at a safe cut (chunks.py), about every 64 KiB, or later if there is none: a run of one
+letter is one piece, and with a custom pattern, whose safe cuts are unknown, pieces end at special tokens only.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +18,7 @@ PIECE_BYTES = 1 << 16
 def safe_pieces(
     chunks: Iterable[str | bytes], special_tokens: Sequence[bytes], pattern: Pattern
 ) -> Iterator[bytes]:
-    """The text of all chunks, cut where pretokens and special tokens do not depend on the other side."""
+    """The text of all chunks, cut where pretokens and special tokens do not depend on the other side of the cut."""
     specials = SpecialTokens(special_tokens)
     buffer = bytearray()
     enough = PIECE_BYTES
@@ -31,17 +30,17 @@ def safe_pieces(
         if cut:
             yield bytes(buffer[:cut])
             del buffer[:cut]
-        # Where nothing could be cut, look again when there is twice as much: the work stays linear.
+        # If there was no cut, search again when the buffer has doubled, so that the total work stays linear.
         enough = max(PIECE_BYTES, 2 * len(buffer))
     if buffer:
         yield bytes(buffer)
 
 
 def _last_cut(text: bytes, specials: SpecialTokens, pattern: Pattern) -> int:
-    """A safe cut near the end of the text that stays safe whatever follows; 0 where there is none.
+    """A safe cut near the end of the text that stays safe whatever follows; 0 if there is none.
 
-    A special token that begins before the cut may end beyond the text, so cuts closer to the end than the longest
-    special token are left out, and so are those whose next bytes are not there yet.
+    A special token that begins before the cut may end after the text, so cuts closer to the end than the longest
+    special token are excluded, as are those whose next bytes are not available yet.
     """
     data = np.frombuffer(text, np.uint8)
     latest = len(text) - max([4, *map(len, specials.tokens)])

@@ -1,6 +1,6 @@
 """Hugging Face's tokenizer.json, where it is byte-level BPE.
 
-In and out: `TokenizerParts` and paths. Rejects, naming the file and the way out: broken files, tokenizers that are not
+In and out: `TokenizerParts` and paths. Rejects, naming the file and the remedy: broken files, tokenizers that are not
 byte-level BPE, and settings that would change ids and are not supported (normalizers, several splits, prefix spaces).
 Source: huggingface/tokenizers.
 """
@@ -29,7 +29,7 @@ NO_SPLIT = r"[\s\S]+"
 
 
 def _member(mapping: dict, name: str, kind: type, path: Path) -> Any:
-    """mapping[name], which must be a `kind`; an empty one where it is missing or null."""
+    """mapping[name], which must be a `kind`; an empty one if it is missing or null."""
     value = mapping.get(name)
     if value is None:
         return kind()
@@ -45,29 +45,29 @@ def read_tokenizer_json(path: Path) -> TokenizerParts:
     """Hugging Face's tokenizer.json, where it is byte-level BPE. Ids are those of `add_special_tokens=False`."""
     document = read_json(path)
     if not isinstance(document, dict):
-        raise UserError(f"{path}: not a tokenizer.json with a BPE model; name one that is, or vocab.json")
+        raise UserError(f"{path}: is not a tokenizer.json with a BPE model; name one that is, or vocab.json")
     for name in ("added_tokens", "model"):
         if name in document and document[name] is None:
-            raise UserError(f"{path}: {name!r} is null, as in no tokenizer.json; is the file whole?")
+            raise UserError(
+                f"{path}: {name!r} is null, which tokenizer.json does not allow; is the file complete?"
+            )
     for name in (
         "decoder",
         "post_processor",
         "truncation",
         "padding",
-    ):  # not read, but a sign of another format
+    ):  # not used, but another type means another format
         _member(document, name, dict, path)
     model = _member(document, "model", dict, path)
     kind = model.get("type", "BPE")  # old files do not name it
     if kind != "BPE" or "vocab" not in model:
         raise UserError(
-            f"{path}: not a tokenizer.json with a BPE model (its type is {kind!r}); name one that is, or vocab.json"
+            f"{path}: is not a tokenizer.json with a BPE model (its type is {kind!r}); name one that is, or vocab.json"
         )
     pattern = _read_pattern(document, path)
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
-            raise UserError(
-                f"{path}: its {name} {model[name]!r} is not supported; only plain byte-level BPE is"
-            )
+            raise UserError(f"{path}: {name} {model[name]!r} is not supported; use a plain byte-level BPE")
     entries = vocabulary_entries(model["vocab"], path)
     special = _added_tokens(document, path)
     vocab: dict[int, bytes] = {}
@@ -84,7 +84,7 @@ def read_tokenizer_json(path: Path) -> TokenizerParts:
     for text, token in special.items():
         if entries.get(text, token) != token or vocab.get(token, text.encode()) != text.encode():
             raise UserError(
-                f"{path}: added token {text!r} has id {token}, which disagrees with the vocabulary; is the file whole?"
+                f"{path}: added token {text!r} has id {token}, which contradicts the vocabulary; is the file complete?"
             )
         vocab[token] = text.encode()
     merges = parse_merges(enumerate(_member(model, "merges", list, path), 1), ordinary, path)
@@ -92,11 +92,11 @@ def read_tokenizer_json(path: Path) -> TokenizerParts:
     ignore_merges = bool(model.get("ignore_merges"))
     known = set(ordinary.values()) if unspelt else set()
     for text in unspelt:
-        # Text never gives such an entry, so its bytes must not lead to it.
+        # No text encodes to such an entry, so encoding its bytes must not produce it.
         if ignore_merges or text.encode() in known:
             raise UserError(
-                f"{path}: entry {text!r} is not spelt in GPT-2's byte characters, so no text gives its id "
-                f"{entries[text]}; name it as an added token, or take it out"
+                f"{path}: entry {text!r} is not spelt in GPT-2's byte characters, so no text is encoded to its id "
+                f"{entries[text]}; list it under added_tokens, or remove it"
             )
     return TokenizerParts(vocab, merges, special, pattern, ignore_merges)
 
@@ -106,7 +106,7 @@ def _added_tokens(document: dict, path: Path) -> dict[str, int]:
     for added in _member(document, "added_tokens", list, path):
         if not isinstance(added, dict) or not isinstance(added.get("content"), str) or not added["content"]:
             raise UserError(
-                f"{path}: added token {json.dumps(added)[:60]} has no content; is the file whole?"
+                f"{path}: added token {json.dumps(added)[:60]} has no content; is the file complete?"
             )
         text, token = added["content"], added.get("id")
         if not is_id(token):
@@ -115,7 +115,9 @@ def _added_tokens(document: dict, path: Path) -> dict[str, int]:
             )
         for flag in ("lstrip", "rstrip", "single_word"):
             if added.get(flag):
-                raise UserError(f"{path}: added token {text!r} has {flag}, which is not supported")
+                raise UserError(
+                    f"{path}: added token {text!r} sets {flag}, which is not supported; remove it"
+                )
         encode_utf8(text, path)
         if special.setdefault(text, token) != token:
             raise UserError(
@@ -130,25 +132,25 @@ def _read_pattern(document: dict, path: Path) -> str:
     if normalizer not in (None, {"type": "Sequence", "normalizers": []}):
         kind = normalizer.get("type") if isinstance(normalizer, dict) else normalizer
         raise UserError(
-            f"{path}: has a normalizer ({kind}), which would change the text; only tokenizers without one are supported"
+            f"{path}: has a normalizer ({kind}), which would change the text; use a tokenizer without one"
         )
     before = _member(document, "pre_tokenizer", dict, path)
     steps = _member(before, "pretokenizers", list, path) if before.get("type") == "Sequence" else [before]
     kinds = [step.get("type") if isinstance(step, dict) else repr(step) for step in steps]
     if kinds[-1:] != ["ByteLevel"] or kinds not in (["ByteLevel"], ["Split", "ByteLevel"]):
         raise UserError(
-            f"{path}: its pre-tokenizer {kinds} is not byte-level with at most one split; only such are supported"
+            f"{path}: pre-tokenizer {kinds} is not supported; use ByteLevel, or one Split before ByteLevel"
         )
     byte_level = steps[-1]
     if byte_level.get("add_prefix_space"):
-        raise UserError(f"{path}: its add_prefix_space would change the text; it is not supported")
+        raise UserError(f"{path}: add_prefix_space would change the text and is not supported; turn it off")
     use_regex = byte_level.get("use_regex", True)
     if len(steps) == 1:
         return GPT2_PATTERN if use_regex else NO_SPLIT
     split = steps[0]
     pattern = split.get("pattern")
     expression = pattern.get("Regex") if isinstance(pattern, dict) else None
-    # Removed + inverted drops what does not match: the same where all text does, as with the named patterns.
+    # Removed + inverted drops what does not match: equivalent if all text matches, as with the named patterns.
     isolated = (split.get("behavior"), bool(split.get("invert"))) == ("Isolated", False)
     removed = (split.get("behavior"), split.get("invert")) == ("Removed", True)
     if (
@@ -156,14 +158,15 @@ def _read_pattern(document: dict, path: Path) -> str:
         or not isinstance(expression, str)
         or not (isolated or (removed and get_pattern(expression).name in NAMED))
     ):
-        raise UserError(f"{path}: its split {split} is not supported; only a Regex, Isolated, is")
+        raise UserError(f"{path}: split {split} is not supported; use a Regex with behavior Isolated")
     return expression
 
 
 def write_tokenizer_json(parts: TokenizerParts, path: Path, expression: str, is_gpt2: bool) -> None:
     """A file that `tokenizers.Tokenizer.from_file` and `transformers.PreTrainedTokenizerFast` load.
 
-    expression: the split pattern, which must be portable (dialects.py); is_gpt2: it is the one that ByteLevel has built in.
+    expression: the split pattern, which must be portable (dialects.py); is_gpt2: whether it is the one built into
+    ByteLevel.
     """
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": is_gpt2}
     split = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """What a training did: sizes, and seconds by phase."""
+    """Sizes of a training, and its seconds by phase."""
 
     total_bytes: int
     distinct_pretokens: int
@@ -42,14 +42,14 @@ def train_bpe(
     progress: Callable[[str, int, int], None] | None = None,
     engine: "Engine | None" = None,
 ) -> Tokenizer:
-    """Learns a byte-level BPE from one or many plain text files; `tokenizer.training` tells how it went.
+    """Learns a byte-level BPE from one or more plain text files; `tokenizer.training` has its summary.
 
-    paths: `Documents` among them are texts of other files (lmfast/data/training_texts.py reads JSON lines, Parquet, .gz).
-    vocab_size: bytes, merges and special tokens together; fewer come out (and a warning says so) where the text has
-    no more pairs. special_tokens: hard boundaries, never merged across. max_memory: bytes for the table of distinct
-    pretokens, which goes to disk beyond. progress: called with ("count", bytes done, bytes in all), then
-    ("merge", merges done, merges wanted). engine: a cluster to count on (sharding.py), instead of this machine's
-    threads. Deterministic, whatever the engine and the number of workers.
+    paths: `Documents` among them are texts from other files (lmfast/data/training_texts.py reads JSON lines, Parquet,
+    .gz). vocab_size: bytes, merges and special tokens together; smaller, with a warning, if the text has no more pairs.
+    special_tokens: boundaries that no merge crosses. max_memory: bytes for the table of distinct pretokens, which
+    spills to disk above that. progress: called with ("count", bytes done, total bytes), then ("merge", merges done,
+    merges wanted). engine: a cluster to count on (sharding.py), instead of this machine's threads. The result does not
+    depend on the engine or the number of workers. Raises UserError for empty input and invalid settings.
     """
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
     check_special_tokens(special_tokens)
@@ -68,12 +68,10 @@ def train_bpe(
     else:
         files = [path for path in paths if isinstance(path, str | Path)]
         if len(files) < len(paths):
-            raise UserError("an engine counts plain text files only; leave it out to count other texts")
+            raise UserError("engine: counts only plain text files; omit it to count other texts")
         counts = engine.count_pretokens(files, *options)
     if counts.total_bytes == 0:
-        raise UserError(
-            f"{', '.join(map(str, paths))}: no text in it; nothing can be learnt from an empty file"
-        )
+        raise UserError(f"{', '.join(map(str, paths))}: contains no text; name a file that is not empty")
     counted = time.perf_counter()
     wanted = vocab_size - 256 - len(special_tokens)
 
@@ -108,20 +106,20 @@ def _check_training(paths: Sequence[object], vocab_size: int, special_tokens: li
         raise UserError("no input file; name one with --input")
     for text in special_tokens:
         if special_tokens.count(text) > 1:
-            raise UserError(f"special token {text!r} is given twice; name it once")
+            raise UserError(f"special token {text!r} is given twice; give it once")
         if len(text.encode()) == 1:
             raise UserError(
-                f"special token {text!r} is a single byte, and bytes are ids already; take a longer one"
+                f"special token {text!r} is a single byte, which has an id already; choose a longer one"
             )
         spelt = unspell(text)
-        # Others, such as <|café|>, would need a token of invalid UTF-8 to be taken for it.
+        # Others, such as <|café|>, could only be confused with a token that is invalid UTF-8.
         if (
             spelt is not None
             and spelt != text.encode()
             and (len(spelt) == 1 or spelt.decode(errors="ignore").encode() == spelt)
         ):
             raise UserError(
-                f"special token {text!r} is how tokenizer files spell the bytes {spelt!r}; take another"
+                f"special token {text!r} is how tokenizer files spell the bytes {spelt!r}; choose another"
             )
     least = 256 + len(special_tokens)
     if vocab_size < least:

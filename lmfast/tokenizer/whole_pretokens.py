@@ -1,10 +1,10 @@
-"""Pretokens that are tokens as a whole although no merges produce them: looked up before merging.
+"""The lookup, before merging, of pretokens that are tokens but are not produced by merges.
 
-tokenizer.json with `ignore_merges`, and .tiktoken ranks, give a pretoken that is a token that token's id, and merge the
-others. The two differ only for tokens that merging their own bytes does not produce (588 of Llama 3's 128,000), so only
-those are in the table, and a vocabulary without such tokens has none: its tables are `MergeTables` alone, for which
-`whole_token` compiles to nothing. Sources: `BPE::tokenize` in huggingface/tokenizers, `encode_ordinary` in
-openai/tiktoken.
+With tokenizer.json's `ignore_merges` and with .tiktoken ranks, a pretoken that is a token gets that token's id, and only
+other pretokens are merged. This changes the result only for tokens that merging their own bytes does not produce (588 of
+Llama 3's 128,000), so only those are in the table. A vocabulary without such tokens has no table: its tables are
+`MergeTables` alone, for which `whole_token` compiles to nothing. Sources: `BPE::tokenize` in huggingface/tokenizers,
+`encode_ordinary` in openai/tiktoken.
 """
 
 import numpy as np
@@ -15,21 +15,19 @@ from lmfast.tokenizer.chunks import padded
 from lmfast.tokenizer.compiled.code_cache import enable_cache
 from lmfast.tokenizer.compiled.intrinsics import (
     LONG_MARK,
-    MAX_PACKED,
     U0,
     U32,
     aligned_words,
     key_hash,
     load_u64,
-    long_hash,
-    packed_key,
+    pretoken_key,
     same_bytes,
 )
 from lmfast.tokenizer.compiled.merge_kernels import SHORT, MergeTables, merge_long, merge_short
 
-# MergeTables and two arrays more:
-#   whole_rows  uint64, open addressing, four words a row: the pretoken's key (low, high), its id, its place in the text
-#   whole_text  uint8, the bytes of all of them, padded
+# MergeTables and two more arrays:
+#   whole_rows  uint64, open addressing, four words per row: the pretoken's key (low, high), its id, its offset in the text
+#   whole_text  uint8, the concatenated bytes of these pretokens, padded
 WholeTables = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 _ROW = 4
 NO_TOKEN = -1
@@ -54,7 +52,7 @@ def _find(rows, text, data, start, length, low, high):
 
 
 def whole_token(tables, data, start, length, low, high):
-    """For compiled code: the id of a pretoken that is looked up as a whole, or NO_TOKEN. low, high: its key."""
+    """For compiled code: the id of a pretoken that is in the table, or NO_TOKEN. low, high: its key."""
     raise NotImplementedError
 
 
@@ -71,20 +69,16 @@ def _compiled_whole_token(tables, data, start, length, low, high):
 def _fill(rows, text, starts, lengths, ids):
     mask = (rows.shape[0] // _ROW) - 1
     for k in range(len(ids)):
-        start, length = starts[k], lengths[k]
-        if length <= MAX_PACKED:
-            low, high = packed_key(text, start, length)
-        else:
-            low, high = long_hash(text, start, length), LONG_MARK | np.uint64(length)
+        low, high = pretoken_key(text, starts[k], lengths[k])
         slot = np.int64(key_hash(low, high) >> U32) & mask
         while rows[_ROW * slot + 1] != U0:
             slot = (slot + 1) & mask
-        rows[_ROW * slot : _ROW * slot + 4] = low, high, np.uint64(ids[k]), np.uint64(start)
+        rows[_ROW * slot : _ROW * slot + 4] = low, high, np.uint64(ids[k]), np.uint64(starts[k])
 
 
 @njit(nogil=True)
 def _merges_give(tables, text, starts, lengths, ids, out):
-    """bool (n,): whether merging the bytes of each token gives its id alone."""
+    """bool (n,): whether merging the bytes of each token gives exactly its id."""
     values = np.empty(2 * SHORT, np.uint64)
     given = np.empty(len(ids), np.bool_)
     for k in range(len(ids)):
@@ -96,25 +90,26 @@ def _merges_give(tables, text, starts, lengths, ids, out):
     return given
 
 
-def with_whole_pretokens(tables: MergeTables, id_of: dict[bytes, int]) -> MergeTables | WholeTables:
-    """The tables, extended by those of the tokens in `id_of` that the merges do not produce, if there are any."""
+def with_whole_pretokens(tables: MergeTables, ids_by_token: dict[bytes, int]) -> MergeTables | WholeTables:
+    """The tables, extended by the tokens in `ids_by_token` that the merges do not produce, if there are any."""
     enable_cache(_fill, _merges_give)
-    tokens = [token for token in id_of if token]
-    text, starts, lengths, ids = _laid_out(tokens, id_of)
+    tokens = [token for token in ids_by_token if token]
+    text, starts, lengths, ids = _concatenated(tokens, ids_by_token)
     out = np.empty(max(map(len, tokens)) + 4, np.uint32)
     given = _merges_give(tables, text, starts, lengths, ids, out)
     if given.all():
         return tables
-    text, starts, lengths, ids = _laid_out([t for t, known in zip(tokens, given) if not known], id_of)
+    missing = [token for token, is_produced in zip(tokens, given) if not is_produced]
+    text, starts, lengths, ids = _concatenated(missing, ids_by_token)
     rows = aligned_words(_ROW << (2 * len(ids)).bit_length())
     _fill(rows, text, starts, lengths, ids)
     return (*tables, rows, text)
 
 
-def _laid_out(
-    tokens: list[bytes], id_of: dict[bytes, int]
+def _concatenated(
+    tokens: list[bytes], ids_by_token: dict[bytes, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(the bytes of all tokens, padded; where each begins; its length; its id)."""
+    """(the bytes of all tokens, padded; the start of each; its length; its id)."""
     lengths = np.array([len(token) for token in tokens], np.int64)
-    ids = np.array([id_of[token] for token in tokens], np.int64)
+    ids = np.array([ids_by_token[token] for token in tokens], np.int64)
     return padded(b"".join(tokens)), np.cumsum(lengths) - lengths, lengths, ids

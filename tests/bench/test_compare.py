@@ -9,8 +9,8 @@ import time
 import pytest
 
 from bench import machine
-from bench.compare import Change, changes, left_out, table
-from tests.bench.results import result, run
+from bench.compare import NEEDED, Change, changes, table
+from tests.bench.results import MACHINE, result, run
 
 
 @pytest.mark.parametrize(
@@ -30,28 +30,34 @@ def test_verdicts(before, after, verdict):
 def test_only_equal_work_in_every_run_is_compared():
     before = [run(result("a", 2.0), result("gone", 1.0), result("b", 1.0, work={"bytes": 1}))] * 2
     after = [run(result("a", 1.0), result("new", 1.0), result("b", 1.0, work={"bytes": 2}))] * 2
-    found = changes(before, after)
+    found, others = changes(before, after)
     assert [(change.name, change.before, change.after) for change in found] == [
-        ("bench/test_tokenizer.py::test_a", [2.0, 2.0], [1.0, 1.0])
+        ("tokenizer a", [2.0, 2.0], [1.0, 1.0])
     ]
-    assert [name.rpartition("_")[2] for name in left_out(before, after, found)] == ["b", "gone", "new"]
+    assert others == ["tokenizer b", "tokenizer gone", "tokenizer new"]
     assert "2.00 (2.00-2.00)  faster" in table(found)[2]
 
 
-CONFTEST = """
+CONFTEST = f"""
 def pytest_addoption(parser):
     parser.addoption("--quick", action="store_true")
+
+def pytest_benchmark_generate_json(benchmarks):
+    rows = [
+        {{"name": one.name[5:], "value": 0, "group": "pace", "work": {{"bytes": 5}},
+          "times": {{"ours": list(one.stats.data)}}}}
+        for one in benchmarks
+    ]
+    return {{"table": "suite", "machine": {MACHINE!r}, "rows": rows}}
 """
 SUITE = """
 import time
 from pace import SECONDS
 
 def test_sleep(benchmark):
-    benchmark.extra_info["work"] = {"bytes": 5}
     benchmark.pedantic(lambda: time.sleep(SECONDS), rounds=3)
 
 def test_other(benchmark):
-    benchmark.extra_info["work"] = {"bytes": 5}
     benchmark.pedantic(lambda: time.sleep(0.001), rounds=3)
 """
 
@@ -72,6 +78,7 @@ def checkout(tmp_path):
     git("tag", "empty")
     (root / "bench/conftest.py").write_text(CONFTEST)
     (root / "bench/test_pace.py").write_text(SUITE)
+    (root / NEEDED).touch()
     for tag, seconds in (("slow", 0.06), ("quick", 0.02)):
         (root / "pace.py").write_text(f"SECONDS = {seconds}")
         git("add", "-A")
@@ -82,7 +89,7 @@ def checkout(tmp_path):
 
 
 def command(root, *words: str, **options) -> subprocess.Popen:
-    """`python -m bench.compare` as if it lay in `root`; its temporary files are in the folder beside."""
+    """`python -m bench.compare` as if `root` were its checkout; its temporary files are in root/../tmp."""
     code = (
         "import pathlib, sys; from bench import compare, machine; "
         f"machine.ROOT = pathlib.Path({str(root)!r}); sys.argv[0] = 'compare'; compare.main()"
@@ -123,7 +130,7 @@ def test_each_version_runs_its_own_code_and_changes_count(checkout):
     [
         (["no-such"], "no-such: git knows no such commit here"),
         (["quick:pace.py"], "quick:pace.py: git knows no such commit here"),
-        (["empty"], "empty: has no bench suite yet"),
+        (["empty"], f"empty: has no {NEEDED}"),
         (["slow", "--rounds", "0"], "--rounds 0: at least 1"),
         (["slow", "--select", "nothing_of_it"], "--select 'nothing_of_it': no benchmark of A ran"),
         (["slow", "--select", "sleep and ("], "--select 'sleep and (': Wrong expression passed to '-k'"),

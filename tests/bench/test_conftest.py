@@ -1,13 +1,14 @@
 """The bench suite as its users run it: runs are saved by host, device and mode, and compared with the last."""
 
-import json
 import os
 import types
 
 import pytest
 
+from bench import results
 from bench.conftest import chosen_run, selection
 from bench.machine import ROOT
+from bench.results import Run
 
 SUITE = """
 import time
@@ -57,20 +58,29 @@ def test_runs_are_saved_and_compared_within_their_mode(suite, tmp_path):
     assert max(len(line) for line in second.splitlines()) <= 100
     files = sorted((tmp_path / "saved").rglob("*.json"), key=lambda path: path.stat().st_mtime)
     assert len(files) == 3 and len({path.parent for path in files}) == 2
-    saved = json.loads(files[0].read_text())
-    assert {"host", "cpu", "gpu", "versions", "commit", "dirty", "mode", "ceilings"} <= saved[
-        "machine_info"
-    ].keys()
-    assert "-k sleep" in saved["machine_info"]["selection"]
-    info = saved["benchmarks"][0]["extra_info"]
-    assert info["peers"]["peer"]["ratio"]["median"] > 1.5
-    assert info["rates"].keys() == {"tokens_per_second", "bytes_per_second"}
+    run = results.read(files[0])
+    assert run.settings == {"mode": "quick", "selection": f"{tmp_path} -k sleep"} and run.ceilings == {
+        "read": 1e9
+    }
+    (row,) = run.rows
+    assert row.key == ("one", "sleep") and row.peers[0].ratio.median > 1.5 and len(row.ours) >= 3
+    assert row.work == {"tokens": 250, "bytes": 1000}
+
+
+def test_a_regression_fails_where_that_is_requested(suite, tmp_path):
+    assert "1 passed" in suite("--quick", "--benchmark-compare", "--benchmark-compare-fail=median:1%")
+    (path,) = (tmp_path / "saved").rglob("*.json")
+    run = results.read(path)
+    run.rows[0].times["ours"] = [1e-4] * 3
+    results.write(path, run)
+    out = suite("--quick", "--benchmark-compare", "--benchmark-compare-fail=median:1%")
+    assert "Performance has regressed: one sleep: Field 'median' has failed" in out
 
 
 def test_a_usage_error_and_collect_only_save_nothing(suite, tmp_path):
     refused = suite("--quick", "--benchmark-compare=0001")
     assert (
-        "--benchmark-compare=0001: no run of this host, device and mode (quick) is called so; none is saved"
+        "--benchmark-compare=0001: no run of this host, device and mode (quick) has this name; none is saved"
         in refused
     )
     assert "Not saving anything" not in suite("--quick", "--collect-only")
@@ -78,9 +88,9 @@ def test_a_usage_error_and_collect_only_save_nothing(suite, tmp_path):
 
 
 def test_a_run_to_compare_with_is_named_by_a_prefix():
-    runs = [{"source": name} for name in ("0001_a", "0002_b", "0003_c")]
+    runs = [Run("suite", {}, [], source=name) for name in ("0001_a", "0002_b", "0003_c")]
     assert chosen_run("0002", runs, "quick") is runs[1]
-    with pytest.raises(pytest.UsageError, match=r"mode \(quick\) is called so; there are 0001, 0002, 0003"):
+    with pytest.raises(pytest.UsageError, match=r"mode \(quick\) has this name; there are 0001, 0002, 0003"):
         chosen_run("0009", runs, "quick")
 
 

@@ -1,11 +1,10 @@
 """Rows of the table on a model of nothing."""
 
-import json
 import sys
 
 import pytest
 
-from bench import generation_table
+from bench import generation_table, results
 from bench.generation_table import bytes_read, main, make_model
 from lmfast.model.config import ModelConfig
 
@@ -22,26 +21,24 @@ def test_rows_are_measured_and_saved(tiny, tmp_path, monkeypatch, capsys):
     output = tmp_path / "g.json"
     monkeypatch.setattr(sys, "argv", ["x", "--quick", "--only", "5.3M-1", "5.3M-16", "--output", str(output)])
     main()
-    saved = json.loads(output.read_text())
-    assert [row["name"] for row in saved["rows"]] == [
+    first, memory, resident, other = results.read(output).rows
+    assert [row.name for row in (first, memory, resident, other)] == [
         "greedy, 5.3M, batch 1",
         "greedy, 5.3M, part of the read roofline (memory)",
         "greedy, 5.3M, part of the read roofline (resident)",
         "greedy, 5.3M, batch 16",
     ]
-    times = saved["rows"][0]["data"]["times"]
-    assert {name: len(values) for name, values in times.items()} == dict.fromkeys(
-        ["ours", "peer", "memory", "resident"], 3
-    )
-    part = saved["rows"][1]["data"]
-    seconds = [memory / 512e6 * saved["rows"][0]["data"]["read"] * 40 for memory in times["memory"]]
-    expected = sorted(allowed / ours for allowed, ours in zip(seconds, times["ours"], strict=True))[1]
-    assert part["ratio"]["median"] == pytest.approx(expected, rel=0.06)  # 512e6: the buffer has 2^26 floats
+    assert {name: len(taken) for name, taken in first.times.items()} == {"ours": 3, generation_table.PEER: 3}
+    seconds = [taken / 512e6 * first.data["read"] * 40 for taken in first.data["memory"]]
+    expected = sorted(allowed / ours for allowed, ours in zip(seconds, first.ours, strict=True))[1]
+    assert memory.data["ratio"]["median"] == pytest.approx(
+        expected, rel=0.06
+    )  # 512e6: the buffer has 2^26 floats
     assert "tok/s" in capsys.readouterr().out
 
 
 def test_other_ids_are_never_timed(tiny, monkeypatch):
-    monkeypatch.setattr(generation_table, "their_generate", lambda *_: lambda: [[0]])
+    monkeypatch.setattr(generation_table, "greedy", lambda *_: lambda: [[0]])
     with pytest.raises(SystemExit, match="other ids than Hugging Face's"):
         list(generation_table.measure_one("5.3M", 1, True))
 

@@ -1,24 +1,22 @@
 """Steps run after one another, each within its limit, whatever the one before did."""
 
 import importlib
-import json
 import os
 import subprocess
 import sys
 
 import pytest
 
-from bench import gpu, machine
+from bench import gpu, machine, results
 from bench.gpu import MINUTES, SMOKE_MINUTES, main, run_all, summary
 from bench.gpu_jobs import Step
-from bench.gpu_steps import ON_REQUEST, REHEARSAL, STEPS, smoke_steps
+from bench.gpu_steps import ON_REQUEST, STEPS, smoke_steps
+from bench.results import Row
+from tests.bench.results import MACHINE, target_table
 from tests.bench.test_gpu_jobs import SLOW, Clock, Script
 
-ROW = {
-    "name": "MFU", "must": 0.45, "aim": 0.55, "value": 0.5, "shown": "50 %", "at_most": False, "data": {},
-    "predicted": "43 %", "wrong": "",
-}  # fmt: skip
-GOOD = f"import json, sys; open(sys.argv[1], 'w').write(json.dumps({{'rows': [{ROW!r}]}}))"
+SAVED = target_table(Row("MFU", 0.5, "50 %", 0.45, 0.55, predicted="43 %")).as_dict()
+GOOD = f"import json, sys; open(sys.argv[1], 'w').write(json.dumps({SAVED!r}))"
 BAD = "raise SystemExit(3)"
 SMOKE = smoke_steps()
 JOBS = [job for steps in (STEPS, ON_REQUEST, SMOKE) for step in steps.values() for job in step.jobs]
@@ -31,32 +29,32 @@ def alone(script: str, limit: float, output: str = "x.json") -> Step:
 def test_neither_failure_nor_slowness_stops_the_next(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(gpu, "LEAST", 0.1)
     steps = {"slow": alone(SLOW, 0.4), "bad": alone(BAD, 60), "good": alone(GOOD, 60, "good.json")}
-    found = run_all(steps, tmp_path / "out", {"gpu": "a card"}, 600)
-    assert {name: entry["ended"] for name, entry in found.items()} == {
+    found = run_all(steps, tmp_path / "out", MACHINE, 600)
+    assert {row.name: row.shown for row in found} == {
         "slow": "job: stopped at its limit of 0 s",
         "bad": "job: failed with exit code 3",
         "good": "done",
     }
-    kept = json.loads((tmp_path / "out" / "gpu.json").read_text())
-    assert kept["gpu"] == "a card" and kept["steps"] == found
+    assert [row.verdict for row in found] == ["FAILED", "FAILED", "-"]
+    assert results.read(tmp_path / "out" / "gpu.json").rows == found
     assert "== bad: job: failed with exit code 3" in capsys.readouterr().out
     assert "== slow: job: stopped" in (tmp_path / "out" / "gpu.log").read_text()
 
 
 def test_the_summary_shows_rows_with_their_predictions(tmp_path):
     steps = {"good": alone(GOOD, 60)}
-    found = run_all(steps, tmp_path, {}, 600)
+    found = run_all(steps, tmp_path, MACHINE, 600)
     assert summary(tmp_path, steps, found) == [
-        f"good: done, {found['good']['seconds']:.0f} s",
+        f"good: done, {found[0].value:.0f} s",
         "    must  MFU (at least 0.45, aim 0.55): 50 % [predicted 43 %]",
     ]
 
 
 def test_when_the_time_is_over_the_rest_is_not_started(tmp_path):
     steps = {"first": alone(SLOW, 500), "second": alone(GOOD, 20, "second.json")}
-    found = run_all(steps, tmp_path, {}, 60, Clock(11.0))
-    assert found["first"]["ended"].startswith("job: stopped at its limit")
-    assert found["second"]["ended"] == "not started: no time left"
+    first, second = run_all(steps, tmp_path, MACHINE, 60, Clock(11.0))
+    assert first.shown.startswith("job: stopped at its limit")
+    assert second.shown == "not started: no time left"
     assert not (tmp_path / "second.json").exists()
 
 
@@ -68,7 +66,7 @@ def test_every_job_is_a_module_that_takes_its_arguments(module, monkeypatch, cap
     told = capsys.readouterr().out
     for job in JOBS:
         if job.module == module:
-            flags = [*job.arguments, *REHEARSAL[module], *([job.to] if job.output else [])]
+            flags = [*job.arguments, "--rehearse", *([job.to] if job.output else [])]
             assert all(flag in told for flag in flags if flag.startswith("--"))
 
 
@@ -100,7 +98,7 @@ def test_command_line(script, code, monkeypatch, tmp_path, capsys):
     assert main(["--only", "training", "--minutes", "2"]) == code
     told = capsys.readouterr().out
     assert "NVIDIA H100, commit" in told and f"s; {tmp_path}" in told
-    assert json.loads((tmp_path / "gpu.json").read_text())["gpu"] == "NVIDIA H100"
+    assert results.read(tmp_path / "gpu.json").machine["gpu"] == "NVIDIA H100"
 
 
 def test_a_rehearsal_needs_no_device(monkeypatch, tmp_path):

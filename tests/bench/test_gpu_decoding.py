@@ -1,13 +1,12 @@
 """The rows of the decoding bench on a model of nothing, on the CPU."""
 
 import dataclasses
-import json
 import sys
 
 import pytest
 import torch
 
-from bench import gpu_decoding
+from bench import gpu_decoding, results
 from bench.gpu_decoding import Subject, agreement, decode, main, rows
 from lmfast.model.config import ModelConfig
 
@@ -55,9 +54,7 @@ def test_an_untied_embedding_is_not_read(subject):
 
 
 def test_other_ids_are_wrong(subject, monkeypatch):
-    monkeypatch.setattr(
-        gpu_decoding, "their_generate", lambda *_: lambda: [[0] * gpu_decoding.GATE_STEPS] * 2
-    )
+    monkeypatch.setattr(gpu_decoding, "greedy", lambda *_: lambda: [[0] * gpu_decoding.GATE_STEPS] * 2)
     row = agreement(subject)
     assert row.verdict == "WRONG" and row.wrong.startswith("other ids than Hugging Face's in float32")
 
@@ -75,12 +72,12 @@ def test_command_line(monkeypatch, tmp_path, capsys):
     line = ["x", "--rehearse", "--only", "sixteen", "--output", str(output)]
     monkeypatch.setattr(sys, "argv", line)
     assert main() == 0
-    saved = json.loads(output.read_text())
-    assert [row["name"] for row in saved["rows"]] == [
+    run = results.read(output)
+    assert [row.name for row in run.rows] == [
         "decoding: agreement",
         "greedy, batch 16, torch's steps, tok/s",
     ]
-    assert saved["config"] == "owt_124m" and "tok/s" in capsys.readouterr().out
+    assert run.settings == {"config": "owt_124m"} and "tok/s" in capsys.readouterr().out
 
 
 def test_logits_that_are_no_numbers_are_wrong(subject, monkeypatch):

@@ -5,8 +5,10 @@ import sys
 
 import pytest
 
-from bench.gpu_kernels import main, read, rows
-from bench.target_table import read_rows
+from bench import results
+from bench.gpu_kernels import main, read, rows_of
+from bench.results import Row
+from tests.bench.results import target_table
 
 MACHINE = {"device": "a card", "torch": "2", "triton": "3", "commit": "abc"}
 CHECKS = [
@@ -44,7 +46,7 @@ def files(tmp_path):
 
 
 def test_rows_of_both_files(files):
-    found = {row.name: row for row in rows(read(files))}
+    found = {row.name: row for row in rows_of(files)}
     assert found["rope: right at real sizes"].shown == "1 of 1 comparisons"
     products = found["linear + cross-entropy, bare products' time over ours"]
     assert products.value == pytest.approx(0.8) and products.verdict == "must"
@@ -59,11 +61,17 @@ def test_a_wrong_comparison_is_wrong(files):
         {"what": "gradient", "error": 2.0, "allowed": 1.0, "passed": False}
     )
     files[0].write_text(json.dumps(found))
-    row = next(rows(read(files)))
+    row = rows_of(files)[0]
     assert row.verdict == "WRONG" and row.wrong == "gradient" and row.shown == "1 of 2 comparisons"
 
 
-def test_files_of_two_devices_are_refused(files):
+def test_rows_of_files_of_results_are_kept(files, tmp_path):
+    row = Row("swiglu: right at real sizes", 1.0, "9 of 9 comparisons")
+    results.write(tmp_path / "correctness.json", target_table(row, gpu="a card"))
+    assert rows_of([*files, tmp_path / "correctness.json"])[0] == row
+
+
+def test_files_of_two_devices_are_rejected(files):
     files[1].write_text(files[1].read_text().replace("a card", "another card"))
     with pytest.raises(SystemExit, match="measured on another card, other files on a card"):
         read(files)
@@ -73,5 +81,6 @@ def test_command_line(files, tmp_path, monkeypatch, capsys):
     output = tmp_path / "t.json"
     monkeypatch.setattr(sys, "argv", ["x", *map(str, files), "--output", str(output)])
     assert main() == 0
-    assert len(read_rows(output)) == 4 and json.loads(output.read_text())["commit"] == "abc"
+    run = results.read(output)
+    assert len(run.rows) == 4 and run.machine["commit"] == "abc" and run.ceilings == {"matmul bfloat16": 1e15}
     assert "rope: right at real sizes" in capsys.readouterr().out

@@ -4,10 +4,9 @@ import sys
 
 import pytest
 
-from bench import gpu_run
+from bench import gpu_run, results
 from bench.gpu_run import TINY, main, make_data, row, whole_time
-from bench.gpu_training import read_config
-from bench.target_table import read_rows
+from bench.gpu_training_job import read_config
 from lmfast.settings import replace_flat
 
 
@@ -95,6 +94,6 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     output = tmp_path / "r.json"
     monkeypatch.setattr(sys, "argv", ["gpu_run", "--rehearse", "--minutes", "0.02", "--output", str(output)])
     assert main() == 0
-    (found,) = read_rows(output)
+    (found,) = results.read(output).rows
     assert found.name == "tinystories_17m: minutes for its tokens" and found.value > 0
     capsys.readouterr()

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from bench import gpu_smoke, gpu_training
+from bench import gpu_smoke, gpu_training, gpu_training_job
 from bench.gpu_smoke import CHECKS, Machine, main
 
 pytest.importorskip("transformers")
@@ -13,7 +13,7 @@ pytest.importorskip("transformers")
 
 @pytest.fixture
 def machine(monkeypatch):
-    monkeypatch.setattr(gpu_training, "IDS", 5000)
+    monkeypatch.setattr(gpu_training_job, "IDS", 5000)
     monkeypatch.setattr(gpu_training, "device_peak", lambda device, bf16: (1e9, "a guess"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     deterministic = torch.are_deterministic_algorithms_enabled()

@@ -6,9 +6,8 @@ import sys
 import pytest
 import torch
 
-from bench import gpu_tiles
+from bench import gpu_tiles, results
 from bench.gpu_tiles import Group, groups, main, sweep
-from bench.target_table import read_rows
 
 CPU = torch.device("cpu")
 
@@ -49,7 +48,7 @@ def test_command_line(monkeypatch, tmp_path, capsys):
     output = tmp_path / "t.json"
     name = "attention-dq-d64"
     monkeypatch.setattr(sys, "argv", ["x", "--rehearse", "--only", name, "--output", str(output)])
-    assert main() == 0 and compiled == [([name], True, 2)] and read_rows(output)[0].name == name
+    assert main() == 0 and compiled == [([name], True, 2)] and results.read(output).rows[0].name == name
     monkeypatch.setattr(sys, "argv", ["x"])
     with pytest.raises(SystemExit):
         main()

@@ -1,27 +1,15 @@
 """The rows of the training bench on a model of nothing, uncompiled, on the CPU."""
 
-import json
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
 
-from bench import gpu_training
-from bench.gpu_training import (
-    VARIANTS,
-    Variant,
-    Watched,
-    agreement,
-    choosing,
-    idle_time,
-    main,
-    read_config,
-    rows,
-    speed,
-    warm,
-)
-from bench.target_table import measure, read_rows
+from bench import gpu_training, gpu_training_job, results
+from bench.gpu_training import agreement, main, rows, speed, warm
+from bench.gpu_training_job import VARIANTS, Variant, choosing, read_config
+from bench.target_table import measure
 from lmfast.model.accounting import training_flops_per_token
 from lmfast_kernels import backend
 
@@ -40,12 +28,12 @@ def test_the_time_comes_first_and_stays_when_the_rest_fails(job, monkeypatch, tm
     output, seen = tmp_path / "t.json", []
 
     def refuses(*arguments):
-        seen.extend(read_rows(output))
+        seen.extend(results.read(output).rows)
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(gpu_training, "loss_and_gradients", refuses)
-    assert measure("a card", {"commit": "abc", "dirty": False}, rows(job, ["faster"]), output) == 1
-    (early,), (row,) = seen, read_rows(output)
+    assert measure("x", rows(job, ["faster"]), output) == 1
+    (early,), (row,) = seen, results.read(output).rows
     assert early.verdict == "-" and early.must is None and "not compared yet" in early.shown
     assert early.value == row.value > 0 and len(early.data["times"]) == 3
     assert row.verdict == "FAILED" and row.wrong == "FAILED: RuntimeError: out of memory"
@@ -56,17 +44,6 @@ def test_kernels_are_listed_on_request(job):
     assert whole(job, PLAIN).data["profile"] is None
     found = whole(replace(job, profiled=True), PLAIN).data["profile"]
     assert found["kernels"][0]["ms"] >= found["kernels"][-1]["ms"] and found["busy"] > 0
-
-
-def test_idle_time():
-    ranges = [(0, 10, "a"), (4, 6, "b"), (15, 20, "c"), (20, 21, "d"), (22, 30, "e")]
-    assert idle_time([]) == (0, [])
-    idle, gaps = idle_time(ranges)
-    assert idle == pytest.approx(6)
-    assert [(gap["ms"], gap["after"], gap["before"]) for gap in gaps] == [
-        (0.005, "a", "c"),
-        (0.001, "d", "e"),
-    ]
 
 
 def test_rows_in_their_order(job):
@@ -81,7 +58,7 @@ def test_rows_in_their_order(job):
         set(found[0].data) == {"loss", "gradient of the worst parameter", "LlamaForCausalLM's loss"}
         and found[0].value < 1e-4
     )
-    assert found[2].data["ratio"]["rounds"] == 3 and found[2].data["tokens"] == 64
+    assert found[2].peers[0].ratio.rounds == 3 and found[2].data["tokens"] == 64
     assert not any(row.wrong for row in found)
 
 
@@ -89,7 +66,7 @@ def test_targets_and_predictions_are_an_h100s(job, monkeypatch):
     assert whole(job, VARIANTS["faster"]).must is None
     monkeypatch.setattr(gpu_training.machine, "gpu_name", lambda: "NVIDIA H100 80GB HBM3")
     assert whole(job, VARIANTS["faster"]).must is None  # nor are they a smaller model's
-    row = whole(replace(job, name=gpu_training.CONFIG), VARIANTS["faster"])
+    row = whole(replace(job, name=gpu_training_job.CONFIG), VARIANTS["faster"])
     assert (row.must, row.aim, row.predicted) == (0.45, 0.50, "42-48 %")
 
 
@@ -115,7 +92,7 @@ def test_the_compiled_step_is_one_graph(job, monkeypatch):
 def test_what_is_timed_is_the_variant(job, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        gpu_training, "our_steps", lambda *arguments: seen.append(dict(backend.CHOICES)) or 1 / 0
+        gpu_training_job.Job, "our_steps", lambda *arguments: seen.append(dict(backend.CHOICES)) or 1 / 0
     )
     before = dict(backend.CHOICES)
     for variant in VARIANTS.values():
@@ -179,41 +156,27 @@ def test_a_row_that_raises_does_not_stop_the_next(job, monkeypatch, capsys):
 @pytest.mark.parametrize("name", ["ours", "peer"])
 def test_warming_takes_one_step(job, name, monkeypatch):
     steps = []
-    for kind in (gpu_training.OurSteps, gpu_training.TheirSteps):
+    for kind in (gpu_training_job.OurSteps, gpu_training.TheirSteps):
         real = kind.__call__
         monkeypatch.setattr(kind, "__call__", lambda self, n, real=real: (steps.append(n), real(self, n)))
     warm(job, name)
     assert steps == [1]
 
 
-def test_syncs_are_watched_between_the_first_step_and_the_last(monkeypatch):
-    modes = []
-    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
-
-    class Batches:
-        def step(self, i):
-            return i
-
-    watched = Watched(Batches(), 10, 13)
-    assert [watched.step(i) for i in range(10, 14)] == [10, 11, 12, 13]
-    assert modes == ["default", "warn", "warn", "default"]
-
-
 def test_the_config_is_the_issues():
-    shape = read_config(gpu_training.CONFIG).model
+    shape = read_config(gpu_training_job.CONFIG).model
     assert (shape.d_model, shape.num_layers, shape.context_length) == (768, 12, 1024)
 
 
 def test_command_line(monkeypatch, tmp_path, capsys):
     output = tmp_path / "t.json"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(gpu_training, "IDS", 1000)
+    monkeypatch.setattr(gpu_training_job, "IDS", 1000)
     monkeypatch.setattr(gpu_training, "device_peak", lambda device, bf16: (1e9, "a guess"))
     monkeypatch.setattr(
         sys, "argv", ["x", "--rehearse", "--profile", "--only", "ours", "--output", str(output)]
     )
     assert main() == 0
-    (row,) = read_rows(output)
+    (row,) = results.read(output).rows
     assert row.name == "owt_124m, our attention, batch 4: MFU" and row.value > 0
-    saved = json.loads(output.read_text())
-    assert "commit" in saved and "torch" in saved["versions"] and "tok/s" in capsys.readouterr().out
+    assert "tok/s" in capsys.readouterr().out

@@ -3,7 +3,7 @@
 import pytest
 
 from bench import table
-from tests.bench.results import result
+from tests.bench.results import result, run, target_table
 
 
 @pytest.mark.parametrize(
@@ -23,22 +23,26 @@ def test_durations(value, shown):
 def test_a_line_has_rates_and_peers():
     one = result("encode[A]", 0.001, {"tiktoken": 2.5})
     cells = dict(zip(table.CELLS, table.cells(one), strict=True))
-    assert cells["benchmark"] == "encode[A]" and table.name_of(one) == "tokenizer encode[A]"
+    assert cells["benchmark"] == "encode[A]" and cells["median"] == "1 ms" and cells["±"] == "1 %"
     assert cells["tokens/s"] == "250 k" and cells["bytes/s"] == "1 MB"
     assert cells["of ceiling"] == ""
-    assert table.against(one) == "2.50x (2.40-2.60) tiktoken"
+    assert table.against_peers(one) == "2.50x (2.50-2.50) tiktoken"
+
+
+def before(*rows):
+    return {row.key: row for row in rows}
 
 
 def test_a_change_is_told_from_noise():
     now = result("encode[A]", 1.0)
-    assert table.change(now, result("encode[A]", 2.0)) == "2.00x"
-    assert table.change(now, result("encode[A]", 1.01)) == "1.01x noise"
-    assert table.change(now, result("encode[A]", 2.0, work={"bytes": 5})) == "other work"
-    assert table.change(now, None) == "new"
+    assert table.change(now, before(result("encode[A]", 2.0))) == "2.00x"
+    assert table.change(now, before(result("encode[A]", 1.005))) == "1.00x noise"
+    assert table.change(now, before(result("encode[A]", 2.0, work={"bytes": 5}))) == "other work"
+    assert table.change(now, {}) == "new"
 
 
-def test_work_is_the_same_as_far_as_both_suites_say():
-    """An older suite said less, or called bytes something else: what both say decides."""
+def test_work_is_the_same_as_far_as_both_suites_state_it():
+    """An older suite stated less, or called bytes something else."""
     now = result("encode[A]", 1.0, work={"tokens": 5, "bytes": 7})
     for work, same in (
         ({"tokens": 5}, True),
@@ -49,72 +53,62 @@ def test_work_is_the_same_as_far_as_both_suites_say():
     assert not table.same_work(now, result("encode[A]", 1.0, work={"moved": 9}))
 
 
-def moods(factor: float, ours: float = 1.0) -> tuple[list, dict]:
-    """(results, before): every peer is `factor` times as fast as before, encode `ours` times."""
-    names = [f"{kind}[{i}]" for kind in ("encode", "decode") for i in range(3)]
-    now, then = [], {}
-    for name in names:
-        changed = ours if name.startswith("encode") else factor
-        before, after = (result(name, seconds, {"peer": 2.0}) for seconds in (1.0, 1.0 / changed))
-        after["extra_info"]["peers"]["peer"]["median"] = 2.0 / factor
-        before["extra_info"]["peers"]["peer"]["median"] = 2.0
-        now.append(after)
-        then[after["fullname"]] = before
-    return now, then
+def two_runs(machine: float, ours: float = 1.0) -> tuple[list, dict]:
+    """(rows, before): the machine, peers and all, is `machine` times as fast as before, encode `ours` times."""
+    now, then = [], []
+    for name in [f"{kind}[{i}]" for kind in ("encode", "decode") for i in range(3)]:
+        changed = ours if name.startswith("encode") else machine
+        now.append(result(name, 1.0 / changed, {"peer": 2.0 * changed / machine}))
+        then.append(result(name, 1.0, {"peer": 2.0}))
+    return now, before(*then)
 
 
 def test_a_slower_machine_is_not_taken_for_a_slower_commit():
-    """Peers' code is the same in both runs: what they changed by is the machine, and ours within that is noise."""
-    results, before = moods(factor=0.5, ours=0.6)
-    assert table.drift(table.peer_changes(results, before)) == (0.5, 1.0)
-    told = table.table(results, before)
-    assert sum("noise" in text for text in told) == 6 and "0.50 to 1.00 times" in table.drift_line(
-        results, before
-    )
-    told = table.table(*moods(factor=1.0, ours=0.6))
-    assert [text.rpartition("  ")[2] for text in told if text.startswith("encode")] == ["0.60x"] * 3
-    assert "No peer was timed" in table.drift_line([result("encode[A]", 1.0)], before)
+    """Peers' code is the same in both runs: their change is the machine's, and ours within that is noise."""
+    rows, then = two_runs(machine=0.5, ours=0.6)
+    assert table.drift(rows, then) == (0.5, 1.0) and "0.50 to 1.00 times" in table.drift_line(rows, then)
+    assert sum("noise" in text for text in table.table(rows, then)) == 6
+    lines = table.table(*two_runs(machine=1.0, ours=0.6))
+    assert [text.rpartition("  ")[2] for text in lines if text.startswith("encode")] == ["0.60x"] * 3
+    assert "No peer was timed" in table.drift_line([result("encode[A]", 1.0)], then)
 
 
-def test_a_benchmarks_own_peers_tell_its_moods_even_where_they_are_outermost():
+def test_of_many_peers_the_outermost_do_not_count_but_for_their_own_row():
     quiet = [result(f"encode[{i}]", 1.0, {"peer": 2.0}) for i in range(20)]
-    now, then = (result("step", seconds, {"peer": 2.0}) for seconds in (2.0, 1.0))  # and so did its peer
-    before = {one["fullname"]: one for one in (*quiet, then)}
-    assert table.drift(table.peer_changes([*quiet, now], before)) == (1.0, 1.0)
-    (line,) = (text for text in table.table([*quiet, now], before) if text.startswith("step"))
+    now, then = result("step", 2.0, {"peer": 2.0}), result("step", 1.0, {"peer": 2.0})
+    earlier = before(*quiet, then)
+    assert table.drift([*quiet, now], earlier) == (1.0, 1.0)
+    assert table.drift([*quiet[:3], now], earlier) == (0.5, 1.0)
+    (line,) = (text for text in table.table([*quiet, now], earlier) if text.startswith("step"))
     assert line.endswith("0.50x noise")
 
 
-def test_of_many_peers_the_outermost_do_not_count():
-    assert table.drift([1.0] * 19 + [9.0]) == (1.0, 1.0)
-    assert table.drift([0.9, 1.3]) == (0.9, 1.3) and table.drift([]) == (1.0, 1.0)
+def test_a_peer_is_as_uncertain_as_its_pairs():
+    """Ours 0.33 times as fast as then, and gigatoken in turns with it 0.35: that is one variation of the machine."""
+    for spread, ending in ((0.1, "0.33x noise"), (0.001, "0.33x")):
+        then, now = result("encode[B]", 1.0), result("encode[B]", 1 / 0.33)
+        for one, factor in ((then, 0.85), (now, 0.85 * 0.33 / 0.35)):
+            one.times["gigatoken"] = [t * factor * (1 + spread * i) for i, t in zip((-1, 0, 1), one.ours)]
+        assert any(text.endswith(ending) for text in table.table([now], before(then)))
 
 
 def test_the_widest_table_fits_a_terminal_of_100_columns():
-    """The longest names, rates, ceilings and verdicts that the suite has; peers in lines of their own beneath."""
-    one = result("linear_cross_entropy[forward]", 0.0555, {"matmul + F.cross_entropy": 110.5, "tokenizers": 119.87,
-                                                           "gigatoken": 222.25})  # fmt: skip
-    one["fullname"] = "bench/test_kernels.py::test_linear_cross_entropy[backward]"
-    one["extra_info"]["rates"] = {
-        "tokens_per_second": 4.44e8,
-        "bytes_per_second": 9.21e11,
-        "flops_per_second": 1.23e14,
-    }
-    one["extra_info"]["fraction"] = {"of": "matmul bfloat16", "value": 1.13}
-    before = {one["fullname"]: one}
-    told = table.table([one], before)
-    assert max(map(len, told)) <= table.WIDTH == 100
-    assert told[2] == "kernels" and told[3].endswith("113 % matmul  1.00x noise")
-    assert "against peers: 110.50x (110.40-110.60) matmul + F.cross_entropy" in told[4] and len(told) > 5
-    assert all(
-        len(text) <= 100
-        for text in table.wrapped(table.ceiling_line({f"matmul {i}": 1.5e14 for i in range(9)}))
-    )
+    """The longest names, rates, ceilings and verdicts that the suite has; peers in lines of their own."""
+    one = result("linear_cross_entropy[backward]", 0.0555, {"matmul + F.cross_entropy": 110.5, "tokenizers": 119.87,
+                                                            "gigatoken": 222.25})  # fmt: skip
+    one.group, one.work = "kernels", {"tokens": 2.46e7, "bytes": 5.11e10, "flops": 6.8e12}
+    one.data["fraction"] = {"of": "matmul bfloat16", "value": 1.13}
+    lines = table.table([one], before(one))
+    assert max(map(len, lines)) <= table.WIDTH == 100
+    assert lines[2] == "kernels" and lines[3].endswith("113 % matmul  1.00x noise")
+    assert "against peers: 110.50x (110.50-110.50) matmul + F.cross_entropy" in lines[4] and len(lines) > 5
+    ceilings = table.ceiling_line({f"matmul {i}": 1.5e14 for i in range(9)})
+    assert all(len(text) <= 100 for text in table.wrapped(ceilings))
 
 
-def test_loading_says_what_it_is_beside_a_step():
+def test_loading_is_compared_with_a_step():
     one = result("batches", 1.0)
-    one["extra_info"]["times_a_step"] = 5658.4
+    one.data["times_a_step"] = 5658.4
     assert "5,658x the tokens/s of a training step" in "\n".join(table.table([one]))
 
 
@@ -127,17 +121,13 @@ def test_empty_columns_are_left_out():
     ]
 
 
-def test_a_peer_is_as_uncertain_as_its_pairs():
-    """Ours 0.33 times as fast as then, and gigatoken in turns with it 0.35: that is one mood of the machine."""
-    then, now = (
-        result("encode[B]", 1.0, {"gigatoken": 0.85}),
-        result("encode[B]", 1 / 0.33, {"gigatoken": 0.85}),
-    )
-    for run, seconds in ((then, 0.85), (now, 0.85 / 0.35)):
-        peer = run["extra_info"]["peers"]["gigatoken"]
-        peer["median"], peer["ratio"] = seconds, {"median": 0.85, "low": 0.7, "high": 0.94, "rounds": 9}
-    before = {then["fullname"]: then}
-    assert any("0.33x noise" in text for text in table.table([now], before))
-    for run in (then, now):  # pairs that agree: then so little is told apart
-        run["extra_info"]["peers"]["gigatoken"]["ratio"] |= {"low": 0.849, "high": 0.851}
-    assert any(text.endswith("0.33x") for text in table.table([now], before))
+def test_the_facts_of_a_run():
+    one = run(result("encode[A]", 0.001), selection="-k encode")
+    assert table.facts(one) == [
+        "Suite, quick sizes, a selection (-k encode): A <CPU>, 2 cores",
+        "2026-11-23 08:00 UTC, commit abc with uncommitted changes, Linux x86_64, host here",
+        "from 0001_abc.json",
+        "python 3.11",
+        "measured ceilings: read 20 GB/s",
+    ]
+    assert table.facts(target_table())[0] == "Targets of the tokenizer table: A <CPU>, 2 cores"

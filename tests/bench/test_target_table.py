@@ -1,84 +1,51 @@
-"""Rows judge themselves, and what was measured so far is on the disk."""
+"""What was measured so far is on the disk, and a row that raises does not stop the next."""
 
-import json
 from datetime import UTC, datetime
 
 import pytest
 
-from bench.target_table import Row, attempt, line, measure, read_rows, save
+from bench import machine, results
+from bench.results import Row
+from bench.target_table import attempt, compared, measure
+from tests.bench.results import MACHINE
 
 
-@pytest.mark.parametrize(
-    ("value", "at_most", "verdict"),
-    [
-        (3.5, False, "aim"),
-        (2.5, False, "must"),
-        (1.5, False, "missed"),
-        (1.5, True, "aim"),
-        (4.0, True, "missed"),
-    ],
-)
-def test_verdicts(value, at_most, verdict):
-    must, aim = (3, 2) if at_most else (2, 3)
-    assert Row("x", must, aim, value, "", at_most).verdict == verdict
-
-
-def test_a_row_without_an_aim_is_never_better_than_must():
-    assert Row("x", 5, None, 4.0, "", at_most=True).verdict == "must"
-
-
-def test_a_figure_without_a_target_is_not_judged():
-    row = Row("x", None, None, 4.0, "4 s")
-    assert row.verdict == "-" and line(row) == "     -  x: 4 s"
-
-
-def test_rows_are_saved_with_the_machine(tmp_path):
-    path = tmp_path / "t.json"
-    save(path, {"cpu": "c"}, [Row("x", 1, None, 2.0, "shown", data={"times": [1.0]})], took=3.0)
-    saved = json.loads(path.read_text())
-    assert saved["cpu"] == "c" and saved["seconds"] == 3.0
-    age = datetime.now(UTC) - datetime.fromisoformat(saved["datetime"])
-    assert 0 <= age.total_seconds() < 60
-    assert saved["rows"][0]["verdict"] == "must" and saved["rows"][0]["data"] == {"times": [1.0]}
-    assert [file.name for file in tmp_path.iterdir()] == ["t.json"]
+@pytest.fixture(autouse=True)
+def here(monkeypatch):
+    monkeypatch.setattr(machine, "describe", lambda gpu=None: MACHINE | {"gpu": gpu})
 
 
 def test_what_was_measured_before_an_error_is_on_the_disk(tmp_path, capsys):
     def rows():
-        yield Row("first", 2, 3, 2.5, "2.5 x")
-        yield Row("second", 5, None, 6.0, "6 s", at_most=True)
+        yield Row("first", 2.5, "2.5 x", 2, 3)
+        yield Row("second", 6.0, "6 s", 5, at_most=True)
         raise RuntimeError("the third")
 
     with pytest.raises(RuntimeError, match="the third"):
-        measure("a machine", {"commit": "abc", "dirty": True}, rows(), tmp_path / "t.json")
-    told = capsys.readouterr().out
-    assert "a machine, commit abc with changes; load" in told
-    assert "  must  first (at least 2, aim 3): 2.5 x" in told
-    assert "missed  second (at most 5, aim None): 6 s" in told
-    assert [row["name"] for row in json.loads((tmp_path / "t.json").read_text())["rows"]] == [
-        "first",
-        "second",
-    ]
+        measure("x", rows(), tmp_path / "t.json", gpu="a card", config="c")
+    out = capsys.readouterr().out
+    assert "a card, 2 cores, commit abc with changes; load" in out
+    assert "  must  first (at least 2, aim 3): 2.5 x" in out
+    assert "missed  second (at most 5, aim None): 6 s" in out
+    run = results.read(tmp_path / "t.json")
+    assert [row.name for row in run.rows] == ["first", "second"]
+    assert (run.table, run.settings, run.machine["gpu"]) == ("x", {"config": "c"}, "a card")
+    assert 0 <= (datetime.now(UTC) - datetime.fromisoformat(run.datetime)).total_seconds() < 60
 
 
-def test_a_row_that_comes_again_takes_the_place_of_the_first(tmp_path, capsys):
-    first, again = Row("x", None, None, 5.0, "5 x"), Row("x", 2, 3, 5.0, "5 x", wrong="loss differs by 0.1")
-    other = Row("y", None, None, 1.0, "1 x")
-    assert (
-        measure("a machine", {"commit": "abc", "dirty": False}, [first, again, other], tmp_path / "t.json")
-        == 1
-    )
-    assert read_rows(tmp_path / "t.json") == [again, other]
-    capsys.readouterr()
+def test_a_row_that_comes_again_replaces_the_first(tmp_path, capsys):
+    first, again = Row("x", 5.0, "5 x"), Row("x", 5.0, "5 x", 2, 3, wrong="loss differs by 0.1")
+    other = Row("y", 1.0, "1 x")
+    assert measure("x", [first, again, other], tmp_path / "t.json") == 1
+    assert results.read(tmp_path / "t.json").rows == [again, other]
+    assert measure("x", [other], tmp_path / "t.json") == 0
+    assert "1 x" in capsys.readouterr().out
 
 
-def test_a_wrong_row_meets_no_target_and_keeps_its_figure(tmp_path, capsys):
-    row = Row("x", 2, 3, 5.0, "5 x", wrong="loss differs by 0.1", predicted="4-6")
-    assert row.verdict == "WRONG"
-    assert line(row) == " WRONG  x (at least 2, aim 3): loss differs by 0.1; 5 x [predicted 4-6]"
-    assert measure("a machine", {"commit": "abc", "dirty": False}, [row], tmp_path / "t.json") == 1
-    assert measure("a machine", {"commit": "abc", "dirty": False}, [], tmp_path / "t.json") == 0
-    capsys.readouterr()
+def test_the_default_file_names_table_and_device(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("bench.target_table.RESULTS", tmp_path)
+    measure("x", [Row("y", 1.0)], suffix="_quick")
+    assert capsys.readouterr().out.endswith(f"; {tmp_path}/x_a-cpu_quick.json\n")
 
 
 def test_a_row_that_raises_is_a_row(capsys):
@@ -86,14 +53,16 @@ def test_a_row_that_raises_is_a_row(capsys):
         raise RuntimeError("no such kernel\nmore")
 
     row = attempt("x", breaks)
-    assert row.verdict == "FAILED" and line(row) == "FAILED  x: FAILED: RuntimeError: no such kernel; "
+    assert row.verdict == "FAILED" and row.line == "FAILED  x: FAILED: RuntimeError: no such kernel; "
     assert "Traceback" in capsys.readouterr().err
-    assert attempt("x", lambda: Row("y", 1, None, 2.0, "")).name == "y"
+    assert attempt("x", lambda: Row("y", 2.0, must=1)).name == "y"
 
 
-def test_saved_rows_are_read_again(tmp_path):
-    rows = [Row("x", 1, None, 2.0, "shown", True, {"times": [1.0]}, "3", "no")]
-    save(tmp_path / "t.json", {}, rows, 0.0)
-    assert read_rows(tmp_path / "t.json") == rows
-    (tmp_path / "half.json").write_text('{"rows": [{"na')
-    assert read_rows(tmp_path / "half.json") == read_rows(tmp_path / "none.json") == []
+def test_the_value_of_a_comparison_is_its_ratio():
+    row = compared("x", {"ours": [1.0, 1.0], "peer": [2.0, 2.0]}, "peer", 1.5, note=3)
+    assert (row.value, row.shown, row.verdict, row.data) == (
+        2.0,
+        "2.00 (2.00-2.00) x peer",
+        "must",
+        {"note": 3},
+    )

@@ -5,8 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from bench import corpora, tokenizer_scaling
-from bench.target_table import read_rows
+from bench import corpora, results, tokenizer_scaling
 from bench.tokenizer_scaling import Subject, main, parts, rows, worker_counts
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
@@ -62,7 +61,7 @@ def test_command_line(text, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tokenizer_scaling, "VOCABULARY", 280)
     output = tmp_path / "s.json"
     monkeypatch.setattr(sys, "argv", ["x", "--rehearse", "--only", "train", "--output", str(output)])
-    assert main() == 0 and len(read_rows(output)) == 1
+    assert main() == 0 and len(results.read(output).rows) == 1
     monkeypatch.setattr(sys, "argv", ["x", "--prepare"])
     assert main() == 0
     capsys.readouterr()

@@ -42,7 +42,7 @@ def test_folders_globs_and_names(tmp_path):
         ("*.txt", r"no file matches this pattern"),
         ("list.json", r"list.json: is JSON, but not one record per line; convert it to .jsonl"),
         ("object.JSON.gz", r"object.JSON.gz: is JSON, but not one record per line"),
-        ("a.parquet.gz", r"a.parquet.gz: Parquet is compressed already"),
+        ("a.parquet.gz", r"a.parquet.gz: Parquet inside .*is not supported"),
         ("pipe.md", r"pipe.md: is a pipe or a device; give a regular file"),
         (
             "gone.md",
@@ -95,13 +95,16 @@ def test_links_in_a_circle_and_other_names_give_a_file_once(tmp_path):
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("a.txt.xz", "a.txt.xz: .xz files hold no text; unpack or convert it to text, .jsonl or .parquet"),
-        ("a.zip", "a.zip: .zip files hold no text"),
-        ("a.tar.gz", "a.tar.gz: .tar files hold no text"),
-        ("train.NPY", "train.NPY: .npy files hold no text"),
-        ("train.npy.gz", "train.npy.gz: .npy files hold no text"),
-        ("a.ZIP.Zst", "a.ZIP.Zst: .zip files hold no text"),
-        ("a.txt.gz.gz", "a.txt.gz.gz: is packed twice"),
+        (
+            "a.txt.xz",
+            "a.txt.xz: .xz files are not text; decompress or convert it to text, .jsonl or .parquet",
+        ),
+        ("a.zip", "a.zip: .zip files are not text"),
+        ("a.tar.gz", "a.tar.gz: .tar files are not text"),
+        ("train.NPY", "train.NPY: .npy files are not text"),
+        ("train.npy.gz", "train.npy.gz: .npy files are not text"),
+        ("a.ZIP.Zst", "a.ZIP.Zst: .zip files are not text"),
+        ("a.txt.gz.gz", "a.txt.gz.gz: is compressed twice"),
     ],
 )
 def test_what_would_be_read_as_nonsense_is_refused(tmp_path, name, match):
@@ -114,7 +117,7 @@ def test_what_would_be_read_as_nonsense_is_refused(tmp_path, name, match):
 def test_text_that_begins_as_another_format_does_is_refused(tmp_path):
     for data, format in ((gzip.compress(b"text"), "gzip"), ("text".encode("utf-16"), "UTF-16 or UTF-32")):
         (tmp_path / "a.txt").write_bytes(data)
-        with pytest.raises(UserError, match=f"a.txt: is not UTF-8 text but {format}, by its first bytes"):
+        with pytest.raises(UserError, match=f"a.txt: is {format}, not UTF-8 text, by its first bytes"):
             find_sources([tmp_path])
 
 
@@ -138,13 +141,13 @@ def test_json_packed_or_named_holds_records_and_a_folder_says_what_it_leaves_out
 @pytest.mark.parametrize(
     ("name", "content", "remark"),
     [
-        ("bom.txt", b"\xef\xbb\xbfOne day", "begins with a byte order mark, which is kept"),
+        ("bom.txt", b"\xef\xbb\xbfOne day", "starts with a byte order mark, which is kept"),
         (
             "latin.txt",
             "caf\xe9 au lait".encode("latin-1"),
-            "is not UTF-8 from byte 3 on, and its bytes are kept",
+            "is not valid UTF-8 at byte 3, and its bytes are kept",
         ),
-        ("wide.txt", "One day".encode("utf-16-le"), "has zero bytes, which are kept"),
+        ("wide.txt", "One day".encode("utf-16-le"), "contains zero bytes, which are kept"),
         ("table.CSV", b"text,label\nOne day,1\n", "headers and separators included"),
         ("cut.txt", b"x" * 511 + "\u00e9".encode(), None),
     ],

@@ -1,11 +1,11 @@
-"""The plain twin of the fast tokenizer: slow, short, obviously right. Tests hold the compiled code equal to it.
+"""A slow and simple tokenizer that tests compare the compiled one with.
 
-Text is bytes; an invalid UTF-8 byte is one character, neither letter, number nor space (Python's
-`surrogateescape` gives exactly that). Special tokens are found leftmost first, the longest where several begin
-together.
+Text is bytes; an invalid UTF-8 byte is one character, neither letter, number nor space, as with Python's
+`surrogateescape`. Special tokens are found leftmost first, and of several at one position the longest.
 """
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -29,7 +29,7 @@ def split_specials(data: bytes, special_tokens: Sequence[bytes]) -> Iterator[tup
 
 
 def split_pretokens(text: bytes, expression: str) -> list[bytes]:
-    """Pretokens of text without special tokens; what the expression leaves out is a pretoken of its own."""
+    """Pretokens of text without special tokens; unmatched text becomes separate pretokens."""
     decoded = text.decode("utf-8", "surrogateescape")
     pieces, done = [], 0
     for match in regex.finditer(expression, decoded):
@@ -49,7 +49,7 @@ def count(data: bytes, special_tokens: Sequence[bytes], expression: str) -> Coun
 
 
 def learn_merges(counts: Mapping[bytes, int], num_merges: int) -> list[tuple[bytes, bytes]]:
-    """The most frequent pair first, ties to the greater pair of byte strings; ends where no pair is left."""
+    """The most frequent pair first, ties to the greater pair of byte strings; ends when no pair is left."""
     words = {word: [word[i : i + 1] for i in range(len(word))] for word in counts}
     merges = []
     while len(merges) < num_merges:
@@ -66,7 +66,7 @@ def learn_merges(counts: Mapping[bytes, int], num_merges: int) -> list[tuple[byt
 
 
 def merge_everywhere(symbols: list[bytes], pair: tuple[bytes, bytes]) -> list[bytes]:
-    """Every occurrence of the pair becomes one symbol, from left to right."""
+    """Merges every occurrence of the pair into one symbol, from left to right."""
     merged, i = [], 0
     while i < len(symbols):
         if tuple(symbols[i : i + 2]) == pair:
@@ -79,12 +79,12 @@ def merge_everywhere(symbols: list[bytes], pair: tuple[bytes, bytes]) -> list[by
 
 
 def merge_pretoken(pretoken: bytes, ranks: Mapping[tuple[bytes, bytes], int]) -> list[bytes]:
-    """One merge at a time: the lowest rank, the leftmost where equal."""
+    """Applies one merge at a time: the lowest rank, the leftmost of equal ranks."""
     symbols = [pretoken[i : i + 1] for i in range(len(pretoken))]
     while True:
-        pairs = [(ranks.get(pair, len(ranks)), i) for i, pair in enumerate(itertools.pairwise(symbols))]
-        rank, i = min(pairs, default=(len(ranks), 0))
-        if rank == len(ranks):
+        pairs = [(ranks.get(pair, math.inf), i) for i, pair in enumerate(itertools.pairwise(symbols))]
+        rank, i = min(pairs, default=(math.inf, 0))
+        if rank == math.inf:
             return symbols
         symbols[i : i + 2] = [symbols[i] + symbols[i + 1]]
 
@@ -96,9 +96,9 @@ def encode(
     special_tokens: Mapping[str, int],
     expression: str,
 ) -> list[int]:
-    """Ids of a byte string, all special tokens allowed."""
+    """The ids of a byte string, with all special tokens allowed."""
     specials = {text.encode("utf-8", "surrogateescape"): number for text, number in special_tokens.items()}
-    id_of = {
+    ids_by_token = {
         text: number
         for number, text in sorted(vocab.items(), reverse=True)
         if number not in specials.values()
@@ -112,5 +112,5 @@ def encode(
             ids.append(specials[piece])
         else:
             for pretoken in split_pretokens(piece, expression):
-                ids += [id_of[symbol] for symbol in merge_pretoken(pretoken, ranks)]
+                ids += [ids_by_token[symbol] for symbol in merge_pretoken(pretoken, ranks)]
     return ids

@@ -1,6 +1,6 @@
-"""Text to compare tokenizers on: generated here, and real files where a checkout has them next to it.
+"""Texts for comparing tokenizers: generated ones, and real files if they exist next to the checkout.
 
-`sample(name)` gives UTF-8 bytes. NAMES holds the generated texts, which every clone tests, then the real files.
+`sample(name)` returns UTF-8 bytes. NAMES lists the generated texts, which every clone tests, then the real files.
 """
 
 import random
@@ -33,7 +33,7 @@ Cầu cũ bắc qua sông đã một trăm năm. | Հին կամուրջը գե�
 
 
 def _shuffled(source: str, size: int, breaks: list[str]) -> bytes:
-    """At least `size` bytes of the source's words in random order, with its own and other white space between them."""
+    """At least `size` bytes of the source's words in random order, separated by its own and other whitespace."""
     random_words = random.Random(7)
     words, parts, length = source.replace("|", " ").split(" "), [], 0
     while length < size:
@@ -53,7 +53,7 @@ NAMES = [*GENERATED, *REAL]
 
 
 def sample(name: str) -> bytes:
-    """The text of that name; skips the test where it is a real file that this machine does not have."""
+    """The text of that name; skips the test if it is a real file that does not exist."""
     if name in GENERATED:
         return GENERATED[name]()
     if not (SHARED / name).exists():

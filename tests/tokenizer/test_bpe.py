@@ -1,4 +1,4 @@
-"""bpe.py: what the README promises of Tokenizer and train_bpe, against definitions and against tiktoken."""
+"""bpe.py and training.py: the public API of Tokenizer and train_bpe, compared with definitions and with tiktoken."""
 
 import copy
 import json
@@ -93,7 +93,7 @@ def test_training_summary(tokenizer, stories):
     assert training.counting_seconds > 0 and training.merging_seconds > 0
 
 
-def test_several_files_and_workers_give_the_same(stories, tokenizer, tmp_path):
+def test_result_is_independent_of_files_and_workers(stories, tokenizer, tmp_path):
     text = stories.read_bytes()
     half = text.index(b"<|endoftext|>", len(text) // 2)
     (tmp_path / "a.txt").write_bytes(text[:half])
@@ -134,10 +134,10 @@ def test_more_vocabulary_than_pairs(tmp_path, caplog):
         ({"vocab_size": 300, "pattern": "gtp2"}, "gtp2"),
         ({"vocab_size": 300, "paths": "missing.txt"}, "missing.txt: no such file"),
         ({"vocab_size": 300, "paths": []}, "no input file"),
-        ({"vocab_size": 300, "paths": "/dev/null"}, "/dev/null.*(empty|plain file)"),
+        ({"vocab_size": 300, "paths": "/dev/null"}, "/dev/null.*(empty|regular file)"),
     ],
 )
-def test_training_refuses(stories, arguments, match):
+def test_training_rejects_bad_settings(stories, arguments, match):
     with pytest.raises(UserError, match=match) as caught:
         train_bpe(arguments.pop("paths", stories), **arguments)
     assert "\n" not in str(caught.value)
@@ -159,7 +159,7 @@ def test_encodes_like_tiktoken(stories, pattern):
 
 
 @pytest.mark.parametrize("text", HARD, ids=lambda text: ascii(text[:12]))
-def test_hard_text_returns(tokenizer, text):
+def test_difficult_text_round_trips(tokenizer, text):
     ids = tokenizer.encode_array(text)
     assert ids.dtype == np.uint32
     data = text.encode("utf-8", "surrogatepass")
@@ -170,29 +170,29 @@ def test_hard_text_returns(tokenizer, text):
 
 
 @pytest.mark.parametrize("data", HARD_BYTES, ids=repr)
-def test_hard_bytes_return(tokenizer, data):
+def test_difficult_bytes_round_trip(tokenizer, data):
     for text in (data, bytearray(data), memoryview(data), np.frombuffer(data, np.uint8)):
         assert tokenizer.decode_bytes(tokenizer.encode_array(text)) == data
 
 
 @settings(deadline=None, derandomize=True, max_examples=200)
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=100)))
-def test_anything_returns(tokenizer, text):
+def test_random_text_and_bytes_round_trip(tokenizer, text):
     ids = tokenizer.encode(text)
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     assert tokenizer.decode_bytes(ids) == data
     assert "".join(tokenizer.decode_stream(ids)) == tokenizer.decode(ids) == data.decode("utf-8", "replace")
 
 
-def test_stream_never_shows_half_a_character(tokenizer):
+def test_stream_yields_complete_characters(tokenizer):
     text = "🙂 naïve 日本語 e\u0301"
-    ids = list(text.encode())  # one byte a token
+    ids = list(text.encode())  # one byte per token
     pieces = list(tokenizer.decode_stream(iter(ids)))
     assert "".join(pieces) == text and pieces == list(text)
     assert list(tokenizer.decode_stream([0xF0, 0x9F])) == ["\ufffd"]
 
 
-def test_decode_refuses_ids_outside(tokenizer):
+def test_decode_rejects_ids_outside_the_vocabulary(tokenizer):
     for ids in (
         [1, 2, 5000],
         np.array([1, 2, 5000]),
@@ -212,29 +212,29 @@ def test_decode_refuses_ids_outside(tokenizer):
 @pytest.mark.parametrize(
     ("ids", "match"),
     [
-        (np.array([97.5]), r"shape \(\d+,\) and float64"),
+        (np.array([97.5]), r"shape \(\d+,\) and dtype float64"),
         (np.array([True]), "bool"),
         (np.array([97, None])[:1], "object"),
         (np.array([[97, 98]]), r"shape \(\d+, 2\)"),
         (np.array([-3], np.int8), "id -3 at position 0"),
         (np.array([2**64 - 1], np.uint64), "id 18446744073709551615 at position 0"),
-        ([97.5], "97.5 at position 0 is no integer"),
-        (["97"], "'97' at position 0 is no integer"),
-        ([None], "None at position 0 is no integer"),
-        ([[97]], r"\[97\] at position 0 is no integer"),
+        ([97.5], "97.5 at position 0 is not an integer"),
+        (["97"], "'97' at position 0 is not an integer"),
+        ([None], "None at position 0 is not an integer"),
+        ([[97]], r"\[97\] at position 0 is not an integer"),
         ([2**63], "id 9223372036854775808 at position 0"),
     ],
     ids=str,
 )
-def test_decode_refuses_what_is_no_id(tokenizer, ids, match, many):
+def test_decode_rejects_values_that_are_not_ids(tokenizer, ids, match, many):
     ids = np.concatenate([ids] * many) if isinstance(ids, np.ndarray) else ids * many
     with pytest.raises(UserError, match=match) as caught:
         tokenizer.decode(ids)
     assert "\n" not in str(caught.value)
 
 
-def test_decode_takes_nothing_and_integers_of_any_kind(tokenizer):
-    class Element:  # as iterating over a tensor gives them: integers, but no keys of a dict
+def test_decode_accepts_empty_input_and_any_integer_type(tokenizer):
+    class Element:  # like the elements of a tensor: integers, but not keys of a dict
         def __index__(self):
             return 97
 
@@ -244,13 +244,13 @@ def test_decode_takes_nothing_and_integers_of_any_kind(tokenizer):
         for ids in ([Element()] * n, np.full(n, 97, ">u2"), np.full(n, 97, np.uint64), iter([97] * n)):
             assert tokenizer.decode(ids) == "a" * n
     assert "".join(tokenizer.decode_stream([Element(), np.uint16(98)])) == "ab"
-    with pytest.raises(UserError, match=r"id 97\.9 is no integer"):
+    with pytest.raises(UserError, match=r"id 97\.9 is not an integer"):
         list(tokenizer.decode_stream([97.9]))
     with pytest.raises(UserError, match="shape"):
         tokenizer.decode(np.array(97))
 
 
-def test_arrays_of_text_are_bytes_or_refused(tokenizer):
+def test_text_arrays_must_be_bytes(tokenizer):
     for n in (6, 40_000):
         text = np.frombuffer(b"the cat " * n, np.uint8)
         expected = tokenizer.encode(bytes(text[::2]))
@@ -289,7 +289,7 @@ def test_special_tokens_by_call(tokenizer):
         tokenizer.encode(text, allowed_special="none", disallowed_special="all")
     assert tokenizer.encode(text, disallowed_special="all") == [97, end, 98]
     for wrong in ({"allowed_special": {"<|pad|>"}}, {"disallowed_special": {"<|pad|>"}}):
-        with pytest.raises(UserError, match=r"'<\|pad\|>' is no special token of this tokenizer"):
+        with pytest.raises(UserError, match=r"'<\|pad\|>' is not a special token of this tokenizer"):
             tokenizer.encode(text, **wrong)
     with pytest.raises(UserError, match="allowed_special='some'"):
         tokenizer.encode(text, allowed_special="some")
@@ -323,7 +323,7 @@ def test_a_special_token_that_is_an_ordinary_entry():
         ({i: bytes([i]) for i in range(256)}, [], {"<|x|>": -5}, "id -5 .* is negative"),
     ],
 )
-def test_what_does_not_fit_together(vocab, merges, special, match):
+def test_inconsistent_vocabularies_are_rejected(vocab, merges, special, match):
     with pytest.raises(UserError, match=match):
         Tokenizer(vocab, merges, special)
 
@@ -338,7 +338,7 @@ def test_batch(tokenizer):
 
 
 @pytest.mark.parametrize("text", ["One", b"One"])
-def test_one_text_is_no_batch(tokenizer, text):
+def test_a_single_text_is_not_a_batch(tokenizer, text):
     with pytest.raises(UserError, match="letter by letter"):
         tokenizer.encode_batch(text)
 
@@ -354,8 +354,8 @@ def test_encode_file_and_its_summary(tokenizer, stories, tmp_path):
     assert ids.dtype == np.uint16 and ids.tolist() == tokenizer.encode(stories.read_bytes())
     size = stories.stat().st_size
     assert seen[-1] == (size, size)
-    told = json.loads((tmp_path / "x.npy.json").read_text())
-    assert told == {
+    saved = json.loads((tmp_path / "x.npy.json").read_text())
+    assert saved == {
         "source": str(stories),
         "tokens": len(ids),
         "bytes": size,
@@ -369,7 +369,7 @@ def test_encode_file_and_its_summary(tokenizer, stories, tmp_path):
     assert summary.tokens == len(ids) and summary.bytes == size
 
 
-def test_encode_file_refuses(tokenizer, stories, tmp_path):
+def test_encode_file_rejects_bad_paths(tokenizer, stories, tmp_path):
     (tmp_path / "empty.txt").write_bytes(b"")
     for src, dst, match in (
         (tmp_path / "no.txt", tmp_path / "x.npy", "no.txt: no such file"),
@@ -384,7 +384,7 @@ def test_encode_file_refuses(tokenizer, stories, tmp_path):
 
 @pytest.mark.parametrize(("src", "dst"), [("a.txt", "a.txt"), ("ids.json", "ids")])
 def test_encode_file_never_destroys_its_input(tokenizer, tmp_path, src, dst):
-    """The second: the summary, `dst`.json, would take the input's place."""
+    """In the second case the summary, `dst`.json, would overwrite the input."""
     (tmp_path / src).write_text("One small boat.")
     with pytest.raises(UserError, match=f"{src}: is also the input"):
         tokenizer.encode_file(tmp_path / src, tmp_path / dst)
@@ -392,7 +392,7 @@ def test_encode_file_never_destroys_its_input(tokenizer, tmp_path, src, dst):
     assert [path.name for path in tmp_path.iterdir()] == [src]
 
 
-def test_an_interrupted_encoding_leaves_nothing(tokenizer, stories, tmp_path):
+def test_an_interrupted_encoding_leaves_no_files(tokenizer, stories, tmp_path):
     def stop(done, total):
         raise KeyboardInterrupt
 
@@ -406,7 +406,7 @@ def test_an_interrupted_encoding_leaves_nothing(tokenizer, stories, tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_fingerprint_tells_tokenizers_apart(tokenizer):
+def test_different_tokenizers_have_different_fingerprints(tokenizer):
     parts = (tokenizer.vocab, tokenizer.merges)
     same = Tokenizer(*parts, tokenizer.special_tokens)
     assert same.fingerprint() == tokenizer.fingerprint()
@@ -427,7 +427,7 @@ def test_large_vocabularies_are_uint32():
     assert large.encode("a<|a|>") == [97, 65_536]
 
 
-def test_token_lengths_are_those_of_the_tokens():
+def test_token_lengths():
     tokenizer = Tokenizer(
         {i: bytes([i]) for i in range(256)} | {256: b"ab"}, [(b"a", b"b")], {"<|end|>": 300}
     )

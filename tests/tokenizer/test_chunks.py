@@ -1,4 +1,4 @@
-"""Cuts are safe, special tokens are found, threads keep the order, custom patterns lose no byte."""
+"""chunks.py: safe cuts, special tokens, order of results from threads, custom patterns."""
 
 import random
 import threading
@@ -8,7 +8,7 @@ import pytest
 
 from lmfast.errors import UserError
 from lmfast.tokenizer import chunks as chunks_module
-from lmfast.tokenizer.chunks import SpecialTokens, Splitter, in_order, next_cut, padded
+from lmfast.tokenizer.chunks import SpecialTokens, Splitter, map_in_order, next_cut, padded
 from lmfast.tokenizer.patterns import NAMED, get_pattern
 from tests.tokenizer import oracle
 from tests.tokenizer.compiled.test_scanner import HARD
@@ -17,7 +17,7 @@ SPECIALS = [b"<|endoftext|>", b"<|end|>", b"<|end|><|end|>", b"a b", b"|>"]
 
 
 def pretokens(data: bytes, specials: list[bytes], pattern) -> list[bytes]:
-    """As the oracle sees the whole text, special tokens included."""
+    """The oracle's pretokens of the whole text, special tokens included."""
     found = []
     for piece, special in oracle.split_specials(data, specials):
         found += [piece] if special else oracle.split_pretokens(piece, pattern.regex)
@@ -25,7 +25,7 @@ def pretokens(data: bytes, specials: list[bytes], pattern) -> list[bytes]:
 
 
 def through_cuts(data: bytes, specials: list[bytes], pattern, piece_bytes: int) -> list[bytes]:
-    """The pretokens of all pieces, cut at every `piece_bytes` where that is safe."""
+    """The pretokens of all pieces, cut at safe positions about every `piece_bytes`."""
     finder, splitter = SpecialTokens(specials), Splitter(pattern)
     found, begin, bounds = [], 0, np.empty(1 << 12, np.int64)
     while begin < len(data):
@@ -71,8 +71,8 @@ def test_pretokens_do_not_depend_on_where_the_text_is_cut(name):
             assert through_cuts(data, specials, pattern, piece_bytes) == expected, (data, specials)
 
 
-def test_cuts_are_really_made():
-    """Otherwise the test above would hold for one chunk that is everything."""
+def test_cuts_are_found():
+    """Otherwise the test above would pass with a single chunk."""
     none, gpt2 = SpecialTokens([]), get_pattern("gpt2")
     for data, cut in (
         (b"hello world", 5),
@@ -88,19 +88,19 @@ def test_cuts_are_really_made():
     assert next_cut(data, 1, only_specials, get_pattern(r"\w+|\W")) == data.tobytes().index(b"<x>")
 
 
-def test_no_cut_in_a_text_without_a_safe_place():
+def test_no_cut_in_a_text_without_a_safe_cut():
     none, gpt2 = SpecialTokens([]), get_pattern("gpt2")
     for data in (b"x" * 5000, b"  \n  \n  " * 500, "\u00a0\n漢".encode() * 500):
         assert next_cut(np.frombuffer(data, np.uint8), 100, none, gpt2) == len(data)
 
 
-def test_a_cut_inside_a_special_token_is_passed_over():
+def test_cuts_inside_special_tokens_are_skipped():
     specials = SpecialTokens([b"no cut here please"])
     data = np.frombuffer(b"-no cut here please now here", np.uint8)
     assert next_cut(data, 1, specials, get_pattern("gpt2")) == data.tobytes().index(b" now")
 
 
-def test_specials_leftmost_first_and_the_longest_of_those_that_begin_together():
+def test_specials_leftmost_then_longest():
     rng = random.Random(6)
     for _ in range(300):
         data, specials = hard_text(rng), rng.sample(SPECIALS, rng.randint(1, len(SPECIALS)))
@@ -120,18 +120,18 @@ def test_specials_of_one_byte_and_at_every_alignment():
     assert len(SpecialTokens([b"ab"]).find(padded(b"ab" * 10_000), 0, 20_000)[1]) == 10_000
 
 
-def test_an_occurrence_that_ends_beyond_the_text_does_not_count():
+def test_an_occurrence_past_the_end_is_ignored():
     spans, _ = SpecialTokens([b"<x>"]).find(padded(b"..<x>"), 0, 4)
     assert len(spans) == 0
 
 
-def test_an_empty_special_token_is_refused():
+def test_an_empty_special_token_is_rejected():
     with pytest.raises(UserError, match="empty"):
         SpecialTokens([b"a", b""])
 
 
 @pytest.mark.parametrize("workers", [1, 2, 7])
-def test_results_come_in_the_order_of_the_tasks(workers):
+def test_results_are_in_task_order(workers):
     busy = threading.Semaphore(workers)
 
     def work(worker, task):
@@ -139,7 +139,7 @@ def test_results_come_in_the_order_of_the_tasks(workers):
         busy.release()
         return task * task
 
-    assert list(in_order(work, range(50), range(workers))) == [task * task for task in range(50)]
+    assert list(map_in_order(work, range(50), range(workers))) == [task * task for task in range(50)]
 
 
 def test_a_workers_exception_reaches_the_caller():
@@ -149,11 +149,11 @@ def test_a_workers_exception_reaches_the_caller():
         return task
 
     with pytest.raises(UserError, match="three"):
-        list(in_order(work, range(1000), range(2)))
+        list(map_in_order(work, range(1000), range(2)))
 
 
-def test_custom_patterns_say_once_that_they_are_slow(capsys):
-    chunks_module._say_once_that_it_is_slow.cache_clear()
+def test_a_slow_pattern_is_reported_once(capsys):
+    chunks_module._report_slow_pattern.cache_clear()
     for _ in range(2):
         Splitter(get_pattern(r"\w+|\W+"))
     said = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Counting against the oracle: any text, any number of workers, any memory."""
+"""counting.py compared with the oracle: any text, any number of workers, any memory limit."""
 
 import os
 from pathlib import Path
@@ -43,7 +43,7 @@ texts = st.lists(
 @given(
     texts.map(b"".join), st.sampled_from(["gpt2", "cl100k", "o200k", r"\w+|\s+"]), st.sampled_from([1, 2, 7])
 )
-def test_counts_are_the_oracles(tmp_path_factory, text, pattern, workers):
+def test_counts_equal_the_oracles(tmp_path_factory, text, pattern, workers):
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_bytes(text)
     expected = oracle.count(text, [END.encode()], get_pattern(pattern).regex)
@@ -89,7 +89,7 @@ def test_counts_that_spill_to_disk_are_exact(tmp_path, small_chunks, monkeypatch
     assert len(spilled) > 2
 
 
-def test_a_workers_full_table_is_handed_over(tmp_path, small_chunks, monkeypatch):
+def test_a_full_worker_table_is_added_to_the_totals(tmp_path, small_chunks, monkeypatch):
     path = tmp_path / "text.txt"
     path.write_bytes(mixed_text(30_000, seed=3))
     for module in (counting, count_table):
@@ -111,7 +111,7 @@ def test_hard_input(tmp_path):
         assert counted([path]) == oracle.count(text, [END.encode()], get_pattern("gpt2").regex), text[:60]
 
 
-def test_several_files_are_texts_of_their_own(tmp_path):
+def test_files_are_counted_separately(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"hello wor")
     (tmp_path / "b.txt").write_bytes(b"ld hello")
     (tmp_path / "empty.txt").write_bytes(b"")
@@ -119,7 +119,7 @@ def test_several_files_are_texts_of_their_own(tmp_path):
     assert counted(paths) == {b"hello": 1, b" wor": 1, b"ld": 1, b" hello": 1}
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(UserError, match=r"absent\.txt"):
         count_pretokens([tmp_path / "absent.txt"], [], get_pattern("gpt2"))
 
@@ -134,19 +134,19 @@ def test_progress_ends_at_the_files_size(tmp_path, small_chunks):
 
 @pytest.mark.parametrize("left", [0, -1])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_file_that_is_cut_short_meanwhile_is_one_line(tmp_path, small_chunks, monkeypatch, workers, left):
-    """It was a bus error, which left the folder of counts behind."""
+def test_a_file_truncated_while_read_is_one_error_line(tmp_path, small_chunks, monkeypatch, workers, left):
+    """Instead of a bus error that leaves the folder of counts behind."""
     path = tmp_path / "text.txt"
     path.write_bytes(b"some words " * 100)
     monkeypatch.setattr(counting.tempfile, "tempdir", str(tmp_path))
-    with pytest.raises(UserError, match=r"text\.txt: changed while it was read; start again"):
+    with pytest.raises(UserError, match=r"text\.txt: changed while it was read; rerun"):
         counted([path], num_workers=workers, progress=lambda done, total: os.truncate(path, left % total))
     assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("specials", [(), (END,), ("<|x|>", "me w")])
-def test_documents_count_like_files_of_their_own(tmp_path, small_chunks, specials):
-    """One that holds <|endoftext|> as text, too, and many that are counted together."""
+def test_documents_count_like_separate_files(tmp_path, small_chunks, specials):
+    """Including one that contains <|endoftext|> as text, and many that are counted together."""
     texts = [
         b"",
         b"some words",

@@ -1,4 +1,4 @@
-"""decoding.py against joining the tokens in plain Python."""
+"""decoding.py compared with joining the tokens in plain Python."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lmfast.errors import UserError
 from lmfast.tokenizer.decoding import Decoder
 
-# Lengths around the eight bytes that a row holds, an id that is missing, one token that is empty.
+# Lengths around the eight bytes of a row, missing ids, an empty token.
 VOCAB = {i: bytes([97 + i % 26]) * i for i in range(40)} | {50: b"\0" * 300, 51: bytes(range(256))}
 DECODER = Decoder(VOCAB)
 
@@ -18,13 +18,13 @@ DECODER = Decoder(VOCAB)
     st.lists(st.sampled_from(sorted(VOCAB)), max_size=60),
     st.sampled_from([np.uint16, np.uint32, np.int64, np.int32, np.uint8]),
 )
-def test_joins_the_tokens(ids, dtype):
+def test_decoding_joins_the_tokens(ids, dtype):
     out = DECODER.decode(np.array(ids, dtype))
     assert out.tobytes() == b"".join(VOCAB[i] for i in ids)
 
 
 @pytest.mark.parametrize("strange", [40, 45, 49, 52, 60_000])
-def test_unknown_ids_are_told_with_their_position(strange):
+def test_unknown_ids_are_reported_with_their_position(strange):
     ids = np.ones(100, np.uint16)
     ids[[17, 30]] = strange
     with pytest.raises(UserError, match=f"id {strange} at position 17 is outside the vocabulary of 52"):

@@ -1,4 +1,4 @@
-"""Split patterns that pass mean the same to `tokenizers`; those that do not are rejected, in both directions."""
+"""dialects.py: accepted split patterns mean the same to `tokenizers`; others are rejected when saved and when loaded."""
 
 import json
 import random
@@ -13,14 +13,14 @@ from lmfast.tokenizer.dialects import SAMPLES, check_saveable, difference
 from lmfast.tokenizer.patterns import NAMED, get_pattern
 
 VOCAB = {byte: bytes([byte]) for byte in range(256)}
-# The newest of OpenAI's for cl100k, whose \p{N}{1,3}+ split 1,130 of 2,000 numbers differently in tokenizers.
+# OpenAI's newest pattern for cl100k, whose \p{N}{1,3}+ splits 1,130 of 2,000 numbers differently in tokenizers.
 OPENAI = (
     r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]"""
     r"""|\s+(?!\S)|\s"""
 )
 SAME = [
     *(pattern.regex for pattern in NAMED.values()),
-    # Qwen 2, DeepSeek 3, and OpenAI's with the two constructs written as the hints say
+    # Qwen 2, DeepSeek 3, and OpenAI's with two constructs written as the hints suggest
     r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+""",
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
     r"""| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+""",
@@ -32,7 +32,7 @@ SAME = [
 
 
 @pytest.mark.parametrize("expression", SAME)
-def test_what_passes_is_the_same_in_tokenizers(expression):
+def test_accepted_patterns_split_like_tokenizers(expression):
     assert difference(expression) is None
     check_saveable(get_pattern(expression), "x")
     split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(expression), "isolated")
@@ -46,8 +46,8 @@ def test_what_passes_is_the_same_in_tokenizers(expression):
 @pytest.mark.parametrize(
     ("expression", "named"),
     [
-        (r"[\p{L}&&[^a]]+|.|\s", r"'\[\\\\p\{L\}&&\[\^a\]\]' at position 0; write it without sets in sets"),
-        (r"[a[b]]+|.", "sets in sets"),
+        (r"[\p{L}&&[^a]]+|.|\s", r"'\[\\\\p\{L\}&&\[\^a\]\]' at position 0; write it without nested sets"),
+        (r"[a[b]]+|.", "nested sets"),
         (r"[\d-x]|.", "position 0"),
         (r"[[:alpha:]]+|.", "position 0"),
         (r"[a||b]|.", "position 0"),
@@ -57,10 +57,10 @@ def test_what_passes_is_the_same_in_tokenizers(expression):
         (r"\w+|\W", r"write \[\\p\{L\}\\p\{M\}"),
         (r".+?\b|\s", r"'\\\\b"),
         (r"\h+|.", "position 0"),
-        (r"a{2}?|.", r"'\{2\}\?' at position 1; leave the \? out"),
+        (r"a{2}?|.", r"'\{2\}\?' at position 1; remove the \?"),
         (r"a{,3}|.", r"'\{,3\}' at position 1; write the lower bound"),
         (r"a{b}|.", r"'\{' at position 1; for the character"),
-        (r"(?s)a|.", r"'\(\?s\)' at position 0; leave the flags out"),
+        (r"(?s)a|.", r"'\(\?s\)' at position 0; remove the flags"),
         (r"(?i)ab|.", "position 0"),
         (r"(?i:ss)|.", "both cases"),
         (r"(?i:[f]l)|.", "both cases"),
@@ -70,11 +70,11 @@ def test_what_passes_is_the_same_in_tokenizers(expression):
         (r"\pL+|.", "position 0"),
         (r"\p{Punct}|.", "position 0"),
         (r"a(?:cat|dog){e<=1}|.", "position"),
-        (r"a*|.", "a match of no characters"),
+        (r"a*|.", "matches the empty string"),
         ("\ud800|.", "position 0"),
     ],
 )
-def test_what_differs_is_rejected_in_both_directions(tmp_path, expression, named):
+def test_other_patterns_are_rejected_when_saved_and_loaded(tmp_path, expression, named):
     tokenizer = Tokenizer(VOCAB, [], pattern=expression)
     path = tmp_path / "x.json"
     with pytest.raises(UserError, match=named) as caught:
@@ -91,8 +91,8 @@ def test_what_differs_is_rejected_in_both_directions(tmp_path, expression, named
     assert Tokenizer.load(tmp_path / "x.json", pattern=expression).pattern.regex == expression
 
 
-def test_a_folder_keeps_the_pattern_for_lmfast(tmp_path, caplog):
-    """And no tokenizer.json, which would split differently."""
+def test_a_folder_stores_a_pattern_that_only_lmfast_reads(tmp_path, caplog):
+    """Without a tokenizer.json, which would split differently."""
     expression = r"\w+|\W+"
     merges = [(b"a", b"b")]
     tokenizer = Tokenizer(VOCAB | {256: b"ab"}, merges, {"<|x|>": 257}, pattern=expression)
@@ -106,10 +106,10 @@ def test_a_folder_keeps_the_pattern_for_lmfast(tmp_path, caplog):
     assert Tokenizer.load(tmp_path / "vocab.json").pattern.name == "gpt2"
     whole = Tokenizer(VOCAB | {256: b"ab", 257: b"cd"}, merges, pattern=expression, ignore_merges=True)
     assert whole.ignore_merges
-    with pytest.raises(UserError, match="another split"):
+    with pytest.raises(UserError, match="splits differently"):
         whole.save(tmp_path / "new")
     assert not (tmp_path / "new").exists()
-    with pytest.raises(UserError, match="half a character"):
+    with pytest.raises(UserError, match="lone surrogate"):
         Tokenizer(VOCAB, [], pattern="\ud800|.").save(tmp_path / "half")
 
 
@@ -118,8 +118,8 @@ def test_an_empty_pattern():
         get_pattern("")
 
 
-def test_saving_runs_both(tmp_path, monkeypatch):
-    """Superscripts are word characters to Oniguruma; İ is an i to `regex`."""
+def test_saving_compares_with_tokenizers(tmp_path, monkeypatch):
+    """Oniguruma counts superscripts as word characters; `regex` matches İ as i."""
     monkeypatch.setattr(dialects, "difference", lambda expression: None)
     for expression, match in ((r"\w+|\W", "splits .* differently"), (r"(?P<x>a)|.", "cannot run")):
         with pytest.raises(UserError, match=match) as caught:
@@ -127,7 +127,7 @@ def test_saving_runs_both(tmp_path, monkeypatch):
         assert "\n" not in str(caught.value)
 
 
-def test_a_split_that_drops_what_does_not_match(tmp_path):
+def test_a_split_that_drops_unmatched_text(tmp_path):
     path = tmp_path / "x.json"
     for expression, passes in ((NAMED["cl100k"].regex, True), (r"\p{L}+", False)):
         Tokenizer(VOCAB, [], pattern=expression).save(path)
@@ -141,8 +141,8 @@ def test_a_split_that_drops_what_does_not_match(tmp_path):
                 Tokenizer.load(path)
 
 
-def test_a_run_of_an_earlier_version_goes_on(tmp_path, caplog):
-    """Its folder holds a pattern that Oniguruma reads otherwise: it was trained with what it means here."""
+def test_a_run_of_an_older_version_still_loads(tmp_path, caplog):
+    """Its folder contains a pattern that Oniguruma reads differently; the run was trained with lmfast's reading."""
     folder = tmp_path / "run" / "tokenizer"
     Tokenizer({i: bytes([i]) for i in range(256)}, [], pattern=r"[\p{L}]+|\s|.").save(folder)
     file = folder / "tokenizer.json"
@@ -151,4 +151,4 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path, caplog):
         Tokenizer.load(folder)
     (tmp_path / "run" / "config.yaml").touch()
     tokenizer = Tokenizer.load(folder)
-    assert "goes on so" in caplog.text and tokenizer.pattern.regex.startswith(r"\w+")
+    assert "which is used here too" in caplog.text and tokenizer.pattern.regex.startswith(r"\w+")

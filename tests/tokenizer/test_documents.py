@@ -1,4 +1,4 @@
-"""documents.py: where documents end, and samples that repeat with their seed."""
+"""documents.py: spans of documents, and samples that depend only on their seed."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lmfast.errors import UserError
-from lmfast.tokenizer.documents import documents_of, open_text, sample_documents
+from lmfast.tokenizer.documents import document_spans, open_text, sample_documents
 
 
 def as_text(data: bytes) -> np.ndarray:
@@ -24,10 +24,10 @@ def as_text(data: bytes) -> np.ndarray:
     ],
 )
 def test_documents(data, documents):
-    assert [data[start:end] for start, end in documents_of(as_text(data))] == documents
+    assert [data[start:end] for start, end in document_spans(as_text(data))] == documents
 
 
-def test_a_sample_is_without_blanks_and_repeats_with_its_seed():
+def test_a_sample_skips_blank_documents_and_depends_on_the_seed():
     data = b"<|endoftext|>".join(b"doc %d" % i for i in range(50)) + b"<|endoftext|>\n"
     text = as_text(data)
     sample = sample_documents(text, 10, 3)
@@ -36,23 +36,23 @@ def test_a_sample_is_without_blanks_and_repeats_with_its_seed():
     assert len(sample_documents(text, 1000, 0)) == 50
 
 
-def test_an_empty_text_is_refused(tmp_path):
+def test_an_empty_text_is_rejected(tmp_path):
     (tmp_path / "a.txt").touch()
     with pytest.raises(UserError, match=r"a.txt: is empty"):
         open_text(tmp_path / "a.txt")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the limit is not kept")
-def test_a_file_that_is_larger_than_the_address_space(tmp_path):
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces the limit")
+def test_a_file_larger_than_the_address_space(tmp_path):
     import resource
 
     path = tmp_path / "huge.txt"
     path.touch()
-    os.truncate(path, 1 << 42)  # no block of it is on the disk
+    os.truncate(path, 1 << 42)  # a sparse file
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (1 << 41, before[1]))
     try:
-        with pytest.raises(UserError, match=r"huge\.txt: cannot be mapped, no address space is left"):
+        with pytest.raises(UserError, match=r"huge\.txt: cannot be mapped, because no address space is left"):
             open_text(path)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)

@@ -1,4 +1,4 @@
-"""Encoding against the oracle and against tiktoken with the same ranks; files against memory."""
+"""encoding.py compared with the oracle and with tiktoken using the same ranks; files compared with memory."""
 
 import functools
 import os
@@ -30,7 +30,7 @@ LESSON = (
 
 @functools.cache
 def lesson(pattern: str):
-    """(vocab, merges, special tokens) learnt by the oracle; ids are shuffled, as files of others may have them."""
+    """(vocab, merges, special tokens) learnt by the oracle; ids are shuffled, as they may be in others' files."""
     expression = get_pattern(pattern).regex
     merges = oracle.learn_merges(oracle.count(LESSON, [], expression), 250)
     texts = [bytes([byte]) for byte in range(256)]
@@ -57,7 +57,7 @@ texts = st.lists(
 
 @settings(deadline=None, derandomize=True, max_examples=120)
 @given(texts, st.sampled_from([*sorted(NAMED), r"\w+|\s+"]))
-def test_ids_are_the_oracles(text, pattern):
+def test_ids_equal_the_oracles(text, pattern):
     assert encoder(pattern).encode(text).tolist() == oracle.encode(
         text, *lesson(pattern), get_pattern(pattern).regex
     )
@@ -76,13 +76,13 @@ def test_hard_input():
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(st.binary(max_size=300))
-def test_any_bytes_come_back(text):
+def test_any_bytes_round_trip(text):
     vocab, _, specials = lesson("gpt2")
     texts = {**vocab, **{number: name.encode() for name, number in specials.items()}}
     assert b"".join(texts[number] for number in encoder().encode(text).tolist()) == text
 
 
-def test_special_tokens_are_allowed_or_plain_text_per_call():
+def test_allowed_special_tokens():
     text = b"the" + END.encode()
     vocab, merges, specials = lesson("gpt2")
     plain = oracle.encode(text, vocab, merges, {}, get_pattern("gpt2").regex)
@@ -90,18 +90,18 @@ def test_special_tokens_are_allowed_or_plain_text_per_call():
     assert encoder().encode(text, set()).tolist() == plain
     assert encoder().encode(text, {END})[-1] == specials[END]
     assert encoder().encode(text, {"<|end"}).tolist() != encoder().encode(text, {END}).tolist()
-    with pytest.raises(UserError, match="no special token"):
+    with pytest.raises(UserError, match="not a special token"):
         encoder().encode(text, {"<|nope|>"})
 
 
-def test_a_token_that_no_merge_reaches_is_never_given():
-    """`abc` is in the vocabulary, but `ab` is not: seeding the cache with tokens as their own ids would find it."""
+def test_a_token_that_no_merge_makes_is_never_used():
+    """`abc` is in the vocabulary, but `ab` is not: a cache that maps each token to its own id would return it."""
     texts = [*(bytes([byte]) for byte in range(256)), b"abc", b"bc"]
     compiled = Encoder(dict(enumerate(texts)), [(b"b", b"c")], {}, get_pattern("gpt2"))
     assert compiled.encode(b"abc").tolist() == [97, 257]
 
 
-def test_an_entry_of_no_bytes_changes_nothing():
+def test_an_empty_entry_has_no_effect():
     vocab, merges, specials = lesson("gpt2")
     compiled = Encoder({**vocab, len(vocab) + 10: b""}, merges, specials, get_pattern("gpt2"))
     without = Encoder(vocab, merges, specials, get_pattern("gpt2"))
@@ -109,16 +109,17 @@ def test_an_entry_of_no_bytes_changes_nothing():
     assert compiled.encode(LESSON).tolist() == encoder().encode(LESSON).tolist()
 
 
-def test_the_lower_of_two_ids_with_the_same_bytes():
+def test_the_lower_of_two_ids_with_the_same_bytes_is_used():
     texts = [*(bytes([byte]) for byte in range(256)), b"aa", b"aaa", b"aaa"]
     merges = [(b"a", b"a"), (b"aa", b"a"), (b"a", b"aa")]
     assert Encoder(dict(enumerate(texts)), merges, {}, get_pattern("gpt2")).encode(b"aaa").tolist() == [257]
 
 
 @pytest.mark.parametrize(
-    "wrong, message", [("byte", "0x07"), ("merge", "which the vocabulary does not hold"), ("id", "too large")]
+    "wrong, message",
+    [("byte", "0x07"), ("merge", "which the vocabulary does not contain"), ("id", "too large")],
 )
-def test_vocabularies_that_do_not_fit(wrong, message):
+def test_bad_vocabularies_are_rejected(wrong, message):
     vocab = {byte: bytes([byte]) for byte in range(256)}
     merges = []
     if wrong == "byte":
@@ -180,7 +181,7 @@ def small_chunks(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
 @pytest.mark.parametrize("workers", [1, 2, 7])
-def test_files_give_the_ids_of_memory_whatever_the_workers(tmp_path, small_chunks, workers, dtype):
+def test_files_and_memory_give_the_same_ids(tmp_path, small_chunks, workers, dtype):
     text = (LESSON + END.encode() + b"\xff\xfe\n") * 40
     (tmp_path / "text.txt").write_bytes(text)
     seen = []
@@ -207,7 +208,7 @@ def test_an_empty_file_gives_no_ids(tmp_path):
     assert np.load(tmp_path / "ids.npy").shape == (0,)
 
 
-def test_an_interrupted_run_leaves_nothing(tmp_path, small_chunks):
+def test_an_interrupted_run_leaves_no_files(tmp_path, small_chunks):
     (tmp_path / "text.txt").write_bytes(LESSON * 10)
 
     def interrupt(done, total):
@@ -220,7 +221,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, small_chunks):
 
 @pytest.mark.parametrize("left", [0, -1])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_file_that_is_cut_short_meanwhile_is_one_line(tmp_path, small_chunks, workers, left):
+def test_a_file_truncated_while_read_is_one_error_line(tmp_path, small_chunks, workers, left):
     path = tmp_path / "text.txt"
     path.write_bytes(LESSON * 10)
     with pytest.raises(UserError, match=r"text\.txt: changed while it was read"):
@@ -236,8 +237,8 @@ def test_a_file_that_is_cut_short_meanwhile_is_one_line(tmp_path, small_chunks, 
 
 
 @pytest.mark.parametrize("size", [65_535, 65_536, 65_537])
-def test_vocabularies_around_the_last_id_of_16_bits(tmp_path, size):
-    """The last merges make the highest ids; a special token of the highest id is there too."""
+def test_vocabularies_around_65536_ids(tmp_path, size):
+    """The last merges make the highest ids, below one special token."""
     texts = [bytes([byte]) for byte in range(256)]
     merges = [(bytes([i]), bytes([k])) for i in range(256) for k in range(256)][: size - 258]
     merges.append((b"zz", b"zz"))
@@ -256,9 +257,9 @@ def test_vocabularies_around_the_last_id_of_16_bits(tmp_path, size):
     assert b"".join({**vocab, size - 1: END.encode()}[i] for i in ids.tolist()) == text
 
 
-def test_one_pretoken_of_a_megabyte_is_linear():
-    """Four times the length may cost five times the time on a quiet machine (docs/LOG.md); here seven, as a
-    quadratic way would take sixteen."""
+def test_a_long_pretoken_takes_linear_time():
+    """Four times the length takes five times as long on an idle machine (docs/LOG.md); quadratic time would be sixteen
+    times."""
     best = []
     for size in (1_000_000, 4_000_000):
         times = []

@@ -1,4 +1,4 @@
-"""formats.py against the packages whose formats these are: what we save they load, with identical ids, and back."""
+"""formats.py and the files of each format, compared with the packages that define them: same ids in both directions."""
 
 import json
 from pathlib import Path
@@ -69,11 +69,11 @@ def test_byte_characters_are_gpt2s():
 
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(st.binary(max_size=40))
-def test_spelling_returns(token):
+def test_spelling_round_trips(token):
     assert unspell(spell(token)) == token
 
 
-def test_unspell_refuses_what_is_no_byte():
+def test_unspell_returns_none_for_other_characters():
     assert unspell("a b") is None and unspell("日") is None
 
 
@@ -103,7 +103,7 @@ def test_tokenizer_json_in_tokenizers_and_transformers(trained, tmp_path):
         assert theirs.encode(text).ids == ids, text
         assert fast.encode(text) == ids, text
         assert theirs.decode(ids, skip_special_tokens=False) == text
-    # What their own writer makes of it loads back to the same tokenizer.
+    # The file that tokenizers writes loads as the same tokenizer.
     theirs.save(str(tmp_path / "again.json"))
     same(Tokenizer.load(tmp_path / "again.json"), trained)
 
@@ -132,7 +132,7 @@ def test_tiktoken_ranks(trained, tmp_path):
         assert theirs.encode_ordinary(text) == trained.encode(text, allowed_special="none")
     same(Tokenizer.load(path, pattern=trained.pattern.name, special_tokens=trained.special_tokens), trained)
     same(Tokenizer.load(path, pattern=trained.pattern.name, special_tokens=SPECIAL), trained)
-    with pytest.raises(UserError, match=r"ranks.tiktoken: does not say how text is split"):
+    with pytest.raises(UserError, match=r"ranks.tiktoken: does not contain the split pattern"):
         Tokenizer.load(path)
 
 
@@ -163,7 +163,7 @@ def test_foreign_ids_are_kept(permuted, trained, tmp_path):
 
 def test_ranks_need_ids_in_the_order_of_the_merges(trained, tmp_path):
     vocab = {i: bytes([i]) for i in range(256)} | {900 - i: a + b for i, (a, b) in enumerate(trained.merges)}
-    with pytest.raises(UserError, match=r"x.tiktoken: ids do not rise"):
+    with pytest.raises(UserError, match=r"x.tiktoken: ids do not increase"):
         Tokenizer(vocab, trained.merges).save(tmp_path / "x.tiktoken")
     assert list(tmp_path.iterdir()) == []
 
@@ -178,7 +178,7 @@ def write_student_files(folder: Path, vocab: dict, merges: str) -> tuple[Path, P
 @pytest.mark.parametrize("end", ["\n", "", "\r\n"])
 @pytest.mark.parametrize("special", ["<|endoftext|>", "<|endĠofĠtext|>", "<|end of text|>"])
 def test_course_style_files(tmp_path, header, end, special):
-    # A special token first or among the bytes, spelt or not; a merge of "#" that is no header.
+    # A special token first or among the bytes, spelt or not; a merge of "#" that is not a header.
     vocab = {special: 0} | {spell(bytes([byte])): byte + 1 for byte in range(256)} | {"##": 257, "Ġt": 258}
     files = write_student_files(tmp_path, vocab, header + "# #\nĠ t" + end)
     text = special.replace("Ġ", " ")
@@ -192,7 +192,7 @@ def test_course_style_files(tmp_path, header, end, special):
         assert tokenizer.encode(f"##{text} t") == [257, 0, 258]
 
 
-def test_special_tokens_that_the_vocabulary_lacks_come_after_it(tmp_path):
+def test_new_special_tokens_get_ids_after_the_vocabulary(tmp_path):
     vocab = {spell(bytes([byte])): byte for byte in range(256)} | {"<|endoftext|>": 256}
     files = write_student_files(tmp_path, vocab, "")
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
@@ -216,9 +216,9 @@ BYTES = {spell(bytes([byte])): byte for byte in range(256)}
 @pytest.mark.parametrize(
     ("name", "content", "match"),
     [
-        ("vocab.json", "{", r"vocab.json: not JSON"),
+        ("vocab.json", "{", r"vocab.json: is not valid JSON"),
         ("vocab.json", "", r"vocab.json: is empty"),
-        ("vocab.json", "[1]", r"vocab.json: not a vocabulary"),
+        ("vocab.json", "[1]", r"vocab.json: is not a vocabulary"),
         ("vocab.json", json.dumps(BYTES | {"Ġt": "257"}), r"vocab.json: entry 'Ġt' has the id '257'"),
         ("vocab.json", json.dumps(BYTES | {"Ġt": 7}), r"vocab.json: id 7 belongs to"),
         ("vocab.json", json.dumps({"a": 0, "Ġ": 1, "t": 2, "Ġt": 3}), r"lacks 253 of the 256 single bytes"),
@@ -227,9 +227,9 @@ BYTES = {spell(bytes([byte])): byte for byte in range(256)}
         (
             "merges.txt",
             "Ġ t\nq x\n",
-            r"merges.txt: merge 2 \(q \+ x\) needs 'qx', which vocab.json does not hold",
+            r"merges.txt: merge 2 \(q \+ x\) needs 'qx', which vocab.json does not contain",
         ),
-        ("merges.txt", b"\xff\xfe\n", r"merges.txt: not UTF-8"),
+        ("merges.txt", b"\xff\xfe\n", r"merges.txt: is not UTF-8"),
     ],
 )
 def test_broken_vocab_and_merges(tmp_path, name, content, match):
@@ -254,10 +254,10 @@ def change(document: dict, where: str, value) -> None:
         ("normalizer", {"type": "NFKC"}, "has a normalizer"),
         ("model.dropout", 0.1, "dropout 0.1 is not supported"),
         ("model.end_of_word_suffix", "</w>", "end_of_word_suffix '</w>'"),
-        ("pre_tokenizer", {"type": "Whitespace"}, "not byte-level"),
-        ("pre_tokenizer", None, "not byte-level"),
+        ("pre_tokenizer", {"type": "Whitespace"}, "pre-tokenizer .* is not supported"),
+        ("pre_tokenizer", None, "pre-tokenizer .* is not supported"),
         ("pre_tokenizer.add_prefix_space", True, "add_prefix_space"),
-        ("model.merges", [["Ġ", "Q"]], "does not hold|needs"),
+        ("model.merges", [["Ġ", "Q"]], "does not contain|needs"),
         ("model.merges", 5, "'merges' is 5, not a list"),
         ("model.merges", "Ġ t", "not a list"),
         ("model.merges", [5], "merge 1 is 5"),
@@ -280,12 +280,12 @@ def change(document: dict, where: str, value) -> None:
         (
             "pre_tokenizer",
             {"type": "Sequence", "pretokenizers": ["ByteLevel"]},
-            "is not byte-level",
+            "pre-tokenizer .* is not supported",
         ),
         (
             "pre_tokenizer",
             {"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": "x"}, {"type": "ByteLevel"}]},
-            "its split",
+            "split .* is not supported",
         ),
         ("added_tokens", {"<|x|>": 300}, "'added_tokens' is .*, not a list"),
         ("added_tokens", ["<|x|>"], "added token .* has no content"),
@@ -294,13 +294,13 @@ def change(document: dict, where: str, value) -> None:
         ("added_tokens", [{"id": "300", "content": "<|x|>"}], r"'<\|x\|>' has the id '300'"),
         ("added_tokens", [{"content": "<|x|>"}], "has the id None"),
         ("added_tokens", [{"id": -1, "content": "<|x|>"}], "has the id -1"),
-        ("added_tokens", [{"id": 900, "content": "\ud800"}], r"'\\ud800' holds half a character"),
-        ("added_tokens", [{"id": 5, "content": "<|x|>"}], "disagrees with the vocabulary"),
-        ("added_tokens", [{"id": 900, "content": "<|endoftext|>"}], "disagrees with the vocabulary"),
+        ("added_tokens", [{"id": 900, "content": "\ud800"}], r"'\\ud800' contains a lone surrogate"),
+        ("added_tokens", [{"id": 5, "content": "<|x|>"}], "contradicts the vocabulary"),
+        ("added_tokens", [{"id": 900, "content": "<|endoftext|>"}], "contradicts the vocabulary"),
         ("added_tokens", [{"id": i, "content": "<|x|>"} for i in (900, 901)], "two ids, 900 and 901"),
     ],
 )
-def test_tokenizer_json_of_another_kind(gpt2, tmp_path, where, value, match):
+def test_unsupported_tokenizer_json(gpt2, tmp_path, where, value, match):
     path = tmp_path / "tokenizer.json"
     gpt2.save(path)
     document = json.loads(path.read_text(encoding="utf-8"))
@@ -311,8 +311,8 @@ def test_tokenizer_json_of_another_kind(gpt2, tmp_path, where, value, match):
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_entries_that_are_not_spelt_and_would_be_found_are_rejected(gpt2, tmp_path):
-    """`日` as it is and as its bytes are spelt: merges that make the second gave the first one's id."""
+def test_ambiguous_entries_not_in_byte_characters_are_rejected(gpt2, tmp_path):
+    """`日` both as it is and in byte characters: text encoded by merges must not get the id of the former."""
     path = tmp_path / "tokenizer.json"
     gpt2.save(path)
     document = json.loads(path.read_text(encoding="utf-8"))
@@ -322,7 +322,7 @@ def test_entries_that_are_not_spelt_and_would_be_found_are_rejected(gpt2, tmp_pa
     document["model"]["ignore_merges"] = True
     path.write_text(json.dumps(document))
     with pytest.raises(
-        UserError, match="entry '本と' is not spelt in GPT-2's byte characters, so no text gives"
+        UserError, match="entry '本と' is not spelt in GPT-2's byte characters, so no text is encoded"
     ):
         Tokenizer.load(path)
     document["model"]["ignore_merges"] = False
@@ -333,14 +333,14 @@ def test_entries_that_are_not_spelt_and_would_be_found_are_rejected(gpt2, tmp_pa
         Tokenizer.load(path)
 
 
-def test_json_that_is_no_tokenizer(tmp_path):
+def test_json_that_is_not_a_tokenizer(tmp_path):
     path = tmp_path / "tokenizer.json"
     for content, match in (
-        ("[" * 100_000, r"tokenizer.json: not JSON"),
+        ("[" * 100_000, r"tokenizer.json: is not valid JSON"),
         ("[1]", "not a tokenizer.json"),
         ('{"a": 1}', "not a tokenizer.json"),
         ("", r"^\S+tokenizer.json: is empty"),
-        ("\ufeff{", "not JSON"),
+        ("\ufeff{", "is not valid JSON"),
     ):
         path.write_text(content)
         with pytest.raises(UserError, match=match) as caught:
@@ -348,12 +348,12 @@ def test_json_that_is_no_tokenizer(tmp_path):
         assert "\n" not in str(caught.value) and str(caught.value).count(str(path)) == 1
     (tmp_path / "vocab.json").write_text(json.dumps(BYTES | {"\ud800": 256}))
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
-    with pytest.raises(UserError, match=r"vocab.json: '\\ud800' holds half a character"):
+    with pytest.raises(UserError, match=r"vocab.json: '\\ud800' contains a lone surrogate"):
         Tokenizer.load(tmp_path / "vocab.json")
 
 
-def test_a_vocabulary_that_has_the_entry_model(tmp_path):
-    """As GPT-2's has: its vocab.json was taken for a tokenizer.json."""
+def test_a_vocabulary_with_the_entry_model(tmp_path):
+    """GPT-2's has it too: its vocab.json must not be read as a tokenizer.json."""
     write_student_files(
         tmp_path, BYTES | {"mo": 256, "de": 257, "mode": 258, "model": 259}, "m o\nd e\nmo de\nmode l\n"
     )
@@ -361,7 +361,7 @@ def test_a_vocabulary_that_has_the_entry_model(tmp_path):
     assert Tokenizer.load(tmp_path / "vocab.json").encode("model") == [259]
 
 
-def test_of_a_merge_given_twice_the_last_counts(gpt2, tmp_path):
+def test_the_last_of_two_equal_merges_is_used(gpt2, tmp_path):
     vocab = BYTES | {"ab": 256, "bc": 257}
     write_student_files(tmp_path, vocab, "a b\nb c\na b\n")
     model = tokenizers.models.BPE.from_file(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
@@ -370,17 +370,17 @@ def test_of_a_merge_given_twice_the_last_counts(gpt2, tmp_path):
     )
 
 
-def test_places_without_a_tokenizer(tmp_path):
-    with pytest.raises(UserError, match="holds no tokenizer"):
+def test_paths_without_a_tokenizer(tmp_path):
+    with pytest.raises(UserError, match="contains no tokenizer"):
         Tokenizer.load(tmp_path)
     with pytest.raises(UserError, match="no such file"):
         Tokenizer.load(tmp_path / "none.json")
     (tmp_path / "vocab.json").write_text(json.dumps(BYTES))
-    with pytest.raises(UserError, match=r"vocab.json: needs merges.txt beside it"):
+    with pytest.raises(UserError, match=r"vocab.json: needs merges.txt in the same folder"):
         Tokenizer.load(tmp_path)
 
 
-def test_a_text_that_two_ids_would_share_is_refused(tmp_path):
+def test_a_text_shared_by_two_ids_is_rejected(tmp_path):
     vocab = {i: bytes([i]) for i in range(256)} | {256: b"th", 257: b"Th"}
     tokenizer = Tokenizer(vocab, [(b"t", b"h")], {"th": 300})
     with pytest.raises(UserError, match=r"vocab.json: ids 256 and 300 would both be 'th'"):

@@ -1,4 +1,4 @@
-"""The command line from end to end: every option has an effect, every bad input is one line and exit code 2."""
+"""The command line end to end: every option has an effect; bad input prints one line and exits with code 2."""
 
 import gzip
 import json
@@ -29,7 +29,7 @@ TEXT = "".join(
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """text.txt, its tokenizer tok/ and its token file ids.npy, all made by the commands."""
+    """A folder with text.txt, its tokenizer tok/ and its token file ids.npy, written by the commands."""
     folder = tmp_path_factory.mktemp("cli")
     (folder / "text.txt").write_text(TEXT)
     main(f"train --input {folder}/text.txt --output {folder}/tok --vocab-size 400".split())
@@ -42,13 +42,13 @@ def run(capsys, line: str, *more: str) -> str:
     return capsys.readouterr().out
 
 
-def refused(capsys, line: str, *more: str) -> str:
+def error_line(capsys, line: str, *more: str) -> str:
     with pytest.raises(SystemExit) as caught:
         main([*line.split(), *more])
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     assert caught.value.code == 2
-    assert told.out == "" and told.err.startswith("error: ") and told.err.count("\n") == 1
-    return told.err
+    assert printed.out == "" and printed.err.startswith("error: ") and printed.err.count("\n") == 1
+    return printed.err
 
 
 def test_train_then_encode_then_decode(place, capsys, tmp_path):
@@ -65,7 +65,7 @@ def test_train_then_encode_then_decode(place, capsys, tmp_path):
     assert f"from {summary['tokens']:,} tokens" in out
 
 
-def test_train_tells_what_it_did(place, capsys, tmp_path):
+def test_train_prints_a_summary(place, capsys, tmp_path):
     out = run(capsys, f"train --input {place}/text.txt --output {tmp_path}/tok --vocab-size 400")
     assert re.search(r"tok: 400 tokens \(143 merges, 1 special\) from [1-9][\d.]* kB", out)
     assert re.search(
@@ -76,19 +76,19 @@ def test_train_tells_what_it_did(place, capsys, tmp_path):
 
 
 def test_an_expression_as_pattern_and_a_byte_order_mark(place, capsys, tmp_path):
-    """The folder keeps the pattern; a text with a byte order mark is encoded as it is, with one warning."""
+    """The folder stores the pattern; a text with a byte order mark is encoded as it is, with one warning."""
     text, folder = tmp_path / "bom.txt", tmp_path / "tok"
     text.write_bytes(b"\xef\xbb\xbf" + TEXT.encode())
     main(f"train --input {place}/text.txt --output {folder} --vocab-size 300 --pattern \\w+|\\W+".split())
     assert "saved without a tokenizer.json" in capsys.readouterr().err
     main(f"encode --input {text} --output {tmp_path}/x.npy --tokenizer {folder}".split())
-    assert capsys.readouterr().err.count(f"{text}: begins with a byte order mark, which is kept as text") == 1
+    assert capsys.readouterr().err.count(f"{text}: starts with a byte order mark, which is kept as text") == 1
     tokenizer = Tokenizer.load(folder)
     assert tokenizer.pattern.regex == r"\w+|\W+"
     assert tokenizer.decode_bytes(np.load(tmp_path / "x.npy")) == text.read_bytes()
 
 
-def test_encode_tells_what_it_did(place, capsys, tmp_path):
+def test_encode_prints_a_summary(place, capsys, tmp_path):
     out = run(capsys, f"encode --input {place}/text.txt --output {tmp_path}/x.npy --tokenizer {place}/tok")
     assert re.search(
         r"x.npy: [\d,]+ tokens \(uint16\) from [1-9][\d.]* kB: \d\.\d{3} bytes/token in [\d.]+ s, [\d.,]+ MB/s; "
@@ -132,7 +132,7 @@ def test_train_options(place, capsys, tmp_path):
 
 
 def test_train_reads_what_prepare_reads(capsys, tmp_path):
-    """The same texts give the same vocabulary in every form; it used to be one of the compressed bytes."""
+    """The same texts give the same vocabulary in every form, instead of one of the compressed bytes."""
     texts = [text + " and <|q|> more" for text in TEXT.split("\n<|endoftext|>\n")]
     joined = "<|endoftext|>".join(texts).encode()
     records = "".join(json.dumps({"body": text}) + "\n" for text in texts).encode()
@@ -152,7 +152,7 @@ def test_train_reads_what_prepare_reads(capsys, tmp_path):
     assert len(made) == 7 and len(set(made)) == 1
 
 
-def test_a_separator_that_is_learnt_as_text_is_told(place, capsys, tmp_path):
+def test_a_separator_learnt_as_text_is_reported(place, capsys, tmp_path):
     main(
         f"train --input {place}/text.txt --output {tmp_path}/tok --vocab-size 300 --special-tokens <x>".split()
     )
@@ -202,7 +202,7 @@ def test_standard_input_and_output(place, tmp_path):
     assert wrong.returncode == 2 and b"line 1: not a list of ids" in wrong.stderr
 
 
-def test_streams_that_cannot_be_used_are_one_line(place, capsys, tmp_path, monkeypatch):
+def test_unusable_streams_are_one_error_line(place, capsys, tmp_path, monkeypatch):
     tokenizer = f"--tokenizer {place}/tok"
     for line in (
         "encode --output - --input -",
@@ -211,17 +211,17 @@ def test_streams_that_cannot_be_used_are_one_line(place, capsys, tmp_path, monke
     ):
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stdin", None)
-            assert "standard input is closed" in refused(capsys, f"{line} {tokenizer}")
+            assert "standard input is closed" in error_line(capsys, f"{line} {tokenizer}")
     assert not list(tmp_path.iterdir())
     for line in (f"encode --input {place}/text.txt --output -", f"decode --input {place}/ids.npy", "inspect"):
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", None)
-            assert "standard output is closed" in refused(capsys, f"{line} {tokenizer}")
+            assert "standard output is closed" in error_line(capsys, f"{line} {tokenizer}")
         if os.path.exists("/dev/full"):
             with open("/dev/full", "w") as output, monkeypatch.context() as patch:
                 patch.setattr(sys, "stdout", output)
-                told = refused(capsys, f"{line} {tokenizer}")
-            assert "standard output cannot be written (No space left on device)" in told
+                printed = error_line(capsys, f"{line} {tokenizer}")
+            assert "standard output cannot be written (No space left on device)" in printed
 
 
 def test_count(place, capsys, tmp_path):
@@ -254,11 +254,13 @@ def test_compression_of_several_pairs(place, capsys, tmp_path):
 
 def test_debug_log(place, tmp_path):
     line = f"train --input {place}/text.txt --output {tmp_path}/tok --vocab-size 300"
-    told = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-m", "lmfast.tokenizer", *line.split()],
         env=os.environ | {"LOG_LEVEL": "DEBUG"}, capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
-    assert "pretoken b'.'" in told.stderr and re.search(r"merge 1: b'.' \+ b'.', \d+ times", told.stderr)
+    assert "pretoken b'.'" in printed.stderr and re.search(
+        r"merge 1: b'.' \+ b'.', \d+ times", printed.stderr
+    )
     wrong = subprocess.run(
         [sys.executable, "-m", "lmfast.tokenizer", *line.split()],
         env=os.environ | {"LOG_LEVEL": "LOUD"}, capture_output=True, text=True, cwd=ROOT,
@@ -298,7 +300,7 @@ def test_debug_log(place, tmp_path):
         ),
         (
             "train --input {p}/text.txt --output {t}/tok --vocab-size 300 --special-tokens \udcff",
-            "holds half a character",
+            "contains a lone surrogate",
         ),
         ("train --input {p}/text.txt --output {t}/tok --vocab-siz 300", "--vocab-size"),
         (
@@ -312,7 +314,7 @@ def test_debug_log(place, tmp_path):
         ("encode --input {p}/text.txt --output {t}/x.npy", "--tokenizer PATH or --vocab"),
         ("encode --input {p}/text.txt --output {t}/x.npy --vocab {p}/tok/vocab.json", "belong together"),
         ("encode --input {p}/text.txt --output {t}/x.npy --tokenizer {p}/none", "none: no such file"),
-        ("encode --input {p}/text.txt --output {t}/x.npy --tokenizer {t}", "holds no tokenizer"),
+        ("encode --input {p}/text.txt --output {t}/x.npy --tokenizer {t}", "contains no tokenizer"),
         ("encode --input {p}/text.txt --output {t}/x.bin --tokenizer {p}/tok", "x.bin: not a .npy file name"),
         ("encode --input {p}/text.txt --output {t}/no/x.npy --tokenizer {p}/tok", "no does not exist"),
         ("encode --input {t}/empty.txt --output {t}/x.npy --tokenizer {p}/tok", "empty.txt: is empty"),
@@ -328,11 +330,11 @@ def test_debug_log(place, tmp_path):
         ("encode --input {t}/link --output {t}/text.npy --tokenizer {p}/tok", "text.npy: is also the input"),
         (
             "encode --input {p}/ids.npy --output {t}/x.npy --tokenizer {p}/tok",
-            "ids.npy: .npy files hold no text",
+            "ids.npy: .npy files are not text",
         ),
         (
             "encode --input {t}/a.jsonl --output - --tokenizer {p}/tok",
-            "a.jsonl: is JSON lines by its name, .*`data prepare` read",
+            "a.jsonl: is JSON lines by its name, .*`data prepare`, which read it",
         ),
         (
             "encode --input {t}/a.txt.gz --output {t}/x.npy --tokenizer {p}/tok",
@@ -340,10 +342,10 @@ def test_debug_log(place, tmp_path):
         ),
         (
             "encode --input {t}/packed --output {t}/x.npy --tokenizer {p}/tok",
-            "packed: is not UTF-8 text but gzip",
+            "packed: is gzip, not UTF-8 text",
         ),
-        ("train --input {t}/packed --output {t}/tok --vocab-size 300", "packed: is not UTF-8 text but gzip"),
-        ("train --input {t}/a.zip --output {t}/tok --vocab-size 300", "a.zip: .zip files hold no text"),
+        ("train --input {t}/packed --output {t}/tok --vocab-size 300", "packed: is gzip, not UTF-8 text"),
+        ("train --input {t}/a.zip --output {t}/tok --vocab-size 300", "a.zip: .zip files are not text"),
         ("train --input {t}/a.jsonl --output {t}/tok --vocab-size 300 --text-field body", "no field 'body'"),
         (
             "train --input {t}/a.jsonl --output {t}/tok --vocab-size 300 --engine dask",
@@ -367,7 +369,7 @@ def test_debug_log(place, tmp_path):
         ("", "the following arguments are required"),
     ],
 )
-def test_bad_input_is_one_line(place, capsys, tmp_path, line, match):
+def test_bad_input_is_one_error_line(place, capsys, tmp_path, line, match):
     (tmp_path / "empty.txt").write_bytes(b"")
     (tmp_path / "void").mkdir()
     tokens = np.zeros(1000, np.uint16)
@@ -381,24 +383,24 @@ def test_bad_input_is_one_line(place, capsys, tmp_path, line, match):
     if "other" in line:
         Tokenizer({i: bytes([i]) for i in range(256)}, [], ["<|end_of_text|>"]).save(tmp_path / "other")
     before = sorted(tmp_path.rglob("*"))
-    told = refused(capsys, line.format(p=place, t=tmp_path))
-    assert re.search(match, told), told
-    assert sorted(tmp_path.rglob("*")) == before, "something was left behind"
+    printed = error_line(capsys, line.format(p=place, t=tmp_path))
+    assert re.search(match, printed), printed
+    assert sorted(tmp_path.rglob("*")) == before, "a file was left behind"
 
 
-def test_a_terminal_gets_colours(place, tmp_path):
+def test_output_to_a_terminal_is_coloured(place, tmp_path):
     leader, follower = pty.openpty()
     line = f"inspect --input {place}/text.txt --tokenizer {place}/tok --limit 5"
     done = subprocess.run(
         [sys.executable, "-m", "lmfast.tokenizer", *line.split()], stdout=follower, stderr=follower, cwd=ROOT
     )
     os.close(follower)
-    told = os.read(leader, 1 << 16).decode()
+    printed = os.read(leader, 1 << 16).decode()
     os.close(leader)
-    assert done.returncode == 0 and "\x1b[97;48;5;" in told
+    assert done.returncode == 0 and "\x1b[97;48;5;" in printed
 
 
-def test_help_answers_at_once():
+def test_help_is_fast():
     words = ["-m", "lmfast.tokenizer", "train", "--help"]
     done = subprocess.run(
         [sys.executable, "-X", "importtime", *words], capture_output=True, text=True, cwd=ROOT

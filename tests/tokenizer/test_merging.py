@@ -1,8 +1,7 @@
-"""merging.py against the definition: count all pairs afresh each round, take `max` by (count, pair)."""
+"""merging.py compared with the definition: count all pairs in each round and take `max` by (count, pair)."""
 
 import logging
 from itertools import pairwise
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,18 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmfast.tokenizer import merging
+from lmfast.tokenizer.counting import PretokenCounts
 from lmfast.tokenizer.merging import learn_merges
 
 
-def counts_of(words: dict[bytes, int]) -> SimpleNamespace:
-    """What `counting.PretokenCounts` holds, made of a plain dictionary."""
+def pretoken_counts(words: dict[bytes, int]) -> PretokenCounts:
     ordered = sorted(words)
     offsets = np.zeros(len(ordered) + 1, np.int64)
     np.cumsum([len(word) for word in ordered], out=offsets[1:])
-    return SimpleNamespace(
+    return PretokenCounts(
         data=np.frombuffer(b"".join(ordered), np.uint8),
         offsets=offsets,
         counts=np.array([words[word] for word in ordered], np.int64),
+        total_bytes=int(offsets[-1]),
     )
 
 
@@ -51,7 +51,7 @@ def naive_merges(words: dict[bytes, int], num_merges: int) -> list[tuple[bytes, 
 
 
 def check(words: dict[bytes, int], num_merges: int = 10_000) -> list[tuple[bytes, bytes]]:
-    merges = learn_merges(counts_of(words), num_merges)
+    merges = learn_merges(pretoken_counts(words), num_merges)
     assert merges == naive_merges(words, num_merges)
     return merges
 
@@ -114,7 +114,7 @@ def test_runs_of_one_letter(length):
 
 @pytest.mark.parametrize("words", [{}, {b"": 4}, {b"a": 5, b"b": 3}, {b"ab": 0}])
 def test_nothing_to_merge(words):
-    assert learn_merges(counts_of(words), 10) == []
+    assert learn_merges(pretoken_counts(words), 10) == []
 
 
 def test_stops_when_no_pair_is_left():
@@ -130,38 +130,38 @@ def zipf_words(seed: int, distinct: int) -> dict[bytes, int]:
     return {data[end - n : end]: int(2_000_000 / (i + 1)) for i, (end, n) in enumerate(zip(ends, lengths))}
 
 
-def test_many_words_through_every_threshold_and_growth():
+def test_many_words_with_lowered_thresholds_and_growth():
     # Zipf-like counts start the threshold high, so it is lowered several times, and tables grow in between.
     words = zipf_words(seed=7, distinct=2500)
     merges = check(words, 400)
     assert len(merges) == 400
-    everything = learn_merges(counts_of(words), 10**6)
+    everything = learn_merges(pretoken_counts(words), 10**6)
     assert everything[:400] == merges
     tokens = [a + b for a, b in everything]
     assert len(set(tokens)) == len(tokens), "two merges made the same byte string"
     assert {word for word in words if len(word) > 1} <= set(tokens)
 
 
-def test_a_prefix_of_the_merges_does_not_depend_on_how_many_are_wanted():
-    counts = counts_of(zipf_words(seed=3, distinct=1500))
+def test_fewer_merges_are_a_prefix_of_more():
+    counts = pretoken_counts(zipf_words(seed=3, distinct=1500))
     all_merges = learn_merges(counts, 10**6)
     for wanted in (1, 2, 17, 300, 1000):
         assert learn_merges(counts, wanted) == all_merges[:wanted]
 
 
-def test_positions_of_64_bits(monkeypatch):
+def test_64_bit_positions(monkeypatch):
     words = zipf_words(seed=5, distinct=300)
-    expected = learn_merges(counts_of(words), 200)
-    monkeypatch.setattr(merging, "LARGEST_32_BIT_ROOM", 10)
-    assert learn_merges(counts_of(words), 200) == expected
+    expected = learn_merges(pretoken_counts(words), 200)
+    monkeypatch.setattr(merging, "MAX_32_BIT_LENGTH", 10)
+    assert learn_merges(pretoken_counts(words), 200) == expected
 
 
 def test_progress_and_debug_log(caplog):
     words = zipf_words(seed=1, distinct=800)
     seen: list[int] = []
-    merges = learn_merges(counts_of(words), 1200, on_merge=seen.append)
+    merges = learn_merges(pretoken_counts(words), 1200, on_merge=seen.append)
     assert seen == sorted(set(seen)) and seen[-1] == len(merges) and len(seen) >= 2
     with caplog.at_level(logging.DEBUG, logger="lmfast.tokenizer.merging"):
-        assert learn_merges(counts_of({b" the": 7, b" then": 2}), 2) == [(b"t", b"h"), (b"th", b"e")]
+        assert learn_merges(pretoken_counts({b" the": 7, b" then": 2}), 2) == [(b"t", b"h"), (b"th", b"e")]
     assert "pretoken b' the': 7" in caplog.text
     assert "merge 1: b't' + b'h', 9 times" in caplog.text

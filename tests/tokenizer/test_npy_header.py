@@ -8,7 +8,7 @@ from lmfast.tokenizer.npy_header import HEADER_BYTES, npy_header
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.dtype(">u2")])
 @pytest.mark.parametrize("length", [0, 7, 2**40])
-def test_numpy_reads_it_and_it_has_one_size(dtype, length):
+def test_numpy_reads_headers_of_constant_size(dtype, length):
     header = npy_header(dtype, length)
     assert len(header) == HEADER_BYTES
     file = io.BytesIO(header)
@@ -18,7 +18,7 @@ def test_numpy_reads_it_and_it_has_one_size(dtype, length):
     assert file.read() == b""
 
 
-def test_it_is_what_numpy_writes():
+def test_header_equals_numpys():
     file = io.BytesIO()
     np.save(file, np.zeros(12345, np.uint16))
     assert file.getvalue()[:HEADER_BYTES] == npy_header(np.uint16, 12345)

@@ -1,4 +1,4 @@
-"""Names, spellings, refusals, and the class of every code point against `regex`."""
+"""patterns.py: names, spellings, errors, and the class of every code point compared with `regex`."""
 
 import numpy as np
 import pytest
@@ -26,13 +26,13 @@ def test_any_other_expression_is_custom():
 
 
 @pytest.mark.parametrize("wrong", ["gpt3", "(unclosed", "[z-a]"])
-def test_a_mistyped_name_or_broken_expression_is_one_clear_line(wrong):
+def test_a_mistyped_name_or_invalid_expression_is_rejected(wrong):
     with pytest.raises(UserError, match="gpt2, cl100k, o200k") as error:
         get_pattern(wrong)
     assert "\n" not in str(error.value)
 
 
-def test_classes_are_those_of_regex_for_every_code_point():
+def test_every_code_point_has_the_class_of_regex():
     classes = patterns.code_point_classes()
     text = np.arange(0x110000, dtype="<u4").tobytes().decode("utf-32-le", "surrogatepass")
     for expression, members in {

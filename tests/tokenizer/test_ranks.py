@@ -1,4 +1,4 @@
-"""ranks.py against tiktoken: files that it reads, with its ids, and files of ours."""
+"""ranks.py compared with tiktoken: files that it reads, with its ids, and files that we write."""
 
 import base64
 import random
@@ -22,14 +22,14 @@ def written(path: Path, tokens: list[bytes]) -> Path:
 
 
 def theirs(path: Path) -> tiktoken.Encoding:
-    """Read here: tiktoken's own loader keeps what a path held before."""
+    """Reads the file itself, because tiktoken's loader caches by path."""
     ranks = {
         base64.b64decode(token): int(rank) for token, rank in map(str.split, path.read_text().splitlines())
     }
     return tiktoken.Encoding("x", pat_str=NAMED["gpt2"].regex, mergeable_ranks=ranks, special_tokens={})
 
 
-def test_merges_from_ranks_takes_the_canonical_split():
+def test_merges_from_ranks_uses_the_canonical_split():
     tokens = [*BYTES, b"ab", b"bc", b"abc", b"abab", b"aa", b"aaa", b"aaaa"]
     ranks = {token: rank for rank, token in enumerate(tokens)}
     assert merges_from_ranks(ranks) == [
@@ -43,8 +43,8 @@ def test_merges_from_ranks_takes_the_canonical_split():
     ]
 
 
-def test_a_token_that_falls_into_two_in_one_way_only_and_is_not_merged(tmp_path):
-    """Merging `abcd` gives a, bc, d; `abc` is found before `ab`, which it is made of."""
+def test_a_token_that_merging_its_bytes_does_not_make(tmp_path):
+    """Merging `abcd` gives a, bc, d; in the second file `xyz` has a lower rank than its part `xy`."""
     path = written(tmp_path / "x.tiktoken", [*BYTES, b"bc", b"ab", b"cd", b"abcd"])
     ours = Tokenizer.load(path, "gpt2")
     assert ours.encode("abcd") == [259] == theirs(path).encode("abcd")
@@ -58,7 +58,7 @@ def test_a_token_that_falls_into_two_in_one_way_only_and_is_not_merged(tmp_path)
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_random_ranks_as_tiktoken_reads_them(tmp_path, seed):
+def test_random_ranks_encode_like_tiktoken(tmp_path, seed):
     rng = random.Random(seed)
     tokens = list(dict.fromkeys(bytes(rng.choices(b"abcd", k=rng.randint(2, 5))) for _ in range(60)))
     path = written(tmp_path / "x.tiktoken", [*BYTES, *tokens])
@@ -71,7 +71,7 @@ def test_random_ranks_as_tiktoken_reads_them(tmp_path, seed):
 
 
 def test_the_empty_token_of_whispers_file(tmp_path):
-    """Its last line is `= 50256`; special tokens begin behind it."""
+    """Its last line is `= 50256`; special tokens follow it."""
     path = written(tmp_path / "multilingual.tiktoken", [*BYTES, b"ab", b""])
     assert path.read_text().endswith("\n= 257\n")
     ours = Tokenizer.load(path, "gpt2", ["<|endoftext|>"])
@@ -90,9 +90,9 @@ def test_the_empty_token_of_whispers_file(tmp_path):
     ("content", "match"),
     [
         ("YQ== 0\nnot base64!\n", r"line 2 is b'not base64!'"),
-        ("YQ== 0\nYg== 0\n", "ranks must differ"),
+        ("YQ== 0\nYg== 0\n", "ranks are negative or repeated"),
         ("YQ== 0\nYQ== 1\n", r"line 2 repeats the token b'a'"),
-        ("YQ== -1\n", "ranks must differ and be no less than 0"),
+        ("YQ== -1\n", "ranks are negative or repeated"),
         (" 7\n", r"line 1 is b' 7'"),
     ],
 )
@@ -110,15 +110,15 @@ VOCAB = dict(enumerate([*BYTES, b"bc", b"ab", b"cd", b"abcd"]))
 @pytest.mark.parametrize(
     ("merges", "match"),
     [
-        # No text gives `abcd` here, and tiktoken looks it up.
+        # No text is encoded to `abcd` here, but tiktoken looks it up.
         (
             [(b"b", b"c"), (b"a", b"b"), (b"c", b"d"), (b"ab", b"cd")],
-            "would give b'abcd' its id 259 as a whole",
+            "would encode b'abcd' as id 259",
         ),
-        ([(b"b", b"c"), (b"c", b"d")], "would merge b'a' and b'b', other than"),
+        ([(b"b", b"c"), (b"c", b"d")], "would merge b'a' and b'b', unlike"),
     ],
 )
-def test_what_ranks_cannot_express_is_not_written(tmp_path, merges, match):
+def test_merges_that_ranks_cannot_express_are_rejected(tmp_path, merges, match):
     with pytest.raises(UserError, match=match):
         Tokenizer(VOCAB, merges).save(tmp_path / "x.tiktoken")
     assert list(tmp_path.iterdir()) == []

@@ -69,11 +69,11 @@ def same(counts, other) -> bool:
     )
 
 
-def test_counts_are_the_same_though_a_worker_is_killed(client, text, tmp_path):
-    killed, told = [], []
+def test_counts_are_the_same_if_a_worker_is_killed(client, text, tmp_path):
+    killed, reports = [], []
 
     def progress(done, total):
-        told.append((done, total))
+        reports.append((done, total))
         if not killed:
             finished = len(list((tmp_path / ".tok.shards").glob("*.json")))
             killed.append((kill_a_worker(client), finished))
@@ -83,12 +83,12 @@ def test_counts_are_the_same_though_a_worker_is_killed(client, text, tmp_path):
         [text], ["<|endoftext|>"], get_pattern("gpt2"), progress=progress
     )
     assert same(counts, local)
-    assert killed[0][1] < len(told), "the worker was killed when all was done"
-    assert told[-1][0] == told[-1][1] == text.stat().st_size
+    assert killed[0][1] < len(reports), "the worker was killed after the last shard"
+    assert reports[-1][0] == reports[-1][1] == text.stat().st_size
     assert not (tmp_path / ".tok.shards").exists()
 
 
-def test_token_files_are_the_same_though_a_worker_is_killed(client, text, tokenizer, tmp_path):
+def test_token_files_are_the_same_if_a_worker_is_killed(client, text, tokenizer, tmp_path):
     killed = []
     tokenizer.encode_file(text, tmp_path / "local.npy", num_workers=1)
     tokenizer.encode_file(
@@ -103,7 +103,7 @@ def test_token_files_are_the_same_though_a_worker_is_killed(client, text, tokeni
     assert sorted(os.listdir(tmp_path)) == ["dask.npy", "dask.npy.json", "local.npy", "local.npy.json"]
 
 
-def test_finished_shards_are_left_out_of_a_rerun(client, text, tmp_path, monkeypatch):
+def test_a_rerun_skips_completed_shards(client, text, tmp_path, monkeypatch):
     asked = []
     run_on_dask = jobs.run_on_dask
     monkeypatch.setattr(
@@ -137,7 +137,7 @@ def test_finished_shards_are_left_out_of_a_rerun(client, text, tmp_path, monkeyp
     assert same(counts, count_pretokens([text], [], get_pattern("gpt2"), 1))
 
 
-def test_shards_of_another_request_do_not_count(client, text, tmp_path):
+def test_shards_of_another_request_are_not_reused(client, text, tmp_path):
     def stop(done, total):
         raise RuntimeError("stopped")
 
@@ -182,16 +182,16 @@ def test_the_commands(client, text, tmp_path, capsys):
         ("encode --input - --tokenizer {o} --output {o}/x.npy --engine dask", "tokenizer|needs files"),
     ],
 )
-def test_bad_input_is_one_line(text, tmp_path, capsys, line, match):
+def test_bad_input_is_one_error_line(text, tmp_path, capsys, line, match):
     with pytest.raises(SystemExit) as caught:
         main(line.format(t=text, o=tmp_path).split())
-    told = capsys.readouterr().err
-    assert caught.value.code == 2 and told.count("\n") == 1
-    assert re.search(match, told), told
+    printed = capsys.readouterr().err
+    assert caught.value.code == 2 and printed.count("\n") == 1
+    assert re.search(match, printed), printed
     assert not list(tmp_path.iterdir())
 
 
-def test_a_source_that_changes_meanwhile_is_told(client, text, tmp_path):
+def test_a_source_that_changes_is_reported(client, text, tmp_path):
     changing = tmp_path / "text.txt"
     changing.write_bytes(text.read_bytes())
     pattern = get_pattern("gpt2")

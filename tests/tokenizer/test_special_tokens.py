@@ -1,4 +1,4 @@
-"""Which texts may be special tokens, and their ids over vocabularies that do not hold them."""
+"""special_tokens.py: valid special tokens, and their ids in vocabularies that do not contain them."""
 
 import importlib
 import logging
@@ -16,8 +16,8 @@ VOCAB = {byte: bytes([byte]) for byte in range(256)}
 END = "<|endoftext|>"
 
 
-def test_published_ids_are_tiktokens(monkeypatch):
-    """Every vocabulary that tiktoken knows, without its files: what it would load and the ids it then gives."""
+def test_published_ids_equal_tiktokens(monkeypatch):
+    """For every vocabulary of tiktoken, without its files: the hash of what it would load, and its special ids."""
     public = importlib.import_module("tiktoken_ext.openai_public")
     hashes = []
 
@@ -43,7 +43,7 @@ def test_published_ids_are_tiktokens(monkeypatch):
         ([], {}),
     ],
 )
-def test_over_a_vocabulary_whose_ids_are_known(tmp_path, monkeypatch, texts, expected):
+def test_ids_in_a_published_vocabulary(tmp_path, monkeypatch, texts, expected):
     path = tmp_path / "cl100k_like.tiktoken"
     Tokenizer({**VOCAB, 256: b"ab"}, [(b"a", b"b")]).save(path)
     import hashlib
@@ -59,13 +59,13 @@ def test_over_a_vocabulary_whose_ids_are_known(tmp_path, monkeypatch, texts, exp
         assert tokenizer.encode(f"ab{text}") == [256, token]
 
 
-def test_a_skipped_gap_is_noted(caplog):
+def test_unused_ids_are_reported(caplog):
     with caplog.at_level(logging.WARNING):
         assert place_special_tokens({END: None}, {}, [0, 1], {END: 5}) == {END: 5}
-    assert "'<|endoftext|>' gets id 5; lower ids stay unused (3, the first is 2)" in caplog.text
+    assert "'<|endoftext|>' gets id 5; 3 lower ids stay unused, the first is 2" in caplog.text
     caplog.clear()
-    place_special_tokens({END: None}, {}, [0, 2], {})  # nobody knows what the free id is for
-    assert "gets id 3; lower ids stay unused (1, the first is 1)" in caplog.text
+    place_special_tokens({END: None}, {}, [0, 2], {})  # the unused id may have a purpose
+    assert "gets id 3; 1 lower ids stay unused, the first is 1" in caplog.text
     caplog.clear()
     place_special_tokens({END: 9}, {}, [0, 1], {})  # chosen
     place_special_tokens({END: None}, {END: 4}, [0, 1], {})  # the file's
@@ -73,27 +73,27 @@ def test_a_skipped_gap_is_noted(caplog):
     assert not caplog.text
 
 
-def test_an_id_that_the_file_contradicts():
-    with pytest.raises(UserError, match=r"'<\|endoftext\|>': has id 4 in this file, so it cannot be 5"):
+def test_an_id_that_contradicts_the_file():
+    with pytest.raises(UserError, match=r"'<\|endoftext\|>': has id 4 in this file, not 5"):
         place_special_tokens({END: 5}, {END: 4}, range(4))
 
 
 @pytest.mark.parametrize(
     ("wrong", "match"),
     [
-        (END, r"one string would be taken letter by letter; give a list, \['<\|endoftext\|>'\]"),
+        (END, r"a single string would be read letter by letter; give a list, \['<\|endoftext\|>'\]"),
         (b"ab", "letter by letter"),
-        ([5], "5: is no text"),
-        ([b"x"], "b'x': is no text"),
-        ([""], "special token '': an empty one"),
-        (["\ud800"], r"'\\ud800': holds half a character"),
-        ({"a\udcff": 300}, r"'a\\udcff': holds half a character"),
-        ({END: "300"}, "id '300' is no integer"),
-        ({END: True}, "id True is no integer"),
-        ({END: 300.0}, "id 300.0 is no integer"),
+        ([5], "5: is not a str"),
+        ([b"x"], "b'x': is not a str"),
+        ([""], "special token '': an empty token"),
+        (["\ud800"], r"'\\ud800': contains a lone surrogate"),
+        ({"a\udcff": 300}, r"'a\\udcff': contains a lone surrogate"),
+        ({END: "300"}, "id '300' is not an integer"),
+        ({END: True}, "id True is not an integer"),
+        ({END: 300.0}, "id 300.0 is not an integer"),
     ],
 )
-def test_what_cannot_be_a_special_token(tmp_path, wrong, match):
+def test_invalid_special_tokens_are_rejected(tmp_path, wrong, match):
     (tmp_path / "text.txt").write_text("some text")
     Tokenizer(VOCAB, []).save(tmp_path / "tok")
     ways = [
@@ -109,14 +109,14 @@ def test_what_cannot_be_a_special_token(tmp_path, wrong, match):
         assert "\n" not in str(caught.value)
 
 
-def test_ids_are_integers_of_any_kind():
+def test_ids_may_have_any_integer_type():
     tokenizer = Tokenizer(VOCAB, [], {END: np.int64(300)})
     assert type(tokenizer.special_tokens[END]) is int and tokenizer.encode(END) == [300]
 
 
 @pytest.mark.parametrize("text", ["a", "Ġ", "é", "Ġthe"])
-def test_texts_that_files_use_for_bytes_are_rejected_before_training(tmp_path, monkeypatch, text):
-    """`Ġ` is how vocab.json spells a blank: saving found that out, after training."""
+def test_texts_that_spell_bytes_are_rejected_before_training(tmp_path, monkeypatch, text):
+    """`Ġ` is how vocab.json spells a space; without the check, saving would fail after training."""
     from lmfast.tokenizer import counting
 
     monkeypatch.setattr(counting, "count_pretokens", None)  # not reached
@@ -125,14 +125,14 @@ def test_texts_that_files_use_for_bytes_are_rejected_before_training(tmp_path, m
         train_bpe(tmp_path / "text.txt", 300, special_tokens=[text])
 
 
-def test_other_texts_that_look_like_it_are_fine(tmp_path):
+def test_similar_texts_are_accepted(tmp_path):
     (tmp_path / "text.txt").write_text("some text<|café|>", encoding="utf-8")
     tokenizer = train_bpe(tmp_path / "text.txt", 260, special_tokens=["<|café|>", "日本"])
     tokenizer.save(tmp_path / "tok")
     assert Tokenizer.load(tmp_path / "tok").fingerprint() == tokenizer.fingerprint()
 
 
-def test_the_lines_of_a_file_are_those_its_hash_is_of(tmp_path):
+def test_the_hash_covers_the_lines_of_the_file(tmp_path):
     tokenizer = Tokenizer({**VOCAB, 256: b"ab"}, [(b"a", b"b")])
     tokenizer.save(tmp_path / "x.tiktoken")
     assert (tmp_path / "x.tiktoken").read_text() == ranks._lines(

@@ -1,4 +1,4 @@
-"""streaming.py: pieces of any text, cut anywhere on their way in, encode to the ids of the whole."""
+"""streaming.py: pieces of a text that arrives in arbitrary chunks encode to the ids of the whole text."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def tokenizer(request) -> Tokenizer:
 
 @settings(deadline=None, derandomize=True, max_examples=150)
 @given(st.lists(st.sampled_from(WORDS), max_size=80), st.integers(1, 40), st.integers(1, 64))
-def test_any_chunking_gives_the_ids_of_the_whole(tokenizer, words, chunk, piece):
+def test_any_chunking_gives_the_same_ids(tokenizer, words, chunk, piece):
     text = "".join(words)
     before = streaming.PIECE_BYTES
     streaming.PIECE_BYTES = piece
@@ -60,7 +60,7 @@ def test_any_chunking_gives_the_ids_of_the_whole(tokenizer, words, chunk, piece)
         streaming.PIECE_BYTES = before
 
 
-def test_memory_stays_constant():
+def test_memory_is_constant():
     largest, total = 0, 0
     line = "Once upon a time there was a fox.\n"
     pattern = Tokenizer(VOCAB, MERGES, SPECIAL).pattern
@@ -70,7 +70,7 @@ def test_memory_stays_constant():
     assert largest < 2 * streaming.PIECE_BYTES
 
 
-def test_a_run_without_cuts_stays_whole_and_linear():
+def test_a_run_without_cuts_is_one_piece_in_linear_time():
     text = b"x" * 1_000_000
     pattern = Tokenizer(VOCAB, MERGES).pattern
     assert list(safe_pieces((text[i : i + 1000] for i in range(0, len(text), 1000)), [], pattern)) == [text]

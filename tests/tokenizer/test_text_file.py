@@ -1,4 +1,4 @@
-"""text_file.py: spans are what the whole text would be cut into, and a file that changes is an error, never a crash."""
+"""text_file.py: spans do not change the pretokens, and a file that changes is an error, never a crash."""
 
 import os
 import random
@@ -22,7 +22,7 @@ def written(path: Path, data: bytes) -> TextFile:
 
 
 @pytest.mark.parametrize("name", sorted(NAMED))
-def test_pretokens_do_not_depend_on_the_cuts_however_little_is_read_to_find_them(tmp_path, monkeypatch, name):
+def test_pretokens_do_not_depend_on_the_cuts(tmp_path, monkeypatch, name):
     monkeypatch.setattr(text_file, "_SEARCH_BYTES", 1)
     monkeypatch.setattr(text_file, "CHUNK_BYTES", 17)
     rng, pattern, reader = random.Random(1), get_pattern(name), PieceReader()
@@ -38,7 +38,7 @@ def test_pretokens_do_not_depend_on_the_cuts_however_little_is_read_to_find_them
     assert cuts > 300
 
 
-def test_spans_join_to_the_file(tmp_path, monkeypatch):
+def test_spans_cover_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(text_file, "CHUNK_BYTES", 100)
     data = "some words, 漢字。\n".encode() * 200
     file, reader = written(tmp_path / "a.txt", data), PieceReader()
@@ -51,7 +51,7 @@ def test_spans_join_to_the_file(tmp_path, monkeypatch):
 
 
 def test_unspaced_chinese_is_cut_at_its_punctuation(tmp_path):
-    """One line without blanks used to be one piece, which took 15 times its size in memory."""
+    """A line without spaces must not be one piece, which would take 15 times its size in memory."""
     file = written(tmp_path / "a.txt", ("漢字" * 20 + "，").encode() * 2000)
     assert file.next_cut(100_000, NONE, GPT2) < 100_200
 
@@ -61,7 +61,7 @@ def test_a_file_that_changes_is_an_error(tmp_path, left):
     file, reader = written(tmp_path / "a.txt", b"word " * 2000), PieceReader()
     os.truncate(file.path, left)
     for read in (lambda: reader.read(file, 0, 100), lambda: reader.read(file, 9000, 10_000)):
-        with pytest.raises(UserError, match=r"a\.txt: changed while it was read; start again"):
+        with pytest.raises(UserError, match=r"a\.txt: changed while it was read; rerun"):
             read()
     with pytest.raises(UserError, match=r"a\.txt: changed"):
         file.next_cut(10, NONE, GPT2)
@@ -73,7 +73,7 @@ def test_a_file_that_changes_is_an_error(tmp_path, left):
 def test_missing_and_empty_files(tmp_path):
     with pytest.raises(UserError, match=r"no_such\.txt: no such file"):
         TextFile(tmp_path / "no_such.txt")
-    with pytest.raises(UserError, match=f"{tmp_path.name}: is a folder"):
+    with pytest.raises(UserError, match=f"{tmp_path.name}: is a directory"):
         TextFile(tmp_path)
     assert len(written(tmp_path / "empty.txt", b"")) == 0
 
@@ -82,18 +82,20 @@ def test_missing_and_empty_files(tmp_path):
     ("name", "what"),
     [("a.jsonl", "JSON lines"), ("a.parquet", "Parquet"), ("a.txt.GZ", r"compressed \(.gz\)")],
 )
-def test_files_that_are_not_plain_text_by_their_names(tmp_path, name, what):
-    with pytest.raises(UserError, match=f"{name}: is {what} by its name, not plain text; `tokenizer train`"):
+def test_names_of_other_formats_are_rejected(tmp_path, name, what):
+    with pytest.raises(
+        UserError, match=f"{name}: is {what} by its name, not plain text; use `tokenizer train`"
+    ):
         written(tmp_path / name, b"x")
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
-def test_a_pipe_is_no_empty_file(tmp_path):
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_and_devices_are_rejected(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    handle = os.open(tmp_path / "pipe", os.O_RDWR)  # else opening it would wait
+    handle = os.open(tmp_path / "pipe", os.O_RDWR)  # otherwise opening it would block
     try:
         for path in (tmp_path / "pipe", Path(os.devnull)):
-            with pytest.raises(UserError, match=f"{path.name}: is a folder, a pipe or a device"):
+            with pytest.raises(UserError, match=f"{path.name}: is a directory, a pipe or a device"):
                 TextFile(path)
     finally:
         os.close(handle)

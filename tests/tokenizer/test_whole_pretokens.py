@@ -1,4 +1,4 @@
-"""Tokens that their own merges do not produce, against `tokenizers` with ignore_merges, in every way to encode."""
+"""Tokens that their own merges do not produce, compared with `tokenizers` and ignore_merges in all ways to encode."""
 
 import copy
 import json
@@ -18,7 +18,7 @@ from lmfast.tokenizer.byte_characters import spell
 from lmfast.tokenizer.compiled import pretoken_cache
 
 BYTES = {spell(bytes([byte])): byte for byte in range(256)}
-# The merges of `bc` come first, so `ab` and `cd` never meet.
+# `bc` is merged first, so `ab` and `cd` are never adjacent.
 EXAMPLE = [("b", "c"), ("a", "b"), ("c", "d"), ("ab", "cd")]
 
 
@@ -45,7 +45,7 @@ def test_the_example(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_random_vocabularies_as_hugging_face_reads_them(tmp_path, seed):
+def test_random_vocabularies_encode_like_tokenizers(tmp_path, seed):
     rng = random.Random(seed)
     symbols, merges = list("abc"), []
     while len(merges) < 8:
@@ -63,7 +63,7 @@ def test_random_vocabularies_as_hugging_face_reads_them(tmp_path, seed):
     assert ours.decode(ours.encode(text)) == text
 
 
-# The key's fifteen bytes, the short merge's 64, what the cache remembers (512), the lists of the longest merge.
+# Around the limits: 15 bytes of a key, 64 of a short merge, 512 of the cache; and long enough for lists by rank.
 LENGTHS = (2, 15, 16, 17, 63, 64, 65, 512, 513, 9000)
 
 
@@ -77,12 +77,12 @@ def test_tokens_of_any_length(lengths):
     ours, theirs = Tokenizer.load(lengths), tokenizers.Tokenizer.from_file(str(lengths))
     for length in LENGTHS:
         for text in ("x" * length, "x" * (length - 1), "x" * length + "y", "x" * (length - 1) + "y"):
-            for _ in range(2):  # merged, then remembered
+            for _ in range(2):  # merged, then cached
                 assert ours.encode(text) == theirs.encode(text).ids, (length, text[-1])
 
 
 def test_files_streams_and_batches(lengths, tmp_path, monkeypatch):
-    """Chunks of 200 bytes on three threads, and a cache that is full again and again."""
+    """Chunks of 200 bytes on three threads, and a cache that fills up repeatedly."""
     for module in (encoding, text_file):
         monkeypatch.setattr(module, "CHUNK_BYTES", 200)
     monkeypatch.setattr(encoding, "MAX_ROWS", 1 << 10)
@@ -102,7 +102,7 @@ def test_files_streams_and_batches(lengths, tmp_path, monkeypatch):
         assert again.encode(text) == expected
 
 
-def test_a_pattern_of_ones_own(tmp_path):
+def test_a_custom_pattern(tmp_path):
     loaded = Tokenizer.load(written(tmp_path / "tokenizer.json", EXAMPLE), pattern=r"[a-d]+|\s|.")
     assert loaded.encode("abcd e abcd") == [259, 32, 101, 32, 259]
 
@@ -112,7 +112,7 @@ def test_saved_and_loaded_again(lengths, tmp_path):
     (tmp_path / "tok").mkdir()
     (tmp_path / "tok/vocab.json").write_text("of another tokenizer")
     ours.save(tmp_path / "tok")
-    # vocab.json and merges.txt cannot hold it: alone they would be read as another tokenizer.
+    # vocab.json and merges.txt cannot represent it: alone they would be read as another tokenizer.
     assert [path.name for path in (tmp_path / "tok").iterdir()] == ["tokenizer.json"]
     again = Tokenizer.load(tmp_path / "tok")
     assert again.fingerprint() == ours.fingerprint() != Tokenizer(ours.vocab, ours.merges).fingerprint()
@@ -128,7 +128,7 @@ def test_chat_tokens_keep_it(tmp_path):
     assert shares_ids(chat, ours.fingerprint())
 
 
-def test_it_is_off_where_merges_produce_all_tokens(tmp_path):
+def test_ignore_merges_is_off_if_merges_make_all_tokens(tmp_path):
     merges = [("a", "b"), ("ab", "c")]
     with_it, without = (
         Tokenizer.load(written(tmp_path / f"{on}.json", merges, ignore_merges=on)) for on in (True, False)

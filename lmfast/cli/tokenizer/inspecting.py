@@ -34,7 +34,7 @@ from lmfast.errors import UserError
 from lmfast.files import atomic_write, check_writable
 from lmfast.streams import standard_input, standard_output
 from lmfast.tokenizer.bpe import Tokenizer
-from lmfast.tokenizer.documents import documents_of, open_text
+from lmfast.tokenizer.documents import document_spans, open_text
 from lmfast.tokenizer.file_kinds import is_plain_text
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
@@ -127,7 +127,7 @@ def _text_documents(tokenizer: Tokenizer, name: str, first: int, many: int) -> I
         name = "standard input"
     else:
         text = open_text(name)
-    spans = documents_of(text)
+    spans = document_spans(text)
     mark = DOCUMENT_END.encode()
     if len(spans) > 1 and spans[-1][0] == len(text):
         spans = spans[:-1]  # the text ends with a separator

@@ -1,7 +1,7 @@
-"""Memory that several threads read and write at once: what the table of pretokens is shared by.
+"""Atomic memory operations for tables that several threads share.
 
-All work on one uint64 (or int64) element of an array that begins at a multiple of 8 bytes. `load_acquire` and
-`store_release` order what stands around them, for the compiler and for processors that need it; on x86 they are plain
+Each works on one uint64 (or int64) element of an array aligned to 8 bytes. `load_acquire` and
+`store_release` order the accesses around them, for the compiler and for processors that reorder; on x86 they are plain
 moves.
 """
 
@@ -11,17 +11,17 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from lmfast.tokenizer.compiled.intrinsics import address_of
+from lmfast.tokenizer.compiled.intrinsics import element_pointer
 
 _WORD = ir.IntType(64)
 
 
 @intrinsic
 def load_acquire(typingctx, array, index):
-    """array[index], read before everything that the program reads after it."""
+    """array[index], read before all later reads of the program."""
 
     def codegen(context, builder, signature, args):
-        pointer = address_of(context, builder, signature.args[0], args[0], args[1], _WORD)
+        pointer = element_pointer(context, builder, signature.args[0], args[0], args[1], _WORD)
         return builder.load_atomic(pointer, ordering="acquire", align=8)
 
     return types.uint64(array, types.int64), codegen
@@ -29,10 +29,10 @@ def load_acquire(typingctx, array, index):
 
 @intrinsic
 def store_release(typingctx, array, index, value):
-    """array[index] = value, seen by other threads after everything that was written before it."""
+    """array[index] = value, visible to other threads after all earlier writes."""
 
     def codegen(context, builder, signature, args):
-        pointer = address_of(context, builder, signature.args[0], args[0], args[1], _WORD)
+        pointer = element_pointer(context, builder, signature.args[0], args[0], args[1], _WORD)
         builder.store_atomic(args[2], pointer, ordering="release", align=8)
         return context.get_dummy_value()
 
@@ -41,10 +41,10 @@ def store_release(typingctx, array, index, value):
 
 @intrinsic
 def compare_swap(typingctx, array, index, expected, value):
-    """Writes `value` where `expected` stands; whether it did."""
+    """Writes `value` if the element is `expected`; returns whether it did."""
 
     def codegen(context, builder, signature, args):
-        pointer = address_of(context, builder, signature.args[0], args[0], args[1], _WORD)
+        pointer = element_pointer(context, builder, signature.args[0], args[0], args[1], _WORD)
         swapped = builder.cmpxchg(pointer, args[2], args[3], ordering="acq_rel", failordering="acquire")
         return builder.extract_value(swapped, 1)
 
@@ -53,17 +53,17 @@ def compare_swap(typingctx, array, index, expected, value):
 
 @intrinsic
 def fetch_add(typingctx, array, index, amount):
-    """Adds to an int64 element; what stood there before."""
+    """Adds to an int64 element; returns its previous value."""
 
     def codegen(context, builder, signature, args):
-        pointer = address_of(context, builder, signature.args[0], args[0], args[1], _WORD)
+        pointer = element_pointer(context, builder, signature.args[0], args[0], args[1], _WORD)
         return builder.atomic_rmw("add", pointer, args[2], ordering="monotonic")
 
     return types.int64(array, types.int64, types.int64), codegen
 
 
 def _same_at_once(builder, array, wanted):
-    """Both words as one vector, which is read in one piece on x86 with AVX; x86 keeps the order of loads itself."""
+    """Compares both words as one vector, which x86 with AVX reads at once; x86 does not reorder loads."""
     pair = ir.IntType(128)
     same = builder.icmp_unsigned(
         "==", builder.load(array(0, pair), align=16), builder.load(wanted(0, pair), align=16)
@@ -73,8 +73,9 @@ def _same_at_once(builder, array, wanted):
 
 
 def _same_in_order(builder, array, wanted):
-    """The second word, which a writer writes last, and then the first: read the other way round, the zero of an empty
-    row and the second word of the key that another thread just put there would be a key that begins with eight NULs."""
+    """Compares the second word, which a writer writes last, and then the first. In the opposite order, the zero of an
+    empty row and the second word of the key that another thread has just written could match a key that begins with
+    eight NULs."""
     second = builder.load_atomic(array(1, _WORD), ordering="acquire", align=8)
     first = builder.load_atomic(array(0, _WORD), ordering="acquire", align=8)
     return builder.and_(
@@ -86,22 +87,22 @@ def _same_in_order(builder, array, wanted):
 def pair_comparison(compare):
     @intrinsic
     def same_pair(typingctx, array, index, wanted, position):
-        """Whether array[index : index + 2] is wanted[position : position + 2], uint64 at multiples of 16 bytes, read
-        before everything that the program reads after it. Where another thread writes to `array`, its second word must be
-        the last: then a pair that is half written is not the same."""
+        """Whether array[index : index + 2] equals wanted[position : position + 2], uint64 aligned to 16 bytes, read
+        before all later reads of the program. A thread that writes to `array` must write the second word last, so that
+        a partly written pair is never equal."""
 
         def codegen(context, builder, signature, args):
-            def words_of(kind, value, at):
-                def word(offset, element):
-                    place = builder.add(at, ir.Constant(_WORD, offset))
-                    return address_of(context, builder, kind, value, place, element)
+            def pointers(kind, value, at):
+                def pointer(offset, element):
+                    position = builder.add(at, ir.Constant(_WORD, offset))
+                    return element_pointer(context, builder, kind, value, position, element)
 
-                return word
+                return pointer
 
             return compare(
                 builder,
-                words_of(signature.args[0], args[0], args[1]),
-                words_of(signature.args[2], args[2], args[3]),
+                pointers(signature.args[0], args[0], args[1]),
+                pointers(signature.args[2], args[2], args[3]),
             )
 
         return types.boolean(array, types.int64, wanted, types.int64), codegen

@@ -1,9 +1,9 @@
-"""Where Numba's compiled code is kept between processes, and what makes it safe to load.
+"""A cache of Numba's compiled code between processes that is safe to load.
 
-In: compiled functions of a package (this one, or another's folder). Out: the same functions, which load their code from a
-folder and save it there. The files hold pickles and machine code: the folder belongs to this user alone, and each file
-ends in a hash of its content. A file that is empty, truncated or changed counts as absent, so its function is compiled
-again and the file replaced; a disk that is full or read-only costs time and ends nothing.
+In: compiled functions of a package (by default this one). Out: the same functions, which load their code from a
+directory and save it there. The files contain pickles and machine code, so the directory belongs to this user alone,
+and each file ends in a hash of its content. A file that is empty, truncated or changed counts as absent: its function is
+compiled again and the file replaced. If the disk is full or read-only, functions are compiled in every process.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ _NUMBA: Any = config  # the module's settings are made at run time
 
 
 def enable_cache(*functions, package: Path = _TOKENIZER) -> None:
-    """Turns on Numba's file cache for compiled functions, in `cache_folder(package)`; a line on stderr says so when one
+    """Enables Numba's file cache for compiled functions, in `cache_folder(package)`; prints a line on stderr if one
     of them must be compiled.
 
-    Called before first use rather than by `njit(cache=True)`, which would touch the disk at import."""
+    Called before first use instead of `njit(cache=True)`, which would access the disk at import."""
     for function in functions:
         if not isinstance(function._cache, _CodeCache):
             function._cache = _CodeCache(function.py_func, package)
@@ -37,11 +37,10 @@ def enable_cache(*functions, package: Path = _TOKENIZER) -> None:
 
 @functools.cache
 def cache_folder(package: Path = _TOKENIZER) -> Path:
-    """Where this version's compiled code of a package is kept: a folder named by a hash of all of its sources, since Numba
-    itself does not notice that a callee in another file was edited.
+    """The directory of this version's compiled code of a package, named by a hash of all of its sources, because Numba
+    does not detect changes of a callee in another file.
 
-    Next to the sources where that can be written, by whoever may change those anyway; else in the user's cache, else in the
-    folder for temporary files."""
+    It is next to the sources if that is writable, else in the user's cache directory, else among temporary files."""
     digest = hashlib.sha256()
     for source in sorted(package.rglob("*.py")):
         digest.update(source.relative_to(package).as_posix().encode() + b"\0" + source.read_bytes())
@@ -55,7 +54,7 @@ def cache_folder(package: Path = _TOKENIZER) -> Path:
 
 
 class _CodeCache(FunctionCache):
-    """Numba's cache of one function, in a folder of ours and with files that are checked."""
+    """Numba's cache of one function, in our own directory and with verified files."""
 
     def __init__(self, py_func, package: Path):
         before = _NUMBA.CACHE_DIR
@@ -81,7 +80,7 @@ class _CodeCache(FunctionCache):
 
 
 class _HashedFiles(IndexDataCacheFile):
-    """Index and data files that end in the hash of what precedes it; one that does not is as good as absent."""
+    """Index and data files that end in the hash of their content; others count as absent."""
 
     @contextlib.contextmanager
     def _open_for_write(self, filepath):
@@ -91,15 +90,15 @@ class _HashedFiles(IndexDataCacheFile):
             file.write(content.getvalue() + _HASH(content.getvalue()).digest())
 
     def _load_index(self):
-        return super()._load_index() if _is_whole(self._index_path) else {}
+        return super()._load_index() if _has_valid_hash(self._index_path) else {}
 
     def _load_data(self, name):
-        if not _is_whole(self._data_path(name)):
-            raise OSError(f"{name}: damaged")  # which Numba takes for a file that is gone
+        if not _has_valid_hash(self._data_path(name)):
+            raise OSError(f"{name}: damaged")  # which Numba treats as a missing file
         return super()._load_data(name)
 
 
-def _is_whole(path: str) -> bool:
+def _has_valid_hash(path: str) -> bool:
     try:
         content = Path(path).read_bytes()
     except OSError:
@@ -110,4 +109,4 @@ def _is_whole(path: str) -> bool:
 
 @functools.cache
 def _report_compiling(package: Path) -> None:
-    print(f"lmfast: compiling {package.name} code for this machine (once, some seconds)", file=sys.stderr)
+    print(f"lmfast: compiling {package.name} code for this machine (once, a few seconds)", file=sys.stderr)

@@ -1,8 +1,8 @@
-"""The table that counts pretokens: open addressing over 16-byte keys, and its contents in order.
+"""The hash table that counts pretokens: open addressing over 16-byte keys.
 
-In: text (uint8, readable beyond its end) and the ends of its pretokens. Out: distinct pretokens and their counts
-(int64), sorted by bytes. A pretoken of up to 15 bytes is its own key; a longer one is known by its hash, and its
-bytes lie in an arena, where they are compared. What each choice costs: counting.py.
+In: text (uint8, readable after its end) and the ends of its pretokens. Out: distinct pretokens and their counts
+(int64), sorted by bytes. A pretoken of up to 15 bytes is its own key; the key of a longer one is a hash, and its
+bytes are stored in an arena for comparison. counting.py lists what each choice costs.
 """
 
 import numpy as np
@@ -21,6 +21,7 @@ from lmfast.tokenizer.compiled.intrinsics import (
     load_u64,
     long_hash,
     packed_key,
+    pretoken_key,
     same_bytes,
     store_u64,
 )
@@ -34,11 +35,11 @@ FIRST_ARENA = 1 << 18
 
 @njit(nogil=True)
 def _add(table, shift, arena, used, low, high, count, data, start):
-    """Adds `count` to a key, whose bytes are data[start:] where it is a long one; `used` is (rows, arena
-    bytes) in use. There must be room: an empty row, and length + 8 bytes of arena.
+    """Adds `count` to a key; the bytes of a long pretoken are at data[start:]. `used` is (rows, arena
+    bytes) in use. The table must have an empty row, and the arena length + 8 bytes.
 
-    A row found away from its home changes places with the row there once it is the more frequent one, which
-    linear probing without deletion allows: so the hot ones are found at the first look."""
+    A row found away from its home slot is swapped with the row there once it is the more frequent one, which
+    linear probing without deletion allows: frequent pretokens are then found by the first probe."""
     mask = np.uint64((table.shape[0] >> 2) - 1)
     is_long = high >= LONG_MARK
     length = np.int64(high & (LONG_MARK - U1))
@@ -72,13 +73,13 @@ def _add(table, shift, arena, used, low, high, count, data, start):
 
 @njit(nogil=True)
 def _count_batch(data, start, bounds, first, count, table, shift, arena, used):
-    """Counts the pretokens that `bounds[first:count]` ends, the first of which begins at `start`. Returns
-    `count`, or the index of the pretoken for which there was no room."""
+    """Counts the pretokens that end at `bounds[first:count]`, the first of which begins at `start`. Returns
+    `count`, or the index of the first pretoken for which the table is full."""
     row_limit = table.shape[0] >> 3  # half full
     for k in range(first, count):
         end = np.int64(load_u64(bounds, k))
         length = end - start
-        if np.uint64(length) <= np.uint64(MAX_PACKED):  # as unsigned, so that negative ends fail it too
+        if np.uint64(length) <= np.uint64(MAX_PACKED):  # unsigned, so that it is false for negative ends too
             low, high = packed_key(data, start, length)
             row = np.int64((key_hash(low, high) >> shift) << np.uint64(2))
             if (load_u64(table, row + LOW) == low) & (load_u64(table, row + HIGH) == high):
@@ -100,7 +101,7 @@ def _count_batch(data, start, bounds, first, count, table, shift, arena, used):
 
 @njit(nogil=True)
 def _merge(other, other_arena, table, shift, arena, used):
-    """Adds all rows of another table; there must be room for all of them."""
+    """Adds all rows of another table; the capacity must suffice for all of them."""
     for row in range(0, other.shape[0], 4):
         if other[row + HIGH] != U0:
             start = np.int64(other[row + OFFSET])
@@ -112,20 +113,15 @@ def _merge(other, other_arena, table, shift, arena, used):
 
 @njit(nogil=True)
 def _add_counted(data, offsets, counts, table, shift, arena, used):
-    """Adds pretokens with their counts; there must be room for all of them. `data` is readable beyond its end."""
+    """Adds pretokens with their counts; the capacity must suffice for all. `data` is readable after its end."""
     for i in range(counts.shape[0]):
-        start = offsets[i]
-        length = offsets[i + 1] - start
-        if length <= MAX_PACKED:
-            low, high = packed_key(data, start, length)
-        else:
-            low, high = long_hash(data, start, length), LONG_MARK | np.uint64(length)
-        _add(table, shift, arena, used, low, high, np.uint64(counts[i]), data, start)
+        low, high = pretoken_key(data, offsets[i], offsets[i + 1] - offsets[i])
+        _add(table, shift, arena, used, low, high, np.uint64(counts[i]), data, offsets[i])
 
 
 @njit(nogil=True)
 def _rehash(old, table, shift):
-    """Puts the rows of one table into another, which is empty and larger."""
+    """Inserts the rows of one table into another, which is empty and larger."""
     mask = np.uint64((table.shape[0] >> 2) - 1)
     for row in range(0, old.shape[0], 4):
         if old[row + HIGH] != U0:
@@ -173,12 +169,12 @@ class CountTable:
         return self.table.nbytes + self.arena.nbytes
 
     def nbytes_with(self, rows: int, arena_bytes: int) -> int:
-        """Memory at the moment of growing for that many more rows and bytes: the old table and the new."""
+        """Peak memory in bytes of growing by that many rows and bytes: the old and the new table."""
         needed = max(2 * (len(self) + rows), FIRST_ROWS)
         return self.nbytes + ROW_BYTES * (1 << (needed - 1).bit_length()) + 2 * arena_bytes
 
     def reserve(self, rows: int, arena_bytes: int) -> None:
-        """Makes room for that many more rows and bytes of long pretokens."""
+        """Grows the capacity for that many more rows and bytes of long pretokens."""
         needed = 2 * (len(self) + rows)
         if needed > len(self.table) // 4:
             old = self.table
@@ -191,7 +187,7 @@ class CountTable:
             self.arena = arena
 
     def add(self, data: np.ndarray, start: int, bounds: np.ndarray, first: int, count: int) -> int:
-        """Counts `bounds[first:count]`; returns `count`, or where the room ended."""
+        """Counts `bounds[first:count]`; returns `count`, or the index at which the table was full."""
         return _count_batch(data, start, bounds, first, count, self.table, self.shift, self.arena, self.used)
 
     def merge(self, other: "CountTable") -> None:
@@ -200,7 +196,7 @@ class CountTable:
         _merge(other.table, other.arena, self.table, self.shift, self.arena, self.used)
 
     def add_counted(self, data: np.ndarray, offsets: np.ndarray, counts: np.ndarray) -> None:
-        """Adds distinct pretokens and their counts, in the form that `sorted` gives."""
+        """Adds distinct pretokens and their counts, in the form that `sorted` returns."""
         enable_cache(_add_counted)
         self.reserve(len(counts), int(offsets[-1]) + 8)
         readable = np.concatenate([data, np.zeros(PADDING, np.uint8)])
@@ -228,8 +224,8 @@ class CountTable:
 def _byte_order(rows: np.ndarray, arena: np.ndarray) -> np.ndarray:
     """The permutation that sorts rows (n, 4) by the bytes of their pretokens.
 
-    Two big-endian words compare like the first 15 bytes, then by length (16 for every long pretoken); only
-    long pretokens that share 15 bytes are compared in full."""
+    Two big-endian words compare like the first 15 bytes and then the length (16 for every long pretoken); only
+    long pretokens with the same first 15 bytes are compared in full."""
     first, second = rows[:, LOW].byteswap(), rows[:, HIGH].byteswap()
     is_long = rows[:, HIGH] >= LONG_MARK
     if is_long.any():
@@ -238,7 +234,7 @@ def _byte_order(rows: np.ndarray, arena: np.ndarray) -> np.ndarray:
         first[is_long] = heads[:, 0]
         second[is_long] = heads[:, 1] & np.uint64(0xFFFFFFFFFFFFFF00) | np.uint64(16)
     order = np.argsort(first)
-    # Most first words are unique: only runs of equal ones are sorted by the second word too.
+    # Most first words are unique; only runs of equal ones are also sorted by the second word.
     ties = first[order[1:]] == first[order[:-1]]
     tied = np.flatnonzero(np.concatenate(([False], ties)) | np.concatenate((ties, [False])))
     members = order[tied]

@@ -1,8 +1,8 @@
-"""The loops that turn text into ids: ends of pretokens, keys, rows of the table; merges where it has none.
+"""The loops that encode text: find the ends of pretokens, look up their keys in the cache, merge those that are new.
 
-In: text (uint8, readable beyond its end), the table of pretokens (pretoken_cache.py), the merges (merge_kernels.py), before
-which pretokens are looked up as a whole where the vocabulary needs it (whole_pretokens.py).
-Out: ids, uint16 or uint32, with room for one a byte and four more. What each choice costs: encoding.py.
+In: text (uint8, readable after its end), the cache of pretokens (pretoken_cache.py), the merges (merge_kernels.py); if the
+vocabulary needs it, whole pretokens are looked up before merging (whole_pretokens.py).
+Out: ids, uint16 or uint32, into a buffer of one element per byte plus four. encoding.py lists what each choice costs.
 """
 
 import numpy as np
@@ -30,23 +30,23 @@ from lmfast.tokenizer.compiled.pretoken_cache import (
     IN_ARENA,
     LOW,
     MORE,
+    copy_row_ids,
     find_row,
-    ids_of_row,
     remember,
+    row_tag,
     store_four,
-    tag_of,
 )
 from lmfast.tokenizer.compiled.scanner import scan_cl100k, scan_gpt2, scan_o200k
 from lmfast.tokenizer.whole_pretokens import whole_token
 
-_GROUP = 64  # pretokens whose cache lines are asked for together
-ENDS = 8192  # of pretokens that are found before they are encoded: what the two loops hand over stays in the L1 cache
+_GROUP = 64  # pretokens whose cache lines are prefetched together
+ENDS = 8192  # pretokens that are scanned before they are encoded: few enough for the ends to stay in the L1 cache
 
-# What one thread has for itself, as a plain tuple:
+# One thread's buffers, as a plain tuple:
 #   bounds    int64, ends of pretokens
 #   keys      uint64: low, high, bucket and start of each pretoken of a group
 #   values    uint64, for merge_short
-#   cursor    int64 (3,): where the scanner is (position, special tokens behind it); special tokens encoded
+#   cursor    int64 (3,): the scanner's position, special tokens before it, special tokens encoded
 Scratch = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 SPECIALS = 2
 
@@ -73,9 +73,9 @@ def _merge(data, start, length, low, high, tables, values, out, at):
 
 @njit(nogil=True)
 def encode_batch(data, start, bounds, count, special_ids, cache, scratch, tables, out, n):
-    """Writes the ids of the pretokens that `bounds[:count]` ends to out[n:]; returns the new n.
+    """Writes the ids of the pretokens that end at `bounds[:count]` to out[n:]; returns the new n.
 
-    In groups: first all keys, asking for each one's cache line, then the lookups."""
+    In groups: first all keys, with a prefetch of each one's cache line, then the lookups."""
     rows, shift, id_arena, byte_arena, used = cache
     _, keys, values, cursor = scratch
     for group in range(0, count, _GROUP):
@@ -83,7 +83,9 @@ def encode_batch(data, start, bounds, count, special_ids, cache, scratch, tables
         for k in range(size):
             end = np.int64(load_u64(bounds, group + k))
             length = end - start
-            if np.uint64(length) <= np.uint64(MAX_PACKED):  # as unsigned, so that negative ends fail it too
+            if np.uint64(length) <= np.uint64(
+                MAX_PACKED
+            ):  # unsigned, so that it is false for negative ends too
                 low, high = packed_key(data, start, length)
             elif end < 0:
                 low, high = U0, ALL_ONES
@@ -99,11 +101,11 @@ def encode_batch(data, start, bounds, count, special_ids, cache, scratch, tables
             start = end
         for k in range(size):
             bucket = np.int64(load_u64(keys, 4 * k + 2))
-            # Which of the two rows is not foreseeable, so it is chosen without a branch.
+            # A branch on which of the two rows holds the key would be mispredicted, so the row is computed.
             row = bucket + 4 - 4 * np.int64(same_pair(rows, bucket + LOW, keys, 4 * k))
             known = same_pair(rows, row + LOW, keys, 4 * k)
             ids, more = load_u64(rows, row + IDS), load_u64(rows, row + MORE)
-            tag = tag_of(out, ids, more)
+            tag = row_tag(out, ids, more)
             if known & (tag < IN_ARENA):
                 store_four(out, n, ids, more)
                 n += np.int64(tag)
@@ -118,7 +120,7 @@ def encode_batch(data, start, bounds, count, special_ids, cache, scratch, tables
             length = np.int64(high & (LONG_MARK - U1) if high >= LONG_MARK else high >> U56)
             row = find_row(rows, byte_arena, data, begin, length, low, high, bucket, out)
             if row >= 0:
-                n = ids_of_row(rows, id_arena, row, out, n)
+                n = copy_row_ids(rows, id_arena, row, out, n)
                 continue
             found = _merge(data, begin, length, low, high, tables, values, out, n)
             remember(rows, id_arena, byte_arena, used, data, begin, length, low, high, bucket, out, n, found)
@@ -132,7 +134,7 @@ def _encode(scan, data, begin, end, spans, classes, special_ids, cache, scratch,
     cursor[0] = begin
     cursor[1] = 0
     cursor[SPECIALS] = 0
-    n = np.int64(0)  # a bare 0 has a type of its own, for which `encode_batch` would be compiled once more
+    n = np.int64(0)  # a literal 0 has another type, for which `encode_batch` would be compiled again
     while cursor[0] < end:
         start = cursor[0]
         count = scan(data, end, spans, cursor, classes, bounds)
@@ -142,8 +144,8 @@ def _encode(scan, data, begin, end, spans, classes, special_ids, cache, scratch,
 
 @njit(nogil=True)
 def encode_gpt2(data, begin, end, spans, classes, special_ids, cache, scratch, tables, out):
-    """Writes the ids of data[begin:end] to `out`; returns how many. spans, classes: as in scanner.py; special_ids: of
-    the special tokens in `spans`, int64."""
+    """Writes the ids of data[begin:end] to `out`; returns their number. spans, classes: see scanner.py; special_ids:
+    int64, of the special tokens in `spans`."""
     return _encode(scan_gpt2, data, begin, end, spans, classes, special_ids, cache, scratch, tables, out)
 
 

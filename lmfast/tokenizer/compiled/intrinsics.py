@@ -1,12 +1,12 @@
-"""What Numba lacks for text at memory speed: unaligned 64-bit loads, bit scans, byte classes of 64 bytes at
-once, 16-byte keys.
+"""Intrinsics that Numba lacks for processing text at memory speed: unaligned 64-bit loads, bit scans, classes of 64
+bytes at once, 16-byte keys.
 
-Everything here reads and writes raw memory: no bounds are checked. A function that loads at `i` reads up to
-`i + 64` bytes and one vector beyond, so every buffer handed to compiled code must stay readable for
+All functions read and write raw memory without checking bounds. A function that loads at `i` may read
+`i + 64` bytes and one more vector, so every buffer passed to compiled code must be readable for
 `PADDING` bytes after the text (see chunks.padded).
 
-The vector code is plain LLVM IR on <64 x i8>: AVX-512 gives one compare per class, AVX2 two, SSE2 four; no
-instruction set is named, so it runs wherever Numba does.
+The vector code is plain LLVM IR on <64 x i8>, which takes one compare per class with AVX-512, two with AVX2 and four
+with SSE2; it names no instruction set, so it runs wherever Numba does.
 """
 
 import sys
@@ -25,7 +25,7 @@ _BLOCK = ir.VectorType(_BYTE, 64)
 _FLAGS = ir.VectorType(ir.IntType(1), 64)
 
 
-def address_of(context, builder, array_type, array, index, element: ir.Type):
+def element_pointer(context, builder, array_type, array, index, element: ir.Type):
     """Pointer to byte offset index * itemsize in an array, cast to `element`."""
     data = context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), element.as_pointer())
@@ -39,11 +39,11 @@ def _splat(value: int) -> ir.Constant:
 def load_u64(typingctx, array, index):
     """The 8 bytes that begin at element `index` of an array of any integer type, as a uint64.
 
-    Also the fast way to read a uint64 array: Numba's own indexing first asks whether the index is negative,
+    Also the fast way to read a uint64 array: Numba's own indexing first checks for a negative index,
     which made the counting loop a third slower."""
 
     def codegen(context, builder, signature, args):
-        load = builder.load(address_of(context, builder, signature.args[0], args[0], args[1], _WORD))
+        load = builder.load(element_pointer(context, builder, signature.args[0], args[0], args[1], _WORD))
         load.align = 1
         return load
 
@@ -56,7 +56,7 @@ def store_u64(typingctx, array, index, value):
 
     def codegen(context, builder, signature, args):
         store = builder.store(
-            args[2], address_of(context, builder, signature.args[0], args[0], args[1], _WORD)
+            args[2], element_pointer(context, builder, signature.args[0], args[0], args[1], _WORD)
         )
         store.align = 1
         return context.get_dummy_value()
@@ -81,7 +81,7 @@ def least_of_8(typingctx, array, index):
 
     def codegen(context, builder, signature, args):
         kind = ir.VectorType(_WORD, 8)
-        load = builder.load(address_of(context, builder, signature.args[0], args[0], args[1], kind))
+        load = builder.load(element_pointer(context, builder, signature.args[0], args[0], args[1], kind))
         load.align = 8
         function = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(_WORD, [kind]), "llvm.vector.reduce.umin.v8i64"
@@ -93,10 +93,10 @@ def least_of_8(typingctx, array, index):
 
 @intrinsic
 def prefetch(typingctx, array, index):
-    """Asks for the cache line of element `index`; never faults."""
+    """Prefetches the cache line of element `index`; never faults."""
 
     def codegen(context, builder, signature, args):
-        pointer = address_of(context, builder, signature.args[0], args[0], args[1], _BYTE)
+        pointer = element_pointer(context, builder, signature.args[0], args[0], args[1], _BYTE)
         kind = ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer()] + [ir.IntType(32)] * 3)
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
         small = ir.IntType(32)
@@ -129,10 +129,10 @@ leading_zeros = _bit_scan("llvm.ctlz.i64")
 @intrinsic
 def byte_classes(typingctx, array, index):
     """Six uint64 for the 64 bytes at `index`, bit k for byte k: ASCII letters, ASCII digits, ASCII
-    whitespace, the blank (0x20), bytes from 0x80 up, apostrophes."""
+    whitespace, spaces (0x20), bytes from 0x80 up, apostrophes."""
 
     def codegen(context, builder, signature, args):
-        pointer = address_of(context, builder, signature.args[0], args[0], args[1], _BLOCK)
+        pointer = element_pointer(context, builder, signature.args[0], args[0], args[1], _BLOCK)
         block = builder.load(pointer)
         block.align = 1
 
@@ -159,7 +159,7 @@ def byte_matches(typingctx, array, index, wanted):
     """uint64: bit k where byte index+k equals `wanted`."""
 
     def codegen(context, builder, signature, args):
-        block = builder.load(address_of(context, builder, signature.args[0], args[0], args[1], _BLOCK))
+        block = builder.load(element_pointer(context, builder, signature.args[0], args[0], args[1], _BLOCK))
         block.align = 1
         lanes = ir.VectorType(ir.IntType(32), 64)
         seed = builder.insert_element(ir.Constant(_BLOCK, ir.Undefined), args[2], ir.IntType(32)(0))
@@ -174,16 +174,16 @@ ALL_ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
 _MIX_LOW = np.uint64(0x9E3779B97F4A7C15)
 _MIX_HIGH = np.uint64(0xD6E8FEB86659FD93)
 
-MAX_PACKED = 15  # bytes of a pretoken that fit the key beside their count
-LONG_MARK = np.uint64(16) << U56  # top byte of the high word where the key is a hash and not the bytes
+MAX_PACKED = 15  # bytes of a pretoken that fit in a key together with their number
+LONG_MARK = np.uint64(16) << U56  # top byte of the high word if the key is a hash instead of the bytes
 
 
 @njit(inline="always")
 def packed_key(data, start, length):
     """(low, high): the 1 to 15 bytes at `start`, zero-padded, and their number in the top byte.
 
-    Without the length "a" and "a\\0" would be one key. Which of the words the bytes end in is not foreseeable, so both
-    masks are computed whatever it is: with a branch in its place, one word in ten cost a wrong guess."""
+    Without the length "a" and "a\\0" would have the same key. Both masks are always computed, because a branch on the
+    word in which the bytes end was mispredicted for one pretoken in ten."""
     bits = np.uint64(length) << np.uint64(3)
     low_bits = min(bits, U64)
     low = load_u64(data, start) & (ALL_ONES >> (U64 - low_bits))
@@ -193,16 +193,16 @@ def packed_key(data, start, length):
 
 @njit(inline="always")
 def key_hash(low, high):
-    """64 bits of a key, the top ones well mixed; tables take those.
+    """A 64-bit hash of a key; tables use its top bits, which are well mixed.
 
-    One multiplication: the length, on top of the high word, is rotated down so that it reaches them too. A
-    second round of mixing made 4 % fewer probes and cost 0.3 ns a pretoken."""
+    One multiplication: the length, at the top of the high word, is rotated down so that it affects them too. A
+    second round of mixing saved 4 % of the probes and took 0.3 ns per pretoken."""
     return (low ^ (high << np.uint64(29) | high >> np.uint64(35))) * _MIX_LOW
 
 
 @njit
 def long_hash(data, start, length):
-    """64 bits of a pretoken of 16 bytes or more, eight bytes a step."""
+    """A 64-bit hash of a pretoken of 16 bytes or more, eight bytes per step."""
     mixed = np.uint64(length) * _MIX_HIGH
     i = 0
     while i + 8 <= length:
@@ -217,8 +217,16 @@ def long_hash(data, start, length):
 
 
 @njit
+def pretoken_key(data, start, length):
+    """(low, high) of a pretoken of any length: its bytes if they fit, else a hash. Hot loops write this branch out."""
+    if length <= MAX_PACKED:
+        return packed_key(data, start, length)
+    return long_hash(data, start, length), LONG_MARK | np.uint64(length)
+
+
+@njit
 def same_bytes(left, i, right, j, length):
-    """Whether `length` bytes at left[i:] and right[j:] are equal; both readable for 8 bytes beyond."""
+    """Whether `length` bytes at left[i:] and right[j:] are equal; both must be readable for 8 bytes more."""
     k = 0
     while k + 8 <= length:
         if load_u64(left, i + k) != load_u64(right, j + k):
@@ -231,7 +239,7 @@ def same_bytes(left, i, right, j, length):
 
 
 def aligned_words(count: int) -> np.ndarray:
-    """`count` zeroed uint64 that begin at a cache line, so that a row of 32 bytes never straddles two."""
+    """`count` zeroed uint64, aligned to a cache line so that no 32-byte row crosses one."""
     words = np.zeros(count + 8, np.uint64)
     skip = (-words.ctypes.data % 64) // 8
     return words[skip : skip + count]
@@ -244,9 +252,8 @@ if sys.platform == "linux":
     _madvise = types.ExternalFunction("madvise", types.int32(types.intp, types.intp, types.int32))
 
     @njit
-    def want_huge_pages(array):
-        """Asks for huge pages for a fresh array of some megabytes, as NumPy does for its own: Numba's are touched page
-        by page."""
+    def advise_huge_pages(array):
+        """Requests huge pages for a new array of several megabytes, as NumPy does for its arrays and Numba does not."""
         address = array.ctypes.data
         begin = (address + _HUGE_PAGE - 1) & ~(_HUGE_PAGE - 1)
         end = (address + array.size * array.itemsize) & ~(_HUGE_PAGE - 1)
@@ -256,5 +263,5 @@ if sys.platform == "linux":
 else:
 
     @njit
-    def want_huge_pages(array):
-        """Nothing: only Linux is asked for huge pages."""
+    def advise_huge_pages(array):
+        """No effect outside Linux."""

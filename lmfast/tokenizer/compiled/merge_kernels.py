@@ -1,17 +1,17 @@
-"""The bytes of one pretoken to its ids, by the merges alone: what the encoder does where its cache misses.
+"""Encodes one pretoken with the merges alone; the encoder uses it when its cache misses.
 
 In: the pretoken's bytes, the ids of the 256 bytes, and the merges as tables from a pair of ids to (rank, new
-id). Out: ids (uint32). The merge of lowest rank goes first, the leftmost where ranks are equal.
+id). Out: ids (uint32). The merge of lowest rank is applied first, the leftmost of equal ranks.
 
-Up to `SHORT` bytes the least rank is found by looking at all of them; longer pretokens use a heap. From `HUGE` bytes
-on positions lie in one list for each rank and a rank is done from left to right: a heap of a million positions is
-a walk through memory for each merge (four times the length took nine times as long), the lists are read in order.
+Up to `SHORT` bytes the lowest rank is found by scanning all pairs; longer pretokens use a heap. From `HUGE` bytes
+on, positions are in one list per rank and each rank is processed from left to right: each merge with a heap of a million
+positions accesses memory at random (four times the length took nine times as long), while the lists are read in order.
 
-What this costs is memory: two lookups a merge, most of which find nothing. A filter of one 64-bit word a pair, two
-bits of it (64 KiB for 32,000 merges), answers nearly all of those without touching the table, and the table has
-all there is to know about a merge in one row of 16 bytes. A word of ten bytes takes 220 ns, about 40 a merge, which
-is the chain from one lookup to the next: finding the least without a branch and neighbours without a branch (trees of
-comparisons, sentinels) changed nothing.
+Most of the time is memory latency: two lookups per merge, most of which find nothing. A Bloom filter with two bits per
+pair in one 64-bit word (64 KiB for 32,000 merges) answers nearly all of those without accessing the table, and the
+table stores a merge in one row of 16 bytes. A word of ten bytes takes 220 ns, about 40 per merge, the latency of one
+lookup after another: finding the minimum and the neighbours without branches (trees of comparisons, sentinels) did not
+help.
 """
 
 import numpy as np
@@ -23,15 +23,15 @@ from lmfast.tokenizer.compiled.intrinsics import (
     U0,
     U1,
     U32,
+    advise_huge_pages,
     aligned_words,
     leading_zeros,
     load_u64,
     trailing_zeros,
-    want_huge_pages,
 )
 
-SHORT = 64  # bytes; the set of symbols still there is one word
-HUGE = 1 << 13  # bytes; from here on lists by rank, whose arrays over all ranks are worth their making
+SHORT = 64  # bytes; up to this length the set of remaining symbols is one word
+HUGE = 1 << 13  # bytes; from this length on, allocating the lists of all ranks pays off
 MAX_ID = (1 << 29) - 1
 MAX_MERGES = 1 << 26
 NO_PAIR = ALL_ONES
@@ -42,15 +42,15 @@ _SIX = np.uint64(6)
 _POSITION_MASK = np.uint64(63)
 _LOW_HALF = np.uint64(0xFFFFFFFF)
 
-# Merges compiled for looking up, as a plain tuple (Numba takes ten times as long to recognise a named one at each
+# Lookup tables of merges, as a plain tuple (Numba takes ten times as long to recognise a named tuple at each
 # call). A merge's value is rank << 32 | new id.
 #   byte_ids    uint32 (256,)
-#   byte_pairs  uint64 (65536,), the values of two bytes, indexed by the little-endian word they make
-#   filter      uint64, a blocked Bloom filter, two bits a pair in the word that its hash chooses
-#   rows        uint64, open addressing, two words a row: left << 32 | right, and the value
-#   shifts      uint64 (3,), how a hash gives a word of the filter, and a row; and how many ranks there are if each
-#               is above those that made its parts, else 0
-# The tables of a vocabulary whose pretokens are looked up whole have more behind these (whole_pretokens.py).
+#   byte_pairs  uint64 (65536,), the values of pairs of bytes, indexed by their little-endian word
+#   filter      uint64, a blocked Bloom filter, two bits per pair in the word that its hash selects
+#   rows        uint64, open addressing, two words per row: left << 32 | right, and the value
+#   shifts      uint64 (3,): shifts from a hash to a word of the filter and to a row; the number of ranks if each
+#               is above the ranks that make its parts, else 0
+# The tables of a vocabulary that looks up whole pretokens have two more arrays (whole_pretokens.py).
 MergeTables = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -86,7 +86,7 @@ def find_pair(pair_filter, rows, filter_shift, row_shift, left, right):
 
 @njit(nogil=True)
 def _fill(tables, triples):
-    """Enters all merges (n, 3); of equal pairs the first counts."""
+    """Inserts all merges (n, 3); of equal pairs the first is used."""
     byte_ids, byte_pairs, pair_filter, rows, shifts = tables
     mask = np.uint64((rows.shape[0] >> 1) - 1)
     for rank in range(triples.shape[0]):
@@ -107,7 +107,7 @@ def _fill(tables, triples):
 
 
 def _parts_come_first(triples: np.ndarray) -> bool:
-    """Whether every merge's parts are made by merges of lower rank only, as training gives them: then no merge makes
+    """Whether the parts of every merge are made by merges of lower rank only, as after training: then no merge creates
     a pair of lower rank than its own."""
     ranks = np.arange(len(triples))
     made_last = np.full(int(triples.max(initial=0)) + 1, -1)
@@ -119,7 +119,7 @@ def merge_tables(triples: np.ndarray, byte_ids: np.ndarray) -> MergeTables:
     """Tables for merges (n, 3) int64: ids of left, right and result, in the order of their ranks."""
     enable_cache(_fill)
     row_bits = max(8, (2 * len(triples)).bit_length())
-    filter_bits = row_bits - 3  # 16 bits a merge or more
+    filter_bits = row_bits - 3  # at least 16 bits per merge
     rows = aligned_words(2 << row_bits)
     rows[:] = NO_PAIR
     ordered = len(triples) if _parts_come_first(triples) else 0
@@ -131,11 +131,11 @@ def merge_tables(triples: np.ndarray, byte_ids: np.ndarray) -> MergeTables:
 
 @njit(inline="always")
 def merge_short(data, start, length, tables, values, out, at):
-    """Writes the ids of data[start:start+length] to out[at:]; returns how many. `values`: 128 uint64, scratch.
+    """Writes the ids of data[start:start+length] to out[at:]; returns their number. `values`: 128 uint64, scratch.
 
-    `alive` has a bit for each byte where a symbol begins. For each of them `values` has the rank of the merge with
-    its right neighbour, << 6, and the position: the least says which merge is next, and where; 64 on stands
-    what it makes."""
+    `alive` has a bit for each byte where a symbol begins. For each symbol at i, values[i] is rank << 6 | i for the merge
+    with its right neighbour, so that the minimum gives the next merge and its position; values[i + 64] is the id that it
+    makes."""
     byte_ids, byte_pairs, pair_filter, rows, shifts = tables[:5]
     filter_shift, row_shift = shifts[0], shifts[1]
     last = np.uint64(length - 1)
@@ -212,7 +212,7 @@ def _push(heap, size, item):
 
 
 @njit
-def _list_up(lists, rank, position, size):
+def _append_position(lists, rank, position, size):
     """Appends entry number `size`, a position, to its rank's list; returns whether the list was empty."""
     first, last, positions, following = lists
     positions[size] = position
@@ -228,26 +228,26 @@ def _list_up(lists, rank, position, size):
 
 @njit
 def _merge_huge(data, start, length, tables, out, at):
-    """The same for any length below 2^30, in time that grows with the length, where ranks are in order
-    (`_parts_come_first`): a merge only lists positions under ranks above its own, so a rank is done once.
+    """The same for any length below 2^30 in linear time, if ranks are in order (`_parts_come_first`): a merge only adds
+    positions to the lists of ranks above its own, so each rank is processed once.
 
-    All merges of a rank come first, from left to right, and then the pairs that they made, so that a run of one letter
-    lists no pair that the next merge breaks. Lists are chained in the order in which positions were found: rising,
-    unless several ranks met in one. The symbols themselves stand in `out`, and there is one block of memory, in huge
-    pages where the system has them: at four million bytes, small ones were half of the time.
+    All merges of a rank are applied first, from left to right, and then the pairs that they created are listed, so that a
+    run of one letter lists no pair that the next merge breaks. Lists are chained in the order in which positions were
+    found: increasing, unless several ranks added to one list. The symbols are stored in `out`, and all arrays in one block
+    of memory, in huge pages if available: at four million bytes, small pages took half of the time.
 
-    Looking a pair up and listing it stands here three times: in a function of its own, inlined by Numba or not, with a
-    tuple or with arrays, it made all of this 2.5 times as slow (docs/LOG.md)."""
+    The lookup of a pair and its listing are repeated three times: in a separate function, inlined by Numba or not, with
+    a tuple or with arrays, they made this function 2.5 times as slow (docs/LOG.md)."""
     byte_ids, _, pair_filter, rows, shifts = tables[:5]
     filter_shift, row_shift = shifts[0], shifts[1]
     num_ranks = np.int64(shifts[2])
     block = np.empty(10 * length, np.uint32)
-    want_huge_pages(block)
-    ranks = block[:length]  # of the pair that begins here
+    advise_huge_pages(block)
+    ranks = block[:length]  # of the pair that begins at each position
     after = block[length : 2 * length]
     before = block[2 * length : 3 * length]
     batch = block[3 * length : 4 * length]
-    entries = (block[4 * length : 7 * length], block[7 * length :])  # a merge lists at most two
+    entries = (block[4 * length : 7 * length], block[7 * length :])  # a merge lists at most two pairs
     first = np.full(num_ranks, NO_POSITION, np.uint32)
     lists = (first, np.empty(num_ranks, np.uint32), *entries)
     heap = np.empty(num_ranks, np.uint64)  # ranks whose list is not empty
@@ -262,7 +262,7 @@ def _merge_huge(data, start, length, tables, out, at):
         value = find_pair(pair_filter, rows, filter_shift, row_shift, out[at + i], out[at + i + 1])
         ranks[i] = np.uint32(value >> U32)
         if value != NO_PAIR:
-            if _list_up(lists, np.int64(value >> U32), i, listed):
+            if _append_position(lists, np.int64(value >> U32), i, listed):
                 _push(heap, waiting, value >> U32)
                 waiting += 1
             listed += 1
@@ -296,7 +296,7 @@ def _merge_huge(data, start, length, tables, out, at):
         for k in range(count):
             i = np.int64(batch[k])
             if ranks[i] != rank:
-                continue  # the merge before took its first symbol
+                continue  # the previous merge consumed its first symbol
             gone = np.int64(after[i])
             right = np.int64(after[gone])
             out[at + i] = new
@@ -310,12 +310,12 @@ def _merge_huge(data, start, length, tables, out, at):
         for k in range(merged):
             i = np.int64(batch[k])
             left = np.int64(before[i])
-            # A left neighbour that this rank made has listed the pair as its right one already.
+            # A left neighbour made by this rank has listed this pair already.
             if left != NO_POSITION and (k == 0 or left != batch[k - 1]):
                 value = find_pair(pair_filter, rows, filter_shift, row_shift, out[at + left], new)
                 ranks[left] = np.uint32(value >> U32)
                 if value != NO_PAIR:
-                    if _list_up(lists, np.int64(value >> U32), left, listed):
+                    if _append_position(lists, np.int64(value >> U32), left, listed):
                         _push(heap, waiting, value >> U32)
                         waiting += 1
                     listed += 1
@@ -324,7 +324,7 @@ def _merge_huge(data, start, length, tables, out, at):
                 value = find_pair(pair_filter, rows, filter_shift, row_shift, new, out[at + right])
                 ranks[i] = np.uint32(value >> U32)
                 if value != NO_PAIR:
-                    if _list_up(lists, np.int64(value >> U32), i, listed):
+                    if _append_position(lists, np.int64(value >> U32), i, listed):
                         _push(heap, waiting, value >> U32)
                         waiting += 1
                     listed += 1
@@ -339,7 +339,7 @@ def _merge_huge(data, start, length, tables, out, at):
 
 @njit
 def merge_long(data, start, length, tables, out, at):
-    """For more than `SHORT` bytes: by lists where they are worth it and ranks are in order, else by a heap."""
+    """For more than `SHORT` bytes: uses lists if the pretoken is long and ranks are in order, else a heap."""
     if length >= HUGE and tables[4][2] > U0:
         return _merge_huge(data, start, length, tables, out, at)
     return _merge_by_heap(data, start, length, tables, out, at)
@@ -347,10 +347,10 @@ def merge_long(data, start, length, tables, out, at):
 
 @njit
 def _merge_by_heap(data, start, length, tables, out, at):
-    """Any length below 2^32: a heap of rank << 32 | position, a linked list of symbols.
+    """For any length below 2^32: a heap of rank << 32 | position, and a linked list of symbols.
 
-    A heap entry is stale when the pair at its position is no longer the one it was made for: `values` holds
-    each position's present pair. A merge takes one and makes at most two, so 2 * length are enough."""
+    A heap entry is stale if the pair at its position has changed: `values` holds
+    the current pair of each position. A merge removes one entry and adds at most two, so 2 * length suffice."""
     byte_ids, _, pair_filter, rows, shifts = tables[:5]
     filter_shift, row_shift = shifts[0], shifts[1]
     ids = np.empty(length, np.uint32)

@@ -1,9 +1,8 @@
-"""The plain scanners: one pretoken, character by character, each alternative of its pattern in order.
+"""The plain scanners: the end of one pretoken, character by character, trying the alternatives of its pattern in order.
 
 In: text as uint8 with `PADDING` readable bytes after it, a pretoken's start, the text's end, and `code_point_classes()`.
-Out: where the pretoken ends. Text is bytes: a byte that is no part of a valid UTF-8 character is a character of
-its own, of class "other" (neither letter, number nor space), which is also what `regex` sees in text decoded with
-`surrogateescape`.
+Out: the end of the pretoken. A byte that is not part of a valid UTF-8 character counts as one character of
+class "other" (neither letter, number nor space), as it does for `regex` in text decoded with `surrogateescape`.
 """
 
 import numpy as np
@@ -57,10 +56,10 @@ def is_letter(kind):
 
 @njit(inline="always")
 def ascii_letters(data, i):
-    """How many of the 8 bytes at i, from the first on, are ASCII letters.
+    """The number of leading ASCII letters in the 8 bytes at i.
 
-    SWAR: with bit 5 set a letter lies in 0x61..0x7A; adding 0x1F carries letters and what is above into bit
-    7, adding 0x05 only what is above 'z'. Bytes from 0x80 up are masked out by themselves."""
+    SWAR: with bit 5 set a letter is in 0x61..0x7A; adding 0x1F carries letters and higher values into bit
+    7, adding 0x05 only values above 'z'. Bytes from 0x80 up are masked out."""
     word = load_u64(data, i)
     low = (word | np.uint64(0x2020202020202020)) & np.uint64(0x7F7F7F7F7F7F7F7F)
     at_least_a = low + np.uint64(0x1F1F1F1F1F1F1F1F)
@@ -71,7 +70,7 @@ def ascii_letters(data, i):
 
 @njit
 def letters_end(data, i, end, classes):
-    """End of the run of letters that begins at i (i itself where there is none)."""
+    """End of the run of letters that begins at i (i itself if there is none)."""
     while i < end:
         run = ascii_letters(data, i)
         i += run
@@ -136,7 +135,7 @@ def _blank_run(stop, last, i, end):
 
 @njit(inline="always")
 def contraction(data, i, end):
-    """Bytes of `'s 't 'd 'm 'll 've 're` at i, where an apostrophe stands; 0 where there is none."""
+    """The length of the contraction (`'s 't 'd 'm 'll 've 're`) at the apostrophe at i, or 0."""
     if i + 1 >= end:
         return 0
     one = data[i + 1]
@@ -152,7 +151,7 @@ def contraction(data, i, end):
 
 @njit(inline="always")
 def contraction_any_case(data, i, end):
-    """The same with (?i:...), which also takes U+017F, the long s."""
+    """The same with (?i:...), which also matches U+017F, the long s."""
     if i + 1 >= end:
         return 0
     one = data[i + 1] | 0x20
@@ -194,7 +193,7 @@ def next_end_gpt2(data, i, end, classes):
 
 @njit
 def next_end_cl100k(data, i, end, classes):
-    """`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|` and the tail below."""
+    """`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|` and `_tail_cl100k`."""
     if data[i] == _APOSTROPHE:
         length = contraction_any_case(data, i, end)
         if length:
@@ -235,8 +234,8 @@ def _cased_word(data, i, end, classes):
     """(`[U]*[D]+` from i or -1, end of `[U]*`), where U is upper, title, modifier, other letter or mark and
     D is lower, modifier, other letter or mark.
 
-    U* takes all it can; if no lower-case letter follows, it gives characters back until one that is also in D
-    is free, and D+ then takes exactly that one, since an upper-case letter or the end of the run follows."""
+    U* matches as much as possible; if no lower-case letter follows, it backtracks to the last character that is also in
+    D, and D+ then matches exactly that one, since an upper-case letter or the end of the run follows."""
     last_shared = -1
     while i < end:
         char = char_at(data, i, end, classes)
@@ -263,7 +262,7 @@ def _cased_word(data, i, end, classes):
 
 @njit(inline="always")
 def ascii_lower_run(data, i):
-    """8 where the 8 bytes at i are all a..z."""
+    """8 if the 8 bytes at i are all a..z."""
     word = load_u64(data, i)
     at_least_a = (word & np.uint64(0x7F7F7F7F7F7F7F7F)) + np.uint64(0x1F1F1F1F1F1F1F1F)
     above_z = (word & np.uint64(0x7F7F7F7F7F7F7F7F)) + np.uint64(0x0505050505050505)
@@ -273,8 +272,8 @@ def ascii_lower_run(data, i):
 
 @njit
 def next_end_o200k(data, i, end, classes):
-    """Words split where case turns: see patterns.O200K. `[^\\r\\n\\p{L}\\p{N}]?` is greedy, so a mark is tried as
-    the prefix first and as part of the word next."""
+    """patterns.O200K, which splits words where the case changes. `[^\\r\\n\\p{L}\\p{N}]?` is greedy, so a mark is tried
+    first as the prefix and then as part of the word."""
     char = char_at(data, i, end, classes)
     kind = char & 0xFF
     if kind == NUMBER:

@@ -1,9 +1,9 @@
-"""The heap from which merging takes the next pair: greatest count first, then greater pair of byte strings.
+"""The heap of candidate pairs for learning merges: greatest count first, then greater pair of byte strings.
 
 In: `heap` (n, 2) int64, rows of (count, pair number), a binary heap in place; `pairs` (n, 4) int64, whose
 first column is the pair's key, left id << 32 | right id; `tokens`, the bytes of all ids as (text uint8,
-where each token starts in it, its length, its first eight bytes as a big-endian uint64 padded with zeros).
-Bytes are compared only where counts are equal. Nothing here allocates or checks: the caller keeps the room.
+start of each token in it, its length, its first eight bytes as a big-endian uint64 padded with zeros).
+Bytes are compared only if counts are equal. Nothing here allocates or checks bounds: the caller provides the capacity.
 """
 
 from numba import njit
@@ -13,12 +13,12 @@ LOW = 0xFFFFFFFF
 
 @njit
 def _compare_tokens(x, y, text, token_at, token_length, token_prefix):
-    """1, 0 or -1 as the bytes of token x are greater than, equal to or less than those of y."""
+    """1, 0 or -1 if the bytes of token x are greater than, equal to or less than those of y."""
     if x == y:
         return 0
     if token_prefix[x] != token_prefix[y]:
         return 1 if token_prefix[x] > token_prefix[y] else -1
-    # The prefix is padded with zeros, so b"a" and b"a\0" share it: from here byte by byte, then by length.
+    # The prefix is padded with zeros, so b"a" and b"a\0" share it: compare further bytes, then lengths.
     shorter = min(token_length[x], token_length[y])
     at_x = token_at[x]
     at_y = token_at[y]
@@ -60,7 +60,7 @@ def sift_up(heap, i, pairs, tokens):
 
 @njit
 def sift_down(heap, size, pairs, tokens):
-    """Moves the root to where it belongs."""
+    """Moves the root down to its position."""
     count = heap[0, 0]
     pair = heap[0, 1]
     i = 0

@@ -1,10 +1,11 @@
-"""Where pretokens end: one compiled scanner for each named pattern.
+"""Finds the ends of pretokens: one compiled scanner for each named pattern.
 
 `scan_<pattern>(data, end, spans, cursor, classes, bounds)` fills `bounds` with the ends of consecutive pretokens and
-returns how many. In: text as uint8 with `PADDING` readable bytes after `end`; `spans`, (start, end) of each special
-token in it: its end is written as a negative number, and neither side of it sees the other; `code_point_classes()`.
-`cursor` is (position, number of specials behind it): where to go on, left where the scanner stopped because the text
-or the room was used up. All of them give what `next_end_<pattern>` gives (next_end.py).
+returns their number. In: text as uint8 with `PADDING` readable bytes after `end`; `spans`, (start, end) of each special
+token, whose end is written as a negative number, and across which no pretoken or lookahead extends;
+`code_point_classes()`. `cursor`, (position, number of special tokens before it), is where to start, and is set to where
+the scanner stopped because the text ended or `bounds` was full. All give the results of `next_end_<pattern>`
+(next_end.py).
 """
 
 import numpy as np
@@ -22,39 +23,39 @@ from lmfast.tokenizer.compiled.intrinsics import (
 )
 from lmfast.tokenizer.compiled.next_end import contraction, next_end_cl100k, next_end_gpt2, next_end_o200k
 
-MAX_ENDS_PER_STEP = 72  # a step of a scanner writes at most this many ends: the room it asks for
+MAX_ENDS_PER_STEP = 72  # a step of a scanner writes at most this many ends, so it needs this capacity
 TOP_BIT = np.uint64(1 << 63)
 _BLANK = 0x20
 
 
 @njit
 def _no_space_before_high(data, i, end):
-    """Whether the pretoken at i begins, after a blank perhaps, with a byte that is not ASCII."""
+    """Whether the pretoken at i begins with a non-ASCII byte, possibly after a space."""
     return data[i] >= 0x80 or (data[i] == _BLANK and i + 1 < end and data[i + 1] >= 0x80)
 
 
 @njit(nogil=True)
 def scan_gpt2(data, end, spans, cursor, classes, bounds):
-    """64 bytes at a time: one bit a byte for each class, and pretoken ends by bit arithmetic.
+    """64 bytes at a time: one bit per byte for each class, and pretoken ends by bit arithmetic.
 
-    A block begins at a pretoken's start, so that nothing is carried over. With S the whitespace, a pretoken
-    begins where a run of S begins, at the last character of a run of S, after a character of S that is no
-    blank, and where one class of non-space follows another. Apostrophes that begin a pretoken are looked at
-    one by one. Bytes from 0x80 up end the part of the block that can be trusted; what stands there goes
-    through `next_end_gpt2`, and so does a pretoken longer than the block."""
+    A block begins at a pretoken's start, so that no state is carried over. With S the whitespace, a pretoken
+    begins at the start of a run of S, at the last character of a run of S, after a character of S other than a
+    space, and where one class of non-whitespace follows another. Apostrophes that begin a pretoken are checked
+    one by one. Bytes from 0x80 up end the trusted part of the block; they are handled by
+    `next_end_gpt2`, as is a pretoken longer than the block."""
     n = 0
     i = cursor[0]
     k = cursor[1]
-    room = bounds.shape[0] - MAX_ENDS_PER_STEP
-    while n <= room:
+    capacity = bounds.shape[0] - MAX_ENDS_PER_STEP
+    while n <= capacity:
         limit = spans[2 * k] if 2 * k < spans.shape[0] else end
-        while i < limit and n <= room:
+        while i < limit and n <= capacity:
             letters, digits, space, blank, high, quote = byte_classes(data, i)
             trusted = ALL_ONES
             stop = U0
             left = limit - i
             if left < 64:
-                # Past the end counts as whitespace: then no blank is split off before it.
+                # Bytes after the end count as whitespace, so that no space is split off before it.
                 trusted = (U1 << np.uint64(left)) - U1
                 stop = U1 << np.uint64(left)
                 space |= ~trusted
@@ -86,12 +87,12 @@ def scan_gpt2(data, end, spans, cursor, classes, bounds):
                 i = next_end_gpt2(data, i, limit, classes)
                 bounds[n] = i
                 n += 1
-                while i < limit and n <= room and _no_space_before_high(data, i, limit):
+                while i < limit and n <= capacity and _no_space_before_high(data, i, limit):
                     i = next_end_gpt2(data, i, limit, classes)
                     bounds[n] = i
                     n += 1
                 continue
-            # Eight at a time, wanted or not: the loop's exit is then foreseen (1.7 ns a pretoken against 2.2).
+            # Eight at a time, needed or not: the loop's exit is then predictable (1.7 ns per pretoken instead of 2.2).
             total = n + count_ones(ends)
             base = i
             i = base + 63 - leading_zeros(ends)
@@ -101,7 +102,7 @@ def scan_gpt2(data, end, spans, cursor, classes, bounds):
                     ends &= ends - U1
                     n += 1
             n = total
-        if i < limit or n > room:
+        if i < limit or n > capacity:
             break
         if 2 * k >= spans.shape[0]:
             break
@@ -114,20 +115,20 @@ def scan_gpt2(data, end, spans, cursor, classes, bounds):
     return n
 
 
-@njit(nogil=True)
-def scan_cl100k(data, end, spans, cursor, classes, bounds):
-    """One pretoken after another by `next_end_cl100k`."""
+@njit(inline="always")
+def _scan(next_end, data, end, spans, cursor, classes, bounds):
+    """One pretoken after another by `next_end`."""
     n = 0
     i = cursor[0]
     k = cursor[1]
-    room = bounds.shape[0]
-    while n < room:
+    capacity = bounds.shape[0]
+    while n < capacity:
         limit = spans[2 * k] if 2 * k < spans.shape[0] else end
-        while i < limit and n < room:
-            i = next_end_cl100k(data, i, limit, classes)
+        while i < limit and n < capacity:
+            i = next_end(data, i, limit, classes)
             bounds[n] = i
             n += 1
-        if i < limit or n >= room or 2 * k >= spans.shape[0]:
+        if i < limit or n >= capacity or 2 * k >= spans.shape[0]:
             break
         i = spans[2 * k + 1]
         bounds[n] = -i
@@ -136,27 +137,13 @@ def scan_cl100k(data, end, spans, cursor, classes, bounds):
     cursor[0] = i
     cursor[1] = k
     return n
+
+
+@njit(nogil=True)
+def scan_cl100k(data, end, spans, cursor, classes, bounds):
+    return _scan(next_end_cl100k, data, end, spans, cursor, classes, bounds)
 
 
 @njit(nogil=True)
 def scan_o200k(data, end, spans, cursor, classes, bounds):
-    """One pretoken after another by `next_end_o200k`."""
-    n = 0
-    i = cursor[0]
-    k = cursor[1]
-    room = bounds.shape[0]
-    while n < room:
-        limit = spans[2 * k] if 2 * k < spans.shape[0] else end
-        while i < limit and n < room:
-            i = next_end_o200k(data, i, limit, classes)
-            bounds[n] = i
-            n += 1
-        if i < limit or n >= room or 2 * k >= spans.shape[0]:
-            break
-        i = spans[2 * k + 1]
-        bounds[n] = -i
-        n += 1
-        k += 1
-    cursor[0] = i
-    cursor[1] = k
-    return n
+    return _scan(next_end_o200k, data, end, spans, cursor, classes, bounds)

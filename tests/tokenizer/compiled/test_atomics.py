@@ -1,4 +1,4 @@
-"""Threads that add to one element, take it from each other, and read what another has published."""
+"""Threads that add to one element, compete for it, and read what another thread has published."""
 
 import threading
 
@@ -25,7 +25,7 @@ def _add(numbers, times):
 
 @njit(nogil=True)
 def _take(slots, name):
-    """Takes every slot that is free; returns how many it got."""
+    """Takes every free slot; returns their number."""
     taken = 0
     for i in range(slots.shape[0]):
         if compare_swap(slots, i, np.uint64(0), name):
@@ -42,7 +42,7 @@ def _publish(words, rounds):
 
 @njit(nogil=True)
 def _watch(words, rounds):
-    """How often the payload was older than its mark."""
+    """The number of times the payload was older than its mark."""
     stale = 0
     seen = np.uint64(0)
     while seen < rounds:
@@ -82,7 +82,7 @@ def _fill(rows, low, high):
 
 
 @pytest.mark.parametrize("compare", COMPARISONS)
-def test_pairs_are_the_same_where_both_words_are(compare):
+def test_pairs_are_equal_if_both_words_are(compare):
     same, _ = comparison(compare)
     words, wanted = aligned_words(4), aligned_words(2)
     words[:] = (1, 2, 3, 2**64 - 1)
@@ -123,7 +123,7 @@ def test_a_slot_is_taken_once():
     assert [(slots == name).sum() for name in (1, 2)] == taken
 
 
-def test_what_is_published_is_whole():
+def test_published_data_is_complete():
     words = np.zeros(2, np.uint64)
     _watch(words, 0)
     _publish(words.copy(), 1)
@@ -131,8 +131,8 @@ def test_what_is_published_is_whole():
 
 
 @pytest.mark.parametrize("compare", COMPARISONS)
-def test_a_pair_that_is_half_written_is_no_other_pair(compare):
-    """An empty row's zero and the second word of what is being written: the key of eight NULs and more."""
+def test_a_partly_written_pair_equals_no_other_pair(compare):
+    """The zero of an empty row and the second word being written could match a key that begins with eight NULs."""
     _, found = comparison(compare)
     rows, wanted = aligned_words(2 << 17), aligned_words(2)
     wanted[:] = (0, 7)

@@ -1,4 +1,4 @@
-"""The cache of compiled code: its folder is found, keyed and this user's; what is damaged in it is made again."""
+"""The cache of compiled code: its folder is keyed by the sources and owned by this user; damaged files are replaced."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ def _double(x):
 
 
 def hits(package: Path) -> int:
-    """Calls a function that keeps its code, as a new process would; how often the code came from the cache."""
+    """Calls a function with a code cache as a new process would; returns the number of cache hits."""
     function = njit(_double)
     enable_cache(function, package=package)
     assert function(21) == 42
@@ -38,14 +38,14 @@ DAMAGES = {
 
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_is_damaged_is_compiled_again_and_kept(tmp_path, suffix, damage):
+def test_damaged_code_is_compiled_again_and_saved(tmp_path, suffix, damage):
     assert hits(tmp_path) == 0 and hits(tmp_path) == 1
     (file,) = tmp_path.rglob(f"*.{suffix}")
     file.write_bytes(DAMAGES[damage](file.read_bytes()))
     assert hits(tmp_path) == 0 and hits(tmp_path) == 1
 
 
-def test_a_file_that_cannot_be_read_is_as_good_as_absent(tmp_path):
+def test_an_unreadable_file_counts_as_absent(tmp_path):
     assert hits(tmp_path) == 0
     (file,) = tmp_path.rglob("*.nbi")
     file.unlink()
@@ -53,15 +53,15 @@ def test_a_file_that_cannot_be_read_is_as_good_as_absent(tmp_path):
     assert hits(tmp_path) == 0  # nor can it be written
 
 
-def test_a_full_disk_costs_time_only(tmp_path, small_files):
+def test_a_full_disk_only_costs_time(tmp_path, small_files):
     with small_files(100):
         assert hits(tmp_path) == 0
     assert not [path for path in tmp_path.rglob("*.nb?*") if path.is_file()]
     assert hits(tmp_path) == 0 and hits(tmp_path) == 1
 
 
-def test_compiling_is_announced_where_something_is_compiled(tmp_path, capsys):
-    """Not where a function is merely not in the cache: small files do without some, on every run."""
+def test_compiling_is_reported_if_something_is_compiled(tmp_path, capsys):
+    """But not if a function is merely missing from the cache: small files do not need some of them."""
     code_cache._report_compiling.cache_clear()
     enable_cache(njit(_double), package=tmp_path)
     assert capsys.readouterr().err == ""
@@ -74,7 +74,7 @@ def test_compiling_is_announced_where_something_is_compiled(tmp_path, capsys):
 
 @pytest.fixture
 def read_only_package(tmp_path, monkeypatch) -> Path:
-    """A package next to which nothing can be kept: a plain file has the folder's name."""
+    """A package whose cache folder cannot be created, because a file has its name."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     package = tmp_path / "package"
@@ -95,7 +95,7 @@ def test_a_temporary_folder_of_another_user_is_not_trusted(read_only_package, tm
     assert theirs not in folder.parents and folder.parent == tmp_path
 
 
-def test_without_home_and_known_user_the_temporary_folder_serves(read_only_package, tmp_path, monkeypatch):
+def test_without_home_and_known_user_the_temporary_folder_is_used(read_only_package, tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
@@ -103,14 +103,14 @@ def test_without_home_and_known_user_the_temporary_folder_serves(read_only_packa
     assert folder.parent == tmp_path / f"lmfast-{os.getuid()}" and folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_the_cache_folder_can_be_written_and_is_named_by_the_sources():
+def test_the_cache_folder_is_writable_and_depends_on_the_sources():
     folder = code_cache.cache_folder()
     assert os.access(folder, os.W_OK)
     assert folder.name.startswith("numba-")
 
 
-def test_a_read_only_install_keeps_its_code_in_the_users_cache(tmp_path):
-    """`__pycache__` cannot be made where a plain file has its name: the next place is taken."""
+def test_a_read_only_install_uses_the_users_cache(tmp_path):
+    """`__pycache__` cannot be created if a file has its name, so the next location is used."""
     package = tmp_path / "lmfast" / "tokenizer"
     package.mkdir(parents=True)
     (package.parent / "__init__.py").touch()

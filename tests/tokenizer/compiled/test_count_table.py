@@ -1,4 +1,4 @@
-"""The table against a Counter: growing, merging, order."""
+"""The count table compared with a Counter: growing, merging, order."""
 
 import itertools
 from collections import Counter
@@ -37,7 +37,7 @@ words = st.lists(
 
 @settings(deadline=None, derandomize=True, max_examples=80)
 @given(words, words)
-def test_counts_and_merged_counts_are_a_counters(left, right):
+def test_counts_and_merged_counts_equal_a_counters(left, right):
     table = filled(left)
     assert contents(table) == Counter(left)
     table.merge(filled(right))
@@ -52,8 +52,8 @@ def test_it_grows_past_its_first_rows_and_arena():
     assert len(table) == 0 and contents(table) == {}
 
 
-def test_order_by_bytes_also_where_15_bytes_are_shared():
-    """Prefixes, zeros, and long pretokens that only differ late."""
+def test_order_by_bytes_with_15_shared_bytes():
+    """Prefixes, zeros, and long pretokens that differ only near the end."""
     words = [
         b"a",
         b"a\0",
@@ -76,7 +76,7 @@ def test_order_by_bytes_also_where_15_bytes_are_shared():
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(words, words)
-def test_counts_that_come_sorted_are_added_like_a_table(left, right):
+def test_sorted_counts_are_added_like_a_table(left, right):
     table, sorted_counts = filled(left), filled(right).sorted()
     table.add_counted(*sorted_counts)
     assert contents(table) == Counter(left + right)

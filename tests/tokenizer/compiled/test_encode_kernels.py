@@ -1,4 +1,4 @@
-"""The compiled loops: whole texts at once and batches of ends give the same, in 16 and in 32 bits."""
+"""The compiled loops: whole texts and batches of ends give the same ids, with 16 and with 32 bits."""
 
 import ctypes
 import mmap
@@ -19,8 +19,8 @@ from tests.tokenizer.test_encoding import END, LESSON, lesson
 TEXT = hard_text(1, 20_000) + END.encode() + LESSON + b"<|end" + b"a" * 70 + b" " * 9000 + b"ab" * 5000
 
 
-def encoder_of(name: str, largest: int) -> Encoder:
-    """The lesson's; `largest`, where it is given, is the id of one more special token."""
+def make_encoder(name: str, largest: int) -> Encoder:
+    """An encoder of the lesson; `largest`, if given, is the id of one more special token."""
     vocab, merges, specials = lesson(name)
     if largest:
         specials = {**specials, "<|far|>": largest}
@@ -30,7 +30,7 @@ def encoder_of(name: str, largest: int) -> Encoder:
 @pytest.mark.parametrize("largest", [0, 70_000])
 @pytest.mark.parametrize("name", sorted(NAMED))
 def test_whole_texts_and_batches_of_ends_give_the_same(name, largest):
-    encoder = encoder_of(name, largest)
+    encoder = make_encoder(name, largest)
     assert encoder.dtype == (np.uint32 if largest else np.uint16)
     finder, ids = encoder._finder("all")
     data = padded(TEXT)
@@ -50,7 +50,7 @@ def test_whole_texts_and_batches_of_ends_give_the_same(name, largest):
 
 
 def before_a_wall(num_bytes: int) -> np.ndarray:
-    """uint8 whose end is the end of a page, and the page behind it cannot be touched."""
+    """uint8 that ends at the end of a page, followed by an inaccessible page."""
     whole = -(-num_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
     pages = np.frombuffer(mmap.mmap(-1, whole + mmap.PAGESIZE), np.uint8)
     protect = ctypes.CDLL(None, use_errno=True).mprotect
@@ -62,9 +62,9 @@ def before_a_wall(num_bytes: int) -> np.ndarray:
 @pytest.mark.skipif(sys.platform != "linux", reason="mprotect is called as on Linux")
 @pytest.mark.parametrize("largest", [0, 70_000])
 @pytest.mark.parametrize("name", sorted(NAMED))
-def test_nothing_is_touched_beyond_padding_and_room(name, largest):
-    """A byte too many ends the process."""
-    encoder = encoder_of(name, largest)
+def test_no_access_beyond_padding_and_capacity(name, largest):
+    """Accessing one byte too many would end the process."""
+    encoder = make_encoder(name, largest)
     finder, ids = encoder._finder("all")
     rng = random.Random(largest)
     tails = (

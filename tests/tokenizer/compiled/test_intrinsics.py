@@ -1,4 +1,4 @@
-"""Loads, bit scans, byte classes, keys: against Python's own arithmetic."""
+"""Loads, bit scans, byte classes, keys: compared with Python's arithmetic."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -92,20 +92,20 @@ def test_every_byte_has_its_class():
 
 @SETTINGS
 @given(st.binary(max_size=15), st.binary(max_size=15), st.binary(max_size=9))
-def test_keys_are_equal_exactly_where_pretokens_are(left, right, after):
-    """Also `a` beside `a\\0`, whatever follows in memory."""
+def test_keys_are_equal_exactly_if_pretokens_are(left, right, after):
+    """Including `a` and `a\\0`, whatever follows in memory."""
     data = padded(left + after)
     other = padded(right + b"\xff" * 9)
     assert (_key(data, 0, len(left)) == _key(other, 0, len(right))) == (left == right)
 
 
-def test_a_store_touches_eight_bytes_and_no_more():
+def test_a_store_writes_exactly_eight_bytes():
     words = np.arange(6, dtype=np.uint32)
     _store(words, 1, np.uint64(7 | 9 << 32))
     assert words.tolist() == [0, 7, 9, 3, 4, 5]
 
 
-def test_aligned_words_begin_at_a_cache_line_and_are_zero():
+def test_aligned_words_are_aligned_and_zero():
     for count in (1, 9, 1000):
         words = intrinsics.aligned_words(count)
         assert words.ctypes.data % 64 == 0 and len(words) == count and not words.any()

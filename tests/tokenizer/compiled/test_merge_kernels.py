@@ -1,4 +1,4 @@
-"""Both ways to merge a pretoken, against the oracle's one merge at a time."""
+"""All ways to merge a pretoken, compared with the oracle, which applies one merge at a time."""
 
 import random
 
@@ -31,14 +31,16 @@ def _long(data, length, tables, out):
     return merge_long(data, 0, length, tables, out, 0)
 
 
-def check(word: bytes, merges: list[tuple[bytes, bytes]], vocab: dict[bytes, int]) -> None:
+def check(word: bytes, merges: list[tuple[bytes, bytes]], vocab: dict[bytes, int], times: int = 1) -> None:
+    """`word`, repeated: the oracle, whose time is quadratic, sees it once, so no merge may cross a repetition."""
     triples = np.array([[vocab[a], vocab[b], vocab[a + b]] for a, b in merges], np.int64).reshape(-1, 3)
     tables = merge_tables(triples, np.array([vocab[bytes([byte])] for byte in range(256)], np.uint32))
-    data, out = padded(word), np.zeros(len(word) + 4, np.uint32)
     ranks = {}
     for rank, pair in enumerate(merges):
         ranks.setdefault(pair, rank)
-    expected = [vocab[symbol] for symbol in oracle.merge_pretoken(word, ranks)]
+    expected = [vocab[symbol] for symbol in oracle.merge_pretoken(word, ranks)] * times
+    word *= times
+    data, out = padded(word), np.zeros(len(word) + 4, np.uint32)
     assert out[: _long(data, len(word), tables, out)].tolist() == expected
     if len(word) <= SHORT:
         assert out[: _short(data, len(word), tables, aligned_words(2 * SHORT), out)].tolist() == expected
@@ -47,7 +49,7 @@ def check(word: bytes, merges: list[tuple[bytes, bytes]], vocab: dict[bytes, int
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(st.text(alphabet="ab", min_size=1, max_size=100), st.integers(0, 2**32))
 def test_few_letters_and_many_overlapping_merges(text, seed):
-    """Ranks that say nothing about lengths, pairs given twice, the same token from two pairs."""
+    """Ranks independent of lengths, repeated pairs, the same token from two pairs."""
     rng = random.Random(seed)
     symbols, merges = [b"a", b"b"], []
     while len(merges) < 14:
@@ -59,7 +61,7 @@ def test_few_letters_and_many_overlapping_merges(text, seed):
         check(word, merges, {token: number for number, token in enumerate(tokens)})
 
 
-def test_lengths_around_the_switch_and_no_merges_at_all():
+def test_lengths_around_the_switch_and_no_merges():
     tokens = {bytes([byte]): byte for byte in range(256)}
     for length in (1, 2, 63, 64, 65, 300):
         check(b"ab" * length, [], tokens)
@@ -68,7 +70,7 @@ def test_lengths_around_the_switch_and_no_merges_at_all():
 
 
 def test_thousands_of_merges_are_all_found():
-    """More than a word of the filter holds: pairs of bytes in an order of their own."""
+    """More than one word of the filter can represent: pairs of bytes in random order."""
     pairs = [(bytes([a]), bytes([b])) for a in range(256) for b in range(0, 256, 7)]
     random.Random(8).shuffle(pairs)
     tokens = {bytes([byte]): byte for byte in range(256)} | {a + b: 256 + i for i, (a, b) in enumerate(pairs)}
@@ -87,7 +89,7 @@ def _by_lists(data, length, tables, out):
 
 
 def learnt_tables(rng: random.Random, num_merges: int):
-    """Merges whose parts come before them, as training gives them, over four letters."""
+    """Merges over four letters whose parts come before them, as after training."""
     symbols, triples, seen = [b"a", b"b", b"c", b"d"], [], set()
     ids = {bytes([byte]): byte for byte in range(256)}
     while len(triples) < num_merges:
@@ -116,11 +118,11 @@ def test_lists_by_rank_and_the_heap_agree(seed, num_merges, length):
     assert first[:n].tolist() == second[:n].tolist()
 
 
-def test_huge_pretokens_where_a_merge_makes_one_of_lower_rank():
-    """(ab, a) comes before (a, b): ranks are not in order, so the heap must be taken."""
+def test_huge_pretokens_with_merges_of_lower_rank():
+    """(ab, a) comes before (a, b): ranks are not in order, so the heap must be used."""
     tokens = {bytes([byte]): byte for byte in range(256)} | {b"aba": 256, b"ab": 257}
     merges = [(b"ab", b"a"), (b"a", b"b")]
     triples = np.array([[tokens[a], tokens[b], tokens[a + b]] for a, b in merges], np.int64)
     assert merge_tables(triples, np.arange(256, dtype=np.uint32))[4][2] == 0
-    check(b"ab" * (HUGE // 2), merges, tokens)
-    check(b"a" * HUGE, [(b"a", b"a"), (b"aa", b"aa")], tokens | {b"aa": 256, b"aaaa": 257})
+    check(b"abab", merges, tokens, HUGE // 4)
+    check(b"aaaa", [(b"a", b"a"), (b"aa", b"aa")], tokens | {b"aa": 256, b"aaaa": 257}, HUGE // 4)

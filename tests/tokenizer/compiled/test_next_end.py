@@ -1,4 +1,4 @@
-"""The plain scanners on their own, pretoken by pretoken, against `regex`."""
+"""The plain scanners alone, pretoken by pretoken, compared with `regex`."""
 
 import random
 
@@ -28,8 +28,8 @@ def test_one_pretoken_after_another(name):
         assert ends == expected(name, text), text
 
 
-def test_letter_runs_stop_at_the_texts_end_and_not_at_a_word():
-    """Eight bytes are looked at together: letters that follow the end must not count."""
+def test_letter_runs_stop_at_the_end_of_the_text():
+    """Eight bytes are tested together: letters after the end must not count."""
     for length in range(40):
         data = padded(b"a" * length + b"b" * 20)
         assert _letters(data, length, code_point_classes()) == length
@@ -40,6 +40,6 @@ def test_letter_runs_stop_at_the_texts_end_and_not_at_a_word():
     (b"\x80", 1), (b"\xc0\xaf", 1), (b"\xc3", 1), (b"\xe0\x80\xaf", 1), (b"\xed\xa0\x80", 1), (b"\xe6\xbc", 1),
     (b"\xf0\x80\x80\xaf", 1), (b"\xf4\x90\x80\x80", 1), (b"\xf5\x80\x80\x80", 1), (b"\xf0\x9d\x90", 1), (b"\xff", 1),
 ])  # fmt: skip
-def test_only_valid_utf8_is_a_character_of_several_bytes(text, length):
+def test_only_valid_utf8_is_a_multibyte_character(text, length):
     char = next_end.multibyte_at(padded(text), 0, len(text), code_point_classes())
     assert char >> 8 == length

@@ -1,4 +1,4 @@
-"""pair_heap.py against `sorted`: equal counts, shared prefixes, prefixes of each other."""
+"""pair_heap.py compared with `sorted`: equal counts, shared prefixes, prefixes of each other."""
 
 import numpy as np
 from hypothesis import given, settings

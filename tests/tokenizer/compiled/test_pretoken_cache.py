@@ -1,4 +1,4 @@
-"""A table too small for anything still gives the right ids, and so does one that many threads write."""
+"""A table that is far too small still gives the right ids, as does one that many threads write to."""
 
 import multiprocessing
 import random
@@ -20,7 +20,7 @@ from tests.tokenizer.test_encoding import LESSON, encoder, lesson
 
 
 def wide_lesson():
-    """The lesson with an id that needs more than 16 bits, which changes how rows are laid out."""
+    """The lesson with an id that needs more than 16 bits, which changes the layout of rows."""
     vocab, merges, specials = lesson("gpt2")
     return vocab, merges, {**specials, "<|far|>": 70_000}
 
@@ -44,7 +44,7 @@ def hard_text(seed: int, pieces: int = 3000) -> bytes:
 
 @pytest.mark.parametrize("made_of", [lambda: lesson("gpt2"), wide_lesson])
 @pytest.mark.parametrize("limits", [{"rows": 1 << 4}, {"ids": 600}, {"num_bytes": 700}])
-def test_a_table_that_overflows_all_the_time_changes_nothing(monkeypatch, made_of, limits):
+def test_an_overflowing_table_gives_the_same_ids(monkeypatch, made_of, limits):
     limit(monkeypatch, **limits)
     small = Encoder(*made_of(), get_pattern("gpt2"))
     first = small._cache
@@ -55,7 +55,7 @@ def test_a_table_that_overflows_all_the_time_changes_nothing(monkeypatch, made_o
 
 
 @pytest.mark.parametrize("made_of", [lambda: lesson("gpt2"), wide_lesson])
-def test_a_table_grows_and_keeps_what_it_has(made_of):
+def test_a_growing_table_keeps_its_rows(made_of):
     growing = Encoder(*made_of(), get_pattern("gpt2"))
     first = growing._cache
     words = [f" {letter}{number}" for letter in "abc" for number in range(first.num_rows)]
@@ -72,7 +72,7 @@ def test_a_table_grows_and_keeps_what_it_has(made_of):
 
 @pytest.mark.parametrize("rows", [1 << 9, 1 << 21])
 def test_threads_that_write_one_table(monkeypatch, rows):
-    """More threads than cores, the same words at once, tables that are replaced under them."""
+    """More threads than cores, the same words at once, tables that are replaced while in use."""
     limit(monkeypatch, rows=rows)
     shared = Encoder(*lesson("gpt2"), get_pattern("gpt2"))
     texts = [hard_text(seed % 3, 6000) for seed in range(12)]
@@ -88,7 +88,7 @@ def exit_with_ids_that_are_right(shared, text):
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
 def test_a_child_forked_while_the_table_is_replaced(monkeypatch):
-    """The lock that some thread of the parent held then is never released in the child, which must not wait for it."""
+    """A lock held by a thread of the parent is never released in the child, which must not wait for it."""
     limit(monkeypatch, rows=1 << 4)
     shared = Encoder(*lesson("gpt2"), get_pattern("gpt2"))
     text = hard_text(1, 300)
@@ -105,7 +105,7 @@ def test_a_child_forked_while_the_table_is_replaced(monkeypatch):
 
 
 def colliding_keys() -> tuple[list[bytes], list[bytes]]:
-    """40 pretokens of 8 bytes that share a bucket, and 40 of 16 bytes that share a hash: its steps can be undone."""
+    """40 pretokens of 8 bytes that share a bucket, and 40 of 16 bytes that share a hash, found by inverting it."""
     word, mix = 1 << 64, 0x9E3779B97F4A7C15
     undone = pow(mix, -1, word)
     short = [((k * undone % word) ^ 1 << 24).to_bytes(8, "little") for k in range(40)]
@@ -133,8 +133,8 @@ def test_keys_that_collide(made_of):
         assert compiled.encode(text).tolist() == oracle.encode(text, *made_of(), one_pretoken.regex)
 
 
-def test_pretokens_that_begin_with_nuls_are_themselves():
-    """A row's first word is zero for them, as in an empty row."""
+def test_pretokens_that_begin_with_nuls():
+    """The first word of their rows is zero, as in an empty row."""
     texts = [b"\0" * i + tail for i in range(1, 40) for tail in (b"", b"!", b"!" * 8, b"?!" * 5)]
     texts += [b"!" * 8 + text for text in texts]
     compiled = Encoder(*lesson("gpt2"), get_pattern("gpt2"))

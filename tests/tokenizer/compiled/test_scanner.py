@@ -1,4 +1,4 @@
-"""Scanners against `regex`: every code point in many surroundings, random strings over hard alphabets, real text."""
+"""Scanners compared with `regex`: every code point in many contexts, random strings over difficult alphabets, real text."""
 
 import functools
 import random
@@ -15,7 +15,7 @@ from tests.tokenizer import sample_text
 
 NAMES = sorted(NAMED)
 
-# What the patterns treat each in its own way, valid and not.
+# Characters that the patterns treat differently, and invalid bytes.
 HARD = [
     *(b"'", b"s", b"S", b"t", b"l", b"L", b"ll", b"ve", b"RE", b"d", b"m", b"e"),
     *(b" ", b"  ", b"\n", b"\r", b"\r\n", b"\t", b"\x0b", b"\x1c", b"\x00", b"\x7f"),
@@ -35,12 +35,12 @@ HARD = [
 ]
 
 
-def scan(name: str, text: bytes, room: int = 1 << 16, spans=()) -> list[int]:
-    """All ends, through the block scanner, `room` at a time."""
+def scan(name: str, text: bytes, capacity: int = 1 << 16, spans=()) -> list[int]:
+    """All ends, found by the block scanner with a buffer of `capacity`."""
     function = getattr(scanner, f"scan_{name}")
     enable_cache(function)
     data, cursor = padded(text), np.array([0, 0])
-    bounds = np.empty(room, np.int64)
+    bounds = np.empty(capacity, np.int64)
     ends = []
     while True:
         count = function(data, len(text), np.array(spans, np.int64), cursor, code_point_classes(), bounds)
@@ -82,9 +82,9 @@ AROUND = ["{}", "a{}", "{}a", "a{}b", "A{}b", "1{}", "{}1", " {}", "{} ", "  {}x
 
 
 def check_code_points(name: str, points: list[int]) -> None:
-    """Each code point alone and beside letters, digits, spaces, apostrophes, newlines and marks.
+    """Each code point alone and next to letters, digits, spaces, apostrophes, newlines and marks.
 
-    Each surrounding is a text of its own: spans of special tokens lie between them, 256 code points a call."""
+    Each context is a separate text, delimited by spans of special tokens, with 256 code points per call."""
     for begin in range(0, len(points), 256):
         pieces = [
             form.replace("{}", chr(point)).encode()
@@ -126,20 +126,20 @@ def test_200_000_random_strings(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_sample_of_code_points_beside_everything(name):
+def test_a_sample_of_code_points_in_all_contexts(name):
     rng = random.Random(3)
     check_code_points(name, [*range(0x250), 0x17F, 0x2028, 0x3000, *rng.sample(range(0x250, 0x110000), 300)])
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", NAMES)
-def test_every_code_point_beside_everything(name):
+def test_every_code_point_in_all_contexts(name):
     check_code_points(name, list(range(0x110000)))
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("position", range(0, 64, 7))
-def test_every_alignment_of_what_cannot_be_trusted_in_a_block(name, position):
+def test_every_alignment_of_untrusted_bytes_in_a_block(name, position):
     for piece in (b"'s ", b"  x", "é'll".encode(), b"\n\n a", b"\x80'd", "\u2003 z".encode()):
         text = b"ab " * 30
         text = text[:position] + piece + text[position:]
@@ -147,14 +147,14 @@ def test_every_alignment_of_what_cannot_be_trusted_in_a_block(name, position):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_little_room_gives_the_same_ends(name):
+def test_small_buffers_give_the_same_ends(name):
     rng = random.Random(4)
     text = b" ".join(random_text(rng) for _ in range(200))
-    assert scan(name, text, room=scanner.MAX_ENDS_PER_STEP) == expected(name, text)
+    assert scan(name, text, capacity=scanner.MAX_ENDS_PER_STEP) == expected(name, text)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_special_tokens_are_walls_and_their_ends_negative(name):
+def test_special_tokens_are_boundaries_with_negative_ends(name):
     text = b"a <x><x> b  <x>"
     ends = scan(name, text, spans=[2, 5, 5, 8, 12, 15])
     assert ends == [1, 2, -5, -8, 10, 12, -15]
