@@ -1,10 +1,10 @@
-"""The operators a decoder's training and decoding spend their time in: one file each, Triton on CUDA,
-PyTorch elsewhere.
+"""The operators that dominate training and decoding of decoder models, one file each: Triton on CUDA, PyTorch or C++
+elsewhere.
 
-Every operator is a plain function of tensors, functional and differentiable, correct on any shape, callable inside
-`torch.compile(fullgraph=True)` and under `torch.autocast`. Those that serve decoding have no gradient of their own, and
-rope_append writes to its caches. Bad arguments raise ValueError. This package imports torch and (where it is
-installed) triton, nothing else.
+Every operator is a plain function of tensors, functional and differentiable, correct for any shape, callable inside
+`torch.compile(fullgraph=True)` and under `torch.autocast`. Exceptions: the decoding operators have no gradient, and
+rope_append writes to its caches. Bad arguments raise ValueError. This package imports only torch and, if it is
+installed, triton.
 """
 
 from lmfast_kernels.attention import attention

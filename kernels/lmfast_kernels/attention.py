@@ -1,23 +1,17 @@
 """Scaled dot-product attention without the (seq, seq) matrix in memory.
 
-In: q (batch, heads, seq_q, head_dim), k and v (batch, kv_heads, seq_k, head_dim), any strides, heads a
+In: q (batch, heads, seq_q, head_dim), k and v (batch, kv_heads, seq_k, head_dim), any strides; heads a
 multiple of kv_heads (query head h reads kv head h // (heads / kv_heads)), head_dim 1 to 256; float32,
 float16, bfloat16 (float64 in plain PyTorch). Out: (batch, heads, seq_q, head_dim) in q's dtype; with
 `return_lse` also the natural logarithm of each row's softmax denominator, float32 (batch, heads, seq_q),
-which carries no gradient. causal: suffix-aligned, query i sees keys up to i' = i + seq_k − seq_q. window: of
-these only the last N, i' − N < j <= i'. document_ids (batch, seq), integers, seq_q = seq_k: a token sees only
-tokens with its own id. A row that sees no key gives zeros and an LSE of −inf. Under autocast q, k and v are
-cast to its dtype, as PyTorch's own attention does. Source: Dao 2023, arXiv:2307.08691.
+without a gradient. causal: suffix-aligned, query i sees keys up to i' = i + seq_k − seq_q. window: only the last N
+of these, i' − N < j <= i'. document_ids (batch, seq), integers, seq_q = seq_k: a token sees only
+tokens with the same id. A row that sees no key gives zeros and an LSE of −inf. Under autocast q, k and v are
+cast to its dtype, as in PyTorch's attention. Source: Dao 2023, arXiv:2307.08691. Costs: docs/kernels.md.
 
-On CUDA the kernels of attention_forward.py and attention_backward.py serve every call; calls without mask and
-LSE, in half precision and with equal lengths, may go to cuDNN or to PyTorch's operator instead
-(`backend.attention_choice`), which would build a mask of all pairs for the others. Elsewhere PyTorch's operator
-serves, and attention_blocks.py where a mask of many queries is needed.
-
-On paper, batch 4, 16 heads of 128, 4,096 tokens, causal, bf16: forward 275 GFLOP (causal work once), 278 µs
-at 989 TFLOP/s; q, k, v read and out written, 268 MB, 80 µs at 3.35 TB/s: bound by the products. Backward
-687 GFLOP, 695 µs; these kernels make 7 products where 5 are counted, so 973 µs is their own floor, the
-price of having no atomics; eight tensors moved, 537 MB, 160 µs.
+On CUDA, attention_forward.py and attention_backward.py support every call; calls in half precision with equal lengths,
+without mask and LSE, may use cuDNN or PyTorch's operator instead (`backend.attention_choice`). Elsewhere PyTorch's
+operator is used, or attention_blocks.py if a mask for many queries is needed.
 """
 
 import math
@@ -29,6 +23,7 @@ import torch.nn.functional as F
 from lmfast_kernels.attention_backward import attention_backward
 from lmfast_kernels.attention_blocks import attention_blocks, visible
 from lmfast_kernels.attention_forward import attention_forward
+from lmfast_kernels.autograd import register_attention_backward
 from lmfast_kernels.backend import (
     INTERPRETING,
     attention_choice,
@@ -39,7 +34,7 @@ from lmfast_kernels.backend import (
 )
 
 MAX_HEAD_DIM = 256
-ONE_MASK = 512  # queries up to which PyTorch's operator gets the mask of a masked call whole
+ONE_MASK = 512  # up to this many queries, PyTorch's operator gets the complete mask of a masked call
 
 
 def attention_reference(
@@ -51,7 +46,7 @@ def attention_reference(
     document_ids: torch.Tensor | None = None,
     window: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(out, lse) by the textbook's formula with every score in memory: the oracle."""
+    """(out, lse) by the textbook formula with all scores in memory: the oracle."""
     compute = compute_dtype(q.dtype)
     group = q.shape[1] // k.shape[1]
     wide_k, wide_v = (x.to(compute).repeat_interleave(group, dim=1) for x in (k, v))
@@ -61,7 +56,7 @@ def attention_reference(
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     lse = scores.logsumexp(-1)
-    # a row that sees nothing: exp(-inf - 0) = 0 everywhere, instead of exp(-inf + inf)
+    # for a row that sees nothing: exp(-inf - 0) = 0 everywhere, instead of exp(-inf + inf)
     weights = torch.exp(scores - lse.masked_fill(lse == -torch.inf, 0.0).unsqueeze(-1))
     return (weights @ wide_v).to(q.dtype), lse.detach()
 
@@ -75,11 +70,11 @@ def attention_sdpa(
     document_ids: torch.Tensor | None,
     window: int | None = None,
 ) -> torch.Tensor:
-    """PyTorch's fused operator, with every pair of query and key in a mask unless it needs none."""
+    """PyTorch's fused operator, with a mask of all pairs of query and key if one is needed."""
     if q.device.type == "cuda" and q.dtype == torch.float32 and q.shape[1] != k.shape[1]:
-        # only its operator that keeps every score takes grouped heads in float32
+        # only the operator that stores all scores supports grouped heads in float32
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
-    # a literal, not the comparison: with dynamic shapes that would be symbolic, which the operator refuses
+    # a literal True: with dynamic shapes the comparison would be symbolic, which the operator rejects
     options: dict[str, Any] = (
         {"scale": scale} if q.shape[1] == k.shape[1] else {"scale": scale, "enable_gqa": True}
     )
@@ -93,9 +88,9 @@ def attention_sdpa(
 def attention_cudnn(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, scale: float
 ) -> torch.Tensor:
-    """cuDNN's kernel by its own operator, so that nothing else can be picked; out has q's strides.
+    """cuDNN's kernel by its own operator, so that no other can be selected; out has q's strides.
 
-    The statistics that a backward needs are computed only where there will be one.
+    The statistics for a backward are computed only if there will be one.
     """
     trains = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     cudnn = torch.ops.aten._scaled_dot_product_cudnn_attention
@@ -103,9 +98,9 @@ def attention_cudnn(
 
 
 def _suits_pytorch(q: torch.Tensor, k: torch.Tensor) -> bool:
-    """Whether a call without mask and LSE is one that cuDNN's and flash attention's kernels both take (sdp_utils.cpp of
-    torch 2.11): half precision, head_dim a multiple of 8 up to 128, more than one key, nothing empty. For others PyTorch's
-    operator could fall back to one that keeps every score.
+    """Whether cuDNN's and flash attention's kernels both support a call without mask and LSE (sdp_utils.cpp of
+    torch 2.11): half precision, head_dim a multiple of 8 up to 128, more than one key, nothing empty. For other calls
+    PyTorch's operator could fall back to one that stores all scores.
     """
     batch, heads, seq, head_dim = q.shape
     return (
@@ -120,30 +115,14 @@ def _suits_pytorch(q: torch.Tensor, k: torch.Tensor) -> bool:
 
 
 def _too_wide_for_exact(q: torch.Tensor) -> bool:
-    """Float32 products without tf32 take three tensor-core products each, and for head_dim over 64 no tile
-    that lmfast_kernels.aot compiled kept its operands in registers (88 to 1,896 bytes spilled): PyTorch's operator
-    runs those.
+    """Whether a call needs PyTorch's operator because float32 products without tf32 take three tensor-core products
+    each: for head_dim above 64, every tile that lmfast_kernels.aot compiled spilled (88 to 1,896 bytes).
     """
     exact = q.dtype == torch.float32 and dot_precision() == "tf32x3"
     return exact and q.shape[-1] > 64 and not INTERPRETING
 
 
-def _setup_context(ctx, inputs, output):
-    q, k, v, document_ids, ctx.causal, ctx.scale, ctx.window = inputs
-    out, lse = output
-    ctx.save_for_backward(q, k, v, out, lse, document_ids)
-    ctx.set_materialize_grads(False)
-
-
-def _autograd(ctx, dout, _dlse):
-    q, k, v, out, lse, document_ids = ctx.saved_tensors
-    if dout is None:
-        return None, None, None, None, None, None, None
-    grads = attention_backward(dout, q, k, v, out, lse, document_ids, ctx.causal, ctx.scale, ctx.window)
-    return *grads, None, None, None, None
-
-
-attention_forward.register_autograd(_autograd, setup_context=_setup_context)
+register_attention_backward(attention_forward, attention_backward)
 
 
 def _validate(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, document_ids: torch.Tensor | None) -> None:
@@ -155,7 +134,7 @@ def _validate(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, document_ids: t
     if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
         raise ValueError(f"attention: k {tuple(k.shape)} must have batch and head_dim of q {tuple(q.shape)}")
     if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
-        raise ValueError(f"attention: {q.shape[1]} heads are no multiple of {k.shape[1]} kv heads")
+        raise ValueError(f"attention: {q.shape[1]} heads are not a multiple of {k.shape[1]} kv heads")
     if not 1 <= q.shape[3] <= MAX_HEAD_DIM:
         raise ValueError(f"attention: head_dim {q.shape[3]} is outside 1 to {MAX_HEAD_DIM}")
     if not q.dtype == k.dtype == v.dtype:
@@ -204,8 +183,10 @@ def attention(
     window: int | None = None,
     return_lse: bool = False,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """softmax(q kᵀ · scale + mask) v, scale 1/√head_dim by default. Raises ValueError on arguments that do
-    not fit.
+    """softmax(q kᵀ · scale + mask) v, scale 1/√head_dim by default. Raises ValueError for inconsistent arguments.
+
+    q (batch, heads, seq_q, head_dim), k and v (batch, kv_heads, seq_k, head_dim); document_ids (batch, seq); window in
+    keys. With `return_lse` also the natural logarithm of the softmax denominators (batch, heads, seq_q), float32.
     """
     cast = autocast_dtype(q)
     if cast is not None:
@@ -220,7 +201,7 @@ def attention(
         if window < 1 or not causal:
             raise ValueError(f"attention: window {window} must be at least 1, with causal=True")
         if window >= k.shape[2]:
-            window = None  # every key is within reach
+            window = None  # no key is excluded
     ours = triton_runs(q) and not _too_wide_for_exact(q)
     if ours and not return_lse and document_ids is None and window is None and _suits_pytorch(q, k):
         chosen = attention_choice(q)

@@ -1,11 +1,11 @@
-"""The backward kernels of attention: dq by query blocks, dk and dv by key blocks, no atomics.
+"""The backward kernels of attention: dq by query blocks, dk and dv by key blocks, without atomics.
 
 In: dout, q, k, v, out and the forward's base-2 logarithms. Out: dq, dk, dv in the inputs' dtypes. Scores
-are computed again from q and k. The first kernel owns a block of queries and sums over keys; on its way in
-it also stores delta = Σ dout · out of each row. The second owns a block of keys and sums over the queries
-of every head that shares them, so grouped heads need no reduction afterwards. Every sum has one owner and
-one order: two calls agree to the last bit. The price is two more products than an implementation that adds
-dq up atomically (7 instead of 5). Source: Dao 2023, arXiv:2307.08691, section 3.
+are recomputed from q and k. A program of the first kernel owns a block of queries and sums over keys; it first
+stores delta = Σ dout · out of each row. A program of the second owns a block of keys and sums over the queries
+of every head that shares them, so grouped heads need no further reduction. Every sum has one owner and
+one order, so two calls agree bitwise. This takes two more products than summing dq atomically (7 instead of 5).
+Source: Dao 2023, arXiv:2307.08691, section 3.
 """
 
 import torch
@@ -96,7 +96,7 @@ def _attention_dq_kernel(
     tl.store(delta_ptr + row_of_lse * seq_q + start_m + rows, delta, mask=inside)
     q = load_tile(q_ptr, q_row, start_m, seq_q, rows, dims, HEAD_DIM, BLOCK_D, not EVEN)
     lse = tl.load(lse_ptr + row_of_lse * seq_q + start_m + rows, mask=inside, other=0.0)
-    lse = tl.where(lse == float("-inf"), 0.0, lse)  # such a row sees nothing: its scores are all -inf
+    lse = tl.where(lse == float("-inf"), 0.0, lse)  # -inf: the row sees nothing, and its scores are all -inf
     row_ids = rows
     if HAS_IDS:
         row_ids = tl.load(ids_ptr + start_m + rows, mask=inside, other=0)
@@ -132,7 +132,7 @@ def _dkdv_range(
     HAS_WINDOW: tl.constexpr, MASKED: tl.constexpr, CHECK_ROWS: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Adds the queries begin … stop; of a window's masked ones without skip_from … skip_to, so that one loop serves both
+    """Adds the queries begin … stop. With a window, the masked loop skips skip_from … skip_to, so that it covers both
     sides of the blocks without a mask.
     """
     rows, cols, dims = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
@@ -144,7 +144,7 @@ def _dkdv_range(
             m = tl.where(step < skip_from, step, step + (skip_to - skip_from))
         q = load_tile(q_ptr, q_row, m, seq_q, rows, dims, HEAD_DIM, BLOCK_D, CHECK_ROWS)
         inside = (m + rows) < seq_q
-        # beyond the end, and for rows that see nothing, +inf makes every weight 2^-inf = 0
+        # after the end, and for rows that see nothing, +inf makes every weight 2^-inf = 0
         lse = tl.load(lse_ptr + m + rows, mask=inside, other=float("inf"))
         lse = tl.where(lse == float("-inf"), float("inf"), lse)
         scores = tl.dot(k, tl.trans(q), input_precision=PRECISION, out_dtype=dk.dtype) * SCALE  # (N, M)
@@ -173,9 +173,9 @@ def _query_ranges(
     CAUSAL: tl.constexpr, HAS_IDS: tl.constexpr, HAS_WINDOW: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """The counterpart of key_ranges: of the keys start … start + BLOCK_N, where queries begin, from where to where
-    blocks of queries need no mask, where queries that need one end. With document ids all do: a loop without a mask,
-    for the inside of long documents, spilled 424 bytes with grouped heads (head_dim 64, sm_90).
+    """The counterpart of key_ranges. For the keys start … start + BLOCK_N: the first query, the begin and end of the
+    blocks of queries that need no mask, and the end of those that need one. With document ids all need one: a loop without
+    a mask, for the inside of long documents, spilled 424 bytes with grouped heads (head_dim 64, sm_90).
     """
     begin = tl.zeros((), tl.int32)
     stop = tl.zeros((), tl.int32) + seq_q
@@ -277,7 +277,7 @@ def attention_backward(
     scale: float,
     window: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(dq, dk, dv); lse is the forward's, to base 2, a window of 0 is none."""
+    """(dq, dk, dv); lse is the forward's base-2 logarithm; window 0 means none."""
     batch, heads, seq_q, head_dim = q.shape
     kv_heads, seq_k = k.shape[1], k.shape[2]
     dq, dk, dv = empty_by_token(q), empty_by_token(k), empty_by_token(v)

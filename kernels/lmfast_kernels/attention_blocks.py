@@ -1,16 +1,17 @@
-"""Attention under a mask in plain PyTorch, a block of queries at a time: memory grows with block × keys, never with
+"""Masked attention in plain PyTorch, one block of queries at a time: memory is proportional to block × keys instead of
 queries × keys.
 
-In: q (batch, heads, seq_q, head_dim), k and v (batch, kv_heads, seq_k, head_dim), any strides and floats; document ids
-(batch, seq), integers, or None; a window of 0 is none. Out: out like q, and the natural logarithm of each row's softmax
-denominator. Used where Triton is not, for long sequences (attention.py). A block reads only the keys between the first
-and the last that any of its queries can see: by causality and window everywhere, by documents on CPUs, where looking at
-the ids costs no wait for a device. The backward computes a block's weights again from the logarithms. One opaque
-operator: traced, its loop would be one copy of its body for each block.
+In: q (batch, heads, seq_q, head_dim), k and v (batch, kv_heads, seq_k, head_dim), any strides and floating dtypes;
+document ids (batch, seq), integers, or None; window 0 means none. Out: out like q, and the natural logarithm of each
+row's softmax denominator. Used without Triton for long sequences (attention.py). A block reads only the keys between the
+first and the last one that its queries can see: limited by causality and window everywhere, and by documents on CPUs,
+where reading the ids does not synchronise with a device. The backward recomputes a block's weights from the logarithms.
+An opaque operator, because tracing would unroll the loop over blocks.
 """
 
 import torch
 
+from lmfast_kernels.autograd import register_attention_backward
 from lmfast_kernels.backend import compute_dtype, no_autocast
 
 BLOCK = 128
@@ -24,8 +25,8 @@ def visible(
     document_ids: torch.Tensor | None = None,
     window: int | None = None,
 ) -> torch.Tensor | None:
-    """Which of the queries `rows` sees which of the keys `cols`, True where it does, broadcastable to (batch, heads, rows,
-    cols); None for everything. `offset`: keys before the first query's own, seq_k − seq_q.
+    """The mask of the keys `cols` that the queries `rows` see, True if seen, broadcastable to (batch, heads, rows, cols);
+    None if all are seen. `offset`: the number of keys before the first query's own, seq_k − seq_q.
     """
     mask = None
     if causal:
@@ -38,7 +39,7 @@ def visible(
 
 
 def _blocks(q, k, document_ids, causal, window):
-    """(slice of queries, slice of the keys they may see, mask) of each block."""
+    """(slice of queries, slice of the keys they may see, mask) for each block."""
     seq_q, seq_k = q.shape[2], k.shape[2]
     offset = seq_k - seq_q
     for start in range(0, seq_q, BLOCK):
@@ -87,7 +88,7 @@ def attention_blocks(
         for rows, keys, mask in _blocks(q, k, document_ids, causal, window):
             scores = _scores(q[:, :, rows].to(compute), k[:, :, keys].to(compute), mask, scale)
             block_lse = scores.logsumexp(-1, keepdim=True)
-            # a row that sees nothing: exp(-inf - 0) = 0 everywhere, instead of exp(-inf + inf)
+            # for a row that sees nothing: exp(-inf - 0) = 0 everywhere, instead of exp(-inf + inf)
             weights = torch.exp(scores - block_lse.masked_fill(block_lse == -torch.inf, 0.0)).flatten(2, 3)
             out[:, :, rows] = (weights @ v[:, :, keys].to(compute)).reshape(batch, heads, -1, head_dim)
             lse[:, :, rows] = block_lse.reshape(batch, heads, -1)
@@ -143,17 +144,4 @@ def _(dout, q, k, v, out, lse, document_ids, causal, scale, window):
     return dq, k.new_empty(k.shape), v.new_empty(v.shape)
 
 
-def _setup_context(ctx, inputs, output):
-    q, k, v, document_ids, ctx.causal, ctx.scale, ctx.window = inputs
-    ctx.save_for_backward(q, k, v, *output, document_ids)
-    ctx.set_materialize_grads(False)
-
-
-def _autograd(ctx, dout, _dlse):
-    if dout is None:
-        return None, None, None, None, None, None, None
-    grads = _backward(dout, *ctx.saved_tensors, ctx.causal, ctx.scale, ctx.window)
-    return *grads, None, None, None, None
-
-
-attention_blocks.register_autograd(_autograd, setup_context=_setup_context)
+register_attention_backward(attention_blocks, _backward)

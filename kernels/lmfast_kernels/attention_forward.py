@@ -1,14 +1,14 @@
-"""The forward kernel of attention: one program holds a block of queries and walks the keys it may see.
+"""The forward kernel of attention: a program holds a block of queries and iterates over the keys it may see.
 
-In: q (batch, heads, seq_q, head_dim), k and v (batch, kv_heads, seq_k, head_dim), last dimension dense, other
-strides free; ids (batch, seq) integers or absent. Out: out (batch, heads, seq_q, head_dim), in memory (batch, seq_q,
-heads, head_dim), and per row (batch, heads, seq_q) the
-logarithm **to base 2** of the softmax denominator, float32, −inf for a row that sees nothing.
+In: q (batch, heads, seq_q, head_dim), k and v (batch, kv_heads, seq_k, head_dim), last dimension dense, any other
+strides; ids (batch, seq) integers or None. Out: out (batch, heads, seq_q, head_dim), stored as (batch, seq_q,
+heads, head_dim), and for each row (batch, heads, seq_q) the **base-2** logarithm of the softmax denominator, float32,
+−inf for a row that sees nothing.
 
-Scores stay in base 2: exp2 of q·k · scale · log2(e), one fused multiply-add and one instruction a score.
-Key blocks that every query of the program sees need no mask and run in a loop of their own; the diagonal,
-the ragged end and everything under document_ids run in the masked loop. Long rows of a causal block come
-first in the launch, so the short ones fill the gaps at its end. Source: Dao 2023, arXiv:2307.08691.
+Scores are in base 2: exp2 of q·k · scale · log2(e), one fused multiply-add and one instruction per score.
+Key blocks that every query of the program sees need no mask and are processed in a separate loop; the diagonal,
+the partial last block and everything under document_ids use the masked loop. The longest rows of a causal mask are
+launched first, so that the short ones fill the gaps at the end. Source: Dao 2023, arXiv:2307.08691.
 """
 
 import math
@@ -28,7 +28,7 @@ from lmfast_kernels.backend import (
 )
 
 LOG2_E = math.log2(math.e)
-GROUP = 32  # positions whose lowest and highest document id are kept together
+GROUP = 32  # positions per group; each group stores its lowest and highest document id
 
 
 @jit
@@ -36,7 +36,7 @@ def load_tile(
     pointer, row_stride, start, limit, rows, dims,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, CHECK_ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Rows start + rows of a (seq, HEAD_DIM) matrix, zeros beyond limit and HEAD_DIM."""
+    """Rows start + rows of a (seq, HEAD_DIM) matrix, zeros from `limit` and HEAD_DIM on."""
     tile = (
         pointer
         + tl.cast(start, tl.int64) * row_stride
@@ -51,7 +51,7 @@ def load_tile(
 
 @jit
 def store_tile(pointer, row_stride, start, limit, rows, dims, values, HEAD_DIM: tl.constexpr):
-    """The counterpart of load_tile; always checks, a store happens once a program."""
+    """The counterpart of load_tile; always checks bounds, because a program stores only once."""
     tile = (
         pointer
         + tl.cast(start, tl.int64) * row_stride
@@ -63,12 +63,12 @@ def store_tile(pointer, row_stride, start, limit, rows, dims, values, HEAD_DIM: 
 
 @jit
 def document_spans(rows_of_ids, inside, lows_ptr, highs_ptr, seq, GROUP: tl.constexpr, GROUPS: tl.constexpr):
-    """Of positions with these ids (where `inside`), among groups of GROUP positions with known lowest and highest ids:
-    first and one past the last position whose group may hold one of the ids; then first and one past the last of the
-    groups that hold nothing but the one id all rows share, where those lie side by side, otherwise 0 and 0.
+    """Spans of positions for rows with these ids (where `inside`), from the lowest and highest id of each group of GROUP
+    positions: the first and one past the last position whose group may contain one of the ids; then the first and one past
+    the last position of the groups that contain only the one id of all rows, if these are contiguous, otherwise 0 and 0.
 
-    Exact to a group for packed rows, whose documents are contiguous; for ids in any order the first span is a superset,
-    which the mask thins.
+    Exact up to a group for packed rows, whose documents are contiguous; for ids in any order the first span is a superset,
+    and the mask excludes the rest.
     """
     lowest = tl.min(tl.where(inside, rows_of_ids, tl.max(rows_of_ids, axis=0)), axis=0)
     highest = tl.max(tl.where(inside, rows_of_ids, lowest), axis=0)
@@ -90,9 +90,9 @@ def document_spans(rows_of_ids, inside, lows_ptr, highs_ptr, seq, GROUP: tl.cons
         alone_first = tl.minimum(alone_first, tl.min(tl.where(same, places, count), axis=0))
         alone_last = tl.maximum(alone_last, tl.max(tl.where(same, places + 1, 0), axis=0))
         alone += tl.sum(same.to(tl.int32), axis=0)
-    side_by_side = alone_last - alone_first == alone
-    alone_first = tl.where(side_by_side, alone_first, 0)
-    alone_last = tl.where(side_by_side, alone_last, 0)
+    contiguous = alone_last - alone_first == alone
+    alone_first = tl.where(contiguous, alone_first, 0)
+    alone_last = tl.where(contiguous, alone_last, 0)
     return first * GROUP, tl.minimum(last * GROUP, seq), alone_first * GROUP, alone_last * GROUP
 
 
@@ -102,8 +102,8 @@ def key_ranges(
     CAUSAL: tl.constexpr, HAS_IDS: tl.constexpr, HAS_WINDOW: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Of the queries start … start + BLOCK_M: where keys begin, from where to where blocks of keys need no mask, where
-    keys end. All but the last are multiples of BLOCK_N.
+    """For the queries start … start + BLOCK_M: the first key, the begin and end of the blocks of keys that need no mask,
+    and the end of the keys. All but the last are multiples of BLOCK_N.
     """
     begin = tl.zeros((), tl.int32)
     stop = tl.zeros((), tl.int32) + seq_k
@@ -134,9 +134,7 @@ def visible_scores(
     scores, row, col, row_ids, col_ids, seq_k, offset, window,
     CAUSAL: tl.constexpr, HAS_IDS: tl.constexpr, HAS_WINDOW: tl.constexpr,
 ):  # fmt: skip
-    """Scores with −inf where a query must not look; row and col, and their ids, broadcast to the scores'
-    shape.
-    """
+    """Scores with −inf for keys that a query must not see; row and col, and their ids, broadcast to the scores' shape."""
     seen = col < seq_k
     if CAUSAL:
         seen = seen & (col <= row + offset)
@@ -170,7 +168,7 @@ def _forward_range(
             )  # fmt: skip
         new_max = tl.maximum(row_max, tl.max(scores, axis=1) * SCALE)
         base = new_max
-        if MASKED:  # a row that has seen nothing yet: -inf - -inf would be NaN
+        if MASKED:  # for a row that has seen nothing yet, -inf - -inf would be NaN
             base = tl.where(new_max == float("-inf"), 0.0, new_max)
         weights = tl.exp2(scores * SCALE - base[:, None])
         shrink = tl.exp2(row_max - base)
@@ -240,8 +238,8 @@ def _attention_forward_kernel(
 
 
 def empty_by_token(x: torch.Tensor) -> torch.Tensor:
-    """Uninitialised, of the shape (batch, heads, seq, head_dim) of x, with a token's heads side by side in memory: the
-    output projection and the gradient of the input projection read it without a transposing copy.
+    """Uninitialised, with the shape (batch, heads, seq, head_dim) of x and a token's heads contiguous in memory, so that
+    the output projection and the gradient of the input projection read it without a transposing copy.
     """
     batch, heads, seq, head_dim = x.shape
     return x.new_empty((batch, seq, heads, head_dim)).transpose(1, 2)
@@ -250,8 +248,8 @@ def empty_by_token(x: torch.Tensor) -> torch.Tensor:
 def document_groups(
     document_ids: torch.Tensor | None, unused: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The ids (batch, seq) as the kernels read them, and the lowest and the highest of every GROUP of them,
-    (batch, ⌈seq / GROUP⌉); without ids `unused` three times.
+    """The ids (batch, seq) as the kernels read them, and the lowest and highest of every GROUP of them,
+    (batch, ⌈seq / GROUP⌉); `unused` three times if there are no ids.
     """
     if document_ids is None:
         return unused, unused, unused
@@ -272,7 +270,7 @@ def attention_forward(
     scale: float,
     window: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(out, base-2 logarithm of the softmax denominators); a window of 0 is none."""
+    """(out, base-2 logarithm of the softmax denominators); window 0 means none."""
     batch, heads, seq_q, head_dim = q.shape
     out = empty_by_token(q)
     lse = torch.empty((batch, heads, seq_q), dtype=compute_dtype(q.dtype), device=q.device)

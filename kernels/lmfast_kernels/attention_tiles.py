@@ -1,18 +1,18 @@
 """Tile sizes, warps and pipeline stages of the attention kernels, and the tiles worth timing on Hopper.
 
-A tile is (BLOCK_M queries, BLOCK_N keys, warps, stages). The forward and dq kernels own BLOCK_M queries and step over
-keys, the dk, dv kernel owns BLOCK_N keys and steps over queries. The defaults were chosen by registers and spills as
-`python -m lmfast_kernels.aot` shows them, and those of `CANDIDATES` by time on an H100 (bench/gpu_tiles.py). `CANDIDATES`
-holds, for head_dim 64 and 128 in half precision on sm_90, the default first and the alternatives that compile without
-spilling more than aot's limit (dropped with triton 3.6, head_dim 128: forward (64, 128, 4, 2) spilled 40 bytes, dkdv
-(64, 64, 4, 2) 160, dkdv (128, 64, 8, 2) 184). `use_tiles` puts one in place:
+A tile is (BLOCK_M queries, BLOCK_N keys, warps, stages). The forward and dq kernels own BLOCK_M queries and iterate over
+keys, the dk, dv kernel owns BLOCK_N keys and iterates over queries. The defaults were chosen by the registers and spills
+that `python -m lmfast_kernels.aot` reports, and those in `CANDIDATES` by time on an H100 (bench/gpu_tiles.py).
+`CANDIDATES` has, for head_dim 64 and 128 in half precision on sm_90, the default first and then the alternatives that do
+not spill more than aot's limit (excluded with triton 3.6, head_dim 128: forward (64, 128, 4, 2) spilled 40 bytes, dkdv
+(64, 64, 4, 2) 160, dkdv (128, 64, 8, 2) 184). `use_tiles` selects one:
 
     for tile in CANDIDATES[64]["forward"]:
         with use_tiles(forward=tile):
             lmfast_kernels.attention(q, k, v)
 
-Only eager calls follow `use_tiles`: a compiled function, and torch.compile's caches on disk, keep the tiles of their
-tracing.
+It affects only eager calls: compiled functions, and torch.compile's caches on disk, keep the tiles with which they were
+traced.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from lmfast_kernels.tuning import tuned, use_config
 
 
 class Tile(NamedTuple):
-    """Queries and keys of a block, warps of a program, stages of its pipeline."""
+    """Queries and keys per block, warps per program, pipeline stages."""
 
     block_m: int
     block_n: int
@@ -89,7 +89,7 @@ CANDIDATES: dict[int, dict[str, tuple[Tile, ...]]] = {
 def use_tiles(
     forward: Tile | None = None, dq: Tile | None = None, dkdv: Tile | None = None
 ) -> Iterator[None]:
-    """Within, eager calls of the named kernels use these tiles whatever the head_dim, dtype and device."""
+    """In this context, eager calls of the named kernels use these tiles for any head_dim, dtype and device."""
     with contextlib.ExitStack() as stack:
         for name, tile in (("forward", forward), ("dq", dq), ("dkdv", dkdv)):
             if tile is not None:
@@ -106,12 +106,13 @@ def _config(kernel: str, tile: tuple[int, int, int, int], block_d: int) -> dict[
 
 
 def forward_config(q: torch.Tensor, lean: bool) -> dict[str, int]:
-    """Tile, warps and stages for a head_dim, dtype and architecture; chosen by `python -m lmfast_kernels.aot` and, on sm_90,
-    by time: head_dim 128 takes 0.635 ms with 128 × 128 and 0.669 ms with 128 × 64 (16,384 tokens of 2,048 values, H100).
+    """Tile, warps and stages for a head_dim, dtype and architecture; chosen with `python -m lmfast_kernels.aot` and, on
+    sm_90, by time: head_dim 128 takes 0.635 ms with 128 × 128 and 0.669 ms with 128 × 64 (16,384 tokens of 2,048 values,
+    H100).
 
-    head_dim 64 on sm_90: 128 × 128 with 4 warps spilled 112 bytes, 128 × 64 needs 238 registers and leaves
-    two blocks a multiprocessor, so that one's softmax hides behind the other's products. `lean`: document
-    ids or a window's bounds are held, too; on sm_80 128 × 64 then spilled 152 bytes at head_dim 128.
+    head_dim 64 on sm_90: 128 × 128 with 4 warps spilled 112 bytes; 128 × 64 needs 238 registers, which allows
+    two blocks per multiprocessor, so that the softmax of one overlaps the products of the other. `lean`: document
+    ids or a window's bounds take registers too; on sm_80 128 × 64 then spilled 152 bytes at head_dim 128.
     """
     block_d = max(16, power_of_two(q.shape[-1]))
     architecture = capability(q.device)[0]
@@ -132,11 +133,11 @@ def forward_config(q: torch.Tensor, lean: bool) -> dict[str, int]:
 
 
 def backward_config(q: torch.Tensor, grouped: bool, ids: bool) -> tuple[dict[str, int], dict[str, int]]:
-    """Tiles, warps and stages of the dq and the dk, dv kernels; chosen by `python -m lmfast_kernels.aot` and, on sm_90,
+    """Tiles, warps and stages of the dq and the dk, dv kernels; chosen with `python -m lmfast_kernels.aot` and, on sm_90,
     by time: head_dim 64, forward and backward, takes 3.10 ms with 128 × 128 for dk, dv and 3.21 ms with 64 × 128 (H100).
 
-    The loop over a group's heads and the mask of document ids cost the dk, dv kernel registers that the
-    larger tile does not leave: head_dim 128 on sm_90 spills 152 bytes with 64 queries a step, none with 32. Grouped
+    The loop over a group's heads and the mask of document ids take registers of the dk, dv kernel that the
+    larger tile does not leave: head_dim 128 on sm_90 spills 152 bytes with 64 queries per step, none with 32. Grouped
     float32 heads of 64 spilled 72 bytes (tf32x3) and 40 (tf32) on sm_80 with the tiles of sm_90.
     """
     block_d = max(16, power_of_two(q.shape[-1]))

@@ -1,20 +1,17 @@
-"""Which implementation of an operator runs where, and the road from Python to a Triton kernel.
+"""Chooses the implementation of an operator and launches Triton kernels.
 
-`auto` (the default) takes Triton on CUDA and plain PyTorch elsewhere; the environment variable
-`LMFAST_KERNELS=auto|triton|torch`, read once at import, overrides it. `triton` on a CPU works only under
-`TRITON_INTERPRET=1`, which is how the tests run the kernels. Inside `torch.compile` an opaque kernel stops
-its neighbours from fusing, so `CHOICES` has a second column for compiled code.
+`LMFAST_KERNELS=auto|triton|torch`, read once at import: `auto` (the default) uses Triton on CUDA and plain PyTorch
+elsewhere; `triton` on a CPU requires `TRITON_INTERPRET=1`, which the tests use. Inside `torch.compile` an opaque kernel
+prevents fusion with its neighbours, so `CHOICES` has a second column for compiled code.
 
-Attention has more implementations than the others, so `LMFAST_ATTENTION=auto|triton|torch|cudnn`, read once at
-import, sets its two columns: `triton` is this package's kernels, `cudnn` cuDNN's kernel, `torch` whatever PyTorch's
-scaled_dot_product_attention prefers, `auto` cuDNN on Hopper and datacenter Blackwell in compiled code and wherever
-gradients are wanted, this package's kernels elsewhere. `cudnn` and `torch` apply to calls without document ids,
-window and LSE and with as many queries as keys; every other call on CUDA runs this package's kernels (attention.py).
+`LMFAST_ATTENTION=auto|triton|torch|cudnn`, read once at import: `triton` is this package's kernels, `cudnn` cuDNN's
+kernel, `torch` the implementation that PyTorch's scaled_dot_product_attention prefers, `auto` (the default) cuDNN on
+Hopper and datacenter Blackwell in compiled code and for calls with gradients, and this package's kernels otherwise.
+`cudnn` and `torch` apply to calls with equal lengths and without document ids, window and LSE; all other calls on CUDA
+run this package's kernels (attention.py).
 
-Triton is optional: without it (macOS, Windows) `jit` leaves the kernels uncompiled and nothing launches them.
-
-Input: an operator's name and one of its tensors. Output: a decision. Rejects unknown values of both
-variables, and `triton` where Triton cannot run.
+Triton is optional: without it (macOS, Windows) `jit` returns the kernels uncompiled and they are never launched.
+Raises ValueError for unknown values of both variables, and for `triton` where Triton cannot run.
 """
 
 import contextlib
@@ -45,9 +42,9 @@ MODE = os.environ.get("LMFAST_KERNELS", "auto")
 ATTENTION = os.environ.get("LMFAST_ATTENTION", "auto")
 INTERPRETING = triton is not None and bool(triton.knobs.runtime.interpret)
 
-# (eager, inside torch.compile) on CUDA. Eager columns: one Triton kernel replaces several ATen ones.
-# Compiled columns: swiglu and rope are pointwise, Inductor fuses them with what stands before and after them,
-# and others measured an opaque SwiGLU three times slower there; `python -m lmfast_kernels.check` times both columns.
+# (eager, inside torch.compile) on CUDA. In eager code one Triton kernel replaces several ATen ones. In compiled code
+# Inductor fuses swiglu and rope, which are pointwise, with their neighbours; an opaque SwiGLU was reported to be three
+# times slower there. `python -m lmfast_kernels.check` times both.
 CHOICES = {
     "rms_norm": ("triton", "triton"),
     "swiglu": ("triton", "torch"),
@@ -68,17 +65,17 @@ launches: Counter[str] = Counter()  # kernel name -> launches (or traces, when c
 
 
 def triton_runs(x: torch.Tensor) -> bool:
-    """Whether Triton kernels can and may run for a tensor like `x`."""
+    """Whether Triton kernels are available and enabled for a tensor like `x`."""
     if MODE not in ("auto", "triton", "torch"):
         raise ValueError(f"LMFAST_KERNELS={MODE}: use auto, triton or torch")
     if MODE == "torch":
         return False
     if MODE == "triton":
         if triton is None:
-            raise ValueError("LMFAST_KERNELS=triton: Triton is not installed here; use auto or torch")
+            raise ValueError("LMFAST_KERNELS=triton: Triton is not installed; use auto or torch")
         if x.device.type != "cuda" and not INTERPRETING:
             raise ValueError(
-                f"LMFAST_KERNELS=triton: on {x.device.type} set TRITON_INTERPRET=1, or use auto or torch"
+                f"LMFAST_KERNELS=triton: {x.device.type} needs TRITON_INTERPRET=1; set it, or use auto or torch"
             )
         return INTERPRETING or x.dtype in TRITON_DTYPES
     return triton is not None and x.device.type == "cuda" and x.dtype in TRITON_DTYPES
@@ -90,14 +87,14 @@ def use_triton(operator: str, x: torch.Tensor) -> bool:
 
 
 def choice(operator: str) -> str:
-    """What `CHOICES` says on CUDA, of code that runs eagerly or is being compiled."""
+    """The implementation in `CHOICES` for eager code, or for compiled code while compiling."""
     eager, compiled = CHOICES[operator]
     return compiled if torch.compiler.is_compiling() else eager
 
 
 @contextlib.contextmanager
 def use_choice(operator: str, implementation: str) -> Iterator[None]:
-    """Within, eager code and whatever is compiled there get this implementation of `operator` on CUDA."""
+    """In this context, eager calls and code compiled there use this implementation of `operator` on CUDA."""
     before = CHOICES[operator]
     CHOICES[operator] = (implementation, implementation)
     try:
@@ -107,12 +104,12 @@ def use_choice(operator: str, implementation: str) -> Iterator[None]:
 
 
 def attention_choice(q: torch.Tensor) -> str:
-    """`triton`, `torch` or `cudnn`: which attention a CUDA tensor like q gets where all three could serve.
+    """`triton`, `torch` or `cudnn`: the attention for a CUDA tensor like q in calls that all three support.
 
-    `auto` keeps to this package's kernels where cuDNN is not PyTorch's own first choice (sdp_utils.cpp of torch 2.11:
-    compute capability 9 or 10 and cuDNN above 9.15.0), under deterministic algorithms, which exclude cuDNN's there,
-    too, and in eager code without gradients: cuDNN builds a plan for every new shape, and prompts come in all
-    lengths.
+    `auto` uses this package's kernels unless cuDNN is PyTorch's first choice (sdp_utils.cpp of torch 2.11:
+    compute capability 9 or 10 and cuDNN above 9.15.0); also under deterministic algorithms, for which PyTorch excludes
+    cuDNN as well, and in eager code without gradients, because cuDNN builds a plan for every new shape and prompts have
+    many lengths.
     """
     chosen = "triton" if MODE == "triton" else choice("attention")
     if chosen not in ("auto", "triton", "torch", "cudnn"):
@@ -129,13 +126,13 @@ def attention_choice(q: torch.Tensor) -> str:
 
 @torch.compiler.assume_constant_result
 def cudnn_attention_preferred() -> bool:
-    """Whether PyTorch puts cuDNN's attention first on the current device."""
+    """Whether cuDNN's attention is PyTorch's first choice on the current device."""
     version = torch.backends.cudnn.version()
     return torch.cuda.get_device_capability()[0] in (9, 10) and version is not None and version > 91500
 
 
 class Launcher(Protocol):
-    """A Triton kernel, or what stands for it: `launcher[grid](*arguments, **constants)`; a grid is (programs, …)."""
+    """A Triton kernel, or a substitute: `launcher[grid](*arguments, **constants)`; a grid is (programs, …)."""
 
     def __getitem__(self, grid: tuple[int, ...], /) -> Callable[..., Any]: ...
 
@@ -161,13 +158,13 @@ class Operator(Protocol[P, R]):
 
 
 def jit(kernel: Callable[P, R]) -> Kernel[P, R]:
-    """`triton.jit`, or the function itself where there is no Triton to launch it."""
+    """`triton.jit`, or the function itself if Triton is not installed."""
     return triton.jit(kernel) if TYPE_CHECKING or triton is not None else kernel
 
 
 @dataclass
 class Recording:
-    """Launches that would have happened on a device of this capability: kernel, arguments, keywords."""
+    """The launches for a device of this capability: kernel, arguments, keyword arguments."""
 
     capability: tuple[int, int]
     launches: list[tuple[Kernel[..., Any], tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
@@ -184,8 +181,8 @@ class _Recorder:
         return lambda *args, **kwargs: self.recording.launches.append((self.kernel, args, kwargs))
 
 
-class _OnItsDevice:
-    """A kernel that runs where its first argument lies: Triton itself launches on the current device, whose
+class _OnArgumentDevice:
+    """A kernel launched on the device of its first argument: Triton launches on the current device, whose
     kernels cannot read another device's memory.
     """
 
@@ -193,18 +190,16 @@ class _OnItsDevice:
         self.kernel = kernel
 
     def __getitem__(self, grid: tuple[int, ...], /) -> Callable[..., None]:
-        def launch_there(x: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        def launch_on_device(x: torch.Tensor, *args: Any, **kwargs: Any) -> None:
             with torch.cuda.device(x.device):
                 self.kernel[grid](x, *args, **kwargs)
 
-        return launch_there
+        return launch_on_device
 
 
 @contextlib.contextmanager
 def record(capability: tuple[int, int]) -> Iterator[Recording]:
-    """Within, launches are written down instead of made: aot.py compiles exactly what dispatch would
-    launch.
-    """
+    """In this context, launches are recorded instead of executed, so that aot.py compiles what dispatch would launch."""
     global _recording
     _recording = Recording(capability)
     try:
@@ -216,8 +211,8 @@ def record(capability: tuple[int, int]) -> Iterator[Recording]:
 def wrap_triton(kernel: Kernel[..., Any]) -> Launcher:
     """`torch.library.wrap_triton` that counts, so that a test can see that the kernel itself ran.
 
-    The interpreter's functions are launched directly. Call it by this very name: PyTorch reads the sources of
-    operators for calls of `wrap_triton` to put the kernels' text into its compile cache keys.
+    Under the interpreter kernels are launched directly. Always call it by this name: PyTorch searches the sources of
+    operators for calls of `wrap_triton` to include the kernels' sources in its compile cache keys.
     """
     if INTERPRETING or _recording is not None:
         return launch(kernel)
@@ -229,20 +224,20 @@ def wrap_triton(kernel: Kernel[..., Any]) -> Launcher:
 
 
 def launch(kernel: Kernel[..., Any]) -> Launcher:
-    """The kernel, counted and launched directly: for the bodies of opaque operators, which nothing traces.
+    """Counts and launches the kernel directly: for the bodies of opaque operators, which are never traced.
 
-    There `torch.library.wrap_triton` would go through its tracing machinery at every call and keep one
-    autotuner object for each in a table that is never emptied.
+    There `torch.library.wrap_triton` would run its tracing code at every call and store one
+    autotuner object per call in a table that is never cleared.
     """
     launches[kernel.__name__] += 1
     if _recording is not None:
         return _Recorder(kernel, _recording)
-    return kernel if INTERPRETING else _OnItsDevice(kernel)
+    return kernel if INTERPRETING else _OnArgumentDevice(kernel)
 
 
 def power_of_two(n: int) -> int:
-    """The smallest power of two that is at least n, for n of at least 1. A size that torch.compile holds
-    symbolic becomes a constant, as whatever is a kernel's constexpr must.
+    """The smallest power of two that is at least n, for n >= 1. Makes a symbolic size of torch.compile a
+    constant, as a kernel's constexpr arguments must be.
     """
     return triton.next_power_of_2(int(n))
 
@@ -252,9 +247,8 @@ def register(
 ) -> Callable[[Callable[P, R]], Operator[P, R]]:
     """Decorator: an operator `lmfast::name` whose body launches kernels; it writes to its arguments `mutates` only.
 
-    On a GPU a `triton_op`, which Inductor sees through; under the interpreter a `custom_op`, because there is
-    nothing to see: the fake that the operator's file registers stands in for it while tracing. `opaque`
-    keeps a body whole on a GPU too. The undecorated body stays reachable as `operator.body`, for `record`.
+    On a GPU it is a `triton_op`, whose body Inductor traces; under the interpreter, or with `opaque`, a `custom_op`, whose
+    registered fake is used while tracing. The undecorated body is available as `operator.body`, for `record`.
     """
     library_decorator = torch.library.custom_op if INTERPRETING or opaque else torch.library.triton_op
 
@@ -267,9 +261,9 @@ def register(
 
 
 def capability(device: torch.device) -> tuple[int, int]:
-    """The compute capability whose tiles to use, (9, 0) on Hopper; also what the interpreter pretends to be.
+    """The compute capability whose tiles to use; (9, 0) for Hopper and under the interpreter.
 
-    Consumer Blackwell (12.x) has neither tcgen05 nor Hopper's shared memory, 99 KiB a block: it gets the tiles
+    Consumer Blackwell (12.x) has no tcgen05 and 99 KiB of shared memory per block, less than Hopper: it uses the tiles
     of 8.0, which all fit there and on 8.6 and 8.9.
     """
     if _recording is not None:
@@ -280,8 +274,8 @@ def capability(device: torch.device) -> tuple[int, int]:
 
 
 def num_sms(device: torch.device) -> int:
-    """Multiprocessors of a CUDA device, while recording those of its data centre GPU (A100, H100, B200); 4 under
-    the interpreter, so that programs there have several rows each.
+    """The number of multiprocessors of a CUDA device; while recording, that of the data centre GPU of the architecture
+    (A100, H100, B200); 4 under the interpreter, so that each program has several rows.
     """
     if _recording is not None:
         return {8: 108, 9: 132, 10: 148}.get(_recording.capability[0], 128)
@@ -289,35 +283,31 @@ def num_sms(device: torch.device) -> int:
 
 
 def dense_rows(x: torch.Tensor) -> torch.Tensor:
-    """x (..., N) as (rows, N) with a dense last dimension: a view where its strides allow one, otherwise a
-    copy.
-    """
+    """x (..., N) as (rows, N) with a dense last dimension: a view if its strides allow one, otherwise a copy."""
     rows = x.reshape(-1, x.shape[-1])
     return rows if rows.stride(-1) == 1 or rows.shape[-1] == 1 else rows.contiguous()
 
 
 def dense_last(x: torch.Tensor) -> torch.Tensor:
-    """x itself where its last dimension is dense, otherwise a contiguous copy."""
+    """x itself if its last dimension is dense, otherwise a contiguous copy."""
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 @torch.compiler.assume_constant_result
 def dot_precision() -> str:
-    """What `tl.dot` makes of float32: tf32 where `torch.set_float32_matmul_precision` allows it, else three
-    of those products, which keep float32's accuracy. Compiled code keeps what it found when it was traced.
+    """The precision of `tl.dot` for float32: tf32 if `torch.set_float32_matmul_precision` allows it, else three
+    tf32 products, which have float32's accuracy. Compiled code keeps the value at tracing.
     """
     return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype sums are kept in: float32, or float64 for float64 input."""
+    """The dtype of sums: float32, or float64 for float64 input."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def autocast_dtype(x: torch.Tensor) -> torch.dtype | None:
-    """The dtype matrix products use under `torch.autocast` on x's device, None outside of it or for
-    float64.
-    """
+    """The dtype of matrix products under `torch.autocast` on x's device; None without autocast or for float64."""
     kind = x.device.type
     if x.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
         return None
@@ -325,5 +315,5 @@ def autocast_dtype(x: torch.Tensor) -> torch.dtype | None:
 
 
 def no_autocast(x: torch.Tensor) -> contextlib.AbstractContextManager:
-    """Switches autocast off on x's device: for bodies that chose their dtypes themselves."""
+    """Disables autocast on x's device: for bodies that choose their dtypes themselves."""
     return contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)

@@ -1,13 +1,12 @@
-"""`python -m lmfast_kernels.check`: on a CUDA machine, is every operator right, and how fast is it against its peers?
+"""Checks the correctness and the speed of every operator on a CUDA device: `python -m lmfast_kernels.check`.
 
-Takes operator by operator, those that training and decoding spend most time in first: bf16 against float32
-at real sizes and beyond 2³¹ elements (lmfast_kernels/check_correct.py), then, after the device's own ceilings,
-timings (lmfast_kernels/check_speed.py). Prints each result as it comes and keeps everything in a JSON file, so an
-interrupted run keeps what it had; `--resume` skips operators that the file holds complete for this device,
-these versions and this commit. An operator that raises is reported with its traceback, and the next one
-follows. `--quick` times few sizes and no peer that Inductor compiles; `--small` checks small shapes; `--rehearse` runs
-the same code without a device, at tiny sizes. Needs torch, triton and numpy; runs from a checkout. Exit code
-0 if all is right, 1 if a result is wrong or an operator raised, 2 without a CUDA device.
+For each operator, the most time-consuming first: compares bf16 with float32 at real sizes and above 2³¹ elements
+(check_correct.py), then times it and its peers relative to the device's measured ceilings (check_speed.py). Prints each
+result immediately and saves it to a JSON file, so an interrupted run loses nothing; `--resume` skips operators that are
+complete in the file for this device, these versions and this commit. An operator that raises is reported with its
+traceback, and the next one follows. `--quick` times few sizes and no peer that Inductor compiles; `--small` checks small
+shapes; `--rehearse` runs the same code without a device, at tiny sizes. Needs torch, triton and numpy. Exit code
+0 if all results are correct, 1 if a result is wrong or an operator raised, 2 without a CUDA device.
 """
 
 import argparse
@@ -74,7 +73,7 @@ def _run_one(
         checks = report.operators[operator]["checks"]
         passed = sum(entry.get("passed") is True for entry in checks)
         skipped = sum("skipped" in entry for entry in checks)
-        report.echo(f"{operator}: {passed} of {len(checks) - skipped} comparisons right, {skipped} skipped")
+        report.echo(f"{operator}: {passed} of {len(checks) - skipped} comparisons passed, {skipped} skipped")
     if what != "correct":
         SPEEDS[operator](report, speed_sizes)
         if operator in IN_A_COMPILED_STEP and speed_sizes.compiled_peers:
@@ -82,13 +81,13 @@ def _run_one(
 
 
 def summary(report: Report) -> list[str]:
-    """Every timing, the targets, and what is wrong."""
+    """All timings, the targets, and the failed comparisons."""
     lines = ["", "timings:"]
     for operator, results in report.operators.items():
         lines += [row(operator, entry) for entry in results["timings"] if "ms" in entry]
-    lines += ["", "targets (an H100's; see docs):", *target_table(report)]
+    lines += ["", "targets for an H100:", *target_table(report)]
     wrong = report.wrong()
-    lines += ["", f"{len(wrong)} comparisons wrong" if wrong else "every comparison right"]
+    lines += ["", f"{len(wrong)} comparisons failed" if wrong else "all comparisons passed"]
     return lines + [f"  {operator}: {entry['what']}: {entry['error']:.3g}" for operator, entry in wrong]
 
 
@@ -97,29 +96,38 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m lmfast_kernels.check", description=str(__doc__).split("\n")[0]
     )
     parser.add_argument(
-        "--only", action="append", choices=sorted(CHECKS), help="an operator; may be repeated"
+        "--only", action="append", choices=sorted(CHECKS), help="check only this operator; may be repeated"
     )
-    parser.add_argument("--what", choices=("all", "correct", "speed"), default="all")
+    parser.add_argument(
+        "--what", choices=("all", "correct", "speed"), default="all", help="what to check (default: all)"
+    )
     parser.add_argument(
         "--usual-sizes",
         action="store_true",
-        help="nothing beyond 2³¹ elements, which takes tens of gigabytes",
+        help="skip the checks above 2³¹ elements, which need tens of gigabytes",
     )
-    parser.add_argument("--small", action="store_true", help="check small shapes only")
+    parser.add_argument("--small", action="store_true", help="check only small shapes")
     parser.add_argument("--quick", action="store_true", help="time few sizes, without compiled peers")
-    parser.add_argument("--rehearse", action="store_true", help="without a device, at tiny sizes")
-    parser.add_argument("--json", type=Path, default=Path("runs/kernels_check.json"))
-    parser.add_argument("--resume", action="store_true", help="leave out what --json holds complete")
+    parser.add_argument("--rehearse", action="store_true", help="run without a device, at tiny sizes")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=Path("runs/kernels_check.json"),
+        help="file for the results (default: runs/kernels_check.json)",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="skip operators that are complete in the --json file"
+    )
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available() and not options.rehearse:
         print(
-            "lmfast_kernels.check: needs a CUDA device; without one, python -m lmfast_kernels.aot inspects",
+            "lmfast_kernels.check: needs a CUDA device; without one, use --rehearse or python -m lmfast_kernels.aot",
             file=sys.stderr,
         )
         return 2
     if backend.triton is None or backend.INTERPRETING or backend.MODE != "auto":
         print(
-            "lmfast_kernels.check: needs Triton, with TRITON_INTERPRET and LMFAST_KERNELS unset",
+            "lmfast_kernels.check: needs Triton; install it and unset TRITON_INTERPRET and LMFAST_KERNELS",
             file=sys.stderr,
         )
         return 2

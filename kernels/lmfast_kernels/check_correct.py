@@ -1,9 +1,8 @@
-"""Is every operator right at real sizes on this device? bf16 against float32, and tensors beyond 2³¹
-elements.
+"""Checks the results of every operator on this device: bf16 compared with float32, and tensors above 2³¹ elements.
 
-Beyond 2³¹ elements an index that overflowed 32 bits would read or write elsewhere: the last rows of a huge
-call must equal, to the last bit, the same rows computed alone. Each such check needs tens of gigabytes and
-says so where the device has less.
+Above 2³¹ elements an index that overflows 32 bits would read or write the wrong element, so the last rows of a huge
+call are compared bitwise with the same rows computed alone. Each such check needs tens of gigabytes and is skipped, with
+the reason, on a device with less.
 """
 
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from lmfast_kernels.check_report import Report, compare, difference
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large the checks are; the defaults are real sizes, tests use small ones."""
+    """Sizes of the checks; the defaults are real sizes, tests use small ones."""
 
     rows: int = 4096
     width: int = 4096
@@ -36,11 +35,7 @@ class Sizes:
         (5003, 1031),
     )  # K, N
     vocab: int = 50304
-    huge: int = 2**31 + 2**16  # 0 leaves those checks out
-
-
-def _randn(report: Report, *shape: int, grad: bool = True) -> torch.Tensor:
-    return torch.randn(shape, device=report.device).to(report.dtype).requires_grad_(grad)
+    huge: int = 2**31 + 2**16  # elements; 0 skips those checks
 
 
 def _huge(
@@ -53,10 +48,10 @@ def _huge(
     tensors: int,
     slack: float = 0.0,
 ) -> None:
-    """function of `inputs` tensors (rows, width): the last 8 rows of each result as if computed alone.
+    """Compares the last 8 rows of each result of function(`inputs` tensors (rows, width)) with those computed alone.
 
-    `tensors` such tensors live at once. Bitwise equal, except where a library's product or the number of
-    splits may follow the shape: there within `slack` of the largest value.
+    `tensors`: the number of such tensors that are live at once. The rows must be bitwise equal, or within `slack` of the
+    largest value if a library's product or the number of splits may depend on the shape.
     """
     if not sizes.huge:
         return
@@ -98,9 +93,9 @@ def rms_norm(report: Report, sizes: Sizes) -> None:
 
     for width in (sizes.width, sizes.width - 37, 64, 5 * sizes.width):
         for residual in (False, True):
-            inputs = [_randn(report, sizes.rows, width), _randn(report, width)]
-            inputs += [_randn(report, sizes.rows, width)] if residual else []
-            upstream = [_randn(report, sizes.rows, width, grad=False) for _ in range(1 + residual)]
+            inputs = [report.randn(sizes.rows, width), report.randn(width)]
+            inputs += [report.randn(sizes.rows, width)] if residual else []
+            upstream = [report.randn(sizes.rows, width, grad=False) for _ in range(1 + residual)]
             what = f"({sizes.rows}, {width}){' + residual' if residual else ''}"
             compare(report, "rms_norm", what, ours, theirs, exact, inputs, upstream)
     weight = torch.ones(sizes.width, device=report.device)
@@ -120,8 +115,8 @@ def swiglu(report: Report, sizes: Sizes) -> None:
         return lambda fused: function(*fused.chunk(2, -1))
 
     for width in (sizes.width, sizes.width // 4 * 3, sizes.width - 37):
-        inputs = [_randn(report, sizes.rows, 2 * width)]
-        upstream = [_randn(report, sizes.rows, width, grad=False)]
+        inputs = [report.randn(sizes.rows, 2 * width)]
+        upstream = [report.randn(sizes.rows, width, grad=False)]
         theirs = halves(lambda gate, up: F.silu(gate) * up)
         what = f"halves of ({sizes.rows}, {2 * width})"
         compare(
@@ -146,7 +141,7 @@ def rope(report: Report, sizes: Sizes) -> None:
             .transpose(1, 2)
             .requires_grad_()
         )
-        k = _randn(report, 2, 4, sizes.seq, head_dim)
+        k = report.randn(2, 4, sizes.seq, head_dim)
         upstream = [torch.randn_like(q), torch.randn_like(k)]
         for positions in (None, torch.randint(0, sizes.seq, (2, sizes.seq), device=report.device)):
             what = f"head_dim {head_dim}{'' if positions is None else ', positions'}"
@@ -166,7 +161,7 @@ def rope(report: Report, sizes: Sizes) -> None:
 
 
 def attention(report: Report, sizes: Sizes) -> None:
-    """This package's kernels at every size, cuDNN's (where dispatch prefers it) at those that training has."""
+    """This package's kernels at every size, and cuDNN's, if dispatch prefers it, at training sizes."""
     with backend.use_choice("attention", "triton"):
         _attention_kernels(report, sizes)
     if report.device.type != "cuda" or not backend.cudnn_attention_preferred():
@@ -175,7 +170,7 @@ def attention(report: Report, sizes: Sizes) -> None:
     for head_dim in (64, 128):
         for kv_heads in (8, 2):
             shapes = [(2, heads, sizes.seq, head_dim) for heads in (8, kv_heads, kv_heads)]
-            inputs = [_randn(report, *shape) for shape in shapes]
+            inputs = [report.randn(*shape) for shape in shapes]
             with backend.use_choice("attention", "cudnn"):
                 compare(
                     report,
@@ -185,9 +180,9 @@ def attention(report: Report, sizes: Sizes) -> None:
                     lambda q, k, v: reference(q, k, v)[0],
                     lambda q, k, v: reference(q, k, v)[0],
                     inputs,
-                    [_randn(report, *shapes[0], grad=False)],
+                    [report.randn(*shapes[0], grad=False)],
                     1.0,
-                    repeats=False,  # its backward adds up dq in any order
+                    repeats=False,  # its backward sums dq in any order
                 )
 
 
@@ -208,8 +203,8 @@ def _attention_kernels(report: Report, sizes: Sizes) -> None:
         q = q.transpose(1, 2).requires_grad_()
         inputs = [
             q,
-            _randn(report, 2, kv_heads, seq_k, head_dim),
-            _randn(report, 2, kv_heads, seq_k, head_dim),
+            report.randn(2, kv_heads, seq_k, head_dim),
+            report.randn(2, kv_heads, seq_k, head_dim),
         ]
         upstream = [torch.randn_like(q)]
         named = ", ".join(f"{k}" if k == "document_ids" else f"{k}={v}" for k, v in options.items())
@@ -243,13 +238,13 @@ def decode_attention(report: Report, sizes: Sizes) -> None:
     ours = lmfast_kernels.decode_attention
     for head_dim in sizes.head_dims:
         for batch, heads, kv_heads in sizes.decode:
-            q = _randn(report, batch, heads, head_dim, grad=False)
-            cache = [_randn(report, batch, kv_heads, sizes.seq, head_dim, grad=False) for _ in range(2)]
+            q = report.randn(batch, heads, head_dim, grad=False)
+            cache = [report.randn(batch, kv_heads, sizes.seq, head_dim, grad=False) for _ in range(2)]
             lengths = torch.randint(1, sizes.seq + 1, (batch,), device=report.device, dtype=torch.int32)
             what = f"head_dim {head_dim}, batch {batch}, {heads}/{kv_heads} heads"
             compare(report, "decode_attention", what, ours, reference, reference, [q, *cache, lengths])
 
-    def caches(k, v):  # (rows, 4096) as (rows, 1 head, 64 positions, 64): the last sequences' answers
+    def caches(k, v):  # (rows, 4096) as (rows, 1 head, 64 positions, 64)
         k, v = k.view(-1, 1, 64, 64), v.view(-1, 1, 64, 64)
         lengths = torch.full((k.shape[0],), 61, device=k.device)
         return (lmfast_kernels.decode_attention(k[:, :, 5].contiguous(), k, v, lengths),)
@@ -258,7 +253,7 @@ def decode_attention(report: Report, sizes: Sizes) -> None:
 
 
 def decode_linear(report: Report, sizes: Sizes) -> None:
-    """The three products of decoding, their sums in float32, with 1, 2 and 4 rows, against the operators."""
+    """The three products of decoding, with sums in float32, for 1, 2 and 4 rows, compared with the operators."""
     rms_norm_reference = import_module("lmfast_kernels.rms_norm").rms_norm_reference
     swiglu_reference = import_module("lmfast_kernels.swiglu").swiglu_reference
 
@@ -280,13 +275,13 @@ def decode_linear(report: Report, sizes: Sizes) -> None:
     for k, n in sizes.linear:
         for rows in (1, 2, 4):
             shapes = (rows, 1, k), (k,), (n, k), (rows, 1, k), (rows, 1, 2 * k)
-            x, norm, weight, residual, both = (_randn(report, *shape, grad=False) for shape in shapes)
+            x, norm, weight, residual, both = (report.randn(*shape, grad=False) for shape in shapes)
             what = f"{rows} × {k} × {n}"
             inputs = [x, norm.float(), weight * k**-0.5, residual, both]
             compare(report, "decode_linear", what, ours, reference, reference, inputs)
-    x = _randn(report, 1, 1024, grad=False)
+    x = report.randn(1, 1024, grad=False)
 
-    def columns(weight):  # (rows, 1024): a value of the answer for each row of the weight
+    def columns(weight):  # (rows, 1024): one value of the result per row of the weight
         return (lmfast_kernels.decode_linear(x, weight).t(),)
 
     _huge(report, "decode_linear", sizes, 1024, columns, inputs=1, tensors=2, slack=2**-7)
@@ -305,13 +300,13 @@ def linear_cross_entropy(report: Report, sizes: Sizes) -> None:
         return loss
 
     for options in ({}, {"softcap": 15.0, "z_loss": 1e-4}):
-        hidden, weight = _randn(report, sizes.rows, 768), _randn(report, sizes.vocab, 768)
+        hidden, weight = report.randn(sizes.rows, 768), report.randn(sizes.vocab, 768)
         weight.data *= 0.05
         what = f"{sizes.rows} × 768 × {sizes.vocab}{', softcap, z-loss' if options else ''}"
         ours, peer = mean(lmfast_kernels.linear_cross_entropy, options), mean(reference, options)
         upstream = [torch.ones((), device=report.device)]
         compare(report, "linear_cross_entropy", what, ours, peer, peer, [hidden, weight], upstream)
-    weight = _randn(report, 64, 1024, grad=False)
+    weight = report.randn(64, 1024, grad=False)
 
     def gradient(hidden):
         hidden.requires_grad_()

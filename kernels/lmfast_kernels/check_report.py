@@ -1,10 +1,8 @@
-"""What `python -m lmfast_kernels.check` keeps: timings, comparisons, targets; as JSON while it goes, as a table at
-the end.
+"""The results of `python -m lmfast_kernels.check`: timings, comparisons and targets, saved as JSON and printed as a table.
 
-A rate is bytes or FLOPs that the operator must at least move or do, over measured time; its fraction is of
+A rate is the bytes or FLOPs that the operator at least needs, divided by the measured time; its fraction is relative to
 a ceiling measured on the same device in the same run (a large copy, bytes read plus written; a large bf16
-product). Nothing here is a datasheet's figure, and what did not run is recorded with the reason and no
-number.
+product), never to a datasheet. What did not run is recorded with the reason and without a number.
 """
 
 import json
@@ -18,12 +16,11 @@ from pathlib import Path
 import torch
 
 from lmfast_kernels import backend
+from lmfast_kernels.json_file import write_json
 
 
 def time_ms(function: Callable[[], object], device: torch.device) -> tuple[float, str]:
-    """(median milliseconds, how it was timed): replays of a CUDA graph, or device events where capture
-    fails.
-    """
+    """(median milliseconds, method): replays of a CUDA graph, or device events if capture fails."""
     if device.type != "cuda":
         function()
         samples = []
@@ -35,13 +32,13 @@ def time_ms(function: Callable[[], object], device: torch.device) -> tuple[float
     testing = backend.triton.testing
     try:
         return testing.do_bench_cudagraph(function, rep=40, return_mode="median"), "graph"
-    except RuntimeError:  # something in it waits for the host
+    except RuntimeError:  # the function synchronises with the host
         torch.cuda.synchronize()
         return testing.do_bench(function, warmup=25, rep=60, return_mode="median"), "events"
 
 
 def commit() -> str:
-    """LMFAST_COMMIT, else the checkout's commit, with + where files differ from it; without git "unknown"."""
+    """LMFAST_COMMIT, else the checkout's commit, with + if files differ from it; "unknown" without git."""
     if given := os.environ.get("LMFAST_COMMIT"):
         return given
     folder = Path(__file__).parent
@@ -59,7 +56,7 @@ def commit() -> str:
 
 
 def machine(device: torch.device) -> dict[str, str]:
-    """What the figures belong to."""
+    """The device, versions and commit of the measurements."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     triton = "absent" if backend.triton is None else backend.triton.__version__
     return {"device": name, "torch": torch.__version__, "triton": triton, "commit": commit()}
@@ -67,7 +64,7 @@ def machine(device: torch.device) -> dict[str, str]:
 
 @dataclass
 class Report:
-    """Results by operator; `save` after every one, so that a run cut short leaves what it had."""
+    """Results by operator, saved after each one, so that an interrupted run keeps its results."""
 
     device: torch.device
     path: Path | None = None
@@ -75,27 +72,30 @@ class Report:
     ceilings: dict[str, float] = field(default_factory=dict)  # "bytes" per second, "flops" per second
     operators: dict[str, dict] = field(default_factory=dict)
     echo: Callable[[str], None] = print
-    dtype: torch.dtype = torch.bfloat16  # of the operands; the interpreter's tests cannot use bf16
+    dtype: torch.dtype = torch.bfloat16  # of the operands; tests under the interpreter cannot use bf16
 
     def load(self) -> None:
-        """Takes over what an earlier run on the same machine and commit left in `path`."""
+        """Loads the results of an earlier run on the same machine and commit from `path`."""
         if self.path is None or not self.path.exists():
             return
         try:
             earlier = json.loads(self.path.read_text())
         except ValueError:
-            raise ValueError(f"{self.path}: not the JSON of an earlier check; name another --json") from None
+            raise ValueError(
+                f"{self.path}: is not the JSON file of an earlier check; name another file with --json"
+            ) from None
         if earlier.get("machine") == self.machine:
             self.operators = earlier["operators"]
 
     def save(self) -> None:
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_name(self.path.name + ".tmp")
         state = {"machine": self.machine, "ceilings": self.ceilings, "operators": self.operators}
-        beside.write_text(json.dumps(state, indent=1) + "\n")
-        os.replace(beside, self.path)
+        write_json(self.path, state)
+
+    def randn(self, *shape: int, grad: bool = True) -> torch.Tensor:
+        """Normal values in the operands' dtype; with `grad` they require a gradient."""
+        return torch.randn(shape, device=self.device).to(self.dtype).requires_grad_(grad)
 
     def begin(self, operator: str) -> None:
         self.operators[operator] = {"checks": [], "timings": [], "done": False}
@@ -105,10 +105,10 @@ class Report:
         self.save()
 
     def measure_ceilings(self, elements: int, side: int) -> None:
-        """What `elements` bf16 values can be moved at, and the product of two bf16 matrices of `side`.
+        """Measures the bandwidth for `elements` bf16 values and the rate of a product of two bf16 matrices of `side`.
 
-        torch copies by cudaMemcpyAsync, which an H100 does at 2.44 TB/s where kernels that read and write reach 2.9 and
-        kernels that only read 3.07: the fastest of the three counts."""
+        torch copies with cudaMemcpyAsync, which reaches 2.44 TB/s on an H100; kernels that read and write reach 2.9 and
+        kernels that only read 3.07. The ceiling is the fastest of the three."""
         source = torch.randn(elements, device=self.device).bfloat16()
         target = torch.empty_like(source)
         moving = {
@@ -130,7 +130,7 @@ class Report:
         self.save()
 
     def check(self, operator: str, what: str, error: float, allowed: float, detail: str = "") -> None:
-        """One comparison; NaN never passes."""
+        """Records a comparison; NaN never passes."""
         passed = bool(error <= allowed)
         entry = {"what": what, "error": error, "allowed": allowed, "passed": passed}
         self.operators[operator]["checks"].append(entry | ({"detail": detail} if detail else {}))
@@ -139,7 +139,7 @@ class Report:
         self.save()
 
     def skip(self, operator: str, what: str, reason: str) -> None:
-        """Something that could not run here: recorded, without a number."""
+        """Records a check that could not run."""
         self.operators[operator]["checks"].append({"what": what, "skipped": reason})
         self.save()
 
@@ -154,24 +154,24 @@ class Report:
         timer: str,
         **extra: float,
     ) -> None:
-        """One timing; `work` is bytes or flops, `unit` says which."""
+        """Records a timing; `work` is in bytes or flops, as `unit` says."""
         rate = work / ms * 1e3
         entry = {"what": what, "who": who, "ms": ms, "rate": rate, "unit": unit, "timer": timer} | extra
         if unit in self.ceilings:
-            self.ceilings[unit] = max(rate, self.ceilings[unit])  # what was reached is no ceiling
+            self.ceilings[unit] = max(rate, self.ceilings[unit])  # a ceiling is at least the highest rate
             entry["fraction"] = rate / self.ceilings[unit]
         self.operators[operator]["timings"].append(entry)
         self.echo(row(operator, entry))
         self.save()
 
     def absent(self, operator: str, what: str, who: str, reason: str) -> None:
-        """A peer that is not here or refused."""
+        """Records a peer that is not installed or failed."""
         self.operators[operator]["timings"].append({"what": what, "who": who, "absent": reason})
         self.echo(f"{operator:21}{what:38}{who:18} absent: {reason}")
         self.save()
 
     def find(self, operator: str, what: str, who: str) -> dict | None:
-        """The timing of that name, if it was measured."""
+        """The timing with these names, or None if it was not measured."""
         for entry in self.operators.get(operator, {}).get("timings", []):
             if (entry["what"], entry["who"]) == (what, who) and "ms" in entry:
                 return entry
@@ -205,7 +205,7 @@ def difference(a: torch.Tensor, b: torch.Tensor) -> float:
 def outputs_and_gradients(
     function: Callable, inputs: Sequence[torch.Tensor], upstream: Sequence[torch.Tensor]
 ) -> list[torch.Tensor]:
-    """The differentiable outputs of function(*inputs), then the gradients of those inputs that want one."""
+    """The differentiable outputs of function(*inputs), then the gradients of the inputs that require one."""
     outputs = function(*inputs)
     outputs = list(outputs) if isinstance(outputs, tuple) else [outputs]
     leaves = [x for x in inputs if x.requires_grad]
@@ -228,10 +228,10 @@ def compare(
     unit: float = 0.0,
     repeats: bool = True,
 ) -> None:
-    """Ours in low precision is at most twice as far from float32's result as PyTorch's own low precision.
+    """Checks that our error in low precision, relative to float32, is at most twice that of PyTorch's implementation.
 
-    The slack of 2⁻⁸ of the largest value (of `unit`, where results may cancel to less) is one rounding of
-    bf16. With `repeats` ours is called twice: bitwise equal.
+    The slack of 2⁻⁸ of the largest value (or of `unit`, if results may cancel to less) is one rounding of
+    bf16. With `repeats` ours is called twice, and the results must be bitwise equal.
     """
     got = outputs_and_gradients(ours, inputs, upstream)
     again = outputs_and_gradients(ours, inputs, upstream) if repeats else got
@@ -249,9 +249,7 @@ def compare(
 
 
 def targets(report: Report) -> Iterable[tuple[str, float | None, float, float]]:
-    """(name, measured, must reach, aim) of the issue's table for an H100; higher is better. None: not
-    measured.
-    """
+    """(name, measured, minimum, aim) of the targets for an H100; higher is better. None: not measured."""
 
     def fraction(operator: str, what: str) -> float | None:
         found = report.find(operator, what, "ours")
@@ -302,7 +300,7 @@ def targets(report: Report) -> Iterable[tuple[str, float | None, float, float]]:
 
 
 def target_table(report: Report) -> list[str]:
-    """The targets as lines; what was not measured says so."""
+    """The targets as lines, marked if not measured."""
     lines = []
     for name, measured, must, aim in targets(report):
         if measured is None:

@@ -1,10 +1,9 @@
-"""How fast is every operator on this device, beside its peers? Each timing's work is what the maths needs
-at least.
+"""Times every operator and its peers on this device. The work of a timing is the minimum that the mathematics requires.
 
 Backward times are the difference of two measured medians, forward + backward minus forward, for ours and
-for every peer alike, since a captured graph must hold both. Attention's FLOPs count causal work once:
-forward 2·B·H·S²·D, backward 2.5 times that. Peers: PyTorch eager, the same maths through Inductor, Liger
-where it is installed.
+for all peers, because a captured graph must contain both. Attention's FLOPs count causal work once:
+forward 2·B·H·S²·D, backward 2.5 times that. Peers: PyTorch eager, the same mathematics with Inductor, and Liger
+if it is installed.
 """
 
 import importlib.util
@@ -20,12 +19,12 @@ import lmfast_kernels
 from lmfast_kernels import backend
 from lmfast_kernels.check_report import Report, time_ms
 
-ABSENT = "not installed, or a compiled peer left out by --quick"
+ABSENT = "not installed, or a compiled peer skipped by --quick"
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large the timed problems are: the issue's; tests use small ones."""
+    """Sizes of the timed problems; tests use small ones."""
 
     rows: int = 16384
     width: int = 4096
@@ -46,15 +45,15 @@ class Sizes:
     )  # K, N
     linear_rows: tuple[int, ...] = (1, 2, 4)
     compiled_peers: bool = True
-    cache_bytes: int = 2**28  # as many caches in turn as hold this much, so that none stays in the L2 cache
+    cache_bytes: int = 2**28  # total size of the caches used in turn, so that none stays in the L2 cache
 
 
 def _inductor(function: Callable, sizes: Sizes) -> Callable | None:
-    """The function through Inductor, None where compiled peers are left out."""
-    return _through_inductor(function) if sizes.compiled_peers else None
+    """The function compiled with Inductor, or None if compiled peers are skipped."""
+    return _compiled(function) if sizes.compiled_peers else None
 
 
-def _through_inductor(function: Callable) -> Callable:
+def _compiled(function: Callable) -> Callable:
     torch._dynamo.reset()
     return torch.compile(function, fullgraph=True, dynamic=False)
 
@@ -65,12 +64,8 @@ def _liger(module: str, name: str) -> Callable | None:
     return getattr(import_module(f"liger_kernel.ops.{module}"), name).apply
 
 
-def _randn(report: Report, *shape: int, grad: bool = True) -> torch.Tensor:
-    return torch.randn(shape, device=report.device).to(report.dtype).requires_grad_(grad)
-
-
 def _passes(function: Callable, inputs: Sequence[torch.Tensor]) -> tuple[Callable, Callable]:
-    """(forward, forward and backward) as functions of nothing."""
+    """(forward, forward and backward) as functions without arguments."""
 
     def forward():
         outputs = function(*inputs)
@@ -81,11 +76,11 @@ def _passes(function: Callable, inputs: Sequence[torch.Tensor]) -> tuple[Callabl
     return forward, lambda: torch.autograd.grad(forward(), leaves, upstream)
 
 
-def _why(problem: Exception) -> str:
+def _reason(problem: Exception) -> str:
     return str(problem).strip().split("\n")[0][:160] or type(problem).__name__
 
 
-def _race(
+def _time_all(
     report: Report,
     operator: str,
     rivals: dict[str, Callable | None],
@@ -95,7 +90,7 @@ def _race(
     unit: str,
     label: str = "",
 ) -> None:
-    """Times forward, and backward by difference, of every rival on the same inputs."""
+    """Times forward, and backward by difference, of every implementation on the same inputs."""
     forward_name, backward_name = (f"{name} {label}".strip() for name in ("forward", "backward"))
     for who, function in rivals.items():
         if function is None:
@@ -109,18 +104,18 @@ def _race(
             recorded_ms, _ = time_ms(forward, report.device)  # with the autograd graph being built
             both_ms, timer = time_ms(both, report.device)
         except (RuntimeError, ImportError, TypeError, ValueError) as problem:
-            report.absent(operator, forward_name, who, _why(problem))
+            report.absent(operator, forward_name, who, _reason(problem))
             continue
         if both_ms <= recorded_ms:
-            report.absent(operator, backward_name, who, "the two medians' difference is not positive")
+            report.absent(operator, backward_name, who, "the difference of the two medians is not positive")
             continue
         backward_ms = both_ms - recorded_ms
         report.timed(operator, backward_name, who, backward_ms, backward_work, unit, timer, both_ms=both_ms)
 
 
 def rms_norm(report: Report, sizes: Sizes) -> None:
-    x, weight = _randn(report, sizes.rows, sizes.width), _randn(report, sizes.width)
-    residual = _randn(report, sizes.rows, sizes.width)
+    x, weight = report.randn(sizes.rows, sizes.width), report.randn(sizes.width)
+    residual = report.randn(sizes.rows, sizes.width)
     reference = import_module("lmfast_kernels.rms_norm").rms_norm_reference
     liger = _liger("rms_norm", "LigerRMSNormFunction")
     rivals = {
@@ -129,17 +124,17 @@ def rms_norm(report: Report, sizes: Sizes) -> None:
         "Inductor": _inductor(lambda x, w: reference(x, w, 1e-5), sizes),
         "Liger": liger and (lambda x, w: liger(x, w, 1e-5)),
     }
-    _race(report, "rms_norm", rivals, (x, weight), 2 * x.nbytes, 3 * x.nbytes, "bytes")
+    _time_all(report, "rms_norm", rivals, (x, weight), 2 * x.nbytes, 3 * x.nbytes, "bytes")
     rivals = {
         "ours": lambda x, w, r: lmfast_kernels.rms_norm(x, w, residual=r),
         "Inductor": _inductor(lambda x, w, r: reference(x, w, 1e-5, r), sizes),
     }
     inputs = (x, weight, residual)
-    _race(report, "rms_norm", rivals, inputs, 4 * x.nbytes, 4 * x.nbytes, "bytes", "with residual")
+    _time_all(report, "rms_norm", rivals, inputs, 4 * x.nbytes, 4 * x.nbytes, "bytes", "with residual")
 
 
 def swiglu(report: Report, sizes: Sizes) -> None:
-    gate, up = (_randn(report, sizes.rows, sizes.d_ff) for _ in range(2))
+    gate, up = (report.randn(sizes.rows, sizes.d_ff) for _ in range(2))
     reference = import_module("lmfast_kernels.swiglu").swiglu_reference
     rivals = {
         "ours": lmfast_kernels.swiglu,
@@ -147,13 +142,13 @@ def swiglu(report: Report, sizes: Sizes) -> None:
         "Inductor": _inductor(reference, sizes),
         "Liger": _liger("swiglu", "LigerSiLUMulFunction"),
     }
-    _race(report, "swiglu", rivals, (gate, up), 3 * gate.nbytes, 5 * gate.nbytes, "bytes")
+    _time_all(report, "swiglu", rivals, (gate, up), 3 * gate.nbytes, 5 * gate.nbytes, "bytes")
 
 
 def rope(report: Report, sizes: Sizes) -> None:
     seq = sizes.attention_seqs[0] * 4
     batch = max(1, 4 * sizes.tokens // seq)
-    q, k = _randn(report, batch, 12, seq, 64), _randn(report, batch, 4, seq, 64)
+    q, k = report.randn(batch, 12, seq, 64), report.randn(batch, 4, seq, 64)
     angles = torch.rand(seq, 32, device=report.device)
     table = angles.cos(), angles.sin()
     reference = import_module("lmfast_kernels.rope").rope_reference
@@ -163,7 +158,7 @@ def rope(report: Report, sizes: Sizes) -> None:
         "Inductor": _inductor(lambda q, k: reference(q, k, *table), sizes),
     }
     work = 2 * (q.nbytes + k.nbytes)
-    _race(report, "rope", rivals, (q, k), work, work, "bytes")
+    _time_all(report, "rope", rivals, (q, k), work, work, "bytes")
 
 
 def attention(report: Report, sizes: Sizes) -> None:
@@ -186,9 +181,9 @@ def attention(report: Report, sizes: Sizes) -> None:
     for head_dim in (64, 128):
         for seq in sizes.attention_seqs:
             batch, heads = max(1, sizes.tokens // seq), max(1, sizes.attention_width // head_dim)
-            inputs = [_randn(report, batch, heads, seq, head_dim) for _ in range(3)]
+            inputs = [report.randn(batch, heads, seq, head_dim) for _ in range(3)]
             work = 2.0 * batch * heads * seq * seq * head_dim
-            _race(report, "attention", rivals, inputs, work, 2.5 * work, "flops", f"d{head_dim} S{seq}")
+            _time_all(report, "attention", rivals, inputs, work, 2.5 * work, "flops", f"d{head_dim} S{seq}")
 
 
 def _in_turn(
@@ -203,8 +198,8 @@ def decode_attention(report: Report, sizes: Sizes) -> None:
         shape = (batch, kv_heads, sizes.context, head_dim)
         each = 2 * 2 * batch * kv_heads * sizes.context * head_dim
         count = max(1, -(-sizes.cache_bytes // each))
-        caches = [[_randn(report, *shape, grad=False) for _ in range(2)] for _ in range(count)]
-        q = _randn(report, batch, heads, head_dim, grad=False)
+        caches = [[report.randn(*shape, grad=False) for _ in range(2)] for _ in range(count)]
+        q = report.randn(batch, heads, head_dim, grad=False)
         lengths = torch.full((batch,), sizes.context, dtype=torch.int32, device=report.device)
         reference = import_module("lmfast_kernels.decode_attention").decode_attention_reference
 
@@ -224,17 +219,17 @@ def decode_attention(report: Report, sizes: Sizes) -> None:
             try:
                 ms, timer = time_ms(_in_turn(function, q, caches, lengths), report.device)
             except RuntimeError as problem:
-                report.absent("decode_attention", f"batch {batch}", who, _why(problem))
+                report.absent("decode_attention", f"batch {batch}", who, _reason(problem))
                 continue
             report.timed("decode_attention", f"batch {batch}", who, ms / count, each, "bytes", timer)
 
 
 def decode_linear(report: Report, sizes: Sizes) -> None:
-    """One product of decoding, alone and with what stands before it, over as many weights in turn as fill the caches."""
+    """One product of decoding, alone and with the preceding norm or SwiGLU, over as many weights as fill the caches."""
     for k, n in sizes.linear:
         for rows in sizes.linear_rows:
-            x, residual, both = (_randn(report, rows, 1, m * k, grad=False) for m in (1, 1, 2))
-            norm, weight = torch.ones(k, device=report.device), _randn(report, n, k, grad=False)
+            x, residual, both = (report.randn(rows, 1, m * k, grad=False) for m in (1, 1, 2))
+            norm, weight = torch.ones(k, device=report.device), report.randn(n, k, grad=False)
             count = max(1, -(-sizes.cache_bytes // weight.nbytes))
             weights = [weight, *(torch.randn_like(weight) for _ in range(count - 1))]
 
@@ -267,8 +262,8 @@ def decode_linear(report: Report, sizes: Sizes) -> None:
 
 
 def linear_cross_entropy(report: Report, sizes: Sizes) -> None:
-    hidden = _randn(report, sizes.tokens, sizes.d_model)
-    weight = _randn(report, sizes.vocab, sizes.d_model)
+    hidden = report.randn(sizes.tokens, sizes.d_model)
+    weight = report.randn(sizes.vocab, sizes.d_model)
     weight.data *= 0.05
     targets = torch.randint(0, sizes.vocab, (sizes.tokens,), device=report.device)
     module = import_module("lmfast_kernels.linear_cross_entropy")
@@ -286,7 +281,7 @@ def linear_cross_entropy(report: Report, sizes: Sizes) -> None:
     def naive(h, w, t):
         return F.cross_entropy(h @ w.t(), t, reduction="sum")
 
-    def chunked(h, w, t):  # the path off CUDA, through Inductor
+    def chunked(h, w, t):  # the implementation for other devices, compiled by Inductor
         rows = torch.ones_like(t, dtype=torch.bool)
         return module._ChunkedLoss.apply(h, w, t, rows, None, 0.0, h.dtype, True)
 
@@ -311,7 +306,7 @@ def linear_cross_entropy(report: Report, sizes: Sizes) -> None:
             report.absent("linear_cross_entropy", what, who, ABSENT)
             continue
         if who == "ours":
-            buffers.clear()  # the bare products' own
+            buffers.clear()  # only the bare products use them
         try:
             peak = {}
             if report.device.type == "cuda":
@@ -324,22 +319,20 @@ def linear_cross_entropy(report: Report, sizes: Sizes) -> None:
                 peak = {"peak_bytes": torch.cuda.max_memory_allocated() - before}
             ms, timer = time_ms(function, report.device)
         except (RuntimeError, TypeError, ValueError) as problem:
-            report.absent("linear_cross_entropy", what, who, _why(problem))
+            report.absent("linear_cross_entropy", what, who, _reason(problem))
             continue
         report.timed("linear_cross_entropy", what, who, ms, work, "flops", timer, **peak)
 
 
 def compiled_step(report: Report, operator: str, sizes: Sizes) -> None:
-    """A compiled block around the operator, its two implementations in turn: which one `CHOICES` should
-    name.
-    """
+    """Times a compiled block with each of the operator's two implementations, to choose the one in `CHOICES`."""
     d_model, d_ff, heads = sizes.d_model, sizes.d_ff, max(1, sizes.d_model // 64)
     seq = min(sizes.attention_seqs)
     batch = max(1, sizes.tokens // seq)
-    x = _randn(report, batch, seq, d_model)
-    norm = _randn(report, d_model)
+    x = report.randn(batch, seq, d_model)
+    norm = report.randn(d_model)
     shapes = (2 * d_ff, d_model), (d_model, d_ff), (3 * d_model, d_model), (d_model, d_model)
-    weights = [_randn(report, *shape) for shape in shapes]
+    weights = [report.randn(*shape) for shape in shapes]
     for weight in weights:
         weight.data *= 0.02
     angles = torch.rand(seq, d_model // heads // 2, device=report.device)
@@ -365,7 +358,7 @@ def compiled_step(report: Report, operator: str, sizes: Sizes) -> None:
         for choice in ("triton", "torch"):
             backend.CHOICES.update({name: ("torch", "torch") for name in before})
             backend.CHOICES[operator] = (choice, choice)
-            compiled = _through_inductor(block)
+            compiled = _compiled(block)
 
             def step(compiled=compiled):
                 return torch.autograd.grad(compiled(*inputs), inputs, upstream)
@@ -374,7 +367,7 @@ def compiled_step(report: Report, operator: str, sizes: Sizes) -> None:
             work = 3 * 2.0 * x.shape[0] * seq * sum(w.numel() for w in weights)
             report.timed(operator, "compiled block, forward + backward", choice, ms, work, "flops", timer)
     except RuntimeError as problem:
-        report.absent(operator, "compiled block, forward + backward", choice, _why(problem))
+        report.absent(operator, "compiled block, forward + backward", choice, _reason(problem))
     finally:
         backend.CHOICES.update(before)
 

@@ -1,15 +1,14 @@
-"""linear_cross_entropy where a CPU trains in float32: three products of our own, logits that stay in the caches.
+"""linear_cross_entropy for training in float32 on a CPU: three products in C++ whose logits stay in the caches.
 
-In: hidden (M, D), weight (V, D), targets (M,) int64. Out: (loss sum, dhidden, dweight) as linear_cross_entropy.py has
-them; no softcap. 512 rows of logits at a time (cpp/cross_entropy.h), turned into their own gradient 28 rows at a time
-in the L2 cache. A target outside the vocabulary gives a NaN loss.
+In: hidden (M, D), weight (V, D), targets (M,) int64. Out: (loss sum, dhidden, dweight) as in linear_cross_entropy.py;
+no softcap. Processes 512 rows of logits at a time (cpp/cross_entropy.h) and replaces them by their gradient 28 rows at a
+time in the L2 cache. A target outside the vocabulary gives a NaN loss.
 """
 
 import torch
 
+from lmfast_kernels.autograd import register_loss_backward
 from lmfast_kernels.cpu_library import call
-
-ONCE = "linear_cross_entropy can be differentiated once only; take F.cross_entropy of logits for more"
 
 
 @torch.library.custom_op("lmfast::cpu_linear_cross_entropy", mutates_args=())
@@ -34,18 +33,4 @@ def _(hidden, weight, targets, ignore_index, z_loss):
     return hidden.new_empty(()), hidden.new_empty(hidden.shape), weight.new_empty(weight.shape)
 
 
-def _setup_context(ctx, inputs, output):
-    ctx.save_for_backward(*output[1:])
-    ctx.set_materialize_grads(False)
-
-
-def _autograd(ctx, grad, dhidden_grad, dweight_grad):
-    if dhidden_grad is not None or dweight_grad is not None:
-        raise RuntimeError(ONCE)
-    if grad is None:
-        return None, None, None, None, None
-    dhidden, dweight = ctx.saved_tensors
-    return dhidden * grad, dweight * grad, None, None, None
-
-
-cpu_cross_entropy.register_autograd(_autograd, setup_context=_setup_context)
+register_loss_backward(cpu_cross_entropy, num_inputs=5)

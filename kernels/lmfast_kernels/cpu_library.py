@@ -1,13 +1,13 @@
-"""The CPU's own kernels: lmfast_kernels/cpp, compiled once by the machine's g++ and called through ctypes.
+"""The C++ kernels for CPUs: lmfast_kernels/cpp, compiled once with the machine's g++ and called through ctypes.
 
-Used by operators that are about to compute a gradient in float32 on a CPU. In: pointers of contiguous tensors and sizes.
-Needs Linux, g++ (which torch.compile needs on a CPU, too) and AVX-512, AVX2 or NEON, whichever PyTorch itself uses here:
-ATEN_CPU_CAPABILITY=avx2 selects AVX2. Otherwise PyTorch's operators do the work and `why_not()` says why.
-LMFAST_KERNELS=torch switches the library off.
+Used by operators that compute a gradient in float32 on a CPU. In: pointers of contiguous tensors and sizes.
+Needs Linux, g++ (which torch.compile on a CPU needs too) and AVX-512, AVX2 or NEON, the one that PyTorch uses:
+ATEN_CPU_CAPABILITY=avx2 selects AVX2. Otherwise the operators fall back to PyTorch's, and `why_not()` returns the reason.
+LMFAST_KERNELS=torch disables the library.
 
-The threads are torch's: the library asks for libgomp by the name under which torch has loaded its own, and takes as many
-threads as torch would. The shared object lies in the user's cache folder under a hash of sources, compiler and CPU, and ends
-in a hash of its content: one that is damaged is compiled again. Compiling takes 2 to 3 seconds.
+It uses torch's threads: it links libgomp by the name under which torch has loaded its own, and uses as many
+threads as torch. The shared object is in the user's cache directory, named by a hash of sources, compiler and CPU, and ends
+in a hash of its content, so that a damaged one is compiled again. Compiling takes 2 to 3 seconds.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ import torch
 from lmfast_kernels import backend
 
 SOURCES = Path(__file__).resolve().parent / "cpp"
-# Products and sums may become one operation; nothing that would touch NaN and infinities, which the guard looks for.
+# Products and sums may be fused; nothing that changes NaN and infinities, which the training loop checks for.
 FLAGS = ("-O3", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC", "-std=c++17")
 TARGETS = {  # instruction set: flags
     "AVX-512": ("-march=native",),
@@ -43,7 +43,7 @@ def compiler() -> str | None:
 
 
 def instruction_set() -> str | None:
-    """The key of TARGETS for this CPU, as far as PyTorch uses it; None for any other."""
+    """The key of TARGETS for this CPU and PyTorch's capability setting; None if there is none."""
     if platform.machine() in ("aarch64", "arm64"):
         return "NEON"
     return {"AVX512": "AVX-512", "AVX2": "AVX2"}.get(torch.backends.cpu.get_cpu_capability())
@@ -62,7 +62,7 @@ def _cpu() -> str:
 
 
 def build(folder: Path) -> Path:
-    """The shared object in `folder`, compiled unless it is there, whole. Raises OSError or CalledProcessError."""
+    """The shared object in `folder`, compiled if it is missing or damaged. Raises OSError or CalledProcessError."""
     command = compiler()
     if command is None:
         raise OSError("no C++ compiler was found")
@@ -76,21 +76,22 @@ def build(folder: Path) -> Path:
         "\0".join([*texts, version, *flags(), platform.machine(), _cpu()]).encode()
     ).hexdigest()
     path = folder / f"kernels-{key[:24]}.so"
-    if not _is_whole(path):
+    if not _has_valid_hash(path):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as beside:  # another process may be at it, too
-            made = Path(beside) / path.name
+        # A temporary folder, because another process may compile it at the same time.
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            made = Path(temporary) / path.name
             source = str(SOURCES / "library.cpp")
             subprocess.run([command, *flags(), source, "-o", str(made)], capture_output=True, check=True)
             digest = hashlib.sha256(made.read_bytes()).digest()
             with open(made, "ab") as file:
-                file.write(digest)  # which the loader does not look at
+                file.write(digest)  # which the loader ignores
             os.replace(made, path)
     return path
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a file is there that ends in the hash of what precedes it: loading one cut short could end the process."""
+def _has_valid_hash(path: Path) -> bool:
+    """Whether a file ends in the hash of its content; loading a truncated one could end the process."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -99,7 +100,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether nobody else can have put a file there: anybody may make a folder or link among temporary files."""
+    """Whether only this user can write to a directory; others may create directories and links among temporary files."""
     owners = {folder.lstat().st_uid, folder.stat().st_uid}
     return owners == {os.getuid()} and not folder.stat().st_mode & 0o022
 
@@ -121,7 +122,7 @@ def _find() -> _Found:
         return _Found(None, f"no C++ compiler ({os.environ.get('CXX', 'g++')}) was found; install g++")
     temporary = Path(tempfile.gettempdir()) / f"lmfast-{os.getuid()}"
     folders = [temporary]
-    with contextlib.suppress(RuntimeError):  # a user without a home
+    with contextlib.suppress(RuntimeError):  # a user without a home directory directory
         folders.insert(0, Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmfast")
     for folder in folders:
         try:
@@ -129,7 +130,7 @@ def _find() -> _Found:
             if _is_ours(folder):
                 return _Found(ctypes.CDLL(str(path)))
         except OSError:
-            continue  # a home that cannot be written, or from which nothing may be executed
+            continue  # the directory is not writable, or mounted noexec
         except subprocess.CalledProcessError as error:
             lines = (error.stderr or b"").decode(errors="replace").strip().splitlines()
             return _Found(
@@ -139,34 +140,34 @@ def _find() -> _Found:
 
 
 def library() -> ctypes.CDLL | None:
-    """The loaded library, None where this machine cannot have it."""
+    """The loaded library, or None if this machine does not support it."""
     return _find().library
 
 
 def why_not() -> str:
-    """Why `library()` is None, as a sentence without its full stop; empty where it is not."""
+    """The reason why `library()` is None, as a sentence without its full stop; empty if it is not None."""
     return _find().why_not
 
 
 @torch.compiler.assume_constant_result
 def available() -> bool:
-    """Whether the library is there and wanted. Compiled code keeps what it found when it was traced."""
+    """Whether the library is usable and enabled. Compiled code keeps the value at tracing."""
     return backend.MODE == "auto" and library() is not None
 
 
-def trains_here(*tensors: torch.Tensor) -> bool:
-    """Whether an operator on these tensors is one for the library: float32 on a CPU, and a gradient will be wanted."""
+def uses_library(*tensors: torch.Tensor) -> bool:
+    """Whether an operator on these tensors should use the library: float32 on a CPU, with a gradient to compute."""
     if any(x.device.type != "cpu" or x.dtype != torch.float32 for x in tensors):
         return False
     if not torch.is_grad_enabled() or not any(x.requires_grad for x in tensors):
         return False
-    if torch._C._are_functorch_transforms_active():  # torch.func goes through PyTorch's operators only
+    if torch._C._are_functorch_transforms_active():  # torch.func supports only PyTorch's operators
         return False
     return backend.autocast_dtype(tensors[0]) is None and available()
 
 
 def call(name: str, *arguments: "torch.Tensor | int | float | None") -> None:
-    """Calls a function of the library with torch's number of threads before the arguments; tensors must be contiguous."""
+    """Calls a function of the library; torch's number of threads is the first argument. Tensors must be contiguous."""
     converted: list[ctypes.c_long | ctypes.c_float | ctypes.c_void_p] = [
         ctypes.c_long(torch.get_num_threads())
     ]

@@ -1,19 +1,16 @@
-"""Attention of one new token a sequence against a static key-value cache.
+"""Attention of one new token per sequence over a static key-value cache.
 
 In: q (batch, heads, head_dim) or (batch, heads, 1, head_dim); k_cache and v_cache (batch, kv_heads, max_len,
-head_dim), any strides, heads a multiple of kv_heads; lengths, integers (batch,): how many cache rows of each sequence
-count, the new token's own row included. Out: q's shape and dtype. A length of 0 gives zeros. With `window` only the
-last `window` of those rows count. Scale 1/√head_dim. No gradient. Lengths live in a tensor: one compiled graph (and
-one CUDA graph) serves every step. Rows from `lengths` on must hold finite numbers (a cache allocated with zeros
-does); off CUDA they are read and multiplied by zero, so a caller who knows a bound on the lengths saves time there by
-passing k_cache[:, :, :bound]. Under autocast q and the caches are cast to its dtype. Source: Dao et al. 2023,
-"Flash-Decoding for long-context inference".
+head_dim), any strides, heads a multiple of kv_heads; lengths, integers (batch,): the number of valid cache rows per
+sequence, including the new token's. Out: q's shape and dtype; zeros for a length of 0. `window` restricts attention to the
+last `window` of those rows. Scale 1/√head_dim. No gradient. Lengths are a tensor, so that one compiled graph (and
+one CUDA graph) serves every step. Rows from `lengths` on must be finite (a cache allocated with zeros
+is); except on CUDA they are read and multiplied by zero, so passing k_cache[:, :, :bound] saves time there. Under autocast
+q and the caches are cast to its dtype. Source: Dao et al. 2023, "Flash-Decoding for long-context inference".
 
-On CUDA each sequence's cache is split among programs, as many as fill the multiprocessors twice; each
-split's share follows the sequence's own length, a second kernel joins them. A group's query heads are the
-rows of one product, so a grouped cache is read once. On paper, batch 32, 32 heads on 8 kv heads of 128,
-8,192 rows, bf16 at 3.35 TB/s: the caches are read once, 1.07 GB, 321 µs; 4.3 GFLOP at 989 TFLOP/s would be
-4 µs (four times that, the group's 4 rows padded to 16).
+On CUDA each sequence's cache is split among programs, enough to fill the multiprocessors twice, in proportion to the
+sequence's length; a second kernel combines them. A group's query heads are the rows of one product, so a grouped cache is
+read once. Costs: docs/kernels.md.
 """
 
 import torch
@@ -45,11 +42,10 @@ def decode_attention_reference(
     lengths: torch.Tensor,
     window: int | None = None,
 ) -> torch.Tensor:
-    """The same maths by PyTorch's operator, on q (batch, heads, head_dim): the path wherever Triton is not
-    chosen.
+    """The same computation with PyTorch's operator, for q (batch, heads, head_dim); used where Triton is not.
 
-    A group's query heads become the rows of one small matrix, so that grouped caches are read once and never
-    repeated. Measured on 2 cores: 417 µs against 512 µs with a boolean mask (16 heads, 2 kv heads, 4096
+    A group's query heads become the rows of one small matrix, so that grouped caches are read once and not
+    repeated. Measured on 2 cores: 417 µs, with a boolean mask 512 µs (16 heads, 2 kv heads, 4096
     rows of 128).
     """
     batch, heads, head_dim = q.shape
@@ -72,9 +68,7 @@ def _decode_split_kernel(
     HEAD_DIM: tl.constexpr, SCALE: tl.constexpr, GROUP: tl.constexpr, SINGLE: tl.constexpr, HAS_WINDOW: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """One split of one kv head: unnormalised sum (batch, heads, splits, HEAD_DIM), its maximum and
-    denominator.
-    """
+    """One split of one kv head: unnormalised sum (batch, heads, splits, HEAD_DIM), maximum and denominator."""
     ACC: tl.constexpr = stats_ptr.dtype.element_ty
     group, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
     batch, kv_head = group // kv_heads, group % kv_heads
@@ -98,7 +92,9 @@ def _decode_split_kernel(
         k = load_tile(k_ptr, k_row, n, stop, cols, dims, HEAD_DIM, BLOCK_D, True)
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION, out_dtype=ACC) * SCALE
         scores = tl.where((n + cols)[None, :] < stop, scores, float("-inf"))
-        new_max = tl.maximum(row_max, tl.max(scores, axis=1))  # every block holds a row, so this is finite
+        new_max = tl.maximum(
+            row_max, tl.max(scores, axis=1)
+        )  # every block has a valid row, so this is finite
         weights = tl.exp2(scores - new_max[:, None])
         shrink = tl.exp2(row_max - new_max)
         row_sum = row_sum * shrink + tl.sum(weights, axis=1)
@@ -128,7 +124,7 @@ def _decode_combine_kernel(
     partial_ptr, stats_ptr, out_ptr, splits,
     HEAD_DIM: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Joins the splits of one head. An empty split has maximum −inf and counts nothing."""
+    """Combines the splits of one head. An empty split has maximum −inf and weight 0."""
     head = tl.program_id(0).to(tl.int64)
     dims, slots = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_S)
     there = slots < splits
@@ -145,7 +141,7 @@ def _decode_combine_kernel(
 
 
 def decode_config(q: torch.Tensor) -> dict[str, int]:
-    """Rows a step, warps and stages; three steps of keys and values in flight hide the memory's latency."""
+    """Rows per step, warps and stages; three steps of keys and values in flight hide the memory latency."""
     block_d = max(16, power_of_two(q.shape[-1]))
     block_n, stages = (64, 3) if q.element_size() <= 2 else (32, 2)
     if block_d == 256:
@@ -160,7 +156,7 @@ def decode_config(q: torch.Tensor) -> dict[str, int]:
 def _decode(
     q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, lengths: torch.Tensor, window: int
 ) -> torch.Tensor:
-    """q (batch, heads, head_dim) to the same shape, contiguous; a window of 0 is none."""
+    """Attention for q (batch, heads, head_dim), in the same shape, contiguous; window 0 means none."""
     batch, heads, head_dim = q.shape
     kv_heads, max_len = k_cache.shape[1], k_cache.shape[2]
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
@@ -215,7 +211,7 @@ def _validate(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, len
         )
     if k_cache.shape[1] == 0 or q.shape[1] % k_cache.shape[1]:
         raise ValueError(
-            f"decode_attention: {q.shape[1]} heads are no multiple of {k_cache.shape[1]} kv heads"
+            f"decode_attention: {q.shape[1]} heads are not a multiple of {k_cache.shape[1]} kv heads"
         )
     if not 1 <= q.shape[-1] <= 256:
         raise ValueError(f"decode_attention: head_dim {q.shape[-1]} is outside 1 to 256")
@@ -238,8 +234,11 @@ def decode_attention(
     lengths: torch.Tensor,
     window: int | None = None,
 ) -> torch.Tensor:
-    """Attention of each sequence's one query over its first `lengths` cache rows, or the last `window` of them.
-    Raises ValueError on bad shapes.
+    """Attention of each sequence's single query over its first `lengths` cache rows, or the last `window` of them.
+    Raises ValueError for inconsistent shapes.
+
+    q (batch, heads, head_dim) or (batch, heads, 1, head_dim), caches (batch, kv_heads, max_len, head_dim), lengths
+    (batch,).
     """
     cast = autocast_dtype(q)
     if cast is not None:

@@ -1,23 +1,16 @@
-"""Products of one to four rows with a weight matrix, y = f(x) Wᵀ, where f is nothing, an RMSNorm or SwiGLU: for decoding.
+"""Products of one to four rows with a weight matrix for decoding, y = f(x) Wᵀ, where f is the identity, RMSNorm or SwiGLU.
 
-In: weight (N, K), its rows dense. `decode_linear`: x (..., K). `decode_norm_linear`: x (..., K), norm_weight (K,), residual
-like x or None; out (y, s): y = rms_norm(s) Wᵀ of s = x + residual. `decode_swiglu_linear`: x (..., 2K), the gate first. Out:
-y (..., N). One dtype of x, residual and weight (float32, float16, bfloat16). Sums in float32; f's results are rounded
-exactly where `rms_norm` and `swiglu` round theirs, so only the order of sums differs from those operators. No gradient.
-More than MAX_ROWS rows (MAX_PLAIN_ROWS where f is nothing), mixed dtypes, wanted gradients and devices without Triton get
-those operators and cuBLAS.
+In: weight (N, K), rows dense. `decode_linear`: x (..., K). `decode_norm_linear`: x (..., K), norm_weight (K,), residual
+like x or None; out (y, s): y = rms_norm(s) Wᵀ with s = x + residual. `decode_swiglu_linear`: x (..., 2K), the gate first.
+Out: y (..., N). x, residual and weight have one dtype (float32, float16, bfloat16). Sums in float32; f rounds
+exactly where `rms_norm` and `swiglu` do, so only the order of sums differs from those operators. No gradient.
+These operators and cuBLAS are used for more than MAX_ROWS rows (MAX_PLAIN_ROWS for the identity), mixed dtypes, calls
+that need gradients, and devices without Triton.
 
-A program multiplies a few rows of the weight over all of K: a fixed order of sums and no atomics. It asks for its tile of
-the weight first (for K up to 4,096 all of it, by 16-byte loads), and computes f from the L2 cache while that travels; one
-program writes s. Nothing is split over K: with N of 768 there are 192 programs, and the whole matrix (9 KB a
-multiprocessor, 30 KB for K of 2,560) is under way at once.
-
-On paper, 124M, bf16, batch 1, an H100 at 3 TB/s: qkv 3.5 MB 1.2 µs, out 1.2 MB 0.4 µs, up 7.9 MB 2.6 µs, down 3.9 MB 1.3 µs,
-each plus 1 to 1.5 µs of latency: about 10 µs a layer. cuBLAS measured 4.6 µs for each (18.4 a layer), RMSNorm and SwiGLU 4.6
-a layer, and a node of a CUDA graph costs 1 µs: three fewer a layer. Expected for the step: 431 to about 270 µs; measured
-330 (docs/LOG.md, 2026-11-27), for these products take 3.9 µs. f costs each program K · (2 + 2) bytes a row and 4 K for the
-norm's weight, against 2 K for each row of the weight: beyond four rows it would ask more of L2 than the weight asks of
-memory, hence MAX_ROWS.
+A program multiplies a few rows of the weight over all of K, with a fixed order of sums and without atomics. It first
+loads its tile of the weight (all of it for K up to 4,096, with 16-byte loads) and computes f from the L2 cache meanwhile;
+one program writes s. K is not split: with N of 768 there are 192 programs, and the whole matrix (9 KB per
+multiprocessor, 30 KB for K of 2,560) is in flight at once. Costs: docs/kernels.md.
 """
 
 import torch
@@ -40,11 +33,9 @@ from lmfast_kernels.rms_norm import MAX_WIDTH, rms_norm
 from lmfast_kernels.swiglu import swiglu
 from lmfast_kernels.tuning import tuned
 
-MAX_ROWS, MAX_PLAIN_ROWS = (
-    4,
-    2,
-)  # cuBLAS multiplies four rows in 4.5 µs, these kernels in 5.1, with a norm in 5.8
-# For a sweep on a device, by `lmfast_kernels.tuning.use_config("decode_linear", **candidate)`. BLOCK_N: weight rows of a
+# cuBLAS multiplies four rows in 4.5 µs, these kernels in 5.1, with a norm in 5.8.
+MAX_ROWS, MAX_PLAIN_ROWS = 4, 2
+# For a sweep on a device, with `lmfast_kernels.tuning.use_config("decode_linear", **candidate)`. BLOCK_N: weight rows per
 # program.
 CANDIDATES = (
     {"BLOCK_N": 4},
@@ -61,7 +52,7 @@ def _input(
     x_ptr, residual_ptr, gate_width, mask, dtype: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr, SWIGLU: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """A block of x + residual or silu(gate) · up, rounded to `dtype`, again in ACC."""
+    """A block of x + residual or silu(gate) · up, rounded to `dtype`, as ACC."""
     x = tl.load(x_ptr, mask=mask, other=0.0).to(ACC)
     if HAS_RESIDUAL:
         x = (x + tl.load(residual_ptr, mask=mask, other=0.0).to(ACC)).to(dtype).to(ACC)
@@ -78,7 +69,7 @@ def _decode_linear_kernel(
     K: tl.constexpr, EPS: tl.constexpr, NORM: tl.constexpr, HAS_RESIDUAL: tl.constexpr, SWIGLU: tl.constexpr,
     DOUBLE: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Columns of y, for all rows. Tiles are (ROWS, BLOCK_N, BLOCK_K), of size 1 where a tensor lacks the dimension."""
+    """Columns of y, for all rows. Tiles are (ROWS, BLOCK_N, BLOCK_K), of size 1 in dimensions that a tensor lacks."""
     ACC: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     dtype: tl.constexpr = y_ptr.dtype.element_ty
     columns = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -89,7 +80,7 @@ def _decode_linear_kernel(
     residual_ptr += rows[:, None, None] * residual_row + ks[None, None, :]
     in_rows, in_columns = rows[:, None, None] < M, columns[None, :, None] < N
     squares = tl.zeros((ROWS, 1), ACC)
-    if NORM and BLOCK_K < K:  # a row in several blocks: its norm first
+    if NORM and BLOCK_K < K:  # a row has several blocks: compute its norm first
         for start in tl.static_range(0, K, BLOCK_K):
             mask = in_rows & (start + ks[None, None, :] < K)
             x = _input(x_ptr + start, residual_ptr + start, 0, mask, dtype, HAS_RESIDUAL, SWIGLU, ACC)
@@ -99,9 +90,9 @@ def _decode_linear_kernel(
         in_k = start + ks[None, None, :] < K
         weight = tl.load(
             weight_ptr + start, mask=in_columns & in_k, other=0.0
-        )  # first: it comes from far away
+        )  # first, because it comes from memory
         if BLOCK_K >= K:
-            tl.debug_barrier()  # else ptxas moves these loads behind SwiGLU, two at a time, to save registers
+            tl.debug_barrier()  # otherwise ptxas moves these loads after SwiGLU, two at a time, to save registers
         mask = in_rows & in_k
         x = _input(x_ptr + start, residual_ptr + start, K, mask, dtype, HAS_RESIDUAL, SWIGLU, ACC)
         if NORM:
@@ -119,8 +110,8 @@ def _decode_linear_kernel(
 
 
 def config(N: int, K: int, sms: int) -> dict[str, int]:
-    """All of K at once up to 4,096, eight values a thread along it; four weight rows a program, or eight where that leaves
-    two programs for each multiprocessor.
+    """All of K at once up to 4,096, eight values per thread along it; four weight rows per program, or eight if that
+    leaves two programs per multiprocessor.
     """
     block_k = min(4096, max(16, power_of_two(K)))
     block_n = 8 if triton.cdiv(N, 8) >= 2 * sms else 4
@@ -137,7 +128,7 @@ def _product(
     eps: float,
     swiglu: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(y, x + residual); the second is empty without a residual."""
+    """(y, x + residual); the latter is empty without a residual."""
     N, K = weight.shape
     y = x.new_empty((*x.shape[:-1], N))
     s = x.new_empty(x.shape if residual is not None else 0)
@@ -159,7 +150,7 @@ def _(x, weight, norm_weight, residual, eps, swiglu):
 
 
 def _fits(weight: torch.Tensor, *inputs: torch.Tensor, most: int = MAX_ROWS) -> bool:
-    """Whether the kernel serves these inputs (..., any width) of `most` rows, the first of which is x."""
+    """Whether the kernel supports these inputs (..., any width), the first of which is x, with at most `most` rows."""
     x = inputs[0]
     if not use_triton("decode_linear", x):
         return False
@@ -180,7 +171,7 @@ def _validate(name: str, x: torch.Tensor, weight: torch.Tensor, times: int = 1) 
 
 
 def decode_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x Wᵀ. Raises ValueError on shapes that do not fit."""
+    """x Wᵀ for x (..., K) and weight (N, K). Raises ValueError for inconsistent shapes."""
     _validate("decode_linear", x, weight)
     if _fits(weight, x, most=MAX_PLAIN_ROWS):
         return _product(x, weight, None, None, 0.0, False)[0]
@@ -194,7 +185,8 @@ def decode_norm_linear(
     eps: float = 1e-5,
     residual: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(rms_norm(s) Wᵀ, s) of s = x + residual, or x. Raises ValueError on shapes that do not fit."""
+    """(rms_norm(s) Wᵀ, s) with s = x + residual, or x, for x and residual (..., K), norm_weight (K,) and weight (N, K).
+    Raises ValueError for inconsistent shapes."""
     _validate("decode_norm_linear", x, weight)
     if norm_weight.shape != x.shape[-1:] or (residual is not None and residual.shape != x.shape):
         other = norm_weight if residual is None or residual.shape == x.shape else residual
@@ -212,7 +204,7 @@ def decode_norm_linear(
 
 
 def decode_swiglu_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """(silu(gate) · up) Wᵀ of x = [gate, up]. Raises ValueError on shapes that do not fit."""
+    """(silu(gate) · up) Wᵀ for x = [gate, up] (..., 2K) and weight (N, K). Raises ValueError for inconsistent shapes."""
     _validate("decode_swiglu_linear", x, weight, times=2)
     if _fits(weight, x):
         return _product(x, weight, None, None, 0.0, True)[0]

@@ -1,15 +1,15 @@
-"""SwiGLU's feed-forward, down(silu(gate) · up) with gate and up in one projection: one operator where a CPU trains it.
+"""The SwiGLU feed-forward, down(silu(gate) · up) with gate and up in one projection; fused for training on a CPU.
 
-In: x (..., D), up_weight (2F, D), the gate's rows first, down_weight (D, F). Out: (..., D). Everywhere else it is the
-three operators that it is made of. On a CPU in float32 (cpp/feed_forward.h) the hidden values stay in the L2 cache
-between the products, and only gate and up, 2F floats a token, are kept for the backward, which makes the hidden values
-again beside their gradient. Source: Shazeer 2020, arXiv:2002.05202.
+In: x (..., D), up_weight (2F, D), the gate's rows first, down_weight (D, F). Out: (..., D). For training on a CPU in
+float32 (cpp/feed_forward.h) the hidden values stay in the L2 cache between the products, and only gate and up, 2F floats
+per token, are saved for the backward, which recomputes the hidden values together with their gradient. Otherwise it
+consists of three operators. Source: Shazeer 2020, arXiv:2002.05202.
 """
 
 import torch
 import torch.nn.functional as F
 
-from lmfast_kernels.cpu_library import call, trains_here
+from lmfast_kernels.cpu_library import call, uses_library
 from lmfast_kernels.fp8_feed_forward import fp8_feed_forward
 from lmfast_kernels.swiglu import swiglu
 
@@ -17,7 +17,7 @@ from lmfast_kernels.swiglu import swiglu
 def feed_forward_reference(
     x: torch.Tensor, up_weight: torch.Tensor, down_weight: torch.Tensor
 ) -> torch.Tensor:
-    """The three operators: the oracle, and the path wherever no CPU trains in float32."""
+    """The three operators: the oracle, and the implementation except for training in float32 on a CPU."""
     return F.linear(swiglu(*F.linear(x, up_weight).chunk(2, dim=-1)), down_weight)
 
 
@@ -87,7 +87,8 @@ _forward.register_autograd(_autograd, setup_context=_setup_context)
 def feed_forward(
     x: torch.Tensor, up_weight: torch.Tensor, down_weight: torch.Tensor, fp8: bool = False
 ) -> torch.Tensor:
-    """down(silu(gate) · up). fp8: products in FP8 (fp8_feed_forward.py). Raises ValueError on shapes that do not fit."""
+    """down(silu(gate) · up) for x (..., D), up_weight (2F, D) with the gate's rows first, and down_weight (D, F). fp8:
+    products in FP8 (fp8_feed_forward.py). Raises ValueError for inconsistent shapes."""
     D, hidden = down_weight.shape
     if x.shape[-1] != D or up_weight.shape != (2 * hidden, D):
         raise ValueError(
@@ -96,6 +97,6 @@ def feed_forward(
         )
     if fp8:
         return fp8_feed_forward(x, up_weight, down_weight)
-    if trains_here(x, up_weight, down_weight):
+    if uses_library(x, up_weight, down_weight):
         return _forward(x, up_weight, down_weight)[0]
     return feed_forward_reference(x, up_weight, down_weight)

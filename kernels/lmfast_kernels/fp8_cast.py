@@ -1,12 +1,8 @@
-"""A matrix in FP8 twice, as it is and transposed: what the products of a backward read of a gradient.
+"""Casts a matrix to FP8 together with its transpose, as the products of a backward need a gradient.
 
-In: x (M, N), dense rows, floating point; scale, a float32 scalar on its device; FP8's dtype. Out: clamp(x · scale) in
-that dtype, (M, N) and (N, M), both dense; NaN stays. No gradient. Off CUDA, or where Triton is not chosen, plain
-operations.
-
-On paper: x read once and two bytes an element written. 65,536 × 768 of bf16 on an H100: 201 MB, 0.07 ms at 2.9 TB/s.
-Inductor writes both from one pointwise kernel whose transposed stores lie M bytes apart: 0.39 ms (docs/LOG.md,
-2026-11-27). Not measured.
+In: x (M, N), dense rows, floating point; scale, a float32 scalar on its device; an FP8 dtype. Out: clamp(x · scale) in
+that dtype, (M, N) and (N, M), both dense; NaN is preserved. No gradient. Without Triton, PyTorch operations.
+Costs: docs/kernels.md.
 """
 
 from typing import Any
@@ -15,7 +11,7 @@ import torch
 
 from lmfast_kernels.backend import INTERPRETING, jit, launch, register, tl, triton, use_triton
 
-ROWS, COLS, WARPS = 64, 64, 8  # the tile of one program
+ROWS, COLS, WARPS = 64, 64, 8  # tile and warps of a program
 if triton is not None:
     cast_four = [
         "{ .reg .b16 low, high; "
@@ -29,16 +25,16 @@ if triton is not None:
 
 @jit
 def within(x, LIMIT: tl.constexpr):
-    """x clamped to ±LIMIT; NaN stays."""
+    """x clamped to ±LIMIT; NaN is preserved."""
     return tl.where(x > LIMIT, LIMIT, tl.where(x < -LIMIT, -LIMIT, x))
 
 
 @jit
 def round_fp8(x, dtype: tl.constexpr):
-    """x, float32 and within FP8's range, in the FP8 format `dtype`; four values of a thread make one register.
+    """Converts x, float32 and within FP8's range, to the FP8 format `dtype`, four values of a thread into one register.
 
-    Triton's own cast makes a 16-bit register of two values. Where they are both stored together and taken apart again,
-    as for a transposed copy, ptxas 12.8 takes them from a register that it never writes (machine_code.py)."""
+    Triton's cast converts two values into a 16-bit register. If these are both stored together and separated again,
+    as for a transposed copy, ptxas 12.8 reads them from a register that it never writes (machine_code.py)."""
     if not ASSEMBLED:
         rounded = x.to(dtype)
     else:
@@ -79,7 +75,7 @@ def _cast_kernel(
     store_both(out_ptr, transposed_ptr, x, first_row, first_col, M, N, N, ROWS, COLS)
 
 
-@register("fp8_cast", opaque=True)  # a traced one could be made again in the backward, to save memory
+@register("fp8_cast", opaque=True)  # if traced, it could be recomputed in the backward to save memory
 def _cast(
     x: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype, limit: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -98,7 +94,7 @@ def _(x, scale, dtype, limit):
 
 
 def cast_both(x: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """(x · scale in `dtype` (M, N), the same transposed (N, M)) of x (M, N)."""
+    """(x · scale in `dtype` (M, N), its transpose (N, M)) for x (M, N)."""
     limit = torch.finfo(dtype).max
     if use_triton("fp8_cast", x) and x.numel():
         return _cast(x if x.stride(-1) == 1 else x.contiguous(), scale, dtype, limit)

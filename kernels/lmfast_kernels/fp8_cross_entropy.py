@@ -1,24 +1,22 @@
 """The output layer and its loss with FP8 products, for training: `linear_cross_entropy(..., fp8=True)`.
 
 In: hidden (M, D), weight (V, D), targets (M,) int64; M, D and V multiples of 16. Out: the loss sum as
-linear_cross_entropy defines it; gradients are computed in the forward, as there. hidden and weight are e4m3 with
-tensorwise dynamic scales (fp8_linear.py), their product is rounded to the autocast dtype; dlogits are e5m2 with one
-fixed scale, 2¹⁴, because they lie in [−1, 1] (times 1 + 2 · z_loss · logsumexp): no amax pass, and 2⁻³⁰ is the
-smallest probability that counts. dweight is summed in float32.
+in linear_cross_entropy; gradients are computed in the forward, as there. hidden and weight are e4m3 with
+tensorwise dynamic scales (fp8_linear.py), and their product is rounded to the autocast dtype. dlogits are e5m2 with the
+fixed scale 2¹⁴, because they are in [−1, 1] (times 1 + 2 · z_loss · logsumexp): this needs no pass for the maximum, and
+2⁻³⁰ is the smallest probability represented. dweight is summed in float32.
 
-On CUDA rows go through one buffer of 16-bit logits of 64 MiB: a product fills it, one kernel reads a row's logsumexp
-and loss, a second one writes dlogits in tiles twice, as they are for dhidden and transposed for dweight, 1 byte each;
-FP8 products want the summed dimension dense. Those two buffers, 512 MiB each, hold several chunks, so that their
-products fill the device and dweight is added up a few times only. Nothing waits for the host.
-
-At 65,536 × 768 × 32,000 on an H100: three products of 3.2 TFLOP, 7.5 ms, against 13.2 in bf16; the kernels move 6 bytes
-a logit as the bf16 path does, 4.5 ms where none of it stays in the L2 cache, and take 6.8; 14.3 ms in all, measured
-(docs/LOG.md, 2026-11-27), against 16.9 in bf16.
+On CUDA the rows pass through one buffer of 16-bit logits of 64 MiB: a product fills it, one kernel computes each row's
+logsumexp and loss, and another writes dlogits twice, for dhidden and transposed for dweight, 1 byte each, because FP8
+products need the summed dimension dense. These two buffers, 512 MiB each, hold several chunks, so that their
+products fill the device and dweight is accumulated only a few times. Nothing synchronises with the host.
+Costs: docs/kernels.md.
 """
 
 import torch
 from torch.autograd.function import once_differentiable
 
+from lmfast_kernels.autograd import scale_gradients
 from lmfast_kernels.backend import compute_dtype, jit, launch, power_of_two, register, tl, triton, use_triton
 from lmfast_kernels.fp8_cast import round_fp8
 from lmfast_kernels.fp8_linear import E4M3, E5M2, fp8_mm, fp8_mm_reference, to_fp8, transposed
@@ -27,8 +25,8 @@ DLOGITS_SCALE = 2.0**14
 DLOGITS_LIMIT = torch.finfo(E5M2).max
 LOGITS_BYTES = 64 * 2**20  # the buffer of one chunk's logits
 DLOGITS_BYTES = 512 * 2**20  # each of the two buffers of dlogits
-TILE = 128  # chunks are multiples of so many rows, the products' tiles
-ROWS, COLS, WARPS = 64, 128, 8  # the tile in which one program writes dlogits, twice
+TILE = 128  # chunks are multiples of this number of rows, the tile of the products
+ROWS, COLS, WARPS = 64, 128, 8  # tile and warps of a program that writes dlogits
 
 
 def fp8_cross_entropy_reference(
@@ -42,8 +40,8 @@ def fp8_cross_entropy_reference(
     z_loss: float,
     dtypes: tuple[torch.dtype, torch.dtype, torch.dtype],  # of logits, dhidden, dweight
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(loss sum, dhidden, dweight) with all logits in memory and products in float64: the oracle, and off CUDA
-    the emulation.
+    """(loss sum, dhidden, dweight) with all logits in memory and products in float64: the oracle, and the emulation on
+    other devices than CUDA.
     """
     logits_dtype, hidden_dtype, weight_dtype = dtypes
     logits = fp8_mm_reference(hidden8, hidden_inverse, weight8, weight_inverse, logits_dtype)
@@ -84,7 +82,7 @@ def _row_kernel(
     chosen = tl.load(logits_ptr + target, mask=within, other=float("nan")).to(tl.float32)
     if HAS_SOFTCAP:
         chosen = SOFTCAP * (2.0 * tl.sigmoid(2.0 * chosen / SOFTCAP) - 1.0)
-    top = tl.full((BLOCK,), -1e30, tl.float32)  # of each lane; finite, so that no lane subtracts infinities
+    top = tl.full((BLOCK,), -1e30, tl.float32)  # per lane; finite, so that no lane subtracts infinities
     total = tl.zeros((BLOCK,), tl.float32)
     for start in tl.range(0, V, BLOCK, num_stages=3):
         cols = start + tl.arange(0, BLOCK)
@@ -107,13 +105,13 @@ def _dlogits(
     logits, lse, factor, subtracted,
     SOFTCAP: tl.constexpr, HAS_SOFTCAP: tl.constexpr, Z_LOSS: tl.constexpr, LIMIT: tl.constexpr,
 ):  # fmt: skip
-    """(softmax · factor − subtracted) · the cap's derivative, within LIMIT; NaN stays."""
+    """(softmax · factor − subtracted) · derivative of the cap, clamped to LIMIT; NaN is preserved."""
     if HAS_SOFTCAP:
         tanh = 2.0 * tl.sigmoid(2.0 * logits / SOFTCAP) - 1.0
         dlogits = (tl.exp(SOFTCAP * tanh - lse) * factor - subtracted) * (1.0 - tanh * tanh)
     else:
         dlogits = tl.exp(logits - lse) * factor - subtracted
-    if Z_LOSS > 0:  # without it factor, SCALE at most, is well within LIMIT
+    if Z_LOSS > 0:  # otherwise factor is at most SCALE, well within LIMIT
         dlogits = tl.where(dlogits > LIMIT, LIMIT, tl.where(dlogits < -LIMIT, -LIMIT, dlogits))
     return dlogits
 
@@ -141,24 +139,24 @@ def _dlogits_kernel(
     tl.store(dlogits_ptr + offsets, rounded, mask=mask)
     across = col[:, None] * transposed_stride + row[None, :]
     tl.store(transposed_ptr + across, tl.trans(rounded), mask=(col < V)[:, None] & (row < rows)[None, :])
-    # The targets' own elements, of which a tile has few: comparing every column with its row's target would take a
+    # Rewrites the targets' elements, of which a tile has few: comparing every column with its row's target would take a
     # third of the tile's arithmetic.
     here = counted & (row < rows) & (target >= first_col) & (target < first_col + COLS)
     place = tl.where(here, target, 0).to(tl.int32)
     logits = tl.load(logits_ptr + row * V + place, mask=here, other=0.0).to(tl.float32)
     dlogits = _dlogits(logits, lse, factor, SCALE, SOFTCAP, HAS_SOFTCAP, Z_LOSS, LIMIT)
     rounded = dlogits.to(dlogits_ptr.dtype.element_ty)
-    tl.debug_barrier()  # behind the stores of the tile
+    tl.debug_barrier()  # after the stores of the tile
     tl.store(dlogits_ptr + row * V + place, rounded, mask=here)
     tl.store(transposed_ptr + place * transposed_stride + row, rounded, mask=here)
 
 
 def rows_within(limit: int, rows: int, row_bytes: int) -> int:
-    """How many rows fit in `limit` bytes: a multiple of TILE, at least one tile, at most all."""
+    """The number of rows that fit in `limit` bytes: a multiple of TILE, at least one tile, at most all."""
     return min(rows, max(1, limit // (row_bytes * TILE)) * TILE)
 
 
-@register("fp8_cross_entropy", opaque=True)  # products into reused buffers: nothing for Inductor to see
+@register("fp8_cross_entropy", opaque=True)  # products into reused buffers: Inductor has nothing to fuse
 def _loss(
     hidden8: torch.Tensor,  # (M, D)
     hidden8t: torch.Tensor,  # (D, M)
@@ -237,10 +235,9 @@ class _Fp8Loss(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable  # else twice would be silently wrong: the saved gradients are constants to autograd
+    @once_differentiable  # otherwise a second derivative would be wrong: the saved gradients are constants to autograd
     def backward(ctx, grad):
-        dhidden, dweight = ctx.saved_tensors
-        return (dhidden * grad).to(dhidden.dtype), (dweight * grad).to(dweight.dtype), *[None] * 5
+        return *scale_gradients(ctx.saved_tensors, grad), *[None] * 5
 
 
 def fp8_cross_entropy(
@@ -252,5 +249,5 @@ def fp8_cross_entropy(
     z_loss: float,
     logits_dtype: torch.dtype,
 ) -> torch.Tensor:
-    """The loss sum of hidden (M, D), weight (V, D), targets (M,), to be differentiated once."""
+    """The loss sum for hidden (M, D), weight (V, D), targets (M,); can be differentiated once."""
     return _Fp8Loss.apply(hidden, weight, targets, ignore_index, softcap, z_loss, logits_dtype)

@@ -1,18 +1,12 @@
-"""SwiGLU's feed-forward with FP8 products, for training: down(silu(gate) · up), `feed_forward(..., fp8=True)`.
+"""The SwiGLU feed-forward with FP8 products, for training: down(silu(gate) · up), `feed_forward(..., fp8=True)`.
 
 In: x (..., D), up_weight (2F, D), the gate's rows first, down_weight (D, F); rows, D and F multiples of 16. Out:
-(..., D) in the autocast dtype, or x's. Formats, scales and layouts are those of fp8_linear.py. What is added here: the
-hidden values, and the gradients of gate and up, go from float32 to FP8 without a 16-bit tensor between, written in
-tiles twice, as they are and transposed, because the products of the backward want the summed dimension dense.
+(..., D) in the autocast dtype, or x's. Formats, scales and layouts are those of fp8_linear.py. In addition, the
+hidden values and the gradients of gate and up are cast from float32 to FP8 without a 16-bit tensor in between, and
+written twice, also transposed, because the products of the backward need the summed dimension dense.
 
-On CUDA these are two kernels, and a third finds the three maxima that the scales follow from. Inductor alone writes the
-gradients of gate and up in bf16, for they are joined, and computes the transposed hidden values again in the backward:
-1.9 GB more of a layer of 65,536 tokens, 768 → 2,560.
-
-On paper, that layer on an H100: hidden values 0.67 GB read for amax, 0.67 read and 0.34 written for the casts;
-gradients 0.34 GB, 1.0 and 0.67: 3.7 GB or 1.3 ms at 2.8 TB/s, where bf16 moves 2.8 GB or 1.0 ms; x and dy 0.2 ms.
-Measured before the gradients' maximum was bounded and dy had its kernel (docs/LOG.md, 2026-11-27): the whole step of
-124M takes 119.9 ms, 5.5 less than in bf16; of casts and maxima 2.2 ms a layer.
+On CUDA these are two kernels, and a third finds the three maxima that determine the scales. Costs, also of Inductor's
+version: docs/kernels.md.
 """
 
 import math
@@ -34,14 +28,14 @@ from lmfast_kernels.fp8_linear import (
     transposed,
 )
 
-STEEPEST = 1.1  # an upper bound of silu's derivative
-FORMATS = E4M3, E5M2  # that hidden values and gradients are stored in
-ROWS, COLS, WARPS = 64, 64, 8  # the tile of one program
+MAX_SLOPE = 1.1  # an upper bound of silu's derivative
+FORMATS = E4M3, E5M2  # of hidden values and of gradients
+ROWS, COLS, WARPS = 64, 64, 8  # tile and warps of a program
 
 
 @jit
 def _gate_and_up(both_ptr, first_row, first_col, M, F, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """A tile of each, of both (M, 2F), in float32; 0 outside."""
+    """A tile of gate and of up from both (M, 2F), in float32; 0 outside."""
     r, c = tl.arange(0, ROWS), tl.arange(0, COLS)
     inside = (first_row + r < M)[:, None] & (first_col + c < F)[None, :]
     from_ptr = both_ptr + first_row * 2 * F + first_col + (r[:, None] * (2 * F) + c[None, :])
@@ -64,7 +58,7 @@ def _hidden_kernel(
 
 @jit
 def _largest(x):
-    """The bits of the largest |x|, which order as the values do; a NaN's are the largest of all."""
+    """The bits of the largest |x|, which have the same order as the values; those of NaN are the largest."""
     return tl.max(tl.max(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, axis=1), axis=0)
 
 
@@ -99,7 +93,7 @@ def _gradient_kernel(
     sigmoid = tl.sigmoid(gate)
     dgate = within(dhidden * up * sigmoid * (1.0 + gate * (1.0 - sigmoid)), LIMIT)
     dup = within(dhidden * gate * sigmoid, LIMIT)
-    across_ptr = transposed_ptr + tl.cast(F, tl.int64) * M  # of up, below the gate's
+    across_ptr = transposed_ptr + tl.cast(F, tl.int64) * M  # up's rows follow the gate's
     store_both(dboth_ptr, transposed_ptr, dgate, first_row, first_col, M, F, 2 * F, ROWS, COLS)
     store_both(dboth_ptr + F, across_ptr, dup, first_row, first_col, M, F, 2 * F, ROWS, COLS)
 
@@ -108,9 +102,9 @@ def _grid(rows: int, hidden: int) -> tuple[int, int]:
     return triton.cdiv(rows, ROWS), triton.cdiv(hidden, COLS)
 
 
-@register("fp8_swiglu_maxima", opaque=True)  # one reading of gate and up; Inductor makes three of it
+@register("fp8_swiglu_maxima", opaque=True)  # reads gate and up once; Inductor would read them three times
 def _maxima(both: torch.Tensor) -> torch.Tensor:
-    """The largest magnitudes of hidden values, silu(gate) and up, (3,) float32, of gate and up (M, 2F)."""
+    """The largest magnitudes of hidden values, silu(gate) and up, (3,) float32, for gate and up (M, 2F)."""
     M, F = both.shape[0], both.shape[1] // 2
     rows, cols = _grid(M, F)
     found = torch.empty((3, rows * cols), dtype=torch.int32, device=both.device)
@@ -123,9 +117,9 @@ def _(both):
     return both.new_empty(3, dtype=torch.float32)
 
 
-@register("fp8_swiglu", opaque=True)  # a traced one could be made again in the backward, to save memory
+@register("fp8_swiglu", opaque=True)  # if traced, it could be recomputed in the backward to save memory
 def _hidden(both: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(hidden values times scale (M, F), the same transposed) of gate and up (M, 2F)."""
+    """(hidden values times scale (M, F), the same transposed) for gate and up (M, 2F)."""
     M, F = both.shape[0], both.shape[1] // 2
     hidden, across = both.new_empty((M, F), dtype=FORMATS[0]), both.new_empty((F, M), dtype=FORMATS[0])
     launch(_hidden_kernel)[_grid(M, F)](
@@ -145,7 +139,7 @@ def _(both, scale):
 def _gradient(
     dhidden: torch.Tensor, both: torch.Tensor, scale: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(gradient of gate and up times scale (M, 2F), the same transposed) of dhidden (M, F)."""
+    """(gradient of gate and up times scale (M, 2F), the same transposed) for dhidden (M, F)."""
     M, F = dhidden.shape
     dboth, across = both.new_empty((M, 2 * F), dtype=FORMATS[1]), both.new_empty((2 * F, M), dtype=FORMATS[1])
     launch(_gradient_kernel)[_grid(M, F)](
@@ -168,18 +162,18 @@ def _swiglu_gradients(dhidden: torch.Tensor, both: torch.Tensor) -> tuple[torch.
 
 
 def hidden_to_fp8(both: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(hidden values in e4m3, the same transposed, inverse scale, the derivatives' bound) of gate and up (M, 2F).
+    """(hidden values in e4m3, the same transposed, inverse scale, bound of the derivatives) for gate and up (M, 2F).
 
-    The bound, a float32 scalar: no element of SwiGLU's derivatives by up and gate, silu(gate) and up · silu'(gate), is
-    larger, for |silu'| ≤ 1.0999."""
+    The bound, a float32 scalar, is at least the magnitude of SwiGLU's derivatives with respect to up and gate, silu(gate)
+    and up · silu'(gate), because |silu'| ≤ 1.0999."""
     if use_triton("fp8_feed_forward", both):
         amax, silu_max, up_max = _maxima(both).unbind()
         scale, inverse = to_range(amax, E4M3)
-        return *_hidden(both, scale), inverse, torch.maximum(silu_max, STEEPEST * up_max)
+        return *_hidden(both, scale), inverse, torch.maximum(silu_max, MAX_SLOPE * up_max)
     gate, up = both.float().chunk(2, dim=1)
     silu = torch.nn.functional.silu(gate)
     scale, inverse = to_range((silu * up).abs().amax(), E4M3)
-    bound = torch.maximum(silu.abs().amax(), STEEPEST * up.abs().amax())
+    bound = torch.maximum(silu.abs().amax(), MAX_SLOPE * up.abs().amax())
     limit = torch.finfo(E4M3).max
     hidden = (silu * up * scale).clamp(-limit, limit).to(FORMATS[0])
     return hidden, transposed(hidden), inverse, bound
@@ -188,11 +182,11 @@ def hidden_to_fp8(both: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch
 def gradient_to_fp8(
     dhidden: torch.Tensor, both: torch.Tensor, bound: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(gradient of gate and up in e5m2 (M, 2F), the same transposed, inverse scale); bound: as `hidden_to_fp8` gives it.
+    """(gradient of gate and up in e5m2 (M, 2F), the same transposed, inverse scale); bound: from `hidden_to_fp8`.
 
-    The scale keeps dhidden's largest value times the bound in range, which is some powers of two more than the
-    gradient needs. e5m2 has 30 of them, and loses nothing but what lies 2⁻²⁶ below the largest value: the true maximum
-    would cost another reading of gate, up and dhidden, 0.23 ms of a layer of 65,536 × 2,560."""
+    The scale keeps dhidden's largest value times the bound in range, a few powers of two more than the
+    gradient needs. e5m2 has 30 of them, so only values below 2⁻²⁶ of the largest are lost; the true maximum
+    would take another read of gate, up and dhidden, 0.23 ms for a layer of 65,536 × 2,560."""
     scale, inverse = to_range(dhidden.abs().amax().float() * bound, E5M2)
     if use_triton("fp8_feed_forward", both):
         return *_gradient(dhidden, both, scale), inverse
@@ -241,7 +235,7 @@ class _Fp8FeedForward(torch.autograd.Function):
 
 
 def fp8_feed_forward(x: torch.Tensor, up_weight: torch.Tensor, down_weight: torch.Tensor) -> torch.Tensor:
-    """down(silu(gate) · up) of shapes that `feed_forward` has checked. Raises ValueError on sizes that FP8 cannot do."""
+    """down(silu(gate) · up) for shapes checked by `feed_forward`. Raises ValueError for sizes that FP8 does not support."""
     rows, (D, hidden) = math.prod(x.shape[:-1]), down_weight.shape
     if x.dim() < 2 or not x.numel() or not hidden or not fits_fp8(rows, D, hidden):
         raise ValueError(

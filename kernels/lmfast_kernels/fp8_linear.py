@@ -1,31 +1,27 @@
-"""A bias-free projection y = x weightᵀ whose three matrix products run in FP8, for training.
+"""A projection without bias, y = x weightᵀ, whose three matrix products run in FP8, for training.
 
 In: x (..., K), weight (N, K), floating point; the product of the leading dimensions, N and K must be multiples
-of 16, `torch._scaled_mm`'s unit on CUDA (`fits_fp8` tells). Out: (..., N) in the autocast dtype, or x's where
-there is none. dx has x's dtype, dweight weight's, both straight from float32 sums.
+of 16, as `torch._scaled_mm` requires on CUDA (`fits_fp8`). Out: (..., N) in the autocast dtype, or x's without
+autocast. dx has x's dtype, dweight weight's, both rounded once from float32 sums.
 
 Tensorwise dynamic scales: a tensor is multiplied by the largest power of two that keeps it within the format's
-range, then rounded once; a product multiplies its result by the inverse powers. Powers of two because such a
-scaling is exact: no second rounding, the same values eagerly and compiled. Activations and weights are e4m3
+range, then rounded once; a product multiplies its result by the inverse powers. Scaling by powers of two is exact, so
+there is no second rounding, and eager and compiled code give the same values. Activations and weights are e4m3
 (3 mantissa bits, up to 448), gradients e5m2 (2 bits, up to 57,344). Values are clamped before the cast. An
-all-zero tensor keeps a finite scale; an infinity or NaN anywhere makes the inverse scale NaN and with it the
-whole result, so that the training loop's guard sees it and skips the step.
+all-zero tensor has a finite scale; an infinity or NaN anywhere makes the inverse scale, and so the
+whole result, NaN, so that the training loop skips the step.
 
-Layouts: cuBLAS takes FP8 operands with the summed dimension dense on both sides, so
-    forward   y  = x8 (M, K) · weight8 (N, K)ᵀ       both as cast, no transposed copy; fast accumulation
+Layouts: cuBLAS needs FP8 operands with the summed dimension dense on both sides, so
+    forward   y  = x8 (M, K) · weight8 (N, K)ᵀ       no transposed copies; fast accumulation
     backward  dx = dy8 (M, N) · weight8ᵀ (K, N)ᵀ     transposed copy of the weight, N·K bytes
               dweight = dy8ᵀ (N, M) · x8ᵀ (K, M)ᵀ    transposed copies of dy, M·N bytes, and x, M·K bytes
-A tensor is 1 byte an element then. dy is cast and transposed by a kernel of ours (fp8_cast.py).
+dy is cast and transposed by one kernel (fp8_cast.py).
 
-A traced function, not an opaque operator: amax, scaling and cast then fuse with the activation that makes x; an opaque
-operator would find it in memory in bf16 and read it twice. SwiGLU's
-feed-forward and the head have operators of their own (fp8_feed_forward.py, fp8_cross_entropy.py) made of these parts.
-Off CUDA the products multiply the same rounded values in float64: the emulation that tests train with, and the oracle.
-
-Expected of a product on an H100: 1,100 to 1,200 TFLOP/s where bf16 reaches 600 to 700 (both limited by power), less
-about 0.1 ms for each 100 MB of bf16 operand: one reading for amax, one for the casts. Not measured. Sources:
-Micikevicius et al. 2022 (arXiv:2209.05433) for the formats; torchao's float8 and nanochat for tensorwise scaling in
-training.
+This is a traced function, not an opaque operator, so that the maximum, scaling and cast fuse with the activation that
+produces x. The SwiGLU feed-forward and the output layer have operators of their own (fp8_feed_forward.py,
+fp8_cross_entropy.py). Without CUDA the products multiply the same rounded values in float64: the emulation that tests
+use, and the oracle. Costs: docs/kernels.md. Sources: Micikevicius et al. 2022 (arXiv:2209.05433) for the formats;
+torchao's float8 and nanochat for tensorwise scaling in training.
 """
 
 import math
@@ -42,19 +38,19 @@ MULTIPLE = 16
 CAPABILITY = (8, 9)
 """the lowest compute capability with FP8 matrix units"""
 
-_SMALLEST = 2.0**-80  # amax is taken for at least this, so that a scale and the product of two stay finite
-_EXPONENT = 0x7F800000  # the bits of a float32's exponent: masking the rest leaves the power of two below
+_SMALLEST = 2.0**-80  # lower bound of amax, so that a scale and the product of two are finite
+_EXPONENT = 0x7F800000  # the exponent bits of a float32; masking the others rounds down to a power of two
 
 
 def fits_fp8(*sizes: int) -> bool:
-    """Whether products over dimensions of these sizes can run in FP8."""
+    """Whether products with dimensions of these sizes can run in FP8."""
     return all(size % MULTIPLE == 0 for size in sizes)
 
 
 def to_range(amax: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """(the power of two that brings values of up to amax into the range of `dtype`, its inverse), float32 scalars.
+    """(the power of two that scales values of up to amax into the range of `dtype`, its inverse), float32 scalars.
 
-    The inverse of an amax that is not finite is NaN.
+    The inverse is NaN if amax is not finite.
     """
     ratio = torch.finfo(dtype).max / amax.float().clamp(min=_SMALLEST)
     scale = (ratio.view(torch.int32) & _EXPONENT).view(torch.float32)
@@ -69,7 +65,7 @@ def to_fp8(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Ten
 
 
 def to_fp8_both(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(x (M, N) in `dtype`, the same transposed, the inverse scale): `to_fp8` where a backward needs both."""
+    """(x (M, N) in `dtype`, its transpose, the inverse scale): `to_fp8` for a backward that needs both."""
     scale, inverse = to_range(x.abs().amax(), dtype)
     return *cast_both(x, scale, dtype), inverse
 
@@ -88,7 +84,7 @@ def fp8_mm(
     fast: bool,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """a bᵀ, unscaled (M, N). fast: sums keep fewer bits inside the tensor cores, for forward products."""
+    """a bᵀ (M, N), with the scales removed. fast: sums have fewer bits in the tensor cores, for forward products."""
     if a.device.type == "cuda":
         into = {} if out is None else {"out": out}
         return torch._scaled_mm(
@@ -101,7 +97,7 @@ def fp8_mm(
 def fp8_mm_reference(
     a: torch.Tensor, a_inverse: torch.Tensor, b: torch.Tensor, b_inverse: torch.Tensor, out_dtype: torch.dtype
 ) -> torch.Tensor:
-    """The same product of the dequantised operands, in float64, which autocast leaves alone."""
+    """The same product of the dequantised operands, in float64, which autocast does not change."""
     return ((a.double() * a_inverse) @ (b.double() * b_inverse).t()).to(out_dtype)
 
 
@@ -129,7 +125,8 @@ class _Fp8Linear(torch.autograd.Function):
 
 
 def fp8_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x weightᵀ with FP8 products. Raises ValueError on shapes that do not fit or are no multiples of 16."""
+    """x weightᵀ with FP8 products for x (..., K) and weight (N, K). Raises ValueError for inconsistent shapes and for
+    sizes that are not multiples of 16."""
     if weight.dim() != 2 or x.dim() < 2 or x.shape[-1] != weight.shape[1]:
         raise ValueError(
             f"fp8_linear: weight {tuple(weight.shape)} must be (N, K) for x {tuple(x.shape)} = (..., K)"

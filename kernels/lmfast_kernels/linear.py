@@ -1,14 +1,14 @@
-"""A projection without bias, y = x weightᵀ: PyTorch's, but where it is trained in float32 on a CPU.
+"""A projection without bias, y = x weightᵀ: PyTorch's operator, except for training in float32 on a CPU.
 
-In: x (..., K), weight (N, K). Out: (..., N). There it and its two gradients are products of our own (cpp/products.h):
-on two cores of Zen 4 they make 195 to 210 GFLOP/s of the shapes of a 5.3M model where MKL makes 125 to 190, of 235 that the
-multipliers could do (docs/LOG.md, 2026-11-25). An element's sum is added up in one order, whatever the number of threads.
+In: x (..., K), weight (N, K). Out: (..., N). For training in float32 on a CPU, y and its two gradients use our own
+products (cpp/products.h), which are faster than MKL (docs/kernels.md). Each element is summed in one order, independent
+of the number of threads.
 """
 
 import torch
 import torch.nn.functional as F
 
-from lmfast_kernels.cpu_library import call, trains_here
+from lmfast_kernels.cpu_library import call, uses_library
 
 
 @torch.library.custom_op("lmfast::cpu_linear", mutates_args=())
@@ -30,7 +30,7 @@ def _(x, weight):
 def _backward(
     dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, need_dx: bool, need_dweight: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(dx, dweight), empty where they are not needed."""
+    """(dx, dweight), empty if not needed."""
     N, K = weight.shape
     dx = x.new_empty(x.shape if need_dx else 0)
     if not x.numel() or not N:
@@ -62,11 +62,11 @@ _forward.register_autograd(_autograd, setup_context=_setup_context)
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x weightᵀ. Raises ValueError on shapes that do not fit."""
+    """x weightᵀ for x (..., K) and weight (N, K). Raises ValueError for inconsistent shapes."""
     if weight.dim() != 2 or x.dim() < 1 or x.shape[-1] != weight.shape[1]:
         raise ValueError(
             f"linear: weight {tuple(weight.shape)} must be (N, K) for x {tuple(x.shape)} = (..., K)"
         )
-    if trains_here(x, weight):
+    if uses_library(x, weight):
         return _forward(x, weight)
     return F.linear(x, weight)

@@ -1,40 +1,23 @@
-"""The output layer and its loss in one: cross-entropy of hidden @ weightᵀ, never holding tokens ×
-vocabulary logits.
+"""The output layer and its loss: cross-entropy of hidden @ weightᵀ without storing tokens × vocabulary logits.
 
-In: hidden (..., D), weight (V, D), targets integers (...); targets equal to ignore_index count for nothing,
-others must lie in [0, V) (whoever loads data checks ids; checking here would make the host wait for the device).
-Out: (loss, count): the sum over counted tokens of −log softmax(logits)[target] + z_loss ·
-logsumexp(logits)², float32 (float64 for float64 input), in nats, and the number of counted tokens, int64.
-Mean loss is loss / count. softcap: logits become softcap · tanh(logits / softcap) first.
+In: hidden (..., D), weight (V, D), targets integers (...); targets equal to ignore_index are not counted, others must be
+in [0, V) (checking them here would synchronise host and device; data loading checks ids). Out: (loss, count): the sum
+over counted tokens of −log softmax(logits)[target] + z_loss · logsumexp(logits)², float32 (float64 for float64 input),
+in nats, and the number of counted tokens, int64. softcap: logits become softcap · tanh(logits / softcap) first.
 
-Rows are taken in chunks; each chunk's logits are turned into their own gradient while they are at hand, so
-the backward only scales: three matrix products in all, none of them twice. Without a gradient to compute,
-one product. Under autocast hidden and weight are cast to its dtype for the products; sums, loss and dweight
-stay float32. Source: Wijmans et al. 2024 (arXiv:2411.09009) for the problem, Hsu et al. 2024
+Each chunk of rows computes its logits and then their gradient, so that the backward only scales: three matrix products,
+or one if no gradient is needed. Under autocast the products use its dtype; sums, loss and dweight are float32.
+On CUDA one buffer holds a chunk's logits (`rows_per_chunk`): a product fills it, a kernel replaces it by dlogits in
+place, and two products read it, of which dweight's accumulates in float32. Nothing synchronises with the host. A fixed
+number of programs iterates over the rows, few enough for their rows to fit the L2 cache when they are read again.
+Costs and precision: docs/kernels.md. Sources: Wijmans et al. 2024 (arXiv:2411.09009) for the problem, Hsu et al. 2024
 (arXiv:2410.10989) for gradients in the forward.
-
-Precision: probabilities are exp(logits − max) / sum and the loss is log(sum) − (logit − max), never a difference
-from logsumexp, which at logits of 100 would cost 6e-6. In float16 the gradients are made before a GradScaler's
-factor reaches them: those of a sum of losses, not of a mean, so probabilities from 6e-8 up are held (below, float16
-rounds to zero; a whole vocabulary of such tails is 0.3 % of a token's mass at most). The factor multiplies them in
-the backward, where a value over 65,504 becomes infinite and the scaler skips the step.
-
-On CUDA one buffer holds a chunk's logits in the products' dtype (`rows_per_chunk`), a matrix product fills it, one
-kernel turns it in place into dlogits, two more products read it; dweight accumulates in float32 inside its product.
-Nothing waits for the host. The kernel keeps a maximum and a sum in each lane and joins them once a row; a fixed
-number of programs loops over the rows, so few that the rows they work on fit the L2 cache and the second reading of
-a row comes from there.
-
-On paper, 16,384 × 768 × 50,304 bf16, in 6 chunks of 2,816 rows: three products of 1.27 TFLOP, 3.8 ms at 989 TFLOP/s,
-5.5 ms at a usual 700; the kernel reads and writes every logit once from memory, 3.3 GB, 1.0 ms at 3.35 TB/s; dweight
-is written 6 times and read 5, 1.7 GB, 0.5 ms, partly hidden in its product. Predicted, not measured: 1.2 to 1.3 ×
-the bare products. Memory: 283 MB of logits, 155 of dweight in float32, 77 of it in bf16, 25 of dhidden: 0.54 GB,
-where F.cross_entropy of all logits holds three tensors of 1.65 GB, 4.9 GB.
 """
 
 import torch
 from torch.autograd.function import once_differentiable
 
+from lmfast_kernels.autograd import register_loss_backward, scale_gradients
 from lmfast_kernels.backend import (
     autocast_dtype,
     compute_dtype,
@@ -48,26 +31,26 @@ from lmfast_kernels.backend import (
     triton,
     use_triton,
 )
-from lmfast_kernels.cpu_cross_entropy import ONCE, cpu_cross_entropy
-from lmfast_kernels.cpu_library import trains_here
+from lmfast_kernels.cpu_cross_entropy import cpu_cross_entropy
+from lmfast_kernels.cpu_library import uses_library
 from lmfast_kernels.fp8_cross_entropy import fp8_cross_entropy
 from lmfast_kernels.fp8_linear import MULTIPLE, fits_fp8
 from lmfast_kernels.tuning import tuned
 
-# Off CUDA, bytes of one chunk's float32 logits, and the largest number of chunks (a compiled graph repeats
+# Without CUDA: bytes of one chunk's float32 logits, and the largest number of chunks (a compiled graph repeats
 # the body for each). Measured at 2048 × 256 × 4096 float32, 2 threads, forward and backward compiled: 8 MiB
 # 81.8 ms, 16 MiB 82.2, all rows at once 86.6, plain F.cross_entropy 89.2; eager 93.8, 114.3, 130.8, 114.3.
 CHUNK_BYTES = 8 * 2**20
 MAX_CHUNKS = 8
 
-# On CUDA, the bounds of the one buffer of logits: see logits_bytes. dweight is read and written once a chunk, at
-# 50,304 × 768 309 MB or 0.1 ms, while the three products of 2,816 rows take about 1 ms.
+# On CUDA: the bounds of the buffer of logits, see logits_bytes. dweight is read and written once per chunk, 309 MB or
+# 0.1 ms at 50,304 × 768, while the three products of 2,816 rows take about 1 ms.
 LOGITS_BYTES = 384 * 2**20
 LARGEST_LOGITS_BYTES = 2**30
-TILE = 128  # rows and columns of the tile that cuBLAS is assumed to take
+TILE = 128  # rows and columns of the tile that cuBLAS is assumed to use
 RESIDENT_BYTES = 28 * 10**6  # of L2, which has 40 MB on an A100 and 50 MB on an H100
 
-# For a sweep on a device, by `lmfast_kernels.tuning.use_config("loss", **candidate)`; the chunk's rows by
+# For a sweep on a device, with `lmfast_kernels.tuning.use_config("loss", **candidate)`; rows per chunk with
 # `use_config("loss chunks", ROWS=rows)`.
 LOSS_CANDIDATES = (
     {"PER_SM": 2, "BLOCK": 4096, "STAGES": 3, "num_warps": 8},
@@ -90,7 +73,7 @@ def linear_cross_entropy_reference(
     softcap: float | None = None,
     z_loss: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same maths with all logits in memory and PyTorch's own derivatives: the oracle."""
+    """The same computation with all logits in memory and PyTorch's derivatives: the oracle."""
     compute = compute_dtype(hidden.dtype)
     logits = (hidden.flatten(0, -2) @ weight.t()).to(compute)
     if softcap is not None:
@@ -104,8 +87,8 @@ def linear_cross_entropy_reference(
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Loss of hidden (M, D) in plain operations, gradients computed on the way; Inductor fuses each chunk's
-    body.
+    """The loss for hidden (M, D) in PyTorch operations, with gradients computed in the forward; Inductor fuses the body
+    of each chunk.
     """
 
     @staticmethod
@@ -150,10 +133,9 @@ class _ChunkedLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable  # else twice would be silently wrong: the saved gradients are constants to autograd
+    @once_differentiable  # otherwise a second derivative would be wrong: the saved gradients are constants to autograd
     def backward(ctx, grad):
-        dhidden, dweight = ctx.saved_tensors
-        return (dhidden * grad).to(dhidden.dtype), (dweight * grad).to(dweight.dtype), *[None] * 6
+        return *scale_gradients(ctx.saved_tensors, grad), *[None] * 6
 
 
 @jit
@@ -169,19 +151,21 @@ def _loss_kernel(
         target = tl.load(targets_ptr + row)
         counted = target != ignore_index
         within = (target >= 0) & (target < V)
-        chosen = tl.load(row_ptr + target, mask=within, other=float("nan")).to(acc)  # a wrong id shows as NaN
+        chosen = tl.load(row_ptr + target, mask=within, other=float("nan")).to(acc)  # NaN for an invalid id
         if HAS_SOFTCAP:
             chosen = SOFTCAP * (2.0 * tl.sigmoid(2.0 * chosen / SOFTCAP) - 1.0)
-        tops = tl.full((BLOCK,), -1e30, acc)  # finite: of two infinities the difference is NaN
+        tops = tl.full((BLOCK,), -1e30, acc)  # finite, because the difference of two infinities is NaN
         totals = tl.zeros((BLOCK,), acc)
         for start in tl.range(0, V, BLOCK, num_stages=STAGES):
             cols = start + tl.arange(0, BLOCK)
-            # row_stride is a multiple of 64 from V on: masked by it, loads stay 16 bytes wide
+            # row_stride is V rounded up to a multiple of 64: masking by it keeps loads 16 bytes wide
             logits = tl.load(row_ptr + cols, mask=cols < row_stride, other=0.0).to(acc)
             if HAS_SOFTCAP:
                 logits = SOFTCAP * (2.0 * tl.sigmoid(2.0 * logits / SOFTCAP) - 1.0)
-            logits = tl.where(cols < V, logits, float("-inf"))  # beyond V the buffer holds anything
-            decay = tl.exp(-tl.abs(logits - tops))  # of the sum under a new maximum, or the new term's own
+            logits = tl.where(cols < V, logits, float("-inf"))  # from V on the buffer is undefined
+            decay = tl.exp(
+                -tl.abs(logits - tops)
+            )  # scales the sum if the maximum changes; otherwise the new term
             totals = tl.where(logits > tops, totals * decay + 1.0, totals + decay)
             tops = tl.maximum(tops, logits)
         top = tl.max(tops, axis=0)
@@ -202,17 +186,17 @@ def _loss_kernel(
                     dlogits = (tl.exp(SOFTCAP * tanh - top) * factor - one_hot) * (1.0 - tanh * tanh)
                 else:
                     dlogits = tl.exp(logits - top) * factor - one_hot
-                # evict_first: this row is done with, those that other programs will read again are not
+                # evict_first: this row is finished, other programs will read theirs again
                 dlogits = dlogits.to(logits_ptr.dtype.element_ty)
                 tl.store(row_ptr + cols, dlogits, mask=cols < row_stride, eviction_policy="evict_first")
 
 
 def loss_config(vocab: int, row_bytes: int, sms: int) -> dict[str, int]:
-    """The kernel's constants, warps, registers, and programs on each multiprocessor.
+    """The kernel's constants, warps, registers, and programs per multiprocessor.
 
-    As many programs as keep their rows within RESIDENT_BYTES, so that a row's second reading finds it in L2: at
-    50,304 words in bf16, 2. All of them are resident at once, which caps the registers, and two blocks of 16 KiB
-    are in flight on each multiprocessor whatever their number.
+    The number of programs keeps their rows within RESIDENT_BYTES, so that the second read of a row hits the L2 cache:
+    2 for a vocabulary of 50,304 in bf16. All are resident at once, which limits the registers, and two blocks of 16 KiB
+    are in flight on each multiprocessor, however many programs it has.
     """
     per_sm = min(4, max(1, RESIDENT_BYTES // (sms * row_bytes)))
     block = min(power_of_two(vocab), power_of_two(8192 // per_sm + 1) // 2)
@@ -223,15 +207,15 @@ def loss_config(vocab: int, row_bytes: int, sms: int) -> dict[str, int]:
 
 
 def logits_bytes(rows: int, row_bytes: int) -> int:
-    """The bound of the buffer: an eighth of all logits, but between LOGITS_BYTES and LARGEST_LOGITS_BYTES."""
+    """The size limit of the buffer: an eighth of all logits, but between LOGITS_BYTES and LARGEST_LOGITS_BYTES."""
     return min(LARGEST_LOGITS_BYTES, max(LOGITS_BYTES, rows * row_bytes // 8))
 
 
 def rows_per_chunk(rows: int, row_bytes: int, width: int, sms: int) -> int:
-    """How many rows of logits one chunk has: as many as the buffer holds, and whole waves of dhidden's product.
+    """The number of rows per chunk: what fits the buffer, in whole waves of dhidden's product.
 
-    That product writes (chunk rows, width) in tiles of 128 × 128, one for each multiprocessor at a time. At width
-    768 and 132 multiprocessors a wave is 22 × 6 tiles, 2,816 rows. Where not one wave fits, a multiple of 128 rows.
+    That product writes (chunk rows, width) in tiles of 128 × 128, one per multiprocessor at a time. At width
+    768 and 132 multiprocessors a wave is 22 × 6 tiles, 2,816 rows. If no wave fits, a multiple of 128 rows.
     """
     fitting = max(1, logits_bytes(rows, row_bytes) // row_bytes)
     row_tiles, column_tiles = fitting // TILE, triton.cdiv(width, TILE)
@@ -240,7 +224,9 @@ def rows_per_chunk(rows: int, row_bytes: int, width: int, sms: int) -> int:
     return min(rows, tuned("loss chunks", {"ROWS": rows if rows <= fitting else chunk})["ROWS"])
 
 
-@register("linear_cross_entropy", opaque=True)  # products into one reused buffer: nothing for Inductor to see
+@register(
+    "linear_cross_entropy", opaque=True
+)  # products into one reused buffer: Inductor has nothing to fuse
 def _loss(
     hidden: torch.Tensor,
     weight: torch.Tensor,
@@ -251,7 +237,7 @@ def _loss(
     product_dtype: torch.dtype,
     with_gradient: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(loss sum, count, dhidden, dweight) of hidden (M, D); the gradients are empty unless asked for."""
+    """(loss sum, count, dhidden, dweight) for hidden (M, D); the gradients are empty without `with_gradient`."""
     (rows, width), vocab = hidden.shape, weight.shape[0]
     compute = compute_dtype(hidden.dtype)
     wanted = rows if with_gradient else 0
@@ -297,18 +283,18 @@ def _loss(
 
 
 def _accumulate(dweight: torch.Tensor, dlogits: torch.Tensor, x: torch.Tensor, first: bool) -> None:
-    """dweight += dlogitsᵀ @ x within the product itself; the first chunk ignores what dweight held.
+    """dweight += dlogitsᵀ @ x inside the product; the first chunk ignores the content of dweight.
 
-    Half inputs, float32 sum: `addmm.dtype_out` exists for CUDA only and takes a float32 sum that is its own output
-    since torch 2.11 (pytorch#167931); a 2-d sum goes to cublasGemmEx, whose C is float32 too. With beta = 0 neither
-    cuBLAS nor ATen reads the sum, which may hold anything.
+    Half inputs with a float32 sum: `addmm.dtype_out` exists only for CUDA and accepts a float32 sum that is also the
+    output since torch 2.11 (pytorch#167931); a 2-d sum uses cublasGemmEx, whose C is float32 too. With beta = 0 neither
+    cuBLAS nor ATen reads the sum, which may be uninitialised.
     """
     beta = 0 if first else 1
     if dlogits.dtype == dweight.dtype:
         dweight.addmm_(dlogits.t(), x, beta=beta)
     elif dweight.device.type == "cuda":
         torch.addmm(dweight, dlogits.t(), x, out_dtype=dweight.dtype, beta=beta, out=dweight)
-    else:  # the interpreter's CPU has no such product
+    else:  # under the interpreter: a CPU has no such product
         dweight.addmm_(dlogits.t().to(dweight.dtype), x.to(dweight.dtype), beta=beta)
 
 
@@ -320,22 +306,7 @@ def _(hidden, weight, targets, ignore_index, softcap, z_loss, product_dtype, wit
     return loss, targets.new_empty((), dtype=torch.int64), dhidden, dweight
 
 
-def _setup_context(ctx, inputs, output):
-    _, _, dhidden, dweight = output
-    ctx.save_for_backward(dhidden, dweight)
-    ctx.set_materialize_grads(False)
-
-
-def _autograd(ctx, grad, _count, dhidden_grad, dweight_grad):
-    if dhidden_grad is not None or dweight_grad is not None:
-        raise RuntimeError(ONCE)
-    dhidden, dweight = ctx.saved_tensors
-    if grad is None:
-        return (None,) * 8
-    return (dhidden * grad).to(dhidden.dtype), (dweight * grad).to(dweight.dtype), *[None] * 6
-
-
-_loss.register_autograd(_autograd, setup_context=_setup_context)
+register_loss_backward(_loss, num_inputs=8)
 
 
 def _validate(
@@ -364,10 +335,10 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     fp8: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(loss sum, count of tokens). Raises ValueError on shapes that do not fit.
+    """(loss sum in nats, number of counted tokens) for hidden (..., D), weight (V, D) and integer targets (...).
 
-    fp8: products in FP8 (fp8_cross_entropy.py) where there are gradients to compute; rows, D and V must be multiples
-    of 16.
+    fp8: products in FP8 (fp8_cross_entropy.py) if gradients are needed; rows, D and V must be multiples of 16. Raises
+    ValueError for inconsistent shapes.
     """
     _validate(hidden, weight, targets, softcap)
     product_dtype = autocast_dtype(hidden)
@@ -395,7 +366,7 @@ def linear_cross_entropy(
         )
         return loss, count
     counted = flat != ignore_index
-    if softcap is None and trains_here(hidden, weight):
+    if softcap is None and uses_library(hidden, weight):
         loss, _, _ = cpu_cross_entropy(hidden.flatten(0, -2), weight, flat, ignore_index, z_loss)
         return loss, counted.sum()
     loss = _ChunkedLoss.apply(

@@ -1,10 +1,10 @@
-"""What a cubin holds: registers, stack, instructions, and registers read that nothing has written.
+"""Inspects a cubin: registers, stack, instructions, and reads of registers that were never written.
 
-In: a cubin's bytes, of any architecture. The programs that read it come with Triton: cuobjdump and nvdisasm.
+In: the bytes of a cubin of any architecture. Uses cuobjdump and nvdisasm, which Triton includes.
 
-A read of a register that no earlier instruction writes is an assembler's mistake, for Triton leaves nothing undefined:
-ptxas 12.8 does it where FP8 values are packed for one store and taken apart for another, and what the second one
-stores is whatever the register held (docs/LOG.md, 2026-11-27). No test on small inputs is sure to see that.
+A read of a register that no earlier instruction writes is a bug of the assembler, because Triton leaves nothing undefined:
+ptxas 12.8 produces such reads if FP8 values are packed for one store and separated for another, and the second then
+stores undefined values (docs/LOG.md, 2026-11-27). Tests on small inputs may not detect that.
 """
 
 import re
@@ -20,11 +20,11 @@ _REGISTER = re.compile(r"(?<![\w.])R(\d+)\b")
 _NO_RESULT = tuple(
     "BAR BMOV BRA CALL CCTL DSETP EXIT FSETP HSETP2 ISETP LDGSTS NANOSLEEP PLOP3 R2P R2UR RED RET ST SYNCS UBLK UTC UTMA "
     "WARPGROUP WARPSYNC".split()
-)  # the beginnings of their names
+)  # prefixes of the names of instructions without a result
 
 
 def _tool(name: str, *options: str, cubin: bytes) -> str:
-    """What a program of the CUDA toolkit, from Triton's package, prints about a cubin."""
+    """The output for a cubin of a CUDA toolkit program that Triton's package includes."""
     tool = Path(backend.triton.__file__).parent / "backends" / "nvidia" / "bin" / name
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
@@ -35,7 +35,7 @@ def _tool(name: str, *options: str, cubin: bytes) -> str:
 
 
 def resources(cubin: bytes) -> tuple[int, int]:
-    """(registers a thread, bytes of stack a thread)."""
+    """(registers per thread, bytes of stack per thread)."""
     report = _tool("cuobjdump", "--dump-resource-usage", cubin=cubin)
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", report)
     if found is None:
@@ -44,7 +44,7 @@ def resources(cubin: bytes) -> tuple[int, int]:
 
 
 def disassemble(cubin: bytes) -> str:
-    """The machine code as text, an instruction a line."""
+    """The machine code as text, one instruction per line."""
     code = _tool("nvdisasm", "-c", cubin=cubin)
     if not re.search(r"\bEXIT\b", code):
         raise RuntimeError(f"nvdisasm's output has no EXIT instruction: {code[:200]!r}")
@@ -52,16 +52,16 @@ def disassemble(cubin: bytes) -> str:
 
 
 def instruction_counts(code: str) -> Counter[str]:
-    """How often each instruction is in disassembled code, without its modifiers: {"HGMMA": 32, "LDL": 0, …}."""
+    """The count of each instruction in disassembled code, without modifiers: {"HGMMA": 32, "LDL": 0, …}."""
     return Counter(operation.partition(".")[0] for _, operation, _ in _INSTRUCTION.findall(code))
 
 
 def unwritten_reads(code: str) -> list[str]:
-    """Instructions of disassembled code that read a register which no instruction above them writes.
+    """Instructions of disassembled code that read a register which no preceding instruction writes.
 
-    Conservative: a write counts even where a predicate may skip it, and as wide as its instruction could be; code is
-    taken in the order of its text. Left out are instructions that replace a part of a register and keep the rest, which
-    may be undefined: PRMT, and LOP3 where it sets or clears a single bit (predicates are kept so).
+    Conservative: a write counts even if a predicate may skip it, and with the maximum width of its instruction; code is
+    read in textual order. Ignores instructions that replace part of a register and keep the rest, which
+    may be undefined: PRMT, and LOP3 if it sets or clears a single bit (predicates are stored this way).
     """
     written: set[int] = set()
     found = []
@@ -86,7 +86,7 @@ def unwritten_reads(code: str) -> list[str]:
 
 
 def _changes_one_bit(operands: str) -> bool:
-    """Whether the constant of a LOP3 is one bit, or all but one."""
+    """Whether the constant of a LOP3 has one bit set, or all but one."""
     constant = re.search(r"\b0x([0-9a-f]+)\b", operands)
     value = int(constant[1], 16) if constant else 0
     return value.bit_count() in (1, 31)

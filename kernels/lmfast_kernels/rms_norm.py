@@ -3,25 +3,13 @@
 In: x (..., N), weight (N,), residual like x in shape or None. N up to 65,536; float32, float16, bfloat16
 (float64 in plain PyTorch). Out: y in x's dtype; with a residual also s = x + residual in the residual's
 dtype. Cast order: everything from the sum to the product with the weight in float32, one rounding at the end
-(as `F.rms_norm` does; Hugging Face's Llama rounds before the weight). The norm is taken of s as rounded to
-its dtype, which is what the next layer sees. Under autocast nothing changes: the dtypes of the inputs decide.
-Source: Zhang and Sennrich 2019, arXiv:1910.07467.
+(as in `F.rms_norm`; Hugging Face's Llama rounds before the weight). The norm is computed from s as rounded to
+its dtype, which is what the next layer reads. Autocast has no effect.
+Source: Zhang and Sennrich 2019, arXiv:1910.07467. Costs: docs/kernels.md.
 
-Rows may lie at any stride, also the heads of a fused projection (`row_layout`): no copy. dweight: each program of
-the backward leaves one partial row of its own rows' sum in float32, and one kernel adds the partial rows in a
-fixed order and rounds, so the gradient is the same bits in every run on one device.
-
-On paper, bf16 with an fp32 weight at 3.35 TB/s; about 8 FLOPs a value are nothing next to the bytes:
-
-    x                    forward          with residual     backward         partial rows of dweight
-    (16,384, 4,096)      268 MB, 80 µs    537 MB, 160 µs    403 MB, 120 µs   264, 4.3 MB (they stay in L2)
-    (65,536, 768)        201 MB, 60 µs    403 MB, 120 µs    302 MB, 90 µs    528, 1.6 MB
-
-Backward reads dy and x and writes dx (with a residual it reads ds too: a third more). Its loop has no product of
-matrices, so Triton pipelines its loads only because num_stages says so: with 3 stages the loads of the next two
-tiles are under way (16-byte cp.async, in the PTX of triton 3.6 and 3.7), 24 to 64 KiB a multiprocessor, where 18
-cover the latency. Predicted, not measured: 85 to 90 % of the copy rate for the loop, and 3 µs for the sum of the
-partial rows: 83 to 88 % together.
+Rows may have any stride, including the heads of a fused projection (`row_layout`), without a copy. dweight: each
+program of the backward stores one partial row, the sum over its rows, in float32, and one kernel sums the partial rows in
+a fixed order and rounds, so the gradient is bitwise reproducible on one device.
 """
 
 from typing import overload
@@ -42,13 +30,13 @@ from lmfast_kernels.backend import (
 from lmfast_kernels.tuning import tuned
 
 MAX_WIDTH = 65536
-# Widest row that one program holds in registers; wider rows are walked in blocks, twice. The backward also
-# keeps dweight there: at 16,384 it spilled 64 to 112 bytes a thread (sm_90).
+# The widest row that one program holds in registers; wider rows are read in blocks, twice. The backward also
+# keeps dweight in registers: at 16,384 it spilled 64 to 112 bytes per thread (sm_90).
 ONE_BLOCK = 16384
 ONE_BLOCK_BACKWARD = 8192
 
-# For a sweep on a device, by `lmfast_kernels.tuning.use_config("rms_norm_backward", **candidate)`: widths up to 2,048,
-# and from there to 8,192. STAGES: depth of the pipeline of loads; PER_SM: programs for each multiprocessor.
+# For a sweep on a device, with `lmfast_kernels.tuning.use_config("rms_norm_backward", **candidate)`: widths up to 2,048,
+# and up to 8,192. STAGES: depth of the load pipeline; PER_SM: programs per multiprocessor.
 NARROW_BACKWARD_CANDIDATES = (
     {"STAGES": 3, "PER_SM": 4},
     {"STAGES": 4, "PER_SM": 4},
@@ -70,7 +58,7 @@ BACKWARD_CANDIDATES = (
 def rms_norm_reference(
     x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None = None
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """The same maths in plain PyTorch: the oracle, and the path wherever Triton is not chosen."""
+    """The same computation in plain PyTorch: the oracle, and the implementation without Triton."""
     compute = compute_dtype(x.dtype)
     s = x if residual is None else (x.to(compute) + residual.to(compute)).to(residual.dtype)
     wide = s.to(compute)
@@ -81,7 +69,7 @@ def rms_norm_reference(
 
 @jit
 def _row_offset(rows, outer, inner, INNER: tl.constexpr):
-    """Where rows begin, as `row_layout` describes them."""
+    """The offsets of rows, as defined by `row_layout`."""
     return rows * outer if INNER == 1 else rows // INNER * outer + rows % INNER * inner
 
 
@@ -113,7 +101,7 @@ def _rms_norm_forward_kernel(
     for start in tl.static_range(0, N, BLOCK):
         cols = start + tl.arange(0, BLOCK)[None, :]
         mask = (rows < M) & (cols < N)
-        if BLOCK < N:  # the row did not fit in registers: add again (what was stored may still be in flight)
+        if BLOCK < N:  # the row did not fit in registers: add again, because the store may still be in flight
             s = tl.load(x_ptr + cols, mask=mask, other=0.0).to(acc)
             if HAS_RESIDUAL:
                 s += tl.load(residual_ptr + cols, mask=mask, other=0.0).to(acc)
@@ -206,7 +194,7 @@ def _sum_rows_kernel(
 
 
 def forward_config(N: int) -> dict[str, int]:
-    """Rows a program, columns a block, warps: 32 values a thread, so four 16-byte loads of bf16 in flight."""
+    """Rows per program, columns per block, warps: 32 values per thread, so four 16-byte loads of bf16 in flight."""
     block = power_of_two(N) if N <= ONE_BLOCK else 4096
     rows = max(1, 4096 // block)
     warps = 8 if N > ONE_BLOCK else max(4, rows * block // 1024)
@@ -214,14 +202,14 @@ def forward_config(N: int) -> dict[str, int]:
 
 
 def backward_config(N: int, itemsize: int) -> dict[str, int]:
-    """The kernel's constants, warps, and programs on each multiprocessor.
+    """The kernel's constants, warps, and programs per multiprocessor.
 
-    Up to 2,048 columns: 4 programs of 4 warps, 16 values a thread. At 4,096: 2 programs of 16 warps, 8 values a
-    thread, at most 64 registers. All programs are resident at once (a persistent grid has no second wave), with
-    two tiles of dy and s in flight in each; float32, twice as large, has one. A wide row's tile is 8 rows high.
+    Up to 2,048 columns: 4 programs of 4 warps, 16 values per thread. At 4,096: 2 programs of 16 warps, 8 values per
+    thread, at most 64 registers. All programs are resident at once (a persistent grid has no second wave), each with
+    two tiles of dy and s in flight, or one in float32. The tile of a wide row has 8 rows.
     """
     if N > ONE_BLOCK_BACKWARD:
-        stages = 2 if itemsize <= 2 else 1  # in float32 two would take 100 KiB, more than sm_120 has
+        stages = 2 if itemsize <= 2 else 1  # in float32 two would need 100 KiB, more than sm_120 has
         return {"ROWS": 8, "BLOCK": 1024, "num_warps": 8, "STAGES": stages, "PER_SM": 0}
     block = power_of_two(N)
     stages = 3 if itemsize <= 2 else 2
@@ -237,13 +225,13 @@ def row_layout(x: torch.Tensor) -> tuple[torch.Tensor, int, int, int]:
     r // inner · outer stride + r % inner · inner stride.
 
     Two levels cover the heads of a fused projection, (batch, seq, heads, N) with a gap after the heads; three
-    take a copy, as does a last dimension that is not dense.
+    levels, or a last dimension that is not dense, need a copy.
     """
     levels: list[tuple[int, int]] = []  # (size, stride), the outermost first
     for size, stride in zip(x.shape[:-1], x.stride()[:-1]):
         if size == 1:
             continue
-        if levels and levels[-1][1] == size * stride:  # the two are one run of rows
+        if levels and levels[-1][1] == size * stride:  # the two dimensions are one run of rows
             size *= levels.pop()[0]
         levels.append((size, stride))
     N = x.shape[-1]
@@ -258,7 +246,7 @@ def row_layout(x: torch.Tensor) -> tuple[torch.Tensor, int, int, int]:
 def _forward(
     x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor | None, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(y, s, rstd); without a residual s is empty, the norm being x's own."""
+    """(y, s, rstd); s is empty without a residual."""
     N = x.shape[-1]
     M = x.numel() // N
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -294,7 +282,7 @@ def _(x, weight, residual, eps):
 def _backward(
     dy: torch.Tensor, s: torch.Tensor, weight: torch.Tensor, rstd: torch.Tensor, ds: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(gradient of s in its dtype, with ds added where s had a reader of its own; gradient of weight)."""
+    """(gradient of s in its dtype, including ds, the gradient from other uses of s, if given; gradient of weight)."""
     N = s.shape[-1]
     M = s.numel() // N
     dx = torch.empty_like(s, memory_format=torch.contiguous_format)
@@ -326,7 +314,7 @@ def _backward(
         wrap_triton(_rms_norm_backward_kernel)[(programs,)](*arguments, programs, **config)
     block = (
         16 if N <= 4096 else 128
-    )  # 64 bytes of a partial row, so that narrow rows occupy many multiprocessors
+    )  # 64 bytes of a partial row, so that narrow rows use many multiprocessors
     wrap_triton(_sum_rows_kernel)[(triton.cdiv(N, block),)](
         partial, dweight, programs, N, ROWS=4096 // block, BLOCK=block, num_warps=8
     )
@@ -372,7 +360,8 @@ def rms_norm(
 def rms_norm(
     x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-5, residual: torch.Tensor | None = None
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """y, or (y, x + residual) when a residual is given. Raises ValueError on shapes that do not fit."""
+    """y, or (y, x + residual) with a residual, for x and residual (..., N) and weight (N,). Raises ValueError for
+    inconsistent shapes."""
     if x.dim() < 1 or weight.shape != x.shape[-1:]:
         raise ValueError(
             f"rms_norm: weight {tuple(weight.shape)} must be (N,) for x {tuple(x.shape)} = (..., N)"

@@ -1,15 +1,12 @@
-"""Rotary position embedding of queries and keys, both in one launch.
+"""Rotary position embedding of queries and keys in one launch.
 
 In: q (batch, heads, seq, head_dim), k (batch, kv_heads, seq, head_dim), head_dim even, any strides; cos and
-sin (max_len, head_dim / 2), the angles of each position; positions None (0 … seq − 1), or integers (seq,) or
+sin (max_len, head_dim / 2), of the angles of each position; positions None (0 … seq − 1), or integers (seq,) or
 (batch, seq) that index cos and sin. Out: q and k rotated, in their own dtypes, computed in float32.
 Half-split layout (Llama, GPT-NeoX): dimension i is paired with i + head_dim / 2, not with its neighbour. The
-backward is the conjugate rotation, the same kernel with sin negated; cos and sin get no gradient. Under
-autocast nothing changes. Positions outside the table are the caller's to prevent: checking them would make
-the host wait for the device. Source: Su et al. 2021, arXiv:2104.09864.
-
-On paper, batch 16, seq 4,096, 12 + 4 heads of 64, bf16 at 3.35 TB/s: q and k read and written, 268 MB, 80 µs,
-forward and backward alike; the tables (1 MB) stay in cache. 3 FLOPs a value (0.2 GFLOP).
+backward is the conjugate rotation, the same kernel with sin negated; cos and sin get no gradient. Autocast has no effect.
+Positions must be within the tables; checking them would synchronise host and device.
+Source: Su et al. 2021, arXiv:2104.09864. Costs: docs/kernels.md.
 """
 
 import torch
@@ -33,14 +30,11 @@ def rope_reference(
     sin: torch.Tensor,
     positions: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same maths in plain PyTorch: the oracle, and the path wherever Triton is not chosen."""
+    """The same computation in plain PyTorch: the oracle, and the implementation without Triton."""
     if positions is None:
-        cos, sin = (
-            cos[: q.shape[2]],
-            sin[: q.shape[2]],
-        )  # (seq, head_dim / 2): broadcasts over batch and heads
+        cos, sin = cos[: q.shape[2]], sin[: q.shape[2]]  # (seq, head_dim / 2): broadcast over batch and heads
     else:
-        positions = positions.long()  # PyTorch takes uint8 for a mask
+        positions = positions.long()  # PyTorch interprets uint8 as a mask
         cos, sin = cos[positions], sin[positions]
         if positions.dim() == 2:
             cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # (batch, 1, seq, head_dim / 2)
@@ -50,7 +44,7 @@ def rope_reference(
 
     def rotate(x: torch.Tensor) -> torch.Tensor:
         halves = x.to(compute).unflatten(-1, (2, -1))
-        # a flip is only an index to Inductor: the rotation fuses with what reads it, and keeps x's memory order
+        # Inductor treats a flip as an index: the rotation fuses with its consumer and keeps x's memory order
         return (halves * same + halves.flip(-2) * crossed).flatten(-2).to(x.dtype)
 
     return rotate(q), rotate(k)
@@ -58,7 +52,7 @@ def rope_reference(
 
 @jit
 def rotate_pairs(x, out, rows, mask, half, cos, sin, HALF: tl.constexpr, x_row, x_dim, out_row, out_dim):
-    """One head's (ROWS, HALF) pairs: x and out point at the head, rows are its positions."""
+    """Rotates (ROWS, HALF) pairs of one head; x and out point to the head, rows are its positions."""
     first = tl.load(x + rows * x_row + half * x_dim, mask=mask, other=0.0).to(cos.dtype)
     second = tl.load(x + rows * x_row + (half + HALF) * x_dim, mask=mask, other=0.0).to(cos.dtype)
     out_type = out.dtype.element_ty
@@ -101,6 +95,13 @@ def _rope_kernel(
         rotate_pairs(x, out, rows, mask, half, cos, sin, HALF, k_row, k_dim, ko_row, ko_dim)
 
 
+def pair_tile(head_dim: int) -> dict[str, int]:
+    """Constants of a tile of 2,048 pairs of one head, 16 per thread: (ROWS, BLOCK_HALF), of which HALF columns exist."""
+    half = head_dim // 2
+    block_half = power_of_two(half)
+    return {"HALF": half, "BLOCK_HALF": block_half, "ROWS": max(1, 2048 // block_half), "num_warps": 4}
+
+
 @register("rope")
 def _rope(
     q: torch.Tensor,
@@ -114,20 +115,17 @@ def _rope(
     batch, heads, seq, head_dim = q.shape
     if batch * seq * (heads + k.shape[1]) == 0:
         return q_out, k_out
-    half = head_dim // 2
-    block_half = power_of_two(half)
-    rows = max(1, 2048 // block_half)  # a tile of 2048 pairs: 16 a thread
+    tile = pair_tile(head_dim)
     cos, sin = cos.contiguous(), sin.contiguous()
     places = cos if positions is None else positions
     places_batch = places.stride(0) if positions is not None and positions.dim() == 2 else 0
     places_row = 0 if positions is None else places.stride(-1)
-    grid = (batch * (heads + k.shape[1]) * triton.cdiv(seq, rows),)
+    grid = (batch * (heads + k.shape[1]) * triton.cdiv(seq, tile["ROWS"]),)
     wrap_triton(_rope_kernel)[grid](
         q, k, cos, sin, places, q_out, k_out,
         seq, heads, k.shape[1], cos.stride(0), sin.stride(0), places_batch, places_row,
         *q.stride(), *k.stride(), *q_out.stride(), *k_out.stride(),
-        HALF=half, BLOCK_HALF=block_half, ROWS=rows, HAS_POSITIONS=positions is not None, CONJUGATE=conjugate,
-        DOUBLE=q.dtype == torch.float64, num_warps=4,
+        HAS_POSITIONS=positions is not None, CONJUGATE=conjugate, DOUBLE=q.dtype == torch.float64, **tile,
     )  # fmt: skip
     return q_out, k_out
 
@@ -182,7 +180,8 @@ def rope(
     sin: torch.Tensor,
     positions: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(q, k), each rotated by its positions' angles. Raises ValueError on shapes that do not fit."""
+    """(q, k), rotated by the angles of their positions, for q (batch, heads, seq, head_dim), k (batch, kv_heads, seq,
+    head_dim), cos and sin (max_len, head_dim / 2). Raises ValueError for inconsistent shapes."""
     _validate(q, k, cos, sin, positions)
     if not use_triton("rope", q):
         return rope_reference(q, k, cos, sin, positions)

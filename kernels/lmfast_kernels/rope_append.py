@@ -1,16 +1,12 @@
-"""One decoding step's rotary embedding and cache append in one launch: rotates q and k, writes k and v to the caches.
+"""Rotary embedding and cache append of a decoding step in one launch: rotates q and k, writes k and v to the caches.
 
 In: q (batch, heads, head_dim), k and v (batch, kv_heads, head_dim), any strides; cos and sin (max_positions,
-head_dim / 2), or None for no rotation; lengths, integers (batch,): each sequence's length with the new token
-counted, as `decode_attention` takes it, so the token's position and its cache row are lengths − 1; k_cache and
-v_cache (batch, kv_heads, max_len, head_dim), any strides, **written in place** at that row and nowhere else.
+head_dim / 2), or None for no rotation; lengths, integers (batch,): each sequence's length including the new token, as
+in `decode_attention`, so the token's position and cache row are lengths − 1; k_cache and
+v_cache (batch, kv_heads, max_len, head_dim), any strides, **written in place** at that row only.
 Out: the rotated q (batch, heads, head_dim), contiguous, in the caches' dtype. Half-split layout and float32
-arithmetic as in `rope`. No gradient. A length outside 1 … max_len is the caller's to prevent; the kernel writes
-nothing for it. Under autocast nothing changes. Source: Su et al. 2021, arXiv:2104.09864.
-
-On paper, 12 heads of 64, batch 1, bf16: 4.6 KB read and written, so only the launch counts. It replaces six launches
-a layer (row numbers, a cast of the lengths for each cache, two scatters, the rotation), about 2 µs each in a CUDA
-graph: some 10 µs a layer. Not measured on a GPU.
+arithmetic as in `rope`. No gradient. Lengths must be in 1 … max_len; the kernel writes nothing for others. Autocast has no
+effect. Source: Su et al. 2021, arXiv:2104.09864. Costs: docs/kernels.md.
 """
 
 import torch
@@ -37,7 +33,7 @@ def rope_append_reference(
     k_cache: torch.Tensor,
     v_cache: torch.Tensor,
 ) -> torch.Tensor:
-    """The same in plain PyTorch: the oracle, and the path wherever Triton is not chosen."""
+    """The same in plain PyTorch: the oracle, and the implementation without Triton."""
     places = lengths.long() - 1
     if cos is not None and sin is not None:
         q, k = rope_reference(q.unsqueeze(2), k.unsqueeze(2), cos, sin, places.unsqueeze(1))
@@ -71,7 +67,7 @@ def _rope_append_kernel(
     else:
         x_ptr = v_ptr + batch * v_batch + (head - heads - kv_heads) * v_head
     x = tl.load(x_ptr + dims, mask=mask, other=0.0).to(ACC)
-    if ROTATE:  # noqa: SIM102 (known to the compiler; the next one is not)
+    if ROTATE:  # noqa: SIM102 (a compile-time condition; the next one is not)
         if head < heads + kv_heads:
             first = dims < HALF
             angle = tl.where(first, dims, dims - HALF)
@@ -186,7 +182,11 @@ def rope_append(
     k_cache: torch.Tensor,
     v_cache: torch.Tensor,
 ) -> torch.Tensor:
-    """Rotated q; k (rotated) and v are written to row lengths − 1 of the caches. Raises ValueError on bad shapes."""
+    """The rotated q; writes k (rotated) and v to row lengths − 1 of the caches.
+
+    q (batch, heads, head_dim), k and v (batch, kv_heads, head_dim), lengths (batch,), caches (batch, kv_heads, max_len,
+    head_dim). Raises ValueError for inconsistent shapes.
+    """
     _validate(q, k, v, cos, sin, lengths, k_cache, v_cache)
     append = _rope_append if use_triton("rope_append", q) else rope_append_reference
     return append(q.detach(), k.detach(), v.detach(), cos, sin, lengths, k_cache, v_cache)

@@ -1,18 +1,16 @@
-"""Causal self-attention of a fused projection: rotation and attention, one operator where a CPU trains it.
+"""Causal self-attention on a fused projection: rotation and attention, fused for training on a CPU.
 
 In: qkv (batch, seq, (heads + 2 kv_heads) · head_dim), query heads, then key heads, then value heads; cos and sin
-(at least seq, head_dim / 2), or None for no rotation. Out: (batch, seq, heads · head_dim), what the output projection
-reads. Everywhere else it is `split_heads` and `attention`. On a CPU in float32 (cpp/attention.h) nothing is transposed or
-copied between the projections, and the backward writes the gradient of qkv itself.
-
-On two cores of Zen 4, 8 × 256 tokens, 8 heads of 32: forward 2.3 ms and backward 5.7 with the rotation in them, against
-4.8 and 10.8 of PyTorch's operator without it (docs/LOG.md, 2026-11-25). cos and sin get no gradient.
+(at least seq, head_dim / 2), or None for no rotation; they get no gradient. Out: (batch, seq, heads · head_dim), the input
+of the output projection. For training on a CPU in float32 (cpp/attention.h) nothing is transposed or copied between the
+projections, and the backward writes the gradient of qkv directly. Otherwise it is `split_heads` and `attention`.
+Costs: docs/kernels.md.
 """
 
 import torch
 
 from lmfast_kernels.attention import attention
-from lmfast_kernels.cpu_library import call, trains_here
+from lmfast_kernels.cpu_library import call, uses_library
 from lmfast_kernels.split_heads import split_heads, unrotated
 
 
@@ -24,10 +22,29 @@ def self_attention_reference(
     sin: torch.Tensor | None = None,
     window: int | None = None,
 ) -> torch.Tensor:
-    """The operators it is made of: the path wherever no CPU trains in float32, and of every window shorter than seq."""
+    """The separate operators: used except for training in float32 on a CPU, and for windows shorter than seq."""
     sizes = qkv, num_heads, num_kv_heads
     q, k, v = unrotated(*sizes) if cos is None or sin is None else split_heads(*sizes, cos, sin)
     return attention(q, k, v, window=window).transpose(1, 2).flatten(2)
+
+
+def _sizes(qkv: torch.Tensor, num_heads: int, num_kv_heads: int) -> tuple[int, int, int, int, int, float]:
+    """(batch, seq, heads, kv_heads, head_dim, scale), the first arguments of the library's functions."""
+    batch, seq, width = qkv.shape
+    head_dim = width // (num_heads + 2 * num_kv_heads)
+    return batch, seq, num_heads, num_kv_heads, head_dim, head_dim**-0.5
+
+
+def _outputs(qkv: torch.Tensor, num_heads: int, num_kv_heads: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Uninitialised (out, lse)."""
+    batch, seq, _, _, head_dim, _ = _sizes(qkv, num_heads, num_kv_heads)
+    return qkv.new_empty((batch, seq, num_heads * head_dim)), qkv.new_empty((batch, num_heads, seq))
+
+
+def _tables(
+    cos: torch.Tensor | None, sin: torch.Tensor | None
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    return (None, None) if cos is None or sin is None else (cos.contiguous(), sin.contiguous())
 
 
 @torch.library.custom_op("lmfast::cpu_self_attention", mutates_args=())
@@ -35,21 +52,16 @@ def _forward(
     qkv: torch.Tensor, cos: torch.Tensor | None, sin: torch.Tensor | None, num_heads: int, num_kv_heads: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(out, base-2 logarithm of the softmax denominators (batch, heads, seq))."""
-    batch, seq, width = qkv.shape
-    head_dim = width // (num_heads + 2 * num_kv_heads)
-    out, lse = qkv.new_empty((batch, seq, num_heads * head_dim)), qkv.new_empty((batch, num_heads, seq))
+    out, lse = _outputs(qkv, num_heads, num_kv_heads)
     if qkv.numel():
-        tables = (None, None) if cos is None or sin is None else (cos.contiguous(), sin.contiguous())
-        sizes = (batch, seq, num_heads, num_kv_heads, head_dim, head_dim**-0.5)
-        call("attention_forward", *sizes, qkv.contiguous(), *tables, out, lse)
+        sizes = _sizes(qkv, num_heads, num_kv_heads)
+        call("attention_forward", *sizes, qkv.contiguous(), *_tables(cos, sin), out, lse)
     return out, lse
 
 
 @_forward.register_fake
 def _(qkv, cos, sin, num_heads, num_kv_heads):
-    batch, seq, width = qkv.shape
-    head_dim = width // (num_heads + 2 * num_kv_heads)
-    return qkv.new_empty((batch, seq, num_heads * head_dim)), qkv.new_empty((batch, num_heads, seq))
+    return _outputs(qkv, num_heads, num_kv_heads)
 
 
 @torch.library.custom_op("lmfast::cpu_self_attention_backward", mutates_args=())
@@ -63,13 +75,17 @@ def _backward(
     num_heads: int,
     num_kv_heads: int,
 ) -> torch.Tensor:
-    batch, seq, width = qkv.shape
-    head_dim = width // (num_heads + 2 * num_kv_heads)
     dqkv = qkv.new_empty(qkv.shape)
     if qkv.numel():
-        tables = (None, None) if cos is None or sin is None else (cos.contiguous(), sin.contiguous())
-        sizes = (batch, seq, num_heads, num_kv_heads, head_dim, head_dim**-0.5)
-        tensors = (qkv.contiguous(), *tables, out.contiguous(), lse.contiguous(), dout.contiguous(), dqkv)
+        sizes = _sizes(qkv, num_heads, num_kv_heads)
+        tensors = (
+            qkv.contiguous(),
+            *_tables(cos, sin),
+            out.contiguous(),
+            lse.contiguous(),
+            dout.contiguous(),
+            dqkv,
+        )
         call("attention_backward", *sizes, *tensors)
     return dqkv
 
@@ -100,8 +116,9 @@ def self_attention(
     sin: torch.Tensor | None = None,
     window: int | None = None,
 ) -> torch.Tensor:
-    """softmax(rotated q kᵀ / √head_dim, causal) v, heads side by side; with `window` a query sees that many keys, its own
-    included. Raises ValueError on shapes that do not fit."""
+    """softmax(rotated q kᵀ / √head_dim, causal) v with concatenated heads, (batch, seq, heads · head_dim), for qkv (batch,
+    seq, (heads + 2 kv_heads) · head_dim). With `window` a query sees that many keys, including its own. Raises ValueError
+    for inconsistent shapes."""
     heads = num_heads + 2 * num_kv_heads
     if num_kv_heads < 1 or qkv.dim() != 3 or qkv.shape[2] % heads or num_heads % num_kv_heads:
         raise ValueError(
@@ -122,6 +139,6 @@ def self_attention(
         )
     float_tables = all(table is None or table.dtype == torch.float32 for table in (cos, sin))
     whole = window is None or window >= qkv.shape[1]
-    if float_tables and whole and trains_here(qkv):
+    if float_tables and whole and uses_library(qkv):
         return _forward(qkv, cos, sin, num_heads, num_kv_heads)[0]
     return self_attention_reference(qkv, num_heads, num_kv_heads, cos, sin, window)

@@ -1,13 +1,12 @@
-"""The heads of a fused projection, queries and keys rotated, with a backward that is one launch.
+"""Splits a fused projection into heads and rotates queries and keys, with a backward in one launch.
 
 In: qkv (batch, seq, (heads + 2 kv_heads) · head_dim): query heads, then key heads, then value heads, any strides; cos and
-sin (at least seq, head_dim / 2), rotated as `rope` does at positions 0 … seq − 1. Out: q (batch, heads, seq, head_dim), k
-and v (batch, kv_heads, seq, head_dim), lying in memory as qkv does; v is a view of it. cos and sin get no gradient.
+sin (at least seq, head_dim / 2), applied as in `rope` at positions 0 … seq − 1. Out: q (batch, heads, seq, head_dim), k
+and v (batch, kv_heads, seq, head_dim), with qkv's memory layout; v is a view of it. cos and sin get no gradient.
 
-Forward is `rope`, which fuses with its neighbours in compiled code. Backward turns dq and dk back and writes them beside
-dv as the gradient of qkv: as many bytes as it must move. Left to Inductor, the rotation, its flip and the concatenation
-become one kernel in which every element asks three places and uses one: 0.50 ms a layer on an H100 at 64 × 1,024
-tokens, 12 heads of 64, bf16, where 604 MB at 2.9 TB/s take 0.21 (docs/LOG.md, 2026-11-27). Not measured on a GPU.
+The forward is `rope`, which fuses with its neighbours in compiled code. The backward rotates dq and dk back and writes
+them and dv as the gradient of qkv, with the minimum of memory traffic; Inductor's version takes 2.4 times as long
+(docs/kernels.md).
 """
 
 import torch
@@ -15,20 +14,19 @@ import torch
 from lmfast_kernels.backend import (
     dense_last,
     jit,
-    power_of_two,
     register,
     tl,
     triton,
     use_triton,
     wrap_triton,
 )
-from lmfast_kernels.rope import rope, rotate_pairs
+from lmfast_kernels.rope import pair_tile, rope, rotate_pairs
 
 
 def split_heads_reference(
     qkv: torch.Tensor, num_heads: int, num_kv_heads: int, cos: torch.Tensor, sin: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The same as views and `rope`: the path wherever Triton is not chosen, or no gradient is wanted."""
+    """The same with views and `rope`: used without Triton, or if no gradient is needed."""
     q, k, v = unrotated(qkv, num_heads, num_kv_heads)
     return *rope(q, k, cos, sin), v
 
@@ -49,7 +47,7 @@ def _join_heads_kernel(
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, out_batch, out_row,
     HALF: tl.constexpr, BLOCK_HALF: tl.constexpr, ROWS: tl.constexpr, DOUBLE: tl.constexpr,
 ):  # fmt: skip
-    """ROWS tokens of one head. Neighbouring programs have neighbouring heads, which lie side by side in the result."""
+    """ROWS tokens of one head. Consecutive programs process consecutive heads, which are contiguous in the result."""
     ACC: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     all_heads = heads + 2 * kv_heads
     program = tl.program_id(0)
@@ -80,21 +78,19 @@ def _join_heads_kernel(
 def _join_heads(
     dq: torch.Tensor, dk: torch.Tensor, dv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
 ) -> torch.Tensor:
-    """The gradient of qkv from those of rotated q and k, and of v."""
+    """The gradient of qkv from the gradients of rotated q and k, and of v."""
     batch, heads, seq, head_dim = dq.shape
     kv_heads = dk.shape[1]
     out = torch.empty(batch, seq, (heads + 2 * kv_heads) * head_dim, dtype=dq.dtype, device=dq.device)
     if out.numel() == 0:
         return out
     dq, dk, dv, cos, sin = (dense_last(x) for x in (dq, dk, dv, cos, sin))
-    half = head_dim // 2
-    block_half = power_of_two(half)
-    rows = max(1, 2048 // block_half)  # 2048 pairs: 16 a thread
-    grid = (batch * triton.cdiv(seq, rows) * (heads + 2 * kv_heads),)
+    tile = pair_tile(head_dim)
+    grid = (batch * triton.cdiv(seq, tile["ROWS"]) * (heads + 2 * kv_heads),)
     wrap_triton(_join_heads_kernel)[grid](
         dq, dk, dv, cos, sin, out, seq, heads, kv_heads, cos.stride(0), sin.stride(0),
         *dq.stride()[:3], *dk.stride()[:3], *dv.stride()[:3], *out.stride()[:2],
-        HALF=half, BLOCK_HALF=block_half, ROWS=rows, DOUBLE=dq.dtype == torch.float64, num_warps=4,
+        DOUBLE=dq.dtype == torch.float64, **tile,
     )  # fmt: skip
     return out
 
@@ -119,7 +115,7 @@ class _SplitHeads(torch.autograd.Function):
 def split_heads(
     qkv: torch.Tensor, num_heads: int, num_kv_heads: int, cos: torch.Tensor, sin: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(rotated q, rotated k, v). Shapes are the caller's to check."""
+    """(rotated q, rotated k, v); does not check shapes."""
     if torch.is_grad_enabled() and qkv.requires_grad and use_triton("split_heads", qkv):
         return _SplitHeads.apply(qkv, num_heads, num_kv_heads, cos.detach(), sin.detach())
     return split_heads_reference(qkv, num_heads, num_kv_heads, cos, sin)

@@ -1,4 +1,4 @@
-"""Shared by the tests of the operators' PyTorch side: compiled in one graph, of operators that Inductor can fuse."""
+"""Shared by the tests of the PyTorch implementations: compiled as one graph of operators that Inductor can fuse."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ def seeded():
 
 @pytest.fixture
 def assert_plain():
-    """A function: compiled fullgraph it equals eager, and the graph holds no operator of ours."""
+    """A function that checks that compiled (fullgraph) and eager code agree and the graph contains no operator of ours."""
 
     def check(function: Callable, *inputs: torch.Tensor) -> None:
         torch._dynamo.reset()

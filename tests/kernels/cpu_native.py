@@ -1,4 +1,4 @@
-"""What the tests of the CPU's own operators share: agreement with float64, repeatability, one compiled graph."""
+"""Shared by the tests of the C++ operators: agreement with float64, repeatability, one compiled graph."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ needs_library = pytest.mark.skipif(
 
 
 def gradients(function, tensors):
-    """(result, gradients) for an upstream gradient that depends on the shape only."""
+    """(result, gradients) for an upstream gradient that depends only on the shape."""
     inputs = [x.detach().clone().requires_grad_() for x in tensors]
     result = function(*inputs)
     upstream = torch.randn(result.shape, generator=torch.Generator().manual_seed(1)).to(result.dtype)
@@ -19,7 +19,7 @@ def gradients(function, tensors):
 
 
 def assert_like_float64(function, reference, tensors, factor=4.0):
-    """Errors at most `factor` of the float32 reference's own, plus a few roundings; twice the same bits."""
+    """Errors are at most `factor` times those of the float32 reference, plus a few roundings; results are repeatable."""
     ours, again = gradients(function, tensors), gradients(function, tensors)
     exact = gradients(reference, [x.double() for x in tensors])
     plain = gradients(reference, tensors)
@@ -41,8 +41,8 @@ def assert_same_with_any_threads(function, tensors):
     assert all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
 
 
-def operators_of(function, tensors) -> list[str]:
-    """Names of the graph's calls when compiled fullgraph."""
+def graph_calls(function, tensors) -> list[str]:
+    """Names of the calls in the graph when compiled with fullgraph."""
     torch._dynamo.reset()
     names = []
 

@@ -6,7 +6,7 @@ import lmfast_kernels
 
 
 def assert_large_logits(offset: float, z_loss: float, **options) -> None:
-    """Loss and gradients of logits around `offset` are as good as around zero: each within 1e-6 of itself.
+    """Loss and gradients of logits around `offset` are as accurate as around zero: within 1e-6, relatively.
 
     exp(logits − logsumexp) would be off by up to eps · |logsumexp|, 4e-6 at 100 and 5e-4 at 1e4. Each hidden row picks a
     column of weights that are multiples of 1/32, so the logits are exact.
@@ -28,6 +28,8 @@ def assert_large_logits(offset: float, z_loss: float, **options) -> None:
             loss = (lse - logits.gather(1, targets[:, None])[:, 0] + z_loss * lse * lse).sum()
         grads.append((loss, torch.autograd.grad(loss, weight)[0]))  # dweight is dlogits, transposed
     (loss, gradient), (exact_loss, exact) = grads
-    chosen = torch.nn.functional.one_hot(targets, vocab).t()  # where 1 is subtracted, and rounded with
+    chosen = torch.nn.functional.one_hot(
+        targets, vocab
+    ).t()  # elements from which 1 is subtracted, with a rounding
     assert ((gradient - exact).abs() <= 1e-6 * (exact.abs() + 2 * chosen)).all()
     assert (loss - exact_loss).abs() <= 4e-7 * (exact_loss.abs() + rows)

@@ -1,4 +1,4 @@
-"""Attention off CUDA: PyTorch's operator against the textbook, and one line for arguments that do not fit."""
+"""Attention without CUDA: PyTorch's operator compared with the textbook formula; error messages."""
 
 from importlib import import_module
 
@@ -33,14 +33,14 @@ def test_agrees_with_the_textbook(shape, causal):
 
 
 def test_suffix_alignment():
-    """The last queries of a longer sequence give the last rows of its result."""
+    """The last queries of a longer sequence give the last rows of the result."""
     q, k, v = operands(1, 2, 2, 9, 9, 8)
     torch.testing.assert_close(
         lmfast_kernels.attention(q[:, :, 6:], k, v), lmfast_kernels.attention(q, k, v)[:, :, 6:]
     )
 
 
-def test_documents_equal_attention_apart():
+def test_documents_equal_separate_attention():
     q, k, v = operands(1, 2, 1, 9, 9, 8)
     ids = torch.tensor([[3, 3, 3, 3, 1, 1, 1, 1, 1]])
     got = lmfast_kernels.attention(q, k, v, document_ids=ids)
@@ -49,7 +49,7 @@ def test_documents_equal_attention_apart():
         torch.testing.assert_close(got[:, :, part], apart)
 
 
-def test_a_row_that_sees_nothing_is_zero_and_so_are_its_gradients():
+def test_a_row_that_sees_nothing_has_zero_output_and_gradients():
     q, k, v = operands(1, 1, 1, 5, 2, 8)
     out = lmfast_kernels.attention(q, k, v)
     grads = torch.autograd.grad(out.sum(), (q, k, v))
@@ -104,7 +104,7 @@ def test_a_window_of_documents_in_any_order(monkeypatch):
 
 
 class Largest(TorchDispatchMode):
-    """The most elements that any operator's result had, and the operators' names."""
+    """Records the largest number of elements of an operator's result, and the operators' names."""
 
     def __init__(self):
         super().__init__()
@@ -131,7 +131,7 @@ def test_no_tensor_is_as_large_as_all_scores(ids, window, most):
         out, _ = lmfast_kernels.attention(q, k, v, return_lse=True, **options)
         out.sum().backward()
     assert {"lmfast.attention_blocks.default", "lmfast.attention_blocks_backward.default"} <= seen.names
-    with torch.no_grad(), Largest() as seen:  # of the operators' bodies, which a mode does not look into
+    with torch.no_grad(), Largest() as seen:  # of the operators' bodies, which a mode does not see otherwise
         out, lse = blocks.attention_blocks._init_fn(q, k, v, ids, True, 0.3, window)
         blocks._backward._init_fn(out, q, k, v, out, lse, ids, True, 0.3, window)
     assert most / 2 < seen.elements <= most < 2048 * 2048 / 8
@@ -193,7 +193,7 @@ REFUSED_BY_CUDNN = [
 
 @pytest.fixture
 def implementations(monkeypatch):
-    """As if on a GPU: a list that names which implementation each call of attention ran."""
+    """Simulates a GPU; a list of the implementations that calls of attention used."""
     ran = []
 
     def stand_in(name):
@@ -214,7 +214,7 @@ def implementations(monkeypatch):
 
 
 @pytest.mark.parametrize("wanted", ["triton", "torch", "cudnn"])
-def test_the_choice_decides_where_all_could_serve(wanted, implementations, monkeypatch):
+def test_the_choice_applies_to_calls_that_all_support(wanted, implementations, monkeypatch):
     monkeypatch.setattr(module, "attention_choice", lambda q: wanted)
     for shape in ((2, 4, 9, 64), (1, 3, 2, 128), (1, 1, 5, 80)):
         lmfast_kernels.attention(*[torch.zeros(shape, **HALF)] * 3)
@@ -225,7 +225,7 @@ def test_the_choice_decides_where_all_could_serve(wanted, implementations, monke
 
 @pytest.mark.parametrize("wanted", ["torch", "cudnn"])
 @pytest.mark.parametrize("q, k, dtype, options", REFUSED_BY_CUDNN)
-def test_ours_run_what_the_others_would_refuse_or_mask(
+def test_our_kernels_run_calls_that_others_reject_or_mask(
     q, k, dtype, options, wanted, implementations, monkeypatch
 ):
     monkeypatch.setattr(module, "attention_choice", lambda q: wanted)
@@ -235,7 +235,7 @@ def test_ours_run_what_the_others_would_refuse_or_mask(
     assert implementations == ["triton"]
 
 
-def test_cudnn_computes_statistics_for_a_backward_only(monkeypatch):
+def test_cudnn_computes_statistics_only_for_a_backward(monkeypatch):
     calls = []
     monkeypatch.setattr(
         torch.ops.aten, "_scaled_dot_product_cudnn_attention", lambda *a, **o: calls.append((*a[3:], o)) or a
@@ -260,7 +260,7 @@ def test_compiles_to_plain_operations(assert_plain):
 @pytest.mark.parametrize(
     "q, k, options, message",
     [
-        ((1, 3, 4, 8), (1, 2, 4, 8), {}, "3 heads are no multiple of 2 kv heads"),
+        ((1, 3, 4, 8), (1, 2, 4, 8), {}, "3 heads are not a multiple of 2 kv heads"),
         ((1, 2, 4, 8), (1, 2, 4, 9), {}, "must have batch and head_dim"),
         ((1, 1, 4, 257), (1, 1, 4, 257), {}, "head_dim 257 is outside 1 to 256"),
         (
@@ -277,12 +277,12 @@ def test_compiles_to_plain_operations(assert_plain):
         ((2, 4, 8), (2, 4, 8), {}, r"must be \(batch, heads, seq, head_dim\)"),
     ],
 )
-def test_refuses(q, k, options, message):
+def test_rejects(q, k, options, message):
     with pytest.raises(ValueError, match=message):
         lmfast_kernels.attention(torch.zeros(q), torch.zeros(k), torch.zeros(k), **options)
 
 
-def test_refuses_mixed_dtypes():
+def test_rejects_mixed_dtypes():
     with pytest.raises(ValueError, match="give them one dtype"):
         lmfast_kernels.attention(
             *(torch.zeros(1, 1, 2, 8).to(d) for d in (torch.float32, torch.half, torch.half))

@@ -1,4 +1,4 @@
-"""Tiles by name: a context that puts them in place, and candidates that are not the default twice."""
+"""attention_tiles.py: a context that selects tiles, and distinct candidates."""
 
 import pytest
 import torch
@@ -22,13 +22,13 @@ def as_tile(config):
 
 
 @pytest.mark.parametrize("head_dim", CANDIDATES)
-def test_candidates_begin_with_the_default(head_dim):
+def test_the_first_candidate_is_the_default(head_dim):
     for kernel, config in configs(head_dim).items():
         tiles = CANDIDATES[head_dim][kernel]
         assert tiles[0] == as_tile(config) and len(set(tiles)) == len(tiles) > 1
 
 
-def test_use_tiles_names_one_kernel_and_ends():
+def test_use_tiles_affects_one_kernel_and_is_restored():
     before, tile = configs(64), Tile(32, 16, 2, 1)
     with use_tiles(dq=tile):
         with use_tiles(forward=(16, 32, 1, 2)):

@@ -1,4 +1,4 @@
-"""Dispatch: what LMFAST_KERNELS and the platform decide, and that a launch is visible to torch.compile on a GPU."""
+"""backend.py: dispatch by LMFAST_KERNELS and platform; launches are visible to torch.compile on a GPU."""
 
 import os
 import subprocess
@@ -22,18 +22,18 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("operator", backend.CHOICES)
-def test_cpu_takes_pytorch(operator):
+def test_cpu_uses_pytorch(operator):
     assert not backend.use_triton(operator, torch.zeros(1))
 
 
 class OnCuda:
-    """What dispatch looks at, of a tensor that this machine cannot hold."""
+    """The attributes that dispatch reads, of a tensor on a device that this machine lacks."""
 
     def __init__(self, dtype):
         self.dtype, self.device = dtype, torch.device("cuda")
 
 
-def test_cuda_takes_the_table(monkeypatch):
+def test_cuda_uses_the_table(monkeypatch):
     pytest.importorskip("triton")
     for operator, (eager, compiled) in backend.CHOICES.items():
         assert backend.use_triton(operator, OnCuda(torch.bfloat16)) == (eager == "triton")
@@ -43,7 +43,7 @@ def test_cuda_takes_the_table(monkeypatch):
         assert not backend.use_triton(operator, OnCuda(torch.float64))
 
 
-def test_compiled_code_asks_the_second_column():
+def test_compiled_code_uses_the_second_column():
     def function(x):
         return x + 1 if backend.choice("swiglu") == "triton" else x - 1
 
@@ -65,7 +65,7 @@ def test_override(monkeypatch):
 
 @pytest.fixture
 def hopper(monkeypatch):
-    """As if on an H100 with a cuDNN that PyTorch prefers; runs of other tests leave deterministic algorithms on."""
+    """Simulates an H100 with a cuDNN that PyTorch prefers; other tests leave deterministic algorithms enabled."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(False)
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91900)
@@ -79,7 +79,7 @@ def attention_for(requires_grad=True):
     return backend.attention_choice(torch.zeros(1, requires_grad=requires_grad))
 
 
-def test_attention_by_itself_takes_cudnn_for_training_on_hopper(hopper):
+def test_auto_attention_uses_cudnn_for_training_on_hopper(hopper):
     assert backend.CHOICES["attention"] == ("auto", "auto")
     assert attention_for() == "cudnn" and attention_for(requires_grad=False) == "triton"
     with torch.no_grad():
@@ -100,13 +100,13 @@ def test_attention_by_itself_takes_cudnn_for_training_on_hopper(hopper):
         ((12, 0), 91900, "triton"),
     ],
 )
-def test_attention_follows_the_capability_and_cudnns_version(capability, version, wanted, hopper):
+def test_attention_depends_on_capability_and_cudnn_version(capability, version, wanted, hopper):
     hopper.setattr(torch.backends.cudnn, "version", lambda: version)
     hopper.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
     assert attention_for() == wanted
 
 
-def test_attentions_override(hopper):
+def test_attention_override(hopper):
     for name in ("triton", "torch", "cudnn"):
         with backend.use_choice("attention", name):
             assert attention_for() == name
@@ -145,7 +145,7 @@ except ValueError as error:
     assert "Triton is not installed" in done.stdout
 
 
-def test_record_writes_launches_down():
+def test_record_collects_launches():
     pytest.importorskip("triton")
     from lmfast_kernels.swiglu import _forward
 
@@ -183,9 +183,9 @@ TRACED = {
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 @pytest.mark.parametrize("name", TRACED)
 def test_compile_sees_the_kernels_on_a_gpu(name, dynamic, monkeypatch):
-    """Traced for CUDA with fake tensors, an operator dissolves into Triton launches, which Inductor can see.
+    """Traced for CUDA with fake tensors, an operator consists of Triton launches that Inductor can see.
 
-    With every size symbolic, tiles and warps are numbers all the same, and no guard holds the bit operations that
+    With symbolic sizes, tiles and warps are still numbers, and no guard contains the bit operations that
     round a symbol up to a power of two.
     """
     pytest.importorskip("triton")
@@ -232,8 +232,8 @@ def test_compile_sees_the_kernels_on_a_gpu(name, dynamic, monkeypatch):
     assert not any("bitwise" in str(guard.expr) for guard in environment.guards)
 
 
-def test_an_opaque_operators_launches_leave_nothing_behind():
-    """PyTorch's wrapper would keep an autotuner for every launch: a run of a week has millions."""
+def test_launches_of_opaque_operators_store_nothing():
+    """PyTorch's wrapper would store an autotuner for every launch, of which a long run has millions."""
     pytest.importorskip("triton")
     from torch._higher_order_ops.triton_kernel_wrap import TraceableTritonKernelWrapper
 
@@ -245,13 +245,13 @@ def test_an_opaque_operators_launches_leave_nothing_behind():
     assert backend.launches["_loss_kernel"] == before + 1
 
 
-def test_a_kernel_runs_where_its_tensors_lie(monkeypatch):
+def test_a_kernel_runs_on_the_device_of_its_tensors(monkeypatch):
     pytest.importorskip("triton")
     from torch._library.triton import set_wrap_triton_enabled
 
     from lmfast_kernels.swiglu import _swiglu_forward_kernel
 
-    with set_wrap_triton_enabled(False):  # what PyTorch does around an eager call
+    with set_wrap_triton_enabled(False):  # as PyTorch does around an eager call
         launcher = backend.wrap_triton(_swiglu_forward_kernel)
     calls = []
 
@@ -276,15 +276,15 @@ def test_a_kernel_runs_where_its_tensors_lie(monkeypatch):
     assert calls == [torch.device("cuda", 1), ((3,), (5,), {"BLOCK": 16}), "left"]
 
 
-def test_consumer_blackwell_gets_the_tiles_that_fit_it():
+def test_consumer_blackwell_uses_tiles_that_fit():
     for found, wanted in (((12, 0), (8, 0)), ((10, 0), (10, 0)), ((9, 0), (9, 0)), ((8, 9), (8, 9))):
         with backend.record(found):
             assert backend.capability(torch.device("meta")) == wanted
 
 
 @pytest.mark.ci
-def test_transformers_beside_our_package_and_the_environment_variable():
-    """transformers probes for a package of our name; neither may break the other."""
+def test_transformers_next_to_our_package_and_environment_variable():
+    """transformers looks for packages by name; neither may break the other."""
     pytest.importorskip("transformers")
     code = """
 import lmfast_kernels, transformers

@@ -1,4 +1,4 @@
-"""The GPU check's book-keeping: JSON as it goes, resuming, targets, and no figure that was not measured."""
+"""check.py and its report: immediate JSON, resuming, targets, and no number that was not measured."""
 
 import json
 
@@ -20,13 +20,13 @@ def report(tmp_path):
     return report
 
 
-def test_refuses_a_machine_without_cuda(capsys, monkeypatch):
+def test_rejects_a_machine_without_cuda(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert check.main([]) == 2
     assert capsys.readouterr().err.startswith("lmfast_kernels.check: needs a CUDA device")
 
 
-def test_every_entry_is_on_disk_at_once(report):
+def test_every_entry_is_saved_immediately(report):
     report.begin("swiglu")
     report.check("swiglu", "values", 0.1, 0.2)
     assert json.loads(report.path.read_text())["operators"]["swiglu"]["checks"][0]["passed"] is True
@@ -46,7 +46,7 @@ def test_nan_never_passes(report):
     assert difference(torch.tensor([float("nan")]), torch.zeros(1)) != 0
 
 
-def test_an_earlier_run_counts_only_on_the_same_machine_and_commit(report):
+def test_earlier_results_are_used_only_for_the_same_machine_and_commit(report):
     report.begin("rope")
     report.finish("rope")
     again = Report(report.device, report.path, dict(MACHINE))
@@ -56,11 +56,11 @@ def test_an_earlier_run_counts_only_on_the_same_machine_and_commit(report):
     other.load()
     assert not other.operators
     report.path.write_text("{")
-    with pytest.raises(ValueError, match="not the JSON of an earlier check"):
+    with pytest.raises(ValueError, match="is not the JSON file of an earlier check"):
         again.load()
 
 
-def test_targets_say_what_was_not_measured(report):
+def test_targets_mark_what_was_not_measured(report):
     lines = target_table(report)
     assert len(lines) >= 12 and all("not measured" in line for line in lines)
     report.begin("rms_norm")
@@ -78,9 +78,9 @@ def test_targets_say_what_was_not_measured(report):
     assert "not measured" in table["SwiGLU forward"]
 
 
-def test_nothing_exceeds_the_ceiling(report):
+def test_no_rate_exceeds_the_ceiling(report):
     report.begin("rms_norm")
-    for what, rate in (("forward", 2.7e9), ("backward", 6e9)):  # the ceiling was measured as 3e12 a second
+    for what, rate in (("forward", 2.7e9), ("backward", 6e9)):  # the ceiling was measured as 3e12 per second
         report.timed("rms_norm", what, "ours", 1.0, rate, "bytes", "graph")
     timings = report.operators["rms_norm"]["timings"]
     assert [entry["fraction"] for entry in timings] == [0.9, 1.0] and report.ceilings["bytes"] == 6e12
@@ -106,16 +106,16 @@ def test_rows_and_absent_peers(report):
     assert "2000.0 GB/s" in row("rope", entry) and "70.0 %" in row("rope", entry)
     assert report.find("rope", "forward", "Liger") is None
     report.skip("rope", "large", "needs 40 GiB")
-    assert not report.wrong() and "every comparison right" in check.summary(report)[-1]
+    assert not report.wrong() and "all comparisons passed" in check.summary(report)[-1]
 
 
-def test_host_clock_off_cuda():
+def test_host_clock_without_cuda():
     calls = []
     ms, how = time_ms(lambda: calls.append(1), torch.device("cpu"))
     assert ms >= 0 and how == "host clock" and len(calls) == 4
 
 
-def test_resume_leaves_finished_operators_out(tmp_path, monkeypatch, capsys):
+def test_resume_skips_completed_operators(tmp_path, monkeypatch, capsys):
     path = tmp_path / "check.json"
     done = Report(torch.device("cpu"), path, dict(MACHINE), echo=lambda line: None)
     done.begin("rope")

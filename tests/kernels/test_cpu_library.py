@@ -1,4 +1,4 @@
-"""When the library is there, and that training goes on where it is not."""
+"""cpu_library.py: when the library is available, and that training works without it."""
 
 import ctypes
 import os
@@ -25,7 +25,7 @@ def test_built_once(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def test_without_a_compiler_pytorch_does_the_work(monkeypatch):
+def test_without_a_compiler_pytorch_is_used(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(OSError, match="no C\\+\\+ compiler"):
         cpu_library.build(None)
@@ -39,7 +39,7 @@ def test_without_a_compiler_pytorch_does_the_work(monkeypatch):
         cpu_library._find.cache_clear()
 
 
-def test_a_compiler_that_fails_is_no_error(monkeypatch):
+def test_a_failing_compiler_is_not_an_error(monkeypatch):
     def fail(*_, **__):
         raise subprocess.CalledProcessError(1, "g++", stderr=b"g++: no space left\nmore")
 
@@ -54,14 +54,14 @@ def test_a_compiler_that_fails_is_no_error(monkeypatch):
         cpu_library._find.cache_clear()
 
 
-def test_switched_off_by_mode(monkeypatch):
+def test_disabled_by_mode(monkeypatch):
     monkeypatch.setattr(backend, "MODE", "torch")
     assert not cpu_library.available()
-    assert not cpu_library.trains_here(torch.zeros(1, requires_grad=True))
+    assert not cpu_library.uses_library(torch.zeros(1, requires_grad=True))
 
 
 @needs_library
-def test_a_thread_s_buffers_end_with_it():
+def test_buffers_are_freed_with_their_thread():
     weight = torch.randn(2048, 512)  # 4 MB packed
     x = torch.randn(2, 512, requires_grad=True)
 
@@ -77,7 +77,7 @@ def test_a_thread_s_buffers_end_with_it():
 
 
 @needs_library
-def test_exp2_is_exact_to_two_units(tmp_path):
+def test_exp2_is_accurate_to_two_ulps(tmp_path):
     source = tmp_path / "exp2.cpp"
     source.write_text(
         f'#include "{cpu_library.SOURCES / "tiles.h"}"\n'
@@ -159,7 +159,7 @@ def test_the_instruction_set_is_pytorch_s(monkeypatch, machine, capability, want
 
 
 @needs_library
-def test_torch_func_goes_through_pytorch_s_operators():
+def test_torch_func_uses_pytorch_operators():
     x, weight, tangent = torch.randn(3, 4, 8), torch.randn(6, 8, requires_grad=True), torch.randn(3, 4, 8)
     grads = torch.func.vmap(torch.func.grad(lambda x: lmfast_kernels.linear(x, weight).square().sum()))(x)
     torch.testing.assert_close(grads, 2 * (x @ weight.t()) @ weight)
@@ -168,8 +168,8 @@ def test_torch_func_goes_through_pytorch_s_operators():
 
 
 @pytest.mark.skipif(sys.platform != "linux" or cpu_library.compiler() is None, reason="needs Linux and g++")
-def test_a_home_that_cannot_be_used_leaves_the_folder_for_temporary_files(tmp_path, monkeypatch):
-    """A home that cannot be written, or that others may write to; the other folder is looked at in the same way."""
+def test_an_unusable_home_falls_back_to_the_temporary_directory(tmp_path, monkeypatch):
+    """A home directory that is not writable, or writable by others; the other directory is checked the same way."""
     (tmp_path / "library.cpp").write_text("int answer() { return 42; }\n")
     monkeypatch.setattr(cpu_library, "SOURCES", tmp_path)
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
@@ -201,7 +201,7 @@ def test_a_home_that_cannot_be_used_leaves_the_folder_for_temporary_files(tmp_pa
 
 
 def test_a_damaged_library_is_built_again(tmp_path, monkeypatch):
-    """Loading one cut short ends the process by a bus error."""
+    """Loading a truncated library would end the process with a bus error."""
     built = []
 
     def run(command, **_):
@@ -221,7 +221,7 @@ def test_a_damaged_library_is_built_again(tmp_path, monkeypatch):
 
 
 @needs_library
-def test_what_an_editor_leaves_beside_the_sources_does_no_harm(tmp_path, monkeypatch):
+def test_other_files_next_to_the_sources_are_ignored(tmp_path, monkeypatch):
     sources = shutil.copytree(cpu_library.SOURCES, tmp_path / "cpp")
     built = cpu_library.build(tmp_path)
     (sources / ".tiles.h.swp").write_bytes(b"\xff\x00")

@@ -1,4 +1,4 @@
-"""Decode attention off CUDA: equal to attention over the filled part, one graph for every length, refusals."""
+"""Decode attention without CUDA: equal to attention over the filled part, one graph for all lengths, errors."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_both_shapes_of_q_and_a_length_of_zero():
     assert not got[0].any() and got[1].all()
 
 
-def test_what_lies_beyond_the_length_does_not_count():
+def test_rows_after_the_length_are_ignored():
     q, k, v = operands(1, 2, 1, 9, 8)
     want = lmfast_kernels.decode_attention(q, k, v, torch.tensor([4]))
     k[:, :, 4:], v[:, :, 4:] = 1e4, -1e4
@@ -76,13 +76,13 @@ def test_autocast_casts():
     "q, cache, lengths, message",
     [
         ((2, 4, 2, 8), (2, 2, 9, 8), torch.ones(2).int(), r"or \(batch, heads, 1, head_dim\)"),
-        ((2, 4, 8), (2, 3, 9, 8), torch.ones(2).int(), "4 heads are no multiple of 3 kv heads"),
+        ((2, 4, 8), (2, 3, 9, 8), torch.ones(2).int(), "4 heads are not a multiple of 3 kv heads"),
         ((2, 4, 8), (1, 2, 9, 8), torch.ones(2).int(), "must have batch and head_dim"),
         ((2, 4, 8), (2, 2, 9, 8), torch.ones(3).int(), r"must be integers \(2,\)"),
         ((2, 4, 8), (2, 2, 9, 8), torch.ones(2), r"must be integers \(2,\)"),
         ((2, 4, 300), (2, 2, 9, 300), torch.ones(2).int(), "head_dim 300 is outside 1 to 256"),
     ],
 )
-def test_refuses(q, cache, lengths, message):
+def test_rejects(q, cache, lengths, message):
     with pytest.raises(ValueError, match=message):
         lmfast_kernels.decode_attention(torch.zeros(q), torch.zeros(cache), torch.zeros(cache), lengths)

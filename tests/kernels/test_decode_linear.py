@@ -1,4 +1,4 @@
-"""The products of decoding off CUDA: the operators that they join, in one compiled graph, with gradients; refusals."""
+"""The products of decoding without CUDA: equal to the separate operators, one compiled graph, gradients, errors."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ def operands(rows=2, k=8, n=6):
     return [torch.randn(shape) for shape in ((rows, 1, k), (k,), (n, k), (rows, 1, k))]
 
 
-def test_equal_the_operators():
+def test_results_equal_the_operators():
     x, norm, weight, residual = operands()
     assert torch.equal(lmfast_kernels.decode_linear(x, weight), F.linear(x, weight))
     y, s = lmfast_kernels.decode_norm_linear(x, norm, weight, 1e-5, residual)
@@ -27,7 +27,7 @@ def test_equal_the_operators():
     )
 
 
-def test_gradients_are_those_of_the_operators():
+def test_gradients_equal_the_operators():
     x, norm, weight, residual = (t.requires_grad_() for t in operands())
     y, _ = lmfast_kernels.decode_norm_linear(x, norm, weight, 1e-5, residual)
     assert all(g.abs().sum() > 0 for g in torch.autograd.grad(y.square().sum(), (x, norm, weight, residual)))
@@ -40,7 +40,7 @@ def test_compile_to_plain_operations(assert_plain):
     assert_plain(lmfast_kernels.decode_swiglu_linear, torch.cat([x, x], -1), weight)
 
 
-def test_refusals():
+def test_errors():
     x, norm, weight, residual = operands()
     with pytest.raises(
         ValueError, match=r"decode_linear: weight \(6, 8\) must be \(N, K\) for x \(2, 1, 7\)"

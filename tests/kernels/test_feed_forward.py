@@ -1,4 +1,4 @@
-"""The CPU's own feed-forward against its three operators in float64."""
+"""The C++ feed-forward compared with its three operators in float64."""
 
 import pytest
 import torch
@@ -8,8 +8,8 @@ from lmfast_kernels.feed_forward import feed_forward_reference
 from tests.kernels.cpu_native import (
     assert_like_float64,
     assert_same_with_any_threads,
+    graph_calls,
     needs_library,
-    operators_of,
 )
 
 
@@ -27,26 +27,26 @@ def test_agrees_with_float64(M, D, hidden):
 def test_threads_and_graph():
     assert_same_with_any_threads(lmfast_kernels.feed_forward, operands(600, 32, 48))
     assert any(
-        "cpu_feed_forward" in name for name in operators_of(lmfast_kernels.feed_forward, operands(9, 8, 8))
+        "cpu_feed_forward" in name for name in graph_calls(lmfast_kernels.feed_forward, operands(9, 8, 8))
     )
 
 
 @needs_library
-def test_infinite_gates_stay_finite_where_the_reference_is():
+def test_infinite_gates_are_finite_if_the_reference_is():
     x, up, down = operands(3, 8, 8)
     for scale in (1e4, -1e4):
         got = lmfast_kernels.feed_forward((x * scale).requires_grad_(), up, down)
         torch.testing.assert_close(got, feed_forward_reference(x * scale, up, down), rtol=1e-4, atol=1.0)
 
 
-def test_refuses():
+def test_rejects():
     with pytest.raises(ValueError, match=r"must be \(2F, D\)"):
         lmfast_kernels.feed_forward(torch.zeros(2, 8), torch.zeros(10, 8), torch.zeros(8, 6))
 
 
-def test_without_hidden_values_all_is_zero():
+def test_without_hidden_values_results_are_zero():
     left_behind = [torch.full((12,), 7.0) for _ in range(20)]
-    del left_behind  # what is not written would be sevens
+    del left_behind  # memory that is not written would contain sevens
     x, up, down = (torch.ones(shape, requires_grad=True) for shape in ((3, 4), (0, 4), (4, 0)))
     y = lmfast_kernels.feed_forward(x, up, down)
     y.sum().backward()

@@ -1,4 +1,4 @@
-"""The FP8 output loss off CUDA: near the exact loss, compiled as eager, and what it refuses."""
+"""The FP8 output loss without CUDA: close to the exact loss, the same when compiled, errors."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def operands(rows=64, width=48, vocab=80):
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_is_near_the_exact_loss(options):
+def test_is_close_to_the_exact_loss(options):
     hidden, weight, targets = operands()
     loss, count = lmfast_kernels.linear_cross_entropy(hidden, weight, targets, fp8=True, **options)
     exact, exact_count = lmfast_kernels.linear_cross_entropy(hidden, weight, targets, **options)
@@ -50,7 +50,7 @@ def test_without_gradients_it_is_the_exact_loss():
     assert torch.equal(got, want)
 
 
-def test_what_is_not_finite_shows():
+def test_non_finite_values_propagate():
     hidden, weight, targets = operands()
     bad = hidden.detach().clone()
     bad[7, 3] = float("inf")
@@ -60,7 +60,7 @@ def test_what_is_not_finite_shows():
     assert all(gradient.isnan().any() for gradient in torch.autograd.grad(loss, (bad, weight)))
 
 
-def test_refuses_sizes_that_are_no_multiples_of_16():
+def test_rejects_sizes_that_are_not_multiples_of_16():
     for sizes in ({"rows": 63}, {"width": 40}, {"vocab": 81}):
         with pytest.raises(ValueError, match="fp8 needs multiples of 16"):
             lmfast_kernels.linear_cross_entropy(*operands(**sizes), fp8=True)

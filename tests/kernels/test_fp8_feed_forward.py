@@ -1,4 +1,4 @@
-"""The FP8 feed-forward off CUDA: near the exact one, compiled as eager, and what it refuses."""
+"""The FP8 feed-forward without CUDA: close to the exact one, the same when compiled, errors."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def fp8(*inputs):
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1.0])
-def test_is_near_the_exact_one(scale):
+def test_is_close_to_the_exact_result(scale):
     inputs, dy = operands(), torch.randn(2, 32, 48) * scale
     y, exact = fp8(*inputs), feed_forward_reference(*inputs)
     assert 0 < (y - exact).norm() < 0.08 * exact.norm()
@@ -29,7 +29,7 @@ def test_is_near_the_exact_one(scale):
         assert (a - b).norm() < 0.12 * b.norm()
 
 
-def test_gradients_are_those_of_swiglu():
+def test_gradients_equal_swiglus():
     both = torch.randn(16, 64, dtype=torch.float64, requires_grad=True)
     dhidden = torch.randn(16, 32)
     gate, up = both.chunk(2, 1)
@@ -41,7 +41,7 @@ def test_gradients_are_those_of_swiglu():
     assert ((got.double() * inverse - wanted).abs() <= 2.0**-3 * wanted.abs() + 2.0**-17 * inverse).all()
 
 
-def test_what_is_not_finite_shows():
+def test_non_finite_values_propagate():
     both = torch.ones(16, 64)
     both[3, 5] = float("inf")
     assert hidden_to_fp8(both)[2].isnan()
@@ -65,7 +65,7 @@ def test_no_derivative_exceeds_the_bound(size):
     assert largest <= bound <= 64 * largest  # six powers of two of e5m2's thirty
 
 
-def test_values_far_below_the_largest_survive():
+def test_values_far_below_the_largest_are_kept():
     both = torch.full((16, 32), 1.0)
     both[0] = 100.0
     dhidden = torch.full((16, 16), 2.0**-8)
@@ -89,7 +89,7 @@ def test_compiled_agrees_with_eager():
         assert a.dtype == torch.float32 and (a - b).norm() < 1e-2 * b.norm()
 
 
-def test_refuses_sizes_that_are_no_multiples_of_16():
+def test_rejects_sizes_that_are_not_multiples_of_16():
     for sizes in ({"rows": 12}, {"width": 40}, {"hidden": 72}):
         with pytest.raises(ValueError, match="fp8 needs multiples of 16"):
             fp8(*operands(**sizes))

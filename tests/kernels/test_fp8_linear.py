@@ -1,4 +1,4 @@
-"""FP8 projections, emulated on the CPU: scales, rounding, gradients, what must stay visible, what is refused."""
+"""FP8 projections, emulated on the CPU: scales, rounding, gradients, propagation of NaN, errors."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_scales_are_powers_of_two_that_use_the_range(dtype, rounding, size):
 
 
 @pytest.mark.parametrize("dtype", [E4M3, E5M2])
-def test_both_layouts_hold_the_same_values(dtype):
+def test_both_layouts_have_the_same_values(dtype):
     x = torch.randn(48, 80)
     x8, across, inverse = to_fp8_both(x, dtype)
     want, want_inverse = to_fp8(x, dtype)
@@ -44,14 +44,14 @@ def test_zeros_stay_zeros(dtype):
 
 @pytest.mark.parametrize("dtype", [E4M3, E5M2])
 @pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
-def test_what_is_not_finite_shows_in_the_whole_result(dtype, bad):
+def test_non_finite_values_make_the_whole_result_nan(dtype, bad):
     x = torch.ones(16, 16)
     x[3, 5] = bad
     ones = to_fp8(torch.ones(16, 16), E4M3)
     assert fp8_mm(*to_fp8(x, dtype), *ones, torch.float32, fast=True).isnan().all()
 
 
-def test_a_gradient_that_is_not_finite_reaches_both_gradients():
+def test_a_non_finite_gradient_reaches_both_gradients():
     x, weight = operands()
     dy = torch.zeros(2, 32, 64)
     dy[0, 0, 0] = float("inf")
@@ -60,7 +60,7 @@ def test_a_gradient_that_is_not_finite_reaches_both_gradients():
 
 
 def test_equals_the_products_of_the_rounded_operands():
-    """The oracle: dequantise, then multiply; y, dx and dweight."""
+    """The oracle dequantises, then multiplies: y, dx and dweight."""
     x, weight = operands()
     dy = torch.randn(2, 32, 64)
 
@@ -77,7 +77,7 @@ def test_equals_the_products_of_the_rounded_operands():
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
-def test_is_near_the_exact_product_at_any_scale(scale):
+def test_is_close_to_the_exact_product_at_any_scale(scale):
     x, weight = operands()
     dy = torch.randn(2, 32, 64) * scale
     y, exact = lmfast_kernels.fp8_linear(x, weight), F.linear(x, weight)
@@ -100,7 +100,7 @@ def test_compiled_equals_eager_to_the_bit():
         assert all(torch.equal(a, b) and a.dtype == torch.float32 for a, b in pairs)
 
 
-def test_autocast_casts_the_output_only():
+def test_autocast_casts_only_the_output():
     x, weight = operands()
     plain = lmfast_kernels.fp8_linear(x, weight)
     with torch.autocast("cpu", torch.bfloat16):
@@ -131,7 +131,7 @@ def test_no_rows():
     assert not weight.grad.any()
 
 
-def test_refuses_what_does_not_fit():
+def test_rejects_inconsistent_arguments():
     assert fits_fp8(16, 48) and not fits_fp8(16, 40)
     with pytest.raises(ValueError, match=r"weight \(64, 48\) must be \(N, K\) for x \(2, 3\)"):
         lmfast_kernels.fp8_linear(torch.zeros(2, 3), torch.zeros(64, 48))

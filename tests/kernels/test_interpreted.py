@@ -20,13 +20,13 @@ pytestmark = pytest.mark.timeout(1800)  # the first test waits for all files
 
 @pytest.fixture(scope="session")
 def outcomes(tmp_path_factory) -> dict[str, tuple[int, list[str]]]:
-    """File -> (tests that passed, what the others said)."""
+    """File -> (tests that passed, output of the others)."""
     pytest.importorskip("triton", reason="Triton is not installed on this platform")
     report = tmp_path_factory.mktemp("interpreted") / "report.xml"
     environment = os.environ | {
         "TRITON_INTERPRET": "1",
         "LMFAST_KERNELS": "triton",
-        "OMP_NUM_THREADS": "1",  # tensors this small only wait for a second thread
+        "OMP_NUM_THREADS": "1",  # a second thread slows down tensors this small
     }
     command = [
         sys.executable,

@@ -1,4 +1,4 @@
-"""The CPU's own projection against float64, at sizes that no tile divides."""
+"""The C++ projection compared with float64, at sizes that are not multiples of a tile."""
 
 import pytest
 import torch
@@ -8,8 +8,8 @@ import lmfast_kernels
 from tests.kernels.cpu_native import (
     assert_like_float64,
     assert_same_with_any_threads,
+    graph_calls,
     needs_library,
-    operators_of,
 )
 
 
@@ -27,17 +27,17 @@ def test_any_strides_and_threads():
 
 
 @needs_library
-def test_only_what_trains_in_float32_is_ours():
+def test_only_training_in_float32_uses_our_products():
     tensors = [torch.randn(4, 8), torch.randn(6, 8)]
-    assert any("cpu_linear" in name for name in operators_of(lmfast_kernels.linear, tensors))
+    assert any("cpu_linear" in name for name in graph_calls(lmfast_kernels.linear, tensors))
     assert not any(
-        "cpu_linear" in name for name in operators_of(lmfast_kernels.linear, [x.double() for x in tensors])
+        "cpu_linear" in name for name in graph_calls(lmfast_kernels.linear, [x.double() for x in tensors])
     )
     with torch.no_grad():
         assert torch.equal(lmfast_kernels.linear(*tensors), F.linear(*tensors))
 
 
-def test_nothing_to_do_and_refusal():
+def test_empty_input_and_errors():
     x = torch.zeros(0, 8, requires_grad=True)
     weight = torch.randn(6, 8, requires_grad=True)
     y = lmfast_kernels.linear(x, weight)
@@ -48,9 +48,9 @@ def test_nothing_to_do_and_refusal():
 
 
 @pytest.mark.parametrize("M, K, N", [(3, 0, 5), (3, 4, 0), (0, 4, 5)])
-def test_sums_of_nothing_are_zero(M, K, N):
+def test_empty_sums_are_zero(M, K, N):
     left_behind = [torch.full((20,), 7.0) for _ in range(20)]
-    del left_behind  # what is not written would be sevens
+    del left_behind  # memory that is not written would contain sevens
     x, weight = torch.ones(M, K, requires_grad=True), torch.ones(N, K, requires_grad=True)
     y = lmfast_kernels.linear(x, weight)
     y.sum().backward()

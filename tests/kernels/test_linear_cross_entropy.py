@@ -1,4 +1,4 @@
-"""The output loss off CUDA: equal to cross-entropy of all logits, in chunks that never hold all of them."""
+"""The output loss without CUDA: equal to the cross-entropy of all logits, computed in chunks."""
 
 from importlib import import_module
 
@@ -49,15 +49,15 @@ def test_chunks_equal_the_reference(options, chunk_bytes, monkeypatch):
 @pytest.mark.parametrize("mode", ["auto", "torch"])
 @pytest.mark.parametrize("offset", [100.0, 1e4, -1e4])
 @pytest.mark.parametrize("z_loss", [0.0, 0.01])
-def test_large_logits_keep_their_gradient(offset, z_loss, mode, monkeypatch):
-    """`auto` is the C++ operator where this CPU has it, `torch` the chunks of plain operations."""
+def test_large_logits_have_accurate_gradients(offset, z_loss, mode, monkeypatch):
+    """`auto` is the C++ operator if this CPU supports it, `torch` the chunks of PyTorch operations."""
     monkeypatch.setattr(lmfast_kernels.backend, "MODE", mode)
     assert_large_logits(offset, z_loss)
 
 
 @pytest.mark.parametrize("softcap", [None, 30.0])
 def test_a_scaled_half_gradient_overflows_to_infinity(softcap):
-    """So that a GradScaler sees it and skips the step; no finite value is wrong and none turns to NaN."""
+    """A GradScaler then skips the step; finite values are correct, and none becomes NaN."""
     hidden, weight, targets = operands(dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.float16):
         half = hidden.detach().half().requires_grad_()
@@ -89,7 +89,7 @@ class LargestTensor(TorchDispatchMode):
         return out
 
 
-def test_never_holds_all_logits():
+def test_never_stores_all_logits():
     hidden, weight, targets = operands(4096, 8, 1024)
     with LargestTensor() as seen:
         lmfast_kernels.linear_cross_entropy(hidden, weight, targets)[0].backward()
@@ -120,7 +120,7 @@ def test_no_tokens():
     assert loss.item() == 0 and count.item() == 0 and not weight.grad.any()
 
 
-def test_autocast_casts_the_products_only():
+def test_autocast_casts_only_the_products():
     hidden, weight, targets = operands()
     want = torch.autograd.grad(
         lmfast_kernels.linear_cross_entropy(hidden, weight, targets)[0], (hidden, weight)
@@ -155,14 +155,14 @@ def test_compiles_to_plain_operations(assert_plain):
         ((3, 8), (5, 8), torch.zeros(3).long(), {"softcap": 0.0}, "softcap 0.0 must be positive"),
     ],
 )
-def test_refuses(hidden, weight, targets, options, message):
+def test_rejects(hidden, weight, targets, options, message):
     with pytest.raises(ValueError, match=message):
         lmfast_kernels.linear_cross_entropy(torch.zeros(hidden), torch.zeros(weight), targets, **options)
 
 
 @pytest.mark.parametrize("mode", ["auto", "torch"])
-def test_a_second_derivative_is_refused(mode, monkeypatch):
-    """The gradients are made in the forward: to autograd they are constants, so twice would be silently wrong."""
+def test_a_second_derivative_is_an_error(mode, monkeypatch):
+    """The gradients are computed in the forward and constants to autograd, so a second derivative would be wrong."""
     monkeypatch.setattr(lmfast_kernels.backend, "MODE", mode)
     hidden, weight, targets = operands()
     loss = lmfast_kernels.linear_cross_entropy(hidden, weight, targets)[0].square()

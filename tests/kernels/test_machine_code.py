@@ -1,4 +1,4 @@
-"""Reading machine code: counts, and registers that nothing has written. The lines are nvdisasm's, of sm_90."""
+"""machine_code.py: counts, and reads of registers that were never written, in nvdisasm's output for sm_90."""
 
 import pytest
 
@@ -27,7 +27,7 @@ WRONG = code(
 )
 
 
-def test_a_register_that_nothing_has_written_is_found():
+def test_reads_of_unwritten_registers_are_found():
     assert unwritten_reads(WRONG) == ["0030: LOP3.LUT R3, R3, 0xffff, RZ, 0xc0, !PT reads R3"]
     assert unwritten_reads(WRONG.replace("LOP3.LUT R3, R3, 0xffff", "LOP3.LUT R3, R4, 0xffff")) == []
 
@@ -41,10 +41,10 @@ def test_a_register_that_nothing_has_written_is_found():
         ("S2R R0, SR_TID.X", "SHFL.BFLY PT, R9, R0, 0x10, 0x1f", "FADD R9, R9, R0"),
         ("S2R R0, SR_TID.X", "HMMA.16816.F32.BF16 R8, R0, R0, RZ", "FADD R1, R8, R11"),
         ("S2R R4, SR_TID.X", "PRMT R52, R4, 0x7632, R52"),  # its upper half is never used
-        ("LOP3.LUT R45, R45, 0xffffffbf, RZ, 0xc0, !PT",),  # one predicate of several kept in a register
+        ("LOP3.LUT R45, R45, 0xffffffbf, RZ, 0xc0, !PT",),  # one of several predicates in a register
     ],
 )  # fmt: skip
-def test_what_is_written_or_kept_on_purpose_is_not(instructions):
+def test_written_and_preserved_registers_are_accepted(instructions):
     assert unwritten_reads(code(*instructions)) == []
 
 

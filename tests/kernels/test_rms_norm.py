@@ -1,4 +1,4 @@
-"""RMSNorm off CUDA: PyTorch's own result, the stated cast order, and one line for arguments that do not fit."""
+"""RMSNorm without CUDA: PyTorch's result, the documented cast order, error messages."""
 
 import pytest
 import torch
@@ -54,7 +54,7 @@ def test_compiles_to_plain_operations(assert_plain):
         ((1, 65537), (65537,), None, "outside 1 to 65536"),
     ],
 )
-def test_refuses(x, weight, residual, message):
+def test_rejects(x, weight, residual, message):
     residual = None if residual is None else torch.zeros(residual)
     with pytest.raises(ValueError, match=message):
         lmfast_kernels.rms_norm(torch.zeros(x), torch.zeros(weight), residual=residual)

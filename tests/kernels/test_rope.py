@@ -1,4 +1,4 @@
-"""RoPE off CUDA: rotations of half-split pairs, relative positions, and one line for arguments that do not fit."""
+"""RoPE without CUDA: rotations of half-split pairs, relative positions, error messages."""
 
 import cmath
 
@@ -26,14 +26,14 @@ def test_rotates_half_split_pairs():
 
 
 def test_keeps_the_memory_order():
-    """Heads of a token stay side by side, so that attention's output needs no transposing copy."""
+    """A token's heads stay contiguous, so that attention's output needs no transposing copy."""
     fused = torch.randn(2, 5, 7, 8)  # (batch, seq, heads, head_dim), as a projection writes it
     q, k = (x.transpose(1, 2) for x in fused.split([4, 3], dim=2))
     for turned in lmfast_kernels.rope(q, k, *table(5, 8)):
         assert turned.transpose(1, 2).is_contiguous()
 
 
-def test_scores_depend_on_the_distance_only():
+def test_scores_depend_only_on_the_distance():
     q, k = torch.randn(1, 2, 1, 16), torch.randn(1, 2, 1, 16)
     scores = []
     for shift in (0, 7, 30):
@@ -44,7 +44,7 @@ def test_scores_depend_on_the_distance_only():
     torch.testing.assert_close(scores[0], scores[2])
 
 
-def test_positions_of_bytes_are_no_mask():
+def test_uint8_positions_are_not_a_mask():
     q, (cos, sin) = torch.randn(1, 2, 4, 8), table(20, 8)
     positions = torch.tensor([3, 0, 1, 19])
     assert torch.equal(
@@ -53,7 +53,7 @@ def test_positions_of_bytes_are_no_mask():
     )
 
 
-def test_positions_pick_rows():
+def test_positions_select_rows():
     q, k = torch.randn(2, 3, 4, 8), torch.randn(2, 1, 4, 8)
     cos, sin = table(20, 8)
     plain = lmfast_kernels.rope(q, k, cos, sin)
@@ -63,7 +63,7 @@ def test_positions_pick_rows():
     assert torch.equal(mixed[0][0], plain[0][0]) and not torch.equal(mixed[0][1], plain[0][1])
 
 
-def test_keeps_dtypes_and_gives_the_table_no_gradient():
+def test_dtypes_are_kept_and_tables_have_no_gradient():
     cos, sin = table(4, 8)
     cos.requires_grad_()
     q = torch.randn(1, 1, 4, 8).bfloat16().requires_grad_()
@@ -88,12 +88,12 @@ def test_compiles_to_plain_operations(assert_plain):
         ((2, 1, 4, 8), 9, torch.zeros(4), "must be integers"),
     ],
 )
-def test_refuses(k, length, positions, message):
+def test_rejects(k, length, positions, message):
     with pytest.raises(ValueError, match=message):
         lmfast_kernels.rope(torch.zeros(2, 3, 4, 8), torch.zeros(k), *table(length, 8), positions)
 
 
-def test_refuses_odd_heads_and_wrong_tables():
+def test_rejects_odd_heads_and_wrong_tables():
     with pytest.raises(ValueError, match="head_dim 7 must be even"):
         lmfast_kernels.rope(
             torch.zeros(1, 1, 2, 7), torch.zeros(1, 1, 2, 7), torch.zeros(2, 3), torch.zeros(2, 3)

@@ -1,4 +1,4 @@
-"""Rotate and append off CUDA: what `rope` and an assignment make, in place, in one compiled graph; refusals."""
+"""Rotate and append without CUDA: equal to `rope` and an assignment, in place, one compiled graph, errors."""
 
 import pytest
 import torch
@@ -54,7 +54,7 @@ def test_a_view_of_the_cache_is_written_in_place():
     assert int((whole != 0).any(-1).sum()) == 3 * 2 and whole[1, :, 8].all()
 
 
-def test_gradients_of_the_inputs_do_not_matter():
+def test_inputs_that_require_gradients_are_accepted():
     inputs = operands()
     inputs[:3] = [x.requires_grad_() for x in inputs[:3]]
     assert not lmfast_kernels.rope_append(*inputs).requires_grad
@@ -77,14 +77,14 @@ def test_compiles_to_plain_operations(assert_plain):
         (5, torch.zeros(3), r"lengths \(3,\) torch.float32 must be integers \(3,\)"),
     ],
 )
-def test_refuses(place, value, message):
+def test_rejects(place, value, message):
     inputs = operands()
     inputs[place] = value
     with pytest.raises(ValueError, match=message):
         lmfast_kernels.rope_append(*inputs)
 
 
-def test_refuses_tables_shorter_than_the_cache_and_odd_heads():
+def test_rejects_tables_shorter_than_the_cache_and_odd_heads():
     inputs = operands()
     inputs[3:5] = table(8, 8)
     with pytest.raises(ValueError, match="caches of 9 rows, but cos and sin hold only 8 positions"):

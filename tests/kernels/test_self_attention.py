@@ -1,4 +1,4 @@
-"""The CPU's own attention of the fused projection against rope and attention in float64."""
+"""The C++ attention on a fused projection compared with rope and attention in float64."""
 
 import pytest
 import torch
@@ -9,8 +9,8 @@ from lmfast_kernels.rope import rope_reference
 from tests.kernels.cpu_native import (
     assert_like_float64,
     assert_same_with_any_threads,
+    graph_calls,
     needs_library,
-    operators_of,
 )
 
 
@@ -65,13 +65,13 @@ def test_threads_graph_and_nan():
         return lmfast_kernels.self_attention(x, 4, 2, cos, sin)
 
     assert_same_with_any_threads(function, [qkv])
-    assert any("cpu_self_attention" in name for name in operators_of(function, [qkv]))
+    assert any("cpu_self_attention" in name for name in graph_calls(function, [qkv]))
     qkv[1, 20, 0] = float("nan")
     out = function(qkv.requires_grad_())
     assert out[1, 20].isnan().any() and not out[1, :20].isnan().any() and not out[0].isnan().any()
 
 
-def test_without_a_gradient_and_refusals():
+def test_without_a_gradient_and_errors():
     qkv, (cos, sin) = torch.randn(2, 9, 8 * 8), tables(9, 8)
     torch.testing.assert_close(
         lmfast_kernels.self_attention(qkv, 4, 2, cos, sin), textbook(qkv, 4, 2, cos, sin)

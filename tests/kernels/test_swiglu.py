@@ -1,4 +1,4 @@
-"""SwiGLU off CUDA: the formula, its gradient, its dtypes, and one line for arguments that do not fit."""
+"""SwiGLU without CUDA: the formula, its gradient, its dtypes, error messages."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_compiles_to_plain_operations(assert_plain):
     assert_plain(lmfast_kernels.swiglu, torch.randn(4, 8), torch.randn(4, 8))
 
 
-def test_refuses():
+def test_rejects():
     with pytest.raises(ValueError, match=r"gate \(2, 3\) and up \(2, 4\)"):
         lmfast_kernels.swiglu(torch.zeros(2, 3), torch.zeros(2, 4))
     with pytest.raises(ValueError, match="give both one dtype"):

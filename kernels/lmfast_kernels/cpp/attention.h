@@ -1,4 +1,4 @@
-// Causal self-attention of the fused projection, with the rotation of queries and keys in it, forward and backward.
+// Causal self-attention on the fused projection, including the rotation of queries and keys, forward and backward.
 //
 // In: qkv (B, T, (H + 2 G) D), query heads, then key heads, then value heads, as the projection leaves them; cos and sin
 // (T, D / 2) or null; H query heads over G key/value heads. Out: out (B, T, H D), lse (B, H, T) in base 2; backward: dqkv.
@@ -11,7 +11,7 @@
 
 struct Shape { long B, T, H, G, D; float scale; };
 
-constexpr long ROWS_AHEAD = 8;  // rows of a head lie in pages of their own, where nothing fetches them unasked
+constexpr long ROWS_AHEAD = 8;  // rows of a head are in different pages, so the hardware does not prefetch them
 
 // x (rows, D), rotated and scaled -> out (rows, D). BACK: by the negative angle, for gradients. cs and sn of these rows.
 template <bool BACK>
@@ -39,7 +39,7 @@ static void rotate(const Shape& s, long rows, const float* x, long ldx, const fl
     }
   }
 }
-// The same for all T rows, into rows of whole tiles: out (T, ld), columns beyond D zero.
+// The same for all T rows, padded to whole tiles: out (T, ld), columns from D on are zero.
 static void rotate_into(const Shape& s, const float* x, long ldx, const float* cs, const float* sn, float scale, float* out, long ld) {
   rotate<false>(s, s.T, x, ldx, cs, sn, scale, out, ld);
   for (long t = 0; t < s.T; t++)
@@ -145,7 +145,7 @@ void attention_backward(long threads, long B, long T, long H, long G, long D, fl
           }
           for (long j = 0; j < stop; j += MR) {
             long R = std::min(MR, T - j), from = std::max(i0, j);
-            bool add = h > g * group || i0 > j;  // else these queries are the first to see the keys
+            bool add = h > g * group || i0 > j;  // otherwise these queries are the first to see the keys
             for (long d = 0; d < Dp; d += NR) {
               tiles<COLUMNS>[R](p + (from - i0) * Tp + j, Tp, dod + from * Dp + d, Dp, stop - from, dv + j * Dp + d, Dp, add);
               tiles<COLUMNS>[R](ds + (from - i0) * Tp + j, Tp, q + from * Dp + d, Dp, stop - from, dk + j * Dp + d, Dp, add);

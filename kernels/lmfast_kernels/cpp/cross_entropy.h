@@ -1,14 +1,14 @@
-// The head and its loss in one: a chunk's logits become their own gradient while they are in the caches.
+// The output layer and its loss: a chunk's logits are replaced by their gradient while they are in the caches.
 #pragma once
 #include "products.h"
 
 constexpr long LOSS_ROWS = 512, BLOCK_ROWS = 2 * MR;
 
 extern "C" {
-// hidden (M, D), weight (W, D), targets (M) -> losses (M); where dhidden (M, D) is given, it and dweight (W, D) too.
+// hidden (M, D), weight (W, D), targets (M) -> losses (M); if dhidden (M, D) is given, also dhidden and dweight (W, D).
 // A target outside [0, W) that is not `ignore` gives NaN.
 void cross_entropy(long threads, long M, long D, long W, const float* hidden, const float* weight, const long long* targets, long long ignore, float z_loss, float* losses, float* dhidden, float* dweight) {
-  long ld = up_to(W, V) + V;  // rows a power of two apart would share their places in the caches
+  long ld = up_to(W, V) + V;  // rows at a distance of a power of two would share cache sets
   long chunk = std::min(M, LOSS_ROWS);
   float* packed = scratch(0, packed_floats(W, D));
   float* logits = scratch(1, chunk * ld);

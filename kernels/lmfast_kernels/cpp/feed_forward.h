@@ -1,8 +1,8 @@
-// SwiGLU's feed-forward in one pass over rows: y = (silu(gate) * up) down^T with [gate, up] = x up_weight^T.
+// The SwiGLU feed-forward in one pass over rows: y = (silu(gate) * up) down^T with [gate, up] = x up_weight^T.
 //
-// Rows go through both products in blocks whose hidden values stay in the L2 cache. Only [gate, up] is kept for the
-// backward, which makes the hidden values again beside their gradient. There a chunk of rows is finished (dx) before its
-// share of the weights' gradients is added, so that no gradient of all rows' hidden values is ever held.
+// Rows pass through both products in blocks whose hidden values stay in the L2 cache. Only [gate, up] is saved for the
+// backward, which recomputes the hidden values together with their gradient. It finishes dx of a chunk of rows before
+// adding the chunk's part of the weight gradients, so that the gradient of all rows' hidden values is never stored.
 #pragma once
 #include "products.h"
 
@@ -53,7 +53,7 @@ void feed_forward_backward(long threads, long M, long D, long F, const float* dy
       for (long i = begin; i < end; i += FORWARD_ROWS) {
         long block = std::min(FORWARD_ROWS, end - i);
         float *h = hidden + i * F, *d = dboth + i * 2 * F;
-        times(block, F, D, dy + (c + i) * D, D, down_weight, F, h, F);  // dhidden, where hidden will stand
+        times(block, F, D, dy + (c + i) * D, D, down_weight, F, h, F);  // dhidden, in the buffer of hidden
         for (long r = 0; r < block; r++) {
           const float *gate = both + (c + i + r) * 2 * F, *up = gate + F;
           float *hr = h + r * F, *dgate = d + r * 2 * F, *dup = dgate + F;

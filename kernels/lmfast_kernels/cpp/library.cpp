@@ -1,4 +1,4 @@
-// One translation unit, so that each height of tile is compiled once.
+// One translation unit, so that each tile height is compiled once.
 #include "attention.h"
 #include "cross_entropy.h"
 #include "feed_forward.h"

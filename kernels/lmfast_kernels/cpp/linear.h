@@ -1,4 +1,4 @@
-// y = x w^T and its two gradients, shared among the threads of torch's own OpenMP.
+// y = x w^T and its two gradients, distributed over the threads of torch's OpenMP.
 #pragma once
 #include "products.h"
 

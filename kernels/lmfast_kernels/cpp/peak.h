@@ -1,10 +1,10 @@
-// The rate of the multipliers: multiply-adds on registers alone, as many at once as a tile of products.h has.
+// The rate of the multipliers: multiply-adds on registers only, as many in parallel as in a tile of products.h.
 #pragma once
 #include "vectors.h"
 
 extern "C" {
-// FLOP/s of all threads together, the best of many windows of 0.1 to 0.5 ms in `seconds`: another process that takes a core
-// spoils some of them.
+// FLOP/s of all threads together, the best of many windows of 0.1 to 0.5 ms within `seconds`, because other processes
+// slow down some of the windows.
 void multiply_rate(long threads, float seconds, double* rate) {
   constexpr long SUMS = MR * NV, STEPS = 1 << 16;
   double best = 0, sink = 0, before = 0, end = omp_get_wtime() + seconds;

@@ -1,8 +1,8 @@
-// Matrix products made of tiles, as the parts of them that one thread does: the caller opens the parallel region.
+// Matrix products made of tiles, each function computing one thread's part: the caller opens the parallel region.
 //
-// In and out: row-major float matrices with the distance between rows (ld). The inner dimension is cut into blocks of
-// KC, so that what is read of B (KC rows) stays in the L2 cache while rows of A pass by. MKL makes 92 to 101 GFLOP/s a
-// thread of these shapes on Zen 4, this 100 to 110 (docs/LOG.md).
+// In and out: row-major float matrices with the distance between rows (ld). The inner dimension is split into blocks of
+// KC, so that the KC rows of B stay in the L2 cache while rows of A are processed. For these shapes on Zen 4 MKL reaches
+// 92 to 101 GFLOP/s per thread, this 100 to 110 (docs/LOG.md).
 #pragma once
 #include "tiles.h"
 
@@ -13,20 +13,20 @@ static inline void share(long n, long t, long threads, long& begin, long& end) {
   long each = (n + threads - 1) / threads;
   begin = std::min(n, each * t), end = std::min(n, begin + each);
 }
-// Rows a tile, at most MR, so that the last one is nearly as high as the others.
+// Rows per tile, at most MR, such that the last tile is nearly as high as the others.
 static inline long height(long rows) {
   long panels = (rows + MR - 1) / MR;
   return panels ? (rows + panels - 1) / panels : MR;
 }
-// Fetches the `part`th of `parts` of the cache lines of `rows` rows that come next.
+// Prefetches part `part` of `parts` of the cache lines of the next `rows` rows.
 static inline void fetch(const float* a, long lda, long K, long rows, long part, long parts) {
   long lines = (K + LINE - 1) / LINE, all = lines * rows;
   for (long l = all * part / parts, end = all * (part + 1) / parts; l < end; l++)
     __builtin_prefetch(a + l / lines * lda + l % lines * LINE, 0, 2);
 }
 
-static inline long packed_floats(long N, long K) { return up_to(N, NR) * K + 16 * NR; }  // fetching reads on a little
-// This thread's share of the panels of w (N, K): what times_transposed multiplies by. A barrier must follow.
+static inline long packed_floats(long N, long K) { return up_to(N, NR) * K + 16 * NR; }  // prefetching reads slightly past the end
+// Packs this thread's part of the panels of w (N, K) for times_transposed. A barrier must follow.
 static inline void pack_transposed(const float* w, long ldw, long N, long K, float* packed, long t, long threads) {
   for (long p = t; p * NR < N; p += threads)
     transpose_panel(w + p * NR * ldw, ldw, K, std::min(NR, N - p * NR), packed + p * NR * K);
@@ -66,8 +66,8 @@ static void times(long M, long N, long K, const float* x, long ldx, const float*
       }
   }
 }
-// Rows [begin, end) of c (M, N) = [c +] a^T b, a (K, M), b (K, N). Eight tiles' rows of a are packed at a time: a row of
-// a is far from the next, and its lines would be evicted before the neighbouring tile reads the rest of them.
+// Rows [begin, end) of c (M, N) = [c +] a^T b, a (K, M), b (K, N). The rows of a for eight tiles are packed at a time:
+// rows of a are far apart, and their cache lines would be evicted before the next tile reads the rest of them.
 static void transposed_times(long begin, long end, long N, long K, const float* a, long lda, const float* b, long ldb, float* c, long ldc, bool add) {
   long h = height(end - begin);
   float* packed = scratch(3, 8 * (MR * KC + LINE));

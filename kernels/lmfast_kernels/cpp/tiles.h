@@ -1,15 +1,15 @@
-// The tile that every product here is made of: R <= MR rows times NR columns of sums in registers (vectors.h).
+// The tile of all products: R <= MR rows times NR columns of sums in registers (vectors.h).
 //
-// With AVX-512 a tile holds 28 sums, loads two vectors of B and 14 broadcast floats of A a step, and multiplies 28 times: on
-// a core of Zen 4 117.6 GFLOP/s of the 117.6 that its multipliers do, operands in the L2 cache. The order of additions of an
-// element depends on k alone, so results do not depend on how rows are shared among threads.
+// With AVX-512 a tile has 28 sums and per step loads two vectors of B and 14 broadcast floats of A and multiplies 28 times:
+// 117.6 GFLOP/s on a core of Zen 4, the peak of its multipliers, with operands in the L2 cache. The order of additions of an
+// element depends only on k, so results do not depend on the distribution of rows over threads.
 #pragma once
 #include <array>
 #include <utility>
 
 #include "vectors.h"
 
-// Where A's element (i, k) lies: a[i * lda + k], a[k * R + i], a[k * lda + i].
+// The position of A's element (i, k): a[i * lda + k], a[k * R + i], a[k * lda + i].
 enum Order { ROWS, PANEL, COLUMNS };
 
 // C (R, NR) = [C +] A (R, K) B (K, NR).
@@ -65,7 +65,7 @@ static inline void put(long R, const float* a, long lda, const float* b, long ld
     for (long j = 0; j < columns; j++) c[i * ldc + j] = rest[i * NR + j] + (add ? c[i * ldc + j] : 0.f);
 }
 
-// A buffer of this thread, kept from call to call: fresh pages would cost a fault each. `which`: several at once.
+// A buffer of this thread, kept between calls, because each new page would cost a fault. `which`: one of several.
 constexpr long HUGE_PAGE = 1 << 21;
 struct Buffers {
   float* kept[4] = {};
@@ -73,7 +73,7 @@ struct Buffers {
   void release() {
     for (int i = 0; i < 4; i++) std::free(kept[i]), kept[i] = nullptr, sizes[i] = 0;
   }
-  ~Buffers() { release(); }  // a thread that ends, and the team it had
+  ~Buffers() { release(); }  // when a thread and its team end
 };
 static thread_local Buffers buffers;
 static float* scratch(int which, long floats) {
@@ -89,13 +89,13 @@ static float* scratch(int which, long floats) {
   return kept[which];
 }
 
-// Gives all threads' buffers back, so that a measurement of memory sees them come again.
+// Frees the buffers of all threads, so that a measurement of memory includes them.
 extern "C" void release_scratch(long threads) {
 #pragma omp parallel num_threads(threads)
   buffers.release();
 }
 
-// Columns of NR rows of w (rows, K) as one panel (K, NR): out[k * NR + j] = w[j * ld + k]; rows that are not there are 0.
+// Columns of NR rows of w (rows, K) as one panel (K, NR): out[k * NR + j] = w[j * ld + k]; missing rows are 0.
 static void transpose_panel(const float* w, long ld, long K, long rows, float* out) {
   long k = 0;
   for (; k + V <= K; k += V)
@@ -104,7 +104,7 @@ static void transpose_panel(const float* w, long ld, long K, long rows, float* o
 #pragma GCC unroll 16
       for (int j = 0; j < V; j++) r[j] = half + j < rows ? load(w + (half + j) * ld + k) : vec{};
 #pragma GCC unroll 4
-      for (int s = 1; s < V; s *= 2)  // exchange lanes with the row 1, 2, 4, ... further on
+      for (int s = 1; s < V; s *= 2)  // exchange lanes with the row 1, 2, 4, ... rows ahead
 #pragma GCC unroll 16
         for (int j = 0; j < V; j++)
           if (!(j & s)) exchange(r[j], r[j + s], s);

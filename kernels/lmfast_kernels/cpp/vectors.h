@@ -1,8 +1,8 @@
-// Vectors of V floats and what is done with one, for AVX-512, AVX2 with FMA, and NEON, chosen by the compiler's target.
+// Vectors of V floats and their operations, for AVX-512, AVX2 with FMA, and NEON, selected by the compiler's target.
 //
-// GCC's vector types do the arithmetic everywhere; intrinsics only where AVX-512 has one operation for several. The tile of
-// tiles.h has MR rows and NV vectors: as many sums as leave registers for NV vectors of B and a broadcast float of A, of 32
-// registers (AVX-512, NEON) or 16 (AVX2).
+// Uses GCC's vector types, and intrinsics only if one AVX-512 operation replaces several. The tile of
+// tiles.h has MR rows and NV vectors, so that its sums leave registers for NV vectors of B and a broadcast float of A, out
+// of 32 registers (AVX-512, NEON) or 16 (AVX2).
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -60,8 +60,8 @@ static inline float largest_of(vec x) {
 }
 #endif
 
-// 2^x to 1.2 units in the last place; NaN stays NaN, infinities give 0 and infinity.
-// 2^(x - round(x)) by the polynomial of this degree whose largest relative error is least (2e-9; Taylor's series has
+// 2^x within 1.2 ulp; NaN gives NaN, infinities give 0 and infinity.
+// 2^(x - round(x)) by the minimax polynomial of this degree (relative error 2e-9; the Taylor series has
 // 1.7e-7), 1 at 0.
 static inline vec exp2_fraction(vec f) {
   vec p = f * 1.53533605e-4f + 1.3398875e-3f;
@@ -72,14 +72,14 @@ static inline vec exp2_fraction(vec f) {
   return p * f + 1.f;
 }
 #if defined(__AVX512F__)
-// At an infinity the fraction is NaN, but vscalefps by an infinite exponent is 0 or infinity whatever it scales.
+// At an infinity the fraction is NaN, but vscalefps by an infinite exponent gives 0 or infinity for any operand.
 static inline vec exp2_of(vec x) {
   vec n = (vec)_mm512_roundscale_ps((__m512)x, 8);
   return (vec)_mm512_scalef_ps((__m512)exp2_fraction(x - n), (__m512)n);
 }
 #else
-// Exponents beyond +-252 give infinity and 0 as those do. 2^n is multiplied as two powers, each a normal number; adding
-// 1.5 * 2^23 rounds to an integer, which then stands in the low bits.
+// Exponents outside +-252 also give infinity and 0. 2^n is multiplied as two powers, each a normal number; adding
+// 1.5 * 2^23 rounds to an integer, which is then in the low bits.
 static inline vec exp2_of(vec x) {
   constexpr float ROUND = 12582912.f;
   x = pick(x > 252.f, splat(252.f), pick(x < -252.f, splat(-252.f), x));

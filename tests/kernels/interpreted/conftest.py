@@ -1,4 +1,4 @@
-"""Shared pieces of the tests that run the Triton kernels themselves, in Triton's interpreter on the CPU.
+"""Shared by the tests that run the Triton kernels in Triton's interpreter on the CPU.
 
 Collected only where TRITON_INTERPRET=1 and LMFAST_KERNELS=triton were set before Python started, for `@triton.jit`
 looks once; tests/kernels/test_interpreted.py starts such a process and reports every file here as a test of its own.
@@ -30,7 +30,7 @@ def seeded():
 
 @pytest.fixture
 def launched():
-    """A function that fails unless each named kernel was launched since the test began."""
+    """A function that fails unless each named kernel was launched in this test."""
     before = Counter(backend.launches)
 
     def check(*names: str) -> None:
@@ -43,7 +43,7 @@ def launched():
 
 @pytest.fixture
 def mutate(tmp_path, monkeypatch):
-    """A function that puts a broken copy of a kernel in its module's place: `old` in its source becomes `new`."""
+    """A function that replaces a kernel in its module by a broken copy, with `old` in its source replaced by `new`."""
 
     def put(module: ModuleType, name: str, old: str, new: str) -> None:
         source = inspect.getsource(getattr(module, name).fn)
@@ -60,7 +60,7 @@ def mutate(tmp_path, monkeypatch):
 def run(
     function: Callable, inputs: Sequence[torch.Tensor], upstream: Sequence[torch.Tensor]
 ) -> list[torch.Tensor]:
-    """The differentiable outputs of function(*inputs), then the gradients of those inputs that want one."""
+    """The differentiable outputs of function(*inputs), then the gradients of the inputs that require one."""
     leaves = [x for x in inputs if x.requires_grad]
     outputs = function(*inputs)
     outputs = list(outputs) if isinstance(outputs, tuple) else [outputs]
@@ -69,7 +69,7 @@ def run(
 
 
 def widen(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A copy in another dtype (floats only) with x's strides and its wish for a gradient."""
+    """A copy in another dtype (floats only) with x's strides and requires_grad."""
     if not x.is_floating_point():
         return x
     copy = torch.empty_strided(x.size(), x.stride(), dtype=dtype)
@@ -84,7 +84,7 @@ def assert_agrees(
     upstream: Sequence[torch.Tensor],
     rounding: float = 0.0,
 ) -> None:
-    """Each output and gradient of the kernel is at most twice as far from float64's as the reference's own.
+    """The error of each output and gradient, relative to float64, is at most twice that of the reference.
 
     The tolerance of the flash-attention papers' tests: max|kernel − ref64| ≤ 2 · max|torch − ref64| + 8 ulps, of 1
     where the result is small, for inputs are of unit size and may cancel. `rounding`: what rounding inside the kernel
@@ -109,7 +109,7 @@ def assert_agrees(
 def assert_compiles(
     function: Callable, inputs: Sequence[torch.Tensor], upstream: Sequence[torch.Tensor]
 ) -> None:
-    """fullgraph compiled equals eager, and a second eager call is bitwise the first."""
+    """Compiled with fullgraph equals eager, and a second eager call is bitwise equal to the first."""
     once, twice = run(function, inputs, upstream), run(function, inputs, upstream)
     assert all(torch.equal(a, b) for a, b in zip(once, twice)), "two calls differ"
     compiled = run(torch.compile(function, fullgraph=True), inputs, upstream)

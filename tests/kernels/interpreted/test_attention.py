@@ -1,4 +1,4 @@
-"""The attention kernels against float64: lengths that fit no block, grouped heads, documents, rows that see nothing."""
+"""The attention kernels compared with float64: partial blocks, grouped heads, documents, rows that see nothing."""
 
 import math
 from importlib import import_module
@@ -33,7 +33,7 @@ def theirs(**options):
 
 @pytest.fixture(params=[False, True], ids=["tiles as dispatched", "small tiles"])
 def tiles(request):
-    """Small tiles of unequal sides walk many blocks on a short sequence."""
+    """Small tiles with unequal sides, so that a short sequence has many blocks."""
     small = {"forward": (16, 32, 4, 2), "dq": (32, 16, 4, 2), "dkdv": (16, 32, 4, 2)}
     with use_tiles(**small if request.param else {}):
         yield
@@ -85,7 +85,7 @@ def test_document_ids(causal, order, tiles, launched):
         ((1, 1, 1, 110, 110, 16), 40),
         ((1, 1, 1, 128, 128, 16), 64),  # whole blocks only
         ((1, 2, 1, 29, 113, 80), 33),
-        ((1, 2, 1, 29, 113, 16), 112),  # a single key falls out of reach
+        ((1, 2, 1, 29, 113, 16), 112),  # a single key is outside the window
         ((1, 1, 1, 50, 13, 16), 5),  # the first 37 queries see nothing
         ((1, 2, 2, 20, 20, 16), 20),
         ((1, 2, 2, 20, 20, 16), 1000),
@@ -113,7 +113,7 @@ def test_windows_within_documents(window, order, tiles, launched):
 
 
 def test_long_documents_between_short_ones(tiles):
-    """Blocks that lie within one document are walked without a mask."""
+    """Blocks inside one document are processed without a mask."""
     inputs, upstream = operands(1, 1, 1, 176, 176, 16)
     ids = torch.tensor([0] * 3 + [1] * 128 + [2] * 5 + [3] * 40)[None]
     for causal in (True, False):
@@ -122,8 +122,8 @@ def test_long_documents_between_short_ones(tiles):
 
 
 @pytest.mark.parametrize("by", ["documents", "window"])
-def test_blocks_out_of_sight_are_not_read(by):
-    """NaN in them would reach every sum, even where weights are zero."""
+def test_invisible_blocks_are_not_read(by):
+    """NaN in them would reach every sum, even with zero weights."""
     (q, k, v), (dout,) = operands(1, 1, 1, 128, 128, 16)
     q, k, v = q.detach(), k.detach(), v.detach()
     ids = torch.arange(128)[None] // 64 if by == "documents" else None
@@ -193,8 +193,8 @@ def test_any_strides():
     )
 
 
-def test_results_lie_by_token_in_memory():
-    """What the projections around attention read and write without a transposing copy."""
+def test_results_are_stored_by_token():
+    """So that the projections before and after attention need no transposing copy."""
     (q, k, v), (upstream,) = operands(2, 4, 2, 9, 9, 16)
     out = lmfast_kernels.attention(q.contiguous(), k, v)
     assert out.transpose(1, 2).is_contiguous()
@@ -217,8 +217,8 @@ def test_autocast_casts():
 
 
 @pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True)])
-def test_a_gradient_for_some_inputs_only(wanted):
-    inputs, upstream = operands(1, 7, 1, 9, 11, 80)  # a group that is no power of two
+def test_gradients_for_some_inputs_only(wanted):
+    inputs, upstream = operands(1, 7, 1, 9, 11, 80)  # a group size that is not a power of two
     inputs = [x.detach().requires_grad_(wish) for x, wish in zip(inputs, wanted)]
     assert_agrees(ours(), theirs(), inputs, upstream)
 

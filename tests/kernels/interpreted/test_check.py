@@ -1,4 +1,4 @@
-"""`python -m lmfast_kernels.check` end to end on small problems: every comparison and every timing it would make on a GPU.
+"""`python -m lmfast_kernels.check` end to end on small problems: all comparisons and timings that it makes on a GPU.
 
 The kernels run in the interpreter, in float16 (bf16 products are wrong there). Times are the interpreter's and mean
 nothing; that each entry is there, is judged and can be found by the table of targets is what is tested.
@@ -47,7 +47,7 @@ def report(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("operator", list(check_correct.CHECKS))
-def test_every_comparison_is_right(operator, report):
+def test_every_comparison_passes(operator, report):
     check.run(report, [operator], "correct", CHECK, SPEED)
     checks = report.operators[operator]["checks"]
     assert len(checks) >= 5 and all(entry["passed"] for entry in checks), report.wrong()
@@ -56,8 +56,8 @@ def test_every_comparison_is_right(operator, report):
 
 
 @pytest.mark.parametrize("operator", list(check_speed.SPEEDS))
-def test_every_timing_is_made(operator, report, monkeypatch):
-    ticks = iter(range(1, 10**6))  # each timing longer than the one before: differences are positive
+def test_every_timing_runs(operator, report, monkeypatch):
+    ticks = iter(range(1, 10**6))  # each timing is longer than the previous one, so differences are positive
     monkeypatch.setattr(check_speed, "time_ms", lambda f, d: (float(f() is not None) * next(ticks), "called"))
     check.run(report, [operator], "speed", CHECK, SPEED)
     timings = report.operators[operator]["timings"]
@@ -65,7 +65,7 @@ def test_every_timing_is_made(operator, report, monkeypatch):
     assert ours and all(entry["ms"] > 0 for entry in ours), timings
     for entry in timings:
         assert ("ms" in entry) != ("absent" in entry)
-        if "absent" in entry:  # a GPU's peers are not here; everything else must have run
+        if "absent" in entry:  # peers that need a GPU; everything else must have run
             assert entry["who"] in ("SDPA cuDNN", "SDPA flash", "Liger", "F.linear_c_e"), entry
     if operator in check.IN_A_COMPILED_STEP:
         assert {e["who"] for e in timings if e["what"].startswith("compiled block")} == {"triton", "torch"}
@@ -76,4 +76,4 @@ def test_a_wrong_kernel_is_reported(report, mutate):
 
     mutate(import_module("lmfast_kernels.swiglu"), "_swiglu_backward_kernel", "(1.0 - sigmoid)", "sigmoid")
     check.run(report, ["swiglu"], "correct", CHECK, SPEED)
-    assert report.wrong() and "comparisons wrong" in "\n".join(check.summary(report))
+    assert report.wrong() and "comparisons failed" in "\n".join(check.summary(report))

@@ -1,4 +1,4 @@
-"""The split-cache decoding kernels against float64: empty splits, empty sequences, grouped heads, any strides."""
+"""The decoding kernels compared with float64: empty splits, empty sequences, grouped heads, any strides."""
 
 from importlib import import_module
 
@@ -18,7 +18,7 @@ def operands(batch, heads, kv_heads, max_len, head_dim, dtype=torch.float32):
 
 
 def exact(q, k, v, lengths, window=None):
-    """Sequence by sequence, over exactly the rows that count, in float64."""
+    """One sequence at a time, over exactly the valid rows, in float64."""
     out = torch.zeros(q.shape, dtype=torch.float64)
     group = q.shape[1] // k.shape[1]
     for b, length in enumerate(lengths.tolist()):
@@ -30,7 +30,7 @@ def exact(q, k, v, lengths, window=None):
     return out
 
 
-def assert_right(q, k, v, lengths, window=None):
+def assert_correct(q, k, v, lengths, window=None):
     got, want = lmfast_kernels.decode_attention(q, k, v, lengths, window), exact(q, k, v, lengths, window)
     theirs = module.decode_attention_reference(q, k, v, lengths, window)
     error, allowed = (got - want).abs().max(), 2 * (theirs - want).abs().max() + 8 * torch.finfo(q.dtype).eps
@@ -49,7 +49,7 @@ def assert_right(q, k, v, lengths, window=None):
     ],
 )
 def test_agrees(dtype, shape, lengths, launched):
-    assert_right(*operands(*shape, dtype=dtype), torch.tensor(lengths, dtype=torch.int32))
+    assert_correct(*operands(*shape, dtype=dtype), torch.tensor(lengths, dtype=torch.int32))
     launched("_decode_split_kernel")
 
 
@@ -57,7 +57,7 @@ def test_agrees(dtype, shape, lengths, launched):
 def test_any_number_of_splits(sms, monkeypatch, launched):
     monkeypatch.setattr(module, "num_sms", lambda device: sms)
     for length in (0, 1, 31, 32, 33, 250, 500):
-        assert_right(*operands(1, 2, 1, 500, 16), torch.tensor([length]))
+        assert_correct(*operands(1, 2, 1, 500, 16), torch.tensor([length]))
     if sms > 1:
         launched("_decode_split_kernel", "_decode_combine_kernel")
 
@@ -66,7 +66,7 @@ def test_any_number_of_splits(sms, monkeypatch, launched):
 def test_windows(window, launched):
     q, k, v = operands(4, 4, 2, 300, 20)
     lengths = torch.tensor([0, 300, 30, 97])
-    assert_right(q, k, v, lengths, window)
+    assert_correct(q, k, v, lengths, window)
     want = lmfast_kernels.decode_attention(q, k, v, lengths, window)
     for b, length in enumerate(lengths.tolist()):
         first = max(0, length - window)
@@ -77,7 +77,7 @@ def test_windows(window, launched):
     launched("_decode_split_kernel")
 
 
-def test_rows_beyond_the_length_are_not_read():
+def test_rows_after_the_length_are_not_read():
     q, k, v = operands(2, 2, 1, 100, 16)
     lengths = torch.tensor([10, 77])
     want = lmfast_kernels.decode_attention(q, k, v, lengths)
@@ -87,7 +87,7 @@ def test_rows_beyond_the_length_are_not_read():
 
 
 @pytest.mark.parametrize("dtype", [torch.int16, torch.int64])
-def test_lengths_beyond_the_cache_and_below_zero(dtype):
+def test_lengths_above_the_cache_and_below_zero(dtype):
     q, k, v = operands(3, 14, 2, 65, 80)
     got = lmfast_kernels.decode_attention(q, k, v, torch.tensor([-3, 1000, 65], dtype=dtype))
     want = exact(q, k, v, torch.tensor([0, 65, 65]))
@@ -99,7 +99,7 @@ def test_expanded_caches_and_strided_lengths():
         torch.randn(1, 4, 16).expand(3, 4, 16),
         torch.randn(1, 2, 16, 50).transpose(2, 3).expand(3, 2, 50, 16),
     )
-    assert_right(q, k, k, torch.tensor([[5, 0], [50, 0], [7, 0]])[:, 0])
+    assert_correct(q, k, k, torch.tensor([[5, 0], [50, 0], [7, 0]])[:, 0])
 
 
 def test_one_graph_for_every_length():
@@ -137,4 +137,4 @@ def test_agrees_with_attention():
 def test_a_broken_kernel_fails(name, old, new, mutate):
     mutate(module, name, old, new)
     with pytest.raises(AssertionError, match="off by"):
-        assert_right(*operands(1, 2, 2, 500, 16), torch.tensor([333]), 200 if "window" in old else None)
+        assert_correct(*operands(1, 2, 2, 500, 16), torch.tensor([333]), 200 if "window" in old else None)

@@ -1,4 +1,4 @@
-"""The products of decoding, with and without a norm or SwiGLU before them, in float64's company and the operators'."""
+"""The products of decoding, with and without a norm or SwiGLU, compared with float64 and with the operators."""
 
 from importlib import import_module
 
@@ -21,7 +21,7 @@ def operands(rows, k, n, dtype=torch.float32):
 
 
 def unfused(x, norm, weight, residual, both):
-    """What the operators make of it, in the order of `fused`."""
+    """The results of the operators, in the order of `fused`."""
     normed, s = lmfast_kernels.rms_norm(x, norm, 1e-5, residual)
     hidden = lmfast_kernels.swiglu(*both.chunk(2, -1))
     alone = lmfast_kernels.rms_norm(x, norm, 1e-5)
@@ -41,8 +41,8 @@ def fused(x, norm, weight, residual, both):
     )
 
 
-def assert_right(inputs):
-    """As the operators to their last digits, and no further from float64 than those: they round at the same places."""
+def assert_correct(inputs):
+    """Equal to the operators up to the last digits, and not further from float64, because they round at the same points."""
     got, theirs = fused(*inputs), unfused(*inputs)
     exact = unfused(*(x.double() for x in inputs))
     assert torch.equal(got[0], theirs[0]), "the sum is off by something"
@@ -56,12 +56,12 @@ def assert_right(inputs):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_agrees(shape, dtype, launched):
-    assert_right(operands(*shape, dtype=dtype))
+    assert_correct(operands(*shape, dtype=dtype))
     launched("_decode_linear_kernel")
 
 
 def test_rounds_where_the_operators_do():
-    """With weights that pick single values, no sum is left whose order could differ: equal to the bit."""
+    """With weights that select single values there are no sums whose order could differ, so results are bitwise equal."""
     x, norm, _, residual, both = operands(2, 24, 1, torch.float16)
     inputs = [x, norm, torch.eye(24).half(), residual, both]
     for i, (a, b) in enumerate(zip(fused(*inputs), unfused(*inputs), strict=True)):
@@ -73,14 +73,14 @@ def test_strided_inputs():
     x = torch.stack([x, -x], -1)[..., 0]  # last dimension not dense
     residual = torch.cat([residual, residual], -1)[..., 20:]
     weight, norm = torch.cat([weight, weight], 1)[:, 20:], torch.stack([norm, norm], 1)[:, 0]
-    assert_right([x, norm, weight, residual, both])
-    assert_right([x, norm, weight.t().contiguous().t(), residual, both])
+    assert_correct([x, norm, weight, residual, both])
+    assert_correct([x, norm, weight.t().contiguous().t(), residual, both])
 
 
 @pytest.mark.parametrize("candidate", [{"BLOCK_N": 2}, {"BLOCK_N": 16, "BLOCK_K": 16}])
 def test_any_tile(candidate):
     with use_config("decode_linear", **candidate):
-        assert_right(operands(2, 40, 11))
+        assert_correct(operands(2, 40, 11))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_any_tile(candidate):
         (1, (torch.float32, torch.float32), True),
     ],
 )
-def test_other_inputs_get_the_operators(rows, dtypes, grad, monkeypatch):
+def test_other_inputs_use_the_operators(rows, dtypes, grad, monkeypatch):
     monkeypatch.setattr(module, "_product", None)
     x, norm, weight, residual, both = operands(rows, 8, 6)
     inputs = [x, norm, weight.requires_grad_(grad), residual, both]
@@ -142,4 +142,4 @@ def test_a_broken_kernel_fails(kernel, old, new, mutate):
     if kernel == "_input":  # the other kernel finds the broken copy by its name in this module
         mutate(module, "_decode_linear_kernel", "total", "total")
     with pytest.raises(AssertionError, match="off by"), use_config("decode_linear", BLOCK_K=16):
-        assert_right(operands(2, 40, 8))
+        assert_correct(operands(2, 40, 8))

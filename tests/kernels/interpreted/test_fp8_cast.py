@@ -1,4 +1,4 @@
-"""The kernel that casts a matrix and its transpose, against plain operations.
+"""The kernel that casts a matrix and its transpose, compared with PyTorch operations.
 
 To float32 and float16: the interpreter halves an e5m2 value that is rounded up to a power of two.
 """
@@ -35,7 +35,7 @@ def test_any_strides(x):
     assert all(torch.equal(a, b) for a, b in zip(got, plain(x, 0.5, torch.float32), strict=True))
 
 
-def test_clamped_and_what_is_not_finite():
+def test_clamping_and_non_finite_values():
     x = torch.tensor([[1e6, -1e6, float("inf"), float("-inf"), float("nan"), 2.0]])
     got, across = module.cast_both(x, torch.tensor(1.0), torch.float16)
     limit = torch.finfo(torch.float16).max

@@ -1,4 +1,4 @@
-"""The kernels of the FP8 loss against its reference: several chunks and groups, ignored tokens, softcap, z-loss."""
+"""The kernels of the FP8 loss compared with the reference: several chunks and groups, ignored tokens, softcap, z-loss."""
 
 from importlib import import_module
 
@@ -39,7 +39,7 @@ def compare(inputs, tolerance, monkeypatch, **options):
 )
 @pytest.mark.parametrize("small", [False, True], ids=["one chunk", "chunks of a tile"])
 def test_agrees(shape, options, small, launched, monkeypatch):
-    """With dlogits kept in float32, for the interpreter halves an e5m2 value that is rounded up to a power of two."""
+    """With dlogits in float32, because the interpreter halves an e5m2 value that is rounded up to a power of two."""
     monkeypatch.setattr(module, "E5M2", torch.float32)
     if small:
         monkeypatch.setattr(module, "LOGITS_BYTES", 1)
@@ -61,7 +61,7 @@ def test_compiles():
     )
 
 
-def test_a_wrong_id_shows_as_nan():
+def test_an_invalid_id_gives_nan():
     hidden, weight, targets = operands(16, 16, 32)
     targets[0] = 32
     assert lmfast_kernels.linear_cross_entropy(hidden, weight, targets, fp8=True)[0].isnan()

@@ -1,4 +1,4 @@
-"""The kernels that write hidden values and gradients in FP8, against plain operations.
+"""The kernels that write hidden values and gradients in FP8, compared with PyTorch operations.
 
 They store float32 here: the interpreter halves an e5m2 value that is rounded up to a power of two.
 """

@@ -1,4 +1,4 @@
-"""The output loss against float64: several chunks, ignored tokens, softcap, z-loss, no gradient, autocast."""
+"""The output loss compared with float64: several chunks, ignored tokens, softcap, z-loss, no gradient, autocast."""
 
 from importlib import import_module
 
@@ -55,12 +55,12 @@ def test_count_and_chunks(monkeypatch):
     "rows, vocab, width, sms, expected",
     [
         (16384, 50304, 768, 132, 2816),  # one wave of 22 × 6 tiles of dhidden
-        (65536, 50304, 768, 132, 5632),  # two, for the buffer may hold an eighth of all logits
+        (65536, 50304, 768, 132, 5632),  # two, because the buffer may hold an eighth of all logits
         (65536, 32000, 768, 132, 5632),
         (16384, 50304, 768, 108, 2304),  # an A100
-        (16384, 50304, 4096, 132, 3584),  # seven waves of 28 × 32 tiles but for 3 %
+        (16384, 50304, 4096, 132, 3584),  # seven waves of 28 × 32 tiles, except 3 %
         (100, 50304, 768, 132, 100),
-        (16384, 500_000, 768, 132, 1024),  # not one wave fits: whole tiles
+        (16384, 500_000, 768, 132, 1024),  # no wave fits: whole tiles
         (10, 10**9, 768, 132, 1),
         (512, 10**6, 50000, 132, 128),  # one row of tiles is more than two waves
     ],
@@ -93,7 +93,7 @@ def test_candidates_of_a_sweep(candidate):
 @pytest.mark.parametrize(
     "vocab, per_sm, block", [(151936, 1, 8192), (50304, 2, 4096), (32000, 3, 2048), (10048, 4, 2048)]
 )
-def test_rows_in_flight_stay_in_l2(vocab, per_sm, block):
+def test_rows_in_flight_fit_l2(vocab, per_sm, block):
     config = module.loss_config(vocab, 2 * vocab, 132)
     assert (config["PER_SM"], config["BLOCK"]) == (per_sm, block)
     assert per_sm == 1 or 132 * per_sm * 2 * vocab <= module.RESIDENT_BYTES
@@ -102,7 +102,7 @@ def test_rows_in_flight_stay_in_l2(vocab, per_sm, block):
 
 @pytest.mark.parametrize("offset", [100.0, 1e4, -1e4])
 @pytest.mark.parametrize("z_loss", [0.0, 0.01])
-def test_large_logits_keep_their_gradient(offset, z_loss):
+def test_large_logits_have_accurate_gradients(offset, z_loss):
     assert_large_logits(offset, z_loss)
 
 
@@ -125,7 +125,7 @@ def test_an_ignored_index_within_the_vocabulary():
 
 @pytest.mark.parametrize("wanted", [(True, False), (False, True)])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
-def test_strided_operands_and_a_gradient_for_one_only(wanted, dtype):
+def test_strided_operands_and_one_gradient(wanted, dtype):
     hidden, weight, targets = operands(6, 8, 9)
     hidden = hidden.detach().t().contiguous().t().requires_grad_(wanted[0])
     weight = weight.detach()[:1].expand(9, 8).requires_grad_(wanted[1])
@@ -143,7 +143,7 @@ def test_no_tokens():
     assert loss.item() == 0 and count.item() == 0 and not grads[1].any()
 
 
-def test_a_target_outside_the_vocabulary_shows():
+def test_a_target_outside_the_vocabulary_gives_nan():
     hidden, weight, targets = operands(4, 8, 9)
     targets[0] = 9
     assert lmfast_kernels.linear_cross_entropy(hidden, weight, targets)[0].isnan()
@@ -186,8 +186,8 @@ def test_opcheck():
 
 
 @pytest.mark.parametrize("rows", [6, 0])
-def test_gradients_are_dense_in_compiled_code_too(rows):
-    """Inductor checks an operator's strides against its fake's: transposed operands stopped the compiled step."""
+def test_gradients_are_dense_in_compiled_code(rows):
+    """Inductor compares an operator's strides with its fake's; transposed operands made the compiled step fail."""
     hidden, weight = torch.randn(8, rows).t(), torch.randn(8, 20).t()
     targets = torch.zeros(rows, dtype=torch.int64)
     torch.library.opcheck(
@@ -215,7 +215,7 @@ def test_a_broken_kernel_fails(old, new, mutate):
     mutate(module, "_loss_kernel", old, new)
     options = {"softcap": 3.0, "z_loss": 0.1, "ignore_index": 4}
     hidden, weight, targets = operands(9, 8, 5000)
-    weight.data[4096:] *= 3  # the largest logit lies in the second block
+    weight.data[4096:] *= 3  # the largest logit is in the second block
     targets[1::4] = 4
     with use_config("loss", PER_SM=1), pytest.raises(AssertionError, match="off by"):
         assert_agrees(ours(**options), theirs(**options), (hidden, weight, targets), [torch.tensor(1.0)])

@@ -1,7 +1,7 @@
-"""A whole tiny model through the Triton kernels: five steps of `train_loop` and cached decoding, against float64.
+"""A complete tiny model with the Triton kernels: five steps of `train_loop` and cached decoding, compared with float64.
 
-The oracle is written out here from the model's description, in plain PyTorch and without `kernels`: what a mistake in
-an operator's own reference would hide shows as well.
+The oracle is implemented here in plain PyTorch without `lmfast_kernels`, so that mistakes in an operator's reference
+are found too.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from lmfast.model.transformer import TransformerLM
 from lmfast.training.objectives import IGNORE, NextToken
 
 ROWS, LEARNING_RATE, CLIP = 2, 1e-2, 0.5
-# The interpreter takes some 50 ms for each program of a kernel: few rows, heads and layers.
+# The interpreter takes about 50 ms per program of a kernel, so there are few rows, heads and layers.
 SMALL = ModelConfig(vocab_size=61, context_length=21, d_model=32, num_layers=2, num_heads=2, d_ff=40)
 SHAPES = {
     "tied, grouped heads": dataclasses.replace(SMALL, tie_embeddings=True, num_kv_heads=1),
@@ -47,7 +47,7 @@ def norm(x, weight):
 
 
 def rotate(x, theta):
-    """x (batch, heads, seq, head_dim): pairs (i, i + head_dim / 2) turn by position · theta^(−2i / head_dim)."""
+    """x (batch, heads, seq, head_dim): rotates pairs (i, i + head_dim / 2) by position · theta^(−2i / head_dim)."""
     seq, dim = x.shape[-2:]
     frequencies = theta ** (-torch.arange(0, dim, 2, dtype=x.dtype) / dim)
     angles = torch.arange(seq, dtype=x.dtype)[:, None] * frequencies
@@ -82,7 +82,7 @@ def attend(x, ids, weights, prefix, config):
 
 
 def plain_logits(weights, config, ids):
-    """Logits (batch, seq, vocab_size) of a model by its weights' names, in their dtype."""
+    """Logits (batch, seq, vocab_size) of a model with these named weights, in their dtype."""
     x = weights["embedding.weight"][ids]
     for layer in range(config.num_layers):
         block = f"blocks.{layer}"
@@ -98,7 +98,7 @@ def plain_logits(weights, config, ids):
 
 
 def plain_loss(weights, config, rows, z_loss):
-    """Mean over the targets that count of −log p + z_loss · logsumexp²."""
+    """Mean of −log p + z_loss · logsumexp² over the counted targets."""
     ids = torch.from_numpy(rows)
     logits, targets = plain_logits(weights, config, ids[:, :-1].clamp(min=0)), ids[:, 1:]
     lse, counted = logits.logsumexp(-1), targets != IGNORE
@@ -111,7 +111,7 @@ def in_float64(model) -> dict[str, torch.Tensor]:
 
 
 class Rows:
-    """A few rows of random ids a step, some targets of which carry no loss."""
+    """A few rows of random ids per step, with some targets ignored."""
 
     def __init__(self, config):
         self.shape, self.vocab_size = (ROWS, config.context_length + 1), config.vocab_size
@@ -123,7 +123,7 @@ class Rows:
 
 
 def train_both(config, z_loss, steps, monkeypatch):
-    """(losses and weights by the kernels, the same by float64) of `steps` optimizer steps; gradients are clipped."""
+    """(losses and weights with the kernels, the same with float64) after `steps` optimizer steps with clipping."""
     monkeypatch.setattr(training_step, "LEARNING_RATE", LEARNING_RATE)
     monkeypatch.setattr(training_step, "CLIP", CLIP)
     config = config.resolved()
@@ -155,7 +155,7 @@ def assert_equal(ours, exact):
     torch.testing.assert_close(ours[0], exact[0], rtol=2e-6, atol=0)
     for name, weight in exact[1].items():
         error = (ours[1][name] - weight).abs()
-        # Adam divides by the gradient's size: where that is near zero its rounding counts in full
+        # Adam divides by the gradient's magnitude: if that is near zero, its rounding matters
         assert error.max() < 0.1 * LEARNING_RATE and error.mean() < 1e-3 * LEARNING_RATE, (
             f"{name}: {error.max()}"
         )
@@ -182,7 +182,7 @@ def test_a_broken_kernel_fails(module, kernel, old, new, mutate, monkeypatch):
 
 
 def decode_both(config, monkeypatch):
-    """(ids and logits of cached steps by the kernels, the same by float64 without a cache) of two prompts."""
+    """(ids and logits of cached steps with the kernels, the same with float64 and no cache) for two prompts."""
     config = config.resolved()
     model, found = TransformerLM(config).eval(), []
     weights = in_float64(model)
@@ -235,8 +235,8 @@ def test_a_broken_cache_fails(mutate, monkeypatch):
         {"ffn": "relu2", "logit_softcap": 3.0},
     ],
 )
-def test_decoding_equals_a_pass_over_all(changes, monkeypatch):
-    """Arrangements that the oracle above does not know: a step's logits against those of the whole window."""
+def test_decoding_equals_a_full_forward(changes, monkeypatch):
+    """Settings that the oracle does not support: a step's logits compared with those of the whole window."""
     config = dataclasses.replace(SMALL, num_layers=1, **changes)
     model, found = TransformerLM(config).eval(), []
     original = torch_decoder._decode

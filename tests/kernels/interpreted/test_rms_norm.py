@@ -1,4 +1,4 @@
-"""The RMSNorm kernels against float64: every kernel (narrow, one row, wide), strided rows, values and gradients."""
+"""The RMSNorm kernels compared with float64: narrow and wide rows, strided rows, values and gradients."""
 
 from importlib import import_module
 
@@ -50,7 +50,7 @@ def test_wide_rows(shape, with_residual, launched):
 
 
 def test_many_partial_rows_of_dweight(mutate):
-    """More of them than one tile of the kernel that sums them (256), and a last tile that is not full."""
+    """More partial rows than one tile of the kernel that sums them (256), and a partial last tile."""
     inputs, upstream = operands((270, 12), torch.float32)
     with use_config("rms_norm_backward", ROWS=1, PER_SM=75):
         assert_agrees(ours, theirs, inputs, upstream)
@@ -101,7 +101,7 @@ def heads(qkv, first, count):
 
 def test_heads_of_a_fused_projection():
     qkv, weight = torch.randn(2, 7, 5 * 24, requires_grad=True), torch.randn(24, requires_grad=True)
-    upstream = torch.randn(2, 3, 7, 24).transpose(1, 2)  # as attention leaves it, batch and heads outermost
+    upstream = torch.randn(2, 3, 7, 24).transpose(1, 2)  # as from attention, batch and heads outermost
     for first, count in ((0, 3), (3, 2)):
         assert_agrees(
             lambda x, w, f=first, n=count: ours(heads(x, f, n), w),
@@ -133,7 +133,7 @@ def test_heads_of_a_fused_projection():
         (lambda x: x[0, 0, :1].expand(4, 24), True),
     ],
 )
-def test_rows_are_found_without_a_copy_where_two_strides_reach_them(make, copies):
+def test_row_layout_avoids_copies_with_two_strides(make, copies):
     x = make(torch.randn(2, 7, 5 * 24))
     base, outer, inner, count = module.row_layout(x)
     assert (base.data_ptr() != x.data_ptr()) == copies

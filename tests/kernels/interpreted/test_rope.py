@@ -1,4 +1,4 @@
-"""The RoPE kernel against float64: positions, grouped heads, strides, and the conjugate rotation as its backward."""
+"""The RoPE kernel compared with float64: positions, grouped heads, strides, the conjugate rotation as backward."""
 
 from importlib import import_module
 
@@ -33,7 +33,7 @@ def test_agrees(dtype, shape, positions, launched):
     launched("_rope_kernel")
 
 
-def test_memory_order_of_the_queries_is_kept():
+def test_memory_order_of_queries_is_kept():
     (q, k, cos, sin), _ = operands(2, 3, 1, 5, 6)
     assert lmfast_kernels.rope(q, k, cos, sin)[0].stride() == q.stride()
 
@@ -49,7 +49,7 @@ def test_expanded_gradients_and_positions():
 
 
 @pytest.mark.parametrize("wanted", [(True, False), (False, True)])
-def test_positions_of_any_strides_and_a_gradient_for_one_only(wanted):
+def test_positions_of_any_strides_and_one_gradient(wanted):
     (q, k, cos, sin), upstream = operands(2, 7, 1, 5, 6)
     q, k = (x.detach().requires_grad_(wish) for x, wish in zip((q, k), wanted))
     positions = torch.randint(0, 90, (5, 2), dtype=torch.uint8).t()
@@ -61,7 +61,7 @@ def test_positions_of_any_strides_and_a_gradient_for_one_only(wanted):
     assert_agrees(one(lmfast_kernels.rope), one(module.rope_reference), inputs, [upstream[wanted[1]]])
 
 
-def test_backward_turns_back():
+def test_backward_is_the_inverse_rotation():
     (q, k, cos, sin), _ = operands(1, 2, 1, 7, 8, dtype=torch.float64)
     turned = lmfast_kernels.rope(q, k, cos, sin)
     back = torch.autograd.grad(turned, (q, k), [x.detach() for x in turned])

@@ -1,4 +1,4 @@
-"""The rotate-and-append kernel against its reference in float64: heads, strides, caches as views, lengths out of range."""
+"""The rotate-and-append kernel compared with float64: heads, strides, caches as views, lengths out of range."""
 
 from importlib import import_module
 
@@ -21,13 +21,13 @@ def operands(batch, heads, kv_heads, max_len, head_dim, dtype=torch.float32):
 
 
 def exact(inputs):
-    """(q rotated, k cache, v cache) in float64; the inputs are left alone."""
+    """(q rotated, k cache, v cache) in float64; does not change the inputs."""
     wide = [x.double() if x is not None and x.is_floating_point() else x for x in inputs]
     wide[6:] = [cache.clone() for cache in wide[6:]]
     return module.rope_append_reference(*wide), *wide[6:]
 
 
-def assert_right(inputs):
+def assert_correct(inputs):
     wanted = exact(inputs)
     got = lmfast_kernels.rope_append(*inputs), *inputs[6:]
     for name, a, b in zip(("q", "k_cache", "v_cache"), got, wanted, strict=True):
@@ -42,7 +42,7 @@ def test_agrees(dtype, shape, rotate, launched):
     inputs = operands(*shape, dtype=dtype)
     if not rotate:
         inputs[3:5] = None, None
-    assert_right(inputs)
+    assert_correct(inputs)
     launched("_rope_append_kernel")
 
 
@@ -50,7 +50,7 @@ def test_odd_heads_without_rotation():
     inputs = operands(2, 3, 1, 9, 6)
     inputs[:3], inputs[6:] = [x[..., :5] for x in inputs[:3]], [x[..., :5] for x in inputs[6:]]
     inputs[3:5] = None, None
-    assert_right(inputs)
+    assert_correct(inputs)
 
 
 def test_any_strides_and_a_cache_of_another_dtype():
@@ -59,7 +59,7 @@ def test_any_strides_and_a_cache_of_another_dtype():
     inputs[5] = torch.tensor([[3, 0], [9, 0]])[:, 0]
     whole = torch.zeros(2, 2, 8, 20)
     inputs[6] = whole.transpose(2, 3)[:, :, :9]
-    assert_right(inputs)
+    assert_correct(inputs)
     assert int((whole != 0).any(2).sum()) == 4  # one row of each head of each sequence
     inputs = operands(2, 4, 2, 9, 8)
     inputs[6:] = [cache.half() for cache in inputs[6:]]
@@ -75,8 +75,8 @@ def test_lengths_outside_the_cache_write_nothing(dtype):
     assert all(torch.equal(a, b) for a, b in zip(before, inputs[6:], strict=True))
 
 
-def test_agrees_with_rope_to_the_bit():
-    """So a token's keys are the same whether a prompt or a step wrote them."""
+def test_equals_rope_bitwise():
+    """A token's keys are then the same from a prompt and from a decoding step."""
     inputs = operands(2, 4, 2, 9, 16)
     q, k, _, cos, sin, lengths, k_cache, _ = inputs
     got = lmfast_kernels.rope_append(*inputs)
@@ -86,7 +86,7 @@ def test_agrees_with_rope_to_the_bit():
         assert torch.equal(k_cache[b, :, n - 1], turned[1][b, :, 0])
 
 
-def test_one_graph_for_every_length_and_the_caches_are_written():
+def test_one_graph_for_every_length_writes_the_caches():
     inputs = operands(2, 4, 2, 9, 8)
     compiled = torch.compile(lmfast_kernels.rope_append, fullgraph=True, dynamic=False)
     with torch._dynamo.config.patch(error_on_recompile=True):
@@ -116,4 +116,4 @@ def test_a_broken_kernel_fails(old, new, mutate):
     with pytest.raises(AssertionError, match="off by"):
         inputs = operands(2, 4, 2, 9, 8)
         inputs[5] = torch.tensor([4, 7])
-        assert_right(inputs)
+        assert_correct(inputs)

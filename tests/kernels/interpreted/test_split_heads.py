@@ -1,4 +1,4 @@
-"""The backward of the rotated heads of a fused projection against float64."""
+"""The backward of the rotated heads of a fused projection, compared with float64."""
 
 from importlib import import_module
 
@@ -31,7 +31,7 @@ def pair(heads, kv_heads):
 @pytest.mark.parametrize("by_token", [True, False])
 def test_agrees(dtype, shape, by_token, launched):
     inputs, upstream = operands(*shape, dtype=dtype)
-    if by_token:  # as attention's backward leaves them
+    if by_token:  # as from attention's backward
         upstream = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in upstream]
     assert_agrees(*pair(*shape[1:3]), inputs, upstream)
     launched("_join_heads_kernel")
@@ -45,7 +45,7 @@ def test_gradients_of_any_strides():
 
 
 @pytest.mark.parametrize("wanted", [0, 1, 2])
-def test_a_gradient_for_one_only(wanted):
+def test_one_gradient_only(wanted):
     inputs, upstream = operands(1, 2, 1, 7, 4)
     ours, theirs = pair(2, 1)
     assert_agrees(lambda *a: ours(*a)[wanted], lambda *a: theirs(*a)[wanted], inputs, [upstream[wanted]])

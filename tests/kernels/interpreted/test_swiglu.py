@@ -1,4 +1,4 @@
-"""The SwiGLU kernels against float64, values and gradients, strided halves of one projection included."""
+"""The SwiGLU kernels compared with float64: values and gradients, including strided halves of one projection."""
 
 from importlib import import_module
 
