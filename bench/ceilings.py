@@ -18,7 +18,7 @@ CPU_SIDE, CUDA_SIDE = 1024, 8192
 
 
 def synchronizer(device: torch.device) -> Callable[[], None] | None:
-    """What waits for a device; None where nothing runs beside the host."""
+    """The function that waits for a device; None where everything runs on the host."""
     return torch.cuda.synchronize if device.type == "cuda" else None
 
 
@@ -37,7 +37,7 @@ def best(function: Callable[[], object], device: torch.device, tries: int) -> fl
 
 
 def read_bandwidth(device: torch.device, tries: int = 5, num_bytes: int | None = None) -> float:
-    """Bytes a second of summing a buffer."""
+    """Bytes per second of summing a buffer."""
     num_bytes = num_bytes or (CUDA_BYTES if device.type == "cuda" else CPU_BYTES)
     source = torch.ones(num_bytes // 4, device=device)
     return num_bytes / best(lambda: source.sum(), device, tries)
@@ -46,7 +46,7 @@ def read_bandwidth(device: torch.device, tries: int = 5, num_bytes: int | None =
 def measured(
     device: torch.device, tries: int = 5, num_bytes: int | None = None, side: int | None = None
 ) -> dict:
-    """The ceilings of a device; some three seconds on a CPU."""
+    """The ceilings of a device; about three seconds on a CPU."""
     cuda = device.type == "cuda"
     num_bytes = num_bytes or (CUDA_BYTES if cuda else CPU_BYTES)
     side = side or (CUDA_SIDE if cuda else CPU_SIDE)

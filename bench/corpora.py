@@ -1,4 +1,4 @@
-"""The texts that are measured, made by the bench itself: the same recipe gives the same kind of text everywhere.
+"""The texts that are measured, generated here: the same recipe gives the same kind of text everywhere.
 
 A: like TinyStories, a few thousand distinct pretokens: stories of the built-in grammar, drawn again and again,
    with a sentence about somebody whose name is rare every other time.
@@ -6,8 +6,8 @@ B: a heavy tail, hundreds of thousands of distinct pretokens: the sources and do
    with lines of made-up words, numbers and letters of several scripts between them.
 
 In: a name and a size in bytes. Out: the path of a file of at least that size, made once and kept under
-`.benchmarks/corpora/` (or $LMFAST_BENCH_CORPORA), beside it its facts with a sha256. A is the same on every machine;
-B depends on what is installed, which the sha256 tells. Both are valid UTF-8 with <|endoftext|> between documents.
+`.benchmarks/corpora/` (or $LMFAST_BENCH_CORPORA), with its size and sha256 in a JSON file. A is the same on every
+machine; B depends on what is installed, which the sha256 shows. Both are valid UTF-8 with <|endoftext|> between documents.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ RECIPE = 2  # part of the files' names: another recipe makes other files
 BASE_BYTES = 16_000_000  # of stories that corpus A draws from
 NUM_NAMES = 2_700
 MAX_FILE_BYTES = 400_000  # of one source file, so that no generated table fills the corpus
-HELD_OUT = 50  # every so manieth file is not in the corpus
+HELD_OUT = 50  # of this many files one is not in the corpus
 SUFFIXES = ("py", "txt", "rst", "md", "pyi", "h")
 # First and last code point of what rare words are made of; Devanagari brings combining marks.
 SCRIPTS = {
@@ -87,7 +87,7 @@ def write(path: Path, pieces: Iterator[str], num_bytes: int) -> None:
 
 
 def repeated(path: Path, times: int) -> Path:
-    """A file of `path`'s text so many times: more bytes, and not one more distinct pretoken."""
+    """A file of `path`'s text N times: more bytes, and the same distinct pretokens."""
     target = path.with_name(f"{path.stem}-x{times}.txt")
     if not target.exists():
         with path.open("rb") as source, atomic_write(target) as beside, beside.open("wb") as file:
@@ -157,8 +157,8 @@ def source_files(roots: list[Path]) -> list[Path]:
 
 
 def assigned(text: str) -> str:
-    """The text without code points that Python's Unicode has no category for: whether such a one is a letter depends on
-    the version that a package was built with, and then two tokenizers are both right."""
+    """The text without code points that Python's Unicode has no category for: whether one is a letter depends on the
+    Unicode version that a package was built with, so two tokenizers may differ and both be right."""
     if text.isascii():
         return text
     unknown = {ord(char): None for char in set(text) if unicodedata.category(char) == "Cn"}

@@ -40,7 +40,7 @@ def ratio(theirs: Sequence[float], ours: Sequence[float]) -> Ratio:
 
 
 def per_second(times: Sequence[float], amount: float, unit: str = "tok") -> str:
-    """The rate of calls that did `amount` each, in words: its median and quartiles."""
+    """The rate of calls that did `amount` each, as text: its median and quartiles."""
     rates = [amount / taken for taken in times]
     middle = statistics.median(rates)
     low, _, high = statistics.quantiles(rates, n=4, method="inclusive") if len(rates) > 1 else [middle] * 3
@@ -66,7 +66,7 @@ def in_turns(
 ) -> dict[str, list[float]]:
     """Seconds of each function: each is called once a round, every other round in reverse order. Warm up before.
 
-    `before` is called before each of them and not timed: it puts things back as they were."""
+    `before` is called before each of them and not timed: it restores the initial state."""
     taken: dict[str, list[float]] = {name: [] for name in functions}
     for number in range(rounds):
         names = list(functions) if number % 2 == 0 else list(functions)[::-1]
@@ -79,7 +79,7 @@ def in_turns(
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Sends what native code prints to nowhere: gigatoken's trainer and rustbpe's talk on stdout and stderr."""
+    """Discards what native code prints: gigatoken's trainer and rustbpe's write to stdout and stderr."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(descriptor) for descriptor in (1, 2)]

@@ -47,7 +47,7 @@ class EncodingPeer:
 
 
 def documents(path: Path) -> list[str]:
-    """A text cut behind each <|endoftext|>."""
+    """A text split after each <|endoftext|>."""
     pieces = path.read_bytes().decode().split(END)
     whole = [piece + END for piece in pieces[:-1]]
     return [*whole, pieces[-1]] if pieces[-1] else whole
