@@ -95,7 +95,10 @@ def test_links_in_a_circle_and_other_names_give_a_file_once(tmp_path):
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("a.txt.xz", "a.txt.xz: .xz files are not text; decompress or convert it to text, .jsonl or .parquet"),
+        (
+            "a.txt.xz",
+            "a.txt.xz: .xz files are not text; decompress or convert it to text, .jsonl or .parquet",
+        ),
         ("a.zip", "a.zip: .zip files are not text"),
         ("a.tar.gz", "a.tar.gz: .tar files are not text"),
         ("train.NPY", "train.NPY: .npy files are not text"),
