@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from bench import machine
 from bench.compare import NEEDED, Change, changes, table
 from tests.bench.results import MACHINE, result, run
+from tests.processes import wait_until
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_other(benchmark):
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A repository of three commits: without a suite, with one that sleeps 60 ms, with one that sleeps 20 ms; and changes
-    that are not committed, with which it sleeps 10 ms."""
+    """A repository of three commits: without a suite, with one that sleeps 300 ms, with one that sleeps 100 ms; and
+    uncommitted changes, with which it sleeps 50 ms."""
     root = tmp_path / "checkout"
     (root / "bench").mkdir(parents=True)
 
@@ -79,12 +79,12 @@ def checkout(tmp_path):
     (root / "bench/conftest.py").write_text(CONFTEST)
     (root / "bench/test_pace.py").write_text(SUITE)
     (root / NEEDED).touch()
-    for tag, seconds in (("slow", 0.06), ("quick", 0.02)):
+    for tag, seconds in (("slow", 0.3), ("quick", 0.1)):
         (root / "pace.py").write_text(f"SECONDS = {seconds}")
         git("add", "-A")
         git("commit", "-q", "-m", tag)
         git("tag", tag)
-    (root / "pace.py").write_text("SECONDS = 0.01")
+    (root / "pace.py").write_text("SECONDS = 0.05")
     return root
 
 
@@ -120,7 +120,7 @@ def test_each_version_runs_its_own_code_and_changes_count(checkout):
     assert out.count(" done") == 4
     (line,) = (line for line in out.splitlines() if line.startswith("pace sleep"))
     times = float(line.split("ms")[-1].split()[0])
-    assert 4 < times < 7 and line.endswith("faster"), line  # 60 ms against the 10 ms that are not committed
+    assert 4 < times < 7 and line.endswith("faster"), line  # 300 ms against the uncommitted 50 ms
     assert "pace other" not in out and not left_behind(checkout)
     assert max(len(line) for line in out.splitlines()) <= 100
 
@@ -151,13 +151,12 @@ def test_without_git_it_says_so(tmp_path):
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_in_the_middle_it_leaves_nothing(checkout, how):
-    """Stopped while a version's benches run, as a terminal does it: the signal goes to the whole group."""
-    (checkout / "pace.py").write_text("SECONDS = 600")
+def test_stopped_in_the_middle_it_leaves_nothing(checkout, tmp_path, how):
+    """Stopped while a version's benches run; as from a terminal, the signal goes to the whole group."""
+    started = tmp_path / "started"
+    (checkout / "pace.py").write_text(f"open({str(started)!r}, 'w').close()\nSECONDS = 600")
     with command(checkout, "slow", "--select", "sleep", start_new_session=True) as child:
-        while "A done" not in child.stdout.readline():
-            assert child.poll() is None, child.stderr.read()
-        time.sleep(1)
+        wait_until(started.exists, lambda: child.poll() is None)
         os.killpg(child.pid, how)
         _, err = child.communicate(timeout=60)
     assert child.returncode == 130 and err == "interrupted\n"

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from huggingface_hub import constants
 from lmfast.data import hub
 from lmfast.errors import UserError
 from tests.data.hub_server import COMMIT, HubServer, blob_sha1, sha256
+from tests.processes import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 LARGE = np.random.default_rng(0).integers(0, 256, 300_000, np.uint8).tobytes()
@@ -182,7 +182,7 @@ def test_without_the_library(monkeypatch):
         listing()
 
 
-def test_a_killed_process_is_gone_on_from(tmp_path):
+def test_a_killed_download_resumes(tmp_path):
     """With the library's own pieces of 10 MB, and kill -9 while the server is silent in the middle."""
     text = b"<|endoftext|>".join(b"story %d " % i * 1000 for i in range(2000))
     assert len(text) > 20_000_000
@@ -200,10 +200,10 @@ def test_a_killed_process_is_gone_on_from(tmp_path):
         ]
         environment = os.environ | {"HF_ENDPOINT": server.url}
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        while not any(path.stat().st_size >= 10_000_000 for path in tmp_path.rglob("*.partial")):
-            assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.02)
+        wait_until(
+            lambda: any(path.stat().st_size >= 10_000_000 for path in tmp_path.rglob("*.partial")),
+            lambda: process.poll() is None,
+        )
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert not (tmp_path / "t" / "train.txt").exists()

@@ -13,6 +13,7 @@ import pytest
 from lmfast.errors import UserError
 from lmfast.sharding import engines
 from lmfast.sharding.engines import check_workers, dask_client, run_here, sources_digest
+from tests.processes import wait_until
 
 
 def square(job: int) -> dict:
@@ -53,37 +54,47 @@ def test_a_job_that_fails_in_another_process_is_one_line(work, match):
     assert "\n" not in str(caught.value)
 
 
-def sleep(job: int) -> dict:
-    time.sleep(0.02 if job < 4 else 600)  # longer than the timeout of a test
+def sleep(mark: Path) -> dict:
+    """The first four jobs end at once; the others leave a file and take longer than the timeout of a test."""
+    if int(mark.name) >= 4:
+        mark.touch()
+        time.sleep(600)
     return {}
 
 
-def test_a_stop_ends_the_workers_at_once():
-    """As Ctrl-C does, sent to the parent alone, while workers are in the middle of something long."""
+def test_a_stop_ends_the_workers_at_once(tmp_path):
+    """As Ctrl-C does, sent to the parent alone, while both workers are in the middle of something long."""
+
+    def interrupt():
+        wait_until(lambda: len(os.listdir(tmp_path)) == 2)
+        os.kill(os.getpid(), signal.SIGINT)
+
     before = set(multiprocessing.active_children())
+    interrupter = threading.Thread(target=interrupt)
     with pytest.raises(KeyboardInterrupt):
-        for number, _ in enumerate(run_here(sleep, list(range(1000)), 2)):
+        for number, _ in enumerate(run_here(sleep, [tmp_path / str(i) for i in range(1000)], 2)):
             if number == 3:
-                threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+                interrupter.start()
+    interrupter.join()
     assert set(multiprocessing.active_children()) == before
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_consumer_that_stops_early_ends_the_workers():
+def test_a_consumer_that_stops_early_ends_the_workers(tmp_path):
     before = set(multiprocessing.active_children())
-    running = run_here(sleep, list(range(100)), 2)
+    running = run_here(sleep, [tmp_path / str(i) for i in range(100)], 2)
     next(running)
     running.close()
     assert set(multiprocessing.active_children()) == before
 
 
-def test_without_distributed(monkeypatch):
+def test_without_the_package_distributed(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(UserError, match="needs the package distributed"), dask_client(None, 1):
         pass
 
 
-def test_no_scheduler_there(monkeypatch):
+def test_no_scheduler_answers(monkeypatch):
     monkeypatch.setattr(engines, "CONNECT_SECONDS", 0.5)
     refused = pytest.raises(UserError, match=r"--scheduler tcp://127.0.0.1:9: no dask scheduler answers")
     with refused as caught, dask_client("tcp://127.0.0.1:9", 1):
@@ -92,20 +103,20 @@ def test_no_scheduler_there(monkeypatch):
 
 
 class Workers:
-    """Stands for a client: what its workers answer."""
+    """In place of a dask client: what its workers answer."""
 
     def __init__(self, answers: dict):
         self.answers = answers
 
     class scheduler:
-        address = "tcp://there"
+        address = "tcp://scheduler"
 
     def run(self, function, paths):
         assert function(paths) == (sources_digest(), [path for path in paths if not Path(path).exists()])
         return self.answers
 
 
-def test_workers_are_asked_for_files_and_code(tmp_path):
+def test_workers_must_see_the_files_and_run_the_same_code(tmp_path):
     path = str(tmp_path / "text.txt")
     same = sources_digest()
     check_workers(Workers({"w1": (same, []), "w2": (same, [])}), [path])
@@ -113,5 +124,5 @@ def test_workers_are_asked_for_files_and_code(tmp_path):
         check_workers(Workers({"w1": (same, []), "w2": (same, [path])}), [path])
     with pytest.raises(UserError, match="worker w1: has another version of lmfast"):
         check_workers(Workers({"w1": ("0" * 64, [])}), [path])
-    with pytest.raises(UserError, match="tcp://there: has no workers"):
+    with pytest.raises(UserError, match="tcp://scheduler: has no workers"):
         check_workers(Workers({}), [path])
