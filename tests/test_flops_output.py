@@ -38,7 +38,7 @@ def test_the_table(capsys):
     )
     assert rows["total"][1:] == "2,127,057,600 100.00 4,513,336,524,800 13,540,009,574,400 100.00".split()
     assert rows["feed-forward"][1:3] == ["1,474,560,000", "69.32"] and rows["feed-forward"][-1] == "66.91"
-    assert rows["at most"][-1] == "150.864"
+    assert rows["upper bound"][-1] == "150.864"
     assert "KV cache: 307,200 bytes per token, 0.315 GB for a full context" in lines
     assert "largest batch in 90% of 80 GB: 9 sequences" in lines
     assert "H100 SXM: 989 TFLOP/s (dense bf16, NVIDIA H100 data sheet); at 40% MFU 29,918 tokens/s" in lines
