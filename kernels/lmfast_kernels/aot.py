@@ -16,9 +16,9 @@ import argparse
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -72,12 +72,16 @@ class Compiled:
         )
 
 
-def _signature(kernel: Callable, args: tuple, kwargs: dict) -> tuple[dict, dict, dict, dict]:
+def _signature(
+    kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[dict[str, str], dict[tuple[int], Any], dict[tuple[int], Any], dict[str, Any]]:
     """(types, constants, alignments, options), specialised as Triton's launcher does."""
     names = [parameter.name for parameter in kernel.params]
     bound = dict(zip(names, args)) | {name: value for name, value in kwargs.items() if name in names}
     options = {name: value for name, value in kwargs.items() if name not in names}
-    types, constants, alignments = {}, {}, {}
+    types: dict[str, str] = {}
+    constants: dict[tuple[int], Any] = {}
+    alignments: dict[tuple[int], Any] = {}
     for i, parameter in enumerate(kernel.params):
         value = bound[parameter.name]
         if parameter.is_constexpr:

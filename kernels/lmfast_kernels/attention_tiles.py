@@ -16,7 +16,7 @@ traced.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import NamedTuple
 
 import torch
@@ -88,7 +88,7 @@ CANDIDATES: dict[int, dict[str, tuple[Tile, ...]]] = {
 @contextlib.contextmanager
 def use_tiles(
     forward: Tile | None = None, dq: Tile | None = None, dkdv: Tile | None = None
-) -> Iterator[None]:
+) -> Generator[None, None, None]:
     """In this context, eager calls of the named kernels use these tiles for any head_dim, dtype and device."""
     with contextlib.ExitStack() as stack:
         for name, tile in (("forward", forward), ("dq", dq), ("dkdv", dkdv)):

@@ -17,7 +17,7 @@ Raises ValueError for unknown values of both variables, and for `triton` where T
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
@@ -37,6 +37,7 @@ else:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 MODE = os.environ.get("LMFAST_KERNELS", "auto")
 ATTENTION = os.environ.get("LMFAST_ATTENTION", "auto")
@@ -93,7 +94,7 @@ def choice(operator: str) -> str:
 
 
 @contextlib.contextmanager
-def use_choice(operator: str, implementation: str) -> Iterator[None]:
+def use_choice(operator: str, implementation: str) -> Generator[None, None, None]:
     """In this context, eager calls and code compiled there use this implementation of `operator` on CUDA."""
     before = CHOICES[operator]
     CHOICES[operator] = (implementation, implementation)
@@ -137,12 +138,12 @@ class Launcher(Protocol):
     def __getitem__(self, grid: tuple[int, ...], /) -> Callable[..., Any]: ...
 
 
-class Kernel(Launcher, Protocol[P, R]):
+class Kernel(Launcher, Protocol[P, R_co]):
     """A function that `jit` compiled: launched, or called by other kernels."""
 
     __name__: str
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
 class Operator(Protocol[P, R]):
@@ -198,7 +199,7 @@ class _OnArgumentDevice:
 
 
 @contextlib.contextmanager
-def record(capability: tuple[int, int]) -> Iterator[Recording]:
+def record(capability: tuple[int, int]) -> Generator[Recording, None, None]:
     """In this context, launches are recorded instead of executed, so that aot.py compiles what dispatch would launch."""
     global _recording
     _recording = Recording(capability)
@@ -314,6 +315,6 @@ def autocast_dtype(x: torch.Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(kind)
 
 
-def no_autocast(x: torch.Tensor) -> contextlib.AbstractContextManager:
+def no_autocast(x: torch.Tensor) -> contextlib.AbstractContextManager[Any]:
     """Disables autocast on x's device: for bodies that choose their dtypes themselves."""
     return contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)

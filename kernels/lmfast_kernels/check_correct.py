@@ -8,6 +8,7 @@ the reason, on a device with less.
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +44,7 @@ def _huge(
     operator: str,
     sizes: Sizes,
     width: int,
-    function: Callable,
+    function: Callable[..., Any],
     inputs: int,
     tensors: int,
     slack: float = 0.0,

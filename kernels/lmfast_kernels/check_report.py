@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -70,7 +71,7 @@ class Report:
     path: Path | None = None
     machine: dict[str, str] = field(default_factory=dict)
     ceilings: dict[str, float] = field(default_factory=dict)  # "bytes" per second, "flops" per second
-    operators: dict[str, dict] = field(default_factory=dict)
+    operators: dict[str, dict[str, Any]] = field(default_factory=dict)
     echo: Callable[[str], None] = print
     dtype: torch.dtype = torch.bfloat16  # of the operands; tests under the interpreter cannot use bf16
 
@@ -170,14 +171,14 @@ class Report:
         self.echo(f"{operator:21}{what:38}{who:18} absent: {reason}")
         self.save()
 
-    def find(self, operator: str, what: str, who: str) -> dict | None:
+    def find(self, operator: str, what: str, who: str) -> dict[str, Any] | None:
         """The timing with these names, or None if it was not measured."""
         for entry in self.operators.get(operator, {}).get("timings", []):
             if (entry["what"], entry["who"]) == (what, who) and "ms" in entry:
                 return entry
         return None
 
-    def wrong(self) -> list[tuple[str, dict]]:
+    def wrong(self) -> list[tuple[str, dict[str, Any]]]:
         return [
             (operator, entry)
             for operator, results in self.operators.items()
@@ -186,7 +187,7 @@ class Report:
         ]
 
 
-def row(operator: str, entry: dict) -> str:
+def row(operator: str, entry: dict[str, Any]) -> str:
     """A timing as a line of the table."""
     scale, name = (1e12, "TFLOP/s") if entry["unit"] == "flops" else (1e9, "GB/s")
     fraction = f"{100 * entry['fraction']:5.1f} %" if "fraction" in entry else ""
@@ -203,7 +204,7 @@ def difference(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def outputs_and_gradients(
-    function: Callable, inputs: Sequence[torch.Tensor], upstream: Sequence[torch.Tensor]
+    function: Callable[..., Any], inputs: Sequence[torch.Tensor], upstream: Sequence[torch.Tensor]
 ) -> list[torch.Tensor]:
     """The differentiable outputs of function(*inputs), then the gradients of the inputs that require one."""
     outputs = function(*inputs)
@@ -220,9 +221,9 @@ def compare(
     report: Report,
     operator: str,
     what: str,
-    ours: Callable,
-    theirs: Callable,
-    exact: Callable,
+    ours: Callable[..., Any],
+    theirs: Callable[..., Any],
+    exact: Callable[..., Any],
     inputs: Sequence[torch.Tensor],
     upstream: Sequence[torch.Tensor] = (),
     unit: float = 0.0,

@@ -10,6 +10,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,9 @@ from lmfast_kernels import backend
 from lmfast_kernels.check_report import Report, time_ms
 
 ABSENT = "not installed, or a compiled peer skipped by --quick"
+
+Rivals = dict[str, Callable[..., Any] | None]
+"""implementations by name; None: absent"""
 
 
 @dataclass(frozen=True)
@@ -48,23 +52,25 @@ class Sizes:
     cache_bytes: int = 2**28  # total size of the caches used in turn, so that none stays in the L2 cache
 
 
-def _inductor(function: Callable, sizes: Sizes) -> Callable | None:
+def _inductor(function: Callable[..., Any], sizes: Sizes) -> Callable[..., Any] | None:
     """The function compiled with Inductor, or None if compiled peers are skipped."""
     return _compiled(function) if sizes.compiled_peers else None
 
 
-def _compiled(function: Callable) -> Callable:
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     torch._dynamo.reset()
     return torch.compile(function, fullgraph=True, dynamic=False)
 
 
-def _liger(module: str, name: str) -> Callable | None:
+def _liger(module: str, name: str) -> Callable[..., Any] | None:
     if importlib.util.find_spec("liger_kernel") is None:
         return None
     return getattr(import_module(f"liger_kernel.ops.{module}"), name).apply
 
 
-def _passes(function: Callable, inputs: Sequence[torch.Tensor]) -> tuple[Callable, Callable]:
+def _passes(
+    function: Callable[..., Any], inputs: Sequence[torch.Tensor]
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """(forward, forward and backward) as functions without arguments."""
 
     def forward():
@@ -83,7 +89,7 @@ def _reason(problem: Exception) -> str:
 def _time_all(
     report: Report,
     operator: str,
-    rivals: dict[str, Callable | None],
+    rivals: Rivals,
     inputs: Sequence[torch.Tensor],
     forward_work: float,
     backward_work: float,
@@ -118,7 +124,7 @@ def rms_norm(report: Report, sizes: Sizes) -> None:
     residual = report.randn(sizes.rows, sizes.width)
     reference = import_module("lmfast_kernels.rms_norm").rms_norm_reference
     liger = _liger("rms_norm", "LigerRMSNormFunction")
-    rivals = {
+    rivals: Rivals = {
         "ours": lmfast_kernels.rms_norm,
         "F.rms_norm": lambda x, w: F.rms_norm(x, w.shape, w, 1e-5),
         "Inductor": _inductor(lambda x, w: reference(x, w, 1e-5), sizes),
@@ -136,7 +142,7 @@ def rms_norm(report: Report, sizes: Sizes) -> None:
 def swiglu(report: Report, sizes: Sizes) -> None:
     gate, up = (report.randn(sizes.rows, sizes.d_ff) for _ in range(2))
     reference = import_module("lmfast_kernels.swiglu").swiglu_reference
-    rivals = {
+    rivals: Rivals = {
         "ours": lmfast_kernels.swiglu,
         "PyTorch": lambda gate, up: F.silu(gate) * up,
         "Inductor": _inductor(reference, sizes),
@@ -152,7 +158,7 @@ def rope(report: Report, sizes: Sizes) -> None:
     angles = torch.rand(seq, 32, device=report.device)
     table = angles.cos(), angles.sin()
     reference = import_module("lmfast_kernels.rope").rope_reference
-    rivals = {
+    rivals: Rivals = {
         "ours": lambda q, k: lmfast_kernels.rope(q, k, *table),
         "PyTorch": lambda q, k: reference(q, k, *table),
         "Inductor": _inductor(lambda q, k: reference(q, k, *table), sizes),
@@ -162,7 +168,7 @@ def rope(report: Report, sizes: Sizes) -> None:
 
 
 def attention(report: Report, sizes: Sizes) -> None:
-    def sdpa(which: SDPBackend) -> Callable:
+    def sdpa(which: SDPBackend) -> Callable[..., Any]:
         def attend(q, k, v):
             with sdpa_kernel(which):
                 return F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -173,7 +179,7 @@ def attention(report: Report, sizes: Sizes) -> None:
         with backend.use_choice("attention", "triton"):
             return lmfast_kernels.attention(q, k, v)
 
-    rivals = {
+    rivals: Rivals = {
         "ours": ours,
         "SDPA flash": sdpa(SDPBackend.FLASH_ATTENTION),
         "SDPA cuDNN": sdpa(SDPBackend.CUDNN_ATTENTION),
@@ -187,8 +193,8 @@ def attention(report: Report, sizes: Sizes) -> None:
 
 
 def _in_turn(
-    function: Callable, q: torch.Tensor, caches: list[list[torch.Tensor]], lengths: torch.Tensor
-) -> Callable:
+    function: Callable[..., Any], q: torch.Tensor, caches: list[list[torch.Tensor]], lengths: torch.Tensor
+) -> Callable[..., Any]:
     return lambda: [function(q, k, v, lengths) for k, v in caches]
 
 
@@ -206,7 +212,7 @@ def decode_attention(report: Report, sizes: Sizes) -> None:
         def sdpa(q, k, v, lengths):
             return F.scaled_dot_product_attention(q.unsqueeze(2), k, v, enable_gqa=True)
 
-        rivals = {
+        rivals: Rivals = {
             "ours": lmfast_kernels.decode_attention,
             "SDPA, no mask": sdpa,
             "PyTorch": reference,
@@ -242,7 +248,7 @@ def decode_linear(report: Report, sizes: Sizes) -> None:
             def with_norm(w, x=x, norm=norm, residual=residual):
                 return lmfast_kernels.decode_norm_linear(x, norm, w, 1e-5, residual)
 
-            rivals = {
+            rivals: dict[str, Callable[..., Any]] = {
                 "ours": lambda w, x=x: lmfast_kernels.decode_linear(x, w),
                 "F.linear": lambda w, x=x: F.linear(x, w),
                 "ours, norm": with_norm,
@@ -275,7 +281,7 @@ def linear_cross_entropy(report: Report, sizes: Sizes) -> None:
         torch.mm(hidden.detach(), weight.detach().t(), out=logits)
         return logits @ weight.detach(), logits.t() @ hidden.detach()
 
-    def trained(function: Callable) -> Callable:
+    def trained(function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda: torch.autograd.grad(function(hidden, weight, targets), (hidden, weight))
 
     def naive(h, w, t):
@@ -285,13 +291,13 @@ def linear_cross_entropy(report: Report, sizes: Sizes) -> None:
         rows = torch.ones_like(t, dtype=torch.bool)
         return module._ChunkedLoss.apply(h, w, t, rows, None, 0.0, h.dtype, True)
 
-    def compiled(function: Callable) -> Callable | None:
+    def compiled(function: Callable[..., Any]) -> Callable[..., Any] | None:
         through = _inductor(function, sizes)
         return None if through is None else trained(through)
 
     fused = getattr(F, "linear_cross_entropy", None)
     liger = _liger("fused_linear_cross_entropy", "LigerFusedLinearCrossEntropyFunction")
-    rivals = {
+    rivals: Rivals = {
         "bare products": products,
         "ours": trained(lambda h, w, t: lmfast_kernels.linear_cross_entropy(h, w, t)[0]),
         "naive": trained(naive),

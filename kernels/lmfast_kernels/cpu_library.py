@@ -184,10 +184,8 @@ def call(name: str, *arguments: "torch.Tensor | int | float | None") -> None:
 def multiply_rate(seconds: float = 0.05) -> float | None:
     """FLOP/s of this CPU's multipliers in float32 with torch's number of threads, measured on registers alone: what no
     product here can exceed. None without the library."""
-    if library() is None:
+    if (loaded := library()) is None:
         return None
     rate = ctypes.c_double()
-    library().multiply_rate(
-        ctypes.c_long(torch.get_num_threads()), ctypes.c_float(seconds), ctypes.byref(rate)
-    )
+    loaded.multiply_rate(ctypes.c_long(torch.get_num_threads()), ctypes.c_float(seconds), ctypes.byref(rate))
     return rate.value

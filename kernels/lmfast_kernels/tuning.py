@@ -8,7 +8,7 @@ Eager code reads the parameters at every call, compiled code while it is traced.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 
 _replaced: dict[str, dict[str, int]] = {}
 
@@ -25,7 +25,7 @@ def tuned(name: str, config: dict[str, int]) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def use_config(name: str, **parameters: int) -> Iterator[None]:
+def use_config(name: str, **parameters: int) -> Generator[None, None, None]:
     """In this context, launches configured with `tuned(name, …)` use these parameters."""
     before = _replaced.get(name)
     _replaced[name] = {**(before or {}), **parameters}
