@@ -6,7 +6,6 @@ from typing import TypeVar
 import torch
 
 from lmfast.inference.decode import generate
-from lmfast.settings import TrainSettings
 from lmfast.training.distributed import Ranks, joined_ranks
 from lmfast.training.post_training import chat_tokenizer, stage_settings
 from lmfast.training.post_training_settings import DPOSettings, SFTSettings
@@ -15,7 +14,7 @@ from lmfast.training.run import execute
 from lmfast.training.supervised import supervised_task
 from lmfast.training.task import Start, Task
 
-T = TypeVar("T", bound=TrainSettings)
+T = TypeVar("T", SFTSettings, DPOSettings)
 MakeTask = Callable[[T, Start, torch.device, Ranks], tuple[T, Task]]
 
 

@@ -239,7 +239,7 @@ def _assemble(output: Path, files: dict[str, list[Path]], tokenizer: "Tokenizer"
 
 
 def _tokenizer_path(tokenizer: "Tokenizer") -> str | None:
-    return None if tokenizer._loaded_from is None else str(Path(tokenizer._loaded_from).absolute())
+    return None if tokenizer.loaded_from is None else str(Path(tokenizer.loaded_from).absolute())
 
 
 def _finished(output: Path, request: str) -> dict | None:

@@ -59,7 +59,7 @@ def generate(
 
 
 def continue_prompts(
-    model,
+    model: TransformerLM,
     prompts: Sequence[Sequence[int]],
     max_tokens: int,
     sampling: Sampling,
@@ -214,7 +214,7 @@ class PlainDecoder:
         last = hidden[torch.arange(len(rows), device=device), (lengths - 1).to(device)]
         places = torch.tensor(rows, device=device)
         logits = self.model.mask_unused(self.model.logits(last))
-        new: list[int] = sample(logits, self.sampling, number, places).tolist()
+        new: list[int] = sample(logits, self.sampling, number, places).numpy(force=True).tolist()
         for window, token in zip(windows, new, strict=True):
             window.append(token)
         return lambda: new

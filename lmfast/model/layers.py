@@ -38,6 +38,11 @@ class NoNorm(nn.Module):
         return x if residual is None else (x + residual, x + residual)
 
 
+def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """`model.named_modules()`, with the type that torch does not declare."""
+    return model.named_modules()
+
+
 def make_norm(config: ResolvedConfig) -> nn.Module:
     return NoNorm() if config.norm == "none" else RMSNorm(config.d_model)
 

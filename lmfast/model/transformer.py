@@ -16,7 +16,16 @@ from lmfast.errors import UserError
 from lmfast.model.config import ModelConfig
 from lmfast.model.generation import decode_function
 from lmfast.model.kv_cache import KVCache, LayerCache
-from lmfast.model.layers import Attend, Attention, Block, Blocks, FusedLinear, RMSNorm, decode_normed
+from lmfast.model.layers import (
+    Attend,
+    Attention,
+    Block,
+    Blocks,
+    FusedLinear,
+    RMSNorm,
+    decode_normed,
+    named_modules,
+)
 
 VALUE_STD = 0.1
 """standard deviation of value embeddings at initialisation"""
@@ -94,8 +103,7 @@ class TransformerLM(nn.Module):
     def reset_parameters(self) -> None:
         """Initialises all weights from torch's default generator (see the module's docstring)."""
         config = self.config
-        modules: Iterable[tuple[str, nn.Module]] = self.named_modules()
-        for name, module in modules:
+        for name, module in named_modules(self):
             if isinstance(module, RMSNorm):
                 module.weight.fill_(1.0)
             elif isinstance(module, nn.Linear) and not (name == "head" and config.tie_embeddings):
@@ -105,7 +113,7 @@ class TransformerLM(nn.Module):
                     scale = 0.0 if config.zero_init else (2 * config.num_layers) ** -0.5
                 # The matrices of a fused projection are initialised separately.
                 widths = module.widths if isinstance(module, FusedLinear) else [module.out_features]
-                for part in module.weight.split(widths):
+                for part in torch.split(module.weight, widths):
                     _truncated_normal(part, scale * (2 / (part.shape[0] + module.in_features)) ** 0.5)
             elif isinstance(module, Attention) and module.value_embedding is not None:
                 _truncated_normal(module.value_embedding.weight, VALUE_STD)

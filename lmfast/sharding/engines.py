@@ -29,10 +29,12 @@ from typing import Any
 from lmfast.errors import UserError
 
 CONNECT_SECONDS = 10
-Work = Callable[[Any], dict]
+Work = Callable[[Any], dict[str, Any]]
 
 
-def run_here(work: Work, jobs: Sequence[Any], num_workers: int) -> Generator[tuple[Any, dict], None, None]:
+def run_here(
+    work: Work, jobs: Sequence[Any], num_workers: int
+) -> Generator[tuple[Any, dict[str, Any]], None, None]:
     """Runs the jobs in this process if one worker is enough, otherwise in `num_workers` processes."""
     if num_workers <= 1 or len(jobs) <= 1:
         for job in jobs:
@@ -174,7 +176,7 @@ def sources_digest() -> str:
     return digest.hexdigest()
 
 
-def run_on_dask(work: Work, jobs: Sequence[Any], client) -> Generator[tuple[Any, dict], None, None]:
+def run_on_dask(work: Work, jobs: Sequence[Any], client) -> Generator[tuple[Any, dict[str, Any]], None, None]:
     """Runs the jobs on a cluster. Jobs of a killed worker run on others; a job that kills four workers is an error."""
     from distributed import KilledWorker, as_completed
 

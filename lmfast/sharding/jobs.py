@@ -72,7 +72,7 @@ class Job(Generic[Request]):
         """The request after a round trip through JSON."""
         return json.loads(json.dumps(asdict(self.request)))
 
-    def result(self) -> dict | None:
+    def result(self) -> dict[str, Any] | None:
         """The result, or None if the job is not complete or its record is for another request."""
         try:
             record = json.loads(self.file("json").read_text(encoding="utf-8"))
@@ -80,7 +80,7 @@ class Job(Generic[Request]):
             return None
         return record["result"] if record["request"] == self.facts() else None
 
-    def complete(self, result: dict) -> dict:
+    def complete(self, result: dict[str, Any]) -> dict[str, Any]:
         """Writes the completion record and returns `result`. The other files of the job must be complete."""
         with atomic_write(self.file("json")) as partial:
             partial.write_text(json.dumps({"request": self.facts(), "result": result}), encoding="utf-8")
@@ -104,16 +104,16 @@ def work_folder(folder: Path) -> Iterator[None]:
 
 
 def run_jobs(
-    work: Callable[[Job], dict],
-    jobs: Sequence[Job],
+    work: Callable[[Job[Request]], dict[str, Any]],
+    jobs: Sequence[Job[Request]],
     options: ExecutionOptions,
     progress: Progress | None = None,
     sees: Sequence[str] = (),
-) -> Iterator[tuple[Job, dict]]:
+) -> Iterator[tuple[Job[Request], dict[str, Any]]]:
     """Yields (job, result) for all jobs, completed ones first. sees: further files that workers must see.
 
     progress: called with (weight done, total weight) of the jobs that were not complete."""
-    left = []
+    left: list[Job[Request]] = []
     for job in jobs:
         result = job.result()
         if result is None:

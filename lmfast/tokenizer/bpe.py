@@ -284,7 +284,7 @@ class Tokenizer:
     def provenance(self, folder: Path, saved_at: str | Path | None = None) -> dict[str, str | None]:
         """The entries of a token file's summary that identify this tokenizer: its path, its path relative to `folder`
         (so that both can be moved together) and its fingerprint."""
-        path = saved_at or self._loaded_from
+        path = saved_at or self.loaded_from
         entries = {"tokenizer": None if path is None else os.path.abspath(path)}
         if path is not None:
             with contextlib.suppress(ValueError):  # on another drive (Windows)
@@ -301,7 +301,7 @@ class Tokenizer:
 
     def _decode_buffer(self, ids: Iterable[int] | np.ndarray) -> bytes | np.ndarray:
         if isinstance(ids, np.ndarray):
-            given: np.ndarray = ids
+            given: np.ndarray = ids  # pyright: ignore[reportUnknownVariableType]  # isinstance says nothing of its items
             if given.ndim != 1 or (given.dtype.kind not in "iu" and given.size):
                 raise UserError(
                     f"ids: an array of shape {given.shape} and dtype {given.dtype}; give a one-dimensional integer array"
@@ -351,8 +351,10 @@ class Tokenizer:
         """For pickle and copy: omits the compiled tables, which the copy rebuilds when needed."""
         return {name: value for name, value in vars(self).items() if name not in ("_encoder", "_decoder")}
 
-    _loaded_from: Path | None = None
+    loaded_from: Path | None = None
+    """where it was saved or loaded last; None: nowhere yet"""
     training: "TrainingSummary | None" = None
+    """what `train_bpe` did, of a tokenizer that it made"""
 
     def save(self, path: str | Path) -> None:
         """Writes tokenizer.json, vocab.json and merges.txt to a folder, ranks to NAME.tiktoken, or a NAME.json.
@@ -365,7 +367,7 @@ class Tokenizer:
         parts = TokenizerParts(self.vocab, self.merges, self.special_tokens, ignore_merges=self.ignore_merges)
         formats.write(parts, path, self.pattern)
         if path.suffix not in (".json", ".tiktoken"):
-            self._loaded_from = path
+            self.loaded_from = path
 
     @classmethod
     def load(
@@ -384,7 +386,7 @@ class Tokenizer:
         texts = None if special_tokens is None else list(check_special_tokens(special_tokens))
         parts = formats.read(path, texts, pattern)
         tokenizer = cls._from_parts(parts, special_tokens, path)
-        tokenizer._loaded_from = path
+        tokenizer.loaded_from = path
         return tokenizer
 
     @classmethod
@@ -400,7 +402,7 @@ class Tokenizer:
         parts = formats.read_vocab_and_merges(Path(vocab), Path(merges), texts)
         parts.pattern = pattern
         tokenizer = cls._from_parts(parts, special_tokens, Path(vocab))
-        tokenizer._loaded_from = Path(vocab)
+        tokenizer.loaded_from = Path(vocab)
         return tokenizer
 
     @classmethod

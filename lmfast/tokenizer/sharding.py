@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -162,7 +162,7 @@ class DaskEngine:
         ]
 
 
-def count_shard(job: Job[CountRequest]) -> dict:
+def count_shard(job: Job[CountRequest]) -> dict[str, Any]:
     """Counts a shard's pretokens into `NAME.counts.npz` (data, offsets, counts; see PretokenCounts)."""
     request = job.request
     counts = count_pretokens(
@@ -173,7 +173,7 @@ def count_shard(job: Job[CountRequest]) -> dict:
     return job.complete({"distinct": len(counts)})
 
 
-def encode_shard(job: Job[EncodeRequest]) -> dict:
+def encode_shard(job: Job[EncodeRequest]) -> dict[str, Any]:
     """Encodes a shard into `NAME.ids` (without a header, in the tokenizer's dtype); counts its special tokens and their
     bytes."""
     tokenizer = open_shared(job.folder, job.request.tokenizer)
@@ -212,9 +212,9 @@ def share_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> str:
     """Saves a copy of a tokenizer in a work folder where workers can load it; returns its path."""
     path = Path(folder) / "tokenizer"
     path.mkdir(parents=True, exist_ok=True)
-    loaded_from = tokenizer._loaded_from
+    loaded_from = tokenizer.loaded_from
     tokenizer.save(path)
-    tokenizer._loaded_from = loaded_from
+    tokenizer.loaded_from = loaded_from
     return str(path)
 
 

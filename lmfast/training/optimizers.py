@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lmfast.errors import UserError
-from lmfast.model.layers import FusedLinear
+from lmfast.model.layers import FusedLinear, named_modules
 
 
 class Optimizer(Protocol):
@@ -76,7 +76,7 @@ def block_matrices(model: nn.Module) -> dict[Tensor, list[int]]:
     """{weight: numbers of rows of the matrices fused in it} of all linear layers except the head."""
     return {
         module.weight: module.widths if isinstance(module, FusedLinear) else [module.out_features]
-        for name, module in model.named_modules()
+        for name, module in named_modules(model)
         if isinstance(module, nn.Linear) and name != "head" and module.weight.requires_grad
     }
 
@@ -100,7 +100,8 @@ class Muon(torch.optim.Muon):
     ):
         self.widths = matrices
         self.parts = {
-            p: [nn.Parameter(part) for part in p.detach().split(widths)] for p, widths in matrices.items()
+            p: [nn.Parameter(part) for part in torch.split(p.detach(), widths)]
+            for p, widths in matrices.items()
         }
         parts = [part for parts in self.parts.values() for part in parts]
         super().__init__(
@@ -113,23 +114,23 @@ class Muon(torch.optim.Muon):
         for p, widths in matrices.items():
             whole = torch.zeros_like(p, requires_grad=False)
             self.state[p]["momentum_buffer"] = whole
-            for part, view in zip(self.parts[p], whole.split(widths), strict=True):
+            for part, view in zip(self.parts[p], torch.split(whole, widths), strict=True):
                 self.state[part]["momentum_buffer"] = view
         self.found_inf: Tensor | None = None
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Any = None) -> Any:
         skip = None if self.found_inf is None else self.found_inf.bool()
-        before = []
+        before: list[Tensor] = []
         for p, parts in self.parts.items():
             whole = p.grad
             assert whole is not None, "every matrix takes part in the loss"
             if skip is not None:
                 torch.where(skip, self.state[p]["momentum_buffer"], whole, out=whole)
                 before.append(p.clone())
-            for part, grad in zip(parts, whole.split(self.widths[p]), strict=True):
+            for part, grad in zip(parts, torch.split(whole, self.widths[p]), strict=True):
                 part.grad = grad
-        super().step(closure)
+        super().step(closure)  # pyright: ignore[reportUnknownMemberType]  # torch's decorator has no types
         if skip is not None:
             for p, old in zip(self.parts, before):
                 torch.where(skip, old, p, out=p)
@@ -144,7 +145,7 @@ class MuonWithAdamW:
     """Muon and AdamW as one optimizer, with shared parameter groups and state."""
 
     def __init__(self, muon: Muon, adamw: AdamW | None):
-        self.both: list[Muon | AdamW] = [muon] if adamw is None else [muon, adamw]
+        self.both: list[Optimizer] = [muon] if adamw is None else [muon, adamw]
         self.param_groups = [group for optimizer in self.both for group in optimizer.param_groups]
         self.state = muon.state
         for optimizer in self.both:

@@ -71,8 +71,8 @@ def test_every_document_is_in_one_part_once(text, tokenizer, tmp_path):
             "special_bytes": len(texts) * len(MARK),
             "vocab_size": 400,
             "dtype": "uint16",
-            "tokenizer": str(tokenizer._loaded_from),
-            "tokenizer_relative": os.path.relpath(tokenizer._loaded_from, tmp_path / "out"),
+            "tokenizer": str(tokenizer.loaded_from),
+            "tokenizer_relative": os.path.relpath(tokenizer.loaded_from, tmp_path / "out"),
             "tokenizer_sha256": tokenizer.fingerprint(),
         }
     assert counts["sources"] == {str(text): counts["parts"]}
