@@ -105,7 +105,7 @@ def test_fp8_changes_the_weights_and_says_what_stays_in_bf16(corpus, tmp_path, c
     metrics, changed = run(corpus, tmp_path / "run", *shape, "--fp8")
     said = capsys.readouterr().out
     assert "MFU stays a share of the bf16 peak" in said
-    assert said.count("the head stays in bf16: 16 × 300 are not multiples of 16") == 1
+    assert said.count("the head stays in bf16, because 16 × 300 are not multiples of 16") == 1
     assert differ(changed, without) and all(weight.dtype == torch.float32 for weight in changed.values())
     assert metrics[-1]["val_loss"] < 6
 

@@ -126,12 +126,14 @@ def test_one_graph_compiled():
 def test_layers_that_do_not_fit_stay_in_bf16(calls):
     model, (ids,) = make(vocab_size=70), batches(1)
     assert fp8.use_fp8(model, 256) == [
-        "fp8: the head stays in bf16: 32 × 70 are not multiples of 16",
+        "fp8: the head stays in bf16, because 32 × 70 are not multiples of 16",
     ]
     loss_of(model, ids)
     assert calls and not model.fp8_head
     model = make(d_ff=24)
-    assert fp8.use_fp8(model, 256) == ["fp8: the feed-forward stays in bf16: 32 × 24 are not multiples of 16"]
+    assert fp8.use_fp8(model, 256) == [
+        "fp8: the feed-forward stays in bf16, because 32 × 24 are not multiples of 16"
+    ]
     assert model.fp8_head and not model.blocks[0].feed_forward.up.fp8
 
 
