@@ -183,7 +183,7 @@ def test_a_file_that_is_cut_short_while_it_is_read_is_refused(tmp_path, monkeypa
 
 def test_a_packed_file_of_another_format_is_refused(tmp_path):
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"\x93NUMPY\x01\x00" + bytes(200)))
-    with pytest.raises(UserError, match=r"a.gz: is not UTF-8 text but NumPy's .npy, by its first bytes"):
+    with pytest.raises(UserError, match=r"a.gz: is NumPy's .npy, not UTF-8 text, by its first bytes"):
         read(tmp_path / "a.gz")
 
 

@@ -375,7 +375,7 @@ def test_encode_file_rejects_bad_paths(tokenizer, stories, tmp_path):
         (tmp_path / "no.txt", tmp_path / "x.npy", "no.txt: no such file"),
         (tmp_path / "empty.txt", tmp_path / "x.npy", "empty.txt: is empty"),
         (stories, tmp_path / "no" / "x.npy", "does not exist"),
-        (stories, tmp_path, "is a folder"),
+        (stories, tmp_path, "is a directory"),
     ):
         with pytest.raises(UserError, match=match):
             tokenizer.encode_file(src, dst)

@@ -60,5 +60,5 @@ def test_its_state_is_exact_and_must_be_there():
     assert again.metrics() == scale.metrics() == {"loss_scale": 2.0**14, "overflows": 2}
     assert again.good_steps.item() == 3
     del state["loss_scale.scale"]
-    with pytest.raises(UserError, match=r"holds no loss_scale\.scale; was the run trained with --fp16"):
+    with pytest.raises(UserError, match=r"contains no loss_scale\.scale; was the run trained with --fp16"):
         again.load(state)

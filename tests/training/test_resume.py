@@ -59,7 +59,7 @@ def test_resuming_within_a_batch_ramp_is_exact(corpus, tmp_path):
         train(flags(corpus, tmp_path / "parts", *more, "--batch-ramp-iters", "7"))
 
 
-SLOW = ("--max-iters", "200", "--checkpoint-interval", "20", "--eval-interval", "100")
+SLOW = ("--max-iters", "120", "--checkpoint-interval", "20", "--eval-interval", "60")
 
 
 def test_a_stopped_command_resumes_exactly(corpus, tmp_path):
