@@ -77,18 +77,23 @@ def finish(process):
 # ---- killed at random moments
 
 
-def kill_until_done(argv, folder, log, kills, seed, whole_seconds, threads=1, killer=signal.SIGKILL):
-    """Starts a run and kills it until it was hit `kills` times, then lets it end. Returns what each hit interrupted."""
+def kill_until_done(argv, folder, log, kills, seed, threads=1, killer=signal.SIGKILL):
+    """Starts a run `kills` times and kills it a random number of steps later, then lets it end. Returns what each hit
+    interrupted."""
     random_moments, hits = random.Random(seed), []
+    last = int(argv[len(argv) - argv[::-1].index("--max-iters")])
+
+    def done() -> int:
+        return max((line["step"] for line in read_metrics(folder)), default=0)
+
     while len(hits) < kills:
+        before = done()
+        target = before + random_moments.randint(1, max(1, (last - before) // (kills - len(hits) + 1)))
         process = start(argv, log, threads=threads)
-        process.join(random_moments.uniform(0.05, 0.9) * whole_seconds)
-        if process.is_alive():
-            os.kill(process.pid, killer)
-        if (code := finish(process)) == 0:
-            # It ended before the kill: start again, for the kills that remain.
-            shutil.rmtree(folder)
-            continue
+        wait_until(lambda target=target: done() >= target, process.is_alive)
+        time.sleep(random_moments.uniform(0, 0.05))
+        os.kill(process.pid, killer)
+        code = finish(process)
         assert code == (-killer if killer == signal.SIGKILL else 130), log.read_text()
         hits.append(_where(folder))
     assert finish(start(argv, log, threads=threads)) == 0, log.read_text()
@@ -109,26 +114,24 @@ LONG = (*SOME, "--max-iters", 150, "--checkpoint-interval", 2, "--keep-checkpoin
 
 
 def run_whole(corpus, folder, *more, threads=1):
-    """Runs without interruption, in a process like the others. Returns seconds."""
-    log, began = folder.parent / "whole.log", time.monotonic()
+    """Runs without interruption, in a process like the others."""
+    log = folder.parent / "whole.log"
     assert finish(start(flags(corpus, folder, *more), log, threads=threads)) == 0, log.read_text()
-    return time.monotonic() - began
 
 
 @pytest.fixture(scope="module")
 def some_run(corpus, tmp_path_factory):
-    """(run of SOME without interruption, its seconds)."""
+    """The folder of a run of SOME without interruption."""
     with ram_folder(tmp_path_factory.mktemp("some")) as folder:
-        seconds = run_whole(corpus, folder / "whole", *SOME)
-        yield folder / "whole", seconds
+        run_whole(corpus, folder / "whole", *SOME)
+        yield folder / "whole"
 
 
 @pytest.mark.ci
 def test_killed_at_random_moments(corpus, some_run, tmp_path):
-    whole, seconds = some_run
     argv = flags(corpus, tmp_path / "run", *SOME)
-    kill_until_done(argv, tmp_path / "run", tmp_path / "log", kills=3, seed=1, whole_seconds=seconds)
-    assert_same(whole, tmp_path / "run")
+    kill_until_done(argv, tmp_path / "run", tmp_path / "log", kills=3, seed=1)
+    assert_same(some_run, tmp_path / "run")
 
 
 @pytest.mark.exhaustive
@@ -147,9 +150,9 @@ def test_killed_at_random_moments(corpus, some_run, tmp_path):
 )
 def test_killed_at_many_random_moments(corpus, tmp_path, name, more, threads, kills):
     run_whole(corpus, tmp_path / "warm", *more, threads=threads)  # compiles what is compiled once
-    seconds = run_whole(corpus, tmp_path / "whole", *more, threads=threads)
+    run_whole(corpus, tmp_path / "whole", *more, threads=threads)
     hits = kill_until_done(
-        flags(corpus, tmp_path / "run", *more), tmp_path / "run", tmp_path / "log", kills, 2, seconds, threads
+        flags(corpus, tmp_path / "run", *more), tmp_path / "run", tmp_path / "log", kills, 2, threads
     )
     print(
         f"{name}: {len(hits)} kills,",
@@ -250,7 +253,7 @@ def test_stops_on_request_with_a_checkpoint_and_resumes_exactly(corpus, some_run
     assert f"stopped at step {step} with a checkpoint; --resume continues" in log.read_text()
     assert newest_checkpoint(folder / "checkpoints").step == step
     train(flags(corpus, folder, *SOME))
-    assert_same(some_run[0], folder)
+    assert_same(some_run, folder)
 
 
 def hold_step(step: int, log: Path) -> None:
