@@ -4,24 +4,24 @@ import platform
 from pathlib import Path
 
 
-def cpu_name() -> str:
-    """The model name from /proc/cpuinfo, or on other systems from the platform module."""
+def _cpu_fields() -> dict[str, str]:
+    """The first processor's fields of /proc/cpuinfo; empty on other systems."""
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def cpu_id() -> str:
-    """The processor's name with its family, model and stepping: virtual machines call several generations "AMD EPYC"."""
-    info = Path("/proc/cpuinfo")
-    fields = {}
+    fields: dict[str, str] = {}
     if info.exists():
         for line in info.read_text(errors="replace").splitlines():
             name, _, value = line.partition(":")
             fields.setdefault(name.strip(), value.strip())
+    return fields
+
+
+def cpu_name() -> str:
+    """The model name that /proc/cpuinfo gives, or on other systems the platform's name of the processor."""
+    return _cpu_fields().get("model name") or platform.processor() or platform.machine()
+
+
+def cpu_id() -> str:
+    """The processor's name with its family, model and stepping: virtual machines call several generations "AMD EPYC"."""
+    fields = _cpu_fields()
     names = ("cpu family", "model", "stepping", "CPU implementer", "CPU part")
-    numbers = [f"{name} {fields[name]}" for name in names if name in fields]
-    return ", ".join([cpu_name(), *numbers])
+    return ", ".join([cpu_name(), *(f"{name} {fields[name]}" for name in names if name in fields)])

@@ -122,7 +122,7 @@ def _find() -> _Found:
         return _Found(None, f"no C++ compiler ({os.environ.get('CXX', 'g++')}) was found; install g++")
     temporary = Path(tempfile.gettempdir()) / f"lmfast-{os.getuid()}"
     folders = [temporary]
-    with contextlib.suppress(RuntimeError):  # a user without a home directory directory
+    with contextlib.suppress(RuntimeError):  # a user without a home directory
         folders.insert(0, Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmfast")
     for folder in folders:
         try:
@@ -184,8 +184,8 @@ def call(name: str, *arguments: "torch.Tensor | int | float | None") -> None:
 def multiply_rate(seconds: float = 0.05) -> float | None:
     """FLOP/s of this CPU's multipliers in float32 with torch's number of threads, measured on registers alone: what no
     product here can exceed. None without the library."""
-    if (loaded := library()) is None:
+    if library() is None:
         return None
-    rate = ctypes.c_double()
-    loaded.multiply_rate(ctypes.c_long(torch.get_num_threads()), ctypes.c_float(seconds), ctypes.byref(rate))
-    return rate.value
+    rate = torch.zeros(1, dtype=torch.float64)
+    call("multiply_rate", seconds, rate)
+    return rate.item()
