@@ -75,7 +75,7 @@ def test_tokens_are_those_of_the_rows_whatever_the_context(talker, tmp_path, cap
         out = tmp_path / str(context)
         assert dpo(flags_of(talker, "--max-iters", 1, "--context-length", context, "--out-dir", out))
         tokens.add(read_metrics(out)[-1]["tokens"])
-        assert f"1 step of {read_metrics(out)[-1]['tokens']} tokens a step" in capsys.readouterr().out
+        assert f"1 step of {read_metrics(out)[-1]['tokens']} tokens per step" in capsys.readouterr().out
     assert len(tokens) == 1
 
 

@@ -1,13 +1,13 @@
-"""The C++ kernels for CPUs: lmfast_kernels/cpp, compiled once with the machine's g++ and called through ctypes.
+"""The C++ kernels for CPUs (lmfast_kernels/cpp), compiled once with g++ and called through ctypes.
 
-Used by operators that compute a gradient in float32 on a CPU. In: pointers of contiguous tensors and sizes.
-Needs Linux, g++ (which torch.compile on a CPU needs too) and AVX-512, AVX2 or NEON, the one that PyTorch uses:
+Used by operators that compute a gradient in float32 on a CPU. In: pointers to contiguous tensors, and sizes.
+Needs Linux, g++ (like torch.compile on a CPU) and AVX-512, AVX2 or NEON, whichever PyTorch uses:
 ATEN_CPU_CAPABILITY=avx2 selects AVX2. Otherwise the operators fall back to PyTorch's, and `why_not()` returns the reason.
 LMFAST_KERNELS=torch disables the library.
 
-It uses torch's threads: it links libgomp by the name under which torch has loaded its own, and uses as many
-threads as torch. The shared object is in the user's cache directory, named by a hash of sources, compiler and CPU, and ends
-in a hash of its content, so that a damaged one is compiled again. Compiling takes 2 to 3 seconds.
+The library shares torch's threads: it links libgomp under the name by which torch has loaded it and uses the same number of
+threads. The shared object is in the user's cache directory, named by a hash of sources, compiler and CPU. It ends in a hash
+of its content, so that a damaged file is recompiled. Compiling takes 2 to 3 seconds.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ import torch
 from lmfast_kernels import backend
 
 SOURCES = Path(__file__).resolve().parent / "cpp"
-# Products and sums may be fused; nothing that changes NaN and infinities, which the training loop checks for.
+# Fused multiply-add is allowed, but no option that changes NaN or infinity: the training loop checks for them.
 FLAGS = ("-O3", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC", "-std=c++17")
 TARGETS = {  # instruction set: flags
     "AVX-512": ("-march=native",),
@@ -78,20 +78,20 @@ def build(folder: Path) -> Path:
     path = folder / f"kernels-{key[:24]}.so"
     if not _has_valid_hash(path):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # A temporary folder, because another process may compile it at the same time.
+        # A temporary directory, because another process may be compiling too.
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             made = Path(temporary) / path.name
             source = str(SOURCES / "library.cpp")
             subprocess.run([command, *flags(), source, "-o", str(made)], capture_output=True, check=True)
             digest = hashlib.sha256(made.read_bytes()).digest()
             with open(made, "ab") as file:
-                file.write(digest)  # which the loader ignores
+                file.write(digest)  # ignored by the loader
             os.replace(made, path)
     return path
 
 
 def _has_valid_hash(path: Path) -> bool:
-    """Whether a file ends in the hash of its content; loading a truncated one could end the process."""
+    """Whether a file ends in the hash of its content; loading a truncated file could crash the process."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -100,7 +100,7 @@ def _has_valid_hash(path: Path) -> bool:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether only this user can write to a directory; others may create directories and links among temporary files."""
+    """Whether only this user can write to a directory; in /tmp, other users can create directories and links."""
     owners = {folder.lstat().st_uid, folder.stat().st_uid}
     return owners == {os.getuid()} and not folder.stat().st_mode & 0o022
 
@@ -115,7 +115,7 @@ class _Found(NamedTuple):
 @functools.cache
 def _find() -> _Found:
     if sys.platform != "linux":
-        return _Found(None, "lmfast's CPU kernels are for Linux")
+        return _Found(None, "lmfast's CPU kernels need Linux")
     if instruction_set() is None:
         return _Found(None, "lmfast's CPU kernels need AVX2, AVX-512 or NEON")
     if compiler() is None:
@@ -136,7 +136,7 @@ def _find() -> _Found:
             return _Found(
                 None, f"{compiler()} failed: {lines[0] if lines else f'exit code {error.returncode}'}"
             )
-    return _Found(None, f"compiled code cannot be kept in {' or '.join(map(str, folders))}")
+    return _Found(None, f"compiled code cannot be stored in {' or '.join(map(str, folders))}")
 
 
 def library() -> ctypes.CDLL | None:
@@ -145,7 +145,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def why_not() -> str:
-    """The reason why `library()` is None, as a sentence without its full stop; empty if it is not None."""
+    """The reason why `library()` is None, without a full stop; empty if there is one."""
     return _find().why_not
 
 
@@ -167,7 +167,7 @@ def uses_library(*tensors: torch.Tensor) -> bool:
 
 
 def call(name: str, *arguments: "torch.Tensor | int | float | None") -> None:
-    """Calls a function of the library; torch's number of threads is the first argument. Tensors must be contiguous."""
+    """Calls a library function, with torch's number of threads as its first argument. Tensors must be contiguous."""
     converted: list[ctypes.c_long | ctypes.c_float | ctypes.c_void_p] = [
         ctypes.c_long(torch.get_num_threads())
     ]
@@ -182,8 +182,8 @@ def call(name: str, *arguments: "torch.Tensor | int | float | None") -> None:
 
 
 def multiply_rate(seconds: float = 0.05) -> float | None:
-    """FLOP/s of this CPU's multipliers in float32 with torch's number of threads, measured on registers alone: what no
-    product here can exceed. None without the library."""
+    """FLOP/s of this CPU's multipliers in float32 with torch's number of threads, measured on registers alone: an
+    upper bound for every product. None without the library."""
     if library() is None:
         return None
     rate = torch.zeros(1, dtype=torch.float64)

@@ -1,7 +1,7 @@
-"""What happens between steps: metrics, evaluation, samples and checkpoints at their intervals, and the end of a run whose
-loss is not finite.
+"""Work between steps: metrics, evaluation, samples and checkpoints at their intervals, and ending a run whose loss stays
+non-finite.
 
-The host looks at a number of the device only here, when it is logged.
+The host reads device values only here.
 """
 
 from collections.abc import Callable
@@ -17,11 +17,11 @@ from lmfast.training.interfaces import BatchSource, Evaluate
 from lmfast.training.loss_scale import LossScale
 from lmfast.training.run_plan import Hooks, Plan, Progress
 from lmfast.training.sinks import Sinks
-from lmfast.training.step import Taken
+from lmfast.training.step import StepResult
 
 
 class Due(NamedTuple):
-    """What happens after a step. stopping: the run was asked to end before its last step."""
+    """What to do after a step. stopping: the run was asked to stop before its last step."""
 
     logging: bool
     evaluate: Evaluate | None
@@ -31,7 +31,7 @@ class Due(NamedTuple):
 
 
 class Intervals:
-    """Does what is due after each step of one run."""
+    """Does the work that is due after each step of a run."""
 
     def __init__(
         self,
@@ -51,17 +51,17 @@ class Intervals:
         self.guard, self.loss_scale = guard, loss_scale
         self.peak = plan.peak_flops
 
-    def after_step(self, taken: Taken, last: bool) -> bool:
-        """Logs, evaluates, samples and saves what is due; returns whether to stop. last: the run ends with this step."""
+    def after_step(self, result: StepResult, last: bool) -> bool:
+        """Logs, evaluates, samples and saves what is due; returns whether to stop. last: this is the last step."""
         due, progress = self._due(last), self.progress
         metrics: dict[str, float] = {}
         if due.logging or due.evaluate or due.sample or due.saving:
-            # Looked at before anything is written, so that nothing is known of steps beyond the run's end.
+            # Checked before writing anything, so that nothing is recorded beyond the step at which the run ends.
             metrics |= self._report_skipped()
             if self.guard.gave_up:
                 self._give_up()
         if due.logging:
-            metrics |= self._training_metrics(taken)
+            metrics |= self._training_metrics(result)
         best_before = progress.best_val_loss, progress.best_step
         if due.evaluate is not None:
             metrics |= self._evaluated(due.evaluate)
@@ -83,7 +83,7 @@ class Intervals:
             progress.best_val_loss, progress.best_step = best_before
             if last or due.stopping:
                 self.ranks.fail(
-                    f"step {progress.step} could not be saved (see above); free some space, then resume or start again"
+                    f"step {progress.step} could not be saved (see above); free some space, then resume or restart"
                 )
         return due.stopping
 
@@ -100,20 +100,20 @@ class Intervals:
             stopping=stopping,
         )
 
-    def _training_metrics(self, taken: Taken) -> dict[str, float]:
-        """The metrics of training since the last call; waits for the device."""
+    def _training_metrics(self, result: StepResult) -> dict[str, float]:
+        """Training metrics since the last call; waits for the device."""
         metrics = {
-            "train_loss": taken.loss.item(),
-            "learning_rate": taken.learning_rate,
-            "grad_norm": taken.norm.item(),
+            "train_loss": result.loss.item(),
+            "learning_rate": result.learning_rate,
+            "grad_norm": result.norm.item(),
         }
         if rate := self.clock.tokens_per_second():
-            # A peak measured on a busy machine may be too low; no share of it exceeds 1.
+            # A peak measured on a busy machine may be too low; it is raised so that MFU never exceeds 1.
             reached = rate * self.plan.flops_per_token
             if reached > self.peak:
                 self.sinks.message(
-                    f"MFU: training reached {reached / 1e12:.3g} TFLOP/s, more than the peak of {self.peak / 1e12:.3g}; "
-                    "MFU is a share of that from here on"
+                    f"MFU: training reached {reached / 1e12:.3g} TFLOP/s, above the peak of {self.peak / 1e12:.3g}; "
+                    "MFU is relative to this new peak from here on"
                 )
                 self.peak = reached
             metrics |= {"tokens_per_second": rate, "mfu": reached / self.peak}
@@ -127,12 +127,12 @@ class Intervals:
             metrics = evaluate()
         self.model.train()
         best = float("inf") if progress.best_val_loss is None else progress.best_val_loss
-        if metrics["val_loss"] < best:  # never where it is NaN
+        if metrics["val_loss"] < best:  # False for NaN
             progress.best_val_loss, progress.best_step = metrics["val_loss"], progress.step
         return metrics
 
     def _save(self) -> bool:
-        """Writes a checkpoint where the run has any; returns False if it could not be written."""
+        """Writes a checkpoint if the run keeps any; returns False if that failed."""
         if self.hooks.checkpoint is None:
             return True
         with self.clock.excluded("checkpoint"):
@@ -140,17 +140,17 @@ class Intervals:
             return self.hooks.checkpoint(self.progress)
 
     def _report_skipped(self) -> dict[str, int]:
-        """Reports the steps that were skipped since the last call, and where their data is; {} if there are none."""
+        """Reports the steps skipped since the last call and where their data is; returns {} if there are none."""
         number, steps = self.guard.skipped()
         if not number:
             return {}
         where = "; ".join(f"step {step} ({self.batches.describe(step - 1)})" for step in steps)
-        others = f", the last {len(steps)} being" if number > len(steps) else ":"
-        self.sinks.message(f"loss or gradient not finite: {number} step(s) not taken{others} {where}")
+        last = f"; the last {len(steps)}" if number > len(steps) else ""
+        self.sinks.message(f"loss or gradient not finite: {number} step(s) skipped{last}: {where}")
         return {"skipped_steps": number}
 
     def _give_up(self) -> None:
-        """Ends a run whose steps cannot be taken, with a checkpoint of the last one that was."""
+        """Ends a run that can take no more steps; saves a checkpoint of the last step taken."""
         progress, batch, taken = self.progress, self.plan.batch, self.guard.last_taken
         # Every pass has the same number of tokens.
         progress.tokens = progress.tokens // batch.passes_before(progress.step) * batch.passes_before(taken)
@@ -158,9 +158,9 @@ class Intervals:
         saved = taken > 0 and self.hooks.checkpoint and self.hooks.checkpoint(progress)
         self.ranks.fail(
             f"loss not finite for {PATIENCE} steps in a row, up to step {self.guard.last_step}; "
-            + (f"the checkpoint of step {taken} is from before; " if saved else "")
-            + "start anew with a lower learning_rate"
-            + (" (--init-from takes its weights along)" if saved else "")
+            + (f"the checkpoint of step {taken} precedes them; " if saved else "")
+            + "restart with a lower learning_rate"
+            + (" (--init-from reuses its weights)" if saved else "")
         )
 
 

@@ -1,7 +1,7 @@
-"""Models out of run folders and checkpoints.
+"""Loads models from run folders and checkpoints.
 
-In: a run folder, or a checkpoint in it. Out: the model in fp32, its tokenizer and config. Rejects (UserError) weights of
-another shape and weights that are not finite.
+In: a run folder, or a checkpoint in it. Out: the model in fp32, its tokenizer and config. Rejects (UserError) weights that
+are not finite or have a different shape.
 """
 
 import os

@@ -1,9 +1,8 @@
-"""The one training loop. It knows steps, not what they teach: objective and batches come from outside.
+"""The training loop shared by pretraining, SFT and DPO; the objective and the batches are arguments.
 
-A step is a pure function of the weights, the seed and the step's number: the batch and the dropout are derived from
-(seed, step), so a run that was stopped anywhere and resumed goes on to the same weights as one that never was.
-Nothing in a step waits for the device; the host looks at a number only when it is logged. Several ranks (see
-distributed.py) run this same loop, each on its slice of every batch.
+A step is a pure function of the weights, the seed and the step number: batch and dropout are derived from (seed, step),
+so a resumed run reaches the same weights as an uninterrupted one. A step never waits for the device; the host reads
+device values only when it logs them. With several ranks (distributed.py), each runs this loop on its slice of every batch.
 """
 
 from collections.abc import Callable
@@ -35,11 +34,11 @@ def train_loop(
     ranks: Ranks = SINGLE_PROCESS,
     loss_scale: LossScale | None = None,
 ) -> bool:
-    """Takes steps progress.step + 1 … until max_iters or the time is up, whichever comes first; returns False when
-    `should_stop` ended it before the last.
+    """Takes steps progress.step + 1, … until max_iters or the time limit, whichever comes first. Returns False if
+    `should_stop` ended the run before its last step.
 
-    loss_fn: `objective.loss`, perhaps compiled. batches: the first dimension of a step's rows divides into its forward
-    passes (plan.batch). loss_scale: of fp16.
+    loss_fn: `objective.loss`, possibly compiled. batches: the number of rows of a step is divisible by the number of its
+    forward passes (plan.batch). loss_scale: for fp16 only.
     """
     clock = Clock(progress.seconds, next(model.parameters()).device)
     stepper = Stepper(model, optimizer, objective, loss_fn, plan, ranks, loss_scale, progress.step)
@@ -49,19 +48,19 @@ def train_loop(
     model.train()
     first = progress.step + 1
 
-    def ends(step: int) -> bool:
+    def is_last(step: int) -> bool:
         return progress.out_of_time or (plan.max_iters is not None and step >= plan.max_iters)
 
-    while not ends(progress.step):
+    while not is_last(progress.step):
         step = progress.step + 1
         time_share = 0.0
-        if (limit := plan.max_seconds) is not None:  # by one clock
+        if (limit := plan.max_seconds) is not None:  # one clock for all ranks
             time_share = ranks.from_first(lambda: clock.share_after_next_step(limit))
         progress.out_of_time = time_share >= 1
-        last = ends(step)
+        last = is_last(step)
         learning_rate = plan.learning_rate(step, time_share)
         rows = batches.step(step - 1)
-        taken = stepper.take(step, rows, learning_rate)
+        result = stepper.take(step, rows, learning_rate)
 
         tokens = rows.shape[0] * (rows.shape[1] - 1)
         progress.step = step
@@ -71,6 +70,6 @@ def train_loop(
             hooks.first_step(clock.first_step_seconds)
         if hooks.forecast is not None and hooks.forecast.wants(step):
             hooks.forecast(step, clock.training_seconds(), progress.tokens)
-        if intervals.after_step(taken, last):
+        if intervals.after_step(result, last):
             return False
     return True

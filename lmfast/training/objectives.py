@@ -15,11 +15,11 @@ from lmfast.model.transformer import TransformerLM
 from lmfast.training.distributed import SINGLE_PROCESS, Ranks
 
 IGNORE = -100
-"""target of a position without loss (PyTorch's convention)"""
+"""the target of positions without loss (PyTorch's convention)"""
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """Copies `array` to `device`. On CUDA through pinned memory: a copy from pageable memory would wait for the device."""
+    """Copies `array` to `device`. CUDA copies use pinned memory: from pageable memory they would wait for the device."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
@@ -122,7 +122,7 @@ class DPO:
     ):
         self.beta, self.loss_type, self.label_smoothing = beta, loss_type, label_smoothing
         self.length_normalised = length_normalised
-        self.noted = torch.zeros(len(self.NAMES) + 1, device=device)  # sums over pairs, then their number
+        self.metric_sums = torch.zeros(len(self.NAMES) + 1, device=device)  # over pairs; last, their number
 
     def tensors(self, batch: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """rows (2 pairs, length + 1) of packing.TOKEN → inputs, targets (2 pairs, length), reference (2 pairs,) fp32."""
@@ -139,11 +139,11 @@ class DPO:
         """Summed loss of the pairs, fp32 scalar; in training, accumulates their rewards for `read_metrics`."""
         losses, numbers = self.pairs(sequence_log_probs(model, inputs, targets), reference, targets)
         if model.training:
-            self.noted += torch.cat([numbers.sum(1), torch.ones_like(losses).sum()[None]])
+            self.metric_sums += torch.cat([numbers.sum(1), torch.ones_like(losses).sum()[None]])
         return losses.sum()
 
     def pairs(self, log_probs: Tensor, reference: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses (pairs,), and NAMES (6, pairs), of summed log-probabilities (2 pairs,) of model and reference."""
+        """Losses (pairs,) and metrics (6, pairs), from summed log-probabilities (2 pairs,) of model and reference."""
         if self.length_normalised:
             length = (targets != IGNORE).sum(1)
             log_probs, reference = log_probs / length, reference / length
@@ -165,13 +165,13 @@ class DPO:
 
     def read_metrics(self, ranks: Ranks = SINGLE_PROCESS) -> dict[str, float]:
         """Means of NAMES over the training pairs of all ranks since the last call; every rank must call it."""
-        *sums, count = ranks.sum(self.noted).tolist()
-        self.noted.zero_()
+        *sums, count = ranks.sum(self.metric_sums).tolist()
+        self.metric_sums.zero_()
         return {name: value / count for name, value in zip(self.NAMES, sums, strict=True)} if count else {}
 
 
 def sequence_log_probs(model: TransformerLM, inputs: Tensor, targets: Tensor) -> Tensor:
-    """Summed log-probability (rows,) fp32 of the targets of each row, without IGNORE.
+    """Summed log-probability (rows,) fp32 of each row's targets, excluding IGNORE.
 
     Calls the fused loss per row, so that logits of rows × length × vocabulary are never stored. Padding is on the right
     and cannot affect earlier tokens.

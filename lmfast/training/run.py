@@ -1,6 +1,6 @@
-"""A run from settings to a finished run folder: model, optimizer, sinks, checkpoints, the loop, the report.
+"""Runs a task from settings to a finished run folder: model, optimizer, sinks, checkpoints, loop and report.
 
-What is taught, and from which batches, comes in as a `Task`; everything else is the same for every task.
+A `Task` supplies the objective and the batches; everything else is common to all tasks.
 """
 
 import contextlib
@@ -41,12 +41,12 @@ from lmfast.training.task import Rows, Start, Task
 def execute(
     settings: TrainSettings, task: Task, start: Start, device: torch.device, ranks: Ranks = SINGLE_PROCESS
 ) -> bool:
-    """Runs a task with resolved `settings` to its end; returns False when it was stopped (by SIGTERM or Ctrl-C) before."""
+    """Runs a task with resolved `settings`. Returns False if SIGTERM or Ctrl-C stopped it before its last step."""
     _check(settings, device, ranks)
     rows = task.rows or Rows(settings.model.context_length)
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as locks:
         with contextlib.ExitStack() as undo:
-            claimed = ranks.from_first(lambda: claim(settings, task, start, held, undo))
+            claimed = ranks.from_first(lambda: claim(settings, task, start, locks, undo))
             folder, checkpoint = claimed.folder, claimed.checkpoint
             if end := finished_at(claimed, settings.optimizer):
                 ranks.report(f"{folder}: already finished at step {end}")
@@ -66,7 +66,7 @@ def execute(
                 *introduction(folder, settings, rows, device, peak, ranks),
                 *resumption(claimed, settings, device),
                 *changed,
-                *state.in_bf16,
+                *state.bf16_messages,
             ]:
                 sinks.message(line)
             if task.prepare is not None:
@@ -85,21 +85,21 @@ def execute(
 
 @dataclass
 class _State:
-    """What training changes, with what a checkpoint holds of it."""
+    """Everything that training changes; a checkpoint stores all of it."""
 
     model: TransformerLM
     optimizer: Optimizer
     loss_scale: LossScale | None
     progress: Progress
-    in_bf16: list[str]  # with fp8, a line for each product that stays in bf16
+    bf16_messages: list[str]  # with fp8, one line per product that stays in bf16
 
 
 def _check(settings: TrainSettings, device: torch.device, ranks: Ranks) -> None:
     batch_size = settings.optimizer.batch_size
     if batch_size % ranks.world_size:
         ranks.fail(
-            f"batch_size {batch_size} cannot be split over {ranks.world_size} processes; it counts the sequences "
-            "of all of them: choose a multiple"
+            f"batch_size {batch_size} is not divisible by the {ranks.world_size} processes that share it; "
+            f"choose a multiple of {ranks.world_size}"
         )
     if settings.run.fp8 and (reason := fp8_blocker(device)):
         ranks.fail(reason)
@@ -113,14 +113,14 @@ def _make_state(
     device: torch.device,
     ranks: Ranks,
 ) -> _State:
-    """Model, optimizer and progress: new, with the weights of `source`, or all of them from `checkpoint`."""
+    """Creates model, optimizer and progress; loads all of them from `checkpoint`, or only the weights from `source`."""
     opt = settings.optimizer
     make_deterministic(device)
     torch.manual_seed(settings.run.seed)
     model = TransformerLM(settings.model).to(device)
-    in_bf16: list[str] = []
+    bf16_messages: list[str] = []
     if settings.run.fp8:
-        in_bf16 = use_fp8(model, opt.batch_size // ranks.world_size * settings.model.context_length)
+        bf16_messages = use_fp8(model, opt.batch_size // ranks.world_size * settings.model.context_length)
     if source is not None:
         load_weights(model, source, task.grows_vocabulary)
     optimizer = make_optimizer(
@@ -141,7 +141,7 @@ def _make_state(
         if loss_scale is not None:
             loss_scale.load(tensors)
         progress = Progress(**checkpoint.state | {"out_of_time": False})
-    return _State(model, optimizer, loss_scale, progress, in_bf16)
+    return _State(model, optimizer, loss_scale, progress, bf16_messages)
 
 
 def _train(
@@ -154,7 +154,7 @@ def _train(
     sinks: Sinks,
     ranks: Ranks,
 ) -> bool:
-    """The loop with its hooks; returns whether it reached the run's end."""
+    """Runs the loop with its hooks; returns whether it reached the end of the run."""
     model = state.model
     device = next(model.parameters()).device
     loss_fn = task.objective.loss
@@ -163,7 +163,7 @@ def _train(
             sinks.message(f"training without torch.compile: {reason}")
         else:
             loss_fn = CompiledLoss(loss_fn)
-    stop = StopSignals(insist=ranks.world_size == 1)
+    stop = StopSignals(second_interrupts=ranks.world_size == 1)
     hooks = _hooks(settings, task, rows, folder, state, loss_fn, sinks, ranks)
     hooks.should_stop = lambda: stop.seen
     batches = Prefetched(task.batches, device)
@@ -215,9 +215,9 @@ def _hooks(
 
 
 def _peak(claimed: Claimed, settings: TrainSettings, device: torch.device) -> tuple[Peak, list[str]]:
-    """The rate that MFU is a share of, and a line where a run that resumes had another one until now.
+    """The rate that MFU divides by, and a message if a resumed run divided by another one before.
 
-    On the same device a resumed run keeps its rate, so that its MFU before and after can be compared."""
+    On the same device a resumed run keeps its rate, so that its MFU stays comparable."""
     peak = Peak(*device_peak(device, settings.run.bf16, settings.run.fp16))
     facts = {} if claimed.checkpoint is None else run_folder.read_facts(claimed.folder)
     before = Peak(facts.get("peak_flops", 0.0), facts.get("peak_source", ""))
@@ -225,7 +225,7 @@ def _peak(claimed: Claimed, settings: TrainSettings, device: torch.device) -> tu
         return peak, []
     if facts.get("device") == describe_machine(device)["device"] and before.source == peak.source:
         return before, []
-    return peak, [f"MFU: a share of {peak} from here on, of {before} until now"]
+    return peak, [f"MFU is now relative to {peak}, previously to {before}"]
 
 
 def _plan(settings: TrainSettings, rows: Rows, peak: float) -> Plan:
@@ -249,11 +249,11 @@ def _plan(settings: TrainSettings, rows: Rows, peak: float) -> Plan:
 
 
 def _report(folder: Path) -> None:
-    """report.html; a run that trained well is not called failed for the lack of it."""
+    """Writes report.html; a failure is only a warning, because the run itself succeeded."""
     try:
         write_report([folder], folder / "report.html")
     except (OSError, UserError) as error:
-        print(f"{folder}: no report.html: {error}")
+        print(f"{folder}: report.html could not be written: {error}")
 
 
 def _save(
@@ -265,7 +265,7 @@ def _save(
     keep: int,
     sinks: Sinks,
 ) -> bool:
-    """A checkpoint, or one line when the disk is full: training continues and older checkpoints stay."""
+    """Writes a checkpoint. If that fails, prints one line and returns False; training continues, older checkpoints stay."""
     checkpoints = folder / "checkpoints"
     sinks.sync()
     try:
@@ -275,7 +275,7 @@ def _save(
         save_checkpoint(checkpoints, model.named_weights(), tensors, progress.as_dict())
     except OSError as error:
         last = run_folder.newest_step(folder)
-        kept = "there is none yet" if last is None else f"the one of step {last} is whole"
+        kept = "there is no earlier one" if last is None else f"the one at step {last} is intact"
         sinks.message(f"checkpoint at step {progress.step} could not be written ({error}); {kept}")
         return False
     prune_checkpoints(checkpoints, keep, progress.best_step)

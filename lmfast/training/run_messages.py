@@ -1,4 +1,4 @@
-"""The lines that a run prints before its first step: what it trains and where, what it will cost, what resuming changes."""
+"""The lines a run prints before its first step: model, device, estimated cost, and what resuming changes."""
 
 from pathlib import Path
 
@@ -22,10 +22,10 @@ from lmfast_kernels import cpu_library
 def introduction(
     folder: Path, settings: TrainSettings, rows: Rows, device: torch.device, peak: Peak, ranks: Ranks
 ) -> list[str]:
-    """The lines before the first step: what will be trained, where, and what is unusual about it."""
+    """The model, its training length and device, and any unusual settings."""
     config, opt = settings.model, settings.optimizer
     batch = batch_ramp(opt)
-    tokens = f"{batch.rows * batch.passes * rows.tokens:,} tokens a step"
+    tokens = f"{batch.rows * batch.passes * rows.tokens:,} tokens per step"
     if batch.steps:
         least = batch.rows * batch.start * rows.tokens
         tokens = f"{least:,} to {tokens} (growing over the first {batch.steps:,})"
@@ -39,18 +39,18 @@ def introduction(
     ]
     if opt.max_minutes is not None:
         lines.append("max_minutes: the clock decides the schedule, so this run cannot be repeated to the bit")
-    windows = ", T at most the window in layers with one" if config.num_windows else ""
+    windows = ", with T limited to the window in windowed layers" if config.num_windows else ""
     lines.append(
-        f"MFU counts 3 × (2 × matmul parameters + 4 × layers × d_model × T) FLOPs a token{windows}, against "
+        f"MFU counts 3 × (2 × matmul parameters + 4 × layers × d_model × T) FLOPs per token{windows}, against "
         f"{times}{peak}"
     )
     if settings.run.fp8:
         lines.append("fp8: feed-forward and head train in FP8; MFU stays a share of the bf16 peak")
     if settings.data.document_mask:
-        lines.append("document_mask: MFU counts attention over whole rows, also where documents are skipped")
+        lines.append("document_mask: MFU counts attention over full rows, including the masked part")
     precision = selected_precision(settings.run)
     if device.type == "cpu" and precision != "fp32" and precision not in peak.source:
-        lines.append(f"{precision} is slower than fp32 on this CPU; MFU is a share of the fp32 peak")
+        lines.append(f"{precision} is slower than fp32 on this CPU; MFU is relative to the fp32 peak")
     if device.type == "cpu" and precision == "fp32" and (reason := cpu_library.why_not()):
         lines.append(
             f"training uses PyTorch's operators, 1.3 to 2.6 times slower than lmfast's own: {reason}"
@@ -73,16 +73,18 @@ def resumption(claimed: Claimed, settings: TrainSettings, device: torch.device) 
 def forecast_lines(
     settings: TrainSettings, rows: Rows, step: int, peak: float, device: torch.device, ranks: Ranks
 ) -> list[str]:
-    """Lines before the model is made: what the run will cost from `step` on, and what is unusual about its schedule."""
+    """Lines printed before the model is created: the cost of the run from `step` on, and warnings about its schedule."""
     opt, batch = settings.optimizer, batch_ramp(settings.optimizer)
     tokens = None
     if opt.max_iters is not None:
         tokens = (batch.rows_before(opt.max_iters) - batch.rows_before(step)) * rows.tokens
-    a_pass = batch.rows // ranks.world_size * rows.per_sequence
+    rows_per_pass = batch.rows // ranks.world_size * rows.per_sequence
     capacity = memory_capacity(device)
     on_cpu = device.type == "cpu"
     return [
-        *estimate_lines(settings, rows.length, a_pass, tokens, peak, ranks.world_size, capacity, on_cpu),
+        *estimate_lines(
+            settings, rows.length, rows_per_pass, tokens, peak, ranks.world_size, capacity, on_cpu
+        ),
         *schedule_warnings(opt),
     ]
 

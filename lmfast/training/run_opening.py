@@ -1,4 +1,4 @@
-"""Before the first step: claims the run folder, checks the run in it, writes what it begins with, opens the sinks."""
+"""Prepares a run before its first step: claims and checks the run folder, writes its initial files, opens the sinks."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ from lmfast.training.task import Start, Task
 
 
 class Claimed(NamedTuple):
-    """A locked run folder, and of a run that resumes there its newest checkpoint and its settings until now."""
+    """A locked run folder; for a resumed run also its newest checkpoint and its previous settings."""
 
     folder: Path
     checkpoint: Checkpoint | None = None
@@ -34,12 +34,12 @@ def claim(
     settings: TrainSettings,
     task: Task,
     start: Start,
-    held: contextlib.ExitStack,
+    locks: contextlib.ExitStack,
     undo: contextlib.ExitStack,
 ) -> Claimed:
-    """Locks the run folder for as long as `held` is open; `undo` removes one that was made here.
+    """Locks the run folder until `locks` closes; `undo` removes the folder if this call created it.
 
-    Raises UserError where the settings, data or weights do not fit the run.
+    Raises UserError if settings, data or weights do not match the run.
     """
     folder = start.folder
     if not start.resuming:
@@ -50,7 +50,7 @@ def claim(
     new = folder is None or not folder.exists()
     if folder is None:
         folder = run_folder.claim_new_folder(task.facts.get("stage", "train"))
-    held.enter_context(run_folder.lock_run(folder))
+    locks.enter_context(run_folder.lock_run(folder))
     if new:
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
     if not start.resuming:
@@ -60,12 +60,12 @@ def claim(
     run_folder.reject_other_data(folder, task.facts)
     checkpoint = newest_checkpoint(folder / "checkpoints")
     if checkpoint is None:
-        raise UserError(f"{folder}: every checkpoint in it is damaged; choose another --out-dir")
+        raise UserError(f"{folder}: every checkpoint is damaged; choose another --out-dir")
     return Claimed(folder, checkpoint, before)
 
 
 def finished_at(claimed: Claimed, now: OptimizerSettings) -> str | None:
-    """The end that a resumed run has already reached; None where there are steps left."""
+    """The step, as text, at which a resumed run has already finished; None if steps remain."""
     checkpoint, before = claimed.checkpoint, claimed.before
     if checkpoint is None or before is None:
         return None
@@ -82,17 +82,17 @@ def open_folder(
 ) -> Sinks:
     """Prepares the run folder for the next step; returns the sinks that write there."""
     if progress.step == 0:
-        _begin_folder(folder, settings, task, device, peak)
+        _write_initial_files(folder, settings, task, device, peak)
     else:
         run_folder.truncate_metrics(folder, progress.step)
-        write_yaml(folder / "config.yaml", settings)  # what may change, such as max_iters, did
+        write_yaml(folder / "config.yaml", settings)  # some settings may change, such as max_iters
     return _open_sinks(folder, settings, progress)
 
 
-def _begin_folder(
+def _write_initial_files(
     folder: Path, settings: TrainSettings, task: Task, device: torch.device, peak: Peak
 ) -> None:
-    """Writes what a run folder holds before its first step, over remains of a run that never reached a checkpoint."""
+    """Writes the files of a new run; replaces those of a run that never reached a checkpoint."""
     facts = {
         "parameters": num_parameters(settings.model),
         "peak_flops": peak.flops,
@@ -100,7 +100,7 @@ def _begin_folder(
         **describe_machine(device),
         **task.facts,
     }
-    # Written first: it tells a run folder from any other, even when the run is cut short.
+    # Written first: it marks the directory as a run folder, even if the run is interrupted.
     with atomic_write(folder / "run.json", durable=True) as temporary:
         temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
     for name in ("samples", "tensorboard"):

@@ -1,4 +1,4 @@
-"""What the training loop is given: when what happens (`Plan`), how far a run is (`Progress`), what it calls (`Hooks`)."""
+"""Inputs of the training loop: its settings (`Plan`), the state of the run (`Progress`) and its callbacks (`Hooks`)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from lmfast.training.interfaces import Evaluate
 
 @dataclass(frozen=True)
 class Plan:
-    """When what happens: the loop's share of the settings, everything derived."""
+    """The settings that the loop uses, with all derived values filled in."""
 
-    max_iters: int | None  # None: the clock alone ends the run
-    max_seconds: float | None  # of the whole run over its stops, what comes after the last step included
+    max_iters: int | None  # None: only max_seconds ends the run
+    max_seconds: float | None  # for the whole run across resumptions, including the work after its last step
     batch: BatchRamp  # forward passes of each step
-    learning_rate: Callable[[int, float], float]  # (step, share of max_seconds used when it is done)
+    learning_rate: Callable[[int, float], float]  # (step, fraction of max_seconds used by its end)
     grad_clip: float
     seed: int
     bf16: bool
@@ -31,7 +31,7 @@ class Plan:
 
 
 class Peak(NamedTuple):
-    """The rate that MFU is a share of, and where the number is from."""
+    """The rate that MFU divides by, and its source."""
 
     flops: float  # per second, of one device
     source: str
@@ -42,7 +42,7 @@ class Peak(NamedTuple):
 
 @dataclass
 class Progress:
-    """What a checkpoint must remember besides weights and optimizer."""
+    """State of a run that a checkpoint stores besides weights and optimizer."""
 
     step: int = 0
     tokens: int = 0
@@ -57,12 +57,12 @@ class Progress:
 
 @dataclass
 class Hooks:
-    """What the loop calls at its intervals; each is optional."""
+    """Callbacks of the loop; each is optional."""
 
     evaluate: Evaluate | None = None  # → {val_loss, bits_per_byte}
     checkpoint: Callable[[Progress], bool] | None = None  # → whether it was written
     sample: Callable[[int], tuple[str | None, dict[str, float]]] | None = None  # step → text, its statistics
-    first_step: Callable[[float], None] | None = None  # told what the first step took, in seconds
-    forecast: Forecast | None = None  # told the training seconds and tokens after two of the steps
-    metrics: Callable[[], dict[str, float]] = field(default=dict)  # more of them for each line of metrics
-    should_stop: Callable[[], bool] = field(default=lambda: False)  # asked after each step
+    first_step: Callable[[float], None] | None = None  # called with the first step's duration in seconds
+    forecast: Forecast | None = None  # called after two of the steps, with training seconds and tokens
+    metrics: Callable[[], dict[str, float]] = field(default=dict)  # more values for a line of metrics
+    should_stop: Callable[[], bool] = field(default=lambda: False)  # called after each step

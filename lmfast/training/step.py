@@ -1,7 +1,7 @@
-"""One optimizer step: gradients over its forward passes, clipping, the guard against values that are not finite.
+"""One optimizer step: gradients accumulated over its forward passes, clipping, and skipping a step that is not finite.
 
-In: the rows (rows, length + 1) of a step. Out: loss and gradient norm as scalars on the device. Nothing here waits for the
-device. A step is a pure function of the weights, the seed and the step's number.
+In: the rows (rows, length + 1) of a step. Out: loss and gradient norm as scalars on the device. Nothing here waits for
+the device. A step is a pure function of the weights, the seed and the step number.
 """
 
 from collections.abc import Callable
@@ -22,8 +22,8 @@ from lmfast.training.optimizers import Optimizer
 from lmfast.training.run_plan import Plan
 
 
-class Taken(NamedTuple):
-    """A step that was taken, or skipped by the guard."""
+class StepResult(NamedTuple):
+    """Outcome of a step, taken or skipped."""
 
     loss: Tensor  # mean over its valid tokens
     norm: Tensor  # of the gradient before clipping
@@ -31,7 +31,7 @@ class Taken(NamedTuple):
 
 
 class Stepper:
-    """Takes the steps of one run. loss_fn: `objective.loss`, perhaps compiled. taken: steps taken so far."""
+    """Takes the steps of one run. loss_fn: `objective.loss`, possibly compiled. steps_taken: by earlier parts of the run."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Stepper:
         plan: Plan,
         ranks: Ranks,
         loss_scale: LossScale | None,
-        taken: int,
+        steps_taken: int,
     ):
         self.optimizer, self.objective, self.plan = optimizer, objective, plan
         self.ranks, self.loss_scale = ranks, loss_scale
@@ -50,18 +50,18 @@ class Stepper:
         self.weights = [p for p in model.parameters() if p.requires_grad]
         precision = selected_precision(plan)
         self.parallel = ParallelLoss(ranks, model, loss_fn, lambda: autocast(self.device, precision))
-        self.guard = FiniteGuard(self.device, taken)
+        self.guard = FiniteGuard(self.device, steps_taken)
 
-    def take(self, step: int, rows: np.ndarray, learning_rate: float) -> Taken:
-        """Takes step `step`, counted from 1."""
+    def take(self, step: int, rows: np.ndarray, learning_rate: float) -> StepResult:
+        """Takes step number `step`, counted from 1."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["rate"]
-        # Each rank's rows get dropout masks of their own.
+        # Dropout masks differ between ranks.
         rank = self.ranks.rank
         torch.manual_seed(derive_seed(self.plan.seed, step, *([rank] if rank else [])))
         loss = self._accumulate(np.split(rows, self.plan.batch.passes_in(step - 1)))
         limit = self.plan.grad_clip if self.plan.grad_clip > 0 else float("inf")
-        # A step with a loss or gradient that is not finite is skipped inside the fused kernel: no host sync.
+        # The fused optimizer kernel skips a step whose loss or gradient is not finite, without a host sync.
         if self.loss_scale is None:
             norm = torch.nn.utils.clip_grad_norm_(self.weights, limit)
             self.optimizer.found_inf = self.guard.check(step, loss, norm)
@@ -70,10 +70,10 @@ class Stepper:
             self.optimizer.found_inf = self.guard.check(step, loss, norm, self.loss_scale.update(loss, norm))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return Taken(loss, norm, learning_rate)
+        return StepResult(loss, norm, learning_rate)
 
     def _accumulate(self, passes: list[np.ndarray]) -> Tensor:
-        """Gradients of the mean loss over all valid tokens of the step; returns that mean, on the device."""
+        """Accumulates gradients of the mean loss over the step's valid tokens; returns that mean, on the device."""
         valid = max(1, sum(map(self.objective.valid_tokens, passes)))
         scale = None if self.loss_scale is None else self.loss_scale.scale
         total = torch.zeros((), device=self.device)

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a request to stop after the step under way."""
+"""SIGTERM and Ctrl-C stop a run after the current step."""
 
 import contextlib
 import os
@@ -6,13 +6,14 @@ import signal
 
 
 class StopSignals(contextlib.AbstractContextManager):
-    """SIGTERM or Ctrl-C asks for a checkpoint and an end; a second one interrupts at once.
+    """Records SIGTERM or Ctrl-C as a request to save a checkpoint and stop.
 
-    insist: whether a second one does. torchrun passes on to its processes what the terminal has sent them already.
+    second_interrupts: whether a second signal interrupts at once. Not under torchrun, which forwards signals that its
+    processes have already received from the terminal.
     """
 
-    def __init__(self, insist: bool = True):
-        self.seen, self.insist = False, insist
+    def __init__(self, second_interrupts: bool = True):
+        self.seen, self.second_interrupts = False, second_interrupts
 
     def __enter__(self):
         self.before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -20,11 +21,11 @@ class StopSignals(contextlib.AbstractContextManager):
 
     def _note(self, number, frame):
         if not self.seen:
-            again = "; Ctrl-C again stops at once" if self.insist else ""
-            # Not by print, which may be what was interrupted.
-            os.write(2, f"\nstopping when the step under way is done{again}\n".encode())
+            again = "; press Ctrl-C again to stop at once" if self.second_interrupts else ""
+            # Not print: the signal may have interrupted one.
+            os.write(2, f"\nstopping after the current step{again}\n".encode())
         self.seen = True
-        if self.insist:
+        if self.second_interrupts:
             signal.signal(number, self.before[number])
 
     def __exit__(self, *_):

@@ -153,8 +153,8 @@ def spoil(rank, steps):
 def test_a_loss_that_is_not_finite_on_one_rank_is_skipped_on_all(corpus, tmp_path):
     both = start_ranks(flags(corpus, tmp_path / "run"), tmp_path / "log", setup=partial(spoil, 1, {2, 4}))
     text = finish(both, tmp_path / "log")[0]
-    assert text.count("1 step(s) not taken: step 2 (epoch 0, rows from tokens") == 1
-    assert text.count("1 step(s) not taken: step 4 (") == 1
+    assert text.count("1 step(s) skipped: step 2 (epoch 0, rows from tokens") == 1
+    assert text.count("1 step(s) skipped: step 4 (") == 1
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
     skipped = [m["step"] for m in read_metrics(tmp_path / "run") if "skipped_steps" in m]
     assert skipped == [2, 4]
@@ -163,7 +163,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_is_skipped_on_all(corpus, tmp_pat
 def test_what_every_rank_finds_wrong_is_told_once(corpus, tmp_path):
     argv = flags(corpus, tmp_path / "run", "--batch-size", "3")
     texts = finish(start_ranks(argv, tmp_path / "log"), tmp_path / "log", (2, 2))
-    assert "batch_size 3 cannot be split over 2 processes" in texts[0] and texts[1] == ""
+    assert "batch_size 3 is not divisible by the 2 processes" in texts[0] and texts[1] == ""
     texts = finish(start_ranks([*argv, "--lr", "-1"], tmp_path / "log2"), tmp_path / "log2", (2, 2))
     assert "learning_rate is -1" in texts[0] and texts[1] == ""
     assert not (tmp_path / "run").exists()

@@ -266,7 +266,7 @@ def hold_step(step: int, log: Path) -> None:
         calls.append(model.training)
         if model.training and calls.count(True) == step:
             print("holding", flush=True)
-            wait_until(lambda: "stopping when the step under way is done" in log.read_text())
+            wait_until(lambda: "stopping after the current step" in log.read_text())
         return real(self, model, *arguments)
 
     NextToken.loss = loss

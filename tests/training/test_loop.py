@@ -93,7 +93,7 @@ def test_no_share_of_the_peak_exceeds_one():
     _, lines, messages, _ = run(30, peak_flops=1e-3)
     shares = [line["mfu"] for line in lines if "mfu" in line]
     assert len(shares) == 29 and shares[0] == 1 >= max(shares)
-    assert messages and all("MFU is a share of that from here on" in line for line in messages)
+    assert messages and all("MFU is relative to this new peak from here on" in line for line in messages)
     assert len(messages) == shares.count(1.0)
 
 
@@ -135,7 +135,7 @@ def test_a_ramp_adds_passes_of_one_shape():
 
 def test_tokens_of_steps_given_up_in_a_ramp_are_taken_back():
     ramp, seen = BatchRamp(rows=2, passes=9, start=1, steps=16), []
-    with pytest.raises(UserError, match="the checkpoint of step 5 is from before"):
+    with pytest.raises(UserError, match="the checkpoint of step 5 precedes them"):
         run(
             60, RampedRows(ramp, range(6, 60)), Hooks(checkpoint=lambda p: seen.append(p.tokens) or True),
             batch=ramp, log_interval=100,
@@ -155,7 +155,7 @@ def test_a_step_that_is_not_finite_is_not_taken_and_is_reported(optimizer):
     assert model.weight.isfinite().all()
     torch.testing.assert_close(model.weight, clean.weight)
     assert "train_loss" not in lines[1] and "train_loss" in lines[2]
-    assert messages == ["loss or gradient not finite: 1 step(s) not taken: step 2 (row 4)"]
+    assert messages == ["loss or gradient not finite: 1 step(s) skipped: step 2 (row 4)"]
     assert lines[1]["skipped_steps"] == 1
 
 
@@ -171,7 +171,7 @@ def test_too_many_in_a_row_end_the_run_with_a_checkpoint_from_before(log_interva
         return True
 
     bad = [*range(6, 6 + PATIENCE)]
-    message = f"not finite for {PATIENCE} steps in a row, up to step {5 + PATIENCE}; the checkpoint of step 5 is from before"
+    message = f"not finite for {PATIENCE} steps in a row, up to step {5 + PATIENCE}; the checkpoint of step 5 precedes them"
     with pytest.raises(UserError, match=message):
         run(60, Rows(bad), Hooks(checkpoint=save), log_interval=log_interval, keep=(kept := []))
     assert seen == [(5, 60)]
@@ -182,7 +182,7 @@ def test_too_many_in_a_row_end_the_run_with_a_checkpoint_from_before(log_interva
 def test_a_run_that_never_was_finite_has_no_checkpoint():
     seen = []
     with pytest.raises(
-        UserError, match=r"steps in a row, up to step 10; start anew with a lower learning_rate$"
+        UserError, match=r"steps in a row, up to step 10; restart with a lower learning_rate$"
     ):
         run(30, Rows(range(1, 40)), Hooks(checkpoint=lambda p: seen.append(p) or True))
     assert not seen
@@ -191,7 +191,7 @@ def test_a_run_that_never_was_finite_has_no_checkpoint():
 def test_streaks_below_the_limit_go_on():
     _, _, messages, done = run(30, Rows(bad=[s for s in range(30) if s % PATIENCE]), log_interval=25)
     assert done and len(messages) == 2
-    assert "23 step(s) not taken, the last 10 being step 15 (row 56); step 16 (row 60)" in messages[0]
+    assert "23 step(s) skipped; the last 10: step 15 (row 56); step 16 (row 60)" in messages[0]
 
 
 def test_a_stop_leaves_a_checkpoint():
@@ -324,7 +324,7 @@ def test_what_no_scale_can_save_ends_the_run_with_a_checkpoint_from_before(log_i
     """16 halvings down to a scale of 1, and then as many steps as without a scale."""
     seen = []
     hooks = Hooks(checkpoint=lambda p: not seen.append((p.step, p.tokens)))
-    message = f"in a row, up to step {4 + 16 + PATIENCE}; the checkpoint of step 4 is from before"
+    message = f"in a row, up to step {4 + 16 + PATIENCE}; the checkpoint of step 4 precedes them"
     with pytest.raises(UserError, match=message):
         run(60, Rows(range(5, 60), 1e30), hooks, loss_scale=LossScale(CPU), log_interval=log_interval)
     assert seen == [(4, 48)]
@@ -333,7 +333,7 @@ def test_what_no_scale_can_save_ends_the_run_with_a_checkpoint_from_before(log_i
 def test_a_loss_that_is_not_finite_is_none_of_the_scales():
     scale = LossScale(CPU)
     _, lines, messages, _ = run(4, Rows(bad=[2]), loss_scale=scale)
-    assert messages == ["loss or gradient not finite: 1 step(s) not taken: step 2 (row 4)"]
+    assert messages == ["loss or gradient not finite: 1 step(s) skipped: step 2 (row 4)"]
     assert scale.scale.item() == 65536.0 and lines[-1]["overflows"] == 0
 
 

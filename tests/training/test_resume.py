@@ -243,5 +243,5 @@ def test_mfu_keeps_its_denominator_on_the_same_device(corpus, tmp_path, monkeypa
     (line,) = shares_of(4, 7e12, "a measurement")
     assert "against 5 TFLOP/s (a measurement)" in line
     assert shares_of(6, 7e12, "another kind")[-1] == (
-        "MFU: a share of 7 TFLOP/s (another kind) from here on, of 5 TFLOP/s (a measurement) until now"
+        "MFU is now relative to 7 TFLOP/s (another kind), previously to 5 TFLOP/s (a measurement)"
     )

@@ -43,11 +43,11 @@ def test_a_full_disk_leaves_the_run_alive_and_the_old_checkpoint_whole(tmp_path,
     assert (
         len(messages) == 1 and "step 2 could not be written" in messages[0] and "No space left" in messages[0]
     )
-    assert messages[0].endswith("the one of step 1 is whole")
+    assert messages[0].endswith("the one at step 1 is intact")
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
     shutil.rmtree(tmp_path / "checkpoints")
     _save(tmp_path, Model(), Optimizer(), None, Progress(step=2), 1, sinks)
-    assert messages[1].endswith("there is none yet")
+    assert messages[1].endswith("there is no earlier one")
 
 
 def test_flops_are_those_of_the_rows_and_not_of_the_longest_context():
@@ -64,7 +64,7 @@ def test_a_second_ctrl_c_interrupts_at_once(capfd):
         assert stop.seen
         assert (
             capfd.readouterr().err.strip()
-            == "stopping when the step under way is done; Ctrl-C again stops at once"
+            == "stopping after the current step; press Ctrl-C again to stop at once"
         )
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

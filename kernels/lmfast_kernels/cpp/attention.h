@@ -2,10 +2,10 @@
 //
 // In: qkv (B, T, (H + 2 G) D), query heads, then key heads, then value heads, as the projection leaves them; cos and sin
 // (T, D / 2) or null; H query heads over G key/value heads. Out: out (B, T, H D), lse (B, H, T) in base 2; backward: dqkv.
-// A thread takes whole (batch, key/value head) pairs: no sums across threads, nothing that depends on their number.
-// MR queries at a time against all keys they see; a row of scores is whole before its softmax, so there is no
-// rescaling. The backward keeps the weights and score gradients of as many queries as fit a quarter of a megabyte each,
-// and takes the keys' sums over those.
+// Each thread processes whole (batch, key/value head) pairs: no sum crosses threads, so results do not depend on their
+// number. MR queries are processed at a time against all keys they attend to; a row of scores is complete before its
+// softmax, so nothing is rescaled. The backward stores weights and score gradients for a block of queries, 256 KB each,
+// then adds the block's part to the gradients of keys and values.
 #pragma once
 #include "products.h"
 
@@ -13,7 +13,7 @@ struct Shape { long B, T, H, G, D; float scale; };
 
 constexpr long ROWS_AHEAD = 8;  // rows of a head are in different pages, so the hardware does not prefetch them
 
-// x (rows, D), rotated and scaled -> out (rows, D). BACK: by the negative angle, for gradients. cs and sn of these rows.
+// out (rows, D) = x (rows, D), rotated and scaled. BACK: by the negative angle, for gradients. cs, sn: of these rows.
 template <bool BACK>
 static void rotate(const Shape& s, long rows, const float* x, long ldx, const float* cs, const float* sn, float scale, float* out, long ldo) {
   long half = s.D / 2;
@@ -39,7 +39,7 @@ static void rotate(const Shape& s, long rows, const float* x, long ldx, const fl
     }
   }
 }
-// The same for all T rows, padded to whole tiles: out (T, ld), columns from D on are zero.
+// Rotates all T rows into out (T, ld), whose columns from D on are zero: whole tiles.
 static void rotate_into(const Shape& s, const float* x, long ldx, const float* cs, const float* sn, float scale, float* out, long ld) {
   rotate<false>(s, s.T, x, ldx, cs, sn, scale, out, ld);
   for (long t = 0; t < s.T; t++)
@@ -101,7 +101,7 @@ void attention_forward(long threads, long B, long T, long H, long G, long D, flo
 void attention_backward(long threads, long B, long T, long H, long G, long D, float scale, const float* qkv, const float* cs, const float* sn, const float* out, const float* lse, const float* dout, float* dqkv) {
   Shape s{B, T, H, G, D, scale};
   long W = (H + 2 * G) * D, Dp = up_to(D, NR), Tp = up_to(T, NR), group = H / G;
-  long Q = std::max(1L, std::min((T + MR - 1) / MR, 65536 / (MR * Tp))) * MR;  // queries whose weights fit a quarter megabyte
+  long Q = std::max(1L, std::min((T + MR - 1) / MR, 65536 / (MR * Tp))) * MR;  // queries whose weights fit 256 KB
 #pragma omp parallel num_threads(threads)
   {
     float* k = scratch(0, T * Dp * 5 + 2 * Tp * D + 2 * Q * Tp + MR * Dp + 16 * NR);
@@ -145,7 +145,7 @@ void attention_backward(long threads, long B, long T, long H, long G, long D, fl
           }
           for (long j = 0; j < stop; j += MR) {
             long R = std::min(MR, T - j), from = std::max(i0, j);
-            bool add = h > g * group || i0 > j;  // otherwise these queries are the first to see the keys
+            bool add = h > g * group || i0 > j;  // otherwise these queries are the first that attend to the keys
             for (long d = 0; d < Dp; d += NR) {
               tiles<COLUMNS>[R](p + (from - i0) * Tp + j, Tp, dod + from * Dp + d, Dp, stop - from, dv + j * Dp + d, Dp, add);
               tiles<COLUMNS>[R](ds + (from - i0) * Tp + j, Tp, q + from * Dp + d, Dp, stop - from, dk + j * Dp + d, Dp, add);

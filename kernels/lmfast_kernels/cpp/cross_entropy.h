@@ -1,4 +1,4 @@
-// The output layer and its loss: a chunk's logits are replaced by their gradient while they are in the caches.
+// The output layer and its loss. The logits of a chunk are overwritten by their gradient while they are in cache.
 #pragma once
 #include "products.h"
 
@@ -8,7 +8,7 @@ extern "C" {
 // hidden (M, D), weight (W, D), targets (M) -> losses (M); if dhidden (M, D) is given, also dhidden and dweight (W, D).
 // A target outside [0, W) that is not `ignore` gives NaN.
 void cross_entropy(long threads, long M, long D, long W, const float* hidden, const float* weight, const long long* targets, long long ignore, float z_loss, float* losses, float* dhidden, float* dweight) {
-  long ld = up_to(W, V) + V;  // rows at a distance of a power of two would share cache sets
+  long ld = up_to(W, V) + V;  // with a power-of-two stride, rows would share cache sets
   long chunk = std::min(M, LOSS_ROWS);
   float* packed = scratch(0, packed_floats(W, D));
   float* logits = scratch(1, chunk * ld);

@@ -53,7 +53,7 @@ void feed_forward_backward(long threads, long M, long D, long F, const float* dy
       for (long i = begin; i < end; i += FORWARD_ROWS) {
         long block = std::min(FORWARD_ROWS, end - i);
         float *h = hidden + i * F, *d = dboth + i * 2 * F;
-        times(block, F, D, dy + (c + i) * D, D, down_weight, F, h, F);  // dhidden, in the buffer of hidden
+        times(block, F, D, dy + (c + i) * D, D, down_weight, F, h, F);  // dhidden, stored in hidden
         for (long r = 0; r < block; r++) {
           const float *gate = both + (c + i + r) * 2 * F, *up = gate + F;
           float *hr = h + r * F, *dgate = d + r * 2 * F, *dup = dgate + F;

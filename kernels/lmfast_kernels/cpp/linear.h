@@ -1,4 +1,4 @@
-// y = x w^T and its two gradients, distributed over the threads of torch's OpenMP.
+// y = x w^T and its two gradients, distributed over torch's OpenMP threads.
 #pragma once
 #include "products.h"
 

@@ -3,8 +3,8 @@
 #include "vectors.h"
 
 extern "C" {
-// FLOP/s of all threads together, the best of many windows of 0.1 to 0.5 ms within `seconds`, because other processes
-// slow down some of the windows.
+// Total FLOP/s of all threads: the best of many windows of 0.1 to 0.5 ms within `seconds`, because other processes slow
+// some of them down.
 void multiply_rate(long threads, float seconds, double* rate) {
   constexpr long SUMS = MR * NV, STEPS = 1 << 16;
   double best = 0, sink = 0, before = 0, end = omp_get_wtime() + seconds;

@@ -1,19 +1,19 @@
-// Matrix products made of tiles, each function computing one thread's part: the caller opens the parallel region.
+// Matrix products built from tiles. Each function computes one thread's part; the caller opens the parallel region.
 //
 // In and out: row-major float matrices with the distance between rows (ld). The inner dimension is split into blocks of
-// KC, so that the KC rows of B stay in the L2 cache while rows of A are processed. For these shapes on Zen 4 MKL reaches
-// 92 to 101 GFLOP/s per thread, this 100 to 110 (docs/LOG.md).
+// KC, so that the KC rows of B stay in the L2 cache while rows of A are processed. For these shapes on Zen 4 this reaches 100
+// to 110 GFLOP/s per thread, MKL 92 to 101 (docs/LOG.md).
 #pragma once
 #include "tiles.h"
 
-constexpr long KC = 256, GROUP_FLOATS = 131072;  // half of a megabyte of L2
+constexpr long KC = 256, GROUP_FLOATS = 131072;  // 512 KB of L2
 
 // Rows [begin, end) of thread t.
 static inline void share(long n, long t, long threads, long& begin, long& end) {
   long each = (n + threads - 1) / threads;
   begin = std::min(n, each * t), end = std::min(n, begin + each);
 }
-// Rows per tile, at most MR, such that the last tile is nearly as high as the others.
+// Rows per tile, at most MR, chosen so that the last tile is nearly as high as the others.
 static inline long height(long rows) {
   long panels = (rows + MR - 1) / MR;
   return panels ? (rows + panels - 1) / panels : MR;
@@ -72,7 +72,7 @@ static void transposed_times(long begin, long end, long N, long K, const float* 
   long h = height(end - begin);
   float* packed = scratch(3, 8 * (MR * KC + LINE));
   for (long k = 0; k < K; k += KC) {
-    long kn = std::min(KC, K - k), size = h * kn + LINE;  // a row is copied as a line, of which h floats count
+    long kn = std::min(KC, K - k), size = h * kn + LINE;  // each row is copied as a cache line, of which h floats are used
     for (long m = begin; m < end; m += 8 * h) {
       long stop = std::min(end, m + 8 * h);
       for (long q = 0; q < kn; q++) {

@@ -1,8 +1,8 @@
 // The tile of all products: R <= MR rows times NR columns of sums in registers (vectors.h).
 //
-// With AVX-512 a tile has 28 sums and per step loads two vectors of B and 14 broadcast floats of A and multiplies 28 times:
-// 117.6 GFLOP/s on a core of Zen 4, the peak of its multipliers, with operands in the L2 cache. The order of additions of an
-// element depends only on k, so results do not depend on the distribution of rows over threads.
+// With AVX-512 a tile has 28 sums. A step loads two vectors of B, broadcasts 14 floats of A and does 28 multiply-adds: 117.6
+// GFLOP/s on a core of Zen 4, the peak of its multipliers, with operands in the L2 cache. An element's order of additions
+// depends only on k, so results do not depend on how rows are distributed over threads.
 #pragma once
 #include <array>
 #include <utility>
@@ -65,7 +65,7 @@ static inline void put(long R, const float* a, long lda, const float* b, long ld
     for (long j = 0; j < columns; j++) c[i * ldc + j] = rest[i * NR + j] + (add ? c[i * ldc + j] : 0.f);
 }
 
-// A buffer of this thread, kept between calls, because each new page would cost a fault. `which`: one of several.
+// This thread's buffer number `which`, kept between calls because every new page would cost a fault.
 constexpr long HUGE_PAGE = 1 << 21;
 struct Buffers {
   float* kept[4] = {};
@@ -89,13 +89,13 @@ static float* scratch(int which, long floats) {
   return kept[which];
 }
 
-// Frees the buffers of all threads, so that a measurement of memory includes them.
+// Frees the buffers of all threads, so that a measurement of memory counts their allocation.
 extern "C" void release_scratch(long threads) {
 #pragma omp parallel num_threads(threads)
   buffers.release();
 }
 
-// Columns of NR rows of w (rows, K) as one panel (K, NR): out[k * NR + j] = w[j * ld + k]; missing rows are 0.
+// Transposes at most NR rows of w (rows, K) into one panel (K, NR): out[k * NR + j] = w[j * ld + k]; missing rows are 0.
 static void transpose_panel(const float* w, long ld, long K, long rows, float* out) {
   long k = 0;
   for (; k + V <= K; k += V)

@@ -1,8 +1,8 @@
 // Vectors of V floats and their operations, for AVX-512, AVX2 with FMA, and NEON, selected by the compiler's target.
 //
-// Uses GCC's vector types, and intrinsics only if one AVX-512 operation replaces several. The tile of
-// tiles.h has MR rows and NV vectors, so that its sums leave registers for NV vectors of B and a broadcast float of A, out
-// of 32 registers (AVX-512, NEON) or 16 (AVX2).
+// Uses GCC's vector types, and intrinsics only where one AVX-512 instruction replaces several. The tile of tiles.h has MR
+// rows of NV vectors, so that its sums leave registers for NV vectors of B and a broadcast float of A, out of 32 registers
+// (AVX-512, NEON) or 16 (AVX2).
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -90,7 +90,7 @@ static inline vec exp2_of(vec x) {
 #endif
 static inline vec sigmoid(vec x) { return 1.f / (1.f + exp2_of(x * -LOG2_E)); }
 
-// Two vectors with lanes exchanged: blocks of S lanes of y and x, S a power of two, as a transposition does.
+// Exchanges alternate blocks of S lanes (a power of two) between x and y: one step of a transposition.
 static inline void exchange(vec& x, vec& y, int S) {
   ivec low = (LANE & S) != 0 ? LANE + int(V) - S : LANE, high = (LANE & S) != 0 ? LANE + int(V) : LANE + S;
   vec a = x, b = y;

@@ -1,11 +1,11 @@
-"""One pass of a transformer over a few rows on a CPU, compiled: what each thread of a team does.
+"""One compiled pass of a transformer over a few rows on a CPU: the work of each thread of a team.
 
-In: a plan (plan.py) and the pass's rows. A row is one token with its sequence and position: decoding has one row a
-sequence, reading a prompt has many, in order. Out: the cache with the rows' keys and values and, where asked for, logits
-and the next id of each row. The first pass packs the weights (products.py), the others read them so.
+In: a plan (plan.py) and the rows of the pass. A row is one token with its sequence and position: decoding has one row per
+sequence, reading a prompt has many, in order. Out: the cache with the rows' keys and values and, if requested, logits and
+the next id of each row. The first pass packs the weights (products.py) for all later ones.
 
-The work between two barriers is cut by outputs: columns of a product, key/value heads, rows to sample. No sum is
-split among threads, so their number changes no bit; norms are so short that each thread makes its own copy of them. A
+Between two barriers the threads divide outputs: columns of a product, key/value heads, rows to sample. No sum is split
+across threads, so results do not depend on their number; norms are so short that each thread computes its own copy. A
 layer has four barriers.
 """
 
@@ -76,7 +76,7 @@ from lmfast.inference.cpu.vectors import LOG2_E, compiled, compiled_sums, exp2, 
 
 @compiled
 def pack_weights(plan, t, threads):
-    """This thread's share of the panels of all matrices."""
+    """Packs this thread's share of the panels of all matrices."""
     for k in range(plan[NUM_PACKINGS]):
         job = integers(plan[PACKINGS] + 8 * 4 * k, 4)
         begin, end = share(job[OUTPUTS], 16, t, threads)
@@ -85,7 +85,7 @@ def pack_weights(plan, t, threads):
 
 @compiled
 def sublayer_input(plan, t, norm):
-    """This thread's copy of the stream, normalised where norm >= 0: by that row of NORMS. Returns its address."""
+    """Copies the residual stream for this thread, normalised by row `norm` of NORMS if norm >= 0; returns its address."""
     d_model, rows = plan[D_MODEL], plan[NUM_ROWS]
     stride = 4 * (d_model + ROW_PADDING)
     normed = plan[NORMED] + t * plan[MAX_ROWS] * stride
@@ -103,7 +103,7 @@ def sublayer_input(plan, t, norm):
 
 @compiled_sums
 def activate(kind, up, gated, hidden):
-    """One row's hidden layer from its projections, of one size; `gated` is looked at with SwiGLU only."""
+    """Computes one row's hidden layer from its projections, all of one size; `gated` is used by SwiGLU only."""
     if kind == RELU2:
         for i in range(hidden.shape[0]):
             hidden[i] = up[i] * up[i] if up[i] > 0 else np.float32(0)
@@ -117,7 +117,7 @@ def activate(kind, up, gated, hidden):
 
 @compiled
 def activate_rows(plan, begin, end):
-    """The hidden layer between two of its columns. Views begin there: Numba asks of an index that may be negative."""
+    """Computes columns [begin, end) of the hidden layer. Views start there: Numba tests an index that may be negative."""
     ffn, kind = plan[FFN], plan[ACTIVATION]
     width, count = 2 * ffn if kind == SWIGLU else ffn, end - begin
     for r in range(plan[NUM_ROWS]):
@@ -134,7 +134,7 @@ def add(base, delta, out):
 
 @compiled
 def add_delta(plan, normed, begin, end):
-    """stream = base + delta, between two columns. base is the stream itself, with post-norm the sublayer's input."""
+    """stream = base + delta in columns [begin, end). base: the stream, or with post-norm the sublayer's input."""
     d_model, count = plan[D_MODEL], end - begin
     for r in range(plan[NUM_ROWS]):
         at = 4 * (r * d_model + begin)
@@ -162,13 +162,13 @@ def embed(plan, rows, t, threads):
 def softcap(logits, cap, begin, end):
     """logits = cap · tanh(logits / cap) between begin and end."""
     for i in range(begin, end):
-        turned = exp2(logits[i] * (np.float32(2) * LOG2_E / cap))
-        logits[i] = cap - np.float32(2) * cap / (turned + np.float32(1))
+        exponential = exp2(logits[i] * (np.float32(2) * LOG2_E / cap))
+        logits[i] = cap - np.float32(2) * cap / (exponential + np.float32(1))
 
 
 @compiled
 def choose(plan, rows, t, threads):
-    """The next ids of this thread's share of the rows."""
+    """Chooses the next ids for this thread's share of the rows."""
     vocab_size, numbers = plan[VOCAB], floats(plan[NUMBERS], 4)
     unused = integers(plan[UNUSED], plan[NUM_UNUSED])
     begin, end = share(plan[NUM_ROWS], 1, t, threads)
@@ -192,17 +192,17 @@ def cap_logits(plan, begin, end):
 
 @compiled
 def work(plan, rows, sync, t, threads, seen, passed, spin_limit, woken):
-    """One pass for thread 0; for the others all that are called, until none comes for `spin_limit` looks.
+    """Runs one pass on thread 0; on other threads, every pass until none starts within `spin_limit` polls.
 
-    Returns (passes seen, barriers passed), to be given back at the next call; passes seen is −1 when all has ended.
-    All in one function: Numba optimises what a function calls anew with each function that calls it, in turn."""
+    Returns (passes seen, barriers passed) for the next call; passes seen is −1 once the team has ended. One function,
+    because Numba optimises a callee again for each of its callers, and for each of theirs."""
     layers, heads, head_dim, d_model = plan[NUM_LAYERS], plan[NUM_HEADS], plan[HEAD_DIM], plan[D_MODEL]
     ffn, vocab_size, arrangement = plan[FFN], plan[VOCAB], plan[NORM]
     matrices = integers(plan[MATRICES], COLUMNS * (layers + 1))
     scratch = plan[SCRATCH] + 4 * t * (TILE + head_dim + plan[MAX_LENGTH] + ROW_PADDING)
     qkv_width = (heads + 2 * plan[NUM_KV_HEADS]) * head_dim
     up_width = 2 * ffn if plan[ACTIVATION] == SWIGLU else ffn
-    up_size = 4 * ((ffn + 15) // 16 * 16) * d_model  # bytes from the gate's panels to those of what it gates
+    up_size = 4 * ((ffn + 15) // 16 * 16) * d_model  # bytes from the gate's panels to up's
     qkv_begin, qkv_end = share(qkv_width, 16, t, threads)
     begin, end = share(d_model, 16, t, threads)
     up_begin, up_end = share(ffn, 16, t, threads)
@@ -223,7 +223,7 @@ def work(plan, rows, sync, t, threads, seen, passed, spin_limit, woken):
             continue
         embed(plan, rows, t, threads)
         passed = barrier(sync, passed, threads)
-        # Post-norm leaves it to the next sublayer to normalise what the one before has summed.
+        # With post-norm, each sublayer normalises the sum that the previous one left.
         norm = 0 if arrangement == PRE else -1
         for layer in range(layers):
             at = COLUMNS * layer
@@ -266,7 +266,7 @@ def work(plan, rows, sync, t, threads, seen, passed, spin_limit, woken):
             passed = barrier(sync, passed, threads)
             choose(plan, rows, t, threads)
             passed = barrier(sync, passed, threads)
-        # After the last barrier nothing of a pass is read: thread 0 may be preparing the next one already.
+        # Nothing of a pass is read after its last barrier: thread 0 may already be preparing the next.
         seen += 1
         if t == 0:
             return seen, passed

@@ -116,9 +116,9 @@ def test_a_sequence_longer_than_its_cache_is_refused():
     decoder = CpuDecoder(build(), 1, Sampling(0.0), 1)
     decoder.read({0: [1] * 90})
     decoder.step([0], 0)
-    with pytest.raises(ValueError, match="sequence 0 of 91 ids"):
+    with pytest.raises(ValueError, match="sequence 0: 91 ids"):
         decoder.step([0], 1)
-    with pytest.raises(ValueError, match="sequence 0 of 91 ids"):
+    with pytest.raises(ValueError, match="sequence 0: 91 ids"):
         decoder.read({0: [1] * 92})
 
 
@@ -153,11 +153,11 @@ def test_models_it_does_not_know():
     assert "float32" in unsupported_reason(build().double())
     assert unsupported_reason(build().to("meta")) == "it is not on the CPU"
     assert unsupported_reason(build(dropout=0.1)) is None
-    assert unsupported_reason(build(dropout=0.1).train()) == "it drops out"
+    assert unsupported_reason(build(dropout=0.1).train()) == "it is in training mode, with dropout"
     with torch.autocast("cpu", torch.bfloat16):
         assert "float32" in unsupported_reason(build())
 
 
 def test_a_setting_of_tomorrow_is_not_known(monkeypatch):
-    monkeypatch.setattr("lmfast.inference.cpu.decoder._KNOWN", {"vocab_size"})
-    assert unsupported_reason(build()) == "its context_length is not known there"
+    monkeypatch.setattr("lmfast.inference.cpu.decoder._SUPPORTED", {"vocab_size"})
+    assert unsupported_reason(build()) == "its context_length is not supported there"
