@@ -36,6 +36,9 @@ def saved_bytes(config: ModelConfig, batch: int, bf16: bool) -> int:
 
 
 if __name__ == "__main__":
+    from tests.kernels.interpreted import fast_interpreter
+
+    fast_interpreter.install()
     print(
         json.dumps([saved_bytes(ModelConfig(**fields), 2, bf16) for fields, bf16 in json.loads(sys.argv[1])])
     )
