@@ -1,18 +1,15 @@
 """Tile sizes, warps and pipeline stages of the attention kernels, and the tiles worth timing on Hopper.
 
 A tile is (BLOCK_M queries, BLOCK_N keys, warps, stages). The forward and dq kernels own BLOCK_M queries and iterate over
-keys, the dk, dv kernel owns BLOCK_N keys and iterates over queries. The defaults were chosen by the registers and spills
-that `python -m lmfast_kernels.aot` reports, and those in `CANDIDATES` by time on an H100 (bench/gpu_tiles.py).
-`CANDIDATES` has, for head_dim 64 and 128 in half precision on sm_90, the default first and then the alternatives that do
-not spill more than aot's limit (excluded with triton 3.6, head_dim 128: forward (64, 128, 4, 2) spilled 40 bytes, dkdv
-(64, 64, 4, 2) 160, dkdv (128, 64, 8, 2) 184). `use_tiles` selects one:
+keys, the dk, dv kernel owns BLOCK_N keys and iterates over queries. `CANDIDATES` has, for head_dim 64 and 128 in half
+precision on sm_90, the default first and then alternatives that do not spill more than aot's limit. `use_tiles` selects one
+for eager calls; compiled functions, and torch.compile's caches on disk, keep the tiles with which they were traced:
 
     for tile in CANDIDATES[64]["forward"]:
         with use_tiles(forward=tile):
             lmfast_kernels.attention(q, k, v)
 
-It affects only eager calls: compiled functions, and torch.compile's caches on disk, keep the tiles with which they were
-traced.
+How the tiles were chosen: docs/kernels.md.
 """
 
 import contextlib

@@ -4,24 +4,12 @@ In: x (..., K), weight (N, K), floating point; the product of the leading dimens
 of 16, as `torch._scaled_mm` requires on CUDA (`fits_fp8`). Out: (..., N) in the autocast dtype, or x's without
 autocast. dx has x's dtype, dweight weight's, both rounded once from float32 sums.
 
-Tensorwise dynamic scales: a tensor is multiplied by the largest power of two that keeps it within the format's
-range, then rounded once; a product multiplies its result by the inverse powers. Scaling by powers of two is exact, so
-there is no second rounding, and eager and compiled code give the same values. Activations and weights are e4m3
-(3 mantissa bits, up to 448), gradients e5m2 (2 bits, up to 57,344). Values are clamped before the cast. An
-all-zero tensor has a finite scale; an infinity or NaN anywhere makes the inverse scale, and so the
-whole result, NaN, so that the training loop skips the step.
-
-Layouts: cuBLAS needs FP8 operands with the summed dimension dense on both sides, so
-    forward   y  = x8 (M, K) · weight8 (N, K)ᵀ       no transposed copies; fast accumulation
-    backward  dx = dy8 (M, N) · weight8ᵀ (K, N)ᵀ     transposed copy of the weight, N·K bytes
-              dweight = dy8ᵀ (N, M) · x8ᵀ (K, M)ᵀ    transposed copies of dy, M·N bytes, and x, M·K bytes
-dy is cast and transposed by one kernel (fp8_cast.py).
-
-This is a traced function, not an opaque operator, so that the maximum, scaling and cast fuse with the activation that
-produces x. The SwiGLU feed-forward and the output layer have operators of their own (fp8_feed_forward.py,
-fp8_cross_entropy.py). Without CUDA the products multiply the same rounded values in float64: the emulation that tests
-use, and the oracle. Costs: docs/kernels.md. Sources: Micikevicius et al. 2022 (arXiv:2209.05433) for the formats;
-torchao's float8 and nanochat for tensorwise scaling in training.
+Scales are dynamic and tensorwise: a power of two per tensor. Activations and weights are e4m3, gradients e5m2; values are
+clamped before the cast. An infinity or NaN anywhere makes the whole result NaN, so that the training loop skips the step.
+This is a traced function, not an opaque operator, so that maximum, scaling and cast fuse with the activation that produces
+x. Without CUDA the products multiply the same rounded values in float64: the emulation that tests use, and the oracle.
+Layouts and costs: docs/kernels.md. Sources: Micikevicius et al. 2022 (arXiv:2209.05433) for the formats; torchao's float8
+and nanochat for tensorwise scaling in training.
 """
 
 import math

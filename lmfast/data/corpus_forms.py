@@ -1,21 +1,9 @@
-"""Converts the published files of corpora to text and records in a common format.
+"""Converts the published files of corpora to text and records in a common format (docs/corpora.md).
 
 Input: the downloaded files of one part (text, compressed or not; Parquet; JSON) and a folder. Output: `PART.txt` with
 `<|endoftext|>` between documents, or `PART.jsonl` with one record per line, complete or absent. Functions return
-{part: number of documents or records}, with the number of skipped records under `LEFT_OUT`.
-
-- text: unchanged, decompressed if needed.
-- parquet: unchanged files with a column `text`; each is a part named after the file.
-- tokenizer: GPT-2's vocab.json and merges.txt → a tokenizer.json with the same ids.
-- wikitext (Merity et al. 2016): one row per line of the original, empty rows for blank lines. An article begins at a line
-  ` = Title = ` surrounded by blank lines. Lines are unchanged, including ` @-@ `.
-- alpaca (Taori et al. 2023): `instruction`, `input`, `output`. Records without an instruction or an answer are skipped.
-- preferences (UltraFeedback, Cui et al. 2023, as binarized for Zephyr): two conversations that differ in the last answer;
-  `prompt` is a string, or messages if there is more than one user message. Pairs with identical or empty answers, or with
-  different prompts, are skipped.
-
-Records whose prompt has a hash in the lowest 2 % of the range form the validation part, so that a prompt is never in both
-parts. Rejects files with unexpected content, naming the record.
+{part: number of documents or records}, with the number of skipped records under `LEFT_OUT`. Records are held out by a hash
+of their prompt. Rejects files with unexpected content, naming the record.
 """
 
 import contextlib

@@ -7,11 +7,9 @@ Input: names of files, folders or globs (finding.py) and a tokenizer with `<|end
     token_counts.json           documents, tokens and bytes of each part, and of each source by part; written last
 
 The validation part is chosen by hash (encode_shards.py), or is the first tokens (first_tokens.py), or has its own sources.
-The token files depend only on the sources and settings, not on shards, workers or engine. Completed shards are kept in
-`.shards/` until the end, so that rerunning an interrupted call resumes. If token_counts.json already answers the same
-request, nothing is done.
-
-Rejects: what sources.py rejects, a tokenizer without `<|endoftext|>`, empty parts, an output folder in use.
+The token files depend only on sources and settings, not on shards, workers or engine. Rerunning an interrupted call
+resumes; a request that token_counts.json already answers is skipped. Rejects what sources.py rejects, a tokenizer without
+`<|endoftext|>`, empty parts, an output folder in use.
 """
 
 import hashlib

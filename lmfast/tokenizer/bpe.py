@@ -21,15 +21,21 @@ import json
 import operator
 import os
 from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lmfast.errors import UserError
 from lmfast.files import atomic_write, check_not_input, check_writable
 from lmfast.tokenizer import formats
+from lmfast.tokenizer.allowed_special import (
+    AllowedSpecial,
+    DisallowedSpecial,
+    allowed_texts,
+    reject_disallowed,
+)
 from lmfast.tokenizer.parts import TokenizerParts, checked_ids
 from lmfast.tokenizer.patterns import Pattern, get_pattern
 from lmfast.tokenizer.special_tokens import check_special_tokens, place_special_tokens
@@ -40,14 +46,13 @@ if TYPE_CHECKING:
     from lmfast.tokenizer.sharding import Engine
     from lmfast.tokenizer.training import TrainingSummary
 
-FEW_IDS = 256  # up to this many, joining tokens in Python takes less time than looking for compiled code
-AllowedSpecial = Literal["all", "none"] | Collection[str]
+FEW_IDS = 256  # up to this many, joining tokens in Python is faster than a lookup of compiled code
 
 
 class Tokenizer:
     """Byte-level BPE with special tokens; the top of this file defines ids, text and special tokens.
 
-    `training` is the summary of `train_bpe` on a tokenizer that it made, else None.
+    `training` is the summary of `train_bpe` if it made this tokenizer, else None.
     """
 
     def __init__(
@@ -162,7 +167,7 @@ class Tokenizer:
         self,
         text: str | bytes,
         allowed_special: AllowedSpecial = "all",
-        disallowed_special: Literal["all"] | Collection[str] = (),
+        disallowed_special: DisallowedSpecial = (),
     ) -> list[int]:
         """The ids of a text."""
         return self.encode_array(text, allowed_special, disallowed_special).tolist()
@@ -171,47 +176,16 @@ class Tokenizer:
         self,
         text: str | bytes | bytearray | memoryview | np.ndarray,
         allowed_special: AllowedSpecial = "all",
-        disallowed_special: Literal["all"] | Collection[str] = (),
+        disallowed_special: DisallowedSpecial = (),
     ) -> np.ndarray:
         """The ids of a text, uint32 (num_ids,). A text given as an array is one-dimensional uint8: its bytes."""
         data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else _as_bytes(text)
         if disallowed_special:
-            self._reject(bytes(data), self._allowed(allowed_special), disallowed_special)
+            allowed = allowed_texts(self.special_tokens, allowed_special)
+            reject_disallowed(bytes(data), self.special_tokens, allowed, disallowed_special)
         if allowed_special not in ("all", "none"):
-            allowed_special = self._allowed(allowed_special)
+            allowed_special = allowed_texts(self.special_tokens, allowed_special)
         return self._encoder.encode(data, allowed_special)
-
-    def _allowed(self, allowed_special: AllowedSpecial) -> set[str]:
-        if allowed_special in ("all", "none"):
-            return set(self.special_tokens) if allowed_special == "all" else set()
-        if isinstance(allowed_special, str):
-            raise UserError(
-                f"allowed_special={allowed_special!r}: give 'all', 'none' or a set of special tokens"
-            )
-        self._check_known(allowed_special, "allowed_special")
-        return set(allowed_special)
-
-    def _check_known(self, texts: Iterable[str], name: str) -> None:
-        for text in texts:
-            if text not in self.special_tokens:
-                known = ", ".join(map(repr, self.special_tokens)) or "none"
-                raise UserError(f"{name}: {text!r} is not a special token of this tokenizer (it has {known})")
-
-    def _reject(self, data: bytes, allowed: set[str], disallowed: str | Collection[str]) -> None:
-        if disallowed == "all":
-            disallowed = set(self.special_tokens) - allowed
-        elif isinstance(disallowed, str):
-            raise UserError(
-                f"disallowed_special={disallowed!r}: give 'all' or a collection of special tokens"
-            )
-        self._check_known(disallowed, "disallowed_special")
-        for text in disallowed:
-            at = data.find(text.encode())
-            if at >= 0:
-                raise UserError(
-                    f"the text contains the special token {text!r} at byte {at}; remove it from the text, or from "
-                    "disallowed_special to encode it"
-                )
 
     def encode_batch(
         self, texts: Sequence[str | bytes], allowed_special: AllowedSpecial = "all"
@@ -235,7 +209,7 @@ class Tokenizer:
         from lmfast.tokenizer.streaming import safe_pieces
 
         # Special tokens that are plain text in this call are not safe cuts.
-        allowed = [text.encode() for text in self._allowed(allowed_special)]
+        allowed = [text.encode() for text in allowed_texts(self.special_tokens, allowed_special)]
         for piece in safe_pieces(chunks, allowed, self.pattern):
             yield self.encode_array(piece, allowed_special)
 
@@ -259,7 +233,7 @@ class Tokenizer:
         check_writable(dst)
         for path in (dst, f"{dst}.json"):
             check_not_input(path, src)
-        side = Path(f"{dst}.json")
+        summary_path = Path(f"{dst}.json")
         with atomic_write(dst) as complete:
             if engine is not None:
                 summary = engine.encode_file(self, src, complete, progress)
@@ -267,7 +241,7 @@ class Tokenizer:
                 summary = encode_file(self._encoder, src, complete, self.dtype, num_workers, progress)
             if not summary.bytes:
                 raise UserError(f"{src}: is empty; name a text to encode")
-            side.unlink(missing_ok=True)  # it describes the file that is about to be replaced
+            summary_path.unlink(missing_ok=True)  # it describes the file that is about to be replaced
         facts = {
             "source": str(Path(src).absolute()),
             "tokens": summary.tokens,
@@ -277,8 +251,8 @@ class Tokenizer:
             "dtype": self.dtype.name,
             **self.provenance(Path(dst).parent, tokenizer_path),
         }
-        with atomic_write(side) as beside:
-            beside.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        with atomic_write(summary_path) as temporary:
+            temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         return summary
 
     def provenance(self, folder: Path, saved_at: str | Path | None = None) -> dict[str, str | None]:
@@ -352,9 +326,9 @@ class Tokenizer:
         return {name: value for name, value in vars(self).items() if name not in ("_encoder", "_decoder")}
 
     loaded_from: Path | None = None
-    """where it was saved or loaded last; None: nowhere yet"""
+    """where it was last saved or loaded; None if never"""
     training: "TrainingSummary | None" = None
-    """what `train_bpe` did, of a tokenizer that it made"""
+    """the summary of `train_bpe`, if it made this tokenizer"""
 
     def save(self, path: str | Path) -> None:
         """Writes tokenizer.json, vocab.json and merges.txt to a folder, ranks to NAME.tiktoken, or a NAME.json.

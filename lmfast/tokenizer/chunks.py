@@ -3,19 +3,8 @@
 In: text as uint8, and special tokens as byte strings. Out: safe cuts, the spans of special tokens, and from `Splitter`
 the ends of pretokens, in batches.
 
-A cut is safe if the pretokens and special tokens on both sides are the same as without it:
-
-- before a special token that no other occurrence of a special token overlaps from the left;
-- for the three named patterns, unless a special token straddles the cut: between an ASCII letter or digit and a space
-  that is followed by an ASCII letter; after a newline between a non-whitespace character and a letter; and between a
-  letter and a character that is neither letter, mark, number nor whitespace, except an apostrophe, which may start a
-  contraction. In Chinese without spaces, only the last rule applies, at punctuation.
-
-A text with no safe cut is one piece: slower, never wrong. Encoding such a piece takes about 15 bytes of memory per byte,
-because its pretoken may be as long as the piece.
-
-Threads, not processes: the compiled loops release the GIL, and threads start immediately and share the text, the
-vocabulary and the output (measured: docs/LOG.md).
+A cut is safe if the pretokens and special tokens on both sides are the same as without it (rules: docs/tokenizer.md). A
+text with no safe cut is one piece: slower, never wrong; encoding it takes about 15 bytes of memory per byte.
 """
 
 import functools

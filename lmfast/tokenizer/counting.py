@@ -4,26 +4,7 @@ In: plain text files (bytes, any encoding) and documents from other files, speci
 counted), a pattern. Out: `PretokenCounts`, sorted by bytes, so that it does not depend on the number of workers. Rejects
 missing files, files that change while they are read, and empty special tokens.
 
-Time per pretoken in ns (2-core Zen 4 with AVX-512, one thread, stories: 4.2 bytes per pretoken, 7,366 distinct in
-300 MB; see docs/LOG.md): page faults of the mapping 0.4, finding special tokens 0.3, the scanner 1.7, counting 3.3;
-together about 6, or 740 MB/s per core. With a heavy tail (740,000 distinct in 200 MB) counting takes 7.5, and
-sorting the result, merging and growing tables another 5, because the tables no longer fit any cache.
-
-What helped:
-
-- The scanner and this loop are separate compiled functions with an array of ends between them. That costs one
-  store and one load per pretoken and lets all patterns, `regex` included, share one loop.
-- Reading tables with `load_u64` instead of Numba's indexing, which first checks for a negative index: 4.8 to
-  3.7. One multiplication in the hash instead of two, and one comparison that detects both long pretokens and special
-  tokens: 3.7 to 3.2 (heavy tail: 10.2 to 7.5).
-- Rows of 32 bytes aligned to cache lines: key, count and arena offset take one miss.
-
-Masking keys without a branch made no difference here (it helped encoding, where the branch was mispredicted).
-
-What did not help: prefetching rows in groups of 16 to 64 (5 to 6.8 with few distinct pretokens, 13.5 to 11.5 with many,
-before the changes above); two rows per bucket, to save the second probe (3.0 to 3.3); batches of 2^12 to 2^17 ends (no
-difference); any `madvise`. `pread` into a buffer takes longer than mapping (42 ms for 300 MB, against 31 ms of page
-faults), but is used because a mapped file may be truncated: see text_file.py.
+About 740 MB/s per core; what was tried and measured: docs/tokenizer.md.
 """
 
 import heapq

@@ -4,38 +4,7 @@ In: text as bytes (any bytes), a vocabulary, its merges, special tokens, a patte
 token file (.npy, uint16 or uint32). Rejects a vocabulary without one of the 256 bytes, merges whose parts or
 result are not in it, ids of 2^29 or more, and missing files.
 
-Time per pretoken in ns (2-core Zen 4 with AVX-512, one thread, see docs/LOG.md), for stories (8,000 distinct
-pretokens in 300 MB) and with a heavy tail (770,000 in 200 MB): reading the file 0.7, special
-tokens 0.2, the scanner 1.3 and 1.7, the lookups 4.1 and 5.5, writing 0.4. A new pretoken takes 200 to 300 more.
-
-What helped:
-
-- One growing table for all threads instead of a bounded one per thread: no pretoken is forgotten, a new
-  one is merged once instead of once per thread, and the table takes 64 MiB in total (11.3 to 5.8 with the heavy tail).
-- A bucket is two rows in one cache line; the row that holds the key is computed without a branch (8.0 to 6.4).
-  Four ids are always stored, however many there are.
-- The sixteen bytes of a key are compared as one vector (4.5 to 4.1).
-- Both words of a key are masked whatever its length: the branch that saved one mask was mispredicted for one pretoken
-  in ten (5.9 to 5.4).
-- 16-bit ids if all fit: the four ids of a row are one word, and the loop writes the bytes of the file.
-- A chunk is scanned and encoded in one compiled call: the ends stay in the L2 cache, and no thread waits for another's
-  Python. Numba counts references to the arrays in each call of the inner function, in memory that the threads share:
-  with 1,024 ends per call this cost two threads 15 %, with 8,192 nothing.
-- Cache lines are prefetched 64 pretokens ahead: without that the heavy tail takes a third longer (the memory latency is
-  110 ns here), and stories are one nanosecond faster. 32 ahead: 5.8 instead of 5.4 with the heavy tail; 128: 4.4
-  instead of 4.1 for stories.
-- The handling of a miss is inlined into the loop: Numba passes an array as seven words, and the calls from the loop to
-  the merge and from there to the lookups took as long as the merge itself (18.5 to 14.8 with the heavy tail).
-- Compiled functions take plain tuples of arrays. With named tuples Numba counted references inside the loop (20
-  instead of 7) and took 10 us to recognise the arguments, as long as encoding a kilobyte takes now.
-
-What did not help: rows that move to the front when they are hit (copying took longer than the 10 % fewer misses saved); a
-separate loop for plain hits inside the group (5.4 to 5.5, and 13 to 15 with the heavy tail); a small direct-mapped
-cache for pretokens up to 7 bytes in front (5.8 to 5.4 for stories, 14 to 16 with the heavy tail); everything except the
-plain hit in a separate function (6.1 and 17 to 22); keys masked and stored as vectors (4.10 to 4.14); starts recomputed
-on a miss instead of stored (4.5 to 4.6); requesting huge pages (NumPy does already). `read` takes longer than
-mapping (56 ms for 300 MB, against 41), but is used because a mapped file may be truncated: see text_file.py. Threads
-and processes are compared in docs/LOG.md.
+Time by part, what was tried and what it gained: docs/tokenizer.md.
 """
 
 import os
@@ -54,7 +23,7 @@ from lmfast.tokenizer.chunks import NO_SPANS, SpecialTokens, Splitter, map_in_or
 from lmfast.tokenizer.compiled.code_cache import enable_cache
 from lmfast.tokenizer.compiled.encode_kernels import ENCODE, SPECIALS, encode_batch, new_scratch
 from lmfast.tokenizer.compiled.intrinsics import MAX_PACKED, PADDING
-from lmfast.tokenizer.compiled.merge_kernels import MAX_ID, MAX_MERGES, merge_tables
+from lmfast.tokenizer.compiled.merge_tables import MAX_ID, MAX_MERGES, merge_tables
 from lmfast.tokenizer.compiled.pretoken_cache import MAX_ROWS, PretokenCache
 from lmfast.tokenizer.npy_header import npy_header
 from lmfast.tokenizer.parts import checked_ids

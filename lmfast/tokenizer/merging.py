@@ -6,24 +6,9 @@ count; equal counts go to the lexicographically greater pair of byte strings, ex
 key=lambda pair: (count[pair], pair))` with `pair` a tuple of two `bytes`. Learning ends early when no pair
 is left. Source: Sennrich et al. 2016, on bytes as in GPT-2.
 
-What makes it fast (588,081 distinct pretokens, 32,000 merges: see docs/LOG.md):
-
-- **One flat array, no linked list.** Each distinct pretoken is stored once in `symbols`, one int64 per byte: the
-  token's id in the low half, the pretoken's number in the high half, and a boundary between pretokens. A
-  token writes its id at its first and at its last byte, so its right neighbour is `length` away and its
-  left neighbour is read from the byte before it. Bytes inside a token hold `DEAD`.
-- **Pairs are complete when they are created.** Every pair that a merge creates contains the new id, so all its
-  occurrences are known when that merge ends: its list of positions (postings) is written once, in order, and is never
-  appended to. Later merges make entries stale; they are recognised when the list is read.
-- **Updates by neighbour, not by occurrence.** Merging (a, b) into n, with L to the left and R to the
-  right, moves the same weight from (L, a) to (L, n) and from (b, R) to (n, R). Weights are summed in two
-  dense arrays indexed by L and R, so the hash table is accessed once for each distinct neighbour.
-- **Counts only fall**, so a lazy heap is exact: a popped pair with an outdated count goes back with its
-  present one.
-- **A threshold excludes the tail.** Only pairs with a count of at least `threshold` are tracked. As
-  counts only fall, every pair that still reaches the threshold is tracked, so the choice stays exact; when
-  none is left, the threshold is lowered and the pairs are counted again. Most pairs of a large corpus are
-  rare and never cost a hash slot, a heap entry or a posting.
+`symbols` has one int64 per byte: the token's id in the low half, the pretoken's number in the high half. A token writes its
+id at its first and its last byte; bytes inside hold `DEAD`. Only pairs with a count of at least `threshold` are tracked,
+which is exact because counts only fall. Why this is fast: docs/tokenizer.md.
 """
 
 import logging

@@ -23,7 +23,8 @@ from lmfast.tokenizer.compiled.intrinsics import (
     pretoken_key,
     same_bytes,
 )
-from lmfast.tokenizer.compiled.merge_kernels import SHORT, MergeTables, merge_long, merge_short
+from lmfast.tokenizer.compiled.merge_kernels import SHORT, merge_long, merge_short
+from lmfast.tokenizer.compiled.merge_tables import MergeTables
 
 # MergeTables and two more arrays:
 #   whole_rows  uint64, open addressing, four words per row: the pretoken's key (low, high), its id, its offset in the text

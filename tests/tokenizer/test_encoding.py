@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lmfast.errors import UserError
 from lmfast.tokenizer import encoding, text_file
-from lmfast.tokenizer.compiled import merge_kernels
+from lmfast.tokenizer.compiled import merge_tables
 from lmfast.tokenizer.encoding import Encoder, encode_file
 from lmfast.tokenizer.patterns import NAMED, get_pattern
 from tests.tokenizer import oracle, sample_text
@@ -127,7 +127,7 @@ def test_bad_vocabularies_are_rejected(wrong, message):
     elif wrong == "merge":
         merges = [(b"a", b"b")]
     else:
-        vocab[merge_kernels.MAX_ID + 1] = b"ab"
+        vocab[merge_tables.MAX_ID + 1] = b"ab"
     with pytest.raises(UserError, match=message):
         Encoder(vocab, merges, {}, get_pattern("gpt2"))
 

@@ -1,28 +1,13 @@
-"""A weighted grammar that expands to texts and parses them again.
+"""A weighted grammar that expands to texts and parses them again (its notation: docs/corpora.md).
 
 Input: rules (text blocks of weighted templates), word lists (entries with forms) and a stream of 12-bit random numbers.
 Output: texts with the exact -log2 probability of their choices, and the choices of a given text. Raises ValueError for
 templates with an unknown rule or form, slots next to a letter, and texts that the grammar cannot produce, with the
 position. The stories are in corpus.py.
 
-Rules are written like this; a leading number is the weight of the alternative, other lines continue the one above:
-
-    greeting:
-    -3 Hello, {child:hero}! {hero.He} waved {hero.his} {color} hat.
-    - There was {a color} hat here,
-      and it was not yours.
-
-    {color}            draw from the word list or rule `color`       {Color}     the same with a capital
-    {a color}          with its article: "a red", "an orange"         {A color}   the same with a capital
-    {child:hero}        draw, and bind the entry to `hero`             {child:hero.intro}   … showing form `intro`
-    {hero} {hero.his}   a form of the bound entry: no choice           {hero.He}    the same with a capital
-    {thing>use}         expand the rule that the bound entry names under `use`
-    |                   a line break
-
 Every choice takes one number from 0 to 4095, so its probability is an exact multiple of 1/4096 and a seed gives the same
 story on every platform. Choices are made in text order. Among the alternatives of a choice no text may be a prefix of
-another's; reading from the left, every choice is then determined (proof for a given grammar:
-tests/data/stories/ambiguity.py).
+another's, so that a text determines its choices (proof: tests/data/stories/ambiguity.py).
 """
 
 import math

@@ -1,6 +1,6 @@
 """The loops that encode text: find the ends of pretokens, look up their keys in the cache, merge those that are new.
 
-In: text (uint8, readable after its end), the cache of pretokens (pretoken_cache.py), the merges (merge_kernels.py); if the
+In: text (uint8, readable after its end), the cache of pretokens (pretoken_cache.py), the merges (merge_tables.py); if the
 vocabulary needs it, whole pretokens are looked up before merging (whole_pretokens.py).
 Out: ids, uint16 or uint32, into a buffer of one element per byte plus four. encoding.py lists what each choice costs.
 """

@@ -1,132 +1,34 @@
 """Encodes one pretoken with the merges alone; the encoder uses it when its cache misses.
 
-In: the pretoken's bytes, the ids of the 256 bytes, and the merges as tables from a pair of ids to (rank, new
-id). Out: ids (uint32). The merge of lowest rank is applied first, the leftmost of equal ranks.
+In: the pretoken's bytes, the ids of the 256 bytes, and the merges as tables from a pair of ids to (rank, new id)
+(merge_tables.py). Out: ids (uint32). The merge of lowest rank is applied first, the leftmost of equal ranks.
 
-Up to `SHORT` bytes the lowest rank is found by scanning all pairs; longer pretokens use a heap. From `HUGE` bytes
-on, positions are in one list per rank and each rank is processed from left to right: each merge with a heap of a million
-positions accesses memory at random (four times the length took nine times as long), while the lists are read in order.
-
-Most of the time is memory latency: two lookups per merge, most of which find nothing. A Bloom filter with two bits per
-pair in one 64-bit word (64 KiB for 32,000 merges) answers nearly all of those without accessing the table, and the
-table stores a merge in one row of 16 bytes. A word of ten bytes takes 220 ns, about 40 per merge, the latency of one
-lookup after another: finding the minimum and the neighbours without branches (trees of comparisons, sentinels) did not
-help.
+Up to `SHORT` bytes the lowest rank is found by scanning all pairs; longer pretokens use a heap, and from `HUGE` bytes on
+one list of positions per rank. Why, and what it costs: docs/tokenizer.md.
 """
 
 import numpy as np
 from numba import njit
 
-from lmfast.tokenizer.compiled.code_cache import enable_cache
 from lmfast.tokenizer.compiled.intrinsics import (
     ALL_ONES,
     U0,
     U1,
     U32,
     advise_huge_pages,
-    aligned_words,
     leading_zeros,
     load_u64,
     trailing_zeros,
 )
+from lmfast.tokenizer.compiled.merge_tables import NO_PAIR, find_pair
 
 SHORT = 64  # bytes; up to this length the set of remaining symbols is one word
 HUGE = 1 << 13  # bytes; from this length on, allocating the lists of all ranks pays off
-MAX_ID = (1 << 29) - 1
-MAX_MERGES = 1 << 26
-NO_PAIR = ALL_ONES
 NO_RANK = np.uint64(0xFFFFFFFF)
 NO_POSITION = 0xFFFFFFFF
-_MIX = np.uint64(0x9E3779B97F4A7C15)
 _SIX = np.uint64(6)
 _POSITION_MASK = np.uint64(63)
 _LOW_HALF = np.uint64(0xFFFFFFFF)
-
-# Lookup tables of merges, as a plain tuple (Numba takes ten times as long to recognise a named tuple at each
-# call). A merge's value is rank << 32 | new id.
-#   byte_ids    uint32 (256,)
-#   byte_pairs  uint64 (65536,), the values of pairs of bytes, indexed by their little-endian word
-#   filter      uint64, a blocked Bloom filter, two bits per pair in the word that its hash selects
-#   rows        uint64, open addressing, two words per row: left << 32 | right, and the value
-#   shifts      uint64 (3,): shifts from a hash to a word of the filter and to a row; the number of ranks if each
-#               is above the ranks that make its parts, else 0
-# The tables of a vocabulary that looks up whole pretokens have two more arrays (whole_pretokens.py).
-MergeTables = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-
-
-@njit(inline="always")
-def _hash(left, right):
-    key = np.uint64(left) << U32 | np.uint64(right)
-    return key, (key ^ key >> np.uint64(29)) * _MIX
-
-
-@njit(inline="always")
-def _filter_bits(hashed):
-    return U1 << (hashed & _POSITION_MASK) | U1 << (hashed >> _SIX & _POSITION_MASK)
-
-
-@njit(inline="always")
-def find_pair(pair_filter, rows, filter_shift, row_shift, left, right):
-    """The value of a pair of ids, or NO_PAIR."""
-    key, hashed = _hash(left, right)
-    bits = _filter_bits(hashed)
-    if pair_filter[hashed >> filter_shift] & bits != bits:
-        return NO_PAIR
-    mask = np.uint64((rows.shape[0] >> 1) - 1)
-    slot = hashed >> row_shift
-    while True:
-        row = np.int64(slot << U1)
-        found = load_u64(rows, row)
-        if found == key:
-            return load_u64(rows, row + 1)
-        if found == NO_PAIR:
-            return NO_PAIR
-        slot = (slot + U1) & mask
-
-
-@njit(nogil=True)
-def _fill(tables, triples):
-    """Inserts all merges (n, 3); of equal pairs the first is used."""
-    byte_ids, byte_pairs, pair_filter, rows, shifts = tables
-    mask = np.uint64((rows.shape[0] >> 1) - 1)
-    for rank in range(triples.shape[0]):
-        left, right, new = triples[rank]
-        if find_pair(pair_filter, rows, shifts[0], shifts[1], left, right) != NO_PAIR:
-            continue
-        key, hashed = _hash(left, right)
-        pair_filter[hashed >> shifts[0]] |= _filter_bits(hashed)
-        slot = hashed >> shifts[1]
-        while rows[np.int64(slot << U1)] != NO_PAIR:
-            slot = (slot + U1) & mask
-        rows[np.int64(slot << U1)] = key
-        rows[np.int64(slot << U1) + 1] = np.uint64(rank) << U32 | np.uint64(new)
-    for first in range(256):
-        for second in range(256):
-            found = find_pair(pair_filter, rows, shifts[0], shifts[1], byte_ids[first], byte_ids[second])
-            byte_pairs[first | second << 8] = found
-
-
-def _parts_come_first(triples: np.ndarray) -> bool:
-    """Whether the parts of every merge are made by merges of lower rank only, as after training: then no merge creates
-    a pair of lower rank than its own."""
-    ranks = np.arange(len(triples))
-    made_last = np.full(int(triples.max(initial=0)) + 1, -1)
-    np.maximum.at(made_last, triples[:, 2], ranks)
-    return bool((made_last[triples[:, :2]] < ranks[:, None]).all())
-
-
-def merge_tables(triples: np.ndarray, byte_ids: np.ndarray) -> MergeTables:
-    """Tables for merges (n, 3) int64: ids of left, right and result, in the order of their ranks."""
-    enable_cache(_fill)
-    row_bits = max(8, (2 * len(triples)).bit_length())
-    filter_bits = row_bits - 3  # at least 16 bits per merge
-    rows = aligned_words(2 << row_bits)
-    rows[:] = NO_PAIR
-    ordered = len(triples) if _parts_come_first(triples) else 0
-    shifts = np.array([64 - filter_bits, 64 - row_bits, ordered], np.uint64)
-    tables = (byte_ids, aligned_words(1 << 16), aligned_words(1 << filter_bits), rows, shifts)
-    _fill(tables, triples)
-    return tables
 
 
 @njit(inline="always")
@@ -228,8 +130,8 @@ def _append_position(lists, rank, position, size):
 
 @njit
 def _merge_huge(data, start, length, tables, out, at):
-    """The same for any length below 2^30 in linear time, if ranks are in order (`_parts_come_first`): a merge only adds
-    positions to the lists of ranks above its own, so each rank is processed once.
+    """Any length below 2^30 in linear time, if ranks are in order (merge_tables.py): a merge only adds positions to the
+    lists of ranks above its own, so each rank is processed once.
 
     All merges of a rank are applied first, from left to right, and then the pairs that they created are listed, so that a
     run of one letter lists no pair that the next merge breaks. Lists are chained in the order in which positions were
@@ -339,7 +241,7 @@ def _merge_huge(data, start, length, tables, out, at):
 
 @njit
 def merge_long(data, start, length, tables, out, at):
-    """For more than `SHORT` bytes: uses lists if the pretoken is long and ranks are in order, else a heap."""
+    """More than `SHORT` bytes: uses lists if the pretoken is long and ranks are in order, else a heap."""
     if length >= HUGE and tables[4][2] > U0:
         return _merge_huge(data, start, length, tables, out, at)
     return _merge_by_heap(data, start, length, tables, out, at)
@@ -347,10 +249,10 @@ def merge_long(data, start, length, tables, out, at):
 
 @njit
 def _merge_by_heap(data, start, length, tables, out, at):
-    """For any length below 2^32: a heap of rank << 32 | position, and a linked list of symbols.
+    """Any length below 2^32: a heap of rank << 32 | position, and a linked list of symbols.
 
-    A heap entry is stale if the pair at its position has changed: `values` holds
-    the current pair of each position. A merge removes one entry and adds at most two, so 2 * length suffice."""
+    A heap entry is stale if the pair at its position has changed: `values` holds the current pair of each position. A
+    merge removes one entry and adds at most two, so 2 * length suffice."""
     byte_ids, _, pair_filter, rows, shifts = tables[:5]
     filter_shift, row_shift = shifts[0], shifts[1]
     ids = np.empty(length, np.uint32)

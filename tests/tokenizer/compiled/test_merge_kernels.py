@@ -16,8 +16,8 @@ from lmfast.tokenizer.compiled.merge_kernels import (
     _merge_huge,
     merge_long,
     merge_short,
-    merge_tables,
 )
+from lmfast.tokenizer.compiled.merge_tables import merge_tables
 from tests.tokenizer import oracle
 
 
