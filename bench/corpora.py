@@ -74,8 +74,8 @@ def write(path: Path, pieces: Iterator[str], num_bytes: int) -> None:
     """Writes whole pieces until there are `num_bytes`; both files appear under their names when they are complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0
-    with atomic_write(path) as beside:
-        with beside.open("wb") as file:
+    with atomic_write(path) as temporary:
+        with temporary.open("wb") as file:
             for piece in pieces:
                 data = piece.encode()
                 file.write(data)
@@ -90,7 +90,7 @@ def repeated(path: Path, times: int) -> Path:
     """A file of `path`'s text N times: more bytes, and the same distinct pretokens."""
     target = path.with_name(f"{path.stem}-x{times}.txt")
     if not target.exists():
-        with path.open("rb") as source, atomic_write(target) as beside, beside.open("wb") as file:
+        with path.open("rb") as source, atomic_write(target) as temporary, temporary.open("wb") as file:
             for _ in range(times):
                 at = 0
                 while sent := os.sendfile(file.fileno(), source.fileno(), at, 1 << 30):

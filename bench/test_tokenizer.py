@@ -59,7 +59,7 @@ def peer_names(mode: str) -> set[str]:
     return every - SLOW if mode == "full" else every
 
 
-def test_merges_are_the_oracles(corpus, tmp_path):
+def test_merges_equal_the_oracles(corpus, tmp_path):
     """Not timed: what is timed below is right."""
     with corpus[1].open("rb") as file:
         head = file.read(ORACLE_BYTES).decode("utf-8", "ignore").encode()

@@ -1,4 +1,4 @@
-"""What several test files share: a tiny corpus with its tokenizer and token files, and a tiny training run."""
+"""Shared by several test files: a tiny corpus with its tokenizer and token files, and a tiny training run."""
 
 import contextlib
 import gc
@@ -16,7 +16,7 @@ import pytest
 
 from tests.quick_runs import make_runs_quick
 
-# Models in tests are tiny: a second thread costs more than it brings, and much more where test processes share cores.
+# Models in tests are tiny: a second thread costs more than it gains, much more if test processes share cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Processes that tests start import this checkout, installed or not, as pytest itself does (pyproject.toml, pythonpath).
@@ -34,12 +34,12 @@ if (
 
 
 def pytest_xdist_auto_num_workers(config) -> int:
-    """Two workers for the suite, none for a file or two: starting them costs more than they save there."""
+    """Two workers for the suite, none for a file or two: starting them would cost more than they save."""
     return 0 if any(word.endswith(".py") or "::" in word for word in config.args) else 2
 
 
-# Files that take ten seconds or more: first, so that no worker is left with one of them at the end. The interpreter leads,
-# for it uses no Numba, which the other worker compiles meanwhile: together they would compile everything twice.
+# Files that take ten seconds or more: first, so that no worker is left with one of them at the end. The interpreter is
+# first because it uses no Numba, which the other worker compiles meanwhile: together they would compile everything twice.
 SLOW_FILES = [
     "kernels/test_interpreted.py",
     "tokenizer/test_bpe.py",
@@ -82,7 +82,7 @@ TINY_MODEL = (
 
 @pytest.fixture
 def compiled_quickly(monkeypatch):
-    """torch.compile without Inductor: graphs and guards are the real ones, code is not generated."""
+    """torch.compile without Inductor: graphs and guards are real, but no code is generated."""
     import torch
 
     from lmfast.inference import torch_decoder
@@ -105,7 +105,7 @@ def ticking_clock(monkeypatch):
 
 @pytest.fixture
 def small_files():
-    """size → a block in which no file of this process may grow beyond so many bytes: what a full disk does to it."""
+    """size → a context in which no file of this process may grow beyond `size` bytes, like a full disk."""
 
     @contextlib.contextmanager
     def limited(size: int):

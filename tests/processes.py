@@ -1,4 +1,4 @@
-"""Waiting for other processes, and measuring them, independent of what else runs on the machine."""
+"""Waits for and measures other processes, independent of the load of the machine."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ def wait_until(
 ) -> Value:
     """The first true value of `condition`.
 
-    AssertionError once `alive`, asked while the condition is false, is false, or after the deadline.
+    Raises AssertionError if `alive` returns False while the condition is false, or after the deadline.
     """
     deadline = time.monotonic() + seconds
     while not (value := condition()):

@@ -1,4 +1,4 @@
-"""completion.py: the script of each shell, sourced in that shell and asked for completions."""
+"""completion.py: each shell's script, sourced in that shell and queried for completions."""
 
 import contextlib
 import io
@@ -64,7 +64,7 @@ def test_completions(shell, scripts, tmp_path, line, offered):
         (tmp_path / name).touch()
     (tmp_path / "runs").mkdir()
     found = ask(shell, scripts, line, tmp_path)
-    # bash adds the / of a directory itself, when it shows the offer.
+    # bash itself appends / to a directory when it shows the completion.
     assert {offer if offer != "runs" else "runs/" for offer in found} == offered
 
 
@@ -83,8 +83,8 @@ def test_zsh_reads_its_script(scripts):
     assert not run.stderr and name == "_shtab_lmfast" and int(options) > 50
 
 
-def test_every_name_is_of_some_option():
-    """A renamed option must not lose its completion unnoticed."""
+def test_every_completed_name_is_an_option():
+    """Renaming an option must not silently lose its completion."""
     known: set[str] = set()
 
     def collect(parser) -> None:

@@ -1,4 +1,4 @@
-"""Links of the Markdown files on the top level lead to files that exist; the documentation builds in strict mode."""
+"""Links in the top-level Markdown files lead to existing files; the documentation builds in strict mode."""
 
 import re
 import subprocess

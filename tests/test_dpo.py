@@ -22,7 +22,7 @@ FLAGS = "--held-out 4 --warmup-iters 1 --lr 1e-2 --log-interval 1 --eval-interva
 
 @pytest.fixture(scope="module")
 def talker(trained_run, tmp_path_factory):
-    """A model of 16 tokens of context that was shown both answers, and the preferences between them."""
+    """A model with a context of 16 tokens, trained on both answers, and preferences between them."""
     from lmfast.sft import sft
 
     folder = tmp_path_factory.mktemp("dpo")
@@ -62,11 +62,11 @@ def test_the_chosen_answer_gains_on_held_out_prompts(talker, tmp_path, capsys):
         assert again[name] == pytest.approx(last[f"val_{name}"], rel=1e-4)
     evaluated = [line["val_rewards/margins"] for line in lines if "val_rewards/margins" in line]
     assert len(evaluated) == 3 and evaluated[-1] > evaluated[0] > 0
-    # The prompts kept from this stage are those kept from the one before.
+    # This stage holds out the same prompts as the stage before.
     facts, before = read_facts(out), read_facts(talker / "sft")
     assert facts["stage"] == "dpo" and facts["held_out"] == before["held_out"] and len(facts["held_out"]) == 4
-    told = capsys.readouterr().out
-    assert "may have been trained on" not in told and "20 pairs of up to" in told
+    printed = capsys.readouterr().out
+    assert "may have been trained on" not in printed and "20 pairs of up to" in printed
 
 
 def test_tokens_are_those_of_the_rows_whatever_the_context(talker, tmp_path, capsys):
@@ -80,7 +80,7 @@ def test_tokens_are_those_of_the_rows_whatever_the_context(talker, tmp_path, cap
 
 
 @pytest.mark.parametrize("precision", [[], ["--fp16"]], ids=str)
-def test_a_stopped_run_goes_on_to_the_same_weights_and_reference(talker, tmp_path, precision):
+def test_a_stopped_run_resumes_to_the_same_weights_and_reference(talker, tmp_path, precision):
     flags = flags_of(talker, "--lr-decay-iters", 4, *precision)
     assert dpo([*flags, "--max-iters", "4", "--out-dir", str(tmp_path / "whole")])
     assert dpo([*flags, "--max-iters", "2", "--out-dir", str(tmp_path / "parts")])
@@ -91,7 +91,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights_and_reference(talker, tmp_pat
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_one_cache_serves_several_runs_and_is_refused_for_another(talker, trained_run, tmp_path):
+def test_a_cache_serves_several_runs_and_is_rejected_for_another_model(talker, trained_run, tmp_path):
     cache = tmp_path / "cache.npz"
     flags = flags_of(talker, "--max-iters", 1, "--reference-cache", cache)
     assert dpo([*flags, "--out-dir", str(tmp_path / "a")])
@@ -127,37 +127,37 @@ def changed_in_place(path, old: bytes, new: bytes):
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (facts.st_size, facts.st_mtime_ns)
 
 
-def test_a_cache_is_known_by_content_and_not_by_size_and_time(talker, tmp_path):
+def test_a_cache_is_identified_by_content_not_by_size_and_time(talker, tmp_path):
     for name in ("sft", "pairs.json"):
         (shutil.copytree if name == "sft" else shutil.copy2)(talker / name, tmp_path / name)
     cache = tmp_path / "cache.npz"
     flags = flags_of(tmp_path, "--max-iters", 1, "--reference-cache", cache, "--out-dir", tmp_path / "run")
     assert dpo(flags)
 
-    def refused(part: str, *extra: str) -> None:
+    def rejected(part: str, *extra: str) -> None:
         with pytest.raises(UserError, match=f"cache.npz: does not match this run: its {part} is "):
             dpo([*flags, *extra, "--out-dir", str(tmp_path / "other")])
         assert not (tmp_path / "other").exists()
 
-    refused("settings", "--bf16")
-    refused("settings", "--fp16")
+    rejected("settings", "--bf16")
+    rejected("settings", "--fp16")
     changed_in_place(tmp_path / "pairs.json", b'"chosen": "b"', b'"chosen": "d"')
-    refused("data")
+    rejected("data")
     changed_in_place(tmp_path / "pairs.json", b'"chosen": "d"', b'"chosen": "b"')
     weights = find_checkpoint(tmp_path / "sft").path / "model.safetensors"
     data, before = weights.read_bytes(), file_sha256(weights)
     changed_in_place(weights, data[-64:], data[-64:-1] + bytes([data[-1] ^ 1]))
     changed_in_place(weights.parent / "COMPLETE", before.encode(), file_sha256(weights).encode())
-    refused("model")
+    rejected("model")
 
 
-def test_a_runs_own_reference_is_reused_refused_or_made_again(talker, tmp_path):
+def test_a_runs_own_reference_is_reused_rejected_or_recomputed(talker, tmp_path):
     out, kept = tmp_path / "run", tmp_path / "run/reference.npz"
     assert dpo(flags_of(talker, "--max-iters", 1, "--out-dir", out))
     whole = kept.read_bytes()
     with np.load(kept) as file:
         key, numbers = str(file["key"]), file["log_probs"]
-    # Other numbers under the right key are believed: nothing is computed again.
+    # Different numbers under the right key are trusted: nothing is recomputed.
     shifted = numbers + np.array([[0, 5]], np.float32)
     np.savez(kept, key=key, log_probs=shifted)
     assert dpo(["--max-iters", "2", "--out-dir", str(out)])
@@ -184,7 +184,7 @@ def test_accumulation_does_not_change_a_step(talker, tmp_path):
 
 @pytest.mark.ci
 @pytest.mark.skipif(sys.platform != "linux", reason="forks processes that share the loopback")
-def test_two_ranks_equal_one_and_only_the_first_speaks(talker, tmp_path):
+def test_two_ranks_equal_one_and_only_the_first_prints(talker, tmp_path):
     flags = flags_of(
         talker, "--max-iters", 4, "--eval-interval", 2, "--grad-accumulation", 2, "--held-out", 5
     )
@@ -200,7 +200,7 @@ def test_two_ranks_equal_one_and_only_the_first_speaks(talker, tmp_path):
         assert a.keys() == b.keys()
         for name in a.keys() - {"seconds", "tokens_per_second", "mfu"}:
             assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-5), name
-    # The ranks' reference is that of one, and one process goes on with what they began.
+    # The ranks compute the reference of a single process, and one process resumes their run.
     with np.load(tmp_path / "one/reference.npz") as a, np.load(tmp_path / "two/reference.npz") as b:
         assert str(a["key"]) == str(b["key"])
         np.testing.assert_allclose(a["log_probs"], b["log_probs"], rtol=1e-5)
@@ -223,7 +223,7 @@ def test_two_ranks_equal_one_and_only_the_first_speaks(talker, tmp_path):
         (["--init-from", "base"], "is not a chat model"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(talker, trained_run, tmp_path, extra, message, capsys):
+def test_bad_input_is_one_line_and_leaves_no_files(talker, trained_run, tmp_path, extra, message, capsys):
     names = {"talk": str(talker / "talk.json"), "base": str(trained_run)}
     out = tmp_path / "dpo"
     with pytest.raises(SystemExit) as exit:

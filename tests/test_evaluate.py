@@ -11,7 +11,7 @@ from lmfast.train import train
 from lmfast.training.run_folder import read_metrics
 
 
-def test_the_whole_file_gives_what_training_logged(corpus, trained_run, capsys):
+def test_the_whole_file_reproduces_the_logged_loss(corpus, trained_run, capsys):
     """The run's own validation file is the default, and the batch size does not matter."""
     last = read_metrics(trained_run)[-1]
     for batch_size in (4, 7):
@@ -63,7 +63,7 @@ def test_16_bits_are_near(trained_run, name, distance):
     assert exact != near and exact == pytest.approx(near, rel=distance)
 
 
-def test_both_16_bit_types_are_refused(trained_run):
+def test_both_16_bit_types_are_rejected(trained_run):
     with pytest.raises(UserError, match="bf16 and fp16 are both set"):
         evaluate_run(EvaluateSettings(run=str(trained_run), device="cpu", bf16=True, fp16=True))
 
@@ -74,7 +74,7 @@ def test_training_logs_the_figures_of_its_samples(trained_run):
     assert "distinct_1" not in lines[3]
 
 
-def test_without_training_data_at_hand(corpus, tmp_path, capsys):
+def test_without_training_data(corpus, tmp_path, capsys):
     import shutil
 
     for name in ("train.npy", "train.npy.json"):
@@ -89,7 +89,7 @@ def test_without_training_data_at_hand(corpus, tmp_path, capsys):
     assert "no training text found" in capsys.readouterr().out
 
 
-def refused(words, capsys):
+def rejected(words, capsys):
     with pytest.raises(SystemExit) as stop:
         main([str(word) for word in words])
     err = capsys.readouterr().err
@@ -117,18 +117,18 @@ def test_bad_input_is_one_line(corpus, trained_run, tmp_path, capsys):
         ([trained_run, "--samples", 1, "--train-text", tmp_path / "no.txt"], "no.txt"),
         ([trained_run, "--dta", "x"], "did you mean --data?"),
     ):
-        assert message in refused(words, capsys), words
+        assert message in rejected(words, capsys), words
 
 
 def test_a_run_without_validation_data_needs_some(corpus, tmp_path, capsys):
     flags = ["--train-data", str(corpus.train), *corpus.flags()[4:], "--max-iters", "1"]
     assert train([*flags, "--out-dir", str(tmp_path / "run")])
-    assert "give --data FILE, or --samples N" in refused([tmp_path / "run", "--device", "cpu"], capsys)
+    assert "give --data FILE, or --samples N" in rejected([tmp_path / "run", "--device", "cpu"], capsys)
     assert main([str(tmp_path / "run"), "--val-data", str(corpus.valid), "--device", "cpu"]) is None
 
 
-def test_a_file_of_the_base_serves_the_run_that_learnt_to_talk(corpus, trained_run, tmp_path, capsys):
-    """Ids keep their meaning when the chat's tokens are added: what was measured before is measured again."""
+def test_a_token_file_of_the_base_model_serves_its_chat_model(corpus, trained_run, tmp_path, capsys):
+    """Ids keep their meaning when chat tokens are added, so the earlier measurement is reproduced."""
     from lmfast.sft import sft
 
     records = tmp_path / "talk.json"
@@ -147,19 +147,21 @@ def test_a_file_of_the_base_serves_the_run_that_learnt_to_talk(corpus, trained_r
     held_out = evaluate_run(
         EvaluateSettings(run=str(tmp_path / "sft"), device="cpu", samples=1, max_tokens=3)
     )
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     logged = [line["val_loss"] for line in read_metrics(tmp_path / "sft") if "val_loss" in line][-1]
     assert held_out["loss"] == pytest.approx(logged, rel=1e-5) and held_out["perplexity"] == math.exp(
         held_out["loss"]
     )
-    assert f"on the records of {records} that were held out\nloss {logged:.4f} nats per token" in told
+    assert f"on the records of {records} that were held out\nloss {logged:.4f} nats per token" in printed
     text = records.read_text()
     records.write_text(text.replace('"b"', '"c"'))
-    assert "talk.json: differs from the records the run was trained on" in refused([tmp_path / "sft"], capsys)
+    assert "talk.json: differs from the records the run was trained on" in rejected(
+        [tmp_path / "sft"], capsys
+    )
     records.write_text(text)
     after = evaluate_run(EvaluateSettings(run=str(tmp_path / "sft"), data=str(corpus.valid), device="cpu"))
-    told = capsys.readouterr().out
-    assert f"{corpus.valid}: was encoded without the chat tokens; its ids are valid" in told
+    printed = capsys.readouterr().out
+    assert f"{corpus.valid}: was encoded without the chat tokens; its ids are valid" in printed
     # Four more ids share the probability, so the loss is a little higher.
     assert before["loss"] < after["loss"] < before["loss"] + 0.1
     assert after["bits_per_byte"] / after["loss"] == pytest.approx(before["bits_per_byte"] / before["loss"])

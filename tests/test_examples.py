@@ -1,4 +1,4 @@
-"""The scripts in examples/ run as they are, in an empty folder."""
+"""The scripts in examples/ run unchanged, in an empty folder."""
 
 import runpy
 from pathlib import Path

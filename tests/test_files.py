@@ -23,8 +23,8 @@ from lmfast.files import (
 def test_appears_when_complete(tmp_path):
     path = tmp_path / "out.txt"
     path.write_text("old")
-    with atomic_write(path) as beside:
-        beside.write_text("new")
+    with atomic_write(path) as partial:
+        partial.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["out.txt"]
 
@@ -32,8 +32,8 @@ def test_appears_when_complete(tmp_path):
 def test_failure_keeps_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "out.txt"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), atomic_write(path) as beside:
-        beside.write_text("half")
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as partial:
+        partial.write_text("half")
         raise KeyboardInterrupt
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["out.txt"]
 
@@ -58,12 +58,12 @@ def test_a_durable_file_is_synced_before_it_takes_its_name(tmp_path, monkeypatch
     monkeypatch.setattr("lmfast.files.sync", lambda path: done.append(("sync", path.name)))
     real = os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: done.append(("replace", b.name)) or real(a, b))
-    with atomic_write(tmp_path / "out.txt", durable=True) as beside:
-        beside.write_text("new")
-    assert done == [("sync", beside.name), ("replace", "out.txt"), ("sync", tmp_path.name)]
+    with atomic_write(tmp_path / "out.txt", durable=True) as partial:
+        partial.write_text("new")
+    assert done == [("sync", partial.name), ("replace", "out.txt"), ("sync", tmp_path.name)]
 
 
-def test_a_folder_has_one_holder(tmp_path):
+def test_a_folder_is_locked_by_one_process(tmp_path):
     with folder_lock(tmp_path / "new"):
         with pytest.raises(UserError, match="taken"), folder_lock(tmp_path / "new", refusal="taken"):
             pass
@@ -91,12 +91,12 @@ def test_an_emptied_folder_keeps_its_lock(tmp_path):
     clear_folder(tmp_path / "no")
 
 
-def test_an_input_that_is_missing_is_not_blamed_on_the_output(tmp_path):
+def test_a_missing_input_is_not_reported_as_an_output_error(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "out.txt"):
         (tmp_path / "input.txt").read_text()
 
 
-def test_folders_made_for_nothing_go_and_others_stay(tmp_path):
+def test_on_failure_created_folders_are_removed_and_others_kept(tmp_path):
     (tmp_path / "there").mkdir()
     for inside, left in ((False, ["there"]), (True, ["new", "there"])):
         with pytest.raises(KeyboardInterrupt), remove_new_folders_on_error(tmp_path / "new" / "a" / "b"):
@@ -126,7 +126,7 @@ def test_a_folder_without_permission(tmp_path):
         check_writable(tmp_path / "out.txt")
 
 
-def test_places_that_cannot_be_written(tmp_path):
+def test_unwritable_paths(tmp_path):
     with pytest.raises(UserError, match="is a directory"):
         check_writable(tmp_path)
     with pytest.raises(UserError, match="does not exist"):
@@ -145,7 +145,7 @@ def test_an_output_that_is_the_input(tmp_path):
             check_not_input(path, tmp_path / "in.txt")
 
 
-def test_text_that_is_not_utf8_is_told_with_its_byte(tmp_path):
+def test_text_that_is_not_utf8_is_reported_with_its_byte(tmp_path):
     (tmp_path / "good.txt").write_text("żółw", encoding="utf-8")
     (tmp_path / "bad.txt").write_bytes(b"ab\xff")
     assert read_text(tmp_path / "good.txt") == "żółw"
@@ -160,7 +160,7 @@ def test_the_sha256_of_a_file(tmp_path):
 
 @pytest.fixture
 def caches(tmp_path, monkeypatch):
-    """(the user's cache, the one in the folder for temporary files)"""
+    """(the user's cache, the cache in the temporary directory)"""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
@@ -168,7 +168,7 @@ def caches(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="on Windows both locations belong to the user")
-def test_a_cache_is_a_folder_that_nobody_else_can_write_to(caches):
+def test_a_cache_is_a_folder_that_only_its_user_can_write_to(caches):
     user, temporary = caches
     old = os.umask(0)
     try:
@@ -180,12 +180,12 @@ def test_a_cache_is_a_folder_that_nobody_else_can_write_to(caches):
     folder.chmod(0o702)
     assert private_cache("x") == temporary / "x"
     folder.chmod(0o700)
-    user.chmod(0o777)  # as a umask of 0 made it: closed to others, what is below is looked at for itself
+    user.chmod(0o777)  # as with umask 0; the directory above is private, but the cache is checked itself
     assert private_cache("x") == folder and user.stat().st_mode & 0o777 == 0o700
     assert private_cache("x", lambda path: path != folder) == temporary / "x"
     temporary.joinpath("x").rmdir()
     temporary.rmdir()
-    temporary.symlink_to(user)  # one's own link is as good
+    temporary.symlink_to(user)  # a link of the same user is accepted
     assert private_cache("y", lambda path: user not in path.parents) == temporary / "y"
 
 

@@ -50,7 +50,7 @@ def test_the_shapes_of_configs(facts, name, count, flops):
         assert values.pop("total") == sum(values.values())
 
 
-def test_the_line_beats_the_file(facts):
+def test_the_command_line_overrides_the_file(facts):
     found = facts("--config", "gpt2_xl", "--context-length", "16384")
     assert found["forward_flops_per_sequence"]["total"] == 149_522_795_724_800
 
@@ -84,7 +84,7 @@ def test_a_shape_changes_the_figures(facts, words):
     assert figures(*words) != figures()
 
 
-def test_heads_and_rope_theta_are_told(facts):
+def test_heads_and_rope_theta_are_printed(facts):
     assert facts(*SMALL, "--num-heads", "8", "--rope-theta", "500000")["config"]["rope_theta"] == 500000
     # Fewer heads, fewer of attention's logsumexps.
     one, other = facts(*SMALL), facts(*SMALL, "--num-heads", "8")
@@ -144,14 +144,14 @@ def test_tokens_come_from_a_training_file(facts, tmp_path):
     assert by_ratio["time"]["total_tokens"] == 2 * by_ratio["parameters"]["total"]
 
 
-def test_a_run_folder_says_what_it_costs(facts, trained_run):
+def test_the_cost_of_a_run_folder(facts, trained_run):
     found = facts("--config", trained_run / "config.yaml")
     assert found["config"]["d_model"] == 16 and found["time"]["total_tokens"] == 6 * 4 * 16
     assert found["parameters"]["total"] == json.loads((trained_run / "run.json").read_text())["parameters"]
 
 
 def test_files_of_sft_and_dpo(facts, trained_run, tmp_path, capsys):
-    """Their model is that of the run they start from, with the chat's tokens; dpo's batch counts pairs."""
+    """Their model is that of the base run, with chat tokens; dpo's batch counts pairs."""
     base = facts("--config", trained_run / "config.yaml")
     file = tmp_path / "post.yaml"
     for init_from in (trained_run, max(trained_run.glob("checkpoints/step_*"))):
@@ -167,8 +167,8 @@ def test_files_of_sft_and_dpo(facts, trained_run, tmp_path, capsys):
     for name in ("sft", "dpo"):
         with pytest.raises(SystemExit):
             main(["--config", name])
-        told = capsys.readouterr().err
-        assert f"error: {name}: settings of sft or dpo" in told and "add --init-from RUN" in told
+        printed = capsys.readouterr().err
+        assert f"error: {name}: settings of sft or dpo" in printed and "add --init-from RUN" in printed
         assert facts("--config", name, *SMALL)["parameters"] == facts(*SMALL)["parameters"]
         found = facts("--config", name, "--init-from", trained_run)
         assert found["config"] == base["config"] | {"vocab_size": base["config"]["vocab_size"] + 4}
@@ -211,7 +211,7 @@ def test_the_inverse_proposes_a_shape(facts):
     shape = found["shape"]
     assert 0.85 * 24 * 3600 <= shape["seconds"] <= 24 * 3600
     assert shape["config"]["vocab_size"] == 10000 and shape["largest_batch"]["batch_size"] > 1
-    # The command itself agrees about the shape that it proposes.
+    # The command gives the same figures for the shape that it proposes.
     flags = [
         f"--{k}={shape['config'][k]}"
         for k in ("vocab_size", "context_length", "d_model", "num_layers", "num_heads")
@@ -238,7 +238,7 @@ def test_plot_writes_a_picture(tmp_path, capsys):
     assert capsys.readouterr().out.endswith(f"{tmp_path / 'shares.png'}\n")
 
 
-def test_a_file_with_both_16_bit_types_is_refused_as_training_refuses_it(capsys, tmp_path):
+def test_a_file_with_both_16_bit_types_is_rejected_as_in_training(capsys, tmp_path):
     (tmp_path / "both.yaml").write_text("vocab_size: 300\nbf16: true\nfp16: true\n")
     with pytest.raises(SystemExit) as stop:
         main(["--config", str(tmp_path / "both.yaml")])
@@ -292,14 +292,14 @@ def test_bad_input_is_one_line(capsys, tmp_path, monkeypatch, words, message):
 
 
 def test_absurd_numbers_are_counted_too(facts):
-    """In no time: neither layers nor widths are gone through one by one."""
+    """Fast: neither layers nor widths are tried one by one."""
     deep = facts("--vocab-size", "100", "--d-model", "64", "--num-heads", "1", "--num-layers", "99999999999")
     assert deep["parameters"]["norms"] == 64 * (2 * 99999999999 + 1)
     found = facts("--vocab-size", "32000", "--device", "B200", "--dtype", "fp8", "--hours", "1e15")
     assert 0.99 < found["shape"]["training_flops"] / found["training_flops"] <= 1
 
 
-def test_an_unknown_name_in_the_file_is_refused(capsys, tmp_path):
+def test_an_unknown_name_in_the_file_is_rejected(capsys, tmp_path):
     (tmp_path / "c.yaml").write_text("vocab_size: 100\nd_modle: 5\n")
     with pytest.raises(SystemExit):
         main(["--config", str(tmp_path / "c.yaml")])
@@ -309,7 +309,7 @@ def test_an_unknown_name_in_the_file_is_refused(capsys, tmp_path):
 @pytest.mark.parametrize(
     "words", [["--help"], [*SMALL, "--device", "L4"], ["--device", "L4", "--hours", "5"]]
 )
-def test_torch_is_loaded_only_to_look_at_this_machine(words):
+def test_torch_is_loaded_only_to_examine_this_machine(words):
     code = f"import sys; from lmfast.flops import main\ntry: main({words})\nfinally: print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -19,7 +19,7 @@ class Terminal(io.StringIO):
 
 
 def printed(monkeypatch, words, columns: int) -> str:
-    """What the command writes in a terminal of that width."""
+    """The command's output on a terminal of that width."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setenv("COLUMNS", str(columns))
@@ -45,7 +45,7 @@ def test_the_table(capsys):
     assert "42.54 B tokens take 16.5 days" in lines
 
 
-def test_conventions_stand_beneath_every_table(capsys):
+def test_conventions_are_printed_below_every_table(capsys):
     for words in (XL, [*XL, "--device", "L4", "--hours", "1"], ["--device", "L4", "--hours", "1"]):
         main(words)
         out = capsys.readouterr().out
@@ -64,7 +64,7 @@ def test_plain_when_not_a_terminal_and_coloured_in_one(capsys, monkeypatch):
     assert "\x1b[1m" in shown and "─" in shown and "4,513,336,524,800" in shown
 
 
-def test_a_narrow_terminal_gets_short_numbers_and_whole_lines(monkeypatch):
+def test_a_narrow_terminal_gets_short_numbers_and_complete_lines(monkeypatch):
     shown = printed(monkeypatch, XL, 80)
     assert "4.513 T" in shown and "2.127 B" in shown and "4,513,336,524,800" not in shown
     assert "attention projections" in shown and "parameters" in shown and "…" not in shown
@@ -78,17 +78,17 @@ def test_sixty_columns_cut_no_number(monkeypatch):
     assert max(map(len, shown.splitlines())) <= 60
 
 
-def test_what_does_not_fit_is_said(capsys):
+def test_a_batch_that_does_not_fit_is_reported(capsys):
     main([*XL, "--memory", "16"])
     assert "largest batch in 90% of 16 GB: not even one sequence fits" in capsys.readouterr().out
 
 
-def test_grouped_heads_are_told(capsys):
+def test_grouped_heads_are_printed(capsys):
     main([*XL, "--num-kv-heads", "5"])
     assert "25 heads (5 key/value)" in capsys.readouterr().out
 
 
-def test_the_inverse_in_words(capsys):
+def test_the_inverse_as_text(capsys):
     main("--device L4 --hours 24 --tokens-per-parameter 100 --dtype fp16 --mfu 1".split())
     out = capsys.readouterr().out
     assert out.startswith(
@@ -110,12 +110,12 @@ def test_pictures(tmp_path, suffix, length):
 def test_without_matplotlib_one_line(tmp_path, monkeypatch):
     real = builtins.__import__
 
-    def refuse(name, *rest):
+    def fail(name, *rest):
         if name.startswith("matplotlib"):
             raise ImportError(name)
         return real(name, *rest)
 
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setattr(builtins, "__import__", fail)
     with pytest.raises(UserError, match="--plot needs matplotlib, which is not installed"):
         plot_shares(ModelConfig(vocab_size=100).resolved(), str(tmp_path / "x.png"))
 

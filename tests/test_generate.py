@@ -34,7 +34,7 @@ def test_text_goes_to_output_and_the_rest_to_error(lines):
     assert "tokens/s with KV cache on cpu" in err
 
 
-def test_cache_or_not_the_text_is_the_same(lines):
+def test_the_text_is_the_same_with_and_without_a_cache(lines):
     with_cache = lines("--prompt", "Once upon", *GREEDY, "--kv-cache")
     without = lines("--prompt", "Once upon", *GREEDY, "--no-kv-cache")
     assert with_cache.out == without.out
@@ -55,7 +55,7 @@ def test_compile_gives_the_same_text_through_one_graph(lines, monkeypatch):
     torch_decoder._compiled_decode.cache_clear()
 
 
-def test_compile_says_why_it_cannot(trained_run, monkeypatch, capsys):
+def test_compile_reports_why_it_is_unavailable(trained_run, monkeypatch, capsys):
     monkeypatch.setattr("lmfast.cli.generating.compile_blocker", lambda device: "no C++ compiler was found")
     with pytest.raises(SystemExit):
         main(["--checkpoint", str(trained_run), "--prompt", "Once", "--compile", "--device", "cpu"])
@@ -92,7 +92,7 @@ def test_a_separator_makes_prompts_of_several_lines(lines, tmp_path):
     assert lines("--prompt-file", file, "--prompt-separator", "", *GREEDY).out.startswith(
         "Once upon\n\na time"
     )
-    file.write_text("Once\x0cupon\u2028a\n")  # one line to every other program
+    file.write_text("Once\x0cupon\u2028a\n")  # a single line for other programs
     assert lines("--prompt-file", file, *GREEDY).out.startswith("Once\x0cupon\u2028a")
 
 
@@ -137,8 +137,8 @@ def test_max_tokens(lines):
 
 
 @pytest.mark.parametrize("end", ["<|endoftext|>", "<|end|>"])
-def test_stop_ends_at_the_runs_own_ends(lines, trained_run, monkeypatch, end):
-    """<|end|> without --chat, too: a chat-tuned run ends its turns with nothing else."""
+def test_stop_uses_the_runs_end_tokens(lines, trained_run, monkeypatch, end):
+    """Includes <|end|> without --chat: a chat-tuned run ends its turns only with it."""
     from lmfast import load_run
     from lmfast.data.chat import add_chat_tokens
 
@@ -146,7 +146,7 @@ def test_stop_ends_at_the_runs_own_ends(lines, trained_run, monkeypatch, end):
     if end == "<|end|>":
         tokenizer = add_chat_tokens(tokenizer)
     ids = model.generate(tokenizer.encode("Once"), max_tokens=12, temperature=0.0)
-    # The tiny model does not know how to end; a tokenizer that calls its third token so does it for it.
+    # The tiny model never ends a text, so the tokenizer's third token is declared to be the end.
     tokenizer.special_tokens[end] = ids[2]
     monkeypatch.setattr("lmfast.cli.generating.load_run", lambda *_, **__: (model, tokenizer, model.config))
     ended, _ = lines("--prompt", "Once", *GREEDY, "--stop")
@@ -195,7 +195,7 @@ def test_bad_input_is_one_line(trained_run, capsys, words, message):
     assert stop.value.code == 2 and message in err and err.count("\n") == 1
 
 
-def test_a_prompt_file_that_is_no_text(trained_run, tmp_path, capsys):
+def test_a_prompt_file_that_is_not_text(trained_run, tmp_path, capsys):
     (tmp_path / "p").write_bytes(b"\xff\xfe")
     with pytest.raises(SystemExit):
         main(["--checkpoint", str(trained_run), "--prompt-file", str(tmp_path / "p")])
@@ -231,7 +231,7 @@ def test_prompts_may_be_given_one_flag_each_or_after_equals(lines):
 
 
 @pytest.mark.parametrize(
-    "words, told",
+    "words, printed",
     [
         (("--chat", "--prompt", "Once"), "remove --prompt and --prompt-file"),
         (("--chat", "--no-stop"), "remove --no-stop"),
@@ -239,16 +239,16 @@ def test_prompts_may_be_given_one_flag_each_or_after_equals(lines):
         (("--chat",), "is not a chat model"),  # a base model
     ],
 )
-def test_chat_is_refused_in_one_line_where_it_makes_no_sense(lines, capsys, words, told):
+def test_chat_with_incompatible_flags_is_one_line(lines, capsys, words, printed):
     with pytest.raises(SystemExit) as stopped:
         lines(*words)
     captured = capsys.readouterr()
     assert stopped.value.code == 2
-    assert told in captured.err and len(captured.err.strip().splitlines()) == 1
+    assert printed in captured.err and len(captured.err.strip().splitlines()) == 1
 
 
-def test_a_padded_vocabulary_writes_no_id_that_the_tokenizer_lacks(corpus, tmp_path, capsys):
-    """Its samples while training, too: at this temperature most ids would be padding."""
+def test_a_padded_vocabulary_generates_only_ids_of_the_tokenizer(corpus, tmp_path, capsys):
+    """Also for samples during training: at this temperature most ids would be padding."""
     from lmfast import load_run
     from lmfast.train import train
 

@@ -13,7 +13,7 @@ def test_the_name_is_the_first_model_name_or_the_platforms(tmp_path, monkeypatch
     assert hardware.cpu_name() == "AMD EPYC: one"
 
 
-def test_the_identity_tells_generations_of_one_name_apart(tmp_path, monkeypatch):
+def test_the_identity_distinguishes_generations_with_one_name(tmp_path, monkeypatch):
     info = tmp_path / "cpuinfo"
     monkeypatch.setattr(hardware, "Path", lambda _: info)
     core = "processor\t: {}\ncpu family\t: 25\nmodel\t\t: {}\nmodel name\t: AMD EPYC\nstepping\t: 1\n"

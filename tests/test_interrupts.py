@@ -1,4 +1,4 @@
-"""Ctrl-C in the first seconds of a command, which are imports."""
+"""Ctrl-C in the first seconds of a command, during imports."""
 
 import importlib
 import signal
@@ -10,7 +10,7 @@ import pytest
 from lmfast.cli.exit_codes import exit_on_user_error
 from lmfast.interrupts import deferred_during_imports
 
-# What torch does: catches whatever an import of its own raises, and goes on half made.
+# Like torch: catches any exception of its own imports and continues half initialised.
 GREEDY = """
 import signal
 try:
@@ -29,7 +29,7 @@ def test_an_interrupted_import_is_finished_first(tmp_path, monkeypatch, capfd):
         try:
             for _ in range(
                 2000
-            ):  # short ones: the signal may reach another thread, which interrupts no sleep
+            ):  # short: the signal may reach another thread and then does not interrupt the sleep
                 time.sleep(0.01)
         finally:
             assert module.whole
@@ -42,7 +42,7 @@ def test_an_interrupted_import_is_finished_first(tmp_path, monkeypatch, capfd):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_outside_of_imports_nothing_waits():
+def test_outside_imports_an_interrupt_is_immediate():
     with pytest.raises(KeyboardInterrupt), deferred_during_imports():
         signal.raise_signal(signal.SIGINT)
 

@@ -1,4 +1,4 @@
-"""The quickstart's road with a tiny corpus and model; the real sizes are measured, and logged in docs/LOG.md."""
+"""The quickstart's steps with a tiny corpus and model; real sizes are measured and logged in docs/LOG.md."""
 
 import re
 
@@ -11,7 +11,7 @@ from lmfast.settings import CONFIGS
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """The quickstart in an empty folder, its config and its corpus made small."""
+    """The quickstart in an empty folder, with a small config and corpus."""
     from lmfast.data.stories import builtin
 
     config = yaml.safe_load((CONFIGS / "quickstart.yaml").read_text())
@@ -71,7 +71,7 @@ def test_fresh_starts_over(small, capsys):
     assert "reused" not in out and "already finished" not in out
 
 
-def test_train_without_data_or_config_takes_the_quickstarts_model(small, capsys):
+def test_train_without_data_or_config_uses_the_quickstarts_model(small, capsys):
     from lmfast.train import train
     from lmfast.training.run_folder import read_metrics
 

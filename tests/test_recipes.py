@@ -1,4 +1,4 @@
-"""The single-GPU recipes: what their comments state is so, and scaled down they train."""
+"""The single-GPU recipes: the figures in their comments are correct, and they train when scaled down."""
 
 import re
 
@@ -38,7 +38,7 @@ def test_the_figures_in_the_comments(name):
     assert "Not measured" in comments
 
 
-def test_the_speedrun_keeps_the_track_s_rules():
+def test_the_speedrun_follows_the_rules_of_the_track():
     settings = settings_of("speedrun_124m")
     opt, model = settings.optimizer, settings.model
     step = opt.batch_size * opt.grad_accumulation * model.context_length
@@ -47,7 +47,7 @@ def test_the_speedrun_keeps_the_track_s_rules():
     assert not opt.batch_ramp_iters and not model.value_embeddings
 
 
-def test_the_leaderboard_s_run_ends_by_the_clock_at_zero():
+def test_the_leaderboard_run_is_ended_by_the_clock_at_rate_zero():
     opt = settings_of("owt_124m_leaderboard").optimizer
     assert (opt.max_minutes, opt.max_iters, opt.min_lr) == (90, None, 0.0)
     ramp = batch_ramp(opt)

@@ -9,7 +9,7 @@ def test_runs_on_one_page(trained_run, tmp_path, capsys):
     assert (tmp_path / "page.html").read_text().count("<svg") >= 4
 
 
-def test_what_is_no_run_is_refused(tmp_path, capsys):
+def test_a_folder_that_is_not_a_run_is_rejected(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main([str(tmp_path), "--output", str(tmp_path / "page.html")])
     assert stop.value.code == 2 and "not a run folder" in capsys.readouterr().err

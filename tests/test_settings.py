@@ -26,7 +26,7 @@ def flat(*words):
 
 
 def test_documented_defaults():
-    """GPT-2 small's shape at context 1024, and the intervals of the handbook."""
+    """GPT-2 small's shape at context 1024, and the documented intervals."""
     expected = {
         "context_length": 1024, "d_model": 768, "num_layers": 12, "num_heads": 12, "learning_rate": 1e-4,
         "batch_size": 32, "warmup_iters": 1000, "weight_decay": 0.1, "grad_clip": 1.0, "checkpoint_interval": 1000,
@@ -151,7 +151,7 @@ def test_what_cannot_be_extended_is_one_line(tmp_path, text, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_ablations_are_the_quickstart_and_what_they_name():
+def test_ablations_are_the_quickstart_with_the_change_they_name():
     quickstart = read_yaml(CONFIGS / "quickstart.yaml", TrainSettings)
     for path in CONFIGS.glob("ablation_*.yaml"):
         changed = {k for k, v in read_yaml(path, TrainSettings).items() if quickstart.get(k) != v}

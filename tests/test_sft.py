@@ -18,7 +18,7 @@ FLAGS = "--held-out 4 --warmup-iters 1 --lr 1e-2 --log-interval 1 --eval-interva
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
-    """24 instructions with very short answers, for a model of 16 tokens of context."""
+    """24 instructions with very short answers, for a model with a context of 16 tokens."""
     path = tmp_path_factory.mktemp("sft") / "records.json"
     path.write_text(json.dumps([{"instruction": f"a{i}", "output": "b"} for i in range(24)]))
     return path
@@ -50,7 +50,7 @@ def test_a_base_model_learns_to_answer_and_to_stop(trained_run, records, tmp_pat
     assert "20 conversations in 12 rows of 17 tokens" in capsys.readouterr().out
 
 
-def test_new_rows_of_the_embedding_lie_about_the_mean_and_the_old_stay(trained_run):
+def test_new_embedding_rows_are_near_the_mean_and_old_rows_unchanged(trained_run):
     from lmfast.model.transformer import TransformerLM
     from lmfast.training.checkpoint import find_checkpoint
     from lmfast.training.loading import load_weights
@@ -68,7 +68,7 @@ def test_new_rows_of_the_embedding_lie_about_the_mean_and_the_old_stay(trained_r
 
 
 def test_one_times_eight_is_eight_times_one(trained_run, records, tmp_path):
-    # Answers of different lengths: a mean of means would weigh their tokens unequally.
+    # Answers of different lengths: a mean of means would weight their tokens unequally.
     path = tmp_path / "uneven.json"
     talks = [{"instruction": f"a{i}", "output": "b" * (1 + i % 5)} for i in range(24)]
     path.write_text(json.dumps(talks))
@@ -93,7 +93,7 @@ def test_one_times_eight_is_eight_times_one(trained_run, records, tmp_path):
 
 
 @pytest.mark.parametrize("precision", [[], ["--fp16"]], ids=str)
-def test_a_stopped_run_goes_on_to_the_same_weights(trained_run, records, tmp_path, precision):
+def test_a_stopped_run_resumes_to_the_same_weights(trained_run, records, tmp_path, precision):
     flags = [*FLAGS, "--init-from", str(trained_run), "--train-data", str(records), "--batch-size", "4"]
     flags += ["--lr-decay-iters", "6", *precision]
     assert sft([*flags, "--max-iters", "6", "--out-dir", str(tmp_path / "whole")])
@@ -105,7 +105,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(trained_run, records, tmp_pat
 
 @pytest.mark.ci
 @pytest.mark.skipif(sys.platform != "linux", reason="forks processes that share the loopback")
-def test_two_ranks_equal_one_and_only_the_first_speaks(trained_run, records, tmp_path):
+def test_two_ranks_equal_one_and_only_the_first_prints(trained_run, records, tmp_path):
     flags = [*FLAGS, "--init-from", str(trained_run), "--train-data", str(records), "--max-iters", "4"]
     flags += ["--batch-size", "4", "--grad-accumulation", "2", "--sample-interval", "4"]
     assert sft([*flags, "--out-dir", str(tmp_path / "one")])
@@ -116,7 +116,7 @@ def test_two_ranks_equal_one_and_only_the_first_speaks(trained_run, records, tmp
     for a, b in zip(read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two"), strict=True):
         for name in a.keys() - {"seconds", "tokens_per_second", "mfu"}:
             assert a[name] == pytest.approx(b[name], rel=1e-4), name
-    # What the ranks began one process goes on with; what is wrong is told once.
+    # One process resumes the run of two ranks; an error is reported once.
     assert sft(["--max-iters", "5", "--out-dir", str(tmp_path / "two")])
     wrong = [*flags, "--format", "sharegpt", "--out-dir", str(tmp_path / "wrong")]
     texts = finish(start_ranks(wrong, tmp_path / "log2", command="sft"), tmp_path / "log2", (2, 2))
@@ -124,15 +124,15 @@ def test_two_ranks_equal_one_and_only_the_first_speaks(trained_run, records, tmp
     assert not (tmp_path / "wrong").exists()
 
 
-def test_epochs_say_how_long_to_train(trained_run, records, tmp_path):
+def test_epochs_set_the_length_of_training(trained_run, records, tmp_path):
     flags = [*FLAGS, "--init-from", str(trained_run), "--train-data", str(records), "--batch-size", "8"]
     assert sft([*flags, "--epochs", "1.5", "--no-packing", "--out-dir", str(tmp_path / "sft")])
-    assert read_metrics(tmp_path / "sft")[-1]["step"] == 4  # 20 rows, 1.5 times, 8 a step
+    assert read_metrics(tmp_path / "sft")[-1]["step"] == 4  # 1.5 epochs of 20 rows, 8 per step
     assert sft(["--out-dir", str(tmp_path / "sft"), "--epochs", "2.5"])
     assert read_metrics(tmp_path / "sft")[-1]["step"] == 7
 
 
-def test_a_file_to_evaluate_on_leaves_all_for_training(trained_run, records, tmp_path):
+def test_with_a_validation_file_all_records_are_for_training(trained_run, records, tmp_path):
     flags = [*FLAGS, "--init-from", str(trained_run), "--train-data", str(records), "--max-iters", "2"]
     assert sft([*flags, "--val-data", str(records), "--out-dir", str(tmp_path / "sft")])
     facts = read_facts(tmp_path / "sft")
@@ -153,7 +153,7 @@ def test_a_file_to_evaluate_on_leaves_all_for_training(trained_run, records, tmp
         (["--format", "sharegpt"], "record 1 has no conversations"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(trained_run, records, tmp_path, extra, message, capsys):
+def test_bad_input_is_one_line_and_leaves_no_files(trained_run, records, tmp_path, extra, message, capsys):
     out = tmp_path / "sft"
     flags = ["--init-from", str(trained_run), "--train-data", str(records), "--out-dir", str(out)]
     with pytest.raises(SystemExit) as exit:
@@ -163,7 +163,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(trained_run, records, tmp_path
     assert not out.exists()
 
 
-def test_a_run_of_another_stage_is_not_gone_on_with(trained_run, records, tmp_path, capsys):
+def test_a_run_of_another_stage_is_not_resumed(trained_run, records, tmp_path, capsys):
     with pytest.raises(UserError, match=r"is a run of lmfast train"):
         sft(["--out-dir", str(trained_run)])
     with pytest.raises(UserError, match="init_from is not set"):
@@ -173,7 +173,7 @@ def test_a_run_of_another_stage_is_not_gone_on_with(trained_run, records, tmp_pa
     assert sft([*FLAGS, *flags, "--out-dir", str(out)])
     with pytest.raises(UserError, match=r"is a run of lmfast sft; resume it with that command"):
         train(["--out-dir", str(out)])
-    # What it was trained on is no token file: lmfast.evaluate reads the records, and knows no words for its texts.
+    # It was not trained on a token file: lmfast.evaluate reads the records, and has no known words for its texts.
     found = evaluate_run(EvaluateSettings(str(out), samples=1, max_tokens=4, device="cpu"))
     assert "loss" in found and "distinct_1" in found and "no training text found" in capsys.readouterr().out
 

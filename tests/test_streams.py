@@ -1,4 +1,4 @@
-"""Standard input and output that are closed, unreadable or no text."""
+"""Standard input and output that are closed, unreadable or not text."""
 
 import io
 import os
@@ -44,14 +44,14 @@ def test_a_pipe_or_file_is_piped_and_nothing_else(monkeypatch, tmp_path):
         assert not piped(nothing) and not piped(io.StringIO("x")) and not piped(None)
 
 
-def test_output_that_is_closed_is_one_line_where_the_result_goes_there(monkeypatch):
+def test_closed_output_is_one_line_if_the_result_goes_there(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     print("others print into nothing")
     with pytest.raises(UserError, match="standard output is closed"):
         streams.standard_output()
 
 
-def test_closed_descriptors_are_taken_so_that_no_file_gets_them(monkeypatch):
+def test_closed_descriptors_are_reserved_so_that_no_file_gets_them(monkeypatch):
     opened = iter([1, 2, 3])
     closed = []
     monkeypatch.setattr(sys, "stdout", None)

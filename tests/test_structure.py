@@ -1,4 +1,4 @@
-"""The house holds: imports point down only, and nothing heavy loads before it is used."""
+"""Imports point down only, and nothing heavy is loaded before it is used."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ from tests.processes import assert_starts_within
 ROOT = Path(__file__).resolve().parent.parent
 
 # Package -> the packages it may import. Commands (lmfast/cli, modules directly in lmfast/, __main__) may import all of
-# them, and are imported by none.
+# them, and none imports them.
 ALLOWED = {
     "lmfast_kernels": set(),
     "lmfast.sharding": set(),
@@ -84,7 +84,7 @@ def test_imports_point_down():
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_check_sees_an_upward_import(tmp_path, monkeypatch):
+def test_the_check_detects_an_upward_import(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     path = tmp_path / "lmfast/model/layers.py"
     path.parent.mkdir(parents=True)
@@ -130,7 +130,7 @@ def test_what_loads_torch_loads_nothing_else_before_it_is_used():
     assert not {"wandb", "matplotlib"} & reports
 
 
-# What takes long to load, or is not always there: an import inside a function must be of one of these, or of a module
+# Packages that are slow to load or optional: an import inside a function must be of one of these, or of a module
 # that loads one which the importing module does not load.
 SLOW = {"torch", "torch._inductor", "triton", "numba", "numpy", "rich", "matplotlib", "wandb"}
 ABSENT_SOMEWHERE = {"fcntl", "msvcrt"} | {
@@ -148,7 +148,7 @@ def module_name(path: Path) -> str:
 
 
 def imports_of(tree: ast.AST, known: set[str]) -> tuple[set[str], list[tuple[int, str]]]:
-    """(modules imported at the top, (line, module) imported inside functions); imports for type checkers are left out."""
+    """(modules imported at the top, (line, module) imported inside functions); imports for type checkers are omitted."""
     top: set[str] = set()
     inside: list[tuple[int, str]] = []
 
@@ -205,7 +205,7 @@ def test_imports_inside_functions_save_time():
     assert not needless, "\n".join(needless)
 
 
-def test_the_check_sees_a_needless_import(tmp_path, monkeypatch):
+def test_the_check_detects_a_needless_import(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     for name, text in {
         "heavy": "import torch\nfrom lmfast.light import g",
@@ -221,8 +221,8 @@ def test_the_check_sees_a_needless_import(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no processor time of children on Windows")
-def test_commands_answer_at_once():
-    # README promises 0.2 s and 0.5 s; a loaded machine, whose caches are shared, gets twice that before this fails.
+def test_commands_start_fast():
+    # README promises 0.2 s and 0.5 s; on a busy machine, whose caches are shared, the limit is twice that.
     assert_starts_within(0.4, "-c", "import lmfast")
     assert_starts_within(0.4, "-m", "lmfast", "--help")
     assert_starts_within(1.0, "-m", "lmfast", "train", "--help")
@@ -239,11 +239,11 @@ def test_public_names():
         _ = lmfast.Tokeniser
 
 
-# The grammar's words and sentences: data, which tests/data/stories/test_corpus.py holds to their promises.
+# The grammar's words and sentences: data, tested by tests/data/stories/test_corpus.py.
 DATA_ONLY = {"words.py", "sentences.py", "plots_family.py", "plots_friends.py"}
 
 
-# Files that are tested together with another one: the file → the test of which.
+# Files that are tested with another one: file → the file whose test covers it.
 TEST_FILES = {
     "byte_characters": "formats",
     "gpt2_files": "formats",
@@ -252,6 +252,7 @@ TEST_FILES = {
     "attention_forward": "attention",
     "aot_cases": "aot",
     "autograd": "attention",
+    "merge_tables": "merge_kernels",
     "json_file": "check",
     "attention_backward": "attention",
     "attention_blocks": "attention",
@@ -312,7 +313,7 @@ def defines_a_protocol(path: Path) -> bool:
 
 
 def test_public_modules_are_type_checked_strictly():
-    """They are those that the API reference documents and those that define a Protocol."""
+    """Public modules: those in the API reference, and those that define a Protocol."""
     api = (ROOT / "docs/api/lmfast.md").read_text("utf-8")
     public = {
         f"{name.replace('.', '/')}.py" for name in re.findall(r"^::: (lmfast\..+)\.\w+$", api, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""What an unknown name means: each as users of other programs type it, per command."""
+"""Suggestions for unknown names, as users of other programs type them, per command."""
 
 import importlib
 
@@ -91,8 +91,8 @@ def test_words_that_belong_to_no_option(words, ending):
 
 
 @pytest.mark.parametrize("flag", ["--checkpoint", "--model", "--run"])
-def test_what_has_no_option_is_given_without_one(flag):
-    """It was `--run`, which there is not."""
+def test_a_positional_argument_is_suggested(flag):
+    """It once suggested `--run`, which does not exist."""
     from lmfast.evaluate import EvaluateSettings
 
     with pytest.raises(UserError) as error:
@@ -106,14 +106,14 @@ def test_epochs_in_a_file(tmp_path):
         read_yaml(tmp_path / "x.yaml", TrainSettings)
 
 
-def test_commands_by_what_others_call_them():
+def test_other_programs_names_of_commands():
     assert [nearest(word, COMMANDS) for word in ("finetune", "eval", "chat", "trian", "prepare")] == [
         "sft", "evaluate", "generate", "train", "data",
     ]  # fmt: skip
 
 
 def test_every_name_in_the_table_is_one_of_ours():
-    """Or a suggestion would name what no longer exists."""
+    """Otherwise a suggestion could name an option that no longer exists."""
     from lmfast.data.__main__ import build_parser as data_parser
     from lmfast.tokenizer.__main__ import build_parser as tokenizer_parser
 

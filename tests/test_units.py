@@ -1,4 +1,4 @@
-"""Seconds and bytes as people read them."""
+"""Formatting of seconds and bytes."""
 
 import pytest
 

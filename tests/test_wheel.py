@@ -96,7 +96,7 @@ def test_next_to_hugging_face_kernels(wheel, tmp_path, ours_first):
     if not ours_first:
         environment.install(wheel)
 
-    # Without data `train` prepares the built-in stories, which compiles the tokenizer (a minute): once is enough.
+    # Without data `train` prepares the built-in stories, which compiles the tokenizer (a minute), so do it once.
     if ours_first:
         data = environment.work / "ids.npy"
         np.save(data, np.arange(1000, dtype=np.uint16) % 64)
@@ -104,8 +104,8 @@ def test_next_to_hugging_face_kernels(wheel, tmp_path, ours_first):
     else:
         data = []
     flags = [*data, *SMALL.split(), "--device", "cpu", "--out-dir", "runs/first"]
-    told = environment.output_of("lmfast", "train", *flags)
-    assert (environment.work / "runs/first/checkpoints/step_00000003/COMPLETE").exists(), told
+    printed = environment.output_of("lmfast", "train", *flags)
+    assert (environment.work / "runs/first/checkpoints/step_00000003/COMPLETE").exists(), printed
     assert "d_model 1,600" in environment.output_of("lmfast", "flops", "--config", "gpt2_xl")
     for module in ("lmfast", "lmfast_kernels", "kernels"):
         where = environment.python(f"import {module}; print({module}.__file__)")

@@ -153,26 +153,26 @@ def download(
         )
     if any(pattern.endswith(".parquet") for pattern in corpus.patterns):
         _check_pyarrow(name)
-    told = _read_source(folder, name, revision)
+    recorded = _read_source(folder, name, revision)
     if (
-        all(_is_complete(folder, told["parts"].get(key), limit_files) for key in corpus.parts)
+        all(_is_complete(folder, recorded["parts"].get(key), limit_files) for key in corpus.parts)
         and source is None
     ):
-        report(f"{folder}: already complete (commit {told['commit'][:12]})")
-        return _parts(folder, told)
+        report(f"{folder}: already complete (commit {recorded['commit'][:12]})")
+        return _parts(folder, recorded)
     with _exclusive_folder(folder):
         if source is not None:
             commit, fetch, files_of = _from_folder(source, corpus)
         else:
             commit, fetch, files_of = _from_hub(name, revision, folder / RAW, report)
-        told["commit"] = commit
+        recorded["commit"] = commit
         for key, patterns in corpus.parts.items():
             files = files_of(patterns.split())
             if len(files) > (limit_files or len(files)):
                 every, files = files, files[:limit_files]
                 some, all_of_it = (data_size(sum(file.size for file in part)) for part in (files, every))
                 report(f"{key}: {len(files)} of {len(every)} files, {some} of {all_of_it}")
-            before = told["parts"].get(key)
+            before = recorded["parts"].get(key)
             if _is_complete(folder, before, limit_files) and before["files"][:limit_files] == [
                 asdict(file) for file in files
             ]:
@@ -185,7 +185,7 @@ def download(
                     f"{key}: skipped {counted(left_out, 'record')} without an answer or with identical answers"
                 )
             made = {part: folder / f"{part}{form_suffix(corpus.form)}" for part in records}
-            told["parts"][key] = {
+            recorded["parts"][key] = {
                 "files": [asdict(file) for file in files],
                 "left_out": left_out,
                 "limit_files": limit_files,
@@ -195,8 +195,8 @@ def download(
                 },
             }
             with atomic_write(folder / SOURCE) as temporary:
-                temporary.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    return _parts(folder, told)
+                temporary.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
+    return _parts(folder, recorded)
 
 
 def download_repo(
@@ -291,11 +291,13 @@ def _read_source(folder: Path, name: str, revision: str) -> dict:
     """source.json if it describes this corpus and revision, otherwise a new one."""
     fresh = {"name": name, "repo": CORPORA[name].repo, "revision": revision, "commit": "", "parts": {}}
     try:
-        told = json.loads((folder / SOURCE).read_text(encoding="utf-8"))
+        recorded = json.loads((folder / SOURCE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return fresh
-    same = isinstance(told, dict) and all(told.get(key) == fresh[key] for key in ("name", "repo", "revision"))
-    return told if same else fresh
+    same = isinstance(recorded, dict) and all(
+        recorded.get(key) == fresh[key] for key in ("name", "repo", "revision")
+    )
+    return recorded if same else fresh
 
 
 def _is_complete(folder: Path, entry: dict | None, limit_files: int | None) -> bool:
@@ -309,8 +311,8 @@ def _is_complete(folder: Path, entry: dict | None, limit_files: int | None) -> b
     return all(path.is_file() and path.stat().st_size == size for path, size in paths)
 
 
-def _parts(folder: Path, told: dict) -> list[Part]:
-    made = {part: facts for entry in told["parts"].values() for part, facts in entry["made"].items()}
+def _parts(folder: Path, recorded: dict) -> list[Part]:
+    made = {part: facts for entry in recorded["parts"].values() for part, facts in entry["made"].items()}
     known = ("train", "valid", "test")
     order = sorted(made, key=lambda part: (known.index(part) if part in known else len(known), part))
     return [Part(folder / made[part]["file"], made[part]["records"]) for part in order]

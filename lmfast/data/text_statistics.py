@@ -33,18 +33,18 @@ COUNTED_BYTES = 4 << 20
 
 def text_statistics(texts: Sequence[str], known: Collection[str] | None = None) -> dict[str, float]:
     """The statistics above; known_words only if `known`, the words of the training text, is given."""
-    said = [words(text) for text in texts]
+    word_lists = [words(text) for text in texts]
     figures = {}
     for n in (1, 2, 3):
-        grams = [gram for line in said for gram in _grams(line, n)]
+        grams = [gram for line in word_lists for gram in _grams(line, n)]
         if grams:
             figures[f"distinct_{n}"] = len(set(grams)) / len(grams)
-    repeated = [1 - len(set(grams)) / len(grams) for line in said if (grams := list(_grams(line, 4)))]
+    repeated = [1 - len(set(grams)) / len(grams) for line in word_lists if (grams := list(_grams(line, 4)))]
     if repeated:
         figures["repetition"] = sum(repeated) / len(repeated)
-    number = sum(map(len, said))
+    number = sum(map(len, word_lists))
     if known is not None and number:
-        figures["known_words"] = sum(word in known for line in said for word in line) / number
+        figures["known_words"] = sum(word in known for line in word_lists for word in line) / number
     return figures
 
 

@@ -246,7 +246,7 @@ def encode_file(
     tokens = done = num_specials = special_bytes = 0
     states = [encoder._acquire() for _ in range(num_workers)]
     try:
-        with atomic_write(dst) as beside, beside.open("wb") as file:
+        with atomic_write(dst) as temporary, temporary.open("wb") as file:
             file.write(npy_header(dtype, 0))
             pieces = text.spans(finder[0], pattern)
             for ids, buffer, size, found, found_bytes in map_in_order(work, pieces, states):

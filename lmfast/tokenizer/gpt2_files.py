@@ -171,5 +171,5 @@ def write_vocab_and_merges(parts: TokenizerParts, vocab_path: Path, merges_path:
 
 
 def write_text(path: Path, text: str) -> None:
-    with atomic_write(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

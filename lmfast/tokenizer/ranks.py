@@ -92,8 +92,8 @@ def write_ranks(parts: TokenizerParts, path: Path) -> None:
             "save as tokenizer.json instead"
         )
     _check_same_merges(parts, ids, path)
-    with atomic_write(path) as beside:
-        beside.write_text(_lines(ids), encoding="ascii")
+    with atomic_write(path) as temporary:
+        temporary.write_text(_lines(ids), encoding="ascii")
 
 
 def _check_same_merges(parts: TokenizerParts, ids: Mapping[bytes, int], path: Path) -> None:

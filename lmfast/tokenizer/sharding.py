@@ -168,7 +168,7 @@ def count_shard(job: Job[CountRequest]) -> dict[str, Any]:
     counts = count_pretokens(
         [_text(request.shard)], request.special_tokens, get_pattern(request.pattern), 1, request.max_memory
     )
-    with atomic_write(job.file("counts.npz")) as beside, beside.open("wb") as file:
+    with atomic_write(job.file("counts.npz")) as temporary, temporary.open("wb") as file:
         np.savez(file, data=counts.data, offsets=counts.offsets, counts=counts.counts)
     return job.complete({"distinct": len(counts)})
 
@@ -179,7 +179,7 @@ def encode_shard(job: Job[EncodeRequest]) -> dict[str, Any]:
     tokenizer = open_shared(job.folder, job.request.tokenizer)
     specials = SpecialTokens.from_text(tokenizer.special_tokens)
     tokens = found = special_bytes = 0
-    with atomic_write(job.file("ids")) as beside, beside.open("wb") as file:
+    with atomic_write(job.file("ids")) as temporary, temporary.open("wb") as file:
         text, reader = _text(job.request.shard), PieceReader()
         for begin, end in text.spans(specials, tokenizer.pattern):
             data = reader.read(text, begin, end)
@@ -201,7 +201,7 @@ def _text(shard: Shard) -> TextFile:
 
 def join_ids(files: Sequence[Path], dst: str | Path, dtype: np.dtype, tokens: int) -> None:
     """Concatenates files of ids without headers into one .npy of `tokens` ids."""
-    with atomic_write(dst) as beside, beside.open("wb") as joined:
+    with atomic_write(dst) as temporary, temporary.open("wb") as joined:
         joined.write(npy_header(dtype, tokens))
         for path in files:
             with path.open("rb") as file:

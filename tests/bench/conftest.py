@@ -1,4 +1,4 @@
-"""What the tests of the GPU benches share: a job of training a model of nothing, uncompiled, on the CPU."""
+"""Shared by the tests of the GPU benches: a training job of a tiny model, uncompiled, on the CPU."""
 
 import pytest
 import torch

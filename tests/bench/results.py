@@ -1,4 +1,4 @@
-"""Runs and rows for the tests of what reads them."""
+"""Runs and rows for the tests of their readers."""
 
 from bench.results import Row, Run
 

@@ -8,8 +8,8 @@ from bench import ceilings
 from bench.ceilings import measured, synchronizer
 
 
-def test_a_busy_moment_at_the_start_is_waited_out():
-    """Three tries are over before another process gives the core back."""
+def test_waits_out_a_busy_start():
+    """Three tries end before another process releases the core."""
     start = time.perf_counter()
 
     def product():

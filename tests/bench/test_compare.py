@@ -1,4 +1,4 @@
-"""Verdicts only where the noise cannot explain the ratio."""
+"""Verdicts only if noise cannot explain the ratio."""
 
 import os
 import signal
@@ -64,7 +64,7 @@ def test_other(benchmark):
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A repository of three commits: without a suite, with one that sleeps 300 ms, with one that sleeps 100 ms; and
+    """A repository of three commits: no suite, one that sleeps 300 ms, one that sleeps 100 ms; and
     uncommitted changes, with which it sleeps 50 ms."""
     root = tmp_path / "checkout"
     (root / "bench").mkdir(parents=True)
@@ -105,11 +105,11 @@ def command(root, *words: str, **options) -> subprocess.Popen:
 
 
 def left_behind(root) -> list[str]:
-    """Worktrees that git still knows besides the checkout, and temporary files."""
-    told = subprocess.run(
+    """Worktrees registered with git other than the checkout, and temporary files."""
+    printed = subprocess.run(
         ["git", "worktree", "list"], cwd=root, capture_output=True, text=True, check=True
     ).stdout
-    return told.splitlines()[1:] + [str(path) for path in (root.parent / "tmp").iterdir()]
+    return printed.splitlines()[1:] + [str(path) for path in (root.parent / "tmp").iterdir()]
 
 
 def test_each_version_runs_its_own_code_and_changes_count(checkout):
@@ -136,14 +136,14 @@ def test_each_version_runs_its_own_code_and_changes_count(checkout):
         (["slow", "--select", "sleep and ("], "--select 'sleep and (': Wrong expression passed to '-k'"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(checkout, words, message):
+def test_bad_input_is_one_line_and_leaves_no_files(checkout, words, message):
     with command(checkout, *words) as child:
         _, err = child.communicate()
     assert child.returncode == 2 and message in err and err.count("\n") == 1, err
     assert not left_behind(checkout)
 
 
-def test_without_git_it_says_so(tmp_path):
+def test_missing_git_is_reported(tmp_path):
     (tmp_path / "plain").mkdir()
     with command(tmp_path / "plain", "HEAD") as child:
         _, err = child.communicate()
@@ -151,8 +151,8 @@ def test_without_git_it_says_so(tmp_path):
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_in_the_middle_it_leaves_nothing(checkout, tmp_path, how):
-    """Stopped while a version's benches run; as from a terminal, the signal goes to the whole group."""
+def test_an_interruption_leaves_no_files(checkout, tmp_path, how):
+    """Interrupted while a version's benches run; as from a terminal, the whole process group gets the signal."""
     started = tmp_path / "started"
     (checkout / "pace.py").write_text(f"open({str(started)!r}, 'w').close()\nSECONDS = 600")
     with command(checkout, "slow", "--select", "sleep", start_new_session=True) as child:
@@ -160,4 +160,4 @@ def test_stopped_in_the_middle_it_leaves_nothing(checkout, tmp_path, how):
         os.killpg(child.pid, how)
         _, err = child.communicate(timeout=60)
     assert child.returncode == 130 and err == "interrupted\n"
-    assert not left_behind(checkout)  # and communicate() did not wait the benches' 600 s
+    assert not left_behind(checkout)  # communicate() did not wait for the benches' 600 s

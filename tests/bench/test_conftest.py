@@ -1,4 +1,4 @@
-"""The bench suite as its users run it: runs are saved by host, device and mode, and compared with the last."""
+"""The bench suite as users run it: runs are saved by host, device and mode, and compared with the last one."""
 
 import os
 import types
@@ -31,7 +31,7 @@ def suite(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("bench.storage.FOLDER", tmp_path / "saved")
     monkeypatch.setattr("bench.ceilings.measured", lambda device, tries: {"read": 1e9})
     monkeypatch.setattr("bench.conftest.set_threads", lambda number: None)  # lasts for the process
-    # The benchmark plugin measures nothing where it believes itself in a worker of xdist.
+    # The benchmark plugin measures nothing if it believes it is in an xdist worker.
     for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
         monkeypatch.delenv(name)
 
@@ -67,7 +67,7 @@ def test_runs_are_saved_and_compared_within_their_mode(suite, tmp_path):
     assert row.work == {"tokens": 250, "bytes": 1000}
 
 
-def test_a_regression_fails_where_that_is_requested(suite, tmp_path):
+def test_a_regression_fails_on_request(suite, tmp_path):
     assert "1 passed" in suite("--quick", "--benchmark-compare", "--benchmark-compare-fail=median:1%")
     (path,) = (tmp_path / "saved").rglob("*.json")
     run = results.read(path)
@@ -78,16 +78,16 @@ def test_a_regression_fails_where_that_is_requested(suite, tmp_path):
 
 
 def test_a_usage_error_and_collect_only_save_nothing(suite, tmp_path):
-    refused = suite("--quick", "--benchmark-compare=0001")
+    rejected = suite("--quick", "--benchmark-compare=0001")
     assert (
         "--benchmark-compare=0001: no run of this host, device and mode (quick) has this name; none is saved"
-        in refused
+        in rejected
     )
     assert "Not saving anything" not in suite("--quick", "--collect-only")
     assert not list((tmp_path / "saved").rglob("*.json"))
 
 
-def test_a_run_to_compare_with_is_named_by_a_prefix():
+def test_a_baseline_is_selected_by_prefix():
     runs = [Run("suite", {}, [], source=name) for name in ("0001_a", "0002_b", "0003_c")]
     assert chosen_run("0002", runs, "quick") is runs[1]
     with pytest.raises(pytest.UsageError, match=r"mode \(quick\) has this name; there are 0001, 0002, 0003"):
@@ -98,7 +98,7 @@ def test_a_run_to_compare_with_is_named_by_a_prefix():
     ("args", "selected"),
     [([str(ROOT / "bench")], ""), ([str(ROOT)], ""), ([str(ROOT / "bench/test_data.py")], "test_data.py")],
 )
-def test_the_whole_suite_is_no_selection(args, selected):
+def test_the_full_suite_is_not_a_selection(args, selected):
     options = types.SimpleNamespace(deselect=None, keyword="")
     found = selection(types.SimpleNamespace(args=args, option=options))
     assert found.endswith(selected) and bool(found) == bool(selected)

@@ -1,4 +1,4 @@
-"""The corpora are the same each time, as large as asked, and of the kind they say."""
+"""The corpora are reproducible, have the requested size, and the properties they claim."""
 
 from itertools import islice
 
@@ -28,27 +28,27 @@ def installation(tmp_path):
     return [root, root / "b"]
 
 
-def test_a_corpus_is_made_once_and_is_the_same_when_made_again(small_base):
+def test_a_corpus_is_built_once_and_is_reproducible(small_base):
     path = corpora.corpus("A", 100_000)
     text = path.read_bytes()
-    told = corpora.facts(path)
-    assert 100_000 <= len(text) == told["bytes"] < 105_000
+    facts = corpora.facts(path)
+    assert 100_000 <= len(text) == facts["bytes"] < 105_000
     path.write_bytes(b"kept")
     assert corpora.corpus("A", 100_000).read_bytes() == b"kept"
     path.unlink()
     assert corpora.corpus("A", 100_000).read_bytes() == text
-    assert corpora.facts(path) == told
+    assert corpora.facts(path) == facts
 
 
-def test_names_are_few_in_the_head_and_many_in_the_tail(small_base):
+def test_most_names_are_rare(small_base):
     text = "".join(islice(corpora.stories(), 2000))
-    told = [line.split()[0] for line in text.splitlines() if "heard of it and told" in line]
-    assert 800 < len(told) < 1200
-    assert len(set(told)) > 300
+    names = [line.split()[0] for line in text.splitlines() if "heard of it and told" in line]
+    assert 800 < len(names) < 1200
+    assert len(set(names)) > 300
     assert text.count("<|endoftext|>") == 2000
 
 
-def test_sources_are_each_file_once_a_round_and_valid_text(installation):
+def test_each_round_has_every_source_file_once_as_valid_text(installation):
     pieces = list(islice(corpora.sources(installation), 40))
     assert pieces == list(islice(corpora.sources(installation), 40))
     assert pieces.count("print('one')\n") >= 5
@@ -70,7 +70,7 @@ def test_rare_words_have_numbers_and_several_scripts(installation):
     assert len(set(words)) > 1500
 
 
-def test_an_interrupted_corpus_has_no_name(tmp_path):
+def test_an_interrupted_build_leaves_no_file(tmp_path):
     def pieces():
         yield "some"
         raise KeyboardInterrupt
@@ -80,7 +80,7 @@ def test_an_interrupted_corpus_has_no_name(tmp_path):
     assert not list(tmp_path.glob("*c.txt*"))
 
 
-def test_repeated_text_is_the_text_again(tmp_path):
+def test_repeated_text(tmp_path):
     path = tmp_path / "t.txt"
     path.write_text("abc\n" * 1000)
     assert corpora.repeated(path, 3).read_text() == "abc\n" * 3000

@@ -1,4 +1,4 @@
-"""Rows of the table on a model of nothing."""
+"""Rows of the table, with a tiny model."""
 
 import sys
 
@@ -37,7 +37,7 @@ def test_rows_are_measured_and_saved(tiny, tmp_path, monkeypatch, capsys):
     assert "tok/s" in capsys.readouterr().out
 
 
-def test_other_ids_are_never_timed(tiny, monkeypatch):
+def test_different_ids_are_never_timed(tiny, monkeypatch):
     monkeypatch.setattr(generation_table, "greedy", lambda *_: lambda: [[0]])
     with pytest.raises(SystemExit, match="other ids than Hugging Face's"):
         list(generation_table.measure_one("5.3M", 1, True))

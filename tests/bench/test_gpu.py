@@ -1,4 +1,4 @@
-"""Steps run after one another, each within its limit, whatever the one before did."""
+"""Steps run one after another, each within its limit, whatever the previous one did."""
 
 import importlib
 import os
@@ -26,7 +26,7 @@ def alone(script: str, limit: float, output: str = "x.json") -> Step:
     return Step(limit, (Script("job", script, output=output),))
 
 
-def test_neither_failure_nor_slowness_stops_the_next(tmp_path, capsys, monkeypatch):
+def test_a_failed_or_slow_step_does_not_stop_the_next(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(gpu, "LEAST", 0.1)
     steps = {"slow": alone(SLOW, 0.4), "bad": alone(BAD, 60), "good": alone(GOOD, 60, "good.json")}
     found = run_all(steps, tmp_path / "out", MACHINE, 600)
@@ -50,7 +50,7 @@ def test_the_summary_shows_rows_with_their_predictions(tmp_path):
     ]
 
 
-def test_when_the_time_is_over_the_rest_is_not_started(tmp_path):
+def test_steps_after_the_time_limit_are_not_started(tmp_path):
     steps = {"first": alone(SLOW, 500), "second": alone(GOOD, 20, "second.json")}
     first, second = run_all(steps, tmp_path, MACHINE, 60, Clock(11.0))
     assert first.shown.startswith("job: stopped at its limit")
@@ -63,28 +63,28 @@ def test_every_job_is_a_module_that_takes_its_arguments(module, monkeypatch, cap
     monkeypatch.setattr(sys, "argv", [module, "--help"])
     with pytest.raises(SystemExit):
         importlib.import_module(module).main()
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for job in JOBS:
         if job.module == module:
             flags = [*job.arguments, "--rehearse", *([job.to] if job.output else [])]
-            assert all(flag in told for flag in flags if flag.startswith("--"))
+            assert all(flag in printed for flag in flags if flag.startswith("--"))
 
 
 def test_limits_add_up():
     assert sum(step.limit for step in STEPS.values()) <= 60 * MINUTES
     assert (
         sum(step.limit for step in SMOKE.values()) <= 60 * SMOKE_MINUTES + 20
-    )  # the sweep takes what is left
+    )  # the sweep takes the remaining time
 
 
 def test_eight_files_come_back():
-    """A lent machine returns at most eight."""
+    """A device machine returns at most eight files."""
     for steps in (STEPS, SMOKE):
         outputs = [job.output for step in steps.values() for job in step.jobs if job.output]
         assert len(set(outputs)) == len(outputs) and len(outputs) + len(("gpu.json", "gpu.log")) <= 8
 
 
-def test_without_a_device_it_says_so(monkeypatch, capsys):
+def test_a_missing_device_is_reported(monkeypatch, capsys):
     monkeypatch.setattr(machine, "gpu_name", lambda: None)
     assert main([]) == 2
     assert capsys.readouterr().err.startswith("bench/gpu.sh: needs a CUDA device; without one, --rehearse")
@@ -96,8 +96,8 @@ def test_command_line(script, code, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("OUT", str(tmp_path))
     monkeypatch.setitem(STEPS, "training", alone(script, 60))
     assert main(["--only", "training", "--minutes", "2"]) == code
-    told = capsys.readouterr().out
-    assert "NVIDIA H100, commit" in told and f"s; {tmp_path}" in told
+    printed = capsys.readouterr().out
+    assert "NVIDIA H100, commit" in printed and f"s; {tmp_path}" in printed
     assert results.read(tmp_path / "gpu.json").machine["gpu"] == "NVIDIA H100"
 
 
@@ -107,7 +107,7 @@ def test_a_rehearsal_needs_no_device(monkeypatch, tmp_path):
     assert main(["--rehearse", "--only", "training", "--output", str(tmp_path)]) == 0
 
 
-def test_the_shell_script_passes_its_arguments_on():
+def test_the_shell_script_forwards_its_arguments():
     done = subprocess.run(
         ["bash", str(machine.ROOT / "bench" / "gpu.sh"), "--only", "nothing"],
         env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True, cwd="/",
@@ -115,7 +115,7 @@ def test_the_shell_script_passes_its_arguments_on():
     assert done.returncode == 2 and "invalid choice: 'nothing'" in done.stderr
 
 
-def test_some_smoke_checks_only():
+def test_selected_smoke_checks():
     (step,) = smoke_steps(["agreement", "train"]).values()
     assert [job.arguments for job in step.jobs] == [("agreement",), ("train",)]
     assert set(smoke_steps()) == {"smoke", "tiles"}

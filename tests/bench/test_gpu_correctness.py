@@ -1,4 +1,4 @@
-"""One process per operator; what each found so far is in one file."""
+"""One process per operator; the findings so far are in one file."""
 
 import json
 import sys
@@ -34,7 +34,7 @@ def test_findings_of_all_operators_are_in_one_file(tmp_path, code, right):
     assert [path.name for path in tmp_path.iterdir()] == ["c.json"]
 
 
-def test_rows_of_the_whole_model_are_kept_too(tmp_path):
+def test_rows_of_the_whole_model_are_saved(tmp_path):
     output, row = tmp_path / "c.json", Row("agreement", 1e-4)
     saved = target_table(row).as_dict()
     assert check([MODEL], output, MACHINE, lambda operator, path: [*process(saved), str(path)])
@@ -42,7 +42,7 @@ def test_rows_of_the_whole_model_are_kept_too(tmp_path):
     assert command(MODEL, tmp_path / "x", True)[2:5] == ["bench.gpu_training", "--only", MODEL]
 
 
-def test_the_command_is_understood(tmp_path, monkeypatch, capsys):
+def test_the_command_line_is_parsed(tmp_path, monkeypatch, capsys):
     words = command("rope", tmp_path / "r.json")
     monkeypatch.setattr(kernels_check.torch.cuda, "is_available", lambda: False)
     assert (
@@ -51,7 +51,7 @@ def test_the_command_is_understood(tmp_path, monkeypatch, capsys):
     assert "needs a CUDA device" in capsys.readouterr().err
 
 
-def test_a_process_that_breaks_is_not_right(tmp_path):
+def test_a_crashed_process_is_not_correct(tmp_path):
     output = tmp_path / "c.json"
     assert not check(["rope"], output, MACHINE, lambda *_: [sys.executable, "-c", "raise SystemExit(3)"])
     assert json.loads(output.read_text())["rows"] == [

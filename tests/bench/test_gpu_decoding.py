@@ -1,4 +1,4 @@
-"""The rows of the decoding bench on a model of nothing, on the CPU."""
+"""The rows of the decoding bench, with a tiny model on the CPU."""
 
 import dataclasses
 import sys
@@ -21,7 +21,7 @@ def subject():
     return Subject(TINY, CPU, new=16, rounds=3, reading=1e9)
 
 
-def test_rows_in_their_order(subject):
+def test_order_of_rows(subject):
     found = list(rows(subject))
     assert [row.name for row in found] == [
         "decoding: agreement",
@@ -53,13 +53,13 @@ def test_an_untied_embedding_is_not_read(subject):
     assert untied.bytes_per_step(1, 10) == subject.bytes_per_step(1, 10)
 
 
-def test_other_ids_are_wrong(subject, monkeypatch):
+def test_different_ids_are_wrong(subject, monkeypatch):
     monkeypatch.setattr(gpu_decoding, "greedy", lambda *_: lambda: [[0] * gpu_decoding.GATE_STEPS] * 2)
     row = agreement(subject)
     assert row.verdict == "WRONG" and row.wrong.startswith("other ids than Hugging Face's in float32")
 
 
-def test_other_logits_are_wrong(subject, monkeypatch):
+def test_different_logits_are_wrong(subject, monkeypatch):
     real = type(subject.model).decode
     monkeypatch.setattr(type(subject.model), "decode", lambda *arguments: 1.1 * real(*arguments))
     assert "logits with the cache differ by 0.1" in agreement(subject).wrong
@@ -80,7 +80,7 @@ def test_command_line(monkeypatch, tmp_path, capsys):
     assert run.settings == {"config": "owt_124m"} and "tok/s" in capsys.readouterr().out
 
 
-def test_logits_that_are_no_numbers_are_wrong(subject, monkeypatch):
+def test_nan_logits_are_wrong(subject, monkeypatch):
     real = type(subject.model).decode
     monkeypatch.setattr(type(subject.model), "decode", lambda *arguments: float("nan") * real(*arguments))
     assert "differ by nan" in agreement(subject).wrong

@@ -23,7 +23,7 @@ class Script(Job):
 
 
 class Clock:
-    """Time that passes only when somebody looks."""
+    """A clock that advances only when it is read."""
 
     def __init__(self, step: float):
         self.now, self.step = 0.0, step
@@ -44,7 +44,7 @@ def gone(pid: int) -> bool:
     return not state.exists() or state.read_text().rsplit(")")[1].split()[0] == "Z"
 
 
-def test_how_each_job_ended(tmp_path, log):
+def test_job_outcomes(tmp_path, log):
     jobs = Script("good", "print(1)"), Script("bad", "raise SystemExit(3)")
     assert run_step(Step(60, jobs), tmp_path, 60, log) == {"good": "done", "bad": "failed with exit code 3"}
 
@@ -60,8 +60,8 @@ def test_jobs_run_at_the_same_time(tmp_path, log):
     assert set(run_step(Step(60, jobs), tmp_path, 60, log).values()) == {"done"}
 
 
-def test_no_more_run_than_are_asked_for(tmp_path, log):
-    """Each job finds nobody else's mark."""
+def test_at_most_the_requested_number_runs_at_once(tmp_path, log):
+    """No job finds another's marker."""
     script = (
         "import pathlib, sys, time\n"
         "mine = pathlib.Path(sys.argv[1]); others = list(mine.parent.glob('*.busy')); mine.touch()\n"
@@ -71,7 +71,7 @@ def test_no_more_run_than_are_asked_for(tmp_path, log):
     assert set(run_step(Step(60, jobs), tmp_path, 60, log, at_once=1).values()) == {"done"}
 
 
-def test_jobs_that_never_started_say_so(tmp_path, log):
+def test_jobs_that_never_started_are_reported(tmp_path, log):
     jobs = Script("slow", SLOW), Script("next", "print(1)")
     ended = run_step(Step(60, jobs), tmp_path, 45.0, log, Clock(10.0), at_once=1)
     assert ended == {"slow": "stopped at its limit of 45 s", "next": "not started: no time left"}
@@ -83,7 +83,7 @@ def test_a_job_that_only_fills_caches_may_fail(tmp_path, log, capsys):
     assert "warm: failed with exit code 3" in capsys.readouterr().out
 
 
-def test_at_the_limit_of_a_fake_clock_jobs_are_stopped(tmp_path, log):
+def test_jobs_are_stopped_at_the_time_limit(tmp_path, log):
     ended = run_step(Step(60, (Script("slow", SLOW),)), tmp_path, 45.0, log, Clock(10.0))
     assert ended == {"slow": "stopped at its limit of 45 s"}
 
@@ -95,16 +95,16 @@ def test_every_line_of_every_job_is_in_the_log(tmp_path, capsys):
     kept = (tmp_path / "log").read_text()
     assert "[a] out\n" in kept and "[a] err\n" in kept and "[b] hello\n" in kept
     assert "[a] ValueError: " + "x" * 20000 in kept
-    assert "hello" not in capsys.readouterr().out  # of several jobs only the log has the lines
+    assert "hello" not in capsys.readouterr().out  # lines of simultaneous jobs are only in the log
 
 
-def test_a_job_that_runs_alone_is_shown(tmp_path, log, capsys):
+def test_output_of_a_job_that_runs_alone_is_printed(tmp_path, log, capsys):
     run_step(Step(60, (Script("a", "print('hello')"),)), tmp_path, 60, log)
     assert "hello" in capsys.readouterr().out
 
 
 def test_a_stopped_job_leaves_no_process(tmp_path, monkeypatch):
-    """Not even one that ignores SIGTERM and whose parent has ended."""
+    """Including one that ignores SIGTERM and whose parent has ended."""
     monkeypatch.setattr(gpu_jobs, "GRACE", 0.2)
     script = (
         "import signal, subprocess, sys, time\n"
@@ -123,7 +123,7 @@ def test_a_stopped_job_leaves_no_process(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
-def test_a_kill_of_the_parent_ends_the_job_and_what_was_measured_stays(tmp_path):
+def test_killing_the_parent_ends_the_job_and_keeps_its_measurements(tmp_path):
     job = (
         "import os, pathlib, sys, time\n"
         "path = pathlib.Path(sys.argv[1])\n"

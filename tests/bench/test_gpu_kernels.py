@@ -1,4 +1,4 @@
-"""What lmfast_kernels.check saved becomes rows: comparisons, targets, timings; two devices are not mixed."""
+"""Results of lmfast_kernels.check become rows: comparisons, targets, timings; two devices are not mixed."""
 
 import json
 import sys
@@ -52,10 +52,10 @@ def test_rows_of_both_files(files):
     assert products.value == pytest.approx(0.8) and products.verdict == "must"
     ours = found["linear_cross_entropy forward + backward: ours"]
     assert ours.shown == "2.5000 ms, 1.6 TFLOP/s, 50.0% of the measured ceiling"
-    assert len(found) == 4  # what is absent has no row, nor has a target without a measurement
+    assert len(found) == 4  # no row for absent results or for a target without a measurement
 
 
-def test_a_wrong_comparison_is_wrong(files):
+def test_a_failed_comparison_is_wrong(files):
     found = json.loads(files[0].read_text())
     found["operators"]["rope"]["checks"].append(
         {"what": "gradient", "error": 2.0, "allowed": 1.0, "passed": False}
@@ -65,7 +65,7 @@ def test_a_wrong_comparison_is_wrong(files):
     assert row.verdict == "WRONG" and row.wrong == "gradient" and row.shown == "1 of 2 comparisons"
 
 
-def test_rows_of_files_of_results_are_kept(files, tmp_path):
+def test_rows_of_result_files_are_saved(files, tmp_path):
     row = Row("swiglu: right at real sizes", 1.0, "9 of 9 comparisons")
     results.write(tmp_path / "correctness.json", target_table(row, gpu="a card"))
     assert rows_of([*files, tmp_path / "correctness.json"])[0] == row

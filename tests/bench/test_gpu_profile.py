@@ -1,4 +1,4 @@
-"""Idle stretches of a device, and which waits of the host are watched."""
+"""Idle time of a device, and which waits of the host are counted."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def test_idle_time():
     ]
 
 
-def test_syncs_are_watched_between_the_first_step_and_the_last(monkeypatch):
+def test_syncs_are_counted_between_the_first_and_the_last_step(monkeypatch):
     modes = []
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
 

@@ -1,4 +1,4 @@
-"""A run of seconds on the CPU, and the arithmetic of its extrapolation."""
+"""A short run on the CPU, and the arithmetic of its extrapolation."""
 
 import sys
 
@@ -12,14 +12,14 @@ from lmfast.settings import replace_flat
 
 @pytest.fixture
 def tiny(tmp_path):
-    """(settings, corpus) of a model of nothing."""
+    """(settings, corpus) of a tiny model."""
     settings = replace_flat(
         read_config(gpu_run.CONFIG), TINY | {"total_tokens": 640, "log_interval": 1, "eval_interval": 5}
     )
     return make_data(settings, tmp_path / "data", 20_000)
 
 
-def test_a_whole_run_is_not_extrapolated(tiny, tmp_path):
+def test_a_complete_run_is_not_extrapolated(tiny, tmp_path):
     found = row(gpu_run.CONFIG, 1.0, tmp_path, *tiny)
     assert found.data["extrapolated"] is False and found.value == found.data["seconds"] / 60
     assert found.data["metrics"][-1]["tokens"] == 640 and "val_loss" in found.shown
@@ -48,7 +48,7 @@ def lines_of(*seconds: float) -> list[dict]:
 
 
 def test_evaluations_and_checkpoints_are_extrapolated_too():
-    """Training alone is 5 tokens/s, but between two lines 4 s pass, evaluation and all."""
+    """Training alone is 5 tokens/s, but with evaluation 4 s pass between two lines."""
     lines = lines_of(7.0, 11.0, 15.0, 19.0)
     # The run took 25 s for 40 tokens; each of the 60 left takes 0.4 s.
     assert whole_time(lines, 25.0, 100) == (25.0 + 60 * 0.4, 5.0, False)
@@ -64,7 +64,7 @@ def test_what_a_run_does_once_is_counted_once():
 
 
 def test_the_first_run_on_an_h100():
-    """Figures of commit 3efd938: 327.68M tokens were said to take 5.29 minutes."""
+    """Figures of commit 3efd938: 327.68M tokens were predicted to take 5.29 minutes."""
     logged = [(50, 8.365), (100, 9.015), (950, 19.357), (1000, 23.172), (1001, 36.712)]
     lines = [
         {"tokens": 32_768 * step, "tokens_per_second": 2.7e6, "seconds": passed} for step, passed in logged
@@ -72,7 +72,7 @@ def test_the_first_run_on_an_h100():
     assert whole_time(lines, 40.83, 327_680_000)[0] / 60 == pytest.approx(3.04, abs=0.005)
 
 
-def test_the_config_is_the_one_of_cs336(tmp_path, monkeypatch):
+def test_the_config_matches_cs336(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_run, "prepare", lambda folder, train, valid, vocab_size: vocab_size)
     settings, vocab_size = make_data(read_config(gpu_run.CONFIG), tmp_path)
     assert settings.optimizer.total_tokens == 327_680_000 and vocab_size == 10_000

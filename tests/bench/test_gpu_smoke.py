@@ -1,4 +1,4 @@
-"""Every smoke check passes at tiny sizes on the CPU, and fails where something is wrong."""
+"""Every smoke check passes at tiny sizes on the CPU, and fails if something is wrong."""
 
 import sys
 
@@ -21,7 +21,7 @@ def machine(monkeypatch):
     torch.use_deterministic_algorithms(deterministic)
 
 
-# Those that compile take a minute each on a CPU, and the rows of the others have tests of their own.
+# Checks that compile take a minute each on a CPU; rows of the others are tested separately.
 @pytest.mark.parametrize("name", ["operator-rope", "agreement", "step-ours", "train"])
 def test_checks_pass(name, machine):
     CHECKS[name](machine)
@@ -42,7 +42,7 @@ def test_a_wrong_operator_fails(machine, monkeypatch):
         CHECKS["operator-rope"](machine)
 
 
-def test_without_a_device_it_says_so(monkeypatch):
+def test_a_missing_device_is_reported(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["gpu_smoke", "agreement"])
     with pytest.raises(SystemExit, match="needs a CUDA device, or --rehearse"):

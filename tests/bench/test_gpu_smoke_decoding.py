@@ -11,7 +11,9 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly", "by_torch")
 
 @pytest.fixture
 def by_torch(monkeypatch):
-    monkeypatch.setattr("lmfast.inference.cpu.decoder.unsupported_reason", lambda model: "torch is asked for")
+    monkeypatch.setattr(
+        "lmfast.inference.cpu.decoder.unsupported_reason", lambda model: "the test wants torch"
+    )
 
 
 def test_all_checks_pass_in_rehearsal(capsys):
@@ -41,6 +43,6 @@ def test_an_append_to_another_row_is_reported(monkeypatch, capsys):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
-def test_without_a_device_says_so():
+def test_a_missing_device_is_reported():
     with pytest.raises(SystemExit, match="needs a CUDA device, or --rehearse"):
         gpu_smoke_decoding.main([])

@@ -26,7 +26,7 @@ def test_a_wrong_product_is_reported_with_its_traceback(monkeypatch, capsys):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
-def test_without_a_device_says_so():
+def test_a_missing_device_is_reported():
     with pytest.raises(SystemExit, match="needs a CUDA device, or --rehearse"):
         gpu_smoke_fp8.main([])
 

@@ -1,4 +1,4 @@
-"""The sweep on the CPU, where launch parameters change nothing: every group runs, and a different result is seen."""
+"""The sweep on the CPU, where launch parameters change nothing: every group runs, and a different result is detected."""
 
 import contextlib
 import sys
@@ -20,7 +20,7 @@ def test_every_group_has_a_call_and_candidates(name):
     assert row.value == pytest.approx(next(iter(row.data["ms"].values())) / min(row.data["ms"].values()))
 
 
-def test_a_candidate_with_another_result_is_wrong_and_one_that_raises_is_out(capsys):
+def test_a_candidate_with_a_different_result_is_wrong_and_one_that_raises_is_excluded(capsys):
     chosen = []
 
     @contextlib.contextmanager

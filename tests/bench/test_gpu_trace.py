@@ -1,4 +1,4 @@
-"""The steps traced for an H100 that is not there; without the CUDA build of torch only the reading of generated code."""
+"""The steps traced for an absent H100; without torch's CUDA build, only parsing of generated code."""
 
 import os
 import subprocess
@@ -103,8 +103,8 @@ def test_waiting_for_the_device_is_a_problem():
 
 @pytest.mark.exhaustive  # a minute and a half of processor time
 @pytest.mark.skipif(fake_device.missing() is not None, reason=str(fake_device.missing()))
-def test_the_steps_are_what_the_saved_listing_says():
-    """Graphs, waits, copies and spills are its exit code. `python -m bench.gpu_trace --save` renews the listing."""
+def test_the_steps_match_the_saved_listing():
+    """Graphs, waits, copies and spills are errors. `python -m bench.gpu_trace --save` updates the listing."""
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("TRITON_", "LMFAST_"))
     }

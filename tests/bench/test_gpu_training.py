@@ -1,4 +1,4 @@
-"""The rows of the training bench on a model of nothing, uncompiled, on the CPU."""
+"""The rows of the training bench, with a tiny uncompiled model on the CPU."""
 
 import sys
 from dataclasses import replace
@@ -18,20 +18,20 @@ PLAIN = Variant("unchanged")
 
 
 def whole(job, variant):
-    """The row with everything about it."""
+    """The complete row."""
     *_, row = speed(job, variant)
     return row
 
 
-def test_the_time_comes_first_and_stays_when_the_rest_fails(job, monkeypatch, tmp_path, capsys):
+def test_the_time_is_saved_first_and_kept_if_the_rest_fails(job, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(gpu_training.machine, "gpu_name", lambda: "NVIDIA H100 80GB HBM3")
     output, seen = tmp_path / "t.json", []
 
-    def refuses(*arguments):
+    def fails(*arguments):
         seen.extend(results.read(output).rows)
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(gpu_training, "loss_and_gradients", refuses)
+    monkeypatch.setattr(gpu_training, "loss_and_gradients", fails)
     assert measure("x", rows(job, ["faster"]), output) == 1
     (early,), (row,) = seen, results.read(output).rows
     assert early.verdict == "-" and early.must is None and "not compared yet" in early.shown
@@ -46,7 +46,7 @@ def test_kernels_are_listed_on_request(job):
     assert found["kernels"][0]["ms"] >= found["kernels"][-1]["ms"] and found["busy"] > 0
 
 
-def test_rows_in_their_order(job):
+def test_order_of_rows(job):
     found = list({row.name: row for row in rows(job, ["agreement", "ours", "peer", "double"])}.values())
     assert [row.name for row in found] == [
         "tiny: relative differences from plain PyTorch in float32",
@@ -62,10 +62,10 @@ def test_rows_in_their_order(job):
     assert not any(row.wrong for row in found)
 
 
-def test_targets_and_predictions_are_an_h100s(job, monkeypatch):
+def test_targets_and_predictions_are_for_an_h100(job, monkeypatch):
     assert whole(job, VARIANTS["faster"]).must is None
     monkeypatch.setattr(gpu_training.machine, "gpu_name", lambda: "NVIDIA H100 80GB HBM3")
-    assert whole(job, VARIANTS["faster"]).must is None  # nor are they a smaller model's
+    assert whole(job, VARIANTS["faster"]).must is None  # and not those of a smaller model
     row = whole(replace(job, name=gpu_training_job.CONFIG), VARIANTS["faster"])
     assert (row.must, row.aim, row.predicted) == (0.45, 0.50, "42-48 %")
 
@@ -89,7 +89,7 @@ def test_the_compiled_step_is_one_graph(job, monkeypatch):
     assert (data["graphs"], data["recompiles"]) == (1, 0)
 
 
-def test_what_is_timed_is_the_variant(job, monkeypatch):
+def test_the_variant_is_what_is_timed(job, monkeypatch):
     seen = []
     monkeypatch.setattr(
         gpu_training_job.Job, "our_steps", lambda *arguments: seen.append(dict(backend.CHOICES)) or 1 / 0
@@ -110,7 +110,7 @@ def test_a_variant_may_change_shape_and_batch(job):
     assert changed.shape.qk_norm and changed.batch_size == 8 and not job.shape.qk_norm
 
 
-def test_wrong_results_are_marked_and_timed_all_the_same(job, monkeypatch):
+def test_wrong_results_are_marked_but_still_timed(job, monkeypatch):
     real = gpu_training.loss_and_gradients
 
     def wrong(model, ids, device, bf16):
@@ -131,7 +131,7 @@ def test_wrong_results_are_marked_and_timed_all_the_same(job, monkeypatch):
     assert row.value > 0 and len(row.data["times"]) == 3
 
 
-def test_the_mode_of_the_kernels_is_put_back(job):
+def test_the_kernels_mode_is_restored(job):
     before = gpu_training.backend.MODE
     agreement(job)
     assert before == gpu_training.backend.MODE
@@ -141,13 +141,13 @@ def test_the_mode_of_the_kernels_is_put_back(job):
 
 
 def test_a_row_that_raises_does_not_stop_the_next(job, monkeypatch, capsys):
-    def refuses(job, variant):
+    def fails(job, variant):
         if variant is VARIANTS["ours"]:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate\nmore")
         return real(job, variant)
 
     real = gpu_training.speed
-    monkeypatch.setattr(gpu_training, "speed", refuses)
+    monkeypatch.setattr(gpu_training, "speed", fails)
     first, _, second = rows(job, ["ours", "sdpa"])
     assert first.verdict == "FAILED" and "Tried to allocate" in first.wrong and not second.wrong
     assert "Traceback" in capsys.readouterr().err
@@ -163,7 +163,7 @@ def test_warming_takes_one_step(job, name, monkeypatch):
     assert steps == [1]
 
 
-def test_the_config_is_the_issues():
+def test_the_config_is_124m():
     shape = read_config(gpu_training_job.CONFIG).model
     assert (shape.d_model, shape.num_layers, shape.context_length) == (768, 12, 1024)
 

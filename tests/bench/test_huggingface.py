@@ -23,7 +23,7 @@ def test_equal_weights_give_equal_logits(tied):
         torch.testing.assert_close(llama(model)(ids).logits, model(ids), rtol=1e-4, atol=1e-5)
 
 
-def test_its_weights_are_copies():
+def test_weights_are_copied():
     model = TransformerLM(CONFIG)
     theirs = llama(model)
     with torch.no_grad():
@@ -31,6 +31,6 @@ def test_its_weights_are_copies():
     assert model.head.weight.abs().sum() > 0
 
 
-def test_other_shapes_are_refused():
+def test_different_shapes_are_rejected():
     with pytest.raises(ValueError, match="only the plain Llama shape"):
         llama(TransformerLM(dataclasses.replace(CONFIG, qk_norm=True)))

@@ -1,14 +1,14 @@
-"""What a figure belongs to."""
+"""The machine, versions and commit of a result."""
 
 import subprocess
 
 from bench import machine
 
 
-def test_the_description_is_whole():
-    told = machine.describe(gpu="H100")
-    assert told["gpu"] == "H100" and told["cores"] >= 1 and told["cpu"] and told["host"]
-    assert {"python", "numpy", "numba"} <= told["versions"].keys()
+def test_the_description_is_complete():
+    printed = machine.describe(gpu="H100")
+    assert printed["gpu"] == "H100" and printed["cores"] >= 1 and printed["cpu"] and printed["host"]
+    assert {"python", "numpy", "numba"} <= printed["versions"].keys()
 
 
 def test_changes_to_tracked_files_make_it_dirty(tmp_path, monkeypatch):
@@ -30,7 +30,7 @@ def test_changes_to_tracked_files_make_it_dirty(tmp_path, monkeypatch):
     git("commit", "-q", "-m", "one")
     clean = machine.commit()
     assert len(clean["commit"]) == 10 and clean["dirty"] is False
-    monkeypatch.setenv("LMFAST_COMMIT", "abc1234")  # a copy may lie in an older checkout
+    monkeypatch.setenv("LMFAST_COMMIT", "abc1234")  # a copy may be inside an older checkout
     assert machine.commit()["commit"] == "abc1234"
     monkeypatch.delenv("LMFAST_COMMIT")
     (tmp_path / "b").write_text("untracked")

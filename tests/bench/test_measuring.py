@@ -1,4 +1,4 @@
-"""What is kept of a benchmark, and how often it runs."""
+"""What is saved of a benchmark, and how often it runs."""
 
 import itertools
 
@@ -24,7 +24,7 @@ def test_fractions_are_of_the_ceiling():
 
 
 @pytest.mark.parametrize("given", [{}, {"tokens": 1}, {"bytes": 1}])
-def test_no_benchmark_goes_without_tokens_and_bytes(given):
+def test_every_benchmark_states_tokens_and_bytes(given):
     with pytest.raises(TypeError):
         Work(**given)
 
@@ -35,7 +35,7 @@ def test_rounds_fit_the_budget(taken, expected):
 
 
 class FakeBenchmark:
-    """The part of pytest-benchmark that is used; a round takes what the clock below says."""
+    """The part of pytest-benchmark in use; a round takes as long as the clock below says."""
 
     disabled = False
 
@@ -51,7 +51,7 @@ class FakeBenchmark:
     [("quick", 5.0, 1), ("default", 5.0, 3), ("full", 5.0, 3), ("default", 9.5, 1)],
 )
 def test_peers_run_before_each_round_and_slow_ones_once(monkeypatch, mode, once, rounds):
-    """Of a budget of 9 seconds each of the three has 3."""
+    """Each of the three gets 3 of the budget's 9 seconds."""
     calls = []
     monkeypatch.setitem(measuring.BUDGET, mode, 9.0)
 

@@ -1,4 +1,4 @@
-"""README's pictures are made of the saved results, and are in sync with them."""
+"""README's pictures are made from the saved results and in sync with them."""
 
 from bench import pictures
 

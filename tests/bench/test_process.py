@@ -20,7 +20,7 @@ def python(code: str, tmp_path) -> process.Finished:
 
 
 def test_memory_of_children_is_summed(tmp_path, monkeypatch):
-    """Both processes hold theirs until the sum was seen."""
+    """Both processes hold their memory until the sum was measured."""
     seen, real = tmp_path / "seen", process.held
 
     def held(watched):
@@ -35,7 +35,7 @@ def test_memory_of_children_is_summed(tmp_path, monkeypatch):
     assert 120e6 < python(code, tmp_path).peak_bytes < 190e6
 
 
-def test_seconds_are_those_of_the_whole_process(tmp_path):
+def test_seconds_cover_the_whole_process(tmp_path):
     code = "import time; began = time.perf_counter(); time.sleep(0.1); print(time.perf_counter() - began)"
     done = python(code, tmp_path)
     assert done.seconds > float(done.output) >= 0.1

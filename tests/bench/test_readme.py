@@ -1,4 +1,4 @@
-"""README's figures are those of the saved files, and no others."""
+"""README's figures are exactly those of the saved files."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from lmfast.errors import UserError
 from tests.bench.results import result, row, run, target_table
 
 
-def test_readme_is_what_the_saved_files_say():
+def test_readme_matches_the_saved_results():
     """`python -m bench.report --readme` after a file in bench/results has changed."""
     assert readme.section(readme.saved_results()) in readme.README.read_text(encoding="utf-8"), (
         "README.md differs from bench/results; run python -m bench.report --readme"
@@ -24,7 +24,7 @@ def test_the_newer_of_two_files_is_quoted():
         assert "bench/results/tokenizer_b.json" in text and "bench/results/tokenizer_a.json" in text
 
 
-def test_of_the_suite_the_training_steps_are_quoted():
+def test_only_training_steps_are_quoted_from_the_suite():
     step, count = result("step[small]", 0.5, {"LlamaForCausalLM": 1.2}), result("count[A-1]", 0.1)
     step.group = count.group = "training"
     text = readme.section([run(step, count, result("encode[A]", 0.7, {"gigatoken": 1.5}))])
@@ -32,8 +32,8 @@ def test_of_the_suite_the_training_steps_are_quoted():
     assert "encode[A]" not in text and "count" not in text
 
 
-def test_tables_are_in_one_order_whatever_was_measured_last(tmp_path, monkeypatch):
-    """Files of small sizes, left by a trial, are not quoted."""
+def test_tables_have_a_fixed_order(tmp_path, monkeypatch):
+    """Results at small sizes, from a trial, are not quoted."""
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     for hour, name in enumerate(
         ("training_x", "generation_x", "tokenizer_x", "tokenizer_x_small", "training_x_quick")
@@ -53,11 +53,11 @@ def test_what_cannot_be_quoted_is_rejected():
         readme.section([target_table(row("a", 1.0, None))])
 
 
-def test_gpus_are_not_measured_until_one_is():
+def test_without_a_gpu_result_gpus_are_not_measured():
     assert "GPUs: not measured" in readme.section([target_table(row("a", 1.0))])
 
 
-def test_a_gpus_rows_with_targets_are_a_table_of_their_own():
+def test_gpu_rows_with_targets_form_a_separate_table():
     rows = [Row("MFU", 1.0, "1 %", 2.0, 3.0), Row("speed", 3.0, "3 x", 2.0, 3.0), Row("figure", 3.0, "x")]
     on_gpu = target_table(*rows, source="gpu_h100", gpu="H100")
     text = readme.section([target_table(row("a", 1.0)), on_gpu])
@@ -66,7 +66,7 @@ def test_a_gpus_rows_with_targets_are_a_table_of_their_own():
     assert "| speed | 3 x | at least 2 | [" in text and "figure" not in text
 
 
-def test_a_readme_without_the_markers_is_left_alone(tmp_path):
+def test_a_readme_without_the_markers_is_unchanged(tmp_path):
     path = tmp_path / "README.md"
     path.write_text(f"text {readme.BEGIN} no end")
     with pytest.raises(UserError, match="does not have the lines"):

@@ -54,7 +54,7 @@ def test_the_page_is_escaped_and_loads_nothing(suite_run):
     assert "http" not in page and "src=" not in page and page.count("<svg") == 1 and page.count("<rect") == 2
 
 
-def test_nothing_on_a_chart_leaves_its_picture():
+def test_charts_stay_within_their_bounds():
     """The longest names and numbers, at 7.2 pixels per letter and anchored as they are."""
     one = result(
         "linear_cross_entropy[forward]", 0.0555, {"matmul + F.cross_entropy": 112.25, "SDPA default": 0.04}
@@ -67,7 +67,7 @@ def test_nothing_on_a_chart_leaves_its_picture():
         assert left >= -1 and left + report.LETTER * len(text) <= report.WIDTH + 1, (text, left)
 
 
-def test_the_newest_whole_run_of_each_folder_and_the_kept_results(tmp_path, monkeypatch):
+def test_the_page_has_the_newest_complete_run_of_each_folder_and_the_saved_results(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "FOLDER", tmp_path / "none")
     monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
     assert report.newest_runs() == []
@@ -112,8 +112,8 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys):
         ([str(tmp_path / "absent.json")], "not a file of results"),
         (["--readme", "x.json"], "--readme reads bench/results"),
     ):
-        code, told = command(monkeypatch, capsys, *words)
-        assert code == 2 and message in told and told.count("\n") == 1, told
+        code, printed = command(monkeypatch, capsys, *words)
+        assert code == 2 and message in printed and printed.count("\n") == 1, printed
 
 
 def test_readme_is_refreshed_by_the_command(tmp_path, monkeypatch, capsys):
@@ -121,8 +121,8 @@ def test_readme_is_refreshed_by_the_command(tmp_path, monkeypatch, capsys):
     (tmp_path / "README.md").write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     monkeypatch.setattr(readme, "README", tmp_path / "README.md")
-    code, told = command(monkeypatch, capsys, "--readme")
-    assert (code, told) == (0, f"{tmp_path / 'README.md'}\n")
+    code, printed = command(monkeypatch, capsys, "--readme")
+    assert (code, printed) == (0, f"{tmp_path / 'README.md'}\n")
     text = (tmp_path / "README.md").read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
     assert (

@@ -1,4 +1,4 @@
-"""Rows judge themselves; files of results are read as they were written, and others are rejected."""
+"""Rows compute their verdicts; result files are read back as written, and others are rejected."""
 
 import json
 
@@ -39,7 +39,7 @@ def test_a_peer_timed_on_a_part_is_compared_with_our_time_for_that_part():
     assert one.median == pytest.approx(0.03) and one.peers[0].ratio.median == pytest.approx(20.0)
 
 
-def test_what_is_written_is_read_again(tmp_path):
+def test_written_results_are_read_back(tmp_path):
     one = run(result("encode[A]", 0.001, {"tiktoken": 2.0}), Row("y", 2.0, "shown", 1, None, True, "3", "no"))
     results.write(tmp_path / "0001_abc.json", one)
     assert results.read(tmp_path / "0001_abc.json") == one and one.device == "A <CPU>, 2 cores"
@@ -47,7 +47,7 @@ def test_what_is_written_is_read_again(tmp_path):
     assert "predicted" not in json.loads((tmp_path / "0001_abc.json").read_text())["rows"][0]
 
 
-def test_every_kept_result_can_be_read():
+def test_every_saved_result_can_be_read():
     files = sorted(results.RESULTS.glob("*.json"))
     assert files and all(results.read(path).rows for path in files)
 

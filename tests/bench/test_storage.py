@@ -1,11 +1,11 @@
-"""Which saved runs there are, and which one is a baseline."""
+"""Which saved runs exist, and which one is the baseline."""
 
 from bench.results import write
 from bench.storage import FOLDER, last_rows, last_whole, run_folder, saved_runs
 from tests.bench.results import result, run
 
 
-def test_runs_of_another_mode_device_or_size_are_elsewhere():
+def test_runs_of_another_mode_device_or_size_are_stored_separately():
     folders = {
         run_folder("vm", device, cores, mode)
         for device in ("AMD EPYC", "H100")

@@ -1,4 +1,4 @@
-"""Cells that people read."""
+"""Formatting of cells."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def before(*rows):
     return {row.key: row for row in rows}
 
 
-def test_a_change_is_told_from_noise():
+def test_a_change_is_distinguished_from_noise():
     now = result("encode[A]", 1.0)
     assert table.change(now, before(result("encode[A]", 2.0))) == "2.00x"
     assert table.change(now, before(result("encode[A]", 1.005))) == "1.00x noise"
@@ -41,8 +41,8 @@ def test_a_change_is_told_from_noise():
     assert table.change(now, {}) == "new"
 
 
-def test_work_is_the_same_as_far_as_both_suites_state_it():
-    """An older suite stated less, or called bytes something else."""
+def test_work_is_compared_in_the_figures_that_both_suites_state():
+    """An older suite stated less, or counted bytes differently."""
     now = result("encode[A]", 1.0, work={"tokens": 5, "bytes": 7})
     for work, same in (
         ({"tokens": 5}, True),
@@ -63,8 +63,8 @@ def two_runs(machine: float, ours: float = 1.0) -> tuple[list, dict]:
     return now, before(*then)
 
 
-def test_a_slower_machine_is_not_taken_for_a_slower_commit():
-    """Peers' code is the same in both runs: their change is the machine's, and ours within that is noise."""
+def test_a_slower_machine_is_not_mistaken_for_a_slower_commit():
+    """Peers' code is the same in both runs: their change is due to the machine, and a change of ours within it is noise."""
     rows, then = two_runs(machine=0.5, ours=0.6)
     assert table.drift(rows, then) == (0.5, 1.0) and "0.50 to 1.00 times" in table.drift_line(rows, then)
     assert sum("noise" in text for text in table.table(rows, then)) == 6
@@ -73,7 +73,7 @@ def test_a_slower_machine_is_not_taken_for_a_slower_commit():
     assert "No peer was timed" in table.drift_line([result("encode[A]", 1.0)], then)
 
 
-def test_of_many_peers_the_outermost_do_not_count_but_for_their_own_row():
+def test_extreme_peers_count_only_in_their_own_row():
     quiet = [result(f"encode[{i}]", 1.0, {"peer": 2.0}) for i in range(20)]
     now, then = result("step", 2.0, {"peer": 2.0}), result("step", 1.0, {"peer": 2.0})
     earlier = before(*quiet, then)
@@ -84,7 +84,7 @@ def test_of_many_peers_the_outermost_do_not_count_but_for_their_own_row():
 
 
 def test_a_peer_is_as_uncertain_as_its_pairs():
-    """Ours 0.33 times as fast as then, and gigatoken in turns with it 0.35: that is one variation of the machine."""
+    """Ours is 0.33 times as fast as then and gigatoken, timed in turns with it, 0.35: the machine varied."""
     for spread, ending in ((0.1, "0.33x noise"), (0.001, "0.33x")):
         then, now = result("encode[B]", 1.0), result("encode[B]", 1 / 0.33)
         for one, factor in ((then, 0.85), (now, 0.85 * 0.33 / 0.35)):
@@ -93,7 +93,7 @@ def test_a_peer_is_as_uncertain_as_its_pairs():
 
 
 def test_the_widest_table_fits_a_terminal_of_100_columns():
-    """The longest names, rates, ceilings and verdicts that the suite has; peers in lines of their own."""
+    """The longest names, rates, ceilings and verdicts that the suite has; peers in separate lines."""
     one = result("linear_cross_entropy[backward]", 0.0555, {"matmul + F.cross_entropy": 110.5, "tokenizers": 119.87,
                                                             "gigatoken": 222.25})  # fmt: skip
     one.group, one.work = "kernels", {"tokens": 2.46e7, "bytes": 5.11e10, "flops": 6.8e12}

@@ -1,4 +1,4 @@
-"""What was measured so far is on the disk, and a row that raises does not stop the next."""
+"""Rows are saved as they are measured, and a row that raises does not stop the next."""
 
 from datetime import UTC, datetime
 
@@ -15,7 +15,7 @@ def here(monkeypatch):
     monkeypatch.setattr(machine, "describe", lambda gpu=None: MACHINE | {"gpu": gpu})
 
 
-def test_what_was_measured_before_an_error_is_on_the_disk(tmp_path, capsys):
+def test_rows_measured_before_an_error_are_saved(tmp_path, capsys):
     def rows():
         yield Row("first", 2.5, "2.5 x", 2, 3)
         yield Row("second", 6.0, "6 s", 5, at_most=True)
@@ -33,7 +33,7 @@ def test_what_was_measured_before_an_error_is_on_the_disk(tmp_path, capsys):
     assert 0 <= (datetime.now(UTC) - datetime.fromisoformat(run.datetime)).total_seconds() < 60
 
 
-def test_a_row_that_comes_again_replaces_the_first(tmp_path, capsys):
+def test_a_repeated_row_replaces_the_first(tmp_path, capsys):
     first, again = Row("x", 5.0, "5 x"), Row("x", 5.0, "5 x", 2, 3, wrong="loss differs by 0.1")
     other = Row("y", 1.0, "1 x")
     assert measure("x", [first, again, other], tmp_path / "t.json") == 1
@@ -48,7 +48,7 @@ def test_the_default_file_names_table_and_device(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.endswith(f"; {tmp_path}/x_a-cpu_quick.json\n")
 
 
-def test_a_row_that_raises_is_a_row(capsys):
+def test_a_row_that_raises_is_recorded(capsys):
     def breaks():
         raise RuntimeError("no such kernel\nmore")
 

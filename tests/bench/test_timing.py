@@ -1,4 +1,4 @@
-"""Turns, ratios and silence."""
+"""Alternating functions, ratios, and silenced output."""
 
 import os
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ import pytest
 from bench.timing import in_turns, per_second, quiet, ratio
 
 
-def test_a_ratio_is_of_pairs_and_says_times_as_fast():
+def test_ratios_are_of_pairs_and_read_times_as_fast():
     found = ratio(theirs=[2.0, 40.0, 3.0], ours=[1.0, 10.0, 1.0])  # a slow moment hit both of the second pair
     assert found.median == 3.0
     assert (found.low, found.high, found.rounds) == (2.5, 3.5, 3)
@@ -19,7 +19,7 @@ def test_one_round_has_no_spread():
     assert ratio([3.0], [2.0]).as_dict() == {"median": 1.5, "low": 1.5, "high": 1.5, "rounds": 1}
 
 
-def test_functions_take_turns_in_alternating_order():
+def test_functions_alternate_in_order():
     calls = []
     times = in_turns({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=3)
     assert calls == list("abbaab")
@@ -32,7 +32,7 @@ def test_synchronize_is_called_before_and_after():
     assert calls == ["wait", "work", "wait"]
 
 
-def test_quiet_silences_native_code_and_gives_the_streams_back(capfd):
+def test_quiet_silences_native_code_and_restores_the_streams(capfd):
     with pytest.raises(KeyError), quiet():
         os.write(1, b"noise")
         os.write(2, b"noise")
@@ -52,6 +52,6 @@ def test_before_is_called_before_each_and_not_timed(monkeypatch):
     assert times["a"] == [1, 1] and now == [22]
 
 
-def test_rates_are_of_the_amount():
+def test_rates_follow_from_the_amount():
     assert per_second([1.0, 2.0, 4.0], 4000) == "2,000 (1,500-3,000) tok/s"
     assert per_second([2.0], 10, "step") == "5 (5-5) step/s"

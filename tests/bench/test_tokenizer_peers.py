@@ -1,4 +1,4 @@
-"""Peers learn and encode what we do, and a peer that does not is refused."""
+"""Peers learn and encode what we do; a peer that differs is rejected."""
 
 import numpy as np
 import pytest
@@ -39,14 +39,14 @@ def test_encoders_give_our_ids(name, path, tokenizer, tmp_path):
 
 @pytest.fixture(scope="module")
 def stories_path(tmp_path_factory):
-    """Enough text that ties between pairs decide little."""
+    """Enough text that ties between pairs matter little."""
     path = tmp_path_factory.mktemp("peers") / "stories.txt"
     write_stories(path, 200_000, seed=1)
     return path
 
 
 @pytest.mark.parametrize("name", ["tokenizers", "gigatoken", "rustbpe"])
-def test_trainers_learn_what_we_learn(name, stories_path):
+def test_trainers_agree_with_ours(name, stories_path):
     pytest.importorskip(name)
     ours = train_bpe(stories_path, 500, num_workers=1)
     (peer,) = tokenizer_peers.training_peers(stories_path, 500, {name})
@@ -56,14 +56,14 @@ def test_trainers_learn_what_we_learn(name, stories_path):
     assert count(texts) == pytest.approx(tokenizer_peers.our_count(ours)(texts), rel=0.01)
 
 
-def test_other_ids_are_refused():
+def test_different_ids_are_rejected():
     with pytest.raises(Disagreement, match="x: 3 ids, ours 3; they differ from id 1 on"):
         check_ids("x", np.array([1, 2, 3]), np.array([1, 5, 3]))
     with pytest.raises(Disagreement, match="differ from id 2 on"):
         check_ids("x", np.array([1, 2]), np.array([1, 2, 3]))
 
 
-def test_another_vocabulary_is_refused(path, tokenizer):
+def test_a_different_vocabulary_is_rejected(path, tokenizer):
     ours = tokenizer_peers.our_count(tokenizer)
     for size, factor in ((281, 1.0), (280, 1.01)):
         learnt = (size, lambda texts, factor=factor: factor * ours(texts))

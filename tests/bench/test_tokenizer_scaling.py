@@ -1,4 +1,4 @@
-"""Scaling rows on a small text: the same ids whatever the workers, and a difference is seen."""
+"""Scaling rows on a small text: the same ids for any number of workers, and a difference is detected."""
 
 import sys
 
@@ -42,7 +42,7 @@ def test_rows(text, tmp_path, monkeypatch):
     assert all(set(row.data["times"]) == {1, 2} and row.value > 0 and not row.wrong for row in found)
 
 
-def test_other_ids_are_wrong(text, tmp_path, monkeypatch):
+def test_different_ids_are_wrong(text, tmp_path, monkeypatch):
     monkeypatch.setattr(tokenizer_scaling, "VOCABULARY", 280)
     subject = Subject(text, tmp_path, [1, 2], rounds=1)
     real = subject.encode

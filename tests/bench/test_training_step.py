@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 SHAPE = ModelConfig(64, 8, d_model=16, num_layers=2, num_heads=2, d_ff=24, tie_embeddings=True)
 
 
-def test_ids_are_as_unevenly_frequent_as_words():
+def test_frequencies_of_ids_resemble_those_of_words():
     ids = zipf_ids(100, 50_000)
     counts = np.bincount(ids, minlength=100)
     assert ids.dtype == np.uint16 and ids.max() < 100 and counts.min() > 0

@@ -1,4 +1,4 @@
-"""Rows of the training table on a model of nothing, not compiled."""
+"""Rows of the training table, with a tiny uncompiled model."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_rows(tiny):
     assert 0 < part.value < 1
 
 
-def test_other_losses_are_never_timed(tiny, monkeypatch):
+def test_different_losses_are_never_timed(tiny, monkeypatch):
     monkeypatch.setattr("bench.training_step.their_loss", lambda *_: torch.tensor(1.0))
     with pytest.raises(AssertionError, match="not close"):
         training_table.sides()

@@ -1,4 +1,4 @@
-"""What the command lines share: values checked one by one, wrong words told with the nearest right one."""
+"""Shared by all command lines: values are checked, and wrong names are reported with the closest right one."""
 
 import argparse
 import sys
@@ -48,12 +48,12 @@ def test_underscores_in_names_and_not_in_values():
 
 
 def test_commands_of_a_module_and_the_nearest_option(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["/x/lmfast/room/__main__.py"])
-    parser, command = command_parser("lmfast.room", "About.")
+    monkeypatch.setattr(sys, "argv", ["/x/lmfast/tool/__main__.py"])
+    parser, command = command_parser("lmfast.tool", "About.")
     one = command("one", "does one thing")
     add_workers(one)
     add_engine(one)
-    assert parser.prog == "python -m lmfast.room"
+    assert parser.prog == "python -m lmfast.tool"
     arguments = parser.parse_args(["one", "--num-proc", "3", "--shard-size", "1k"])
     assert (arguments.command, arguments.num_workers, arguments.engine, arguments.shard_size) == (
         "one", 3, "local", 1000,

@@ -39,14 +39,14 @@ def test_a_full_device_is_one_line(monkeypatch, capsys, text, ending):
         print(text)
         if ending is not None:
             raise ending
-    output.close()  # as Python does at exit: what could not be written is gone
+    output.close()  # like Python at exit: unwritten data is lost
     assert stop.value.code == 2
     assert capsys.readouterr().err == (
         "error: standard output cannot be written (No space left on device); free some space, or redirect it elsewhere\n"
     )
 
 
-def test_a_reader_that_went_away_is_no_error(monkeypatch, capsys):
+def test_a_closed_pipe_is_not_an_error(monkeypatch, capsys):
     reader, writer = os.pipe()
     os.close(reader)
     output = open(writer, "w")  # noqa: SIM115
@@ -57,7 +57,7 @@ def test_a_reader_that_went_away_is_no_error(monkeypatch, capsys):
     assert stop.value.code == 0 and capsys.readouterr().err == ""
 
 
-def test_with_standard_error_closed_no_message_is_among_the_results(monkeypatch, capsys):
+def test_with_standard_error_closed_no_message_is_mixed_with_the_results(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stderr", None)
     with pytest.raises(SystemExit) as stop, exit_on_user_error():
         print("summary", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""progress.py: lines where there is no terminal, and only now and then; the peak of what is read."""
+"""progress.py: occasional lines without a terminal; the peak of the memory readings."""
 
 import mmap
 
@@ -14,15 +14,15 @@ def test_plain_lines(capsys, monkeypatch):
     with progress(counting="bytes", merging="merges") as update:
         update("counting", 500_000, 1_000_000)
         update("merging", 3, 4)
-    told = capsys.readouterr()
-    assert told.out == ""
-    lines = told.err.splitlines()
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = printed.err.splitlines()
     assert lines[0].startswith("counting: 50 %, 0.5 MB, ") and lines[0].endswith("B/s")
     assert lines[1].startswith("merging: 75 %, 3 merges, ") and lines[1].endswith("merges/s")
 
 
 def test_a_phase_with_one_update_has_a_rate(capsys, monkeypatch):
-    """The rate was measured from the first update on, so that one alone had 0.0 MB/s."""
+    """Rates were once measured from the first update on, so that a single update had 0.0 MB/s."""
     monkeypatch.setattr(module, "LINE_SECONDS", 0.0)
     now = iter([10.0, 10.0, 12.0, 12.0, 13.0, 13.0])
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(now))
@@ -35,7 +35,7 @@ def test_a_phase_with_one_update_has_a_rate(capsys, monkeypatch):
     ]
 
 
-def test_a_steady_rate_leaves_start_up_out():
+def test_the_steady_rate_excludes_start_up():
     times = iter([5.0, 5.4, 5.5, 6.4, 6.5])
     rate = SteadyRate(lambda: next(times))
     for done in (10, 20, 30, 120):
@@ -52,7 +52,7 @@ def test_lines_are_few(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_bar_where_there_is_a_terminal(capsys, monkeypatch):
+def test_a_bar_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(module.sys.stderr, "isatty", lambda: True, raising=False)
     with progress(counting="bytes", merging="merges") as update:
         update("counting", 1, 2)
@@ -64,7 +64,7 @@ def test_amounts():
     assert amount(2_500_000, "bytes") == "2.5 MB" and amount(1234, "merges") == "1,234 merges"
 
 
-def test_peak_of_what_is_read():
+def test_peak_of_the_readings():
     read: list[int] = []
 
     def rising_and_falling() -> int:
@@ -86,7 +86,7 @@ def test_memory_in_use_sees_what_is_allocated():
     before = memory_in_use()
     if before is None:
         return  # a system without /proc
-    # Pages of its own: the heap may still hold 64 MB that earlier tests have freed.
+    # Newly mapped pages: the heap may still hold 64 MB that earlier tests have freed.
     block = mmap.mmap(-1, 64 << 20)
     np.frombuffer(block, np.uint8)[:] = 1
     assert memory_in_use() - before > 50e6

@@ -1,4 +1,4 @@
-"""Command lines of settings: options in either spelling, help that shows what applies, errors of one line."""
+"""Command lines of settings: both spellings of options, help with the defaults in effect, one-line errors."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_help_names_and_explains_every_setting(cls, columns, monkeypatch, capsys
         assert "model options:" in page and field_docs(type(cls().model))["d_model"] in page
 
 
-def test_help_shows_what_applies(tmp_path, monkeypatch, capsys):
+def test_help_shows_the_defaults_in_effect(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "120")
     (tmp_path / "c.yaml").write_text("d_model: 77\ncompile: true\n")
     page = help_of(TrainSettings, "--config", str(tmp_path / "c.yaml"), capsys=capsys)
@@ -95,7 +95,7 @@ def test_wandb_spellings(words, mode):
     assert flat(*words)["wandb"] == mode
 
 
-def test_line_beats_file_beats_default(tmp_path):
+def test_line_overrides_file_overrides_default(tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text("d_model: 64\nnum-heads: 4\nlearning_rate: 1e-3\n")
     settings = flat("--config", str(file), "--num-heads", "8")
@@ -129,7 +129,7 @@ def test_the_nearer_of_max_iters_and_total_tokens_decides(tmp_path):
         (["--config", "quikstart"], "did you mean quickstart?"),
     ],
 )
-def test_a_bad_line_is_one_line(words, message, capsys):
+def test_a_bad_command_line_is_one_line(words, message, capsys):
     with pytest.raises(UserError) as error:
         line(*words)
     assert message in str(error.value) and "\n" not in str(error.value)

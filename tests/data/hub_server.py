@@ -1,8 +1,8 @@
-"""A server on this machine that speaks as much of the Hugging Face Hub's protocol as a download needs, and its faults.
+"""A local server with the part of the Hugging Face Hub's protocol that downloads need, and with faults on request.
 
 Datasets and models are dictionaries of path → bytes. Large files ("LFS", here: from `LARGE` bytes) are redirected to
-another path, as the hub redirects to its storage hosts, and known by their sha256; small ones by git's hash of their
-blob. Ranges are answered as RFC 9110 has it. Every request is noted in `requests` as (method, path, Range or None).
+another path, as the hub redirects to its storage hosts, and identified by their sha256; small ones by git's hash of their
+blob. Ranges are answered as in RFC 9110. Every request is noted in `requests` as (method, path, Range or None).
 """
 
 import hashlib
@@ -57,7 +57,7 @@ class HubServer:
         self._server.server_close()
 
     def transfers(self) -> list[str | None]:
-        """The ranges that bodies of files were asked for with."""
+        """The ranges of the requests for file contents."""
         return [
             asked for method, path, asked in self.requests
             if method == "GET" and "/api/" not in path and not self._is_redirected(path)
@@ -122,8 +122,8 @@ def _handler(hub: HubServer):
                 if len(data) >= LARGE:
                     entry["lfs"] = {"size": len(data), "sha256": sha256(data), "pointerSize": 130}
                 siblings.append(entry)
-            told = {"id": repo, "sha": COMMIT, "siblings": siblings}
-            return self.reply(200, json.dumps(told).encode(), {"Content-Type": "application/json"})
+            answer = {"id": repo, "sha": COMMIT, "siblings": siblings}
+            return self.reply(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
 
         def tree(self, files: dict[str, bytes], folder: str) -> None:
             entries = []

@@ -31,7 +31,7 @@ def test_each_step_follows_its_formula_and_sums_are_exact(rows, passes, start, s
 
 
 def test_a_ramp_of_any_length_costs_nothing():
-    """A table of a step each took 8 bytes × 10^18 here."""
+    """A table with an entry per step would take 8 × 10^18 bytes."""
     ramp = BatchRamp(rows=3, passes=5, start=1, steps=10**18)
     assert [ramp.passes_in(i) for i in (0, 10**18 // 4 - 1, 10**18 // 4, 10**18)] == [1, 1, 2, 5]
     assert ramp.passes_before(10**18) == sum(range(1, 5)) * 10**18 // 4
@@ -39,14 +39,14 @@ def test_a_ramp_of_any_length_costs_nothing():
 
 
 @given(rows=st.integers(1, 9), wanted=st.integers(0, 2000), **RAMPS)
-def test_steps_for_is_the_fewest(rows, passes, start, steps, wanted):
+def test_steps_for_is_minimal(rows, passes, start, steps, wanted):
     ramp = BatchRamp(rows, passes, min(start, passes), steps)
     fewest = ramp.steps_for(wanted)
     assert ramp.rows_before(fewest) >= wanted
     assert fewest == 0 or ramp.rows_before(fewest - 1) < wanted
 
 
-def test_every_window_is_seen_once_an_epoch_across_the_ramp():
+def test_every_window_is_seen_once_per_epoch_across_the_ramp():
     """Step i begins where step i - 1 ends: the rows of a ramp are those of a constant batch, in the same order."""
     tokens = np.arange(8 * 150 + 1)
     ramp = BatchRamp(rows=3, passes=7, start=1, steps=18)
@@ -62,7 +62,7 @@ def test_every_window_is_seen_once_an_epoch_across_the_ramp():
 
 
 @pytest.mark.parametrize("step", [0, 5, 15, 16, 17, 18, 31, 1000])
-def test_any_step_is_found_without_the_steps_before_it(step):
+def test_any_step_is_computed_without_the_steps_before_it(step):
     tokens = np.random.default_rng(0).integers(0, 99, 5000).astype(np.uint16)
     ramp = BatchRamp(rows=2, passes=5, start=2, steps=17)
     walked, fresh = (Batches(tokens, ramp, 16, seed=7) for _ in range(2))

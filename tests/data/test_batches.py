@@ -19,7 +19,7 @@ def test_permute_reaches_far_beyond_memory():
     assert len(set(image.tolist())) == 1000 and image.max() > 10**14
 
 
-def test_keys_give_other_orders():
+def test_different_keys_give_different_orders():
     index = np.arange(500, dtype=np.uint64)
     assert (permute(index, 500, 1) == permute(index, 500, 2)).mean() < 0.02
 
@@ -88,7 +88,7 @@ def test_windows_can_be_limited():
     assert len(windows.targets()) == 60
 
 
-def test_a_step_says_where_its_rows_are():
+def test_a_step_describes_where_its_rows_are():
     tokens = np.arange(1000)
     batches = Batches(tokens, 12, 8, seed=3)
     for step in (0, 40, 5):

@@ -36,14 +36,14 @@ def tokenizer(base):
     return add_chat_tokens(base)
 
 
-def test_chat_tokens_come_after_the_ids_that_were_there(base, tokenizer):
+def test_chat_tokens_follow_the_existing_ids(base, tokenizer):
     assert not has_chat_tokens(base) and has_chat_tokens(tokenizer)
     assert [tokenizer.special_tokens[text] for text in CHAT_SPECIALS] == [300, 301, 302, 303]
     assert tokenizer.encode("Once upon a time<|endoftext|>") == base.encode("Once upon a time<|endoftext|>")
     assert add_chat_tokens(tokenizer).fingerprint() == tokenizer.fingerprint()
 
 
-def test_one_rule_says_what_ends_a_text(base, tokenizer):
+def test_what_ends_a_text(base, tokenizer):
     assert ending_ids(base) == {base.special_tokens["<|endoftext|>"]}
     assert ending_ids(tokenizer) == {tokenizer.special_tokens[text] for text in ("<|endoftext|>", "<|end|>")}
     assert ending_ids(Tokenizer({i: bytes([i]) for i in range(256)}, [], [])) == frozenset()
@@ -65,8 +65,8 @@ def test_only_the_assistants_texts_and_their_ends_carry_loss(tokenizer):
     assert (ids == tokenizer.special_tokens["<|endoftext|>"]).sum() == 1 and not loss[0]
 
 
-def test_what_is_read_when_talking_is_what_was_read_in_training(tokenizer):
-    # The answer's first letters would merge with what stands before, were the whole encoded at once.
+def test_chat_prompts_equal_training_input(tokenizer):
+    # Encoded together, the answer's first letters would merge with the text before it.
     for answer in ("e", " e", "<|end|>", "\n\nx"):
         talk = [Message("user", "th"), Message("assistant", answer)]
         ids, loss = render(talk, tokenizer)
@@ -95,13 +95,13 @@ def test_truncation_keeps_some_loss_or_nothing(tokenizer):
     assert truncate(Rendered(np.zeros(4, np.int32), np.zeros(4, bool)), 4) is None
 
 
-def test_a_tokenizer_without_chat_tokens_is_refused(base):
+def test_a_tokenizer_without_chat_tokens_is_rejected(base):
     with pytest.raises(UserError, match="no chat tokens"):
         render(TALK, base)
 
 
 @pytest.mark.parametrize("specials", [["<|endoftext|>"], [], ["<|end|>", "<|endoftext|>"], ["<|pad|>"]])
-def test_ids_from_before_the_chats_tokens_are_known(specials):
+def test_ids_from_before_chat_tokens_were_added_are_recognised(specials):
     vocab = {i: bytes([i]) for i in range(256)}
     before = Tokenizer(vocab, [], specials)
     after = add_chat_tokens(before)

@@ -17,7 +17,7 @@ def written(path, records):
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
-def test_every_form_is_detected_and_gives_messages(tmp_path, name):
+def test_every_format_is_detected_and_gives_messages(tmp_path, name):
     records = [
         {"instruction": "Add.", "input": "1 2", "output": "3"},
         {"instruction": "Say hi.", "input": "", "output": "hi", "system": "Be brief."},
@@ -40,7 +40,7 @@ def test_every_form_is_detected_and_gives_messages(tmp_path, name):
     assert bad == {}
 
 
-def test_a_named_form_decides_where_a_record_has_two(tmp_path):
+def test_a_named_format_decides_if_a_record_has_two(tmp_path):
     both = {"instruction": "i", "output": "o", "messages": [["x"]]}
     path = written(tmp_path / "a.json", [both])
     assert read_conversations(path, "alpaca")[0] == [(U("i"), A("o"))]
@@ -87,7 +87,7 @@ def test_a_bad_record_is_one_line_with_file_number_and_reason(tmp_path, record, 
     assert len(found) == 1 and sum(bad.values()) == 1
 
 
-def test_files_that_are_no_records(tmp_path):
+def test_files_without_records(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         read_conversations(tmp_path / "none.json")
     path = tmp_path / "a.jsonl"
@@ -105,7 +105,7 @@ def test_files_that_are_no_records(tmp_path):
 
 
 def test_files_as_editors_and_other_tools_write_them(tmp_path):
-    """A byte order mark, CRLF, blank lines, one record alone on several lines, a record over an object's many fields."""
+    """A byte order mark, CRLF, blank lines, one record alone on several lines, a record among an object's many fields."""
     path, record = tmp_path / "a.json", {"instruction": "i", "output": "o"}
     text = json.dumps(record)
     for data, name, count in (
@@ -147,7 +147,7 @@ def test_preferences_in_strings_messages_with_and_without_the_prompt(tmp_path):
     assert bad == {}
 
 
-def test_conversations_that_part_tell_their_prompt_and_each_answer_may_repeat_it(tmp_path):
+def test_the_prompt_is_the_common_part_of_two_conversations_and_answers_may_repeat_it(tmp_path):
     u, a, b = (
         {"role": role, "content": text}
         for role, text in (("user", "p"), ("assistant", "a"), ("assistant", "b"))

@@ -1,4 +1,4 @@
-"""corpora.py: every named corpus comes from a hub, a folder or an earlier call into its parts, whole or not at all."""
+"""corpora.py: every named corpus is written in its parts, from a hub, a folder or an earlier call, or not at all."""
 
 import functools
 import gzip
@@ -68,7 +68,7 @@ SAMPLE = {
 
 @functools.cache
 def gpt2_files() -> dict[str, bytes]:
-    """A small tokenizer in GPT-2's own files: ids of bytes in the order of their characters, as `data_gym` has them."""
+    """A small tokenizer in GPT-2's own files: ids of bytes in the order of their characters, as in `data_gym`."""
     text = b" the cat sat on the mat, and the hat is the cat's. It isn't 1234!\n" * 40
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "text.txt").write_bytes(text)
@@ -136,12 +136,12 @@ def test_every_corpus_comes_in_its_parts(server, tmp_path, monkeypatch, capsys, 
     monkeypatch.chdir(tmp_path)
     main(["download", name])
     folder = tmp_path / "data" / name
-    told = [line for line in capsys.readouterr().out.splitlines() if "skipped" not in line]
+    printed = [line for line in capsys.readouterr().out.splitlines() if "skipped" not in line]
     published = {"valid" if part == "validation" else part for part in CORPORA[name].parts}
     suffix = ".jsonl" if name in ("alpaca-cleaned", "ultrafeedback-binarized") else ".txt"
     parts = sorted(published | ({"valid"} if suffix == ".jsonl" else set()))
     assert sorted(os.listdir(folder)) == sorted(["source.json", *(part + suffix for part in parts)])
-    assert [line.split(":")[0] for line in told] == [
+    assert [line.split(":")[0] for line in printed] == [
         f"data/{name}/{part}{suffix}" for part in ("train", "valid", "test") if part in parts
     ]
     source = json.loads((folder / "source.json").read_text())
@@ -162,7 +162,7 @@ def test_text_is_kept_to_the_byte(server, tmp_path):
     assert download("owt-sample", tmp_path / "o")[0].path.read_bytes() == STORIES
 
 
-def test_articles_are_put_together_from_all_shards(server, tmp_path):
+def test_articles_are_joined_across_shards(server, tmp_path):
     train = download("wikitext-103", tmp_path)[0]
     assert train.records == 40
     assert train.path.read_text() == "".join(
@@ -171,16 +171,18 @@ def test_articles_are_put_together_from_all_shards(server, tmp_path):
 
 
 def test_records_are_held_out_by_their_prompt(server, tmp_path):
-    said = []
-    train, valid = download("alpaca-cleaned", tmp_path / "a", report=said.append)
-    assert said == ["train: skipped 1 record without an answer or with identical answers"]
+    messages = []
+    train, valid = download("alpaca-cleaned", tmp_path / "a", report=messages.append)
+    assert messages == ["train: skipped 1 record without an answer or with identical answers"]
     assert json.loads((tmp_path / "a" / "source.json").read_text())["parts"]["train"]["left_out"] == 1
     assert train.records + valid.records == 300 and 0 < valid.records < 20
     there = sorted(records(train.path) + records(valid.path), key=lambda record: int(record["output"][6:-1]))
     assert there == [{key: record[key] for key in ("instruction", "input", "output")} for record in ALPACA]
 
     train, valid, test = download("ultrafeedback-binarized", tmp_path / "u")
-    assert train.records + valid.records == 294 and test.records == 40 - 1  # equal answers are left out
+    assert (
+        train.records + valid.records == 294 and test.records == 40 - 1
+    )  # pairs with equal answers are skipped
     assert 0 < valid.records < 20
     assert records(test.path)[0] == {"prompt": "Question 301?", "chosen": "Good 301.", "rejected": "Bad 301."}
 
@@ -188,9 +190,9 @@ def test_records_are_held_out_by_their_prompt(server, tmp_path):
 def test_a_second_call_needs_no_network(server, tmp_path, monkeypatch):
     parts = download("tinystories", tmp_path)
     server.requests.clear()
-    said = []
-    assert download("tinystories", tmp_path, report=said.append) == parts
-    assert not server.requests and said == [f"{tmp_path}: already complete (commit {COMMIT[:12]})"]
+    messages = []
+    assert download("tinystories", tmp_path, report=messages.append) == parts
+    assert not server.requests and messages == [f"{tmp_path}: already complete (commit {COMMIT[:12]})"]
 
 
 def test_only_what_is_missing_or_changed_is_fetched(server, tmp_path):
@@ -209,13 +211,13 @@ def test_only_what_is_missing_or_changed_is_fetched(server, tmp_path):
 
 @pytest.mark.parametrize("name", ["fineweb-10bt", "fineweb-edu-10bt"])
 def test_parquet_files_are_kept_as_they_are(server, tmp_path, monkeypatch, capsys, name):
-    """As many as are wanted, more of them later, and `prepare` reads them."""
+    """The requested number of files, more of them later; `prepare` reads them."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "data" / name
     main(["download", name, "--limit-files", "2"])
-    told = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"train: 2 of 3 files, [1-9][\d.]* kB of [1-9][\d.]* kB", told[0])
-    assert told[1:] == [
+    printed = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"train: 2 of 3 files, [1-9][\d.]* kB of [1-9][\d.]* kB", printed[0])
+    assert printed[1:] == [
         f"data/{name}/{k:03d}_00000.parquet: 30 documents, {data_size((folder / f'{k:03d}_00000.parquet').stat().st_size)}"
         for k in (0, 1)
     ]
@@ -228,7 +230,7 @@ def test_parquet_files_are_kept_as_they_are(server, tmp_path, monkeypatch, capsy
         assert not server.requests and "already complete" in capsys.readouterr().out
     main(["download", name])
     assert [path.name for path in sorted(folder.glob("*.parquet"))] == [Path(path).name for path in SAMPLE]
-    assert len(server.transfers()) == 1  # the two that were there are not fetched again
+    assert len(server.transfers()) == 1  # the two existing files are not downloaded again
     server.requests.clear()
     main(["download", name])
     assert not server.requests
@@ -258,7 +260,7 @@ def test_parquet_from_a_folder_is_copied(tmp_path):
 
 
 def test_gpt2_s_vocabulary_has_tiktoken_s_ids(server, tmp_path, monkeypatch, capsys):
-    """tiktoken's own reading of the same two files is the reference, byte ids permuted as GPT-2 has them."""
+    """tiktoken's own reading of the same two files is the reference, with byte ids permuted as in GPT-2."""
     tiktoken = pytest.importorskip("tiktoken")
     from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
@@ -283,18 +285,18 @@ def test_gpt2_s_vocabulary_has_tiktoken_s_ids(server, tmp_path, monkeypatch, cap
 
 
 @pytest.mark.parametrize("fault", ["breaks", "corrupt"])
-def test_a_download_that_fails_leaves_no_part_under_its_name(server, tmp_path, monkeypatch, capsys, fault):
+def test_a_failed_download_leaves_no_part(server, tmp_path, monkeypatch, capsys, fault):
     if fault == "breaks":
         server.breaks, server.break_at, server.then_unavailable = 1, 3000, 10**6
     else:
         server.corrupt = 10**6
     with pytest.raises(SystemExit) as caught:
         main(["download", "tinystories", "--output", str(tmp_path / "t")])
-    told = capsys.readouterr().err
-    assert caught.value.code == 2 and told.startswith(
+    printed = capsys.readouterr().err
+    assert caught.value.code == 2 and printed.startswith(
         "error: roneneldan/TinyStories/TinyStoriesV2-GPT4-train.txt"
     )
-    assert told.count("\n") == 1
+    assert printed.count("\n") == 1
     left = [path.name for path in (tmp_path / "t").rglob("*") if path.is_file() and path.name != ".lock"]
     if fault == "breaks":
         assert left == [f"TinyStoriesV2-GPT4-train.txt.{sha256(STORIES)[:12]}.partial"]
@@ -317,7 +319,7 @@ def test_finished_parts_survive_a_failure_of_the_next(server, tmp_path):
     assert len(server.transfers()) == 1
 
 
-def test_from_a_folder_without_a_network(tmp_path, monkeypatch, capsys):
+def test_from_a_folder_offline(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     brought = tmp_path / "brought"
     for name, data in DATASETS["Salesforce/wikitext"].items():
@@ -340,20 +342,21 @@ def test_from_a_folder_without_a_network(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "t" / "train.txt").read_bytes() == STORIES and len(list(flat.iterdir())) == 2
 
 
-def test_without_a_network_the_way_out_is_told(tmp_path, monkeypatch, capsys):
+def test_without_a_network_the_remedy_is_printed(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as caught:
         main(["download", "tinystories"])
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert caught.value.code == 2 and not os.listdir(tmp_path)  # data/ is not left behind either
     assert (
-        told.count("\n") == 1 and "`hf download --repo-type dataset roneneldan/TinyStories --include" in told
+        printed.count("\n") == 1
+        and "`hf download --repo-type dataset roneneldan/TinyStories --include" in printed
     )
-    assert "`lmfast data download tinystories --from FOLDER`" in told
+    assert "`lmfast data download tinystories --from FOLDER`" in printed
 
 
-def test_any_dataset_comes_as_it_is(server, tmp_path, capsys):
+def test_any_dataset_is_downloaded_unchanged(server, tmp_path, capsys):
     line = f"download --repo HuggingFaceH4/ultrafeedback_binarized --files data/test_* --output {tmp_path}"
     main(line.split())
     path = tmp_path / "data" / "test_prefs-00000-of-00001.parquet"
@@ -396,8 +399,8 @@ def test_bad_input_is_one_line(tmp_path, capsys, line, match):
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as caught:
         main(line.format(t=tmp_path).split())
-    told = capsys.readouterr().err
-    assert caught.value.code == 2 and told.count("\n") == 1 and match in told
+    printed = capsys.readouterr().err
+    assert caught.value.code == 2 and printed.count("\n") == 1 and match in printed
     assert os.listdir(tmp_path) == ["file"]
 
 

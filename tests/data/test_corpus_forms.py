@@ -1,4 +1,4 @@
-"""corpus_forms.py: what files hold becomes documents and records; what they do not hold is told."""
+"""corpus_forms.py: files become documents and records; missing content is reported."""
 
 import gzip
 import json
@@ -58,7 +58,7 @@ def test_preferences():
     assert preference([user("q"), answer("a")], [user("q"), user("b")]) is None
 
 
-def test_data_of_which_most_is_of_no_use_is_refused(tmp_path):
+def test_mostly_unusable_data_is_rejected(tmp_path):
     rows = {
         "chosen": [[user("q"), answer("a")]] * 3,
         "rejected": [[user("q"), answer("a")]] * 2 + [[user("q"), answer("b")]],
@@ -69,7 +69,7 @@ def test_data_of_which_most_is_of_no_use_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
 
 
-def test_files_that_hold_something_else_leave_nothing(tmp_path):
+def test_unexpected_files_leave_no_output(tmp_path):
     for name, data in (
         ("page.txt", b"<html>moved</html>"),
         ("page.txt.gz", gzip.compress(b"<html>moved</html>", mtime=0)),

@@ -1,4 +1,4 @@
-"""encode_shards.py: ids of documents, and who is held out."""
+"""encode_shards.py: ids of documents, and which are held out."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def ids(tokenizer, texts) -> list[int]:
     return np.concatenate([*encode_documents(tokenizer, texts), np.zeros(0, np.uint32)]).tolist()
 
 
-def test_each_document_ends_with_its_mark(tokenizer):
+def test_each_document_ends_with_end_of_text(tokenizer):
     end = tokenizer.special_tokens["<|endoftext|>"]
     texts = [b"the the", b"\xff two", b"t"]
     want = [token for text in texts for token in [*tokenizer.encode(text), end]]

@@ -1,4 +1,4 @@
-"""finding.py: names stand for the files that a person means, and nothing is missed without a word."""
+"""finding.py: names resolve to the intended files, and nothing is skipped silently."""
 
 import gzip
 import os
@@ -51,7 +51,7 @@ def test_folders_globs_and_names(tmp_path):
         ("gone*", r"gone.md: links to nowhere"),
     ],
 )
-def test_names_that_stand_for_nothing(tmp_path, name, match):
+def test_names_without_files(tmp_path, name, match):
     (tmp_path / "void").mkdir()
     (tmp_path / "empty.txt").touch()
     (tmp_path / "list.json").write_text('[{"text": "a"}, {"text": "b"}]\n')
@@ -64,7 +64,7 @@ def test_names_that_stand_for_nothing(tmp_path, name, match):
     assert "\n" not in str(caught.value)
 
 
-def test_empty_files_of_a_folder_or_glob_are_left_out_and_no_name_is_no_folder(tmp_path):
+def test_empty_files_of_a_folder_or_glob_are_skipped_and_an_empty_name_is_not_a_folder(tmp_path):
     (tmp_path / "a.txt").touch()
     (tmp_path / "b.txt").write_text("b")
     for name in (tmp_path, f"{tmp_path}/*.txt"):
@@ -73,7 +73,7 @@ def test_empty_files_of_a_folder_or_glob_are_left_out_and_no_name_is_no_folder(t
         find_sources([""])
 
 
-def test_links_in_a_circle_and_other_names_give_a_file_once(tmp_path):
+def test_cyclic_links_and_other_names_give_each_file_once(tmp_path):
     (tmp_path / "a/b").mkdir(parents=True)
     for name in ("a/x.txt", "a/b/y.txt"):
         (tmp_path / name).write_text(name)
@@ -107,22 +107,22 @@ def test_links_in_a_circle_and_other_names_give_a_file_once(tmp_path):
         ("a.txt.gz.gz", "a.txt.gz.gz: is compressed twice"),
     ],
 )
-def test_what_would_be_read_as_nonsense_is_refused(tmp_path, name, match):
+def test_files_of_unsupported_formats_are_rejected(tmp_path, name, match):
     (tmp_path / name).write_bytes(b"x")
     for source in (tmp_path / name, tmp_path / "*"):
         with pytest.raises(UserError, match=match):
             find_sources([source])
 
 
-def test_text_that_begins_as_another_format_does_is_refused(tmp_path):
+def test_text_that_begins_like_another_format_is_rejected(tmp_path):
     for data, format in ((gzip.compress(b"text"), "gzip"), ("text".encode("utf-16"), "UTF-16 or UTF-32")):
         (tmp_path / "a.txt").write_bytes(data)
         with pytest.raises(UserError, match=f"a.txt: is {format}, not UTF-8 text, by its first bytes"):
             find_sources([tmp_path])
 
 
-def test_json_packed_or_named_holds_records_and_a_folder_says_what_it_leaves_out(tmp_path, caplog):
-    """C4's files are c4-train.00000-of-01024.json.gz; unpacked, their names look like those of files about data."""
+def test_compressed_or_named_json_has_records_and_a_folder_reports_what_it_skips(tmp_path, caplog):
+    """C4's files are c4-train.00000-of-01024.json.gz; unpacked, their names look like those of metadata files."""
     record = b'{"text": "a"}\n'
     for name in ("c4.001.json.gz", "c4.002.JSON.GZ"):
         (tmp_path / name).write_bytes(gzip.compress(record))
@@ -132,9 +132,9 @@ def test_json_packed_or_named_holds_records_and_a_folder_says_what_it_leaves_out
         (tmp_path / name).write_bytes(b"x")
     names = [path.name for path in find_sources([tmp_path])]
     assert names == ["b.jl", "c.JSONL", "c4.001.json.gz", "c4.002.JSON.GZ"]
-    told = caplog.messages[0]
-    assert "skipping files with other suffixes (" in told
-    assert all(part in told for part in ("1 of .json", "1 of .png", "1 of no suffix", "1 of .gz"))
+    printed = caplog.messages[0]
+    assert "skipping files with other suffixes (" in printed
+    assert all(part in printed for part in ("1 of .json", "1 of .png", "1 of no suffix", "1 of .gz"))
     assert find_sources([f"{tmp_path}/*.json"]) == [tmp_path / "c4.003.json"]
 
 
@@ -152,7 +152,9 @@ def test_json_packed_or_named_holds_records_and_a_folder_says_what_it_leaves_out
         ("cut.txt", b"x" * 511 + "\u00e9".encode(), None),
     ],
 )
-def test_text_that_looks_like_something_else_is_read_with_one_remark(tmp_path, caplog, name, content, remark):
+def test_text_that_looks_like_something_else_is_read_with_one_warning(
+    tmp_path, caplog, name, content, remark
+):
     (tmp_path / name).write_bytes(content)
     assert find_sources([tmp_path / name, tmp_path / name]) == [tmp_path / name]
     assert [record.message.startswith(f"{tmp_path / name}: ") for record in caplog.records] == [True] * bool(
@@ -161,7 +163,7 @@ def test_text_that_looks_like_something_else_is_read_with_one_remark(tmp_path, c
     assert (remark or "") in caplog.text
 
 
-def test_a_folder_without_text_says_what_it_holds(tmp_path):
+def test_a_folder_without_text_reports_its_content(tmp_path):
     for name in ("a.png", "b.png", "list.json"):
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(UserError, match=r"contains no text .*found 2 of .png, 1 of .json"):
@@ -175,12 +177,12 @@ def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch, name):
     (tmp_path / "closed").mkdir()
     scandir = os.scandir
 
-    def refusing(folder):
+    def failing(folder):
         if os.fspath(folder).endswith("closed"):
             raise PermissionError(13, "Permission denied", os.fspath(folder))
         return scandir(folder)
 
-    monkeypatch.setattr(os, "scandir", refusing)
+    monkeypatch.setattr(os, "scandir", failing)
     for read in (lambda path: find_sources([path]), matching if name else files_under):
         with pytest.raises(
             UserError, match=r"closed: cannot be read \(Permission denied\); fix its permissions"
@@ -190,7 +192,7 @@ def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch, name):
 
 @pytest.mark.parametrize("name", ["part2", "b.txt"])
 @pytest.mark.parametrize("pattern", ["", "*", "**/*"])
-def test_a_link_that_leads_nowhere_is_an_error(tmp_path, name, pattern):
+def test_a_dangling_link_is_an_error(tmp_path, name, pattern):
     """An unmounted disk, or a file that was moved."""
     (tmp_path / "a.txt").write_text("a")
     (tmp_path / name).symlink_to("/nowhere/else")
@@ -201,15 +203,15 @@ def test_a_link_that_leads_nowhere_is_an_error(tmp_path, name, pattern):
 def test_a_file_that_cannot_be_read_is_an_error_before_the_work(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("a")
 
-    def refusing(path, *arguments):
+    def failing(path, *arguments):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(finding.Path, "open", refusing)
+    monkeypatch.setattr(finding.Path, "open", failing)
     with pytest.raises(UserError, match=r"a.txt: cannot be read \(Permission denied\)"):
         find_sources([tmp_path])
 
 
-def test_folders_that_are_left_out_are_named(tmp_path, caplog):
+def test_skipped_folders_are_named(tmp_path, caplog):
     (tmp_path / "here/sub").mkdir(parents=True)
     (tmp_path / "there").mkdir()
     (tmp_path / "here/a.txt").write_text("a")

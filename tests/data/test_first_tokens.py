@@ -1,4 +1,4 @@
-"""The first tokens are held out: whole documents, no more than needed, whatever the shards, and resumed."""
+"""The first tokens are held out: complete documents, no more than needed, for any shards; resumable."""
 
 import json
 
@@ -67,12 +67,12 @@ def test_the_first_documents_are_held_out(text, tokenizer, whole, tmp_path, shar
         want = {"documents": documents, "tokens": len(file), "bytes": size}
         assert counts["parts"][part] == want and counts["sources"][str(text)][part] == want
         assert {name: file.summary[name] for name in want} == want
-    told = []
-    prepare_files([text], tokenizer, tmp_path / "out", settings, options=options, report=told.append)
-    assert "reused" in told[0]
+    messages = []
+    prepare_files([text], tokenizer, tmp_path / "out", settings, options=options, report=messages.append)
+    assert "reused" in messages[0]
     other = PrepareOptions(val_tokens=int(tokens) + 2000)
-    prepare_files([text], tokenizer, tmp_path / "out", other, options=options, report=told.append)
-    assert len(told) == 1 and len(np.load(tmp_path / "out" / "valid.npy")) >= tokens + 2000
+    prepare_files([text], tokenizer, tmp_path / "out", other, options=options, report=messages.append)
+    assert len(messages) == 1 and len(np.load(tmp_path / "out" / "valid.npy")) >= tokens + 2000
 
 
 def test_an_interrupted_call_resumes(text, tokenizer, whole, tmp_path, monkeypatch):
@@ -89,7 +89,7 @@ def test_an_interrupted_call_resumes(text, tokenizer, whole, tmp_path, monkeypat
     assert facts["parts"]["valid"]["tokens"] == len(parts[0])
 
 
-def test_nothing_left_for_training_is_refused(text, tokenizer, whole, tmp_path):
+def test_an_empty_training_part_is_rejected(text, tokenizer, whole, tmp_path):
     with pytest.raises(
         UserError, match=r"--val-tokens: the sources have only [\d,]+ tokens, which leaves none"
     ):

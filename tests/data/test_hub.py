@@ -1,4 +1,4 @@
-"""hub.py against a server that speaks the hub's protocol: whole files or none, resumed, checked, told in one line."""
+"""hub.py against a local server: complete files or none; resumed, verified; errors are one line."""
 
 import doctest
 import os
@@ -26,7 +26,9 @@ FILES = {"data/large.bin": LARGE, "small.txt": b"small\n", "empty.txt": b"", "da
 def server(monkeypatch):
     with HubServer({"owner/set": FILES}, gated={"owner/gated"}) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)  # what a lost connection may lose
+        monkeypatch.setattr(
+            constants, "DOWNLOAD_CHUNK_SIZE", 10_000
+        )  # the most that a lost connection may lose
         monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
         yield server
 
@@ -39,7 +41,7 @@ def file(name: str = "data/large.bin") -> hub.RemoteFile:
     return listing().matching([name])[0]
 
 
-def test_only_the_folder_that_the_patterns_name_is_listed(server):
+def test_only_the_folder_of_the_patterns_is_listed(server):
     listed = {}
     for patterns in (["data/*.bin"], ["data/*", "small.txt"], ["none/*"]):
         server.requests.clear()
@@ -68,7 +70,7 @@ def test_listing_and_patterns(server):
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
-def test_files_arrive_whole_and_only_once(server, tmp_path, name):
+def test_files_are_downloaded_completely_and_only_once(server, tmp_path, name):
     path = hub.fetch(listing(), file(name), tmp_path, "", report=lambda line: pytest.fail(line))
     assert path == tmp_path / name and path.read_bytes() == FILES[name]
     assert [each for each in tmp_path.rglob("*") if each.is_file()] == [path]
@@ -78,7 +80,7 @@ def test_files_arrive_whole_and_only_once(server, tmp_path, name):
     assert not server.transfers()
 
 
-def test_a_broken_connection_goes_on_where_it_stopped(server, tmp_path):
+def test_a_broken_connection_resumes_where_it_stopped(server, tmp_path):
     server.breaks, server.break_at = 3, 55_000
     path = hub.fetch(listing(), file(), tmp_path, "")
     assert path.read_bytes() == LARGE
@@ -86,12 +88,12 @@ def test_a_broken_connection_goes_on_where_it_stopped(server, tmp_path):
     assert ranges == [None, "bytes=50000-", "bytes=100000-", "bytes=150000-"]
 
 
-def test_what_was_fetched_is_kept_for_the_next_call(server, tmp_path):
-    told = []
+def test_partial_downloads_are_kept_for_the_next_call(server, tmp_path):
+    messages = []
     found, wanted = listing(), file()
     server.breaks, server.break_at, server.then_unavailable = 1, 120_000, 1000
     with pytest.raises(UserError) as caught:
-        hub.fetch(found, wanted, tmp_path, "come back later", report=told.append)
+        hub.fetch(found, wanted, tmp_path, "come back later", report=messages.append)
     line = str(caught.value)
     assert "data/large.bin: cannot be downloaded from http://127" in line and "HTTP status 503" in line
     assert line.endswith("kept 0.1 MB of 0.3 MB for the next try; come back later") and "\n" not in line
@@ -101,34 +103,34 @@ def test_what_was_fetched_is_kept_for_the_next_call(server, tmp_path):
 
     server.unavailable = 0
     server.requests.clear()
-    path = hub.fetch(found, wanted, tmp_path, "", report=told.append)
+    path = hub.fetch(found, wanted, tmp_path, "", report=messages.append)
     assert path.read_bytes() == LARGE and not kept[0].exists()
     assert server.transfers() == ["bytes=120000-"]
-    assert told[-1] == "data/large.bin: resuming at 0.1 MB of 0.3 MB"
+    assert messages[-1] == "data/large.bin: resuming at 0.1 MB of 0.3 MB"
 
 
 def test_a_damaged_file_is_fetched_again_and_never_kept(server, tmp_path):
-    told = []
+    messages = []
     server.corrupt = 1
-    path = hub.fetch(listing(), file(), tmp_path, "", report=told.append)
+    path = hub.fetch(listing(), file(), tmp_path, "", report=messages.append)
     assert path.read_bytes() == LARGE
-    assert len(told) == 1 and told[0].startswith("data/large.bin: corrupt download (sha256 ")
+    assert len(messages) == 1 and messages[0].startswith("data/large.bin: corrupt download (sha256 ")
     path.unlink()
     server.corrupt = 2
     with pytest.raises(
         UserError, match=r"owner/set/data/large.bin: corrupt download, twice .*; try again later"
     ):
-        hub.fetch(listing(), file(), tmp_path, "", report=told.append)
+        hub.fetch(listing(), file(), tmp_path, "", report=messages.append)
     assert not [each for each in tmp_path.rglob("*") if each.is_file()]
 
 
-def test_a_damaged_small_file_is_seen_too(server, tmp_path):
+def test_a_damaged_small_file_is_detected(server, tmp_path):
     server.corrupt = 2
     with pytest.raises(UserError, match=r"small.txt: corrupt download, twice \(git blob sha1"):
         hub.fetch(listing(), file("small.txt"), tmp_path, "", report=lambda line: None)
 
 
-def test_a_part_of_another_state_of_the_file_is_not_gone_on_with(server, tmp_path):
+def test_a_partial_download_of_another_version_is_not_resumed(server, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "large.bin.000000000000.partial").write_bytes(b"other")
     (tmp_path / f"data/large.bin.{sha256(LARGE)[:12]}.partial").write_bytes(
@@ -150,13 +152,13 @@ def test_a_part_of_another_state_of_the_file_is_not_gone_on_with(server, tmp_pat
         ("owner/set", "v9", "owner/set: has no revision 'v9'; remove --revision"),
     ],
 )
-def test_what_is_not_there_is_one_line(server, repo, revision, match):
+def test_a_missing_file_is_one_line(server, repo, revision, match):
     with pytest.raises(UserError, match=match) as caught:
         hub.list_files(repo, revision, "do without")
     assert "\n" not in str(caught.value)
 
 
-def test_no_network_is_one_line_with_the_way_out(monkeypatch):
+def test_no_network_is_one_line_with_a_remedy(monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(
         UserError, match=r"owner/set: cannot be downloaded from http://127.0.0.1:9 \(.*\); do without$"
@@ -167,7 +169,7 @@ def test_no_network_is_one_line_with_the_way_out(monkeypatch):
         listing()
 
 
-def test_paths_that_lead_out_of_the_folder(monkeypatch):
+def test_paths_outside_the_folder(monkeypatch):
     with HubServer({"owner/set": {"../../evil.txt": b"x"}}) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         with pytest.raises(UserError, match=r"evil.txt would be written outside the output folder"):

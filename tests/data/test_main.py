@@ -1,4 +1,4 @@
-"""The data commands' command line: help at once, and words that mean themselves."""
+"""The command line of the data commands: fast help, and separators as typed."""
 
 import argparse
 import subprocess
@@ -25,7 +25,7 @@ def test_separators_as_typed():
 
 
 @pytest.mark.parametrize("command", [["-m", "lmfast.data"], ["-m", "lmfast", "data"]])
-def test_help_answers_at_once(command):
+def test_help_is_fast(command):
     done = subprocess.run(
         [sys.executable, "-X", "importtime", *command, "prepare", "--help"],
         capture_output=True,

@@ -21,7 +21,7 @@ def document(*ids: int) -> Rendered:
     return Rendered(np.array(ids, np.int32), np.array([i % 2 == 0 for i in ids]))
 
 
-def test_best_fit_takes_the_fullest_row_with_room():
+def test_best_fit_takes_the_fullest_row_that_fits():
     assert best_fit([3, 6, 2, 5], 8) == [[1, 2], [3, 0]]
     assert best_fit([5, 4, 3, 3], 8) == [[0, 2], [1, 3]]
     assert best_fit([], 8) == []
@@ -29,7 +29,7 @@ def test_best_fit_takes_the_fullest_row_with_room():
         best_fit([1, 9], 8)
 
 
-def test_best_fit_loses_nothing_overfills_nothing_and_packs_tight():
+def test_best_fit_keeps_everything_within_capacity_and_packs_tightly():
     lengths = np.random.default_rng(0).integers(5, 120, 2000).tolist()
     rows = best_fit(lengths, 256)
     assert sorted(i for row in rows for i in row) == list(range(2000))
@@ -37,11 +37,11 @@ def test_best_fit_loses_nothing_overfills_nothing_and_packs_tight():
     assert len(rows) <= 1.01 * np.ceil(sum(lengths) / 256)
 
 
-def test_a_row_holds_documents_apart_and_pads_without_loss():
+def test_a_row_separates_documents_and_pads_without_loss():
     row = pack_row([document(4, 6, 7), document(8, 10)], 8, pad=99)
     assert row["id"].tolist() == [4, 6, 7, 8, 10, 99, 99, 99]
     assert row["document"].tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
-    # The first of a document is nobody's target: what stands before it is another's.
+    # A document's first token is not a target, because the token before it belongs to another document.
     assert row["loss"].tolist() == [False, True, False, False, True, False, False, False]
     assert positions(row["document"][None]).tolist() == [[0, 1, 2, 0, 1, 0, 1, 2]]
     assert mean_span(row["document"][None]) == (3 * 3 + 2 * 2 + 3 * 3) / 8
@@ -54,7 +54,7 @@ def test_pack_with_and_without_packing():
     assert alone.shape == (3, 8) and alone["id"][2].tolist() == [1, 2, 0, 0, 0, 0, 0, 0]
 
 
-def test_batches_visit_each_row_once_an_epoch_and_depend_on_seed_and_step_alone():
+def test_batches_visit_each_row_once_per_epoch_and_depend_only_on_seed_and_step():
     rows = pack([document(i, i) for i in range(10)], 2, 0)
     batches = RowBatches(rows, 5, seed=3)
     first = np.concatenate([batches.step(0), batches.step(1)])["id"][:, 0]
@@ -64,7 +64,7 @@ def test_batches_visit_each_row_once_an_epoch_and_depend_on_seed_and_step_alone(
     order = batches.order(1)
     assert batches.describe(1) == f"rows {', '.join(map(str, order))}" and len(order) == 5
     assert RowBatches(rows, 10, seed=3).describe(0).endswith(" and 2 more")
-    # A step is the same however many rows an epoch has left.
+    # A step has the same size however many rows remain in the epoch.
     uneven = RowBatches(rows, 4, seed=3)
     seen = np.concatenate([uneven.step(i) for i in range(5)])["id"][:, 0]
     assert seen.tolist() == [*first, *second]
@@ -93,7 +93,7 @@ def test_the_same_prompts_are_held_out_whatever_their_order():
     assert prompt_hash([Message("user", "a")]) != prompt_hash([Message("system", "a")])
 
 
-def test_so_many_batches_in_order():
+def test_sequential_batches_up_to_a_limit():
     rows = np.arange(10).reshape(10, 1)
     assert [batch[:, 0].tolist() for batch in sequential_batches(rows, 4, 2)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert len(sequential_batches(rows, 4, 0)) == 3

@@ -1,4 +1,4 @@
-"""parquet.py: columns that hold one text per row, and nothing else; damage is one line."""
+"""parquet.py: columns with one text per row, and nothing else; damage is one line."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,7 +33,7 @@ def test_bad_columns(tmp_path):
     ],
     ids=str,
 )
-def test_columns_of_several_texts_are_refused(tmp_path, kind):
+def test_columns_with_several_texts_are_rejected(tmp_path, kind):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": pa.nulls(2, kind)}), path)
     with pytest.raises(
@@ -43,7 +43,7 @@ def test_columns_of_several_texts_are_refused(tmp_path, kind):
     assert "\n" not in str(caught.value)
 
 
-def test_columns_of_one_name_are_refused(tmp_path):
+def test_duplicate_column_names_are_rejected(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.Table.from_arrays([pa.array(["a"])] * 3, ["text", "text", "other"]), path)
     with pytest.raises(UserError, match=r"a.parquet: has 2 columns 'text'; rename all but one"):

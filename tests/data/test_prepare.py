@@ -1,4 +1,4 @@
-"""prepare.py: every document is in one part once, whatever the shards, workers and engine; resumed, reused, or refused."""
+"""prepare.py: every document is in one part once, for any shards, workers and engine; resumed, reused or rejected."""
 
 import gzip
 import json
@@ -76,14 +76,14 @@ def test_every_document_is_in_one_part_once(text, tokenizer, tmp_path):
             "tokenizer_sha256": tokenizer.fingerprint(),
         }
     assert counts["sources"] == {str(text): counts["parts"]}
-    assert counts["blank_documents"] == 1  # the newline behind the last mark
+    assert counts["blank_documents"] == 1  # the newline after the last separator
     assert json.loads((tmp_path / "out" / "token_counts.json").read_text()) == counts
     assert sorted(os.listdir(tmp_path / "out")) == [
         "token_counts.json", "train.npy", "train.npy.json", "valid.npy", "valid.npy.json",
     ]  # fmt: skip
 
 
-def test_without_validation_it_is_what_encode_makes(text, tokenizer, tmp_path):
+def test_without_validation_the_file_equals_that_of_encode(text, tokenizer, tmp_path):
     bare = tmp_path / "bare.txt"
     bare.write_bytes(text.read_bytes().removesuffix(b"\n"))
     tokenizer.encode_file(bare, tmp_path / "encoded.npy", num_workers=1)
@@ -93,7 +93,7 @@ def test_without_validation_it_is_what_encode_makes(text, tokenizer, tmp_path):
 
 
 def test_shards_workers_and_kinds_of_files_do_not_matter(text, tokenizer, tmp_path):
-    """Three processes, one shard, packed text and records: the same token files."""
+    """Three processes, one shard, compressed text and records: the same token files."""
     made = []
     records = "".join(json.dumps({"text": story.decode()}) + "\n" for story in stories(text))
     (tmp_path / "in").mkdir()
@@ -120,7 +120,7 @@ def test_shards_workers_and_kinds_of_files_do_not_matter(text, tokenizer, tmp_pa
 
 
 @pytest.mark.ci
-def test_dask_with_a_killed_worker_makes_the_same(text, tokenizer, tmp_path):
+def test_dask_with_a_killed_worker_gives_the_same_files(text, tokenizer, tmp_path):
     prepare_files([text], tokenizer, tmp_path / "local", HALF, options=SMALL)
     killed = []
     with (
@@ -141,7 +141,7 @@ def test_dask_with_a_killed_worker_makes_the_same(text, tokenizer, tmp_path):
     assert parts(tmp_path / "dask") == parts(tmp_path / "local")
 
 
-def test_finished_shards_are_left_out_after_a_stop(text, tokenizer, tmp_path, monkeypatch):
+def test_completed_shards_are_skipped_after_an_interruption(text, tokenizer, tmp_path, monkeypatch):
     done = []
     encode_shard = module.encode_shard
 
@@ -156,42 +156,42 @@ def test_finished_shards_are_left_out_after_a_stop(text, tokenizer, tmp_path, mo
         prepare_files([text], tokenizer, tmp_path / "out", HALF, options=SMALL)
     assert os.listdir(tmp_path / "out") == [".shards"]
     prepare_files([text], tokenizer, tmp_path / "out", HALF, options=SMALL)
-    assert len(done) == len(set(done)) + 1 and done[4] == done[5]  # the fifth only was begun twice
+    assert len(done) == len(set(done)) + 1 and done[4] == done[5]  # only the fifth was started twice
     prepare_files([text], tokenizer, tmp_path / "whole", HALF, options=SMALL)
     assert parts(tmp_path / "out") == parts(tmp_path / "whole")
 
 
-def test_the_same_request_is_not_done_again_and_another_is(text, tokenizer, tmp_path):
-    source, said = tmp_path / "a.txt", []
+def test_a_repeated_request_is_skipped_and_a_different_one_is_not(text, tokenizer, tmp_path):
+    source, messages = tmp_path / "a.txt", []
     source.write_bytes(text.read_bytes())
     out = tmp_path / "out"
 
     def prepared(settings=HALF, **more):
-        said.clear()
-        prepare_files([source], tokenizer, out, settings, report=said.append, options=SMALL, **more)
+        messages.clear()
+        prepare_files([source], tokenizer, out, settings, report=messages.append, options=SMALL, **more)
         return parts(out)
 
     first = prepared()
     stamp = (out / "train.npy").stat().st_mtime_ns
-    assert prepared() == first and said == [f"{out}: reused (same sources, tokenizer and settings)"]
+    assert prepared() == first and messages == [f"{out}: reused (same sources, tokenizer and settings)"]
     assert (out / "train.npy").stat().st_mtime_ns == stamp
-    assert prepared(PrepareOptions(val_fraction=0.25, seed=1)) != first and not said
-    assert "valid.npy" not in prepared(PrepareOptions(val_fraction=0)) and not said
-    assert prepared() == first and not said
+    assert prepared(PrepareOptions(val_fraction=0.25, seed=1)) != first and not messages
+    assert "valid.npy" not in prepared(PrepareOptions(val_fraction=0)) and not messages
+    assert prepared() == first and not messages
     (out / "valid.npy").unlink()
-    assert prepared() == first and not said
+    assert prepared() == first and not messages
     source.write_bytes(text.read_bytes() + b"one more")
-    assert prepared() != first and not said
+    assert prepared() != first and not messages
 
 
-def test_files_of_somebody_else_are_left_alone(text, tokenizer, tmp_path):
+def test_unrelated_files_are_left_alone(text, tokenizer, tmp_path):
     (tmp_path / "valid.npy").write_bytes(b"mine")
     (tmp_path / "token_counts.json").write_text("[]")
     prepare_files([text], tokenizer, tmp_path, PrepareOptions(val_fraction=0), options=SMALL)
     assert (tmp_path / "valid.npy").read_bytes() == b"mine"
 
 
-def test_sources_of_their_own_for_validation(text, tokenizer, tmp_path):
+def test_separate_sources_for_validation(text, tokenizer, tmp_path):
     other = tmp_path / "valid.txt"
     other.write_bytes(b"one" + MARK + b"two")
     counts = prepare_files([text], tokenizer, tmp_path / "out", val_inputs=[other], options=SMALL)
@@ -221,11 +221,11 @@ def test_small_files_share_a_shard_and_are_counted_once(tokenizer, tmp_path):
 
 def test_a_folder_may_be_source_and_output(text, tokenizer, tmp_path):
     (tmp_path / "a.txt").write_bytes(text.read_bytes())
-    said = []
+    messages = []
     prepare_files([tmp_path], tokenizer, tmp_path, HALF, options=SMALL)
     (tmp_path / "stats.txt").write_text("what --create-stats wrote")
-    prepare_files([tmp_path], tokenizer, tmp_path, HALF, options=SMALL, report=said.append)
-    assert said == [f"{tmp_path}: reused (same sources, tokenizer and settings)"]
+    prepare_files([tmp_path], tokenizer, tmp_path, HALF, options=SMALL, report=messages.append)
+    assert messages == [f"{tmp_path}: reused (same sources, tokenizer and settings)"]
 
 
 def test_documents_of_a_separator(tokenizer, tmp_path):
@@ -255,9 +255,7 @@ def test_documents_of_a_separator(tokenizer, tmp_path):
         ),
     ],
 )
-def test_parts_that_would_be_empty_are_refused_and_nothing_is_left(
-    tokenizer, tmp_path, data, settings, match
-):
+def test_empty_parts_are_rejected_without_output(tokenizer, tmp_path, data, settings, match):
     (tmp_path / "a.txt").write_bytes(data)
     with pytest.raises(UserError, match=match) as caught:
         prepare_files([tmp_path / "a.txt"], tokenizer, tmp_path / "out", settings, options=SMALL)
@@ -266,7 +264,7 @@ def test_parts_that_would_be_empty_are_refused_and_nothing_is_left(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
-def test_a_full_disk_is_one_line_and_the_next_call_goes_on(text, tokenizer, tmp_path, small_files):
+def test_a_full_disk_is_one_line_and_the_next_call_resumes(text, tokenizer, tmp_path, small_files):
     with (
         small_files(20_000),
         pytest.raises(UserError, match=r"\.ids: cannot be written \(File too large\)"),
@@ -283,7 +281,7 @@ def test_a_full_disk_is_one_line_and_the_next_call_goes_on(text, tokenizer, tmp_
     assert parts(tmp_path / "out") == parts(tmp_path / "whole")
 
 
-def test_what_else_is_refused(text, tokenizer, tmp_path):
+def test_other_bad_input_is_rejected(text, tokenizer, tmp_path):
     bare = Tokenizer(tokenizer.vocab, tokenizer.merges, ["<|end|>"])
     with pytest.raises(UserError, match=r"has no special token <\|endoftext\|>"):
         prepare_files([text], bare, tmp_path / "out")

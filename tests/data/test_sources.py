@@ -1,4 +1,4 @@
-"""sources.py: the same documents from any kind of file, cut anywhere; what cannot be read is one line."""
+"""sources.py: the same documents from any kind of file, cut anywhere; unreadable files are one line."""
 
 import gzip
 import json
@@ -55,13 +55,13 @@ def test_every_kind_of_file_holds_the_same_documents(tmp_path):
             assert read(path, shard_bytes) == want, (path, shard_bytes)
 
 
-def test_marks_inside_records_are_text(tmp_path):
+def test_separators_inside_records_are_text(tmp_path):
     assert read(write_records(tmp_path / "a.jsonl", TEXTS)) == [text.encode() for text in TEXTS]
     pq.write_table(pa.table({"text": TEXTS}), tmp_path / "a.parquet")
     assert read(tmp_path / "a.parquet") == [text.encode() for text in TEXTS]
 
 
-def test_fields_and_columns_of_other_names_and_kinds(tmp_path):
+def test_fields_and_columns_with_other_names_and_types(tmp_path):
     path = write_records(tmp_path / "a.jsonl", ["a", None], "body")
     assert read(path, field="body") == [b"a", b""]
     column = pa.array(["a", None, "a"]).dictionary_encode()
@@ -134,8 +134,8 @@ def test_bad_files_are_one_line(tmp_path, name, data, match):
     assert "\n" not in str(caught.value)
 
 
-def test_a_zst_file_that_is_cut_short_anywhere_is_refused(tmp_path):
-    """zstandard's own reader hands out what is there and says nothing."""
+def test_a_zst_file_truncated_anywhere_is_rejected(tmp_path):
+    """zstandard's own reader returns what there is without an error."""
     packed = [zstandard.compress(random.Random(seed).randbytes(300_000)) for seed in (1, 2)]
     for cut in (1, 4, 1000, 200_000, len(packed[0]) - 1, len(packed[0]) + 9, sum(map(len, packed)) - 1):
         (tmp_path / "a.txt.zst").write_bytes((packed[0] + packed[1])[:cut])
@@ -152,7 +152,7 @@ def test_the_line_of_a_bad_record_is_counted_from_the_files_start(tmp_path):
         read(path, 100)
 
 
-def test_lists_of_texts_are_refused(tmp_path):
+def test_lists_of_texts_are_rejected(tmp_path):
     pq.write_table(pa.table({"text": [["a", None], None]}), tmp_path / "a.parquet")
     with pytest.raises(
         UserError, match=r"a.parquet: column 'text' is list<.*string>, not one string per row"
@@ -162,7 +162,7 @@ def test_lists_of_texts_are_refused(tmp_path):
 
 @pytest.mark.parametrize(("name", "data"), [("a.txt", b"x" * 1000), ("a.jsonl", b'{"text": "a"}\n' * 1000)])
 @pytest.mark.parametrize("left", [0, 10])
-def test_a_file_that_is_cut_short_while_it_is_read_is_refused(tmp_path, monkeypatch, name, data, left):
+def test_a_file_truncated_while_read_is_rejected(tmp_path, monkeypatch, name, data, left):
     monkeypatch.setattr(sources, "PIECE", 100)
     path = tmp_path / name
     path.write_bytes(data)
@@ -181,13 +181,13 @@ def test_a_file_that_is_cut_short_while_it_is_read_is_refused(tmp_path, monkeypa
         list(documents(shard))
 
 
-def test_a_packed_file_of_another_format_is_refused(tmp_path):
+def test_a_compressed_file_of_another_format_is_rejected(tmp_path):
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"\x93NUMPY\x01\x00" + bytes(200)))
     with pytest.raises(UserError, match=r"a.gz: is NumPy's .npy, not UTF-8 text, by its first bytes"):
         read(tmp_path / "a.gz")
 
 
-def test_sources_that_change_or_go_are_told(tmp_path):
+def test_changed_or_removed_sources_are_reported(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("a")
     (shard,) = plan_shards([path])
@@ -199,7 +199,7 @@ def test_sources_that_change_or_go_are_told(tmp_path):
         list(documents(shard))
 
 
-def test_separators_within_the_mark_are_refused(tmp_path):
+def test_separators_within_end_of_text_are_rejected(tmp_path):
     with pytest.raises(UserError, match=r"--separator '<\|': <\|endoftext\|> always separates documents"):
         plan_shards([Path(__file__)], separator="<|")
 

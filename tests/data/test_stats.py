@@ -55,12 +55,12 @@ def test_histogram():
 def test_text_and_files(tokenizer, tmp_path):
     ids = np.array(tokenizer.encode("<|endoftext|>".join(TEXTS * 3)), np.uint16)
     figures = [token_stats(f"{name}.npy", ids, tokenizer) for name in ("train", "valid")]
-    told = stats_text(figures)
-    assert "train.npy: 15 documents" in told and "valid.npy: 15 documents" in told
-    assert "          64-127 tokens  " in told and "20.0%" in told
+    printed = stats_text(figures)
+    assert "train.npy: 15 documents" in printed and "valid.npy: 15 documents" in printed
+    assert "          64-127 tokens  " in printed and "20.0%" in printed
     paths = write_stats(tmp_path, figures)
     assert [path.name for path in paths] == ["stats.txt", "stats.json", "stats.png"]
-    assert paths[0].read_text() == told + "\n"
+    assert paths[0].read_text() == printed + "\n"
     assert [each["documents"] for each in json.loads(paths[1].read_text())] == [15, 15]
     from matplotlib.image import imread
 
@@ -69,7 +69,7 @@ def test_text_and_files(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("lengths", [[1], [5], [1, 2], [8, 8], [3, 100_000]])
-def test_a_picture_of_any_lengths(tokenizer, tmp_path, lengths):
+def test_a_picture_for_any_lengths(tokenizer, tmp_path, lengths):
     text = "<|endoftext|>".join("x" * (length - 1) for length in lengths) + "<|endoftext|>"
     figures = token_stats("x", np.array(tokenizer.encode(text), np.uint16), tokenizer)
     module.draw(tmp_path / "x.png", [figures])

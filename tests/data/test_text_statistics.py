@@ -30,7 +30,7 @@ def test_known_words():
     assert "known_words" not in text_statistics(["The cat"])
 
 
-def test_what_a_text_is_too_short_for_is_left_out():
+def test_statistics_that_need_a_longer_text_are_omitted():
     assert text_statistics([""], {"a"}) == text_statistics([], {"a"}) == {}
     assert text_statistics(["a"]) == {"distinct_1": 1.0}
 
@@ -45,7 +45,7 @@ def test_the_words_of_a_file_are_those_of_its_text(corpus):
 
 
 @pytest.mark.parametrize("piece", [1 << 23, 1200, 1500])
-def test_the_words_of_ids_are_those_of_their_text_however_they_are_cut(corpus, monkeypatch, piece):
+def test_words_of_ids_equal_words_of_their_text_wherever_it_is_cut(corpus, monkeypatch, piece):
     from lmfast.tokenizer.bpe import Tokenizer
 
     monkeypatch.setattr(text_statistics_module, "PIECE", piece)

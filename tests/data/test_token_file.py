@@ -1,4 +1,4 @@
-"""token_file.py: every kind of file gives the same ids, and every bad file one line that names it."""
+"""token_file.py: every kind of file gives the same ids, and every bad file is one line that names it."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from lmfast.errors import UserError
 from lmfast.tokenizer.bpe import Tokenizer
 
 
-def refused(match: str, *args, **kwargs) -> None:
+def rejected(match: str, *args, **kwargs) -> None:
     with pytest.raises(UserError, match=match) as caught:
         open_tokens(*args, **kwargs)
     assert "\n" not in str(caught.value)
@@ -81,7 +81,7 @@ def test_text_in_pieces_of_any_size(tmp_path, monkeypatch, ids, piece):
 def test_text_that_is_not_ids(tmp_path, text, match):
     source = tmp_path / "ids.txt"
     source.write_text(text)
-    refused(match, source)
+    rejected(match, source)
     if match != "contains no tokens":
         assert os.listdir(tmp_path) == ["ids.txt"], "something half-written was left"
 
@@ -106,37 +106,37 @@ def test_ids_outside_the_vocabulary(tmp_path, monkeypatch):
 
 def test_bad_files(tmp_path):
     path = tmp_path / "x.npy"
-    refused("no such token file", path)
-    refused("is a directory", tmp_path)
+    rejected("no such token file", path)
+    rejected("is a directory", tmp_path)
     path.write_bytes(b"")
-    refused("is empty", path)
+    rejected("is empty", path)
     path.write_bytes(b"not numpy at all")
-    refused("not a complete .npy file", path)
+    rejected("not a complete .npy file", path)
     np.save(path, np.arange(100, dtype=np.uint16))
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
-    refused("not a complete .npy file", path)
+    rejected("not a complete .npy file", path)
     np.save(path, np.zeros((2, 2), np.uint16))
-    refused("a 1-D array of integers", path)
+    rejected("a 1-D array of integers", path)
     np.save(path, np.zeros(4, np.float32))
-    refused("a 1-D array of integers", path)
+    rejected("a 1-D array of integers", path)
     np.save(path, np.array([{}], dtype=object), allow_pickle=True)
-    refused("not a complete .npy file|a 1-D array of integers", path)
+    rejected("not a complete .npy file|a 1-D array of integers", path)
     np.save(path, np.zeros(0, np.uint16))
-    refused("contains no tokens|not a whole", path)
+    rejected("contains no tokens|not a whole", path)
     np.save(path, np.zeros(10, np.uint16))
-    refused("uint16 ids are too small for a vocabulary of 100277", path, vocab_size=100_277)
-    refused(r"has 10 tokens, but one window needs 11 .*context_length", path, min_length=11)
+    rejected("uint16 ids are too small for a vocabulary of 100277", path, vocab_size=100_277)
+    rejected(r"has 10 tokens, but one window needs 11 .*context_length", path, min_length=11)
     assert len(open_tokens(path, min_length=10)) == 10
     odd = tmp_path / "x.bin"
     odd.write_bytes(b"abc")
-    refused("not a multiple of the size of uint16", odd)
+    rejected("not a multiple of the size of uint16", odd)
     np.arange(1000, dtype=np.uint32).tofile(odd)
-    refused("seem to be uint32", odd)
+    rejected("seem to be uint32", odd)
     assert open_tokens(odd, dtype="uint32").tokens[999] == 999
 
 
-def test_summary_beside_the_file(tmp_path):
+def test_summary_of_a_token_file(tmp_path):
     path = tmp_path / "x.npy"
     np.save(path, np.arange(5, dtype=np.uint16))
     assert open_tokens(path).summary is None and open_tokens(path).tokenizer_path is None
@@ -163,7 +163,7 @@ def test_writer_makes_a_plain_npy(tmp_path, ids):
     assert os.listdir(tmp_path) == ["w.npy"]
 
 
-def test_writer_leaves_nothing_behind_when_it_fails(tmp_path):
+def test_a_failed_write_leaves_no_files(tmp_path):
     path = tmp_path / "w.npy"
     with pytest.raises(UserError, match=r"w.npy: id 65536 at position 3 does not fit uint16"):  # noqa: SIM117
         with TokenWriter(path, np.uint16) as writer:
@@ -178,8 +178,8 @@ def test_writer_leaves_nothing_behind_when_it_fails(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
 @pytest.mark.parametrize("pieces", [[1000], [100_000], [100_000, 100_000]])
-def test_a_file_that_finds_no_room_is_one_line_and_leaves_nothing(tmp_path, small_files, pieces):
-    """The last piece still waits in a buffer when the file is closed, or is written at once."""
+def test_a_full_disk_is_one_line_and_leaves_no_files(tmp_path, small_files, pieces):
+    """The last piece is still buffered when the file is closed, or is written immediately."""
     with small_files(1500):  # noqa: SIM117
         with pytest.raises(UserError, match=r"w.npy: cannot be written \(File too large\)"):
             with TokenWriter(tmp_path / "w.npy", np.uint16) as writer:
@@ -193,7 +193,7 @@ def test_dtype_for():
 
 
 @pytest.mark.parametrize("place", ["data/tokenizer", "data/gpt2", "gpt2", "models/deep/gpt2"])
-def test_a_tokenizer_that_moved_along_is_found(corpus, tmp_path, place):
+def test_a_tokenizer_moved_with_the_file_is_found(corpus, tmp_path, place):
     """Next to the token file, next to its folder, or where the relative path leads; by its fingerprint, not its name."""
     home, tokens = tmp_path / "old" / place, tmp_path / "old/data/train.npy"
     tokens.parent.mkdir(parents=True)
@@ -206,4 +206,4 @@ def test_a_tokenizer_that_moved_along_is_found(corpus, tmp_path, place):
     assert open_tokens(moved).tokenizer_path == str(tmp_path / "new" / place)
     side = Path(f"{moved}.json")
     side.write_text(side.read_text().replace('tokenizer_sha256": "', 'tokenizer_sha256": "0'))
-    assert open_tokens(moved).tokenizer_path == str(home)  # another tokenizer's place is no answer
+    assert open_tokens(moved).tokenizer_path == str(home)  # the path of a different tokenizer does not count

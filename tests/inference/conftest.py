@@ -1,4 +1,4 @@
-"""CUDA graphs without CUDA: shared by the tests of what decodes with them."""
+"""CUDA graphs without CUDA, shared by the tests of decoding."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from lmfast.inference import cuda_graph
 
 
 class Replayed:
-    """Stands in for cuda_graph: a captured graph is the step itself, run when it is replayed. Counts what was done."""
+    """Stands in for cuda_graph: a captured graph is the step itself, run at each replay. Counts the calls."""
 
     captured = recorded = waited = 0
 
@@ -61,4 +61,6 @@ def replayed(monkeypatch) -> Replayed:
 @pytest.fixture
 def by_torch(monkeypatch):
     """TorchDecoder rather than the CPU's own decoder."""
-    monkeypatch.setattr("lmfast.inference.cpu.decoder.unsupported_reason", lambda model: "torch is asked for")
+    monkeypatch.setattr(
+        "lmfast.inference.cpu.decoder.unsupported_reason", lambda model: "the test wants torch"
+    )

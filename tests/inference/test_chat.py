@@ -18,7 +18,7 @@ def tokenizer():
 
 
 class Parrot:
-    """Stands for a model: says the words it was given, whatever is asked, and keeps what it was asked."""
+    """A fake model: answers with the given words whatever the prompt, and records its prompts."""
 
     def __init__(self, tokenizer, words: str, context_length: int = 64):
         self.config = ModelConfig(vocab_size=tokenizer.vocab_size, context_length=context_length)
@@ -56,7 +56,7 @@ def test_max_tokens_end_an_answer(talk_with):
     assert "".join(talk.say("hi")) == "abc"
 
 
-def test_the_oldest_turns_make_room_and_the_system_message_stays(talk_with, tokenizer):
+def test_the_oldest_turns_are_dropped_and_the_system_message_is_kept(talk_with, tokenizer):
     talk, parrot = talk_with("yes<|end|>", context_length=40, system="s", max_tokens=8)
     for text in ("first", "second", "third"):
         "".join(talk.say(text))
@@ -65,7 +65,7 @@ def test_the_oldest_turns_make_room_and_the_system_message_stays(talk_with, toke
     assert talk.forgotten == 2 and len(parrot.prompts[-1]) <= 32
 
 
-def test_a_message_longer_than_the_context_is_refused_and_forgotten(talk_with):
+def test_a_message_longer_than_the_context_is_rejected_and_dropped(talk_with):
     talk, _ = talk_with("yes<|end|>", context_length=20, max_tokens=8)
     with pytest.raises(UserError, match="leaves no space for an answer in a context of 20"):
         "".join(talk.say("x" * 30))
@@ -77,7 +77,7 @@ def test_a_message_longer_than_the_context_is_refused_and_forgotten(talk_with):
     assert talk.history == before and talk.forgotten == 0  # nothing was dropped
 
 
-def test_an_answer_that_is_broken_off_stays_as_far_as_it_came(talk_with, tokenizer):
+def test_an_interrupted_answer_keeps_its_text(talk_with, tokenizer):
     talk, parrot = talk_with("abcdef<|end|>")
     answer = talk.say("hi")
     assert next(answer) + next(answer) == "ab"
@@ -86,7 +86,7 @@ def test_an_answer_that_is_broken_off_stays_as_far_as_it_came(talk_with, tokeniz
     assert "<|assistant|>ab<|end|><|user|>ho<|end|>" in tokenizer.decode(parrot.prompts[-1])
 
 
-def test_a_model_that_has_not_learnt_to_talk_is_refused(corpus):
+def test_a_model_without_chat_training_is_rejected(corpus):
     with pytest.raises(UserError, match="is not a chat model"):
         Chat(None, Tokenizer.load(corpus.tokenizer))
 
@@ -98,7 +98,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def typed(tokenizer, monkeypatch):
-    """`generate --chat` with what is typed; returns the parrot that answered."""
+    """`generate --chat` with typed input; returns the parrot that answered."""
     from lmfast.generate import main
 
     def run(stdin, words: str = "yes<|end|>", stream=None) -> Parrot:
@@ -113,7 +113,7 @@ def typed(tokenizer, monkeypatch):
 
 
 def interrupted_once(parrot):
-    """A parrot whose first answer is met by Ctrl-C after two tokens."""
+    """A parrot whose first answer is interrupted by Ctrl-C after two tokens."""
 
     def stream(*arguments, **options):
         for number, token in enumerate(parrot.stream(*arguments, **options)):
@@ -133,8 +133,8 @@ def test_control_c_ends_an_answer_on_a_terminal(typed, tokenizer, capsys):
     assert caught.value.code == 130
 
 
-def test_bytes_that_are_no_text_are_refused(typed, capsys):
-    with pytest.raises(SystemExit) as caught:  # as Python hands them over in a C locale
+def test_bytes_that_are_not_text_are_rejected(typed, capsys):
+    with pytest.raises(SystemExit) as caught:  # as Python passes them in a C locale
         typed(io.StringIO("hi \udcff\n"))
     assert caught.value.code == 2 and capsys.readouterr().err.endswith(
         "standard input: not UTF-8 text; convert it first\n"
@@ -148,7 +148,7 @@ def test_turns_come_from_standard_input(typed, tokenizer, capsys):
 
 
 def test_a_long_line_is_skipped_and_the_others_are_answered(typed, tokenizer, capsys):
-    """From a pipe its answer is an empty line, and the command fails at the end; on a terminal it does not."""
+    """From a pipe the answer is an empty line and the command fails at the end; on a terminal it does not."""
     text = f"one\n{'x' * 60}\ntwo\n"
     with pytest.raises(SystemExit) as caught:
         typed(io.StringIO(text))
@@ -168,7 +168,7 @@ def test_a_closed_standard_input_is_one_line(typed, capsys):
 
 
 @pytest.mark.parametrize("extra", [["--chat", "--prompt", "x"], ["--system", "x"]])
-def test_flags_that_do_not_go_together_are_refused(extra, capsys):
+def test_incompatible_flags_are_rejected(extra, capsys):
     from lmfast.generate import main
 
     with pytest.raises(SystemExit):

@@ -12,7 +12,7 @@ from tests.inference.test_decode import build
 
 @pytest.fixture
 def pretended(monkeypatch):
-    """CUDA's part made of nothing; what was asked of it, in order."""
+    """A fake CUDA that records the calls made to it, in order."""
     asked = []
 
     class Stream:
@@ -48,7 +48,7 @@ def test_warming_up_leaves_no_trace(pretended):
     assert [tensor.tolist() for tensor in decoder._state()] == before and len(runs) == 2
 
 
-def test_capturing_lets_other_threads_be_and_ends_when_the_step_fails(pretended):
+def test_capturing_does_not_affect_other_threads_and_ends_if_the_step_fails(pretended):
     cuda_graph.capture(lambda: pretended.append("step"), torch.device("cpu"))
     assert pretended == ["wait", {"capture_error_mode": "thread_local"}, "step", "end", "wait"]
     cuda_graph.capture(lambda: None, torch.device("cpu"), pool=7)
@@ -59,7 +59,7 @@ def test_capturing_lets_other_threads_be_and_ends_when_the_step_fails(pretended)
 
 
 def test_one_thread_at_a_time_uses_the_side_stream(pretended):
-    """What another thread queued there during a capture would become part of the graph."""
+    """Work that another thread queued there during a capture would become part of the graph."""
     device, order = torch.device("cpu"), []
     within, go_on = threading.Event(), threading.Event()
 

@@ -24,7 +24,7 @@ def build(**changes) -> TransformerLM:
     }
     model = TransformerLM(ModelConfig(**(shape | changes))).eval()
     with torch.no_grad():
-        # Sharper logits: a random model's top two would otherwise lie within rounding of each other.
+        # Sharper logits: a random model's top two would otherwise differ by less than rounding.
         model.head.weight.mul_(20)
     return model
 
@@ -39,7 +39,7 @@ SHAPES = [
     {"norm": "post"},
     {"parallel_block": True},
     {"value_embeddings": True},
-    {"logit_softcap": 30.0},  # of logits up to 40: a lower cap leaves their order to rounding
+    {"logit_softcap": 30.0},  # logits reach 40: with a lower cap, rounding would decide their order
     {"zero_init": True},
     {"sliding_window": 7, "num_layers": 3, "window_pattern": "SL"},
     {"sliding_window": 1, "qk_norm": True, "value_embeddings": True},
@@ -48,20 +48,20 @@ SHAPES = [
 
 @pytest.mark.parametrize("changes", SHAPES, ids=str)
 def test_cache_changes_nothing(changes):
-    """Through several cuts of the window: 60 tokens on a context of 24."""
+    """Across several moves of the window: 60 tokens with a context of 24."""
     model = build(**changes)
     with_cache, without = (generate(model, PROMPTS, 60, kv_cache=mode, **GREEDY) for mode in (True, False))
     assert with_cache == without
     assert all(len(row) == 60 for row in with_cache)
 
 
-def test_a_batch_gives_what_its_prompts_give_alone():
+def test_a_batch_equals_its_prompts_one_by_one():
     model = build()
     together = generate(model, PROMPTS, 30, **GREEDY)
     assert together == [generate(model, [prompt], 30, **GREEDY)[0] for prompt in PROMPTS]
 
 
-def test_each_model_gets_the_decoder_that_knows_it():
+def test_each_model_gets_a_decoder_that_supports_it():
     def kind(model, **options) -> str:
         decoder = make_decoder(model, 1, Sampling(0.0), **({"kv_cache": True, "compile": False} | options))
         decoder.close()
@@ -77,8 +77,8 @@ def test_each_model_gets_the_decoder_that_knows_it():
 
 
 @pytest.mark.parametrize("kv_cache", [True, False])
-def test_steps_under_way_change_nothing(monkeypatch, kv_cache):
-    """A decoder that is ahead of what the host has read, as on CUDA: the same ids, stops and windows included."""
+def test_steps_in_flight_change_nothing(monkeypatch, kv_cache):
+    """A decoder ahead of what the host has read, as on CUDA: the same ids, including stops and windows."""
     model = build()
     monkeypatch.setattr(
         "lmfast.inference.cpu.decoder.unsupported_reason", lambda model: "this is about the other"
@@ -106,13 +106,13 @@ def test_stop_ends_a_sequence_and_not_its_neighbours():
         assert row == (full[: full.index(stop)] if stop in full else full)
 
 
-def test_a_seed_decides():
+def test_the_seed_determines_the_text():
     model = build()
     one, two, other = (generate(model, [[1]], 30, temperature=3.0, seed=s) for s in (7, 7, 8))
     assert one == two != other
 
 
-def test_tokens_stream_as_they_are_made():
+def test_tokens_stream_as_they_are_generated():
     model = build()
     steps = stream(model, [[1], [2]], 5, Sampling(**GREEDY))
     first = next(steps)
@@ -135,7 +135,7 @@ def test_generate_on_the_model(monkeypatch):
 @pytest.mark.parametrize(
     ("prompt", "message"), [([], "prompt 0 is empty"), ([60], "id 60 is outside"), ([-1], "id -1")]
 )
-def test_bad_prompts_are_refused(prompt, message):
+def test_bad_prompts_are_rejected(prompt, message):
     with pytest.raises(UserError, match=message):
         generate(build(), [prompt], 3)
 
@@ -150,23 +150,23 @@ def test_windows_move_by_half_a_context():
 @pytest.mark.parametrize(
     "options", [GREEDY, {"temperature": 5.0, "seed": 3}, {"temperature": 3.0, "top_k": 50}]
 )
-def test_only_ids_of_the_tokenizer_are_written(options):
-    """A vocabulary of 60 padded beyond 40 ids, with a hole at 7; all decoders."""
+def test_only_ids_of_the_tokenizer_are_generated(options):
+    """A vocabulary padded from 40 ids to 60, with a gap at 7; all decoders."""
     model = build()
     kinds = [{}, {"kv_cache": False}, {"why": "TorchDecoder"}]
     free = generate(model, PROMPTS, 30, **options)
     assert any(i >= 40 for row in free for i in row)
     known = [i for i in range(40) if i != 7]
     model.restrict_to(known)
-    told = []
+    generated = []
     for kind in kinds:
         with pytest.MonkeyPatch.context() as patch:
             if kind.get("why"):
                 patch.setattr(
                     "lmfast.inference.cpu.decoder.unsupported_reason", lambda model: "this is about the other"
                 )
-            told.append(generate(model, PROMPTS, 30, kv_cache=kind.get("kv_cache", True), **options))
-    assert {i for row in told[0] for i in row} <= set(known)
-    assert told[0] == told[1] == told[2]
+            generated.append(generate(model, PROMPTS, 30, kv_cache=kind.get("kv_cache", True), **options))
+    assert {i for row in generated[0] for i in row} <= set(known)
+    assert generated[0] == generated[1] == generated[2]
     model.restrict_to(range(100))
     assert generate(model, PROMPTS, 30, **options) == free

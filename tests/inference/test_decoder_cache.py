@@ -1,4 +1,4 @@
-"""Decoders from call to call: none is made twice, none is shared, and a used one gives what a new one would."""
+"""Decoders across calls: none is created twice or shared, and a used one gives the same result as a new one."""
 
 import gc
 import itertools
@@ -22,7 +22,7 @@ BF16 = ("cpu", torch.bfloat16)
 
 @pytest.fixture
 def made(monkeypatch):
-    """What was made since: "decoder", "cast", "refresh"."""
+    """What was created since: "decoder", "cast", "refresh"."""
     done = []
 
     class Counted(torch_decoder.TorchDecoder):
@@ -46,7 +46,7 @@ def plain(model, prompts=PROMPTS, new=30, **options):
     return generate(model, prompts, new, kv_cache=False, **options)
 
 
-def test_a_second_call_makes_nothing(made, replayed):
+def test_a_second_call_creates_nothing(made, replayed):
     model = build()
     with torch.autocast(*BF16):
         first = generate(model, PROMPTS, 30, **GREEDY)
@@ -56,10 +56,10 @@ def test_a_second_call_makes_nothing(made, replayed):
         generate(model, other, 50, stop_ids={5}, **GREEDY)
         assert generate(model, PROMPTS, 30, **GREEDY) == first
     assert made == ["decoder", "cast", *["refresh"] * 3] and replayed.captured == 1
-    assert replayed.waited == 3  # for what the call before may have left under way
+    assert replayed.waited == 3  # for steps that the previous call may have left in flight
 
 
-def test_numbers_of_the_sampling_need_no_new_graph(made, replayed):
+def test_sampling_parameters_need_no_new_graph(made, replayed):
     model = build()
     kinds = [
         [{"temperature": t, "seed": s} for t, s in ((10.0, 0), (20.0, 0), (20.0, 1))],
@@ -75,7 +75,7 @@ def test_numbers_of_the_sampling_need_no_new_graph(made, replayed):
         assert replayed.captured == number and made == ["decoder"] * number
         assert all(a != b for a, b in itertools.pairwise(results))
     generate(model, PROMPTS, 30, temperature=20.0, top_k=9)
-    assert replayed.captured == len(kinds) + 1  # a larger capacity for the k largest
+    assert replayed.captured == len(kinds) + 1  # a larger buffer for the k largest
 
 
 def test_training_between_calls_refreshes_the_copies_in_place(made, replayed):
@@ -100,7 +100,7 @@ def test_training_between_calls_refreshes_the_copies_in_place(made, replayed):
 
 
 def fused_step(model):
-    """A large step of the optimizer that training uses; it leaves the weights' versions as they were."""
+    """A large step of the optimizer that training uses; it does not change the weights' versions."""
     optimizer = make_optimizer(model, "adamw", 0.5, (0.9, 0.95), 0.0)
     for p in model.parameters():
         p.grad = torch.randn_like(p)
@@ -113,7 +113,7 @@ def through_data(model):
 
 
 @pytest.mark.parametrize("change", [fused_step, through_data])
-def test_changes_that_no_version_tells_of(change, made):
+def test_changes_without_a_new_version(change, made):
     model = build()
     with torch.autocast(*BF16):
         before = generate(model, PROMPTS, 30, **GREEDY)
@@ -135,7 +135,7 @@ def test_replaced_weights_need_another_decoder(made):
     assert made == ["decoder"] * 2
 
 
-def test_ids_that_must_not_be_written_follow_the_model(made):
+def test_suppressed_ids_follow_the_model(made):
     model = build()
     free = generate(model, PROMPTS, 30, **GREEDY)
     for known, count in ((range(40), 2), (range(5, 45), 2), (range(30), 3), (range(60), 4)):
@@ -145,7 +145,7 @@ def test_ids_that_must_not_be_written_follow_the_model(made):
     assert generate(model, PROMPTS, 30, **GREEDY) == free
 
 
-def test_streams_at_once_do_not_share_a_decoder(made):
+def test_simultaneous_streams_do_not_share_a_decoder(made):
     model = build()
     expected = [plain(model, [prompt], 20, **GREEDY)[0] for prompt in PROMPTS]
     streams = [stream(model, [prompt], 20, Sampling(**GREEDY)) for prompt in PROMPTS]
@@ -154,7 +154,7 @@ def test_streams_at_once_do_not_share_a_decoder(made):
     assert len(made) == len(PROMPTS) and len(decoder_cache_for(model).idle) == MAX_IDLE
 
 
-def test_a_stream_that_is_left_gives_its_decoder_back(made, replayed):
+def test_an_abandoned_stream_returns_its_decoder(made, replayed):
     model = build()
     steps = stream(model, PROMPTS, 30, Sampling(**GREEDY))
     next(steps)
@@ -164,7 +164,7 @@ def test_a_stream_that_is_left_gives_its_decoder_back(made, replayed):
     assert made == ["decoder"]
 
 
-def test_a_decoder_that_failed_is_not_used_again(made, monkeypatch):
+def test_a_decoder_that_failed_is_not_reused(made, monkeypatch):
     model = build()
 
     def fail(self):
@@ -177,7 +177,7 @@ def test_a_decoder_that_failed_is_not_used_again(made, monkeypatch):
     assert generate(model, PROMPTS, 30, **GREEDY) == plain(model, **GREEDY)
 
 
-def test_the_latest_used_are_kept_and_go_with_the_model(replayed):
+def test_recently_used_decoders_are_kept_and_freed_with_the_model(replayed):
     model = build()
     for batch in (1, 2, 3, 2, 4):
         generate(model, PROMPTS[:batch], 5, **GREEDY)
@@ -192,7 +192,7 @@ def test_the_latest_used_are_kept_and_go_with_the_model(replayed):
     assert all(event.synchronized for event in events)  # before the graph was dropped
 
 
-def test_what_lies_in_a_used_cache_counts_for_nothing():
+def test_old_content_of_a_cache_has_no_effect():
     model = build()
     decoder = borrow(model, 1, Sampling(0.0))
     for tensor in decoder.cache.tensors:

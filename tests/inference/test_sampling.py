@@ -44,12 +44,12 @@ def test_temperature_sharpens_and_zero_is_greedy():
         1e-45,
         7e-46,
         1e-300,
-    ):  # dividing by the last two, which are 0 in float32, gave NaN
+    ):  # division by the last two, which are 0 in float32, once gave NaN
         assert sample(ties, Sampling(zero), 0).tolist() == [1]
     assert sample(LOGITS, Sampling(1.2e-38), 0).tolist() == [0]
 
 
-def test_draws_are_exponential_and_belong_to_seed_step_row_and_id():
+def test_draws_are_exponential_and_determined_by_seed_step_row_and_id():
     rows = torch.arange(50)
     draws = exponential(Sampling(seed=1).key, 2, rows, 1000)
     assert draws.min() > 0 and draws.isfinite().all()
@@ -60,7 +60,7 @@ def test_draws_are_exponential_and_belong_to_seed_step_row_and_id():
 
 
 def test_draws_come_from_splitmix64():
-    """NumPy's unsigned arithmetic against torch's signed: the same bits."""
+    """NumPy's unsigned arithmetic and torch's signed arithmetic give the same bits."""
     golden, key, step, row, token = 0x9E3779B97F4A7C15, Sampling(seed=9).key, 5, 3, 17
 
     def mix(value: int) -> int:
@@ -82,6 +82,6 @@ def test_draws_come_from_splitmix64():
         ((1, None, 1.5), "top_p"),
     ],
 )
-def test_values_out_of_range_are_refused(options, name):
+def test_values_out_of_range_are_rejected(options, name):
     with pytest.raises(UserError, match=name):
         Sampling(*options)

@@ -26,12 +26,14 @@ def test_both_decoders_choose_the_same(monkeypatch):
     model = build()
     options = {"temperature": 1.3, "top_k": 30, "top_p": 0.9, "seed": 5}
     ours = generate(model, PROMPTS, 60, **options)
-    monkeypatch.setattr("lmfast.inference.cpu.decoder.unsupported_reason", lambda model: "torch is asked for")
+    monkeypatch.setattr(
+        "lmfast.inference.cpu.decoder.unsupported_reason", lambda model: "the test wants torch"
+    )
     assert generate(model, PROMPTS, 60, **options) == ours
 
 
 def test_one_graph_serves_all_prompts_and_lengths(compiled_quickly):
-    """Lengths, prompts, seeds, settings, another model of the shape: nothing compiles the step again."""
+    """Lengths, prompts, seeds, settings, another model of the same shape: nothing recompiles the step."""
     before = graphs()
     model, other = build(), build()
     plain = generate(model, [[5, 9, 2]], 30, kv_cache=False, **GREEDY)
@@ -98,7 +100,7 @@ def test_rows_that_have_ended_stay_inside_the_cache():
 
 @pytest.mark.parametrize("changes", SHAPES[:3], ids=str)
 def test_steps_by_graph_change_nothing(changes, by_torch, replayed):
-    """The device's code path, with lag, ring and replays, by a graph that is the step itself."""
+    """The device's code path, with lag, ring buffer and replays, where a graph is the step itself."""
     model = build(**changes)
     for options in (GREEDY, {"temperature": 1.3, "top_k": 30, "top_p": 0.9, "seed": 5}):
         plain = generate(model, PROMPTS, 60, kv_cache=False, **options)
@@ -125,7 +127,7 @@ def test_prompts_are_read_by_a_graph_for_each_power_of_two(by_torch, replayed, m
 
 
 def test_the_cpu_pass_needs_no_autocast_of_weights(by_torch):
-    """Each matrix is cast once for a decoder, never in a step."""
+    """Each matrix is cast once per decoder, never in a step."""
     model = build()
     with torch.autocast("cpu", torch.bfloat16):
         decoder = TorchDecoder(model, 1, Sampling(0.0))

@@ -27,7 +27,7 @@ def test_cpu_uses_pytorch(operator):
 
 
 class OnCuda:
-    """The attributes that dispatch reads, of a tensor on a device that this machine lacks."""
+    """The attributes that dispatch reads, for a tensor on a device that this machine lacks."""
 
     def __init__(self, dtype):
         self.dtype, self.device = dtype, torch.device("cuda")

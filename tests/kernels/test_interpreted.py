@@ -1,6 +1,6 @@
 """Runs tests/kernels/interpreted in one fresh process, where Triton interprets its kernels on the CPU.
 
-A fresh process, for `@triton.jit` decides at import; LMFAST_KERNELS=triton, for dispatch on a CPU would otherwise
+A fresh process, because `@triton.jit` decides at import; LMFAST_KERNELS=triton, because dispatch on a CPU would otherwise
 compare the reference with itself. Each file there is a test here, which shows its failures in full.
 """
 

@@ -1,7 +1,7 @@
-"""Counts what autograd saves in one forward pass of a tiny model, in every arrangement, and prints it as JSON.
+"""Counts what autograd saves in one forward pass of a tiny model, in every configuration, and prints it as JSON.
 
-Run as a program by test_memory.py in a process of its own, with the kernels interpreted on the CPU: what they save is
-what they save on a GPU. Argument: a JSON list of [ModelConfig fields, whether in bf16].
+Run as a program by test_memory.py in a separate process, with the kernels interpreted on the CPU: they save the
+same as on a GPU. Argument: a JSON list of [ModelConfig fields, whether in bf16].
 """
 
 import json
@@ -25,7 +25,7 @@ def saved_bytes(config: ModelConfig, batch: int, bf16: bool) -> int:
     def keep(tensor):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # held, so that no address is used twice
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # kept alive, so that no address is reused
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

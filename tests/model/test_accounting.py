@@ -74,7 +74,7 @@ def test_counts_agree_with_the_real_model(changes):
     model = TransformerLM(config)
     assert num_parameters(config) == sum(p.numel() for p in model.parameters())
     assert min(parameters(config).values()) >= 0
-    # torch counts nothing for operators of ours, which train on a CPU, nor for its fused CPU attention;
+    # torch counts neither our operators, which train on a CPU, nor its fused CPU attention;
     # the plain one computes the whole square, as we count it.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(torch.zeros(3, 16, dtype=torch.int64))
@@ -90,12 +90,12 @@ def test_a_layer_with_a_window_counts_what_a_token_attends_to_at_most():
         assert found | {"attention_scores": 0} == plain | {"attention_scores": 0}
 
 
-def test_training_is_three_forwards_a_token():
+def test_training_is_three_forwards_per_token():
     assert training_flops_per_token(TINY, 16) == 3 * sum(forward_flops(TINY, 16).values()) / 16
 
 
-def test_rates_come_through_the_same_door():
-    # Training logs and benchmarks ask one module for what MFU is made of.
+def test_training_and_benchmarks_use_the_same_rates():
+    # Training logs and benchmarks take the parts of MFU from one module.
     from lmfast.model import accounting, peaks
 
     assert accounting.device_peak is peaks.device_peak

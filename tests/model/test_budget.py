@@ -10,7 +10,7 @@ from lmfast.model.config import ModelConfig
 L4_DAY = 121e12 * 24 * 3600
 
 
-def test_a_day_on_an_l4_at_a_hundred_tokens_a_parameter():
+def test_a_day_on_an_l4_at_a_hundred_tokens_per_parameter():
     size, tokens = compute_optimal(L4_DAY, 100)
     assert round(size / 1e6, 1) == 132.0 and tokens == 100 * size
     assert 6 * size * tokens == pytest.approx(L4_DAY)
@@ -37,17 +37,17 @@ def test_a_proposed_shape_spends_the_budget_and_no_more(exponent, ratio, ffn):
     assert proposal.parameters == num_parameters(config)
     assert proposal.tokens == round(ratio * proposal.parameters)
     assert (config.vocab_size, config.context_length, config.ffn, config.head_dim) == (4096, 256, ffn, 64)
-    if exponent >= 18:  # below, few shapes lie within the budget
+    if exponent >= 18:  # below this, few shapes fit the budget
         assert 32 <= config.d_model / config.num_layers <= 128
 
 
 def test_a_vast_budget_is_not_searched_width_by_width(monkeypatch):
-    """1,000 widths lie below the proposed one; each costs some forty counts."""
+    """1,000 widths are below the proposed one; each takes about forty counts."""
     counts = []
     monkeypatch.setattr(budget, "num_parameters", lambda config: counts.append(1) or num_parameters(config))
     proposal = propose_shape(ModelConfig(vocab_size=32000, value_embeddings=True), 1e30, 20)
     assert proposal.flops > 0.99e30 and proposal.config.num_heads > 1000 and len(counts) < 5000
 
 
-def test_a_budget_that_the_vocabulary_eats_has_no_shape():
+def test_a_budget_used_up_by_the_vocabulary_has_no_shape():
     assert propose_shape(ModelConfig(vocab_size=10**6), 1e12, 20) is None

@@ -13,26 +13,26 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
-    monkeypatch.setenv(compile_cache.VARIABLE, "")  # so that it is put back
+    monkeypatch.setenv(compile_cache.VARIABLE, "")  # so that it is restored
     del os.environ[compile_cache.VARIABLE]
     monkeypatch.setattr(compile_cache, "_own", None)
     return tmp_path / "lmfast" / "torchinductor"
 
 
-def test_compiled_code_is_kept_in_the_users_cache_for_nobody_else(cache):
+def test_compiled_code_is_in_the_users_private_cache(cache):
     compile_cache.set_directory()
     assert os.environ[compile_cache.VARIABLE] == str(cache)
     assert cache.stat().st_mode & 0o777 == 0o700
 
 
-def test_without_xdg_it_lies_in_the_home(cache, monkeypatch):
+def test_without_xdg_the_cache_is_in_the_home_directory(cache, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(cache.parent))
     compile_cache.set_directory()
     assert os.environ[compile_cache.VARIABLE] == str(cache.parent / ".cache/lmfast/torchinductor")
 
 
-def test_the_users_own_choice_counts(cache, tmp_path):
+def test_the_users_choice_is_respected(cache, tmp_path):
     chosen = tmp_path / "chosen"
     chosen.mkdir()
     (chosen / "old.so").touch()
@@ -44,7 +44,7 @@ def test_the_users_own_choice_counts(cache, tmp_path):
     assert (chosen / "old.so").exists()
 
 
-def test_a_directory_from_which_nothing_may_be_executed_is_not_used(cache, monkeypatch):
+def test_a_noexec_directory_is_not_used(cache, monkeypatch):
     noexec = type("Flags", (), {"f_flag": os.ST_NOEXEC})
     statvfs = os.statvfs
     monkeypatch.setattr(os, "statvfs", lambda path: noexec if path == cache else statvfs(path))
@@ -53,8 +53,8 @@ def test_a_directory_from_which_nothing_may_be_executed_is_not_used(cache, monke
     assert os.environ[compile_cache.VARIABLE] == str(temporary / f"lmfast-{os.getuid()}" / "torchinductor")
 
 
-def test_empty_libraries_are_removed_before_something_is_compiled(cache, monkeypatch):
-    """A killed linker leaves one, and every later run of the same model failed on it."""
+def test_empty_libraries_are_removed_before_compiling(cache, monkeypatch):
+    """A killed linker leaves one, which made every later run of the same model fail."""
     cache.mkdir(mode=0o700, parents=True)
     cache.parent.chmod(0o700)
     for name, content in (("old.so", b""), ("young.so", b""), ("whole.so", b"ELF"), ("empty.cpp", b"")):

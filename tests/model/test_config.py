@@ -27,7 +27,7 @@ def test_derived_fields():
         ({"window_pattern": "ſſL"}, "window_pattern is 'ſſL'"),  # whose capital is S
     ],
 )
-def test_what_cannot_be_is_refused_by_name(changes, message):
+def test_invalid_settings_are_rejected_by_name(changes, message):
     with pytest.raises(UserError, match=message):
         ModelConfig(**({"vocab_size": 100} | changes)).resolved()
 
@@ -42,7 +42,7 @@ def test_ungated_feed_forwards_have_as_many_parameters():
     assert len(set(counts.values())) == 1
 
 
-def test_value_embeddings_are_counted_as_the_layers_have_them():
+def test_num_value_embeddings_equals_the_layers_that_have_one():
     for layers in (1, 2, 3, 8):
         for value_embeddings in (False, True):
             config = ModelConfig(vocab_size=8, num_layers=layers, value_embeddings=value_embeddings)

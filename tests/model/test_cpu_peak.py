@@ -1,4 +1,4 @@
-"""What MFU divides by on a CPU."""
+"""The rate that MFU divides by on a CPU."""
 
 import json
 
@@ -13,7 +13,7 @@ from tests.kernels.cpu_native import needs_library
 
 @pytest.fixture(autouse=True)
 def rates(tmp_path, monkeypatch):
-    """The file of rates, in a cache of the test's own."""
+    """The file of rates, in a cache for this test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path / "lmfast" / "rates" / "rates.json"
 
@@ -40,7 +40,7 @@ def test_the_multipliers_are_faster_than_any_product():
         ("fp16", {"fp16": 5.0}, (100.0, "measured AVX2 multiply-adds")),
     ],
 )
-def test_16_bit_products_count_where_they_are_faster(monkeypatch, dtype, matmul, want):
+def test_16_bit_products_count_if_they_are_faster(monkeypatch, dtype, matmul, want):
     monkeypatch.setattr(cpu_library, "library", lambda: object())
     monkeypatch.setattr(cpu_library, "instruction_set", lambda: "AVX2")
     monkeypatch.setattr(cpu_library, "multiply_rate", lambda: 100.0)
@@ -63,7 +63,7 @@ def test_a_busy_moment_does_not_lower_the_rate(rates):
     assert sorted(json.loads(rates.read_text()).values()) == [3.0, 9.0]
 
 
-def test_another_cpu_or_number_of_threads_is_another_rate(monkeypatch):
+def test_rates_are_separate_per_cpu_and_number_of_threads(monkeypatch):
     best_seen("a rate", lambda: 7.0)
     monkeypatch.setattr(module, "cpu_id", lambda: "another CPU")
     assert best_seen("a rate", lambda: 3.0) == (3.0, "a rate")

@@ -14,11 +14,11 @@ from lmfast.model.device import (
 )
 
 
-def test_auto_is_something_that_is_there():
+def test_auto_is_an_available_device():
     assert pick_device("auto").type in ("cuda", "mps", "cpu")
 
 
-def test_an_absent_device_is_refused(monkeypatch):
+def test_an_absent_device_is_rejected(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"device cuda is not available on this machine; use --device .*cpu"):
         pick_device("cuda")
@@ -33,7 +33,7 @@ def test_deterministic_on_cpu():
         torch.use_deterministic_algorithms(before)
 
 
-def test_why_not_compile_names_what_is_missing(monkeypatch):
+def test_compile_blocker_names_what_is_missing(monkeypatch):
     from torch._inductor import cpp_builder
 
     def none_found():
@@ -52,7 +52,7 @@ def test_the_machine_is_named():
 
 
 def test_without_cuda_torch_compile_starts_no_workers(monkeypatch):
-    monkeypatch.setenv("TORCH_WARM_POOL", "")  # so that it is put back
+    monkeypatch.setenv("TORCH_WARM_POOL", "")  # so that it is restored
     del os.environ["TORCH_WARM_POOL"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     disable_compile_workers()
@@ -69,6 +69,6 @@ def test_without_cuda_torch_compile_starts_no_workers(monkeypatch):
     async_compile.maybe_warm_pool()
     assert not started
     os.environ["TORCH_WARM_POOL"] = "1"
-    disable_compile_workers()  # a user's own choice counts
+    disable_compile_workers()  # a user's choice is respected
     async_compile.maybe_warm_pool()
     assert started

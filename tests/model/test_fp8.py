@@ -1,4 +1,4 @@
-"""FP8 training of a model: which layers it reaches, that it learns as bf16 does, and what it refuses."""
+"""FP8 training of a model: which layers use it, that it learns like bf16, and what it rejects."""
 
 from importlib import import_module
 from types import SimpleNamespace
@@ -25,7 +25,7 @@ def make(**changes) -> TransformerLM:
 
 
 def batches(steps: int):
-    """Rows of a chain in which a token decides the next one four times of five."""
+    """Rows of a chain in which a token determines the next one four times out of five."""
     generator = torch.Generator().manual_seed(2)
     follows = torch.randint(VOCAB, (VOCAB,), generator=generator)
     for _ in range(steps):
@@ -67,7 +67,7 @@ def test_learns_as_bf16_does():
 
 @pytest.fixture
 def calls(monkeypatch) -> list:
-    """The FP8 feed-forwards of passes so far, by their hidden width."""
+    """Calls of FP8 feed-forwards so far, by hidden width."""
     found = []
     module = import_module("lmfast_kernels.feed_forward")
     original = module.fp8_feed_forward
@@ -137,7 +137,7 @@ def test_layers_that_do_not_fit_stay_in_bf16(calls):
     assert model.fp8_head and not model.blocks[0].feed_forward.up.fp8
 
 
-def test_refuses_what_cannot_use_it():
+def test_rejects_unsupported_shapes():
     with pytest.raises(UserError, match="the 250 tokens of a forward pass are not a multiple of 16"):
         fp8.use_fp8(make(), 250)
     with pytest.raises(UserError, match=r"neither the feed-forward \(24 × 64\) nor the head \(24 × 64\)"):

@@ -1,4 +1,4 @@
-"""A model generates wherever its class was imported from, and decoding is loaded no earlier than that."""
+"""A model generates from wherever its class was imported, and decoding is loaded only then."""
 
 import subprocess
 import sys

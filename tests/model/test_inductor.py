@@ -1,4 +1,4 @@
-"""An interrupt does not reach the compilers, whoever compiles."""
+"""An interrupt does not reach the compilers, in any process."""
 
 import importlib
 import logging
@@ -23,7 +23,7 @@ CODE = "import os, signal; [os.kill(os.getpid(), s) for s in (signal.SIGINT, sig
     ids=["a training step", "a decoding step"],
 )
 def test_an_interrupt_does_not_reach_the_compilers(compiled, monkeypatch):
-    """A linker stopped by Ctrl-C left an empty library in the cache, and each later run failed to load it."""
+    """A linker stopped by Ctrl-C left an empty library in the cache, which every later run failed to load."""
     ended = []
 
     def backend(graph, inputs):
@@ -39,8 +39,8 @@ def test_an_interrupt_does_not_reach_the_compilers(compiled, monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the warning is about machines without CUDA")
-def test_a_cuda_toolkit_without_a_device_is_no_warning(tmp_path, monkeypatch, caplog):
-    """torch's builds for CUDA warn while this module of theirs is imported; here it is one that does the same."""
+def test_a_cuda_toolkit_without_a_device_gives_no_warning(tmp_path, monkeypatch, caplog):
+    """torch's CUDA builds warn while this module is imported; the test's module does the same."""
     name = "torch.utils.cpp_extension"
     (tmp_path / "cpp_extension.py").write_text(
         "import logging\nlogging.getLogger(__name__).warning(\"No CUDA runtime is found, using CUDA_HOME='x'\")\n"

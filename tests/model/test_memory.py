@@ -45,7 +45,7 @@ ARRANGEMENTS = [
 ]
 
 
-# The interpreter is slow: in fp32 only those where another number of tensors would show.
+# The interpreter is slow: in fp32 only cases in which the number of tensors differs.
 CASES = [(changes, "bf16") for changes in ARRANGEMENTS] + [
     ({}, "fp32"),
     ({"norm": "none", "dropout": 0.1}, "fp32"),
@@ -73,7 +73,7 @@ def test_what_a_real_model_saves_is_counted_to_the_byte(index, counted):
     memory = training_memory(config, 2, dtype)
     expected = memory.activations + memory.weight_copies + memory.head_gradient
     if config.dropout:
-        # A GPU's dropout keeps a byte an element; the CPU's keeps the mask in the dtype of the activations.
+        # A GPU's dropout keeps one byte per element; the CPU's keeps the mask in the dtype of the activations.
         element = 2 if dtype == "bf16" else 4
         expected += (element - 1) * (2 * config.num_layers + 1) * config.d_model * 2 * config.context_length
     assert counted[index] == expected
@@ -93,7 +93,7 @@ def test_weights_gradients_and_moments_are_fp32():
 
 
 def test_the_formula_of_the_docstring():
-    # GPT-2 small as SwiGLU: 22 d_model elements a layer, norms' and attention's floats, and what comes once.
+    # GPT-2 small as SwiGLU: 22 d_model elements per layer, the floats of norms and attention, and what is saved once.
     config = ModelConfig(vocab_size=50257)
     assert activation_bytes_per_token(config, "bf16") == 12 * (2 * 22 * 768 + 4 * (2 + 12)) + 4 * 768 + 12
 
@@ -124,9 +124,9 @@ def test_the_largest_batch_fits_and_the_next_does_not(gigabytes, dtype):
         vocab_size=10000, context_length=256, d_model=512, num_layers=4, num_heads=16, d_ff=1344
     )
     batch = largest_batch(config, gigabytes * 1e9, dtype)
-    room = USABLE * gigabytes * 1e9
-    assert batch == 0 or training_memory(config, batch, dtype).total <= room
-    assert training_memory(config, batch + 1, dtype).total > room
+    capacity = USABLE * gigabytes * 1e9
+    assert batch == 0 or training_memory(config, batch, dtype).total <= capacity
+    assert training_memory(config, batch + 1, dtype).total > capacity
 
 
 @pytest.mark.parametrize(

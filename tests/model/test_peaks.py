@@ -62,17 +62,17 @@ def test_every_name_of_the_table_means_itself(device):
         "NVIDIA A10",
     ],
 )
-def test_relatives_are_not_their_namesakes(relative):
+def test_similar_names_are_distinguished(relative):
     assert find_device(relative) is None
 
 
-def test_dense_rates_of_the_issue():
+def test_dense_rates():
     assert named_peak("L4", "fp16")[1] == 121e12
     assert named_peak("A100", "bf16")[1] == 312e12
     assert named_peak("H100 PCIe", "bf16")[1] == 756e12
 
 
-def test_what_the_table_lacks_is_one_line():
+def test_an_unknown_device_is_one_line():
     with pytest.raises(UserError, match="unknown device H1000 SXM; did you mean H100 SXM"):
         named_peak("H1000 SXM", "bf16")
     with pytest.raises(UserError, match=r"unknown device abacus; known devices are H100 SXM, "):
@@ -89,7 +89,7 @@ def test_a_known_gpu_is_looked_up_and_an_unknown_one_measured(monkeypatch):
     assert device_peak(gpu, bf16=True) == (121e12, "L4 dense bf16")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA L40")
     assert device_peak(gpu, bf16=True) == (123.0, "measured bf16 matmul")
-    # Turing has no bf16: what it does instead is measured.
+    # Turing has no bf16: its substitute is measured.
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     assert device_peak(gpu, bf16=True) == (123.0, "measured bf16 matmul")
     assert device_peak(gpu, bf16=False) == (8.1e12, "T4 dense fp32")

@@ -38,7 +38,7 @@ def ids(rows=2, length=16):
 
 
 def plain_forward(model: TransformerLM, tokens: torch.Tensor, windows: list | None = None) -> torch.Tensor:
-    """The pre-norm SwiGLU model once more, written out with nothing but torch functions; windows: each layer's."""
+    """The pre-norm SwiGLU model written with torch functions only; windows: one per layer."""
     c, w = model.config, dict(model.named_parameters())
     x = w["embedding.weight"][tokens]
     cos, sin = (table.to(x.dtype) for table in rope_tables(c.head_dim, tokens.shape[1], c.rope_theta))
@@ -87,7 +87,7 @@ def test_each_ablation_changes_the_function_and_stays_causal(changes):
     assert not torch.allclose(after[:, 9:], logits[:, 9:])
 
 
-def test_position_none_cannot_tell_an_order_apart_and_rope_can():
+def test_rope_distinguishes_orders_and_position_none_does_not():
     tokens = ids(1, 8)
     swapped = tokens[:, [1, 0, *range(2, 8)]]
     none, rope = build(position="none", num_layers=1), build(num_layers=1)
@@ -167,7 +167,7 @@ def test_windows_equal_the_dense_mask_in_float64_and_so_do_their_gradients():
 
 
 @pytest.mark.parametrize("changes", [{}, {"qk_norm": True, "num_kv_heads": 2}], ids=str)
-def test_a_window_of_the_whole_sequence_is_full_attention_to_the_bit(changes):
+def test_a_window_of_the_whole_sequence_is_bitwise_full_attention(changes):
     full, wide = build(**changes), build(**changes, sliding_window=16, window_pattern="S")
     assert torch.equal(wide(ids()), full(ids()))
     narrow = build(**changes, sliding_window=15, window_pattern="S")
@@ -194,7 +194,7 @@ def test_packed_documents_do_not_see_each_other():
     torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-4)
 
 
-def test_a_sequence_longer_than_the_context_is_refused():
+def test_a_sequence_longer_than_the_context_is_rejected():
     with pytest.raises(UserError, match="has 17 tokens, more than context_length 16"):
         build()(ids(1, 17))
 

@@ -1,4 +1,4 @@
-"""engines.py: every job's result comes back, a death is survived or reported in one line."""
+"""engines.py: every job's result is returned; a killed worker is replaced or reported in one line."""
 
 import multiprocessing
 import os
@@ -25,7 +25,7 @@ def die(job: int) -> dict:
     return {}
 
 
-def refuse(job: int) -> dict:
+def fail(job: int) -> dict:
     raise UserError(f"job {job}: refused")
 
 
@@ -46,7 +46,7 @@ def test_many_workers_are_other_processes():
 
 @pytest.mark.parametrize(
     ("work", "match"),
-    [(die, "killed .out of memory.*rerun the same command to continue"), (refuse, "refused")],
+    [(die, "killed .out of memory.*rerun the same command to continue"), (fail, "refused")],
 )
 def test_a_job_that_fails_in_another_process_is_one_line(work, match):
     with pytest.raises(UserError, match=match) as caught:
@@ -63,7 +63,7 @@ def sleep(mark: Path) -> dict:
 
 
 def test_a_stop_ends_the_workers_at_once(tmp_path):
-    """As Ctrl-C does, sent to the parent alone, while both workers are in the middle of something long."""
+    """Like Ctrl-C sent to the parent alone, while both workers are busy."""
 
     def interrupt():
         wait_until(lambda: len(os.listdir(tmp_path)) == 2)
@@ -94,16 +94,16 @@ def test_without_the_package_distributed(monkeypatch):
         pass
 
 
-def test_no_scheduler_answers(monkeypatch):
+def test_an_unreachable_scheduler(monkeypatch):
     monkeypatch.setattr(engines, "CONNECT_SECONDS", 0.5)
-    refused = pytest.raises(UserError, match=r"--scheduler tcp://127.0.0.1:9: no dask scheduler answers")
-    with refused as caught, dask_client("tcp://127.0.0.1:9", 1):
+    rejected = pytest.raises(UserError, match=r"--scheduler tcp://127.0.0.1:9: no dask scheduler answers")
+    with rejected as caught, dask_client("tcp://127.0.0.1:9", 1):
         pass
     assert "\n" not in str(caught.value)
 
 
 class Workers:
-    """In place of a dask client: what its workers answer."""
+    """A fake dask client, with its workers' answers."""
 
     def __init__(self, answers: dict):
         self.answers = answers

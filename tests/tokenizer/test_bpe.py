@@ -273,30 +273,6 @@ def test_copies_of_a_tokenizer_that_has_encoded(tokenizer):
         assert again.decode(ids * 20) == text
 
 
-def test_special_tokens_by_call(tokenizer):
-    end = tokenizer.special_tokens["<|endoftext|>"]
-    text = "a<|endoftext|>b"
-    assert (
-        tokenizer.encode(text) == [97, end, 98] == tokenizer.encode(text, allowed_special={"<|endoftext|>"})
-    )
-    plain = tokenizer.encode(text, allowed_special="none")
-    assert end not in plain and tokenizer.decode(plain) == text
-    assert plain == tokenizer.encode(text, allowed_special=set())
-    for disallowed in ({"<|endoftext|>"}, ["<|endoftext|>"]):
-        with pytest.raises(UserError, match=r"special token '<\|endoftext\|>' at byte 1"):
-            tokenizer.encode(text, disallowed_special=disallowed)
-    with pytest.raises(UserError, match="at byte 1"):
-        tokenizer.encode(text, allowed_special="none", disallowed_special="all")
-    assert tokenizer.encode(text, disallowed_special="all") == [97, end, 98]
-    for wrong in ({"allowed_special": {"<|pad|>"}}, {"disallowed_special": {"<|pad|>"}}):
-        with pytest.raises(UserError, match=r"'<\|pad\|>' is not a special token of this tokenizer"):
-            tokenizer.encode(text, **wrong)
-    with pytest.raises(UserError, match="allowed_special='some'"):
-        tokenizer.encode(text, allowed_special="some")
-    with pytest.raises(UserError, match="disallowed_special='some'"):
-        tokenizer.encode(text, disallowed_special="some")
-
-
 def test_longest_special_token_first():
     vocab = {i: bytes([i]) for i in range(256)}
     twice = "<|endoftext|><|endoftext|>"

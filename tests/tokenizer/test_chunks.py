@@ -156,5 +156,5 @@ def test_a_slow_pattern_is_reported_once(capsys):
     chunks_module._report_slow_pattern.cache_clear()
     for _ in range(2):
         Splitter(get_pattern(r"\w+|\W+"))
-    said = capsys.readouterr().err
-    assert said.count("slower") == 1 and said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.count("slower") == 1 and printed.count("\n") == 1

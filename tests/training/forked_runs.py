@@ -1,7 +1,7 @@
-"""Training runs in processes that start in milliseconds: forked from one that has torch imported already.
+"""Training runs in processes that start in milliseconds, forked from one that has already imported torch.
 
 process = start(argv, log)      # as `python -m lmfast.train ARGV` (or another COMMAND), its output in the file `log`
-process.pid, process.join(), process.exitcode (minus the signal's number where one ended it)
+process.pid, process.join(), process.exitcode (minus the signal's number if a signal ended it)
 """
 
 import importlib
@@ -51,7 +51,7 @@ def start_ranks(
     command: str = "train",
 ) -> list:
     """`number` ranks as torchrun starts them, without its supervision; the output of rank i is in log.i."""
-    reserved = socket.socket()  # never listens; nobody else gets the port, but rank 0 may listen there
+    reserved = socket.socket()  # never listens: reserves the port, on which rank 0 may still listen
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     reserved.bind(("127.0.0.1", 0))
     port = reserved.getsockname()[1]
@@ -66,12 +66,12 @@ def start_ranks(
         )
         for rank in range(number)
     ]
-    processes[0].reserved_port = reserved  # held as long as the processes are
+    processes[0].reserved_port = reserved  # kept as long as the processes
     return processes
 
 
 def finish(processes: list, log: Path, codes: tuple[int, ...] = (0, 0)) -> list[str]:
-    """The output of each rank, once all ended with these exit codes; ranks still running after 200 s are killed."""
+    """The output of each rank, after all have ended with these exit codes; kills ranks still running after 200 s."""
     for process in processes:
         process.join(200)
         if process.is_alive():
@@ -82,7 +82,7 @@ def finish(processes: list, log: Path, codes: tuple[int, ...] = (0, 0)) -> list[
 
 
 def close(a: dict, b: dict) -> None:
-    """Weights that are equal to rounding."""
+    """Whether weights are equal up to rounding."""
     assert a.keys() == b.keys()
     torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5)
 

@@ -45,7 +45,7 @@ def test_the_newest_complete_one_wins(tmp_path):
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "COMPLETE"])
 @pytest.mark.parametrize("damage", ["bit", "truncated", "emptied"])
-def test_a_damaged_file_means_the_checkpoint_before(tmp_path, name, damage):
+def test_a_damaged_file_falls_back_to_the_checkpoint_before(tmp_path, name, damage):
     save(tmp_path, 1)
     victim = save(tmp_path, 2) / name
     data = bytearray(victim.read_bytes())
@@ -59,7 +59,7 @@ def test_a_damaged_file_means_the_checkpoint_before(tmp_path, name, damage):
         open_checkpoint(tmp_path / "step_00000002")
 
 
-def test_a_full_disk_leaves_the_old_one_whole(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_old_one_intact(tmp_path, monkeypatch):
     save(tmp_path, 1)
 
     def full(tensors, path):
@@ -73,7 +73,7 @@ def test_a_full_disk_leaves_the_old_one_whole(tmp_path, monkeypatch):
     assert newest_checkpoint(tmp_path).step == 1
 
 
-def test_a_crash_between_rename_and_marker_is_no_checkpoint(tmp_path, monkeypatch):
+def test_a_crash_between_rename_and_marker_leaves_no_checkpoint(tmp_path, monkeypatch):
     save(tmp_path, 1)
     real = checkpoint_module.os.replace
 

@@ -7,19 +7,19 @@ from lmfast.training.clock import Clock
 
 @pytest.fixture
 def now(monkeypatch):
-    """A clock that only the test moves."""
+    """A clock that only the test advances."""
     time = type("Time", (), {"now": 100.0})
     monkeypatch.setattr(clock_module.time, "perf_counter", lambda: time.now)
     return time
 
 
-def test_seconds_go_on_where_an_earlier_part_ended(now):
+def test_seconds_continue_from_an_earlier_part(now):
     clock = Clock(50.0, torch.device("cpu"))
     now.now += 7
     assert clock.seconds() == 57
 
 
-def test_the_rate_leaves_out_the_first_step_and_what_is_not_training(now):
+def test_the_rate_excludes_the_first_step_and_other_work(now):
     clock = Clock(0.0, torch.device("cpu"))
     now.now += 30  # compiling
     clock.step_done(10)
@@ -38,7 +38,7 @@ def test_the_share_counts_the_next_step_and_what_follows_the_last(now):
     assert clock.share_after_next_step(None) == 0
     assert clock.share_after_next_step(100.0) == pytest.approx(0.2)
     now.now += 10
-    clock.step_done(1)  # the first says nothing of the next
+    clock.step_done(1)  # the first step says nothing about the next
     assert clock.share_after_next_step(100.0) == pytest.approx(0.3)
     now.now += 2
     clock.step_done(1)

@@ -1,4 +1,4 @@
-"""What is compiled is one graph, compiled once, and gives the same bits again. (Compiling takes most of the time.)"""
+"""The step is one graph, compiled once, and gives the same bits again. (Compiling takes most of the time.)"""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def compiler():
 
 
 def test_a_step_with_every_option_is_one_graph_and_the_same_bits_twice():
-    """Through evaluations between the steps, which switch the model's mode to and fro, and what a sample sets."""
+    """With evaluations between the steps, which switch the model's mode back and forth, and state set by sampling."""
     options = {"qk_norm": True, "value_embeddings": True, "logit_softcap": 15.0}
     objective = NextToken(z_loss=1e-4)
     compiled = CompiledLoss(objective.loss)
@@ -69,7 +69,7 @@ def test_a_batch_ramp_compiles_once():
     assert len(passes) == 3 and (compiled.graphs, compiled.recompiles) == (1, 0)
 
 
-def test_another_shape_is_counted_and_a_graph_break_refused():
+def test_another_shape_is_counted_and_a_graph_break_is_rejected():
     compiled = CompiledLoss(lambda x: (x * 2).sum())
     for length in (3, 3, 3, 5, 5, 3):
         assert compiled(torch.ones(length)) == 2 * length

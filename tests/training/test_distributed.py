@@ -1,4 +1,4 @@
-"""Two processes that train one model do what one does; whatever ends one of them, the run can go on."""
+"""Two processes train one model like a single process; if either ends, the run can be resumed."""
 
 import os
 import re
@@ -29,7 +29,7 @@ def flags(corpus, folder, *more):
 
 
 def test_two_ranks_equal_one_and_only_the_first_writes(corpus, tmp_path):
-    """Accumulation with a batch ramp, evaluation, samples; then resumed by one rank, and the other way round."""
+    """Accumulation with a batch ramp, evaluation, samples; then resumed by one rank, and vice versa."""
     more = (
         "--grad-accumulation",
         "2",
@@ -61,7 +61,7 @@ def begin_too_high():
 
 @pytest.mark.parametrize(("setup", "overflows"), [(begin_too_high, 4), (None, 0)])
 def test_fp16_ranks_keep_one_loss_scale(corpus, tmp_path, setup, overflows):
-    """What overflows on either rank is skipped by both: their scales and weights stay those of one process."""
+    """An overflow on either rank is skipped by both: scales and weights equal those of one process."""
     more = ("--fp16", "--eval-interval", "0", "--grad-accumulation", "2", "--max-iters", "4", "--lr", "1e-3")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loss_scale, "INITIAL", 2.0**28 if setup else loss_scale.INITIAL)
@@ -77,7 +77,7 @@ def test_fp16_ranks_keep_one_loss_scale(corpus, tmp_path, setup, overflows):
 
 
 @pytest.mark.exhaustive  # minutes of Inductor for each rank
-def test_compiled_ranks_equal_one_that_is_not(corpus, tmp_path):
+def test_compiled_ranks_equal_one_uncompiled_rank(corpus, tmp_path):
     from lmfast.model.device import compile_blocker
 
     if reason := compile_blocker(torch.device("cpu")):
@@ -160,7 +160,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_is_skipped_on_all(corpus, tmp_pat
     assert skipped == [2, 4]
 
 
-def test_what_every_rank_finds_wrong_is_told_once(corpus, tmp_path):
+def test_an_error_on_every_rank_is_reported_once(corpus, tmp_path):
     argv = flags(corpus, tmp_path / "run", "--batch-size", "3")
     texts = finish(start_ranks(argv, tmp_path / "log"), tmp_path / "log", (2, 2))
     assert "batch_size 3 is not divisible by the 2 processes" in texts[0] and texts[1] == ""
@@ -176,7 +176,7 @@ def test_shares_are_whole_and_in_order():
     assert SINGLE_PROCESS.share(rows) is not None and len(SINGLE_PROCESS.share(rows)) == 8
 
 
-def test_alone_everything_is_immediate():
+def test_a_single_process_needs_no_communication():
     assert SINGLE_PROCESS.any(True) and not SINGLE_PROCESS.any(False)
     assert (
         SINGLE_PROCESS.sum(torch.tensor(3.0)) == 3
@@ -186,7 +186,7 @@ def test_alone_everything_is_immediate():
         SINGLE_PROCESS.fail("no luck")
 
 
-def test_devices_that_cannot_take_part(monkeypatch):
+def test_unsupported_devices(monkeypatch):
     with pytest.raises(UserError, match="MPS supports only one process"):
         Ranks(0, 2).use_device(torch.device("mps"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

@@ -114,7 +114,7 @@ LONG = (*SOME, "--max-iters", 150, "--checkpoint-interval", 2, "--keep-checkpoin
 
 
 def run_whole(corpus, folder, *more, threads=1):
-    """Runs without interruption, in a process like the others."""
+    """Runs without interruption, in a forked process."""
     log = folder.parent / "whole.log"
     assert finish(start(flags(corpus, folder, *more), log, threads=threads)) == 0, log.read_text()
 
@@ -149,7 +149,7 @@ def test_killed_at_random_moments(corpus, some_run, tmp_path):
     ],
 )
 def test_killed_at_many_random_moments(corpus, tmp_path, name, more, threads, kills):
-    run_whole(corpus, tmp_path / "warm", *more, threads=threads)  # compiles what is compiled once
+    run_whole(corpus, tmp_path / "warm", *more, threads=threads)  # compiles everything once
     run_whole(corpus, tmp_path / "whole", *more, threads=threads)
     hits = kill_until_done(
         flags(corpus, tmp_path / "run", *more), tmp_path / "run", tmp_path / "log", kills, 2, threads
@@ -202,7 +202,7 @@ SHORT = ("--max-iters", 6, "--checkpoint-interval", 2, "--eval-interval", 0, "--
 
 @pytest.fixture(scope="module")
 def short_run(corpus, tmp_path_factory):
-    """(undisturbed run, lines of checkpoint.py that a save runs through)."""
+    """(uninterrupted run, number of lines of checkpoint.py that a save executes)."""
     with ram_folder(tmp_path_factory.mktemp("short")) as folder:
         argv = flags(corpus, folder / "whole", *SHORT)
         setup = partial(kill_at, 0, 4, folder / "count")
@@ -298,7 +298,7 @@ def endless_second_evaluation() -> None:
     evaluation.evaluate = evaluate
 
 
-# ---- resumed with what may change
+# ---- resumed with settings that may change
 
 
 def test_logging_and_workers_may_change(corpus, tmp_path, monkeypatch):

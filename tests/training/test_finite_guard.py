@@ -11,13 +11,13 @@ def feed(guard, values, start=1):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_loss_and_norm_are_both_looked_at(value):
+def test_loss_and_norm_are_both_checked(value):
     for loss, norm in ((value, 1.0), (1.0, value), (value, value), (value, float("inf"))):
         assert FiniteGuard(CPU).check(1, torch.tensor(loss), torch.tensor(norm)) == 1.0
     assert FiniteGuard(CPU).check(1, GOOD, GOOD) == 0.0
 
 
-def test_each_skipped_step_is_told_once():
+def test_each_skipped_step_is_reported_once():
     guard, nan = FiniteGuard(CPU), float("nan")
     feed(guard, [1, nan, 1, nan])
     assert guard.skipped() == (2, [2, 4]) and guard.skipped() == (0, [])
@@ -25,7 +25,7 @@ def test_each_skipped_step_is_told_once():
     assert guard.skipped() == (3, [5, 6, 7]) and not guard.gave_up
 
 
-def test_excused_steps_are_skipped_and_neither_end_a_row_nor_lengthen_it():
+def test_excused_steps_are_skipped_and_neither_end_nor_extend_a_streak():
     guard, nan, inf = FiniteGuard(CPU, step=7), float("nan"), torch.tensor(float("inf"))
     feed(guard, [1.0, *[nan] * (PATIENCE - 1)], start=8)
     for step in range(8 + PATIENCE, 18 + PATIENCE):
@@ -36,7 +36,7 @@ def test_excused_steps_are_skipped_and_neither_end_a_row_nor_lengthen_it():
     assert guard.gave_up and guard.last_taken == 8
 
 
-def test_it_gives_up_at_the_same_step_whenever_it_is_asked():
+def test_it_gives_up_at_the_same_step_whenever_it_is_checked():
     nan = float("nan")
     values = [1.0, 1.0, *[nan] * PATIENCE, 1.0, nan, 1.0]
     asked_late, asked_always = FiniteGuard(CPU), FiniteGuard(CPU)

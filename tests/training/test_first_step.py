@@ -1,4 +1,4 @@
-"""The line on a compiled run's first step, from runs of their own: Inductor's counters are those of a process."""
+"""The line on a compiled run's first step, in separate runs because Inductor counts per process."""
 
 import os
 import re
@@ -25,7 +25,7 @@ print(dict(torch._dynamo.utils.counters["inductor"]))
 
 
 @pytest.mark.ci
-def test_the_second_process_finds_the_code_and_tells_what_it_saved(tmp_path):
+def test_a_second_process_finds_the_code_and_reports_the_time_saved(tmp_path):
     if reason := compile_blocker(torch.device("cpu")):
         pytest.skip(reason)
     environment = {k: v for k, v in os.environ.items() if k != "TORCHINDUCTOR_CACHE_DIR"}

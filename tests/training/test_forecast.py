@@ -1,4 +1,4 @@
-"""What a run is said to cost before and after its first steps."""
+"""The cost of a run, as estimated before and after its first steps."""
 
 import pytest
 
@@ -41,7 +41,7 @@ def test_the_defaults_on_two_cores_are_called_unrealistic():
     ],
     ids=str,
 )
-def test_schedules_that_are_cut_or_end_early_are_warned_of(values, words):
+def test_schedules_cut_off_or_ending_early_give_a_warning(values, words):
     lines = schedule_warnings(resolved(**values).optimizer)
     assert [words in line for line in lines] == ([] if words is None else [True])
 
@@ -65,7 +65,7 @@ def test_ten_steps_are_measured_without_the_first():
     assert asked == [(2 / 64, 14)] and lines == ["measured: 32 tok/s, about 2 h 0 min left"]
 
 
-def test_a_run_says_what_it_will_cost_and_what_it_costs(corpus, tmp_path, capsys):
+def test_a_run_prints_its_estimated_and_actual_cost(corpus, tmp_path, capsys):
     flags = [*corpus.flags(), "--max-iters", "12", "--warmup-iters", "20", "--eval-interval", "0"]
     assert train([*flags, "--tokenizer", str(corpus.tokenizer), "--out-dir", str(tmp_path / "run")])
     lines = capsys.readouterr().out.splitlines()

@@ -1,4 +1,4 @@
-"""loading.py: models out of run folders, and what is not one."""
+"""loading.py: models from run folders, and folders that are not runs."""
 
 import shutil
 
@@ -20,7 +20,7 @@ def test_load_run_gives_model_tokenizer_and_config(trained_run):
     assert not torch.equal(older.embedding.weight, model.embedding.weight)
 
 
-def test_what_is_no_run_is_refused(tmp_path, trained_run):
+def test_a_folder_that_is_not_a_run_is_rejected(tmp_path, trained_run):
     with pytest.raises(UserError, match="no such run folder"):
         load_run(tmp_path / "no")
     with pytest.raises(UserError, match="contains no complete checkpoint"):
@@ -46,8 +46,8 @@ def test_another_model_shape_is_named(corpus, trained_run, tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
-def test_weights_that_are_not_finite_are_refused(trained_run, corpus, tmp_path, value):
-    """Fewer steps than the guard has patience for would end such a run without a word; generate would write id 0."""
+def test_weights_that_are_not_finite_are_rejected(trained_run, corpus, tmp_path, value):
+    """A run shorter than the guard's patience would end without a message; generate would write id 0."""
     checkpoint = find_checkpoint(trained_run)
     weights = checkpoint.model_tensors()
     weights["embedding.weight"][3, 5] = value

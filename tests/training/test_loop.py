@@ -33,7 +33,7 @@ class Quadratic:
 
 
 class Rows:
-    """step(i) gives rows of ones; the steps in `bad` hold an infinity, or another `value`."""
+    """step(i) gives rows of ones; the steps in `bad` contain an infinity, or another `value`."""
 
     def __init__(self, bad=(), value=np.inf):
         self.bad, self.asked, self.value = set(bad), [], value
@@ -89,7 +89,7 @@ def test_steps_batches_and_tokens_are_counted():
     assert lines[-1]["train_loss"] < lines[0]["train_loss"]
 
 
-def test_no_share_of_the_peak_exceeds_one():
+def test_mfu_never_exceeds_one():
     _, lines, messages, _ = run(30, peak_flops=1e-3)
     shares = [line["mfu"] for line in lines if "mfu" in line]
     assert len(shares) == 29 and shares[0] == 1 >= max(shares)
@@ -105,7 +105,7 @@ def test_loss_and_gradient_are_means_however_a_step_is_split():
 
 
 class RampedRows(Rows):
-    """Rows of ones, as many as a ramp says, with infinities in the steps in `bad`."""
+    """Rows of ones, in the number of the ramp, with infinities in the steps in `bad`."""
 
     def __init__(self, ramp, bad=()):
         super().__init__(bad)
@@ -133,7 +133,7 @@ def test_a_ramp_adds_passes_of_one_shape():
     assert [line["grad_norm"] for line in lines] == pytest.approx([line["grad_norm"] for line in one])
 
 
-def test_tokens_of_steps_given_up_in_a_ramp_are_taken_back():
+def test_tokens_of_abandoned_steps_in_a_ramp_are_subtracted():
     ramp, seen = BatchRamp(rows=2, passes=9, start=1, steps=16), []
     with pytest.raises(UserError, match="the checkpoint of step 5 precedes them"):
         run(
@@ -149,7 +149,7 @@ def test_clipping():
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_step_that_is_not_finite_is_not_taken_and_is_reported(optimizer):
+def test_a_non_finite_step_is_skipped_and_reported(optimizer):
     clean, _, _, _ = run(3, optimizer=optimizer)
     model, lines, messages, _ = run(4, Rows(bad=[2]), optimizer=optimizer)
     assert model.weight.isfinite().all()
@@ -160,8 +160,8 @@ def test_a_step_that_is_not_finite_is_not_taken_and_is_reported(optimizer):
 
 
 @pytest.mark.parametrize("log_interval", [1, 7, 100])
-def test_too_many_in_a_row_end_the_run_with_a_checkpoint_from_before(log_interval):
-    """Whenever it is noticed, the step and the weights are the same, and good steps in between are not taken."""
+def test_too_many_in_a_row_end_the_run_with_an_earlier_checkpoint(log_interval):
+    """Whenever the failure is noticed, the step and the weights are the same; later good steps are not taken."""
     clean, _, _, _ = run(5)
     seen = []
     model = None
@@ -179,7 +179,7 @@ def test_too_many_in_a_row_end_the_run_with_a_checkpoint_from_before(log_interva
     torch.testing.assert_close(model.weight, clean.weight, rtol=0, atol=0)
 
 
-def test_a_run_that_never_was_finite_has_no_checkpoint():
+def test_a_run_that_was_never_finite_has_no_checkpoint():
     seen = []
     with pytest.raises(
         UserError, match=r"steps in a row, up to step 10; restart with a lower learning_rate$"
@@ -188,13 +188,13 @@ def test_a_run_that_never_was_finite_has_no_checkpoint():
     assert not seen
 
 
-def test_streaks_below_the_limit_go_on():
+def test_streaks_below_the_limit_do_not_end_the_run():
     _, _, messages, done = run(30, Rows(bad=[s for s in range(30) if s % PATIENCE]), log_interval=25)
     assert done and len(messages) == 2
     assert "23 step(s) skipped; the last 10: step 15 (row 56); step 16 (row 60)" in messages[0]
 
 
-def test_a_stop_leaves_a_checkpoint():
+def test_a_stop_saves_a_checkpoint():
     saved = []
     hooks = Hooks(checkpoint=lambda p: not saved.append(p.step), should_stop=lambda: True)
     *_, done = run(5, hooks=hooks)
@@ -231,7 +231,7 @@ def test_an_evaluation_that_improves_writes_a_checkpoint():
     assert (progress.best_val_loss, progress.best_step) == (2.0, 3)
 
 
-def test_a_best_that_could_not_be_written_is_not_the_best():
+def test_a_best_checkpoint_that_could_not_be_written_does_not_count():
     saved, progress = [], Progress()
     losses = [3.0, 1.0, 2.0, 2.5]
     run(4, hooks=hooks_with(losses, saved, fails=[2]), progress=progress, eval_interval=1)
@@ -239,7 +239,7 @@ def test_a_best_that_could_not_be_written_is_not_the_best():
 
 
 def test_the_clock_ends_a_run_with_its_schedule_finished(monkeypatch):
-    """Steps of a second, evaluations of two, fifteen seconds: eleven steps, two evaluations in all."""
+    """Steps take 1 s, evaluations 2 s, and the limit is 15 s: eleven steps and two evaluations."""
     from lmfast.training import clock
 
     now = [0.0]
@@ -263,22 +263,22 @@ def test_the_clock_ends_a_run_with_its_schedule_finished(monkeypatch):
     assert now[0] == 15.0 and asked == [6.0, 13.0]
     rates = [line["learning_rate"] for line in lines]
     assert rates == sorted(rates, reverse=True) and rates[-1] == 0.0 < rates[-2]
-    # What was out of time stays so; a run stopped before goes on with the time that is left.
+    # A run that ran out of time stays finished; one stopped earlier resumes with the remaining time.
     assert run(None, Slow(), progress=progress, max_seconds=15.0)[3] and progress.step == 11
     before, now[0] = Progress(step=3, seconds=12.0), 0.0
     run(None, Slow(), progress=before, max_seconds=15.0)
     assert before.step == 6 and now[0] == 3.0
 
 
-def test_the_first_step_of_a_process_is_told_once():
-    told = []
-    run(3, hooks=Hooks(first_step=told.append), progress=Progress(step=1))
-    assert len(told) == 1 and told[0] > 0
-    run(3, hooks=Hooks(first_step=told.append), progress=Progress(step=3))
-    assert len(told) == 1
+def test_the_first_step_of_a_process_is_reported_once():
+    seconds = []
+    run(3, hooks=Hooks(first_step=seconds.append), progress=Progress(step=1))
+    assert len(seconds) == 1 and seconds[0] > 0
+    run(3, hooks=Hooks(first_step=seconds.append), progress=Progress(step=3))
+    assert len(seconds) == 1
 
 
-def test_whichever_comes_first_of_steps_and_minutes(monkeypatch):
+def test_steps_or_minutes_whichever_comes_first(monkeypatch):
     progress = Progress()
     run(4, progress=progress, max_seconds=1e6)
     assert progress.step == 4 and not progress.out_of_time
@@ -286,7 +286,7 @@ def test_whichever_comes_first_of_steps_and_minutes(monkeypatch):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("clip", [0.0, 0.5])
-def test_a_loss_scale_changes_no_bit_of_what_does_not_overflow(optimizer, clip):
+def test_a_loss_scale_without_overflow_changes_no_bit(optimizer, clip):
     """The weights are fp32 here, and the scale is a power of two."""
     plain, before, _, _ = run(4, optimizer=optimizer, grad_clip=clip)
     scaled, after, _, _ = run(
@@ -302,8 +302,8 @@ OVERFLOWING = 1e18  # a gradient whose norm is finite in fp32 until it is multip
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_steps_that_overflow_are_not_taken_lower_the_scale_and_do_not_end_the_run(optimizer):
-    overflows = 13  # from a scale of 65536 down to 8: more in a row than the guard is patient with
+def test_overflowing_steps_are_skipped_and_lower_the_scale_without_ending_the_run(optimizer):
+    overflows = 13  # from a scale of 65536 down to 8: more in a row than the guard's patience
     assert overflows > PATIENCE
     scale, batches = LossScale(CPU), Rows(bad=range(3, 4 + overflows), value=OVERFLOWING)
     model, lines, messages, done = run(30, batches, optimizer=optimizer, loss_scale=scale, grad_clip=1e-6)
@@ -320,8 +320,8 @@ def test_steps_that_overflow_are_not_taken_lower_the_scale_and_do_not_end_the_ru
 
 
 @pytest.mark.parametrize("log_interval", [1, 100])
-def test_what_no_scale_can_save_ends_the_run_with_a_checkpoint_from_before(log_interval):
-    """16 halvings down to a scale of 1, and then as many steps as without a scale."""
+def test_overflow_at_every_scale_ends_the_run_with_an_earlier_checkpoint(log_interval):
+    """16 halvings to a scale of 1, then as many steps as without a scale."""
     seen = []
     hooks = Hooks(checkpoint=lambda p: not seen.append((p.step, p.tokens)))
     message = f"in a row, up to step {4 + 16 + PATIENCE}; the checkpoint of step 4 precedes them"
@@ -330,7 +330,7 @@ def test_what_no_scale_can_save_ends_the_run_with_a_checkpoint_from_before(log_i
     assert seen == [(4, 48)]
 
 
-def test_a_loss_that_is_not_finite_is_none_of_the_scales():
+def test_a_non_finite_loss_does_not_change_the_scale():
     scale = LossScale(CPU)
     _, lines, messages, _ = run(4, Rows(bad=[2]), loss_scale=scale)
     assert messages == ["loss or gradient not finite: 1 step(s) skipped: step 2 (row 4)"]
@@ -340,7 +340,7 @@ def test_a_loss_that_is_not_finite_is_none_of_the_scales():
 @pytest.mark.parametrize("fp16", [False, True])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_the_host_never_waits_for_the_device_between_logs(optimizer, fp16):
-    """Counts what would make it wait on a GPU: as many in ten steps as in three, all of them at the last one's log."""
+    """Counts calls that would wait on a GPU: as many in ten steps as in three, all when the last step is logged."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Waits(TorchDispatchMode):

@@ -10,7 +10,7 @@ GOOD, INF, NAN = (torch.tensor(value) for value in (1.0, float("inf"), float("na
 
 
 def test_the_scale_follows_gradscalers_rule(monkeypatch):
-    """Against torch's own update, on a random sequence of overflows."""
+    """Compared with torch's update, on a random sequence of overflows."""
     monkeypatch.setattr(loss_scale, "GROWTH_INTERVAL", 3)
     ours = LossScale(CPU)
     theirs, tracker = torch.full((1,), INITIAL), torch.zeros(1, dtype=torch.int32)
@@ -25,7 +25,7 @@ def test_the_scale_follows_gradscalers_rule(monkeypatch):
     assert changes == {0.5, 1.0, 2.0}
 
 
-def test_at_the_floor_and_without_a_loss_it_is_not_the_scale():
+def test_a_non_finite_loss_or_the_floor_excuses_no_step():
     scale = LossScale(CPU)
     assert not scale.update(NAN, NAN) and not scale.update(INF, GOOD)
     assert scale.scale.item() == INITIAL
@@ -51,7 +51,7 @@ def test_gradients_are_unscaled_and_clipped_as_without_a_scale(limit):
         torch.testing.assert_close(q.grad, p.grad, rtol=1e-7, atol=0)
 
 
-def test_its_state_is_exact_and_must_be_there():
+def test_state_is_exact_and_required():
     scale, again = LossScale(CPU), LossScale(CPU)
     for norm in (INF, INF, GOOD, GOOD, GOOD):
         scale.update(GOOD, norm)

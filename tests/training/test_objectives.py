@@ -53,7 +53,7 @@ MASKED_SHAPES = [
 
 
 @pytest.mark.parametrize("changes", MASKED_SHAPES, ids=str)
-def test_a_masked_row_teaches_what_its_documents_would_one_by_one(changes):
+def test_a_masked_row_trains_like_its_documents_one_by_one(changes):
     """Loss and gradients in float64: [separator, document] predicts [document, separator]."""
     torch.manual_seed(0)
     shape = {"vocab_size": 20, "context_length": 40, "d_model": 16, "num_layers": 2, "num_heads": 2}
@@ -61,7 +61,7 @@ def test_a_masked_row_teaches_what_its_documents_would_one_by_one(changes):
     rng, separator = np.random.default_rng(0), 7
     documents = [rng.choice([i for i in range(20) if i != separator], n) for n in (5, 1, 12, 9)]
     row = np.concatenate([part for document in documents for part in ([separator], document)] + [[separator]])
-    # A row cut anywhere begins within a document and ends within one.
+    # A row cut anywhere begins and ends inside documents.
     whole, cut = row[None], row[None, 3:-4]
     singles = [np.array([[separator, *document, separator]]) for document in documents]
     cut_singles = [cut[:, :4], *singles[1:-1], cut[:, -7:]]
@@ -76,7 +76,7 @@ def test_a_masked_row_teaches_what_its_documents_would_one_by_one(changes):
         assert not torch.isclose(loss_and_gradients(model, NextToken(), [rows])[0], expected_loss, rtol=1e-3)
 
 
-def test_a_separator_that_is_read_opens_the_next_document():
+def test_a_separator_as_input_begins_the_next_document():
     batch = np.array([[4, 9, 5, 5, 9, 9, 3], [9, 1, 2, 9, IGNORE, IGNORE, IGNORE]])
     _, targets, positions, documents = NextToken(separator=9).tensors(batch, CPU)
     assert documents.tolist() == [[0, 1, 1, 1, 2, 3], [1, 1, 1, 2, 2, 2]]
@@ -85,7 +85,7 @@ def test_a_separator_that_is_read_opens_the_next_document():
 
 
 def packed_and_single(lengths, vocab_size: int = 20, capacity: int = 24):
-    """Random documents packed into rows, and the same documents a row each."""
+    """Random documents packed into rows, and the same documents in separate rows."""
     rng = np.random.default_rng(0)
     documents = [
         Rendered(rng.integers(0, vocab_size, n).astype(np.int32), rng.random(n) < 0.6) for n in lengths
@@ -101,7 +101,7 @@ def loss_and_gradients(model, objective, batches):
 
 
 @pytest.mark.parametrize("changes", [{}, {"qk_norm": True, "num_kv_heads": 1}, {"value_embeddings": True}])
-def test_a_packed_row_teaches_what_its_documents_would_one_by_one(changes):
+def test_a_packed_row_trains_like_its_documents_one_by_one(changes):
     torch.manual_seed(0)
     shape = {"vocab_size": 20, "context_length": 24, "d_model": 16, "num_layers": 2, "num_heads": 2}
     model = TransformerLM(ModelConfig(**shape, **changes))
@@ -112,7 +112,7 @@ def test_a_packed_row_teaches_what_its_documents_would_one_by_one(changes):
     torch.testing.assert_close(loss, expected_loss)
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-5, msg=name)
-    # The test sees documents that are not kept apart, and positions that are not reset.
+    # The test detects documents that are not separated, and positions that are not reset.
     inputs, targets, positions, _ = SFT().tensors(packed, CPU)
     assert not torch.isclose(SFT().loss(model, inputs, targets, positions), expected_loss, rtol=1e-4)
 
@@ -163,8 +163,8 @@ def test_dpo_losses_by_hand():
 
 @pytest.fixture(scope="module")
 def trl_loss(tmp_path_factory):
-    """(our model, its reference, pairs of (prompt, chosen, rejected) ids, DPOConfig's settings) → what TRL's trainer makes
-    of them: its loss, the gradient of its embedding table, its metrics."""
+    """(our model, its reference, pairs of (prompt, chosen, rejected) ids, DPOConfig's settings) → TRL's loss, the
+    gradient of its embedding table, and its metrics."""
     trl = pytest.importorskip("trl")
     from datasets import Dataset
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -203,7 +203,7 @@ def trl_loss(tmp_path_factory):
         ({"loss_type": "ipo", "length_normalised": True}, {"loss_type": ["ipo"]}),
     ],
 )
-def test_dpo_is_trls(trl_loss, ours, theirs, record_property):
+def test_dpo_equals_trls(trl_loss, ours, theirs, record_property):
     """Two models of the same weights on both sides: loss, gradient and metrics of each pair are equal."""
     shape = {"vocab_size": 20, "context_length": 16, "d_model": 16, "num_layers": 2, "num_heads": 2}
     torch.manual_seed(0)
@@ -225,7 +225,7 @@ def test_dpo_is_trls(trl_loss, ours, theirs, record_property):
         torch.testing.assert_close(loss.detach(), value, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(model.embedding.weight.grad, gradient, rtol=1e-4, atol=1e-6)
         largest = max(largest, float((loss.detach() - value).abs()))
-        if not objective.length_normalised:  # there TRL's rewards and log-probabilities stay sums
+        if not objective.length_normalised:  # here TRL's rewards and log-probabilities are still sums
             for name, number in objective.read_metrics().items():
                 assert metrics[name] == pytest.approx(number, rel=1e-4, abs=1e-6), name
     record_property("largest_difference", largest)
@@ -257,7 +257,7 @@ def test_sequence_log_probs_are_sums_over_the_answers_tokens(softcap):
         torch.testing.assert_close(found[row], expected)
 
 
-def test_dpo_starts_at_log_2_notes_rewards_and_moves_the_right_way():
+def test_dpo_starts_at_log_2_records_rewards_and_descends():
     torch.manual_seed(0)
     model = TransformerLM(ModelConfig(vocab_size=20, context_length=8, d_model=16, num_layers=1, num_heads=2))
     batch, objective = preference_batch(), DPO(beta=0.5)
@@ -279,14 +279,14 @@ def test_dpo_starts_at_log_2_notes_rewards_and_moves_the_right_way():
         found["rewards/chosen"] - found["rewards/rejected"], abs=1e-5
     )
     objective.loss(model.eval(), *objective.tensors(batch, CPU))
-    assert objective.read_metrics() == {}  # evaluation notes nothing
+    assert objective.read_metrics() == {}  # evaluation records nothing
 
 
 @pytest.mark.parametrize(
     ("objective", "dtype", "number"), [(NextToken(), np.int64, 1), (SFT(), TOKEN, 4), (DPO(), TOKEN, 3)]
 )
 def test_no_objective_waits_for_a_cuda_device(objective, dtype, number, monkeypatch):
-    """Whatever is sent there has been pinned, and is sent without waiting."""
+    """Tensors are pinned before they are copied, and copied without waiting."""
     pinned, copies = set(), []
 
     def pin_memory(tensor):

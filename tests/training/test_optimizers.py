@@ -50,7 +50,7 @@ def test_only_matrices_decay():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_state_goes_on_exactly(kind):
+def test_state_resumes_exactly(kind):
     model, optimizer = build(kind)
     step(model, optimizer)
     saved = {k: v.clone() for k, v in state_tensors(model, optimizer).items()}
@@ -75,14 +75,14 @@ def test_a_missing_parameter_is_named():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("first", [True, False], ids=["first step", "later step"])
-def test_a_step_that_is_not_finite_changes_neither_weights_nor_state(kind, bad, first):
+def test_a_non_finite_step_changes_neither_weights_nor_state(kind, bad, first):
     model, optimizer = build(kind)
     if not first:
         step(model, optimizer)
     before = copies(model, optimizer)
     step(model, optimizer, found_inf=torch.ones(()), scale=bad)
     after = copies(model, optimizer)
-    if first:  # AdamW makes its state in its first step, which this was
+    if first:  # AdamW creates its state in its first step, which this was
         made = after.keys() - before.keys()
         assert all(after[name].abs().max() == 0 for name in made)
         after = {name: after[name] for name in before}
@@ -94,7 +94,7 @@ def test_a_step_that_is_not_finite_changes_neither_weights_nor_state(kind, bad, 
     assert_same(copies(clean, twin), copies(model, optimizer))
 
 
-def test_muon_moves_the_blocks_matrices_and_adamw_the_rest():
+def test_muon_updates_the_blocks_matrices_and_adamw_the_rest():
     model, optimizer = build("muon")
     names = {p: name for name, p in model.named_parameters()}
     moved = {names[p] for p in block_matrices(model)}
@@ -105,7 +105,7 @@ def test_muon_moves_the_blocks_matrices_and_adamw_the_rest():
         assert ("exp_avg" in optimizer.state[p]) == (name not in moved)
 
 
-def test_muon_moves_each_matrix_of_a_fused_projection_as_torch_moves_it_alone():
+def test_muon_updates_each_matrix_of_a_fused_projection_as_torch_does():
     model, optimizer = build("muon", muon_momentum=0.8)
     qkv = model.blocks[0].attention.qkv.weight
     alone = [nn.Parameter(part.clone()) for part in qkv.detach().split([16, 8, 8])]
@@ -122,7 +122,7 @@ def test_muon_moves_each_matrix_of_a_fused_projection_as_torch_moves_it_alone():
     torch.testing.assert_close(qkv.detach(), torch.cat(alone).detach(), rtol=0, atol=0)
 
 
-def test_muons_rate_of_its_own_is_a_factor_on_the_common_one():
+def test_muon_lr_is_a_factor_on_the_learning_rate():
     _, optimizer = build("muon", muon_lr=0.03)
     assert [group["rate"] for group in optimizer.param_groups] == [pytest.approx(0.3), 1.0, 1.0]
     assert [group["rate"] for group in build("muon")[1].param_groups] == [1.0, 1.0, 1.0]

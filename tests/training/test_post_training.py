@@ -23,7 +23,7 @@ def documents(plain) -> list[Rendered]:
     ]
 
 
-def test_what_is_cut_is_told_and_a_row_without_loss_is_none(documents, capsys):
+def test_truncation_is_reported_and_rows_without_loss_are_dropped(documents, capsys):
     kept = post_training.truncate_all(documents, 32, "data.json")
     assert [document is None for document in kept] == [False, False, True]
     assert kept[0].ids.tolist() == documents[0].ids.tolist() and len(kept[1].ids) < len(documents[1].ids)
@@ -32,7 +32,7 @@ def test_what_is_cut_is_told_and_a_row_without_loss_is_none(documents, capsys):
         post_training.truncate_all(documents[2:], 32, "data.json")
 
 
-def test_a_base_gets_the_chats_tokens_once_and_only_where_it_may(plain, tmp_path):
+def test_chat_tokens_are_added_to_a_base_once_and_only_if_allowed(plain, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(UserError, match="has no tokenizer"):
         post_training.chat_tokenizer(run, may_add=True)
@@ -50,14 +50,14 @@ def test_a_stage_needs_a_run_to_start_from():
         post_training.base_checkpoint(None, "sft")
 
 
-def test_skipped_records_are_told_with_the_reason(capsys):
+def test_skipped_records_are_reported_with_the_reason(capsys):
     post_training.report_skipped("data.json", {"has no answer": 3, "is no object": 1})
     assert "data.json: skipped 4 bad records (most common problem: has no answer)" in capsys.readouterr().out
     post_training.report_skipped("data.json", {})
     assert capsys.readouterr().out == ""
 
 
-def test_records_are_split_by_hash_or_by_files_of_their_own():
+def test_records_are_split_by_hash_or_by_separate_files():
     files = {"train": [f"prompt {i // 2}" for i in range(20)], "valid": ["other"]}
 
     def read(path):

@@ -24,12 +24,12 @@ def tokenizer():
 def test_pairs_are_rows_of_the_longest_answer(tokenizer):
     training, held = pair_rows([preference("p", "yes", "n")], [preference("q", "a", "b")], tokenizer, 20, "f")
     assert training.shape == (1, 2, 9) and held.shape == (1, 2, 9)
-    told = [tokenizer.decode(row["id"][row["loss"]]) for row in training[0]]
-    assert told == ["yes<|end|>", "n<|end|>"]
+    printed = [tokenizer.decode(row["id"][row["loss"]]) for row in training[0]]
+    assert printed == ["yes<|end|>", "n<|end|>"]
     assert pair_rows([preference("p", "yes", "n")], [], tokenizer, 20, "f")[1].shape == (0, 2, 9)
 
 
-def test_what_the_context_cuts_is_told_or_refused(tokenizer, capsys):
+def test_truncation_by_the_context_is_reported_or_rejected(tokenizer, capsys):
     pairs = [
         preference("p", "yes", "no"),
         preference("p", "xxx1", "xxx2"),
@@ -37,8 +37,8 @@ def test_what_the_context_cuts_is_told_or_refused(tokenizer, capsys):
     ]
     training, _ = pair_rows(pairs, [], tokenizer, 8, "f.json")
     assert training.shape == (1, 2, 8)
-    told = capsys.readouterr().out
-    assert "f.json, chosen: longer than 7 tokens" in told and "1 record skipped" in told
-    assert "skipped 1 pair with identical answers within the context" in told
+    printed = capsys.readouterr().out
+    assert "f.json, chosen: longer than 7 tokens" in printed and "1 record skipped" in printed
+    assert "skipped 1 pair with identical answers within the context" in printed
     with pytest.raises(UserError, match="no record has an answer within 3 tokens"):
         pair_rows(pairs, [], tokenizer, 4, "f.json")

@@ -10,7 +10,7 @@ CPU = torch.device("cpu")
 
 
 class Numbers:
-    """step(i) is an array of i; remembers what was asked, and by which thread."""
+    """step(i) is an array of i; records which steps were requested, and by which thread."""
 
     def __init__(self):
         self.asked, self.threads = [], set()
@@ -30,7 +30,7 @@ def test_every_step_gets_its_own_batch_in_any_order():
             assert (batches.step(i) == i).all()
 
 
-def test_batches_are_made_ahead_by_another_thread():
+def test_another_thread_prepares_batches_ahead():
     numbers = Numbers()
     with Prefetched(numbers, CPU) as batches:
         for i in range(10):
@@ -59,7 +59,7 @@ def test_the_thread_ends():
 
 @pytest.fixture
 def device(monkeypatch):
-    """A device that has passed an event when the test says so: waiting for it before is an error."""
+    """A device that passes an event when the test says so; waiting for it earlier is an error."""
 
     class Event:
         recorded: list = []  # noqa: RUF012 - all events of this test
@@ -78,7 +78,7 @@ def device(monkeypatch):
     return Event
 
 
-def test_a_buffer_is_filled_anew_only_when_the_device_has_passed_it(device):
+def test_a_buffer_is_refilled_only_after_the_device_has_used_it(device):
     buffers = PinnedBuffers(3)
     arrays = []
     for i in range(3):
@@ -94,15 +94,15 @@ def test_a_buffer_is_filled_anew_only_when_the_device_has_passed_it(device):
     assert other.shape == (5,) and arrays[1][0] == 1
 
 
-def test_on_cuda_a_batch_stays_whole_until_the_next_but_one_is_asked_for(device):
+def test_on_cuda_a_batch_is_valid_until_the_batch_after_next_is_requested(device):
     with Prefetched(Numbers(), torch.device("cuda")) as batches:
         seen = []
         for i in range(12):
             for event in device.recorded:
-                event.reached = True  # all that was queued before this step is done
+                event.reached = True  # everything queued before this step is done
             seen.append(batches.step(i))
             for _, future in batches.pending:
-                future.exception()  # all that is under way is done
+                future.exception()  # everything in flight is done
             for back in range(min(2, i + 1)):
                 assert (seen[-1 - back] == i - back).all()
 

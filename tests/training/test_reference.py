@@ -19,7 +19,7 @@ def test_what_was_saved_is_read_for_the_same_key(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["model", "data", "settings"])
-def test_another_key_is_refused_with_the_part_that_differs(tmp_path, part):
+def test_another_key_is_rejected_with_the_part_that_differs(tmp_path, part):
     path = tmp_path / "reference.npz"
     save_reference(path, KEY, np.zeros((1, 2), np.float32))
     with pytest.raises(UserError, match=f"does not match this run: its {part} is "):
@@ -38,7 +38,7 @@ def test_a_damaged_file_is_one_line(tmp_path, key):
 
 
 @pytest.mark.parametrize("content", [b"x", b"\x80\x04.", b"\x93NUMPY", b""])
-def test_what_is_no_archive_is_one_line(tmp_path, content):
+def test_a_file_that_is_not_an_archive_is_one_line(tmp_path, content):
     path = tmp_path / "reference.npz"
     path.write_bytes(content)
     with pytest.raises(UserError, match="contains no reference"):

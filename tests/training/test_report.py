@@ -43,7 +43,7 @@ def test_one_run(tmp_path):
         "<td>15 s</td>",
     ):
         assert text in page, text
-    # Opens offline: nothing is fetched from anywhere.
+    # Opens offline: nothing is fetched.
     assert not re.findall(r"""(?:src|href)=["'](?!#)[^"']*""", page)
 
 
@@ -57,8 +57,8 @@ def test_several_runs_side_by_side_and_repeatable(tmp_path):
     assert page.count(">a</text>") == page.count(">b</text>") == page.count("<svg")  # a name a legend
 
 
-def test_many_runs_are_rows_and_every_run_is_told_apart(tmp_path):
-    """What all have in common is told once; the ninth run has the first one's colour, dashed."""
+def test_many_runs_are_rows_and_can_be_distinguished(tmp_path):
+    """Common settings are shown once; the ninth run has the first one's colour, dashed."""
     runs = [make_run(tmp_path, f"run-{i}", offset=i / 10) for i in range(9)]
     facts = json.loads((runs[0] / "run.json").read_text()) | {"peak_flops": 3e11}
     (runs[0] / "run.json").write_text(json.dumps(facts))
@@ -73,7 +73,7 @@ def test_many_runs_are_rows_and_every_run_is_told_apart(tmp_path):
     assert len({key for key, _ in keys}) == 9 and keys[8][0] == f"border:2px dashed {COLOURS[0]}"
 
 
-def test_runs_of_one_name_are_told_with_their_folders(tmp_path):
+def test_runs_with_equal_names_are_shown_with_their_folders(tmp_path):
     runs = [make_run(tmp_path / name, "run") for name in ("a", "b")]
     write_report(runs, tmp_path / "x.html")
     page = (tmp_path / "x.html").read_text()
@@ -97,7 +97,7 @@ def test_a_run_without_metrics_yet(tmp_path):
     assert "Nothing was logged yet" in (run / "report.html").read_text()
 
 
-def test_without_matplotlib_the_tables_stay(tmp_path, monkeypatch):
+def test_without_matplotlib_the_tables_remain(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     run = make_run(tmp_path, "one")
     write_report([run], run / "report.html")
@@ -132,7 +132,7 @@ def test_a_preference_run_shows_its_rewards(tmp_path):
         assert title in page
 
 
-def test_only_losses_far_above_the_others_leave_the_picture(tmp_path):
+def test_only_losses_far_above_the_others_are_cut_off(tmp_path):
     run = make_run(tmp_path, "run")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for first, seen in ((0.7, True), (70.0, False)):
@@ -151,23 +151,23 @@ def lone_run(folder, name, lines):
     return run
 
 
-def test_a_short_run_stays_in_the_picture_beside_a_long_one(tmp_path):
-    """Of all points together the short one's would be the few that are left out."""
+def test_a_short_run_stays_visible_next_to_a_long_one(tmp_path):
+    """Among all points together, the short run's few would be omitted."""
     long = [{"step": s, "train_loss": 2 + 1 / s} for s in range(1, 2000)]
     short = [{"step": s, "train_loss": 7.0} for s in range(1, 30)]
     write_report([lone_run(tmp_path, "l", long), lone_run(tmp_path, "s", short)], tmp_path / "x.html")
     assert ">7</text>" in (tmp_path / "x.html").read_text()
 
 
-def test_of_many_runs_no_legend_hides_the_curves(tmp_path):
+def test_with_many_runs_the_legend_does_not_hide_the_curves(tmp_path):
     runs = [make_run(tmp_path, f"run-{i}", floor=0.25) for i in range(5)]
     write_report(runs, tmp_path / "x.html")
     page = (tmp_path / "x.html").read_text()
     assert ">run-0</text>" not in page and page.count(">floor 0.250</text>") == 1
 
 
-def test_names_stand_in_the_legend_as_they_are(tmp_path, recwarn):
-    """No mathematics between dollars, no name left out, no warning about fonts that the browser has."""
+def test_names_are_unchanged_in_the_legend(tmp_path, recwarn):
+    """No maths between dollars, no name omitted, no warning about fonts that the browser has."""
     names = [r"$\frac{x$", "$x^2$", "_hidden", "短い"]
     write_report([make_run(tmp_path, name) for name in names], tmp_path / "x.html")
     page = (tmp_path / "x.html").read_text()
@@ -176,7 +176,7 @@ def test_names_stand_in_the_legend_as_they_are(tmp_path, recwarn):
     assert not [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)]
 
 
-def test_one_step_is_a_point_that_can_be_seen(tmp_path):
+def test_one_step_is_a_visible_point(tmp_path):
     """A line has no fill, a marker has one."""
     line = {"tokens": 8, "seconds": 0.5, "train_loss": 2.0}
     for steps, marked in ((1, True), (2, False)):
@@ -185,8 +185,8 @@ def test_one_step_is_a_point_that_can_be_seen(tmp_path):
         assert (f"fill: {COLOURS[0]}" in (tmp_path / "x.html").read_text()) == marked
 
 
-def test_losses_that_are_no_numbers_leave_the_other_curve_as_it_is(tmp_path):
-    """A run that diverged to NaN and infinity does not stretch the axis of the one beside it."""
+def test_nan_losses_do_not_change_the_other_curve(tmp_path):
+    """A run that diverged to NaN and infinity does not stretch the axis of the others."""
     good = [{"step": s, "train_loss": 50.0 if s == 1 else 2 + 1 / s} for s in range(1, 60)]
     bad = [{"step": s, "train_loss": float("nan") if s % 2 else float("inf")} for s in range(1, 60)]
     runs = [lone_run(tmp_path, "bad", bad), lone_run(tmp_path, "good", good)]
@@ -196,7 +196,7 @@ def test_losses_that_are_no_numbers_leave_the_other_curve_as_it_is(tmp_path):
     assert not re.findall(r">[1-5]0</text>", page.split("Curves")[1].split("step</text>")[1])
 
 
-def test_what_another_program_wrote_is_left_out(tmp_path):
+def test_invalid_metrics_and_samples_are_ignored(tmp_path):
     run = make_run(tmp_path, "run")
     with open(run / "metrics.jsonl", "a") as file:
         file.write('[1]\n{"step": "many", "train_loss": null, "tokens": 301}\n')
@@ -209,7 +209,7 @@ def test_what_another_program_wrote_is_left_out(tmp_path):
     assert "not a step" not in page
 
 
-def test_many_names_are_no_headline(tmp_path):
+def test_many_names_are_not_in_the_headline(tmp_path):
     names = [f"run-{i}" for i in range(5)]
     write_report([make_run(tmp_path, name) for name in names], tmp_path / "x.html")
     page = (tmp_path / "x.html").read_text()

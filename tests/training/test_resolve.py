@@ -1,4 +1,4 @@
-"""From settings to a whole of them: what is derived, and what is refused."""
+"""Resolving settings: derived values, and rejected ones."""
 
 import pytest
 
@@ -11,7 +11,7 @@ def resolved(vocab_size=300, **values):
     return to_flat(resolve(replace_flat(TrainSettings(), values), vocab_size))
 
 
-def test_the_tokenizer_gives_the_vocabulary_and_a_larger_one_may_be_asked_for():
+def test_the_tokenizer_sets_vocab_size_and_a_larger_one_is_accepted():
     assert resolved()["vocab_size"] == 300
     assert to_flat(resolve(replace_flat(TrainSettings(), {"vocab_size": 512}), 300))["vocab_size"] == 512
     with pytest.raises(UserError, match="vocab_size is 256, but the tokenizer has 300"):
@@ -45,7 +45,7 @@ def test_total_tokens_are_counted_in_the_rows_of_the_task():
 
 
 def test_total_tokens_of_a_batch_ramp():
-    """Steps of 1, 1, 2, 2, 3, 3, then 4 passes of 4 × 100 tokens; the last step is whole."""
+    """Steps of 1, 1, 2, 2, 3, 3, then 4 passes of 4 × 100 tokens; the last step is complete."""
     ramp = {
         "batch_size": 4,
         "grad_accumulation": 4,
@@ -74,7 +74,7 @@ def test_total_tokens_of_a_batch_ramp():
         ({"batch_ramp_iters": -1}, "batch_ramp_iters is -1"),
     ],
 )
-def test_ramps_that_cannot_be_are_refused(changes, message):
+def test_impossible_ramps_are_rejected(changes, message):
     with pytest.raises(UserError, match=message):
         resolved(**changes)
 
@@ -93,12 +93,12 @@ def test_resolving_twice_changes_nothing():
         ("muon_lr", 0.0), ("z_loss", -1), ("logit_softcap", 0.0), ("muon_momentum", 1.0), ("decay_fraction", 1.5),
     ],
 )  # fmt: skip
-def test_values_out_of_range_are_refused_by_name(name, value):
+def test_values_out_of_range_are_rejected_by_name(name, value):
     with pytest.raises(UserError, match=name):
         resolved(**{name: value})
 
 
-def test_muon_s_own_rate_needs_a_schedule_to_follow():
+def test_muon_lr_needs_a_schedule():
     with pytest.raises(UserError, match="learning_rate is 0, but muon_lr is scaled by its schedule"):
         resolved(optimizer="muon", learning_rate=0.0, min_lr=0.0, muon_lr=0.02)
     resolved(optimizer="muon", learning_rate=0.0, min_lr=0.0)

@@ -1,4 +1,4 @@
-"""A run that was stopped goes on as if it never had been, and only as the run that it is."""
+"""A stopped run resumes as if it had not been stopped, and only with the settings of that run."""
 
 import os
 import shutil
@@ -41,7 +41,7 @@ def test_resuming_gives_the_same_weights_and_losses(corpus, tmp_path):
 
 
 def test_resuming_within_a_batch_ramp_is_exact(corpus, tmp_path):
-    """Stopped at every step of the ramp, and beyond: 1, 1, 2, 2, 3, 3, 4, 4 passes of 2 rows."""
+    """Stopped at every step of the ramp and after it: 1, 1, 2, 2, 3, 3, 4, 4 passes of 2 rows."""
     more = ("--batch-size", "2", "--grad-accumulation", "4", "--batch-ramp-iters", "6")
     more += ("--dropout", "0.1", "--lr-decay-iters", "8", "--log-interval", "1")
     train(flags(corpus, tmp_path / "whole", *more, "--max-iters", "8"))
@@ -63,7 +63,7 @@ SLOW = ("--max-iters", "120", "--checkpoint-interval", "20", "--eval-interval", 
 
 
 def test_a_stopped_command_resumes_exactly(corpus, tmp_path):
-    """The command itself, from the shell; tests/training/test_faults.py stops runs in every way there is."""
+    """The command itself, from a shell; tests/training/test_faults.py stops runs in every way."""
     train(flags(corpus, tmp_path / "whole", *SLOW))
     folder = tmp_path / "run"
     for count, name in enumerate(["SIGKILL", "SIGINT"]):
@@ -144,12 +144,12 @@ def test_fp16_resumes_exactly_with_its_loss_scale(corpus, tmp_path, monkeypatch,
         (["--context-length", "8"], "context_length"),
     ],
 )
-def test_a_changed_setting_is_refused_by_name(corpus, trained_run, change, name):
+def test_a_changed_setting_is_rejected_by_name(corpus, trained_run, change, name):
     with pytest.raises(UserError, match=name):
         train(flags(corpus, trained_run, *change, "--max-iters", "9"))
 
 
-def test_a_finished_run_says_so(corpus, trained_run, capsys):
+def test_a_finished_run_is_reported(corpus, trained_run, capsys):
     assert train(flags(corpus, trained_run))
     assert "already finished at step 6 of 6" in capsys.readouterr().out
 
@@ -176,7 +176,7 @@ def test_the_end_of_a_schedule_can_be_kept_and_moved(corpus, tmp_path, capsys):
     assert (
         "max_iters 4 → 5: the linear schedule ends at step 4; learning rate 0 at" in capsys.readouterr().out
     )
-    train([*resume, "6"])  # not the run's last step any more, so it stays
+    train([*resume, "6"])  # no longer the run's last step, so it is kept
     train([*resume, "7", "--lr-decay-iters", "8"])
     assert "lr_decay_iters 4 → 8" in capsys.readouterr().out
     rates = [m["learning_rate"] for m in read_metrics(folder)]
@@ -210,7 +210,7 @@ def test_resume_takes_the_newest_run(corpus, tmp_path, monkeypatch):
     assert read_metrics(tmp_path / "runs/b")[-1]["step"] == 3
 
 
-def test_metrics_beyond_the_checkpoint_are_taken_anew(corpus, tmp_path):
+def test_metrics_after_the_checkpoint_are_rewritten(corpus, tmp_path):
     folder = tmp_path / "run"
     train(flags(corpus, folder, "--max-iters", "3", "--lr-decay-iters", "6"))
     with open(folder / "metrics.jsonl", "a") as file:
@@ -220,7 +220,7 @@ def test_metrics_beyond_the_checkpoint_are_taken_anew(corpus, tmp_path):
     assert all(m["train_loss"] < 90 for m in read_metrics(folder))
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over(corpus, tmp_path, capsys):
+def test_a_damaged_newest_checkpoint_is_skipped(corpus, tmp_path, capsys):
     whole, folder = tmp_path / "whole", tmp_path / "run"
     for out in (whole, folder):
         train(flags(corpus, out))
@@ -234,7 +234,7 @@ def test_mfu_keeps_its_denominator_on_the_same_device(corpus, tmp_path, monkeypa
     folder = tmp_path / "run"
 
     def shares_of(iters: int, flops: float, source: str) -> list[str]:
-        """The lines that name a rate, of a run until step `iters`."""
+        """The lines that name a rate, for a run to step `iters`."""
         monkeypatch.setattr("lmfast.training.run.device_peak", lambda *_: (flops, source))
         train(flags(corpus, folder, "--max-iters", str(iters)))
         return [line for line in capsys.readouterr().out.splitlines() if "TFLOP/s" in line]

@@ -1,4 +1,4 @@
-"""What a run does at its edges: saves that fail, signals. (Whole runs are in tests/test_train.py.)"""
+"""Edge cases of a run: failed saves, signals. (Complete runs: tests/test_train.py.)"""
 
 import dataclasses
 import shutil
@@ -20,7 +20,7 @@ from lmfast.training.task import Rows
 from lmfast_kernels import cpu_library
 
 
-def test_a_full_disk_leaves_the_run_alive_and_the_old_checkpoint_whole(tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_run_alive_and_the_old_checkpoint_intact(tmp_path, monkeypatch):
     class Model:
         def named_weights(self):
             return {"w": torch.ones(3)}
@@ -77,9 +77,9 @@ def test_settings_survive_the_round_trip_through_progress():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "reason", "said"), [("fp32", "", False), ("fp32", "no g++", True), ("bf16", "no g++", False)]
+    ("dtype", "reason", "printed"), [("fp32", "", False), ("fp32", "no g++", True), ("bf16", "no g++", False)]
 )
-def test_training_without_our_kernels_says_why_once(tmp_path, monkeypatch, dtype, reason, said):
+def test_training_without_our_kernels_reports_why_once(tmp_path, monkeypatch, dtype, reason, printed):
     monkeypatch.setattr(cpu_library, "why_not", lambda: reason)
     settings = replace_flat(TrainSettings(), {"device": "cpu", "bf16": dtype == "bf16", "max_iters": 1})
     settings = resolve(settings, 300)
@@ -87,4 +87,4 @@ def test_training_without_our_kernels_says_why_once(tmp_path, monkeypatch, dtype
         tmp_path, settings, Rows(8), torch.device("cpu"), Peak(1e12, "a guess"), SINGLE_PROCESS
     )
     slower = "training uses PyTorch's operators, 1.3 to 2.6 times slower than lmfast's own: no g++"
-    assert lines.count(slower) == said
+    assert lines.count(slower) == printed

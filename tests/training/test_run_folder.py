@@ -61,7 +61,7 @@ def test_no_two_claims_get_the_same_name(tmp_path, monkeypatch):
     with ThreadPoolExecutor(8) as threads:
         names = list(threads.map(lambda _: claim_new_folder("sft").name, range(24)))
     assert sorted(names) == sorted(f"sft-{i}" for i in range(1, 25))
-    # One that another process makes between looking and making is passed over.
+    # A folder that another process creates between check and creation is skipped.
     found = tmp_path / "runs/dpo-1"
     monkeypatch.setattr(Path, "glob", lambda self, pattern: [] if not found.exists() else [found])
     monkeypatch.setattr(Path, "mkdir", _taken_once(found, Path.mkdir))

@@ -40,7 +40,7 @@ def test_no_warmup_and_no_decay():
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear", "wsd"])
-def test_the_clock_takes_over_where_it_is_ahead(kind):
+def test_the_clock_takes_over_when_it_is_ahead(kind):
     stepped, timed = make(kind), make(kind, decay_iters=None)
     assert timed(60, 0.9) == stepped(100)  # nine tenths of the way, either by steps or by time
     assert stepped(100, 0.3) == stepped(100) and stepped(20, 0.9) == stepped(100)

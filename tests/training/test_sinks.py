@@ -27,12 +27,12 @@ def console(terminal: bool):
     return sink
 
 
-def test_plain_lines_where_there_is_no_terminal():
+def test_plain_lines_without_a_terminal():
     sink = console(False)
     sink.log(LINE)
-    sink.message("[bold] is no markup")
+    sink.message("[bold] is not markup")
     assert sink.console.file.getvalue() == (
-        "step 20/100  loss 2.5000  MFU 50.0%  val loss 2.7500  1.2500 bits/byte\n[bold] is no markup\n"
+        "step 20/100  loss 2.5000  MFU 50.0%  val loss 2.7500  1.2500 bits/byte\n[bold] is not markup\n"
     )
 
 
@@ -52,7 +52,7 @@ def test_the_bar_and_the_time_left_fit_the_terminal(width, compiling):
     terminal.file.truncate(0)
     terminal.print(sink.bar.get_renderable())
     line = terminal.file.getvalue().strip("\0\n")
-    bar = " " * (24 if width == 200 else 10)  # without colours it is drawn from its first hundredth on
+    bar = " " * (24 if width == 200 else 10)  # without colours the bar is drawn from 1 % on
     assert line.startswith(f"step 20/100000 {bar} loss 2.5000 ") and line.endswith(" -:--:--")
     assert ("12,346 tok/s" in line) == (width > 60) and ("norm 1.25" in line) == (width == 200)
 
@@ -61,7 +61,7 @@ def test_only_what_was_measured_is_shown():
     assert format_metrics({"step": 1, "tokens_per_second": 12345.6}) == "12,346 tok/s"
 
 
-def test_jsonl_appends_an_object_a_line(tmp_path):
+def test_jsonl_appends_one_object_per_line(tmp_path):
     for _ in range(2):
         sink = JSONLSink(tmp_path)
         sink.log(LINE)
@@ -83,33 +83,33 @@ def test_everything_goes_to_every_sink(tmp_path):
 
 
 class FullDisk:
-    """A file on a disk that takes `room` bytes more."""
+    """A file on a disk with `space` bytes left."""
 
-    def __init__(self, file, room):
-        self.file, self.room = file, room
+    def __init__(self, file, space):
+        self.file, self.space = file, space
 
     def write(self, data):
-        if not self.room:
+        if not self.space:
             raise OSError(28, "No space left on device")
-        taken, self.room = data[: self.room], max(0, self.room - len(data))
+        taken, self.space = data[: self.space], max(0, self.space - len(data))
         return self.file.write(taken)
 
     def __getattr__(self, name):
         return getattr(self.file, name)
 
 
-def test_a_full_disk_costs_no_line_and_no_run(tmp_path):
+def test_a_full_disk_loses_no_line_and_does_not_end_the_run(tmp_path):
     sink, shown = JSONLSink(tmp_path), console(False)
     sinks = Sinks(shown, sink)
     sinks.log(LINE)
-    whole, room = sink.file, len((tmp_path / "metrics.jsonl").read_bytes())
-    sink.file = FullDisk(whole, room + 10)  # the third line fits in part
+    whole, size = sink.file, len((tmp_path / "metrics.jsonl").read_bytes())
+    sink.file = FullDisk(whole, size + 10)  # the third line fits in part
     for step in (21, 22, 23):
         sinks.log(LINE | {"step": step})
     on_disk = (tmp_path / "metrics.jsonl").read_text()
     assert [json.loads(line)["step"] for line in on_disk.splitlines()] == [20, 21]
     assert shown.console.file.getvalue().count("No space left on device); the run continues") == 1
-    sink.file.room = 10_000
+    sink.file.space = 10_000
     sinks.log(LINE | {"step": 24})
     sinks.sync()
     sinks.close()
@@ -131,15 +131,15 @@ def test_an_absent_package_is_one_line(package, tmp_path, monkeypatch):
 def test_wandb_that_cannot_start_is_one_line(tmp_path, monkeypatch):
     import wandb
 
-    def refuse(**options):
+    def fail(**options):
         raise wandb.errors.UsageError("api_key not configured\n(no-tty)")
 
-    monkeypatch.setattr(wandb, "init", refuse)
+    monkeypatch.setattr(wandb, "init", fail)
     with pytest.raises(UserError, match=r"wandb cannot start \(api_key not configured \(no-tty\)\)"):
         WandbSink(tmp_path, "online", "p", None, None, {})
 
 
-def test_wandb_goes_on_in_the_same_run(tmp_path, monkeypatch):
+def test_wandb_resumes_the_same_run(tmp_path, monkeypatch):
     import wandb
 
     asked = []
@@ -151,6 +151,6 @@ def test_wandb_goes_on_in_the_same_run(tmp_path, monkeypatch):
     assert [(a["id"], a["resume"]) for a in asked] == [(None, None), ("xyz", "allow")]
 
 
-def test_recompiles_are_shown_only_where_there_were_some():
+def test_recompiles_are_shown_only_if_there_were_any():
     assert "recompiles" not in format_metrics({"train_loss": 1.0, "recompiles": 0})
     assert "2 recompiles" in format_metrics({"train_loss": 1.0, "recompiles": 2})

@@ -12,7 +12,7 @@ from lmfast.tokenizer.bpe import Tokenizer
 
 
 @pytest.fixture
-def told(corpus, tmp_path, capsys):
+def printed(corpus, tmp_path, capsys):
     """What a command line prints; {c} is the tiny corpus, {t} a fresh folder."""
 
     def run(line: str) -> str:
@@ -22,8 +22,8 @@ def told(corpus, tmp_path, capsys):
     return run
 
 
-def test_prepare_with_stats(told, tmp_path):
-    out = told(
+def test_prepare_with_stats(printed, tmp_path):
+    out = printed(
         "prepare --input {c}/train.txt --tokenizer {c}/tokenizer --output {t}/out --val_fraction 0.3 --seed 4 --num-proc 1 "
         "--create-stats"
     )
@@ -37,21 +37,21 @@ def test_prepare_with_stats(told, tmp_path):
         assert len(figures) == 2 and figures[0] == figures[1]  # prepare and its statistics agree
     for name in ("stats.txt", "stats.json", "stats.png"):
         assert (tmp_path / "out" / name).stat().st_size > 100 and name in out
-    again = told(
+    again = printed(
         "prepare --input {c}/train.txt --tokenizer {c}/tokenizer --output {t}/out --val-fraction 0.3 --seed 4"
     )
     assert "reused" in again
 
 
-def test_prepare_options(told, tmp_path, corpus):
+def test_prepare_options(printed, tmp_path, corpus):
     texts = [f"text {i}" for i in range(60)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"body": text}) + "\n" for text in texts))
     (tmp_path / "b.txt").write_text("##".join(texts))
     common = "--tokenizer {c}/tokenizer --num-workers 1 --val-fraction 0"
-    told("prepare --input {t}/a.jsonl --output {t}/a --text-field body " + common)
-    told("prepare --input {t}/b.txt --output {t}/b --separator ## " + common)
+    printed("prepare --input {t}/a.jsonl --output {t}/a --text-field body " + common)
+    printed("prepare --input {t}/b.txt --output {t}/b --separator ## " + common)
     assert (tmp_path / "a" / "train.npy").read_bytes() == (tmp_path / "b" / "train.npy").read_bytes()
-    told(
+    printed(
         "prepare --input {t}/a.jsonl --val-input {t}/b.txt --output {t}/c --text-field body --num-proc 1 "
         "--tokenizer {c}/tokenizer"
     )
@@ -60,17 +60,17 @@ def test_prepare_options(told, tmp_path, corpus):
         Tokenizer.load(corpus.tokenizer).decode(tokens) == (tmp_path / "b.txt").read_text() + "<|endoftext|>"
     )
     (tmp_path / "d.txt").write_text("\n\n".join(texts))
-    told(r"prepare --input {t}/d.txt --output {t}/d --separator \n\n " + common)
+    printed(r"prepare --input {t}/d.txt --output {t}/d --separator \n\n " + common)
     assert (tmp_path / "a" / "train.npy").read_bytes() == (tmp_path / "d" / "train.npy").read_bytes()
 
 
-def test_stats(told, tmp_path, corpus):
-    out = told("stats --input {c}/train.npy {c}/valid.npy")  # the tokenizer is known from the summary
+def test_stats(printed, tmp_path, corpus):
+    out = printed("stats --input {c}/train.npy {c}/valid.npy")  # the tokenizer is known from the summary
     assert f"{corpus.train}: " in out and "bytes/token" in out and "█" in out
     (tmp_path / "bare").mkdir()
     np.save(tmp_path / "bare" / "x.npy", np.load(corpus.valid))
-    out = told("stats --input {t}/bare --tokenizer {c}/tokenizer --output {t}")
-    assert out.splitlines()[1].split(": ", 1)[1] in told("stats --input {c}/valid.npy")
+    out = printed("stats --input {t}/bare --tokenizer {c}/tokenizer --output {t}")
+    assert out.splitlines()[1].split(": ", 1)[1] in printed("stats --input {c}/valid.npy")
     assert sorted(os.listdir(tmp_path)) == ["bare", "stats.json", "stats.png", "stats.txt"]
 
 
@@ -123,7 +123,7 @@ def test_bad_input_is_one_line(corpus, tmp_path, capsys, line, match):
     np.save(corpus.folder / "bare.npy", np.zeros(5, np.uint16))
     with pytest.raises(SystemExit) as caught:
         main(line.format(c=corpus.folder, t=tmp_path).split())
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     (corpus.folder / "bare.npy").unlink()
-    assert caught.value.code == 2 and told.count("\n") == 1 and match in told, told
+    assert caught.value.code == 2 and printed.count("\n") == 1 and match in printed, printed
     assert not os.listdir(tmp_path)

@@ -1,4 +1,4 @@
-"""html_page.py: the page holds every token once, says what carries loss, and no text can break it."""
+"""html_page.py: the page has every token once, marks those with loss, and no text can break it."""
 
 import html
 import json
@@ -25,7 +25,7 @@ def page_of(tokenizer, *documents: Shown, limit: int = 1000) -> str:
     return html_page(tokenizer, "x & <y>.txt", "about", documents, limit)
 
 
-def test_every_token_is_there_in_order(tokenizer):
+def test_every_token_appears_in_order(tokenizer):
     ids = np.array(tokenizer.encode(f"{HARD}<|endoftext|>"))
     page = page_of(tokenizer, Shown("document 7", ids, facts=["<fact>"]))
     tokens = TOKEN.findall(page.split("<section")[1])
@@ -43,7 +43,7 @@ def test_the_table_of_tokens_is_json(tokenizer):
     assert table == {"256": ['"</"', 2], "195": ['"\\\\xc3"', 1], "169": ['"\\\\xa9"', 1]}
 
 
-def test_what_carries_loss_is_seen(tokenizer):
+def test_tokens_with_loss_are_marked(tokenizer):
     ids = np.array(tokenizer.encode("<|user|>ab<|endoftext|>"))
     plain = page_of(tokenizer, Shown("document 0", ids))
     masked = page_of(tokenizer, Shown("record 0", ids, np.array([False, False, True, True])))

@@ -1,4 +1,4 @@
-"""inspecting.py: what is shown is the document that was asked for, of any kind of file, and a difference would be told."""
+"""inspecting.py: shows the requested document of any kind of file, and reports differences."""
 
 import gzip
 import io
@@ -28,7 +28,7 @@ def tokenizer(tmp_path) -> Tokenizer:
 
 
 @pytest.fixture
-def told(tokenizer, tmp_path, capsys):
+def printed(tokenizer, tmp_path, capsys):
     """What inspect prints of a file in the test's folder."""
 
     def run(name: str, more: str = "") -> str:
@@ -40,10 +40,10 @@ def told(tokenizer, tmp_path, capsys):
     return run
 
 
-def test_documents_of_text_and_of_token_files(tokenizer, told, tmp_path):
+def test_documents_of_text_and_of_token_files(tokenizer, printed, tmp_path):
     np.save(tmp_path / "t.npy", np.array(tokenizer.encode(TEXT), np.uint16))
     shown = {
-        (name, number): told(name, f"--document {number}")
+        (name, number): printed(name, f"--document {number}")
         for name in ("t.txt", "t.npy")
         for number in range(3)
     }
@@ -56,57 +56,57 @@ def test_documents_of_text_and_of_token_files(tokenizer, told, tmp_path):
         assert "decoding and encoding again restores the ids: yes" in shown["t.npy", number]
 
 
-def test_records_parquet_and_packed_texts(told, tmp_path):
+def test_records_parquet_and_packed_texts(printed, tmp_path):
     pq.write_table(pa.table({"body": RECORDS}), tmp_path / "t.parquet")
     (tmp_path / "t.txt.gz").write_bytes(gzip.compress(TEXT.encode()))
     for name in ("t.jsonl", "t.parquet"):
-        shown = told(name, "--text-field body --document 1")
+        shown = printed(name, "--text-field body --document 1")
         assert shown.startswith("t│w│o│ │<│|│e│n│d│o") and "decoding restores the source: yes" in shown
-    assert told("t.txt.gz", "--document 1").startswith("t│w│o│ │\\xc3│\\xa9│ the\n")
+    assert printed("t.txt.gz", "--document 1").startswith("t│w│o│ │\\xc3│\\xa9│ the\n")
 
 
-def test_standard_input(told, monkeypatch, tmp_path, capsys):
+def test_standard_input(printed, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"the")))
     main(f"inspect --input - --tokenizer {tmp_path}/tok".split())
     assert capsys.readouterr().out.startswith("the\n")
 
 
-def test_several_documents_and_their_limit(told):
-    shown = told("t.txt", "--document 1 --documents 5 --limit 2")
+def test_several_documents_and_their_limit(printed):
+    shown = printed("t.txt", "--document 1 --documents 5 --limit 2")
     assert "── document 1 ──\nt│w\n… 6 more tokens (--limit 8 shows all)" in shown
     assert "── document 2 ──\nth│r\n… 2 more tokens" in shown and "document 0" not in shown
-    assert told("t.jsonl", "--text-field body --documents 3").count("──") == 6
+    assert printed("t.jsonl", "--text-field body --documents 3").count("──") == 6
 
 
-def test_colors(told):
-    assert "\x1b[97;48;5;" in told("t.txt", "--color always")
-    assert "\x1b" not in told("t.txt", "--color never") and "\x1b" not in told("t.txt")
+def test_colors(printed):
+    assert "\x1b[97;48;5;" in printed("t.txt", "--color always")
+    assert "\x1b" not in printed("t.txt", "--color never") and "\x1b" not in printed("t.txt")
 
 
-def test_a_page(told, tmp_path):
-    told_of_page = told("t.txt", f"--html {tmp_path}/p.html")
-    assert told_of_page == f"{tmp_path}/p.html: 3 documents, 16 tokens\n"
+def test_a_page(printed, tmp_path):
+    summary = printed("t.txt", f"--html {tmp_path}/p.html")
+    assert summary == f"{tmp_path}/p.html: 3 documents, 16 tokens\n"
     page = (tmp_path / "p.html").read_text()
     assert page.count("<section") == 3 and "decoding restores the source: yes" in page
-    told("t.txt", f"--html {tmp_path}/p.html --document 1 --documents 1")
+    printed("t.txt", f"--html {tmp_path}/p.html --document 1 --documents 1")
     assert (tmp_path / "p.html").read_text().count("<section") == 1
 
 
-def test_a_token_file_is_compared_with_its_source(tokenizer, told, tmp_path):
+def test_a_token_file_is_compared_with_its_source(tokenizer, printed, tmp_path):
     tokenizer.encode_file(tmp_path / "t.txt", tmp_path / "t.npy", num_workers=1)
     for number in range(3):
-        assert "decoding restores the source: yes" in told("t.npy", f"--document {number}")
+        assert "decoding restores the source: yes" in printed("t.npy", f"--document {number}")
     (tmp_path / "other.txt").write_text(TEXT.replace("two", "tow"))
-    shown = told("t.npy", f"--document 1 --source {tmp_path}/other.txt")
+    shown = printed("t.npy", f"--document 1 --source {tmp_path}/other.txt")
     assert "decoding differs from the source at byte 22" in shown
-    (tmp_path / "t.txt").write_text("changed")  # no longer the text that it was made of
-    assert "decoding and encoding again" in told("t.npy", "--document 1")
+    (tmp_path / "t.txt").write_text("changed")  # no longer the text that was encoded
+    assert "decoding and encoding again" in printed("t.npy", "--document 1")
 
 
-def test_whole_files_are_verified(tokenizer, told, tmp_path):
+def test_complete_files_are_verified(tokenizer, printed, tmp_path):
     tokenizer.encode_file(tmp_path / "t.txt", tmp_path / "t.npy", num_workers=1)
     for name, more in (("t.txt", ""), ("t.npy", ""), ("t.jsonl", "--text-field body")):
-        assert told(name, f"--verify {more}") == f"{tmp_path}/{name}: decoding restores the source: yes\n"
+        assert printed(name, f"--verify {more}") == f"{tmp_path}/{name}: decoding restores the source: yes\n"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_whole_files_are_verified(tokenizer, told, tmp_path):
         ("--input {t}/no.jsonl", "no.jsonl: no such file"),
     ],
 )
-def test_bad_input_is_one_line(told, tmp_path, capsys, line, match):
+def test_bad_input_is_one_line(printed, tmp_path, capsys, line, match):
     with pytest.raises(SystemExit) as caught:
         main(f"inspect --tokenizer {tmp_path}/tok {line.format(t=tmp_path)}".split())
     error = capsys.readouterr().err
@@ -137,8 +137,8 @@ def test_vocabulary(tokenizer, tmp_path, capsys):
     assert capsys.readouterr().out.rstrip().endswith("' the'")
 
 
-def test_a_token_file_of_another_tokenizer_is_refused(tokenizer, told, tmp_path, capsys):
-    """Its ids would be shown as nonsense. What it was before the chat's tokens were added is no other."""
+def test_a_token_file_of_another_tokenizer_is_rejected(tokenizer, printed, tmp_path, capsys):
+    """Its ids would be shown as nonsense. The tokenizer before chat tokens were added counts as the same."""
     from lmfast.data.__main__ import main as data
     from lmfast.data.chat import add_chat_tokens
 
@@ -149,8 +149,8 @@ def test_a_token_file_of_another_tokenizer_is_refused(tokenizer, told, tmp_path,
     Tokenizer({i: bytes([255 - i]) for i in range(256)}, [], ["<1>", "<|endoftext|>", "<2>", "<3>"]).save(
         tmp_path / "other"
     )
-    shown = told("t.npy", "--document 1")
-    assert told("t.npy", f"--document 1 --tokenizer {tmp_path}/chat") == shown
+    shown = printed("t.npy", "--document 1")
+    assert printed("t.npy", f"--document 1 --tokenizer {tmp_path}/chat") == shown
     for command, line in (
         (main, "inspect --document 1"),
         (main, "inspect --verify"),

@@ -1,4 +1,4 @@
-"""inspecting_chat.py: conversations and preferences are shown as they are trained on, mask and all."""
+"""inspecting_chat.py: conversations and preferences are shown as they are trained on, with their mask."""
 
 import json
 
@@ -16,8 +16,8 @@ PROMPT = "⟦<|endoftext|>⟧│⟦<|user|>⟧│q{}⟦<|end|>⟧│⟦<|assista
 
 
 @pytest.fixture
-def told(tmp_path, capsys):
-    """What inspect prints of records that are written to a file of the given name first."""
+def printed(tmp_path, capsys):
+    """What inspect prints for records, which are first written to a file with the given name."""
     Tokenizer(VOCAB, [], ["<|endoftext|>"]).save(tmp_path / "tok")
 
     def run(records, more: str = "", name: str = "r.jsonl") -> tuple[str, str]:
@@ -32,56 +32,56 @@ def told(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["r.json", "r.jsonl"])
-def test_conversations(told, name):
-    shown = told(ALPACA, "--document 1", name).out
+def test_conversations(printed, name):
+    shown = printed(ALPACA, "--document 1", name).out
     assert shown.startswith(PROMPT.format("│1│") + "▶a│⟦<|end|>⟧◀\n")
     assert "2 of 8 tokens carry loss (between ▶ and ◀)" in shown
     assert "decoding restores the source: yes" in shown
-    assert told(ALPACA, "--documents 9", name).out.count("── record ") == 3
+    assert printed(ALPACA, "--documents 9", name).out.count("── record ") == 3
 
 
-def test_messages_that_spell_special_tokens(told):
-    shown = told([MESSAGES]).out
+def test_messages_that_spell_special_tokens(printed):
+    shown = printed([MESSAGES]).out
     assert "▶<│|│e│n│d│|│>│⟦<|end|>⟧◀" in shown and "h│\\xc3\\xa9" not in shown
     assert "decoding restores the source: yes" in shown
 
 
-def test_preferences_show_both_answers(told):
-    shown = told([PREFERENCE]).out
+def test_preferences_show_both_answers(printed):
+    shown = printed([PREFERENCE]).out
     assert "── record 0 chosen ──\n" + PROMPT.format("│") + "▶y│⟦<|end|>⟧◀" in shown
     assert "── record 0 rejected ──\n" + PROMPT.format("│") + "▶n│⟦<|end|>⟧◀" in shown
 
 
-def test_colours_and_page(told, tmp_path):
-    shown = told([PREFERENCE], "--color always").out
+def test_colours_and_page(printed, tmp_path):
+    shown = printed([PREFERENCE], "--color always").out
     assert (
         "\x1b[2;90mq\x1b[0m" in shown and "\x1b[2;1;31m<|user|>" in shown and "\x1b[1;97;41m<|end|>" in shown
     )
-    told(ALPACA, f"--html {tmp_path}/p.html")
+    printed(ALPACA, f"--html {tmp_path}/p.html")
     page = (tmp_path / "p.html").read_text()
     assert page.count("<section") == 3 and '<b class="n"' in page and "<li>2 tokens carry loss</li>" in page
 
 
-def test_whole_files_are_verified(told, tmp_path):
-    assert told(ALPACA, "--verify").out == (
+def test_complete_files_are_verified(printed, tmp_path):
+    assert printed(ALPACA, "--verify").out == (
         f"{tmp_path}/r.jsonl: decoding restores the source: yes; 6 of 24 tokens carry loss\n"
     )
-    assert "; 4 of 14 tokens carry loss" in told([PREFERENCE], "--verify").out
+    assert "; 4 of 14 tokens carry loss" in printed([PREFERENCE], "--verify").out
 
 
-def test_bad_records_are_refused_or_left_out(told, capsys, tmp_path):
+def test_bad_records_are_rejected_or_skipped(printed, capsys, tmp_path):
     bad = [*ALPACA, {"instruction": "q", "output": ""}]
     with pytest.raises(SystemExit) as caught:
-        told(bad)
+        printed(bad)
     error = capsys.readouterr().err
     assert (
         caught.value.code == 2 and "r.jsonl: line 4 has an empty output" in error and error.count("\n") == 1
     )
-    shown = told(bad, "--skip-bad --documents 9")
+    shown = printed(bad, "--skip-bad --documents 9")
     assert shown.out.count("── record ") == 3 and "skipped 1 record that has an empty output" in shown.err
-    assert "24 tokens carry loss" in told(bad, "--skip-bad --verify").out
+    assert "24 tokens carry loss" in printed(bad, "--skip-bad --verify").out
     with pytest.raises(SystemExit):
-        told(ALPACA, "--document 3")
+        printed(ALPACA, "--document 3")
     assert "r.jsonl: has 3 records; --document 3 must be below 3" in capsys.readouterr().err
 
 
@@ -108,7 +108,7 @@ def test_kinds(tmp_path, text, kind):
     assert record_kind(f"{tmp_path}/none.json", "text") is None
 
 
-def test_a_tokenizer_with_chat_tokens_stays_as_it_is():
+def test_a_tokenizer_with_chat_tokens_is_unchanged():
     bare = Tokenizer(VOCAB, [], ["<|endoftext|>"])
     chat = with_chat_tokens(bare)
     assert chat.vocab_size == bare.vocab_size + 4 and with_chat_tokens(chat) is chat

@@ -40,13 +40,13 @@ def test_sums_by_part(tmp_path, capsys):
     (tmp_path / ".shards").mkdir()
     np.save(tmp_path / ".shards" / "x.npy", np.zeros(7, np.uint16))
     main(f"count --input {tmp_path}".split())
-    told = capsys.readouterr().out.splitlines()
-    assert told[-3:] == [
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-3:] == [
         "train: 30 tokens in 2 files, 4.000 bytes/token",
         "valid: 5 tokens in 1 file, 4.000 bytes/token",
         "total: 35 tokens in 3 files, 4.000 bytes/token",
     ]
-    assert len(told) == 6 and len(token_files([tmp_path, tmp_path / "valid.npy"])) == 3
+    assert len(printed) == 6 and len(token_files([tmp_path, tmp_path / "valid.npy"])) == 3
     main(f"count --input {tmp_path}/valid.npy".split())
     assert capsys.readouterr().out == f"{tmp_path}/valid.npy: 5 tokens (uint16), 4.000 bytes/token\n"
 

@@ -1,4 +1,4 @@
-"""rendering.py: tokens are set apart, special ones stand out, and what carries loss is seen."""
+"""rendering.py: tokens are separated, special tokens stand out, and tokens with loss are marked."""
 
 import re
 
@@ -41,7 +41,7 @@ def test_a_newline_does_not_colour_the_line(tokenizer):
         ([True] * 4, "▶a│b│c│⟦<|endoftext|>⟧◀"),
     ],
 )
-def test_what_carries_loss(tokenizer, mask, plain):
+def test_tokens_with_loss(tokenizer, mask, plain):
     ids = tokenizer.encode("abc<|endoftext|>")
     assert marked(tokenizer, ids, False, mask) == plain
     colored = marked(tokenizer, ids, True, mask)

@@ -1,4 +1,4 @@
-"""verifying.py: yes where decoding gives back the source, and the place where it does not."""
+"""verifying.py: whether decoding restores the source, and the position where it does not."""
 
 import gzip
 import json
@@ -84,7 +84,7 @@ def test_whole_files(tokenizer, tmp_path, monkeypatch, piece):
     assert verify_tokens(tokenizer, file, open_text(text)).endswith(
         f"up to byte {len(TEXT)}, where decoding ends"
     )
-    assert find_source(file, None) is None  # it no longer has the size that it had
+    assert find_source(file, None) is None  # its size has changed
 
     changed = np.array(file.tokens)
     at = int(np.flatnonzero(changed == 257)[30])
@@ -92,8 +92,8 @@ def test_whole_files(tokenizer, tmp_path, monkeypatch, piece):
         np.uint16
     )  # "the", unmerged
     np.save(tmp_path / "c.npy", changed)
-    told = verify_tokens(tokenizer, open_tokens(tmp_path / "c.npy"), None)
-    assert told == f"encoding the decoded text gives other ids from position {at}"
+    printed = verify_tokens(tokenizer, open_tokens(tmp_path / "c.npy"), None)
+    assert printed == f"encoding the decoded text gives other ids from position {at}"
 
 
 def test_records(tokenizer, tmp_path):
@@ -107,7 +107,7 @@ def test_records(tokenizer, tmp_path):
         verify_text(tokenizer, str(path), "text")
 
 
-def test_a_decoder_that_is_wrong_is_seen(tokenizer, tmp_path, monkeypatch):
+def test_a_wrong_decoder_is_detected(tokenizer, tmp_path, monkeypatch):
     text, records = tmp_path / "t.txt", tmp_path / "t.jsonl"
     text.write_bytes(TEXT)
     records.write_text('{"text": "a"}\n{"text": "the é"}\n')

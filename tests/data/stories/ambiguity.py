@@ -1,4 +1,4 @@
-"""A proof that a grammar is unambiguous: no choice has two alternatives of which one's text begins the other's.
+"""A proof that a grammar is unambiguous: in no choice is a text of one alternative a prefix of another's.
 
 If so, a text read from the left forces every choice, and the bits of its choices are exactly −log2 of its probability.
 """
@@ -12,7 +12,7 @@ _TOKEN = re.compile(r"[A-Za-z]+|[^A-Za-z]")
 
 
 def find_ambiguity(grammar: Grammar, rule: str) -> str | None:
-    """A text after which one alternative of `rule` is complete while another could still go on; None: there is none.
+    """A text after which one alternative of `rule` is complete and another could continue; None if there is none.
 
     All alternatives are followed at once, token by token (a token is a run of letters or one other character; slots
     touch no letters, so tokens never straddle one). A bound form stands for every form its variable may show, which
@@ -20,7 +20,7 @@ def find_ambiguity(grammar: Grammar, rule: str) -> str | None:
     """
 
     def heads(stack: tuple) -> Iterator[tuple[str | None, tuple]]:
-        """(next token, what is left) for every way to go on from a stack of pending parts or tokens."""
+        """(next token, rest) for every way to continue from a stack of pending parts or tokens."""
         if not stack:
             yield None, ()
             return

@@ -14,7 +14,7 @@ def make(folder, **changes):
     return prepare(folder, **(SIZES | changes), report=lines.append), lines
 
 
-def test_everything_is_made_and_then_reused(tmp_path):
+def test_everything_is_built_once_and_reused(tmp_path):
     corpus, first = make(tmp_path / "c")
     assert len(first) == 5 and not any("reused" in line for line in first)
     stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "c").rglob("*") if p.is_file()}
@@ -31,18 +31,18 @@ def test_training_and_validation_differ(tmp_path):
     assert not (tmp_path / "train.txt").read_text().startswith((tmp_path / "valid.txt").read_text()[:200])
 
 
-def test_a_changed_request_makes_what_depends_on_it_again(tmp_path):
+def test_a_changed_request_rebuilds_what_depends_on_it(tmp_path):
     make(tmp_path)
     _, lines = make(tmp_path, vocab_size=310)
     assert ["reused" in line for line in lines] == [True, True, False, False, False]
     _, lines = make(tmp_path)
-    assert all("reused" in line for line in lines)  # each vocabulary has a folder of its own
+    assert all("reused" in line for line in lines)  # each vocabulary has a separate folder
     _, lines = make(tmp_path, vocab_size=310, train_bytes=30_000)
     assert ["reused" in line for line in lines] == [False, True, False, False, False]
     assert json.loads((tmp_path / "310/train.npy.json").read_text())["vocab_size"] == 310
 
 
-def test_a_stage_that_was_interrupted_is_made_again(tmp_path):
+def test_an_interrupted_stage_is_rebuilt(tmp_path):
     make(tmp_path)
     (tmp_path / "300/valid.npy").unlink()
     _, lines = make(tmp_path)
@@ -55,7 +55,7 @@ def test_fresh_starts_over(tmp_path):
     assert not any("reused" in line for line in lines)
 
 
-def test_of_two_first_runs_one_makes_and_the_other_waits(tmp_path):
+def test_of_two_simultaneous_first_runs_one_builds_and_the_other_waits(tmp_path):
     lines = [[], []]
 
     def call(i):
@@ -66,7 +66,7 @@ def test_of_two_first_runs_one_makes_and_the_other_waits(tmp_path):
         thread.start()
     for thread in threads:
         thread.join(60)
-    first, second = sorted(lines, key=lambda told: any("another process" in line for line in told))
+    first, second = sorted(lines, key=lambda printed: any("another process" in line for line in printed))
     assert len(first) == 5 and not any("reused" in line for line in first)
     assert "another process is preparing it" in second[0]
     assert len(second) == 6 and all("reused" in line for line in second[1:])

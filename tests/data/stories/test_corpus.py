@@ -83,7 +83,7 @@ def test_stories_have_a_readable_length_and_a_floor_worth_learning(sample):
     assert 0.25 < bits / text_bytes < 0.45
 
 
-# A wrong article, spacing, left-over markup, a word said twice, a small letter after a stop, an open quotation.
+# A wrong article, spacing, left-over markup, a repeated word, a small letter after a stop, an open quotation.
 FAULTS = re.compile(
     r"""\ba [aeio]|\ban [^aeiouh]|  | [,.!?]|[{}|<>_]|\b(\w+) \1\b|\.\.|\."? [a-z]|[a-z]" """.removesuffix(
         " "
@@ -104,7 +104,7 @@ def test_the_language_is_correct_where_rules_can_tell(sample):
 
 
 def test_people_keep_their_pronouns(sample):
-    """A story whose people are all girls and women speaks of no he, and the other way round."""
+    """A story in which all people are female contains no "he", and vice versa."""
     grammar = corpus.grammar()
     tried = 0
     for story in sample:
@@ -129,7 +129,7 @@ def test_the_lost_thing_is_found(sample):
     assert tried > 300
 
 
-def test_frequencies_are_the_weights_the_bits_claim(sample):
+def test_frequencies_match_the_weights_behind_the_bits(sample):
     grammar = corpus.grammar()
     counts = Counter(choice for story in sample for choice in story.choices)
     for rule in ("plot", "open", "child", "trait", "color", "thing", "how", "hero_says"):
@@ -147,7 +147,7 @@ def test_seeds_share_no_stories(sample):
 
 
 @pytest.mark.parametrize("num_bytes", [1, 5000, 1_500_000])
-def test_a_file_has_at_least_the_bytes_asked_for_and_ends_with_a_story(tmp_path, num_bytes):
+def test_a_file_has_at_least_the_requested_bytes_and_ends_with_a_story(tmp_path, num_bytes):
     path = tmp_path / "deep" / "stories.txt"
     summary = corpus.write_stories(path, num_bytes, seed=3)
     data = path.read_bytes()
@@ -161,17 +161,17 @@ def test_a_file_has_at_least_the_bytes_asked_for_and_ends_with_a_story(tmp_path,
     assert sorted(p.name for p in path.parent.iterdir()) == ["stories.txt", "stories.txt.json"]
 
 
-def test_the_floor_counts_the_bytes_of_text_and_no_end_of_text(tmp_path):
+def test_the_floor_counts_bytes_of_text_without_end_of_text(tmp_path):
     path = tmp_path / "stories.txt"
     summary = corpus.write_stories(path, 60_000, seed=4)
     texts = path.read_text().split("<|endoftext|>")
     assert summary.bits_per_byte == pytest.approx(summary.bits / sum(map(len, texts)), rel=1e-12)
     assert summary.bits == pytest.approx(sum(corpus.story_bits(t.strip("\n")) for t in texts[:-1]), rel=1e-12)
     assert corpus.bits_per_byte(path) == pytest.approx(summary.bits_per_byte, rel=1e-12)
-    beside = json.loads((tmp_path / "stories.txt.json").read_text())
-    assert beside["bits_per_byte"] == summary.bits_per_byte
-    assert beside["grammar"] == corpus.grammar_version()
-    assert {"stories", "bytes", "bits", "words", "seed"} <= beside.keys()
+    facts = json.loads((tmp_path / "stories.txt.json").read_text())
+    assert facts["bits_per_byte"] == summary.bits_per_byte
+    assert facts["grammar"] == corpus.grammar_version()
+    assert {"stories", "bytes", "bits", "words", "seed"} <= facts.keys()
 
 
 def test_progress_reaches_the_end(tmp_path):
@@ -184,7 +184,7 @@ def test_progress_reaches_the_end(tmp_path):
     assert seen[-1][0] >= 2_500_000 == seen[-1][1]
 
 
-def test_a_failed_writing_leaves_nothing_behind(tmp_path):
+def test_a_failed_write_leaves_no_files(tmp_path):
     def stop(done, total):
         raise KeyboardInterrupt
 
@@ -193,7 +193,7 @@ def test_a_failed_writing_leaves_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bad_input_gets_one_line(tmp_path):
+def test_bad_input_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"s\.txt: cannot write 0 bytes of stories; ask for at least 1"):
         corpus.write_stories(tmp_path / "s.txt", 0, seed=1)
     (tmp_path / "empty.txt").write_text("")
@@ -208,7 +208,7 @@ def test_bad_input_gets_one_line(tmp_path):
 
 
 def test_writing_is_fast_enough(tmp_path):
-    """10 MB/s on a quiet core, in CPU time; the bound leaves room for a slower one."""
+    """10 MB/s on a quiet core, in CPU time; the bound allows for a slower one."""
     start = time.process_time()
     corpus.write_stories(tmp_path / "s.txt", 2_000_000, seed=1)
     assert time.process_time() - start < 2.0

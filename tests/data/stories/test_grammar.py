@@ -77,7 +77,7 @@ def test_quantize_is_exact_where_the_weights_are():
 
 
 def _plain_draws(seed):
-    """SplitMix64 one number at a time: the oracle of the blocks in numpy."""
+    """SplitMix64 one number at a time: the oracle for the blocks in numpy."""
 
     def mix(z):
         z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
@@ -128,7 +128,7 @@ def test_frequencies_are_the_weights():
             assert abs(counts[rule, index] - rounds * p) < 4 * math.sqrt(rounds * p * (1 - p))
 
 
-def test_a_foreign_text_is_refused_with_its_place():
+def test_a_foreign_text_is_rejected_with_its_position():
     grammar = _grammar()
     with pytest.raises(ValueError, match="from character 8: 'a green hat"):
         grammar.parse("story", "Ada had a green hat.\nShe sang. The end.")
@@ -154,15 +154,15 @@ def test_a_foreign_text_is_refused_with_its_place():
         ("story:\n- {?}", "is not a reference"),
     ],
 )
-def test_a_faulty_rule_is_refused(rules, message):
+def test_a_faulty_rule_is_rejected(rules, message):
     with pytest.raises(ValueError, match=message):
         _grammar(rules)
 
 
-def test_the_proof_of_unambiguity_finds_what_it_must():
+def test_the_proof_of_unambiguity_finds_ambiguities():
     grammar = _grammar()
     assert all(find_ambiguity(grammar, rule) is None for rule in [*grammar.rules, *grammar.words])
-    # Two ways to one text, one hidden in a slot; then a text that begins another; then one word that does.
+    # Two ways to one text, one hidden in a slot; then a text that is a prefix of another; then a word that is.
     hidden = _grammar("story:\n- a {color} cat\n- a red {pet}\npet:\n- cat\n- dog")
     assert find_ambiguity(hidden, "story") == "a red cat"
     with pytest.raises(ValueError, match="2 parses"):

@@ -23,7 +23,7 @@ def attend(query, keys, values, scores, out):
 @pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 33, 200])
 @pytest.mark.parametrize("head_dim", [6, 16, 32, 64, 80, 128])
 def test_attention_of_one_query(n, head_dim):
-    """Against float64. What lies beyond the rows is NaN: it must not be read."""
+    """Compared with float64. Memory beyond the rows is NaN: it must not be read."""
     rng = np.random.default_rng(n)
     query = rng.standard_normal(head_dim, np.float32) * 0.5
     cache = np.full((2, n + 16, head_dim), np.nan, np.float32)

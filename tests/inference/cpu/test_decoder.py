@@ -1,4 +1,4 @@
-"""The compiled pass against the model's own."""
+"""The compiled pass compared with the model's."""
 
 import dataclasses
 import threading
@@ -38,7 +38,7 @@ def build(**changes) -> TransformerLM:
     model = TransformerLM(dataclasses.replace(SHAPE, **changes)).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if weight.dim() == 1 or "value_weight" in name:  # norms and such begin at 1, all alike
+            if weight.dim() == 1 or "value_weight" in name:  # norm weights start at 1, all equal
                 weight.add_(torch.randn_like(weight) * 0.2)
     return model
 
@@ -67,7 +67,7 @@ def logits_of(model, rows: list[list[int]], threads: int, steps: int = 4) -> tor
 
 @pytest.mark.parametrize("changes", SHAPES, ids=str)
 @torch.inference_mode()
-def test_logits_are_the_model_s(changes):
+def test_logits_equal_the_models(changes):
     model, rows = build(**changes), prompts(5)
     found = logits_of(model, rows, threads=2)
     rows = [list(row) for row in rows]
@@ -78,7 +78,7 @@ def test_logits_are_the_model_s(changes):
             row.append(int(ours.argmax()))
 
 
-def test_threads_and_company_change_no_bit():
+def test_threads_and_batch_size_change_no_bit():
     model, rows = build(num_kv_heads=2), prompts(READ_ROWS + 3, longest=30)
     whole = logits_of(model, rows, threads=1)
     for threads in (2, 3, 7):
@@ -88,7 +88,7 @@ def test_threads_and_company_change_no_bit():
 
 
 @torch.inference_mode()
-def test_some_go_on_while_others_begin_anew():
+def test_some_sequences_continue_while_others_restart():
     model, rows = build(), prompts(4)
     decoder = CpuDecoder(model, 4, Sampling(0.0), 2)
     decoder.read(dict(enumerate(rows)))
@@ -102,7 +102,7 @@ def test_some_go_on_while_others_begin_anew():
     assert second == logits[:2].argmax(-1).tolist()
 
 
-def test_a_team_sleeps_wakes_and_goes_home(monkeypatch):
+def test_a_team_sleeps_wakes_and_ends(monkeypatch):
     monkeypatch.setattr("lmfast.inference.cpu.decoder.SPIN_LIMIT", 1)  # asleep after each pass
     before = threading.active_count()
     model = build()
@@ -112,7 +112,7 @@ def test_a_team_sleeps_wakes_and_goes_home(monkeypatch):
     assert threading.active_count() == before
 
 
-def test_a_sequence_longer_than_its_cache_is_refused():
+def test_a_sequence_longer_than_its_cache_is_rejected():
     decoder = CpuDecoder(build(), 1, Sampling(0.0), 1)
     decoder.read({0: [1] * 90})
     decoder.step([0], 0)
@@ -122,7 +122,7 @@ def test_a_sequence_longer_than_its_cache_is_refused():
         decoder.read({0: [1] * 92})
 
 
-def test_a_stream_that_is_left_ends_its_team():
+def test_an_abandoned_stream_ends_its_team():
     from lmfast.inference.decode import stream
 
     torch.set_num_threads(2)
@@ -137,8 +137,8 @@ def test_a_stream_that_is_left_ends_its_team():
         torch.set_num_threads(1)
 
 
-def test_trained_on_weights_are_read_where_they_are():
-    """No copy is kept between runs: what training changed, generation sees."""
+def test_weights_trained_further_are_read_in_place():
+    """No copy is kept between runs: generation sees weights changed by training."""
     model = build()
     before = generate(model, [[1, 2, 3]], 20, temperature=0.0)
     with torch.no_grad():
@@ -148,7 +148,7 @@ def test_trained_on_weights_are_read_where_they_are():
     assert after == generate(model, [[1, 2, 3]], 20, temperature=0.0, kv_cache=False) != before
 
 
-def test_models_it_does_not_know():
+def test_unsupported_models():
     assert unsupported_reason(build()) is None
     assert "float32" in unsupported_reason(build().double())
     assert unsupported_reason(build().to("meta")) == "it is not on the CPU"
@@ -158,6 +158,6 @@ def test_models_it_does_not_know():
         assert "float32" in unsupported_reason(build())
 
 
-def test_a_setting_of_tomorrow_is_not_known(monkeypatch):
+def test_a_new_setting_is_unsupported(monkeypatch):
     monkeypatch.setattr("lmfast.inference.cpu.decoder._SUPPORTED", {"vocab_size"})
     assert unsupported_reason(build()) == "its context_length is not supported there"

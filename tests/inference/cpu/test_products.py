@@ -28,7 +28,7 @@ def multiply(panels, x, inputs, begin, end, out, scratch):
 
 
 def packed(weight: np.ndarray, cut: int = 0) -> np.ndarray:
-    """In two parts, as two threads do it."""
+    """In two parts, as on two threads."""
     panels = np.full(packed_size(*weight.shape), np.nan, np.float32)
     pack_all(weight, 0, cut, panels)
     pack_all(weight, cut, weight.shape[0], panels)
@@ -57,7 +57,7 @@ def test_a_panel_holds_16_outputs_input_by_input():
 @pytest.mark.parametrize("outputs", [1, 16, 61, 64, 80, 200])
 @pytest.mark.parametrize("inputs", [1, 24, 100])
 @pytest.mark.parametrize("rows", [1, 2, 4, 7, 16, 31, 64])
-def test_products_are_right_and_the_same_in_any_company(rows, inputs, outputs):
+def test_products_are_correct_and_independent_of_other_rows(rows, inputs, outputs):
     rng = np.random.default_rng(rows)
     weight, x = (rng.standard_normal((n, inputs), np.float32) for n in (outputs, rows))
     panels = packed(weight)
@@ -73,7 +73,7 @@ def test_products_are_right_and_the_same_in_any_company(rows, inputs, outputs):
 
 @pytest.mark.parametrize("most", [4, 16])
 def test_machines_with_fewer_registers_take_fewer_rows(monkeypatch, most):
-    """The constant is compiled in: what the other kind of machine runs is compiled here from the same source."""
+    """The constant is compiled in; the variant for the other kind of machine is compiled from the same source."""
     monkeypatch.setattr(cpu_products, "MAX_TILE_ROWS", most)
     panel_products = njit(cpu_products.panel_products.py_func)
     monkeypatch.setattr(cpu_products, "panel_products", panel_products)

@@ -1,4 +1,4 @@
-"""The compiled choice against its twin in torch."""
+"""The compiled sampling compared with that in torch."""
 
 import numpy as np
 import pytest
@@ -43,13 +43,13 @@ def test_choices_are_the_same(options, scale):
         assert picked(logits, sampling, step) == sample(logits, sampling, step).tolist()
 
 
-def test_the_lowest_of_equals_is_chosen():
+def test_ties_go_to_the_lowest_id():
     assert picked(torch.tensor([[1.0, 3.0, 3.0, 2.0]]), Sampling(0.0), 0) == [1]
     assert picked(torch.zeros(1, 50), Sampling(1.0, None, 1e-9), 0) == [0]
     assert picked(torch.full((1, 5), float("nan")), Sampling(0.0), 0) == [0]
 
 
-def test_what_is_kept_is_what_the_twin_keeps():
+def test_top_p_keeps_the_same_ids_as_torch():
     torch.manual_seed(0)
     for count in (1, 2, 7, 100, 1000):
         for top_p in (0.01, 0.3, 0.9, 0.999):
@@ -61,13 +61,13 @@ def test_what_is_kept_is_what_the_twin_keeps():
             assert (weights > 0).tolist() == expected, (count, top_p)
 
 
-def test_top_k_keeps_equals_of_the_last():
+def test_top_k_keeps_ties_with_the_last():
     weights = np.array([0.1, 0.3, 0.2, 0.2, 0.2], np.float32)
     keep_largest(weights, np.float32(0), 2, np.inf)
     assert (weights > 0).tolist() == [False, True, True, True, True]
 
 
-def test_the_smallest_temperatures_are_no_nan():
+def test_the_smallest_temperatures_give_no_nan():
     logits = torch.tensor([[0.5, 2.0, 1.0, 2.0], [0.0, -3.0, -1.0, -2.0]])
     for temperature in (1e-30, 1.2e-38, 1e-39, 1e-45, 1e-46, 1e-300):
         sampling = Sampling(temperature, seed=1)

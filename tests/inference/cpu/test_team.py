@@ -9,7 +9,7 @@ from lmfast.inference.cpu import team as cpu_team
 
 @njit(nogil=True)
 def add_up(sync, t, threads, rounds, cells):
-    """Each round every thread writes its cell, then reads all of them: wrong sums if a barrier let one through."""
+    """Each round every thread writes its cell, then reads all: the sums are wrong if a barrier lets one through early."""
     passed, wrong = 0, 0
     for i in range(rounds):
         cells[t] = i
@@ -23,7 +23,7 @@ def add_up(sync, t, threads, rounds, cells):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
-def test_a_barrier_lets_nobody_through_early(threads):
+def test_no_thread_passes_a_barrier_early(threads):
     sync, cells, results = np.zeros(cpu_team.SYNC_WORDS, np.int64), np.zeros(threads, np.int64), {}
 
     def run(t):
@@ -34,7 +34,7 @@ def test_a_barrier_lets_nobody_through_early(threads):
         thread.start()
     for thread in team:
         thread.join()
-    passed = 400 if threads > 1 else 0  # alone there is nobody to wait for
+    passed = 400 if threads > 1 else 0  # a single thread has nothing to wait for
     assert results == dict.fromkeys(range(threads), (0, passed))
 
 
@@ -49,7 +49,7 @@ def test_passes_are_seen_and_sleepers_counted():
     assert cpu_team.next_pass(sync, 2, 10, False) == -1
 
 
-def test_an_end_frees_those_who_wait_at_a_barrier():
+def test_ending_releases_threads_at_a_barrier():
     sync, left = np.zeros(cpu_team.SYNC_WORDS, np.int64), []
     thread = threading.Thread(target=lambda: left.append(cpu_team.barrier(sync, 0, 2)))
     thread.start()

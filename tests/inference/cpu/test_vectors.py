@@ -20,7 +20,7 @@ def rows_of(a, b, out):
 
 @njit
 def weighted(weights, a, scale, out):
-    """scale · weights · a, a vector of columns at a time, as wide as they come."""
+    """scale · weights · a, one vector of columns at a time, the widest first."""
     n, width = a.shape
     at, rows, to = weights.ctypes.data, a.ctypes.data, out.ctypes.data
     if width == 64:
@@ -62,7 +62,7 @@ def counted(word):
 
 
 @pytest.mark.parametrize("n", [1, 7, 15, 16, 17, 24, 64, 65, 100, 256, 704])
-def test_dot_products_are_right_and_the_same_in_any_company(n):
+def test_dot_products_are_correct_and_independent_of_other_rows(n):
     rng = np.random.default_rng(n)
     a, b = rng.standard_normal((35, n), np.float32), rng.standard_normal(n, np.float32)
     alone = np.full(35, np.nan, np.float32)
@@ -85,7 +85,7 @@ def test_weighted_rows(n, width):
 
 
 @pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 31, 32, 33, 100])
-def test_the_largest_wherever_it_is(n):
+def test_the_maximum_at_any_position(n):
     values = np.random.default_rng(n).standard_normal(n + 1, np.float32)[:n] - 100
     for place in range(n):
         values[place] += 99
@@ -97,7 +97,7 @@ def test_the_largest_wherever_it_is(n):
     assert top(values) == np.inf
 
 
-def test_a_row_s_end_is_not_read_over():
+def test_nothing_is_read_beyond_a_rows_end():
     a = np.full((3, 20), np.nan, np.float32)
     a[1] = 1
     out = np.zeros(1, np.float32)

@@ -1,4 +1,4 @@
-// The library's operators against loops in double: a program for CPUs that PyTorch is not at hand for (an emulator's).
+// Compares the library's operators with loops in double: a program for CPUs without PyTorch, such as an emulator's.
 //
 // Prints one line per operator and shape with the largest error, relative to the largest absolute value of the result;
 // exit code 1 where one exceeds 2e-5 or is not finite. Shapes cross the edges of tiles, vectors and blocks.

@@ -1,7 +1,7 @@
 """Shared by the tests that run the Triton kernels in Triton's interpreter on the CPU.
 
-Collected only where TRITON_INTERPRET=1 and LMFAST_KERNELS=triton were set before Python started, for `@triton.jit`
-looks once; tests/kernels/test_interpreted.py starts such a process and reports every file here as a test of its own.
+Collected only where TRITON_INTERPRET=1 and LMFAST_KERNELS=triton were set before Python started, because `@triton.jit`
+reads it once; tests/kernels/test_interpreted.py starts such a process and reports every file here as one test.
 """
 
 import inspect
@@ -87,7 +87,7 @@ def assert_agrees(
     """The error of each output and gradient, relative to float64, is at most twice that of the reference.
 
     The tolerance of the flash-attention papers' tests: max|kernel − ref64| ≤ 2 · max|torch − ref64| + 8 ulps, of 1
-    where the result is small, for inputs are of unit size and may cancel. `rounding`: what rounding inside the kernel
+    where the result is small, because inputs are of unit size and may cancel. `rounding`: what rounding inside the kernel
     may add, relative to the largest result or 1.
     """
     ours = run(kernel, inputs, upstream)

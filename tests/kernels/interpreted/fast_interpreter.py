@@ -2,8 +2,8 @@
 
 The interpreter spends nearly all its time on types, not on numbers: it replaces the functions of its language at every
 call of a device function, builds a table of dtypes for every conversion, and computes for every sum of integers whether
-it overflows, only to ignore the answer (`device_assert` does nothing without `debug`). Here these are done once,
-remembered, or left out.
+it overflows, and ignores the answer (`device_assert` does nothing without `debug`). Here these are done once,
+cached, or omitted.
 """
 
 import triton.language as tl
@@ -11,7 +11,7 @@ import triton.runtime.interpreter as interpreter
 
 
 def install() -> None:
-    """Replaces Triton's functions for good: a process that interprets does nothing else."""
+    """Replaces Triton's functions permanently: an interpreting process does nothing else."""
     interpreter._patch_lang_tensor = _indexable_scalars(interpreter._patch_lang_tensor)
     interpreter._patch_lang = _once_per_module(interpreter._patch_lang)
     interpreter._get_np_dtype = _remembered_by_name(interpreter._get_np_dtype)

@@ -1,7 +1,7 @@
 """`python -m lmfast_kernels.check` end to end on small problems: all comparisons and timings that it makes on a GPU.
 
 The kernels run in the interpreter, in float16 (bf16 products are wrong there). Times are the interpreter's and mean
-nothing; that each entry is there, is judged and can be found by the table of targets is what is tested.
+nothing; tested is that every entry exists, has a verdict and is found by the table of targets.
 """
 
 import json
