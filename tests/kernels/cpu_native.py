@@ -6,7 +6,7 @@ import torch
 from lmfast_kernels import cpu_library
 
 needs_library = pytest.mark.skipif(
-    cpu_library.library() is None, reason="needs Linux, AVX2, AVX-512 or NEON, and g++"
+    not cpu_library.available(), reason="needs Linux, AVX2, AVX-512 or NEON, g++ and LMFAST_KERNELS=auto"
 )
 
 

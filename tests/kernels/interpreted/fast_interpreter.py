@@ -15,6 +15,7 @@ def install() -> None:
     interpreter._patch_lang_tensor = _indexable_scalars(interpreter._patch_lang_tensor)
     interpreter._patch_lang = _once_per_module(interpreter._patch_lang)
     interpreter._get_np_dtype = _remembered_by_name(interpreter._get_np_dtype)
+    interpreter.InterpreterBuilder.create_splat = _true_booleans(interpreter.InterpreterBuilder.create_splat)
     tl.block_type.__init__ = _remembered_block_type(tl.block_type.__init__)
     tl.tensor.__init__ = _remembered_tensor_fields(tl.tensor.__init__)
     interpreter.interpreter_builder.options = interpreter.InterpreterOptions(sanitize_overflow=False)
@@ -28,6 +29,18 @@ def _indexable_scalars(patch):
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))
 
     return patch_tensor
+
+
+def _true_booleans(splat):
+    """A comparison's type is its operands', so a splat makes integers of it, which Triton 3.9 rejects as a mask."""
+
+    def create_splat(self, ret_ty, arg):
+        block = splat(self, ret_ty, arg)
+        if arg.data.dtype == bool:
+            block.data = block.data.astype(bool)
+        return block
+
+    return create_splat
 
 
 def _once_per_module(patch):
