@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from lmfast.counted import counted
 from lmfast.errors import UserError
 from lmfast.hardware import cpu_name
 
@@ -72,7 +71,7 @@ def describe_machine(device: torch.device) -> dict[str, str]:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = f"{cpu_name()}, {counted(torch.get_num_threads(), 'thread')}"
+        name = f"{cpu_name()}, {torch.get_num_threads()} threads"
     return {
         "device": name,
         "system": f"{platform.system()} {platform.machine()}",

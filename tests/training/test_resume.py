@@ -80,7 +80,7 @@ def test_a_stopped_command_resumes_exactly(corpus, tmp_path):
         output = process.communicate()[0].decode()
         if name != "SIGKILL":
             assert process.returncode == 130, output
-            assert "rerun the same command to resume" in output
+            assert "--resume continues from it" in output
     train(flags(corpus, folder, *SLOW))
     assert not differ(weights(tmp_path / "whole"), weights(folder))
     assert exact(tmp_path / "whole") == exact(folder)
