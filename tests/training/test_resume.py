@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from lmfast.train import train
 from lmfast.training.run_folder import read_metrics
 from tests.processes import wait_until
 from tests.test_train import differ, weights
+from tests.training.forked_runs import start
 
 
 def exact(folder):
@@ -63,25 +65,26 @@ SLOW = ("--max-iters", "120", "--checkpoint-interval", "20", "--eval-interval", 
 
 
 def test_a_stopped_command_resumes_exactly(corpus, tmp_path):
-    """The command itself, from a shell; tests/training/test_faults.py stops runs in every way."""
+    """Killed, then stopped by Ctrl-C as a command in a shell; test_faults.py stops runs in every way."""
     train(flags(corpus, tmp_path / "whole", *SLOW))
     folder = tmp_path / "run"
-    for count, name in enumerate(["SIGKILL", "SIGINT"]):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "lmfast.train", *flags(corpus, folder, *SLOW)],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        wanted = 21 + 40 * count
-        wait_until(
-            lambda wanted=wanted: any(m["step"] > wanted for m in read_metrics(folder)),
-            lambda process=process: process.poll() is None,
-        )
-        process.send_signal(getattr(signal, name))
-        output = process.communicate()[0].decode()
-        if name != "SIGKILL":
-            assert process.returncode == 130, output
-            assert "--resume continues from it" in output
-    train(flags(corpus, folder, *SLOW))
+    argv = flags(corpus, folder, *SLOW)
+
+    def wait_for_step(step: int, alive: Callable[[], bool]) -> None:
+        wait_until(lambda: any(line["step"] >= step for line in read_metrics(folder)), alive)
+
+    killed = start(argv, tmp_path / "log")
+    wait_for_step(22, killed.is_alive)
+    killed.kill()
+    killed.join()
+    command = [sys.executable, "-m", "lmfast.train", *argv]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as stopped:
+        wait_for_step(62, lambda: stopped.poll() is None)
+        stopped.send_signal(signal.SIGINT)
+        output = stopped.communicate()[0]
+    assert stopped.returncode == 130, output
+    assert "--resume continues from it" in output
+    train(argv)
     assert not differ(weights(tmp_path / "whole"), weights(folder))
     assert exact(tmp_path / "whole") == exact(folder)
 
