@@ -44,16 +44,35 @@ SLOW_FILES = [
     "kernels/test_interpreted.py",
     "tokenizer/test_bpe.py",
     "training/test_resume.py",
+    "training/test_distributed.py",
+    "training/test_faults.py",
+    "test_dpo.py",
+    "test_sft.py",
     "test_train.py",
     "tokenizer/test_whole_pretokens.py",
-    "model/test_memory.py",
+    "tokenizer/test_dialects.py",
+    "tokenizer/test_sharding.py",
+    "tokenizer/test_counting.py",
+    "tokenizer/test_merging.py",
+    "kernels/test_aot.py",
+    "training/test_report.py",
+    "inference/test_torch_decoder.py",
     "bench/test_compare.py",
-    "training/test_faults.py",
-    "training/test_distributed.py",
-    "test_structure.py",
+    "kernels/test_backend.py",
     "bench/test_gpu_smoke_fp8.py",
     "bench/test_gpu_smoke_decoding.py",
+    "model/test_memory.py",
+    "training/test_compiled.py",
 ]
+
+# Files that start training/forked_runs.py: its server, which imports torch, is started once for all of them.
+FORKED_RUNS = {
+    "training/test_resume.py",
+    "training/test_distributed.py",
+    "training/test_faults.py",
+    "test_dpo.py",
+    "test_sft.py",
+}
 
 
 def pytest_collection_modifyitems(items) -> None:
@@ -61,6 +80,20 @@ def pytest_collection_modifyitems(items) -> None:
     rank = {name: i for i, name in enumerate(SLOW_FILES)}
     folder = Path(__file__).parent
     items.sort(key=lambda item: rank.get(os.path.relpath(item.path, folder), len(rank)))
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """--dist loadfile, with FORKED_RUNS as if they were one file."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "forked runs" if file.removeprefix("tests/") in FORKED_RUNS else file
+
+    return Scheduling(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
