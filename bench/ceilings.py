@@ -1,8 +1,8 @@
-"""What the device in use can do, measured first: memory bandwidth and the rate of matrix products by dtype.
+"""Measured ceilings of the device in use: memory bandwidth and the rate of matrix products by dtype.
 
 In: a torch device. Out: {"read": bytes/s, "copy": bytes/s read plus written, "matmul float32": FLOP/s, …}, each the
-best of half a second's tries over buffers that no cache holds. These are ceilings of what is measured here, with torch's
-own operators and the threads it has; data sheets are in lmfast/model/peaks.py.
+best of half a second of tries on buffers larger than any cache. They are measured with torch's operators and its number
+of threads; data sheet values are in lmfast/model/peaks.py.
 """
 
 import time
@@ -18,7 +18,7 @@ CPU_SIDE, CUDA_SIDE = 1024, 8192
 
 
 def synchronizer(device: torch.device) -> Callable[[], None] | None:
-    """The function that waits for a device; None where everything runs on the host."""
+    """The function that waits for a device; None if everything runs on the host."""
     return torch.cuda.synchronize if device.type == "cuda" else None
 
 

@@ -1,7 +1,7 @@
 """Did my change help? `python -m bench.compare REV [--select EXPRESSION] [--rounds N] [--full | --default]`.
 
 REV is checked out into a temporary worktree, and both versions' benches run in turns on the same data: A B A B …, each in
-a process of its own, A being REV and B this checkout (changes included). Out: for each benchmark that both have, how many
+a separate process, A being REV and B this checkout (changes included). Out: for each benchmark that both have, how many
 times as fast B is, as the median over the pairs with its spread, and a verdict only where the noise cannot explain it:
 every pair on the same side of 1, and the median further from 1 than the same version's runs are from each other.
 
@@ -51,7 +51,7 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """Faster or slower only where the noise cannot explain the ratio."""
+        """Faster or slower only if the noise cannot explain the ratio."""
         pairs = [a / b for a, b in zip(self.before, self.after)]
         median = statistics.median(pairs)
         if len(pairs) < 2:
@@ -88,7 +88,7 @@ def table(found: Sequence[Change]) -> list[str]:
 
 
 def require(revision: str) -> None:
-    """Raises UserError where git does not know `revision` as a commit, or this is no checkout."""
+    """Raises UserError if git does not know `revision` as a commit, or this is not a checkout."""
     if machine.git("rev-parse", "HEAD") is None:
         raise UserError(
             f"{machine.ROOT}: not a git checkout with a commit, so there is nothing to compare with"
@@ -134,7 +134,7 @@ def interrupt(number: int, frame: object) -> None:
 
 
 def run(version: str, checkout: Path, output: Path, mode: str, select: str | None) -> Run:
-    """One run of a version's suite, in a process of its own; pytest's output is shown where it failed."""
+    """One run of a version's suite, in a separate process; pytest's output is shown if it failed."""
     command = [
         sys.executable, "-m", "pytest", "bench", f"--benchmark-json={output}",
         f"--benchmark-storage={output.parent}/store", *([f"--{mode}"] if mode else []), *(["-k", select] if select else []),

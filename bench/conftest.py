@@ -3,7 +3,7 @@
 Every run saves itself under `.benchmarks/<host, device, cores, mode>/` (results.py) and ends with a table of rates.
 `--benchmark-compare` adds how much faster each benchmark is than in the last run of the same host, device and mode
 that had it; `--benchmark-compare=0003` than in that run. It takes at most eight minutes on two cores, --quick 90
-seconds, --full longer (the large corpora); what must be compiled the first time comes on top.
+seconds, --full longer (the large corpora), plus compilation the first time.
 """
 
 import os
@@ -30,7 +30,7 @@ def mode_of(config) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
-    """Before pytest-benchmark reads its options: where runs are kept, under which name, and what to compare with."""
+    """Before pytest-benchmark reads its options: where to save runs, under which name, and what to compare with."""
     options = config.option
     if options.quick and options.full:
         raise pytest.UsageError("--quick and --full contradict each other; give one")
@@ -60,7 +60,7 @@ def pytest_configure(config):
 
 
 def selection(config) -> str:
-    """The part of the suite that was requested, as it was written; empty for all of it."""
+    """The requested part of the suite, as typed; empty for all of it."""
     options = config.option
     asked = [
         arg
@@ -89,7 +89,7 @@ def pytest_benchmark_generate_json(config):
 
 
 def pytest_sessionfinish(session):
-    """--benchmark-compare-fail: exit code 1 where a benchmark is slower than that allows."""
+    """--benchmark-compare-fail: exit code 1 if a benchmark is slower than that allows."""
     config = session.config
     for row in config.bench_run.rows:
         then, _ = config.bench_before.get(row.key, (None, None))
@@ -145,7 +145,7 @@ def num_workers() -> int:
 
 @pytest.fixture(scope="session")
 def device():
-    """The device that torch benches use: CUDA where it is there."""
+    """The device that torch benches use: CUDA if available."""
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -153,7 +153,7 @@ def device():
 
 @pytest.fixture(scope="session")
 def ceilings(request, mode, device) -> dict[str, float]:
-    """Measured once a session, before the first benchmark."""
+    """Measured once per session, before the first benchmark."""
     from bench.ceilings import measured
 
     run = request.config.bench_run
@@ -172,7 +172,7 @@ def measure(request, benchmark, mode, ceilings, device) -> Measure:
 
 @pytest.fixture(scope="session")
 def scratch(tmp_path_factory):
-    """A folder for outputs, on the disk that the corpora are on."""
+    """A folder for outputs, on the same disk as the corpora."""
     from bench import corpora
 
     folder = corpora.folder().parent / f"scratch-{os.getpid()}"

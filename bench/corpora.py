@@ -1,11 +1,11 @@
-"""The texts that are measured, generated here: the same recipe gives the same kind of text everywhere.
+"""Generates the benchmark texts: the same recipe gives the same kind of text everywhere.
 
-A: like TinyStories, a few thousand distinct pretokens: stories of the built-in grammar, drawn again and again,
-   with a sentence about somebody whose name is rare every other time.
+A: like TinyStories, a few thousand distinct pretokens: stories of the built-in grammar, drawn repeatedly,
+   every other one with a sentence about a person with a rare name.
 B: a heavy tail, hundreds of thousands of distinct pretokens: the sources and docs of the Python installation,
    with lines of made-up words, numbers and letters of several scripts between them.
 
-In: a name and a size in bytes. Out: the path of a file of at least that size, made once and kept under
+In: a name and a size in bytes. Out: the path of a file of at least that size, built once and kept under
 `.benchmarks/corpora/` (or $LMFAST_BENCH_CORPORA), with its size and sha256 in a JSON file. A is the same on every
 machine; B depends on what is installed, which the sha256 shows. Both are valid UTF-8 with <|endoftext|> between documents.
 """
@@ -49,7 +49,7 @@ def folder() -> Path:
 
 
 def corpus(name: str, num_bytes: int) -> Path:
-    """The path of corpus "A" or "B" of at least `num_bytes`, made now if it is not there."""
+    """The path of corpus "A" or "B" of at least `num_bytes`, built now if it does not exist."""
     path = folder() / f"{name}-{num_bytes}-v{RECIPE}.txt"
     if not path.exists():
         write(path, {"A": stories, "B": sources}[name](), num_bytes)
@@ -57,7 +57,7 @@ def corpus(name: str, num_bytes: int) -> Path:
 
 
 def held_out(name: str, num_bytes: int = 2_000_000) -> Path:
-    """A text of the same kind in which nothing of the corpus itself occurs but words and, in A, sentences."""
+    """A text of the same kind that shares only words and, in A, sentences with the corpus."""
     path = folder() / f"{name}-held-out-{num_bytes}-v{RECIPE}.txt"
     if not path.exists():
         pieces = {"A": lambda: stories(seed=2), "B": lambda: sources(held_out=True)}[name]()
@@ -66,7 +66,7 @@ def held_out(name: str, num_bytes: int = 2_000_000) -> Path:
 
 
 def facts(path: Path) -> dict:
-    """{bytes, sha256} of a corpus, as they were when it was made."""
+    """{bytes, sha256} of a corpus, from when it was built."""
     return json.loads(path.with_suffix(".json").read_text())
 
 
@@ -113,7 +113,7 @@ def rare_names(rng: random.Random, n: int) -> list[str]:
 
 
 def stories(base_bytes: int = BASE_BYTES, seed: int = 1) -> Iterator[str]:
-    """Corpus A, a document at a time."""
+    """Corpus A, one document at a time."""
     from lmfast.data.stories.corpus import generate_stories
 
     rng = random.Random(seed)
@@ -158,7 +158,7 @@ def source_files(roots: list[Path]) -> list[Path]:
 
 def assigned(text: str) -> str:
     """The text without code points that Python's Unicode has no category for: whether one is a letter depends on the
-    Unicode version that a package was built with, so two tokenizers may differ and both be right."""
+    Unicode version that a package was built with, so two tokenizers may differ and both be correct."""
     if text.isascii():
         return text
     unknown = {ord(char): None for char in set(text) if unicodedata.category(char) == "Cn"}
@@ -166,7 +166,7 @@ def assigned(text: str) -> str:
 
 
 def sources(roots: list[Path] | None = None, held_out: bool = False) -> Iterator[str]:
-    """Corpus B, a file and a line of rare words at a time; when all files are used up, from the first again.
+    """Corpus B, a file and a line of rare words at a time; after the last file, starts again with the first.
 
     Every fiftieth file is kept for the held-out text."""
     rng = random.Random(3 if held_out else 2)

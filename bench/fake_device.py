@@ -1,13 +1,13 @@
-"""A process in which torch takes an H100 for present: for tracing and compiling on machines without a GPU.
+"""A process in which torch believes an H100 is present, to trace and compile on machines without a GPU.
 
-`missing()` says what this machine lacks for it (the CUDA build of torch, Triton, gcc). `restart()` starts the same
+`missing()` returns what this machine lacks for it (the CUDA build of torch, Triton, gcc). `restart()` starts the same
 command again with bench/fake_cuda.c preloaded, which answers the CUDA calls of device guards; there `pretend()` gives
 torch and Triton the properties of an H100, and `Device()` is a mode under which tensors on DEVICE are fake. What
 torch.compile generates is kept in `generated` instead of being run: a compiled graph is called as its FX graph, on
 fake tensors, so whole training loops run, and whatever would make the host wait for the device (`.item()`, `.tolist()`,
 nonzero) raises an error. Nothing is measured here.
 
-Replaces private functions of torch; made with torch 2.11 and 2.13. pytorch/pytorch#160431 and #171425 go the same way.
+Replaces private functions of torch; made with torch 2.11 and 2.13. Same approach: pytorch/pytorch#160431 and #171425.
 """
 
 import os
@@ -64,7 +64,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def restart() -> None:
-    """Starts this command again in the environment of the fake device, unless it is there already."""
+    """Starts this command again in the environment of the fake device, unless it already runs there."""
     if MARK in os.environ:
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +115,7 @@ def _launches_nothing(function) -> bool:
 
 
 def pretend(device: Device) -> None:
-    """Replaces what torch and Triton ask of a device, for the rest of this process. `device` is the mode in use."""
+    """Replaces torch's and Triton's queries of a device, for the rest of this process. `device` is the mode in use."""
     import torch._dynamo  # it looks functions of torch.cuda up when it is imported
     import torch._inductor.compile_fx
     import torch.cuda.random

@@ -1,7 +1,7 @@
-"""How decoding compares with its targets: `python -m bench.generation_table [--quick] [--only ROW …] [--output FILE]`.
+"""Compares decoding with its targets: `python -m bench.generation_table [--quick] [--only ROW …] [--output FILE]`.
 
 Greedy decoding after prompts of 16 tokens, in turns with Hugging Face's generate with its cache and the same weights
-(timing.py); all ids must be equal before anything is timed. The prompt's own time is included on both sides. float32,
+(timing.py); all ids must be equal before anything is timed. The prompt's time is included on both sides. float32,
 5.3M and 22.7M parameters, one sequence and 16, on a CPU: CUDA devices have bench/gpu_decoding.py.
 
 The roofline is what reading the weights once per token allows (the embedding's table is not read): of the memory's read

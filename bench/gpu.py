@@ -2,10 +2,10 @@
 
 `--smoke` (under three minutes) runs every GPU path once at small sizes, all at the same time, and times nothing, then
 sweeps launch parameters: bench/gpu_smoke.py, bench/gpu_tiles.py; `--smoke CHECK …` runs only these checks. Without it, the
-measurements, most important first, each step with a time limit of its own:
+measurements, most important first, each step with its own time limit:
 
     correctness    operators at real sizes and the whole model, while caches are filled       bench/gpu_correctness.py
-    training       the compiled 124M step with cuDNN's attention and ours, beside Hugging
+    training       the compiled 124M step with cuDNN's attention and ours, and Hugging
                    Face's, in FP8: MFU, memory                                        bench/gpu_training.py
     kernels        each kernel against its peers                                       lmfast_kernels/check.py --what speed
     run            a short tinystories_17m run, extrapolated                                  bench/gpu_run.py
@@ -14,12 +14,12 @@ measurements, most important first, each step with a time limit of its own:
 
 A step that fails or exceeds its limit is reported and does not stop the next; steps for which no time is left are
 reported too. On request only: `scaling`, the tokenizer with 1 to 16 workers (bench/tokenizer_scaling.py); `tiles`, the
-sweep; `profile`, the kernels of the step; `warm` and `warm-others`, the caches alone, two rows at a time, which is what
-80 GB hold; `beyond`, lmfast_kernels.check with tensors beyond 2³¹ elements; `whole-run`, all 327.68M tokens.
+sweep; `profile`, the kernels of the step; `warm` and `warm-others`, the caches alone, two rows at a time, as many as fit
+80 GB; `beyond`, lmfast_kernels.check with tensors beyond 2³¹ elements; `whole-run`, all 327.68M tokens.
 `--rehearse` runs the same steps on a machine without a device, in float32 and at tiny sizes.
 
 Out, in --output, else $OUT, else bench/results: one JSON file per step, complete after every row; gpu.json, which says how
-each step ended; gpu.log, everything that every process printed. Exit code 0 when every step ended well, 1 otherwise, 2
+each step ended; gpu.log, everything that every process printed. Exit code 0 if every step succeeded, 1 otherwise, 2
 without a CUDA device. Needs torch, triton, numpy, numba, regex, safetensors, pyyaml, rich, matplotlib; transformers for
 peers. Nothing is installed or downloaded.
 """

@@ -1,7 +1,7 @@
-"""Named checks on a device, one after another: the command line that gpu_smoke_decoding.py and gpu_smoke_fp8.py share.
+"""Named checks on a device, one after another: the command line shared by gpu_smoke_decoding.py and gpu_smoke_fp8.py.
 
-Each check's result is printed, or its whole traceback; exit code 1 if any failed. Then, where all were chosen and a device
-is there, come costs.
+Prints each check's result or its traceback; exit code 1 if any failed. Then, if all were chosen and a device is present,
+prints costs.
 """
 
 import argparse

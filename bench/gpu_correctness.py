@@ -1,12 +1,12 @@
-"""Is every kernel right on this device? `python -m bench.gpu_correctness`: `lmfast_kernels.check --what correct` of all
+"""Checks every kernel on this device: `python -m bench.gpu_correctness`: `lmfast_kernels.check --what correct` of all
 operators at once, and the whole model against plain PyTorch (the row `agreement` of gpu_training.py).
 
-Compilation takes most of the time and the host has enough cores, so each operator has a process of its own, which also
-leaves compiled kernels in Triton's cache for later steps. Sizes beyond 2³¹ elements are left to lmfast_kernels.check
-itself: they need the whole memory of the device.
+Compilation takes most of the time and the host has enough cores, so each operator has a separate process, which also
+leaves compiled kernels in Triton's cache for later steps. Sizes beyond 2³¹ elements are left to lmfast_kernels.check:
+they need all of the device's memory.
 
 Out: one file of results, rewritten while operators finish: a row per operator, and one for each process that failed. Exit
-code 0 if all is right, 1 if a result is wrong or a process failed.
+code 0 if all is correct, 1 if a result is wrong or a process failed.
 """
 
 import functools
@@ -45,7 +45,7 @@ def command(operator: str, path: Path, rehearse: bool = False) -> list[str]:
 def check(
     operators: Sequence[str], output: Path, described: dict, make: Callable[[str, Path], list[str]] = command
 ) -> bool:
-    """Whether each operator's process found everything right; `output` holds what they found."""
+    """Whether each operator's process found everything correct; `output` has their findings."""
     run = Run("gpu_correctness", described, [])
     with tempfile.TemporaryDirectory() as name:
         paths = {operator: Path(name) / f"{operator}.json" for operator in operators}

@@ -84,7 +84,7 @@ class Subject:
 
 @torch.inference_mode()
 def agreement(subject: Subject) -> Row:
-    """Ids against Hugging Face's in float32, and logits with the cache against those of whole passes."""
+    """Compares ids with Hugging Face's in float32, and logits with the cache with those of full passes."""
     model, found, wrong = subject.model, {}, []
     prompts = make_prompts(model, 2)
     ours = generate(model, prompts.tolist(), GATE_STEPS, temperature=0.0)
@@ -149,7 +149,7 @@ def decode(subject: Subject, batch: int, compile: bool) -> Row:
 
 
 def second_call(subject: Subject) -> Row:
-    """Milliseconds of a call for one id on a warm model: an upper bound of what a call sets up before it decodes."""
+    """Milliseconds of a call for one id on a warm model: an upper bound on a call's set-up before it decodes."""
     clean()
     call, wait = subject.ours(1, 1, compile=False), synchronizer(subject.device)
     first = seconds(call, wait)

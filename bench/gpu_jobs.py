@@ -1,9 +1,9 @@
 """Processes with a time limit, run together, whose output goes to one log.
 
 In: a Step, which is one or more Jobs (`python -m MODULE ARGUMENTS`) that run at the same time. Out: how each ended, as
-text: "done", or what went wrong. Every line that a job prints is written to the log as it comes, with the job's name in
-front; a job that runs alone is also shown on stdout. When a step ends, none of its processes is left: each runs in a
-process group of its own, which is stopped at the limit, and which the kernel kills when this process dies.
+text: "done", or the error. Every line that a job prints is written to the log as it comes, with the job's name in
+front; a job that runs alone is also shown on stdout. A step leaves no processes behind: each runs in its own
+process group, which is stopped at the limit, and which the kernel kills when this process dies.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ from pathlib import Path
 from bench import machine
 
 REHEARSAL_LIMIT = 1200.0
-GRACE = 3.0  # seconds a job gets to end by itself when it is asked to
+GRACE = 3.0  # seconds that a job has to end after SIGTERM
 AT_ONCE = max(
     2, machine.num_cores() * 3 // 2
 )  # jobs wait for the device, for imports and for the compiler in turns
@@ -53,7 +53,7 @@ class Step:
     jobs: tuple[Job, ...]
 
     def rehearsed(self) -> "Step":
-        """The step without a device, and with no limit that a slow host reaches."""
+        """The step without a device, and with limits that a slow host does not reach."""
         jobs = (replace(job, arguments=(*job.arguments, "--rehearse")) for job in self.jobs)
         return Step(REHEARSAL_LIMIT, tuple(jobs))
 

@@ -1,4 +1,4 @@
-"""What a step does to a device besides taking time: kernels, idle stretches, waits of the host, peak memory."""
+"""Profile of a step on a device: kernels, idle time, waits of the host, peak memory."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,8 +11,8 @@ KERNELS, GAPS = 30, 10  # how many are listed, those that take the most time
 
 
 class Profile(NamedTuple):
-    """Of one step: the kernels that take the most time, the seconds of all of them, those in which the device had
-    nothing to do between the first and the last, and the longest of these stretches."""
+    """Of one step: the kernels that take the most time, the seconds of all of them, the seconds in which the
+    device was idle between the first and the last, and the longest idle periods."""
 
     kernels: list[dict]
     busy: float
@@ -49,7 +49,7 @@ def profile(call: Callable[[], object], device: torch.device, steps: int) -> Pro
 
 
 def idle_time(ranges: Sequence[tuple[float, float, str]]) -> tuple[float, list[dict]]:
-    """(time between the first start and the last end in which nothing ran, the GAPS longest such stretches), of (start,
+    """(time between the first start and the last end in which nothing ran, the GAPS longest idle periods), of (start,
     end, name) in order of their starts, in microseconds."""
     gaps, (end, last) = [], ranges[0][1:] if ranges else (0.0, "")
     for start, stop, name in ranges:

@@ -1,13 +1,13 @@
 """A short run of a config on the built-in stories, as `lmfast train` makes it: `python -m bench.gpu_run [--minutes M]`.
 
-Compilation, evaluations, samples, checkpoints and the report are in it. Out: a row with the time that the config's whole
-number of tokens takes. Where the minutes do not suffice for all of them it is an extrapolation and called so: what the
-run took, start, compilation and end included, once, plus for the tokens that are left the seconds per token between two
-logged lines, evaluations, samples and checkpoints between them included. The last line is not one of the two: a run
-that the clock ends evaluates, samples and saves there out of turn. The built-in stories stand in for
-TinyStories, whose loss is another matter; their vocabulary is smaller than the config's (4,922 ids), the model is not.
+Includes compilation, evaluations, samples, checkpoints and the report. Out: a row with the time for all of
+the config's tokens. If the minutes do not suffice, it is an extrapolation and labelled as one: the time of the run,
+including start, compilation and end, plus for each remaining token the seconds per token between two logged lines,
+including evaluations, samples and checkpoints between them. The last line is not one of the two: a run
+ended by the clock evaluates, samples and saves there in addition. The built-in stories replace TinyStories,
+whose loss differs; their vocabulary is smaller than the config's (4,922 ids), the model is not.
 
-`--prepare` makes the stories, the vocabulary and the token files in data/gpu and stops: a machine that is paid by the
+`--prepare` makes the stories, the vocabulary and the token files in data/gpu and stops: a machine paid by the
 minute need not do it (copy the folder there). Without it they are made first. `--warm` takes a few steps and measures
 nothing. In: a file of configs/ whose tokens are set.
 """

@@ -1,8 +1,8 @@
 """Every GPU path once, at small sizes, with nothing timed: `python -m bench.gpu_smoke CHECK [--rehearse]`.
 
 Code that has never run on a device breaks there first, and a device is paid by the minute: bench/gpu.sh --smoke runs all
-CHECKS at the same time, each in a process of its own, so that one call shows everything that is broken with its whole
-traceback. Most checks are the measuring programs themselves on two layers, so that these do not break later either.
+CHECKS at the same time, each in a separate process, so that one call shows everything that is broken, with
+tracebacks. Most checks are the measuring programs themselves on two layers, so that these do not break later either.
 Exit code 0 when the check passed. `--rehearse` runs the same code without a device.
 """
 

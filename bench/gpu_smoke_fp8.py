@@ -30,7 +30,7 @@ def near(got: torch.Tensor, want: torch.Tensor, allowed: float, what: str) -> No
 
 
 def scales(device: torch.device) -> str:
-    """The same values to the bit, eagerly and compiled; zeros stay zeros; what is not finite shows."""
+    """The same values to the bit, eagerly and compiled; zeros stay zeros; non-finite values propagate."""
     for dtype in (E4M3, E5M2):
         for size in (1e-9, 1.0, 449.0, 1e9):
             x = torch.randn(256, 320) * size
@@ -101,7 +101,7 @@ def feed_forward(device: torch.device) -> str:
 
 
 def transposes(device: torch.device) -> str:
-    """Both copies of whatever a kernel stores twice, to the bit, in as many programs as training has."""
+    """Both copies of values that a kernel stores twice, to the bit, with as many programs as in training."""
     rows, width = (16384, 2560) if device.type == "cuda" else (160, 208)
     both, dhidden = (torch.randn(rows, n, device=device).bfloat16() for n in (2 * width, width))
     hidden8, hidden8t, _, bound = hidden_to_fp8(both)
@@ -149,7 +149,7 @@ CHECKS: dict[str, gpu_checks.Check] = {
 def costs(
     device: torch.device, rows: int = 65536, width: int = 768, hidden: int = 2560, vocab: int = 32000
 ) -> Iterator[str]:
-    """Milliseconds of the parts of a 124M step, the best of several runs: FP8 beside bf16."""
+    """Milliseconds of the parts of a 124M step, the best of several runs: FP8 and bf16."""
 
     def ms(function: Callable) -> float:
         function()

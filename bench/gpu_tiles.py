@@ -33,7 +33,7 @@ CLOSE = 2**-6  # of the largest value, two roundings of bf16
 
 @dataclass(frozen=True)
 class Group:
-    """Candidates for one kernel; `using` puts one in place, `make` gives the call that runs it."""
+    """Candidates for one kernel; `using` selects one, `make` returns the call that runs it."""
 
     candidates: Sequence
     using: Callable[[object], contextlib.AbstractContextManager]
@@ -105,7 +105,7 @@ def groups() -> dict[str, Group]:
 
 
 def compile_one(name: str, number: int, tiny: bool) -> str | None:
-    """Runs one candidate once, so that its kernels are in Triton's cache; what it raised, as text."""
+    """Runs one candidate once, so that its kernels are in Triton's cache; returns its error as text."""
     group, device = groups()[name], torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         with group.using(group.candidates[number]):
@@ -137,7 +137,7 @@ def sweep(name: str, group: Group, device: torch.device, tiny: bool) -> Row:
                 if any((a - b).abs().max() > CLOSE * b.abs().max() for a, b in zip(found, default)):
                     wrong.append(f"{label} differs from the default")
                 times[label] = time_ms(call, device)[0]
-            except Exception as problem:  # shared memory, registers: such a candidate is out
+            except Exception as problem:  # shared memory, registers: such a candidate is excluded
                 print(f"{name}, {label}: {type(problem).__name__}: {str(problem).strip()[:300]}", flush=True)
     fastest = min(times, key=times.get)
     gain = next(iter(times.values())) / times[fastest]

@@ -2,13 +2,13 @@
 
 The model, objective and loop are the project's own (configs/owt_124m.yaml; bench/training_step.py runs `train_loop`),
 once with the attention that dispatch chooses and once with our kernels. They are traced on a fake device
-(bench/fake_device.py) with two and with three layers, whose difference is what a layer costs. Out: a listing of the
-kernels that Inductor generated and of the operators that run outside the compiled graphs; --save keeps it in
-docs/gpu_trace/, so that a change of it shows in review. --compile also compiles every Triton kernel of both steps for
+(bench/fake_device.py) with two and with three layers, whose difference is the cost of a layer. Out: a listing of the
+kernels that Inductor generated and of the operators that run outside the compiled graphs; --save writes it to
+docs/gpu_trace/, so that reviews show changes. --compile also compiles every Triton kernel of both steps for
 sm_90 and prints registers, stack and shared memory.
 
-Exit code 1, with a line each, where the step is not one graph, waits for the device, copies a layout, casts a weight
-more than once, or where a kernel spills. Nothing is measured. Needs the CUDA build of torch, Triton and gcc; no GPU.
+Exit code 1, with a line each, if the step is not one graph, waits for the device, copies a layout, casts a weight
+more than once, or if a kernel spills. Nothing is measured. Needs the CUDA build of torch, Triton and gcc; no GPU.
 """
 
 import argparse
@@ -110,7 +110,7 @@ def launches(code: str) -> tuple[list[Launch], list[str]]:
 
 
 def problems(name: str, graph: torch.fx.GraphModule, code: str) -> list[str]:
-    """What must not be in a compiled graph of a step, a line each."""
+    """Operators that must not be in a step's compiled graph, one line each."""
     calls, unknown = launches(code)
     found = [f"{name}: unknown line in the generated code: {line[:90]}" for line in unknown]
     found += [
@@ -212,7 +212,7 @@ def trace_decoding(device: fake_device.Device, shape: ModelConfig, batch: int) -
 
 
 def counts(two: list[Launch], three: list[Launch], layers: int) -> list[tuple[str, str, int, int, int]]:
-    """(kind, kernel, launches a layer, besides, in a model of `layers` layers), from two and three layers."""
+    """(kind, kernel, launches per layer, other launches, in a model of `layers` layers), from two and three layers."""
     a, b = Counter(two), Counter(three)
     rows = []
     for launch in dict.fromkeys([*two, *three]):

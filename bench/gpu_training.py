@@ -5,7 +5,7 @@ the step at the config's batch size with our attention and with PyTorch's, with 
 lmfast/model/accounting.py against the vendor's dense bf16 rate, peak memory and its estimate by lmfast/model/memory.py,
 graphs, recompiles, host syncs; LlamaForCausalLM compiled, with the same weights and batches, in turns, and its peak
 memory; then options and other implementations, one change each (bench/gpu_training_job.py). Steps are those of
-bench/training_step.py, batches made ahead and pinned as a run does it. Times are the host's clock between two waits for
+bench/training_step.py, batches prepared ahead and pinned as in a run. Times are the host's clock between two waits for
 the device, several steps each, after warming up. A row is saved as soon as its time is known, without a target, and again
 with the rest: the first loss and gradient norm of every timed step are compared with those of the uncompiled one; beyond
 the tolerance the row is marked WRONG and keeps its time. `--profile` lists the kernels.
@@ -67,7 +67,7 @@ def beyond(differences: dict[str, float], fp8: bool = False) -> str:
 
 
 def agreement(job: Job) -> Row:
-    """Ours in the dtype that will be timed against plain PyTorch in float32, and that against LlamaForCausalLM."""
+    """Compares ours, in the dtype to be timed, with plain PyTorch in float32, and that with LlamaForCausalLM."""
     model, few = job.make_model(), job.batches.step(0)[:2]
     ours, our_gradients = loss_and_gradients(model, few, job.device, job.bf16)
     mode, precision = backend.MODE, torch.get_float32_matmul_precision()
@@ -94,7 +94,7 @@ def agreement(job: Job) -> Row:
 
 
 def speed(job: Job, variant: Variant) -> Iterator[Row]:
-    """The step as `variant` has it: MFU as soon as it is timed, then the same row with everything about it."""
+    """The step of `variant`: MFU as soon as it is timed, then the complete row."""
     job, name = job.changed_by(variant), f"{job.name}, {variant.what}"
     with choosing(variant.choices):
         cuda, wait = job.device.type == "cuda", synchronizer(job.device)
@@ -149,7 +149,7 @@ def first_step_differences(job: Job, seen: Mapping[str, float]) -> dict[str, flo
     """How far a first step's loss and gradient norm are from those of the uncompiled one, of the same weights and batch."""
     loss, gradients = loss_and_gradients(job.make_model(), job.batches.step(0), job.device, job.bf16)
     norm = float(torch.nn.utils.get_total_norm(gradients))
-    return {  # the loop leaves out what is not finite
+    return {  # the loop omits non-finite values
         "compiled and uncompiled loss": abs(seen["train_loss"] - loss) / loss,
         "compiled and uncompiled gradient's norm": abs(seen["grad_norm"] - norm) / norm,
     }

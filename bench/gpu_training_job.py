@@ -107,7 +107,7 @@ def read_config(name: str) -> TrainSettings:
 
 
 def on_h100() -> bool:
-    """Whether targets and predictions, which are an H100's, apply here."""
+    """Whether targets and predictions, which are for an H100, apply here."""
     return "H100" in (machine.gpu_name() or "")
 
 
@@ -137,7 +137,7 @@ def loss_and_gradients(
 
 
 def clean() -> None:
-    """Frees what the last row compiled and held."""
+    """Frees the last row's compiled code and memory."""
     torch._dynamo.reset()
     gc.collect()
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""The machine that a result belongs to: host, device, versions, commit; what a reader must know to judge it.
+"""The machine of a result: host, device, versions, commit, as needed to judge it.
 
 Out: plain dictionaries for JSON. Only gpu_name imports torch, so that tokenizer benches need not load it.
 """
@@ -36,7 +36,7 @@ def git(*words: str) -> str | None:
 def commit() -> dict[str, str | bool | None]:
     """The checkout's commit, and whether tracked files differ from it.
 
-    LMFAST_COMMIT, as `git describe --always --dirty` prints it, wins: files that were copied to another machine may lie
+    LMFAST_COMMIT, as `git describe --always --dirty` prints it, takes precedence: files copied to another machine may be
     there without a history, or in an older checkout.
     """
     if given := os.environ.get("LMFAST_COMMIT"):
@@ -74,7 +74,7 @@ def gpu_name() -> str | None:
 
 
 def describe(gpu: str | None = None) -> dict:
-    """The whole picture, for a file of results."""
+    """The complete description, for a result file."""
     return {
         "host": platform.node(),
         "system": f"{platform.system()} {platform.machine()}",

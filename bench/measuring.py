@@ -1,11 +1,11 @@
-"""One benchmark of the suite: our function timed by pytest-benchmark, its peers in the same rounds, kept as a Row.
+"""One benchmark of the suite: our function timed by pytest-benchmark, its peers in the same rounds, saved as a Row.
 
 In: a function without arguments, what it does in one call (`Work`), peers that do the same, a budget of seconds. Out: a
 Row with every time. `data["fraction"]`, {of, value}, is the part of a ceiling measured in this session (`Work.ceiling`
 names it); of a matrix rate it is MFU.
 
 A peer runs right before us in each round, so that a busy moment of the machine affects both. One that takes longer than
-its share of the budget is timed in fewer rounds, and once only where a call takes longer than the whole of it (or, with
+its share of the budget is timed in fewer rounds, and only once if a call takes longer than all of it (or, with
 --quick, than its share). The caller checks that results agree.
 """
 

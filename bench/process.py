@@ -1,4 +1,4 @@
-"""Whole commands from outside: how long a process takes, and how much memory its process tree holds at most.
+"""Measures whole commands from outside: the time of a process and the peak memory of its process tree.
 
 In: a command line. Out: seconds; peak bytes of anonymous and shared memory, summed over the process and all below it,
 each shared page counted once (PSS). Pages of mapped files are left out: the system takes those back when it needs

@@ -24,7 +24,7 @@ PROOFS = ("_quick", "_small")  # how names of files end whose sizes only prove t
 
 def newest(runs: Sequence[Run], judged: bool = False) -> list[tuple[Row, Run]]:
     """Each row with a peer, or where `judged` with a target, once: from the run that was measured last. Of the suite's
-    rows those of training steps; the tokenizer and decoding have tables of their own."""
+    rows those of training steps; the tokenizer and decoding have separate tables."""
     found: dict[tuple[str, str], tuple[Row, Run]] = {}
     for run in sorted(runs, key=lambda run: run.datetime):
         for row in run.rows:
@@ -99,7 +99,7 @@ def saved_results() -> list[Run]:
 
 
 def refresh(path: Path, text: str) -> None:
-    """Puts `text` where the markers are in the file. Raises UserError where they are not."""
+    """Replaces the text between the markers in the file. Raises UserError if they are missing."""
     whole = path.read_text(encoding="utf-8")
     before, begin, rest = whole.partition(BEGIN)
     _, end, after = rest.partition(END)

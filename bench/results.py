@@ -34,7 +34,7 @@ class Peer:
 class Row:
     """One thing that was measured.
 
-    value: what `must` and `aim` are compared with (greater is better unless at_most); without `must` nobody has set a
+    value: what `must` and `aim` are compared with (greater is better unless at_most); without `must` there is no
     target. shown: the result as text. predicted: what was expected before measuring. wrong: how the result differs
     from its reference, or why there is none; such a row meets no target. times: seconds per round. work: what one call
     does, {tokens, bytes, flops}. data: whatever else was measured; "share" is the part of our work that peers did."""
@@ -92,7 +92,7 @@ class Row:
 
     @property
     def peers(self) -> list[Peer]:
-        """Everybody else who was timed, the fastest first."""
+        """All peers that were timed, the fastest first."""
         found = [
             Peer(name, statistics.median(taken), ratio(taken, self.ours))
             for name, taken in self.times.items()
@@ -101,7 +101,7 @@ class Row:
         return sorted(found, key=lambda peer: peer.ratio.median)
 
     def per_second(self, unit: str) -> float | None:
-        """Tokens, bytes or FLOPs per second; None where they were not counted."""
+        """Tokens, bytes or FLOPs per second; None if they were not counted."""
         return self.work[unit] / self.median if unit in self.work else None
 
 
@@ -139,7 +139,7 @@ def write(path: Path, run: Run) -> None:
 
 
 def read(path: Path) -> Run:
-    """Raises UserError for what is not a file of results."""
+    """Raises UserError for a file that is not a result file."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         run = Run(**found | {"rows": [Row(**row) for row in found["rows"]], "source": path.stem})

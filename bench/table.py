@@ -59,7 +59,7 @@ def quartiles(values: Sequence[float]) -> tuple[float, float]:
 
 
 def same_work(one: Row, other: Row) -> bool:
-    """Whether two rows did the same work, as far as both state it; suites of other commits may state more or less."""
+    """Whether two rows did the same work in the figures that both state; suites of other commits may state more or less."""
     common = one.work.keys() & other.work.keys()
     return bool(common) and all(one.work[name] == other.work[name] for name in common)
 
@@ -133,7 +133,7 @@ def against_peers(row: Row) -> str:
 
 
 def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns padded to their widest cell; empty ones left out. A row of one cell is a line of its own."""
+    """Columns padded to their widest cell; empty ones left out. A row of one cell is a separate line."""
     whole = [row for row in rows if len(row) > 1]
     kept = [i for i in range(len(head)) if any(row[i] for row in whole)]
     widths = [max(len(row[i]) for row in [head, *whole]) for i in kept]
@@ -168,7 +168,7 @@ def wrapped(text: str, indent: str = "") -> list[str]:
 
 
 def drift_line(rows: Sequence[Row], before: Before) -> str:
-    """How much the machine varied, by the peers, in a sentence."""
+    """How much the machine varied, judged by the peers, as a sentence."""
     drifted = drift(rows, before)
     if drifted is None:
         return "No peer was timed in both runs, so a change may come from the machine."
@@ -188,7 +188,7 @@ def ceiling_line(ceilings: Mapping[str, float]) -> str:
 
 
 def facts(run: Run) -> list[str]:
-    """What a run measured, where and with what, in lines; the first is a heading."""
+    """The lines that describe a run: what it measured, where and with what; the first is a heading."""
     here, settings = run.machine, run.settings
     title = (
         f"Suite, {settings.get('mode')} sizes"

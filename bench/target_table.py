@@ -1,4 +1,4 @@
-"""A table of targets: rows that judge themselves, printed as they are measured and saved with the machine.
+"""A table of targets: rows with verdicts, printed as they are measured and saved with the machine.
 
 In: rows one after another. Out: a line per row, and bench/results/TABLE_DEVICE.json (results.py), complete after every
 row. A result that differs from its reference keeps its time and is marked WRONG; a row that raised is marked FAILED,
@@ -17,7 +17,7 @@ from bench.timing import seconds
 
 
 def attempt(name: str, make: Callable[[], Row]) -> Row:
-    """make's row, or one that says why there is none: no error of one row keeps the next from being measured."""
+    """The row that `make` returns, or one with its error: an error in one row does not stop the next."""
     try:
         return make()
     except Exception as error:
@@ -34,7 +34,7 @@ def failed(name: str, error: Exception) -> Row:
 def compared(
     name: str, times: dict[str, list[float]], shown: str, must: float | None = None, aim: float | None = None, **data
 ) -> Row:  # fmt: skip
-    """The row of ours and one peer: its value is how many times as fast we are, which stands in front of `shown`."""
+    """The row of ours and one peer: its value is how many times as fast we are, which precedes `shown`."""
     row = Row(name, 0.0, must=must, aim=aim, times=times, data=data)
     found = row.peers[0].ratio
     row.value, row.shown = found.median, f"{found} x {shown}"

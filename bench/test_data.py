@@ -1,7 +1,7 @@
 """Loading data: training batches from a memory-mapped token file, and the built-in stories.
 
-A batch must cost far less than the step that uses it: at least fifty times the tokens a second of a step at an MFU that
-none here reaches (the full rate of a matrix product on a CPU, 55 % of it on a GPU): `times_a_step`.
+A batch must cost far less than the step that uses it: at least fifty times the tokens per second of a step at an MFU that
+no step here reaches (the full rate of a matrix product on a CPU, 55 % of it on a GPU): `times_a_step`.
 Bytes are those of the token file that were read; of stories, of their text, whose tokens are GPT-2's pretokens.
 """
 
@@ -19,7 +19,7 @@ from lmfast.training.prefetch import Prefetched
 
 TOKENS = {"quick": 4_000_000, "default": 50_000_000, "full": 500_000_000}
 RUNS = ("quickstart", "tinystories_17m", "owt_124m")
-AT_LEAST = 50  # times the step's tokens a second
+AT_LEAST = 50  # times the step's tokens per second
 MOST_MFU = {"cpu": 1.0, "cuda": 0.55}
 STORIES = 300
 
@@ -39,7 +39,7 @@ def tokens(mode, scratch):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_batches(tokens, name, measure, device, ceilings):
-    """The batches of a run, through its prefetching thread: 64 steps, each of other windows."""
+    """The batches of a run, through its prefetching thread: 64 steps, each with different windows."""
     settings = replace_flat(TrainSettings(), read_yaml(find_config(name), TrainSettings))
     config, rows = (
         settings.model.resolved(),
@@ -61,7 +61,7 @@ def test_batches(tokens, name, measure, device, ceilings):
 
 
 def test_stories(measure):
-    """The built-in corpus, a story after another, in one thread."""
+    """The built-in corpus, one story after another, in one thread."""
 
     def write() -> list[str]:
         source = generate_stories(seed=3)

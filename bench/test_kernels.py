@@ -1,7 +1,7 @@
-"""Each operator forward and backward, beside PyTorch's own: eager, as the model's commands call it.
+"""Each operator forward and backward, compared with PyTorch's: eager, as the model's commands call it.
 
 On a CPU the operators are PyTorch itself (lmfast_kernels/backend.py), so these entries show what the references cost; on
-CUDA they are the Triton kernels, and the same entries stand beside PyTorch's. Entries for peers that exist only on CUDA
+CUDA they are the Triton kernels, and the same entries compare them with PyTorch's. Entries for peers that exist only on CUDA
 skip elsewhere with the reason. Results are compared with the peer's before anything is timed.
 
 Bytes are those of the tensors that must be read or written once; FLOPs of attention count causal work once; the fraction
@@ -57,7 +57,7 @@ def dtype(device) -> torch.dtype:
 
 @pytest.fixture
 def randn(device, dtype):
-    """Random tensors that want gradients, of a seed of their own."""
+    """Random tensors that require gradients, with a separate seed."""
     generator = torch.Generator(device=device).manual_seed(0)
 
     def make(*sizes: int) -> torch.Tensor:
@@ -116,7 +116,7 @@ def agree(ours, theirs, inputs) -> None:
 
 
 def bench(measure, direction, inputs, ours, theirs, name, tokens, moved, flops=None, matrix=None) -> None:
-    """`moved` bytes and `flops` of (forward, the other direction); the peer is PyTorch's own way to the same result."""
+    """`moved` bytes and `flops` of (forward, the other direction); the peer is PyTorch's way to the same result."""
     agree(ours, theirs, inputs)
     i = direction != "forward"
     work = Work(
@@ -193,7 +193,7 @@ SDPA = {"default": None, "flash": "FLASH_ATTENTION", "cudnn": "CUDNN_ATTENTION"}
 
 @pytest.mark.parametrize("peer", SDPA)
 def test_attention(shape, randn, direction, device, dtype, peer, measure):
-    """Causal, beside PyTorch's own choice and, on CUDA, each of its fast backends."""
+    """Causal, compared with PyTorch's choice and, on CUDA, each of its fast backends."""
     if SDPA[peer] and device.type != "cuda":
         pytest.skip(f"SDPA's {peer} backend: no CUDA device")
     q, k, v = (randn(shape.batch, shape.heads, shape.seq, 64) for _ in range(3))
@@ -219,7 +219,7 @@ def test_attention(shape, randn, direction, device, dtype, peer, measure):
 
 @pytest.mark.parametrize("batch", [1, 16])
 def test_decode_attention(shape, randn, device, batch, measure):
-    """One new token a sequence over a full cache; all that counts is how fast the cache is read."""
+    """One new token per sequence over a full cache; only the speed of reading the cache matters."""
     length = 4 * shape.seq
     with torch.no_grad():
         q = randn(batch, shape.heads, 64).detach()
@@ -240,7 +240,7 @@ def test_decode_attention(shape, randn, device, batch, measure):
 
 @pytest.mark.parametrize("direction", ["forward", "both"])
 def test_linear_cross_entropy(shape, randn, direction, device, dtype, measure):
-    """The loss from hidden states, beside a matrix product and F.cross_entropy.
+    """The loss from hidden states, compared with a matrix product and F.cross_entropy.
 
     Ours makes the gradients in the forward pass, so a backward pass alone would show nothing."""
     hidden, weight = randn(shape.tokens, shape.d_model), randn(shape.vocab, shape.d_model)

@@ -1,4 +1,4 @@
-"""The tokenizer beside its peers: learning by phase, encoding by corpus, short strings, decoding, long pretokens.
+"""The tokenizer compared with its peers: learning by phase, encoding by corpus, short strings, decoding, long pretokens.
 
 All on the same text, in this process, with the same number of threads, round by round in turns. Before anything is
 timed, results are compared: ids must be equal, what trainers learnt must agree (tokenizer_peers.py), and our merges of
@@ -82,7 +82,7 @@ def test_merge(corpus, counts, mode, measure):
 
 
 def test_train(corpus, mode, num_workers, scratch, measure):
-    """The whole call, beside the other trainers' whole calls."""
+    """The whole call, compared with whole calls of other trainers."""
     name, path = corpus
     size = VOCAB_SIZES[mode][name]
     ours = train_bpe(path, size, num_workers=num_workers)

@@ -36,7 +36,7 @@ STEPS = {"quick": 1, "default": 2, "full": 4}  # a call
 
 @pytest.fixture
 def deterministic(device):
-    """As `train` sets a CPU up; as it was afterwards."""
+    """Configures the CPU as `train` does, and restores it afterwards."""
     before = torch.are_deterministic_algorithms_enabled()
     make_deterministic(device)
     yield
@@ -45,7 +45,7 @@ def deterministic(device):
 
 @pytest.mark.parametrize("size", NAMES)
 def test_step(size, mode, device, deterministic, measure):
-    """quick takes the smallest size only, and no size is compiled where torch.compile cannot work."""
+    """quick takes the smallest size only, and no size is compiled if torch.compile is unavailable."""
     if mode == "quick" and size != "small":
         pytest.skip("--quick: only the smallest size")
     configs = CUDA_CONFIGS if device.type == "cuda" else CONFIGS

@@ -1,8 +1,8 @@
-"""How things are timed here: in turns, so that a busy moment of the machine meets all of them alike.
+"""Times functions in turns, so that a busy moment of the machine affects all of them alike.
 
 In: functions that do the same work. Out: seconds of each, round by round, and ratios of pairs that were timed one
 after the other. A ratio is the median over the rounds with the quartiles as its spread; it says
-"times as fast as". What makes no sense from a single round (a spread) is not invented: one round has low = high.
+"times as fast as". A single round has no spread: low = high.
 """
 
 import contextlib

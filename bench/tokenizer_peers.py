@@ -1,7 +1,7 @@
 """The other tokenizers, each doing the same work on the same data with the same number of threads.
 
 In: our tokenizer, whose vocabulary they get, or a text to learn from. Out: functions that encode a text, for timing,
-and that give ids as an array, for comparing; or a vocabulary. A peer that is not installed is left out.
+and that give ids as an array, for comparing; or a vocabulary. A peer that is not installed is omitted.
 
 Outputs are compared before anything is timed: ids must be equal; of a trainer, which breaks ties otherwise, the
 vocabulary's size and the tokens of a held-out text.
@@ -208,7 +208,7 @@ def training_peers(path: Path, vocab_size: int, names: set[str] | None = None) -
 
 
 class Disagreement(AssertionError):
-    """A peer's result is not what it must be, so a comparison of times would mean nothing."""
+    """A peer's result differs, so a comparison of times would mean nothing."""
 
 
 TOLERANCE = 1e-3  # of a held-out text's tokens: ties between pairs are broken differently

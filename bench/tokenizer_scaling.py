@@ -2,8 +2,8 @@
 
 Rows: training's counting of pretokens and its merges (vocabulary 10,000) by threads; encoding to a file by threads; the
 same text cut at documents and encoded by as many processes of one worker each, started and warmed up before. Every
-encoding's ids are compared with those of one worker before anything is timed. In: corpus A of bench/corpora.py, made
-first where it is not there (`--prepare` does only that). Measured on the cores that this process may use.
+encoding's ids are compared with those of one worker before anything is timed. In: corpus A of bench/corpora.py, built
+first if it does not exist (`--prepare` does only that). Measured on the cores that this process may use.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""How the tokenizer compares with its targets: `python -m bench.tokenizer_table [--full] [--only ROW …]`.
+"""Compares the tokenizer with its targets: `python -m bench.tokenizer_table [--full] [--only ROW …]`.
 
 One run, one machine, as many threads as it has cores: each row is measured in turns with its peer, after JIT compilation.
 Ratios are medians over pairs with their quartiles (timing.py). Outputs are compared before they are timed. --full takes
@@ -32,7 +32,7 @@ SLICE_BYTES = 20_000_000  # of a corpus for tiktoken, whose rate does not depend
 
 
 class Setting:
-    """Sizes, threads and tokenizers that the rows share; made when first needed."""
+    """Sizes, threads and tokenizers shared by the rows, created when first needed."""
 
     def __init__(self, full: bool, folder: Path):
         self.full, self.folder = full, folder
@@ -86,7 +86,7 @@ def encoding(setting: Setting, name: str, must: tuple, aim: tuple) -> Iterator[R
     """To a new file, against gigatoken's encode_files; and against tiktoken on the first part of the same text.
 
     Both know the pretokens of the rounds before, as in a program that encodes many files; then with nothing known, as in
-    one that encodes a single file. The file of the round before is deleted first: freeing its pages is no part of
+    one that encodes a single file. The file of the round before is deleted first: freeing its pages is not part of
     encoding."""
     path, tokenizer, target = setting.path(name), setting.tokenizer(name), setting.folder / "ids.npy"
     size = path.stat().st_size
@@ -110,7 +110,7 @@ def encoding(setting: Setting, name: str, must: tuple, aim: tuple) -> Iterator[R
     yield against_gigatoken(f"encode {name} to a file", times)
     fresh = {}
 
-    def anew() -> None:
+    def start_fresh() -> None:
         remove()
         fresh["ours"] = Tokenizer(
             tokenizer.vocab, tokenizer.merges, tokenizer.special_tokens, tokenizer.pattern
@@ -122,7 +122,7 @@ def encoding(setting: Setting, name: str, must: tuple, aim: tuple) -> Iterator[R
         "ours": lambda: fresh["ours"].encode_file(path, target, setting.workers),
         "gigatoken": lambda: fresh["peer"].run(),
     }
-    times = setting.turns(functions, 2, 9, anew)
+    times = setting.turns(functions, 2, 9, start_fresh)
     yield against_gigatoken(f"encode {name} to a file, no pretoken known yet", times)
     part = setting.folder / "part.txt"
     with path.open("rb") as file:

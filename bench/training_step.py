@@ -1,4 +1,4 @@
-"""Training steps as a run takes them, and the same number of LlamaForCausalLM's: what benches of training time.
+"""Training steps as in a run, and the same number with LlamaForCausalLM, for the benches of training.
 
 In: a model, batches, a device. Out: functions that take N more steps each time they are called with N. Ours is
 `train_loop` itself, with everything that a step does there (batch, forward, backward, clipping, guard, AdamW); the peer
@@ -27,7 +27,7 @@ LEARNING_RATE, BETAS, DECAY, CLIP = 1e-4, (0.9, 0.95), 0.1, 1.0
 
 
 def zipf_ids(vocab_size: int, count: int) -> np.ndarray:
-    """(count,) uint16 ids as unevenly frequent as a text's: the gradient of an embedding depends on it."""
+    """(count,) uint16 ids distributed like a text's: the gradient of an embedding depends on it."""
     weights = 1 / (np.arange(vocab_size) + 10.0)
     return np.random.default_rng(0).choice(vocab_size, count, p=weights / weights.sum()).astype(np.uint16)
 
@@ -109,7 +109,7 @@ class TheirSteps:
 
 
 def check_losses(model: TransformerLM, theirs, batches: Batches, device: torch.device) -> None:
-    """Raises AssertionError where the losses of a batch differ: then a comparison of times would mean nothing."""
+    """Raises AssertionError if the losses of a batch differ: a comparison of times would then mean nothing."""
     inputs, targets = NextToken().tensors(batches.step(0), device)
     with torch.no_grad():
         ours = NextToken().loss(model, inputs, targets) / targets.numel()

@@ -1,4 +1,4 @@
-"""How a training step compares with its targets on a CPU: `python -m bench.training_table [--quick] [--output FILE]`.
+"""Compares a training step with its targets on a CPU: `python -m bench.training_table [--quick] [--output FILE]`.
 
 The 5.3M model, batch 8 × 256, float32, compiled: `train_loop` itself against Hugging Face's LlamaForCausalLM with fused
 AdamW, clipping and the same compile mode, both in one process, with its threads and allocator, step by step in turns
@@ -68,12 +68,12 @@ def resident(field: str) -> int:
 
 
 def peak_of_steps(side: str, compiled: bool = True) -> int:
-    """Bytes by which five steps raise resident memory over what remained between steps before them."""
+    """Bytes by which five steps raise resident memory above its level between steps."""
     (step,) = sides((side,), compiled).values()
     for _ in range(3):
         step()
     if cpu_library.library() is not None:
-        cpu_library.call("release_scratch")  # our operators' buffers are a part of a step
+        cpu_library.call("release_scratch")  # our operators' buffers are part of a step
     ctypes.CDLL(None).malloc_trim(0)  # so is what the allocator keeps for the next one
     before = resident("RssAnon")
     files = resident("RssFile") + resident("RssShmem")

@@ -1,4 +1,4 @@
-"""Use the operators on their own: functions of tensors with gradients, which agree with PyTorch's."""
+"""Use the operators directly: differentiable functions of tensors that agree with PyTorch's."""
 
 import torch
 

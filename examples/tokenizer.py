@@ -1,4 +1,4 @@
-"""Train a tokenizer on a text file, encode and decode, and save it. Takes a second, after the first run has compiled it."""
+"""Train a tokenizer on a text file, encode and decode, and save it. Takes a second once the first run has compiled it."""
 
 from pathlib import Path
 

@@ -51,7 +51,7 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="lmfast completion",
         description="Print a shell script that completes commands, options and file names.",
-        epilog="bash: lmfast completion bash > ~/.local/share/bash-completion/completions/lmfast",
+        epilog="In bash, write it to ~/.local/share/bash-completion/completions/lmfast",
     )
     parser.add_argument("shell", choices=SHELLS, help="your shell")
     return parser

@@ -184,7 +184,7 @@ def _cache_candidates() -> Iterator[Path]:
 
 
 def _is_private(folder: Path, tighten: bool = False) -> bool:
-    """Creates a directory if needed; whether this user owns it (and a link to it) and nobody else can write to it.
+    """Creates a directory if needed; returns whether only this user owns it (and a link to it) and can write to it.
 
     tighten: remove write permission from others (a umask of 002 grants it to the group). Only for a parent directory:
     its existing subdirectories are not trusted, but checked in turn.

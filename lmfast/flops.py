@@ -71,7 +71,7 @@ class FlopsSettings:
     """Count parameters, FLOPs, memory and training time; with --hours, find the model for a time budget."""
 
     config: str | None = None
-    """YAML file of a train, sft or dpo run, or the name of one in configs/; options override it"""
+    """YAML file of a train, sft or dpo run, or the name of a built-in one, such as gpt2_xl; options override it"""
     model: ModelConfig = field(default_factory=ModelConfig)
     init_from: str | None = None
     """run folder or checkpoint whose model to count; options override its shape"""

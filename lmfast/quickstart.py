@@ -22,7 +22,8 @@ FOLDER = Path("runs/quickstart")
 def build_parser() -> Parser:
     parser = Parser(
         prog="lmfast quickstart",
-        description="Train a small story-telling model from scratch, in minutes.",
+        description="Train a small story-telling model from scratch, in minutes. Writes data/stories/ and "
+        "runs/quickstart/. If interrupted, rerun the same command to resume.",
     )
     parser.add_argument("--fresh", action="store_true", help="start over instead of reusing finished stages")
     return parser

@@ -12,6 +12,7 @@ the file, the setting and the expected type. Command lines are parsed in cli/set
 import contextlib
 import dataclasses
 import difflib
+import shlex
 import types
 import typing
 from collections.abc import Sequence
@@ -175,7 +176,7 @@ class TrainSettings:
     """Train a language model on token files."""
 
     config: str | None = None
-    """YAML settings file, or the name of one in configs/; options on the command line override it"""
+    """YAML settings file, or the name of a built-in one, such as quickstart; options on the command line override it"""
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -226,14 +227,15 @@ def replace_flat(settings: T, values: dict[str, Any]) -> T:
 
 
 def find_config(name: str) -> Path:
-    """Path of a settings file, given by path or by the name of a file in configs/."""
+    """Path of a settings file, given by path or by the name of a built-in one (a file in configs/)."""
     for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
         if path.is_file():
             return path
     known = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
-    near = difflib.get_close_matches(Path(name).stem, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"configs/ has: {', '.join(known)}"
-    raise UserError(f"{name}: no such settings file; {hint}")
+    near = [f for f in (f"{name}.yaml", f"configs/{name}.yaml") if Path(f).is_file()]  # the user's own
+    near += difflib.get_close_matches(Path(name).stem, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"the built-in ones are {', '.join(known)}"
+    raise UserError(f"{shlex.quote(name)}: no such settings file; {hint}")
 
 
 def read_yaml(path: Path, cls: type, others: Sequence[type] = ()) -> dict[str, Any]:
@@ -265,16 +267,18 @@ def _read_chain(path: Path, cls: type, others: Sequence[type], above: tuple[Path
     hints, aliases = flat_types(cls), setting_aliases(cls)
     for other in others:
         hints, aliases = flat_types(other) | hints, setting_aliases(other) | aliases
-    values = {}
+    values, spelt = {}, {}
     for key, value in loaded.items():
         name = str(key).replace("-", "_")
         if name not in hints | aliases or name == "config":
-            near = remedy(name, hints.keys() - {"config"}, dashes="")
+            near = remedy(name, hints.keys() - {"config"} | {"extends"}, dashes="")
             raise UserError(f"{path}: unknown setting '{key}'{f'; {near}' if near else ''}")
         name = aliases.get(name, name)
         if name in values:
-            raise UserError(f"{path}: {name} is given twice, once as '{key}'; remove one of them")
-        values[name] = _coerce(value, hints[name], f"{path}: {name}")
+            raise UserError(
+                f"{path}: {name} is given twice, as '{spelt[name]}' and '{key}'; remove one of them"
+            )
+        values[name], spelt[name] = _coerce(value, hints[name], f"{path}: {name}"), key
     return base | one_run_length(values)
 
 
@@ -291,7 +295,9 @@ def _load_yaml(path: Path) -> dict:
     """The names and values of a YAML file, not yet resolved."""
     try:
         loaded = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise UserError(f"{path}: not valid YAML: nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a value such as 2026-13-45
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if loaded is None:
         return {}
@@ -360,7 +366,12 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         raise UserError(f"{where} is {_as_yaml(value)}; expected one of {', '.join(map(str, args))}")
     if hint is bool and isinstance(value, bool):
         return value
-    if hint is str and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+    if (
+        hint is str
+        and isinstance(value, (str, int, float))
+        and not isinstance(value, bool)
+        and "\0" not in str(value)
+    ):
         return str(value)
     if hint in (int, float) and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         with contextlib.suppress(ValueError, OverflowError):

@@ -141,6 +141,8 @@ def stray_word_remedy(words: Sequence[str], aliases: Mapping[str, str]) -> str |
     word, value = words[0], words[1] if len(words) > 1 else None
     if word.endswith((".yaml", ".yml")) and "config" in aliases:
         return f"did you mean --config {word}?"
+    if word.lower() in ("true", "false"):
+        return "switches take no value: --NAME is on, --no-NAME is off"
     name, mark, tail = word.lstrip("-").partition("=")
     name = name.replace("-", "_")
     if name in aliases:
@@ -155,9 +157,10 @@ def nearest(name: str, known: Collection[str]) -> str | None:
     In this order: a synonym; the only known name whose words contain, or are contained in, those of `name`; the closest
     spelling.
 
-    >>> nearest("block_size", ["vocab_size", "context_length"]), nearest("vocabsize", ["vocab_size", "context_length"])
+    >>> nearest("block_size", ["vocab_size", "context_length"]), nearest("Vocabsize", ["vocab_size", "context_length"])
     ('context_length', 'vocab_size')
     """
+    name = name.lower()
     for ours in _MEANING.get(name, ()):
         if ours in known:
             return ours

@@ -46,13 +46,19 @@ def test_documented_defaults():
         ("compile: 1", "compile is 1; expected true or false"),
         ("tokenizer: no", "tokenizer is false; expected text"),
         ("block-size: 8", "unknown setting 'block-size'; did you mean context_length?"),
-        ("lr: 1\nlearning_rate: 2", "learning_rate is given twice, once as 'learning_rate'"),
-        ("d_model: 1\nd-model: 2", "d_model is given twice, once as 'd-model'"),
+        ("lr: 1\nlearning_rate: 2", "learning_rate is given twice, as 'lr' and 'learning_rate'"),
+        ("d_model: 1\nd-model: 2", "d_model is given twice, as 'd_model' and 'd-model'"),
         ("config: x", "unknown setting 'config'"),
         ("norm: sandwich", "expected one of pre, post, none"),
         ("- a\n- b", "expected lines of `name: value`, found a list"),
         ("d_model", "expected lines of `name: value`, found only 'd_model'"),
         ("a: [", "not valid YAML"),
+        ("[" * 5000, "not valid YAML: nested too deeply"),
+        ("d_model: 2026-13-45", "not valid YAML: month must be in 1..12"),
+        ("d_model: !!int x", "not valid YAML: invalid literal for int()"),
+        ('out_dir: "a\\0b"', r'out_dir is "a\0b"; expected text'),
+        ("D_Model: 3", "unknown setting 'D_Model'; did you mean d_model?"),
+        ("extend: quickstart", "unknown setting 'extend'; did you mean extends?"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path, text, message):
@@ -156,3 +162,24 @@ def test_ablations_are_the_quickstart_with_the_change_they_name():
     for path in CONFIGS.glob("ablation_*.yaml"):
         changed = {k for k, v in read_yaml(path, TrainSettings).items() if quickstart.get(k) != v}
         assert 1 <= len(changed) <= 2, path
+
+
+def test_an_unknown_file_suggests_ones_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    chain(tmp_path, here="d_model: 8", **{"configs/mine": "d_model: 16"})
+    for name, meant in (
+        ("mine", "configs/mine.yaml"),
+        ("here", "here.yaml"),
+        ("configs/mine", "configs/mine.yaml"),
+    ):
+        with pytest.raises(UserError, match=f"^{name}: no such settings file; did you mean {meant}[?]$"):
+            find_config(name)
+    with pytest.raises(UserError, match=r"^'': no such settings file; the built-in ones are .*quickstart"):
+        find_config("")
+
+
+def test_a_path_that_is_not_utf_8_survives_the_round_trip(tmp_path):
+    settings = line("--train-data", "\udcff.npy")
+    write_yaml(tmp_path / "c.yaml", settings)
+    assert read_yaml(tmp_path / "c.yaml", TrainSettings)["train_data_path"] == "\udcff.npy"

@@ -81,6 +81,11 @@ def test_each_prompt_is_continued_once(typed):
         (["configs/quickstart.yaml"], "did you mean --config configs/quickstart.yaml?"),
         (["--train.micro_batch_size", "8"], "did you mean --batch-size?"),
         (["--no-compil"], "did you mean --no-compile?"),
+        (
+            ["--compile", "True"],
+            "unknown argument 'True'; switches take no value: --NAME is on, --no-NAME is off",
+        ),
+        (["--D-MODEL", "8"], "unknown option '--D-MODEL'; did you mean --d-model?"),
         (["qqq"], "unknown argument 'qqq'; see --help"),
     ],
 )

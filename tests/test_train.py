@@ -346,6 +346,7 @@ def test_bad_input_is_refused_before_anything_is_written(corpus, tmp_path, capsy
         (["--tokenizer", tmp_path / "no"], "no such tokenizer"),
         (["--init-from", tmp_path / "no"], "no: "),
         (["--resume"], "no checkpoint to resume from"),
+        (["--out-dir", ""], "out_dir is empty; give a folder"),
         (["--d-modell", "3"], "did you mean --d-model?"),
     ]
     if not torch.cuda.is_available():

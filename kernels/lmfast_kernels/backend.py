@@ -20,7 +20,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 import torch
@@ -126,7 +126,7 @@ def attention_choice(q: torch.Tensor) -> str:
     return "cudnn" if cudnn_attention_preferred() else "triton"
 
 
-@torch.compiler.assume_constant_result
+# ACR
 def cudnn_attention_preferred() -> bool:
     """Whether cuDNN's attention is PyTorch's first choice on the current device."""
     version = torch.backends.cudnn.version()
@@ -157,6 +157,12 @@ class Operator(Protocol[P, R]):
     def register_autograd(
         self, backward: Callable[..., Any], /, *, setup_context: Callable[..., Any]
     ) -> None: ...
+
+
+def constant_in_compiled_code(function: Callable[P, R]) -> Callable[P, R]:
+    """`torch.compiler.assume_constant_result`, which marks the function like this and imports torch._dynamo for it."""
+    function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]  # as torch does
+    return function
 
 
 def jit(kernel: Callable[P, R]) -> Kernel[P, R]:
@@ -262,14 +268,30 @@ def register(
     On a GPU it is a `triton_op`, whose body Inductor traces; under the interpreter, or with `opaque`, a `custom_op`, whose
     registered fake is used while tracing. The undecorated body is available as `operator.body`, for `record`.
     """
-    library_decorator = torch.library.custom_op if INTERPRETING or opaque else torch.library.triton_op
+    traced = not INTERPRETING and not opaque
+    library_decorator = torch.library.triton_op if traced else torch.library.custom_op
+    no_gpu = torch.cuda.device_count() == 0
 
     def decorate(body: Callable[P, R]) -> Operator[P, R]:
-        operator: Any = library_decorator(f"lmfast::{name}", mutates_args=mutates)(body)
+        function = _without_source(body) if traced and no_gpu else body
+        operator: Any = library_decorator(f"lmfast::{name}", mutates_args=mutates)(function)
         operator.body = body
         return operator
 
     return decorate
+
+
+def _without_source(body: Any) -> FunctionType:
+    """A copy of a function whose source `inspect` does not find.
+
+    `triton_op` imports torch._inductor to search the source for kernels, for the keys of compiled code, which a machine
+    without a GPU does not make. That import took half of the time until a CPU's first token.
+    """
+    code = body.__code__.replace(co_filename="<not searched for kernels>")
+    copy = FunctionType(code, body.__globals__, body.__name__, body.__defaults__, body.__closure__)
+    copy.__annotations__, copy.__kwdefaults__ = body.__annotations__, body.__kwdefaults__
+    copy.__module__ = body.__module__
+    return copy
 
 
 def capability(device: torch.device) -> tuple[int, int]:
@@ -305,7 +327,7 @@ def dense_last(x: torch.Tensor) -> torch.Tensor:
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
-@torch.compiler.assume_constant_result
+@constant_in_compiled_code
 def dot_precision() -> str:
     """The precision of `tl.dot` for float32: tf32 if `torch.set_float32_matmul_precision` allows it, else three
     tf32 products, which have float32's accuracy. Compiled code keeps the value at tracing.

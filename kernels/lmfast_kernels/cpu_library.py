@@ -149,7 +149,7 @@ def why_not() -> str:
     return _find().why_not
 
 
-@torch.compiler.assume_constant_result
+@backend.constant_in_compiled_code
 def available() -> bool:
     """Whether the library is usable and enabled. Compiled code keeps the value at tracing."""
     return backend.MODE == "auto" and library() is not None

@@ -97,7 +97,8 @@ def _read(path: Path, parse: Callable[[dict], Any], skip_bad: bool) -> tuple[lis
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
     """(location, record) pairs, numbered from 1; an invalid line of a .jsonl file is a `_Bad`."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file; give a .json or .jsonl file of records")
+        wrong = "is a directory" if path.is_dir() else "no such file"
+        raise UserError(f"{path}: {wrong}; give a .json or .jsonl file of records")
     kind = file_kind(path)
     if kind.packing or kind.form == "parquet":
         raise UserError(f"{path}: records must be .json or .jsonl; decompress or convert the file")

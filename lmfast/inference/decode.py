@@ -27,10 +27,10 @@ class Decoder(Protocol):
     """Continues the sequences of one batch, numbered from 0, by one id per step."""
 
     lag: int
-    """steps that may be taken before the ids of the first of them are asked for"""
+    """steps that may be taken before the ids of the first one are read"""
 
     def read(self, windows: dict[int, list[int]], /) -> None:
-        """Begins sequences anew: {sequence: its ids, at least one and at most context_length}."""
+        """Starts sequences over: {sequence: its ids, at least one and at most context_length}."""
         ...
 
     def step(self, rows: list[int], number: int, /) -> Callable[[], list[int]]:

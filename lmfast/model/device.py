@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lmfast.counted import counted
 from lmfast.errors import UserError
 from lmfast.hardware import cpu_name
 
@@ -71,7 +72,7 @@ def describe_machine(device: torch.device) -> dict[str, str]:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = f"{cpu_name()}, {torch.get_num_threads()} threads"
+        name = f"{cpu_name()}, {counted(torch.get_num_threads(), 'thread')}"
     return {
         "device": name,
         "system": f"{platform.system()} {platform.machine()}",

@@ -68,7 +68,7 @@ def _file_in(folder: Path) -> Path:
             return file
     raise UserError(
         f"{folder}: contains no tokenizer (tokenizer.json, vocab.json + merges.txt or a .tiktoken); train one with "
-        "`python -m lmfast.tokenizer train`"
+        "`lmfast tokenizer train`"
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmfast.counted import counted
 from lmfast.errors import UserError
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.byte_characters import unspell
@@ -72,7 +73,7 @@ def train_bpe(
         counts = engine.count_pretokens(files, *options)
     if counts.total_bytes == 0:
         raise UserError(f"{', '.join(map(str, paths))}: contains no text; name a file that is not empty")
-    counted = time.perf_counter()
+    counted_at = time.perf_counter()
     wanted = vocab_size - 256 - len(special_tokens)
 
     def on_merge(done: int) -> None:
@@ -95,8 +96,8 @@ def train_bpe(
         total_bytes=counts.total_bytes,
         distinct_pretokens=len(counts.counts),
         longest_token=max(vocab.values(), key=len),
-        counting_seconds=counted - started,
-        merging_seconds=time.perf_counter() - counted,
+        counting_seconds=counted_at - started,
+        merging_seconds=time.perf_counter() - counted_at,
     )
     return tokenizer
 
@@ -124,6 +125,6 @@ def _check_training(paths: Sequence[object], vocab_size: int, special_tokens: li
     least = 256 + len(special_tokens)
     if vocab_size < least:
         raise UserError(
-            f"vocabulary size {vocab_size} is too small: 256 bytes and {len(special_tokens)} special tokens need at "
-            f"least {least}"
+            f"vocabulary size {vocab_size} is too small: 256 bytes and "
+            f"{counted(len(special_tokens), 'special token')} need at least {least}"
         )

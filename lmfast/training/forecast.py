@@ -64,7 +64,7 @@ def estimate_lines(
     if tokens is not None:
         rate = ASSUMED_MFU * peak * world / training_flops_per_token(config, row_length)
         seconds = tokens / rate
-        line += f", {duration(seconds)} at {ASSUMED_MFU:.0%} MFU (measured after {KNOWN_AFTER} steps)"
+        line += f", {duration(seconds)} at {ASSUMED_MFU:.0%} MFU (measured rate follows after {KNOWN_AFTER} steps)"
     lines = [line]
     if capacity is not None and memory > USABLE * capacity:
         lines.append(

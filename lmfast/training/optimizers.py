@@ -19,7 +19,7 @@ from lmfast.model.layers import FusedLinear, named_modules
 
 
 class Optimizer(Protocol):
-    """What changes weights by their gradients: torch.optim.Optimizer's interface, as far as training uses it."""
+    """An optimizer: the part of torch.optim.Optimizer's interface that training uses."""
 
     param_groups: list[dict[str, Any]]
     """each with `params`, `lr` (set before each step) and `rate` (its factor on the schedule's learning rate)"""

@@ -75,7 +75,7 @@ def write_report(folders: Sequence[Path], output: Path) -> None:
             run.name = str(folder)
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(output) as temporary:
-        temporary.write_text(_page(runs), encoding="utf-8")
+        temporary.write_text(_page(runs), encoding="utf-8", errors="replace")  # a path need not be UTF-8
 
 
 class _Run:

@@ -41,6 +41,8 @@ def choose_folder(settings: TrainSettings, stage: str = "train") -> tuple[Path |
     Raises UserError if the run in the folder belongs to another command."""
     if settings.run.out_dir is None:
         return (newest_run(stage=stage), True) if settings.run.resume else (None, False)
+    if not settings.run.out_dir:  # an unset shell variable; Path("") would be the current directory
+        raise UserError("out_dir is empty; give a folder, or remove it for a new one under runs/")
     folder = Path(settings.run.out_dir)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; choose another --out-dir")

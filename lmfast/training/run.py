@@ -73,8 +73,9 @@ def execute(
                 task.prepare(folder)
             finished = _train(settings, task, rows, folder, state, peak, sinks, ranks)
             if not finished:
+                again = "" if start.folder else " with --resume"
                 sinks.message(
-                    f"stopped at step {state.progress.step} with a checkpoint; --resume continues from it"
+                    f"stopped at step {state.progress.step} with a checkpoint; rerun the same command{again} to resume"
                 )
         finally:
             sinks.close()

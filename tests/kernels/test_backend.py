@@ -296,3 +296,14 @@ print(lmfast_kernels.attention.__module__, lmfast_kernels.backend.MODE)
 """
     done = run_python(code, LMFAST_KERNELS="torch")
     assert done.returncode == 0 and "lmfast_kernels.attention torch" in done.stdout, done.stderr[-2000:]
+
+
+def test_constants_are_marked_as_torch_marks_them():
+    @backend.constant_in_compiled_code
+    def ours():
+        return 1
+
+    def theirs():
+        return 1
+
+    assert vars(ours) and vars(ours) == vars(torch.compiler.assume_constant_result(theirs))

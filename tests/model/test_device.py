@@ -48,7 +48,7 @@ def test_compile_blocker_names_what_is_missing(monkeypatch):
 
 def test_the_machine_is_named():
     facts = describe_machine(torch.device("cpu"))
-    assert "threads" in facts["device"] and facts["torch"] == torch.__version__
+    assert " thread" in facts["device"] and facts["torch"] == torch.__version__
 
 
 def test_without_cuda_torch_compile_starts_no_workers(monkeypatch):

@@ -126,7 +126,7 @@ def test_more_vocabulary_than_pairs(tmp_path, caplog):
     [
         (
             {"vocab_size": 256},
-            "vocabulary size 256 is too small: 256 bytes and 1 special tokens need at least 257",
+            "vocabulary size 256 is too small: 256 bytes and 1 special token need at least 257",
         ),
         ({"vocab_size": 300, "special_tokens": ["a", "bc"]}, "special token 'a' is a single byte"),
         ({"vocab_size": 300, "special_tokens": ["", "bc"]}, "special token ''"),

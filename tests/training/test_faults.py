@@ -250,7 +250,7 @@ def test_stops_on_request_with_a_checkpoint_and_resumes_exactly(corpus, some_run
     wait_until(lambda: log.exists() and "holding" in log.read_text(), process.is_alive)
     os.kill(process.pid, getattr(signal, name))
     assert finish(process) == 130, log.read_text()
-    assert f"stopped at step {step} with a checkpoint; --resume continues" in log.read_text()
+    assert f"stopped at step {step} with a checkpoint; rerun the same command to resume" in log.read_text()
     assert newest_checkpoint(folder / "checkpoints").step == step
     train(flags(corpus, folder, *SOME))
     assert_same(some_run, folder)

@@ -80,6 +80,11 @@ def test_runs_with_equal_names_are_shown_with_their_folders(tmp_path):
     assert f"</span>{runs[0]}</th>" in page and f"</span>{runs[1]}</th>" in page
 
 
+def test_a_name_that_is_not_utf_8(tmp_path):
+    write_report([make_run(tmp_path, "one\udcff")], tmp_path / "report.html")
+    assert "one?" in (tmp_path / "report.html").read_text()
+
+
 def test_tokens_have_units_on_their_axis(tmp_path):
     run = make_run(tmp_path, "one")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -83,7 +83,7 @@ def test_a_stopped_command_resumes_exactly(corpus, tmp_path):
         stopped.send_signal(signal.SIGINT)
         output = stopped.communicate()[0]
     assert stopped.returncode == 130, output
-    assert "--resume continues from it" in output
+    assert "rerun the same command to resume" in output
     train(argv)
     assert not differ(weights(tmp_path / "whole"), weights(folder))
     assert exact(tmp_path / "whole") == exact(folder)
