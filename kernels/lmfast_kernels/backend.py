@@ -126,7 +126,13 @@ def attention_choice(q: torch.Tensor) -> str:
     return "cudnn" if cudnn_attention_preferred() else "triton"
 
 
-# ACR
+def constant_in_compiled_code(function: Callable[P, R]) -> Callable[P, R]:
+    """`torch.compiler.assume_constant_result`, which marks the function like this and imports torch._dynamo for it."""
+    function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]  # as torch does
+    return function
+
+
+@constant_in_compiled_code
 def cudnn_attention_preferred() -> bool:
     """Whether cuDNN's attention is PyTorch's first choice on the current device."""
     version = torch.backends.cudnn.version()
@@ -157,12 +163,6 @@ class Operator(Protocol[P, R]):
     def register_autograd(
         self, backward: Callable[..., Any], /, *, setup_context: Callable[..., Any]
     ) -> None: ...
-
-
-def constant_in_compiled_code(function: Callable[P, R]) -> Callable[P, R]:
-    """`torch.compiler.assume_constant_result`, which marks the function like this and imports torch._dynamo for it."""
-    function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]  # as torch does
-    return function
 
 
 def jit(kernel: Callable[P, R]) -> Kernel[P, R]:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lmfast_kernels import backend
+from lmfast_kernels import backend, cpu_library
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -306,4 +306,7 @@ def test_constants_are_marked_as_torch_marks_them():
     def theirs():
         return 1
 
-    assert vars(ours) and vars(ours) == vars(torch.compiler.assume_constant_result(theirs))
+    marks = vars(torch.compiler.assume_constant_result(theirs))
+    assert marks and vars(ours) == marks
+    for function in (backend.dot_precision, backend.cudnn_attention_preferred, cpu_library.available):
+        assert vars(function) == marks
