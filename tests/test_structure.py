@@ -112,7 +112,7 @@ def modules_after(*statements: str) -> list[set[str]]:
         ("import lmfast", {"torch", "numba", "numpy"}),
         ("import lmfast.settings", {"torch", "numba"}),
         ("import lmfast.train, lmfast.generate, lmfast.quickstart", {"torch", "numba"}),
-        ("import lmfast.tokenizer.bpe, lmfast.tokenizer.__main__", {"torch"}),
+        ("import lmfast.tokenizer.training, lmfast.cli.tokenizer.commands", {"torch", "numba"}),
         (
             "import lmfast.data.batches, lmfast.data.token_file, lmfast.data.stories, lmfast.data.stories.builtin",
             {"torch"},
@@ -133,6 +133,22 @@ def test_what_loads_torch_loads_nothing_else_before_it_is_used():
     assert "torch" in kernels and not {"lmfast", "torch._dynamo"} & kernels
     assert not {"wandb", "matplotlib"} & training
     assert not {"wandb", "matplotlib"} & reports
+
+
+def test_small_inputs_do_not_load_numba(tmp_path):
+    (tmp_path / "text.txt").write_text("the cat sat on the mat<|endoftext|>" * 2000)
+    (tmp_path / "run.py").write_text(
+        "from lmfast import Tokenizer\n"
+        "from lmfast.tokenizer.__main__ import main\n"
+        "main('train --input text.txt --output tok --vocab-size 270'.split())\n"
+        "main('encode --input text.txt --output ids.npy --tokenizer tok'.split())\n"
+        "main('decode --input ids.npy --output again.txt --tokenizer tok'.split())\n"
+        "tokenizer = Tokenizer.load('tok')\n"
+        "ids = list(tokenizer.encode_iterable([open('text.txt').read()]))\n"
+        "assert tokenizer.decode(ids) == open('text.txt').read() == open('again.txt').read()\n"
+    )
+    code = f"import os, runpy; os.chdir({str(tmp_path)!r}); runpy.run_path('run.py')"
+    assert "numba" not in modules_after(code)[-1]
 
 
 # Packages that are slow to load or optional: an import inside a function must be of one of these, or of a module
@@ -266,6 +282,8 @@ TEST_FILES = {
     "check_report": "check",
     "interfaces": "objectives",
     "intervals": "loop",
+    "code_folder": "code_cache",
+    "encode_summary": "encoding",
     "post_training_settings": "post_training",
     "kernels": "decoder",
     "plan": "decoder",

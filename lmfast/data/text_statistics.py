@@ -15,15 +15,13 @@ training text come from its counted pretokens, which takes seconds per gigabyte.
 import functools
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import regex
 
 from lmfast.tokenizer.patterns import GPT2, get_pattern
-
-if TYPE_CHECKING:
-    from lmfast.tokenizer.counting import Documents
+from lmfast.tokenizer.streaming import safe_pieces
+from lmfast.tokenizer.text_file import Documents
 
 PIECE = 1 << 23
 """ids per read when collecting the words of a token file"""
@@ -96,11 +94,8 @@ def token_words(
     return found
 
 
-def _split_text(text: bytes, tokenizer) -> "Documents":
+def _split_text(text: bytes, tokenizer) -> Documents:
     """Splits a text into pieces that several workers can count independently."""
-    from lmfast.tokenizer.counting import Documents
-    from lmfast.tokenizer.streaming import safe_pieces
-
     specials = [special.encode() for special in tokenizer.special_tokens]
     parts = (text[i : i + COUNTED_BYTES] for i in range(0, len(text), COUNTED_BYTES))
     return Documents(

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from lmfast.data.finding import find_sources
 from lmfast.data.sources import PIECE, documents, plan_shards, shard_bytes_on_disk, unpacked
-from lmfast.tokenizer.counting import Documents
 from lmfast.tokenizer.file_kinds import file_kind, is_plain_text
 from lmfast.tokenizer.patterns import Pattern
 from lmfast.tokenizer.streaming import safe_pieces
+from lmfast.tokenizer.text_file import Documents
 
 
 def training_texts(

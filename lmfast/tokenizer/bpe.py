@@ -36,17 +36,26 @@ from lmfast.tokenizer.allowed_special import (
     allowed_texts,
     reject_disallowed,
 )
+from lmfast.tokenizer.compile_cost import Allowance
+from lmfast.tokenizer.encode_summary import EncodeSummary
 from lmfast.tokenizer.parts import TokenizerParts, checked_ids
 from lmfast.tokenizer.patterns import Pattern, get_pattern
+from lmfast.tokenizer.plain_decoding import join_tokens
+from lmfast.tokenizer.plain_encoding import PlainEncoder
 from lmfast.tokenizer.special_tokens import check_special_tokens, place_special_tokens
+from lmfast.tokenizer.streaming import safe_pieces
+from lmfast.tokenizer.text_file import TextFile
 
 if TYPE_CHECKING:
     from lmfast.tokenizer.decoding import Decoder
-    from lmfast.tokenizer.encoding import Encoder, EncodeSummary
+    from lmfast.tokenizer.encoding import Encoder
     from lmfast.tokenizer.sharding import Engine
     from lmfast.tokenizer.training import TrainingSummary
 
-FEW_IDS = 256  # up to this many, joining tokens in Python is faster than a lookup of compiled code
+FEW_IDS = 256  # up to this many, joining tokens in Python is faster than a call of compiled code
+# What plain Python encodes (bytes) and decodes (ids) faster than compiled code is compiled, or loaded.
+FIRST_BYTES, LATER_BYTES = 4 << 20, 1 << 19
+FIRST_IDS, LATER_IDS = 20_000_000, 5_000_000
 
 
 class Tokenizer:
@@ -67,7 +76,7 @@ class Tokenizer:
 
         special_tokens: texts, which keep their id if the vocabulary holds their bytes and otherwise get the next free
         id; or {text: id}. pattern: a name, an expression or a Pattern. ignore_merges: a pretoken that is a token
-        gets its id without merging, as in Hugging Face's files; the attribute is False if that changes nothing.
+        gets its id without merging, as in Hugging Face's files.
         Raises UserError if these are inconsistent.
         """
         self.pattern = pattern if isinstance(pattern, Pattern) else get_pattern(pattern)
@@ -75,15 +84,11 @@ class Tokenizer:
         self.merges: list[tuple[bytes, bytes]] = [(bytes(a), bytes(b)) for a, b in merges]
         self.special_tokens: dict[str, int] = self._place_special(special_tokens)
         self._ids_by_token = checked_ids(self.vocab, self.merges, self.special_tokens.values())
-        self.ignore_merges = ignore_merges
-        if ignore_merges:
-            self.ignore_merges = self._encoder.looks_up_whole
+        self._looks_up_whole = ignore_merges
 
     def with_ids(self, vocab: Mapping[int, bytes], special_tokens: Mapping[str, int]) -> "Tokenizer":
         """A tokenizer with the same merges, pattern and lookup, but other ids or special tokens."""
-        other = Tokenizer(vocab, self.merges, special_tokens, self.pattern)
-        other.ignore_merges = self.ignore_merges
-        return other
+        return Tokenizer(vocab, self.merges, special_tokens, self.pattern, self._looks_up_whole)
 
     def _place_special(self, special_tokens: Sequence[str] | Mapping[str, int] | None) -> dict[str, int]:
         wanted = check_special_tokens(special_tokens)
@@ -103,6 +108,12 @@ class Tokenizer:
         return placed
 
     # Properties ---------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def ignore_merges(self) -> bool:
+        """Whether a pretoken that is a token gets its id without merging; False if that changes nothing."""
+        size = sum(map(len, self._ids_by_token))
+        return self._looks_up_whole and self._encoder_for(size).looks_up_whole
 
     @functools.cached_property
     def vocab_size(self) -> int:
@@ -161,7 +172,17 @@ class Tokenizer:
     def _encoder(self) -> "Encoder":
         from lmfast.tokenizer.encoding import Encoder
 
-        return Encoder(self.vocab, self.merges, self.special_tokens, self.pattern, self.ignore_merges)
+        return Encoder(self.vocab, self.merges, self.special_tokens, self.pattern, self._looks_up_whole)
+
+    @functools.cached_property
+    def _plain_encoder(self) -> PlainEncoder:
+        return PlainEncoder(
+            self._ids_by_token, self.merges, self.special_tokens, self.pattern, self._looks_up_whole
+        )
+
+    @functools.cached_property
+    def _plain_bytes(self) -> Allowance:
+        return Allowance(f"encode_kernels.encode_{self.pattern.name}", FIRST_BYTES, LATER_BYTES)
 
     def encode(
         self,
@@ -170,7 +191,8 @@ class Tokenizer:
         disallowed_special: DisallowedSpecial = (),
     ) -> list[int]:
         """The ids of a text."""
-        return self.encode_array(text, allowed_special, disallowed_special).tolist()
+        ids = self._encode(text, allowed_special, disallowed_special)
+        return ids if isinstance(ids, list) else ids.tolist()
 
     def encode_array(
         self,
@@ -179,13 +201,25 @@ class Tokenizer:
         disallowed_special: DisallowedSpecial = (),
     ) -> np.ndarray:
         """The ids of a text, uint32 (num_ids,). A text given as an array is one-dimensional uint8: its bytes."""
+        return np.asarray(self._encode(text, allowed_special, disallowed_special), np.uint32)
+
+    def _encode(
+        self,
+        text: str | bytes | bytearray | memoryview | np.ndarray,
+        allowed_special: AllowedSpecial,
+        disallowed_special: DisallowedSpecial,
+    ) -> list[int] | np.ndarray:
         data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else _as_bytes(text)
         if disallowed_special:
             allowed = allowed_texts(self.special_tokens, allowed_special)
             reject_disallowed(bytes(data), self.special_tokens, allowed, disallowed_special)
         if allowed_special not in ("all", "none"):
             allowed_special = allowed_texts(self.special_tokens, allowed_special)
-        return self._encoder.encode(data, allowed_special)
+        return self._encoder_for(len(data)).encode(data, allowed_special)
+
+    def _encoder_for(self, size: int) -> "PlainEncoder | Encoder":
+        """The faster encoder for this many more bytes, including what it must load first."""
+        return self._plain_encoder if self._plain_bytes.covers(size) else self._encoder
 
     def encode_batch(
         self, texts: Sequence[str | bytes], allowed_special: AllowedSpecial = "all"
@@ -206,8 +240,6 @@ class Tokenizer:
         self, chunks: Iterable[str | bytes], allowed_special: AllowedSpecial = "all"
     ) -> Iterator[np.ndarray]:
         """`encode_iterable` in arrays, each with the ids of about 64 KiB of text."""
-        from lmfast.tokenizer.streaming import safe_pieces
-
         # Special tokens that are plain text in this call are not safe cuts.
         allowed = [text.encode() for text in allowed_texts(self.special_tokens, allowed_special)]
         for piece in safe_pieces(chunks, allowed, self.pattern):
@@ -221,15 +253,13 @@ class Tokenizer:
         progress: Callable[[int, int], None] | None = None,
         tokenizer_path: str | Path | None = None,
         engine: "Engine | None" = None,
-    ) -> "EncodeSummary":
+    ) -> EncodeSummary:
         """Encodes a file into a 1-D .npy of `dtype` and writes a summary to `dst`.json, in constant memory.
 
         tokenizer_path: where this tokenizer is saved, for the summary; by default where it was loaded from. progress:
         called with (bytes done, total bytes). engine: a cluster to run on (sharding.py), instead of this machine's
         threads; the file is the same.
         """
-        from lmfast.tokenizer.encoding import encode_file
-
         check_writable(dst)
         for path in (dst, f"{dst}.json"):
             check_not_input(path, src)
@@ -238,7 +268,7 @@ class Tokenizer:
             if engine is not None:
                 summary = engine.encode_file(self, src, complete, progress)
             else:
-                summary = encode_file(self._encoder, src, complete, self.dtype, num_workers, progress)
+                summary = self._encode_locally(src, complete, num_workers, progress)
             if not summary.bytes:
                 raise UserError(f"{src}: is empty; name a text to encode")
             summary_path.unlink(missing_ok=True)  # it describes the file that is about to be replaced
@@ -254,6 +284,20 @@ class Tokenizer:
         with atomic_write(summary_path) as temporary:
             temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         return summary
+
+    def _encode_locally(
+        self,
+        src: str | Path,
+        dst: Path,
+        num_workers: int | None,
+        progress: Callable[[int, int], None] | None,
+    ) -> EncodeSummary:
+        text = TextFile(src)
+        if self._plain_bytes.covers(len(text)):
+            return self._plain_encoder.encode_file(text, dst, self.dtype, progress)
+        from lmfast.tokenizer.encoding import encode_file
+
+        return encode_file(self._encoder, src, dst, self.dtype, num_workers, progress)
 
     def provenance(self, folder: Path, saved_at: str | Path | None = None) -> dict[str, str | None]:
         """The entries of a token file's summary that identify this tokenizer: its path, its path relative to `folder`
@@ -273,6 +317,10 @@ class Tokenizer:
 
         return Decoder(self.vocab)
 
+    @functools.cached_property
+    def _plain_ids(self) -> Allowance:
+        return Allowance("decoding._gather", FIRST_IDS, LATER_IDS)
+
     def _decode_buffer(self, ids: Iterable[int] | np.ndarray) -> bytes | np.ndarray:
         if isinstance(ids, np.ndarray):
             given: np.ndarray = ids  # pyright: ignore[reportUnknownVariableType]  # isinstance says nothing of its items
@@ -280,22 +328,16 @@ class Tokenizer:
                 raise UserError(
                     f"ids: an array of shape {given.shape} and dtype {given.dtype}; give a one-dimensional integer array"
                 )
-            if len(given) > FEW_IDS:
+            if len(given) > FEW_IDS and not self._plain_ids.covers(len(given)):
                 return self._decoder.decode(given)
             plain: list[int] = given.tolist()
         else:
             plain = list(ids)
-        if len(plain) > FEW_IDS:
+        if len(plain) > FEW_IDS and not self._plain_ids.covers(len(plain)):
             # array("Q") takes 5 ns per id, np.array 16; what array("Q") does not accept is handled below.
             with contextlib.suppress(OverflowError, TypeError):
                 return self._decoder.decode(np.frombuffer(array("Q", plain), np.uint64))
-        try:  # `suppress` would add 5 % to the time of 100 ids
-            return b"".join([self.vocab[token] for token in plain])
-        except (KeyError, TypeError):  # not an id, or another integer type, such as a tensor's elements
-            pass
-        from lmfast.tokenizer.decoding import join_one_by_one
-
-        return join_one_by_one(plain, self.vocab, self.vocab_size)
+        return join_tokens(plain, self.vocab, self.vocab_size)
 
     def decode_bytes(self, ids: Iterable[int] | np.ndarray) -> bytes:
         """The bytes of all ids. Raises UserError for an id outside the vocabulary."""
@@ -322,8 +364,9 @@ class Tokenizer:
     # Files --------------------------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
-        """For pickle and copy: omits the compiled tables, which the copy rebuilds when needed."""
-        return {name: value for name, value in vars(self).items() if name not in ("_encoder", "_decoder")}
+        """For pickle and copy: omits the tables for encoding and decoding, which the copy rebuilds when needed."""
+        rebuilt = ("_encoder", "_plain_encoder", "_plain_bytes", "_decoder", "_plain_ids")
+        return {name: value for name, value in vars(self).items() if name not in rebuilt}
 
     loaded_from: Path | None = None
     """where it was last saved or loaded; None if never"""

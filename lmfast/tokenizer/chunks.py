@@ -22,7 +22,9 @@ from lmfast.tokenizer.compiled import scanner
 from lmfast.tokenizer.compiled.code_cache import enable_cache
 from lmfast.tokenizer.compiled.intrinsics import PADDING, U1, byte_matches, trailing_zeros
 from lmfast.tokenizer.compiled.next_end import char_at, is_letter
-from lmfast.tokenizer.patterns import NAMED, OTHER, SPACE, Pattern, code_point_classes, compile_custom
+from lmfast.tokenizer.patterns import NAMED, OTHER, SPACE, Pattern, code_point_classes
+from lmfast.tokenizer.plain_text import decoded, encoded, split_pretokens, straddles
+from lmfast.tokenizer.text_file import TextFile
 
 ENDS_PER_BATCH = 1 << 15  # pretokens per compiled call; 2^12 to 2^17 made no difference
 _SEARCH_BYTES = 512  # searched for a safe cut at first; doubled each time
@@ -37,6 +39,24 @@ def padded(text: bytes | bytearray | memoryview | np.ndarray) -> np.ndarray:
     copy[: len(text)] = np.frombuffer(text, np.uint8)
     copy.flags.writeable = False
     return copy
+
+
+class PieceReader:
+    """One thread's buffer for the pieces it reads."""
+
+    def __init__(self):
+        self._buffer = np.empty(0, np.uint8)
+
+    def read(self, file: TextFile, begin: int, end: int) -> np.ndarray:
+        """Bytes begin..end of the file and `PADDING` zeros, uint8, read-only; the next call overwrites them."""
+        size = end - begin
+        if len(self._buffer) < size + PADDING:
+            self._buffer = np.empty(size + size // 8 + PADDING, np.uint8)
+        piece = self._buffer[: size + PADDING]
+        file.read_into(begin, piece[:size])
+        piece[size:] = 0
+        piece.flags.writeable = False
+        return piece
 
 
 @njit(nogil=True)
@@ -120,10 +140,7 @@ class SpecialTokens:
         """Whether an occurrence of one of the tokens begins before `cut` and ends after it."""
         longest = len(self.tokens[0]) if self.tokens else 0
         around = data[max(0, cut - longest) : cut + longest].tobytes()
-        at = min(cut, longest)
-        return any(
-            around.find(token, max(0, at - len(token) + 1), at + len(token) - 1) >= 0 for token in self.tokens
-        )
+        return straddles(around, min(cut, longest), self.tokens)
 
 
 @njit(inline="always")
@@ -198,7 +215,6 @@ class Splitter:
             enable_cache(self._scan)
             self._classes = code_point_classes()
         else:
-            self._regex = compile_custom(pattern.regex)
             _report_slow_pattern(pattern)
 
     def batches(
@@ -228,20 +244,12 @@ class Splitter:
             yield start, abs(int(bounds[count - 1])), count
 
     def _regex_ends(self, data, begin, end, spans):
-        """Text that the expression does not match becomes separate pretokens, so that no bytes are lost."""
         edges = [*spans.tolist(), end, end]
         at = begin
         for special_start, special_end in zip(edges[::2], edges[1::2]):
-            text = data[at:special_start].tobytes().decode("utf-8", "surrogateescape")
-            done = 0
-            for match in self._regex.finditer(text):
-                for piece in (text[done : match.start()], text[match.start() : match.end()]):
-                    if piece:
-                        at += len(piece.encode("utf-8", "surrogateescape"))
-                        yield at
-                done = match.end()
-            if done < len(text):
-                yield special_start
+            for pretoken in split_pretokens(decoded(data[at:special_start].tobytes()), self.pattern):
+                at += len(encoded(pretoken))
+                yield at
             if special_end > special_start:
                 yield -special_end
             at = special_end

@@ -22,6 +22,7 @@ import numpy as np
 from lmfast.sharding.workers import default_workers
 from lmfast.tokenizer.chunks import (
     ENDS_PER_BATCH,
+    PieceReader,
     SpecialTokens,
     Splitter,
     map_in_order,
@@ -30,7 +31,7 @@ from lmfast.tokenizer.chunks import (
 from lmfast.tokenizer.compiled.count_table import FIRST_ROWS, ROW_BYTES, CountTable
 from lmfast.tokenizer.patterns import Pattern
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
-from lmfast.tokenizer.text_file import CHUNK_BYTES, PieceReader, TextFile
+from lmfast.tokenizer.text_file import CHUNK_BYTES, Documents, TextFile
 
 
 @dataclass
@@ -50,15 +51,6 @@ class PretokenCounts:
     def pretoken(self, i: int) -> bytes:
         """The bytes of the i-th pretoken."""
         return self.data[self.offsets[i] : self.offsets[i + 1]].tobytes()
-
-
-@dataclass(frozen=True)
-class Documents:
-    """Separate texts from a file that is not plain text. read: yields (text, bytes of the file read so far); size:
-    of the file, in bytes."""
-
-    read: Callable[[], Iterator[tuple[bytes, int]]]
-    size: int
 
 
 class _Piece(NamedTuple):

@@ -9,16 +9,14 @@ Nine tokens in ten need only this row and one 8-byte store; the store may write 
 next token goes, so the output has some spare bytes.
 """
 
-import operator
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 from numba import njit
 
-from lmfast.errors import UserError
 from lmfast.tokenizer.compiled.code_cache import enable_cache
 from lmfast.tokenizer.compiled.intrinsics import load_u64, store_u64
+from lmfast.tokenizer.plain_decoding import unknown_id
 
 _SPARE = 16
 
@@ -76,27 +74,3 @@ class Decoder:
         out = np.empty(total + _SPARE, np.uint8)
         _gather(ids, self._table, self._lengths, self._text, out)
         return out[:total]
-
-
-def join_one_by_one(ids: Iterable[Any], vocab: Mapping[int, bytes], vocab_size: int) -> bytes:
-    """The tokens' bytes, for ids of any integer type (such as elements of a tensor); UserError for other values."""
-    parts = []
-    for position, token in enumerate(ids):
-        try:
-            number = operator.index(token)
-        except TypeError:
-            shown = " ".join(repr(token).split())[:40]
-            raise UserError(
-                f"ids: {shown} at position {position} is not an integer; give a one-dimensional list or array of integers"
-            ) from None
-        if number not in vocab:
-            raise unknown_id(number, position, vocab_size)
-        parts.append(vocab[number])
-    return b"".join(parts)
-
-
-def unknown_id(token: int, position: int, vocab_size: int) -> UserError:
-    return UserError(
-        f"id {int(token)} at position {position} is outside the vocabulary of {vocab_size}; "
-        "was it encoded with another tokenizer?"
-    )

@@ -12,12 +12,11 @@ import numpy as np
 
 from lmfast.errors import UserError
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
+from lmfast.tokenizer.text_file import TextFile
 
 
 def open_text(name: str) -> np.ndarray:
     """A text file as uint8, memory-mapped, for random access; UserError if it is missing, empty or not plain text."""
-    from lmfast.tokenizer.text_file import TextFile
-
     if len(TextFile(name)) == 0:
         raise UserError(f"{name}: is empty; name a text with content")
     try:

@@ -12,23 +12,23 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from lmfast.errors import UserError
 from lmfast.files import atomic_write
 from lmfast.sharding.workers import default_workers
-from lmfast.tokenizer.chunks import NO_SPANS, SpecialTokens, Splitter, map_in_order, padded
+from lmfast.tokenizer.chunks import NO_SPANS, PieceReader, SpecialTokens, Splitter, map_in_order, padded
 from lmfast.tokenizer.compiled.code_cache import enable_cache
 from lmfast.tokenizer.compiled.encode_kernels import ENCODE, SPECIALS, encode_batch, new_scratch
 from lmfast.tokenizer.compiled.intrinsics import MAX_PACKED, PADDING
-from lmfast.tokenizer.compiled.merge_tables import MAX_ID, MAX_MERGES, merge_tables
+from lmfast.tokenizer.compiled.merge_tables import merge_tables
 from lmfast.tokenizer.compiled.pretoken_cache import MAX_ROWS, PretokenCache
+from lmfast.tokenizer.encode_summary import EncodeSummary
 from lmfast.tokenizer.npy_header import npy_header
 from lmfast.tokenizer.parts import checked_ids
 from lmfast.tokenizer.patterns import Pattern, code_point_classes
-from lmfast.tokenizer.text_file import CHUNK_BYTES, PieceReader, TextFile
+from lmfast.tokenizer.text_file import CHUNK_BYTES, TextFile
 from lmfast.tokenizer.whole_pretokens import with_whole_pretokens
 
 SMALL = 1 << 14  # texts of up to this many bytes are encoded without chunks and new buffers
@@ -65,11 +65,7 @@ class Encoder:
         enable_cache(encode_batch, *([ENCODE[pattern.name]] if pattern.name in ENCODE else []))
         ids = checked_ids(vocab, merges, special_tokens.values())
         largest = max([*vocab, *special_tokens.values()], default=0)
-        if largest > MAX_ID:
-            raise UserError(f"vocabulary: id {largest} is too large; use ids up to {MAX_ID}")
         byte_ids = np.array([ids[bytes([byte])] for byte in range(256)], np.uint32)
-        if len(merges) > MAX_MERGES:
-            raise UserError(f"merges: {len(merges)} are too many; use at most {MAX_MERGES}")
         triples = np.array([(ids[a], ids[b], ids[a + b]) for a, b in merges], np.int64).reshape(-1, 3)
         self._tables = merge_tables(triples, byte_ids)
         if ignore_merges:
@@ -194,17 +190,6 @@ class Encoder:
         spans, which = specials.find(state.readable, 0, size)
         n = self._encode_text(state, state.readable, 0, size, spans, special_ids[which], state.small)
         return state.small[:n].astype(np.uint32)
-
-
-@dataclass(frozen=True)
-class EncodeSummary:
-    """The result of `encode_file`: ids written, bytes read, special tokens among them (and their bytes), seconds."""
-
-    tokens: int
-    bytes: int
-    specials: int
-    special_bytes: int
-    seconds: float
 
 
 def encode_file(

@@ -82,10 +82,9 @@ def _read(path: Path, special_tokens: Sequence[str] | None, pattern: str | None)
     if path.suffix == ".txt":
         return read_vocab_and_merges(_neighbour(path, "merges.txt", "vocab.json"), path, special_tokens)
     document = read_json(path)
-    if path.name == "tokenizer.json" or (
-        isinstance(document, dict) and isinstance(document.get("model"), dict)
-    ):
-        return read_tokenizer_json(path)
+    is_whole = isinstance(document, dict) and isinstance(document.get("model"), dict)
+    if is_whole or path.name == "tokenizer.json":
+        return read_tokenizer_json(document, path)
     return read_vocab_and_merges(path, _neighbour(path, "vocab.json", "merges.txt"), special_tokens)
 
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 
 from lmfast.errors import UserError
 
+MAX_ID = (1 << 29) - 1  # the compiled merges pack an id into 29 bits
+MAX_MERGES = 1 << 26
+
 
 @dataclass
 class TokenizerParts:
@@ -40,9 +43,9 @@ def ordinary_ids(
 
 
 def checked_ids(
-    vocab: Mapping[int, bytes], merges: Iterable[tuple[bytes, bytes]], special_ids: Collection[int]
+    vocab: Mapping[int, bytes], merges: Collection[tuple[bytes, bytes]], special_ids: Collection[int]
 ) -> dict[bytes, int]:
-    """`ordinary_ids`; UserError if a byte or a part of a merge is missing, or an id is negative."""
+    """`ordinary_ids`; UserError if a byte or a part of a merge is missing, an id is negative, or either has too many."""
     ids = ordinary_ids(vocab, merges, special_ids)
     missing = [byte for byte in range(256) if bytes([byte]) not in ids]
     if missing:
@@ -50,9 +53,14 @@ def checked_ids(
             f"the vocabulary lacks {len(missing)} of the 256 single bytes (the first: {missing[0]:#04x}), so some "
             "text could not be encoded; is it a byte-level BPE?"
         )
+    largest = max(vocab)
+    if largest > MAX_ID:
+        raise UserError(f"the vocabulary: id {largest} is too large; use ids up to {MAX_ID}")
     lowest = min(vocab)
     if lowest < 0:
         raise UserError(f"the vocabulary: id {lowest} ({vocab[lowest]!r}) is negative; ids begin at 0")
+    if len(merges) > MAX_MERGES:
+        raise UserError(f"merges: {len(merges)} are too many; use at most {MAX_MERGES}")
     for number, (a, b), token in unknown_parts(merges, ids):
         raise UserError(
             f"merge {number} ({a!r} + {b!r}) needs {token!r}, which the vocabulary does not contain; do "

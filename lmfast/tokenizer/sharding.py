@@ -22,13 +22,13 @@ from lmfast.errors import UserError
 from lmfast.files import atomic_write
 from lmfast.sharding.jobs import ExecutionOptions, Job, Progress, Shard, run_jobs, work_folder
 from lmfast.tokenizer.bpe import Tokenizer
-from lmfast.tokenizer.chunks import SpecialTokens
+from lmfast.tokenizer.chunks import PieceReader, SpecialTokens
 from lmfast.tokenizer.compiled.count_table import CountTable
 from lmfast.tokenizer.counting import PretokenCounts, count_pretokens
-from lmfast.tokenizer.encoding import EncodeSummary
+from lmfast.tokenizer.encode_summary import EncodeSummary
 from lmfast.tokenizer.npy_header import npy_header
 from lmfast.tokenizer.patterns import Pattern, get_pattern
-from lmfast.tokenizer.text_file import PieceReader, TextFile
+from lmfast.tokenizer.text_file import TextFile
 
 SHARD_BYTES = 256 << 20
 

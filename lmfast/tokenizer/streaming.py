@@ -9,24 +9,24 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from lmfast.tokenizer.chunks import SpecialTokens, next_cut
 from lmfast.tokenizer.patterns import Pattern
+from lmfast.tokenizer.plain_text import last_cut
 
 PIECE_BYTES = 1 << 16
+NEAR_BYTES = 1 << 10  # before the end of a piece: searched for a cut in plain Python
 
 
 def safe_pieces(
     chunks: Iterable[str | bytes], special_tokens: Sequence[bytes], pattern: Pattern
 ) -> Iterator[bytes]:
     """The text of all chunks, cut where pretokens and special tokens do not depend on the other side of the cut."""
-    specials = SpecialTokens(special_tokens)
     buffer = bytearray()
     enough = PIECE_BYTES
     for chunk in chunks:
         buffer += chunk.encode("utf-8", "surrogatepass") if isinstance(chunk, str) else chunk
         if len(buffer) < enough:
             continue
-        cut = _last_cut(bytes(buffer), specials, pattern)
+        cut = _last_cut(bytes(buffer), special_tokens, pattern)
         if cut:
             yield bytes(buffer[:cut])
             del buffer[:cut]
@@ -36,15 +36,24 @@ def safe_pieces(
         yield bytes(buffer)
 
 
-def _last_cut(text: bytes, specials: SpecialTokens, pattern: Pattern) -> int:
+def _last_cut(text: bytes, special_tokens: Sequence[bytes], pattern: Pattern) -> int:
     """A safe cut near the end of the text that stays safe whatever follows; 0 if there is none.
 
     A special token that begins before the cut may end after the text, so cuts closer to the end than the longest
     special token are excluded, as are those whose next bytes are not available yet.
     """
+    latest = len(text) - max([4, *map(len, special_tokens)])
+    cut = last_cut(text, latest, special_tokens, pattern, NEAR_BYTES)
+    return cut or _distant_cut(text, latest, special_tokens, pattern)
+
+
+def _distant_cut(text: bytes, latest: int, special_tokens: Sequence[bytes], pattern: Pattern) -> int:
+    """`_last_cut` for text without a cut near its end, by the compiled search."""
+    from lmfast.tokenizer.chunks import SpecialTokens, next_cut
+
+    specials = SpecialTokens(special_tokens)
     data = np.frombuffer(text, np.uint8)
-    latest = len(text) - max([4, *map(len, specials.tokens)])
-    back = 1 << 10
+    back = 8 * NEAR_BYTES
     while True:
         start = max(1, latest - back)
         cut = next_cut(data, start, specials, pattern)

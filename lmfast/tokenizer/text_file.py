@@ -12,16 +12,19 @@ reading takes 56 ms where mapping takes 41 (docs/LOG.md), of 400 ms for the whol
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lmfast.errors import UserError
-from lmfast.tokenizer.chunks import SpecialTokens, next_cut
-from lmfast.tokenizer.compiled.intrinsics import PADDING
 from lmfast.tokenizer.file_kinds import file_kind
 from lmfast.tokenizer.patterns import Pattern
+
+if TYPE_CHECKING:
+    from lmfast.tokenizer.chunks import SpecialTokens
 
 CHUNK_BYTES = 4 << 20  # processed by a worker at a time: 6 ms of work, about 20 us of overhead
 _SEARCH_BYTES = 64 << 10  # read at first to find a cut; doubled each time
@@ -42,6 +45,12 @@ class TextFile:
     def __len__(self) -> int:
         return self.end - self.begin
 
+    def read(self) -> bytes:
+        """The whole text."""
+        data = np.empty(len(self), np.uint8)
+        self.read_into(self.begin, data)
+        return data.tobytes()
+
     def read_into(self, begin: int, buffer: np.ndarray) -> None:
         """Fills `buffer` (uint8) with the file's bytes from `begin` on."""
         left = memoryview(buffer)
@@ -58,8 +67,10 @@ class TextFile:
         if not unchanged:
             raise UserError(f"{self.path}: changed while it was read; rerun when nothing writes to it")
 
-    def next_cut(self, target: int, specials: SpecialTokens, pattern: Pattern) -> int:
+    def next_cut(self, target: int, specials: "SpecialTokens", pattern: Pattern) -> int:
         """A safe cut at `target` or later; `end` if there is none."""
+        from lmfast.tokenizer.chunks import next_cut
+
         around = _CONTEXT + max(map(len, specials.tokens), default=0)
         reach = max(_SEARCH_BYTES, 2 * around)
         while target < self.end:
@@ -74,7 +85,7 @@ class TextFile:
             reach *= 2 if reach < CHUNK_BYTES else 1
         return self.end
 
-    def spans(self, specials: SpecialTokens, pattern: Pattern) -> Iterator[tuple[int, int]]:
+    def spans(self, specials: "SpecialTokens", pattern: Pattern) -> Iterator[tuple[int, int]]:
         """(begin, end) in order, cut at safe positions about every `CHUNK_BYTES`."""
         begin = self.begin
         while begin < self.end:
@@ -83,22 +94,13 @@ class TextFile:
             begin = end
 
 
-class PieceReader:
-    """One thread's buffer for the pieces it reads."""
+@dataclass(frozen=True)
+class Documents:
+    """Separate texts from a file that is not plain text. read: yields (text, bytes of the file read so far); size:
+    of the file, in bytes."""
 
-    def __init__(self):
-        self._buffer = np.empty(0, np.uint8)
-
-    def read(self, file: TextFile, begin: int, end: int) -> np.ndarray:
-        """Bytes begin..end of the file and `PADDING` zeros, uint8, read-only; the next call overwrites them."""
-        size = end - begin
-        if len(self._buffer) < size + PADDING:
-            self._buffer = np.empty(size + size // 8 + PADDING, np.uint8)
-        piece = self._buffer[: size + PADDING]
-        file.read_into(begin, piece[:size])
-        piece[size:] = 0
-        piece.flags.writeable = False
-        return piece
+    read: Callable[[], Iterator[tuple[bytes, int]]]
+    size: int
 
 
 def check_is_plain(path: Path) -> None:

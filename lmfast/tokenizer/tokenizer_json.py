@@ -16,7 +16,6 @@ from lmfast.tokenizer.gpt2_files import (
     encode_utf8,
     is_id,
     parse_merges,
-    read_json,
     spelt_vocabulary,
     vocabulary_entries,
     write_text,
@@ -41,9 +40,8 @@ def _member(mapping: dict, name: str, kind: type, path: Path) -> Any:
     return value
 
 
-def read_tokenizer_json(path: Path) -> TokenizerParts:
-    """Hugging Face's tokenizer.json, where it is byte-level BPE. Ids are those of `add_special_tokens=False`."""
-    document = read_json(path)
+def read_tokenizer_json(document: Any, path: Path) -> TokenizerParts:
+    """The content of a tokenizer.json of byte-level BPE. Ids are those of `add_special_tokens=False`. path: for messages."""
     if not isinstance(document, dict):
         raise UserError(f"{path}: is not a tokenizer.json with a BPE model; name one that is, or vocab.json")
     for name in ("added_tokens", "model"):

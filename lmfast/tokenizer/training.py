@@ -6,20 +6,25 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lmfast.counted import counted
 from lmfast.errors import UserError
+from lmfast.tokenizer import plain_training
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.byte_characters import unspell
-from lmfast.tokenizer.patterns import get_pattern
+from lmfast.tokenizer.compile_cost import Allowance
+from lmfast.tokenizer.patterns import Pattern, get_pattern
 from lmfast.tokenizer.special_tokens import check_special_tokens
+from lmfast.tokenizer.text_file import Documents, TextFile
 
 if TYPE_CHECKING:
-    from lmfast.tokenizer.counting import Documents
     from lmfast.tokenizer.sharding import Engine
 
 logger = logging.getLogger(__name__)
+
+FIRST_BYTES, LATER_BYTES = 1 << 20, 1 << 18
+"""bytes of text up to which plain Python trains in less time: before the compiled code exists, and when it does"""
 
 
 @dataclass(frozen=True)
@@ -58,29 +63,21 @@ def train_bpe(
     _check_training(paths, vocab_size, special_tokens)
     split = get_pattern(pattern)
 
-    from lmfast.tokenizer.counting import count_pretokens
-    from lmfast.tokenizer.merging import learn_merges
-
-    started = time.perf_counter()
-    on_bytes = functools.partial(progress, "count") if progress is not None else None
-    options = special_tokens, split, num_workers, max_memory, on_bytes
-    if engine is None:
-        counts = count_pretokens(paths, *options)
-    else:
-        files = [path for path in paths if isinstance(path, str | Path)]
-        if len(files) < len(paths):
-            raise UserError("engine: counts only plain text files; omit it to count other texts")
-        counts = engine.count_pretokens(files, *options)
-    if counts.total_bytes == 0:
-        raise UserError(f"{', '.join(map(str, paths))}: contains no text; name a file that is not empty")
-    counted_at = time.perf_counter()
     wanted = vocab_size - 256 - len(special_tokens)
 
-    def on_merge(done: int) -> None:
+    def report(phase: str, done: int, total: int) -> None:
         if progress is not None:
-            progress("merge", done, wanted)
+            progress(phase, done, total)
 
-    merges = learn_merges(counts, wanted, on_merge)
+    on_bytes: Callable[[int, int], None] = functools.partial(report, "count")
+    on_merge: Callable[[int], None] = lambda done: report("merge", done, wanted)  # noqa: E731
+    started = time.perf_counter()
+    options = paths, special_tokens, split, wanted, on_bytes, on_merge
+    small = _learn_small(*options) if engine is None and max_memory is None else None
+    learnt = small or _learn(*options, num_workers, max_memory, engine)
+    merges, total_bytes, distinct, counted_at = learnt
+    if total_bytes == 0:
+        raise UserError(f"{', '.join(map(str, paths))}: contains no text; name a file that is not empty")
     if len(merges) < wanted:
         logger.warning(
             "the text has no more pairs after %d merges: the vocabulary is %d instead of %d",
@@ -93,13 +90,72 @@ def train_bpe(
     special = {text: len(vocab) + i for i, text in enumerate(special_tokens)}
     tokenizer = Tokenizer(vocab, merges, special, split)
     tokenizer.training = TrainingSummary(
-        total_bytes=counts.total_bytes,
-        distinct_pretokens=len(counts.counts),
+        total_bytes=total_bytes,
+        distinct_pretokens=distinct,
         longest_token=max(vocab.values(), key=len),
         counting_seconds=counted_at - started,
         merging_seconds=time.perf_counter() - counted_at,
     )
     return tokenizer
+
+
+class _Learnt(NamedTuple):
+    """merges; total_bytes: of the input; distinct: pretokens; counted_at: when counting ended."""
+
+    merges: list[tuple[bytes, bytes]]
+    total_bytes: int
+    distinct: int
+    counted_at: float
+
+
+def _learn_small(
+    paths: Sequence[str | Path | Documents],
+    special_tokens: Sequence[str],
+    pattern: Pattern,
+    wanted: int,
+    on_bytes: Callable[[int, int], None],
+    on_merge: Callable[[int], None],
+) -> _Learnt | None:
+    """Trains in plain Python; None if compiled code takes less time, even if it must be loaded or compiled first."""
+    texts = [TextFile(path) for path in paths if isinstance(path, str | Path)]
+    total_bytes = sum(map(len, texts))
+    allowance = Allowance("learn_kernels.merge_pairs", FIRST_BYTES, LATER_BYTES)
+    if len(texts) < len(paths) or not allowance.covers(total_bytes):
+        return None
+    counts = plain_training.count_pretokens(texts, special_tokens, pattern, on_bytes)
+    counted_at = time.perf_counter()
+    if not plain_training.is_little_work(counts):
+        return None
+    return _Learnt(
+        plain_training.learn_merges(counts, wanted, on_merge), total_bytes, len(counts), counted_at
+    )
+
+
+def _learn(
+    paths: Sequence[str | Path | Documents],
+    special_tokens: Sequence[str],
+    pattern: Pattern,
+    wanted: int,
+    on_bytes: Callable[[int, int], None],
+    on_merge: Callable[[int], None],
+    num_workers: int | None,
+    max_memory: int | None,
+    engine: "Engine | None",
+) -> _Learnt:
+    """Trains in compiled code."""
+    from lmfast.tokenizer.counting import count_pretokens
+    from lmfast.tokenizer.merging import learn_merges
+
+    options = special_tokens, pattern, num_workers, max_memory, on_bytes
+    if engine is None:
+        counts = count_pretokens(paths, *options)
+    else:
+        files = [path for path in paths if isinstance(path, str | Path)]
+        if len(files) < len(paths):
+            raise UserError("engine: counts only plain text files; omit it to count other texts")
+        counts = engine.count_pretokens(files, *options)
+    counted_at = time.perf_counter()
+    return _Learnt(learn_merges(counts, wanted, on_merge), counts.total_bytes, len(counts), counted_at)
 
 
 def _check_training(paths: Sequence[object], vocab_size: int, special_tokens: list[str]) -> None:

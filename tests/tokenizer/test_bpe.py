@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from lmfast import Tokenizer, train_bpe
 from lmfast.errors import UserError
+from lmfast.tokenizer.compile_cost import Allowance
 from tests.tokenizer import sample_text
 from tests.tokenizer.test_merging import naive_merges
 
@@ -44,6 +45,14 @@ HARD_BYTES = [b"\x80" * i for i in range(1, 9)] + [
 ]
 
 
+@pytest.fixture(scope="module", params=["plain", "compiled"], autouse=True)
+def way(request):
+    """Everything in plain Python, or everything in compiled code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Allowance, "covers", lambda self, amount: request.param == "plain")
+        yield request.param
+
+
 @pytest.fixture(scope="module")
 def stories(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("text") / "stories.txt"
@@ -58,7 +67,7 @@ def stories(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(stories) -> Tokenizer:
+def tokenizer(stories, way) -> Tokenizer:
     return train_bpe(stories, 500)
 
 
@@ -139,7 +148,7 @@ def test_more_vocabulary_than_pairs(tmp_path, caplog):
 )
 def test_training_rejects_bad_settings(stories, arguments, match):
     with pytest.raises(UserError, match=match) as caught:
-        train_bpe(arguments.pop("paths", stories), **arguments)
+        train_bpe(**{"paths": stories} | arguments)
     assert "\n" not in str(caught.value)
 
 

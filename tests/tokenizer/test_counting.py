@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmfast.errors import UserError
-from lmfast.tokenizer import counting, text_file
+from lmfast.tokenizer import counting, plain_training, text_file
 from lmfast.tokenizer.compiled import count_table
-from lmfast.tokenizer.counting import Documents, count_pretokens
+from lmfast.tokenizer.counting import count_pretokens
 from lmfast.tokenizer.patterns import get_pattern
+from lmfast.tokenizer.text_file import Documents, TextFile
 from tests.tokenizer import oracle, sample_text
 from tests.tokenizer.compiled.test_scanner import HARD
 
@@ -25,7 +26,10 @@ def counted(paths, specials=(END,), pattern="gpt2", **options) -> dict[bytes, in
     words = [result.pretoken(i) for i in range(len(result))]
     assert words == sorted(set(words))
     assert result.total_bytes == sum(Path(path).stat().st_size for path in paths)
-    return dict(zip(words, result.counts.tolist()))
+    found = dict(zip(words, result.counts.tolist()))
+    plain = plain_training.count_pretokens([TextFile(path) for path in paths], specials, get_pattern(pattern))
+    assert found == plain and words == list(plain)
+    return found
 
 
 @pytest.fixture

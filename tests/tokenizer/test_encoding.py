@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from lmfast.errors import UserError
 from lmfast.tokenizer import encoding, text_file
-from lmfast.tokenizer.compiled import merge_tables
 from lmfast.tokenizer.encoding import Encoder, encode_file
+from lmfast.tokenizer.parts import MAX_ID
 from lmfast.tokenizer.patterns import NAMED, get_pattern
 from tests.tokenizer import oracle, sample_text
 from tests.tokenizer.compiled.test_scanner import HARD
@@ -127,15 +127,14 @@ def test_bad_vocabularies_are_rejected(wrong, message):
     elif wrong == "merge":
         merges = [(b"a", b"b")]
     else:
-        vocab[merge_tables.MAX_ID + 1] = b"ab"
+        vocab[MAX_ID + 1] = b"ab"
     with pytest.raises(UserError, match=message):
         Encoder(vocab, merges, {}, get_pattern("gpt2"))
 
 
 @functools.cache
-def trained():
-    """Up to 2,000 merges from the generated texts, as ids and as a tiktoken encoding."""
-    tiktoken = pytest.importorskip("tiktoken")
+def learnt():
+    """(vocab, up to 2,000 merges from the generated texts, special tokens)."""
     from lmfast.tokenizer.counting import count_pretokens
     from lmfast.tokenizer.merging import learn_merges
 
@@ -145,7 +144,14 @@ def trained():
             path.write_bytes(sample_text.sample(path.name))
         merges = learn_merges(count_pretokens(paths, [END], get_pattern("gpt2")), 2000)
     texts = list(dict.fromkeys([*(bytes([byte]) for byte in range(256)), *(a + b for a, b in merges)]))
-    vocab, specials = dict(enumerate(texts)), {END: len(texts)}
+    return dict(enumerate(texts)), merges, {END: len(texts)}
+
+
+@functools.cache
+def trained():
+    """What was learnt, as encoders and as tiktoken encodings, by pattern."""
+    tiktoken = pytest.importorskip("tiktoken")
+    vocab, merges, specials = learnt()
     theirs = {
         name: tiktoken.Encoding(
             "x",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmfast.tokenizer import merging
+from lmfast.tokenizer import merging, plain_training
 from lmfast.tokenizer.counting import PretokenCounts
 from lmfast.tokenizer.merging import learn_merges
 
@@ -53,6 +53,7 @@ def naive_merges(words: dict[bytes, int], num_merges: int) -> list[tuple[bytes, 
 def check(words: dict[bytes, int], num_merges: int = 10_000) -> list[tuple[bytes, bytes]]:
     merges = learn_merges(pretoken_counts(words), num_merges)
     assert merges == naive_merges(words, num_merges)
+    assert merges == plain_training.learn_merges(dict(sorted(words.items())), num_merges)
     return merges
 
 
@@ -114,7 +115,7 @@ def test_runs_of_one_letter(length):
 
 @pytest.mark.parametrize("words", [{}, {b"": 4}, {b"a": 5, b"b": 3}, {b"ab": 0}])
 def test_nothing_to_merge(words):
-    assert learn_merges(pretoken_counts(words), 10) == []
+    assert learn_merges(pretoken_counts(words), 10) == [] == plain_training.learn_merges(words, 10)
 
 
 def test_stops_when_no_pair_is_left():
@@ -137,6 +138,7 @@ def test_many_words_with_lowered_thresholds_and_growth():
     assert len(merges) == 400
     everything = learn_merges(pretoken_counts(words), 10**6)
     assert everything[:400] == merges
+    assert plain_training.learn_merges(words, 10**6) == everything
     tokens = [a + b for a, b in everything]
     assert len(set(tokens)) == len(tokens), "two merges made the same byte string"
     assert {word for word in words if len(word) > 1} <= set(tokens)
@@ -156,12 +158,16 @@ def test_64_bit_positions(monkeypatch):
     assert learn_merges(pretoken_counts(words), 200) == expected
 
 
-def test_progress_and_debug_log(caplog):
+@pytest.mark.parametrize("how", ["compiled", "plain"])
+def test_progress_and_debug_log(caplog, how):
+    learn, given = (
+        (learn_merges, pretoken_counts) if how == "compiled" else (plain_training.learn_merges, dict)
+    )
     words = zipf_words(seed=1, distinct=800)
     seen: list[int] = []
-    merges = learn_merges(pretoken_counts(words), 1200, on_merge=seen.append)
+    merges = learn(given(words), 1200, on_merge=seen.append)
     assert seen == sorted(set(seen)) and seen[-1] == len(merges) and len(seen) >= 2
-    with caplog.at_level(logging.DEBUG, logger="lmfast.tokenizer.merging"):
-        assert learn_merges(pretoken_counts({b" the": 7, b" then": 2}), 2) == [(b"t", b"h"), (b"th", b"e")]
+    with caplog.at_level(logging.DEBUG, logger="lmfast.tokenizer"):
+        assert learn(given({b" the": 7, b" then": 2}), 2) == [(b"t", b"h"), (b"th", b"e")]
     assert "pretoken b' the': 7" in caplog.text
     assert "merge 1: b't' + b'h', 9 times" in caplog.text

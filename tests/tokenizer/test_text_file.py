@@ -8,9 +8,9 @@ import pytest
 
 from lmfast.errors import UserError
 from lmfast.tokenizer import text_file
-from lmfast.tokenizer.chunks import PADDING, SpecialTokens
+from lmfast.tokenizer.chunks import PADDING, PieceReader, SpecialTokens
 from lmfast.tokenizer.patterns import NAMED, get_pattern
-from lmfast.tokenizer.text_file import PieceReader, TextFile
+from lmfast.tokenizer.text_file import TextFile
 from tests.tokenizer.test_chunks import SPECIALS, hard_text, pretokens
 
 NONE, GPT2 = SpecialTokens([]), get_pattern("gpt2")

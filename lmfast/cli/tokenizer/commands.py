@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,11 +22,13 @@ from lmfast.streams import standard_input, standard_output
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.file_kinds import HEAD, check_is_text, text_remarks
 from lmfast.tokenizer.patterns import get_pattern
-from lmfast.tokenizer.sharding import DaskEngine, Engine
 from lmfast.tokenizer.special_tokens import DOCUMENT_END, check_special_tokens
 from lmfast.tokenizer.text_file import check_is_plain
 from lmfast.tokenizer.training import train_bpe
 from lmfast.units import data_size, duration
+
+if TYPE_CHECKING:
+    from lmfast.tokenizer.sharding import Engine
 
 logger = logging.getLogger(__name__)
 PILE_BYTES = 825e9  # Gao et al. 2020; the comparison is from CS336
@@ -63,11 +66,13 @@ def reject_dask_options(flags: dict[str, object]) -> None:
             raise UserError(f"{flag} requires --engine dask; add it, or remove {flag}")
 
 
-def selected_engine(arguments: argparse.Namespace) -> Engine | None:
+def selected_engine(arguments: argparse.Namespace) -> "Engine | None":
     """The dask engine if --engine selects it; None for threads on this machine."""
     if arguments.engine == "local":
         reject_dask_options({"--scheduler": arguments.scheduler, "--shard-size": arguments.shard_size})
         return None
+    from lmfast.tokenizer.sharding import DaskEngine
+
     return DaskEngine(Path(arguments.output), execution_options(arguments))
 
 

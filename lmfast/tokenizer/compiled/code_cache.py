@@ -10,7 +10,6 @@ import contextlib
 import functools
 import hashlib
 import io
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,14 @@ from typing import Any
 from numba.core import config
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
-from lmfast.files import private_cache
+from lmfast.tokenizer.compiled.code_folder import TOKENIZER, code_folder
 
-_TOKENIZER = Path(__file__).resolve().parent.parent
 _HASH = hashlib.sha256
 _NUMBA: Any = config  # the module's settings are made at run time
 
 
-def enable_cache(*functions, package: Path = _TOKENIZER) -> None:
-    """Enables Numba's file cache for compiled functions, in `cache_folder(package)`; prints a line on stderr if one
+def enable_cache(*functions, package: Path = TOKENIZER) -> None:
+    """Enables Numba's file cache for compiled functions, in `code_folder(package)`; prints a line on stderr if one
     of them must be compiled.
 
     Called before first use instead of `njit(cache=True)`, which would access the disk at import."""
@@ -35,31 +33,13 @@ def enable_cache(*functions, package: Path = _TOKENIZER) -> None:
             function._cache = _CodeCache(function.py_func, package)
 
 
-@functools.cache
-def cache_folder(package: Path = _TOKENIZER) -> Path:
-    """The directory of this version's compiled code of a package, named by a hash of all of its sources, because Numba
-    does not detect changes of a callee in another file.
-
-    It is next to the sources if that is writable, else in the user's cache directory, else among temporary files."""
-    digest = hashlib.sha256()
-    for source in sorted(package.rglob("*.py")):
-        digest.update(source.relative_to(package).as_posix().encode() + b"\0" + source.read_bytes())
-    name = f"numba-{digest.hexdigest()[:16]}"
-    own = package / "__pycache__" / name
-    with contextlib.suppress(OSError):
-        own.mkdir(parents=True, exist_ok=True)
-        if os.access(own, os.W_OK):
-            return own
-    return private_cache(name)
-
-
 class _CodeCache(FunctionCache):
     """Numba's cache of one function, in our own directory and with verified files."""
 
     def __init__(self, py_func, package: Path):
         before = _NUMBA.CACHE_DIR
         try:
-            _NUMBA.CACHE_DIR = str(cache_folder(package))
+            _NUMBA.CACHE_DIR = str(code_folder(package))
             super().__init__(py_func)
         finally:
             _NUMBA.CACHE_DIR = before

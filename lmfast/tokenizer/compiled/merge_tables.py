@@ -10,8 +10,6 @@ from numba import njit
 from lmfast.tokenizer.compiled.code_cache import enable_cache
 from lmfast.tokenizer.compiled.intrinsics import ALL_ONES, U1, U32, aligned_words, load_u64
 
-MAX_ID = (1 << 29) - 1
-MAX_MERGES = 1 << 26
 NO_PAIR = ALL_ONES
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _SIX = np.uint64(6)

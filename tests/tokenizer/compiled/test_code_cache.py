@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from numba import njit
 
-from lmfast.tokenizer.compiled import code_cache
+from lmfast.tokenizer.compiled import code_cache, code_folder
 from lmfast.tokenizer.compiled.code_cache import enable_cache
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -81,17 +81,17 @@ def read_only_package(tmp_path, monkeypatch) -> Path:
     package.mkdir()
     (package / "__pycache__").touch()
     yield package
-    code_cache.cache_folder.cache_clear()
+    code_folder.code_folder.cache_clear()
 
 
 def test_a_temporary_folder_of_another_user_is_not_trusted(read_only_package, tmp_path, monkeypatch):
     (tmp_path / "user").touch()  # no home
     mine = tmp_path / f"lmfast-{os.getuid()}"
-    assert code_cache.cache_folder(read_only_package).parent == mine
-    code_cache.cache_folder.cache_clear()
+    assert code_folder.code_folder(read_only_package).parent == mine
+    code_folder.code_folder.cache_clear()
     theirs = mine.rename(tmp_path / "lmfast-4321")
     monkeypatch.setattr("os.getuid", lambda: 4321)  # whom that folder does not belong to
-    folder = code_cache.cache_folder(read_only_package)
+    folder = code_folder.code_folder(read_only_package)
     assert theirs not in folder.parents and folder.parent == tmp_path
 
 
@@ -99,12 +99,12 @@ def test_without_home_and_known_user_the_temporary_folder_is_used(read_only_pack
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
-    folder = code_cache.cache_folder(read_only_package)
+    folder = code_folder.code_folder(read_only_package)
     assert folder.parent == tmp_path / f"lmfast-{os.getuid()}" and folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_the_cache_folder_is_writable_and_depends_on_the_sources():
-    folder = code_cache.cache_folder()
+    folder = code_folder.code_folder()
     assert os.access(folder, os.W_OK)
     assert folder.name.startswith("numba-")
 
@@ -123,7 +123,7 @@ def test_a_read_only_install_uses_the_users_cache(tmp_path):
         ignore=shutil.ignore_patterns("__pycache__"),
     )
     (package / "__pycache__").touch()
-    code = "from lmfast.tokenizer.compiled.code_cache import cache_folder; print(cache_folder())"
+    code = "from lmfast.tokenizer.compiled.code_folder import code_folder; print(code_folder())"
     env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
     answer = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
