@@ -3,7 +3,7 @@
 The 5.3M model, batch 8 × 256, float32, compiled: `train_loop` itself against Hugging Face's LlamaForCausalLM with fused
 AdamW, clipping and the same compile mode, both in one process, with its threads and allocator, step by step in turns
 (training_step.py). The peer's weights are copies of ours, and its loss on a batch must be ours before anything is timed.
-The matrix rate is `measured_matmul_flops`, what MFU divides by on a CPU.
+The multipliers' rate is what MFU divides by on a CPU (lmfast/model/cpu_peak.py).
 
 Memory: each side in a fresh process. After three steps (compilation and warm-up) freed memory and our operators' buffers
 are returned to the system, the remaining anonymous memory (weights, optimizer state, code) is noted and the peak mark
@@ -33,8 +33,8 @@ from bench.training_step import OurSteps, TheirSteps, check_losses
 from lmfast.data.batches import Batches
 from lmfast.model.accounting import training_flops_per_token
 from lmfast.model.config import ModelConfig
+from lmfast.model.cpu_peak import cpu_peak
 from lmfast.model.device import make_deterministic
-from lmfast.model.peaks import measured_matmul_flops
 from lmfast.model.transformer import TransformerLM
 from lmfast_kernels import cpu_library
 
@@ -92,7 +92,7 @@ def peak_in_fresh_process(side: str) -> int:
 def speed(quick: bool) -> Iterator[Row]:
     functions = sides()
     in_turns(functions, 2)  # they compile, and warm up
-    rate = measured_matmul_flops(CPU, torch.float32)
+    rate, _ = cpu_peak("fp32")
     times = in_turns(functions, 3 if quick else 41)
     tokens = BATCH * MODEL.context_length
     ours, theirs = (float(np.median(times[name])) for name in ("ours", PEER))
@@ -100,7 +100,7 @@ def speed(quick: bool) -> Iterator[Row]:
     yield compared("training step, 5.3M, fp32, compiled", times, shown, 1.3, 1.6)
     part = tokens * training_flops_per_token(MODEL, MODEL.context_length) / ours / rate
     shown = f"{part:.0%} of {rate / 1e9:.0f} GFLOP/s ({tokens / ours:,.0f} tokens/s)"
-    yield Row("part of the measured matmul rate", part, shown, 0.0, 0.8, data={"matmul": rate})
+    yield Row("part of the multipliers' rate", part, shown, 0.0, 0.8, data={"multipliers": rate})
 
 
 def memory(quick: bool) -> Iterator[Row]:

@@ -20,7 +20,7 @@ def test_waits_out_a_busy_start():
 
 def test_rates_on_a_cpu(monkeypatch):
     monkeypatch.setattr(ceilings, "LEAST_SECONDS", 0.01)
-    found = measured(torch.device("cpu"), tries=1, num_bytes=1 << 20, side=64)
+    found = measured(torch.device("cpu"), tries=1, num_bytes=1 << 20)
     assert set(found) == {"read", "copy", "matmul float32", "matmul bfloat16"}
     assert all(rate > 1e6 for rate in found.values())
     assert synchronizer(torch.device("cpu")) is None
