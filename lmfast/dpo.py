@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from lmfast.cli.exit_codes import run_training
 from lmfast.cli.settings_line import SettingsParser, parse
-from lmfast.model import compile_cache
+from lmfast.model.torch_environment import set_environment
 from lmfast.training.post_training_settings import DPOSettings
 
 
@@ -25,7 +25,7 @@ def dpo(argv: Sequence[str]) -> bool:
     """Runs the training described by a command line; returns False if it was interrupted."""
     read = functools.partial(parse, DPOSettings, argv, "lmfast dpo")
     read()  # handles --help and mistakes before importing torch
-    compile_cache.set_directory()
+    set_environment()
     from lmfast.cli.post_training import train_on_preferences
 
     return train_on_preferences(read)

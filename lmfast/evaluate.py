@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from lmfast.cli.exit_codes import exit_on_user_error
 from lmfast.cli.settings_line import SettingsParser, parse
 from lmfast.errors import UserError
+from lmfast.model.torch_environment import set_environment
 from lmfast.settings import Option, selected_precision
 from lmfast.streams import standard_output
 
@@ -66,6 +67,7 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, float]:
         if getattr(settings, name) < least:
             raise UserError(f"{name} is {getattr(settings, name)}; it must be at least {least}")
     selected_precision(settings)
+    set_environment()
     from lmfast.cli.evaluating import measure
 
     return measure(settings)

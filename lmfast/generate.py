@@ -14,7 +14,7 @@ from lmfast.cli.exit_codes import exit_on_user_error
 from lmfast.cli.prompts import read_prompts, take_prompts
 from lmfast.cli.settings_line import SettingsParser, parse
 from lmfast.errors import UserError
-from lmfast.model import compile_cache
+from lmfast.model.torch_environment import set_environment
 from lmfast.settings import Option, selected_precision
 from lmfast.streams import standard_output
 
@@ -87,7 +87,7 @@ def generate_text(settings: GenerateSettings) -> None:
     prompts = []
     if not settings.chat:
         prompts = read_prompts(settings.prompt, settings.prompt_file, settings.prompt_separator)
-    compile_cache.set_directory()
+    set_environment()
     from lmfast.cli.generating import load_and_generate
 
     load_and_generate(settings, prompts)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from lmfast.cli.exit_codes import run_training
 from lmfast.cli.settings_line import SettingsParser, parse
-from lmfast.model import compile_cache
+from lmfast.model.torch_environment import set_environment
 from lmfast.training.post_training_settings import SFTSettings
 
 
@@ -24,7 +24,7 @@ def sft(argv: Sequence[str]) -> bool:
     """Runs the fine-tuning described by a command line; returns False if it was interrupted."""
     read = functools.partial(parse, SFTSettings, argv, "lmfast sft")
     read()  # handles --help and mistakes before importing torch
-    compile_cache.set_directory()
+    set_environment()
     from lmfast.cli.post_training import fine_tune
 
     return fine_tune(read)

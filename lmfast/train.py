@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lmfast.cli.exit_codes import run_training
 from lmfast.cli.settings_line import SettingsParser, parse
-from lmfast.model import compile_cache
+from lmfast.model.torch_environment import set_environment
 from lmfast.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def train(argv: Sequence[str], corpus: "Prepared | None" = None) -> bool:
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:  # of several processes, the first reports
         parse(TrainSettings, argv, "lmfast train")  # handles --help and mistakes before importing torch
-    compile_cache.set_directory()
+    set_environment()
     from lmfast.cli.pretraining import pretrain
 
     return pretrain(argv, corpus)
