@@ -59,7 +59,7 @@ void attention_forward(long threads, long B, long T, long H, long G, long D, flo
   {
     float* k = scratch(0, T * Dp * 3 + Tp * D + MR * Tp + MR * Dp + 16 * NR);
     float *v = k + T * Dp, *q = v + T * Dp, *kt = q + T * Dp, *p = kt + Tp * D, *o = p + MR * Tp;
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
     for (long u = 0; u < B * G; u++) {
       long b = u / G, g = u % G;
       const float* base = qkv + b * T * W;
@@ -106,7 +106,7 @@ void attention_backward(long threads, long B, long T, long H, long G, long D, fl
   {
     float* k = scratch(0, T * Dp * 5 + 2 * Tp * D + 2 * Q * Tp + MR * Dp + 16 * NR);
     float *q = k + T * Dp, *dk = q + T * Dp, *dv = dk + T * Dp, *dod = dv + T * Dp, *kt = dod + T * Dp, *vt = kt + Tp * D, *p = vt + Tp * D, *ds = p + Q * Tp, *dq = ds + Q * Tp;
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
     for (long u = 0; u < B * G; u++) {
       long b = u / G, g = u % G;
       const float* base = qkv + b * T * W;

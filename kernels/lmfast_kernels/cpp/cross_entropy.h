@@ -12,16 +12,15 @@ void cross_entropy(long threads, long M, long D, long W, const float* hidden, co
   long chunk = std::min(M, LOSS_ROWS);
   float* packed = scratch(0, packed_floats(W, D));
   float* logits = scratch(1, chunk * ld);
+  long gradient_rows = unit(W, threads, GRADIENT_ROWS);
 #pragma omp parallel num_threads(threads)
   {
-    long t = omp_get_thread_num(), all = omp_get_num_threads(), begin, end;
-    pack_transposed(weight, D, W, D, packed, t, all);
-#pragma omp barrier
+    pack_transposed(weight, D, W, D, packed);
     for (long c = 0; c < M; c += chunk) {
       long rows = std::min(chunk, M - c);
-      share(rows, t, all, begin, end);
-      for (long i = begin; i < end; i += BLOCK_ROWS) {
-        long block = std::min(BLOCK_ROWS, end - i);
+#pragma omp for schedule(dynamic)
+      for (long i = 0; i < rows; i += BLOCK_ROWS) {
+        long block = std::min(BLOCK_ROWS, rows - i);
         times_transposed(block, W, D, hidden + (c + i) * D, D, packed, logits + i * ld, ld);
         for (long r = 0; r < block; r++) {
           float* x = logits + (i + r) * ld;
@@ -49,10 +48,9 @@ void cross_entropy(long threads, long M, long D, long W, const float* hidden, co
         if (dhidden) times(block, D, W, logits + i * ld, ld, weight, D, dhidden + (c + i) * D, D);
       }
       if (!dhidden) continue;
-#pragma omp barrier
-      share(W, t, all, begin, end);
-      transposed_times(begin, end, D, rows, logits, ld, hidden + c * D, D, dweight, D, c > 0);
-#pragma omp barrier
+#pragma omp for schedule(dynamic)
+      for (long j = 0; j < W; j += gradient_rows)
+        transposed_times(j, std::min(W, j + gradient_rows), D, rows, logits, ld, hidden + c * D, D, dweight, D, c > 0);
     }
   }
 }

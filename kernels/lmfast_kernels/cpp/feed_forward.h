@@ -15,14 +15,12 @@ void feed_forward_forward(long threads, long M, long D, long F, const float* x, 
   float* down_packed = up_packed + packed_floats(2 * F, D);
 #pragma omp parallel num_threads(threads)
   {
-    long t = omp_get_thread_num(), all = omp_get_num_threads(), begin, end;
-    pack_transposed(up_weight, D, 2 * F, D, up_packed, t, all);
-    pack_transposed(down_weight, F, D, F, down_packed, t, all);
-#pragma omp barrier
-    share(M, t, all, begin, end);
+    pack_transposed(up_weight, D, 2 * F, D, up_packed);
+    pack_transposed(down_weight, F, D, F, down_packed);
     float* hidden = scratch(1, FORWARD_ROWS * F + V);
-    for (long i = begin; i < end; i += FORWARD_ROWS) {
-      long rows = std::min(FORWARD_ROWS, end - i);
+#pragma omp for schedule(dynamic, 2)
+    for (long i = 0; i < M; i += FORWARD_ROWS) {
+      long rows = std::min(FORWARD_ROWS, M - i);
       float* b = both + i * 2 * F;
       times_transposed(rows, 2 * F, D, x + i * D, D, up_packed, b, 2 * F);
       for (long r = 0; r < rows; r++) {
@@ -44,14 +42,14 @@ void feed_forward_backward(long threads, long M, long D, long F, const float* dy
   long chunk = std::min(M, BACKWARD_ROWS);
   float* dboth = scratch(0, chunk * 3 * F + 16 * NR);
   float* hidden = dboth + chunk * 2 * F;
+  long up_rows = unit(2 * F, threads, GRADIENT_ROWS), down_rows = unit(D, threads, GRADIENT_ROWS);
 #pragma omp parallel num_threads(threads)
   {
-    long t = omp_get_thread_num(), all = omp_get_num_threads(), begin, end;
     for (long c = 0; c < M; c += chunk) {
       long rows = std::min(chunk, M - c);
-      share(rows, t, all, begin, end);
-      for (long i = begin; i < end; i += FORWARD_ROWS) {
-        long block = std::min(FORWARD_ROWS, end - i);
+#pragma omp for schedule(dynamic)
+      for (long i = 0; i < rows; i += FORWARD_ROWS) {
+        long block = std::min(FORWARD_ROWS, rows - i);
         float *h = hidden + i * F, *d = dboth + i * 2 * F;
         times(block, F, D, dy + (c + i) * D, D, down_weight, F, h, F);  // dhidden, stored in hidden
         for (long r = 0; r < block; r++) {
@@ -70,12 +68,12 @@ void feed_forward_backward(long threads, long M, long D, long F, const float* dy
         }
         times(block, D, 2 * F, d, 2 * F, up_weight, D, dx + (c + i) * D, D);
       }
-#pragma omp barrier
-      share(2 * F, t, all, begin, end);
-      transposed_times(begin, end, D, rows, dboth, 2 * F, x + c * D, D, dup_weight, D, c > 0);
-      share(D, t, all, begin, end);
-      transposed_times(begin, end, F, rows, dy + c * D, D, hidden, F, ddown_weight, F, c > 0);
-#pragma omp barrier
+#pragma omp for schedule(dynamic) nowait
+      for (long j = 0; j < 2 * F; j += up_rows)
+        transposed_times(j, std::min(2 * F, j + up_rows), D, rows, dboth, 2 * F, x + c * D, D, dup_weight, D, c > 0);
+#pragma omp for schedule(dynamic)
+      for (long j = 0; j < D; j += down_rows)
+        transposed_times(j, std::min(D, j + down_rows), F, rows, dy + c * D, D, hidden, F, ddown_weight, F, c > 0);
     }
   }
 }

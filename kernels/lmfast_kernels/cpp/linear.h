@@ -2,28 +2,35 @@
 #pragma once
 #include "products.h"
 
+constexpr long LINEAR_ROWS = 256;
+
 extern "C" {
 // y (M, N) = x (M, K) w (N, K)^T.
 void linear_forward(long threads, long M, long N, long K, const float* x, const float* w, float* y) {
   float* packed = scratch(0, packed_floats(N, K));
+  long rows = unit(M, threads, LINEAR_ROWS);
 #pragma omp parallel num_threads(threads)
   {
-    long t = omp_get_thread_num(), all = omp_get_num_threads(), begin, end;
-    pack_transposed(w, K, N, K, packed, t, all);
-#pragma omp barrier
-    share(M, t, all, begin, end);
-    times_transposed(end - begin, N, K, x + begin * K, K, packed, y + begin * N, N);
+    pack_transposed(w, K, N, K, packed);
+#pragma omp for schedule(dynamic)
+    for (long i = 0; i < M; i += rows)
+      times_transposed(std::min(rows, M - i), N, K, x + i * K, K, packed, y + i * N, N);
   }
 }
 // dx (M, K) = dy (M, N) w, and dw (N, K) = dy^T x. Either may be null.
 void linear_backward(long threads, long M, long N, long K, const float* dy, const float* x, const float* w, float* dx, float* dw) {
+  long rows = unit(M, threads, LINEAR_ROWS), gradient_rows = unit(N, threads, GRADIENT_ROWS);
 #pragma omp parallel num_threads(threads)
   {
-    long t = omp_get_thread_num(), all = omp_get_num_threads(), begin, end;
-    share(M, t, all, begin, end);
-    if (dx) times(end - begin, K, N, dy + begin * N, N, w, K, dx + begin * K, K);
-    share(N, t, all, begin, end);
-    if (dw) transposed_times(begin, end, K, M, dy, N, x, K, dw, K, false);
+    if (dx) {
+#pragma omp for schedule(dynamic) nowait
+      for (long i = 0; i < M; i += rows) times(std::min(rows, M - i), K, N, dy + i * N, N, w, K, dx + i * K, K);
+    }
+    if (dw) {
+#pragma omp for schedule(dynamic)
+      for (long n = 0; n < N; n += gradient_rows)
+        transposed_times(n, std::min(N, n + gradient_rows), K, M, dy, N, x, K, dw, K, false);
+    }
   }
 }
 }

@@ -7,11 +7,13 @@
 #include "tiles.h"
 
 constexpr long KC = 256, GROUP_FLOATS = 131072;  // 512 KB of L2
+constexpr long GRADIENT_ROWS = 8 * LINE;  // of a weight's gradient in a unit of work
 
-// Rows [begin, end) of thread t.
-static inline void share(long n, long t, long threads, long& begin, long& end) {
-  long each = (n + threads - 1) / threads;
-  begin = std::min(n, each * t), end = std::min(n, begin + each);
+// Rows of a unit of work. Threads take units as they become free (schedule(dynamic)) instead of fixed halves: if another process
+// occupies a core for a while, the other threads do the rest. At least eight units per thread, so that all finish at about the
+// same time, of at most `most` rows, in whole cache lines (rows may be columns of another matrix). Results do not depend on it.
+static inline long unit(long n, long threads, long most) {
+  return std::min(most, up_to(std::max(1L, n / (8 * threads)), LINE));
 }
 // Rows per tile, at most MR, chosen so that the last tile is nearly as high as the others.
 static inline long height(long rows) {
@@ -26,9 +28,10 @@ static inline void fetch(const float* a, long lda, long K, long rows, long part,
 }
 
 static inline long packed_floats(long N, long K) { return up_to(N, NR) * K + 16 * NR; }  // prefetching reads slightly past the end
-// Packs this thread's part of the panels of w (N, K) for times_transposed. A barrier must follow.
-static inline void pack_transposed(const float* w, long ldw, long N, long K, float* packed, long t, long threads) {
-  for (long p = t; p * NR < N; p += threads)
+// Packs the panels of w (N, K) for times_transposed, shared among the threads of the region.
+static inline void pack_transposed(const float* w, long ldw, long N, long K, float* packed) {
+#pragma omp for schedule(dynamic, 4)
+  for (long p = 0; p < (N + NR - 1) / NR; p++)
     transpose_panel(w + p * NR * ldw, ldw, K, std::min(NR, N - p * NR), packed + p * NR * K);
 }
 // y (M, N) = x (M, K) w^T, w (N, K) as packed by pack_transposed.
