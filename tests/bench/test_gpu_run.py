@@ -92,7 +92,7 @@ def test_prepared_data_is_made_once_and_reused(tmp_path, monkeypatch, capsys):
 
 def test_command_line(tmp_path, monkeypatch, capsys):
     output = tmp_path / "r.json"
-    monkeypatch.setattr(sys, "argv", ["gpu_run", "--rehearse", "--minutes", "0.02", "--output", str(output)])
+    monkeypatch.setattr(sys, "argv", ["gpu_run", "--rehearse", "--minutes", "5", "--output", str(output)])
     assert main() == 0
     (found,) = results.read(output).rows
     assert found.name == "tinystories_17m: minutes for its tokens" and found.value > 0
