@@ -49,6 +49,7 @@ SLOW_FILES = [
     "test_dpo.py",
     "test_sft.py",
     "test_train.py",
+    "cli/test_pretraining.py",
     "tokenizer/test_whole_pretokens.py",
     "tokenizer/test_dialects.py",
     "tokenizer/test_sharding.py",

@@ -1,42 +1,18 @@
-"""The command, and that every one of its settings does something."""
+"""The command, and that every setting has an effect."""
 
 import json
 import re
 import shutil
-import sys
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from lmfast.errors import UserError
 from lmfast.model.device import compile_blocker
-from lmfast.settings import TrainSettings, flat_types, read_yaml
-from lmfast.train import main, train
+from lmfast.settings import TrainSettings, flat_types
+from lmfast.train import train
 from lmfast.training.run_folder import read_metrics
-from tests.conftest import TINY_MODEL
-
-
-def run(corpus, folder, *flags):
-    """Trains with the tiny flags and some more; returns the run's metrics and last weights."""
-    assert train(
-        [*corpus.flags(), "--tokenizer", str(corpus.tokenizer), "--out-dir", str(folder), *map(str, flags)]
-    )
-    return read_metrics(folder), weights(folder)
-
-
-def weights(folder, step=None):
-    path = (
-        sorted(folder.glob("checkpoints/step_*"))[-1]
-        if step is None
-        else folder / f"checkpoints/step_{step:08d}"
-    )
-    return load_file(path / "model.safetensors")
-
-
-def differ(a, b) -> bool:
-    return a.keys() != b.keys() or any(a[k].shape != b[k].shape or not torch.equal(a[k], b[k]) for k in a)
+from tests.complete_runs import differ, run, weights
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +20,7 @@ def base(corpus, tmp_path_factory):
     return run(corpus, tmp_path_factory.mktemp("base") / "run")
 
 
-# Settings whose effect is that the trained weights come out otherwise.
+# Settings that change the trained weights.
 CHANGES_WEIGHTS = {
     "vocab_size": 320, "context_length": 8, "d_model": 8, "num_layers": 1, "num_heads": 4, "num_kv_heads": 1,
     "d_ff": 16, "rope_theta": 10.0, "norm": "post", "position": "none", "ffn": "relu2", "qk_norm": None,
@@ -61,7 +37,7 @@ TESTED_BELOW = {
     "tensorboard", "wandb", "wandb_project", "wandb_name", "wandb_entity", "max_minutes", "fp8",
 }  # fmt: skip
 # Settings that change something only beside another one.
-BESIDE = {
+ALONGSIDE = {
     "decay_fraction": (0.9, ["--schedule", "wsd"]), "muon_lr": (1e-3, ["--optimizer", "muon"]),
     "muon_momentum": (0.5, ["--optimizer", "muon"]), "batch_ramp_iters": (4, ["--grad-accumulation", "3"]),
     "window_pattern": ("L", ["--sliding-window", "4"]),
@@ -70,7 +46,7 @@ BESIDE = {
 
 
 def test_no_setting_is_without_a_test():
-    groups = [CHANGES_WEIGHTS.keys(), TESTED_BELOW, BESIDE.keys()]
+    groups = [CHANGES_WEIGHTS.keys(), TESTED_BELOW, ALONGSIDE.keys()]
     assert set().union(*groups) == flat_types(TrainSettings).keys()
     assert sum(map(len, groups)) == len(flat_types(TrainSettings))
 
@@ -83,15 +59,15 @@ def test_a_setting_changes_the_weights(corpus, base, tmp_path, name):
     assert differ(changed, base[1])
 
 
-@pytest.mark.parametrize("name", BESIDE)
-def test_a_setting_beside_another_changes_the_weights(corpus, tmp_path, name):
-    value, others = BESIDE[name]
+@pytest.mark.parametrize("name", ALONGSIDE)
+def test_a_setting_together_with_another_changes_the_weights(corpus, tmp_path, name):
+    value, others = ALONGSIDE[name]
     _, without = run(corpus, tmp_path / "without", *others)
     _, changed = run(corpus, tmp_path / "run", *others, f"--{name.replace('_', '-')}", value)
     assert differ(changed, without)
 
 
-def test_fp8_changes_the_weights_and_says_what_stays_in_bf16(corpus, tmp_path, capsys, monkeypatch):
+def test_fp8_changes_the_weights_and_reports_what_stays_in_bf16(corpus, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         "lmfast.training.run.device_peak", lambda *_: (1e12, "not measured: bf16 is slow here")
     )
@@ -226,7 +202,6 @@ def test_init_from_starts_from_those_weights(corpus, base, tmp_path, trained_run
 
 
 def test_without_a_tokenizer_there_are_no_bits_per_byte(corpus, tmp_path, capsys):
-    import shutil
 
     for name in ("train", "valid"):
         shutil.copy(corpus.folder / f"{name}.npy", tmp_path)
@@ -314,267 +289,7 @@ def test_out_dir_defaults_to_the_next_train_folder(corpus, tmp_path, monkeypatch
     assert (tmp_path / "runs/train-4/checkpoints/step_00000001/COMPLETE").exists()
 
 
-def refused(argv, capsys) -> str:
-    with pytest.raises(SystemExit) as stop:
-        main([str(word) for word in argv])
-    out, err = capsys.readouterr()
-    assert stop.value.code == 2, out + err
-    assert re.fullmatch(r"error: [^\n]+\n", err)
-    return err
-
-
-def test_bad_input_is_refused_before_anything_is_written(corpus, tmp_path, capsys):
-    folder = tmp_path / "run"
-    base = [*corpus.flags(), "--out-dir", folder]
-    (tmp_path / "empty.npy").write_bytes(b"")
-    cases = [
-        (["--train-data", tmp_path / "none.npy"], "none.npy: no such token file"),
-        (["--train-data", tmp_path / "empty.npy"], "empty.npy: is empty"),
-        (["--vocab-size", "280"], "is outside the vocabulary of 280"),
-        (
-            ["--vocab-size", "280", "--tokenizer", corpus.tokenizer],
-            "vocab_size is 280, but the tokenizer has 300",
-        ),
-        (["--context-length", "100000"], "train.npy"),
-        (["--num-heads", "3"], "d_model 16 is not divisible by num_heads 3"),
-        (["--max-iters", "3", "--total-tokens", "9"], "max_iters and total_tokens"),
-        (["--total-tokens", "-5"], "total_tokens is -5; it must be at least 1"),
-        (["--lr", "-1"], "learning_rate is -1"),
-        (["--min-lr", "5"], "min_lr is 5"),
-        (["--batch-size", "0"], "batch_size is 0"),
-        (["--log-interval", "0"], "log_interval is 0"),
-        (["--tokenizer", tmp_path / "no"], "no such tokenizer"),
-        (["--init-from", tmp_path / "no"], "no: "),
-        (["--resume"], "no checkpoint to resume from"),
-        (["--out-dir", ""], "out_dir is empty; give a folder"),
-        (["--d-modell", "3"], "did you mean --d-model?"),
-    ]
-    if not torch.cuda.is_available():
-        cases.append((["--device", "cuda"], "device cuda is not available"))
-    for flags, message in cases:
-        assert message in refused([*base, *flags], capsys), flags
-        assert not folder.exists(), flags
-
-
-def test_val_data_alone_is_refused(corpus, tmp_path, capsys):
-    assert "val_data_path is given without" in refused(["--val-data", corpus.valid], capsys)
-
-
-def test_ids_outside_the_vocabulary_are_named(corpus, tmp_path, capsys):
-    import numpy as np
-
-    np.save(tmp_path / "t.npy", np.array([1, 2, 299, 7] * 20, np.uint16))
-    flags = [
-        *corpus.flags(),
-        "--train-data",
-        tmp_path / "t.npy",
-        "--vocab-size",
-        "200",
-        "--out-dir",
-        tmp_path / "run",
-    ]
-    assert "t.npy: id 299 at position 2 is outside the vocabulary of 200" in refused(flags, capsys)
-
-
-def test_main_needs_no_arguments_from_the_caller(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["lmfast train", "--bogus"])
-    with pytest.raises(SystemExit):
-        main()
-    assert "unknown option '--bogus'" in capsys.readouterr().err
-
-
-def test_data_of_another_tokenizer_is_refused(corpus, tmp_path, capsys):
-    """The ids would be in range, and every figure wrong."""
-    from lmfast.tokenizer.training import train_bpe
-
-    other = train_bpe(corpus.folder / "valid.txt", 300, special_tokens=["<|endoftext|>"], num_workers=1)
-    other.save(tmp_path / "other")
-    other.encode_file(corpus.folder / "valid.txt", tmp_path / "valid.npy", num_workers=1)
-    flags = [*corpus.flags(), "--out-dir", tmp_path / "run"]
-    assert "was encoded with a different tokenizer than" in refused(
-        [*flags, "--tokenizer", tmp_path / "other"], capsys
-    )
-    assert "was encoded with a different tokenizer than" in refused(
-        [*flags, "--val-data", tmp_path / "valid.npy"], capsys
-    )
-
-
-def test_a_folder_that_is_no_run_is_not_written_over(corpus, tmp_path, capsys):
-    (tmp_path / "mine/tokenizer").mkdir(parents=True)
-    (tmp_path / "mine/tokenizer/precious.txt").write_text("mine")
-    err = refused([*corpus.flags(), "--out-dir", tmp_path / "mine"], capsys)
-    assert "not a run folder, but it contains tokenizer" in err
-    assert (tmp_path / "mine/tokenizer/precious.txt").read_text() == "mine"
-
-
-def test_an_extended_run_remembers_its_new_end(corpus, tmp_path, capsys):
-    folder = tmp_path / "run"
-    run(corpus, folder)
-    assert train(["--resume", "--out-dir", str(folder), "--max-iters", "8"])
-    capsys.readouterr()
-    assert train(["--resume", "--out-dir", str(folder)])
-    assert "already finished at step 8 of 8" in capsys.readouterr().out
-
-
-def test_resume_from_another_folder_and_without_the_original_tokenizer(corpus, tmp_path, monkeypatch):
-    import os
-    import shutil
-
-    for name in ("train.npy", "valid.npy"):
-        shutil.copy(corpus.folder / name, tmp_path)
-    shutil.copytree(corpus.tokenizer, tmp_path / "tok")
-    monkeypatch.chdir(tmp_path)
-    names = {str(corpus.folder / "train.npy"): "train.npy", str(corpus.folder / "valid.npy"): "./valid.npy"}
-    flags = [names.get(word, word) for word in corpus.flags()]
-    assert train([*flags, "--tokenizer", "tok", "--out-dir", "run"])
-    shutil.rmtree(tmp_path / "tok")
-    os.chdir(corpus.folder)
-    assert train(["--out-dir", str(tmp_path / "run"), "--max-iters", "7"])
-    assert "bits_per_byte" in read_metrics(tmp_path / "run")[-1]
-
-
-def test_moved_data_resumes_and_other_data_does_not(corpus, tmp_path, capsys):
-    data, moved = tmp_path / "data", tmp_path / "moved"
-    shutil.copytree(corpus.folder, data)
-    flags = [word.replace(str(corpus.folder), str(data)) for word in corpus.flags()]
-    folder = tmp_path / "run"
-    assert train([*flags, "--tokenizer", str(data / "tokenizer"), "--out-dir", str(folder)])
-    data.rename(moved)
-    again = ["--resume", "--out-dir", folder, "--max-iters", "7"]
-    err = refused(again, capsys)
-    assert f"{data}/train.npy does not exist; if it was moved, give its new path with --train-data" in err
-    again += ["--train-data", moved / "train.npy", "--val-data", moved / "valid.npy"]
-    ids = np.load(moved / "train.npy")
-    np.save(moved / "other.npy", np.roll(ids, 1))  # as many tokens, and no summary
-    (moved / "other.npy.json").write_text((moved / "train.npy.json").read_text())
-    assert "the training data of the run has changed (sample_sha256" in refused(
-        [*again, "--train-data", moved / "other.npy"], capsys
-    )
-    # Where it trained, and what it started from, may change, too: begun on another device, from a run that is gone.
-    text = (folder / "config.yaml").read_text()
-    text = text.replace("device: cpu", "device: cuda").replace("init_from: null", "init_from: /gone")
-    (folder / "config.yaml").write_text(text)
-    assert train([*map(str, again), "--device", "cpu"])
-    assert "resuming on cpu what began on cuda" in capsys.readouterr().out
-    assert read_metrics(folder)[-1]["step"] == 7
-    assert read_yaml(folder / "config.yaml", TrainSettings)["train_data_path"] == str(moved / "train.npy")
-
-
-def test_losing_the_tokenizer_is_an_error_that_can_be_waived(corpus, tmp_path, capsys):
-    for name in ("train.npy", "train.npy.json"):
-        shutil.copy(corpus.folder / name, tmp_path)
-    side = json.loads((tmp_path / "train.npy.json").read_text())
-    side |= {"tokenizer": "/gone/tok", "tokenizer_relative": "gone"}
-    (tmp_path / "train.npy.json").write_text(json.dumps(side))
-    flags = ["--train-data", str(tmp_path / "train.npy"), *TINY_MODEL, "--out-dir", str(tmp_path / "run")]
-    err = refused(flags, capsys)
-    assert "its tokenizer /gone/tok no longer exists" in err and "--tokenizer none" in err
-    assert not (tmp_path / "run").exists()
-    assert train([*flags, "--tokenizer", "none"])
-    assert not (tmp_path / "run/tokenizer").exists()
-    assert read_yaml(tmp_path / "run/config.yaml", TrainSettings)["vocab_size"] == 300
-    assert "tokenizer is given without train_data_path" in refused(["--tokenizer", corpus.tokenizer], capsys)
-
-
-def test_init_from_another_function_of_the_same_shape_is_refused(corpus, trained_run, tmp_path, capsys):
-    flags = [*corpus.flags(), "--init-from", trained_run, "--rope-theta", "5", "--out-dir", tmp_path / "run"]
-    assert "has another model shape: rope_theta is 10000.0, not 5.0" in refused(flags, capsys)
-    assert not (tmp_path / "run").exists()
-
-
-def test_what_cannot_begin_leaves_nothing_behind(corpus, trained_run, tmp_path, capsys, monkeypatch):
-    """A missing package is found out when the folder is begun already; weights that do not fit, after the lock."""
-    flags = [*corpus.flags(), "--out-dir", tmp_path / "run"]
-    assert "another model shape" in refused(
-        [*flags, "--init-from", trained_run / "checkpoints/step_00000003", "--d-ff", "8"], capsys
-    )
-    assert not (tmp_path / "run").exists()
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    assert "needs the package wandb" in refused([*flags, "--wandb"], capsys)
-    assert not (tmp_path / "run").exists()
-    (tmp_path / "run").mkdir()  # a folder that was there stays, and another try may use it
-    assert "needs the package wandb" in refused([*flags, "--wandb"], capsys)
-    assert train([*map(str, flags), "--max-iters", "1"])
-
-
-def test_a_run_killed_while_its_folder_was_begun_starts_anew(corpus, tmp_path, monkeypatch):
-    """Whatever had been written by then, the same command begins again."""
-    from lmfast.training import run_opening
-
-    real, written = run_opening.write_yaml, []
-
-    def killed(path, settings):
-        real(path, settings)
-        written.extend(sorted(p.name for p in path.parent.iterdir()))
-        raise MemoryError
-
-    (tmp_path / "run").mkdir()
-    monkeypatch.setattr(run_opening, "write_yaml", killed)
-    with pytest.raises(MemoryError):
-        run(corpus, tmp_path / "run")
-    assert "run.json" in written and "config.yaml" in written and "tokenizer" not in written
-    monkeypatch.setattr(run_opening, "write_yaml", real)
-    metrics, _ = run(corpus, tmp_path / "run")
-    assert metrics[-1]["step"] == 6
-
-
-def test_a_document_mask_is_used_in_evaluation_and_recorded(corpus, tmp_path, capsys):
-    from lmfast.evaluate import EvaluateSettings, evaluate_run
-
-    shape = ["--document-mask", "--context-length", "64", "--max-iters", "4", "--eval-interval", "4"]
-    metrics, _ = run(corpus, tmp_path / "run", *shape)
-    assert read_yaml(tmp_path / "run/config.yaml", TrainSettings)["document_mask"] is True
-    assert "document_mask: MFU counts attention over whole rows" in capsys.readouterr().out
-    found = evaluate_run(EvaluateSettings(run=str(tmp_path / "run"), device="cpu"))
-    assert found["loss"] == pytest.approx(metrics[-1]["val_loss"], rel=1e-6)
-    assert "attention within documents, as in training" in capsys.readouterr().out
-    config = tmp_path / "run/config.yaml"
-    config.write_text(config.read_text().replace("document_mask: true", "document_mask: false"))
-    without = evaluate_run(EvaluateSettings(run=str(tmp_path / "run"), device="cpu"))
-    assert without["loss"] != pytest.approx(found["loss"], rel=1e-6)
-
-
-def test_evaluating_a_document_mask_without_its_tokenizer_is_refused(corpus, tmp_path):
-    from lmfast.evaluate import EvaluateSettings, evaluate_run
-
-    folder = tmp_path / "run"
-    run(corpus, folder, "--document-mask", "--max-iters", "1")
-    shutil.rmtree(folder / "tokenizer")
-    with pytest.raises(UserError, match=r"run/tokenizer: is missing or has no <\|endoftext\|>"):
-        evaluate_run(EvaluateSettings(run=str(folder), device="cpu"))
-
-
-def test_a_document_mask_without_a_separator_is_refused(corpus, tmp_path):
-    from lmfast.tokenizer.training import train_bpe
-
-    folder = tmp_path / "run"
-    np.save(tmp_path / "bare.npy", np.load(corpus.train))
-    flags = [
-        *TINY_MODEL,
-        "--train-data",
-        str(tmp_path / "bare.npy"),
-        "--document-mask",
-        "--out-dir",
-        str(folder),
-    ]
-    with pytest.raises(UserError, match=r"document_mask needs the id of <\|endoftext\|>.*give --tokenizer"):
-        train([*flags, "--vocab-size", "300"])
-    plain = train_bpe(corpus.text, 300, special_tokens=[], num_workers=1)
-    plain.save(tmp_path / "plain")
-    with pytest.raises(UserError, match=r"plain: has no <\|endoftext\|>"):
-        train([*flags, "--tokenizer", str(tmp_path / "plain")])
-    assert not folder.exists()
-
-
-def test_a_document_mask_that_finds_no_separator_says_so(corpus, tmp_path, capsys):
-    ids = np.load(corpus.train)
-    np.save(tmp_path / "one.npy", ids[ids != 299])
-    flags = [*TINY_MODEL, "--train-data", str(tmp_path / "one.npy"), "--tokenizer", str(corpus.tokenizer)]
-    assert train([*flags, "--document-mask", "--max-iters", "1", "--out-dir", str(tmp_path / "run")])
-    assert "document_mask: no <|endoftext|> in the first" in capsys.readouterr().out
-
-
-def test_a_compiled_run_tells_what_its_first_step_cost(corpus, tmp_path, capsys, monkeypatch):
+def test_a_compiled_run_reports_the_cost_of_its_first_step(corpus, tmp_path, capsys, monkeypatch):
     if reason := compile_blocker(torch.device("cpu")):
         pytest.skip(reason)
     monkeypatch.setattr(torch._dynamo, "lookup_backend", lambda name: lambda graph, inputs: graph)

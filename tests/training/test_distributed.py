@@ -17,8 +17,8 @@ from lmfast.training import loss_scale
 from lmfast.training.checkpoint import newest_checkpoint
 from lmfast.training.distributed import SINGLE_PROCESS, Ranks, _reported_to_torchrun
 from lmfast.training.run_folder import read_metrics
+from tests.complete_runs import weights
 from tests.processes import wait_until
-from tests.test_train import weights
 from tests.training.forked_runs import close, finish, start_ranks
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks processes that share the loopback")

@@ -27,8 +27,8 @@ from lmfast.training import prefetch
 from lmfast.training import run as run_module
 from lmfast.training.checkpoint import newest_checkpoint
 from lmfast.training.run_folder import read_metrics
+from tests.complete_runs import differ, weights
 from tests.processes import wait_until
-from tests.test_train import differ, weights
 from tests.training.forked_runs import start
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, limits file sizes, mounts tmpfs")
@@ -277,7 +277,7 @@ def test_a_second_ctrl_c_stops_at_once_and_keeps_the_older_checkpoints(corpus, t
     process = start(flags(corpus, folder, "--max-iters", 100_000), log, setup=endless_second_evaluation)
     wait_until(lambda: log.exists() and "endless" in log.read_text(), process.is_alive)
     os.kill(process.pid, signal.SIGINT)
-    wait_until(lambda: "stopping when" in log.read_text(), process.is_alive)
+    wait_until(lambda: "stopping after" in log.read_text(), process.is_alive)
     os.kill(process.pid, signal.SIGINT)
     assert finish(process) == 130 and "interrupted" in log.read_text()
     assert newest_checkpoint(folder / "checkpoints", report=pytest.fail) is not None

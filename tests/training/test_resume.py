@@ -14,8 +14,8 @@ import pytest
 from lmfast.errors import UserError
 from lmfast.train import train
 from lmfast.training.run_folder import read_metrics
+from tests.complete_runs import differ, weights
 from tests.processes import wait_until
-from tests.test_train import differ, weights
 from tests.training.forked_runs import start
 
 
