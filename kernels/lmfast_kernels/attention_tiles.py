@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import torch
 
-from lmfast_kernels.backend import capability, dot_precision, power_of_two
+from lmfast_kernels.backend import capability, dot_precision, power_of_two, triton
 from lmfast_kernels.tuning import tuned, use_config
 
 
@@ -30,6 +30,9 @@ class Tile(NamedTuple):
     num_warps: int
     num_stages: int
 
+
+# Triton 3.9 spills 168 bytes with the fastest tile of dk, dv at head_dim 64 on sm_90; 3.6 and 3.7 spill none.
+_SPILLS_128_X_128 = triton is not None and tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 9)
 
 CANDIDATES: dict[int, dict[str, tuple[Tile, ...]]] = {
     64: {
@@ -50,7 +53,7 @@ CANDIDATES: dict[int, dict[str, tuple[Tile, ...]]] = {
             Tile(64, 128, 4, 2),
         ),
         "dkdv": (
-            Tile(128, 128, 8, 2),
+            *(() if _SPILLS_128_X_128 else (Tile(128, 128, 8, 2),)),
             Tile(64, 128, 8, 3),
             Tile(64, 128, 8, 2),
             Tile(64, 64, 4, 3),
@@ -131,7 +134,8 @@ def forward_config(q: torch.Tensor, lean: bool) -> dict[str, int]:
 
 def backward_config(q: torch.Tensor, grouped: bool, ids: bool) -> tuple[dict[str, int], dict[str, int]]:
     """Tiles, warps and stages of the dq and the dk, dv kernels; chosen with `python -m lmfast_kernels.aot` and, on sm_90,
-    by time: head_dim 64, forward and backward, takes 3.10 ms with 128 × 128 for dk, dv and 3.21 ms with 64 × 128 (H100).
+    by time: head_dim 64, forward and backward, takes 3.10 ms with 128 × 128 for dk, dv and 3.21 ms with 64 × 128 (H100,
+    Triton 3.6).
 
     The loop over a group's heads and the mask of document ids take registers of the dk, dv kernel that the
     larger tile does not leave: head_dim 128 on sm_90 spills 152 bytes with 64 queries per step, none with 32. Grouped
@@ -152,7 +156,7 @@ def backward_config(q: torch.Tensor, grouped: bool, ids: bool) -> tuple[dict[str
         else:
             tiles = (16, 16, 4, 1), (16, 16, 4, 1)
     elif block_d <= 64 and architecture == 9 and not lean:
-        tiles = (128, 64, 8, 3), (128, 128, 8, 2)
+        tiles = (128, 64, 8, 3), CANDIDATES[64]["dkdv"][0]
     elif block_d <= 64:
         stages = 2 if lean and architecture >= 10 else 3  # grouped heads spilled 64 bytes with 3 (triton 3.6)
         tiles = (128, 64, 8, 3), (32 if lean and architecture != 9 else 64, 128, 8, stages)
