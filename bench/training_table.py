@@ -44,13 +44,16 @@ CPU = torch.device("cpu")
 PEER = "LlamaForCausalLM"
 
 
-def sides(which: tuple[str, ...] = ("ours", PEER), compiled: bool = True) -> dict:
-    """For each side a function that takes one step; the peer's loss is compared with ours first."""
+def sides(
+    which: tuple[str, ...] = ("ours", PEER), compiled: bool = True, config: ModelConfig | None = None
+) -> dict:
+    """For each side a function that takes one step; the peer's loss is compared with ours first. config: MODEL if None."""
     make_deterministic(CPU)
     torch.manual_seed(0)
-    model = TransformerLM(MODEL)
-    tokens = np.random.default_rng(0).integers(0, MODEL.vocab_size, 1_000_000, np.int64).astype(np.uint16)
-    batches = Batches(tokens, BATCH, MODEL.context_length, seed=0)
+    config = config or MODEL
+    model = TransformerLM(config)
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, 1_000_000, np.int64).astype(np.uint16)
+    batches = Batches(tokens, BATCH, config.context_length, seed=0)
     made = {}
     if PEER in which:
         theirs = llama(model).train()

@@ -55,24 +55,12 @@ class Worker:
         self.process.communicate()
 
 
-def training(shape: dict[str, int], batch: int) -> Callable[[], object]:
-    """A compiled training step in float32."""
-    import numpy as np
-    import torch
-
-    from bench.training_step import OurSteps
-    from lmfast.data.batches import Batches
+def training(shape: dict[str, int] | None = None) -> Callable[[], object]:
+    """A compiled training step in float32, as training_table.py takes it; shape: of another model than its own."""
+    from bench.training_table import sides
     from lmfast.model.config import ModelConfig
-    from lmfast.model.device import make_deterministic
-    from lmfast.model.transformer import TransformerLM
 
-    cpu = torch.device("cpu")
-    make_deterministic(cpu)
-    torch.manual_seed(0)
-    model = TransformerLM(ModelConfig(**shape))
-    tokens = np.random.default_rng(0).integers(0, shape["vocab_size"], 200_000, np.int64).astype(np.uint16)
-    batches = Batches(tokens, batch, shape["context_length"], seed=0)
-    return partial(OurSteps(model, batches, cpu, batch, compiled=True), 1)
+    return sides(("ours",), config=ModelConfig(**shape) if shape else None)["ours"]
 
 
 def decoding() -> Callable[[], object]:
@@ -100,18 +88,10 @@ def evaluation() -> Callable[[], object]:
     return torch.inference_mode()(partial(objective.loss, model, *batch))
 
 
-MEDIUM = {
-    "vocab_size": 4096,
-    "context_length": 256,
-    "d_model": 256,
-    "num_layers": 4,
-    "num_heads": 8,
-    "d_ff": 704,
-}
 TINY = {"vocab_size": 512, "context_length": 64, "d_model": 64, "num_layers": 2, "num_heads": 2, "d_ff": 176}
 KINDS = {
-    "training 5.3M": partial(training, MEDIUM, 8),
-    "training 0.2M": partial(training, TINY, 8),
+    "training 5.3M": training,
+    "training 0.2M": partial(training, TINY),
     "decoding 5.3M": decoding,
     "evaluation 5.3M": evaluation,
 }
