@@ -44,6 +44,7 @@ ON_REQUEST: dict[str, Step] = {
         150,
         (Job("profile", "bench.gpu_training", ("--profile", "--only", *ROWS), "gpu_profile.json"),),
     ),
+    "recipes": Step(170, (Job("recipes", "bench.gpu_recipes", output="gpu_recipes.json"),)),
     "beyond": Step(
         500, (Job("beyond", "lmfast_kernels.check", ("--what", "correct"), "gpu_beyond.json", "--json"),)
     ),
