@@ -1,7 +1,7 @@
 """Everything that needs a CUDA device, in one command: `bash bench/gpu.sh [--smoke] [--only STEP …] [--minutes M]`.
 
-`--smoke` (under three minutes) runs every GPU path once at small sizes, all at the same time, and times nothing, then
-sweeps launch parameters: bench/gpu_smoke.py, bench/gpu_tiles.py; `--smoke CHECK …` runs only these checks. Without it, the
+`--smoke` (under three minutes) runs every GPU path once at small sizes, all at the same time, and times nothing:
+bench/gpu_smoke.py; `--smoke CHECK …` runs only these checks. Without it, the
 measurements, most important first, each step with its own time limit:
 
     correctness    operators at real sizes and the whole model, while caches are filled       bench/gpu_correctness.py
@@ -10,12 +10,12 @@ measurements, most important first, each step with its own time limit:
     kernels        each kernel against its peers                                       lmfast_kernels/check.py --what speed
     run            a short tinystories_17m run, extrapolated                                  bench/gpu_run.py
     decoding       124M, one sequence and 16                                                  bench/gpu_decoding.py
-    options        two layers of it: windows, other choices                           bench/gpu_training.py
 
 A step that fails or exceeds its limit is reported and does not stop the next; steps for which no time is left are
-reported too. On request only: `scaling`, the tokenizer with 1 to 16 workers (bench/tokenizer_scaling.py); `tiles`, the
-sweep; `profile`, the kernels of the step; `recipes`, the rates of two configs (bench/gpu_recipes.py); `warm` and `warm-others`, the caches alone, two rows at a time, as many as fit
-80 GB; `beyond`, lmfast_kernels.check with tensors beyond 2³¹ elements; `whole-run`, all 327.68M tokens.
+reported too. On request only: `options`, the step of two layers with windows and other choices; `scaling`, the tokenizer
+with 1 to 16 workers (bench/tokenizer_scaling.py); `tiles`, the sweep; `profile`, the kernels of the step; `recipes`, the
+rates of two configs (bench/gpu_recipes.py); `warm` and `warm-others`, the caches alone, two rows at a time, as many as
+fit 80 GB; `beyond`, lmfast_kernels.check with tensors beyond 2³¹ elements; `whole-run`, all 327.68M tokens.
 `--rehearse` runs the same steps on a machine without a device, in float32 and at tiny sizes.
 
 Out, in --output, else $OUT, else bench/results: one JSON file per step, complete after every row; gpu.json, which says how

@@ -1,12 +1,11 @@
 """How fast the recipes for one GPU train: `python -m bench.gpu_recipes [--minutes M] [--only CONFIG …]`.
 
-Each config of CONFIGS as `lmfast train` runs it, with its batches, accumulation, optimizer and compiled step, for M minutes
-on the built-in stories (the model keeps its vocabulary; the stories use 4,922 of its ids), without evaluations, which
-stories are too short for. Out: a row per config, tokens/s between the first logged line after compilation and the last, and MFU. In: the data of `python -m
-bench.gpu_run --prepare --config NAME`, made first where it is missing. `--rehearse` runs tiny models in float32.
+Each config of CONFIGS as `lmfast train` runs it, with its batches, accumulation, optimizer and compiled step, for M
+minutes on the built-in stories, without evaluations (the model keeps its vocabulary; stories use 4,922 of its ids). Out:
+a row per config, the median of the logged rates after the first, and MFU. In: the data of `python -m bench.gpu_run
+--prepare --config NAME`, made first where it is missing. `--rehearse` runs tiny models in float32.
 """
 
-import functools
 import json
 import statistics
 import tempfile
@@ -24,7 +23,13 @@ from lmfast.training.task import Start
 
 # Thousand tokens per second, estimated before the first run at 40 to 45 % MFU on an H100.
 CONFIGS = {"speedrun_124m": "463-521", "owt_124m_leaderboard": "560-630"}
-SHORT = {"log_interval": 2, "eval_interval": 0, "eval_batches": 1, "sample_interval": 0, "checkpoint_interval": 0}
+SHORT = {
+    "log_interval": 2,
+    "eval_interval": 0,
+    "eval_batches": 1,
+    "sample_interval": 0,
+    "checkpoint_interval": 0,
+}
 
 
 def row(config: str, settings: TrainSettings, corpus, folder: Path) -> Row:
