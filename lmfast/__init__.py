@@ -16,11 +16,13 @@ _MODULES = {
     "ModelConfig": "lmfast.model.config",
     "TransformerLM": "lmfast.model.transformer",
     "load_run": "lmfast.training.loading",
+    "export_run": "lmfast.interop.exporting",
 }
 
-__all__ = ["ModelConfig", "Tokenizer", "TransformerLM", "load_run", "train_bpe"]
+__all__ = ["ModelConfig", "Tokenizer", "TransformerLM", "export_run", "load_run", "train_bpe"]
 
 if TYPE_CHECKING:
+    from lmfast.interop.exporting import export_run
     from lmfast.model.config import ModelConfig
     from lmfast.model.transformer import TransformerLM
     from lmfast.tokenizer.bpe import Tokenizer

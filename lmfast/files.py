@@ -56,6 +56,30 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     os.replace(temporary, path)
 
 
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty temporary directory next to `path`; renames it to `path` on success, removes it on failure.
+
+    Creates missing parents. Raises UserError if `path` exists or its parent is not writable."""
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{path}: already exists; remove it, or choose another --output")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with remove_new_folders_on_error(path.parent):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be created ({error.strerror}); choose another --output"
+            ) from None
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
 def check_writable(path: str | Path) -> None:
     """Raises UserError if `path` cannot be written, before any work is wasted."""
     path = Path(path)

@@ -14,6 +14,7 @@ from lmfast.files import (
     clear_folder,
     file_sha256,
     folder_lock,
+    new_folder,
     private_cache,
     read_text,
     remove_new_folders_on_error,
@@ -27,6 +28,22 @@ def test_appears_when_complete(tmp_path):
         partial.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["out.txt"]
+
+
+def test_a_new_folder_appears_when_complete(tmp_path):
+    with new_folder(tmp_path / "a/b") as partial:
+        (partial / "file").write_text("x")
+        assert not (tmp_path / "a/b").exists()
+    assert os.listdir(tmp_path / "a") == ["b"] and (tmp_path / "a/b/file").read_text() == "x"
+    with pytest.raises(UserError, match="b: already exists; remove it"), new_folder(tmp_path / "a/b"):
+        pass
+
+
+def test_a_new_folder_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "a/b") as partial:
+        (partial / "file").write_text("x")
+        raise KeyboardInterrupt
+    assert not os.listdir(tmp_path)
 
 
 def test_failure_keeps_the_old_file_and_nothing_else(tmp_path):

@@ -287,6 +287,8 @@ TEST_FILES = {
     "check_correct": "check",
     "check_speed": "check",
     "check_report": "check",
+    "hugging_face_config": "hugging_face",
+    "hugging_face_tensors": "hugging_face",
     "interfaces": "objectives",
     "intervals": "loop",
     "code_folder": "code_cache",

@@ -1,0 +1,40 @@
+import os
+
+import pytest
+from safetensors.torch import load_file
+
+from lmfast import export_run
+from lmfast.errors import UserError
+from tests.interop.models import SMALL, make_run, random_model, tokenizer
+
+
+def test_a_run_becomes_a_folder(tmp_path):
+    model = random_model(SMALL)
+    run = make_run(tmp_path / "run", model, tokenizer())
+    output = export_run(run, output=tmp_path / "new/folder", dtype="bf16")
+    assert output == tmp_path / "new/folder" and os.listdir(tmp_path / "new") == ["folder"]
+    assert {p.name for p in output.iterdir()} == {
+        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"
+    }  # fmt: skip
+    assert load_file(output / "model.safetensors")["lm_head.weight"].equal(model.head.weight.bfloat16())
+
+
+def test_a_run_without_a_tokenizer(tmp_path):
+    run = make_run(tmp_path / "run", random_model(SMALL), None)
+    output = export_run(run, output=tmp_path / "folder")
+    assert not (output / "tokenizer.json").exists()
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path):
+    run = make_run(tmp_path / "run", random_model(SMALL), tokenizer())
+    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("swiglu", "relu2"))
+    with pytest.raises(UserError, match="has another model shape"):
+        export_run(run, output=tmp_path / "new/folder")
+    assert os.listdir(tmp_path) == ["run"]
+
+
+def test_an_existing_output_is_kept(tmp_path):
+    run = make_run(tmp_path / "run", random_model(SMALL), tokenizer())
+    with pytest.raises(UserError, match=f"^{run}: already exists; remove it, or choose another --output"):
+        export_run(run, output=run)
+    assert (run / "config.yaml").exists()
