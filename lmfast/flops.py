@@ -40,6 +40,7 @@ from lmfast.settings import (
     selected_precision,
 )
 from lmfast.streams import standard_output
+from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.training.post_training_settings import DPOSettings, SFTSettings
 from lmfast.training.resolve import batch_ramp
 
@@ -161,7 +162,6 @@ def _base(settings: FlopsSettings, file: dict[str, Any], given: set[str]) -> Flo
     model = read_model(run)
     if after and (run / "tokenizer").is_dir():
         from lmfast.data.chat import add_chat_tokens
-        from lmfast.tokenizer.bpe import Tokenizer
 
         ids = add_chat_tokens(Tokenizer.load(run / "tokenizer")).vocab_size
         model = replace(model, vocab_size=max(model.vocab_size, ids))

@@ -116,7 +116,11 @@ def modules_after(*statements: str) -> list[set[str]]:
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
-        ("import lmfast", {"torch", "numba", "numpy"}),
+        (
+            "from lmfast import Tokenizer, train_bpe; t = Tokenizer({i: bytes([i]) for i in range(256)}, []);"
+            "assert t.decode(t.encode('hello')) == 'hello'",
+            {"torch", "numba", "numpy"},
+        ),
         ("import lmfast.settings", {"torch", "numba"}),
         ("import lmfast.train, lmfast.generate, lmfast.quickstart", {"torch", "numba"}),
         ("import lmfast.tokenizer.training, lmfast.cli.tokenizer.commands", {"torch", "numba"}),

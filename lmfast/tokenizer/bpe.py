@@ -13,6 +13,8 @@ Special tokens in text are recognised, longest first, unless a call says otherwi
 not allowed, or a collection) raise a `UserError` if the text contains them.
 """
 
+from __future__ import annotations
+
 import codecs
 import contextlib
 import functools
@@ -24,8 +26,6 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from lmfast.errors import UserError
 from lmfast.files import atomic_write, check_not_input, check_writable
@@ -47,6 +47,8 @@ from lmfast.tokenizer.streaming import safe_pieces
 from lmfast.tokenizer.text_file import TextFile
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from lmfast.tokenizer.decoding import Decoder
     from lmfast.tokenizer.encoding import Encoder
     from lmfast.tokenizer.sharding import Engine
@@ -86,7 +88,7 @@ class Tokenizer:
         self._ids_by_token = checked_ids(self.vocab, self.merges, self.special_tokens.values())
         self._looks_up_whole = ignore_merges
 
-    def with_ids(self, vocab: Mapping[int, bytes], special_tokens: Mapping[str, int]) -> "Tokenizer":
+    def with_ids(self, vocab: Mapping[int, bytes], special_tokens: Mapping[str, int]) -> Tokenizer:
         """A tokenizer with the same merges, pattern and lookup, but other ids or special tokens."""
         return Tokenizer(vocab, self.merges, special_tokens, self.pattern, self._looks_up_whole)
 
@@ -123,6 +125,8 @@ class Tokenizer:
     @property
     def dtype(self) -> np.dtype:
         """The dtype of token files: uint16 if every id fits, else uint32."""
+        import numpy as np
+
         return np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
 
     def token_bytes(self, token: int) -> bytes:
@@ -136,6 +140,8 @@ class Tokenizer:
 
     def token_lengths(self) -> np.ndarray:
         """The number of bytes of each id, int64 (vocab_size,); a special token counts its text, an unused id 0."""
+        import numpy as np
+
         lengths = np.zeros(self.vocab_size, np.int64)
         for token, text in self.vocab.items():
             lengths[token] = len(text)
@@ -169,7 +175,7 @@ class Tokenizer:
     # Encoding -----------------------------------------------------------------------------------------------
 
     @functools.cached_property
-    def _encoder(self) -> "Encoder":
+    def _encoder(self) -> Encoder:
         from lmfast.tokenizer.encoding import Encoder
 
         return Encoder(self.vocab, self.merges, self.special_tokens, self.pattern, self._looks_up_whole)
@@ -201,6 +207,8 @@ class Tokenizer:
         disallowed_special: DisallowedSpecial = (),
     ) -> np.ndarray:
         """The ids of a text, uint32 (num_ids,). A text given as an array is one-dimensional uint8: its bytes."""
+        import numpy as np
+
         return np.asarray(self._encode(text, allowed_special, disallowed_special), np.uint32)
 
     def _encode(
@@ -217,7 +225,7 @@ class Tokenizer:
             allowed_special = allowed_texts(self.special_tokens, allowed_special)
         return self._encoder_for(len(data)).encode(data, allowed_special)
 
-    def _encoder_for(self, size: int) -> "PlainEncoder | Encoder":
+    def _encoder_for(self, size: int) -> PlainEncoder | Encoder:
         """The faster encoder for this many more bytes, including what it must load first."""
         return self._plain_encoder if self._plain_bytes.covers(size) else self._encoder
 
@@ -252,7 +260,7 @@ class Tokenizer:
         num_workers: int | None = None,
         progress: Callable[[int, int], None] | None = None,
         tokenizer_path: str | Path | None = None,
-        engine: "Engine | None" = None,
+        engine: Engine | None = None,
     ) -> EncodeSummary:
         """Encodes a file into a 1-D .npy of `dtype` and writes a summary to `dst`.json, in constant memory.
 
@@ -312,7 +320,7 @@ class Tokenizer:
     # Decoding -----------------------------------------------------------------------------------------------
 
     @functools.cached_property
-    def _decoder(self) -> "Decoder":
+    def _decoder(self) -> Decoder:
         from lmfast.tokenizer.decoding import Decoder
 
         return Decoder(self.vocab)
@@ -322,21 +330,27 @@ class Tokenizer:
         return Allowance("decoding._gather", FIRST_IDS, LATER_IDS)
 
     def _decode_buffer(self, ids: Iterable[int] | np.ndarray) -> bytes | np.ndarray:
-        if isinstance(ids, np.ndarray):
-            given: np.ndarray = ids  # pyright: ignore[reportUnknownVariableType]  # isinstance says nothing of its items
-            if given.ndim != 1 or (given.dtype.kind not in "iu" and given.size):
-                raise UserError(
-                    f"ids: an array of shape {given.shape} and dtype {given.dtype}; give a one-dimensional integer array"
-                )
-            if len(given) > FEW_IDS and not self._plain_ids.covers(len(given)):
-                return self._decoder.decode(given)
-            plain: list[int] = given.tolist()
+        if isinstance(ids, list):
+            plain = ids
         else:
-            plain = list(ids)
+            import numpy as np
+
+            if isinstance(ids, np.ndarray):
+                given: np.ndarray = ids  # pyright: ignore[reportUnknownVariableType]  # isinstance says nothing of its items
+                if given.ndim != 1 or (given.dtype.kind not in "iu" and given.size):
+                    raise UserError(
+                        f"ids: an array of shape {given.shape} and dtype {given.dtype}; give a one-dimensional integer "
+                        "array"
+                    )
+                if len(given) > FEW_IDS and not self._plain_ids.covers(len(given)):
+                    return self._decoder.decode(given)
+                plain: list[int] = given.tolist()
+            else:
+                plain = list(ids)
         if len(plain) > FEW_IDS and not self._plain_ids.covers(len(plain)):
             # array("Q") takes 5 ns per id, np.array 16; what array("Q") does not accept is handled below.
             with contextlib.suppress(OverflowError, TypeError):
-                return self._decoder.decode(np.frombuffer(array("Q", plain), np.uint64))
+                return self._decoder.decode(array("Q", plain))
         return join_tokens(plain, self.vocab, self.vocab_size)
 
     def decode_bytes(self, ids: Iterable[int] | np.ndarray) -> bytes:
@@ -370,7 +384,7 @@ class Tokenizer:
 
     loaded_from: Path | None = None
     """where it was last saved or loaded; None if never"""
-    training: "TrainingSummary | None" = None
+    training: TrainingSummary | None = None
     """the summary of `train_bpe`, if it made this tokenizer"""
 
     def save(self, path: str | Path) -> None:
@@ -392,7 +406,7 @@ class Tokenizer:
         path: str | Path,
         pattern: str | None = None,
         special_tokens: Sequence[str] | Mapping[str, int | None] | None = None,
-    ) -> "Tokenizer":
+    ) -> Tokenizer:
         """Loads what `save` wrote, or a file in GPT-2's, Hugging Face's or tiktoken's format (see formats.py).
 
         pattern and special_tokens: for formats that do not contain them; .tiktoken requires the pattern. Special tokens
@@ -413,7 +427,7 @@ class Tokenizer:
         merges: str | Path,
         special_tokens: Sequence[str] | Mapping[str, int | None] | None = None,
         pattern: str = "gpt2",
-    ) -> "Tokenizer":
+    ) -> Tokenizer:
         """Loads vocab.json and merges.txt. By default the entries that are neither bytes nor merges are special."""
         texts = None if special_tokens is None else list(check_special_tokens(special_tokens))
         parts = formats.read_vocab_and_merges(Path(vocab), Path(merges), texts)
@@ -428,7 +442,7 @@ class Tokenizer:
         parts: TokenizerParts,
         special_tokens: Sequence[str] | Mapping[str, int | None] | None,
         path: Path,
-    ) -> "Tokenizer":
+    ) -> Tokenizer:
         try:
             placed = place_special_tokens(
                 check_special_tokens(special_tokens), parts.special_tokens, parts.vocab, parts.published
@@ -440,8 +454,12 @@ class Tokenizer:
 
 def _as_bytes(data: bytes | bytearray | memoryview | np.ndarray) -> bytes | bytearray | np.ndarray:
     """The contiguous bytes; other dtypes are rejected, because their values might not fit a byte."""
+    if isinstance(data, bytes):
+        return data
     if isinstance(data, memoryview):
         return data.tobytes()
+    import numpy as np
+
     if not isinstance(data, np.ndarray):
         return data
     if data.ndim != 1 or data.dtype != np.uint8:

@@ -9,6 +9,7 @@ Nine tokens in ten need only this row and one 8-byte store; the store may write 
 next token goes, so the output has some spare bytes.
 """
 
+from array import array
 from collections.abc import Mapping
 
 import numpy as np
@@ -61,9 +62,9 @@ class Decoder:
         self._table[1::2] = (np.cumsum(lengths) - lengths).astype(np.uint64)
         enable_cache(_total_length, _gather)
 
-    def decode(self, ids: np.ndarray) -> np.ndarray:
+    def decode(self, ids: "np.ndarray | array[int]") -> np.ndarray:
         """uint8, the bytes of all tokens."""
-        given = ids
+        given = ids = np.asarray(ids)
         if ids.dtype == np.uint64:
             ids = ids.view(np.int64)  # ids of 2^63 and up become negative and are rejected as such
         elif ids.dtype not in (np.uint16, np.uint32, np.int64):

@@ -3,13 +3,18 @@
 Source: NEP 1, version 1.0.
 """
 
-import numpy as np
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 HEADER_BYTES = 128
 
 
-def npy_header(dtype: np.dtype | type, length: int) -> bytes:
+def npy_header(dtype: "np.dtype | type", length: int) -> bytes:
     """A header of `HEADER_BYTES` for `length` little-endian items of `dtype`, with the fields that numpy.save writes."""
+    import numpy as np
+
     descr = np.dtype(dtype).newbyteorder("<").str
     text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': ({length},), }}"
     size = HEADER_BYTES - 10

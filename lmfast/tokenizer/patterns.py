@@ -13,11 +13,14 @@ spelling (as Hugging Face's GPT-4 and Llama 3 files have it), not today's posses
 
 import functools
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
 import regex
 
 from lmfast.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 GPT2 = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 CL100K = (
@@ -99,9 +102,11 @@ def compile_custom(expression: str):
 
 
 @functools.lru_cache(maxsize=1)
-def code_point_classes() -> np.ndarray:
+def code_point_classes() -> "np.ndarray":
     """uint8 (0x110000,): the class of each code point, by the installed `regex` (whose Unicode version is newer than
     `unicodedata`'s). Built on first use in 0.08 s: one pass over a string of all code points per class."""
+    import numpy as np
+
     points = np.arange(0x110000, dtype=np.uint32)
     text = points.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
     classes = np.full(0x110000, OTHER, np.uint8)

@@ -9,8 +9,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from lmfast.files import atomic_write
 from lmfast.tokenizer.encode_summary import EncodeSummary
@@ -18,6 +17,9 @@ from lmfast.tokenizer.npy_header import npy_header
 from lmfast.tokenizer.patterns import Pattern
 from lmfast.tokenizer.plain_text import decoded, encoded, split_pretokens, split_specials
 from lmfast.tokenizer.text_file import TextFile
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class PlainEncoder:
@@ -37,7 +39,7 @@ class PlainEncoder:
         self._pattern = pattern
 
     def encode(
-        self, data: bytes | bytearray | np.ndarray, allowed_special: Collection[str] | str = "all"
+        self, data: "bytes | bytearray | np.ndarray", allowed_special: Collection[str] | str = "all"
     ) -> list[int]:
         """The ids of a byte string. `allowed_special`: the special tokens to recognise, a set of them, "all" or "none"."""
         if isinstance(allowed_special, str):
@@ -62,10 +64,12 @@ class PlainEncoder:
         self,
         text: TextFile,
         dst: str | os.PathLike[str],
-        dtype: np.dtype,
+        dtype: "np.dtype",
         progress: Callable[[int, int], None] | None = None,
     ) -> EncodeSummary:
         """As `encoding.encode_file`."""
+        import numpy as np
+
         began = time.perf_counter()
         data = text.read()
         ids = self.encode(data)

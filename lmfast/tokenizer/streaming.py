@@ -7,8 +7,6 @@ letter is one piece, and with a custom pattern, whose safe cuts are unknown, pie
 
 from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
-
 from lmfast.tokenizer.patterns import Pattern
 from lmfast.tokenizer.plain_text import last_cut
 
@@ -49,6 +47,8 @@ def _last_cut(text: bytes, special_tokens: Sequence[bytes], pattern: Pattern) ->
 
 def _distant_cut(text: bytes, latest: int, special_tokens: Sequence[bytes], pattern: Pattern) -> int:
     """`_last_cut` for text without a cut near its end, by the compiled search."""
+    import numpy as np
+
     from lmfast.tokenizer.chunks import SpecialTokens, next_cut
 
     specials = SpecialTokens(special_tokens)

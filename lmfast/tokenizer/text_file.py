@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from lmfast.errors import UserError
 from lmfast.tokenizer.file_kinds import file_kind
 from lmfast.tokenizer.patterns import Pattern
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from lmfast.tokenizer.chunks import SpecialTokens
 
 CHUNK_BYTES = 4 << 20  # processed by a worker at a time: 6 ms of work, about 20 us of overhead
@@ -47,12 +47,12 @@ class TextFile:
 
     def read(self) -> bytes:
         """The whole text."""
-        data = np.empty(len(self), np.uint8)
+        data = bytearray(len(self))
         self.read_into(self.begin, data)
-        return data.tobytes()
+        return bytes(data)
 
-    def read_into(self, begin: int, buffer: np.ndarray) -> None:
-        """Fills `buffer` (uint8) with the file's bytes from `begin` on."""
+    def read_into(self, begin: int, buffer: "bytearray | np.ndarray") -> None:
+        """Fills `buffer` (an array: uint8) with the file's bytes from `begin` on."""
         left = memoryview(buffer)
         try:
             with self.path.open("rb", buffering=0) as file:
@@ -69,6 +69,8 @@ class TextFile:
 
     def next_cut(self, target: int, specials: "SpecialTokens", pattern: Pattern) -> int:
         """A safe cut at `target` or later; `end` if there is none."""
+        import numpy as np
+
         from lmfast.tokenizer.chunks import next_cut
 
         around = _CONTEXT + max(map(len, specials.tokens), default=0)
