@@ -245,28 +245,41 @@ def read_yaml(path: Path, cls: type, others: Sequence[type] = ()) -> dict[str, A
     settings classes whose names the file may contain, for a command that reads the files of other commands. Raises
     UserError for unknown names and for settings given twice.
     """
-    return _read_chain(path, cls, others, ())
+    hints, aliases = flat_types(cls), setting_aliases(cls)
+    for other in others:
+        hints, aliases = flat_types(other) | hints, setting_aliases(other) | aliases
+    values = {}
+    for file, loaded in reversed(_extended_files(path)):
+        values |= _checked(loaded, file, hints, aliases)
+    return values
 
 
-def _read_chain(path: Path, cls: type, others: Sequence[type], above: tuple[Path, ...]) -> dict[str, Any]:
-    """`above`: the files whose `extends` led here."""
-    if path.resolve() in above:
-        raise UserError(f"{path}: extends itself through {counted(len(above), 'file')}; remove one `extends`")
-    loaded = _load_yaml(path)
-    base = {}
-    if "extends" in loaded:
+def _extended_files(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The file, the one that it extends, and so on, each with its own settings."""
+    chain: dict[Path, tuple[Path, dict[str, Any]]] = {}
+    while True:
+        if path.resolve() in chain:
+            raise UserError(
+                f"{path}: extends itself through {counted(len(chain), 'file')}; remove one `extends`"
+            )
+        loaded = _load_yaml(path)
+        chain[path.resolve()] = path, loaded
+        if "extends" not in loaded:
+            return list(chain.values())
         name = loaded.pop("extends")
         if not isinstance(name, str):
             raise UserError(f"{path}: extends is {_as_yaml(name)}; expected the name of one settings file")
         sibling = path.parent / name
         try:
-            file = sibling if sibling.is_file() else find_config(name)
+            path = sibling if sibling.is_file() else find_config(name)
         except UserError as error:
             raise UserError(f"{path}: extends {error}") from None
-        base = _read_chain(file, cls, others, (*above, path.resolve()))
-    hints, aliases = flat_types(cls), setting_aliases(cls)
-    for other in others:
-        hints, aliases = flat_types(other) | hints, setting_aliases(other) | aliases
+
+
+def _checked(
+    loaded: dict[str, Any], path: Path, hints: dict[str, Any], aliases: dict[str, str]
+) -> dict[str, Any]:
+    """A file's own settings under their full names, as the types of their fields."""
     values, spelt = {}, {}
     for key, value in loaded.items():
         name = str(key).replace("-", "_")
@@ -279,7 +292,7 @@ def _read_chain(path: Path, cls: type, others: Sequence[type], above: tuple[Path
                 f"{path}: {name} is given twice, as '{spelt[name]}' and '{key}'; remove one of them"
             )
         values[name], spelt[name] = _coerce(value, hints[name], f"{path}: {name}"), key
-    return base | one_run_length(values)
+    return one_run_length(values)
 
 
 def one_run_length(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import dataclasses
+import sys
 
 import pytest
 import yaml
@@ -155,6 +156,16 @@ def test_what_cannot_be_extended_is_one_line(tmp_path, text, message):
     with pytest.raises(UserError) as error:
         read_yaml(tmp_path / "a.yaml", TrainSettings)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_chain_of_files_may_be_longer_than_the_recursion_limit(tmp_path):
+    length = sys.getrecursionlimit() + 1
+    chain(
+        tmp_path,
+        **{f"x{i}": f"extends: x{i + 1}.yaml" for i in range(length)},
+        **{f"x{length}": "d_model: 64"},
+    )
+    assert read_yaml(tmp_path / "x0.yaml", TrainSettings) == {"d_model": 64}
 
 
 def test_ablations_are_the_quickstart_with_the_change_they_name():
