@@ -13,21 +13,27 @@ def build_parser() -> Parser:
     )
     parser.add_argument("run", metavar="RUN", help="run folder or checkpoint")
     parser.add_argument(
-        "--format", choices=["hf"], required=True, help="hf: a folder for Hugging Face's transformers"
+        "--format",
+        choices=["hf", "gguf"],
+        required=True,
+        help="hf: a folder for Hugging Face's transformers; gguf: a file for llama.cpp",
     )
-    parser.add_argument("--output", required=True, metavar="PATH", help="folder to write; must not exist")
     parser.add_argument(
-        "--dtype",
-        choices=["fp32", "bf16", "fp16"],
-        default="fp32",
-        help="dtype of the weights (default: fp32)",
+        "--output", required=True, metavar="PATH", help="folder or file to write; must not exist"
+    )
+    parser.add_argument(
+        "--dtype", choices=["fp32", "bf16", "fp16"], help="hf: dtype of the weights (default: fp32)"
     )
     parser.add_argument(
         "--max-shard-size",
         type=parse_size,
-        default=parse_size("5GB"),
         metavar="SIZE",
-        help="split larger weights into files of at most this size (default: 5GB)",
+        help="hf: split larger weights into files of at most this size (default: 5GB)",
+    )
+    parser.add_argument(
+        "--quantize",
+        choices=["f32", "f16", "bf16", "q8_0"],
+        help="gguf: type of the matrices; q8_0 is 8-bit, with a scale per 32 weights (default: f32)",
     )
     return parser
 
@@ -43,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             output=arguments.output,
             dtype=arguments.dtype,
             max_shard_size=arguments.max_shard_size,
+            quantize=arguments.quantize,
         )
         print(output)
 

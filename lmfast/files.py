@@ -61,8 +61,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Yields an empty temporary directory next to `path`; renames it to `path` on success, removes it on failure.
 
     Creates missing parents. Raises UserError if `path` exists or its parent is not writable."""
-    if path.exists() or path.is_symlink():
-        raise UserError(f"{path}: already exists; remove it, or choose another --output")
+    _check_absent(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with remove_new_folders_on_error(path.parent):
         try:
@@ -78,6 +77,19 @@ def new_folder(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """`atomic_write` of a file that must not exist yet."""
+    _check_absent(path)
+    with atomic_write(path) as temporary:
+        yield temporary
+
+
+def _check_absent(path: Path) -> None:
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{path}: already exists; remove it, or choose another --output")
 
 
 def check_writable(path: str | Path) -> None:

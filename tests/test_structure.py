@@ -291,6 +291,7 @@ TEST_FILES = {
     "check_correct": "check",
     "check_speed": "check",
     "check_report": "check",
+    "gguf_vocabulary": "gguf",
     "hugging_face_config": "hugging_face",
     "hugging_face_tensors": "hugging_face",
     "interfaces": "objectives",

@@ -18,7 +18,7 @@ _BODY = """\
 {%- set role = message['role'] -%}
 {%- set content = message['content'] -%}
 {%- if role not in roles -%}
-{{- raise_exception('unknown role ' ~ role ~ '; the roles are ' ~ roles | join(', ')) -}}
+{{- raise_exception('unknown role ' ~ role ~ '; the roles are ' ~ roles.keys() | join(', ')) -}}
 {%- endif -%}
 {%- if content is not string -%}
 {{- raise_exception('a message from the ' ~ role ~ ' is not text') -}}

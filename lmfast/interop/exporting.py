@@ -1,6 +1,6 @@
 """Exports a run for other programs. The formats are in files of their own; this one opens the run and the output.
 
-In: a run folder or checkpoint. Out: a Hugging Face folder. On failure nothing is written.
+In: a run folder or checkpoint. Out: a Hugging Face folder, or a GGUF file. On failure nothing is written.
 """
 
 import os
@@ -8,28 +8,38 @@ from pathlib import Path
 from typing import Literal
 
 from lmfast.errors import UserError
-from lmfast.files import new_folder
+from lmfast.files import new_file, new_folder
+from lmfast.interop.gguf import Quantize, write_gguf
 from lmfast.interop.hugging_face import MAX_SHARD_SIZE, Dtype, write_folder
 from lmfast.training.loading import load_run
 
 
 def export_run(
     folder: str | os.PathLike[str],
-    format: Literal["hf"] = "hf",
+    format: Literal["hf", "gguf"] = "hf",
     *,
     output: str | os.PathLike[str],
-    dtype: Dtype = "fp32",
-    max_shard_size: int = MAX_SHARD_SIZE,
+    dtype: Dtype | None = None,
+    max_shard_size: int | None = None,
+    quantize: Quantize | None = None,
 ) -> Path:
     """Exports the newest checkpoint of a run folder, or a checkpoint folder; returns `output`, which must not exist.
 
-    format: "hf", a folder for Hugging Face's transformers. dtype: of its weights. max_shard_size: limit of a file of
-    weights in bytes. Raises UserError if the format cannot represent the model or its tokenizer.
+    format "hf": a folder for Hugging Face's transformers. dtype: of its weights, fp32 by default. max_shard_size: limit of
+    a file of weights in bytes, 5 GB by default. format "gguf": a file for llama.cpp. quantize: type of its matrices, f32 by
+    default. Raises UserError if the format cannot represent the model or its tokenizer.
     """
-    with new_folder(Path(output)) as temporary:
+    others = {"quantize": quantize} if format == "hf" else {"dtype": dtype, "max_shard_size": max_shard_size}
+    for name, value in others.items():
+        if value is not None:
+            raise UserError(f"{name} is not an option of format {format}; remove it")
+    with (new_folder if format == "hf" else new_file)(Path(output)) as temporary:
         model, tokenizer, _ = load_run(folder)
         try:
-            write_folder(temporary, model, tokenizer, dtype, max_shard_size)
+            if format == "hf":
+                write_folder(temporary, model, tokenizer, dtype or "fp32", max_shard_size or MAX_SHARD_SIZE)
+            else:
+                write_gguf(temporary, model, tokenizer, quantize or "f32")
         except UserError as error:
             raise UserError(f"{folder}: {error}") from None
     return Path(output)

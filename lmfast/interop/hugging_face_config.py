@@ -19,14 +19,19 @@ LLAMA_SETTINGS = {
 """the settings that Llama and its relatives cannot express, with the value that they imply"""
 
 
-def to_config_json(config: ResolvedConfig, dtype: str) -> dict[str, Any]:
-    """The config.json of a model. dtype: torch's name of the weights' dtype. Raises UserError for unsupported settings."""
+def reject_unsupported(config: ResolvedConfig, lacking: str) -> None:
+    """Raises UserError naming the first setting that Llama cannot express. lacking: such as "llama.cpp does not support"."""
     for name, value in LLAMA_SETTINGS.items():
         if getattr(config, name) != value:
             raise UserError(
-                f"{name} is {_shown(getattr(config, name))}, which no Hugging Face class for this architecture supports; "
-                f"only models with {name} {_shown(value)} can be exported"
+                f"{name} is {_shown(getattr(config, name))}, which {lacking}; only models with {name} {_shown(value)} "
+                "can be exported"
             )
+
+
+def to_config_json(config: ResolvedConfig, dtype: str) -> dict[str, Any]:
+    """The config.json of a model. dtype: torch's name of the weights' dtype. Raises UserError for unsupported settings."""
+    reject_unsupported(config, "no Hugging Face class for this architecture supports")
     windowed = [config.layer_window(i) is not None for i in range(config.num_layers)]
     has_windows = any(windowed) and (config.sliding_window or 0) < config.context_length
     if has_windows and not config.qk_norm:
