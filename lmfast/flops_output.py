@@ -44,12 +44,13 @@ def print_cost(facts: dict[str, Any]) -> None:
         "attention scores": (None, "attention_scores"),
         "feed-forward": ("feed_forward", "feed_forward"),
         "norms": ("norms", None),
+        "biases": ("biases", None),
         "value embeddings": ("value_embeddings", None),
         "head": ("head", "head"),
         "total": ("total", "total"),
     }
     for label, (count, flops) in rows.items():
-        if count == "value_embeddings" and counts[count] == 0:
+        if count in ("biases", "value_embeddings") and counts[count] == 0:
             continue  # only where the model has them
         if label == "total":
             table.add_section()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lmfast.data.chat import ending_ids
 from lmfast.errors import UserError
+from lmfast.interop.chat_template import chat_template
 from lmfast.interop.hugging_face_config import to_config_json
 from lmfast.interop.hugging_face_tensors import tensor_parts
 from lmfast.model.transformer import TransformerLM
@@ -111,6 +112,7 @@ def _special_ids(model: TransformerLM, tokenizer: Tokenizer | None) -> dict[str,
 
 def _tokenizer_config(model: TransformerLM, tokenizer: Tokenizer, ids: dict[str, Any]) -> dict[str, Any]:
     texts: dict[int | None, str] = {token: text for text, token in tokenizer.special_tokens.items()}
+    template = chat_template(tokenizer)
     begin, last = ids["bos_token_id"], max(ending_ids(tokenizer), default=None)
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -120,7 +122,7 @@ def _tokenizer_config(model: TransformerLM, tokenizer: Tokenizer, ids: dict[str,
         "eos_token": texts.get(last),  # of a chat model <|end|>, which ends its answers
         "pad_token": texts.get(begin),
         "additional_special_tokens": list(tokenizer.special_tokens),
-    }
+    } | ({} if template is None else {"chat_template": template})
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -2,8 +2,8 @@
 
 Convention, stated wherever a number is printed: forward = 2 × matmul parameters × tokens + 4 × num_layers × d_model × T per
 token for attention (full, not halved for causality); training = 3 × forward (PaLM, Chowdhery et al. 2022, appendix B). A
-layer with a sliding window counts min(T, window) instead of T, so that skipped work does not raise MFU. Norms, rotations
-and embedding lookups do not count.
+layer with a sliding window counts min(T, window) instead of T, so that skipped work does not raise MFU. With head_dim set,
+num_heads × head_dim takes the place of d_model. Norms, biases, rotations and embedding lookups do not count.
 """
 
 from lmfast.model.config import ModelConfig
@@ -29,7 +29,7 @@ CONVENTION = (
 def parameters(config: ModelConfig) -> dict[str, int]:
     """Parameter count by component; a tied head counts as 0."""
     config = config.resolved()
-    d, layers = config.d_model, config.num_layers
+    d, layers, queries = config.d_model, config.num_layers, config.attention_width
     kv = config.num_kv_heads * config.head_dim
     norms_a_block = 0 if config.norm == "none" else (1 if config.parallel_block else 2)
     norms = d * (layers * norms_a_block + (config.norm == "pre"))
@@ -39,9 +39,10 @@ def parameters(config: ModelConfig) -> dict[str, int]:
     tables = config.num_value_embeddings
     return {
         "embedding": config.vocab_size * d,
-        "attention": layers * (2 * d * d + 2 * d * kv),
+        "attention": layers * 2 * d * (queries + kv),
         "feed_forward": layers * matrices * d * config.ffn_hidden,
         "norms": norms,
+        "biases": layers * (queries + 2 * kv) if config.qkv_bias else 0,
         "value_embeddings": tables * (config.vocab_size * kv + config.num_kv_heads),
         "head": 0 if config.tie_embeddings else config.vocab_size * d,
     }
@@ -57,7 +58,7 @@ def forward_flops(config: ModelConfig, sequence_length: float, batch: int = 1) -
     count, tokens = parameters(config), batch * sequence_length
     return {
         "attention_projections": 2 * count["attention"] * tokens,
-        "attention_scores": 4 * config.d_model * config.attention_span(sequence_length) * tokens,
+        "attention_scores": 4 * config.attention_width * config.attention_span(sequence_length) * tokens,
         "feed_forward": 2 * count["feed_forward"] * tokens,
         "head": 2 * config.vocab_size * config.d_model * tokens,
     }

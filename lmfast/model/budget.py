@@ -48,13 +48,19 @@ def compute_optimal(flops: float, tokens_per_parameter: float) -> tuple[float, f
 def propose_shape(base: ModelConfig, flops: float, tokens_per_parameter: float) -> Proposal | None:
     """The shape with d_model closest to 64 × num_layers that uses between 85 and 100 % of `flops`.
 
-    Changes num_layers, d_model, num_heads (head dimension 64), num_kv_heads and d_ff (derived) of `base`. None if no
-    model with this vocabulary fits the budget.
+    Changes num_layers, d_model, num_heads (head dimension 64), and num_kv_heads, head_dim and d_ff (derived) of `base`.
+    None if no model with this vocabulary fits the budget.
     """
 
     def proposal(layers: int, heads: int) -> Proposal:
         config = dataclasses.replace(
-            base, num_layers=layers, d_model=64 * heads, num_heads=heads, num_kv_heads=None, d_ff=None
+            base,
+            num_layers=layers,
+            d_model=64 * heads,
+            num_heads=heads,
+            num_kv_heads=None,
+            head_dim=None,
+            d_ff=None,
         ).resolved()
         parameters = num_parameters(config)
         tokens = round(tokens_per_parameter * parameters)

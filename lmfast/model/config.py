@@ -23,21 +23,35 @@ class ModelConfig:
     num_layers: int = 12
     """transformer blocks"""
     num_heads: int = 12
-    """query heads; the head dimension d_model / num_heads must be even"""
+    """query heads; the head dimension must be even"""
     num_kv_heads: int | None = None
     """key/value heads (grouped-query attention); defaults to num_heads"""
+    head_dim: int | None = None
+    """width of a head; defaults to d_model / num_heads"""
     d_ff: int | None = None
     """hidden width of SwiGLU; defaults to 4 * d_model; silu and relu2 use 1.5 times as much, for equal parameters"""
     rope_theta: float = 10000.0
     """base of the rotary frequencies"""
+    rope_factor: float = 1.0
+    """divisor of low rotary frequencies, to extend the context as in Llama 3; 1 changes nothing"""
+    rope_low_freq_factor: float = 1.0
+    """rope_factor: divides frequencies of fewer rotations than this in rope_original_context fully"""
+    rope_high_freq_factor: float = 4.0
+    """rope_factor: keeps frequencies of more rotations than this, and interpolates in between"""
+    rope_original_context: int = 8192
+    """rope_factor: context length in tokens before the extension"""
     norm: Literal["pre", "post", "none"] = "pre"
     """RMSNorm before each sublayer, after each residual sum, or none"""
+    norm_eps: float = 1e-5
+    """added to the mean square in RMSNorm"""
     position: Literal["rope", "none"] = "rope"
     """rotary position embedding, or none (NoPE)"""
     ffn: Literal["swiglu", "silu", "relu2"] = "swiglu"
     """feed-forward: gated SiLU, plain SiLU or squared ReLU, with equal parameter counts"""
     qk_norm: bool = False
     """apply RMSNorm to each query and key head before the rotation"""
+    qkv_bias: bool = False
+    """add a learned bias to queries, keys and values"""
     value_embeddings: bool = False
     """add a learned vector per token id to the values of every other layer, including the last"""
     zero_init: bool = False
@@ -55,10 +69,6 @@ class ModelConfig:
     window_pattern: str = "SSSL"
     """with sliding_window: windowed (S) and full (L) layers, repeated over the depth; the last layer is always full"""
 
-    @property
-    def head_dim(self) -> int:
-        return self.d_model // self.num_heads
-
     def resolved(self) -> "ResolvedConfig":
         """A copy with derived fields filled in. Raises UserError naming the setting that violates a constraint."""
         if self.vocab_size is None:
@@ -68,6 +78,7 @@ class ModelConfig:
         derived: dict[str, Any] = {
             "vocab_size": self.vocab_size,
             "num_kv_heads": self.num_heads if self.num_kv_heads is None else self.num_kv_heads,
+            "head_dim": self.d_model // max(1, self.num_heads) if self.head_dim is None else self.head_dim,
             "d_ff": 4 * self.d_model if self.d_ff is None else self.d_ff,
             "sliding_window": self.sliding_window or None,
             "window_pattern": self.window_pattern.upper(),
@@ -80,21 +91,32 @@ class ModelConfig:
             "num_layers",
             "num_heads",
             "num_kv_heads",
+            "head_dim",
             "d_ff",
             "rope_theta",
+            "rope_original_context",
+            "norm_eps",
         ]
         for name in positive:
             if not getattr(config, name) > 0:
                 raise UserError(f"{name} is {getattr(config, name)}; it must be greater than 0")
-        if config.d_model % config.num_heads:
+        if self.head_dim is None and config.d_model % config.num_heads:
             raise UserError(
                 f"d_model {config.d_model} is not divisible by num_heads {config.num_heads}; "
-                f"use d_model {_nearest_multiple(config.d_model, config.num_heads)}"
+                f"use d_model {_nearest_multiple(config.d_model, config.num_heads)}, or set head_dim"
             )
         if config.head_dim % 2 and config.position == "rope":
+            source = "" if self.head_dim else f" (d_model {config.d_model} / num_heads {config.num_heads})"
             raise UserError(
-                f"head dimension {config.head_dim} (d_model {config.d_model} / num_heads {config.num_heads}) is odd; "
-                "rope needs an even one: change d_model or num_heads, or set position none"
+                f"head dimension {config.head_dim}{source} is odd; "
+                "rope needs an even one: change d_model, num_heads or head_dim, or set position none"
+            )
+        if not 1 <= config.rope_factor < float("inf"):
+            raise UserError(f"rope_factor is {config.rope_factor}; it must be at least 1")
+        if not 0 < config.rope_low_freq_factor < config.rope_high_freq_factor:
+            raise UserError(
+                f"rope_low_freq_factor is {config.rope_low_freq_factor}; it must lie between 0 and "
+                f"rope_high_freq_factor {config.rope_high_freq_factor}"
             )
         if config.num_heads % config.num_kv_heads:
             raise UserError(
@@ -162,7 +184,13 @@ class ResolvedConfig(ModelConfig):
 
     vocab_size: int
     num_kv_heads: int
+    head_dim: int
     d_ff: int
+
+    @property
+    def attention_width(self) -> int:
+        """Width of all queries together, and of the output of attention before its projection: d_model in most models."""
+        return self.num_heads * self.head_dim
 
 
 def _nearest_multiple(value: int, base: int) -> int:

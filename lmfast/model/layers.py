@@ -1,6 +1,6 @@
 """The parts of a transformer block: normalisation, attention, feed-forward. All operators are from lmfast_kernels.
 
-Activations are (batch, seq, d_model) in the autocast dtype; weights are fp32, without biases. Sources: RMSNorm,
+Activations are (batch, seq, d_model) in the autocast dtype; weights are fp32. Sources: RMSNorm,
 Zhang & Sennrich 2019; RoPE, Su et al. 2021; SwiGLU, Shazeer 2020; grouped-query attention, Ainslie et al. 2023;
 squared ReLU, So et al. 2021; QK-norm, Henry et al. 2020; parallel block, GPT-J (Wang & Komatsuzaki 2021); value
 embeddings, modded-nanogpt (Jordan et al. 2024) after Zhou et al. 2024, arXiv:2410.17897; sliding windows, Beltagy et
@@ -22,7 +22,7 @@ from lmfast.model.kv_cache import LayerCache
 class RMSNorm(nn.Module):
     """x / rms(x) * weight over the last dimension; with `residual`, first adds it and also returns the sum."""
 
-    def __init__(self, width: int, eps: float = 1e-5):
+    def __init__(self, width: int, eps: float):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
@@ -44,20 +44,25 @@ def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def make_norm(config: ResolvedConfig) -> nn.Module:
-    return NoNorm() if config.norm == "none" else RMSNorm(config.d_model)
+    return NoNorm() if config.norm == "none" else RMSNorm(config.d_model, config.norm_eps)
 
 
 class Linear(nn.Linear):
-    """A projection without bias: `lmfast_kernels.linear`, or with `fp8` in training `lmfast_kernels.fp8_linear`."""
+    """A projection: `lmfast_kernels.linear`, or with `fp8` in training `fp8_linear`, plus a bias if it has one."""
 
     fp8 = False
 
-    def __init__(self, in_features: int, out_features: int):
-        super().__init__(in_features, out_features, bias=False)
+    def __init__(self, in_features: int, out_features: int, bias: bool = False):
+        super().__init__(in_features, out_features, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         product = lmfast_kernels.fp8_linear if self.fp8 and self.training else lmfast_kernels.linear
-        return product(x, self.weight)
+        return self.add_bias(product(x, self.weight))
+
+    def add_bias(self, product: Tensor) -> Tensor:
+        """product + bias, in the dtype of the product."""
+        bias: Tensor | None = self.bias
+        return product if bias is None else product + bias.to(product.dtype)
 
 
 def decode_normed(
@@ -73,9 +78,9 @@ def decode_normed(
 class FusedLinear(Linear):
     """Several projections of the same input as one product. widths: numbers of rows of their matrices, in order."""
 
-    def __init__(self, in_features: int, widths: list[int]):
+    def __init__(self, in_features: int, widths: list[int], bias: bool = False):
         self.widths = widths
-        super().__init__(in_features, sum(widths))
+        super().__init__(in_features, sum(widths), bias)
 
 
 class Attention(nn.Module):
@@ -95,10 +100,10 @@ class Attention(nn.Module):
         self.rotate = config.position == "rope"
         self.window = config.layer_window(layer)
         kv = self.num_kv_heads * self.head_dim
-        self.qkv = FusedLinear(config.d_model, [self.num_heads * self.head_dim, kv, kv])
-        self.out = Linear(self.num_heads * self.head_dim, config.d_model)
-        self.q_norm = RMSNorm(self.head_dim) if config.qk_norm else None
-        self.k_norm = RMSNorm(self.head_dim) if config.qk_norm else None
+        self.qkv = FusedLinear(config.d_model, [config.attention_width, kv, kv], config.qkv_bias)
+        self.out = Linear(config.attention_width, config.d_model)
+        self.q_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
         self.value_embedding = None
         if config.has_value_embedding(layer):
             self.value_embedding = nn.Embedding(config.vocab_size, kv)
@@ -239,7 +244,7 @@ class Block(nn.Module):
             return self.forward(delta, residual, lambda attention, x: attend(attention, attention.qkv(x)))
         qkv, up = self.attention.qkv.weight, self.feed_forward.up.weight
         projected, residual = decode_normed(self.attention_norm, qkv, delta, residual)
-        delta = self.dropout(attend(self.attention, projected))
+        delta = self.dropout(attend(self.attention, self.attention.qkv.add_bias(projected)))
         hidden, residual = decode_normed(self.ffn_norm, up, delta, residual)
         return self.dropout(self.feed_forward.decode_down(hidden)), residual
 

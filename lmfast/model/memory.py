@@ -75,13 +75,13 @@ def activation_bytes_per_token(config: ModelConfig, dtype: str, plain: bool = Fa
     config = config.resolved()
     e, d, hidden = ELEMENT_SIZE[dtype], config.d_model, config.ffn_hidden
     heads, kv_heads = config.num_heads, config.num_kv_heads
-    kv = kv_heads * config.head_dim
+    queries, kv = config.attention_width, kv_heads * config.head_dim
     reads = 1 if config.parallel_block else 2  # sublayer inputs; parallel sublayers share one
     norms = 0 if config.norm == "none" else reads
-    elements = (reads + norms) * d + d + 2 * kv + d
+    elements = (reads + norms) * d + queries + 2 * kv + queries
     floats = norms + heads
     if config.position == "rope" or config.qk_norm:
-        elements += d + kv  # queries and keys are separate tensors instead of views of the projection
+        elements += queries + kv  # queries and keys are separate tensors instead of views of the projection
     if config.qk_norm:
         floats += heads + kv_heads
     elements += (3 if config.ffn == "swiglu" else 2) * hidden
@@ -89,7 +89,7 @@ def activation_bytes_per_token(config: ModelConfig, dtype: str, plain: bool = Fa
     if plain:  # the norms' normalised x before their weight, the gate before its SiLU
         elements, once = elements + 2 * d + hidden, once + d
     # With value embeddings the values are not a view of the fused projection, which may then be freed.
-    unread = 0 if config.qk_norm or config.position == "none" else d + 2 * kv
+    unread = 0 if config.qk_norm or config.position == "none" else queries + 2 * kv
     tables = config.num_value_embeddings
     values = tables * (e * (kv - unread) + 4 * kv)
     masks = (2 * config.num_layers + 1) * d if config.dropout else 0  # one byte each

@@ -6,6 +6,7 @@ divided by sqrt(2 · num_layers) as in GPT-2 (Radford et al. 2019, section 2.3),
 standard deviation 1, or d_model^-0.5 if it is also the head, so that the logits start near unit scale.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lmfast.errors import UserError
-from lmfast.model.config import ModelConfig
+from lmfast.model.config import ModelConfig, ResolvedConfig
 from lmfast.model.generation import decode_function
 from lmfast.model.kv_cache import KVCache, LayerCache
 from lmfast.model.layers import (
@@ -31,10 +32,20 @@ VALUE_STD = 0.1
 """standard deviation of value embeddings at initialisation"""
 
 
-def rope_tables(head_dim: int, length: int, theta: float) -> tuple[Tensor, Tensor]:
-    """cos and sin of position · theta^(−2i/head_dim), fp32, (length, head_dim / 2); computed in fp64."""
-    frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
-    angles = torch.arange(length, dtype=torch.float64)[:, None] * frequencies
+def rope_tables(config: ResolvedConfig) -> tuple[Tensor, Tensor]:
+    """cos and sin of position · frequency, fp32, (context_length, head_dim / 2); computed in fp64.
+
+    The frequencies are theta^(−2i/head_dim). With a rope_factor the low ones are divided by it (Llama 3.1: the function
+    apply_scaling of meta-llama/llama-models)."""
+    frequencies = config.rope_theta ** (
+        -torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
+    )
+    if config.rope_factor != 1:
+        rotations = config.rope_original_context * frequencies / (2 * math.pi)
+        low, high = config.rope_low_freq_factor, config.rope_high_freq_factor
+        kept = ((rotations - low) / (high - low)).clamp(0, 1)
+        frequencies = frequencies * (kept + (1 - kept) / config.rope_factor)
+    angles = torch.arange(config.context_length, dtype=torch.float64)[:, None] * frequencies
     return angles.cos().float(), angles.sin().float()
 
 
@@ -52,7 +63,7 @@ class TransformerLM(nn.Module):
         self.config = config = config.resolved()
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.blocks = Blocks(Block(config, layer) for layer in range(config.num_layers))
-        self.final_norm = RMSNorm(config.d_model) if config.norm == "pre" else None
+        self.final_norm = RMSNorm(config.d_model, config.norm_eps) if config.norm == "pre" else None
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
@@ -76,9 +87,8 @@ class TransformerLM(nn.Module):
         return model
 
     def _reset_rope(self) -> None:
-        config, device = self.config, self.embedding.weight.device
-        tables = rope_tables(config.head_dim, config.context_length, config.rope_theta)
-        self.rope_cos, self.rope_sin = (table.to(device) for table in tables)
+        device = self.embedding.weight.device
+        self.rope_cos, self.rope_sin = (table.to(device) for table in rope_tables(self.config))
 
     def with_matrix_dtype(self, dtype: torch.dtype) -> "TransformerLM":
         """A copy with its matrices in `dtype`, which shares norms and rope tables with this model.
@@ -118,6 +128,9 @@ class TransformerLM(nn.Module):
             elif isinstance(module, Attention) and module.value_embedding is not None:
                 _truncated_normal(module.value_embedding.weight, VALUE_STD)
                 module.value_weight.fill_(1.0)
+        for name, weight in self.named_weights().items():
+            if name.endswith(".bias"):
+                weight.zero_()
         _truncated_normal(self.embedding.weight, config.d_model**-0.5 if config.tie_embeddings else 1.0)
 
     def hidden(

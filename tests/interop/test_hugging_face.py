@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from lmfast.errors import UserError
+from lmfast.interop.chat_template import chat_template
 from lmfast.interop.hugging_face import MAX_SHARD_SIZE, split_weights, write_folder
 from tests.interop.models import BOUND, SMALL, random_model, relative_difference, tokenizer
 
@@ -95,6 +96,7 @@ def test_the_tokenizer_gives_the_same_ids(chat, tmp_path):
     assert theirs(TEXT)["input_ids"] == tokens.encode(TEXT)
     assert theirs.decode(tokens.encode(TEXT)) == TEXT
     assert (theirs.bos_token_id, theirs.eos_token_id) == (258, 262 if chat else 258)
+    assert theirs.chat_template == chat_template(tokens)
     generation = transformers.GenerationConfig.from_pretrained(tmp_path)
     assert generation.eos_token_id == ([258, 262] if chat else 258)
     assert generation.suppress_tokens == list(range(263 if chat else 259, 270))

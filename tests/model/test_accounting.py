@@ -55,6 +55,7 @@ TINY = ModelConfig(vocab_size=50, context_length=16, d_model=32, num_layers=2, n
     [
         {},
         {"num_kv_heads": 2},
+        {"head_dim": 12, "num_kv_heads": 2, "qkv_bias": True},
         {"norm": "post"},
         {"norm": "none"},
         {"ffn": "silu"},

@@ -10,7 +10,7 @@ CONFIG = ModelConfig(
 
 
 def test_rms_norm_with_residual_normalises_the_sum():
-    norm = RMSNorm(16)
+    norm = RMSNorm(16, 1e-5)
     x, residual = torch.randn(2, 3, 16), torch.randn(2, 3, 16)
     y, stream = norm(x, residual)
     torch.testing.assert_close(stream, x + residual)
@@ -37,7 +37,7 @@ def test_grouped_heads_share_keys():
     with torch.no_grad():
         full.qkv.weight.copy_(torch.cat([q, repeat(k), repeat(v)]))
         full.out.weight.copy_(grouped.out.weight)
-    x, rope = torch.randn(2, 5, 16), rope_tables(4, 5, 1e4)
+    x, rope = torch.randn(2, 5, 16), rope_tables(CONFIG)
     torch.testing.assert_close(grouped(x, rope), full(x, rope))
 
 
@@ -47,5 +47,5 @@ def test_a_block_adds_to_the_stream():
     with torch.no_grad():
         block.attention.out.weight.zero_()
         block.feed_forward.down.weight.zero_()
-    delta, residual = block(x, None, lambda attention, h: attention(h, rope_tables(4, 4, 1e4)))
+    delta, residual = block(x, None, lambda attention, h: attention(h, rope_tables(CONFIG)))
     torch.testing.assert_close(delta + residual, x)

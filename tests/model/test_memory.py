@@ -36,6 +36,7 @@ ARRANGEMENTS = [
     {"parallel_block": True},
     {"parallel_block": True, "norm": "none"},
     {"tie_embeddings": True},
+    {"head_dim": 32, "qkv_bias": True},
     {"value_embeddings": True},
     {"value_embeddings": True, "num_layers": 3, "qk_norm": True, "position": "none"},
     {"logit_softcap": 10.0},

@@ -25,9 +25,10 @@ SPIN_LIMIT = 20_000  # polls for the next pass, about 0.3 ms, before a thread sl
 
 # Model settings that the pass supports. All others must have their default.
 _SUPPORTED = {
-    "vocab_size", "context_length", "d_model", "num_layers", "num_heads", "num_kv_heads", "d_ff", "rope_theta", "norm",
-    "position", "ffn", "qk_norm", "value_embeddings", "zero_init", "logit_softcap", "tie_embeddings", "parallel_block",
-    "dropout", "sliding_window", "window_pattern",
+    "vocab_size", "context_length", "d_model", "num_layers", "num_heads", "num_kv_heads", "head_dim", "d_ff",
+    "rope_theta", "rope_factor", "rope_low_freq_factor", "rope_high_freq_factor", "rope_original_context", "norm",
+    "norm_eps", "position", "ffn", "qk_norm", "qkv_bias", "value_embeddings", "zero_init", "logit_softcap",
+    "tie_embeddings", "parallel_block", "dropout", "sliding_window", "window_pattern",
 }  # fmt: skip
 
 
@@ -209,6 +210,8 @@ class CpuDecoder:
             if attention.value_embedding is not None:
                 matrices[i, slots.VALUE_TABLE] = self._address(attention.value_embedding.weight)
                 matrices[i, slots.VALUE_WEIGHTS] = self._address(attention.value_weight)
+            if attention.qkv.bias is not None:
+                matrices[i, slots.QKV_BIAS] = self._address(attention.qkv.bias)
         windows = [config.layer_window(i) or config.context_length for i in range(layers)]
         matrices[:layers, slots.SPAN] = torch.tensor(windows)
         matrices[layers, slots.QKV] = self._plan_packing(model.head.weight, 1, packings)

@@ -56,6 +56,7 @@ from lmfast.inference.cpu.plan import (
     PROJECTED,
     PURPOSE,
     QKV,
+    QKV_BIAS,
     RELU2,
     SCRATCH,
     SOURCE,
@@ -148,6 +149,16 @@ def add_delta(plan, normed, begin, end):
 
 
 @compiled
+def add_bias(plan, bias, width, begin, end):
+    """Adds a bias at the address `bias` (0: none) to columns [begin, end) of PROJECTED (rows, width)."""
+    if bias:
+        added = floats(bias + 4 * begin, end - begin)
+        for r in range(plan[NUM_ROWS]):
+            row = floats(plan[PROJECTED] + 4 * (r * width + begin), end - begin)
+            add(row, added, row)
+
+
+@compiled
 def embed(plan, rows, t, threads):
     d_model = plan[D_MODEL]
     begin, end = share(plan[NUM_ROWS], 1, t, threads)
@@ -231,6 +242,7 @@ def work(plan, rows, sync, t, threads, seen, passed, spin_limit, woken):
             products(
                 matrices[at + QKV], x, d_model, count, qkv_begin, qkv_end, plan[PROJECTED], qkv_width, scratch
             )
+            add_bias(plan, matrices[at + QKV_BIAS], qkv_width, qkv_begin, qkv_end)
             passed = barrier(sync, passed, threads)
             attention(plan, rows, layer, t, threads)
             passed = barrier(sync, passed, threads)

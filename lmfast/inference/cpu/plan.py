@@ -36,9 +36,10 @@ PLAN_WORDS = 43
 # Purposes: pack the weights, read rows into the cache, or read and predict each row's next id.
 PACK, READ, PREDICT = range(3)
 # Columns of MATRICES: addresses of packed projections, then of the value embeddings' table (vocab_size,
-# kv_heads · head_dim) and weights (kv_heads,), 0 without them; last, the most cached rows that a query attends to.
-QKV, OUT, UP_MATRIX, DOWN, VALUE_TABLE, VALUE_WEIGHTS, SPAN = range(7)
-COLUMNS = 7
+# kv_heads · head_dim) and weights (kv_heads,) and of QKV's bias, 0 without them; last, the most cached rows that a query
+# attends to.
+QKV, OUT, UP_MATRIX, DOWN, VALUE_TABLE, VALUE_WEIGHTS, QKV_BIAS, SPAN = range(8)
+COLUMNS = 8
 # Columns of PACKINGS: address of a matrix (outputs, inputs), its sizes, address of its panels.
 SOURCE, OUTPUTS, INPUTS, PANELS = range(4)
 # Rows of `rows` (5, R + 1) int64. Sequence OWNERS[s] has rows [BEGINS[s], BEGINS[s + 1]).

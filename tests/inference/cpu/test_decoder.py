@@ -17,6 +17,8 @@ SHAPES = [
     {},
     {"num_kv_heads": 2},
     {"num_kv_heads": 1, "qk_norm": True},
+    {"num_kv_heads": 2, "head_dim": 20, "qkv_bias": True, "norm_eps": 1e-2},
+    {"rope_factor": 4.0, "rope_original_context": 32},
     {"norm": "post"},
     {"norm": "none"},
     {"position": "none"},
