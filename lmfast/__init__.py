@@ -17,12 +17,14 @@ _MODULES = {
     "TransformerLM": "lmfast.model.transformer",
     "load_run": "lmfast.training.loading",
     "export_run": "lmfast.interop.exporting",
+    "import_model": "lmfast.interop.importing",
 }
 
-__all__ = ["ModelConfig", "Tokenizer", "TransformerLM", "export_run", "load_run", "train_bpe"]
+__all__ = ["ModelConfig", "Tokenizer", "TransformerLM", "export_run", "import_model", "load_run", "train_bpe"]
 
 if TYPE_CHECKING:
     from lmfast.interop.exporting import export_run
+    from lmfast.interop.importing import import_model
     from lmfast.model.config import ModelConfig
     from lmfast.model.transformer import TransformerLM
     from lmfast.tokenizer.bpe import Tokenizer

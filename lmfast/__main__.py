@@ -18,6 +18,7 @@ COMMANDS = {
     "generate": ("lmfast.generate", "generate text with a trained model, or chat with it"),
     "evaluate": ("lmfast.evaluate", "measure a model: loss on a token file, statistics of its text"),
     "report": ("lmfast.report", "compare runs on one HTML page"),
+    "import": ("lmfast.import", "turn a model in Hugging Face's format into a run"),
     "export": ("lmfast.export", "write a trained model as files that other programs load"),
     "flops": ("lmfast.flops", "count the parameters, FLOPs, memory and training time of a model"),
     "completion": ("lmfast.completion", "print a shell completion script"),

@@ -294,6 +294,7 @@ TEST_FILES = {
     "gguf_vocabulary": "gguf",
     "hugging_face_config": "hugging_face",
     "hugging_face_tensors": "hugging_face",
+    "safetensors_folder": "importing",
     "interfaces": "objectives",
     "intervals": "loop",
     "code_folder": "code_cache",

@@ -15,7 +15,7 @@ import numpy as np
 from lmfast.errors import UserError
 from lmfast.interop.gguf_vocabulary import vocabulary_entries
 from lmfast.interop.hugging_face_config import reject_unsupported
-from lmfast.model.config import ResolvedConfig
+from lmfast.model.config import ModelConfig, ResolvedConfig
 from lmfast.model.layers import RMSNorm
 from lmfast.model.transformer import TransformerLM
 from lmfast.tokenizer.bpe import Tokenizer
@@ -78,6 +78,11 @@ def write_gguf(path: Path, model: TransformerLM, tokenizer: Tokenizer | None, qu
 
 def _reject_unsupported(config: ResolvedConfig) -> None:
     reject_unsupported(config, "llama.cpp's llama and qwen3 do not support")
+    for name in ("qkv_bias", "rope_factor"):
+        if getattr(config, name) != getattr(ModelConfig, name):
+            raise UserError(
+                f"{name} is {getattr(config, name)}, which is not supported in GGUF files; use --format hf"
+            )
     if any(
         window is not None and window < config.context_length
         for window in map(config.layer_window, range(config.num_layers))

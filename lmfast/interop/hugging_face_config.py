@@ -1,13 +1,18 @@
-"""A ModelConfig as the config.json of a Hugging Face folder. Rejects settings that its classes lack, by name.
+"""A ModelConfig as the config.json of a Hugging Face folder, and back. Does not import torch.
 
-Checked against transformers 5; rope_theta, rope_scaling and torch_dtype are what version 4 reads. Does not import torch.
+Classes: Llama (SmolLM too), Mistral, Qwen2, Qwen3. Rejects, by name, settings that these classes or lmfast lack. Checked
+against transformers 5; rope_theta, rope_scaling and torch_dtype are what version 4 reads.
 """
 
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from lmfast.errors import UserError
-from lmfast.model.config import ResolvedConfig
+from lmfast.model.config import ModelConfig, ResolvedConfig
 
+Number = TypeVar("Number", int, float)
+
+CLASSES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 LLAMA_SETTINGS = {
     "norm": "pre",
     "position": "rope",
@@ -17,6 +22,15 @@ LLAMA_SETTINGS = {
     "parallel_block": False,
 }
 """the settings that Llama and its relatives cannot express, with the value that they imply"""
+_KINDS = ("full_attention", "sliding_attention")  # of a layer, in layer_types
+NEUTRAL = {
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "partial_rotary_factor": 1.0,
+    "quantization_config": None,
+}
+"""settings of config.json that lmfast lacks, with the only value that it can import"""
 
 
 def reject_unsupported(config: ResolvedConfig, lacking: str) -> None:
@@ -32,15 +46,32 @@ def reject_unsupported(config: ResolvedConfig, lacking: str) -> None:
 def to_config_json(config: ResolvedConfig, dtype: str) -> dict[str, Any]:
     """The config.json of a model. dtype: torch's name of the weights' dtype. Raises UserError for unsupported settings."""
     reject_unsupported(config, "no Hugging Face class for this architecture supports")
+    if config.qk_norm and config.qkv_bias:
+        raise UserError(
+            "qkv_bias is true and qk_norm too; no Hugging Face class for this architecture has both"
+        )
+    model_type = "qwen3" if config.qk_norm else "qwen2" if config.qkv_bias else "llama"
     windowed = [config.layer_window(i) is not None for i in range(config.num_layers)]
     has_windows = any(windowed) and (config.sliding_window or 0) < config.context_length
-    if has_windows and not config.qk_norm:
+    if model_type == "llama" and has_windows:
         raise UserError(
             f"sliding_window is {config.sliding_window}, which Hugging Face's Llama does not support; only models with "
-            "qk_norm, or without windows, can be exported"
+            "qk_norm or qkv_bias, or without windows, can be exported"
         )
-    model_type = "qwen3" if config.qk_norm else "llama"
+    if model_type == "llama" and config.d_model % config.num_heads:
+        raise UserError(
+            f"d_model {config.d_model} is not divisible by num_heads {config.num_heads}, as Hugging Face's Llama requires; "
+            "only models with qk_norm or qkv_bias can be exported without"
+        )
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
+    if config.rope_factor != 1:
+        rope |= {
+            "rope_type": "llama3",
+            "factor": config.rope_factor,
+            "low_freq_factor": config.rope_low_freq_factor,
+            "high_freq_factor": config.rope_high_freq_factor,
+            "original_max_position_embeddings": config.rope_original_context,
+        }
     found: dict[str, Any] = {
         "architectures": [f"{model_type.capitalize()}ForCausalLM"],
         "model_type": model_type,
@@ -53,22 +84,144 @@ def to_config_json(config: ResolvedConfig, dtype: str) -> dict[str, Any]:
         "head_dim": config.head_dim,
         "hidden_act": "silu",
         "max_position_embeddings": config.context_length,
-        "rms_norm_eps": 1e-5,
+        "rms_norm_eps": config.norm_eps,
         "rope_parameters": rope,
         "rope_theta": config.rope_theta,
         "tie_word_embeddings": config.tie_embeddings,
-        "attention_bias": False,
         "attention_dropout": 0.0,
         "use_cache": True,
         "dtype": dtype,
         "torch_dtype": dtype,
     }
+    if config.rope_factor != 1:
+        found["rope_scaling"] = rope
+    if model_type != "qwen2":
+        found["attention_bias"] = False
     if model_type == "llama":
         found["mlp_bias"] = False
     elif has_windows:
         found |= {"use_sliding_window": True, "sliding_window": config.sliding_window, "max_window_layers": 0}
-        found["layer_types"] = ["sliding_attention" if w else "full_attention" for w in windowed]
+        found["layer_types"] = [_KINDS[w] for w in windowed]
     return found
+
+
+def from_config_json(
+    document: dict[str, Any], path: Path, context_length: int | None = None
+) -> ResolvedConfig:
+    """The model of a config.json. path: for messages. context_length: a shorter one than the model's.
+
+    Raises UserError for another architecture and for settings that lmfast lacks."""
+    architectures = document.get("architectures")
+    name = architectures[0] if isinstance(architectures, list) and architectures else None
+    if name not in CLASSES:
+        raise UserError(
+            f"{path}: the architecture {name} is not supported; lmfast imports {', '.join(CLASSES)}"
+        )
+    for setting, value in NEUTRAL.items():
+        if document.get(setting, value) != value:
+            raise UserError(
+                f"{path}: {setting} is {_shown(document[setting])}, which is not supported; only {_shown(value)} is"
+            )
+    read = _Reader(document, path)
+    heads, d_model = read.get("num_attention_heads", int), read.get("hidden_size", int)
+    longest = read.get("max_position_embeddings", int)
+    if context_length is not None and context_length > longest:
+        raise UserError(
+            f"{path}: max_position_embeddings is {longest}, less than the context_length {context_length}"
+        )
+    context_length = context_length or longest
+    settings: dict[str, Any] = {
+        "vocab_size": read.get("vocab_size", int),
+        "context_length": context_length,
+        "d_model": d_model,
+        "num_layers": read.get("num_hidden_layers", int),
+        "num_heads": heads,
+        "num_kv_heads": read.get("num_key_value_heads", int, heads),
+        "head_dim": read.get(
+            "head_dim", int, 128 if name == "Qwen3ForCausalLM" else d_model // max(1, heads)
+        ),
+        "d_ff": read.get("intermediate_size", int),
+        "norm_eps": read.get("rms_norm_eps", float, 1e-6),
+        "tie_embeddings": bool(document.get("tie_word_embeddings")),
+        "qk_norm": name == "Qwen3ForCausalLM",
+        "qkv_bias": name == "Qwen2ForCausalLM",
+        **_rope(document, path),
+        **_windows(read, name, context_length),
+    }
+    try:
+        return ModelConfig(**settings).resolved()
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+class _Reader:
+    """Numbers of a JSON object. Raises UserError for missing ones and other types."""
+
+    def __init__(self, document: dict[str, Any], path: Path):
+        self.document, self.path = document, path
+
+    def get(self, name: str, kind: type[Number], default: Number | None = None) -> Number:
+        value = self.document.get(name)
+        if value is None and default is not None:
+            return default
+        kinds = (int, float) if kind is float else (int,)
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            wanted = "a number" if kind is float else "a whole number"
+            raise UserError(f"{self.path}: {name} is {_shown(value)}; expected {wanted}")
+        return kind(value)
+
+
+def _rope(document: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The settings of the rotation; `rope_scaling` and a `rope_theta` outside are what transformers 4 writes."""
+    given = document.get("rope_parameters") or document.get("rope_scaling") or {}
+    kind = given.get("rope_type", given.get("type", "default")) if isinstance(given, dict) else None
+    if kind not in ("default", "llama3") or any(isinstance(value, dict) for value in given.values()):
+        raise UserError(
+            f"{path}: rope_parameters {_shown(given)[:60]} is not supported; only default and llama3 are"
+        )
+    if given.get("partial_rotary_factor", 1) != 1:
+        raise UserError(
+            f"{path}: partial_rotary_factor is {given['partial_rotary_factor']}; only 1 is supported"
+        )
+    theta = _Reader(
+        {"rope_theta": 10000.0} | {k: v for k, v in document.items() if v is not None} | given, path
+    )
+    found: dict[str, Any] = {"rope_theta": theta.get("rope_theta", float)}
+    if kind == "llama3":
+        read = _Reader(given, path)
+        found |= {
+            "rope_factor": read.get("factor", float),
+            "rope_low_freq_factor": read.get("low_freq_factor", float),
+            "rope_high_freq_factor": read.get("high_freq_factor", float),
+            "rope_original_context": read.get("original_max_position_embeddings", int),
+        }
+    return found
+
+
+def _windows(read: _Reader, name: str, context_length: int) -> dict[str, Any]:
+    """sliding_window and window_pattern, if windows are shorter than the context."""
+    document, layers = read.document, read.get("num_hidden_layers", int)
+    if name == "MistralForCausalLM":  # every layer, and 4096 unless the file says otherwise
+        if document.get("sliding_window", 4096) is None:
+            return {}
+        windowed = [True] * layers
+    elif name != "LlamaForCausalLM" and document.get("use_sliding_window"):
+        first = read.get("max_window_layers", int, 28)
+        kinds = document.get("layer_types") or [_KINDS[i >= first] for i in range(layers)]
+        if not isinstance(kinds, list) or len(kinds) != layers or set(kinds) - set(_KINDS):
+            raise UserError(f"{read.path}: layer_types {_shown(kinds)[:60]} is not supported")
+        windowed = [kind == _KINDS[True] for kind in kinds]
+    else:
+        return {}
+    window = read.get("sliding_window", int, 4096)
+    if window >= context_length or not any(windowed):
+        return {}
+    if windowed[-1]:
+        raise UserError(
+            f"{read.path}: sliding_window is {window} in the last layer, where lmfast always attends to the whole context; "
+            f"give --context-length {window}, within which it does not matter"
+        )
+    return {"sliding_window": window, "window_pattern": "".join("SL"[not w] for w in windowed)}
 
 
 def _shown(value: object) -> str:

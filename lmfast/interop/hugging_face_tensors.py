@@ -11,13 +11,13 @@ Parts = list[tuple[str, int]]
 
 def tensor_parts(config: ResolvedConfig) -> dict[str, Parts]:
     """{name of our tensor: its parts}; a tied head has none."""
-    d_model, heads, head_dim = config.d_model, config.num_heads, config.head_dim
-    kv, d_ff = config.num_kv_heads * head_dim, config.d_ff
+    d_model, head_dim, d_ff = config.d_model, config.head_dim, config.d_ff
+    kv = config.num_kv_heads * head_dim
     found: dict[str, Parts] = {"embedding.weight": [("model.embed_tokens.weight", config.vocab_size)]}
     for i in range(config.num_layers):
         ours, theirs = f"blocks.{i}", f"model.layers.{i}"
         attention = f"{theirs}.self_attn"
-        widths = {"q_proj": heads * head_dim, "k_proj": kv, "v_proj": kv}
+        widths = {"q_proj": config.attention_width, "k_proj": kv, "v_proj": kv}
         found |= {
             f"{ours}.attention_norm.weight": [(f"{theirs}.input_layernorm.weight", d_model)],
             f"{ours}.attention.qkv.weight": [(f"{attention}.{k}.weight", n) for k, n in widths.items()],
@@ -29,6 +29,8 @@ def tensor_parts(config: ResolvedConfig) -> dict[str, Parts]:
             ],
             f"{ours}.feed_forward.down.weight": [(f"{theirs}.mlp.down_proj.weight", d_model)],
         }
+        if config.qkv_bias:
+            found[f"{ours}.attention.qkv.bias"] = [(f"{attention}.{k}.bias", n) for k, n in widths.items()]
         if config.qk_norm:
             found |= {
                 f"{ours}.attention.{k}.weight": [(f"{attention}.{k}.weight", head_dim)]

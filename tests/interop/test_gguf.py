@@ -199,6 +199,8 @@ def test_patterns_that_llama_cpp_lacks_are_rejected(tmp_path, pattern, whole, re
         ({"logit_softcap": 30.0}, "logit_softcap is 30.0, which"),
         ({"parallel_block": True}, "parallel_block is true, which"),
         ({"sliding_window": 8}, "sliding_window is 8, which"),
+        ({"qkv_bias": True}, "qkv_bias is True, which is not supported in GGUF files"),
+        ({"rope_factor": 2.0}, "rope_factor is 2.0, which is not supported in GGUF files"),
     ],
 )
 def test_settings_that_llama_cpp_lacks_are_rejected(tmp_path, change, reason):

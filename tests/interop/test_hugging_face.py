@@ -20,6 +20,9 @@ CASES = {
     "wide heads, no groups": {"num_heads": 2, "num_kv_heads": None},
     "qwen3": {"qk_norm": True, "tie_embeddings": True},
     "qwen3 with windows": {"qk_norm": True, "sliding_window": 8, "window_pattern": "SL"},
+    "qwen2 with windows": {"qkv_bias": True, "sliding_window": 8, "window_pattern": "SSL"},
+    "qwen2, heads wider than d_model": {"qkv_bias": True, "head_dim": 12, "norm_eps": 1e-3},
+    "llama 3": {"rope_factor": 4.0, "rope_original_context": 32, "rope_theta": 500.0, "head_dim": 20},
     "a window that covers the context": {"sliding_window": 64},
 }
 
@@ -113,6 +116,11 @@ def test_the_tokenizer_gives_the_same_ids(chat, tmp_path):
         ({"position": "none"}, "position is none, which"),
         ({"ffn": "relu2"}, "ffn is relu2, which"),
         ({"ffn": "silu"}, "ffn is silu, which"),
+        ({"qkv_bias": True, "qk_norm": True}, "qkv_bias is true and qk_norm too"),
+        (
+            {"num_heads": 3, "num_kv_heads": 1, "head_dim": 16},
+            "d_model 32 is not divisible by num_heads 3, as",
+        ),
         ({"sliding_window": 8}, "sliding_window is 8, which Hugging Face's Llama does not support"),
     ],
 )
