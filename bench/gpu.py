@@ -13,7 +13,7 @@ measurements, most important first, each step with its own time limit:
 
 A step that fails or exceeds its limit is reported and does not stop the next; steps for which no time is left are
 reported too. On request only: `options`, the step of two layers with windows and other choices; `scaling`, the tokenizer
-with 1 to 16 workers (bench/tokenizer_scaling.py); `tiles`, the sweep; `profile`, the kernels of the step; `recipes`, the
+with 1, 2, 4, … workers (bench/tokenizer_scaling.py); `tiles`, the sweep; `profile`, the kernels of the step; `recipes`, the
 rates of two configs (bench/gpu_recipes.py); `warm` and `warm-others`, the caches alone, two rows at a time, as many as
 fit 80 GB; `beyond`, lmfast_kernels.check with tensors beyond 2³¹ elements; `whole-run`, all 327.68M tokens.
 `--rehearse` runs the same steps on a machine without a device, in float32 and at tiny sizes.

@@ -1,6 +1,6 @@
 """The tokenizer with 1, 2, 4, … workers: `python -m bench.tokenizer_scaling [--megabytes N] [--only ROW …]`.
 
-Rows: training's counting of pretokens and its merges (vocabulary 10,000) by threads; encoding to a file by threads; the
+Rows: training (vocabulary 10,000) and encoding to a file by threads, and by --engine processes, with their start; the
 same text cut at documents and encoded by as many processes of one worker each, started and warmed up before. Every
 encoding's ids are compared with those of one worker before anything is timed. In: corpus A of bench/corpora.py, built
 first if it does not exist (`--prepare` does only that). Measured on the cores that this process may use.
@@ -23,18 +23,20 @@ from bench.results import Row
 from bench.target_table import attempt, measure, parser_of
 from bench.timing import seconds
 from lmfast import Tokenizer, train_bpe
+from lmfast.sharding.jobs import ExecutionOptions
+from lmfast.tokenizer.sharding import ShardedEngine
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
 VOCABULARY = 10_000
-MOST_WORKERS = 16
+MOST_WORKERS = 128
 ROUNDS = 3
 
 
 def worker_counts(cores: int) -> list[int]:
     """1, 2, 4, … up to the cores, at most MOST_WORKERS, and the cores themselves.
 
-    >>> worker_counts(6), worker_counts(64)
-    ([1, 2, 4, 6], [1, 2, 4, 8, 16])
+    >>> worker_counts(6), worker_counts(256)
+    ([1, 2, 4, 6], [1, 2, 4, 8, 16, 32, 64, 128])
     """
     most = min(cores, MOST_WORKERS)
     return sorted({2**k for k in range(most.bit_length()) if 2**k <= most} | {most})
@@ -79,11 +81,17 @@ class Subject:
         self.encode(1)
         self.ids = digest([self.folder / "ids.npy"])
 
-    def train(self, workers: int) -> None:
-        train_bpe(self.text, VOCABULARY, num_workers=workers)
+    def engine(self, name: str, output: str, workers: int) -> ShardedEngine | None:
+        """What --engine selects; None for threads."""
+        options = ExecutionOptions(name, num_workers=workers)
+        return None if name == "threads" else ShardedEngine(self.folder / output, options)
 
-    def encode(self, workers: int) -> None:
-        self.tokenizer.encode_file(self.text, self.folder / "ids.npy", num_workers=workers)
+    def train(self, workers: int, engine: str = "threads") -> None:
+        train_bpe(self.text, VOCABULARY, num_workers=workers, engine=self.engine(engine, "trained", workers))
+
+    def encode(self, workers: int, engine: str = "threads") -> None:
+        ids = self.folder / "ids.npy"
+        self.tokenizer.encode_file(self.text, ids, workers, engine=self.engine(engine, "ids.npy", workers))
 
     def row(self, name: str, times: dict[int, list[float]], wrong: str = "") -> Row:
         """MB/s by workers; the value is how many times as fast as one worker the most workers are."""
@@ -95,22 +103,24 @@ class Subject:
         return Row(f"{name}, MB/s by workers", last / first, shown, wrong=wrong, data=data)
 
 
-def train_row(subject: Subject) -> Row:
-    times = {n: [seconds(partial(subject.train, n)) for _ in range(subject.rounds)] for n in subject.counts}
-    return subject.row("train 10k on A, threads", times)
+def train_row(engine: str, subject: Subject) -> Row:
+    times = {
+        n: [seconds(partial(subject.train, n, engine)) for _ in range(subject.rounds)] for n in subject.counts
+    }
+    return subject.row(f"train 10k on A, {engine}", times)
 
 
-def threads_row(subject: Subject) -> Row:
+def encode_row(engine: str, subject: Subject) -> Row:
     times, wrong = {}, ""
     for count in subject.counts:
-        subject.encode(count)
+        subject.encode(count, engine)
         if digest([subject.folder / "ids.npy"]) != subject.ids:
-            wrong = f"{count} threads give other ids than one"
-        times[count] = [seconds(partial(subject.encode, count)) for _ in range(subject.rounds)]
-    return subject.row("encode A to a file, threads", times, wrong)
+            wrong = f"{count} {engine} give other ids than one worker"
+        times[count] = [seconds(partial(subject.encode, count, engine)) for _ in range(subject.rounds)]
+    return subject.row(f"encode A to a file, {engine}", times, wrong)
 
 
-def processes_row(subject: Subject) -> Row:
+def warm_processes_row(subject: Subject) -> Row:
     times, wrong, tokenizer = {}, "", str(subject.folder / "tokenizer")
     for count in subject.counts:
         paths = parts(subject.text, count, subject.folder)
@@ -123,10 +133,16 @@ def processes_row(subject: Subject) -> Row:
             if digest([Path(f"{path}.npy") for path in paths]) != subject.ids:
                 wrong = f"{count} processes give other ids than one worker"
             times[count] = [seconds(run) for _ in range(subject.rounds)]
-    return subject.row("encode A to files, processes", times, wrong)
+    return subject.row("encode A to files, warm processes", times, wrong)
 
 
-MAKERS = {"threads": threads_row, "train": train_row, "processes": processes_row}
+MAKERS = {
+    "threads": partial(encode_row, "threads"),
+    "train": partial(train_row, "threads"),
+    "processes": partial(encode_row, "processes"),
+    "train-processes": partial(train_row, "processes"),
+    "warm-processes": warm_processes_row,
+}
 
 
 def rows(subject: Subject, only: list[str] | None = None) -> Iterator[Row]:

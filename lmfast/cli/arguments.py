@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from lmfast.errors import UserError
+from lmfast.sharding.workers import ENGINES
 from lmfast.suggestions import remedy, stray_word_remedy
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -150,23 +151,29 @@ def command_parser(module: str, about: str) -> tuple[Parser, AddCommand]:
     return parser, command
 
 
-def add_workers(parser: Parser, what: str = "threads") -> None:
+def add_workers(parser: Parser) -> None:
     parser.add_argument(
         "--num-workers",
         "--num-proc",
         type=positive_int,
         metavar="N",
-        help=f"number of {what} (default: all CPUs)",
+        help="number of threads or processes (default: all CPUs)",
     )
 
 
 def add_engine(
     parser: Parser,
-    engines: str = "threads on this machine, or a dask cluster (default: local)",
-    shards: str = "dask: input per job (default: 256MB)",
+    automatic: str = "threads, or processes for large input on many CPUs",
+    shards: str = "processes, dask: input per job (default: at most 256MB)",
 ) -> None:
-    """Adds --engine, --scheduler and --shard-size."""
-    parser.add_argument("--engine", choices=["local", "dask"], default="local", help=engines)
+    """Adds --engine, --scheduler and --shard-size. automatic: what the engine auto, also called local, chooses."""
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="auto",
+        type=lambda name: "auto" if name == "local" else name,
+        help=f"where to run (default: auto: {automatic}); dask: on a cluster",
+    )
     parser.add_argument(
         "--scheduler",
         metavar="ADDRESS",

@@ -108,12 +108,8 @@ def _prepare_options(command: AddCommand) -> None:
     prepare.add_argument(
         "--create-stats", action="store_true", help="also write stats.txt, stats.json and stats.png"
     )
-    add_workers(prepare, "processes")
-    add_engine(
-        prepare,
-        "processes on this machine, or a dask cluster (default: local)",
-        "input per job (default: 64MB)",
-    )
+    add_workers(prepare)
+    add_engine(prepare, "processes", "input per job (default: 64MB)")
 
 
 def _stats_options(command: AddCommand) -> None:

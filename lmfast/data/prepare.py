@@ -220,7 +220,7 @@ def _assemble(output: Path, files: dict[str, list[Path]], tokenizer: "Tokenizer"
                 side.unlink(missing_ok=True)
             continue
         side.unlink(missing_ok=True)
-        join_ids(files[part], path, tokenizer.dtype, found["tokens"])
+        join_ids(files[part], path, tokenizer.dtype)
         _write_json(
             side,
             {

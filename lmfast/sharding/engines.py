@@ -1,4 +1,4 @@
-"""Runs jobs in this process, in processes on this machine, or on a dask.distributed cluster.
+"""Runs jobs in this process, in threads or processes on this machine, or on a dask.distributed cluster.
 
 Input: a module-level function and jobs (jobs.py). Output: (job, result) pairs as jobs finish, in any order. The engine does
 not affect the results.
@@ -20,7 +20,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from queue import SimpleQueue
@@ -33,9 +33,9 @@ Work = Callable[[Any], dict[str, Any]]
 
 
 def run_here(
-    work: Work, jobs: Sequence[Any], num_workers: int
+    work: Work, jobs: Sequence[Any], num_workers: int, threads: bool = False
 ) -> Generator[tuple[Any, dict[str, Any]], None, None]:
-    """Runs the jobs in this process if one worker is enough, otherwise in `num_workers` processes."""
+    """Runs the jobs in this thread if one worker is enough, otherwise in `num_workers` processes or threads."""
     if num_workers <= 1 or len(jobs) <= 1:
         for job in jobs:
             yield job, work(job)
@@ -45,10 +45,12 @@ def run_here(
     waiting = iter(jobs)
     job_of: dict[Future, Any] = {}
     before = set(multiprocessing.active_children())
-    # Spawn, because threads of numba or of the caller do not survive a fork.
-    pool = ProcessPoolExecutor(
-        num_workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent
-    )
+    if threads:
+        pool = ThreadPoolExecutor(num_workers)
+    else:  # spawn, because threads of numba or of the caller do not survive a fork
+        pool = ProcessPoolExecutor(
+            num_workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent
+        )
 
     def submit_one() -> None:
         for job in itertools.islice(waiting, 1):

@@ -28,10 +28,11 @@ Request = TypeVar("Request", bound="DataclassInstance")
 class ExecutionOptions:
     """How jobs run, which does not affect their results.
 
-    engine: "local" (processes on this machine) or "dask" (scheduler: see engines.py). shard_bytes: approximate number of
-    bytes that one job reads; None for the default of the command."""
+    engine: "threads" or "processes" on this machine, "auto" (processes, because jobs are mostly Python code), or "dask"
+    (scheduler: see engines.py). shard_bytes: approximate number of bytes that one job reads; None for the default of the
+    command."""
 
-    engine: str = "local"
+    engine: str = "auto"
     scheduler: str | None = None
     num_workers: int | None = None
     shard_bytes: int | None = None
@@ -130,7 +131,7 @@ def run_jobs(
             client = stack.enter_context(dask_client(options.scheduler, num_workers, paths))
             running = run_on_dask(work, left, client)
         else:
-            running = run_here(work, left, num_workers)
+            running = run_here(work, left, num_workers, options.engine == "threads")
         for job, result in stack.enter_context(contextlib.closing(running)):
             done += job.weight
             if progress is not None:

@@ -265,8 +265,8 @@ class Tokenizer:
         """Encodes a file into a 1-D .npy of `dtype` and writes a summary to `dst`.json, in constant memory.
 
         tokenizer_path: where this tokenizer is saved, for the summary; by default where it was loaded from. progress:
-        called with (bytes done, total bytes). engine: a cluster to run on (sharding.py), instead of this machine's
-        threads; the file is the same.
+        called with (bytes done, total bytes). engine: processes or a cluster to run on (sharding.py), instead of
+        this process's threads; the file is the same.
         """
         check_writable(dst)
         for path in (dst, f"{dst}.json"):

@@ -54,7 +54,7 @@ def train_bpe(
     .gz). vocab_size: bytes, merges and special tokens together; smaller, with a warning, if the text has no more pairs.
     special_tokens: boundaries that no merge crosses. max_memory: bytes for the table of distinct pretokens, which
     spills to disk above that. progress: called with ("count", bytes done, total bytes), then ("merge", merges done,
-    merges wanted). engine: a cluster to count on (sharding.py), instead of this machine's threads. The result does not
+    merges wanted). engine: processes or a cluster to count on (sharding.py), not this process's threads. The result does not
     depend on the engine or the number of workers. Raises UserError for empty input and invalid settings.
     """
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
@@ -72,9 +72,9 @@ def train_bpe(
     on_bytes: Callable[[int, int], None] = functools.partial(report, "count")
     on_merge: Callable[[int], None] = lambda done: report("merge", done, wanted)  # noqa: E731
     started = time.perf_counter()
-    options = paths, special_tokens, split, wanted, on_bytes, on_merge
-    small = _learn_small(*options) if engine is None and max_memory is None else None
-    learnt = small or _learn(*options, num_workers, max_memory, engine)
+    request = _Request(paths, special_tokens, split, wanted, on_bytes, on_merge)
+    small = _learn_small(request) if engine is None and max_memory is None else None
+    learnt = small or _learn(request, num_workers, max_memory, engine)
     merges, total_bytes, distinct, counted_at = learnt
     if total_bytes == 0:
         raise UserError(f"{', '.join(map(str, paths))}: contains no text; name a file that is not empty")
@@ -99,6 +99,17 @@ def train_bpe(
     return tokenizer
 
 
+class _Request(NamedTuple):
+    """What to learn from; wanted: number of merges; on_bytes, on_merge: report progress."""
+
+    paths: Sequence[str | Path | Documents]
+    special_tokens: Sequence[str]
+    pattern: Pattern
+    wanted: int
+    on_bytes: Callable[[int, int], None]
+    on_merge: Callable[[int], None]
+
+
 class _Learnt(NamedTuple):
     """merges; total_bytes: of the input; distinct: pretokens; counted_at: when counting ended."""
 
@@ -108,15 +119,9 @@ class _Learnt(NamedTuple):
     counted_at: float
 
 
-def _learn_small(
-    paths: Sequence[str | Path | Documents],
-    special_tokens: Sequence[str],
-    pattern: Pattern,
-    wanted: int,
-    on_bytes: Callable[[int, int], None],
-    on_merge: Callable[[int], None],
-) -> _Learnt | None:
+def _learn_small(request: _Request) -> _Learnt | None:
     """Trains in plain Python; None if compiled code takes less time, even if it must be loaded or compiled first."""
+    paths, special_tokens, pattern, wanted, on_bytes, on_merge = request
     texts = [TextFile(path) for path in paths if isinstance(path, str | Path)]
     total_bytes = sum(map(len, texts))
     allowance = Allowance("learn_kernels.merge_pairs", FIRST_BYTES, LATER_BYTES)
@@ -132,20 +137,13 @@ def _learn_small(
 
 
 def _learn(
-    paths: Sequence[str | Path | Documents],
-    special_tokens: Sequence[str],
-    pattern: Pattern,
-    wanted: int,
-    on_bytes: Callable[[int, int], None],
-    on_merge: Callable[[int], None],
-    num_workers: int | None,
-    max_memory: int | None,
-    engine: "Engine | None",
+    request: _Request, num_workers: int | None, max_memory: int | None, engine: "Engine | None"
 ) -> _Learnt:
     """Trains in compiled code."""
     from lmfast.tokenizer.counting import count_pretokens
     from lmfast.tokenizer.merging import learn_merges
 
+    paths, special_tokens, pattern, wanted, on_bytes, on_merge = request
     options = special_tokens, pattern, num_workers, max_memory, on_bytes
     if engine is None:
         counts = count_pretokens(paths, *options)

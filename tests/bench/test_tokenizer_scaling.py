@@ -19,7 +19,9 @@ def text(tmp_path):
 
 def test_counts_of_workers():
     assert (
-        worker_counts(1) == [1] and worker_counts(6) == [1, 2, 4, 6] and worker_counts(64) == [1, 2, 4, 8, 16]
+        worker_counts(1) == [1]
+        and worker_counts(6) == [1, 2, 4, 6]
+        and worker_counts(20) == [1, 2, 4, 8, 16, 20]
     )
 
 
@@ -32,12 +34,14 @@ def test_parts_are_the_text_cut_at_documents(text, tmp_path):
 
 def test_rows(text, tmp_path, monkeypatch):
     monkeypatch.setattr(tokenizer_scaling, "VOCABULARY", 280)
-    subject = Subject(text, tmp_path, [1, 2], rounds=1)
+    subject = Subject(text, tmp_path, [1, 2], rounds=1)  # one shard, so --engine processes starts none
     found = list(rows(subject))
-    assert [row.name.split(",")[0] for row in found] == [
-        "encode A to a file",
-        "train 10k on A",
-        "encode A to files",
+    assert [row.name.removesuffix(", MB/s by workers") for row in found] == [
+        "encode A to a file, threads",
+        "train 10k on A, threads",
+        "encode A to a file, processes",
+        "train 10k on A, processes",
+        "encode A to files, warm processes",
     ]
     assert all(set(row.data["times"]) == {1, 2} and row.value > 0 and not row.wrong for row in found)
 
@@ -47,13 +51,15 @@ def test_different_ids_are_wrong(text, tmp_path, monkeypatch):
     subject = Subject(text, tmp_path, [1, 2], rounds=1)
     real = subject.encode
 
-    def encode(workers):
-        real(workers)
+    def encode(workers, engine):
+        real(workers, engine)
         if workers == 2:
             np.save(tmp_path / "ids.npy", np.load(tmp_path / "ids.npy")[::-1])
 
     monkeypatch.setattr(subject, "encode", encode)
-    assert tokenizer_scaling.threads_row(subject).wrong == "2 threads give other ids than one"
+    assert (
+        tokenizer_scaling.encode_row("threads", subject).wrong == "2 threads give other ids than one worker"
+    )
 
 
 def test_command_line(text, tmp_path, monkeypatch, capsys):

@@ -56,8 +56,9 @@ def test_commands_of_a_module_and_the_nearest_option(monkeypatch):
     assert parser.prog == "python -m lmfast.tool"
     arguments = parser.parse_args(["one", "--num-proc", "3", "--shard-size", "1k"])
     assert (arguments.command, arguments.num_workers, arguments.engine, arguments.shard_size) == (
-        "one", 3, "local", 1000,
+        "one", 3, "auto", 1000,
     )  # fmt: skip
+    assert parser.parse_args(["one", "--engine", "local"]).engine == "auto"
     with pytest.raises(UserError, match=r"unknown option --num-worker; did you mean --num-workers\?"):
         parser.parse_args(["one", "--num-worker", "3"])
     other = command("other", "does another")

@@ -93,7 +93,7 @@ def test_without_validation_the_file_equals_that_of_encode(text, tokenizer, tmp_
 
 
 def test_shards_workers_and_kinds_of_files_do_not_matter(text, tokenizer, tmp_path):
-    """Three processes, one shard, compressed text and records: the same token files."""
+    """Two processes, three threads, one shard, compressed text and records: the same token files."""
     made = []
     records = "".join(json.dumps({"text": story.decode()}) + "\n" for story in stories(text))
     (tmp_path / "in").mkdir()
@@ -104,6 +104,7 @@ def test_shards_workers_and_kinds_of_files_do_not_matter(text, tokenizer, tmp_pa
             (text, SMALL),
             (text, ExecutionOptions(num_workers=1)),
             (text, ExecutionOptions(num_workers=2, shard_bytes=7000)),
+            (text, ExecutionOptions("threads", num_workers=3, shard_bytes=7000)),
             (tmp_path / "in", SMALL),
             (tmp_path / "*.jsonl", SMALL),
         ]

@@ -44,6 +44,13 @@ def test_many_workers_are_other_processes():
     assert os.getpid() not in {result["process"] for result in done.values()}
 
 
+def test_threads_are_in_this_process():
+    done = [
+        (job, result["square"], result["process"]) for job, result in run_here(square, [1, 2, 3], 2, True)
+    ]
+    assert sorted(done) == [(i, i * i, os.getpid()) for i in (1, 2, 3)]
+
+
 @pytest.mark.parametrize(
     ("work", "match"),
     [(die, "killed .out of memory.*rerun the same command to continue"), (fail, "refused")],

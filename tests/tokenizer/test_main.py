@@ -243,7 +243,7 @@ def test_compression_of_several_pairs(place, capsys, tmp_path):
         f"compression --input {place}/text.txt {tmp_path}/other.txt --tokenizer {place}/tok {tmp_path}/small"
     )
     out = run(capsys, f"{line} --n 5")
-    assert len(re.findall(r"\d\.\d{3} bytes/token .*, one thread [\d.,]+ MB/s\n", out)) == 4
+    assert len(re.findall(r"\d\.\d{3} bytes/token .*, one thread [\d.,]+ [kM]B/s\n", out)) == 4
     assert "text.txt: 5 documents" in out and "other.txt: 3 documents" in out
     sizes = [
         re.findall(r"documents, ([\d,]+) bytes", run(capsys, f"{line} --n 20 --seed {seed}"))

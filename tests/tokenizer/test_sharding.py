@@ -1,24 +1,28 @@
-"""sharding.py on a real cluster of two worker processes: the same bytes as on this machine, whatever happens to one."""
+"""sharding.py in threads, processes and a real cluster: the same bytes, whatever happens to a worker."""
 
 import os
 import re
 import signal
+from argparse import Namespace
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import distributed
 import numpy as np
 import pytest
 
+from lmfast.cli.tokenizer.commands import selected_engine
 from lmfast.data.stories.corpus import write_stories
 from lmfast.errors import UserError
-from lmfast.sharding import jobs
+from lmfast.sharding import engines, jobs
 from lmfast.sharding.jobs import ExecutionOptions
-from lmfast.tokenizer import sharding
+from lmfast.tokenizer import counting, encoding, sharding, text_file
 from lmfast.tokenizer.__main__ import main
 from lmfast.tokenizer.bpe import Tokenizer
+from lmfast.tokenizer.compile_cost import Allowance
 from lmfast.tokenizer.counting import count_pretokens
 from lmfast.tokenizer.patterns import get_pattern
-from lmfast.tokenizer.sharding import DaskEngine
+from lmfast.tokenizer.sharding import ShardedEngine
 from lmfast.tokenizer.training import train_bpe
 
 SHARD = 10_000  # bytes: some forty shards
@@ -52,8 +56,8 @@ def client():
         yield client
 
 
-def engine(client, output: Path) -> DaskEngine:
-    return DaskEngine(output, ExecutionOptions("dask", client.scheduler.address, shard_bytes=SHARD))
+def engine(client, output: Path) -> ShardedEngine:
+    return ShardedEngine(output, ExecutionOptions("dask", client.scheduler.address, shard_bytes=SHARD))
 
 
 def kill_a_worker(client) -> int:
@@ -167,6 +171,46 @@ def test_the_commands(client, text, tmp_path, capsys):
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize("workers", [1, 2, 7, 16])
+def test_engines_give_the_same_bytes(text, tokenizer, tmp_path, monkeypatch, workers):
+    """Processes as threads here; test_processes starts some."""
+    monkeypatch.setattr(engines, "ProcessPoolExecutor", lambda workers, *_, **__: ThreadPoolExecutor(workers))
+    for module in (counting, encoding, sharding, text_file):
+        monkeypatch.setattr(module, "CHUNK_BYTES", SHARD)
+    arguments = [text], ["<|endoftext|>", "<|user|>"], get_pattern("gpt2")
+    processes = ShardedEngine(tmp_path / "tok", ExecutionOptions("processes", num_workers=workers))
+    expected = count_pretokens(*arguments, 1)
+    assert same(count_pretokens(*arguments, workers), expected)
+    assert same(processes.count_pretokens(*arguments), expected)
+    monkeypatch.setattr(tokenizer, "_plain_bytes", Allowance("", 0, 0), raising=False)
+    tokenizer.encode_file(text, tmp_path / "one.npy", 1)
+    tokenizer.encode_file(text, tmp_path / "threads.npy", workers)
+    tokenizer.encode_file(text, tmp_path / "processes.npy", engine=processes)
+    one, threads, others = (tmp_path / f"{name}.npy" for name in ("one", "threads", "processes"))
+    assert one.read_bytes() == threads.read_bytes() == others.read_bytes()
+
+
+def test_processes(text, tokenizer, tmp_path, capsys):
+    command = f"encode --input {text} --tokenizer {tokenizer.loaded_from} --num-workers 2 --output {tmp_path}"
+    main(f"{command}/threads.npy --engine threads".split())
+    main(f"{command}/processes.npy --engine processes --shard-size 300kB".split())
+    assert (tmp_path / "processes.npy").read_bytes() == (tmp_path / "threads.npy").read_bytes()
+
+
+def test_large_input_on_many_cores_is_for_processes(tmp_path):
+    def selected(size: int, **given):
+        nothing = dict.fromkeys(("scheduler", "shard_size", "num_workers"))
+        known = {"input": "a", "output": "b", "engine": "auto"}
+        return selected_engine(Namespace(**nothing | known | given), size)
+
+    large = 64 * (256 << 20)
+    found = selected(large, num_workers=64)
+    assert isinstance(found, ShardedEngine) and found.options.engine == "processes"
+    assert selected(large - 1, num_workers=64) is selected(large, num_workers=32) is None
+    assert selected(large, num_workers=64, engine="threads") is None
+    assert isinstance(selected(1, num_workers=1, engine="processes"), ShardedEngine)
+
+
 @pytest.mark.parametrize(
     ("line", "match"),
     [
@@ -176,15 +220,23 @@ def test_the_commands(client, text, tmp_path, capsys):
         ),
         (
             "train --input {t} --vocab-size 300 --output {o}/tok --shard-size 1MB",
-            "--shard-size requires --engine dask",
+            "--shard-size requires --engine processes or dask",
         ),
         ("train --input {o}/no --vocab-size 300 --output {o}/tok --engine dask", "no: no such file"),
-        ("encode --input - --tokenizer {o} --output {o}/x.npy --engine dask", "tokenizer|needs files"),
+        ("encode --input {o} --tokenizer {k} --output {o}/x.npy --engine dask", "is a directory"),
+        (
+            "encode --input - --tokenizer {k} --output {o}/x.npy --engine dask",
+            "give a file for --input",
+        ),
+        (
+            "encode --input {t} --tokenizer {k} --output - --engine processes",
+            "processes does not work with -",
+        ),
     ],
 )
-def test_bad_input_is_one_error_line(text, tmp_path, capsys, line, match):
+def test_bad_input_is_one_error_line(text, tokenizer, tmp_path, capsys, line, match):
     with pytest.raises(SystemExit) as caught:
-        main(line.format(t=text, o=tmp_path).split())
+        main(line.format(t=text, o=tmp_path, k=tokenizer.loaded_from).split())
     printed = capsys.readouterr().err
     assert caught.value.code == 2 and printed.count("\n") == 1
     assert re.search(match, printed), printed

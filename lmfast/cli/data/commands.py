@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from lmfast.cli.progress import progress
-from lmfast.cli.tokenizer.commands import execution_options, load_tokenizer, reject_dask_options
+from lmfast.cli.tokenizer.commands import check_scheduler, execution_options, load_tokenizer
 from lmfast.cli.tokenizer.measuring import token_files
 from lmfast.cli.tokenizer.verifying import open_matching_tokens
 from lmfast.counted import counted
@@ -50,8 +50,7 @@ def download(arguments: argparse.Namespace) -> None:
 def prepare(arguments: argparse.Namespace) -> None:
     if arguments.val_input is not None and arguments.val_fraction is not None:
         raise UserError("--val-fraction and --val-input exclude each other; remove one of them")
-    if arguments.engine == "local":
-        reject_dask_options({"--scheduler": arguments.scheduler})
+    check_scheduler(arguments)
     if arguments.val_tokens is not None:
         for flag, value in (("--val-fraction", arguments.val_fraction), ("--val-input", arguments.val_input)):
             if value is not None:

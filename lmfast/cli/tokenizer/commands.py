@@ -5,6 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +19,13 @@ from lmfast.data.training_texts import training_texts
 from lmfast.errors import UserError
 from lmfast.files import atomic_write, check_not_input, check_writable
 from lmfast.sharding.jobs import ExecutionOptions
+from lmfast.sharding.workers import default_workers, fastest_engine
 from lmfast.streams import standard_input, standard_output
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.file_kinds import HEAD, check_is_text, text_remarks
 from lmfast.tokenizer.patterns import get_pattern
 from lmfast.tokenizer.special_tokens import DOCUMENT_END, check_special_tokens
-from lmfast.tokenizer.text_file import check_is_plain
+from lmfast.tokenizer.text_file import TextFile, check_is_plain
 from lmfast.tokenizer.training import train_bpe
 from lmfast.units import data_size, duration
 
@@ -59,21 +61,32 @@ def rate_line(num_bytes: int, seconds: float, steady: float | None = None) -> st
     return f"{line} (after start-up {data_size(steady)}/s; the Pile, 825 GB, would take {hours})"
 
 
-def reject_dask_options(flags: dict[str, object]) -> None:
-    """Raises UserError if one of these flags, which only dask uses, was given."""
-    for flag, value in flags.items():
-        if value is not None:
-            raise UserError(f"{flag} requires --engine dask; add it, or remove {flag}")
+def check_scheduler(arguments: argparse.Namespace) -> None:
+    """Raises UserError if --scheduler is given without --engine dask."""
+    if arguments.scheduler is not None and arguments.engine != "dask":
+        raise UserError("--scheduler requires --engine dask; add it, or remove --scheduler")
 
 
-def selected_engine(arguments: argparse.Namespace) -> "Engine | None":
-    """The dask engine if --engine selects it; None for threads on this machine."""
-    if arguments.engine == "local":
-        reject_dask_options({"--scheduler": arguments.scheduler, "--shard-size": arguments.shard_size})
+def selected_engine(arguments: argparse.Namespace, num_bytes: int) -> "Engine | None":
+    """The engine for an input of that many bytes; None for threads of this process."""
+    check_scheduler(arguments)
+    options = execution_options(arguments)
+    if arguments.engine == "auto":
+        num_workers = arguments.num_workers or default_workers()
+        options = replace(options, engine=fastest_engine(num_bytes, num_workers))
+    elif arguments.engine != "threads":
+        for flag in ("input", "output"):
+            if getattr(arguments, flag) == "-":
+                raise UserError(f"--engine {arguments.engine} does not work with -; give a file for --{flag}")
+    if options.engine == "threads":
+        if arguments.shard_size is not None:
+            raise UserError(
+                "--shard-size requires --engine processes or dask; add one, or remove --shard-size"
+            )
         return None
-    from lmfast.tokenizer.sharding import DaskEngine
+    from lmfast.tokenizer.sharding import ShardedEngine
 
-    return DaskEngine(Path(arguments.output), execution_options(arguments))
+    return ShardedEngine(Path(arguments.output), options)
 
 
 def execution_options(arguments: argparse.Namespace) -> ExecutionOptions:
@@ -89,11 +102,13 @@ def train(arguments: argparse.Namespace) -> None:
     check_writable(output / "vocab.json" if output.is_dir() else _first_existing(output) / "vocab.json")
     pattern = get_pattern(arguments.pattern)
     check_special_tokens(arguments.special_tokens)
-    engine = selected_engine(arguments)
     texts = training_texts(arguments.input, arguments.text_field, arguments.special_tokens, pattern)
+    plain = [path.stat().st_size for path in texts if isinstance(path, Path)]
+    # Documents cannot be sent to workers, and --max-memory bounds the totals only of threads.
+    engine = selected_engine(arguments, 0 if len(plain) < len(texts) or arguments.max_memory else sum(plain))
     if engine is not None:
         for path in find_sources(arguments.input):
-            check_is_plain(path)  # documents cannot be sent to workers
+            check_is_plain(path)
     if DOCUMENT_END not in arguments.special_tokens:
         for path in texts:
             if isinstance(path, Path) and DOCUMENT_END.encode() in next(_pieces(str(path))):
@@ -148,11 +163,10 @@ def encode(arguments: argparse.Namespace) -> None:
         raise UserError(
             f"{arguments.output}: not a .npy file name; use one, or - to print the ids on standard output"
         )
-    engine = selected_engine(arguments)
-    if engine is not None and "-" in (arguments.input, arguments.output):
-        raise UserError("--engine dask does not work with -; give files for --input and --output")
+    is_stream = "-" in (arguments.input, arguments.output)
     if arguments.input != "-":
         check_is_plain(Path(arguments.input))
+    engine = selected_engine(arguments, 0 if is_stream else len(TextFile(arguments.input)))
     if Path(arguments.input).is_file():
         for _ in _check_pieces(arguments.input, tokenizer):
             if DOCUMENT_END in tokenizer.special_tokens:
@@ -161,7 +175,7 @@ def encode(arguments: argparse.Namespace) -> None:
             logger.warning(remark)
     steady = SteadyRate()
     with PeakMemory() as memory:
-        if "-" in (arguments.input, arguments.output):
+        if is_stream:
             tokens, size, seconds = _encode_stream(tokenizer, arguments.input, arguments.output, steady)
         else:
             with progress(encoding="bytes") as update:
