@@ -24,8 +24,9 @@ def base(corpus, tmp_path_factory):
 CHANGES_WEIGHTS = {
     "vocab_size": 320, "context_length": 8, "d_model": 8, "num_layers": 1, "num_heads": 4, "num_kv_heads": 1,
     "d_ff": 16, "rope_theta": 10.0, "norm": "post", "position": "none", "ffn": "relu2", "qk_norm": None,
-    "value_embeddings": None, "zero_init": None, "logit_softcap": 3.0, "z_loss": 0.1,
-    "tie_embeddings": None, "parallel_block": None, "dropout": 0.5, "batch_size": 5, "grad_accumulation": 3,
+    "head_dim": 4, "norm_eps": 0.1, "qkv_bias": None, "value_embeddings": None, "zero_init": None,
+    "logit_softcap": 3.0, "z_loss": 0.1, "tie_embeddings": None, "parallel_block": None, "dropout": 0.5, "batch_size": 5,
+    "grad_accumulation": 3,
     "learning_rate": 1e-3, "min_lr": 9e-3, "warmup_iters": 1, "lr_decay_iters": 4, "weight_decay": 0.9, "beta1": 0.5,
     "document_mask": None, "beta2": 0.5, "grad_clip": 0.01, "bf16": None, "fp16": None, "sliding_window": 4,
     "seed": 1, "max_iters": 5, "optimizer": "muon", "schedule": "linear",
@@ -40,6 +41,10 @@ TESTED_BELOW = {
 ALONGSIDE = {
     "decay_fraction": (0.9, ["--schedule", "wsd"]), "muon_lr": (1e-3, ["--optimizer", "muon"]),
     "muon_momentum": (0.5, ["--optimizer", "muon"]), "batch_ramp_iters": (4, ["--grad-accumulation", "3"]),
+    "rope_factor": (8.0, ["--rope-original-context", "32"]),
+    "rope_original_context": (32, ["--rope-factor", "8"]),
+    "rope_low_freq_factor": (0.2, ["--rope-factor", "8", "--rope-original-context", "32"]),
+    "rope_high_freq_factor": (6.0, ["--rope-factor", "8", "--rope-original-context", "32"]),
     "window_pattern": ("L", ["--sliding-window", "4"]),
     "batch_ramp_start": (2, ["--grad-accumulation", "3", "--batch-ramp-iters", "4"]),
 }  # fmt: skip
