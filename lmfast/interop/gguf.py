@@ -7,6 +7,7 @@ float16, and tokenizers that llama.cpp lacks (gguf_vocabulary.py). Source: llama
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +16,8 @@ import numpy as np
 from lmfast.errors import UserError
 from lmfast.interop.gguf_vocabulary import vocabulary_entries
 from lmfast.interop.hugging_face_config import reject_unsupported
-from lmfast.model.config import ModelConfig, ResolvedConfig
-from lmfast.model.layers import RMSNorm
-from lmfast.model.transformer import TransformerLM
+from lmfast.model.config import ResolvedConfig
+from lmfast.model.transformer import TransformerLM, rope_frequencies
 from lmfast.tokenizer.bpe import Tokenizer
 
 Quantize = Literal["f32", "f16", "bf16", "q8_0"]
@@ -26,8 +26,8 @@ Quantize = Literal["f32", "f16", "bf16", "q8_0"]
 def write_gguf(path: Path, model: TransformerLM, tokenizer: Tokenizer | None, quantize: Quantize) -> None:
     """Writes a model and its tokenizer to `path`.
 
-    quantize: type of the matrices; norms are float32. q8_0 has one float16 scale per 32 numbers of a row, and matrices
-    whose rows are not a multiple of 32 long are float16. The vocabulary ends with the tokenizer's last id.
+    quantize: type of the matrices; norms and biases are float32. q8_0 has one float16 scale per 32 numbers of a row, and
+    matrices whose rows are not a multiple of 32 long are float16. The vocabulary ends with the tokenizer's last id.
     """
     try:
         import gguf
@@ -52,7 +52,7 @@ def write_gguf(path: Path, model: TransformerLM, tokenizer: Tokenizer | None, qu
         _add(
             writer, f"tokenizer.ggml.{name}" if name != "chat_template" else "tokenizer.chat_template", value
         )
-    _add_shape(writer, model, tokenizer.vocab_size)
+    _add_shape(writer, config, tokenizer.vocab_size)
     writer.add_file_type(
         {
             "f32": gguf.LlamaFileType.ALL_F32,
@@ -78,11 +78,11 @@ def write_gguf(path: Path, model: TransformerLM, tokenizer: Tokenizer | None, qu
 
 def _reject_unsupported(config: ResolvedConfig) -> None:
     reject_unsupported(config, "llama.cpp's llama and qwen3 do not support")
-    for name in ("qkv_bias", "rope_factor"):
-        if getattr(config, name) != getattr(ModelConfig, name):
-            raise UserError(
-                f"{name} is {getattr(config, name)}, which is not supported in GGUF files; use --format hf"
-            )
+    if config.qk_norm and config.rope_factor != 1:
+        raise UserError(
+            f"rope_factor is {config.rope_factor}, which llama.cpp's qwen3 does not support; only models with rope_factor 1 "
+            "or without qk_norm can be exported"
+        )
     if any(
         window is not None and window < config.context_length
         for window in map(config.layer_window, range(config.num_layers))
@@ -104,8 +104,7 @@ def _add(writer: Any, name: str, value: Any) -> None:
         writer.add_array(name, value)
 
 
-def _add_shape(writer: Any, model: TransformerLM, vocab_size: int) -> None:
-    config = model.config
+def _add_shape(writer: Any, config: ResolvedConfig, vocab_size: int) -> None:
     writer.add_vocab_size(vocab_size)
     writer.add_context_length(config.context_length)
     writer.add_embedding_length(config.d_model)
@@ -117,29 +116,32 @@ def _add_shape(writer: Any, model: TransformerLM, vocab_size: int) -> None:
     writer.add_value_length(config.head_dim)
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_rope_freq_base(config.rope_theta)
-    assert isinstance(model.final_norm, RMSNorm)
-    writer.add_layer_norm_rms_eps(model.final_norm.eps)
+    writer.add_layer_norm_rms_eps(config.norm_eps)
 
 
 def _tensors(model: TransformerLM, vocab_size: int) -> Iterator[tuple[str, np.ndarray]]:
     """(name, float32 array) of every tensor of the file."""
     config = model.config
     weights = {name: tensor.detach().numpy() for name, tensor in model.named_weights().items()}
+    if config.rope_factor != 1:  # llama.cpp divides its frequencies by this
+        plain = rope_frequencies(replace(config, rope_factor=1.0))
+        yield "rope_freqs.weight", (plain / rope_frequencies(config)).float().numpy()
     yield "token_embd.weight", weights["embedding.weight"][:vocab_size]
     kv = config.num_kv_heads * config.head_dim
     for i in range(config.num_layers):
         ours, theirs = f"blocks.{i}", f"blk.{i}"
-        q, k, v = np.split(weights[f"{ours}.attention.qkv.weight"], [-2 * kv, -kv])
+        for kind in ("weight", "bias") if config.qkv_bias else ("weight",):
+            q, k, v = np.split(weights[f"{ours}.attention.qkv.{kind}"], [-2 * kv, -kv])
+            if not config.qk_norm:
+                q, k = permuted(q, config.num_heads), permuted(k, config.num_kv_heads)
+            yield f"{theirs}.attn_q.{kind}", q
+            yield f"{theirs}.attn_k.{kind}", k
+            yield f"{theirs}.attn_v.{kind}", v
         if config.qk_norm:
             yield f"{theirs}.attn_q_norm.weight", weights[f"{ours}.attention.q_norm.weight"]
             yield f"{theirs}.attn_k_norm.weight", weights[f"{ours}.attention.k_norm.weight"]
-        else:
-            q, k = permuted(q, config.num_heads), permuted(k, config.num_kv_heads)
         gate, up = np.split(weights[f"{ours}.feed_forward.up.weight"], 2)
         yield f"{theirs}.attn_norm.weight", weights[f"{ours}.attention_norm.weight"]
-        yield f"{theirs}.attn_q.weight", q
-        yield f"{theirs}.attn_k.weight", k
-        yield f"{theirs}.attn_v.weight", v
         yield f"{theirs}.attn_output.weight", weights[f"{ours}.attention.out.weight"]
         yield f"{theirs}.ffn_norm.weight", weights[f"{ours}.ffn_norm.weight"]
         yield f"{theirs}.ffn_gate.weight", gate
@@ -151,7 +153,7 @@ def _tensors(model: TransformerLM, vocab_size: int) -> Iterator[tuple[str, np.nd
 
 
 def permuted(rows: np.ndarray, num_heads: int) -> np.ndarray:
-    """The rows (heads · head_dim, …) with each head's i and i + head_dim / 2 moved to 2i and 2i + 1."""
+    """Rows (heads · head_dim, …) with each head's i and i + head_dim / 2 moved to 2i and 2i + 1."""
     halves = rows.reshape(num_heads, 2, -1, *rows.shape[1:])
     return halves.swapaxes(1, 2).reshape(rows.shape)
 

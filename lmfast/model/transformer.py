@@ -32,11 +32,10 @@ VALUE_STD = 0.1
 """standard deviation of value embeddings at initialisation"""
 
 
-def rope_tables(config: ResolvedConfig) -> tuple[Tensor, Tensor]:
-    """cos and sin of position · frequency, fp32, (context_length, head_dim / 2); computed in fp64.
+def rope_frequencies(config: ResolvedConfig) -> Tensor:
+    """The angle of each pair of dimensions at position 1, theta^(−2i/head_dim); fp64 (head_dim / 2,).
 
-    The frequencies are theta^(−2i/head_dim). With a rope_factor the low ones are divided by it (Llama 3.1: the function
-    apply_scaling of meta-llama/llama-models)."""
+    With a rope_factor the low ones are divided by it (Llama 3.1: apply_scaling of meta-llama/llama-models)."""
     frequencies = config.rope_theta ** (
         -torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
     )
@@ -45,7 +44,12 @@ def rope_tables(config: ResolvedConfig) -> tuple[Tensor, Tensor]:
         low, high = config.rope_low_freq_factor, config.rope_high_freq_factor
         kept = ((rotations - low) / (high - low)).clamp(0, 1)
         frequencies = frequencies * (kept + (1 - kept) / config.rope_factor)
-    angles = torch.arange(config.context_length, dtype=torch.float64)[:, None] * frequencies
+    return frequencies
+
+
+def rope_tables(config: ResolvedConfig) -> tuple[Tensor, Tensor]:
+    """cos and sin of position · frequency, fp32, (context_length, head_dim / 2); computed in fp64."""
+    angles = torch.arange(config.context_length, dtype=torch.float64)[:, None] * rope_frequencies(config)
     return angles.cos().float(), angles.sin().float()
 
 

@@ -38,7 +38,8 @@ def logits(metadata, tensors, ids: list[int]) -> np.ndarray:
     }
     heads, kv_heads = facts["attention.head_count"], facts["attention.head_count_kv"]
     head_dim, eps = facts["attention.key_length"], facts["attention.layer_norm_rms_epsilon"]
-    angles = np.arange(len(ids))[:, None] * facts["rope.freq_base"] ** (-np.arange(0, head_dim, 2) / head_dim)
+    frequencies = facts["rope.freq_base"] ** (-np.arange(0, head_dim, 2) / head_dim)
+    angles = np.arange(len(ids))[:, None] * frequencies / tensors.get("rope_freqs.weight", 1.0)
 
     def norm(x, name):
         return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * tensors[f"{name}.weight"]
@@ -56,8 +57,10 @@ def logits(metadata, tensors, ids: list[int]) -> np.ndarray:
     for i in range(facts["block_count"]):
         y = norm(x, f"blk.{i}.attn_norm")
         q, k, v = (
-            (y @ tensors[f"blk.{i}.attn_{name}.weight"].T).reshape(len(ids), -1, head_dim).transpose(1, 0, 2)
-            for name in "qkv"
+            (y @ tensors[f"{name}.weight"].T + tensors.get(f"{name}.bias", 0))
+            .reshape(len(ids), -1, head_dim)
+            .transpose(1, 0, 2)
+            for name in (f"blk.{i}.attn_{part}" for part in "qkv")
         )
         if arch == "qwen3":
             q, k = norm(q, f"blk.{i}.attn_q_norm"), norm(k, f"blk.{i}.attn_k_norm")
@@ -84,8 +87,17 @@ def difference(model, metadata, tensors) -> float:
 
 @pytest.mark.parametrize(
     "change",
-    [{}, {"tie_embeddings": True}, {"qk_norm": True}, {"num_kv_heads": 4}, {"num_kv_heads": 1, "num_heads": 2}],
-)  # fmt: skip
+    [
+        {},
+        {"tie_embeddings": True},
+        {"num_kv_heads": 4, "norm_eps": 0.1},
+        {"num_kv_heads": 1, "num_heads": 2, "rope_theta": 100.0},
+        {"head_dim": 12},
+        {"qkv_bias": True},
+        {"rope_factor": 8.0, "rope_original_context": 16},
+        {"qk_norm": True, "qkv_bias": True, "head_dim": 16, "norm_eps": 0.1},
+    ],
+)
 def test_the_file_computes_our_logits(tmp_path, change):
     model = random_model(replace(SMALL, **change))
     metadata, tensors, types = written(tmp_path, model)
@@ -199,8 +211,10 @@ def test_patterns_that_llama_cpp_lacks_are_rejected(tmp_path, pattern, whole, re
         ({"logit_softcap": 30.0}, "logit_softcap is 30.0, which"),
         ({"parallel_block": True}, "parallel_block is true, which"),
         ({"sliding_window": 8}, "sliding_window is 8, which"),
-        ({"qkv_bias": True}, "qkv_bias is True, which is not supported in GGUF files"),
-        ({"rope_factor": 2.0}, "rope_factor is 2.0, which is not supported in GGUF files"),
+        (
+            {"rope_factor": 2.0, "qk_norm": True},
+            "rope_factor is 2.0, which llama.cpp's qwen3 does not support",
+        ),
     ],
 )
 def test_settings_that_llama_cpp_lacks_are_rejected(tmp_path, change, reason):
