@@ -52,10 +52,10 @@ from lmfast.inference.cpu.vectors import (
 
 
 @compiled
-def share(count, unit, t, threads):
-    """The range of `count` outputs that thread t computes, in whole units except for the last."""
+def share(count, unit, rank, threads):
+    """The range of `count` outputs that this rank of the pass computes, in whole units except for the last."""
     units = (count + unit - 1) // unit
-    return min(count, units * t // threads * unit), min(count, units * (t + 1) // threads * unit)
+    return min(count, units * rank // threads * unit), min(count, units * (rank + 1) // threads * unit)
 
 
 @compiled_sums
@@ -154,8 +154,8 @@ def attend(query, keys, values, n, head_dim, scores, out, keys_next):
 
 
 @compiled
-def attention(plan, rows, layer, t, threads):
-    """Rotates, updates the cache and attends, for this thread's (sequence, key/value head) pairs."""
+def attention(plan, rows, layer, rank, t, threads):
+    """Rotates, updates the cache and attends, for this rank's (sequence, key/value head) pairs, in thread t's memory."""
     heads, kv_heads, head_dim = plan[NUM_HEADS], plan[NUM_KV_HEADS], plan[HEAD_DIM]
     group, size = heads // kv_heads, 4 * plan[HEAD_DIM]
     scale = np.float32(LOG2_E / np.sqrt(np.float32(head_dim)))
@@ -165,7 +165,7 @@ def attention(plan, rows, layer, t, threads):
     matrices = integers(plan[MATRICES], COLUMNS * (layer + 1))
     table, span = matrices[COLUMNS * layer + VALUE_TABLE], matrices[COLUMNS * layer + SPAN]
     layer_values = plan[BATCH] * kv_heads * plan[MAX_LENGTH] * size  # bytes from a layer's keys to its values
-    first, last = share(plan[SEQUENCES] * kv_heads, 1, t, threads)
+    first, last = share(plan[SEQUENCES] * kv_heads, 1, rank, threads)
     for pair in range(first, last):
         s, g = pair // kv_heads, pair % kv_heads
         begin = 2 * layer * layer_values + (rows[OWNERS, s] * kv_heads + g) * plan[MAX_LENGTH] * size

@@ -14,6 +14,7 @@ import torch
 
 from lmfast.inference.cpu import kernels, team
 from lmfast.inference.cpu import plan as slots
+from lmfast.inference.cpu.attendance import Attendance, ways_of
 from lmfast.inference.cpu.products import ROW_PADDING, TILE, packed_size
 from lmfast.inference.sampling import Sampling
 from lmfast.model.config import ModelConfig
@@ -63,10 +64,11 @@ class CpuDecoder:
         self.logits = np.zeros((batch, model.config.vocab_size), np.float32)  # one row per row of a step
         self.plan = self._make_plan(model, sampling)
         self.rows = np.zeros((5, self.capacity + 1), np.int64)
-        self.sync = np.zeros(team.SYNC_WORDS, np.int64)
+        self.sync = np.zeros(team.sync_words(threads), np.int64)
         self.lengths, self.newest = np.zeros((2, batch), np.int64)  # newest: last ids, not cached yet
-        self.seen = self.passed = 0
+        self.passes = 0
         self.wakers = [threading.Event() for _ in range(threads - 1)]
+        self.attendance = Attendance(self.sync, self.wakers, ways_of(model.config, threads))
         self.team = [threading.Thread(target=self._serve, args=(t,), daemon=True) for t in range(1, threads)]
         for thread in self.team:
             thread.start()
@@ -110,7 +112,7 @@ class CpuDecoder:
         return lambda: ids
 
     def close(self) -> None:
-        team.end_passes(self.sync)
+        team.end_passes(self.sync, self.passes + 1, np.arange(self.threads))
         for waker in self.wakers:
             waker.set()
         for thread in self.team:
@@ -135,24 +137,23 @@ class CpuDecoder:
             raise ValueError(f"sequence {b}: {length} ids exceed its cache of {self.max_length}")
 
     def _run(self, purpose: int) -> None:
+        self.passes += 1
         self.plan[slots.PURPOSE] = purpose
-        if self.team and team.begin_pass(self.sync):
+        self.plan[slots.TEAM] = self.attendance.begin((purpose, int(self.plan[slots.NUM_ROWS])))
+        if self.team and team.begin_pass(self.sync, self.passes, self.attendance.ranks):
             for waker in self.wakers:
                 waker.set()
-        self.seen, self.passed = self._work(0, self.seen, self.passed, False)
+        self._work(0, 0)
+        self.attendance.end()
 
     def _serve(self, t: int) -> None:
-        seen, passed, waker, woken = 0, 0, self.wakers[t - 1], False
-        while True:
-            seen, passed = self._work(t, seen, passed, woken)
-            if seen < 0:
-                return
+        done, waker = 0, self.wakers[t - 1]
+        while (done := self._work(t, done)) >= 0:
             waker.wait()
             waker.clear()
-            woken = True
 
-    def _work(self, t: int, seen: int, passed: int, woken: bool) -> tuple[int, int]:
-        return kernels.work(self.plan, self.rows, self.sync, t, self.threads, seen, passed, SPIN_LIMIT, woken)
+    def _work(self, t: int, done: int) -> int:
+        return kernels.work(self.plan, self.rows, self.sync, t, done, SPIN_LIMIT)
 
     def _make_plan(self, model, sampling: Sampling) -> np.ndarray:
         matrices, packings = self._plan_matrices(model)

@@ -48,6 +48,7 @@ from lmfast.inference.cpu.plan import (
     PACKINGS,
     PANELS,
     PARALLEL,
+    PASSED,
     PICKS,
     POST,
     PRE,
@@ -63,6 +64,7 @@ from lmfast.inference.cpu.plan import (
     STEP,
     STREAM,
     SWIGLU,
+    TEAM,
     TOP_K,
     UNUSED,
     UP,
@@ -71,16 +73,16 @@ from lmfast.inference.cpu.plan import (
 )
 from lmfast.inference.cpu.products import ROW_PADDING, TILE, pack, products
 from lmfast.inference.cpu.sampling import pick
-from lmfast.inference.cpu.team import barrier, next_pass
+from lmfast.inference.cpu.team import MEMBER_WORDS, MEMBERS, RANK, barrier, next_pass
 from lmfast.inference.cpu.vectors import LOG2_E, compiled, compiled_sums, exp2, floats, integers
 
 
 @compiled
-def pack_weights(plan, t, threads):
-    """Packs this thread's share of the panels of all matrices."""
+def pack_weights(plan, rank, threads):
+    """Packs this rank's share of the panels of all matrices."""
     for k in range(plan[NUM_PACKINGS]):
         job = integers(plan[PACKINGS] + 8 * 4 * k, 4)
-        begin, end = share(job[OUTPUTS], 16, t, threads)
+        begin, end = share(job[OUTPUTS], 16, rank, threads)
         pack(job[SOURCE], job[OUTPUTS], job[INPUTS], begin, end, job[PANELS])
 
 
@@ -159,9 +161,9 @@ def add_bias(plan, bias, width, begin, end):
 
 
 @compiled
-def embed(plan, rows, t, threads):
+def embed(plan, rows, rank, threads):
     d_model = plan[D_MODEL]
-    begin, end = share(plan[NUM_ROWS], 1, t, threads)
+    begin, end = share(plan[NUM_ROWS], 1, rank, threads)
     for r in range(begin, end):
         row = floats(plan[EMBEDDING] + 4 * rows[IDS, r] * d_model, d_model)
         stream = floats(plan[STREAM] + 4 * r * d_model, d_model)
@@ -178,11 +180,11 @@ def softcap(logits, cap, begin, end):
 
 
 @compiled
-def choose(plan, rows, t, threads):
-    """Chooses the next ids for this thread's share of the rows."""
+def choose(plan, rows, rank, t, threads):
+    """Chooses the next ids for this rank's share of the rows, with the scratch memory of thread t."""
     vocab_size, numbers = plan[VOCAB], floats(plan[NUMBERS], 4)
     unused = integers(plan[UNUSED], plan[NUM_UNUSED])
-    begin, end = share(plan[NUM_ROWS], 1, t, threads)
+    begin, end = share(plan[NUM_ROWS], 1, rank, threads)
     for r in range(begin, end):
         logits = floats(plan[LOGITS] + 4 * r * vocab_size, vocab_size)
         probabilities = floats(plan[PROBABILITIES] + 4 * t * vocab_size, vocab_size)
@@ -202,11 +204,11 @@ def cap_logits(plan, begin, end):
 
 
 @compiled
-def work(plan, rows, sync, t, threads, seen, passed, spin_limit, woken):
-    """Runs one pass on thread 0; on other threads, every pass until none starts within `spin_limit` polls.
+def work(plan, rows, sync, t, done, spin_limit):
+    """Runs one pass on thread 0; on others, every pass they are invited to until none comes within `spin_limit` polls.
 
-    Returns (passes seen, barriers passed) for the next call; passes seen is −1 once the team has ended. One function,
-    because Numba optimises a callee again for each of its callers, and for each of theirs."""
+    done: number of this thread's last pass. Returns it, −1 once the team has ended. One function, because Numba
+    optimises a callee again for each of its callers, and for each of theirs."""
     layers, heads, head_dim, d_model = plan[NUM_LAYERS], plan[NUM_HEADS], plan[HEAD_DIM], plan[D_MODEL]
     ffn, vocab_size, arrangement = plan[FFN], plan[VOCAB], plan[NORM]
     matrices = integers(plan[MATRICES], COLUMNS * (layers + 1))
@@ -214,25 +216,27 @@ def work(plan, rows, sync, t, threads, seen, passed, spin_limit, woken):
     qkv_width = (heads + 2 * plan[NUM_KV_HEADS]) * head_dim
     up_width = 2 * ffn if plan[ACTIVATION] == SWIGLU else ffn
     up_size = 4 * ((ffn + 15) // 16 * 16) * d_model  # bytes from the gate's panels to up's
-    qkv_begin, qkv_end = share(qkv_width, 16, t, threads)
-    begin, end = share(d_model, 16, t, threads)
-    up_begin, up_end = share(ffn, 16, t, threads)
-    head_begin, head_end = share(vocab_size, 16, t, threads)
     while True:
+        rank = 0
         if t > 0:
-            called = next_pass(sync, seen, spin_limit, woken)
-            woken = False
+            called = next_pass(sync, t, done, spin_limit)
             if called <= 0:
-                return (seen if called == 0 else -1), passed
-        count, purpose = plan[NUM_ROWS], plan[PURPOSE]
+                return done if called == 0 else -1
+            done = called
+            rank = sync[MEMBERS + MEMBER_WORDS * (t - 1) + RANK]
+        count, purpose, threads, passed = plan[NUM_ROWS], plan[PURPOSE], plan[TEAM], plan[PASSED]
         if purpose == PACK:
-            pack_weights(plan, t, threads)
+            pack_weights(plan, rank, threads)
             passed = barrier(sync, passed, threads)
-            seen += 1
             if t == 0:
-                return seen, passed
+                plan[PASSED] = passed
+                return done
             continue
-        embed(plan, rows, t, threads)
+        qkv_begin, qkv_end = share(qkv_width, 16, rank, threads)
+        begin, end = share(d_model, 16, rank, threads)
+        up_begin, up_end = share(ffn, 16, rank, threads)
+        head_begin, head_end = share(vocab_size, 16, rank, threads)
+        embed(plan, rows, rank, threads)
         passed = barrier(sync, passed, threads)
         # With post-norm, each sublayer normalises the sum that the previous one left.
         norm = 0 if arrangement == PRE else -1
@@ -244,7 +248,7 @@ def work(plan, rows, sync, t, threads, seen, passed, spin_limit, woken):
             )
             add_bias(plan, matrices[at + QKV_BIAS], qkv_width, qkv_begin, qkv_end)
             passed = barrier(sync, passed, threads)
-            attention(plan, rows, layer, t, threads)
+            attention(plan, rows, layer, rank, t, threads)
             passed = barrier(sync, passed, threads)
             products(
                 matrices[at + OUT], plan[ATTENDED], heads * head_dim, count, begin, end, plan[DELTA], d_model,
@@ -276,9 +280,9 @@ def work(plan, rows, sync, t, threads, seen, passed, spin_limit, woken):
             )  # fmt: skip
             cap_logits(plan, head_begin, head_end)
             passed = barrier(sync, passed, threads)
-            choose(plan, rows, t, threads)
+            choose(plan, rows, rank, t, threads)
             passed = barrier(sync, passed, threads)
         # Nothing of a pass is read after its last barrier: thread 0 may already be preparing the next.
-        seen += 1
         if t == 0:
-            return seen, passed
+            plan[PASSED] = passed
+            return done

@@ -32,7 +32,8 @@ PACKINGS = 33  # (NUM_PACKINGS, 4) int64: matrices for PACK, columns below
 # Sampling, and the current pass: number of rows, number of sequences, purpose.
 TOP_K, KEY, STEP, NUM_ROWS, SEQUENCES, PURPOSE, NUM_PACKINGS = range(34, 41)
 UNUSED, NUM_UNUSED = 41, 42  # (NUM_UNUSED,) int64: ids that are never chosen
-PLAN_WORDS = 43
+TEAM, PASSED = 43, 44  # threads of the pass; arrivals at its barriers before it
+PLAN_WORDS = 45
 # Purposes: pack the weights, read rows into the cache, or read and predict each row's next id.
 PACK, READ, PREDICT = range(3)
 # Columns of MATRICES: addresses of packed projections, then of the value embeddings' table (vocab_size,

@@ -6,6 +6,7 @@ together. Rows are read one after another, because the prefetcher follows one st
 """
 
 import platform
+import sys
 
 import numpy as np
 from llvmlite import ir
@@ -243,6 +244,17 @@ def atomic_load(typingctx, address):
     return types.int64(types.int64), codegen
 
 
+@intrinsic
+def atomic_store(typingctx, address, value):
+    """Stores an int64 at `address`, sequentially consistent."""
+
+    def codegen(context, builder, signature, args):
+        builder.store_atomic(args[1], pointer(builder, args[0], I64), "seq_cst", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
 _RELAX = {
     "x86_64": ("llvm.x86.sse2.pause", []),
     "amd64": ("llvm.x86.sse2.pause", []),
@@ -264,3 +276,23 @@ def relax(typingctx):
         return context.get_dummy_value()
 
     return types.void(), codegen
+
+
+@intrinsic
+def nanoseconds(typingctx):
+    """The system's monotonic clock."""
+
+    def codegen(context, builder, signature, args):
+        if sys.platform == "win32":  # 100 ns, on every version that Python supports
+            name, before = "QueryPerformanceCounter", []
+        else:
+            name, before = "clock_gettime", [I32(6 if sys.platform == "darwin" else 1)]
+        place = cgutils.alloca_once(builder, ir.ArrayType(I64, 2))
+        kind = ir.FunctionType(I32, [value.type for value in before] + [place.type])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [*before, place])
+        first, second = (builder.load(builder.gep(place, [I32(0), I32(i)], inbounds=True)) for i in range(2))
+        if sys.platform == "win32":
+            return builder.mul(first, I64(100))
+        return builder.add(builder.mul(first, I64(10**9)), second)
+
+    return types.int64(), codegen
