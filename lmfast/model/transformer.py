@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lmfast.errors import UserError
 from lmfast.model.config import ModelConfig, ResolvedConfig
@@ -53,6 +54,16 @@ def rope_tables(config: ResolvedConfig) -> tuple[Tensor, Tensor]:
     return angles.cos().float(), angles.sin().float()
 
 
+class _NoInitialisation(TorchFunctionMode):
+    """Skips torch.nn.init: on the meta device it imports torch._dynamo, which takes longer than decoding a prompt."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 class TransformerLM(nn.Module):
     """A decoder-only language model of shape `config`; its `config` attribute is resolved."""
 
@@ -82,13 +93,18 @@ class TransformerLM(nn.Module):
     @classmethod
     def uninitialised(cls, config: ModelConfig, device: torch.device | str) -> "TransformerLM":
         """A model on `device` with uninitialised weights, to copy a checkpoint into."""
-        with torch.device("meta"):
-            model = cls(config)
+        model = cls._without_memory(config)
         model.to_empty(device=device)
         if config.tie_embeddings:
             model.head.weight = model.embedding.weight  # to_empty has allocated both
         model._reset_rope()
         return model
+
+    @classmethod
+    def _without_memory(cls, config: ModelConfig) -> "TransformerLM":
+        """A model on the meta device."""
+        with torch.device("meta"), _NoInitialisation():
+            return cls(config)
 
     def _reset_rope(self) -> None:
         device = self.embedding.weight.device
@@ -98,8 +114,7 @@ class TransformerLM(nn.Module):
         """A copy with its matrices in `dtype`, which shares norms and rope tables with this model.
 
         Computes exactly what autocast to `dtype` computes, without casting the weights at each call."""
-        with torch.device("meta"):
-            model = TransformerLM(self.config)
+        model = self._without_memory(self.config)
         tensors = {name: t.to(dtype) if t.dim() > 1 else t for name, t in self.state_dict().items()}
         if self.config.tie_embeddings:
             tensors["head.weight"] = tensors["embedding.weight"]

@@ -241,3 +241,15 @@ def test_matrices_in_another_dtype_compute_what_autocast_does(changes):
     assert low.final_norm.weight.data_ptr() == model.final_norm.weight.data_ptr()
     assert (low.head.weight is low.embedding.weight) == bool(changes.get("tie_embeddings"))
     assert model.head.weight.dtype == torch.float32
+
+
+def test_no_random_values_are_drawn_for_a_model_without_memory(monkeypatch):
+    """On the meta device they import torch._dynamo, which takes longer than decoding a prompt."""
+
+    def drawn(*arguments, **keywords):
+        raise AssertionError("random values")
+
+    for name in ("normal_", "uniform_"):
+        monkeypatch.setattr(torch.Tensor, name, drawn)
+    model = TransformerLM.uninitialised(TINY, "cpu")
+    assert model.embedding.weight.shape == (TINY.vocab_size, TINY.d_model)
