@@ -20,6 +20,7 @@ import numpy as np
 import regex
 
 from lmfast.tokenizer.patterns import GPT2, get_pattern
+from lmfast.tokenizer.plain_text import Boundaries
 from lmfast.tokenizer.streaming import safe_pieces
 from lmfast.tokenizer.text_file import Documents
 
@@ -99,7 +100,8 @@ def _split_text(text: bytes, tokenizer) -> Documents:
     specials = [special.encode() for special in tokenizer.special_tokens]
     parts = (text[i : i + COUNTED_BYTES] for i in range(0, len(text), COUNTED_BYTES))
     return Documents(
-        lambda: ((piece, 0) for piece in safe_pieces(parts, specials, get_pattern("gpt2"))), len(text)
+        lambda: ((piece, 0) for piece in safe_pieces(parts, Boundaries(specials), get_pattern("gpt2"))),
+        len(text),
     )
 
 

@@ -13,6 +13,7 @@ from lmfast.data.finding import find_sources
 from lmfast.data.sources import PIECE, documents, plan_shards, shard_bytes_on_disk, unpacked
 from lmfast.tokenizer.file_kinds import file_kind, is_plain_text
 from lmfast.tokenizer.patterns import Pattern
+from lmfast.tokenizer.plain_text import Boundaries
 from lmfast.tokenizer.streaming import safe_pieces
 from lmfast.tokenizer.text_file import Documents
 
@@ -45,5 +46,5 @@ def _record_texts(path: Path, field: str) -> Iterator[tuple[bytes, int]]:
 
 def _packed_text(path: Path, specials: Sequence[bytes], pattern: Pattern) -> Iterator[tuple[bytes, int]]:
     with unpacked(path) as file:
-        for piece in safe_pieces(iter(lambda: file.read(PIECE), b""), specials, pattern):
+        for piece in safe_pieces(iter(lambda: file.read(PIECE), b""), Boundaries(specials), pattern):
             yield piece, file.packed_bytes

@@ -24,6 +24,7 @@ import operator
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +39,15 @@ from lmfast.tokenizer.allowed_special import (
 )
 from lmfast.tokenizer.compile_cost import Allowance
 from lmfast.tokenizer.encode_summary import EncodeSummary
-from lmfast.tokenizer.parts import TokenizerParts, checked_ids
+from lmfast.tokenizer.parts import TokenizerParts, absent_bytes, checked_ids
 from lmfast.tokenizer.patterns import Pattern, get_pattern
 from lmfast.tokenizer.plain_decoding import join_tokens
 from lmfast.tokenizer.plain_encoding import PlainEncoder
+from lmfast.tokenizer.plain_text import Boundaries
 from lmfast.tokenizer.special_tokens import check_special_tokens, place_special_tokens
 from lmfast.tokenizer.streaming import safe_pieces
 from lmfast.tokenizer.text_file import TextFile
+from lmfast.tokenizer.text_rules import NO_RULES, TextRules
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,12 +76,14 @@ class Tokenizer:
         special_tokens: Sequence[str] | Mapping[str, int] | None = None,
         pattern: str | Pattern = "gpt2",
         ignore_merges: bool = False,
+        rules: TextRules = NO_RULES,
     ):
         """vocab: id → bytes, with all 256 single bytes. merges: pairs in order of priority.
 
         special_tokens: texts, which keep their id if the vocabulary holds their bytes and otherwise get the next free
         id; or {text: id}. pattern: a name, an expression or a Pattern. ignore_merges: a pretoken that is a token
-        gets its id without merging, as in Hugging Face's files.
+        gets its id without merging; rules: what is done to text before the pattern (text_rules.py): both as in Hugging
+        Face's files.
         Raises UserError if these are inconsistent.
         """
         self.pattern = pattern if isinstance(pattern, Pattern) else get_pattern(pattern)
@@ -87,10 +92,12 @@ class Tokenizer:
         self.special_tokens: dict[str, int] = self._place_special(special_tokens)
         self._ids_by_token = checked_ids(self.vocab, self.merges, self.special_tokens.values())
         self._looks_up_whole = ignore_merges
+        self.rules = replace(rules, absent=absent_bytes(self._ids_by_token))
+        self._ruled_text = self.rules.ruled_text(self.special_tokens)
 
     def with_ids(self, vocab: Mapping[int, bytes], special_tokens: Mapping[str, int]) -> Tokenizer:
-        """A tokenizer with the same merges, pattern and lookup, but other ids or special tokens."""
-        return Tokenizer(vocab, self.merges, special_tokens, self.pattern, self._looks_up_whole)
+        """A tokenizer with the same merges, pattern, rules and lookup, but other ids or special tokens."""
+        return Tokenizer(vocab, self.merges, special_tokens, self.pattern, self._looks_up_whole, self.rules)
 
     def _place_special(self, special_tokens: Sequence[str] | Mapping[str, int] | None) -> dict[str, int]:
         wanted = check_special_tokens(special_tokens)
@@ -161,6 +168,11 @@ class Tokenizer:
             [(ids[a], ids[b], ids[a + b]) for a, b in self.merges],
             sorted(self.special_tokens.items()),
             *(["ignore_merges"] if self.ignore_merges else []),
+            *(
+                [(self.rules.nfc, self.rules.prefix_space, sorted(self.rules.flags.items()))]
+                if self._ruled_text
+                else []
+            ),
         )
         for fact in facts:
             digest.update(repr(fact).encode("utf-8", "surrogatepass") + b"\0")
@@ -178,12 +190,19 @@ class Tokenizer:
     def _encoder(self) -> Encoder:
         from lmfast.tokenizer.encoding import Encoder
 
-        return Encoder(self.vocab, self.merges, self.special_tokens, self.pattern, self._looks_up_whole)
+        return Encoder(
+            self.vocab, self.merges, self.special_tokens, self.pattern, self._looks_up_whole, self.rules
+        )
 
     @functools.cached_property
     def _plain_encoder(self) -> PlainEncoder:
         return PlainEncoder(
-            self._ids_by_token, self.merges, self.special_tokens, self.pattern, self._looks_up_whole
+            self._ids_by_token,
+            self.merges,
+            self.special_tokens,
+            self.pattern,
+            self._looks_up_whole,
+            self.rules,
         )
 
     @functools.cached_property
@@ -248,10 +267,14 @@ class Tokenizer:
         self, chunks: Iterable[str | bytes], allowed_special: AllowedSpecial = "all"
     ) -> Iterator[np.ndarray]:
         """`encode_iterable` in arrays, each with the ids of about 64 KiB of text."""
-        # Special tokens that are plain text in this call are not safe cuts.
-        allowed = [text.encode() for text in allowed_texts(self.special_tokens, allowed_special)]
-        for piece in safe_pieces(chunks, allowed, self.pattern):
+        for piece in safe_pieces(chunks, self.boundaries(allowed_special), self.pattern):
             yield self.encode_array(piece, allowed_special)
+
+    def boundaries(self, allowed_special: AllowedSpecial = "all") -> Boundaries:
+        """Where special tokens and `rules` allow and forbid cuts. Those that are plain text in a call allow none."""
+        allowed = allowed_texts(self.special_tokens, allowed_special)
+        texts = {text: token for text, token in self.special_tokens.items() if text in allowed}
+        return self.rules.ruled_text(texts) or Boundaries([text.encode() for text in texts])
 
     def encode_file(
         self,
@@ -390,12 +413,15 @@ class Tokenizer:
     def save(self, path: str | Path) -> None:
         """Writes tokenizer.json, vocab.json and merges.txt to a folder, ranks to NAME.tiktoken, or a NAME.json.
 
-        With `ignore_merges` a folder gets only tokenizer.json, because the other two cannot represent it. A pattern that
-        would split differently in a tokenizer.json (dialects.py) is saved in a file of its own instead, which only
-        lmfast reads, and a warning is logged; NAME.json and `ignore_merges` reject such a pattern.
+        With `ignore_merges`, `rules` or several splits a folder gets only tokenizer.json, because the other two cannot
+        represent them. A pattern that would split differently in a tokenizer.json (dialects.py) is saved in a file of its
+        own instead, which only lmfast reads, and a warning is logged; NAME.json and `ignore_merges` or `rules` reject
+        such a pattern.
         """
         path = Path(path)
-        parts = TokenizerParts(self.vocab, self.merges, self.special_tokens, ignore_merges=self.ignore_merges)
+        parts = TokenizerParts(
+            self.vocab, self.merges, self.special_tokens, ignore_merges=self.ignore_merges, rules=self.rules
+        )
         formats.write(parts, path, self.pattern)
         if path.suffix not in (".json", ".tiktoken"):
             self.loaded_from = path
@@ -447,7 +473,9 @@ class Tokenizer:
             placed = place_special_tokens(
                 check_special_tokens(special_tokens), parts.special_tokens, parts.vocab, parts.published
             )
-            return cls(parts.vocab, parts.merges, placed, parts.pattern or "gpt2", parts.ignore_merges)
+            return cls(
+                parts.vocab, parts.merges, placed, parts.pattern or "gpt2", parts.ignore_merges, parts.rules
+            )
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 

@@ -18,12 +18,12 @@ import numpy as np
 from numba import njit
 
 from lmfast.errors import UserError
-from lmfast.tokenizer.compiled import scanner
 from lmfast.tokenizer.compiled.code_cache import enable_cache
 from lmfast.tokenizer.compiled.intrinsics import PADDING, U1, byte_matches, trailing_zeros
 from lmfast.tokenizer.compiled.next_end import char_at, is_letter
-from lmfast.tokenizer.patterns import NAMED, OTHER, SPACE, Pattern, code_point_classes
-from lmfast.tokenizer.plain_text import decoded, encoded, split_pretokens, straddles
+from lmfast.tokenizer.compiled.scanner import SCANNERS
+from lmfast.tokenizer.patterns import NAMED, OTHER, SPACE, Pattern, cut_classes, scanner_classes
+from lmfast.tokenizer.plain_text import Boundaries, decoded, encoded, split_pretokens
 from lmfast.tokenizer.text_file import TextFile
 
 ENDS_PER_BATCH = 1 << 15  # pretokens per compiled call; 2^12 to 2^17 made no difference
@@ -100,9 +100,10 @@ def _find_specials(data, begin, end, tokens, spans, which):
 
 
 class SpecialTokens:
-    """A set of special tokens, compiled for searching; `tokens` are sorted from long to short."""
+    """A set of special tokens, compiled for searching; `tokens` are sorted from long to short. boundaries: where they
+    allow and forbid cuts."""
 
-    def __init__(self, tokens: Sequence[bytes]):
+    def __init__(self, tokens: Sequence[bytes], boundaries: Boundaries | None = None):
         if any(not token for token in tokens):
             raise UserError("special tokens: an empty token matches everywhere; remove it")
         self.tokens = sorted(set(tokens), key=lambda token: (-len(token), token))
@@ -114,6 +115,7 @@ class SpecialTokens:
             np.frombuffer(b"".join(self.tokens) + b"\0", np.uint8),
             np.cumsum([0] + [len(token) for token in self.tokens]),
         )
+        self.boundaries = boundaries or Boundaries(self.tokens)
         enable_cache(_find_specials)
 
     @classmethod
@@ -136,11 +138,10 @@ class SpecialTokens:
                 return spans[: 2 * found], which[:found]
             capacity = found
 
-    def straddle(self, data: np.ndarray, cut: int) -> bool:
-        """Whether an occurrence of one of the tokens begins before `cut` and ends after it."""
-        longest = len(self.tokens[0]) if self.tokens else 0
-        around = data[max(0, cut - longest) : cut + longest].tobytes()
-        return straddles(around, min(cut, longest), self.tokens)
+    def forbid(self, data: np.ndarray, cut: int) -> bool:
+        """Whether what is found in the data depends on this cut."""
+        low = max(0, cut - self.boundaries.context)
+        return self.boundaries.forbids(data[low : cut + self.boundaries.context].tobytes(), cut - low)
 
 
 @njit(inline="always")
@@ -183,22 +184,21 @@ def _kind_before(data, end, classes):
 def next_cut(data: np.ndarray, target: int, specials: SpecialTokens, pattern: Pattern) -> int:
     """The first safe cut found at `target` or later; the end of the data if there is none."""
     size = len(data)
-    longest = len(specials.tokens[0]) if specials.tokens else 0
+    tokens = specials.boundaries.starts
+    longest = len(tokens[0]) if tokens else 0
     begin = max(target, 2)
     reach = _SEARCH_BYTES
     enable_cache(_next_text_cut)
     while begin + 2 < size:
         stop = min(begin + reach, size - 1)
         cut = begin - 1
-        while (
-            pattern.name in NAMED and (cut := _next_text_cut(data, cut + 1, stop, code_point_classes())) >= 0
-        ):
-            if not specials.straddle(data, cut):
+        while pattern.name in NAMED and (cut := _next_text_cut(data, cut + 1, stop, cut_classes())) >= 0:
+            if not specials.forbid(data, cut):
                 return cut
         window = data[begin : stop + longest].tobytes()
-        starts = sorted(begin + at for token in specials.tokens if (at := window.find(token)) >= 0)
+        starts = sorted(begin + at for token in tokens if (at := window.find(token)) >= 0)
         for cut in starts:
-            if not specials.straddle(data, cut):
+            if not specials.forbid(data, cut):
                 return cut
         begin = stop
         reach = min(2 * reach, _LONGEST_SEARCH)
@@ -210,10 +210,10 @@ class Splitter:
 
     def __init__(self, pattern: Pattern):
         self.pattern = pattern
-        self._scan = _SCANNERS.get(pattern.name)
+        self._scan = SCANNERS.get(pattern.name)
         if self._scan is not None:
             enable_cache(self._scan)
-            self._classes = code_point_classes()
+            self._classes = scanner_classes(pattern.name)
         else:
             _report_slow_pattern(pattern)
 
@@ -253,13 +253,6 @@ class Splitter:
             if special_end > special_start:
                 yield -special_end
             at = special_end
-
-
-_SCANNERS = {
-    "gpt2": scanner.scan_gpt2,
-    "cl100k": scanner.scan_cl100k,
-    "o200k": scanner.scan_o200k,
-}
 
 
 @functools.lru_cache

@@ -1,16 +1,17 @@
 r"""Accepts split patterns that mean the same in tokenizer.json, which Oniguruma runs, and in the `regex` package.
 
-The same characters may mean different things: `[\p{L}&&[^a]]` is an intersection in Oniguruma and literals in `regex`,
-`\p{N}{1,3}+` is repeated in Oniguruma and possessive in `regex`, `\w` has different members, and `^` and `$` match at
-lines in Oniguruma. So only constructs that are the same in both are accepted; others are rejected by name, when a file
-is read and before one is written. If `tokenizers` is installed, both also run a pattern to be saved on `SAMPLES`.
+The same characters may mean different things: `\p{N}{1,3}+` is repeated in Oniguruma and possessive in `regex`, `\w` has
+different members, and `^` and `$` match at lines in Oniguruma. So only constructs that are the same in both are accepted;
+others are rejected by name, when a file is read and before one is written. If `tokenizers` is installed, both also run a
+pattern to be saved on `SAMPLES`.
 
 A difference remains: characters newer than Oniguruma's Unicode tables are unassigned there.
-Sources: Oniguruma's doc/RE (Ruby syntax), the `regex` package (V0); compared on every code point.
+Sources: Oniguruma's doc/RE (Ruby syntax), the `regex` package; compared on every code point.
 """
 
 import re
 from pathlib import Path
+from typing import Any
 
 from lmfast.errors import UserError
 from lmfast.tokenizer.patterns import NAMED, Pattern, compile_custom
@@ -22,7 +23,8 @@ _CATEGORIES = "L[ulmot]?|M[nce]?|N[dlo]?|P[cdseifo]?|S[mcko]?|Z[slp]?|C[cfo]"
 _CHARACTER = r"\\(?:[rntfv]|u[0-9A-Fa-f]{4}|x[0-7][0-9A-Fa-f]|[!-/:-@\[-`{-~])"
 _SET = rf"\\(?:[sSdD]|[pP]\{{(?:{_CATEGORIES}|{_SCRIPTS})\}})"
 _MEMBER = rf"(?:{_CHARACTER}|[^\\\[\]\-\ud800-\udfff])"
-_CLASS = rf"\[\^?-?(?:(?!&&|\|\||~~)(?:{_MEMBER}-{_MEMBER}|{_SET}|{_MEMBER}))+-?\]"
+_MEMBERS = rf"-?(?:(?!&&|\|\||~~)(?:{_MEMBER}-{_MEMBER}|{_SET}|{_MEMBER}))+-?"
+_CLASS = rf"\[\^?{_MEMBERS}\]|\[{_MEMBERS}&&\[\^?{_MEMBERS}\]\]"
 # Ignoring case, i also matches İ in `regex`, and ss matches ß in Oniguruma (as do ff, fl, st their ligatures).
 _ANY_CASE = r"\(\?i:(?!\[*[^)]*?(?:f\]?\[?[fl]|s\]?\[?[st]))(?:[a-hj-z'|]|\[[a-hj-z']+\])+\)"
 _GROUP = r"\((?:\?(?:[:=!>]|<[=!]))?(?!\?)"
@@ -45,7 +47,7 @@ _HINTS = (
     (r"\\[pP](?:\{[^}]*\}?|.)?", r"write a general category such as \p{L}, in braces"),
     (r"\\\d+", "references to groups are not supported; repeat the group's expression"),
     (r"\\.?", "write the characters themselves, as a class"),
-    (r"\[.*?(?:\]+|$)", "write it without nested sets, && and - next to a class"),
+    (r"\[.*?(?:\]+|$)", "write it without nested sets, except [A&&[^B]], and without - next to a class"),
     (r"\(\?P?<\w+>", "write (?:…), without a name"),
     (r"\(\?i[^)]*\)?", "write both cases, as [Ss]"),
     (r"\(\?[^)]*\)?", "remove the flags"),
@@ -79,9 +81,9 @@ def difference(expression: str) -> str | None:
 
 def check_portable(pattern: Pattern, subject: str) -> None:
     """Raises UserError, starting with `subject`, if a tokenizer.json with this pattern would split text differently."""
-    found = difference(pattern.regex) if pattern.name not in NAMED else None
-    if found is not None:
-        raise UserError(f"{subject} splits differently in a tokenizer.json than in lmfast: {found}")
+    for expression in pattern.expressions if pattern.name not in NAMED else ():
+        if (found := difference(expression)) is not None:
+            raise UserError(f"{subject} splits differently in a tokenizer.json than in lmfast: {found}")
 
 
 def check_saveable(pattern: Pattern, path: str | Path) -> None:
@@ -89,12 +91,16 @@ def check_saveable(pattern: Pattern, path: str | Path) -> None:
     it or splits a sample differently."""
     if pattern.name in NAMED:
         return
-    expression = pattern.regex
-    check_portable(pattern, f"{path}: the pattern {expression!r}")
+    check_portable(pattern, f"{path}: the pattern {pattern.regex!r}")
     try:
         import tokenizers
     except ImportError:
         return
+    for expression in pattern.expressions:
+        _compare(tokenizers, expression, path)
+
+
+def _compare(tokenizers: Any, expression: str, path: str | Path) -> None:
     try:
         split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(expression), "isolated")
     except Exception as error:  # tokenizers raises no narrower class

@@ -29,6 +29,7 @@ from lmfast.tokenizer.npy_header import npy_header
 from lmfast.tokenizer.parts import checked_ids
 from lmfast.tokenizer.patterns import Pattern, code_point_classes
 from lmfast.tokenizer.text_file import CHUNK_BYTES, TextFile
+from lmfast.tokenizer.text_rules import NO_RULES, TextRules
 from lmfast.tokenizer.whole_pretokens import with_whole_pretokens
 
 SMALL = 1 << 14  # texts of up to this many bytes are encoded without chunks and new buffers
@@ -47,12 +48,38 @@ class _State:
         self.reader = PieceReader()
 
 
+class SpecialFinder:
+    """Finds special tokens, and applies the rules to the text between them."""
+
+    def __init__(self, special_tokens: Mapping[str, int], rules: TextRules):
+        ids = {text.encode("utf-8", "surrogateescape"): token for text, token in special_tokens.items()}
+        self.ruled_text = rules.ruled_text(special_tokens)
+        self.specials = SpecialTokens(list(ids), self.ruled_text)
+        self.ids = np.array([ids[token] for token in self.specials.tokens], np.int64)
+
+    def find(self, data: np.ndarray, size: int) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
+        """(the text after the rules, readable for `PADDING` bytes after its end; its size; spans of special tokens, as
+        `SpecialTokens.find`; their ids) of data[:size]."""
+        if self.ruled_text is None or not self.ruled_text.applies(text := data[:size].tobytes()):
+            spans, which = self.specials.find(data, 0, size)
+            return data, size, spans, self.ids[which]
+        pieces, spans, ids, end = [], [], [], 0
+        for piece, token in self.ruled_text.split(text):
+            pieces.append(piece)
+            if token is not None:
+                spans += [end, end + len(piece)]
+                ids.append(token)
+            end += len(piece)
+        return padded(b"".join(pieces)), end, np.array(spans, np.int64), np.array(ids, np.int64)
+
+
 class Encoder:
     """A vocabulary compiled for encoding.
 
     vocab: id → bytes, with all 256 single bytes; of two ids with the same bytes the lower one is used.
     merges: pairs of byte strings in order of rank. special_tokens: text → id; they are searched for as text
-    and are not part of the merges. ignore_merges: a pretoken that is a token gets its id without merging. Thread-safe."""
+    and are not part of the merges. ignore_merges: a pretoken that is a token gets its id without merging. rules: what is
+    done to text before the pattern. Thread-safe."""
 
     def __init__(
         self,
@@ -61,21 +88,21 @@ class Encoder:
         special_tokens: Mapping[str, int],
         pattern: Pattern,
         ignore_merges: bool = False,
+        rules: TextRules = NO_RULES,
     ):
         enable_cache(encode_batch, *([ENCODE[pattern.name]] if pattern.name in ENCODE else []))
         ids = checked_ids(vocab, merges, special_tokens.values())
         largest = max([*vocab, *special_tokens.values()], default=0)
-        byte_ids = np.array([ids[bytes([byte])] for byte in range(256)], np.uint32)
+        byte_ids = np.array([ids.get(bytes([byte]), 0) for byte in range(256)], np.uint32)
         triples = np.array([(ids[a], ids[b], ids[a + b]) for a, b in merges], np.int64).reshape(-1, 3)
         self._tables = merge_tables(triples, byte_ids)
         if ignore_merges:
             self._tables = with_whole_pretokens(self._tables, ids)
         self._splitter = Splitter(pattern)
         self._loop = ENCODE.get(pattern.name)  # None for a custom expression
-        self._special_ids = {
-            text.encode("utf-8", "surrogateescape"): number for text, number in special_tokens.items()
-        }
-        self._finders: dict[str | frozenset[str], tuple[SpecialTokens, np.ndarray]] = {}
+        self._special_tokens = special_tokens
+        self._rules = rules
+        self._finders: dict[str | frozenset[str], SpecialFinder] = {}
         self.dtype = np.dtype(np.uint16 if largest < 1 << 16 else np.uint32)
         self._idle: list[_State] = []
         self._cache_lock = threading.Lock()
@@ -116,39 +143,31 @@ class Encoder:
         except IndexError:
             return _State(self.dtype)
 
-    def _finder(self, allowed_special: set[str] | str) -> tuple[SpecialTokens, np.ndarray]:
-        """(the special tokens to search for, their ids)."""
+    def finder(self, allowed_special: set[str] | str = "all") -> "SpecialFinder":
+        """What finds these special tokens, and their ids."""
         key = allowed_special if isinstance(allowed_special, str) else frozenset(allowed_special)
         if key in self._finders:
             return self._finders[key]
-        if key == "all":
-            allowed = list(self._special_ids)
-        elif key == "none":
-            allowed = []
+        if isinstance(key, str):
+            allowed = self._special_tokens if key == "all" else {}
         else:
-            allowed = [text.encode("utf-8", "surrogateescape") for text in key]
-            unknown = sorted(set(allowed) - self._special_ids.keys())
+            unknown = sorted(key - self._special_tokens.keys())
             if unknown:
                 raise UserError(f"allowed_special: {unknown[0]!r} is not a special token of this tokenizer")
-        specials = SpecialTokens(allowed)
-        ids = np.array([self._special_ids[token] for token in specials.tokens], np.int64)
-        self._finders[key] = specials, ids
-        return specials, ids
+            allowed = {text: self._special_tokens[text] for text in key}
+        self._finders[key] = SpecialFinder(allowed, self._rules)
+        return self._finders[key]
 
     def _encode_padded(
-        self,
-        state: _State,
-        data: np.ndarray,
-        size: int,
-        finder: tuple[SpecialTokens, np.ndarray],
-        ids: np.ndarray,
+        self, state: _State, data: np.ndarray, size: int, finder: "SpecialFinder", ids: np.ndarray
     ) -> tuple[np.ndarray, int, int]:
-        """(the part of `ids` that was written, number of special tokens, their bytes) for data[:size], which is readable
+        """(the ids, in `ids` or a larger buffer; number of special tokens, their bytes) for data[:size], which is readable
         for `PADDING` bytes more. `ids`: of `dtype`, with at least size + 4 elements."""
-        specials, special_ids = finder
-        spans, which = specials.find(data, 0, size)
-        n = self._encode_text(state, data, 0, size, spans, special_ids[which], ids)
-        return ids[:n], len(which), int((spans[1::2] - spans[::2]).sum())
+        data, size, spans, special_ids = finder.find(data, size)
+        if len(ids) < size + 4:  # rules may lengthen the text
+            ids = np.empty(size + 4, self.dtype)
+        n = self._encode_text(state, data, 0, size, spans, special_ids, ids)
+        return ids[:n], len(special_ids), int((spans[1::2] - spans[::2]).sum())
 
     def _encode_text(self, state, data, begin, end, spans, special_ids, out) -> int | np.int64:
         """Writes ids to `out` and returns their number; replaces a full table."""
@@ -170,9 +189,9 @@ class Encoder:
     ) -> np.ndarray:
         """The ids (uint32) of a byte string. `allowed_special`: the special tokens to recognise, a set of them, "all" or
         "none"; the others are encoded as plain text."""
-        finder = self._finder(allowed_special)
+        finder = self.finder(allowed_special)
         state = self._acquire()
-        if len(data) <= SMALL:
+        if len(data) <= SMALL and finder.ruled_text is None:
             ids = self._encode_small(state, data, finder)
         else:
             buffer = np.empty(len(data) + 4, self.dtype)
@@ -181,14 +200,13 @@ class Encoder:
         self._idle.append(state)
         return ids
 
-    def _encode_small(self, state: _State, data, finder: tuple[SpecialTokens, np.ndarray]) -> np.ndarray:
+    def _encode_small(self, state: _State, data, finder: "SpecialFinder") -> np.ndarray:
         """Encodes a short text with as few Python steps as possible: the compiled code takes less time for a kilobyte
         than the allocation of an array."""
         size = len(data)
         state.text[:size] = data if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
-        specials, special_ids = finder
-        spans, which = specials.find(state.readable, 0, size)
-        n = self._encode_text(state, state.readable, 0, size, spans, special_ids[which], state.small)
+        spans, which = finder.specials.find(state.readable, 0, size)
+        n = self._encode_text(state, state.readable, 0, size, spans, finder.ids[which], state.small)
         return state.small[:n].astype(np.uint32)
 
 
@@ -207,7 +225,7 @@ def encode_file(
     began = time.perf_counter()
     dtype = np.dtype(dtype)
     text = TextFile(src)
-    finder = encoder._finder("all")
+    finder = encoder.finder()
     pattern = encoder._splitter.pattern
     num_workers = max(1, min(num_workers or default_workers(), -(-len(text) // CHUNK_BYTES)))
 
@@ -233,7 +251,7 @@ def encode_file(
     try:
         with atomic_write(dst) as temporary, temporary.open("wb") as file:
             file.write(npy_header(dtype, 0))
-            pieces = text.spans(finder[0], pattern)
+            pieces = text.spans(finder.specials, pattern)
             for ids, buffer, size, found, found_bytes in map_in_order(work, pieces, states):
                 file.write(ids.astype(dtype, copy=False))
                 spare.append(buffer)

@@ -46,9 +46,8 @@ def read(
         parts.pattern = read_text(own)
     elif parts.pattern is not None:
         try:
-            check_portable(
-                get_pattern(parts.pattern), f"{path}: its split pattern (override it with --pattern)"
-            )
+            own_pattern = parts.pattern if isinstance(parts.pattern, Pattern) else get_pattern(parts.pattern)
+            check_portable(own_pattern, f"{path}: its split pattern (override it with --pattern)")
         except UserError as error:
             if not _is_in_run(path):
                 raise
@@ -108,17 +107,19 @@ def write(parts: TokenizerParts, path: Path, pattern: Pattern) -> None:
     if path.suffix == ".tiktoken":
         write_ranks(parts, path)
         return
-    is_gpt2 = pattern.name == "gpt2"
     is_portable = True
+    only_whole = (
+        parts.ignore_merges or parts.has_text_rules or (pattern.name == "custom" and bool(pattern.steps))
+    )
     try:
         check_saveable(pattern, path)
     except UserError as error:
-        if path.suffix == ".json" or parts.ignore_merges:
+        if path.suffix == ".json" or only_whole:
             raise
         is_portable = False
         logger.warning("%s; saved without a tokenizer.json, so only lmfast can load it", error)
     if path.suffix == ".json":
-        write_tokenizer_json(parts, path, pattern.regex, is_gpt2)
+        write_tokenizer_json(parts, path, pattern)
         return
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -127,14 +128,14 @@ def write(parts: TokenizerParts, path: Path, pattern: Pattern) -> None:
             f"{path}: cannot create the directory ({error.strerror}); choose another path"
         ) from None
     vocab_and_merges = path / "vocab.json", path / "merges.txt"
-    if parts.ignore_merges:  # which these two cannot represent, so they would be read as another tokenizer
+    if only_whole:  # which these two cannot represent, so they would be read as another tokenizer
         for file in vocab_and_merges:
             file.unlink(missing_ok=True)
     else:
         write_vocab_and_merges(parts, *vocab_and_merges)
     document, own_pattern = path / "tokenizer.json", path / PATTERN_FILE
     if is_portable:
-        write_tokenizer_json(parts, document, pattern.regex, is_gpt2)
+        write_tokenizer_json(parts, document, pattern)
         own_pattern.unlink(missing_ok=True)
     else:
         encode_utf8(pattern.regex, own_pattern)

@@ -4,23 +4,34 @@ from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from lmfast.errors import UserError
+from lmfast.tokenizer.patterns import Pattern
+from lmfast.tokenizer.text_rules import NO_RULES, TextRules
 
 MAX_ID = (1 << 29) - 1  # the compiled merges pack an id into 29 bits
 MAX_MERGES = 1 << 26
+NEVER_IN_UTF8 = bytes([0xC0, 0xC1, *range(0xF5, 0x100)])
+"""bytes that a vocabulary may lack: GPT-NeoX's, learnt from characters, does"""
 
 
 @dataclass
 class TokenizerParts:
-    """vocab: id → bytes, special tokens included. pattern: a name or an expression; None if the file has none.
-    ignore_merges: a pretoken that is a token gets its id without merging (whole_pretokens.py). published: the ids of
-    special tokens that the publisher of this vocabulary uses and the file does not contain (special_tokens.py)."""
+    """vocab: id → bytes, special tokens included. pattern: a name, an expression or a Pattern; None if the file has none.
+    ignore_merges: a pretoken that is a token gets its id without merging (whole_pretokens.py). rules: what is done to text
+    before the pattern. published: the ids of special tokens that the publisher of this vocabulary uses and the file does
+    not contain (special_tokens.py)."""
 
     vocab: dict[int, bytes]
     merges: list[tuple[bytes, bytes]]
     special_tokens: dict[str, int] = field(default_factory=dict)
-    pattern: str | None = None
+    pattern: str | Pattern | None = None
     ignore_merges: bool = False
+    rules: TextRules = NO_RULES
     published: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def has_text_rules(self) -> bool:
+        """Whether text is changed, or special tokens are found in another way than by their text alone."""
+        return self.rules.ruled_text(self.special_tokens) is not None
 
     def ordinary_ids(self) -> dict[bytes, int]:
         return ordinary_ids(self.vocab, self.merges, self.special_tokens.values())
@@ -47,10 +58,10 @@ def checked_ids(
 ) -> dict[bytes, int]:
     """`ordinary_ids`; UserError if a byte or a part of a merge is missing, an id is negative, or either has too many."""
     ids = ordinary_ids(vocab, merges, special_ids)
-    missing = [byte for byte in range(256) if bytes([byte]) not in ids]
+    missing = [byte for byte in absent_bytes(ids) if byte not in NEVER_IN_UTF8]
     if missing:
         raise UserError(
-            f"the vocabulary lacks {len(missing)} of the 256 single bytes (the first: {missing[0]:#04x}), so some "
+            f"the vocabulary lacks {len(missing)} of the bytes of UTF-8 (the first: {missing[0]:#04x}), so some "
             "text could not be encoded; is it a byte-level BPE?"
         )
     largest = max(vocab)
@@ -67,6 +78,11 @@ def checked_ids(
             "vocabulary and merges belong together?"
         )
     return ids
+
+
+def absent_bytes(ids: Container[bytes]) -> bytes:
+    """The bytes that are not tokens."""
+    return bytes(byte for byte in range(256) if bytes([byte]) not in ids)
 
 
 def unknown_parts(

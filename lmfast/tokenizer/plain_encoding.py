@@ -7,7 +7,7 @@ It remembers the ids of every pretoken it has seen, so it is for texts whose tot
 import heapq
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from lmfast.tokenizer.npy_header import npy_header
 from lmfast.tokenizer.patterns import Pattern
 from lmfast.tokenizer.plain_text import decoded, encoded, split_pretokens, split_specials
 from lmfast.tokenizer.text_file import TextFile
+from lmfast.tokenizer.text_rules import NO_RULES, TextRules
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,28 +33,51 @@ class PlainEncoder:
         special_tokens: Mapping[str, int],
         pattern: Pattern,
         ignore_merges: bool = False,
+        rules: TextRules = NO_RULES,
     ):
         self._tokens = ids_by_token.keys()
         self._ids = _PretokenIds(ids_by_token, merges, ignore_merges)
-        self._special_ids = {encoded(text): token for text, token in special_tokens.items()}
+        self._special_tokens = special_tokens
         self._pattern = pattern
+        self._rules = rules
+        self._finders: dict[frozenset[str], Callable[[bytes], Iterator[tuple[bytes, int | None]]]] = {}
 
     def encode(
         self, data: "bytes | bytearray | np.ndarray", allowed_special: Collection[str] | str = "all"
     ) -> list[int]:
         """The ids of a byte string. `allowed_special`: the special tokens to recognise, a set of them, "all" or "none"."""
-        if isinstance(allowed_special, str):
-            allowed = self._special_ids if allowed_special == "all" else ()
-        else:
-            allowed = [encoded(text) for text in allowed_special]
         ids: list[int] = []
-        for piece, is_special in split_specials(bytes(data), allowed):
-            if is_special:
-                ids.append(self._special_ids[piece])
+        for piece, token in self._finder(allowed_special)(bytes(data)):
+            if token is not None:
+                ids.append(token)
             else:
                 for pretoken in split_pretokens(decoded(piece), self._pattern):
                     ids += self._ids[pretoken]
         return ids
+
+    def _finder(
+        self, allowed_special: Collection[str] | str
+    ) -> Callable[[bytes], Iterator[tuple[bytes, int | None]]]:
+        """What splits a text into pieces and special tokens with their ids."""
+        if isinstance(allowed_special, str):
+            allowed_special = self._special_tokens if allowed_special == "all" else ()
+        key = frozenset(allowed_special)
+        if key not in self._finders:
+            self._finders[key] = self._make_finder({text: self._special_tokens[text] for text in key})
+        return self._finders[key]
+
+    def _make_finder(
+        self, special_tokens: Mapping[str, int]
+    ) -> Callable[[bytes], Iterator[tuple[bytes, int | None]]]:
+        ids = {encoded(text): token for text, token in special_tokens.items()}
+        ruled_text = self._rules.ruled_text(special_tokens)
+
+        def find(data: bytes) -> Iterator[tuple[bytes, int | None]]:
+            if ruled_text is not None and ruled_text.applies(data):
+                return ruled_text.split(data)
+            return ((piece, ids[piece] if special else None) for piece, special in split_specials(data, ids))
+
+        return find
 
     @property
     def looks_up_whole(self) -> bool:
@@ -73,7 +97,7 @@ class PlainEncoder:
         began = time.perf_counter()
         data = text.read()
         ids = self.encode(data)
-        specials = [piece for piece, is_special in split_specials(data, self._special_ids) if is_special]
+        specials = [piece for piece, token in self._finder("all")(data) if token is not None]
         with atomic_write(dst) as temporary, temporary.open("wb") as file:
             file.write(npy_header(dtype, len(ids)))
             file.write(np.array(ids, dtype.newbyteorder("<")))

@@ -5,14 +5,18 @@ whose compiled counterparts take 20 to 100 times less per byte, and a second or 
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, AnyStr
 
 import regex
 
-from lmfast.tokenizer.patterns import NAMED, Pattern, compile_custom
+from lmfast.tokenizer.patterns import HAN_SYMBOLS, NAMED, Pattern, compile_custom
 
 # One character or more before a safe cut of the named patterns; the rules of chunks.py in order.
-_BEFORE_CUT = regex.compile(r"[A-Za-z0-9](?= [A-Za-z])|\S\n(?=\p{L})|\p{L}(?=[^\s\p{L}\p{M}\p{N}'])")
+_HAN = "".join(f"{chr(first)}-{chr(last)}" for first, last in HAN_SYMBOLS)
+_BEFORE_CUT = regex.compile(
+    rf"[A-Za-z0-9](?= [A-Za-z])|\S\n(?=\p{{L}})|\p{{L}}(?=[^\s\p{{L}}\p{{M}}\p{{N}}'{_HAN}])"
+)
 
 
 def decoded(text: bytes) -> str:
@@ -39,37 +43,60 @@ def split_specials(text: bytes, special_tokens: Collection[bytes]) -> Iterator[t
 def split_pretokens(text: str, pattern: Pattern) -> Iterator[str]:
     """The pretokens of text without special tokens. What the expression does not match becomes separate pretokens, so
     that no bytes are lost."""
-    expression = compile_custom(pattern.regex)
     if pattern.name in NAMED:  # which match every character
-        yield from expression.findall(text)
+        yield from compile_custom(pattern.regex).findall(text)
         return
-    done = 0
-    for match in expression.finditer(text):
-        for piece in (text[done : match.start()], match.group()):
-            if piece:
-                yield piece
-        done = match.end()
-    if done < len(text):
-        yield text[done:]
+    pieces: Iterable[str] = [text]
+    for expression in pattern.expressions:
+        pieces = _split(pieces, compile_custom(expression))
+    yield from pieces
 
 
-def straddles(text: bytes, cut: int, special_tokens: Collection[bytes]) -> bool:
+def _split(pieces: Iterable[str], expression: Any) -> Iterator[str]:
+    for text in pieces:
+        done = 0
+        for match in expression.finditer(text):
+            for piece in (text[done : match.start()], match.group()):
+                if piece:
+                    yield piece
+            done = match.end()
+        if done < len(text):
+            yield text[done:]
+
+
+def straddles(text: AnyStr, cut: int, special_tokens: Collection[AnyStr]) -> bool:
     """Whether an occurrence of one of the tokens begins before `cut` and ends after it."""
     return any(
         text.find(token, max(0, cut - len(token) + 1), cut + len(token) - 1) >= 0 for token in special_tokens
     )
 
 
-def last_cut(
-    text: bytes, latest: int, special_tokens: Collection[bytes], pattern: Pattern, reach: int
-) -> int:
+class Boundaries:
+    """Where special tokens allow and forbid cuts.
+
+    starts: the special tokens before which a text may be cut, longest first; context: how many bytes on both sides of a
+    cut determine whether it is safe."""
+
+    def __init__(self, special_tokens: Collection[bytes]):
+        self.starts = sorted(special_tokens, key=len, reverse=True)
+        self.context = len(self.starts[0]) if self.starts else 0
+
+    def forbids(self, text: bytes, cut: int) -> bool:
+        """Whether the special tokens found in the text depend on this cut."""
+        return straddles(text, cut, self.starts)
+
+
+def last_cut(text: bytes, latest: int, boundaries: Boundaries, pattern: Pattern, reach: int) -> int:
     """A safe cut in the last `reach` bytes before `latest`, which is at least 4 bytes from the end; 0 if none is found."""
     begin = max(0, latest - reach)
     window = decoded(text[begin:])
-    cuts = [at for token in special_tokens if (at := text.rfind(token, begin, latest)) > 0]
+    cuts = [at for token in boundaries.starts if (at := text.rfind(token, begin, latest)) > 0]
     if pattern.name in NAMED:
         # A character that is cut off at the beginning counts as up to three others.
         ends = [match.end() for match in _BEFORE_CUT.finditer(window) if match.start() >= 3 or not begin]
         cuts += [begin + len(encoded(window[:end])) for end in ends[-8:]]
-    safe = (cut for cut in sorted(cuts, reverse=True) if cut <= latest)
-    return next((cut for cut in safe if not straddles(text, cut, special_tokens)), 0)
+    for cut in sorted((cut for cut in cuts if cut <= latest), reverse=True):
+        low = max(0, cut - boundaries.context)
+        if not boundaries.forbids(text[low : cut + boundaries.context], cut - low):
+            return cut
+    return 0

@@ -84,6 +84,11 @@ def _merge_to_two_parts(token: bytes, pair_rank: Callable[[bytes, bytes], int]) 
 
 def write_ranks(parts: TokenizerParts, path: Path) -> None:
     """Writes ranks for `tiktoken.Encoding`, which takes the pattern and the special tokens as arguments."""
+    if parts.has_text_rules:
+        raise UserError(
+            f"{path}: .tiktoken cannot represent NFC, a prefix space, or how the added tokens of this tokenizer are found; "
+            "save as tokenizer.json instead"
+        )
     ids = parts.ordinary_ids()
     made = [ids[a + b] for a, b in parts.merges]
     if made != sorted(made):

@@ -28,6 +28,7 @@ from lmfast.tokenizer.chunks import PieceReader, SpecialTokens
 from lmfast.tokenizer.compiled.count_table import CountTable
 from lmfast.tokenizer.counting import PretokenCounts, count_pretokens
 from lmfast.tokenizer.encode_summary import EncodeSummary
+from lmfast.tokenizer.encoding import SpecialFinder
 from lmfast.tokenizer.npy_header import HEADER_BYTES, npy_header
 from lmfast.tokenizer.patterns import Pattern, get_pattern
 from lmfast.tokenizer.text_file import CHUNK_BYTES, TextFile
@@ -121,7 +122,8 @@ class ShardedEngine:
     ) -> EncodeSummary:
         """`encoding.encode_file` in other processes; shards are joined in order while later ones are encoded."""
         began = time.perf_counter()
-        shards = self._shards([src], SpecialTokens.from_text(tokenizer.special_tokens), tokenizer.pattern)
+        finder = SpecialFinder(tokenizer.special_tokens, tokenizer.rules)
+        shards = self._shards([src], finder.specials, tokenizer.pattern)
         fingerprint = tokenizer.fingerprint()
         jobs = self._jobs([EncodeRequest(shard, fingerprint) for shard in shards])
         with work_folder(self.folder):
@@ -192,17 +194,17 @@ def encode_shard(job: Job[EncodeRequest]) -> dict[str, Any]:
     """Encodes a shard into `NAME.ids` (without a header, in the tokenizer's dtype); counts its special tokens and their
     bytes."""
     tokenizer = open_shared(job.folder, job.request.tokenizer)
-    specials = SpecialTokens.from_text(tokenizer.special_tokens)
+    finder = SpecialFinder(tokenizer.special_tokens, tokenizer.rules)
     tokens = found = special_bytes = 0
     with atomic_write(job.file("ids")) as temporary, temporary.open("wb") as file:
         text, reader = _text(job.request.shard), PieceReader()
-        for begin, end in text.spans(specials, tokenizer.pattern):
+        for begin, end in text.spans(finder.specials, tokenizer.pattern):
             data = reader.read(text, begin, end)
             ids = tokenizer.encode_array(data[: end - begin])
             file.write(ids.astype(tokenizer.dtype.newbyteorder("<")))
             tokens += len(ids)
-            spans, which = specials.find(data, 0, end - begin)
-            found += len(which)
+            _, _, spans, special_ids = finder.find(data, end - begin)
+            found += len(special_ids)
             special_bytes += int((spans[1::2] - spans[::2]).sum())
     return job.complete({"tokens": tokens, "specials": found, "special_bytes": special_bytes})
 

@@ -5,18 +5,16 @@ text. Pieces end at a safe cut (chunks.py), about every 64 KiB, or later if ther
 letter is one piece, and with a custom pattern, whose safe cuts are unknown, pieces end at special tokens only.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from lmfast.tokenizer.patterns import Pattern
-from lmfast.tokenizer.plain_text import last_cut
+from lmfast.tokenizer.plain_text import Boundaries, last_cut
 
 PIECE_BYTES = 1 << 16
 NEAR_BYTES = 1 << 10  # before the end of a piece: searched for a cut in plain Python
 
 
-def safe_pieces(
-    chunks: Iterable[str | bytes], special_tokens: Sequence[bytes], pattern: Pattern
-) -> Iterator[bytes]:
+def safe_pieces(chunks: Iterable[str | bytes], boundaries: Boundaries, pattern: Pattern) -> Iterator[bytes]:
     """The text of all chunks, cut where pretokens and special tokens do not depend on the other side of the cut."""
     buffer = bytearray()
     enough = PIECE_BYTES
@@ -24,7 +22,7 @@ def safe_pieces(
         buffer += chunk.encode("utf-8", "surrogatepass") if isinstance(chunk, str) else chunk
         if len(buffer) < enough:
             continue
-        cut = _last_cut(bytes(buffer), special_tokens, pattern)
+        cut = _last_cut(bytes(buffer), boundaries, pattern)
         if cut:
             yield bytes(buffer[:cut])
             del buffer[:cut]
@@ -34,24 +32,24 @@ def safe_pieces(
         yield bytes(buffer)
 
 
-def _last_cut(text: bytes, special_tokens: Sequence[bytes], pattern: Pattern) -> int:
+def _last_cut(text: bytes, boundaries: Boundaries, pattern: Pattern) -> int:
     """A safe cut near the end of the text that stays safe whatever follows; 0 if there is none.
 
-    A special token that begins before the cut may end after the text, so cuts closer to the end than the longest
-    special token are excluded, as are those whose next bytes are not available yet.
+    A special token that begins before the cut may end after the text, so cuts closer to the end than `context` are
+    excluded, as are those whose next bytes are not available yet.
     """
-    latest = len(text) - max([4, *map(len, special_tokens)])
-    cut = last_cut(text, latest, special_tokens, pattern, NEAR_BYTES)
-    return cut or _distant_cut(text, latest, special_tokens, pattern)
+    latest = len(text) - max(4, boundaries.context)
+    cut = last_cut(text, latest, boundaries, pattern, NEAR_BYTES)
+    return cut or _distant_cut(text, latest, boundaries, pattern)
 
 
-def _distant_cut(text: bytes, latest: int, special_tokens: Sequence[bytes], pattern: Pattern) -> int:
+def _distant_cut(text: bytes, latest: int, boundaries: Boundaries, pattern: Pattern) -> int:
     """`_last_cut` for text without a cut near its end, by the compiled search."""
     import numpy as np
 
     from lmfast.tokenizer.chunks import SpecialTokens, next_cut
 
-    specials = SpecialTokens(special_tokens)
+    specials = SpecialTokens(boundaries.starts, boundaries)
     data = np.frombuffer(text, np.uint8)
     back = 8 * NEAR_BYTES
     while True:

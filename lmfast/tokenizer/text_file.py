@@ -73,7 +73,7 @@ class TextFile:
 
         from lmfast.tokenizer.chunks import next_cut
 
-        around = _CONTEXT + max(map(len, specials.tokens), default=0)
+        around = _CONTEXT + specials.boundaries.context
         reach = max(_SEARCH_BYTES, 2 * around)
         while target < self.end:
             begin, end = max(self.begin, target - around), min(self.end, target + reach)

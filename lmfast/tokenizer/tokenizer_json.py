@@ -1,11 +1,14 @@
 """Hugging Face's tokenizer.json, where it is byte-level BPE.
 
 In and out: `TokenizerParts` and paths. Rejects, naming the file and the remedy: broken files, tokenizers that are not
-byte-level BPE, and settings that would change ids and are not supported (normalizers, several splits, prefix spaces).
+byte-level BPE, and settings that would change ids or decoded text and are not supported. `truncation`, `padding` and
+`post_processor` are not used: they belong to a call, or add special tokens.
 Source: huggingface/tokenizers.
 """
 
 import json
+import logging
+import string
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +24,14 @@ from lmfast.tokenizer.gpt2_files import (
     write_text,
 )
 from lmfast.tokenizer.parts import TokenizerParts
-from lmfast.tokenizer.patterns import NAMED, get_pattern
+from lmfast.tokenizer.patterns import GPT2, NAMED, Pattern, get_pattern, get_steps
+from lmfast.tokenizer.text_rules import Flags, TextRules
 
-GPT2_PATTERN = "gpt2"
+logger = logging.getLogger(__name__)
+
 NO_SPLIT = r"[\s\S]+"
+DIGITS = {True: r"\p{N}", False: r"\p{N}+"}
+"""what the pre-tokenizer Digits splits off, by its setting individual_digits"""
 
 
 def _member(mapping: dict, name: str, kind: type, path: Path) -> Any:
@@ -62,12 +69,13 @@ def read_tokenizer_json(document: Any, path: Path) -> TokenizerParts:
         raise UserError(
             f"{path}: is not a tokenizer.json with a BPE model (its type is {kind!r}); name one that is, or vocab.json"
         )
-    pattern = _read_pattern(document, path)
+    _check_decoder(document, path)
+    pattern, prefix_space = _read_pre_tokenizer(document, path)
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
             raise UserError(f"{path}: {name} {model[name]!r} is not supported; use a plain byte-level BPE")
     entries = vocabulary_entries(model["vocab"], path)
-    special = _added_tokens(document, path)
+    special, flags = _added_tokens(document, path)
     vocab: dict[int, bytes] = {}
     ordinary: dict[str, bytes] = {}
     unspelt = []
@@ -96,11 +104,21 @@ def read_tokenizer_json(document: Any, path: Path) -> TokenizerParts:
                 f"{path}: entry {text!r} is not spelt in GPT-2's byte characters, so no text is encoded to its id "
                 f"{entries[text]}; list it under added_tokens, or remove it"
             )
-    return TokenizerParts(vocab, merges, special, pattern, ignore_merges)
+    _check_added_ids(special, entries, path)
+    for text, of in flags.items():
+        if ignore_merges and of.single_word and text in entries and unspell(text) is not None:
+            raise UserError(
+                f"{path}: added token {text!r} sets single_word and is in the vocabulary, which with ignore_merges encodes "
+                "it inside words too; this is not supported"
+            )
+    rules = TextRules(_has_nfc(document, path), prefix_space, flags)
+    return TokenizerParts(vocab, merges, special, pattern, ignore_merges, rules)
 
 
-def _added_tokens(document: dict, path: Path) -> dict[str, int]:
+def _added_tokens(document: dict, path: Path) -> tuple[dict[str, int], dict[str, Flags]]:
+    """({text: id}, {text: its flags, if they are not the usual ones})."""
     special: dict[str, int] = {}
+    flags: dict[str, Flags] = {}
     for added in _member(document, "added_tokens", list, path):
         if not isinstance(added, dict) or not isinstance(added.get("content"), str) or not added["content"]:
             raise UserError(
@@ -111,74 +129,144 @@ def _added_tokens(document: dict, path: Path) -> dict[str, int]:
             raise UserError(
                 f"{path}: added token {text!r} has the id {token!r}; ids are whole numbers from 0"
             )
-        for flag in ("lstrip", "rstrip", "single_word"):
-            if added.get(flag):
-                raise UserError(
-                    f"{path}: added token {text!r} sets {flag}, which is not supported; remove it"
-                )
-        encode_utf8(text, path)
+        if unspell(text) not in (None, encode_utf8(text, path)):
+            logger.warning(
+                "%s: tokenizers decodes the added token %r as %r, lmfast as its text",
+                path,
+                text,
+                unspell(text),
+            )
         if special.setdefault(text, token) != token:
             raise UserError(
                 f"{path}: added token {text!r} has two ids, {special[text]} and {token}; keep one"
             )
-    return special
+        of = Flags(**{name: bool(added.get(name, default)) for name, default in vars(Flags()).items()})
+        if of != Flags():
+            flags[text] = of
+    return special, flags
 
 
-def _read_pattern(document: dict, path: Path) -> str:
-    """The split pattern of a pre-tokenizer that is ByteLevel, or one Split before it."""
-    normalizer = document.get("normalizer")
-    if normalizer not in (None, {"type": "Sequence", "normalizers": []}):
-        kind = normalizer.get("type") if isinstance(normalizer, dict) else normalizer
-        raise UserError(
-            f"{path}: has a normalizer ({kind}), which would change the text; use a tokenizer without one"
-        )
-    before = _member(document, "pre_tokenizer", dict, path)
-    steps = _member(before, "pretokenizers", list, path) if before.get("type") == "Sequence" else [before]
+def _check_added_ids(special: dict[str, int], entries: dict[str, int], path: Path) -> None:
+    """tokenizers does not use the ids of added tokens that are not in the vocabulary: it numbers them in order."""
+    new = [text for text in special if text not in entries]
+    for token, text in enumerate(new, len(entries)):
+        if special[text] != token:
+            raise UserError(
+                f"{path}: added token {text!r} has id {special[text]}, but tokenizers gives it {token}; add it to the "
+                "vocabulary too"
+            )
+
+
+def _check_decoder(document: dict, path: Path) -> None:
+    decoder = _member(document, "decoder", dict, path)
+    steps = _member(decoder, "decoders", list, path) if decoder.get("type") == "Sequence" else [decoder]
     kinds = [step.get("type") if isinstance(step, dict) else repr(step) for step in steps]
-    if kinds[-1:] != ["ByteLevel"] or kinds not in (["ByteLevel"], ["Split", "ByteLevel"]):
+    if not decoder:
+        logger.warning("%s: has no decoder; decoding joins the bytes of tokens, as ByteLevel does", path)
+    elif kinds != ["ByteLevel"]:
+        raise UserError(f"{path}: decoder {kinds} is not supported; use ByteLevel")
+
+
+def _has_nfc(document: dict, path: Path) -> bool:
+    """Whether the normalizer is NFC, alone or in sequences. Rejects others."""
+    steps = [document.get("normalizer")]
+    kinds = []
+    while steps:
+        step = steps.pop()
+        if isinstance(step, dict) and step.get("type") == "Sequence":
+            steps += _member(step, "normalizers", list, path)
+        elif step is not None:
+            kinds.append(step.get("type") if isinstance(step, dict) else repr(step))
+    for kind in kinds:
+        if kind != "NFC":
+            raise UserError(
+                f"{path}: has a normalizer ({kind}), which would change the text; only NFC is supported"
+            )
+    return bool(kinds)
+
+
+def _read_pre_tokenizer(document: dict, path: Path) -> tuple[Pattern, bool]:
+    """(the pattern, whether pieces get a space before them) of a ByteLevel, or of Splits and Digits before it."""
+    steps = _flattened(_member(document, "pre_tokenizer", dict, path), path)
+    kinds = [step.get("type") if isinstance(step, dict) else repr(step) for step in steps]
+    if kinds[-1:] != ["ByteLevel"] or not {*kinds[:-1]} <= {"Split", "Digits"}:
         raise UserError(
-            f"{path}: pre-tokenizer {kinds} is not supported; use ByteLevel, or one Split before ByteLevel"
+            f"{path}: pre-tokenizer {kinds} is not supported; use ByteLevel, or Split and Digits before ByteLevel"
         )
-    byte_level = steps[-1]
-    if byte_level.get("add_prefix_space"):
-        raise UserError(f"{path}: add_prefix_space would change the text and is not supported; turn it off")
-    use_regex = byte_level.get("use_regex", True)
-    if len(steps) == 1:
-        return GPT2_PATTERN if use_regex else NO_SPLIT
-    split = steps[0]
-    pattern = split.get("pattern")
-    expression = pattern.get("Regex") if isinstance(pattern, dict) else None
+    expressions = [_expression(step, path) for step in steps[:-1]]
+    prefix_space = bool(steps[-1].get("add_prefix_space"))
+    if prefix_space and expressions:
+        raise UserError(
+            f"{path}: add_prefix_space after {kinds[:-1]} adds a space to every piece, which is not supported; turn it off"
+        )
+    if steps[-1].get("use_regex", True):
+        expressions.append(GPT2)
+    return get_steps(expressions or [NO_SPLIT]), prefix_space
+
+
+def _flattened(step: Any, path: Path) -> list[Any]:
+    if not isinstance(step, dict) or step.get("type") != "Sequence":
+        return [step]
+    return [inner for each in _member(step, "pretokenizers", list, path) for inner in _flattened(each, path)]
+
+
+def _expression(step: dict, path: Path) -> str:
+    """What a Split or Digits splits off."""
+    if step["type"] == "Digits":
+        return DIGITS[bool(step.get("individual_digits"))]
+    pattern = step.get("pattern")
+    kind, text = next(iter(pattern.items()), ("", None)) if isinstance(pattern, dict) else ("", None)
+    if kind == "String" and isinstance(text, str) and text:
+        kind, text = "Regex", "".join("\\" * (letter in string.punctuation) + letter for letter in text)
     # Removed + inverted drops what does not match: equivalent if all text matches, as with the named patterns.
-    isolated = (split.get("behavior"), bool(split.get("invert"))) == ("Isolated", False)
-    removed = (split.get("behavior"), split.get("invert")) == ("Removed", True)
+    behavior, invert = step.get("behavior"), bool(step.get("invert"))
     if (
-        use_regex
-        or not isinstance(expression, str)
-        or not (isolated or (removed and get_pattern(expression).name in NAMED))
+        kind != "Regex"
+        or not isinstance(text, str)
+        or not (
+            behavior == "Isolated"
+            or ((behavior, invert) == ("Removed", True) and get_pattern(text).name in NAMED)
+        )
     ):
-        raise UserError(f"{path}: split {split} is not supported; use a Regex with behavior Isolated")
-    return expression
+        raise UserError(
+            f"{path}: split {step} is not supported; use a Regex or String with behavior Isolated"
+        )
+    return text
 
 
-def write_tokenizer_json(parts: TokenizerParts, path: Path, expression: str, is_gpt2: bool) -> None:
+def write_tokenizer_json(parts: TokenizerParts, path: Path, pattern: Pattern) -> None:
     """A file that `tokenizers.Tokenizer.from_file` and `transformers.PreTrainedTokenizerFast` load.
 
-    expression: the split pattern, which must be portable (dialects.py); is_gpt2: whether it is the one built into
-    ByteLevel.
+    pattern: must be portable (dialects.py). Rejects what the file would change: with ignore_merges, a token with
+    single_word, which must be in the vocabulary to keep its id.
     """
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": is_gpt2}
-    split = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    rules = parts.rules
+    words = [text for text, of in rules.flags.items() if of.single_word and unspell(text) is not None]
+    if parts.ignore_merges and words:
+        raise UserError(
+            f"{path}: tokenizers would encode {words[0]!r}, which sets single_word, inside words too; remove the flag"
+        )
+    steps = list(pattern.expressions)
+    ends_in_gpt2 = steps[-1] == GPT2
+    before = [_step(expression) for expression in (steps[:-1] if ends_in_gpt2 else steps)]
+    byte_level = {
+        "type": "ByteLevel",
+        "add_prefix_space": rules.prefix_space,
+        "trim_offsets": True,
+        "use_regex": ends_in_gpt2,
+    }
     added = sorted(parts.special_tokens.items(), key=lambda item: item[1])
     document = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": token, "content": text, **flags} for text, token in added],
-        "normalizer": None,
-        "pre_tokenizer": byte_level
-        if is_gpt2
-        else {"type": "Sequence", "pretokenizers": [split, byte_level]},
+        "added_tokens": [
+            {"id": token, "content": text, **vars(rules.flags.get(text, Flags()))} for text, token in added
+        ],
+        "normalizer": {"type": "NFC"} if rules.nfc else None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*before, byte_level]}
+        if before
+        else byte_level,
         "post_processor": None,
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
         "model": {
@@ -195,3 +283,10 @@ def write_tokenizer_json(parts: TokenizerParts, path: Path, expression: str, is_
         },
     }
     write_text(path, json.dumps(document, ensure_ascii=False))
+
+
+def _step(expression: str) -> dict[str, Any]:
+    for individual, digits in DIGITS.items():
+        if expression == digits:
+            return {"type": "Digits", "individual_digits": individual}
+    return {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}

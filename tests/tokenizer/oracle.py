@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-import regex
+from lmfast.tokenizer.patterns import compile_custom
 
 
 def split_specials(data: bytes, special_tokens: Sequence[bytes]) -> Iterator[tuple[bytes, bool]]:
@@ -32,7 +32,7 @@ def split_pretokens(text: bytes, expression: str) -> list[bytes]:
     """Pretokens of text without special tokens; unmatched text becomes separate pretokens."""
     decoded = text.decode("utf-8", "surrogateescape")
     pieces, done = [], 0
-    for match in regex.finditer(expression, decoded):
+    for match in compile_custom(expression).finditer(decoded):
         pieces += [decoded[done : match.start()], match.group()]
         done = match.end()
     pieces.append(decoded[done:])

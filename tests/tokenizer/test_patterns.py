@@ -1,5 +1,7 @@
 """patterns.py: names, spellings, errors, and the class of every code point compared with `regex`."""
 
+import random
+
 import numpy as np
 import pytest
 import regex
@@ -7,10 +9,12 @@ import regex
 from lmfast.errors import UserError
 from lmfast.tokenizer import patterns
 from lmfast.tokenizer.patterns import get_pattern
+from lmfast.tokenizer.plain_text import decoded, split_pretokens
+from tests.tokenizer.compiled.test_scanner import random_text
 
 
 def test_a_name_and_its_expression_are_the_same_pattern():
-    for name in ("gpt2", "cl100k", "o200k"):
+    for name in patterns.NAMED:
         pattern = get_pattern(name)
         assert pattern.name == name
         assert get_pattern(pattern.regex) == pattern
@@ -53,3 +57,20 @@ def test_whitespace_is_25_code_points_without_the_separators_of_re():
     classes = patterns.code_point_classes()
     assert (classes == patterns.SPACE).sum() == 25
     assert classes[0x1C] == patterns.OTHER
+
+
+@pytest.mark.parametrize("name", ["starcoder", "deepseek"])
+def test_one_expression_gives_the_pretokens_of_all_steps(name):
+    pattern, rng = patterns.NAMED[name], random.Random(0)
+    assert patterns.get_steps(pattern.steps) is pattern
+    steps = patterns.Pattern("custom", "", pattern.steps)
+    for _ in range(3000):
+        text = decoded(random_text(rng))
+        assert list(split_pretokens(text, pattern)) == list(split_pretokens(text, steps)), text
+
+
+def test_han_symbols_are_all_that_kimi_joins_to_a_letter_and_cuts_avoid():
+    """A safe cut between a letter and such a character would separate them."""
+    classes, kimi = patterns.code_point_classes(), patterns.scanner_classes("kimi")
+    joined = np.flatnonzero((classes == patterns.OTHER) & (kimi >= patterns.IN_SCRIPT))
+    assert len(joined) and (patterns.cut_classes()[joined] == patterns.MARK).all()

@@ -6,7 +6,15 @@ import pytest
 
 from lmfast.tokenizer.chunks import SpecialTokens
 from lmfast.tokenizer.patterns import NAMED, get_pattern
-from lmfast.tokenizer.plain_text import decoded, encoded, last_cut, split_pretokens, split_specials, straddles
+from lmfast.tokenizer.plain_text import (
+    Boundaries,
+    decoded,
+    encoded,
+    last_cut,
+    split_pretokens,
+    split_specials,
+    straddles,
+)
 from tests.tokenizer import oracle, sample_text
 from tests.tokenizer.test_chunks import SPECIALS, hard_text, padded, pretokens
 
@@ -32,7 +40,7 @@ def test_a_cut_changes_no_pretoken(name):
     for _ in range(400):
         data, specials = hard_text(rng), rng.sample(SPECIALS, rng.randint(0, len(SPECIALS)))
         latest = len(data) - max([4, *map(len, specials)])
-        cut = last_cut(data, latest, specials, pattern, reach=rng.choice([8, 40, 1000]))
+        cut = last_cut(data, latest, Boundaries(specials), pattern, reach=rng.choice([8, 40, 1000]))
         assert 0 <= cut <= max(0, latest)
         found += cut > 0
         parts = pretokens(data[:cut], specials, pattern) + pretokens(data[cut:], specials, pattern)
@@ -47,8 +55,8 @@ def test_the_last_cut_is_found():
         ("漢字漢，漢字漢".encode(), 9),
         (b"x" * 50, 0),
     ):
-        assert last_cut(data, len(data) - 4, [], get_pattern("gpt2"), 1000) == cut
-    assert last_cut(b"ab<x>cdefgh", 7, [b"<x>"], get_pattern(r"\w+|\W"), 1000) == 2
+        assert last_cut(data, len(data) - 4, Boundaries([]), get_pattern("gpt2"), 1000) == cut
+    assert last_cut(b"ab<x>cdefgh", 7, Boundaries([b"<x>"]), get_pattern(r"\w+|\W"), 1000) == 2
 
 
 def test_straddling_is_the_compiled_one_s():
@@ -56,4 +64,4 @@ def test_straddling_is_the_compiled_one_s():
     for _ in range(100):
         data, specials = hard_text(rng) + b".", rng.sample(SPECIALS, 3)
         cut = rng.randrange(len(data))
-        assert straddles(data, cut, specials) == SpecialTokens(specials).straddle(padded(data), cut)
+        assert straddles(data, cut, specials) == SpecialTokens(specials).forbid(padded(data), cut)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from lmfast.tokenizer import streaming
 from lmfast.tokenizer.bpe import Tokenizer
+from lmfast.tokenizer.plain_text import Boundaries
 from lmfast.tokenizer.streaming import safe_pieces
 
 SPECIAL = ["<|endoftext|>", "<|endoftext|><|pad|>", "<|pad|>", " the "]
@@ -64,7 +65,7 @@ def test_memory_is_constant():
     largest, total = 0, 0
     line = "Once upon a time there was a fox.\n"
     pattern = Tokenizer(VOCAB, MERGES, SPECIAL).pattern
-    for piece in safe_pieces((line for _ in range(20_000)), [], pattern):
+    for piece in safe_pieces((line for _ in range(20_000)), Boundaries([]), pattern):
         largest, total = max(largest, len(piece)), total + len(piece)
     assert total == 20_000 * len(line)
     assert largest < 2 * streaming.PIECE_BYTES
@@ -73,7 +74,9 @@ def test_memory_is_constant():
 def test_a_run_without_cuts_is_one_piece_in_linear_time():
     text = b"x" * 1_000_000
     pattern = Tokenizer(VOCAB, MERGES).pattern
-    assert list(safe_pieces((text[i : i + 1000] for i in range(0, len(text), 1000)), [], pattern)) == [text]
+    assert list(
+        safe_pieces((text[i : i + 1000] for i in range(0, len(text), 1000)), Boundaries([]), pattern)
+    ) == [text]
 
 
 def test_bytes_that_are_not_text():

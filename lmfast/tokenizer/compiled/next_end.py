@@ -1,6 +1,6 @@
 """The plain scanners: the end of one pretoken, character by character, trying the alternatives of its pattern in order.
 
-In: text as uint8 with `PADDING` readable bytes after it, a pretoken's start, the text's end, and `code_point_classes()`.
+In: text as uint8 with `PADDING` readable bytes after it, a pretoken's start, the text's end, and `scanner_classes`.
 Out: the end of the pretoken. A byte that is not part of a valid UTF-8 character counts as one character of
 class "other" (neither letter, number nor space), as it does for `regex` in text decoded with `surrogateescape`.
 """
@@ -9,7 +9,18 @@ import numpy as np
 from numba import njit
 
 from lmfast.tokenizer.compiled.intrinsics import load_u64, trailing_zeros
-from lmfast.tokenizer.patterns import LETTER, LOWER, MARK, NUMBER, OTHER, SPACE, UPPER
+from lmfast.tokenizer.patterns import (
+    CLASS,
+    IN_SCRIPT,
+    LETTER,
+    LOWER,
+    MARK,
+    NUMBER,
+    OTHER,
+    PUNCTUATION,
+    SPACE,
+    UPPER,
+)
 
 _APOSTROPHE, _BLANK, _NEWLINE, _RETURN, _SLASH = (ord(c) for c in "' \n\r/")
 
@@ -90,7 +101,7 @@ def others_end(data, i, end, classes):
     """End of the run of characters that are neither letter, number nor space."""
     while i < end:
         char = char_at(data, i, end, classes)
-        kind = char & 0xFF
+        kind = char & CLASS
         if kind != OTHER and kind != MARK:
             break
         i += char >> 8
@@ -102,7 +113,7 @@ def numbers_end(data, i, end, classes, limit):
     """End of the run of at most `limit` numbers."""
     while i < end and limit > 0:
         char = char_at(data, i, end, classes)
-        if char & 0xFF != NUMBER:
+        if char & CLASS != NUMBER:
             break
         i += char >> 8
         limit -= 1
@@ -192,8 +203,44 @@ def next_end_gpt2(data, i, end, classes):
 
 
 @njit
+def next_end_starcoder(data, i, end, classes):
+    """patterns.STARCODER: gpt2's, with every number separate, before which whitespace is not split."""
+    if data[i] == _APOSTROPHE:
+        length = contraction(data, i, end)
+        if length:
+            return i + length
+    char = char_at(data, i, end, classes)
+    first, kind = i, char & 0xFF
+    if kind == NUMBER:
+        return i + (char >> 8)
+    if data[i] == _BLANK and i + 1 < end:
+        after = char_at(data, i + 1, end, classes) & 0xFF
+        if after != SPACE and after != NUMBER:
+            first, kind = i + 1, after
+    if is_letter(kind):
+        return letters_end(data, first, end, classes)
+    if kind != SPACE:
+        return others_end(data, first, end, classes)
+    stop, last, _ = spaces_end(data, i, end, classes)
+    if stop < end and char_at(data, stop, end, classes) & 0xFF == NUMBER:
+        return stop
+    return _blank_run(stop, last, i, end)
+
+
+@njit
 def next_end_cl100k(data, i, end, classes):
     """`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|` and `_tail_cl100k`."""
+    return _cl100k(data, i, end, classes, 3)
+
+
+@njit
+def next_end_qwen2(data, i, end, classes):
+    """The same with single numbers."""
+    return _cl100k(data, i, end, classes, 1)
+
+
+@njit(inline="always")
+def _cl100k(data, i, end, classes, numbers):
     if data[i] == _APOSTROPHE:
         length = contraction_any_case(data, i, end)
         if length:
@@ -203,7 +250,7 @@ def next_end_cl100k(data, i, end, classes):
     if is_letter(kind):
         return letters_end(data, i, end, classes)
     if kind == NUMBER:
-        return numbers_end(data, i, end, classes, 3)
+        return numbers_end(data, i, end, classes, numbers)
     after = i + (char >> 8)
     prefix = data[i] != _NEWLINE and data[i] != _RETURN and after < end
     if prefix and is_letter(char_at(data, after, end, classes) & 0xFF):
@@ -216,7 +263,7 @@ def _tail_cl100k(data, i, end, classes, kind, slashes):
     """` ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`, with `slashes` [\\r\\n/]* for o200k."""
     first = i
     if data[i] == _BLANK and i + 1 < end:
-        kind = char_at(data, i + 1, end, classes) & 0xFF
+        kind = char_at(data, i + 1, end, classes) & CLASS
         first = i + 1
     if kind in (OTHER, MARK):
         i = others_end(data, first, end, classes)
@@ -272,8 +319,27 @@ def ascii_lower_run(data, i):
 
 @njit
 def next_end_o200k(data, i, end, classes):
-    """patterns.O200K, which splits words where the case changes. `[^\\r\\n\\p{L}\\p{N}]?` is greedy, so a mark is tried
-    first as the prefix and then as part of the word."""
+    """patterns.O200K, which splits words where the case changes."""
+    return _o200k(data, i, end, classes, True)
+
+
+@njit
+def next_end_kimi(data, i, end, classes):
+    """patterns.KIMI: runs of Han script, else o200k's without slashes, whose words contain no Han (IN_SCRIPT)."""
+    first = i
+    while i < end:
+        char = char_at(data, i, end, classes)
+        if char & IN_SCRIPT == 0:
+            break
+        i += char >> 8
+    if i > first:
+        return i
+    return _o200k(data, i, end, classes, False)
+
+
+@njit(inline="always")
+def _o200k(data, i, end, classes, slashes):
+    """`[^\\r\\n\\p{L}\\p{N}]?` is greedy, so a mark is tried first as the prefix and then as part of the word."""
     char = char_at(data, i, end, classes)
     kind = char & 0xFF
     if kind == NUMBER:
@@ -294,4 +360,70 @@ def next_end_o200k(data, i, end, classes):
         if word < end and data[word] == _APOSTROPHE:
             word += contraction_any_case(data, word, end)
         return word
-    return _tail_cl100k(data, i, end, classes, kind, True)
+    return _tail_cl100k(data, i, end, classes, kind, slashes)
+
+
+@njit
+def next_end_deepseek(data, i, end, classes):
+    """patterns.DEEPSEEK: `\\p{N}{1,3}`, and between these and where IN_SCRIPT changes
+    `[!-/:-@\\[-`{-~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|` and whitespace."""
+    char = char_at(data, i, end, classes)
+    kind, after = char & 0xFF, i + (char >> 8)
+    if kind == NUMBER:
+        return numbers_end(data, i, end, classes, 3)
+    word, mark = kind & IN_SCRIPT | LETTER, kind & IN_SCRIPT | PUNCTUATION
+    if kind == word:
+        return _run_end(data, after, end, classes, word)
+    next_kind = char_at(data, after, end, classes) & 0xFF if after < end else -1
+    if kind == mark:
+        if data[i] < 0x80 and after < end and ascii_letters(data, after) > 0:
+            while after < end and ascii_letters(data, after) == 8:
+                after += 8
+            return min(after + np.int64(ascii_letters(data, after)), end)
+        return _punctuation_end(data, after, end, classes, mark)
+    if next_kind == word and data[i] != _NEWLINE and data[i] != _RETURN:
+        return _run_end(data, after, end, classes, word)
+    if data[i] == _BLANK and next_kind == PUNCTUATION:
+        return _punctuation_end(data, after, end, classes, PUNCTUATION)
+    if kind == SPACE:
+        stop, last, newline = spaces_end(data, i, end, classes)
+        if newline >= 0:
+            return newline
+        if stop < end:
+            next_kind = char_at(data, stop, end, classes) & 0xFF
+            if next_kind != NUMBER and next_kind < IN_SCRIPT:
+                return _blank_run(stop, last, i, end)
+        return stop
+    last = i  # what none of the alternatives matches, except before a word, whose prefix it is
+    while after < end:
+        char = char_at(data, after, end, classes)
+        if char & 0xFF != kind:
+            return last if char & 0xFF == word and last > i else after
+        last = after
+        after += char >> 8
+    return after
+
+
+@njit
+def _run_end(data, i, end, classes, kind):
+    """End of the run of this class at i."""
+    while i < end:
+        if kind == LETTER:
+            i = letters_end(data, i, end, classes)
+            if i >= end:
+                break
+        char = char_at(data, i, end, classes)
+        if char & 0xFF != kind:
+            break
+        i += char >> 8
+    return i
+
+
+@njit
+def _punctuation_end(data, i, end, classes, kind):
+    """End of the run of this class at i and, unless it is IN_SCRIPT, of the newlines after it."""
+    i = _run_end(data, i, end, classes, kind)
+    if kind == PUNCTUATION:
+        while i < end and (data[i] == _NEWLINE or data[i] == _RETURN):
+            i += 1
+    return i

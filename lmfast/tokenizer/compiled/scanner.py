@@ -3,7 +3,7 @@
 `scan_<pattern>(data, end, spans, cursor, classes, bounds)` fills `bounds` with the ends of consecutive pretokens and
 returns their number. In: text as uint8 with `PADDING` readable bytes after `end`; `spans`, (start, end) of each special
 token, whose end is written as a negative number, and across which no pretoken or lookahead extends;
-`code_point_classes()`. `cursor`, (position, number of special tokens before it), is where to start, and is set to where
+`scanner_classes`. `cursor`, (position, number of special tokens before it), is where to start, and is set to where
 the scanner stopped because the text ended or `bounds` was full. All give the results of `next_end_<pattern>`
 (next_end.py).
 """
@@ -21,7 +21,16 @@ from lmfast.tokenizer.compiled.intrinsics import (
     store_u64,
     trailing_zeros,
 )
-from lmfast.tokenizer.compiled.next_end import contraction, next_end_cl100k, next_end_gpt2, next_end_o200k
+from lmfast.tokenizer.compiled.next_end import (
+    contraction,
+    next_end_cl100k,
+    next_end_deepseek,
+    next_end_gpt2,
+    next_end_kimi,
+    next_end_o200k,
+    next_end_qwen2,
+    next_end_starcoder,
+)
 
 MAX_ENDS_PER_STEP = 72  # a step of a scanner writes at most this many ends, so it needs this capacity
 TOP_BIT = np.uint64(1 << 63)
@@ -147,3 +156,34 @@ def scan_cl100k(data, end, spans, cursor, classes, bounds):
 @njit(nogil=True)
 def scan_o200k(data, end, spans, cursor, classes, bounds):
     return _scan(next_end_o200k, data, end, spans, cursor, classes, bounds)
+
+
+@njit(nogil=True)
+def scan_qwen2(data, end, spans, cursor, classes, bounds):
+    return _scan(next_end_qwen2, data, end, spans, cursor, classes, bounds)
+
+
+@njit(nogil=True)
+def scan_kimi(data, end, spans, cursor, classes, bounds):
+    return _scan(next_end_kimi, data, end, spans, cursor, classes, bounds)
+
+
+@njit(nogil=True)
+def scan_starcoder(data, end, spans, cursor, classes, bounds):
+    return _scan(next_end_starcoder, data, end, spans, cursor, classes, bounds)
+
+
+@njit(nogil=True)
+def scan_deepseek(data, end, spans, cursor, classes, bounds):
+    return _scan(next_end_deepseek, data, end, spans, cursor, classes, bounds)
+
+
+SCANNERS = {
+    "gpt2": scan_gpt2,
+    "cl100k": scan_cl100k,
+    "o200k": scan_o200k,
+    "qwen2": scan_qwen2,
+    "kimi": scan_kimi,
+    "starcoder": scan_starcoder,
+    "deepseek": scan_deepseek,
+}

@@ -12,7 +12,7 @@ from lmfast.tokenizer.chunks import padded
 from lmfast.tokenizer.compiled.encode_kernels import ENCODE, encode_batch
 from lmfast.tokenizer.compiled.intrinsics import PADDING
 from lmfast.tokenizer.encoding import Encoder
-from lmfast.tokenizer.patterns import NAMED, code_point_classes, get_pattern
+from lmfast.tokenizer.patterns import code_point_classes, get_pattern
 from tests.tokenizer.compiled.test_pretoken_cache import hard_text
 from tests.tokenizer.test_encoding import END, LESSON, lesson
 
@@ -28,11 +28,11 @@ def make_encoder(name: str, largest: int) -> Encoder:
 
 
 @pytest.mark.parametrize("largest", [0, 70_000])
-@pytest.mark.parametrize("name", sorted(NAMED))
+@pytest.mark.parametrize("name", sorted(ENCODE))
 def test_whole_texts_and_batches_of_ends_give_the_same(name, largest):
     encoder = make_encoder(name, largest)
     assert encoder.dtype == (np.uint32 if largest else np.uint16)
-    finder, ids = encoder._finder("all")
+    finder, ids = encoder.finder().specials, encoder.finder().ids
     data = padded(TEXT)
     spans, which = finder.find(data, 0, len(TEXT))
     assert len(which) >= 2
@@ -61,11 +61,11 @@ def before_a_wall(num_bytes: int) -> np.ndarray:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mprotect is called as on Linux")
 @pytest.mark.parametrize("largest", [0, 70_000])
-@pytest.mark.parametrize("name", sorted(NAMED))
+@pytest.mark.parametrize("name", sorted(ENCODE))
 def test_no_access_beyond_padding_and_capacity(name, largest):
     """Accessing one byte too many would end the process."""
     encoder = make_encoder(name, largest)
-    finder, ids = encoder._finder("all")
+    finder, ids = encoder.finder().specials, encoder.finder().ids
     rng = random.Random(largest)
     tails = (
         b"",

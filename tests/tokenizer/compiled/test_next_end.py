@@ -7,7 +7,7 @@ from numba import njit
 
 from lmfast.tokenizer.chunks import padded
 from lmfast.tokenizer.compiled import next_end
-from lmfast.tokenizer.patterns import NAMED, code_point_classes
+from lmfast.tokenizer.patterns import NAMED, code_point_classes, scanner_classes
 from tests.tokenizer.compiled.test_scanner import expected, random_text
 
 
@@ -23,7 +23,7 @@ def test_one_pretoken_after_another(name):
         text = random_text(rng)
         data, at, ends = padded(text), 0, []
         while at < len(text):
-            at = function(data, at, len(text), code_point_classes())
+            at = function(data, at, len(text), scanner_classes(name))
             ends.append(at)
         assert ends == expected(name, text), text
 
