@@ -22,7 +22,7 @@ CONFIG = "owt_124m"
 IDS = 4_000_000
 ROWS_AT_ONCE = 8  # of the uncompiled step that others are compared with
 TINY = {
-    "d_model": 32, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "d_ff": 48, "vocab_size": 128,
+    "d_model": 32, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "head_dim": 16, "d_ff": 48, "vocab_size": 128,
     "context_length": 64,
 }  # fmt: skip
 

@@ -19,6 +19,7 @@ _OTHERS_SAY = {
     "num_heads": "n_head n_heads num_attention_heads heads",
     "num_kv_heads": "n_kv_head n_kv_heads num_key_value_heads kv_heads",
     "d_ff": "intermediate_size ffn_dim ff_dim mlp_dim n_inner ffn_hidden ffn_hidden_size",
+    "rope_theta": "rope rope_base rope_freq_base rotary_base theta",
     "tie_embeddings": "tie_weights weight_tying tie_word_embeddings",
     "vocab_size": "n_vocab vocabulary_size",
     "batch_size": "batch bs micro_batch_size device_batch_size per_device_train_batch_size global_batch_size "
