@@ -7,7 +7,7 @@ standard deviation 1, or d_model^-0.5 if it is also the head, so that the logits
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
@@ -57,7 +57,13 @@ def rope_tables(config: ResolvedConfig) -> tuple[Tensor, Tensor]:
 class _NoInitialisation(TorchFunctionMode):
     """Skips torch.nn.init: on the meta device it imports torch._dynamo, which takes longer than decoding a prompt."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Collection[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         kwargs = kwargs or {}
         if getattr(func, "__module__", None) == nn.init.__name__:
             return args[0] if args else kwargs["tensor"]
