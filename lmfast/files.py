@@ -79,6 +79,11 @@ def new_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def share(path: Path) -> None:
+    """Gives a file the permissions of its folder; safetensors makes files that only their owner can read."""
+    path.chmod(path.parent.stat().st_mode & 0o666)
+
+
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """`atomic_write` of a file that must not exist yet."""

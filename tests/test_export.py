@@ -38,9 +38,9 @@ def test_a_gguf_file(tmp_path, capsys):
     before = output.read_bytes()
     for words, error in (
         ("gguf", f"{output}: already exists; remove it, or choose another --output"),
-        ("gguf --dtype bf16", "dtype is not an option of format gguf; remove it"),
-        ("gguf --max-shard-size 1GB", "max_shard_size is not an option of format gguf; remove it"),
-        ("hf --quantize f16", "quantize is not an option of format hf; remove it"),
+        ("gguf --dtype bf16", "--dtype is not an option of format gguf; remove it"),
+        ("gguf --max-shard-size 1GB", "--max-shard-size is not an option of format gguf; remove it"),
+        ("hf --quantize f16", "--quantize is not an option of format hf; remove it"),
     ):
         with pytest.raises(SystemExit) as stop:
             main(f"{run} --output {output} --format {words}".split())

@@ -36,7 +36,7 @@ def load_and_generate(settings: "GenerateSettings", prompts: list[str]) -> None:
     model, tokenizer, _ = load_run(folder, device=str(device))
     if tokenizer is None:
         raise UserError(
-            f"{folder}: the run has no tokenizer and cannot generate text; train with --tokenizer"
+            f"{folder}: the run has no tokenizer and cannot generate text; import or train it with --tokenizer"
         )
     if settings.chat:
         with autocast(device, selected_precision(settings)):

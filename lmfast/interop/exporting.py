@@ -5,7 +5,7 @@ In: a run folder or checkpoint. Out: a Hugging Face folder, or a GGUF file. On f
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from lmfast.errors import UserError
 from lmfast.files import new_file, new_folder
@@ -29,10 +29,18 @@ def export_run(
     a file of weights in bytes, 5 GB by default. format "gguf": a file for llama.cpp. quantize: type of its matrices, f32 by
     default. Raises UserError if the format cannot represent the model or its tokenizer.
     """
+    for name, value, choices in (
+        ("format", format, ("hf", "gguf")),
+        ("dtype", dtype, (None, *get_args(Dtype))),
+        ("quantize", quantize, (None, *get_args(Quantize))),
+    ):
+        if value not in choices:
+            known = ", ".join(choice for choice in choices if choice)
+            raise UserError(f"{name} is {value!r}; it must be one of {known}")
     others = {"quantize": quantize} if format == "hf" else {"dtype": dtype, "max_shard_size": max_shard_size}
     for name, value in others.items():
         if value is not None:
-            raise UserError(f"{name} is not an option of format {format}; remove it")
+            raise UserError(f"--{name.replace('_', '-')} is not an option of format {format}; remove it")
     with (new_folder if format == "hf" else new_file)(Path(output)) as temporary:
         model, tokenizer, _ = load_run(folder)
         try:

@@ -39,7 +39,7 @@ def write_gguf(path: Path, model: TransformerLM, tokenizer: Tokenizer | None, qu
     _reject_unsupported(config)
     if tokenizer is None:
         raise UserError(
-            "has no tokenizer, which a GGUF file must contain; restore the run's tokenizer folder"
+            "has no tokenizer, which a GGUF file must contain; import or train the model with --tokenizer"
         )
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lmfast.data.chat import ending_ids
 from lmfast.errors import UserError
+from lmfast.files import share
 from lmfast.interop.chat_template import chat_template
 from lmfast.interop.hugging_face_config import to_config_json
 from lmfast.interop.hugging_face_tensors import tensor_parts
@@ -71,6 +72,7 @@ def _write_weights(folder: Path, weights: dict[str, Tensor], dtype: torch.dtype,
             folder / file,
             metadata={"format": "pt"},
         )
+        share(folder / file)
         files |= dict.fromkeys(names, file)
     if len(shards) > 1:
         size = sum(tensor.numel() for tensor in weights.values()) * dtype.itemsize

@@ -66,6 +66,11 @@ def import_model(
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "no such folder"
+        raise UserError(
+            f"{folder}: {what}; give a folder in Hugging Face's format, as `hf download REPO --local-dir FOLDER` makes it"
+        )
     if not path.is_file():
         raise UserError(f"{folder}: contains no config.json; give a folder in Hugging Face's format")
     try:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lmfast.errors import UserError
-from lmfast.files import file_sha256, sync
+from lmfast.files import file_sha256, share, sync
 
 MARKER = "COMPLETE"
 _NAME = re.compile(r"step_(\d{8,})$")
@@ -71,6 +71,7 @@ def save_checkpoint(
         (temporary / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
         sums = {}
         for file in sorted(temporary.iterdir()):
+            share(file)
             sums[file.name] = file_sha256(file)
             sync(file)
         sync(temporary)

@@ -100,7 +100,7 @@ def chat_tokenizer(run: Path, may_add: bool = False) -> Tokenizer:
 
     Raises UserError if they are missing and may not be added, and if the run has no tokenizer."""
     if not (run / "tokenizer").is_dir():
-        raise UserError(f"{run}: the run has no tokenizer; train it with --tokenizer")
+        raise UserError(f"{run}: the run has no tokenizer; import or train it with --tokenizer")
     tokenizer = Tokenizer.load(run / "tokenizer")
     if has_chat_tokens(tokenizer):
         return tokenizer

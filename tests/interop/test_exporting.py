@@ -16,6 +16,7 @@ def test_a_run_becomes_a_folder(tmp_path):
     assert {p.name for p in output.iterdir()} == {
         "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"
     }  # fmt: skip
+    assert len({p.stat().st_mode for p in output.iterdir()}) == 1  # the weights are not private
     assert load_file(output / "model.safetensors")["lm_head.weight"].equal(model.head.weight.bfloat16())
 
 
@@ -38,3 +39,17 @@ def test_an_existing_output_is_kept(tmp_path):
     with pytest.raises(UserError, match=f"^{run}: already exists; remove it, or choose another --output"):
         export_run(run, output=run)
     assert (run / "config.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"format": "onnx"}, "format is 'onnx'; it must be one of hf, gguf"),
+        ({"dtype": "bfloat16"}, "dtype is 'bfloat16'; it must be one of fp32, bf16, fp16"),
+        ({"format": "gguf", "quantize": "q4"}, "quantize is 'q4'; it must be one of f32, f16, bf16, q8_0"),
+    ],
+)
+def test_unknown_choices_are_rejected(tmp_path, options, reason):
+    with pytest.raises(UserError, match=reason):
+        export_run(tmp_path / "run", output=tmp_path / "out", **options)
+    assert not list(tmp_path.iterdir())

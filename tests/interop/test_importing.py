@@ -238,6 +238,9 @@ def test_damaged_folders_are_rejected(folder):
     rejected(folder, "config.json: is not a JSON object")
     (folder / "config.json").unlink()
     rejected(folder, "folder: contains no config.json")
+    rejected(
+        folder / "absent", "absent: no such folder; give a folder in Hugging Face's format, as `hf download"
+    )
 
 
 def test_the_tokenizer_may_be_another_or_none(folder, tmp_path):
