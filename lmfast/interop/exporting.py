@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Literal, get_args
 
+from safetensors import SafetensorError
+
 from lmfast.errors import UserError
 from lmfast.files import new_file, new_folder
 from lmfast.interop.gguf import Quantize, write_gguf
@@ -37,6 +39,8 @@ def export_run(
         if value not in choices:
             known = ", ".join(choice for choice in choices if choice)
             raise UserError(f"{name} is {value!r}; it must be one of {known}")
+    if max_shard_size is not None and max_shard_size < 1:
+        raise UserError(f"max_shard_size is {max_shard_size}; it must be at least 1 byte")
     others = {"quantize": quantize} if format == "hf" else {"dtype": dtype, "max_shard_size": max_shard_size}
     for name, value in others.items():
         if value is not None:
@@ -50,4 +54,8 @@ def export_run(
                 write_gguf(temporary, model, tokenizer, quantize or "f32")
         except UserError as error:
             raise UserError(f"{folder}: {error}") from None
+        except (OSError, SafetensorError) as error:  # a full disk
+            raise UserError(
+                f"{output}: cannot be written ({error}); free space or choose another --output"
+            ) from None
     return Path(output)

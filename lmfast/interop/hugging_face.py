@@ -38,6 +38,14 @@ def write_folder(
     config = to_config_json(model.config, str(kind).removeprefix("torch."))
     ids = _special_ids(model, tokenizer)
     if tokenizer is not None:
+        if config["model_type"] == "qwen2" and (tokenizer.pattern.name, tokenizer.rules.nfc) != (
+            "qwen2",
+            True,
+        ):
+            raise UserError(
+                "qkv_bias is true, and for such models transformers splits text with Qwen2's pattern and NFC whatever "
+                "the file says, so its ids would differ; train with a Qwen2 tokenizer, or without qkv_bias"
+            )
         tokenizer.save(folder / "tokenizer.json")
         _write_json(folder / "tokenizer_config.json", _tokenizer_config(model, tokenizer, ids))
     _write_json(folder / "config.json", config | ids)

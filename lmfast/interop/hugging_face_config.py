@@ -124,7 +124,9 @@ def from_config_json(
             )
     read = _Reader(document, path)
     heads, d_model = read.get("num_attention_heads", int), read.get("hidden_size", int)
-    longest = read.get("max_position_embeddings", int)
+    longest, layers = read.get("max_position_embeddings", int), read.get("num_hidden_layers", int)
+    if layers > MOST_LAYERS:
+        raise UserError(f"{path}: num_hidden_layers is {layers}, more than {MOST_LAYERS}")
     if context_length is not None and context_length > longest:
         raise UserError(
             f"{path}: max_position_embeddings is {longest}, less than the context_length {context_length}"
@@ -134,7 +136,7 @@ def from_config_json(
         "vocab_size": read.get("vocab_size", int),
         "context_length": context_length,
         "d_model": d_model,
-        "num_layers": read.get("num_hidden_layers", int),
+        "num_layers": layers,
         "num_heads": heads,
         "num_kv_heads": read.get("num_key_value_heads", int, heads),
         "head_dim": read.get(
@@ -154,6 +156,11 @@ def from_config_json(
         raise UserError(f"{path}: {error}") from None
 
 
+MOST_LAYERS = 10_000
+LARGEST = 2**31
+"""above every size in use; protects from a damaged file"""
+
+
 class _Reader:
     """Numbers of a JSON object. Raises UserError for missing ones and other types."""
 
@@ -168,13 +175,17 @@ class _Reader:
         if isinstance(value, bool) or not isinstance(value, kinds):
             wanted = "a number" if kind is float else "a whole number"
             raise UserError(f"{self.path}: {name} is {_shown(value)}; expected {wanted}")
+        if not abs(value) < LARGEST:  # neither infinite
+            raise UserError(f"{self.path}: {name} is {_shown(value)[:30]}, which is too large")
         return kind(value)
 
 
 def _rope(document: dict[str, Any], path: Path) -> dict[str, Any]:
     """The settings of the rotation; `rope_scaling` and a `rope_theta` outside are what transformers 4 writes."""
-    given = document.get("rope_parameters") or document.get("rope_scaling") or {}
+    given = document.get("rope_scaling") or document.get("rope_parameters") or {}
     kind = given.get("rope_type", given.get("type", "default")) if isinstance(given, dict) else None
+    if kind == "default" and "factor" in given:
+        kind = None  # a scaling whose kind is not said
     if kind not in ("default", "llama3") or any(isinstance(value, dict) for value in given.values()):
         raise UserError(
             f"{path}: rope_parameters {_shown(given)[:60]} is not supported; only default and llama3 are"
@@ -208,7 +219,7 @@ def _windows(read: _Reader, name: str, context_length: int) -> dict[str, Any]:
     elif name != "LlamaForCausalLM" and document.get("use_sliding_window"):
         first = read.get("max_window_layers", int, 28)
         kinds = document.get("layer_types") or [_KINDS[i >= first] for i in range(layers)]
-        if not isinstance(kinds, list) or len(kinds) != layers or set(kinds) - set(_KINDS):
+        if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in _KINDS for kind in kinds):
             raise UserError(f"{read.path}: layer_types {_shown(kinds)[:60]} is not supported")
         windowed = [kind == _KINDS[True] for kind in kinds]
     else:

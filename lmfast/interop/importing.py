@@ -60,7 +60,12 @@ def import_model(
         if own is not None:
             save_tokenizer(own, run)
         state = {"step": 0, "tokens": 0, "seconds": 0.0, "best_val_loss": None, "best_step": None}
-        save_checkpoint(run / "checkpoints", weights, {}, state)
+        try:
+            save_checkpoint(run / "checkpoints", weights, {}, state)
+        except OSError as error:  # a full disk
+            raise UserError(
+                f"{output}: cannot be written ({error}); free space or choose another --output"
+            ) from None
     return Path(output)
 
 

@@ -7,6 +7,7 @@ import torch
 
 from lmfast import ModelConfig, Tokenizer, TransformerLM
 from lmfast.settings import TrainSettings, write_yaml
+from lmfast.tokenizer.text_rules import TextRules
 from lmfast.training.checkpoint import save_checkpoint
 
 SMALL = ModelConfig(270, 64, d_model=32, num_layers=3, num_heads=4, num_kv_heads=2, d_ff=48)
@@ -39,6 +40,14 @@ def random_model(config: ModelConfig) -> TransformerLM:
     model = TransformerLM(config).eval()
     perturb(model)
     return model
+
+
+def tokenizer_for(qkv_bias: bool) -> Tokenizer:
+    """`tokenizer`, or for Qwen2 models one that splits as transformers does for these."""
+    plain = tokenizer()
+    if not qkv_bias:
+        return plain
+    return Tokenizer(plain.vocab, plain.merges, plain.special_tokens, "qwen2", rules=TextRules(nfc=True))
 
 
 def make_run(folder: Path, model: TransformerLM, own_tokenizer: Tokenizer | None) -> Path:

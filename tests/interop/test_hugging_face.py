@@ -128,3 +128,11 @@ def test_settings_without_a_counterpart_are_rejected_by_name(changes, message, t
     with pytest.raises(UserError, match=message):
         exported(tmp_path, replace(SMALL, **changes))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_tokenizer_that_transformers_would_replace_is_rejected(tmp_path):
+    with pytest.raises(
+        UserError, match="qkv_bias is true, and for such models transformers splits text with Qwen2's"
+    ):
+        exported(tmp_path, replace(SMALL, qkv_bias=True), tokens=tokenizer())
+    assert not list(tmp_path.iterdir())

@@ -11,7 +11,16 @@ from safetensors.torch import load_file, save_file
 
 from lmfast import export_run, import_model, load_run
 from lmfast.errors import UserError
-from tests.interop.models import BOUND, SMALL, make_run, perturb, random_model, relative_difference, tokenizer
+from tests.interop.models import (
+    BOUND,
+    SMALL,
+    make_run,
+    perturb,
+    random_model,
+    relative_difference,
+    tokenizer,
+    tokenizer_for,
+)
 
 transformers = pytest.importorskip("transformers")
 
@@ -63,7 +72,9 @@ def saved(folder, model, max_shard_size="5GB"):
 @pytest.mark.parametrize(("family", "changes"), FAMILIES.values(), ids=FAMILIES.keys())
 def test_every_family_computes_what_transformers_computes(family, changes, tmp_path):
     theirs = build(family, changes)
-    run = import_model(saved(tmp_path / "folder", theirs), output=tmp_path / "run")
+    folder, expected_tokenizer = saved(tmp_path / "folder", theirs), tokenizer_for(family == "Qwen2")
+    expected_tokenizer.save(folder / "tokenizer.json")
+    run = import_model(folder, output=tmp_path / "run")
     model, own, _ = load_run(run)
     ids = torch.randint(0, 270, (2, 64), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -73,7 +84,7 @@ def test_every_family_computes_what_transformers_computes(family, changes, tmp_p
         torch.tensor([[5, 6, 7]]), max_new_tokens=40, min_new_tokens=40, do_sample=False, eos_token_id=None
     )
     assert model.generate([5, 6, 7], 40, temperature=0) == new[0, 3:].tolist()
-    assert own.fingerprint() == tokenizer().fingerprint()
+    assert own.fingerprint() == expected_tokenizer.fingerprint()
     # Exported again, the tensors are the same.
     again = export_run(run, output=tmp_path / "again")
     found, expected = (load_file(path / "model.safetensors") for path in (again, tmp_path / "folder"))
@@ -85,10 +96,13 @@ def test_every_family_computes_what_transformers_computes(family, changes, tmp_p
 )
 def test_an_exported_run_is_imported_to_the_bit(changes, tmp_path):
     model = random_model(replace(SMALL, **changes))
-    run = make_run(tmp_path / "run", model, tokenizer())
+    expected = tokenizer_for(model.config.qkv_bias)
+    run = make_run(tmp_path / "run", model, expected)
     folder = export_run(run, output=tmp_path / "folder", max_shard_size=20_000)
     again, own, config = load_run(import_model(folder, output=tmp_path / "again"))
-    assert config == model.config and own.fingerprint() == tokenizer().fingerprint()
+    assert config == model.config and own.fingerprint() == expected.fingerprint()
+    text = "don't 12345 e\u0301\n\n a"
+    assert transformers.AutoTokenizer.from_pretrained(folder)(text).input_ids == own.encode(text)
     ours = model.named_weights()
     assert all(torch.equal(weight, ours[name]) for name, weight in again.named_weights().items())
 
@@ -188,6 +202,33 @@ def test_what_transformers_4_writes(folder):
     model, _, config = load_run(import_model(folder, output=folder.parent / "run"))
     assert (config.rope_theta, config.rope_factor, config.rope_original_context) == (7.0, 4.0, 32)
     assert torch.equal(model.head.weight, embedding)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+            "is not supported; only default and llama3",
+        ),
+        ({"rope_scaling": {"factor": 2.0}}, "is not supported; only default and llama3"),
+        ({"vocab_size": 10**30}, "vocab_size is 1000000000.*, which is too large"),
+        ({"rms_norm_eps": float("inf")}, "rms_norm_eps is inf, which is too large"),
+        ({"rms_norm_eps": 10**400}, "rms_norm_eps is 1000000000.*, which is too large"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, more than 10000"),
+    ],
+)
+def test_numbers_and_scalings_that_no_model_has(folder, changes, message):
+    """transformers prefers rope_scaling to rope_parameters."""
+    change_config(folder, **changes)
+    rejected(folder, message)
+
+
+def test_layer_types_of_another_kind(folder):
+    change_config(
+        folder, architectures=["Qwen3ForCausalLM"], use_sliding_window=True, layer_types=[["a"], {}]
+    )
+    rejected(folder, "layer_types .* is not supported")
 
 
 def load_embedding(folder):
