@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench import machine
-from bench.gpu_run import DATA, TINY, make_data
+from bench.gpu_run import DATA, TEXT_BYTES, TINY, make_data
 from bench.gpu_training_job import clean, read_config
 from bench.results import Row
 from bench.target_table import attempt, measure, parser_of
@@ -55,7 +55,7 @@ def name(config: str) -> str:
 
 def rows(configs: list[str], minutes: float, folder: Path, rehearse: bool) -> Iterator[Row]:
     for config in configs:
-        settings, data, text_bytes = read_config(config), DATA, 20_000_000
+        settings, data, text_bytes = read_config(config), DATA, TEXT_BYTES
         short = SHORT | {"max_minutes": minutes, "lr_decay_iters": None}
         if rehearse:
             short |= TINY | {"total_tokens": None, "max_iters": 12, "log_interval": 2, "warmup_iters": 0}

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 
+from lmfast.interop.hugging_face import split_weights
 from lmfast.model.transformer import TransformerLM
 
 
@@ -18,20 +19,20 @@ def llama(model: TransformerLM):
     shape = model.config
     plain = {
         "norm": "pre", "position": "rope", "ffn": "swiglu", "qk_norm": False, "parallel_block": False, "dropout": 0.0,
-        "value_embeddings": False, "logit_softcap": None, "sliding_window": None,
+        "value_embeddings": False, "logit_softcap": None, "sliding_window": None, "qkv_bias": False, "rope_factor": 1.0,
     }  # fmt: skip
     if any(getattr(shape, name) != value for name, value in plain.items()):
         raise ValueError("only the plain Llama shape has a counterpart in LlamaForCausalLM")
     config = LlamaConfig(
         vocab_size=shape.vocab_size, hidden_size=shape.d_model, intermediate_size=shape.d_ff,
         num_hidden_layers=shape.num_layers, num_attention_heads=shape.num_heads, num_key_value_heads=shape.num_kv_heads,
-        max_position_embeddings=shape.context_length, rms_norm_eps=1e-5,
+        max_position_embeddings=shape.context_length, rms_norm_eps=shape.norm_eps, head_dim=shape.head_dim,
         rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
         tie_word_embeddings=shape.tie_embeddings, bos_token_id=None, eos_token_id=None, attn_implementation="sdpa",
     )  # fmt: skip
     with torch.device(model.embedding.weight.device):
         theirs = LlamaForCausalLM(config)
-    theirs.load_state_dict(weights(model))
+    theirs.load_state_dict(split_weights(model) | {"lm_head.weight": model.head.weight.detach()})
     return theirs
 
 
@@ -47,25 +48,3 @@ def greedy(theirs, prompts: torch.Tensor, new: int) -> Callable[[], list[list[in
         return made[:, ids.shape[1] :].tolist()
 
     return run
-
-
-def weights(model: TransformerLM) -> dict[str, torch.Tensor]:
-    """Weights under Llama's names; our fused projections are split."""
-    shape = model.config
-    kv = shape.num_kv_heads * shape.head_dim
-    found = {
-        "model.embed_tokens.weight": model.embedding.weight,
-        "model.norm.weight": model.final_norm.weight,
-        "lm_head.weight": model.head.weight,
-    }
-    for i, block in enumerate(model.blocks):
-        q, k, v = block.attention.qkv.weight.split([shape.d_model, kv, kv])
-        gate, up = block.feed_forward.up.weight.chunk(2)
-        parts = {
-            "self_attn.q_proj": q, "self_attn.k_proj": k, "self_attn.v_proj": v,
-            "self_attn.o_proj": block.attention.out.weight, "mlp.gate_proj": gate, "mlp.up_proj": up,
-            "mlp.down_proj": block.feed_forward.down.weight, "input_layernorm": block.attention_norm.weight,
-            "post_attention_layernorm": block.ffn_norm.weight,
-        }  # fmt: skip
-        found |= {f"model.layers.{i}.{name}.weight": part for name, part in parts.items()}
-    return {name: part.detach().clone() for name, part in found.items()}

@@ -79,6 +79,17 @@ def new_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def failed_writes_name(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns an OSError in the block, such as that of a full disk, into a UserError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error}); free space or choose another --output"
+        ) from None
+
+
 def share(path: Path) -> None:
     """Gives a file the permissions of its folder; safetensors makes files that only their owner can read."""
     path.chmod(path.parent.stat().st_mode & 0o666)

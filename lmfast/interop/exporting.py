@@ -7,10 +7,8 @@ import os
 from pathlib import Path
 from typing import Literal, get_args
 
-from safetensors import SafetensorError
-
 from lmfast.errors import UserError
-from lmfast.files import new_file, new_folder
+from lmfast.files import failed_writes_name, new_file, new_folder
 from lmfast.interop.gguf import Quantize, write_gguf
 from lmfast.interop.hugging_face import MAX_SHARD_SIZE, Dtype, write_folder
 from lmfast.training.loading import load_run
@@ -47,15 +45,14 @@ def export_run(
             raise UserError(f"--{name.replace('_', '-')} is not an option of format {format}; remove it")
     with (new_folder if format == "hf" else new_file)(Path(output)) as temporary:
         model, tokenizer, _ = load_run(folder)
-        try:
-            if format == "hf":
-                write_folder(temporary, model, tokenizer, dtype or "fp32", max_shard_size or MAX_SHARD_SIZE)
-            else:
-                write_gguf(temporary, model, tokenizer, quantize or "f32")
-        except UserError as error:
-            raise UserError(f"{folder}: {error}") from None
-        except (OSError, SafetensorError) as error:  # a full disk
-            raise UserError(
-                f"{output}: cannot be written ({error}); free space or choose another --output"
-            ) from None
+        with failed_writes_name(output):
+            try:
+                if format == "hf":
+                    write_folder(
+                        temporary, model, tokenizer, dtype or "fp32", max_shard_size or MAX_SHARD_SIZE
+                    )
+                else:
+                    write_gguf(temporary, model, tokenizer, quantize or "f32")
+            except UserError as error:
+                raise UserError(f"{folder}: {error}") from None
     return Path(output)

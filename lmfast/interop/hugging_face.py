@@ -11,18 +11,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lmfast.data.chat import ending_ids
 from lmfast.errors import UserError
-from lmfast.files import share
 from lmfast.interop.chat_template import chat_template
 from lmfast.interop.hugging_face_config import to_config_json
 from lmfast.interop.hugging_face_tensors import tensor_parts
 from lmfast.model.transformer import TransformerLM
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
+from lmfast.training.checkpoint import save_tensors
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -75,12 +74,9 @@ def _write_weights(folder: Path, weights: dict[str, Tensor], dtype: torch.dtype,
             if len(shards) == 1
             else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         )
-        save_file(
-            {name: _cast(name, weights[name], dtype) for name in names},
-            folder / file,
-            metadata={"format": "pt"},
+        save_tensors(
+            {name: _cast(name, weights[name], dtype) for name in names}, folder / file, {"format": "pt"}
         )
-        share(folder / file)
         files |= dict.fromkeys(names, file)
     if len(shards) > 1:
         size = sum(tensor.numel() for tensor in weights.values()) * dtype.itemsize

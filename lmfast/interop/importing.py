@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lmfast.errors import UserError
-from lmfast.files import new_folder
+from lmfast.files import failed_writes_name, new_folder
 from lmfast.interop.hugging_face_config import from_config_json
 from lmfast.interop.hugging_face_tensors import tensor_parts
 from lmfast.interop.safetensors_folder import SafetensorsFolder
@@ -60,12 +60,8 @@ def import_model(
         if own is not None:
             save_tokenizer(own, run)
         state = {"step": 0, "tokens": 0, "seconds": 0.0, "best_val_loss": None, "best_step": None}
-        try:
+        with failed_writes_name(output):
             save_checkpoint(run / "checkpoints", weights, {}, state)
-        except OSError as error:  # a full disk
-            raise UserError(
-                f"{output}: cannot be written ({error}); free space or choose another --output"
-            ) from None
     return Path(output)
 
 
@@ -119,8 +115,8 @@ def _read_weights(folder: Path, config: ResolvedConfig) -> dict[str, Tensor]:
 
 
 def _shapes(config: ResolvedConfig) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        return {name: tuple(weight.shape) for name, weight in TransformerLM(config).named_weights().items()}
+    model = TransformerLM.without_memory(config)
+    return {name: tuple(weight.shape) for name, weight in model.named_weights().items()}
 
 
 def _check_tensors(

@@ -99,7 +99,7 @@ class TransformerLM(nn.Module):
     @classmethod
     def uninitialised(cls, config: ModelConfig, device: torch.device | str) -> "TransformerLM":
         """A model on `device` with uninitialised weights, to copy a checkpoint into."""
-        model = cls._without_memory(config)
+        model = cls.without_memory(config)
         model.to_empty(device=device)
         if config.tie_embeddings:
             model.head.weight = model.embedding.weight  # to_empty has allocated both
@@ -107,8 +107,8 @@ class TransformerLM(nn.Module):
         return model
 
     @classmethod
-    def _without_memory(cls, config: ModelConfig) -> "TransformerLM":
-        """A model on the meta device."""
+    def without_memory(cls, config: ModelConfig) -> "TransformerLM":
+        """A model on the meta device: shapes without memory, and without random values."""
         with torch.device("meta"), _NoInitialisation():
             return cls(config)
 
@@ -120,7 +120,7 @@ class TransformerLM(nn.Module):
         """A copy with its matrices in `dtype`, which shares norms and rope tables with this model.
 
         Computes exactly what autocast to `dtype` computes, without casting the weights at each call."""
-        model = self._without_memory(self.config)
+        model = self.without_memory(self.config)
         tensors = {name: t.to(dtype) if t.dim() > 1 else t for name, t in self.state_dict().items()}
         if self.config.tie_embeddings:
             tensors["head.weight"] = tensors["embedding.weight"]

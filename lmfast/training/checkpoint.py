@@ -64,14 +64,11 @@ def save_checkpoint(
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        save_file({k: v.contiguous() for k, v in model_tensors.items()}, temporary / "model.safetensors")
-        save_file(
-            {k: v.contiguous() for k, v in optimizer_tensors.items()}, temporary / "optimizer.safetensors"
-        )
+        save_tensors(model_tensors, temporary / "model.safetensors")
+        save_tensors(optimizer_tensors, temporary / "optimizer.safetensors")
         (temporary / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
         sums = {}
         for file in sorted(temporary.iterdir()):
-            share(file)
             sums[file.name] = file_sha256(file)
             sync(file)
         sync(temporary)
@@ -83,12 +80,19 @@ def save_checkpoint(
         os.replace(marker, final / MARKER)
         sync(final)
         sync(folder)
-    except (OSError, SafetensorError) as error:
+    except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise
-        raise OSError(str(error)) from error
+        raise
     return final
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Writes a safetensors file that others may read too. Raises OSError for a full disk."""
+    try:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    share(path)
 
 
 def prune_checkpoints(folder: Path, keep: int, best_step: int | None) -> None:

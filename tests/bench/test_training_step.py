@@ -24,7 +24,8 @@ def test_frequencies_of_ids_resemble_those_of_words():
 def test_the_peer_takes_the_same_steps():
     """Same weights, batches, clipping and AdamW: after some steps the weights are still the same, to rounding."""
     pytest.importorskip("transformers")
-    from bench.huggingface import llama, weights
+    from bench.huggingface import llama
+    from lmfast.interop.hugging_face import split_weights
 
     torch.manual_seed(0)
     model = TransformerLM(SHAPE)
@@ -38,7 +39,7 @@ def test_the_peer_takes_the_same_steps():
     assert ours.progress.step == 4 and ours.last["train_loss"] > 0
     assert (model.embedding.weight - begin).abs().max() > 1e-5
     # AdamW moves a weight by the sign of a gradient near zero, so that rounding may show; only the peer decays norms.
-    matrices = {name: weight for name, weight in weights(model).items() if weight.ndim == 2}
+    matrices = {name: weight for name, weight in split_weights(model).items() if weight.ndim == 2}
     for name, weight in matrices.items():
         close = (weight - theirs.state_dict()[name]).abs() < 2e-6
         assert close.float().mean() > 0.99, name

@@ -1,10 +1,12 @@
 import os
 
 import pytest
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from lmfast import export_run
+from lmfast import export_run, import_model
 from lmfast.errors import UserError
+from lmfast.training import checkpoint
 from tests.interop.models import SMALL, make_run, random_model, tokenizer
 
 
@@ -53,3 +55,17 @@ def test_unknown_choices_are_rejected(tmp_path, options, reason):
     with pytest.raises(UserError, match=reason):
         export_run(tmp_path / "run", output=tmp_path / "out", **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", random_model(SMALL), tokenizer())
+    folder = export_run(run, output=tmp_path / "folder")
+
+    def full(*arguments):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    for write, source in ((export_run, run), (import_model, folder)):
+        with pytest.raises(UserError, match=r"out: cannot be written \(.*No space left"):
+            write(source, output=tmp_path / "out")
+    assert sorted(os.listdir(tmp_path)) == ["folder", "run"]

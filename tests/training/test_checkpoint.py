@@ -62,7 +62,7 @@ def test_a_damaged_file_falls_back_to_the_checkpoint_before(tmp_path, name, dama
 def test_a_full_disk_leaves_the_old_one_intact(tmp_path, monkeypatch):
     save(tmp_path, 1)
 
-    def full(tensors, path):
+    def full(tensors, path, metadata):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
