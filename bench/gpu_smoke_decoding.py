@@ -34,6 +34,9 @@ def make_model(device: torch.device, **changes) -> TransformerLM:
     model = TransformerLM(ModelConfig(**(shape | changes))).to(device).eval()
     with torch.no_grad():
         model.head.weight.mul_(20)  # so that rounding does not decide between the largest logits
+        for block in model.blocks:
+            if block.attention.qkv.bias is not None:
+                block.attention.qkv.bias.normal_()
     return model
 
 
@@ -78,7 +81,8 @@ def by_operators(model, new: int, options: dict) -> list[list[int]]:
 
 def eager(device: torch.device) -> str:
     """The step operator by operator, against whole windows without a cache."""
-    for changes in ({}, {"position": "none"}, {"qk_norm": True, "num_kv_heads": 1}):
+    imported = {"qkv_bias": True, "head_dim": 32, "rope_factor": 8.0, "rope_original_context": 16}
+    for changes in ({}, {"position": "none"}, {"qk_norm": True, "num_kv_heads": 1}, imported):
         model = make_model(device, **changes)
         for options in (GREEDY, SAMPLED):
             plain = generate(model, PROMPTS, 15, kv_cache=False, **options)
