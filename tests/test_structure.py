@@ -122,7 +122,7 @@ def modules_after(*statements: str) -> list[set[str]]:
             {"torch", "numba", "numpy"},
         ),
         ("import lmfast.settings", {"torch", "numba"}),
-        ("import lmfast.train, lmfast.generate, lmfast.quickstart", {"torch", "numba"}),
+        ("import lmfast.train, lmfast.generate, lmfast.quickstart, lmfast.inference.chat", {"torch", "numba"}),
         ("import lmfast.tokenizer.training, lmfast.cli.tokenizer.commands", {"torch", "numba"}),
         (
             "import lmfast.data.batches, lmfast.data.token_file, lmfast.data.stories, lmfast.data.stories.builtin",
@@ -285,6 +285,7 @@ TEST_FILES = {
     "aot_cases": "aot",
     "autograd": "attention",
     "merge_tables": "merge_kernels",
+    "model_decoder": "decode",
     "json_file": "check",
     "attention_backward": "attention",
     "attention_blocks": "attention",

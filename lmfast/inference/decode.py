@@ -3,8 +3,7 @@
 When a sequence fills the context, the window moves: its last half is read again and generation continues. The window moves
 at the same positions with and without cache, so greedy text does not depend on the cache.
 
-With a cache, CpuDecoder is used for the models it supports (float32 on a CPU), otherwise TorchDecoder; without, the model
-itself on whole windows, the reference for both. decoder_cache.py reuses TorchDecoders.
+model_decoder.py selects the decoder of a model. Does not import torch until then.
 
 Measured on 2 cores (AMD EPYC, Zen 4), fp32, greedy, batch 1, 5.3M parameters: torch's operators 375 ids/s (45 % of the time
 in matrix products, at 10 GB/s), compiled by Inductor 760, with products as sums over rows 1,580 after compiling for 10 s,
@@ -13,14 +12,13 @@ CpuDecoder 4,900. Python takes 12 µs per step.
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lmfast.errors import UserError
-from lmfast.inference.decoder_cache import borrow
-from lmfast.inference.sampling import Sampling, sample
-from lmfast.model.transformer import TransformerLM
+from lmfast.inference.sampling import Sampling
+
+if TYPE_CHECKING:
+    from lmfast.model.transformer import TransformerLM
 
 
 class Decoder(Protocol):
@@ -44,7 +42,7 @@ class Decoder(Protocol):
 
 
 def generate(
-    model: TransformerLM,
+    model: "TransformerLM",
     prompts: Sequence[Sequence[int]],
     max_tokens: int,
     *,
@@ -59,7 +57,7 @@ def generate(
 
 
 def continue_prompts(
-    model: TransformerLM,
+    model: "TransformerLM",
     prompts: Sequence[Sequence[int]],
     max_tokens: int,
     sampling: Sampling,
@@ -86,9 +84,8 @@ def continue_prompts(
     return new
 
 
-@torch.inference_mode()
 def stream(
-    model: TransformerLM,
+    model: "TransformerLM",
     prompts: Sequence[Sequence[int]],
     max_tokens: int,
     sampling: Sampling,
@@ -98,7 +95,9 @@ def stream(
     compile: bool = False,
 ) -> Iterator[list[int | None]]:
     """Yields the new ids of each step, one per prompt, None for sequences that have ended; options as in `generate`."""
-    _check_prompts(model, prompts)
+    from lmfast.inference.model_decoder import make_decoder  # imports torch
+
+    _check_prompts(prompts, model.config.vocab_size)
     context = model.config.context_length
     sequences = [list(prompt) for prompt in prompts]
     lengths = [len(prompt) for prompt in prompts]  # ahead of `sequences` by the steps in flight
@@ -151,22 +150,7 @@ def stream(
         decoder.close()
 
 
-def make_decoder(
-    model: TransformerLM, batch: int, sampling: Sampling, kv_cache: bool, compile: bool
-) -> Decoder:
-    """The decoder for a model; see the module's docstring."""
-    if not kv_cache:
-        return PlainDecoder(model, batch, sampling)
-    if not compile and model.embedding.weight.device.type == "cpu":
-        from lmfast.inference.cpu.decoder import CpuDecoder, unsupported_reason
-
-        if unsupported_reason(model) is None:
-            return CpuDecoder(model, batch, sampling)
-    return borrow(model, batch, sampling, compile)
-
-
-def _check_prompts(model: TransformerLM, prompts: Sequence[Sequence[int]]) -> None:
-    vocab_size = model.config.vocab_size
+def _check_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> None:
     for number, prompt in enumerate(prompts):
         if not prompt:
             raise UserError(
@@ -188,36 +172,3 @@ def window_start(length: int, context_length: int) -> int:
     """
     half = max(1, context_length // 2)
     return -(-max(0, length - context_length) // half) * half
-
-
-class PlainDecoder:
-    """Computes each step from whole windows, without a cache: slow, the reference for the other decoders."""
-
-    lag = 0
-
-    def __init__(self, model: TransformerLM, batch: int, sampling: Sampling):
-        self.model, self.sampling = model, sampling
-        self.windows: list[list[int]] = [[0] for _ in range(batch)]
-
-    def read(self, windows: dict[int, list[int]]) -> None:
-        for row, ids in windows.items():
-            self.windows[row] = list(ids)
-
-    def step(self, rows: list[int], number: int) -> Callable[[], list[int]]:
-        device = self.model.embedding.weight.device
-        windows = [self.windows[row] for row in rows]
-        lengths = torch.tensor([len(window) for window in windows])
-        ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.int64)
-        for k, window in enumerate(windows):
-            ids[k, : len(window)] = torch.tensor(window)
-        hidden = self.model.hidden(ids.to(device))
-        last = hidden[torch.arange(len(rows), device=device), (lengths - 1).to(device)]
-        places = torch.tensor(rows, device=device)
-        logits = self.model.mask_unused(self.model.logits(last))
-        new: list[int] = sample(logits, self.sampling, number, places).numpy(force=True).tolist()
-        for window, token in zip(windows, new, strict=True):
-            window.append(token)
-        return lambda: new
-
-    def close(self) -> None:
-        pass

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from lmfast.inference import cuda_graph
-from lmfast.inference.sampling import DeviceSampling, Sampling, SamplingKind, pinned_zeros, sample
+from lmfast.inference.sampling import Sampling, SamplingKind
+from lmfast.inference.torch_sampling import DeviceSampling, pinned_zeros, sample
 from lmfast.inference.weights import WeightAddresses, refresh
 from lmfast.model.device import disable_compile_workers
 from lmfast.model.inductor import inductor
@@ -117,6 +118,7 @@ class TorchDecoder:
         self.lengths = [0] * self.key.batch  # host copy of the lengths in the cache
         self.reusable = True
 
+    @torch.inference_mode()
     def read(self, windows: dict[int, list[int]]) -> None:
         """Starts sequences: {index: ids}. Reads all but the last id into the cache."""
         self.reusable = False
@@ -167,6 +169,7 @@ class TorchDecoder:
     def _fill_from(self, ids: Tensor) -> None:
         self.model.prefill(ids, self.cache)
 
+    @torch.inference_mode()
     def step(self, rows: list[int], number: int) -> Callable[[], list[int]]:
         """Appends the newest id of each sequence and samples the next; returns a function that waits for those of `rows`."""
         self.reusable = False

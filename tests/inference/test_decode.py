@@ -3,7 +3,8 @@ import torch
 
 import lmfast
 from lmfast.errors import UserError
-from lmfast.inference.decode import PlainDecoder, generate, make_decoder, stream, window_start
+from lmfast.inference.decode import generate, stream, window_start
+from lmfast.inference.model_decoder import PlainDecoder, make_decoder
 from lmfast.inference.sampling import Sampling
 from lmfast.inference.torch_decoder import TorchDecoder
 from lmfast.model.config import ModelConfig

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from lmfast.inference.cpu.sampling import exponential, keep_largest, pick, row_key
-from lmfast.inference.sampling import Sampling, filter_logits, sample
-from lmfast.inference.sampling import exponential as torch_exponential
+from lmfast.inference.sampling import Sampling
+from lmfast.inference.torch_sampling import exponential as torch_exponential
+from lmfast.inference.torch_sampling import filter_logits, sample
 
 
 def picked(logits: torch.Tensor, sampling: Sampling, step: int) -> list[int]:

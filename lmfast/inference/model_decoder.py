@@ -1,0 +1,64 @@
+"""The decoder of a TransformerLM.
+
+With a cache, CpuDecoder is used for the models it supports (float32 on a CPU), otherwise TorchDecoder; without, the model
+itself on whole windows, the reference for both. decoder_cache.py reuses TorchDecoders.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from lmfast.inference.decode import Decoder
+from lmfast.inference.decoder_cache import borrow
+from lmfast.inference.sampling import Sampling
+from lmfast.inference.torch_sampling import sample
+from lmfast.model.transformer import TransformerLM
+
+
+@torch.inference_mode()
+def make_decoder(
+    model: TransformerLM, batch: int, sampling: Sampling, kv_cache: bool, compile: bool
+) -> Decoder:
+    """The decoder of a batch; see the module's docstring."""
+    if not kv_cache:
+        return PlainDecoder(model, batch, sampling)
+    if not compile and model.embedding.weight.device.type == "cpu":
+        from lmfast.inference.cpu.decoder import CpuDecoder, unsupported_reason
+
+        if unsupported_reason(model) is None:
+            return CpuDecoder(model, batch, sampling)
+    return borrow(model, batch, sampling, compile)
+
+
+class PlainDecoder:
+    """Computes each step from whole windows, without a cache: slow, the reference for the other decoders."""
+
+    lag = 0
+
+    def __init__(self, model: TransformerLM, batch: int, sampling: Sampling):
+        self.model, self.sampling = model, sampling
+        self.windows: list[list[int]] = [[0] for _ in range(batch)]
+
+    def read(self, windows: dict[int, list[int]]) -> None:
+        for row, ids in windows.items():
+            self.windows[row] = list(ids)
+
+    @torch.inference_mode()
+    def step(self, rows: list[int], number: int) -> Callable[[], list[int]]:
+        device = self.model.embedding.weight.device
+        windows = [self.windows[row] for row in rows]
+        lengths = torch.tensor([len(window) for window in windows])
+        ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.int64)
+        for k, window in enumerate(windows):
+            ids[k, : len(window)] = torch.tensor(window)
+        hidden = self.model.hidden(ids.to(device))
+        last = hidden[torch.arange(len(rows), device=device), (lengths - 1).to(device)]
+        places = torch.tensor(rows, device=device)
+        logits = self.model.mask_unused(self.model.logits(last))
+        new: list[int] = sample(logits, self.sampling, number, places).numpy(force=True).tolist()
+        for window, token in zip(windows, new, strict=True):
+            window.append(token)
+        return lambda: new
+
+    def close(self) -> None:
+        pass
