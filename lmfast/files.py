@@ -57,26 +57,40 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, source: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields an empty temporary directory next to `path`; renames it to `path` on success, removes it on failure.
 
-    Creates missing parents. Raises UserError if `path` exists or its parent is not writable."""
-    _check_absent(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with remove_new_folders_on_error(path.parent):
+    Creates missing parents. Raises UserError if `path` exists or is in `source`, or its parent is not writable."""
+    with _new_parents(path, source):
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir()
-        except OSError as error:
-            raise UserError(
-                f"{path}: cannot be created ({error.strerror}); choose another --output"
-            ) from None
-        try:
+            with failed_writes_name(path):
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir()
             yield temporary
             os.replace(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def new_file(path: Path, source: str | os.PathLike[str]) -> Iterator[Path]:
+    """`atomic_write` of a file that must not exist yet, like `new_folder`."""
+    with _new_parents(path, source), atomic_write(path) as temporary:
+        yield temporary
+
+
+@contextlib.contextmanager
+def _new_parents(path: Path, source: str | os.PathLike[str]) -> Iterator[None]:
+    """Creates the directories that contain `path`, and removes them on failure. See `new_folder` for what is rejected."""
+    if path.resolve().is_relative_to(Path(source).resolve()):
+        raise UserError(f"{path}: is in the input, {source}; choose another --output")
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{path}: already exists; remove it, or choose another --output")
+    with remove_new_folders_on_error(path.parent):
+        with failed_writes_name(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        yield
 
 
 @contextlib.contextmanager
@@ -86,26 +100,13 @@ def failed_writes_name(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be written ({error}); free space or choose another --output"
+            f"{path}: cannot be written ({error.strerror or error}); free space or choose another --output"
         ) from None
 
 
 def share(path: Path) -> None:
     """Gives a file the permissions of its folder; safetensors makes files that only their owner can read."""
     path.chmod(path.parent.stat().st_mode & 0o666)
-
-
-@contextlib.contextmanager
-def new_file(path: Path) -> Iterator[Path]:
-    """`atomic_write` of a file that must not exist yet."""
-    _check_absent(path)
-    with atomic_write(path) as temporary:
-        yield temporary
-
-
-def _check_absent(path: Path) -> None:
-    if path.exists() or path.is_symlink():
-        raise UserError(f"{path}: already exists; remove it, or choose another --output")
 
 
 def check_writable(path: str | Path) -> None:

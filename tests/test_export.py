@@ -30,7 +30,7 @@ def test_a_setting_without_a_counterpart_is_one_line(tmp_path, capsys):
 def test_a_gguf_file(tmp_path, capsys):
     gguf = pytest.importorskip("gguf")
     run = make_run(tmp_path / "run", random_model(SMALL), tokenizer())
-    output = tmp_path / "model.gguf"
+    output = tmp_path / "new/model.gguf"
     main(f"{run} --format gguf --output {output} --quantize q8_0".split())
     assert capsys.readouterr().out == f"{output}\n"
     types = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(output).tensors}
@@ -38,6 +38,7 @@ def test_a_gguf_file(tmp_path, capsys):
     before = output.read_bytes()
     for words, error in (
         ("gguf", f"{output}: already exists; remove it, or choose another --output"),
+        (f"gguf --output {run}/x", f"{run}/x: is in the input, {run}; choose another --output"),
         ("gguf --dtype bf16", "--dtype is not an option of format gguf; remove it"),
         ("gguf --max-shard-size 1GB", "--max-shard-size is not an option of format gguf; remove it"),
         ("hf --quantize f16", "--quantize is not an option of format hf; remove it"),
@@ -45,4 +46,4 @@ def test_a_gguf_file(tmp_path, capsys):
         with pytest.raises(SystemExit) as stop:
             main(f"{run} --output {output} --format {words}".split())
         assert stop.value.code == 2 and capsys.readouterr().err == f"error: {error}\n"
-    assert output.read_bytes() == before and {p.name for p in tmp_path.iterdir()} == {"run", "model.gguf"}
+    assert output.read_bytes() == before and {p.name for p in tmp_path.iterdir()} == {"run", "new"}

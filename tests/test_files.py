@@ -14,6 +14,7 @@ from lmfast.files import (
     clear_folder,
     file_sha256,
     folder_lock,
+    new_file,
     new_folder,
     private_cache,
     read_text,
@@ -31,19 +32,37 @@ def test_appears_when_complete(tmp_path):
 
 
 def test_a_new_folder_appears_when_complete(tmp_path):
-    with new_folder(tmp_path / "a/b") as partial:
+    with new_folder(tmp_path / "a/b", tmp_path / "in") as partial:
         (partial / "file").write_text("x")
         assert not (tmp_path / "a/b").exists()
     assert os.listdir(tmp_path / "a") == ["b"] and (tmp_path / "a/b/file").read_text() == "x"
-    with pytest.raises(UserError, match="b: already exists; remove it"), new_folder(tmp_path / "a/b"):
+    with (
+        pytest.raises(UserError, match="b: already exists; remove it"),
+        new_folder(tmp_path / "a/b", tmp_path / "in"),
+    ):
         pass
 
 
 def test_a_new_folder_that_fails_leaves_nothing(tmp_path):
-    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "a/b") as partial:
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "a/b", tmp_path / "in") as partial:
         (partial / "file").write_text("x")
         raise KeyboardInterrupt
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("new", [new_file, new_folder])
+def test_a_new_output_is_not_in_the_input(new, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    for path in ("in", "in/a", "link/a/b", "in/../in"):
+        with (
+            pytest.raises(UserError, match=r": is in the input, .*/in; choose"),
+            new(tmp_path / path, tmp_path / "in"),
+        ):
+            pass
+    with new(tmp_path / "inner/a", tmp_path / "in") as partial:
+        partial.write_text("x") if new is new_file else None
+    assert sorted(os.listdir(tmp_path)) == ["in", "inner", "link"] and not os.listdir(tmp_path / "in")
 
 
 def test_failure_keeps_the_old_file_and_nothing_else(tmp_path):

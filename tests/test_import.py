@@ -20,8 +20,10 @@ def test_options_reach_the_run(tmp_path, capsys):
 
 
 def test_a_folder_that_is_not_a_model_is_one_line(tmp_path, capsys):
+    folder = tmp_path / "folder"
+    folder.mkdir()
     with pytest.raises(SystemExit) as stop:
-        main(f"{tmp_path} --output {tmp_path}/run".split())
+        main(f"{folder} --output {tmp_path}/run".split())
     err = capsys.readouterr().err
-    assert stop.value.code == 2 and err.startswith(f"error: {tmp_path}: contains no config.json")
-    assert err.count("\n") == 1 and not list(tmp_path.iterdir())
+    assert stop.value.code == 2 and err.startswith(f"error: {folder}: contains no config.json")
+    assert err.count("\n") == 1 and list(tmp_path.iterdir()) == [folder]

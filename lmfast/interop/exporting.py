@@ -43,7 +43,7 @@ def export_run(
     for name, value in others.items():
         if value is not None:
             raise UserError(f"--{name.replace('_', '-')} is not an option of format {format}; remove it")
-    with (new_folder if format == "hf" else new_file)(Path(output)) as temporary:
+    with (new_folder if format == "hf" else new_file)(Path(output), folder) as temporary:
         model, tokenizer, _ = load_run(folder)
         with failed_writes_name(output):
             try:

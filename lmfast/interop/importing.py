@@ -46,7 +46,7 @@ def import_model(
     one to use instead of the folder's, or "none" for a run without.
     """
     folder = Path(folder)
-    with new_folder(Path(output)) as run:
+    with new_folder(Path(output), folder) as run:
         config = from_config_json(_read_config(folder), folder / "config.json", context_length)
         own = (
             None

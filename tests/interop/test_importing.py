@@ -294,7 +294,10 @@ def test_the_tokenizer_may_be_another_or_none(folder, tmp_path):
     assert own is not None and "<|user|>" in own.special_tokens
 
 
-def test_an_existing_output_is_kept(folder):
-    with pytest.raises(UserError, match="folder: already exists; remove it, or choose another --output"):
+def test_an_existing_output_and_the_input_are_kept(folder, tmp_path):
+    with pytest.raises(UserError, match=r"folder: is in the input, .*folder; choose another --output"):
         import_model(folder, output=folder)
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match="run: already exists; remove it, or choose another --output"):
+        import_model(folder, output=tmp_path / "run")
     assert (folder / "config.json").exists()
