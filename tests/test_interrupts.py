@@ -1,4 +1,4 @@
-"""Ctrl-C in the first seconds of a command, during imports."""
+"""Ctrl-C and SIGTERM in a command: during imports, and while it writes."""
 
 import importlib
 import signal
@@ -8,7 +8,8 @@ import time
 import pytest
 
 from lmfast.cli.exit_codes import exit_on_user_error
-from lmfast.interrupts import deferred_during_imports
+from lmfast.files import new_file, new_folder
+from lmfast.interrupts import exceptions_after_imports
 
 # Like torch: catches any exception of its own imports and continues half initialised.
 GREEDY = """
@@ -42,15 +43,30 @@ def test_an_interrupted_import_is_finished_first(tmp_path, monkeypatch, capfd):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_outside_imports_an_interrupt_is_immediate():
-    with pytest.raises(KeyboardInterrupt), deferred_during_imports():
+def test_outside_imports_a_signal_is_an_exception():
+    with pytest.raises(KeyboardInterrupt), exceptions_after_imports():
         signal.raise_signal(signal.SIGINT)
+    with pytest.raises(SystemExit), exceptions_after_imports():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("new", [new_file, new_folder])
+def test_sigterm_leaves_no_partial_output(new, tmp_path):
+    with (
+        pytest.raises(SystemExit) as ended,
+        exit_on_user_error(),
+        new(tmp_path / "a/b", tmp_path / "in") as partial,
+    ):
+        (partial if new is new_file else partial / "file").write_text("half")
+        signal.raise_signal(signal.SIGTERM)
+    assert ended.value.code == 143 and not list(tmp_path.iterdir())
 
 
 def test_an_ignored_interrupt_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with deferred_during_imports():
+        with exceptions_after_imports():
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)

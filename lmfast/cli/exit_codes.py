@@ -1,4 +1,4 @@
-"""How commands end: exit code 2 and one line for what the user can fix, 130 when interrupted."""
+"""How commands end: exit code 2 and one line for what the user can fix, 130 when interrupted, 143 on SIGTERM."""
 
 import contextlib
 import sys
@@ -6,17 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 
 from lmfast import streams
 from lmfast.errors import UserError
-from lmfast.interrupts import deferred_during_imports
+from lmfast.interrupts import exceptions_after_imports
 
 
 @contextlib.contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Turns `UserError` and failed writes into one line on standard error and exit code 2, Ctrl-C into exit code 130.
+    """Turns `UserError` and failed writes into one line on standard error and exit code 2, Ctrl-C into exit code 130 and
+    SIGTERM into 143.
 
     A closed pipe (head, less) is not an error."""
     streams.prepare()
     try:
-        with deferred_during_imports(), streams.flushed_output():
+        with exceptions_after_imports(), streams.flushed_output():
             yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
