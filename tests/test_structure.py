@@ -136,12 +136,13 @@ def test_nothing_heavy_loads_before_it_is_used(statement, absent):
 
 
 def test_what_loads_torch_loads_nothing_else_before_it_is_used():
-    kernels, training, reports = modules_after(
+    package, kernels, training, reports = modules_after(
         "import lmfast_kernels",
+        "from lmfast_kernels.rope import rope\nassert lmfast_kernels.rope is rope and lmfast_kernels.swiglu",
         "import lmfast.training.sinks, lmfast.training.report, lmfast.training.loop, lmfast.data.stats",
         "import lmfast.flops, lmfast.flops_output, lmfast.report",
     )
-    assert "torch" in kernels and not {"lmfast", "torch._dynamo"} & kernels
+    assert "torch" not in package and "torch" in kernels and not {"lmfast", "torch._dynamo"} & kernels
     assert not {"wandb", "matplotlib"} & training
     assert not {"wandb", "matplotlib"} & reports
 

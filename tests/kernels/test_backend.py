@@ -9,8 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import lmfast_kernels
 from lmfast_kernels import backend, cpu_library
 
+for name in lmfast_kernels.__all__:
+    getattr(lmfast_kernels, name)  # imports its module, which registers it in torch.ops
 ROOT = Path(__file__).resolve().parents[2]
 
 
