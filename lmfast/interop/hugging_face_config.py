@@ -4,6 +4,7 @@ Classes: Llama (SmolLM too), Mistral, Qwen2, Qwen3. Rejects, by name, settings t
 against transformers 5; rope_theta, rope_scaling and torch_dtype are what version 4 reads.
 """
 
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +32,22 @@ NEUTRAL = {
     "quantization_config": None,
 }
 """settings of config.json that lmfast lacks, with the only value that it can import"""
+KV_HEADS = {"MistralForCausalLM": 8, "Qwen2ForCausalLM": 32, "Qwen3ForCausalLM": 32}
+"""num_key_value_heads of a file that does not set it; one of null is num_attention_heads, as everywhere in Llama"""
+_THEIR_NAMES = {
+    "context_length": "max_position_embeddings",
+    "d_model": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "d_ff": "intermediate_size",
+    "norm_eps": "rms_norm_eps",
+    "rope_factor": "factor",
+    "rope_low_freq_factor": "low_freq_factor",
+    "rope_high_freq_factor": "high_freq_factor",
+    "rope_original_context": "original_max_position_embeddings",
+}
+"""{our setting: key of config.json}, for messages"""
 
 
 def reject_unsupported(config: ResolvedConfig, lacking: str) -> None:
@@ -110,7 +127,10 @@ def from_config_json(
 ) -> ResolvedConfig:
     """The model of a config.json. path: for messages. context_length: a shorter one than the model's.
 
-    Raises UserError for another architecture and for settings that lmfast lacks."""
+    A key that is null counts as absent, but for sliding_window and num_key_value_heads. Raises UserError for another
+    architecture and for settings that lmfast lacks, by the keys of the file."""
+    nulls = {name for name, value in document.items() if value is None}
+    document = _without_nulls(document)
     architectures = document.get("architectures")
     name = architectures[0] if isinstance(architectures, list) and architectures else None
     if name not in CLASSES:
@@ -124,36 +144,47 @@ def from_config_json(
             )
     read = _Reader(document, path)
     heads, d_model = read.get("num_attention_heads", int), read.get("hidden_size", int)
+    kv_heads = heads if "num_key_value_heads" in nulls else KV_HEADS.get(name, heads)
     longest, layers = read.get("max_position_embeddings", int), read.get("num_hidden_layers", int)
     if layers > MOST_LAYERS:
         raise UserError(f"{path}: num_hidden_layers is {layers}, more than {MOST_LAYERS}")
     if context_length is not None and context_length > longest:
         raise UserError(
-            f"{path}: max_position_embeddings is {longest}, less than the context_length {context_length}"
+            f"{path}: max_position_embeddings is {longest}, less than --context-length {context_length}"
         )
     context_length = context_length or longest
+    head_dim = read.get("head_dim", int, 128 if name == "Qwen3ForCausalLM" else d_model // max(1, heads))
+    if head_dim % 2:
+        raise UserError(f"{path}: head_dim is {head_dim}, which is not supported; only even ones are")
     settings: dict[str, Any] = {
         "vocab_size": read.get("vocab_size", int),
         "context_length": context_length,
         "d_model": d_model,
         "num_layers": layers,
         "num_heads": heads,
-        "num_kv_heads": read.get("num_key_value_heads", int, heads),
-        "head_dim": read.get(
-            "head_dim", int, 128 if name == "Qwen3ForCausalLM" else d_model // max(1, heads)
-        ),
+        "num_kv_heads": read.get("num_key_value_heads", int, kv_heads),
+        "head_dim": head_dim,
         "d_ff": read.get("intermediate_size", int),
         "norm_eps": read.get("rms_norm_eps", float, 1e-6),
         "tie_embeddings": bool(document.get("tie_word_embeddings")),
         "qk_norm": name == "Qwen3ForCausalLM",
         "qkv_bias": name == "Qwen2ForCausalLM",
         **_rope(document, path),
-        **_windows(read, name, context_length),
+        **({} if "sliding_window" in nulls else _windows(read, name, context_length)),
     }
     try:
         return ModelConfig(**settings).resolved()
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        message = re.sub(r"\w+", lambda word: _THEIR_NAMES.get(word[0], word[0]), str(error))
+        raise UserError(f"{path}: {message}") from None
+
+
+def _without_nulls(document: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_nulls(value) if isinstance(value, dict) else value
+        for name, value in document.items()
+        if value is not None
+    }
 
 
 MOST_LAYERS = 10_000
@@ -162,44 +193,39 @@ LARGEST = 2**31
 
 
 class _Reader:
-    """Numbers of a JSON object. Raises UserError for missing ones and other types."""
+    """Numbers of a JSON object. Raises UserError for missing ones and other types. within: the object's key in the file."""
 
-    def __init__(self, document: dict[str, Any], path: Path):
-        self.document, self.path = document, path
+    def __init__(self, document: dict[str, Any], path: Path, within: str = ""):
+        self.document, self.path, self._prefix = document, path, f"{within}." if within else ""
 
     def get(self, name: str, kind: type[Number], default: Number | None = None) -> Number:
-        value = self.document.get(name)
-        if value is None and default is not None:
-            return default
+        value = self.document.get(name, default)
         kinds = (int, float) if kind is float else (int,)
         if isinstance(value, bool) or not isinstance(value, kinds):
             wanted = "a number" if kind is float else "a whole number"
-            raise UserError(f"{self.path}: {name} is {_shown(value)}; expected {wanted}")
+            raise UserError(f"{self.path}: {self._prefix}{name} is {_shown(value)}; expected {wanted}")
         if not abs(value) < LARGEST:  # neither infinite
-            raise UserError(f"{self.path}: {name} is {_shown(value)[:30]}, which is too large")
+            raise UserError(f"{self.path}: {self._prefix}{name} is {_shown(value)[:30]}, which is too large")
         return kind(value)
 
 
 def _rope(document: dict[str, Any], path: Path) -> dict[str, Any]:
     """The settings of the rotation; `rope_scaling` and a `rope_theta` outside are what transformers 4 writes."""
-    given = document.get("rope_scaling") or document.get("rope_parameters") or {}
+    key = "rope_scaling" if document.get("rope_scaling") else "rope_parameters"
+    given = document.get(key) or {}
     kind = given.get("rope_type", given.get("type", "default")) if isinstance(given, dict) else None
     if kind == "default" and "factor" in given:
         kind = None  # a scaling whose kind is not said
     if kind not in ("default", "llama3") or any(isinstance(value, dict) for value in given.values()):
+        raise UserError(f"{path}: {key} {_shown(given)[:60]} is not supported; only default and llama3 are")
+    read, outside = _Reader(given, path, key), _Reader(document, path)
+    if (partial := read.get("partial_rotary_factor", float, 1.0)) != 1:
         raise UserError(
-            f"{path}: rope_parameters {_shown(given)[:60]} is not supported; only default and llama3 are"
+            f"{path}: {key}.partial_rotary_factor is {partial}, which is not supported; only 1 is"
         )
-    if given.get("partial_rotary_factor", 1) != 1:
-        raise UserError(
-            f"{path}: partial_rotary_factor is {given['partial_rotary_factor']}; only 1 is supported"
-        )
-    theta = _Reader(
-        {"rope_theta": 10000.0} | {k: v for k, v in document.items() if v is not None} | given, path
-    )
-    found: dict[str, Any] = {"rope_theta": theta.get("rope_theta", float)}
+    theta = read if "rope_theta" in given else outside
+    found: dict[str, Any] = {"rope_theta": theta.get("rope_theta", float, 10000.0)}
     if kind == "llama3":
-        read = _Reader(given, path)
         found |= {
             "rope_factor": read.get("factor", float),
             "rope_low_freq_factor": read.get("low_freq_factor", float),
@@ -213,8 +239,6 @@ def _windows(read: _Reader, name: str, context_length: int) -> dict[str, Any]:
     """sliding_window and window_pattern, if windows are shorter than the context."""
     document, layers = read.document, read.get("num_hidden_layers", int)
     if name == "MistralForCausalLM":  # every layer, and 4096 unless the file says otherwise
-        if document.get("sliding_window", 4096) is None:
-            return {}
         windowed = [True] * layers
     elif name != "LlamaForCausalLM" and document.get("use_sliding_window"):
         first = read.get("max_window_layers", int, 28)

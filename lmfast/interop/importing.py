@@ -131,9 +131,10 @@ def _check_tensors(
     for name, shape in source.shapes.items():
         path = source.path(name)
         if name == TIED_HEAD and config.tie_embeddings:  # some files hold it twice
-            if not torch.equal(source.tensor(name), source.tensor(EMBEDDING)):
+            if not _same_values(source.tensor(name), source.tensor(EMBEDDING)):
                 raise UserError(
-                    f"{path}: {name} differs from {EMBEDDING}, but config.json sets tie_word_embeddings; correct config.json"
+                    f"{path}: {name} ({source.dtype(name)}) differs from {EMBEDDING} ({source.dtype(EMBEDDING)}), but "
+                    "config.json sets tie_word_embeddings; set it to false to import both"
                 )
         elif name not in expected:
             if not COMPUTED.search(name):
@@ -146,3 +147,11 @@ def _check_tensors(
             raise UserError(
                 f"{path}: {name} is stored as {source.dtype(name)}; only {', '.join(DTYPES)} are supported"
             )
+
+
+def _same_values(a: Tensor, b: Tensor) -> bool:
+    """Whether two matrices, which may have different dtypes, are equal in fp32."""
+    rows = 4096  # at a time, for memory
+    return a.shape == b.shape and all(
+        torch.equal(a[i : i + rows].float(), b[i : i + rows].float()) for i in range(0, len(a), rows)
+    )

@@ -49,12 +49,19 @@ class SafetensorsFolder(contextlib.ExitStack):
 
 
 def _open(path: Path) -> Any:
+    _check_regular(path)
     try:
         return safe_open(path, "pt")
-    except FileNotFoundError:
-        raise UserError(f"{path}: is missing; download the folder again") from None
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: is damaged or incomplete ({error}); download it again") from None
+
+
+def _check_regular(path: Path) -> None:
+    """Raises UserError for a missing file, and for a pipe or device, which could block or never end."""
+    if not path.exists():
+        raise UserError(f"{path}: is missing; download the folder again")
+    if not path.is_file():
+        raise UserError(f"{path}: is not a regular file; download it again")
 
 
 def _files(folder: Path) -> list[Path]:
@@ -73,6 +80,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _weight_map(folder: Path) -> dict[str, str]:
     path = folder / INDEX
+    _check_regular(path)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         if all(isinstance(file, str) and Path(file).name == file for file in found.values()):

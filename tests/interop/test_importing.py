@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from lmfast import export_run, import_model, load_run
 from lmfast.errors import UserError
+from lmfast.interop.hugging_face_config import from_config_json
 from tests.interop.models import (
     BOUND,
     SMALL,
@@ -158,15 +159,23 @@ def rejected(folder, message, **options):
             {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}},
             "rope_parameters .*yarn.* is not supported",
         ),
-        ({"rope_parameters": {"rope_type": "llama3"}}, "factor is not set; expected a number"),
+        (
+            {"rope_parameters": {"rope_type": "llama3", "factor": None}},
+            r"rope_parameters\.factor is not set; expected a number",
+        ),
         ({"hidden_size": "32"}, "hidden_size is 32; expected a whole number"),
-        ({"num_key_value_heads": 3}, "config.json: num_heads 4 is not divisible by num_kv_heads 3"),
+        (
+            {"num_key_value_heads": 3},
+            "json: num_attention_heads 4 is not divisible by num_key_value_heads 3; use a divisor of num_attention_heads",
+        ),
+        ({"hidden_size": 0}, "config.json: hidden_size is 0; it must be greater than 0"),
+        ({"head_dim": 7}, "config.json: head_dim is 7, which is not supported; only even ones are"),
         ({"intermediate_size": 40}, r"gate_proj.weight is \(48, 32\), but config.json implies \(40, 32\)"),
         ({"num_hidden_layers": 3}, "folder: lacks model.layers.2.* which its config.json implies"),
         ({"num_hidden_layers": 1}, "model.layers.1.* is not a tensor of the architecture"),
         (
             {"tie_word_embeddings": True},
-            "lm_head.weight differs from model.embed_tokens.weight, but config.json sets",
+            r"lm_head.weight \(F32\) differs from model.embed_tokens.weight \(F32\), but config.json sets",
         ),
         ({"vocab_size": 200}, "the tokenizer has ids up to 258, but the model's vocab_size is 200"),
         (
@@ -185,7 +194,33 @@ def test_a_window_does_not_matter_within_a_shorter_context(folder):
     change_config(folder, architectures=["MistralForCausalLM"], sliding_window=16)
     _, _, config = load_run(import_model(folder, output=folder.parent / "run", context_length=16))
     assert (config.context_length, config.sliding_window) == (16, None)
-    rejected(folder, "max_position_embeddings is 64, less than the context_length 65", context_length=65)
+    rejected(folder, "max_position_embeddings is 64, less than --context-length 65", context_length=65)
+
+
+NULLS = (
+    "head_dim rope_scaling rope_theta sliding_window layer_types partial_rotary_factor tie_word_embeddings attention_bias "
+    "mlp_bias rms_norm_eps hidden_act use_sliding_window quantization_config"
+).split()
+
+
+def test_a_null_counts_as_absent(folder):
+    """But for the two keys whose null has a meaning of its own in transformers."""
+    path = folder / "config.json"
+    document = json.loads(path.read_text()) | {
+        "architectures": ["MistralForCausalLM"],
+        "num_key_value_heads": 4,
+    }
+    document = {name: value for name, value in document.items() if name not in NULLS}
+    document |= {"max_position_embeddings": 8192, "rope_parameters": {"rope_theta": 7.0, "factor": None}}
+    with_nulls = from_config_json(document | dict.fromkeys(NULLS), path)
+    assert from_config_json(document | {"sliding_window": 8192}, path) == with_nulls
+    assert (with_nulls.sliding_window, with_nulls.rope_theta, with_nulls.norm_eps) == (None, 7.0, 1e-6)
+    with pytest.raises(UserError, match="sliding_window is 4096 in the last layer"):
+        from_config_json(document, path)
+    del document["num_key_value_heads"]
+    document |= {"max_position_embeddings": 64, "num_attention_heads": 16}
+    for kv, expected in (({}, 8), ({"num_key_value_heads": None}, 16)):
+        assert from_config_json(document | kv, path).num_kv_heads == expected
 
 
 def test_what_transformers_4_writes(folder):
@@ -198,7 +233,7 @@ def test_what_transformers_4_writes(folder):
         folder, "model.norm.weight", lambda t: t.update({"model.rotary_emb.inv_freq": torch.ones(4)})
     )
     embedding = load_embedding(folder)
-    change_tensor(folder, "lm_head.weight", lambda t: t.update({"lm_head.weight": embedding}))
+    change_tensor(folder, "lm_head.weight", lambda t: t.update({"lm_head.weight": embedding.double()}))
     model, _, config = load_run(import_model(folder, output=folder.parent / "run"))
     assert (config.rope_theta, config.rope_factor, config.rope_original_context) == (7.0, 4.0, 32)
     assert torch.equal(model.head.weight, embedding)
@@ -282,6 +317,14 @@ def test_damaged_folders_are_rejected(folder):
     rejected(
         folder / "absent", "absent: no such folder; give a folder in Hugging Face's format, as `hf download"
     )
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+@pytest.mark.parametrize("name", ["model.safetensors.index.json", "model-00001-of-00006.safetensors"])
+def test_a_pipe_does_not_block(name, folder):
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    rejected(folder, f"{name}: is not a regular file; download it again")
 
 
 def test_the_tokenizer_may_be_another_or_none(folder, tmp_path):
