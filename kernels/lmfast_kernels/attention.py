@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from lmfast_kernels.attention_backward import attention_backward
 from lmfast_kernels.attention_blocks import attention_blocks, visible
 from lmfast_kernels.attention_forward import attention_forward
-from lmfast_kernels.autograd import register_attention_backward
+from lmfast_kernels.autograd import needs_gradient, register_attention_backward
 from lmfast_kernels.backend import (
     INTERPRETING,
     attention_choice,
@@ -92,7 +92,7 @@ def attention_cudnn(
 
     The statistics for a backward are computed only if there will be one.
     """
-    trains = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    trains = needs_gradient(q, k, v)
     cudnn = torch.ops.aten._scaled_dot_product_cudnn_attention
     return cudnn(q, k, v, None, trains, 0.0, causal, False, scale=scale)[0]
 

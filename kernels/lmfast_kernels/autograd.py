@@ -1,4 +1,5 @@
-"""Backward passes that several operators share: attention's, and those of losses that compute gradients in the forward.
+"""What several operators share about gradients: whether one is needed, attention's backward, and that of losses which
+compute gradients in the forward.
 
 `register_attention_backward` and `register_loss_backward` take a registered operator (`torch.library`) and register its
 autograd formula. A loss operator saves the gradients of its inputs for an upstream gradient of 1; its backward only
@@ -11,6 +12,11 @@ from typing import Any, Protocol
 import torch
 
 ONCE = "linear_cross_entropy can be differentiated only once; use F.cross_entropy of logits for higher derivatives"
+
+
+def needs_gradient(*tensors: torch.Tensor) -> bool:
+    """Whether autograd records an operator on these tensors."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
 class Differentiable(Protocol):

@@ -1,6 +1,6 @@
 """The C++ kernels for CPUs (lmfast_kernels/cpp), compiled once with g++ and called through ctypes.
 
-Used by operators that compute a gradient in float32 on a CPU. In: pointers to contiguous tensors, and sizes.
+Used by operators in float32 on a CPU (`uses_library`). In: pointers to contiguous tensors, and sizes.
 Needs Linux, g++ (like torch.compile on a CPU) and AVX-512, AVX2 or NEON, whichever PyTorch uses:
 ATEN_CPU_CAPABILITY=avx2 selects AVX2. Otherwise the operators fall back to PyTorch's, and `why_not()` returns the reason.
 LMFAST_KERNELS=torch disables the library.
@@ -24,8 +24,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch.autograd import forward_ad
 
 from lmfast_kernels import backend
+from lmfast_kernels.autograd import needs_gradient
 
 SOURCES = Path(__file__).resolve().parent / "cpp"
 # Fused multiply-add is allowed, but no option that changes NaN or infinity: the training loop checks for them.
@@ -155,15 +157,17 @@ def available() -> bool:
     return backend.MODE == "auto" and library() is not None
 
 
-def uses_library(*tensors: torch.Tensor) -> bool:
-    """Whether an operator on these tensors should use the library: float32 on a CPU, with a gradient to compute."""
-    if any(x.device.type != "cpu" or x.dtype != torch.float32 for x in tensors):
+def uses_library(x: torch.Tensor, *weights: torch.Tensor, min_rows: int = 1) -> bool:
+    """Whether an operator on x (..., K) should use the library: float32 on a CPU, and a gradient to compute or at least
+    `min_rows` rows. With fewer, packing the weights for our products takes longer than they gain."""
+    if any(tensor.device.type != "cpu" or tensor.dtype != torch.float32 for tensor in (x, *weights)):
         return False
-    if not torch.is_grad_enabled() or not any(x.requires_grad for x in tensors):
+    if x.shape[:-1].numel() < min_rows and not needs_gradient(x, *weights):
         return False
-    if torch._C._are_functorch_transforms_active():  # torch.func supports only PyTorch's operators
+    # torch.func and forward-mode derivatives support only PyTorch's operators.
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return False
-    return backend.autocast_dtype(tensors[0]) is None and available()
+    return backend.autocast_dtype(x) is None and available()
 
 
 def call(name: str, *arguments: "torch.Tensor | int | float | None") -> None:

@@ -15,6 +15,7 @@ multiprocessor, 30 KB for K of 2,560) is in flight at once. Costs: docs/kernels.
 
 import torch
 
+from lmfast_kernels.autograd import needs_gradient
 from lmfast_kernels.backend import (
     autocast_dtype,
     dense_last,
@@ -157,7 +158,7 @@ def _fits(weight: torch.Tensor, *inputs: torch.Tensor, most: int = MAX_ROWS) -> 
     rows = x.numel() // max(1, x.shape[-1])
     if not (1 <= rows <= most and weight.numel()) or weight.shape[1] > MAX_WIDTH:
         return False
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (weight, *inputs)):
+    if needs_gradient(weight, *inputs):
         return False
     return {weight.dtype, *(t.dtype for t in inputs)} == {autocast_dtype(x) or weight.dtype}
 

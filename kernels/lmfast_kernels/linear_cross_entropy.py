@@ -17,7 +17,7 @@ Costs and precision: docs/kernels.md. Sources: Wijmans et al. 2024 (arXiv:2411.0
 import torch
 from torch.autograd.function import once_differentiable
 
-from lmfast_kernels.autograd import register_loss_backward, scale_gradients
+from lmfast_kernels.autograd import needs_gradient, register_loss_backward, scale_gradients
 from lmfast_kernels.backend import (
     autocast_dtype,
     compute_dtype,
@@ -31,7 +31,7 @@ from lmfast_kernels.backend import (
     triton,
     use_triton,
 )
-from lmfast_kernels.cpu_cross_entropy import cpu_cross_entropy
+from lmfast_kernels.cpu_cross_entropy import MIN_ROWS, cpu_cross_entropy
 from lmfast_kernels.cpu_library import uses_library
 from lmfast_kernels.fp8_cross_entropy import fp8_cross_entropy
 from lmfast_kernels.fp8_linear import MULTIPLE, fits_fp8
@@ -349,7 +349,7 @@ def linear_cross_entropy(
             )
         product_dtype = hidden.dtype
     flat = targets.flatten().long()
-    with_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    with_gradient = needs_gradient(hidden, weight)
     if fp8 and with_gradient and hidden.numel():
         if not fits_fp8(flat.shape[0], *weight.shape):
             raise ValueError(
@@ -366,8 +366,10 @@ def linear_cross_entropy(
         )
         return loss, count
     counted = flat != ignore_index
-    if softcap is None and uses_library(hidden, weight):
-        loss, _, _ = cpu_cross_entropy(hidden.flatten(0, -2), weight, flat, ignore_index, z_loss)
+    if softcap is None and uses_library(hidden, weight, min_rows=MIN_ROWS):
+        loss, _, _ = cpu_cross_entropy(
+            hidden.flatten(0, -2), weight, flat, ignore_index, z_loss, with_gradient
+        )
         return loss, counted.sum()
     loss = _ChunkedLoss.apply(
         hidden.flatten(0, -2),

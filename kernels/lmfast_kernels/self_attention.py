@@ -1,10 +1,10 @@
-"""Causal self-attention on a fused projection: rotation and attention, fused for training on a CPU.
+"""Causal self-attention on a fused projection: rotation and attention, fused on a CPU.
 
 In: qkv (batch, seq, (heads + 2 kv_heads) · head_dim), query heads, then key heads, then value heads; cos and sin
 (at least seq, head_dim / 2), or None for no rotation; they get no gradient. Out: (batch, seq, heads · head_dim), the input
-of the output projection. For training on a CPU in float32 (cpp/attention.h) nothing is transposed or copied between the
-projections, and the backward writes the gradient of qkv directly. Otherwise it is `split_heads` and `attention`.
-Costs: docs/kernels.md.
+of the output projection. On a CPU in float32 (cpp/attention.h) nothing is transposed or copied between the projections,
+and the backward writes the gradient of qkv directly. Otherwise it is `split_heads` and `attention`. Costs:
+docs/kernels.md.
 """
 
 import torch
@@ -22,7 +22,7 @@ def self_attention_reference(
     sin: torch.Tensor | None = None,
     window: int | None = None,
 ) -> torch.Tensor:
-    """The separate operators: used except for training in float32 on a CPU, and for windows shorter than seq."""
+    """The separate operators: used except in float32 on a CPU, and for windows shorter than seq."""
     sizes = qkv, num_heads, num_kv_heads
     q, k, v = unrotated(*sizes) if cos is None or sin is None else split_heads(*sizes, cos, sin)
     return attention(q, k, v, window=window).transpose(1, 2).flatten(2)

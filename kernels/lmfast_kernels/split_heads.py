@@ -11,6 +11,7 @@ them and dv as the gradient of qkv, with the minimum of memory traffic; Inductor
 
 import torch
 
+from lmfast_kernels.autograd import needs_gradient
 from lmfast_kernels.backend import (
     dense_last,
     jit,
@@ -116,6 +117,6 @@ def split_heads(
     qkv: torch.Tensor, num_heads: int, num_kv_heads: int, cos: torch.Tensor, sin: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(rotated q, rotated k, v); does not check shapes."""
-    if torch.is_grad_enabled() and qkv.requires_grad and use_triton("split_heads", qkv):
+    if needs_gradient(qkv) and use_triton("split_heads", qkv):
         return _SplitHeads.apply(qkv, num_heads, num_kv_heads, cos.detach(), sin.detach())
     return split_heads_reference(qkv, num_heads, num_kv_heads, cos, sin)

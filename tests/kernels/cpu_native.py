@@ -41,6 +41,14 @@ def assert_same_with_any_threads(function, tensors):
     assert all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
 
 
+def assert_same_without_gradients(function, tensors, name):
+    """Without gradients the operator `name` runs too; the result is the same to the bit."""
+    with torch.no_grad():
+        result = function(*tensors)
+        assert any(name in call for call in graph_calls(function, tensors))
+    assert torch.equal(result, gradients(function, tensors)[0])
+
+
 def graph_calls(function, tensors) -> list[str]:
     """Names of the calls in the graph when compiled with fullgraph."""
     torch._dynamo.reset()

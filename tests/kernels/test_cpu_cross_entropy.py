@@ -9,6 +9,7 @@ import lmfast_kernels
 from tests.kernels.cpu_native import (
     assert_like_float64,
     assert_same_with_any_threads,
+    assert_same_without_gradients,
     graph_calls,
     needs_library,
 )
@@ -34,6 +35,17 @@ def test_agrees_with_float64(M, D, vocab, z_loss):
     )
     assert_like_float64(ours, theirs, tensors, factor=8.0)
     assert any("cpu_linear_cross_entropy" in name for name in graph_calls(ours, tensors))
+
+
+@needs_library
+def test_without_gradients_only_the_loss_is_computed():
+    targets = torch.randint(0, 50, (530,))
+    targets[::7] = -100
+    tensors = [torch.randn(530, 24), torch.randn(50, 24)]
+    ours = losses(lmfast_kernels.linear_cross_entropy, targets, z_loss=1e-2)
+    assert_same_without_gradients(ours, tensors, "cpu_linear_cross_entropy")
+    _, *grads = torch.ops.lmfast.cpu_linear_cross_entropy(*tensors, targets, -100, 0.0, False)
+    assert not any(grad.numel() for grad in grads)
 
 
 @needs_library

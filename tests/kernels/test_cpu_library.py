@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import lmfast_kernels
 from lmfast_kernels import backend, cpu_library
@@ -165,6 +166,9 @@ def test_torch_func_uses_pytorch_operators():
     torch.testing.assert_close(grads, 2 * (x @ weight.t()) @ weight)
     _, out = torch.func.jvp(lambda x: lmfast_kernels.linear(x, weight), (x,), (tangent,))
     torch.testing.assert_close(out, tangent @ weight.t())
+    with forward_ad.dual_level():
+        y = lmfast_kernels.linear(forward_ad.make_dual(x, tangent), weight)
+        torch.testing.assert_close(forward_ad.unpack_dual(y).tangent, tangent @ weight.t())
 
 
 @pytest.mark.skipif(sys.platform != "linux" or cpu_library.compiler() is None, reason="needs Linux and g++")

@@ -8,6 +8,7 @@ from lmfast_kernels.feed_forward import feed_forward_reference
 from tests.kernels.cpu_native import (
     assert_like_float64,
     assert_same_with_any_threads,
+    assert_same_without_gradients,
     graph_calls,
     needs_library,
 )
@@ -29,6 +30,16 @@ def test_threads_and_graph():
     assert any(
         "cpu_feed_forward" in name for name in graph_calls(lmfast_kernels.feed_forward, operands(9, 8, 8))
     )
+
+
+@needs_library
+def test_without_gradients_nothing_is_saved():
+    tensors = operands(70, 20, 37)
+    assert_same_without_gradients(lmfast_kernels.feed_forward, tensors, "cpu_feed_forward")
+    assert not torch.ops.lmfast.cpu_feed_forward(*tensors, False)[1].numel()
+    tensors[0] = tensors[0][:8]
+    with torch.no_grad():  # too few rows
+        assert torch.equal(lmfast_kernels.feed_forward(*tensors), feed_forward_reference(*tensors))
 
 
 @needs_library

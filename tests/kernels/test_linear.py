@@ -8,6 +8,7 @@ import lmfast_kernels
 from tests.kernels.cpu_native import (
     assert_like_float64,
     assert_same_with_any_threads,
+    assert_same_without_gradients,
     graph_calls,
     needs_library,
 )
@@ -27,14 +28,17 @@ def test_any_strides_and_threads():
 
 
 @needs_library
-def test_only_training_in_float32_uses_our_products():
+def test_float32_with_gradients_or_many_rows_uses_our_products():
     tensors = [torch.randn(4, 8), torch.randn(6, 8)]
     assert any("cpu_linear" in name for name in graph_calls(lmfast_kernels.linear, tensors))
     assert not any(
         "cpu_linear" in name for name in graph_calls(lmfast_kernels.linear, [x.double() for x in tensors])
     )
-    with torch.no_grad():
+    with torch.no_grad():  # too few rows
         assert torch.equal(lmfast_kernels.linear(*tensors), F.linear(*tensors))
+        assert not any("cpu_linear" in name for name in graph_calls(lmfast_kernels.linear, tensors))
+    tensors[0] = torch.randn(2, 512, 8)
+    assert_same_without_gradients(lmfast_kernels.linear, tensors, "cpu_linear")
 
 
 def test_empty_input_and_errors():

@@ -9,6 +9,7 @@ from lmfast_kernels.rope import rope_reference
 from tests.kernels.cpu_native import (
     assert_like_float64,
     assert_same_with_any_threads,
+    assert_same_without_gradients,
     graph_calls,
     needs_library,
 )
@@ -66,6 +67,7 @@ def test_threads_graph_and_nan():
 
     assert_same_with_any_threads(function, [qkv])
     assert any("cpu_self_attention" in name for name in graph_calls(function, [qkv]))
+    assert_same_without_gradients(function, [qkv], "cpu_self_attention")
     qkv[1, 20, 0] = float("nan")
     out = function(qkv.requires_grad_())
     assert out[1, 20].isnan().any() and not out[1, :20].isnan().any() and not out[0].isnan().any()

@@ -9,7 +9,7 @@
 constexpr long FORWARD_ROWS = 4 * MR, BACKWARD_ROWS = 512;
 
 extern "C" {
-// x (M, D), up_weight (2F, D), down_weight (D, F) -> both (M, 2F), y (M, D).
+// x (M, D), up_weight (2F, D), down_weight (D, F) -> both (M, 2F), which may be null, and y (M, D).
 void feed_forward_forward(long threads, long M, long D, long F, const float* x, const float* up_weight, const float* down_weight, float* both, float* y) {
   float* up_packed = scratch(0, packed_floats(2 * F, D) + packed_floats(D, F));
   float* down_packed = up_packed + packed_floats(2 * F, D);
@@ -17,11 +17,11 @@ void feed_forward_forward(long threads, long M, long D, long F, const float* x, 
   {
     pack_transposed(up_weight, D, 2 * F, D, up_packed);
     pack_transposed(down_weight, F, D, F, down_packed);
-    float* hidden = scratch(1, FORWARD_ROWS * F + V);
+    float* hidden = scratch(1, FORWARD_ROWS * (both ? F : 3 * F) + V);
 #pragma omp for schedule(dynamic, 2)
     for (long i = 0; i < M; i += FORWARD_ROWS) {
       long rows = std::min(FORWARD_ROWS, M - i);
-      float* b = both + i * 2 * F;
+      float* b = both ? both + i * 2 * F : hidden + FORWARD_ROWS * F;
       times_transposed(rows, 2 * F, D, x + i * D, D, up_packed, b, 2 * F);
       for (long r = 0; r < rows; r++) {
         const float *gate = b + r * 2 * F, *up = gate + F;
