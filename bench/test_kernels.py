@@ -170,11 +170,11 @@ def test_swiglu(shape, randn, direction, measure):
 
 def test_rope(shape, randn, direction, device, measure):
     from lmfast.model.config import ModelConfig
-    from lmfast.model.transformer import rope_tables
+    from lmfast.model.rope import rope_tables
 
     config = ModelConfig(vocab_size=1, context_length=shape.seq, head_dim=64).resolved()
     q, k = (randn(shape.batch, shape.heads, shape.seq, 64) for _ in range(2))
-    cos, sin = (table.to(device) for table in rope_tables(config))
+    cos, sin = (torch.tensor(table, device=device) for table in rope_tables(config))
 
     def ours(q, k):
         return tuple(lmfast_kernels.rope(q, k, cos, sin))

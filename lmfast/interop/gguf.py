@@ -17,7 +17,8 @@ from lmfast.errors import UserError
 from lmfast.interop.gguf_vocabulary import vocabulary_entries
 from lmfast.interop.hugging_face_config import reject_unsupported
 from lmfast.model.config import ResolvedConfig
-from lmfast.model.transformer import TransformerLM, rope_frequencies
+from lmfast.model.rope import rope_frequencies
+from lmfast.model.transformer import TransformerLM
 from lmfast.tokenizer.bpe import Tokenizer
 
 Quantize = Literal["f32", "f16", "bf16", "q8_0"]
@@ -125,7 +126,7 @@ def _tensors(model: TransformerLM, vocab_size: int) -> Iterator[tuple[str, np.nd
     weights = {name: tensor.detach().numpy() for name, tensor in model.named_weights().items()}
     if config.rope_factor != 1:  # llama.cpp divides its frequencies by this
         plain = rope_frequencies(replace(config, rope_factor=1.0))
-        yield "rope_freqs.weight", (plain / rope_frequencies(config)).float().numpy()
+        yield "rope_freqs.weight", (plain / rope_frequencies(config)).astype(np.float32)
     yield "token_embd.weight", weights["embedding.weight"][:vocab_size]
     kv = config.num_kv_heads * config.head_dim
     for i in range(config.num_layers):

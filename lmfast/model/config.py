@@ -4,6 +4,7 @@ Every field is a setting of the same name in YAML and on the command line (`d_mo
 the fields that are None from the others; models, checkpoints and counts always use its ResolvedConfig.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -191,6 +192,10 @@ class ResolvedConfig(ModelConfig):
     def attention_width(self) -> int:
         """Width of all queries together, and of the output of attention before its projection: d_model in most models."""
         return self.num_heads * self.head_dim
+
+    def unused_ids(self, known: Iterable[int]) -> list[int]:
+        """The ids, in order, that are not among `known`, those of the tokenizer: a vocabulary may be padded beyond them."""
+        return sorted(set(range(self.vocab_size)).difference(known))
 
 
 def _nearest_multiple(value: int, base: int) -> int:

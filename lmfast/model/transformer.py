@@ -6,7 +6,6 @@ divided by sqrt(2 · num_layers) as in GPT-2 (Radford et al. 2019, section 2.3),
 standard deviation 1, or d_model^-0.5 if it is also the head, so that the logits start near unit scale.
 """
 
-import math
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lmfast.errors import UserError
-from lmfast.model.config import ModelConfig, ResolvedConfig
+from lmfast.model.config import ModelConfig
 from lmfast.model.generation import decode_function
 from lmfast.model.kv_cache import KVCache, LayerCache
 from lmfast.model.layers import (
@@ -28,30 +27,10 @@ from lmfast.model.layers import (
     decode_normed,
     named_modules,
 )
+from lmfast.model.rope import rope_tables
 
 VALUE_STD = 0.1
 """standard deviation of value embeddings at initialisation"""
-
-
-def rope_frequencies(config: ResolvedConfig) -> Tensor:
-    """The angle of each pair of dimensions at position 1, theta^(−2i/head_dim); fp64 (head_dim / 2,).
-
-    With a rope_factor the low ones are divided by it (Llama 3.1: apply_scaling of meta-llama/llama-models)."""
-    frequencies = config.rope_theta ** (
-        -torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
-    )
-    if config.rope_factor != 1:
-        rotations = config.rope_original_context * frequencies / (2 * math.pi)
-        low, high = config.rope_low_freq_factor, config.rope_high_freq_factor
-        kept = ((rotations - low) / (high - low)).clamp(0, 1)
-        frequencies = frequencies * (kept + (1 - kept) / config.rope_factor)
-    return frequencies
-
-
-def rope_tables(config: ResolvedConfig) -> tuple[Tensor, Tensor]:
-    """cos and sin of position · frequency, fp32, (context_length, head_dim / 2); computed in fp64."""
-    angles = torch.arange(config.context_length, dtype=torch.float64)[:, None] * rope_frequencies(config)
-    return angles.cos().float(), angles.sin().float()
 
 
 class _NoInitialisation(TorchFunctionMode):
@@ -114,7 +93,7 @@ class TransformerLM(nn.Module):
 
     def _reset_rope(self) -> None:
         device = self.embedding.weight.device
-        self.rope_cos, self.rope_sin = (table.to(device) for table in rope_tables(self.config))
+        self.rope_cos, self.rope_sin = (torch.tensor(x, device=device) for x in rope_tables(self.config))
 
     def with_matrix_dtype(self, dtype: torch.dtype) -> "TransformerLM":
         """A copy with its matrices in `dtype`, which shares norms and rope tables with this model.
@@ -214,11 +193,9 @@ class TransformerLM(nn.Module):
         return self._capped(logits[:, 0])
 
     def restrict_to(self, ids: Iterable[int]) -> None:
-        """Restricts generation to these ids, those of the tokenizer; the vocabulary may be padded beyond them."""
-        known = [i for i in ids if i < self.config.vocab_size]
-        unused = torch.ones(self.config.vocab_size, dtype=torch.bool)
-        unused[known] = False
-        self.unused_ids = unused.nonzero()[:, 0].to(self.embedding.weight.device) if unused.any() else None
+        """Restricts generation to these ids, those of the tokenizer (see `ResolvedConfig.unused_ids`)."""
+        unused = self.config.unused_ids(ids)
+        self.unused_ids = torch.tensor(unused, device=self.embedding.weight.device) if unused else None
 
     def mask_unused(self, logits: Tensor) -> Tensor:
         """Logits (..., vocab_size) with −inf for ids excluded by `restrict_to`."""

@@ -2,11 +2,12 @@ import torch
 
 from lmfast.model.config import ModelConfig
 from lmfast.model.layers import Attention, Block, NoNorm, RMSNorm
-from lmfast.model.transformer import rope_tables
+from lmfast.model.rope import rope_tables
 
 CONFIG = ModelConfig(
     vocab_size=9, context_length=8, d_model=16, num_layers=1, num_heads=4, d_ff=24
 ).resolved()
+ROPE = tuple(map(torch.from_numpy, rope_tables(CONFIG)))
 
 
 def test_rms_norm_with_residual_normalises_the_sum():
@@ -37,7 +38,7 @@ def test_grouped_heads_share_keys():
     with torch.no_grad():
         full.qkv.weight.copy_(torch.cat([q, repeat(k), repeat(v)]))
         full.out.weight.copy_(grouped.out.weight)
-    x, rope = torch.randn(2, 5, 16), rope_tables(CONFIG)
+    x, rope = torch.randn(2, 5, 16), ROPE
     torch.testing.assert_close(grouped(x, rope), full(x, rope))
 
 
@@ -47,5 +48,5 @@ def test_a_block_adds_to_the_stream():
     with torch.no_grad():
         block.attention.out.weight.zero_()
         block.feed_forward.down.weight.zero_()
-    delta, residual = block(x, None, lambda attention, h: attention(h, rope_tables(CONFIG)))
+    delta, residual = block(x, None, lambda attention, h: attention(h, ROPE))
     torch.testing.assert_close(delta + residual, x)

@@ -1,0 +1,35 @@
+"""The weights of a TransformerLM by name, without a model. Does not import torch."""
+
+from lmfast.model.config import ResolvedConfig
+
+
+def weight_shapes(config: ResolvedConfig) -> dict[str, tuple[int, ...]]:
+    """The shapes of `TransformerLM.named_weights()`, in its order: a tied head is absent."""
+    d_model, hidden = config.d_model, config.ffn_hidden
+    kv = config.num_kv_heads * config.head_dim
+    qkv = config.attention_width + 2 * kv
+    shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (config.vocab_size, d_model)}
+    for layer in range(config.num_layers):
+        block: dict[str, tuple[int, ...]] = {}
+        if config.norm != "none":
+            block["attention_norm.weight"] = (d_model,)
+        if config.has_value_embedding(layer):
+            block["attention.value_weight"] = (config.num_kv_heads, 1)
+        block["attention.qkv.weight"] = (qkv, d_model)
+        if config.qkv_bias:
+            block["attention.qkv.bias"] = (qkv,)
+        block["attention.out.weight"] = (d_model, config.attention_width)
+        if config.qk_norm:
+            block["attention.q_norm.weight"] = block["attention.k_norm.weight"] = (config.head_dim,)
+        if config.has_value_embedding(layer):
+            block["attention.value_embedding.weight"] = (config.vocab_size, kv)
+        if config.norm != "none" and not config.parallel_block:
+            block["ffn_norm.weight"] = (d_model,)
+        block["feed_forward.up.weight"] = (2 * hidden if config.ffn == "swiglu" else hidden, d_model)
+        block["feed_forward.down.weight"] = (d_model, hidden)
+        shapes |= {f"blocks.{layer}.{name}": shape for name, shape in block.items()}
+    if config.norm == "pre":
+        shapes["final_norm.weight"] = (d_model,)
+    if not config.tie_embeddings:
+        shapes["head.weight"] = (config.vocab_size, d_model)
+    return shapes
