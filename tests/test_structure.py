@@ -122,7 +122,10 @@ def modules_after(*statements: str) -> list[set[str]]:
             {"torch", "numba", "numpy"},
         ),
         ("import lmfast.settings", {"torch", "numba"}),
-        ("import lmfast.train, lmfast.generate, lmfast.quickstart, lmfast.inference.chat", {"torch", "numba"}),
+        (
+            "import lmfast.train, lmfast.generate, lmfast.quickstart, lmfast.inference.chat",
+            {"torch", "numba"},
+        ),
         ("import lmfast.tokenizer.training, lmfast.cli.tokenizer.commands", {"torch", "numba"}),
         (
             "import lmfast.data.batches, lmfast.data.token_file, lmfast.data.stories, lmfast.data.stories.builtin",
@@ -215,7 +218,7 @@ def slow_packages(module: str, top: dict[str, set[str]], seen: set[str] | None =
         parts = module.split(".")
         prefixes = {".".join(parts[: i + 1]) for i in range(len(parts))}
         return prefixes & (SLOW | ABSENT_SOMEWHERE) | (
-            {"torch"} if parts[0] in ("safetensors", "lmfast_kernels") else set()
+            {"torch"} if parts[0] == "lmfast_kernels" or module == "safetensors.torch" else set()
         )
     return set().union(*(slow_packages(name, top, seen) for name in top[module]))
 

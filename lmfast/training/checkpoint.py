@@ -4,7 +4,7 @@
 
 A checkpoint is written under a temporary name, flushed to disk and renamed; COMPLETE, with the SHA-256 of every other
 file, is written last. Reading uses the newest checkpoint with intact files, so after a crash or disk error training
-resumes from an older step. Nothing is unpickled.
+resumes from an older step. Nothing is unpickled. Imports torch only to read and write tensors.
 """
 
 import json
@@ -15,14 +15,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from lmfast.errors import UserError
 from lmfast.files import file_sha256, share, sync
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MARKER = "COMPLETE"
 _NAME = re.compile(r"step_(\d{8,})$")
@@ -44,17 +45,21 @@ class Checkpoint:
         """The run folder that contains it."""
         return self.path.resolve().parent.parent
 
-    def model_tensors(self) -> dict[str, Tensor]:
-        return _load(self.path / "model.safetensors")
+    @property
+    def model_file(self) -> Path:
+        return self.path / "model.safetensors"
 
-    def optimizer_tensors(self) -> dict[str, Tensor]:
+    def model_tensors(self) -> "dict[str, Tensor]":
+        return _load(self.model_file)
+
+    def optimizer_tensors(self) -> "dict[str, Tensor]":
         return _load(self.path / "optimizer.safetensors")
 
 
 def save_checkpoint(
     folder: Path,
-    model_tensors: dict[str, Tensor],
-    optimizer_tensors: dict[str, Tensor],
+    model_tensors: "dict[str, Tensor]",
+    optimizer_tensors: "dict[str, Tensor]",
     state: dict[str, Any],
 ) -> Path:
     """Writes `folder`/step_N, where N is state["step"]. On OSError (a full disk), removes the partial checkpoint."""
@@ -86,8 +91,10 @@ def save_checkpoint(
     return final
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+def save_tensors(tensors: "dict[str, Tensor]", path: Path, metadata: dict[str, str] | None = None) -> None:
     """Writes a safetensors file that others may read too. Raises OSError for a full disk."""
+    from safetensors.torch import save_file
+
     try:
         save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata)
     except SafetensorError as error:
@@ -166,7 +173,9 @@ def _damage(path: Path) -> str | None:
     return None if "state.json" in sums else f"{MARKER} lists no files"
 
 
-def _load(path: Path) -> dict[str, Tensor]:
+def _load(path: Path) -> "dict[str, Tensor]":
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

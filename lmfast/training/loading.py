@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 
-from lmfast.errors import UserError
 from lmfast.model.config import ModelConfig, ResolvedConfig
 from lmfast.model.transformer import TransformerLM
 from lmfast.settings import read_model
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.training.checkpoint import Checkpoint, find_checkpoint
+from lmfast.training.run_folder import load_tokenizer
+from lmfast.training.weights import check_weights
 
 
 def load_run(
@@ -33,7 +34,7 @@ def load_checkpoint(
     """(model, tokenizer or None, model config) of an open checkpoint, like `load_run`."""
     run = checkpoint.run
     config = read_model(run)
-    tokenizer = Tokenizer.load(run / "tokenizer") if (run / "tokenizer").is_dir() else None
+    tokenizer = load_tokenizer(run)
     model = build_model(checkpoint, config, device)
     if tokenizer is not None:
         model.restrict_to(tokenizer.vocab)
@@ -50,26 +51,15 @@ def build_model(
 
 
 def load_weights(model: TransformerLM, checkpoint: Checkpoint, may_grow: bool = False) -> None:
-    """Copies the weights of a checkpoint into `model`. Raises UserError naming the first tensor that does not fit or is
-    not finite.
+    """Copies the weights of a checkpoint into `model`. Raises UserError as `check_weights`.
 
     may_grow: embedding and head may have fewer rows in the checkpoint; see `_grow`.
     """
-    tensors = checkpoint.model_tensors()
-    own = model.named_weights()
+    tensors, own = checkpoint.model_tensors(), model.named_weights()
     for name in own if may_grow else ():
         if name == "head.weight" or name.endswith("embedding.weight"):
             tensors[name] = _grow(tensors[name], len(own[name]))
-    for name in [*own, *tensors]:
-        if name not in tensors or name not in own or own[name].shape != tensors[name].shape:
-            there = tuple(tensors[name].shape) if name in tensors else "absent"
-            here = tuple(own[name].shape) if name in own else "absent"
-            raise UserError(
-                f"{checkpoint.path}: has another model shape: {name} is {there}, not {here}; use the settings of its "
-                "config.yaml"
-            )
-        if tensors[name].numel() and not all(end.isfinite() for end in tensors[name].aminmax()):
-            raise UserError(f"{checkpoint.path}: {name} is not finite; use an older checkpoint")
+    check_weights(checkpoint, {name: tuple(weight.shape) for name, weight in own.items()}, tensors)
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])

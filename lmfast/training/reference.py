@@ -31,7 +31,7 @@ _NO_FILE = "contains no reference log-probabilities, or is damaged; delete it to
 
 def model_key(checkpoint: Checkpoint) -> str:
     """SHA-256 of the weights file of a checkpoint."""
-    return file_sha256(checkpoint.path / "model.safetensors")
+    return file_sha256(checkpoint.model_file)
 
 
 def load_reference(path: Path, key: dict, pairs: int) -> np.ndarray | None:

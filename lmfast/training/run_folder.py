@@ -14,9 +14,9 @@ from lmfast.errors import UserError
 from lmfast.files import atomic_folder, atomic_write, folder_lock
 from lmfast.model.config import ModelConfig
 from lmfast.settings import read_model
+from lmfast.tokenizer.bpe import Tokenizer
 
 if TYPE_CHECKING:
-    from lmfast.tokenizer.bpe import Tokenizer
     from lmfast.training.checkpoint import Checkpoint
 
 RUNS = Path("runs")
@@ -128,7 +128,12 @@ def lock_run(folder: Path) -> contextlib.AbstractContextManager[None]:
     )
 
 
-def save_tokenizer(tokenizer: "Tokenizer", folder: Path) -> None:
+def load_tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer in a run folder, if it has one."""
+    return Tokenizer.load(folder / "tokenizer") if (folder / "tokenizer").is_dir() else None
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Saves the tokenizer in the run folder, so that the folder is self-contained."""
     with atomic_folder(folder / "tokenizer") as temporary:
         tokenizer.save(temporary)

@@ -66,7 +66,7 @@ def test_a_full_disk_leaves_the_old_one_intact(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint_module, "save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save(tmp_path, 2)
     assert steps(tmp_path) == ["step_00000001"]

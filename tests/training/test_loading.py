@@ -7,8 +7,10 @@ import torch
 
 from lmfast import load_run
 from lmfast.errors import UserError
+from lmfast.settings import read_model
 from lmfast.train import train
 from lmfast.training.checkpoint import find_checkpoint, save_checkpoint
+from lmfast.training.weights import mapped_weights
 
 
 def test_load_run_gives_model_tokenizer_and_config(trained_run):
@@ -56,6 +58,8 @@ def test_weights_that_are_not_finite_are_rejected(trained_run, corpus, tmp_path,
     shutil.copy(trained_run / "config.yaml", run)
     with pytest.raises(UserError, match=r"step_00000006: embedding\.weight is not finite"):
         load_run(run)
+    with pytest.raises(UserError, match=r"step_00000006: embedding\.weight is not finite"):
+        mapped_weights(find_checkpoint(run), read_model(run))
     with pytest.raises(UserError, match="is not finite"):
         train([*corpus.flags(), "--init-from", str(run), "--out-dir", str(tmp_path / "new")])
     assert not (tmp_path / "new").exists()
