@@ -46,9 +46,10 @@ def make_prompts(model, batch: int, length: int = PROMPT) -> torch.Tensor:
 
 
 def bytes_read(model) -> int:
-    """Of float32 weights per step: all but the embedding's table."""
+    """Of float32 weights per step: all but the embedding's table, unless it is the head, too."""
     config = model.config
-    return 4 * (num_parameters(config) - config.vocab_size * config.d_model)
+    table = 0 if config.tie_embeddings else config.vocab_size * config.d_model
+    return 4 * (num_parameters(config) - table)
 
 
 @torch.inference_mode()
