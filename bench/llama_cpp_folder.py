@@ -35,7 +35,8 @@ def download(folder: Path) -> None:
         built, source = there / "package/bins/linux-x64", there / "source"
         for pattern in (*LIBRARIES, *(f"libggml-cpu-{name}.so" for name in BACKENDS)):
             shutil.copy(next(built.glob(pattern)), folder)
-        run("git", "-c", "advice.detachedHead=false", "clone", "--quiet", str(there / "package/llama/gitRelease.bundle"), str(source))
+        bundle = there / "package/llama/gitRelease.bundle"
+        run("git", "-c", "advice.detachedHead=false", "clone", "--quiet", str(bundle), str(source))
         for name in HEADERS:
             shutil.copy(next(source.glob(f"**/include/{name}.h")), folder / "include")
     pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--upgrade")
