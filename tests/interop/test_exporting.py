@@ -38,8 +38,10 @@ def test_a_failure_leaves_nothing_behind(tmp_path):
 
 def test_an_existing_output_is_kept(tmp_path):
     run = make_run(tmp_path / "run", random_model(SMALL), tokenizer())
-    with pytest.raises(UserError, match=f"^{run}: already exists; remove it, or choose another --output"):
-        export_run(run, output=run)
+    (tmp_path / "folder").mkdir()
+    for output, problem in ((run, "is in the input"), (tmp_path / "folder", "already exists; remove it")):
+        with pytest.raises(UserError, match=f"^{output}: {problem}, .*choose another --output"):
+            export_run(run, output=output)
     assert (run / "config.yaml").exists()
 
 
