@@ -137,7 +137,9 @@ class Ours:
 
 
 def available(kind: Kind) -> bool:
-    return kind == "fp32" or "quantize" in inspect.signature(continue_prompts).parameters
+    """Whether `generate`, or `continue_prompts`, which gets its options, has weights of this kind."""
+    functions = generate, continue_prompts
+    return kind == "fp32" or any("quantize" in inspect.signature(f).parameters for f in functions)
 
 
 @cache
