@@ -2,11 +2,13 @@
 
 Random models with biases, norm weights other than 1 and two outlier channels, of every family, with heads of several
 sizes. Rows: the largest difference of a logit in fp32, relative to the largest logit; WRONG if one of 200 greedy ids
-differs, or a tensor after the way back (export → import, import → export) by a bit.
+differs, or a tensor after the way back (export → import, import → export) by a bit. With --memory instead the peak memory
+of exports and imports of a random model of SmolLM's 135M shape (minutes).
 
-Out: the table, and bench/results/hugging_face_parity_<cpu>.json.
+Out: the table, and bench/results/hugging_face_parity_<cpu>.json, with --memory hugging_face_memory_<cpu>.json.
 """
 
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,9 +20,11 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from bench import machine, process
 from bench.results import Row
 from bench.target_table import attempt, measure, parser_of
 from lmfast import ModelConfig, TransformerLM, export_run, import_model, load_run
+from lmfast.model.accounting import num_parameters
 from tests.interop.models import BOUND, make_run, perturb, relative_difference
 
 NEW = 200  # greedy ids
@@ -58,6 +62,18 @@ IMPORTS = {
     "Qwen2, tied, windows of 32": ("Qwen2", {"tie_word_embeddings": True, **WINDOWS}),
     "Qwen3, head_dim 128": ("Qwen3", {"head_dim": 128, "num_key_value_heads": 4}),
     "Qwen3, tied, windows of 32": ("Qwen3", {"head_dim": 64, "tie_word_embeddings": True, **WINDOWS}),
+}
+SMOLLM = ModelConfig(
+    49152, 2048, 576, num_layers=30, num_heads=9, num_kv_heads=3, d_ff=1536, tie_embeddings=True
+)
+MOST_COPIES = 1.2
+COMMANDS = {
+    "export, fp32": "export run --format hf --output fp32",
+    "export, bf16": "export run --format hf --dtype bf16 --output bf16",
+    "export, bf16 in files of 100 MB": "export run --format hf --dtype bf16 --max-shard-size 100MB --output sharded",
+    "import, fp32": "import fp32 --tokenizer none --output again",
+    "import, bf16": "import bf16 --tokenizer none --output again16",
+    "import, bf16 in files of 100 MB": "import sharded --tokenizer none --output again_sharded",
 }
 
 
@@ -130,15 +146,36 @@ def rows() -> Iterator[Row]:
             yield replace(attempt(name, partial(make, Path(place))), name=name)
 
 
+def memory_rows() -> Iterator[Row]:
+    """Peak memory of each command without mapped files, less that for a tiny model, in copies of the weights in fp32."""
+    with tempfile.TemporaryDirectory() as place:
+        tiny, large = (peaks(config, Path(place, name)) for name, config in (("a", SHAPE), ("b", SMOLLM)))
+    copy = 4 * num_parameters(SMOLLM)
+    for name in COMMANDS:
+        copies = (large[name] - tiny[name]) / copy
+        shown = f"{copies:.2f} copies of the weights in fp32, {large[name] / 1e6:.0f} MB in all"
+        yield Row(name, copies, shown, MOST_COPIES, at_most=True, data={"copy": copy, "peak": large[name]})
+
+
+def peaks(config: ModelConfig, place: Path) -> dict[str, int]:
+    """{command: the largest number of bytes it held}."""
+    place.mkdir()
+    make_run(place / "run", TransformerLM(config), None)
+    environment = os.environ | {"PYTHONPATH": machine.import_path(machine.ROOT)}
+    return {
+        name: process.run([sys.executable, "-m", "lmfast", *words.split()], place, environment).peak_bytes
+        for name, words in COMMANDS.items()
+    }
+
+
 def main() -> None:
     parser = parser_of("hugging_face_parity", __doc__)
+    parser.add_argument("--memory", action="store_true", help="measure peak memory instead")
+    options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    sys.exit(
-        measure(
-            "hugging_face_parity", rows(), parser.parse_args().output, transformers=transformers.__version__
-        )
-    )
+    table, chosen = ("hugging_face_memory", memory_rows) if options.memory else ("hugging_face_parity", rows)
+    sys.exit(measure(table, chosen(), options.output, transformers=transformers.__version__))
 
 
 if __name__ == "__main__":

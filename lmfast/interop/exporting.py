@@ -44,7 +44,7 @@ def export_run(
         if value is not None:
             raise UserError(f"--{name.replace('_', '-')} is not an option of format {format}; remove it")
     with (new_folder if format == "hf" else new_file)(Path(output), folder) as temporary:
-        model, tokenizer, _ = load_run(folder)
+        model, tokenizer, _ = load_run(folder, mapped=True)
         with failed_writes_name(output):
             try:
                 if format == "hf":

@@ -19,41 +19,44 @@ from lmfast.training.weights import check_weights
 
 
 def load_run(
-    folder: str | os.PathLike[str], device: str = "cpu"
+    folder: str | os.PathLike[str], device: str = "cpu", mapped: bool = False
 ) -> tuple[TransformerLM, Tokenizer | None, ResolvedConfig]:
     """(model, tokenizer or None, model config) of a run folder or of a checkpoint folder in it.
 
-    Uses the newest intact checkpoint. The model is in eval mode, in fp32, on `device`.
+    Uses the newest intact checkpoint. The model is in eval mode, in fp32, on `device`. mapped: leave its weights in the
+    mapped file, which saves their memory and is for reading them once; on the CPU only.
     """
-    return load_checkpoint(find_checkpoint(Path(folder)), device)
+    return load_checkpoint(find_checkpoint(Path(folder)), device, mapped)
 
 
 def load_checkpoint(
-    checkpoint: Checkpoint, device: str | torch.device = "cpu"
+    checkpoint: Checkpoint, device: str | torch.device = "cpu", mapped: bool = False
 ) -> tuple[TransformerLM, Tokenizer | None, ResolvedConfig]:
     """(model, tokenizer or None, model config) of an open checkpoint, like `load_run`."""
     run = checkpoint.run
     config = read_model(run)
     tokenizer = load_tokenizer(run)
-    model = build_model(checkpoint, config, device)
+    model = build_model(checkpoint, config, device, mapped)
     if tokenizer is not None:
         model.restrict_to(tokenizer.vocab)
     return model, tokenizer, config
 
 
 def build_model(
-    checkpoint: Checkpoint, config: ModelConfig, device: str | torch.device = "cpu"
+    checkpoint: Checkpoint, config: ModelConfig, device: str | torch.device = "cpu", mapped: bool = False
 ) -> TransformerLM:
-    """A TransformerLM of shape `config` with the weights of a checkpoint, in eval mode."""
+    """A TransformerLM of shape `config` with the weights of a checkpoint, in eval mode. mapped: see `load_run`."""
     model = TransformerLM.uninitialised(config, device)
-    load_weights(model, checkpoint)
+    load_weights(model, checkpoint, mapped=mapped)
     return model.eval()
 
 
-def load_weights(model: TransformerLM, checkpoint: Checkpoint, may_grow: bool = False) -> None:
+def load_weights(
+    model: TransformerLM, checkpoint: Checkpoint, may_grow: bool = False, mapped: bool = False
+) -> None:
     """Copies the weights of a checkpoint into `model`. Raises UserError as `check_weights`.
 
-    may_grow: embedding and head may have fewer rows in the checkpoint; see `_grow`.
+    may_grow: embedding and head may have fewer rows in the checkpoint; see `_grow`. mapped: use its tensors themselves.
     """
     tensors, own = checkpoint.model_tensors(), model.named_weights()
     for name in own if may_grow else ():
@@ -62,7 +65,10 @@ def load_weights(model: TransformerLM, checkpoint: Checkpoint, may_grow: bool = 
     check_weights(checkpoint, {name: tuple(weight.shape) for name, weight in own.items()}, tensors)
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+            if mapped:
+                tensor.data = tensors[name]
+            else:
+                tensor.copy_(tensors[name])
 
 
 def _grow(rows: torch.Tensor, count: int) -> torch.Tensor:

@@ -6,7 +6,6 @@ from safetensors.torch import load_file
 
 from lmfast import export_run, import_model
 from lmfast.errors import UserError
-from lmfast.training import checkpoint
 from tests.interop.models import SMALL, make_run, random_model, tokenizer
 
 
@@ -66,7 +65,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     def full(*arguments):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     for write, source in ((export_run, run), (import_model, folder)):
         with pytest.raises(UserError, match=r"out: cannot be written \(.*No space left"):
             write(source, output=tmp_path / "out")

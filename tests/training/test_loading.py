@@ -22,6 +22,18 @@ def test_load_run_gives_model_tokenizer_and_config(trained_run):
     assert not torch.equal(older.embedding.weight, model.embedding.weight)
 
 
+def test_mapped_weights_are_those_of_the_file(trained_run, monkeypatch):
+    tensors = find_checkpoint(trained_run).model_tensors()
+    monkeypatch.setattr("lmfast.training.checkpoint._load", lambda path: tensors)
+    for mapped in (True, False):
+        model, _, _ = load_run(trained_run, mapped=mapped)
+        for name, weight in model.named_weights().items():
+            assert (
+                torch.equal(weight, tensors[name])
+                and (weight.data_ptr() == tensors[name].data_ptr()) == mapped
+            )
+
+
 def test_a_folder_that_is_not_a_run_is_rejected(tmp_path, trained_run):
     with pytest.raises(UserError, match="no such run folder"):
         load_run(tmp_path / "no")
