@@ -21,7 +21,7 @@ from lmfast.interop.hugging_face_config import from_config_json
 from lmfast.interop.hugging_face_tensors import tensor_parts
 from lmfast.interop.safetensors_folder import SafetensorsFolder
 from lmfast.model.config import ResolvedConfig
-from lmfast.model.transformer import TransformerLM
+from lmfast.model.weight_shapes import weight_shapes
 from lmfast.settings import TrainSettings, write_yaml
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.training.checkpoint import save_checkpoint
@@ -98,7 +98,7 @@ def _load_tokenizer(path: Path, config: ResolvedConfig) -> Tokenizer:
 
 def _read_weights(folder: Path, config: ResolvedConfig) -> dict[str, Tensor]:
     """Our tensors in fp32. Shapes and dtypes are checked before any tensor is read."""
-    shapes, parts = _shapes(config), tensor_parts(config)
+    shapes, parts = weight_shapes(config), tensor_parts(config)
     expected = {name: (rows, *shapes[ours][1:]) for ours, named in parts.items() for name, rows in named}
     with SafetensorsFolder(folder) as source:
         _check_tensors(source, expected, config)
@@ -112,11 +112,6 @@ def _read_weights(folder: Path, config: ResolvedConfig) -> dict[str, Tensor]:
                         f"{source.path(name)}: {name} contains values that are not finite; download it again"
                     )
         return found
-
-
-def _shapes(config: ResolvedConfig) -> dict[str, tuple[int, ...]]:
-    model = TransformerLM.without_memory(config)
-    return {name: tuple(weight.shape) for name, weight in model.named_weights().items()}
 
 
 def _check_tensors(
