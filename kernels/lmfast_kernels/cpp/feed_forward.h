@@ -6,22 +6,24 @@
 #pragma once
 #include "products.h"
 
-constexpr long FORWARD_ROWS = 4 * MR, BACKWARD_ROWS = 512;
+// Most rows of a block. Each block reads all weights: for 768 x 2048 on Zen 3 (MR = 6), 54 rows take 0.9 of the time of 24.
+constexpr long BLOCK = 56 / MR * MR, BACKWARD_ROWS = 512;
 
 extern "C" {
 // x (M, D), up_weight (2F, D), down_weight (D, F) -> both (M, 2F), which may be null, and y (M, D).
 void feed_forward_forward(long threads, long M, long D, long F, const float* x, const float* up_weight, const float* down_weight, float* both, float* y) {
   float* up_packed = scratch(0, packed_floats(2 * F, D) + packed_floats(D, F));
   float* down_packed = up_packed + packed_floats(2 * F, D);
+  long block_rows = unit(M, threads, BLOCK);
 #pragma omp parallel num_threads(threads)
   {
     pack_transposed(up_weight, D, 2 * F, D, up_packed);
     pack_transposed(down_weight, F, D, F, down_packed);
-    float* hidden = scratch(1, FORWARD_ROWS * (both ? F : 3 * F) + V);
-#pragma omp for schedule(dynamic, 2)
-    for (long i = 0; i < M; i += FORWARD_ROWS) {
-      long rows = std::min(FORWARD_ROWS, M - i);
-      float* b = both ? both + i * 2 * F : hidden + FORWARD_ROWS * F;
+    float* hidden = scratch(1, block_rows * (both ? F : 3 * F) + V);
+#pragma omp for schedule(dynamic)
+    for (long i = 0; i < M; i += block_rows) {
+      long rows = std::min(block_rows, M - i);
+      float* b = both ? both + i * 2 * F : hidden + block_rows * F;
       times_transposed(rows, 2 * F, D, x + i * D, D, up_packed, b, 2 * F);
       for (long r = 0; r < rows; r++) {
         const float *gate = b + r * 2 * F, *up = gate + F;
@@ -42,14 +44,15 @@ void feed_forward_backward(long threads, long M, long D, long F, const float* dy
   long chunk = std::min(M, BACKWARD_ROWS);
   float* dboth = scratch(0, chunk * 3 * F + 16 * NR);
   float* hidden = dboth + chunk * 2 * F;
+  long block_rows = unit(chunk, threads, BLOCK);
   long up_rows = unit(2 * F, threads, GRADIENT_ROWS), down_rows = unit(D, threads, GRADIENT_ROWS);
 #pragma omp parallel num_threads(threads)
   {
     for (long c = 0; c < M; c += chunk) {
       long rows = std::min(chunk, M - c);
 #pragma omp for schedule(dynamic)
-      for (long i = 0; i < rows; i += FORWARD_ROWS) {
-        long block = std::min(FORWARD_ROWS, rows - i);
+      for (long i = 0; i < rows; i += block_rows) {
+        long block = std::min(block_rows, rows - i);
         float *h = hidden + i * F, *d = dboth + i * 2 * F;
         times(block, F, D, dy + (c + i) * D, D, down_weight, F, h, F);  // dhidden, stored in hidden
         for (long r = 0; r < block; r++) {
