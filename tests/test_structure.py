@@ -22,7 +22,7 @@ ALLOWED = {
     "lmfast.tokenizer": {"lmfast.sharding"},
     "lmfast.data": {"lmfast.tokenizer", "lmfast.sharding"},
     "lmfast.model": {"lmfast_kernels"},
-    "lmfast.inference": {"lmfast.model", "lmfast.data", "lmfast.tokenizer"},
+    "lmfast.inference": {"lmfast.model", "lmfast.data", "lmfast.tokenizer", "lmfast_kernels"},
     "lmfast.training": {"lmfast.model", "lmfast.data", "lmfast.tokenizer", "lmfast_kernels"},
     "lmfast.interop": {
         "lmfast.training",
@@ -305,7 +305,6 @@ TEST_FILES = {
     "code_folder": "code_cache",
     "encode_summary": "encoding",
     "post_training_settings": "post_training",
-    "kernels": "decoder",
     "plan": "decoder",
     "run_messages": "run",
     "run_opening": "run",
@@ -313,7 +312,8 @@ TEST_FILES = {
     "step": "loop",
     "stop_signals": "run",
     "task": "run",
-    "vector_ir": "vectors",
+    "team": "attendance",
+    "torch_weights": "weights",
 }
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import torch
 
+from lmfast.inference.cpu.decoder import CpuDecoder
+from lmfast.inference.cpu.torch_weights import unsupported_reason, weights_of
 from lmfast.inference.decode import Decoder
 from lmfast.inference.decoder_cache import borrow
 from lmfast.inference.sampling import Sampling
@@ -22,11 +24,8 @@ def make_decoder(
     """The decoder of a batch; see the module's docstring."""
     if not kv_cache:
         return PlainDecoder(model, batch, sampling)
-    if not compile and model.embedding.weight.device.type == "cpu":
-        from lmfast.inference.cpu.decoder import CpuDecoder, unsupported_reason
-
-        if unsupported_reason(model) is None:
-            return CpuDecoder(model, batch, sampling)
+    if not compile and unsupported_reason(model) is None:
+        return CpuDecoder(weights_of(model), batch, sampling, torch.get_num_threads())
     return borrow(model, batch, sampling, compile)
 
 

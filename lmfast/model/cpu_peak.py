@@ -18,7 +18,7 @@ from lmfast.errors import UserError
 from lmfast.files import atomic_write, private_cache
 from lmfast.hardware import cpu_id
 from lmfast.model.peaks import measured_matmul_flops
-from lmfast_kernels import cpu_library
+from lmfast_kernels import cpu_build, cpu_library
 
 CPU = torch.device("cpu")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -26,7 +26,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 def cpu_peak(dtype: str) -> tuple[float, str]:
     """(FLOP/s, its source) of this CPU with torch's number of threads; dtype: a key of DTYPES."""
-    multipliers = f"measured {cpu_library.instruction_set()} multiply-adds"
+    multipliers = f"measured {cpu_build.instruction_set()} multiply-adds"
     found = [best_seen(multipliers, cpu_library.multiply_rate)] if cpu_library.library() else []
     for name in {dtype, "fp32"} if not found else {dtype} - {"fp32"}:
         found.append(

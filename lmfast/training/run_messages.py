@@ -16,7 +16,7 @@ from lmfast.training.run_opening import Claimed
 from lmfast.training.run_plan import Peak
 from lmfast.training.sinks import Sinks
 from lmfast.training.task import Rows, Task
-from lmfast_kernels import cpu_library
+from lmfast_kernels import cpu_build
 
 
 def introduction(
@@ -51,7 +51,7 @@ def introduction(
     precision = selected_precision(settings.run)
     if device.type == "cpu" and precision != "fp32" and precision not in peak.source:
         lines.append(f"{precision} is slower than fp32 on this CPU; MFU is relative to the fp32 peak")
-    if device.type == "cpu" and precision == "fp32" and (reason := cpu_library.why_not()):
+    if device.type == "cpu" and precision == "fp32" and (reason := cpu_build.why_not("operators")):
         lines.append(
             f"training uses PyTorch's operators, 1.3 to 2.6 times slower than lmfast's own: {reason}"
         )

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly", "by_torch")
 @pytest.fixture
 def by_torch(monkeypatch):
     monkeypatch.setattr(
-        "lmfast.inference.cpu.decoder.unsupported_reason", lambda model: "the test wants torch"
+        "lmfast.inference.model_decoder.unsupported_reason", lambda model: "the test wants torch"
     )
 
 

@@ -62,5 +62,5 @@ def replayed(monkeypatch) -> Replayed:
 def by_torch(monkeypatch):
     """TorchDecoder rather than the CPU's own decoder."""
     monkeypatch.setattr(
-        "lmfast.inference.cpu.decoder.unsupported_reason", lambda model: "the test wants torch"
+        "lmfast.inference.model_decoder.unsupported_reason", lambda model: "the test wants torch"
     )

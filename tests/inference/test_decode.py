@@ -83,7 +83,7 @@ def test_steps_in_flight_change_nothing(monkeypatch, kv_cache):
     """A decoder ahead of what the host has read, as on CUDA: the same ids, including stops and windows."""
     model = build()
     monkeypatch.setattr(
-        "lmfast.inference.cpu.decoder.unsupported_reason", lambda model: "this is about the other"
+        "lmfast.inference.model_decoder.unsupported_reason", lambda model: "this is about the other"
     )
     free = generate(model, PROMPTS, 60, kv_cache=kv_cache, **GREEDY)
     options = GREEDY | {"kv_cache": kv_cache, "stop_ids": {free[1][9]}}
@@ -165,7 +165,8 @@ def test_only_ids_of_the_tokenizer_are_generated(options):
         with pytest.MonkeyPatch.context() as patch:
             if kind.get("why"):
                 patch.setattr(
-                    "lmfast.inference.cpu.decoder.unsupported_reason", lambda model: "this is about the other"
+                    "lmfast.inference.model_decoder.unsupported_reason",
+                    lambda model: "this is about the other",
                 )
             generated.append(generate(model, PROMPTS, 30, kv_cache=kind.get("kv_cache", True), **options))
     assert {i for row in generated[0] for i in row} <= set(known)

@@ -27,7 +27,7 @@ def test_both_decoders_choose_the_same(monkeypatch):
     options = {"temperature": 1.3, "top_k": 30, "top_p": 0.9, "seed": 5}
     ours = generate(model, PROMPTS, 60, **options)
     monkeypatch.setattr(
-        "lmfast.inference.cpu.decoder.unsupported_reason", lambda model: "the test wants torch"
+        "lmfast.inference.model_decoder.unsupported_reason", lambda model: "the test wants torch"
     )
     assert generate(model, PROMPTS, 60, **options) == ours
 

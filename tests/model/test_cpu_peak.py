@@ -7,7 +7,7 @@ import torch
 
 from lmfast.model import cpu_peak as module
 from lmfast.model.cpu_peak import best_seen, cpu_peak
-from lmfast_kernels import cpu_library
+from lmfast_kernels import cpu_build, cpu_library
 from tests.kernels.cpu_native import needs_library
 
 
@@ -26,7 +26,7 @@ def products(monkeypatch, **rates):
 @needs_library
 def test_the_multipliers_are_faster_than_any_product():
     rate, source = cpu_peak("fp32")
-    assert source == f"measured {cpu_library.instruction_set()} multiply-adds"
+    assert source == f"measured {cpu_build.instruction_set()} multiply-adds"
     a = torch.randn(256, 256)
     assert module.measured_matmul_flops(torch.device("cpu"), torch.float32, size=256) < 1.05 * rate
     assert torch.isfinite(a).all() and 1e9 < rate < 1e14
@@ -42,7 +42,7 @@ def test_the_multipliers_are_faster_than_any_product():
 )
 def test_16_bit_products_count_if_they_are_faster(monkeypatch, dtype, matmul, want):
     monkeypatch.setattr(cpu_library, "library", lambda: object())
-    monkeypatch.setattr(cpu_library, "instruction_set", lambda: "AVX2")
+    monkeypatch.setattr(cpu_build, "instruction_set", lambda: "AVX2")
     monkeypatch.setattr(cpu_library, "multiply_rate", lambda: 100.0)
     products(monkeypatch, **matmul)
     assert cpu_peak(dtype) == want

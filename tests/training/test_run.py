@@ -17,7 +17,7 @@ from lmfast.training.run_messages import introduction
 from lmfast.training.run_plan import Peak, Progress
 from lmfast.training.stop_signals import StopSignals
 from lmfast.training.task import Rows
-from lmfast_kernels import cpu_library
+from lmfast_kernels import cpu_build
 
 
 def test_a_full_disk_keeps_the_run_alive_and_the_old_checkpoint_intact(tmp_path, monkeypatch):
@@ -80,7 +80,7 @@ def test_settings_survive_the_round_trip_through_progress():
     ("dtype", "reason", "printed"), [("fp32", "", False), ("fp32", "no g++", True), ("bf16", "no g++", False)]
 )
 def test_training_without_our_kernels_reports_why_once(tmp_path, monkeypatch, dtype, reason, printed):
-    monkeypatch.setattr(cpu_library, "why_not", lambda: reason)
+    monkeypatch.setattr(cpu_build, "why_not", lambda name: reason)
     settings = replace_flat(TrainSettings(), {"device": "cpu", "bf16": dtype == "bf16", "max_iters": 1})
     settings = resolve(settings, 300)
     lines = introduction(

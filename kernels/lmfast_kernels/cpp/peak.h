@@ -1,5 +1,7 @@
 // The rate of the multipliers: multiply-adds on registers only, as many in parallel as in a tile of products.h.
 #pragma once
+#include <omp.h>
+
 #include "vectors.h"
 
 extern "C" {

@@ -8,7 +8,6 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
-#include <omp.h>
 #include <sys/mman.h>
 
 #if defined(__AVX512F__)

@@ -1,6 +1,6 @@
 """A cache of Numba's compiled code between processes that is safe to load.
 
-In: compiled functions of a package (by default this one). Out: the same functions, which load their code from a
+In: compiled functions of the tokenizer. Out: the same functions, which load their code from a
 directory and save it there. The files contain pickles and machine code, so the directory belongs to this user alone,
 and each file ends in a hash of its content. A file that is empty, truncated or changed counts as absent: its function is
 compiled again and the file replaced. If the disk is full or read-only, functions are compiled in every process.
@@ -17,33 +17,32 @@ from typing import Any
 from numba.core import config
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
-from lmfast.tokenizer.compiled.code_folder import TOKENIZER, code_folder
+from lmfast.tokenizer.compiled.code_folder import code_folder
 
 _HASH = hashlib.sha256
 _NUMBA: Any = config  # the module's settings are made at run time
 
 
-def enable_cache(*functions, package: Path = TOKENIZER) -> None:
-    """Enables Numba's file cache for compiled functions, in `code_folder(package)`; prints a line on stderr if one
+def enable_cache(*functions) -> None:
+    """Enables Numba's file cache for compiled functions, in `code_folder()`; prints a line on stderr if one
     of them must be compiled.
 
     Called before first use instead of `njit(cache=True)`, which would access the disk at import."""
     for function in functions:
         if not isinstance(function._cache, _CodeCache):
-            function._cache = _CodeCache(function.py_func, package)
+            function._cache = _CodeCache(function.py_func)
 
 
 class _CodeCache(FunctionCache):
     """Numba's cache of one function, in our own directory and with verified files."""
 
-    def __init__(self, py_func, package: Path):
+    def __init__(self, py_func):
         before = _NUMBA.CACHE_DIR
         try:
-            _NUMBA.CACHE_DIR = str(code_folder(package))
+            _NUMBA.CACHE_DIR = str(code_folder())
             super().__init__(py_func)
         finally:
             _NUMBA.CACHE_DIR = before
-        self._package = package
         self._cache_file = _HashedFiles(
             self.cache_path, self._impl.filename_base, self._impl.locator.get_source_stamp()
         )
@@ -51,7 +50,7 @@ class _CodeCache(FunctionCache):
     def load_overload(self, sig, target_context):
         found = super().load_overload(sig, target_context)
         if found is None:
-            _report_compiling(self._package)
+            _report_compiling()
         return found
 
     def save_overload(self, sig, data) -> None:
@@ -88,5 +87,5 @@ def _has_valid_hash(path: str) -> bool:
 
 
 @functools.cache
-def _report_compiling(package: Path) -> None:
-    print(f"lmfast: compiling {package.name} code for this machine (once, a few seconds)", file=sys.stderr)
+def _report_compiling() -> None:
+    print("lmfast: compiling tokenizer code for this machine (once, a few seconds)", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The directory of a package's compiled code. Does not import Numba."""
+"""The directory of the tokenizer's compiled code. Does not import Numba."""
 
 import contextlib
 import functools
@@ -12,16 +12,16 @@ TOKENIZER = Path(__file__).resolve().parent.parent
 
 
 @functools.cache
-def code_folder(package: Path = TOKENIZER) -> Path:
-    """The directory of this version's compiled code of a package, named by a hash of all of its sources, because Numba
+def code_folder() -> Path:
+    """The directory of this version's compiled code, named by a hash of all of its sources, because Numba
     does not detect changes of a callee in another file.
 
     It is next to the sources if that is writable, else in the user's cache directory, else among temporary files."""
     digest = hashlib.sha256()
-    for source in sorted(package.rglob("*.py")):
-        digest.update(source.relative_to(package).as_posix().encode() + b"\0" + source.read_bytes())
+    for source in sorted(TOKENIZER.rglob("*.py")):
+        digest.update(source.relative_to(TOKENIZER).as_posix().encode() + b"\0" + source.read_bytes())
     name = f"numba-{digest.hexdigest()[:16]}"
-    own = package / "__pycache__" / name
+    own = TOKENIZER / "__pycache__" / name
     with contextlib.suppress(OSError):
         own.mkdir(parents=True, exist_ok=True)
         if os.access(own, os.W_OK):

@@ -1,16 +1,22 @@
 """The compiled pass compared with the model's."""
 
+import ctypes
 import dataclasses
 import threading
 
 import pytest
 import torch
 
-from lmfast.inference.cpu.decoder import READ_ROWS, CpuDecoder, unsupported_reason
+from lmfast.inference.cpu import plan
+from lmfast.inference.cpu.decoder import READ_ROWS, CpuDecoder
+from lmfast.inference.cpu.torch_weights import weights_of
 from lmfast.inference.decode import generate
 from lmfast.inference.sampling import Sampling
 from lmfast.model.config import ModelConfig
 from lmfast.model.transformer import TransformerLM
+from lmfast_kernels import cpu_build
+
+pytestmark = pytest.mark.skipif(bool(cpu_build.why_not("decoder")), reason="needs the C++ decoder")
 
 SHAPE = ModelConfig(vocab_size=61, context_length=90, d_model=32, num_layers=2, num_heads=4, d_ff=40)
 SHAPES = [
@@ -53,9 +59,11 @@ def prompts(count: int, vocab_size: int = 17, longest: int = 80) -> list[list[in
 
 
 @torch.inference_mode()
-def logits_of(model, rows: list[list[int]], threads: int, steps: int = 4) -> torch.Tensor:
+def logits_of(
+    model, rows: list[list[int]], threads: int, steps: int = 4, quantize: str | None = None
+) -> torch.Tensor:
     """Logits (steps, batch, vocab_size) of greedy steps."""
-    decoder = CpuDecoder(model, len(rows), Sampling(0.0), threads)
+    decoder = CpuDecoder(weights_of(model), len(rows), Sampling(0.0), threads, quantize)
     try:
         decoder.read(dict(enumerate(rows)))
         found = []
@@ -80,19 +88,46 @@ def test_logits_equal_the_models(changes):
             row.append(int(ours.argmax()))
 
 
-def test_threads_and_batch_size_change_no_bit():
+@pytest.mark.parametrize("changes", SHAPES, ids=str)
+@torch.inference_mode()
+def test_8_bit_logits_are_close(changes):
+    """And exact for a model whose weights and activations need no more than 8 bits would be: see tests/kernels/cpp."""
+    model, rows = build(**changes), prompts(3)
+    for row, ours in zip(rows, logits_of(model, rows, threads=2, steps=1, quantize="int8")[0], strict=True):
+        theirs = model(torch.tensor([row]))[0, -1]
+        assert 0 < (ours - theirs).abs().max() < 0.03 * theirs.abs().max()
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_threads_and_batch_size_change_no_bit(quantize):
     model, rows = build(num_kv_heads=2), prompts(READ_ROWS + 3, longest=30)
-    whole = logits_of(model, rows, threads=1)
+    whole = logits_of(model, rows, threads=1, quantize=quantize)
     for threads in (2, 3, 7):
-        assert torch.equal(logits_of(model, rows, threads), whole)
+        assert torch.equal(logits_of(model, rows, threads, quantize=quantize), whole)
     for b in (0, 5, READ_ROWS + 2):
-        assert torch.equal(logits_of(model, [rows[b]], 2)[:, 0], whole[:, b])
+        assert torch.equal(logits_of(model, [rows[b]], 2, quantize=quantize)[:, 0], whole[:, b])
+
+
+@torch.inference_mode()
+def test_large_scores_do_not_overflow():
+    model, rows = build(), prompts(2)
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attention.qkv.weight[:64].mul_(100)  # queries and keys
+    for row, ours in zip(rows, logits_of(model, rows, threads=1, steps=1)[0], strict=True):
+        torch.testing.assert_close(ours, model(torch.tensor([row]))[0, -1], rtol=1e-3, atol=1e-3)
+
+
+def test_structures_are_the_libraries():
+    """C++ and ctypes declare them independently."""
+    assert ctypes.sizeof(plan.Plan) == plan.library().plan_bytes()
+    assert ctypes.sizeof(plan.Layer) == plan.library().layer_bytes()
 
 
 @torch.inference_mode()
 def test_some_sequences_continue_while_others_restart():
     model, rows = build(), prompts(4)
-    decoder = CpuDecoder(model, 4, Sampling(0.0), 2)
+    decoder = CpuDecoder(weights_of(model), 4, Sampling(0.0), 2)
     decoder.read(dict(enumerate(rows)))
     first = decoder.step([0, 1, 2, 3], 0)()
     decoder.read({2: [7, 8, 9]})
@@ -115,7 +150,7 @@ def test_a_team_sleeps_wakes_and_ends(monkeypatch):
 
 
 def test_a_sequence_longer_than_its_cache_is_rejected():
-    decoder = CpuDecoder(build(), 1, Sampling(0.0), 1)
+    decoder = CpuDecoder(weights_of(build()), 1, Sampling(0.0), 1)
     decoder.read({0: [1] * 90})
     decoder.step([0], 0)
     with pytest.raises(ValueError, match="sequence 0: 91 ids"):
@@ -148,18 +183,3 @@ def test_weights_trained_further_are_read_in_place():
             weight.mul_(-0.5)
     after = generate(model, [[1, 2, 3]], 20, temperature=0.0)
     assert after == generate(model, [[1, 2, 3]], 20, temperature=0.0, kv_cache=False) != before
-
-
-def test_unsupported_models():
-    assert unsupported_reason(build()) is None
-    assert "float32" in unsupported_reason(build().double())
-    assert unsupported_reason(build().to("meta")) == "it is not on the CPU"
-    assert unsupported_reason(build(dropout=0.1)) is None
-    assert unsupported_reason(build(dropout=0.1).train()) == "it is in training mode, with dropout"
-    with torch.autocast("cpu", torch.bfloat16):
-        assert "float32" in unsupported_reason(build())
-
-
-def test_a_new_setting_is_unsupported(monkeypatch):
-    monkeypatch.setattr("lmfast.inference.cpu.decoder._SUPPORTED", {"vocab_size"})
-    assert unsupported_reason(build()) == "its context_length is not supported there"

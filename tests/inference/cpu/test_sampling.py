@@ -1,33 +1,34 @@
-"""The compiled sampling compared with that in torch."""
+"""The decoder library's sampling compared with that in torch."""
+
+from ctypes import byref
 
 import numpy as np
 import pytest
 import torch
 
-from lmfast.inference.cpu.sampling import exponential, keep_largest, pick, row_key
+from lmfast.inference.cpu.plan import SamplingNumbers, library
 from lmfast.inference.sampling import Sampling
-from lmfast.inference.torch_sampling import exponential as torch_exponential
 from lmfast.inference.torch_sampling import filter_logits, sample
+from lmfast_kernels import cpu_build
+
+pytestmark = pytest.mark.skipif(bool(cpu_build.why_not("decoder")), reason="needs the C++ decoder")
 
 
 def picked(logits: torch.Tensor, sampling: Sampling, step: int) -> list[int]:
-    scratch = np.empty(logits.shape[1], np.float32)
-    top_p = 1.0 if sampling.top_p is None else sampling.top_p
+    count = logits.shape[1]
+    weights, heap = np.empty(count, np.float32), np.empty(count, np.int64)
+    numbers = SamplingNumbers.of(sampling)
     return [
-        pick(
-            logits[row].numpy(), np.float32(sampling.temperature), sampling.top_k or 0, np.float32(top_p),
-            sampling.key, step, row, scratch,
+        library().pick_id(
+            row.data_ptr(), count, byref(numbers), step, number, weights.ctypes.data, heap.ctypes.data
         )
-        for row in range(len(logits))
-    ]  # fmt: skip
+        for number, row in enumerate(logits.contiguous())
+    ]
 
 
-def test_draws_are_the_same():
-    key, rows = Sampling(seed=2**63 + 1).key, torch.tensor([0, 3, 9])
-    expected = torch_exponential(key, 11, rows, 500)
-    keys = [np.uint64(row_key(key, 11, row)) for row in (0, 3, 9)]
-    ours = [[exponential(own, token) for token in range(500)] for own in keys]
-    np.testing.assert_allclose(ours, expected.numpy(), rtol=2e-6)
+def keep_largest(weights: np.ndarray, floor: float, at_most: int, wanted: float) -> None:
+    heap = np.empty(len(weights), np.int64)
+    library().keep_largest(weights.ctypes.data, len(weights), floor, at_most, wanted, heap.ctypes.data)
 
 
 @pytest.mark.parametrize(

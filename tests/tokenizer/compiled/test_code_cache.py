@@ -22,7 +22,11 @@ def _double(x):
 def hits(package: Path) -> int:
     """Calls a function with a code cache as a new process would; returns the number of cache hits."""
     function = njit(_double)
-    enable_cache(function, package=package)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(code_folder, "TOKENIZER", package)
+        code_folder.code_folder.cache_clear()
+        enable_cache(function)
+    code_folder.code_folder.cache_clear()
     assert function(21) == 42
     return sum(function.stats.cache_hits.values())
 
@@ -63,10 +67,10 @@ def test_a_full_disk_only_costs_time(tmp_path, small_files):
 def test_compiling_is_reported_if_something_is_compiled(tmp_path, capsys):
     """But not if a function is merely missing from the cache: small files do not need some of them."""
     code_cache._report_compiling.cache_clear()
-    enable_cache(njit(_double), package=tmp_path)
+    enable_cache(njit(_double))
     assert capsys.readouterr().err == ""
     hits(tmp_path)
-    assert capsys.readouterr().err.startswith(f"lmfast: compiling {tmp_path.name} code")
+    assert capsys.readouterr().err.startswith("lmfast: compiling tokenizer code")
     code_cache._report_compiling.cache_clear()
     assert hits(tmp_path) == 1
     assert capsys.readouterr().err == ""
@@ -80,6 +84,8 @@ def read_only_package(tmp_path, monkeypatch) -> Path:
     package = tmp_path / "package"
     package.mkdir()
     (package / "__pycache__").touch()
+    monkeypatch.setattr(code_folder, "TOKENIZER", package)
+    code_folder.code_folder.cache_clear()
     yield package
     code_folder.code_folder.cache_clear()
 
@@ -87,11 +93,11 @@ def read_only_package(tmp_path, monkeypatch) -> Path:
 def test_a_temporary_folder_of_another_user_is_not_trusted(read_only_package, tmp_path, monkeypatch):
     (tmp_path / "user").touch()  # no home
     mine = tmp_path / f"lmfast-{os.getuid()}"
-    assert code_folder.code_folder(read_only_package).parent == mine
+    assert code_folder.code_folder().parent == mine
     code_folder.code_folder.cache_clear()
     theirs = mine.rename(tmp_path / "lmfast-4321")
     monkeypatch.setattr("os.getuid", lambda: 4321)  # whom that folder does not belong to
-    folder = code_folder.code_folder(read_only_package)
+    folder = code_folder.code_folder()
     assert theirs not in folder.parents and folder.parent == tmp_path
 
 
@@ -99,7 +105,7 @@ def test_without_home_and_known_user_the_temporary_folder_is_used(read_only_pack
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
-    folder = code_folder.code_folder(read_only_package)
+    folder = code_folder.code_folder()
     assert folder.parent == tmp_path / f"lmfast-{os.getuid()}" and folder.stat().st_mode & 0o777 == 0o700
 
 

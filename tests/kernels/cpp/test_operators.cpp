@@ -2,7 +2,7 @@
 //
 // Prints one line per operator and shape with the largest error, relative to the largest absolute value of the result;
 // exit code 1 where one exceeds 2e-5 or is not finite. Shapes cross the edges of tiles, vectors and blocks.
-#include "library.cpp"
+#include "operators.cpp"
 
 #include <cstdio>
 #include <random>

@@ -1,0 +1,163 @@
+"""Compiles the C++ libraries for CPUs (lmfast_kernels/cpp), once, with g++. Does not import torch.
+
+Two libraries: "operators", called by cpu_library.py, which shares torch's OpenMP threads, and "decoder", called by
+lmfast/inference/cpu, with threads of its own. Both need Linux, g++ (like torch.compile on a CPU) and AVX-512, AVX2 or NEON,
+whichever PyTorch uses: ATEN_CPU_CAPABILITY=avx2 selects AVX2. Otherwise `why_not` returns the reason.
+
+A shared object is in the user's cache directory, named by a hash of sources, compiler and CPU. It ends in a hash of its
+content, so that a damaged file is recompiled. Compiling takes 2 to 4 seconds.
+"""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+SOURCES = Path(__file__).resolve().parent / "cpp"
+# Fused multiply-add is allowed, but no option that changes NaN or infinity: the training loop checks for them.
+FLAGS = ("-O3", "-ffp-contract=fast", "-shared", "-fPIC", "-std=c++17")
+OPENMP: dict[str, tuple[str, ...]] = {"operators": ("-fopenmp",), "decoder": ()}
+TARGETS = {  # instruction set: flags
+    "AVX-512": ("-march=native",),
+    "AVX2": ("-mavx2", "-mfma", "-mtune=native"),
+    "NEON": ("-mcpu=native",),
+}
+Name = Literal["operators", "decoder"]
+
+
+def compiler() -> str | None:
+    """The C++ compiler's path: CXX, or g++."""
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
+@functools.cache
+def _cpu_lines() -> tuple[str, ...]:
+    """What distinguishes this CPU, of /proc/cpuinfo."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(errors="replace").splitlines() if info.exists() else []
+    names = ("model name", "flags", "Features", "CPU part")  # the last two on ARM
+    return tuple(sorted({line for line in lines if line.startswith(names)}))
+
+
+def cpu_flags() -> set[str]:
+    """The instruction set extensions that /proc/cpuinfo names; empty on other systems."""
+    return {word for line in _cpu_lines() for word in line.partition(":")[2].split()}
+
+
+def instruction_set() -> str | None:
+    """The key of TARGETS for this CPU and PyTorch's capability setting; None if there is none."""
+    if platform.machine() in ("aarch64", "arm64"):
+        return "NEON"
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return None
+    found, wanted = cpu_flags(), os.environ.get("ATEN_CPU_CAPABILITY", "")
+    if wanted == "default" or not found >= {"avx2", "fma"}:
+        return None
+    wide = found >= {"avx512f", "avx512vl", "avx512bw", "avx512dq"}  # PyTorch's condition
+    return "AVX-512" if wide and wanted != "avx2" else "AVX2"
+
+
+def flags(name: Name) -> tuple[str, ...]:
+    """The compiler's flags for a library on this CPU."""
+    chosen = instruction_set()
+    dot_products = ("-mavxvnni",) if chosen == "AVX2" and "avx_vnni" in cpu_flags() else ()
+    return (*FLAGS, *OPENMP[name], *TARGETS.get(chosen or "", ()), *dot_products)
+
+
+def build(folder: Path, name: Name) -> Path:
+    """The shared object in `folder`, compiled if it is missing or damaged. Raises OSError or CalledProcessError."""
+    command = compiler()
+    if command is None:
+        raise OSError("no C++ compiler was found")
+    version = subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout
+    texts = [
+        path.read_text(encoding="utf-8")
+        for path in sorted(SOURCES.iterdir())
+        if path.suffix in (".h", ".cpp")
+    ]
+    key = hashlib.sha256(
+        "\0".join([*texts, version, *flags(name), platform.machine(), *_cpu_lines()]).encode()
+    ).hexdigest()
+    path = folder / f"{name}-{key[:24]}.so"
+    if not _has_valid_hash(path):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # A temporary directory, because another process may be compiling too.
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            made = Path(temporary) / path.name
+            source = str(SOURCES / f"{name}.cpp")
+            subprocess.run([command, *flags(name), source, "-o", str(made)], capture_output=True, check=True)
+            digest = hashlib.sha256(made.read_bytes()).digest()
+            with open(made, "ab") as file:
+                file.write(digest)  # ignored by the loader
+            os.replace(made, path)
+    return path
+
+
+def _has_valid_hash(path: Path) -> bool:
+    """Whether a file ends in the hash of its content; loading a truncated file could crash the process."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(content[:-32]).digest() == content[-32:]
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether only this user can write to a directory; in /tmp, other users can create directories and links."""
+    owners = {folder.lstat().st_uid, folder.stat().st_uid}
+    return owners == {os.getuid()} and not folder.stat().st_mode & 0o022
+
+
+class Found(NamedTuple):
+    """The loaded library, or why there is none."""
+
+    library: ctypes.CDLL | None
+    why_not: str = ""
+
+
+@functools.cache
+def find(name: Name) -> Found:
+    """The loaded library, or why there is none."""
+    if sys.platform != "linux":
+        return Found(None, "lmfast's CPU kernels need Linux")
+    if (mode := os.environ.get("LMFAST_KERNELS", "auto")) != "auto" and name == "decoder":
+        return Found(None, f"LMFAST_KERNELS is {mode}")
+    if instruction_set() is None:
+        return Found(None, "lmfast's CPU kernels need AVX2, AVX-512 or NEON")
+    if compiler() is None:
+        return Found(None, f"no C++ compiler ({os.environ.get('CXX', 'g++')}) was found; install g++")
+    temporary = Path(tempfile.gettempdir()) / f"lmfast-{os.getuid()}"
+    folders = [temporary]
+    with contextlib.suppress(RuntimeError):  # a user without a home directory
+        folders.insert(0, Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmfast")
+    for folder in folders:
+        try:
+            path = build(folder, name)
+            if _is_ours(folder):
+                return Found(ctypes.CDLL(str(path)))
+        except OSError:
+            continue  # the directory is not writable, or mounted noexec
+        except subprocess.CalledProcessError as error:
+            lines = (error.stderr or b"").decode(errors="replace").strip().splitlines()
+            return Found(
+                None, f"{compiler()} failed: {lines[0] if lines else f'exit code {error.returncode}'}"
+            )
+    return Found(None, f"compiled code cannot be stored in {' or '.join(map(str, folders))}")
+
+
+def library(name: Name) -> ctypes.CDLL | None:
+    """The loaded library, or None if this machine does not support it."""
+    return find(name).library
+
+
+def why_not(name: Name) -> str:
+    """The reason why `library(name)` is None, without a full stop; empty if there is one."""
+    return find(name).why_not
