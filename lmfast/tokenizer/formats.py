@@ -1,9 +1,9 @@
-"""Tokenizer files: GPT-2's vocab.json + merges.txt, Hugging Face's tokenizer.json, tiktoken's .tiktoken ranks.
+"""Tokenizer files: GPT-2's vocab.json + merges.txt, Hugging Face's tokenizer.json, tiktoken's .tiktoken ranks, Kimi's.
 
-In and out: `TokenizerParts` and paths. This module chooses the format by the path; tokenizer_json.py, gpt2_files.py and
-ranks.py read and write one format each. tokenizer.json contains everything, vocab.json + merges.txt neither the pattern
-nor which entries are special, .tiktoken neither special tokens nor a pattern nor merges. Ids are kept as they are in the
-file: GPT-2's byte ids are permuted, and special tokens may have any id.
+In and out: `TokenizerParts` and paths. This module chooses the format by the path; tokenizer_json.py, gpt2_files.py,
+ranks.py and kimi.py read one format each, and the first three write it. tokenizer.json contains everything, vocab.json +
+merges.txt neither the pattern nor which entries are special, .tiktoken neither special tokens nor a pattern nor merges. Ids
+are kept as they are in the file: GPT-2's byte ids are permuted, and special tokens may have any id.
 """
 
 import logging
@@ -21,6 +21,7 @@ from lmfast.tokenizer.gpt2_files import (
     write_text,
     write_vocab_and_merges,
 )
+from lmfast.tokenizer.kimi import RANKS, read_kimi
 from lmfast.tokenizer.parts import TokenizerParts
 from lmfast.tokenizer.patterns import Pattern, get_pattern
 from lmfast.tokenizer.ranks import read_ranks, write_ranks
@@ -35,7 +36,8 @@ PATTERN_FILE = "split_pattern.txt"
 def read(
     path: Path, special_tokens: Sequence[str] | None = None, pattern: str | None = None
 ) -> TokenizerParts:
-    """Reads a folder (tokenizer.json, else vocab.json + merges.txt, else one .tiktoken) or a file in any format.
+    """Reads a folder (tokenizer.json, else vocab.json + merges.txt, Kimi's tiktoken.model, or one .tiktoken) or a file in
+    any format.
 
     special_tokens: for vocab.json, which does not mark them. pattern: overrides the file's; .tiktoken requires one.
     """
@@ -62,11 +64,11 @@ def _is_in_run(folder: Path) -> bool:
 
 def _file_in(folder: Path) -> Path:
     ranks = sorted(folder.glob("*.tiktoken"))
-    for file in (folder / "tokenizer.json", folder / "vocab.json", *ranks[:1]):
+    for file in (folder / "tokenizer.json", folder / "vocab.json", folder / RANKS, *ranks[:1]):
         if file.exists():
             return file
     raise UserError(
-        f"{folder}: contains no tokenizer (tokenizer.json, vocab.json + merges.txt or a .tiktoken); train one with "
+        f"{folder}: contains no tokenizer (tokenizer.json, vocab.json + merges.txt, {RANKS} or a .tiktoken); train one with "
         "`lmfast tokenizer train`"
     )
 
@@ -78,6 +80,8 @@ def _read(path: Path, special_tokens: Sequence[str] | None, pattern: str | None)
                 f"{path}: does not contain the split pattern; add --pattern (gpt2, cl100k, o200k or a regex)"
             )
         return read_ranks(read_bytes(path), path)
+    if path.name == RANKS:
+        return read_kimi(path, pattern)
     if path.suffix == ".txt":
         return read_vocab_and_merges(_neighbour(path, "merges.txt", "vocab.json"), path, special_tokens)
     document = read_json(path)
