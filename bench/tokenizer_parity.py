@@ -1,9 +1,10 @@
 """Published tokenizers compared with their own software: `python -m bench.tokenizer_parity FOLDER [NAME …]`.
 
-In: what `python -m bench.tokenizer_files FOLDER` downloads, or other tokenizer.json and .tiktoken files. Each text is
-encoded and decoded by lmfast and by `tokenizers` (tiktoken for .tiktoken): real text, source code, many languages, special
-tokens with spaces around them, and random strings of assigned characters. Out: a table (file × strings × differences),
-and bench/results/tokenizer_parity.json.
+In: what `python -m bench.tokenizer_files FOLDER` downloads, or other tokenizer.json and .tiktoken files and Kimi's
+folders. Each text is encoded and decoded by lmfast and by `tokenizers` (tiktoken for ranks): real text, source code, many
+languages, special tokens with spaces around them, and random strings of assigned characters. Texts with bytes that the
+vocabulary lacks, which lmfast rejects, are counted apart. Out: a table (file × strings × differences), and
+bench/results/tokenizer_parity.json.
 """
 
 import random
@@ -20,6 +21,7 @@ from tiktoken.load import load_tiktoken_bpe
 from bench import machine
 from bench.results import RESULTS, Row, Run, write
 from lmfast.tokenizer.bpe import Tokenizer
+from lmfast.tokenizer.kimi import RANKS
 from tests.tokenizer import sample_text
 
 RANDOM = 10_000
@@ -32,7 +34,6 @@ PATTERNS = {
         r"|\s*[\r\n]+|\s+(?!\S)|\s+"
     ),
     "qwen": "qwen2",
-    "kimi": "kimi",
 }
 Encode = Callable[[str], list[int]]
 Decode = Callable[[list[int]], str]
@@ -47,12 +48,15 @@ def compared(path: Path) -> tuple[Tokenizer, Encode, Decode]:
             lambda text: whole.encode(text, add_special_tokens=False).ids,
             lambda ids: whole.decode(ids, skip_special_tokens=False),
         )
-    pattern = next(pattern for name, pattern in PATTERNS.items() if path.stem.startswith(name))
-    ours = Tokenizer.load(path, pattern, ["<|endoftext|>"])
+    if path.is_dir():
+        ranks, ours = path / RANKS, Tokenizer.load(path)
+    else:
+        pattern = next(pattern for name, pattern in PATTERNS.items() if path.stem.startswith(name))
+        ranks, ours = path, Tokenizer.load(path, pattern, ["<|endoftext|>"])
     theirs = tiktoken.Encoding(
         path.stem,
         pat_str=ours.pattern.regex,
-        mergeable_ranks=load_tiktoken_bpe(str(path)),
+        mergeable_ranks=load_tiktoken_bpe(str(ranks)),
         special_tokens=ours.special_tokens,
     )
     return ours, lambda text: theirs.encode(text, allowed_special="all"), theirs.decode
@@ -91,9 +95,12 @@ def measured(path: Path) -> Row:
     began = time.perf_counter()
     ours, encode, decode = compared(path)
     seconds = time.perf_counter() - began
-    strings = characters = wrong_ids = wrong_text = 0
+    strings = characters = wrong_ids = wrong_text = rejected = 0
     first = ""
     for text in texts(list(ours.special_tokens)):
+        if not set(text.encode()).isdisjoint(ours.rules.absent):
+            rejected += 1
+            continue
         strings += 1
         characters += len(text)
         ids = encode(text)
@@ -103,12 +110,15 @@ def measured(path: Path) -> Row:
             first = first or repr(text[:60])
         wrong_text += ours.decode(ids) != decode(ids)
     shown = f"{strings:,} strings, {characters:,} characters, {wrong_ids} other ids, {wrong_text} other decoded texts"
+    if rejected:
+        shown += f"; {rejected} more contain bytes that it lacks"
     wrong = f"first difference: {first}" if wrong_ids else f"{wrong_text} decoded texts" if wrong_text else ""
     data = {
         "pattern": ours.pattern.name,
         "characters": characters,
         "differences": wrong_ids,
         "decoded_differences": wrong_text,
+        "rejected": rejected,
         "load_seconds": round(seconds, 2),
     }
     return Row(path.name, strings, shown, wrong=wrong, data=data)
@@ -118,7 +128,9 @@ def main(folder: str, *names: str) -> int:
     """The table; 1 if there is a difference."""
     began, rows = time.perf_counter(), []
     for path in sorted(Path(folder).iterdir()):
-        if path.suffix in (".json", ".tiktoken") and (not names or path.stem in names):
+        if (path.suffix in (".json", ".tiktoken") or (path / RANKS).exists()) and (
+            not names or path.stem in names
+        ):
             rows.append(measured(path))
             print(rows[-1].line, flush=True)
     versions = {"tokenizers": tokenizers.__version__, "tiktoken": tiktoken.__version__}

@@ -9,8 +9,9 @@ from lmfast.tokenizer.text_rules import NO_RULES, TextRules
 
 MAX_ID = (1 << 29) - 1  # the compiled merges pack an id into 29 bits
 MAX_MERGES = 1 << 26
-NEVER_IN_UTF8 = bytes([0xC0, 0xC1, *range(0xF5, 0x100)])
-"""bytes that a vocabulary may lack: GPT-NeoX's, learnt from characters, does"""
+NEEDED = b"\t\n" + bytes(range(0x20, 0x7F))
+"""bytes that a vocabulary must contain. Those of GPT-NeoX and SmolLM, learnt from characters, lack others: 13 that are never
+in UTF-8, control characters, and bytes of planes that Unicode does not assign"""
 
 
 @dataclass
@@ -58,11 +59,11 @@ def checked_ids(
 ) -> dict[bytes, int]:
     """`ordinary_ids`; UserError if a byte or a part of a merge is missing, an id is negative, or either has too many."""
     ids = ordinary_ids(vocab, merges, special_ids)
-    missing = [byte for byte in absent_bytes(ids) if byte not in NEVER_IN_UTF8]
+    missing = [byte for byte in NEEDED if bytes([byte]) not in ids]
     if missing:
         raise UserError(
-            f"the vocabulary lacks {len(missing)} of the bytes of UTF-8 (the first: {missing[0]:#04x}), so some "
-            "text could not be encoded; is it a byte-level BPE?"
+            f"the vocabulary lacks {len(missing)} of the characters of ASCII text (the first: {missing[0]:#04x}), so "
+            "most text could not be encoded; is it a byte-level BPE?"
         )
     largest = max(vocab)
     if largest > MAX_ID:

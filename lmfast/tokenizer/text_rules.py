@@ -89,7 +89,6 @@ class RuledText(Boundaries):
         flags = {text: rules.flags.get(text, Flags()) for text in special_tokens}
         self._change: Callable[[str], str] = nfc if rules.nfc else lambda text: text
         self._rules = rules
-        self._absent = re.compile(b"[" + re.escape(rules.absent) + b"]") if rules.absent else None
         plain, normalized = (
             {text: (special_tokens[text], of) for text, of in flags.items() if of.normalized == wanted}
             for wanted in (False, True)
@@ -113,13 +112,15 @@ class RuledText(Boundaries):
 
     def applies(self, text: bytes) -> bool:
         """Whether this text needs more than finding special tokens. UserError if it contains an absent byte."""
+        absent = self._rules.absent
+        if absent and len(text.translate(None, absent)) < len(text):  # four times as fast as a search
+            at = next(at for at, byte in enumerate(text) if byte in absent)
+            raise UserError(
+                f"text: byte {text[at]:#04x} at position {at} is not in this vocabulary; remove it, or use another "
+                "tokenizer"
+            )
         if text.isascii():
             return self.always
-        if self._absent is not None and (found := self._absent.search(text)):
-            raise UserError(
-                f"text: byte {found.group()[0]:#04x} at position {found.start()} is never in UTF-8, and this vocabulary "
-                "has no token for it; give valid UTF-8"
-            )
         return self.always or (self._rules.nfc and not unicodedata.is_normalized("NFC", decoded(text)))
 
     def split(self, text: bytes) -> Iterator[tuple[bytes, int | None]]:

@@ -94,6 +94,13 @@ def read_tokenizer_json(document: Any, path: Path) -> TokenizerParts:
             )
         vocab[token] = text.encode()
     merges = parse_merges(enumerate(_member(model, "merges", list, path), 1), ordinary, path)
+    made = {a + b for a, b in merges}
+    for text in special:
+        if unspell(text) in made and unspell(text) != text.encode():
+            raise UserError(
+                f"{path}: added token {text!r} is also the spelling of {unspell(text)!r}, which merges make, so one id "
+                "would stand for two texts; remove it from added_tokens"
+            )
     check_merges(merges, set(vocab.values()), path, path)
     ignore_merges = bool(model.get("ignore_merges"))
     known = set(ordinary.values()) if unspelt else set()

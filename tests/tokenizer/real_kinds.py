@@ -10,7 +10,6 @@ from typing import Any
 
 from lmfast.tokenizer import patterns
 from lmfast.tokenizer.byte_characters import spell
-from lmfast.tokenizer.parts import NEVER_IN_UTF8
 
 MERGES = "Ġ t|h e|Ġt he|a b|ab c|Ġ Ġ|ĠĠ ĠĠ|1 2|12 3|Ġ a|l l|' s|e r|Ã ©|Ġ Ã©|æ ¼|æ¼ ¢|c c|Ċ Ċ|ĠĠ a|x y|Ġ x|Ġx y".split(
     "|"
@@ -74,6 +73,7 @@ def make(
     }
 
 
+NEVER_IN_UTF8 = bytes([0xC0, 0xC1, *range(0xF5, 0x100)])
 _NORMALIZED = {"normalized": True, "special": False}
 _NFC = {"type": "NFC"}
 _MASKS = [
@@ -106,6 +106,10 @@ KINDS = {
     ),
     "starcoder": make(
         sequence({"type": "Digits", "individual_digits": True}, byte_level(True)), [("<|end|>", _NORMALIZED)]
+    ),
+    "smollm": make(
+        sequence({"type": "Digits", "individual_digits": True}, byte_level(True)),
+        absent=NEVER_IN_UTF8 + b"\x04\x06\x13\x14\x16\x1d\xf1\xf2",
     ),
     "whisper": make(byte_level(True), [("<|end|>", {}), ("<|0.02|>", {"special": False})], more=[""]),
     "kimi": make(sequence(split(patterns.KIMI), byte_level(False))),

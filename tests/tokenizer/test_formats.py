@@ -221,7 +221,11 @@ BYTES = {spell(bytes([byte])): byte for byte in range(256)}
         ("vocab.json", "[1]", r"vocab.json: is not a vocabulary"),
         ("vocab.json", json.dumps(BYTES | {"Ġt": "257"}), r"vocab.json: entry 'Ġt' has the id '257'"),
         ("vocab.json", json.dumps(BYTES | {"Ġt": 7}), r"vocab.json: id 7 belongs to"),
-        ("vocab.json", json.dumps({"a": 0, "Ġ": 1, "t": 2, "Ġt": 3}), r"lacks 240 of the bytes of UTF-8"),
+        (
+            "vocab.json",
+            json.dumps({"a": 0, "Ġ": 1, "t": 2, "Ġt": 3}),
+            r"lacks 94 of the characters of ASCII text",
+        ),
         ("merges.txt", "Ġ t x\n", r"merges.txt: merge 1 is 'Ġ t x'"),
         ("merges.txt", "#version: 0.2\nĠ t\nĠ 日\n", r"merges.txt: merge 3, 'Ġ 日', is not spelt"),
         (

@@ -149,7 +149,9 @@ def test_special_tokens_that_a_call_does_not_allow_are_text(pair, both):
 
 def test_only_tokenizers_that_need_it_touch_the_text(pair, request):
     kind = request.node.callspec.params["pair"]
-    assert (pair[0]._ruled_text is not None) == (kind in {"qwen2", "gpt-neox", "prefix", "flags", "all"})
+    assert (pair[0]._ruled_text is not None) == (
+        kind in {"qwen2", "gpt-neox", "smollm", "prefix", "flags", "all"}
+    )
 
 
 def test_nfc_is_theirs():
@@ -173,11 +175,14 @@ def test_nfc_is_theirs():
 
 def test_bytes_that_a_vocabulary_lacks_are_rejected(tmp_path):
     path = tmp_path / "tokenizer.json"
-    path.write_text(json.dumps(document("gpt-neox")))
+    path.write_text(json.dumps(document("smollm")))
     ours = Tokenizer.load(path)
     for tokenizer in (ours, compiled(ours)):
-        with pytest.raises(UserError, match="byte 0xff at position 1 is never in UTF-8"):
-            tokenizer.encode(b"a\xff")
+        for absent in (b"\xff", b"\x04", "\U00050000".encode()):
+            with pytest.raises(
+                UserError, match=f"byte {absent[0]:#04x} at position 1 is not in this vocabulary"
+            ):
+                tokenizer.encode(b"a" + absent)
         assert tokenizer.decode_bytes(tokenizer.encode(b"a\x80 \xed\xa0\x80")) == b"a\x80 \xed\xa0\x80"
 
 
@@ -190,6 +195,10 @@ REJECTED = {
     "not nfc": (
         make(byte_level(True), [("日e\u0301", {"normalized": True})], {"type": "NFC"}),
         "sets normalized, and is not in NFC",
+    ),
+    "spelling": (
+        make(byte_level(True), [("Ã©", {})]),
+        r"'Ã©' is also the spelling of b'\\xc3\\xa9', which merges make",
     ),
     "behavior": (
         make(sequence(split("a", "MergedWithNext"), byte_level(False))),
