@@ -20,19 +20,19 @@ static void rms_norm(const float* x, const float* weight, long n, float eps, flo
   for (; i < n; i++) out[i] = x[i] * scale * weight[i];
 }
 
-// Normalises one query or key in place, rotates it by its position and multiplies it by `scale`; out: every `step`-th float.
-static void place_head(const Plan& p, float* x, const float* norm, long position, float scale, float* out, long step) {
+// Normalises one query or key in place, rotates it by its position and multiplies it by `scale`.
+static void place_head(const Plan& p, float* x, const float* norm, long position, float scale, float* __restrict out) {
   long n = p.head_dim, half = n / 2;
   if (norm) rms_norm(x, norm, n, p.eps, x);
   if (!p.rope) {
-    for (long i = 0; i < n; i++) out[i * step] = x[i] * scale;
+    for (long i = 0; i < n; i++) out[i] = x[i] * scale;
     return;
   }
   const float *cos = p.cos + position * half, *sin = p.sin + position * half;
   for (long i = 0; i < half; i++) {
     float first = x[i] * scale, second = x[i + half] * scale;
-    out[i * step] = first * cos[i] - second * sin[i];
-    out[(i + half) * step] = second * cos[i] + first * sin[i];
+    out[i] = first * cos[i] - second * sin[i];
+    out[i + half] = second * cos[i] + first * sin[i];
   }
 }
 
@@ -41,14 +41,15 @@ static inline long row_width(const Plan& p) { return padded((p.num_heads + 2 * p
 static inline long head_of(const Plan& p, long layer, long owner, long g) { return (layer * p.batch + owner) * p.num_kv_heads + g; }
 
 // Writes the keys and values of the rows [begin, end) of a sequence to the cache.
-static void fill_cache(const Plan& p, long layer, long owner, long g, long begin, long end) {
+static void fill_cache(const Plan& p, const Own& own, long layer, long owner, long g, long begin, long end) {
   const Layer& l = p.layers[layer];
   long n = p.head_dim;
   for (long r = begin; r < end; r++) {
     long position = p.positions[r];
     float* key = p.projected + r * row_width(p) + (p.num_heads + g) * n;
     float* panel = p.keys + head_of(p, layer, owner, g) * cached_keys(p) + position / W * W * n + position % W;
-    place_head(p, key, l.k_norm, position, 1, panel, W);
+    place_head(p, key, l.k_norm, position, 1, own.queries);
+    for (long i = 0; i < n; i++) panel[i * W] = own.queries[i];
     const float* value = key + p.num_kv_heads * n;
     float* out = p.values + head_of(p, layer, owner, g) * cached_values(p) + position * value_width(p);
     const float* learned = l.value_table ? l.value_table + (p.ids[r] * p.num_kv_heads + g) * n : nullptr;
@@ -75,7 +76,7 @@ static void attend(const Plan& p, const Own& own, long layer, long owner, long g
   auto oldest = [&](long q) { return std::max(0L, position(q) + 1 - l.span); };
   for (long q = begin; q < end; q++) {
     float* x = p.projected + q / group * row_width(p) + (g * group + q % group) * n;
-    place_head(p, x, l.q_norm, position(q), scale, own.queries + (q - begin) * n, 1);
+    place_head(p, x, l.q_norm, position(q), scale, own.queries + (q - begin) * n);
   }
   // Keys that any of the queries attends to, in whole panels.
   long first = oldest(begin) / W * W, last = position(end - 1) + 1, panels = (last - first + W - 1) / W, ld = padded(p.max_length);

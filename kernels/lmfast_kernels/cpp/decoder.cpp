@@ -68,7 +68,7 @@ static void attention(const Plan& p, const Own& own, long layer, long rank, long
     Range mine = share(p.num_sequences * p.num_kv_heads, 1, rank, threads);
     for (long pair = mine.begin; pair < mine.end; pair++) {
       long s = pair / p.num_kv_heads, g = pair % p.num_kv_heads;
-      fill_cache(p, layer, p.owners[s], g, p.begins[s], p.begins[s + 1]);
+      fill_cache(p, own, layer, p.owners[s], g, p.begins[s], p.begins[s + 1]);
       attend_rows(p, own, layer, p.owners[s], g, p.begins[s], p.begins[s + 1]);
     }
     return;
@@ -80,7 +80,7 @@ static void attention(const Plan& p, const Own& own, long layer, long rank, long
           if (unit++ % threads == rank) {
             auto act = [&](auto f) { f(p.owners[s], g, r, std::min(p.begins[s + 1], r + ATTEND_ROWS)); };
             if (attending) act([&](long b, long g, long from, long to) { attend_rows(p, own, layer, b, g, from, to); });
-            else act([&](long b, long g, long from, long to) { fill_cache(p, layer, b, g, from, to); });
+            else act([&](long b, long g, long from, long to) { fill_cache(p, own, layer, b, g, from, to); });
           }
     if (!attending) barrier(p.sync, passed, threads);
   }

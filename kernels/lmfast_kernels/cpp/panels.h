@@ -55,21 +55,22 @@ static constexpr auto SINGLE = panel_heights<1>(std::make_integer_sequence<int, 
 static constexpr auto DOUBLE = panel_heights<MANY>(std::make_integer_sequence<int, MR>());
 static constexpr auto THREE = panel_heights<FEW>(std::make_integer_sequence<int, 3>());
 
-// out (rows, W * panels) = [out +] x (rows, K) times `panels` panels.
+// out (R, W * panels) = [out +] x (R, K) times `panels` panels, R <= MR: fewer rows take more panels together.
+static void panel_row(long R, const float* x, long ldx, const float* b, long panel, long step, long K, long panels, float* out, long ldo, bool more) {
+  long p = 0;
+  auto take = [&](PanelTile tile, long width) {
+    for (; p + width <= panels; p += width) tile(x, ldx, b + p * panel, panel, step, K, out + W * p, ldo, more);
+  };
+  if (R == 1) take(panel_tile<1, ONE>, ONE);
+  if (R <= 3) take(THREE[R], FEW);
+  take(DOUBLE[R], MANY);
+  take(SINGLE[R], 1);
+}
+// The same for any number of rows; a few panels at a time, which stay in the cache for all rows.
 static void panel_products(const float* x, long ldx, long rows, const float* b, long panel, long step, long K, long panels, float* out, long ldo, bool more) {
-  long p = 0, h = (rows + (rows + MR - 1) / MR - 1) / ((rows + MR - 1) / MR);  // tiles of nearly equal heights
-  auto here = [&] { return b + p * panel; };
-  if (rows == 1)
-    for (; p + ONE <= panels; p += ONE) panel_tile<1, ONE>(x, ldx, here(), panel, step, K, out + W * p, ldo, more);
-  if (rows <= 3)
-    for (; p + FEW <= panels; p += FEW) THREE[rows](x, ldx, here(), panel, step, K, out + W * p, ldo, more);
-  for (; p < panels;) {
-    long together = p + MANY <= panels ? MANY : 1;
-    auto& heights = together == MANY ? DOUBLE : SINGLE;
-    for (long r = 0; r < rows; r += h)
-      heights[std::min(h, rows - r)](x + r * ldx, ldx, here(), panel, step, K, out + r * ldo + W * p, ldo, more);
-    p += together;
-  }
+  for (long p = 0; p < panels; p += ONE)
+    for (long r = 0; r < rows; r += MR)
+      panel_row(std::min(MR, rows - r), x + r * ldx, ldx, b + p * panel, panel, step, K, std::min<long>(ONE, panels - p), out + r * ldo + W * p, ldo, more);
 }
 
 // The weights of a linear layer, and its panels: floats (inputs, W), or 8-bit blocks (panels_int8.h).

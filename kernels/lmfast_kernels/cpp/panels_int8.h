@@ -115,14 +115,17 @@ static void quantise(const float* x, long inputs, RowPair* out) {
       most = pick(value > most, value, most);
     }
     float largest = largest_of(most), inverse = largest > 0 ? 127 / largest : 0;
-    int sum = 0;
-    for (long k = 0; k < HALF; k++) {
-      int value = (int)(here[k] * inverse + (here[k] < 0 ? -.5f : .5f));
-      pair.values[b % 2 * HALF + k] = (int8_t)std::max(-127, std::min(127, value));
-      sum += pair.values[b % 2 * HALF + k];
+    int32_t wholes[HALF];
+    ivec sums = ivec{};
+    for (long k = 0; k < HALF; k += V) {
+      vec value = load(here + k) * inverse;
+      ivec whole = __builtin_convertvector(value + pick(value < 0.f, splat(-.5f), splat(.5f)), ivec);  // towards zero
+      *(ivec*)(wholes + k) = whole;
+      sums += whole;
     }
+    for (long k = 0; k < HALF; k++) pair.values[b % 2 * HALF + k] = (int8_t)wholes[k];
+    if (STORED) pair.offsets[b % 2] = -128 * (int)sum_of(__builtin_convertvector(sums, vec));
     pair.scales[b % 2] = largest / 127;
-    pair.offsets[b % 2] = -128 * sum;
   }
 }
 
@@ -138,7 +141,7 @@ static __attribute__((noinline)) void int8_tile(const RowPair* x, long ldx, cons
       for (int r = 0; r < R; r++)
 #pragma GCC unroll 16
         for (int j = 0; j < P * VP; j++) sums[r][j] = STORED ? ivec{} + x[r * ldx + pair].offsets[half] : ivec{};
-#pragma GCC unroll 8
+#pragma GCC unroll 1
       for (int k = 0; k < HALF / 4; k++) {
         ivec w[P * VP];
 #pragma GCC unroll 8
