@@ -217,14 +217,13 @@ def slow_packages(module: str, top: dict[str, set[str]], seen: set[str] | None =
     if module not in top:
         parts = module.split(".")
         prefixes = {".".join(parts[: i + 1]) for i in range(len(parts))}
-        return prefixes & (SLOW | ABSENT_SOMEWHERE) | (
-            {"torch"} if parts[0] == "lmfast_kernels" or module == "safetensors.torch" else set()
-        )
+        return prefixes & (SLOW | ABSENT_SOMEWHERE) | ({"torch"} if module == "safetensors.torch" else set())
     return set().union(*(slow_packages(name, top, seen) for name in top[module]))
 
 
 def needless_imports(root: Path) -> list[str]:
-    paths = {module_name(path): path for path in root.glob("lmfast/**/*.py")}
+    files = [*root.glob("kernels/**/*.py"), *root.glob("lmfast/**/*.py")]
+    paths = {module_name(path): path for path in files}
     found = {name: imports_of(ast.parse(path.read_text()), set(paths)) for name, path in paths.items()}
     top = {name: imports[0] for name, imports in found.items()}
     return [
@@ -322,6 +321,7 @@ COMMAND_PARTS = {
     "chatting": "chat",
     "evaluating": "evaluate",
     "generating": "generate",
+    "opening": "generate",
     "post_training": "sft",
     "pretraining": "train",
     "prompts": "generate",

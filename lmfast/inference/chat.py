@@ -7,6 +7,7 @@ tokenizers without chat tokens, and messages that are too long for the context.
 
 from collections.abc import Generator, Iterator
 from dataclasses import replace
+from typing import Any
 
 from lmfast.data.batches import derive_seed
 from lmfast.data.chat import ending_ids, has_chat_tokens, render_prompt
@@ -29,16 +30,16 @@ class Chat:
         system: str | None = None,
         max_tokens: int = 256,
         sampling: Sampling = DEFAULT_SAMPLING,
-        kv_cache: bool = True,
-        compile: bool = False,
+        **options: Any,
     ):
+        """options: as in `lmfast.inference.decode.continue_prompts`."""
         if not has_chat_tokens(tokenizer):
             raise UserError(
                 "the model is not a chat model (its tokenizer has no <|user|>); fine-tune it with lmfast sft first"
             )
         self.model, self.tokenizer = model, tokenizer
         self.max_tokens, self.sampling = max_tokens, sampling
-        self.options = {"kv_cache": kv_cache, "compile": compile, "stop_ids": ending_ids(tokenizer)}
+        self.options: dict[str, Any] = {**options, "stop_ids": ending_ids(tokenizer)}
         self.history: list[Message] = [Message("system", system)] if system else []
         self.turns = 0
         self.forgotten = 0

@@ -3,7 +3,7 @@
 When a sequence fills the context, the window moves: its last half is read again and generation continues. The window moves
 at the same positions with and without cache, so greedy text does not depend on the cache.
 
-model_decoder.py selects the decoder of a model. Does not import torch until then.
+DecoderWeights are decoded by CpuDecoder, without torch; model_decoder.py selects the decoder of a TransformerLM.
 
 Measured on 2 cores (AMD EPYC, Zen 4), fp32, greedy, batch 1, 5.3M parameters: torch's operators 375 ids/s (45 % of the time
 in matrix products, at 10 GB/s), compiled by Inductor 760, with products as sums over rows 1,580 after compiling for 10 s,
@@ -12,9 +12,11 @@ CpuDecoder 4,900. Python takes 12 µs per step.
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from lmfast.errors import UserError
+from lmfast.inference.cpu.decoder import CpuDecoder
+from lmfast.inference.cpu.weights import DecoderWeights
 from lmfast.inference.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ class Decoder(Protocol):
 
 
 def generate(
-    model: "TransformerLM",
+    model: "TransformerLM | DecoderWeights",
     prompts: Sequence[Sequence[int]],
     max_tokens: int,
     *,
@@ -57,7 +59,7 @@ def generate(
 
 
 def continue_prompts(
-    model: "TransformerLM",
+    model: "TransformerLM | DecoderWeights",
     prompts: Sequence[Sequence[int]],
     max_tokens: int,
     sampling: Sampling,
@@ -65,16 +67,25 @@ def continue_prompts(
     stop_ids: Collection[int] = (),
     kv_cache: bool = True,
     compile: bool = False,
+    quantize: Literal["int8"] | None = None,
     on_tokens: Callable[[list[int | None]], None] | None = None,
 ) -> list[list[int]]:
     """At most max_tokens new ids for each prompt, without the prompt and without the stop id that ended it.
 
     on_tokens: called with the new ids of each step, None for sequences that have ended. compile: compile the cached step
-    with torch.compile, once per batch size. Deterministic for a given seed. Raises UserError on bad prompts and settings.
+    with torch.compile, once per batch size. quantize: "int8" for 8-bit weights on a CPU, in float32 otherwise. Deterministic
+    for a given seed. Raises UserError on bad prompts and settings.
     """
     new: list[list[int]] = [[] for _ in prompts]
     for ids in stream(
-        model, prompts, max_tokens, sampling, stop_ids=stop_ids, kv_cache=kv_cache, compile=compile
+        model,
+        prompts,
+        max_tokens,
+        sampling,
+        stop_ids=stop_ids,
+        kv_cache=kv_cache,
+        compile=compile,
+        quantize=quantize,
     ):
         for row, token in zip(new, ids, strict=True):
             if token is not None:
@@ -85,7 +96,7 @@ def continue_prompts(
 
 
 def stream(
-    model: "TransformerLM",
+    model: "TransformerLM | DecoderWeights",
     prompts: Sequence[Sequence[int]],
     max_tokens: int,
     sampling: Sampling,
@@ -93,10 +104,10 @@ def stream(
     stop_ids: Collection[int] = (),
     kv_cache: bool = True,
     compile: bool = False,
+    quantize: Literal["int8"] | None = None,
 ) -> Iterator[list[int | None]]:
-    """Yields the new ids of each step, one per prompt, None for sequences that have ended; options as in `generate`."""
-    from lmfast.inference.model_decoder import make_decoder  # imports torch
-
+    """Yields the new ids of each step, one per prompt, None for sequences that have ended; options as in
+    `continue_prompts`."""
     _check_prompts(prompts, model.config.vocab_size)
     context = model.config.context_length
     sequences = [list(prompt) for prompt in prompts]
@@ -117,7 +128,7 @@ def stream(
                 sequences[row].append(token)
         return out
 
-    decoder = make_decoder(model, len(prompts), sampling, kv_cache, compile)
+    decoder = _make_decoder(model, len(prompts), sampling, kv_cache, compile, quantize)
     try:
         for number in range(max_tokens):
             moved = [window_start(length, context) for length in lengths]
@@ -148,6 +159,25 @@ def stream(
                 yield out
     finally:
         decoder.close()
+
+
+def _make_decoder(
+    model: "TransformerLM | DecoderWeights",
+    batch: int,
+    sampling: Sampling,
+    kv_cache: bool,
+    compile: bool,
+    quantize: Literal["int8"] | None,
+) -> Decoder:
+    if quantize not in (None, "int8"):
+        raise UserError(f"quantize is {quantize!r}; the only choice is 'int8'")
+    if isinstance(model, DecoderWeights):
+        if compile or not kv_cache:
+            raise ValueError("without torch, ids are decoded with a KV cache and not compiled")
+        return CpuDecoder(model, batch, sampling, quantize=quantize)
+    from lmfast.inference.model_decoder import make_decoder  # imports torch
+
+    return make_decoder(model, batch, sampling, kv_cache, compile, quantize)
 
 
 def _check_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> None:

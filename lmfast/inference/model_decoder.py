@@ -5,9 +5,11 @@ itself on whole windows, the reference for both. decoder_cache.py reuses TorchDe
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 
+from lmfast.errors import UserError
 from lmfast.inference.cpu.decoder import CpuDecoder
 from lmfast.inference.cpu.torch_weights import unsupported_reason, weights_of
 from lmfast.inference.decode import Decoder
@@ -19,14 +21,32 @@ from lmfast.model.transformer import TransformerLM
 
 @torch.inference_mode()
 def make_decoder(
-    model: TransformerLM, batch: int, sampling: Sampling, kv_cache: bool, compile: bool
+    model: TransformerLM,
+    batch: int,
+    sampling: Sampling,
+    kv_cache: bool = True,
+    compile: bool = False,
+    quantize: Literal["int8"] | None = None,
 ) -> Decoder:
-    """The decoder of a batch; see the module's docstring."""
+    """The decoder of a batch; see the module's docstring. Raises UserError if `quantize` is set and CpuDecoder cannot be
+    used."""
+    reason = _cpu_decoder_blocker(model, kv_cache, compile)
+    if reason is None:
+        return CpuDecoder(weights_of(model), batch, sampling, torch.get_num_threads(), quantize)
+    if quantize is not None:
+        raise UserError(
+            f"quantize {quantize} needs lmfast's own decoder for CPUs, which cannot be used: {reason}"
+        )
+    return borrow(model, batch, sampling, compile) if kv_cache else PlainDecoder(model, batch, sampling)
+
+
+def _cpu_decoder_blocker(model: TransformerLM, kv_cache: bool, compile: bool) -> str | None:
+    """Why CpuDecoder cannot be used; None if it can."""
     if not kv_cache:
-        return PlainDecoder(model, batch, sampling)
-    if not compile and unsupported_reason(model) is None:
-        return CpuDecoder(weights_of(model), batch, sampling, torch.get_num_threads())
-    return borrow(model, batch, sampling, compile)
+        return "kv_cache is off"
+    if compile:
+        return "compile is on"
+    return unsupported_reason(model)
 
 
 class PlainDecoder:

@@ -9,6 +9,7 @@ from lmfast.inference.sampling import Sampling
 from lmfast.inference.torch_decoder import TorchDecoder
 from lmfast.model.config import ModelConfig
 from lmfast.model.transformer import TransformerLM
+from lmfast_kernels import cpu_build
 
 GREEDY = {"temperature": 0.0}
 
@@ -76,6 +77,26 @@ def test_each_model_gets_a_decoder_that_supports_it():
     assert kind(build().double()) == "TorchDecoder"
     with torch.autocast("cpu", torch.bfloat16):
         assert kind(model) == "TorchDecoder"
+
+
+@pytest.mark.skipif(bool(cpu_build.why_not("decoder")), reason="needs the C++ decoder")
+def test_8_bit_weights_need_the_decoder_for_cpus(monkeypatch):
+    model = build()
+    assert len(model.generate([1, 2], 5, quantize="int8")) == 5
+    for quantize in ("int8", None):
+        decoder = make_decoder(model, 1, Sampling(0.0), quantize=quantize)
+        decoder.close()
+        assert decoder.plan.int8 == (quantize is not None)
+    for options, reason in (
+        ({"kv_cache": False}, "cannot be used: kv_cache is off"),
+        ({"compile": True}, "cannot be used: compile is on"),
+        ({"quantize": "int4"}, "quantize is 'int4'; the only choice is 'int8'"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            model.generate([1, 2], **({"quantize": "int8"} | options))
+    monkeypatch.setattr("lmfast.inference.model_decoder.unsupported_reason", lambda model: "no compiler")
+    with pytest.raises(UserError, match="cannot be used: no compiler"):
+        model.generate([1, 2], quantize="int8")
 
 
 @pytest.mark.parametrize("kv_cache", [True, False])
