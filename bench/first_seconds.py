@@ -108,7 +108,7 @@ def main() -> None:
         later = place.quickest(runs, generate, len(PROMPT))
         rows.append(("the same, later", later, 2.0, 1.2))
         torch_alone = place.quickest(runs, ["-c", "import torch"])
-        rows.append(("of which `import torch`", torch_alone, None, None))
+        rows.append(("`import torch` alone, for comparison", torch_alone, None, None))
     print("| | wall (processor) seconds | must | aim |\n|---|---|---|---|")
     for name, seconds, must, aim in rows:
         print(f"| {name} | {seconds} | {must or ''} | {aim or ''} |")

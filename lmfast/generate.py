@@ -55,6 +55,8 @@ class GenerateSettings:
     """compute in bfloat16, which is faster on a GPU"""
     fp16: bool = False
     """compute in float16, for GPUs without bfloat16"""
+    quantize: Literal["int8"] | None = None
+    """int8: 8-bit weights on a CPU, float32 otherwise"""
     device: Literal["auto", "cuda", "cpu", "mps"] = "auto"
     """device to run on"""
 
@@ -84,6 +86,8 @@ def generate_text(settings: GenerateSettings) -> None:
     if settings.max_tokens < 1:
         raise UserError(f"max_tokens is {settings.max_tokens}; it must be at least 1")
     selected_precision(settings)
+    if settings.quantize is not None:
+        _reject_with_quantize(settings)
     prompts = []
     if not settings.chat:
         prompts = read_prompts(settings.prompt, settings.prompt_file, settings.prompt_separator)
@@ -91,6 +95,22 @@ def generate_text(settings: GenerateSettings) -> None:
     from lmfast.cli.generating import load_and_generate
 
     load_and_generate(settings, prompts)
+
+
+def _reject_with_quantize(settings: GenerateSettings) -> None:
+    """Raises UserError naming a setting that does not work with `quantize`."""
+    flags = {
+        "--bf16": settings.bf16,
+        "--fp16": settings.fp16,
+        "--compile": settings.compile,
+        "--no-kv-cache": not settings.kv_cache,
+        f"--device {settings.device}": settings.device not in ("auto", "cpu"),
+    }
+    for flag, given in flags.items():
+        if given:
+            raise UserError(
+                f"--quantize {settings.quantize} computes in float32 on a CPU, with the KV cache; remove {flag}"
+            )
 
 
 if __name__ == "__main__":

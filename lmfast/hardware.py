@@ -1,6 +1,9 @@
-"""The name and identity of this machine's processor. Does not import torch."""
+"""The name and identity of this machine's processor, and whether it may have a GPU. Does not import torch."""
 
+import ctypes
+import os
 import platform
+import sys
 from pathlib import Path
 
 
@@ -25,3 +28,20 @@ def cpu_id() -> str:
     fields = _cpu_fields()
     names = ("cpu family", "model", "stepping", "CPU implementer", "CPU part")
     return ", ".join([cpu_name(), *(f"{name} {fields[name]}" for name in names if name in fields)])
+
+
+def may_have_gpu() -> bool:
+    """Whether torch may find a GPU here, according to NVIDIA's driver; True where that does not settle it."""
+    if sys.platform != "linux" or Path("/dev/kfd").exists():  # MPS; AMD's GPUs
+        return True
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int()
+    no_device = 100  # CUDA_ERROR_NO_DEVICE; any other error is torch's to report
+    if (status := driver.cuInit(0)) or (status := driver.cuDeviceGetCount(ctypes.byref(count))):
+        return status != no_device
+    return count.value > 0

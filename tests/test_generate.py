@@ -1,12 +1,17 @@
+import contextlib
 import io
 import os
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from lmfast.cli.opening import OpenRun, _needs_torch
 from lmfast.generate import GenerateSettings, generate_text, main
 from lmfast.settings import flat_types
+from lmfast_kernels import cpu_build
 
 GREEDY = ("--temperature", "0", "--max-tokens", "12", "--device", "cpu")
 
@@ -56,7 +61,7 @@ def test_compile_gives_the_same_text_through_one_graph(lines, monkeypatch):
 
 
 def test_compile_reports_why_it_is_unavailable(trained_run, monkeypatch, capsys):
-    monkeypatch.setattr("lmfast.cli.generating.compile_blocker", lambda device: "no C++ compiler was found")
+    monkeypatch.setattr("lmfast.model.device.compile_blocker", lambda device: "no C++ compiler was found")
     with pytest.raises(SystemExit):
         main(["--checkpoint", str(trained_run), "--prompt", "Once", "--compile", "--device", "cpu"])
     err = capsys.readouterr().err
@@ -129,11 +134,83 @@ def test_sampling_settings_have_an_effect(lines):
     assert lines(*free, "--temperature", "5", "--seed", "1", "--top-p", "0.000001").out == greedy
 
 
+@pytest.fixture
+def without_torch():
+    if reason := cpu_build.why_not("decoder"):
+        pytest.skip(reason)
+
+
+def test_the_command_starts_without_torch_and_numba(without_torch, trained_run):
+    code = "import sys; from lmfast.generate import main; main(sys.argv[1:]); print(*sys.modules)"
+    words = ["--checkpoint", str(trained_run), "--prompt", "Once", "--max-tokens", "3"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], env=environment, capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert done.stdout.startswith("Once") and "lmfast.inference.decode" in loaded
+    assert not {"torch", "numba", "transformers"} & loaded
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--temperature", "0"],
+        ["--temperature", "3", "--top-k", "20", "--seed", "5"],
+        ["--prompt", "One day, a", "--max-tokens", "99"],  # a batch, and windows that move
+    ],
+    ids=str,
+)
+def test_the_text_is_the_same_with_torch(without_torch, lines, monkeypatch, words):
+    words = ["--prompt", "Once upon", "--max-tokens", "30", "--device", "cpu", "--no-stop", *words]
+    plain = lines(*words)
+    monkeypatch.setattr("lmfast.cli.opening._needs_torch", lambda settings: True)
+    monkeypatch.delattr("lmfast.cli.opening._without_torch")
+    assert lines(*words).out == plain.out
+
+
+@pytest.mark.parametrize(
+    ("gpu", "settings", "expected"),
+    [
+        (False, {}, False),
+        (True, {}, True),
+        (True, {"device": "cpu"}, False),
+        (False, {"device": "cuda"}, True),
+        *((False, {flag: True}, True) for flag in ("compile", "bf16", "fp16")),
+        (False, {"kv_cache": False}, True),
+    ],
+    ids=str,
+)
+def test_what_needs_torch(without_torch, monkeypatch, gpu, settings, expected):
+    monkeypatch.setattr("lmfast.cli.opening.may_have_gpu", lambda: gpu)
+    assert _needs_torch(GenerateSettings(**settings)) is expected
+
+
+def test_8_bit_weights_are_for_cpus(lines, monkeypatch, capsys):
+    monkeypatch.setattr("lmfast.cli.opening.may_have_gpu", lambda: True)
+    monkeypatch.setattr("lmfast.model.device.pick_device", lambda name: SimpleNamespace(type="cuda"))
+    with pytest.raises(SystemExit):
+        lines("--prompt", "Once", "--quantize", "int8")
+    assert "--quantize int8 is for CPUs; add --device cpu" in capsys.readouterr().err
+
+
+def test_8_bit_weights(without_torch, lines):
+    words = ["--prompt", "Once upon", "--temperature", "0", "--max-tokens", "12", "--device", "cpu"]
+    out, err = lines(*words, "--quantize", "int8")
+    assert out.startswith("Once upon") and "with KV cache, int8 weights on cpu" in err
+
+
 def test_max_tokens(lines):
     assert (
         " 5 tokens in"
         in lines("--prompt", "Once", "--temperature", "0", "--no-stop", "--max-tokens", "5").err
     )
+
+
+def opened(monkeypatch, model, tokenizer) -> None:
+    """Makes the command use these instead of opening the run."""
+    run = OpenRun(Path("any"), model, tokenizer, "cpu", {}, contextlib.nullcontext())
+    monkeypatch.setattr("lmfast.cli.generating.open_run", lambda settings: run)
 
 
 @pytest.mark.parametrize("end", ["<|endoftext|>", "<|end|>"])
@@ -148,7 +225,7 @@ def test_stop_uses_the_runs_end_tokens(lines, trained_run, monkeypatch, end):
     ids = model.generate(tokenizer.encode("Once"), max_tokens=12, temperature=0.0)
     # The tiny model never ends a text, so the tokenizer's third token is declared to be the end.
     tokenizer.special_tokens[end] = ids[2]
-    monkeypatch.setattr("lmfast.cli.generating.load_run", lambda *_, **__: (model, tokenizer, model.config))
+    opened(monkeypatch, model, tokenizer)
     ended, _ = lines("--prompt", "Once", *GREEDY, "--stop")
     free, _ = lines("--prompt", "Once", *GREEDY, "--no-stop")
     assert free.startswith(ended.rstrip("\n")) and len(ended) < len(free)
@@ -157,9 +234,9 @@ def test_stop_uses_the_runs_end_tokens(lines, trained_run, monkeypatch, end):
 def test_a_tokenizer_without_an_end_is_reported(lines, trained_run, monkeypatch):
     from lmfast import load_run
 
-    model, tokenizer, config = load_run(trained_run)
+    model, tokenizer, _ = load_run(trained_run)
     tokenizer.special_tokens.clear()
-    monkeypatch.setattr("lmfast.cli.generating.load_run", lambda *_, **__: (model, tokenizer, config))
+    opened(monkeypatch, model, tokenizer)
     assert "no <|endoftext|>, so each text continues to max_tokens" in lines("--prompt", "Once", *GREEDY).err
     assert "no <|endoftext|>" not in lines("--prompt", "Once", *GREEDY, "--no-stop").err
 
@@ -185,6 +262,11 @@ def test_newest_run_is_the_default(trained_run, tmp_path, monkeypatch, capsys):
         (["--top-p", "2"], "top_p is 2"),
         (["--max-tokens", "0"], "max_tokens is 0"),
         (["--prompt-file", "none.txt"], "none.txt: no such prompt file"),
+        (["--quantize", "int4"], "--quantize is 'int4'; expected one of int8"),
+        (["--quantize", "int8", "--fp16"], "--quantize int8 computes in float32 on a CPU"),
+        (["--quantize", "int8", "--compile"], "remove --compile"),
+        (["--quantize", "int8", "--no-kv-cache"], "with the KV cache; remove --no-kv-cache"),
+        (["--quantize", "int8", "--device", "cuda"], "remove --device cuda"),
         (["--temprature", "1"], "did you mean --temperature?"),
     ],
 )

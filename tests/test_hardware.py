@@ -1,4 +1,9 @@
-"""The processor's name."""
+"""The processor's name, and whether there may be a GPU."""
+
+import ctypes
+from types import SimpleNamespace
+
+import pytest
 
 from lmfast import hardware
 
@@ -23,3 +28,30 @@ def test_the_identity_distinguishes_generations_with_one_name(tmp_path, monkeypa
     assert hardware.cpu_id() == "AMD EPYC, cpu family 25, model 1, stepping 1"
     info.unlink()
     assert hardware.cpu_id() == hardware.cpu_name()
+
+
+@pytest.mark.parametrize(
+    ("initialised", "count", "expected"),
+    [(100, 0, False), (0, 0, False), (0, 2, True), (999, 0, True), (None, 0, False)],
+    ids=["no device", "none visible", "two", "a failing driver", "no driver"],
+)
+def test_the_driver_is_asked_for_gpus(monkeypatch, tmp_path, initialised, count, expected):
+    def driver(name):
+        if initialised is None:
+            raise OSError(f"{name}: cannot open shared object file")
+
+        def count_devices(pointer):
+            pointer._obj.value = count
+            return 0
+
+        return SimpleNamespace(cuInit=lambda flags: initialised, cuDeviceGetCount=count_devices)
+
+    monkeypatch.setattr(hardware, "Path", lambda _: tmp_path / "absent")
+    monkeypatch.setattr(hardware.sys, "platform", "linux")
+    monkeypatch.setattr(ctypes, "CDLL", driver)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert hardware.may_have_gpu() is expected
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert not hardware.may_have_gpu()
+    monkeypatch.setattr(hardware.sys, "platform", "darwin")
+    assert hardware.may_have_gpu()

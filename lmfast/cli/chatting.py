@@ -4,11 +4,11 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING
 
+from lmfast.cli.opening import OpenRun
 from lmfast.cli.prompts import reject_surrogates
 from lmfast.errors import UserError
 from lmfast.inference.chat import Chat
 from lmfast.inference.sampling import Sampling
-from lmfast.model.transformer import TransformerLM
 from lmfast.streams import standard_input
 from lmfast.tokenizer.bpe import Tokenizer
 
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from lmfast.generate import GenerateSettings
 
 
-def talk(
-    settings: "GenerateSettings", sampling: Sampling, model: TransformerLM, tokenizer: Tokenizer
-) -> None:
+def talk(settings: "GenerateSettings", sampling: Sampling, run: OpenRun, tokenizer: Tokenizer) -> None:
     """Answers the lines of standard input.
 
     Reports and skips messages that are too long; with piped input their answer is an empty line and the command exits
@@ -27,8 +25,8 @@ def talk(
 
     def begin() -> Chat:
         return Chat(
-            model, tokenizer, system=settings.system, max_tokens=settings.max_tokens, sampling=sampling,
-            kv_cache=settings.kv_cache, compile=settings.compile,
+            run.model, tokenizer, system=settings.system, max_tokens=settings.max_tokens, sampling=sampling,
+            **run.options,
         )  # fmt: skip
 
     with standard_input() as stdin:

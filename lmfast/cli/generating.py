@@ -3,23 +3,16 @@
 import codecs
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from lmfast.cli.chatting import talk
+from lmfast.cli.opening import OpenRun, open_run
 from lmfast.data.chat import ending_ids
 from lmfast.errors import UserError
 from lmfast.inference.decode import continue_prompts
 from lmfast.inference.sampling import Sampling
-from lmfast.model.device import autocast, compile_blocker, pick_device
-from lmfast.model.transformer import TransformerLM
-from lmfast.settings import selected_precision
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
-from lmfast.training.loading import load_run
-from lmfast.training.run_folder import newest_run
 
 if TYPE_CHECKING:
     from lmfast.generate import GenerateSettings
@@ -29,36 +22,26 @@ def load_and_generate(settings: "GenerateSettings", prompts: list[str]) -> None:
     """As `lmfast.generate.generate_text`, with the prompts that it read."""
     # Checks the values before the model is loaded.
     sampling = Sampling(settings.temperature, settings.top_k, settings.top_p, settings.seed)
-    device = pick_device(settings.device)
-    if settings.compile and (reason := compile_blocker(device)):
-        raise UserError(f"--compile does not work here: {reason}; remove it")
-    folder = Path(settings.checkpoint) if settings.checkpoint else newest_run()
-    model, tokenizer, _ = load_run(folder, device=str(device))
-    if tokenizer is None:
+    run = open_run(settings)
+    if run.tokenizer is None:
         raise UserError(
-            f"{folder}: the run has no tokenizer and cannot generate text; import or train it with --tokenizer"
+            f"{run.folder}: the run has no tokenizer and cannot generate text; import or train it with --tokenizer"
         )
-    if settings.chat:
-        with autocast(device, selected_precision(settings)):
-            talk(settings, sampling, model, tokenizer)
-    else:
-        _write(settings, prompts, sampling, folder, model, tokenizer, device)
+    with run.precision:
+        if settings.chat:
+            talk(settings, sampling, run, run.tokenizer)
+        else:
+            _write(settings, prompts, sampling, run, run.tokenizer)
 
 
 def _write(
-    settings: "GenerateSettings",
-    prompts: list[str],
-    sampling: Sampling,
-    folder: Path,
-    model: TransformerLM,
-    tokenizer: Tokenizer,
-    device: torch.device,
+    settings: "GenerateSettings", prompts: list[str], sampling: Sampling, run: OpenRun, tokenizer: Tokenizer
 ) -> None:
     """Continues the prompts and prints them, and the rate."""
     begin, stop_ids = tokenizer.special_tokens.get(DOCUMENT_END), ending_ids(tokenizer)
     if settings.stop and not stop_ids:
         print(
-            f"{folder}: the tokenizer has no <|endoftext|>, so each text continues to max_tokens",
+            f"{run.folder}: the tokenizer has no <|endoftext|>, so each text continues to max_tokens",
             file=sys.stderr,
         )
     ids = [tokenizer.encode(prompt) for prompt in prompts]
@@ -69,11 +52,10 @@ def _write(
 
     printer = _StreamPrinter(tokenizer, prompts[0]) if len(prompts) == 1 else None
     start = time.perf_counter()
-    with autocast(device, selected_precision(settings)):
-        new = continue_prompts(
-            model, ids, settings.max_tokens, sampling, stop_ids=stop_ids if settings.stop else (),
-            kv_cache=settings.kv_cache, compile=settings.compile, on_tokens=printer,
-        )  # fmt: skip
+    new = continue_prompts(
+        run.model, ids, settings.max_tokens, sampling, stop_ids=stop_ids if settings.stop else (),
+        on_tokens=printer, **run.options,
+    )  # fmt: skip
     seconds = time.perf_counter() - start
     if printer is not None:
         printer.finish()
@@ -82,8 +64,10 @@ def _write(
             print(f"--- {number}\n{prompt}{tokenizer.decode(row)}")
     count = sum(map(len, new))
     mode = "with" if settings.kv_cache else "without"
+    weights = "" if settings.quantize is None else f", {settings.quantize} weights"
     print(
-        f"{folder}: {count} tokens in {seconds:.2f} s, {count / seconds:,.0f} tokens/s {mode} KV cache on {device}",
+        f"{run.folder}: {count} tokens in {seconds:.2f} s, {count / seconds:,.0f} tokens/s {mode} KV cache{weights} on "
+        f"{run.device}",
         file=sys.stderr,
     )
 

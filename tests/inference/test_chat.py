@@ -1,8 +1,11 @@
+import contextlib
 import io
 import itertools
+from pathlib import Path
 
 import pytest
 
+from lmfast.cli.opening import OpenRun
 from lmfast.data.chat import add_chat_tokens
 from lmfast.data.chat_records import Message
 from lmfast.errors import UserError
@@ -104,7 +107,8 @@ def typed(tokenizer, monkeypatch):
     def run(stdin, words: str = "yes<|end|>", stream=None) -> Parrot:
         parrot = Parrot(tokenizer, words)
         monkeypatch.setattr("lmfast.inference.chat.stream", stream(parrot) if stream else parrot.stream)
-        monkeypatch.setattr("lmfast.cli.generating.load_run", lambda *_, **__: (parrot, tokenizer, None))
+        opened = OpenRun(Path("any"), parrot, tokenizer, "cpu", {}, contextlib.nullcontext())
+        monkeypatch.setattr("lmfast.cli.generating.open_run", lambda settings: opened)
         monkeypatch.setattr("sys.stdin", stdin)
         main(["--checkpoint", "any", "--chat", "--device", "cpu"])
         return parrot
