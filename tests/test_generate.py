@@ -3,6 +3,7 @@ import io
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import pytest
 
 from lmfast.cli.opening import OpenRun, _needs_torch
 from lmfast.generate import GenerateSettings, generate_text, main
+from lmfast.model.config import ModelConfig
 from lmfast.settings import flat_types
 from lmfast_kernels import cpu_build
 
@@ -164,7 +166,7 @@ def test_the_command_starts_without_torch_and_numba(without_torch, trained_run):
 def test_the_text_is_the_same_with_torch(without_torch, lines, monkeypatch, words):
     words = ["--prompt", "Once upon", "--max-tokens", "30", "--device", "cpu", "--no-stop", *words]
     plain = lines(*words)
-    monkeypatch.setattr("lmfast.cli.opening._needs_torch", lambda settings: True)
+    monkeypatch.setattr("lmfast.cli.opening._needs_torch", lambda settings, config: True)
     monkeypatch.delattr("lmfast.cli.opening._without_torch")
     assert lines(*words).out == plain.out
 
@@ -183,7 +185,10 @@ def test_the_text_is_the_same_with_torch(without_torch, lines, monkeypatch, word
 )
 def test_what_needs_torch(without_torch, monkeypatch, gpu, settings, expected):
     monkeypatch.setattr("lmfast.cli.opening.may_have_gpu", lambda: gpu)
-    assert _needs_torch(GenerateSettings(**settings)) is expected
+    config = ModelConfig(vocab_size=9).resolved()
+    assert _needs_torch(GenerateSettings(**settings), config) is expected
+    monkeypatch.setattr("lmfast.inference.cpu.weights._SUPPORTED", {"vocab_size"})
+    assert _needs_torch(GenerateSettings(**settings), replace(config, num_heads=6))
 
 
 def test_8_bit_weights_are_for_cpus(lines, monkeypatch, capsys):

@@ -9,14 +9,14 @@ import numpy as np
 
 from lmfast.errors import UserError
 from lmfast.hardware import may_have_gpu
-from lmfast.inference.cpu.weights import DecoderWeights
+from lmfast.inference.cpu.weights import DecoderWeights, model_blocker
+from lmfast.model.config import ResolvedConfig
 from lmfast.model.rope import rope_tables
 from lmfast.settings import read_model, selected_precision
 from lmfast.tokenizer.bpe import Tokenizer
-from lmfast.training.checkpoint import find_checkpoint
+from lmfast.training.checkpoint import Checkpoint, find_checkpoint
 from lmfast.training.run_folder import load_tokenizer, newest_run
 from lmfast.training.weights import mapped_weights
-from lmfast_kernels import cpu_build
 
 if TYPE_CHECKING:
     from lmfast.generate import GenerateSettings
@@ -39,19 +39,20 @@ class OpenRun(NamedTuple):
 def open_run(settings: "GenerateSettings") -> OpenRun:
     """Opens the run that the settings name, or the newest. Raises UserError if it or the device cannot be used."""
     folder = Path(settings.checkpoint) if settings.checkpoint else newest_run()
-    return _with_torch(settings, folder) if _needs_torch(settings) else _without_torch(settings, folder)
+    checkpoint = find_checkpoint(folder)
+    needed = _needs_torch(settings, read_model(checkpoint.run))
+    return (_with_torch if needed else _without_torch)(settings, folder, checkpoint)
 
 
-def _needs_torch(settings: "GenerateSettings") -> bool:
+def _needs_torch(settings: "GenerateSettings", config: ResolvedConfig) -> bool:
     if settings.compile or not settings.kv_cache or selected_precision(settings) != "fp32":
         return True
     if settings.device != "cpu" and (settings.device != "auto" or may_have_gpu()):
         return True
-    return cpu_build.why_not("decoder") != ""
+    return model_blocker(config) is not None
 
 
-def _without_torch(settings: "GenerateSettings", folder: Path) -> OpenRun:
-    checkpoint = find_checkpoint(folder)
+def _without_torch(settings: "GenerateSettings", folder: Path, checkpoint: Checkpoint) -> OpenRun:
     config, tokenizer = read_model(checkpoint.run), load_tokenizer(checkpoint.run)
     unused = config.unused_ids(tokenizer.vocab) if tokenizer is not None else []
     model = DecoderWeights(
@@ -60,16 +61,16 @@ def _without_torch(settings: "GenerateSettings", folder: Path) -> OpenRun:
     return OpenRun(folder, model, tokenizer, "cpu", {"quantize": settings.quantize}, contextlib.nullcontext())
 
 
-def _with_torch(settings: "GenerateSettings", folder: Path) -> OpenRun:
+def _with_torch(settings: "GenerateSettings", folder: Path, checkpoint: Checkpoint) -> OpenRun:
     from lmfast.model.device import autocast, compile_blocker, pick_device
-    from lmfast.training.loading import load_run
+    from lmfast.training.loading import load_checkpoint
 
     device = pick_device(settings.device)
     if settings.compile and (reason := compile_blocker(device)):
         raise UserError(f"--compile does not work here: {reason}; remove it")
     if settings.quantize is not None and device.type != "cpu":
         raise UserError(f"--quantize {settings.quantize} is for CPUs; add --device cpu")
-    model, tokenizer, _ = load_run(folder, device=str(device))
+    model, tokenizer, _ = load_checkpoint(checkpoint, device)
     options = {"kv_cache": settings.kv_cache, "compile": settings.compile, "quantize": settings.quantize}
     precision = autocast(device, selected_precision(settings))
     return OpenRun(folder, model, tokenizer, str(device), options, precision)

@@ -1,21 +1,9 @@
 """The weights of a TransformerLM for the C++ decoder, without copying them."""
 
-import dataclasses
-
 import torch
 
-from lmfast.inference.cpu.weights import DecoderWeights
-from lmfast.model.config import ModelConfig
+from lmfast.inference.cpu.weights import DecoderWeights, model_blocker
 from lmfast.model.transformer import TransformerLM
-from lmfast_kernels import cpu_build
-
-# Model settings that the decoder supports. All others must have their default.
-_SUPPORTED = {
-    "vocab_size", "context_length", "d_model", "num_layers", "num_heads", "num_kv_heads", "head_dim", "d_ff",
-    "rope_theta", "rope_factor", "rope_low_freq_factor", "rope_high_freq_factor", "rope_original_context", "norm",
-    "norm_eps", "position", "ffn", "qk_norm", "qkv_bias", "value_embeddings", "zero_init", "logit_softcap",
-    "tie_embeddings", "parallel_block", "dropout", "sliding_window", "window_pattern",
-}  # fmt: skip
 
 
 def unsupported_reason(model: TransformerLM) -> str | None:
@@ -26,10 +14,7 @@ def unsupported_reason(model: TransformerLM) -> str | None:
         return "it does not compute in float32"
     if model.training and model.config.dropout:
         return "it is in training mode, with dropout"
-    for field in dataclasses.fields(ModelConfig):
-        if field.name not in _SUPPORTED and getattr(model.config, field.name) != field.default:
-            return f"its {field.name} is not supported there"
-    return cpu_build.why_not("decoder") or None
+    return model_blocker(model.config)
 
 
 def weights_of(model: TransformerLM) -> DecoderWeights:

@@ -19,7 +19,7 @@ def test_unsupported_models():
 
 
 def test_a_new_setting_is_unsupported(monkeypatch):
-    monkeypatch.setattr("lmfast.inference.cpu.torch_weights._SUPPORTED", {"vocab_size"})
+    monkeypatch.setattr("lmfast.inference.cpu.weights._SUPPORTED", {"vocab_size"})
     assert unsupported_reason(build()) == "its context_length is not supported there"
 
 
