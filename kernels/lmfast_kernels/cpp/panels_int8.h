@@ -73,27 +73,46 @@ static inline uint16_t rounded_up(float scale) {
   return (bits + 0xffff) >> 16;
 }
 
+// Up to 32 floats, followed by zeros where there are fewer.
+struct Block {
+  const float* x;
+  float copy[HALF];
+  Block(const float* from, long count) : x(from) {
+    if (count >= HALF) return;
+    std::memset(copy, 0, sizeof copy);
+    if (count > 0) std::memcpy(copy, from, 4 * count);
+    x = copy;
+  }
+  float largest() const {  // absolute value
+    vec most = vec{};
+    for (long k = 0; k < HALF; k += V) {
+      vec value = load(x + k);
+      value = pick(value < 0.f, -value, value);
+      most = pick(value > most, value, most);
+    }
+    return largest_of(most);
+  }
+};
+
 // Packs the rows [begin, end) of the weights, begin a multiple of W.
 static void pack_int8(const Matrix& m, long begin, long end) {
-  long pairs = pairs_of(m.inputs);
+  constexpr float ROUND = 12582912.f;  // adding 1.5 * 2^23 rounds to the nearest integer
   for (long o = begin; o < end; o += W)
-    for (long b = 0; b < 2 * pairs; b++) {
-      char* pair = m.panels + (o / W * pairs + b / 2) * PAIR_BYTES;
-      int8_t* out = (int8_t*)pair + 2 * W * 2 + b % 2 * W * HALF;
+    for (long b = 0; b < 2 * pairs_of(m.inputs); b++) {
+      char* pair = m.panels + (o / W * pairs_of(m.inputs) + b / 2) * PAIR_BYTES;
+      char* out = pair + 2 * W * 2 + b % 2 * W * HALF;
       for (long lane = 0; lane < W; lane++) {
-        long here = o + lane < m.outputs ? std::max(0L, std::min(HALF, m.inputs - b * HALF)) : 0;
-        const float* w = m.weight + (o + lane) * m.inputs + b * HALF;
-        float largest = 0;
-        for (long k = 0; k < here; k++) largest = std::max(largest, std::fabs(w[k]));
-        uint16_t scale = rounded_up(largest / 127);
+        Block w(m.weight + (o + lane) * m.inputs + b * HALF, o + lane < m.outputs ? m.inputs - b * HALF : 0);
+        uint16_t scale = rounded_up(w.largest() / 127);
         ((uint16_t*)pair)[b % 2 * W + lane] = scale;
         uint32_t bits = (uint32_t)scale << 16;
         float unit;
         std::memcpy(&unit, &bits, 4);
-        for (long k = 0; k < HALF; k++) {
-          int value = k < here && unit > 0 ? (int)std::nearbyint(w[k] / unit) : 0;
-          out[k / 4 * W * 4 + lane * 4 + k % 4] = (int8_t)(std::max(-127, std::min(127, value)) + STORED);
-        }
+        int8_t bytes[HALF];
+        float wholes[HALF];
+        for (long k = 0; k < HALF; k += V) store(wholes + k, unit > 0 ? load(w.x + k) / unit + ROUND - ROUND : vec{});
+        for (long k = 0; k < HALF; k++) bytes[k] = (int8_t)((int)wholes[k] + STORED);
+        for (long k = 0; k < HALF; k += 4) std::memcpy(out + (k * W + lane * 4), bytes + k, 4);
       }
     }
 }
@@ -102,23 +121,12 @@ static void pack_int8(const Matrix& m, long begin, long end) {
 static void quantise(const float* x, long inputs, RowPair* out) {
   for (long b = 0; b < 2 * pairs_of(inputs); b++) {
     RowPair& pair = out[b / 2];
-    float padded[HALF] = {};
-    const float* here = x + b * HALF;
-    if ((b + 1) * HALF > inputs) {
-      std::memcpy(padded, here, 4 * std::max(0L, inputs - b * HALF));
-      here = padded;
-    }
-    vec most = vec{};
-    for (long k = 0; k < HALF; k += V) {
-      vec value = load(here + k);
-      value = pick(value < 0.f, -value, value);
-      most = pick(value > most, value, most);
-    }
-    float largest = largest_of(most), inverse = largest > 0 ? 127 / largest : 0;
+    Block here(x + b * HALF, inputs - b * HALF);
+    float largest = here.largest(), inverse = largest > 0 ? 127 / largest : 0;
     int32_t wholes[HALF];
     ivec sums = ivec{};
     for (long k = 0; k < HALF; k += V) {
-      vec value = load(here + k) * inverse;
+      vec value = load(here.x + k) * inverse;
       ivec whole = __builtin_convertvector(value + pick(value < 0.f, splat(-.5f), splat(.5f)), ivec);  // towards zero
       *(ivec*)(wholes + k) = whole;
       sums += whole;
