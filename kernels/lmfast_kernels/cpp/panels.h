@@ -37,7 +37,7 @@ static __attribute__((noinline)) void panel_tile(const float* x, long ldx, const
     for (int r = 0; r < R; r++) {
       vec value = splat(x[r * ldx + k]);
 #pragma GCC unroll 16
-      for (int j = 0; j < P * VP; j++) sums[r][j] += value * columns[j];
+      for (int j = 0; j < P * VP; j++) sums[r][j] = fused(value, columns[j], sums[r][j]);
     }
   }
 #pragma GCC unroll 16

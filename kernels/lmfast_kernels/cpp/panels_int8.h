@@ -5,11 +5,6 @@
 // type. 64 inputs of a panel of 16 outputs are stored together, (2, 16) scales before (2, 8, 16, 4) integers, 17 cache lines.
 // Inputs are padded with zeros to a multiple of 64. Results do not depend on the number of rows and panels, to the bit.
 #pragma once
-#if defined(__AVX2__)
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
 #include <cstdint>
 
 #include "panels.h"
@@ -175,7 +170,7 @@ static __attribute__((noinline)) void int8_tile(const RowPair* x, long ldx, cons
           vec scale = scales_at(b + p * pairs * PAIR_BYTES + (half * W + j * V) * 2);
 #pragma GCC unroll 4
           for (int r = 0; r < R; r++)
-            totals[r][p * VP + j] += __builtin_convertvector(sums[r][p * VP + j], vec) * (scale * x[r * ldx + pair].scales[half]);
+            totals[r][p * VP + j] = fused(__builtin_convertvector(sums[r][p * VP + j], vec), scale * x[r * ldx + pair].scales[half], totals[r][p * VP + j]);
         }
     }
 #pragma GCC unroll 4

@@ -33,7 +33,7 @@ static __attribute__((noinline)) void tile(const float* a, long lda, const float
     for (int i = 0; i < R; i++) {
       vec x = splat(A == ROWS ? a[i * lda] : a[i]);
 #pragma GCC unroll 4
-      for (int j = 0; j < NV; j++) sums[i][j] += x * columns[j];
+      for (int j = 0; j < NV; j++) sums[i][j] = fused(x, columns[j], sums[i][j]);
     }
     b += ldb;
     a += A == ROWS ? 1 : A == PANEL ? R : lda;

@@ -10,8 +10,12 @@
 #include <cstring>
 #include <sys/mman.h>
 
-#if defined(__AVX512F__)
+#if defined(__x86_64__)
 #include <immintrin.h>
+#else
+#include <arm_neon.h>
+#endif
+#if defined(__AVX512F__)
 constexpr long V = 16, MR = 14, NV = 2;
 #elif defined(__AVX2__) && defined(__FMA__)
 constexpr long V = 8, MR = 6, NV = 2;
@@ -39,6 +43,18 @@ static inline void store(float* p, vec x) { *(vec*)p = x; }
 static inline vec splat(float x) { return x - vec{}; }
 static inline vec pick(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
 static inline long up_to(long n, long multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// x * y + sum, rounded once. An expression is not enough: for some CPUs, GCC keeps multiplication and addition apart where a loop
+// has one sum, so that tiles of one row would round differently from others.
+static inline vec fused(vec x, vec y, vec sum) {
+#if defined(__AVX512F__)
+  return (vec)_mm512_fmadd_ps((__m512)x, (__m512)y, (__m512)sum);
+#elif defined(__AVX2__)
+  return (vec)_mm256_fmadd_ps((__m256)x, (__m256)y, (__m256)sum);
+#else
+  return (vec)vfmaq_f32((float32x4_t)sum, (float32x4_t)x, (float32x4_t)y);
+#endif
+}
 
 #if defined(__AVX512F__)
 static inline float sum_of(vec x) { return _mm512_reduce_add_ps((__m512)x); }
