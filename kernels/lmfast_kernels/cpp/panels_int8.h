@@ -132,9 +132,9 @@ static void quantise(const float* x, long inputs, RowPair* out) {
   }
 }
 
-// out (R, P * W) = quantised rows, `ldx` RowPairs apart, times P panels.
+// out (R, P * W) = quantised rows, `ldx` RowPairs apart, times P panels. ahead: bytes between a prefetch and its use.
 template <int R, int P>
-static __attribute__((noinline)) void int8_tile(const RowPair* x, long ldx, const char* b, long pairs, float* out, long ldo) {
+static __attribute__((noinline)) void int8_tile(const RowPair* x, long ldx, const char* b, long pairs, float* out, long ldo, long ahead) {
   vec totals[R][P * VP] = {};
   for (long pair = 0; pair < pairs; pair++, b += PAIR_BYTES)
 #pragma GCC unroll 1
@@ -150,7 +150,7 @@ static __attribute__((noinline)) void int8_tile(const RowPair* x, long ldx, cons
 #pragma GCC unroll 8
         for (int p = 0; p < P; p++) {
           const char* here = b + p * pairs * PAIR_BYTES + 2 * W * 2 + (half * HALF / 4 + k) * W * 4;
-          __builtin_prefetch(here + 2 * PAIR_BYTES);
+          __builtin_prefetch(here + ahead);
 #pragma GCC unroll 4
           for (int j = 0; j < VP; j++) w[p * VP + j] = *(const ivec*)(here + j * 4 * V);
         }
@@ -179,6 +179,12 @@ static __attribute__((noinline)) void int8_tile(const RowPair* x, long ldx, cons
     for (int j = 0; j < P * VP; j++) store(out + r * ldo + j * V, totals[r][j]);
 }
 
+// The same for R <= ROWS_INT8 rows and one panel, or those that are multiplied together.
+typedef void (*Int8Tile)(const RowPair*, long, const char*, long, float*, long, long);
+static constexpr Int8Tile INT8_TILES[2][ROWS_INT8 + 1] = {
+    {nullptr, int8_tile<1, 1>, int8_tile<2, 1>, int8_tile<3, 1>, int8_tile<4, 1>},
+    {nullptr, int8_tile<1, MANY_INT8>, int8_tile<2, MANY_INT8>, int8_tile<3, MANY_INT8>, int8_tile<4, MANY_INT8>}};
+
 // out (rows, outputs) = quantised rows, `ldx` apart, times the columns [begin, end), begin a multiple of W. Writes whole panels.
 static void times_int8(const Matrix& m, const RowPair* x, long ldx, long rows, long begin, long end, float* out, long ldo) {
   long pairs = pairs_of(m.inputs), panels = (end - begin + W - 1) / W;
@@ -186,17 +192,16 @@ static void times_int8(const Matrix& m, const RowPair* x, long ldx, long rows, l
   out += begin;
   for (long p = 0; p < panels;) {
     const char* here = b + p * pairs * PAIR_BYTES;
-    long together = rows == 1 && p + ONE_INT8 <= panels ? ONE_INT8 : p + MANY_INT8 <= panels ? MANY_INT8 : 1;
-    if (rows == 1 && together == ONE_INT8)
-      int8_tile<1, ONE_INT8>(x, ldx, here, pairs, out + W * p, ldo);
-    else
-      for (long r = 0; r < rows;) {
-        long height = rows - r >= ROWS_INT8 ? ROWS_INT8 : rows - r >= 2 ? 2 : 1;
-        auto tile = together == 1 ? (height == ROWS_INT8 ? int8_tile<ROWS_INT8, 1> : height == 2 ? int8_tile<2, 1> : int8_tile<1, 1>)
-                                  : (height == ROWS_INT8 ? int8_tile<ROWS_INT8, MANY_INT8> : height == 2 ? int8_tile<2, MANY_INT8> : int8_tile<1, MANY_INT8>);
-        tile(x + r * ldx, ldx, here, pairs, out + r * ldo + W * p, ldo);
-        r += height;
-      }
+    if (rows == 1 && p + ONE_INT8 <= panels) {
+      int8_tile<1, ONE_INT8>(x, ldx, here, pairs, out + W * p, ldo, 2 * PAIR_BYTES);
+      p += ONE_INT8;
+      continue;
+    }
+    long together = p + MANY_INT8 <= panels ? MANY_INT8 : 1;
+    // The first rows fetch the next panels, so that memory is busy while the others are multiplied with these.
+    long ahead = rows > ROWS_INT8 ? together * pairs * PAIR_BYTES : 2 * PAIR_BYTES;
+    for (long r = 0; r < rows; r += ROWS_INT8, ahead = 0)
+      INT8_TILES[together > 1][std::min<long>(ROWS_INT8, rows - r)](x + r * ldx, ldx, here, pairs, out + r * ldo + W * p, ldo, ahead);
     p += together;
   }
 }
