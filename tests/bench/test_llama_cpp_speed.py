@@ -60,7 +60,6 @@ def test_rows_are_measured_and_saved(tmp_path, monkeypatch, capsys):
     words = ["--rounds", "2", "--seconds", "0", "--threads", threads, "--output", str(output)]
     only = ["5.3M-fp32-1", "5.3M-fp32-16", "5.3M-fp32-prompt", "5.3M-int8-16"]
     monkeypatch.setattr(sys, "argv", ["x", *words, "--only", *only])
-    monkeypatch.setattr(llama_cpp_speed, "available", lambda kind: kind == "fp32")
     assert main() == 0
     run = results.read(output)
     assert run.settings == {
@@ -69,7 +68,7 @@ def test_rows_are_measured_and_saved(tmp_path, monkeypatch, capsys):
         "backend": "libggml-cpu-x.so",
         "cpu": "AVX9",
     }
-    reading, one, many, prompt, missing = run.rows
+    reading, one, many, prompt, quantized = run.rows
     assert reading.value > 1e6
     assert [row.name for row in run.rows[1:]] == [
         "5.3M, batch 1, fp32 against F32",
@@ -79,12 +78,16 @@ def test_rows_are_measured_and_saved(tmp_path, monkeypatch, capsys):
     ]
     assert "; 8 of 8 ids equal; " in one.shown and "; 128 of 128 ids equal; " in many.shown
     assert (one.data["steps"], many.data["steps"], prompt.data["steps"]) == (2, 2, 0)
-    assert [row.data["way"]["unified"] for row in (one, many, prompt, missing)] == [False, True, False, True]
+    assert [row.data["way"]["unified"] for row in (one, many, prompt, quantized)] == [
+        False,
+        True,
+        False,
+        True,
+    ]
     assert one.times["llama.cpp"] == [1.0, 1.0] and many.times["llama.cpp"] == [0.5, 0.5]
     assert one.value == pytest.approx(1 / one.median, rel=0.5) and one.must == MUST
     assert "ms against 1,000.0" in prompt.shown and "part" not in prompt.data
-    assert missing.shown.startswith("ours is not available; llama.cpp 64 (64-64) tok/s (one cache, ")
-    assert (missing.verdict, missing.times) == ("-", {})
+    assert quantized.must == MUST and not quantized.wrong
     assert "AVX9" in capsys.readouterr().out
 
 
@@ -92,7 +95,7 @@ def test_other_ids_are_wrong_in_fp32_only(setup, monkeypatch):
     monkeypatch.setattr(Peer, "shift", 1)
     row = measure_case(setup, CASES["5.3M-fp32-1"])
     assert row.verdict == "WRONG" and row.wrong.startswith("id 0 of sequence 0 is ")
-    monkeypatch.setattr(llama_cpp_speed, "TIE", 2.0)
+    monkeypatch.setattr(llama_cpp_speed, "ROUNDINGS", 1e9)
     assert not measure_case(setup, CASES["5.3M-fp32-1"]).wrong
 
 
@@ -105,7 +108,6 @@ def test_reading_at_the_memorys_rate_meets_the_target(setup, monkeypatch):
         return decode(*arguments, **rest)
 
     decode = llama_cpp_speed.generate
-    monkeypatch.setattr(llama_cpp_speed, "available", lambda kind: True)
     monkeypatch.setattr(Peer, "__init__", lambda self, *_, **__: setattr(self, "seconds", 1e-9))
     monkeypatch.setattr(
         Peer, "generate", lambda self, prompts, new: llama_cpp_speed.Timed([[0] * new], 1e-9, 1e-9)
