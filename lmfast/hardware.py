@@ -23,6 +23,19 @@ def cpu_name() -> str:
     return _cpu_fields().get("model name") or platform.processor() or platform.machine()
 
 
+def num_cores() -> int:
+    """The cores of this process, where two threads of one core count once: the threads that torch computes with."""
+    try:
+        cpus = os.sched_getaffinity(0)
+    except AttributeError:  # macOS, Windows
+        return os.cpu_count() or 1
+    siblings = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    try:
+        return len({Path(siblings.format(cpu)).read_text() for cpu in cpus})
+    except OSError:
+        return len(cpus)
+
+
 def cpu_id() -> str:
     """The processor's name with its family, model and stepping: virtual machines call several generations "AMD EPYC"."""
     fields = _cpu_fields()

@@ -55,3 +55,13 @@ def test_the_driver_is_asked_for_gpus(monkeypatch, tmp_path, initialised, count,
     assert not hardware.may_have_gpu()
     monkeypatch.setattr(hardware.sys, "platform", "darwin")
     assert hardware.may_have_gpu()
+
+
+def test_two_threads_of_a_core_count_once(monkeypatch, tmp_path):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 4}, raising=False)
+    monkeypatch.setattr(hardware, "Path", lambda path: tmp_path / path.split("/")[5])
+    for cpu, siblings in {"cpu0": "0,4", "cpu1": "1,5", "cpu4": "0,4"}.items():
+        (tmp_path / cpu).write_text(siblings)
+    assert hardware.num_cores() == 2
+    (tmp_path / "cpu4").unlink()
+    assert hardware.num_cores() == 3  # where the system does not say

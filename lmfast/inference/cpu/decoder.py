@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from lmfast.hardware import num_cores
 from lmfast.inference.cpu import plan as plans
 from lmfast.inference.cpu import team
 from lmfast.inference.cpu.attendance import Attendance, ways_of
@@ -27,7 +28,7 @@ SPIN_LIMIT = 20_000  # polls for the next pass, about 0.3 ms, before a thread sl
 def num_threads() -> int:
     """The number of threads that torch uses by default: OMP_NUM_THREADS, or one for each core of this process."""
     given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    return int(given) if given.isdigit() and int(given) else len(os.sched_getaffinity(0))
+    return int(given) if given.isdigit() and int(given) else num_cores()
 
 
 class CpuDecoder:
