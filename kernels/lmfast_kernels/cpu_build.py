@@ -67,9 +67,20 @@ def instruction_set() -> str | None:
 
 def flags(name: Name) -> tuple[str, ...]:
     """The compiler's flags for a library on this CPU."""
-    chosen = instruction_set()
-    dot_products = ("-mavxvnni",) if chosen == "AVX2" and "avx_vnni" in cpu_flags() else ()
-    return (*FLAGS, *OPENMP[name], *TARGETS.get(chosen or "", ()), *dot_products)
+    return (*FLAGS, *OPENMP[name], *TARGETS.get(instruction_set() or "", ()), *dot_products())
+
+
+def dot_products() -> tuple[str, ...]:
+    """The flag for AVX2's 8-bit dot products, where this CPU has them; AVX-512's are in its target."""
+    return ("-mavxvnni",) if instruction_set() == "AVX2" and "avx_vnni" in cpu_flags() else ()
+
+
+def _run(*command: str) -> bytes:
+    """The output of a command. Raises CalledProcessError, also if it cannot be run."""
+    try:
+        return subprocess.run(command, capture_output=True, check=True).stdout
+    except OSError as error:
+        raise subprocess.CalledProcessError(1, command, stderr=str(error).encode()) from None
 
 
 def build(folder: Path, name: Name) -> Path:
@@ -77,7 +88,7 @@ def build(folder: Path, name: Name) -> Path:
     command = compiler()
     if command is None:
         raise OSError("no C++ compiler was found")
-    version = subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout
+    version = _run(command, "--version").decode(errors="replace")
     texts = [
         path.read_text(encoding="utf-8")
         for path in sorted(SOURCES.iterdir())
@@ -93,7 +104,13 @@ def build(folder: Path, name: Name) -> Path:
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             made = Path(temporary) / path.name
             source = str(SOURCES / f"{name}.cpp")
-            subprocess.run([command, *flags(name), source, "-o", str(made)], capture_output=True, check=True)
+            try:
+                _run(command, *flags(name), source, "-o", str(made))
+            except subprocess.CalledProcessError:
+                if not dot_products():
+                    raise
+                known = [flag for flag in flags(name) if flag not in dot_products()]  # before GCC 11
+                _run(command, *known, source, "-o", str(made))
             digest = hashlib.sha256(made.read_bytes()).digest()
             with open(made, "ab") as file:
                 file.write(digest)  # ignored by the loader
@@ -134,10 +151,11 @@ def find(name: Name) -> Found:
         return Found(None, "lmfast's CPU kernels need AVX2, AVX-512 or NEON")
     if compiler() is None:
         return Found(None, f"no C++ compiler ({os.environ.get('CXX', 'g++')}) was found; install g++")
-    temporary = Path(tempfile.gettempdir()) / f"lmfast-{os.getuid()}"
-    folders = [temporary]
+    folders: list[Path] = []
     with contextlib.suppress(RuntimeError):  # a user without a home directory
-        folders.insert(0, Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmfast")
+        folders.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmfast")
+    with contextlib.suppress(OSError):  # no temporary directory is writable
+        folders.append(Path(tempfile.gettempdir()) / f"lmfast-{os.getuid()}")
     for folder in folders:
         try:
             path = build(folder, name)
@@ -150,7 +168,7 @@ def find(name: Name) -> Found:
             return Found(
                 None, f"{compiler()} failed: {lines[0] if lines else f'exit code {error.returncode}'}"
             )
-    return Found(None, f"compiled code cannot be stored in {' or '.join(map(str, folders))}")
+    return Found(None, f"compiled code cannot be stored in {' or '.join(map(str, folders)) or 'any folder'}")
 
 
 def library(name: Name) -> ctypes.CDLL | None:

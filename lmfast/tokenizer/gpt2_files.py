@@ -32,6 +32,8 @@ def read_text(path: Path) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path}: is a pipe or device; name a tokenizer folder or file")
     try:
         content = path.read_bytes()
     except FileNotFoundError:

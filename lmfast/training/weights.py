@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def mapped_weights(checkpoint: Checkpoint, config: ResolvedConfig) -> dict[str, np.ndarray]:
     """{name: fp32 array} of the weights of a model of shape `config`, by the names of TransformerLM.named_weights().
 
-    The arrays are read-only and map the file. Raises UserError if it is damaged, and as `check_weights`.
+    The arrays are read-only and map the file, which may be replaced meanwhile, but not overwritten in place. Raises
+    UserError if it is damaged, and as `check_weights`.
     """
     arrays = _map_safetensors(checkpoint.model_file)
     check_weights(checkpoint, weight_shapes(config), arrays)

@@ -109,7 +109,7 @@ def test_a_damaged_library_is_built_again(tmp_path, monkeypatch):
         if "-o" in command:
             built.append(command)
             Path(command[-1]).write_bytes(b"\x7fELF and so on")
-        return subprocess.CompletedProcess(command, 0, "g++ 99")
+        return subprocess.CompletedProcess(command, 0, b"g++ 99")
 
     monkeypatch.setattr(cpu_build, "compiler", lambda: "g++")
     monkeypatch.setattr(cpu_build.subprocess, "run", run)
@@ -133,3 +133,27 @@ def test_other_files_next_to_the_sources_are_ignored(tmp_path, monkeypatch):
     (sources / "__pycache__").mkdir()
     monkeypatch.setattr(cpu_build, "SOURCES", sources)
     assert cpu_build.build(tmp_path, "operators") == built
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("#!/bin/sh\nprintf 'no licence \\377' >&2; exit 1\n", "no licence"),
+        ("not a program", "Exec format error"),
+        ("#!/bin/sh\nprintf 'g++ \\377'; [ \"$1\" = --version ] || exit 3\n", "exit code 3"),
+    ],
+)
+def test_a_compiler_that_does_not_work_is_a_reason(tmp_path, monkeypatch, script, reason):
+    command = tmp_path / "g++"
+    command.write_text(script)
+    command.chmod(0o755)
+    monkeypatch.setenv("CXX", str(command))
+    monkeypatch.setenv("LMFAST_KERNELS", "auto")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(cpu_build, "instruction_set", lambda: "AVX2")
+    cpu_build.find.cache_clear()
+    try:
+        assert reason in cpu_build.why_not("decoder")
+    finally:
+        cpu_build.find.cache_clear()

@@ -13,6 +13,7 @@ from lmfast.model.accounting import (
 )
 from lmfast.model.config import ModelConfig
 from lmfast.model.transformer import TransformerLM
+from lmfast_kernels import backend
 
 GPT2 = {"small": (768, 12, 12), "medium": (1024, 24, 16), "large": (1280, 36, 20), "xl": (1600, 48, 25)}
 
@@ -70,13 +71,14 @@ TINY = ModelConfig(vocab_size=50, context_length=16, d_model=32, num_layers=2, n
     ],
     ids=str,
 )
-def test_counts_agree_with_the_real_model(changes):
+def test_counts_agree_with_the_real_model(changes, monkeypatch):
     config = dataclasses.replace(TINY, **changes)
     model = TransformerLM(config)
     assert num_parameters(config) == sum(p.numel() for p in model.parameters())
     assert min(parameters(config).values()) >= 0
-    # torch counts neither our operators, which train on a CPU, nor its fused CPU attention;
-    # the plain one computes the whole square, as we count it.
+    # torch counts neither our operators nor its fused CPU attention; the plain one computes the whole square,
+    # as we count it.
+    monkeypatch.setattr(backend, "MODE", "torch")
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(torch.zeros(3, 16, dtype=torch.int64))
     assert counter.get_total_flops() == sum(forward_flops(config, 16, batch=3).values())

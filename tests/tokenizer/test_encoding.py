@@ -117,13 +117,13 @@ def test_the_lower_of_two_ids_with_the_same_bytes_is_used():
 
 @pytest.mark.parametrize(
     "wrong, message",
-    [("byte", "0x07"), ("merge", "which the vocabulary does not contain"), ("id", "too large")],
+    [("byte", "0x61"), ("merge", "which the vocabulary does not contain"), ("id", "too large")],
 )
 def test_bad_vocabularies_are_rejected(wrong, message):
     vocab = {byte: bytes([byte]) for byte in range(256)}
     merges = []
     if wrong == "byte":
-        del vocab[7]
+        del vocab[ord("a")]
     elif wrong == "merge":
         merges = [(b"a", b"b")]
     else:

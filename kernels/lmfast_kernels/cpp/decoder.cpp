@@ -93,7 +93,7 @@ static void predict(const Plan& p, const Own& own, long rank, long threads, long
   if (p.softcap > 0)
     for (long r = 0; r < p.num_rows; r++)
       for (long i = r * ld + mine.begin, end = r * ld + up_to(mine.end, W); i < end; i += V)
-        store(p.logits + i, p.softcap - 2 * p.softcap / (exp2_of(load(p.logits + i) * (2 * LOG2_E / p.softcap)) + 1.f));
+        store(p.logits + i, p.softcap * tanh_of(load(p.logits + i) / p.softcap));
   barrier(p.sync, passed, threads);
   mine = share(p.num_rows, 1, rank, threads);
   for (long r = mine.begin; r < mine.end; r++) {

@@ -117,7 +117,7 @@ static void quantise(const float* x, long inputs, RowPair* out) {
   for (long b = 0; b < 2 * pairs_of(inputs); b++) {
     RowPair& pair = out[b / 2];
     Block here(x + b * HALF, inputs - b * HALF);
-    float largest = here.largest(), inverse = largest > 0 ? 127 / largest : 0;
+    float largest = here.largest(), inverse = largest > 1e-30f ? 127 / largest : 0;  // finite
     int32_t wholes[HALF];
     ivec sums = ivec{};
     for (long k = 0; k < HALF; k += V) {

@@ -103,6 +103,11 @@ static inline vec exp2_of(vec x) {
   return exp2_fraction(x - n) * (vec)((half + 127) << 23) * (vec)((whole - half + 127) << 23);
 }
 #endif
+// By the absolute value, so that results near 1 and -1 are as exact as their distance from it.
+static inline vec tanh_of(vec x) {
+  vec size = pick(x < 0.f, -x, x), e = exp2_of(size * (-2 * LOG2_E)), y = (1.f - e) / (1.f + e);
+  return pick(x < 0.f, -y, y);
+}
 static inline vec sigmoid(vec x) { return 1.f / (1.f + exp2_of(x * -LOG2_E)); }
 
 // Exchanges alternate blocks of S lanes (a power of two) between x and y: one step of a transposition.

@@ -26,9 +26,12 @@ SPIN_LIMIT = 20_000  # polls for the next pass, about 0.3 ms, before a thread sl
 
 
 def num_threads() -> int:
-    """The number of threads that torch uses by default: OMP_NUM_THREADS, or one for each core of this process."""
+    """The number of threads that torch uses by default: OMP_NUM_THREADS, or one for each core of this process. At most
+    one for each of its processors, because threads wait for each other at every barrier."""
     given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    return int(given) if given.isdigit() and int(given) else num_cores()
+    if given.isascii() and given.isdecimal() and int(given):
+        return min(int(given), len(os.sched_getaffinity(0)))
+    return num_cores()
 
 
 class CpuDecoder:
@@ -71,9 +74,13 @@ class CpuDecoder:
         self.wakers = [threading.Event() for _ in range(threads - 1)]
         self.attendance = Attendance(self.sync, self.wakers, ways_of(weights.config, threads))
         self.team = [threading.Thread(target=self._serve, args=(t,), daemon=True) for t in range(1, threads)]
-        for thread in self.team:
-            thread.start()
-        self._run(plans.PACK)
+        try:
+            for thread in self.team:
+                thread.start()
+            self._run(plans.PACK)
+        except BaseException:  # no thread is left, or Ctrl-C
+            self.close()
+            raise
 
     def read(self, windows: dict[int, list[int]]) -> None:
         """Starts sequences over: {sequence: ids}. Caches all ids but the last."""
@@ -117,7 +124,8 @@ class CpuDecoder:
         for waker in self.wakers:
             waker.set()
         for thread in self.team:
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
 
     def _fill_rows(self, parts: list[tuple[int, list[int], int]]) -> None:
         """Sets the rows of a pass that reads prompts, from (sequence, ids, position of the first id)."""

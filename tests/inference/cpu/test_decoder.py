@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lmfast.inference.cpu import plan
-from lmfast.inference.cpu.decoder import READ_ROWS, CpuDecoder
+from lmfast.inference.cpu.decoder import READ_ROWS, CpuDecoder, num_threads
 from lmfast.inference.cpu.torch_weights import weights_of
 from lmfast.inference.decode import generate
 from lmfast.inference.sampling import Sampling
@@ -183,3 +183,27 @@ def test_weights_trained_further_are_read_in_place():
             weight.mul_(-0.5)
     after = generate(model, [[1, 2, 3]], 20, temperature=0.0)
     assert after == generate(model, [[1, 2, 3]], 20, temperature=0.0, kv_cache=False) != before
+
+
+def test_a_team_that_cannot_start_ends(monkeypatch):
+    before, model = threading.active_count(), build()
+    start = threading.Thread.start
+
+    def fail(thread):
+        if threading.active_count() > before + 1:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    with pytest.raises(RuntimeError):
+        CpuDecoder(weights_of(model), 1, Sampling(0.0), 4)
+    assert threading.active_count() == before
+
+
+def test_threads_by_the_environment(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(6)), raising=False)
+    monkeypatch.setattr("lmfast.inference.cpu.decoder.num_cores", lambda: 3)
+    wanted = {"2": 2, "99999": 6, "4,1": 4, "0": 3, "abc": 3, "²": 3, "": 3}
+    for given, threads in wanted.items():
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+        assert num_threads() == threads
