@@ -56,7 +56,7 @@ class GenerateSettings:
     fp16: bool = False
     """compute in float16, for GPUs without bfloat16"""
     quantize: Literal["int8"] | None = None
-    """int8: 8-bit weights on a CPU, float32 otherwise"""
+    """int8: store weights in 8 bits; only on a CPU, where all else stays float32"""
     device: Literal["auto", "cuda", "cpu", "mps"] = "auto"
     """device to run on"""
 

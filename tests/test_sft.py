@@ -39,7 +39,7 @@ def test_a_base_model_learns_to_answer_and_to_stop(trained_run, records, tmp_pat
     before = load_run(trained_run)[2]
     assert config.vocab_size == before.vocab_size + 4 == tokenizer.vocab_size
     losses = [line["val_loss"] for line in read_metrics(out) if "val_loss" in line]
-    assert losses[-1] < 0.2 * losses[0]
+    assert losses[-1] < 0.25 * losses[0]
     prompt = render_prompt([Message("user", "a99")], tokenizer)
     end = tokenizer.special_tokens["<|end|>"]
     assert tokenizer.decode(model.generate(prompt, 8, temperature=0.0, stop_ids={end})) == "b"

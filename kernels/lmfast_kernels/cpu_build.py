@@ -14,6 +14,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -33,9 +34,11 @@ TARGETS = {  # instruction set: flags
 Name = Literal["operators", "decoder"]
 
 
-def compiler() -> str | None:
-    """The C++ compiler's path: CXX, or g++."""
-    return shutil.which(os.environ.get("CXX", "g++"))
+def compiler() -> list[str] | None:
+    """The C++ compiler's command: CXX, which may have options, or g++. None if there is no such program."""
+    program, *options = shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    path = shutil.which(program)
+    return None if path is None else [path, *options]
 
 
 @functools.cache
@@ -88,7 +91,7 @@ def build(folder: Path, name: Name) -> Path:
     command = compiler()
     if command is None:
         raise OSError("no C++ compiler was found")
-    version = _run(command, "--version").decode(errors="replace")
+    version = _run(*command, "--version").decode(errors="replace")
     texts = [
         path.read_text(encoding="utf-8")
         for path in sorted(SOURCES.iterdir())
@@ -105,12 +108,12 @@ def build(folder: Path, name: Name) -> Path:
             made = Path(temporary) / path.name
             source = str(SOURCES / f"{name}.cpp")
             try:
-                _run(command, *flags(name), source, "-o", str(made))
+                _run(*command, *flags(name), source, "-o", str(made))
             except subprocess.CalledProcessError:
                 if not dot_products():
                     raise
                 known = [flag for flag in flags(name) if flag not in dot_products()]  # before GCC 11
-                _run(command, *known, source, "-o", str(made))
+                _run(*command, *known, source, "-o", str(made))
             digest = hashlib.sha256(made.read_bytes()).digest()
             with open(made, "ab") as file:
                 file.write(digest)  # ignored by the loader
@@ -149,8 +152,11 @@ def find(name: Name) -> Found:
         return Found(None, f"LMFAST_KERNELS is {mode}")
     if instruction_set() is None:
         return Found(None, "lmfast's CPU kernels need AVX2, AVX-512 or NEON")
-    if compiler() is None:
-        return Found(None, f"no C++ compiler ({os.environ.get('CXX', 'g++')}) was found; install g++")
+    command = compiler()
+    if command is None:
+        return Found(
+            None, f"no C++ compiler ({os.environ.get('CXX') or 'g++'}) was found; install g++, or correct CXX"
+        )
     folders: list[Path] = []
     with contextlib.suppress(RuntimeError):  # a user without a home directory
         folders.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmfast")
@@ -166,7 +172,7 @@ def find(name: Name) -> Found:
         except subprocess.CalledProcessError as error:
             lines = (error.stderr or b"").decode(errors="replace").strip().splitlines()
             return Found(
-                None, f"{compiler()} failed: {lines[0] if lines else f'exit code {error.returncode}'}"
+                None, f"{command[0]} failed: {lines[0] if lines else f'exit code {error.returncode}'}"
             )
     return Found(None, f"compiled code cannot be stored in {' or '.join(map(str, folders)) or 'any folder'}")
 

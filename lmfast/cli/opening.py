@@ -40,7 +40,10 @@ def open_run(settings: "GenerateSettings") -> OpenRun:
     """Opens the run that the settings name, or the newest. Raises UserError if it or the device cannot be used."""
     folder = Path(settings.checkpoint) if settings.checkpoint else newest_run()
     checkpoint = find_checkpoint(folder)
-    needed = _needs_torch(settings, read_model(checkpoint.run))
+    config = read_model(checkpoint.run)
+    if settings.quantize is not None and (reason := model_blocker(config)):
+        raise UserError(f"--quantize {settings.quantize} needs lmfast's decoder for CPUs: {reason}")
+    needed = _needs_torch(settings, config)
     return (_with_torch if needed else _without_torch)(settings, folder, checkpoint)
 
 

@@ -15,11 +15,11 @@ from tests.kernels.cpu_native import needs_library
 PROGRAMS = Path(__file__).with_name("cpp")
 
 
-def compiled(command: str, name: str, folder: Path, *flags: str) -> Path:
+def compiled(command: list[str], name: str, folder: Path, *flags: str) -> Path:
     made = folder / name
     shared = [flag for flag in cpu_build.FLAGS if flag not in ("-shared", "-fPIC")]
     subprocess.run(
-        [command, *shared, *flags, f"-I{cpu_build.SOURCES}", str(PROGRAMS / f"test_{name}.cpp"), "-o", str(made)],
+        [*command, *shared, *flags, f"-I{cpu_build.SOURCES}", str(PROGRAMS / f"test_{name}.cpp"), "-o", str(made)],
         check=True, capture_output=True, timeout=200,
     )  # fmt: skip
     return made
@@ -74,7 +74,7 @@ def test_team(tmp_path):
     ],
 )
 def test_programs_with_neon_in_an_emulator(tmp_path, name, flags, count):
-    program = compiled("aarch64-linux-gnu-g++", name, tmp_path, "-static", *flags)
+    program = compiled(["aarch64-linux-gnu-g++"], name, tmp_path, "-static", *flags)
     compared(["qemu-aarch64", str(program)], count)
 
 
@@ -88,7 +88,7 @@ def test_exp2_is_accurate_to_two_ulps(tmp_path):
     )
     made = tmp_path / "exp2.so"
     subprocess.run(
-        [cpu_build.compiler(), *cpu_build.flags("operators"), str(source), "-o", str(made)], check=True
+        [*cpu_build.compiler(), *cpu_build.flags("operators"), str(source), "-o", str(made)], check=True
     )
     function = ctypes.CDLL(str(made)).exp2_all
 

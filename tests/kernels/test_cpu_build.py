@@ -26,7 +26,7 @@ def test_a_failing_compiler_is_not_an_error(monkeypatch):
         raise subprocess.CalledProcessError(1, "g++", stderr=b"g++: no space left\nmore")
 
     monkeypatch.setattr(cpu_build, "build", fail)
-    monkeypatch.setattr(cpu_build, "compiler", lambda: "g++")
+    monkeypatch.setattr(cpu_build, "compiler", lambda: ["g++"])
     monkeypatch.setattr(cpu_build, "instruction_set", lambda: "AVX2")
     cpu_build.find.cache_clear()
     try:
@@ -111,7 +111,7 @@ def test_a_damaged_library_is_built_again(tmp_path, monkeypatch):
             Path(command[-1]).write_bytes(b"\x7fELF and so on")
         return subprocess.CompletedProcess(command, 0, b"g++ 99")
 
-    monkeypatch.setattr(cpu_build, "compiler", lambda: "g++")
+    monkeypatch.setattr(cpu_build, "compiler", lambda: ["g++"])
     monkeypatch.setattr(cpu_build.subprocess, "run", run)
     path = cpu_build.build(tmp_path, "operators")
     whole = path.read_bytes()

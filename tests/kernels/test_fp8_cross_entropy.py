@@ -40,7 +40,9 @@ def test_compiled_agrees_with_eager(autocast):
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             out = function(*inputs)
         results.append((out.detach(), *torch.autograd.grad(out, inputs[:2])))
-    torch.testing.assert_close(*results, rtol=1e-3, atol=1e-3)
+    # Under autocast, versions of Inductor round to bfloat16 in other places, which moves some values to the next FP8 number.
+    for eager, compiled in zip(*results, strict=True):
+        assert (compiled - eager).norm() <= (0.05 if autocast else 1e-3) * eager.norm()
 
 
 def test_without_gradients_it_is_the_exact_loss():

