@@ -29,6 +29,10 @@ MODELS = {
     "5.3M": ModelConfig(4096, 256, d_model=256, num_layers=4, num_heads=8, d_ff=704),
     "22.7M": ModelConfig(10_000, 256, d_model=512, num_layers=4, num_heads=8, d_ff=1344),
 }
+SMOLLM = ModelConfig(
+    49_152, 2048, d_model=576, num_layers=30, num_heads=9, num_kv_heads=3, d_ff=1536, tie_embeddings=True
+)
+"""SmolLM's 135M shape, of other tables"""
 PROMPT, PEER = 16, "LlamaForCausalLM.generate"
 SPEEDUP = {("5.3M", 1): 3.0, ("22.7M", 1): 1.8, ("5.3M", 16): 3.0, ("22.7M", 16): 3.0}  # over Hugging Face's
 ROOFLINE, ROOFLINE_AIM = 0.6, 0.8

@@ -21,6 +21,7 @@ import transformers
 from safetensors.torch import load_file
 
 from bench import machine, process
+from bench.generation_table import SMOLLM
 from bench.results import Row
 from bench.target_table import attempt, measure, parser_of
 from lmfast import ModelConfig, TransformerLM, export_run, import_model, load_run
@@ -63,9 +64,6 @@ IMPORTS = {
     "Qwen3, head_dim 128": ("Qwen3", {"head_dim": 128, "num_key_value_heads": 4}),
     "Qwen3, tied, windows of 32": ("Qwen3", {"head_dim": 64, "tie_word_embeddings": True, **WINDOWS}),
 }
-SMOLLM = ModelConfig(
-    49152, 2048, 576, num_layers=30, num_heads=9, num_kv_heads=3, d_ff=1536, tie_embeddings=True
-)
 MOST_COPIES = 1.2
 COMMANDS = {
     "export, fp32": "export run --format hf --output fp32",

@@ -40,7 +40,7 @@ from bench.llama_cpp_library import Context, Library, Timed
 from bench.results import Row
 from bench.target_table import attempt, compared, measure, parser_of
 from bench.timing import per_second, ratio, seconds
-from lmfast import ModelConfig, Tokenizer, TransformerLM
+from lmfast import Tokenizer, TransformerLM
 from lmfast.errors import UserError
 from lmfast.inference.decode import generate
 from lmfast.interop.gguf import Quantize, write_gguf
@@ -49,16 +49,7 @@ LONG, NEW = 512, 200  # tokens of the long prompt, greedy ids
 CONTEXT = 768
 MODELS = {
     **{name: replace(config, context_length=CONTEXT) for name, config in generation_table.MODELS.items()},
-    "135M": ModelConfig(  # SmolLM's shape
-        49_152,
-        CONTEXT,
-        d_model=576,
-        num_layers=30,
-        num_heads=9,
-        num_kv_heads=3,
-        d_ff=1536,
-        tie_embeddings=True,
-    ),
+    "135M": replace(generation_table.SMOLLM, context_length=CONTEXT),
 }
 Kind = Literal["fp32", "int8"]
 KINDS: dict[Kind, tuple[Quantize, int]] = {"fp32": ("f32", 4), "int8": ("q8_0", 1)}

@@ -36,7 +36,10 @@ Name = Literal["operators", "decoder"]
 
 def compiler() -> list[str] | None:
     """The C++ compiler's command: CXX, which may have options, or g++. None if there is no such program."""
-    program, *options = shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    try:
+        program, *options = shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    except ValueError:  # a quotation without an end
+        return None
     path = shutil.which(program)
     return None if path is None else [path, *options]
 

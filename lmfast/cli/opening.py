@@ -43,8 +43,9 @@ def open_run(settings: "GenerateSettings") -> OpenRun:
     config = read_model(checkpoint.run)
     if settings.quantize is not None and (reason := model_blocker(config)):
         raise UserError(f"--quantize {settings.quantize} needs lmfast's decoder for CPUs: {reason}")
-    needed = _needs_torch(settings, config)
-    return (_with_torch if needed else _without_torch)(settings, folder, checkpoint)
+    if _needs_torch(settings, config):
+        return _with_torch(settings, folder, checkpoint)
+    return _without_torch(settings, folder, checkpoint, config)
 
 
 def _needs_torch(settings: "GenerateSettings", config: ResolvedConfig) -> bool:
@@ -55,8 +56,10 @@ def _needs_torch(settings: "GenerateSettings", config: ResolvedConfig) -> bool:
     return model_blocker(config) is not None
 
 
-def _without_torch(settings: "GenerateSettings", folder: Path, checkpoint: Checkpoint) -> OpenRun:
-    config, tokenizer = read_model(checkpoint.run), load_tokenizer(checkpoint.run)
+def _without_torch(
+    settings: "GenerateSettings", folder: Path, checkpoint: Checkpoint, config: ResolvedConfig
+) -> OpenRun:
+    tokenizer = load_tokenizer(checkpoint.run)
     unused = config.unused_ids(tokenizer.vocab) if tokenizer is not None else []
     model = DecoderWeights(
         config, mapped_weights(checkpoint, config), rope_tables(config), np.array(unused) if unused else None

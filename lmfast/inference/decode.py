@@ -73,8 +73,8 @@ def continue_prompts(
     """At most max_tokens new ids for each prompt, without the prompt and without the stop id that ended it.
 
     on_tokens: called with the new ids of each step, None for sequences that have ended. compile: compile the cached step
-    with torch.compile, once per batch size. quantize: "int8" for 8-bit weights on a CPU, in float32 otherwise. Deterministic
-    for a given seed. Raises UserError on bad prompts and settings.
+    with torch.compile, once per batch size. quantize: "int8" stores weights in 8 bits, only on a CPU, where all else stays
+    float32. Deterministic for a given seed. Raises UserError on bad prompts and settings.
     """
     new: list[list[int]] = [[] for _ in prompts]
     for ids in stream(

@@ -33,7 +33,7 @@ from lmfast.training.interfaces import Generate, Sample
 from lmfast.training.post_training_settings import ConversationData, DPOSettings, PreferenceData, SFTSettings
 from lmfast.training.resolve import batch_ramp
 from lmfast.training.resume import choose_folder, reject_missing_data, settings_to_resume
-from lmfast.training.run_folder import read_facts
+from lmfast.training.run_folder import load_tokenizer, read_facts
 from lmfast.training.task import Start
 
 T = TypeVar("T", SFTSettings, DPOSettings)
@@ -99,9 +99,9 @@ def chat_tokenizer(run: Path, may_add: bool = False) -> Tokenizer:
     """The tokenizer of a run with the chat tokens, which are added if `may_add`.
 
     Raises UserError if they are missing and may not be added, and if the run has no tokenizer."""
-    if not (run / "tokenizer").is_dir():
+    tokenizer = load_tokenizer(run)
+    if tokenizer is None:
         raise UserError(f"{run}: the run has no tokenizer; import or train it with --tokenizer")
-    tokenizer = Tokenizer.load(run / "tokenizer")
     if has_chat_tokens(tokenizer):
         return tokenizer
     if not may_add:

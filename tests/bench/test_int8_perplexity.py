@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from bench.int8_perplexity import loss
 from lmfast.model.config import ModelConfig
 from lmfast.model.transformer import TransformerLM
-from lmfast_kernels import cpu_build
+from tests.kernels.cpu_native import needs_decoder
 
-pytestmark = pytest.mark.skipif(bool(cpu_build.why_not("decoder")), reason="needs the C++ decoder")
+pytestmark = needs_decoder
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ from lmfast.inference.sampling import Sampling
 from lmfast.inference.torch_decoder import TorchDecoder
 from lmfast.model.config import ModelConfig
 from lmfast.model.transformer import TransformerLM
-from lmfast_kernels import cpu_build
+from tests.kernels.cpu_native import needs_decoder
 
 GREEDY = {"temperature": 0.0}
 
@@ -79,7 +79,7 @@ def test_each_model_gets_a_decoder_that_supports_it():
         assert kind(model) == "TorchDecoder"
 
 
-@pytest.mark.skipif(bool(cpu_build.why_not("decoder")), reason="needs the C++ decoder")
+@needs_decoder
 def test_8_bit_weights_need_the_decoder_for_cpus(monkeypatch):
     model = build()
     assert len(model.generate([1, 2], 5, quantize="int8")) == 5

@@ -1,12 +1,18 @@
-"""Shared by the tests of the C++ operators: agreement with float64, repeatability, one compiled graph."""
+"""Shared by the tests of the C++ code: where it runs; of its operators, agreement with float64, repeatability, one compiled
+graph."""
 
 import pytest
 import torch
 
-from lmfast_kernels import cpu_library
+from lmfast_kernels import cpu_build, cpu_library
 
 needs_library = pytest.mark.skipif(
     not cpu_library.available(), reason="needs Linux, AVX2, AVX-512 or NEON, g++ and LMFAST_KERNELS=auto"
+)
+
+
+needs_decoder = pytest.mark.skipif(
+    cpu_build.library("decoder") is None, reason=f"needs the C++ decoder: {cpu_build.why_not('decoder')}"
 )
 
 

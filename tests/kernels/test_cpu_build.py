@@ -157,3 +157,11 @@ def test_a_compiler_that_does_not_work_is_a_reason(tmp_path, monkeypatch, script
         assert reason in cpu_build.why_not("decoder")
     finally:
         cpu_build.find.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("given", "options"), [("sh -m64", ["-m64"]), ("sh", []), ("sh 'x", None), ("none -x", None)]
+)
+def test_the_compiler_may_have_options(monkeypatch, given, options):
+    monkeypatch.setenv("CXX", given)
+    assert cpu_build.compiler() == (None if options is None else [shutil.which("sh"), *options])

@@ -51,9 +51,9 @@ template <int P, int... R>
 static constexpr std::array<PanelTile, sizeof...(R) + 1> panel_heights(std::integer_sequence<int, R...>) {
   return {nullptr, panel_tile<R + 1, P>...};
 }
-static constexpr auto SINGLE = panel_heights<1>(std::make_integer_sequence<int, MR>());
-static constexpr auto DOUBLE = panel_heights<MANY>(std::make_integer_sequence<int, MR>());
-static constexpr auto THREE = panel_heights<FEW>(std::make_integer_sequence<int, 3>());
+static constexpr auto NARROW = panel_heights<1>(std::make_integer_sequence<int, MR>());
+static constexpr auto WIDE = panel_heights<MANY>(std::make_integer_sequence<int, MR>());
+static constexpr auto WIDER = panel_heights<FEW>(std::make_integer_sequence<int, 3>());
 
 // out (R, W * panels) = [out +] x (R, K) times `panels` panels, R <= MR: fewer rows take more panels together.
 static void panel_row(long R, const float* x, long ldx, const float* b, long panel, long step, long K, long panels, float* out, long ldo, bool more) {
@@ -62,9 +62,9 @@ static void panel_row(long R, const float* x, long ldx, const float* b, long pan
     for (; p + width <= panels; p += width) tile(x, ldx, b + p * panel, panel, step, K, out + W * p, ldo, more);
   };
   if (R == 1) take(panel_tile<1, ONE>, ONE);
-  if (R <= 3) take(THREE[R], FEW);
-  take(DOUBLE[R], MANY);
-  take(SINGLE[R], 1);
+  if (R <= 3) take(WIDER[R], FEW);
+  take(WIDE[R], MANY);
+  take(NARROW[R], 1);
 }
 // The same for any number of rows; a few panels at a time, which stay in the cache for all rows.
 static void panel_products(const float* x, long ldx, long rows, const float* b, long panel, long step, long K, long panels, float* out, long ldo, bool more) {

@@ -81,8 +81,7 @@ struct Block {
   float largest() const {  // absolute value
     vec most = vec{};
     for (long k = 0; k < HALF; k += V) {
-      vec value = load(x + k);
-      value = pick(value < 0.f, -value, value);
+      vec value = absolute(load(x + k));
       most = pick(value > most, value, most);
     }
     return largest_of(most);

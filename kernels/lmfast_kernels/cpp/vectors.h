@@ -42,6 +42,7 @@ static inline vec load(const float* p) { return *(const vec*)p; }
 static inline void store(float* p, vec x) { *(vec*)p = x; }
 static inline vec splat(float x) { return x - vec{}; }
 static inline vec pick(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
+static inline vec absolute(vec x) { return pick(x < 0.f, -x, x); }
 static inline long up_to(long n, long multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 // x * y + sum, rounded once. An expression is not enough: for some CPUs, GCC keeps multiplication and addition apart where a loop
@@ -105,7 +106,7 @@ static inline vec exp2_of(vec x) {
 #endif
 // By the absolute value, so that results near 1 and -1 are as exact as their distance from it.
 static inline vec tanh_of(vec x) {
-  vec size = pick(x < 0.f, -x, x), e = exp2_of(size * (-2 * LOG2_E)), y = (1.f - e) / (1.f + e);
+  vec size = absolute(x), e = exp2_of(size * (-2 * LOG2_E)), y = (1.f - e) / (1.f + e);
   return pick(x < 0.f, -y, y);
 }
 static inline vec sigmoid(vec x) { return 1.f / (1.f + exp2_of(x * -LOG2_E)); }

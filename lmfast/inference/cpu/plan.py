@@ -14,7 +14,6 @@ from lmfast.inference.cpu.weights import DecoderWeights
 from lmfast.inference.sampling import Sampling
 from lmfast_kernels import cpu_build
 
-PRE, POST, NONE = range(3)
 ACTIVATIONS = ("swiglu", "silu", "relu2")
 PACK, READ, PREDICT = range(3)
 

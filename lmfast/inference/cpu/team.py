@@ -2,11 +2,10 @@
 
 # Offsets: nanoseconds that threads waited at barriers beyond spinning.
 WAITED = 32
-# Of member t, from MEMBERS + MEMBER_WORDS · (t − 1): the newest pass it is invited to, its rank there, whether it shall nap;
-# its state.
+# Of member t, from MEMBERS + MEMBER_WORDS · (t − 1): whether it shall nap; its state.
 MEMBERS, MEMBER_WORDS = 48, 32
-INVITED, RANK, NAP, STATE = 0, 1, 2, 16
-PRESENT, NAPPING, ASLEEP = range(3)
+NAP, STATE = 2, 16
+PRESENT, ASLEEP = 0, 2
 
 
 def sync_words(threads: int) -> int:

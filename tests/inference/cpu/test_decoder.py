@@ -14,9 +14,9 @@ from lmfast.inference.decode import generate
 from lmfast.inference.sampling import Sampling
 from lmfast.model.config import ModelConfig
 from lmfast.model.transformer import TransformerLM
-from lmfast_kernels import cpu_build
+from tests.kernels.cpu_native import needs_decoder
 
-pytestmark = pytest.mark.skipif(bool(cpu_build.why_not("decoder")), reason="needs the C++ decoder")
+pytestmark = needs_decoder
 
 SHAPE = ModelConfig(vocab_size=61, context_length=90, d_model=32, num_layers=2, num_heads=4, d_ff=40)
 SHAPES = [

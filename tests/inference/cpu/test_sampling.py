@@ -9,9 +9,9 @@ import torch
 from lmfast.inference.cpu.plan import SamplingNumbers, library
 from lmfast.inference.sampling import Sampling
 from lmfast.inference.torch_sampling import filter_logits, sample
-from lmfast_kernels import cpu_build
+from tests.kernels.cpu_native import needs_decoder
 
-pytestmark = pytest.mark.skipif(bool(cpu_build.why_not("decoder")), reason="needs the C++ decoder")
+pytestmark = needs_decoder
 
 
 def picked(logits: torch.Tensor, sampling: Sampling, step: int) -> list[int]:

@@ -1,11 +1,11 @@
-import pytest
 import torch
 
 from lmfast.inference.cpu.torch_weights import unsupported_reason
 from lmfast_kernels import cpu_build
 from tests.inference.cpu.test_decoder import build
+from tests.kernels.cpu_native import needs_decoder
 
-pytestmark = pytest.mark.skipif(bool(cpu_build.why_not("decoder")), reason="needs the C++ decoder")
+pytestmark = needs_decoder
 
 
 def test_unsupported_models():
