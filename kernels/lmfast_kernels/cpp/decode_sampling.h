@@ -11,6 +11,7 @@ struct Sampling {
   float temperature, top_p;
   long top_k;  // 0: all
   uint64_t key;
+  long row;  // of the random numbers: that of the sequence in its batch or request
 };
 
 // The output function of SplitMix64 (Steele et al. 2014).
@@ -89,8 +90,8 @@ void keep_largest(float* w, long n, float floor, long at_most, double wanted, lo
   for (long place = 0; place < count; place++) w[heap[place]] = 0;
 }
 
-// The next id of sequence `row` at `step`; weights and heap: memory for n values.
-long pick_id(const float* logits, long n, const Sampling* sampling, long step, long row, float* weights, long* heap) {
+// The next id of a sequence at `step`; weights and heap: memory for n values.
+long pick_id(const float* logits, long n, const Sampling* sampling, long step, float* weights, long* heap) {
   float top = largest(logits, n);
   if (sampling->temperature == 0) {
     for (long i = 0; i < n; i++)
@@ -106,7 +107,7 @@ long pick_id(const float* logits, long n, const Sampling* sampling, long step, l
   }
   long chosen = 0;
   float best = -1;
-  uint64_t key = mix(mix(sampling->key + uint64_t(step) * GOLDEN) + uint64_t(row));
+  uint64_t key = mix(mix(sampling->key + uint64_t(step) * GOLDEN) + uint64_t(sampling->row));
   for (long i = 0; i < n; i++)
     if (weights[i] > 0) {
       float value = weights[i] / exponential(key, i);

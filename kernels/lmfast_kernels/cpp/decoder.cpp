@@ -99,8 +99,7 @@ static void predict(const Plan& p, const Own& own, long rank, long threads, long
   for (long r = mine.begin; r < mine.end; r++) {
     float* logits = p.logits + r * ld;
     for (long i = 0; i < p.num_unused; i++) logits[p.unused[i]] = -INFINITY;
-    long b = p.owners[r];
-    p.chosen[r] = pick_id(logits, p.vocab, p.samplings + b, p.steps[r], b, own.weights, own.heap);
+    p.chosen[r] = pick_id(logits, p.vocab, p.samplings + p.owners[r], p.steps[r], own.weights, own.heap);
   }
 }
 static void pass(Plan& p, const Own& own, long rank, long threads, long& passed) {
@@ -176,6 +175,16 @@ long lay_out(Plan* plan, char* memory) {
   return used + AHEAD * 4 * W;  // prefetching reads beyond the end
 }
 long padded_width(long width) { return padded(width); }
+// Copies the first `length` cached keys and values of a sequence to another.
+void copy_cache(const Plan* plan, long from, long to, long length) {
+  const Plan& p = *plan;
+  for (long layer = 0; layer < p.num_layers; layer++)
+    for (long g = 0; g < p.num_kv_heads; g++) {
+      long source = head_of(p, layer, from, g), target = head_of(p, layer, to, g);
+      std::memcpy(p.keys + target * cached_keys(p), p.keys + source * cached_keys(p), 4 * up_to(length, W) * p.head_dim);
+      std::memcpy(p.values + target * cached_values(p), p.values + source * cached_values(p), 4 * length * value_width(p));
+    }
+}
 
 // Runs one pass on thread 0; on others, every pass they are invited to until none comes within `spin_limit` spins. done:
 // number of this thread's last pass. Returns it, -1 once the team has ended.

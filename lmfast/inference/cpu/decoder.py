@@ -56,7 +56,7 @@ class CpuDecoder:
         self.max_length = weights.config.context_length
         self.kept = Kept()
         self.plan = plans.make_plan(weights, batch, self.capacity, threads, quantize, self.kept)
-        self.samplings = (SamplingNumbers * batch)(*[SamplingNumbers.of(sampling)] * batch)
+        self.samplings = (SamplingNumbers * batch)(*(SamplingNumbers.of(sampling, row) for row in range(batch)))
         self.plan.samplings = cast(self.samplings, POINTER(SamplingNumbers))
         rows = np.zeros((6, self.capacity + 1), np.int64)
         self.ids, self.positions, self.owners, self.begins, self.steps, self.chosen = rows
@@ -98,11 +98,17 @@ class CpuDecoder:
                 capacity -= len(part)
                 if begin + len(part) < len(ids):
                     pending.append((b, ids, begin + len(part)))
-            self._fill_rows(parts)
-            self._run(plans.READ)
+            self.fill(parts)
 
-    def step(self, rows: list[int], number: int) -> Callable[[], list[int]]:
-        """Appends the newest id of each sequence in `rows` and chooses the next; the function returned returns those."""
+    def fill(self, parts: list[tuple[int, list[int], int]]) -> None:
+        """Caches ids: (sequence, ids, position of the first), at most `capacity` in all."""
+        self._fill_rows(parts)
+        self._run(plans.READ)
+
+    def step(self, rows: list[int], number: int | np.ndarray) -> Callable[[], list[int]]:
+        """Appends the newest id of each sequence in `rows` and chooses the next; the function returned returns those.
+
+        number: of the step, for all rows or for each."""
         count, sequences = len(rows), np.array(rows)
         self.ids[:count] = self.newest[sequences]
         self.positions[:count] = self.lengths[sequences]

@@ -32,12 +32,13 @@ class Layer(Structure):
 
 
 class SamplingNumbers(Structure):
-    _fields_ = [("temperature", c_float), ("top_p", c_float), ("top_k", c_int64), ("key", c_uint64)]
+    _fields_ = [("temperature", c_float), ("top_p", c_float), ("top_k", c_int64), ("key", c_uint64), ("row", c_int64)]
 
     @classmethod
-    def of(cls, sampling: Sampling) -> "SamplingNumbers":
+    def of(cls, sampling: Sampling, row: int) -> "SamplingNumbers":
+        """row: of the random numbers; see sampling.py."""
         top_p = 1.0 if sampling.top_p is None else sampling.top_p
-        return cls(sampling.temperature, top_p, sampling.top_k or 0, sampling.key)
+        return cls(sampling.temperature, top_p, sampling.top_k or 0, sampling.key, row)
 
 
 SIZES = ("d_model", "num_layers", "num_heads", "num_kv_heads", "head_dim", "ffn", "vocab", "max_length")
@@ -71,10 +72,11 @@ def library() -> Any:
         ("layer_bytes", c_int64, []),
         ("padded_width", c_int64, [c_int64]),
         ("lay_out", c_int64, [plan, c_void_p]),
+        ("copy_cache", None, [plan, c_int64, c_int64, c_int64]),
         ("work", c_int64, [plan, c_int64, c_int64, c_int64]),
         ("begin_pass", c_int64, [words, c_int64, words, c_int64]),
         ("end_passes", None, [words, c_int64, c_int64]),
-        ("pick_id", c_int64, [c_void_p, c_int64, POINTER(SamplingNumbers), c_int64, c_int64, c_void_p, c_void_p]),
+        ("pick_id", c_int64, [c_void_p, c_int64, POINTER(SamplingNumbers), c_int64, c_void_p, c_void_p]),
         ("keep_largest", None, [c_void_p, c_int64, c_float, c_int64, c_double, c_void_p]),
     ):  # fmt: skip
         function = getattr(found, name)

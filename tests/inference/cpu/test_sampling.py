@@ -17,10 +17,14 @@ pytestmark = needs_decoder
 def picked(logits: torch.Tensor, sampling: Sampling, step: int) -> list[int]:
     count = logits.shape[1]
     weights, heap = np.empty(count, np.float32), np.empty(count, np.int64)
-    numbers = SamplingNumbers.of(sampling)
     return [
         library().pick_id(
-            row.data_ptr(), count, byref(numbers), step, number, weights.ctypes.data, heap.ctypes.data
+            row.data_ptr(),
+            count,
+            byref(SamplingNumbers.of(sampling, number)),
+            step,
+            weights.ctypes.data,
+            heap.ctypes.data,
         )
         for number, row in enumerate(logits.contiguous())
     ]

@@ -1,0 +1,59 @@
+"""The C++ decoder (decoder.py) as a SlotDecoder: sequences join and leave between steps. Does not import torch."""
+
+from collections.abc import Callable
+from ctypes import byref
+from typing import Literal
+
+import numpy as np
+
+from lmfast.inference.cpu.decoder import CpuDecoder
+from lmfast.inference.cpu.plan import SamplingNumbers
+from lmfast.inference.cpu.weights import DecoderWeights
+from lmfast.inference.sampling import Sampling
+
+
+class CpuSlots:
+    """`slots` sequences of up to the model's context length; see lmfast.inference.slots.SlotDecoder.
+
+    The ids of a sequence do not depend, to the bit, on the other sequences, nor on how its prompt is cut into fills."""
+
+    lag = 0
+
+    def __init__(
+        self,
+        weights: DecoderWeights,
+        slots: int,
+        threads: int | None = None,
+        quantize: Literal["int8"] | None = None,
+    ):
+        self.slots, self.context_length = slots, weights.config.context_length
+        self.vocab_size = weights.config.vocab_size
+        self.decoder = CpuDecoder(weights, slots, Sampling(), threads, quantize)
+        self.max_rows = self.decoder.capacity
+        self.numbers = np.zeros(slots, np.int64)  # of each slot's next step
+        self.stepped: list[int] = []
+
+    def fill(self, parts: list[tuple[int, list[int], int]]) -> None:
+        self.decoder.fill(parts)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        if not 0 <= length <= self.context_length:
+            raise ValueError(f"{length} ids exceed the context of {self.context_length}")
+        self.decoder.library.copy_cache(byref(self.decoder.plan), source, target, length)
+
+    def start(self, slot: int, length: int, newest: int, sampling: Sampling, row: int) -> None:
+        self.decoder.lengths[slot], self.decoder.newest[slot] = length, newest
+        self.decoder.samplings[slot] = SamplingNumbers.of(sampling, row)
+        self.numbers[slot] = 0
+
+    def step(self, slots: list[int]) -> Callable[[], list[int]]:
+        ids = self.decoder.step(slots, self.numbers[slots])
+        self.numbers[slots] += 1
+        self.stepped = slots
+        return ids
+
+    def logits(self, slot: int) -> np.ndarray:
+        return self.decoder.logits[self.stepped.index(slot)]
+
+    def close(self) -> None:
+        self.decoder.close()
