@@ -5,6 +5,10 @@ those of sampling.py. Top-p (Holtzman et al. 2020) keeps the smallest set of mos
 top_p, at least the most likely one.
 """
 
+from collections.abc import Iterable
+from enum import IntEnum
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,6 +42,49 @@ class DeviceSampling:
         self._numbers.copy_(numbers, non_blocking=True)
 
 
+class RowKind(IntEnum):
+    """What the rows of a step need. A step of a kind also serves rows of lower kinds."""
+
+    GREEDY = 0
+    FREE = 1  # a temperature, without top-k and top-p
+    FILTERED = 2  # sorts the logits
+
+    @classmethod
+    def of(cls, samplings: Iterable[Sampling]) -> "RowKind":
+        """The lowest kind that serves these rows."""
+        kinds = [sampling.kind for sampling in samplings]
+        if any(kind.nucleus or kind.top_k_capacity is not None for kind in kinds):
+            return cls.FILTERED
+        return cls.GREEDY if all(kind.greedy for kind in kinds) else cls.FREE
+
+
+class RowSampling:
+    """The parameters of rows with a Sampling each, so that one captured graph serves all parameters of a kind.
+
+    numbers: int64 (NUMBERS, rows), whose columns are set to `column`. step: numbers of ids sampled so far, (rows,). row:
+    what enters the random numbers of each, (rows,).
+    """
+
+    NUMBERS = 5
+
+    def __init__(self, kind: RowKind, numbers: Tensor):
+        self.kind = kind
+        self.step, self.key, self.row, top_k, floats = numbers
+        self.top_k = top_k[:, None]
+        self.temperature, self.top_p = floats.view(torch.float32).view(-1, 2, 1).unbind(1)
+
+    @staticmethod
+    def column(sampling: Sampling, row: int) -> list[int]:
+        """The numbers of a row before its first step."""
+        kind = sampling.kind
+        top_p = sampling.top_p if kind.nucleus and sampling.top_p is not None else float("inf")
+        floats = np.array([sampling.temperature, top_p], np.float32)
+        # The largest number keeps all ids. A greedy row has no filter.
+        top_k = sampling.top_k if kind.top_k_capacity is not None else None
+        top_k = top_k or np.iinfo(np.int64).max
+        return [0, sampling.key, row, top_k, int(floats.view(np.int64)[0])]
+
+
 def pinned_zeros(size: int, device: torch.device) -> Tensor:
     """Int64 zeros (size,) on the host, pinned so that copies to a CUDA `device` are asynchronous."""
     return torch.zeros(size, dtype=torch.int64, pin_memory=device.type == "cuda")
@@ -60,11 +107,38 @@ def filter_logits(
         logits = logits.masked_fill(logits < kth, float("-inf"))
     if top_p is not None and (isinstance(top_p, Tensor) or top_p < 1):
         ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-        p = ordered.softmax(dim=-1)
-        # An id is excluded if the ids before it already reach top_p.
-        outside = p.cumsum(dim=-1) - p >= top_p
-        logits = logits.masked_fill(outside.scatter(-1, order, outside), float("-inf"))
+        logits = _within_nucleus(logits, ordered, order, top_p)
     return logits
+
+
+def _filter_rows(logits: Tensor, sampling: RowSampling) -> Tensor:
+    """`filter_logits` with the top_k and top_p of each row, and one sort for both."""
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    kth = ordered.gather(-1, (sampling.top_k - 1).clamp(max=logits.shape[-1] - 1))
+    logits, ordered = (x.masked_fill(x < kth, float("-inf")) for x in (logits, ordered))
+    return _within_nucleus(logits, ordered, order, sampling.top_p)
+
+
+def _within_nucleus(logits: Tensor, ordered: Tensor, order: Tensor, top_p: float | Tensor) -> Tensor:
+    """Logits with −inf outside the top p. ordered: logits[order], descending."""
+    p = ordered.softmax(dim=-1)
+    # An id is excluded if the ids before it already reach top_p.
+    outside = p.cumsum(dim=-1) - p >= top_p
+    return logits.masked_fill(outside.scatter(-1, order, outside), float("-inf"))
+
+
+def sample_rows(logits: Tensor, sampling: RowSampling, out: Tensor | None = None) -> Tensor:
+    """Next ids (rows,) int64 of rows with a Sampling each: those that `sample` chooses, to the bit."""
+    if sampling.kind is RowKind.GREEDY:
+        return torch.argmax(logits, dim=-1, out=out)
+    logits = logits.float()
+    greedy = sampling.temperature == 0
+    scaled = logits - logits.amax(dim=-1, keepdim=True)
+    scaled = scaled / sampling.temperature.masked_fill(greedy, 1.0)
+    if sampling.kind is RowKind.FILTERED:
+        scaled = _filter_rows(scaled, sampling)
+    draws = exponential(sampling.key, sampling.step, sampling.row, logits.shape[-1])
+    return torch.argmax(torch.where(greedy, logits, scaled.softmax(dim=-1) / draws), dim=-1, out=out)
 
 
 def sample(
@@ -89,7 +163,9 @@ def sample(
 
 
 def exponential(key: int | Tensor, step: int | Tensor, rows: Tensor, vocab_size: int) -> Tensor:
-    """Exp(1) random numbers (batch, vocab_size) fp32 of one step for the sequences `rows` (batch,)."""
+    """Exp(1) random numbers (batch, vocab_size) fp32 of one step for the sequences `rows` (batch,).
+
+    key, step: of all sequences, or a tensor (batch,)."""
     if not isinstance(step, Tensor):
         step = torch.full((), step, dtype=torch.int64, device=rows.device)
     keys = _mix(_mix(key + step * _GOLDEN) + rows)

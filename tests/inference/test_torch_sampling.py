@@ -4,7 +4,14 @@ import torch
 
 from lmfast.data.batches import splitmix64
 from lmfast.inference.sampling import Sampling
-from lmfast.inference.torch_sampling import exponential, filter_logits, sample
+from lmfast.inference.torch_sampling import (
+    RowKind,
+    RowSampling,
+    exponential,
+    filter_logits,
+    sample,
+    sample_rows,
+)
 
 LOGITS = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
 
@@ -71,3 +78,70 @@ def test_draws_come_from_splitmix64():
     expected = -np.log((bits + 0.5) / 2**23)
     draw = exponential(key, step, torch.tensor([row]), 20)[0, token]
     assert draw.item() == pytest.approx(expected, rel=1e-6)
+
+
+ROWS = [
+    Sampling(0.0, top_k=3),
+    Sampling(0.7, seed=1),
+    Sampling(1.3, top_k=5, seed=2),
+    Sampling(2.0, top_p=0.6, seed=3),
+    Sampling(1.1, top_k=1000, top_p=0.999, seed=4),
+    Sampling(3.0, top_k=7, top_p=0.5, seed=5),
+    Sampling(3.0, top_p=1.0, seed=5),
+    Sampling(1.2e-38, seed=6),
+    Sampling(1.0, top_k=1),
+]
+
+
+def row_sampling(samplings: list[Sampling], rows: list[int], kind: RowKind | None = None) -> RowSampling:
+    columns = [RowSampling.column(s, row) for s, row in zip(samplings, rows, strict=True)]
+    return RowSampling(RowKind.of(samplings) if kind is None else kind, torch.tensor(columns).T.contiguous())
+
+
+def test_the_kind_of_rows():
+    assert RowKind.of([Sampling(0.0), Sampling(0.0, 5, 0.5)]) is RowKind.GREEDY
+    assert RowKind.of([Sampling(0.0, 5), Sampling(1.0), Sampling(1.0, top_p=1.0)]) is RowKind.FREE
+    assert RowKind.of([Sampling(1.0), Sampling(1.0, top_p=0.9)]) is RowKind.FILTERED
+    assert RowKind.of([Sampling(0.0), Sampling(1.0, top_k=9)]) is RowKind.FILTERED
+
+
+def test_rows_with_their_own_sampling_get_the_ids_of_sample():
+    """Each row at its own step, among rows with other parameters, with unused ids and ties."""
+    torch.manual_seed(0)
+    numbers = [4, 0, 11, 2, 7, 1, 9, 3, 5]
+    sampling, chosen = row_sampling(ROWS, numbers), set()
+    sampling.step.copy_(torch.arange(len(ROWS)))
+    for _ in range(200):
+        logits = (torch.randn(len(ROWS), 300) * 2).round(decimals=1)
+        logits[:, 250:] = float("-inf")
+        expected = [
+            sample(logits[b : b + 1], s, int(sampling.step[b]), torch.tensor(numbers[b : b + 1])).item()
+            for b, s in enumerate(ROWS)
+        ]
+        assert sample_rows(logits, sampling).tolist() == expected
+        chosen.update(expected)
+        sampling.step += 1
+    assert len(chosen) > 200 and max(chosen) < 250
+
+
+@pytest.mark.parametrize(
+    "samplings", [[Sampling(0.0), Sampling(0.0)], [Sampling(0.0), Sampling(1.5, seed=4)]]
+)
+def test_a_higher_kind_chooses_the_same(samplings):
+    logits = torch.randn(2, 300)
+    kind = RowKind.of(samplings)
+    for higher in list(RowKind)[kind:]:
+        assert sample_rows(logits, row_sampling(samplings, [3, 4], higher)).tolist() == [
+            sample(logits[b : b + 1], s, 0, torch.tensor([3 + b])).item() for b, s in enumerate(samplings)
+        ]
+
+
+def test_rows_of_a_wider_table():
+    """A prefix of the columns serves the first rows, and steps are counted in the table."""
+    table = torch.tensor([RowSampling.column(s, b) for b, s in enumerate(ROWS)]).T.contiguous()
+    first = RowSampling(RowKind.FILTERED, table[:, :4])
+    logits, out = torch.randn(4, 50), torch.zeros(4, dtype=torch.int64)
+    sample_rows(logits, first, out=out)
+    assert out.tolist() == sample_rows(logits, row_sampling(ROWS[:4], list(range(4)))).tolist()
+    first.step += 1
+    assert table[0].tolist() == [1] * 4 + [0] * (len(ROWS) - 4)
