@@ -114,7 +114,7 @@ def filter_logits(
 def _filter_rows(logits: Tensor, sampling: RowSampling) -> Tensor:
     """`filter_logits` with the top_k and top_p of each row, and one sort for both."""
     ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-    kth = ordered.gather(-1, (sampling.top_k - 1).clamp(max=logits.shape[-1] - 1))
+    kth = ordered.gather(-1, (sampling.top_k - 1).clamp(0, logits.shape[-1] - 1))
     logits, ordered = (x.masked_fill(x < kth, float("-inf")) for x in (logits, ordered))
     return _within_nucleus(logits, ordered, order, sampling.top_p)
 

@@ -132,7 +132,7 @@ class Attention(nn.Module):
         rope: tuple[Tensor, Tensor],
         positions: Tensor | None = None,  # (batch, seq), for packed rows
         document_ids: Tensor | None = None,  # (batch, seq): attention stays within equal ids
-        cache: LayerCache | None = None,  # receives the keys and values of `x`, starting at position 0
+        cache: LayerCache | None = None,  # receives the keys and values of `x`, and has those before it
         ids: Tensor | None = None,  # (batch, seq): token ids, for value embeddings
     ) -> Tensor:
         window = self._window_within(x.shape[1])
@@ -146,7 +146,8 @@ class Attention(nn.Module):
         if self.rotate:
             q, k = lmfast_kernels.rope(q, k, *rope, positions)
         if cache is not None:
-            cache.fill(k, v)
+            k, v = cache.fill(k, v)
+            window = self._window_within(k.shape[2])
         attended = lmfast_kernels.attention(q, k, v, causal=True, document_ids=document_ids, window=window)
         return self.out(attended.transpose(1, 2).flatten(2))
 

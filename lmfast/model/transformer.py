@@ -160,18 +160,19 @@ class TransformerLM(nn.Module):
         cap = self.config.logit_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
-    def prefill(self, ids: Tensor, cache: KVCache, rows: Tensor | None = None) -> None:
-        """Runs right-padded prompts (batch, seq) through the model and fills the cache from position 0.
+    def prefill(self, ids: Tensor, cache: KVCache, rows: Tensor | None = None, begin: int = 0) -> None:
+        """Runs right-padded prompts (batch, seq), or parts of them, through the model and fills the cache from position
+        `begin`; the positions before it are cached already.
 
         rows (batch,): their sequences in the cache; None: all. The caller sets `cache.lengths`. Padding is on the right
         and does not affect other tokens; its keys are overwritten before the length of a sequence includes them.
         """
-        rope = self._rope(ids.shape[1])
+        rope = self._rope(ids.shape[1], begin)
 
         def attend_with(layer: LayerCache) -> Attend:
             return lambda attention, x: attention(x, rope, cache=layer, ids=ids)
 
-        self._run_blocks(self._embed(ids), [attend_with(layer) for layer in cache.for_rows(rows)])
+        self._run_blocks(self._embed(ids), [attend_with(layer) for layer in cache.for_rows(rows, begin)])
 
     def decode(self, ids: Tensor, cache: KVCache, max_length: int) -> Tensor:
         """Appends ids (batch,) to the sequences in `cache`; returns logits (batch, vocab_size).
@@ -212,12 +213,13 @@ class TransformerLM(nn.Module):
             x = x.to(torch.get_autocast_dtype(ids.device.type))
         return self.dropout(x)
 
-    def _rope(self, length: int) -> tuple[Tensor, Tensor]:
-        if length > self.config.context_length:
+    def _rope(self, length: int, begin: int = 0) -> tuple[Tensor, Tensor]:
+        end = begin + length
+        if end > self.config.context_length:
             raise UserError(
-                f"the sequence has {length} tokens, more than context_length {self.config.context_length}; shorten it"
+                f"the sequence has {end} tokens, more than context_length {self.config.context_length}; shorten it"
             )
-        return self.rope_cos[:length], self.rope_sin[:length]
+        return self.rope_cos[begin:end], self.rope_sin[begin:end]
 
     def _run_blocks(self, x: Tensor, attends: list[Attend]) -> Tensor:
         residual = None

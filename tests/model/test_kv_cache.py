@@ -34,6 +34,29 @@ def test_some_sequences_are_filled_and_the_others_left():
     assert int((cache.layers[0].k == 1).sum()) == 2 * 2 * 5 * 4
 
 
+def test_a_part_of_a_prompt_is_written_after_those_before_it():
+    cache = make()
+    first, second = torch.randn(2, 2, 2, 2, 4), torch.randn(2, 2, 2, 3, 4)
+    for rows in (None, torch.tensor([1, 0])):
+        k, v = cache.for_rows(rows)[1].fill(*first)
+        assert torch.equal(k, first[0]) and torch.equal(v, first[1])
+        k, v = cache.for_rows(rows, begin=2)[1].fill(*second)
+        assert torch.equal(k, torch.cat([first[0], second[0]], 2))
+        assert torch.equal(v, torch.cat([first[1], second[1]], 2))
+        places = slice(None) if rows is None else rows
+        assert torch.equal(cache.layers[1].k[places, :, :5], k) and not cache.layers[1].k[:, :, 5:].any()
+
+
+def test_the_first_sequences_share_memory():
+    cache, lengths = make(), torch.tensor([3])
+    part = cache.first(1, lengths)
+    part.view(4)[2].v.fill_(1.0)
+    assert part.lengths is lengths and part.max_length == cache.max_length
+    assert int((cache.layers[2].v == 1).sum()) == 2 * 4 * 4 and not cache.layers[2].v[1].any()
+    part.clear()
+    assert not cache.layers[2].v.any()
+
+
 def test_clear_zeroes_all_layers():
     cache = make()
     for tensor in cache.tensors:

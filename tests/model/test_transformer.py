@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from lmfast.errors import UserError
 from lmfast.model.config import ModelConfig
+from lmfast.model.kv_cache import KVCache
 from lmfast.model.transformer import TransformerLM
 
 TINY = ModelConfig(vocab_size=50, context_length=16, d_model=32, num_layers=2, num_heads=4, d_ff=48)
@@ -207,9 +208,35 @@ def test_packed_documents_do_not_see_each_other():
     torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("changes", [{}, *ABLATIONS, {"qk_norm": True, "sliding_window": 3}], ids=str)
+@torch.inference_mode()
+def test_a_prompt_in_parts_fills_the_cache_as_a_whole_one(changes):
+    """Two sequences of three, in any order, with padding of a part overwritten by the next."""
+    model, rows = build(**changes), torch.tensor([2, 0])
+    whole, parts = (KVCache(model.config, 3, 16, torch.device("cpu"), torch.float32) for _ in range(2))
+    model.prefill(ids(), whole, rows)
+    begin = 0
+    for size in (5, 1, 4, 6):
+        model.prefill(ids()[:, begin : begin + size], parts, rows, begin)
+        begin += size
+        if begin < 16:
+            padding = torch.zeros(2, 2, dtype=torch.int64)
+            model.prefill(padding, parts, rows, begin)
+    for a, b in zip(parts.tensors, whole.tensors, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+        assert b[[0, 2]].all() and not b[1].any()
+
+
 def test_a_sequence_longer_than_the_context_is_rejected():
     with pytest.raises(UserError, match="has 17 tokens, more than context_length 16"):
         build()(ids(1, 17))
+
+
+def test_a_part_that_ends_beyond_the_context_is_rejected():
+    model = build()
+    cache = KVCache(model.config, 2, 16, torch.device("cpu"), torch.float32)
+    with pytest.raises(UserError, match="has 17 tokens, more than context_length 16"):
+        model.prefill(ids(length=5), cache, begin=12)
 
 
 def test_bf16_autocast_is_near_fp32():
