@@ -31,6 +31,13 @@ ALLOWED = {
         "lmfast.data",
         "lmfast.tokenizer",
     },
+    "lmfast.serving": {
+        "lmfast.training",
+        "lmfast.inference",
+        "lmfast.model",
+        "lmfast.data",
+        "lmfast.tokenizer",
+    },
 }
 EVERYWHERE = {
     "lmfast.counted",
@@ -131,6 +138,7 @@ def modules_after(*statements: str) -> list[set[str]]:
             "import lmfast.data.batches, lmfast.data.token_file, lmfast.data.stories, lmfast.data.stories.builtin",
             {"torch"},
         ),
+        ("import lmfast.serving.parameters", {"torch", "numba"}),
     ],
 )
 def test_nothing_heavy_loads_before_it_is_used(statement, absent):
@@ -289,6 +297,7 @@ TEST_FILES = {
     "autograd": "attention",
     "merge_tables": "merge_kernels",
     "model_decoder": "decode",
+    "neutral_parameters": "parameters",
     "json_file": "check",
     "attention_backward": "attention",
     "attention_blocks": "attention",
