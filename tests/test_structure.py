@@ -138,7 +138,7 @@ def modules_after(*statements: str) -> list[set[str]]:
             "import lmfast.data.batches, lmfast.data.token_file, lmfast.data.stories, lmfast.data.stories.builtin",
             {"torch"},
         ),
-        ("import lmfast.serving.parameters", {"torch", "numba"}),
+        ("import lmfast.serving.openapi, lmfast.serving.answers, lmfast.serving.metrics", {"torch", "numba"}),
     ],
 )
 def test_nothing_heavy_loads_before_it_is_used(statement, absent):

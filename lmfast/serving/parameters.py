@@ -6,7 +6,7 @@ Input: the bytes of a request. Output: a model whose values are checked as far a
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, WithJsonSchema
 
 from lmfast.data.chat_records import Message
 from lmfast.inference.sampling import Sampling
@@ -43,12 +43,13 @@ Stop = Annotated[
     | Annotated[list[StopText], Field(max_length=MAX_STOPS), Tag(f"{TAG}list")],
     Discriminator(_by_type),
 ]
+TopK = Annotated[int, WithJsonSchema({"anyOf": [{"const": -1}, {"type": "integer", "minimum": 1}]})]
 Ids = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 31)]], Field(min_length=1)]
 Prompt = Annotated[
     Annotated[str, Tag(f"{TAG}text")]
     | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS), Tag(f"{TAG}texts")]
     | Annotated[Ids, Tag(f"{TAG}ids")]
-    | Annotated[list[Ids], Field(max_length=MAX_PROMPTS), Tag(f"{TAG}lists")],
+    | Annotated[list[Ids], Field(min_length=1, max_length=MAX_PROMPTS), Tag(f"{TAG}lists")],
     Discriminator(_by_item_type),
 ]
 
@@ -59,7 +60,7 @@ class Parameters(Checked):
     model: str | None = Field(None, description="the name of the served model")
     temperature: float = Field(1.0, ge=0, le=2, description="a number from 0 to 2, where 0 is greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="a number above 0 and at most 1")
-    top_k: int = Field(-1, description="an integer of at least 1, or -1 to keep all tokens")
+    top_k: TopK = Field(-1, description="an integer of at least 1, or -1 to keep all tokens")
     seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63, description="an integer from -2^63 to 2^63 - 1")
     given_stop: Stop | None = Field(
         None,

@@ -112,23 +112,23 @@ def test_bad_prompts(prompt, param):
     assert error_of(completion, prompt=prompt).param == param
 
 
+RANGES = [
+    ("temperature", [0, 2, 0.5], [-0.1, 2.1, "1", True, [], 10**400]),
+    ("top_p", [1, 1e-9], [0, 1.1, "1", True]),
+    ("top_k", [1, -1, 10**30], [0, -2, 1.0, "1", True]),
+    ("seed", [-(2**63), 2**63 - 1], [-(2**63) - 1, 2**63, 1.0, "1", False]),
+    ("n", [1, 128], [0, 129, 1.0, "1", True]),
+    ("stop", ["a", [], ["a"] * 16], ["", ["a", ""], ["a"] * 17, 5, [5], {}]),
+    ("stream", [False, True], [0, 1, "true"]),
+    ("ignore_eos", [False, True], [0, 1, "true"]),
+    ("max_tokens", [1, 10**30], [0, -1, 1.0, "1", True]),
+    ("user", ["", "me"], [5]),
+    ("model", ["tiny"], [5, ["tiny"]]),
+]
+
+
 @pytest.mark.parametrize("function", [completion, chat])
-@pytest.mark.parametrize(
-    ("name", "good", "bad"),
-    [
-        ("temperature", [0, 2, 0.5], [-0.1, 2.1, "1", True, [], 10**400]),
-        ("top_p", [1, 1e-9], [0, 1.1, "1", True]),
-        ("top_k", [1, -1, 10**30], [0, -2, 1.0, "1", True]),
-        ("seed", [-(2**63), 2**63 - 1], [-(2**63) - 1, 2**63, 1.0, "1", False]),
-        ("n", [1, 128], [0, 129, 1.0, "1", True]),
-        ("stop", ["a", [], ["a"] * 16], ["", ["a", ""], ["a"] * 17, 5, [5], {}]),
-        ("stream", [False, True], [0, 1, "true"]),
-        ("ignore_eos", [False, True], [0, 1, "true"]),
-        ("max_tokens", [1, 10**30], [0, -1, 1.0, "1", True]),
-        ("user", ["", "me"], [5]),
-        ("model", ["tiny"], [5, ["tiny"]]),
-    ],
-)
+@pytest.mark.parametrize(("name", "good", "bad"), RANGES)
 def test_ranges_and_types(function, name, good, bad):
     for value in good:
         function(**{name: value}).sampling(0)
