@@ -215,7 +215,7 @@ def test_max_tokens(lines):
 def opened(monkeypatch, model, tokenizer) -> None:
     """Makes the command use these instead of opening the run."""
     run = OpenRun(Path("any"), model, tokenizer, "cpu", {}, contextlib.nullcontext())
-    monkeypatch.setattr("lmfast.cli.generating.open_run", lambda settings: run)
+    monkeypatch.setattr("lmfast.cli.generating.open_run", lambda *_: run)
 
 
 @pytest.mark.parametrize("end", ["<|endoftext|>", "<|end|>"])

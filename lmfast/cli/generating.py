@@ -6,11 +6,12 @@ import time
 from typing import TYPE_CHECKING
 
 from lmfast.cli.chatting import talk
-from lmfast.cli.opening import OpenRun, open_run
+from lmfast.cli.opening import Execution, OpenRun, open_run
 from lmfast.data.chat import ending_ids
 from lmfast.errors import UserError
 from lmfast.inference.decode import continue_prompts
 from lmfast.inference.sampling import Sampling
+from lmfast.settings import selected_precision
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
@@ -22,7 +23,10 @@ def load_and_generate(settings: "GenerateSettings", prompts: list[str]) -> None:
     """As `lmfast.generate.generate_text`, with the prompts that it read."""
     # Checks the values before the model is loaded.
     sampling = Sampling(settings.temperature, settings.top_k, settings.top_p, settings.seed)
-    run = open_run(settings)
+    execution = Execution(
+        settings.device, selected_precision(settings), settings.quantize, settings.compile, settings.kv_cache
+    )
+    run = open_run(settings.checkpoint, execution)
     if run.tokenizer is None:
         raise UserError(
             f"{run.folder}: the run has no tokenizer and cannot generate text; import or train it with --tokenizer"

@@ -1,9 +1,10 @@
-"""The run that `lmfast generate` uses. Opened without torch, whose import takes longer than a short text, where the decoder
+"""The run that `lmfast generate` and `lmfast serve` use. Opened without torch, whose import takes longer than a short text, where the decoder
 for CPUs in C++ reads the weights itself: in float32, with a KV cache, without a GPU."""
 
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -12,15 +13,25 @@ from lmfast.hardware import may_have_gpu
 from lmfast.inference.cpu.weights import DecoderWeights, model_blocker
 from lmfast.model.config import ResolvedConfig
 from lmfast.model.rope import rope_tables
-from lmfast.settings import read_model, selected_precision
+from lmfast.settings import Precision, read_model
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.training.checkpoint import Checkpoint, find_checkpoint
 from lmfast.training.run_folder import load_tokenizer, newest_run
 from lmfast.training.weights import mapped_weights
 
 if TYPE_CHECKING:
-    from lmfast.generate import GenerateSettings
     from lmfast.model.transformer import TransformerLM
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a model computes; see the options of `lmfast generate`."""
+
+    device: Literal["auto", "cuda", "cpu", "mps"]
+    precision: Precision
+    quantize: Literal["int8"] | None
+    compile: bool = False
+    kv_cache: bool = True
 
 
 class OpenRun(NamedTuple):
@@ -36,47 +47,52 @@ class OpenRun(NamedTuple):
     """the context to generate in"""
 
 
-def open_run(settings: "GenerateSettings") -> OpenRun:
-    """Opens the run that the settings name, or the newest. Raises UserError if it or the device cannot be used."""
-    folder = Path(settings.checkpoint) if settings.checkpoint else newest_run()
+def open_run(path: str | None, execution: Execution) -> OpenRun:
+    """Opens a run folder or checkpoint, by default the newest run. Raises UserError if it or the device cannot be used."""
+    folder = Path(path) if path else newest_run()
     checkpoint = find_checkpoint(folder)
     config = read_model(checkpoint.run)
-    if settings.quantize is not None and (reason := model_blocker(config)):
-        raise UserError(f"--quantize {settings.quantize} needs lmfast's decoder for CPUs: {reason}")
-    if _needs_torch(settings, config):
-        return _with_torch(settings, folder, checkpoint)
-    return _without_torch(settings, folder, checkpoint, config)
+    if execution.quantize is not None and (reason := model_blocker(config)):
+        raise UserError(f"--quantize {execution.quantize} needs lmfast's decoder for CPUs: {reason}")
+    if _needs_torch(execution, config):
+        return _with_torch(execution, folder, checkpoint)
+    return _without_torch(execution, folder, checkpoint, config)
 
 
-def _needs_torch(settings: "GenerateSettings", config: ResolvedConfig) -> bool:
-    if settings.compile or not settings.kv_cache or selected_precision(settings) != "fp32":
+def _needs_torch(execution: Execution, config: ResolvedConfig) -> bool:
+    if execution.compile or not execution.kv_cache or execution.precision != "fp32":
         return True
-    if settings.device != "cpu" and (settings.device != "auto" or may_have_gpu()):
+    if execution.device != "cpu" and (execution.device != "auto" or may_have_gpu()):
         return True
     return model_blocker(config) is not None
 
 
 def _without_torch(
-    settings: "GenerateSettings", folder: Path, checkpoint: Checkpoint, config: ResolvedConfig
+    execution: Execution, folder: Path, checkpoint: Checkpoint, config: ResolvedConfig
 ) -> OpenRun:
     tokenizer = load_tokenizer(checkpoint.run)
     unused = config.unused_ids(tokenizer.vocab) if tokenizer is not None else []
     model = DecoderWeights(
         config, mapped_weights(checkpoint, config), rope_tables(config), np.array(unused) if unused else None
     )
-    return OpenRun(folder, model, tokenizer, "cpu", {"quantize": settings.quantize}, contextlib.nullcontext())
+    return OpenRun(
+        folder, model, tokenizer, "cpu", {"quantize": execution.quantize}, contextlib.nullcontext()
+    )
 
 
-def _with_torch(settings: "GenerateSettings", folder: Path, checkpoint: Checkpoint) -> OpenRun:
+def _with_torch(execution: Execution, folder: Path, checkpoint: Checkpoint) -> OpenRun:
     from lmfast.model.device import autocast, compile_blocker, pick_device
     from lmfast.training.loading import load_checkpoint
 
-    device = pick_device(settings.device)
-    if settings.compile and (reason := compile_blocker(device)):
+    device = pick_device(execution.device)
+    if execution.compile and (reason := compile_blocker(device)):
         raise UserError(f"--compile does not work here: {reason}; remove it")
-    if settings.quantize is not None and device.type != "cpu":
-        raise UserError(f"--quantize {settings.quantize} is for CPUs; add --device cpu")
+    if execution.quantize is not None and device.type != "cpu":
+        raise UserError(f"--quantize {execution.quantize} is for CPUs; add --device cpu")
     model, tokenizer, _ = load_checkpoint(checkpoint, device)
-    options = {"kv_cache": settings.kv_cache, "compile": settings.compile, "quantize": settings.quantize}
-    precision = autocast(device, selected_precision(settings))
-    return OpenRun(folder, model, tokenizer, str(device), options, precision)
+    options = {
+        "kv_cache": execution.kv_cache,
+        "compile": execution.compile,
+        "quantize": execution.quantize,
+    }
+    return OpenRun(folder, model, tokenizer, str(device), options, autocast(device, execution.precision))

@@ -5,18 +5,59 @@ leaves too little of the context for an answer, the oldest turns are dropped, bu
 tokenizers without chat tokens, and messages that are too long for the context.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from lmfast.data.batches import derive_seed
-from lmfast.data.chat import ending_ids, has_chat_tokens, render_prompt
+from lmfast.data.chat import ending_ids, has_chat_tokens, render, render_prompt
 from lmfast.data.chat_records import Message
 from lmfast.errors import UserError
 from lmfast.inference.decode import stream
 from lmfast.inference.sampling import Sampling
+from lmfast.tokenizer.bpe import Tokenizer
 
 DEFAULT_SAMPLING = Sampling(temperature=0.8, top_p=0.95)
+
+
+class FittedPrompt(NamedTuple):
+    """A conversation as ids that leave space for an answer, and its messages without those that were dropped."""
+
+    ids: list[int]
+    messages: list[Message]
+    dropped: int
+
+
+def require_chat_tokens(tokenizer: Tokenizer) -> None:
+    """Raises UserError if the tokenizer is not that of a chat model."""
+    if not has_chat_tokens(tokenizer):
+        raise UserError(
+            "the model is not a chat model (its tokenizer has no <|user|>); fine-tune it with lmfast sft first"
+        )
+
+
+def fit_prompt(
+    messages: Sequence[Message], tokenizer: Tokenizer, context_length: int, max_tokens: int
+) -> FittedPrompt:
+    """The ids of a conversation that ends with the user's message, leaving max_tokens of the context, but at most half,
+    for the answer. Drops the oldest turns if it is too long, but never the system message.
+
+    Raises UserError if the last message alone is too long."""
+    limit = context_length - min(max_tokens, context_length // 2)
+    lengths = [len(render([message], tokenizer).ids) - 1 for message in messages]  # without <|endoftext|>
+    total = sum(lengths) + 2  # <|endoftext|> and <|assistant|>
+    first = dropped = 1 if messages[0].role == "system" else 0
+    while total > limit:
+        if len(messages) - dropped <= 1:
+            raise UserError(
+                f"a message of {total} tokens leaves no space for an answer in a context of {context_length}; shorten it"
+            )
+        # Drop a message together with its answer.
+        end = dropped + (2 if messages[dropped + 1].role == "assistant" else 1)
+        total -= sum(lengths[dropped:end])
+        dropped = end
+    kept = [*messages[:first], *messages[dropped:]]
+    return FittedPrompt(render_prompt(kept, tokenizer), kept, dropped - first)
 
 
 class Chat:
@@ -33,10 +74,7 @@ class Chat:
         **options: Any,
     ):
         """options: as in `lmfast.inference.decode.continue_prompts`."""
-        if not has_chat_tokens(tokenizer):
-            raise UserError(
-                "the model is not a chat model (its tokenizer has no <|user|>); fine-tune it with lmfast sft first"
-            )
+        require_chat_tokens(tokenizer)
         self.model, self.tokenizer = model, tokenizer
         self.max_tokens, self.sampling = max_tokens, sampling
         self.options: dict[str, Any] = {**options, "stop_ids": ending_ids(tokenizer)}
@@ -50,13 +88,13 @@ class Chat:
 
         Raises UserError, without changing the history, if the message is too long for the context.
         """
-        before = list(self.history), self.forgotten
-        self.history.append(Message("user", text))
-        try:
-            prompt = self._prompt()
-        except UserError:
-            self.history, self.forgotten = before
-            raise
+        prompt, self.history, dropped = fit_prompt(
+            [*self.history, Message("user", text)],
+            self.tokenizer,
+            self.model.config.context_length,
+            self.max_tokens,
+        )
+        self.forgotten += dropped
         self.turns += 1
         answer = []
         try:
@@ -65,22 +103,6 @@ class Chat:
                 yield piece
         finally:
             self.history.append(Message("assistant", "".join(answer)))
-
-    def _prompt(self) -> list[int]:
-        """The ids of the history, leaving max_tokens of the context, but at most half, for the answer."""
-        context = self.model.config.context_length
-        limit = context - min(self.max_tokens, context // 2)
-        first = 1 if self.history[0].role == "system" else 0
-        while len(prompt := render_prompt(self.history, self.tokenizer)) > limit:
-            if len(self.history) - first <= 1:
-                raise UserError(
-                    f"a message of {len(prompt)} tokens leaves no space for an answer in a context of {context}; shorten it"
-                )
-            # Drop a message together with its answer.
-            count = 2 if self.history[first + 1].role == "assistant" else 1
-            del self.history[first : first + count]
-            self.forgotten += count
-        return prompt
 
     def _ids(self, prompt: list[int]) -> Iterator[int]:
         space = self.model.config.context_length - len(prompt)

@@ -1,7 +1,8 @@
 """The decoder of a TransformerLM.
 
 With a cache, CpuDecoder is used for the models it supports (float32 on a CPU), otherwise TorchDecoder; without, the model
-itself on whole windows, the reference for both. decoder_cache.py reuses TorchDecoders.
+itself on whole windows, the reference for both. decoder_cache.py reuses TorchDecoders. CpuSlots and TorchSlots are the same
+for sequences that join and leave.
 """
 
 from collections.abc import Callable
@@ -11,11 +12,14 @@ import torch
 
 from lmfast.errors import UserError
 from lmfast.inference.cpu.decoder import CpuDecoder
+from lmfast.inference.cpu.slots import CpuSlots
 from lmfast.inference.cpu.torch_weights import unsupported_reason, weights_of
 from lmfast.inference.decode import Decoder
 from lmfast.inference.decoder_cache import borrow
 from lmfast.inference.sampling import Sampling
+from lmfast.inference.slots import SlotDecoder
 from lmfast.inference.torch_sampling import sample
+from lmfast.inference.torch_slots import TorchSlots
 from lmfast.model.transformer import TransformerLM
 
 
@@ -38,6 +42,19 @@ def make_decoder(
             f"quantize {quantize} needs lmfast's own decoder for CPUs, which cannot be used: {reason}"
         )
     return borrow(model, batch, sampling, compile) if kv_cache else PlainDecoder(model, batch, sampling)
+
+
+@torch.inference_mode()
+def make_slots(model: TransformerLM, slots: int, quantize: Literal["int8"] | None = None) -> SlotDecoder:
+    """The decoder of `slots` independent sequences, for continuous batching. Raises UserError as `make_decoder`."""
+    reason = unsupported_reason(model)
+    if reason is None:
+        return CpuSlots(weights_of(model), slots, torch.get_num_threads(), quantize)
+    if quantize is not None:
+        raise UserError(
+            f"quantize {quantize} needs lmfast's own decoder for CPUs, which cannot be used: {reason}"
+        )
+    return TorchSlots(model, slots)
 
 
 def _cpu_decoder_blocker(model: TransformerLM, kv_cache: bool, compile: bool) -> str | None:

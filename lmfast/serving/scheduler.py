@@ -8,6 +8,7 @@ A decoder that fails ends the running jobs with `Job.failed`; the queued ones ar
 """
 
 import asyncio
+import contextlib
 import sys
 import threading
 import time
@@ -61,9 +62,9 @@ class Scheduler:
         self.waiting = 0  # sequences that are not in the batch yet, those of orders included
         self.thread = threading.Thread(target=self._work, name="scheduler", daemon=True)
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Starts the thread. loop: the event loop that all other methods are called from."""
-        self.loop = loop
+    def start(self) -> None:
+        """Starts the thread. Called from the event loop, as all other methods are but `close`."""
+        self.loop = asyncio.get_running_loop()
         self.thread.start()
 
     @property
@@ -107,7 +108,7 @@ class Scheduler:
                 self._fail_running()
                 continue
             self._note(changed)
-            self._report()
+            self._report(at_once=self.batch.idle)
         for job in set(self.jobs.values()):
             job.failed = True
             self.changed.add(job)
@@ -117,7 +118,6 @@ class Scheduler:
         """Queues and cancels as ordered, waiting if there is nothing else to do; False when closing."""
         with self.ordered:
             if not self.orders and not self.queue and self.batch.idle and not self.closing:
-                self._report(at_once=True)
                 self.ordered.wait_for(lambda: self.orders or self.closing)
             orders, self.orders = self.orders, deque()
         for job, cancelled in orders:
@@ -134,6 +134,7 @@ class Scheduler:
                     self.jobs.pop(sequence, None)
             if cancelled:
                 self.changed.add(job)
+        self._report(at_once=any(cancelled for _, cancelled in orders))
         return not self.closing
 
     def _count_waiting(self, change: int) -> None:
@@ -164,7 +165,8 @@ class Scheduler:
         if not self.changed or (not at_once and now - self.last_report < EVENT_SECONDS):
             return
         changed, self.changed, self.last_report = self.changed, set(), now
-        self.loop.call_soon_threadsafe(_wake, changed)
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
+            self.loop.call_soon_threadsafe(_wake, changed)
 
     def _fail_running(self) -> None:
         """Ends the jobs in the batch, and what of them is queued."""
@@ -177,8 +179,7 @@ class Scheduler:
                     self._count_waiting(-1)
                 self.jobs.pop(sequence, None)
             self.changed.add(job)
-        self.last_report = 0.0
-        self._report()
+        self._report(at_once=True)
 
 
 def _wake(jobs: set[Job]) -> None:

@@ -26,6 +26,10 @@ class Allowance:
         self._left = self._left - amount if amount <= self._left else -1
         return self._left >= 0
 
+    def end(self) -> None:
+        """From now on, nothing is done in plain Python."""
+        self._left = -1
+
 
 def is_compiled(function: str) -> bool:
     """Whether code of this function has been saved (for some types of arguments)."""

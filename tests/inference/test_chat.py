@@ -108,7 +108,7 @@ def typed(tokenizer, monkeypatch):
         parrot = Parrot(tokenizer, words)
         monkeypatch.setattr("lmfast.inference.chat.stream", stream(parrot) if stream else parrot.stream)
         opened = OpenRun(Path("any"), parrot, tokenizer, "cpu", {}, contextlib.nullcontext())
-        monkeypatch.setattr("lmfast.cli.generating.open_run", lambda settings: opened)
+        monkeypatch.setattr("lmfast.cli.generating.open_run", lambda *_: opened)
         monkeypatch.setattr("sys.stdin", stdin)
         main(["--checkpoint", "any", "--chat", "--device", "cpu"])
         return parrot

@@ -56,7 +56,9 @@ class CpuDecoder:
         self.max_length = weights.config.context_length
         self.kept = Kept()
         self.plan = plans.make_plan(weights, batch, self.capacity, threads, quantize, self.kept)
-        self.samplings = (SamplingNumbers * batch)(*(SamplingNumbers.of(sampling, row) for row in range(batch)))
+        self.samplings = (SamplingNumbers * batch)(
+            *(SamplingNumbers.of(sampling, row) for row in range(batch))
+        )
         self.plan.samplings = cast(self.samplings, POINTER(SamplingNumbers))
         rows = np.zeros((6, self.capacity + 1), np.int64)
         self.ids, self.positions, self.owners, self.begins, self.steps, self.chosen = rows

@@ -32,7 +32,13 @@ class Layer(Structure):
 
 
 class SamplingNumbers(Structure):
-    _fields_ = [("temperature", c_float), ("top_p", c_float), ("top_k", c_int64), ("key", c_uint64), ("row", c_int64)]
+    _fields_ = [
+        ("temperature", c_float),
+        ("top_p", c_float),
+        ("top_k", c_int64),
+        ("key", c_uint64),
+        ("row", c_int64),
+    ]
 
     @classmethod
     def of(cls, sampling: Sampling, row: int) -> "SamplingNumbers":

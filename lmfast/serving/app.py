@@ -1,0 +1,100 @@
+"""The server's routes: OpenAI's API, metrics, health, and the page.
+
+Every response that is not an answer is an error in OpenAI's form (errors.py). Failures inside the server are logged to
+standard error; the client sees only that there was one.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Collection
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from lmfast.serving.answering import Answering, Limits
+from lmfast.serving.errors import ApiError, internal_error, model_not_found
+from lmfast.serving.guard import Guard
+from lmfast.serving.http import ClientLeft
+from lmfast.serving.metrics import Metrics
+from lmfast.serving.openapi import openapi
+from lmfast.serving.scheduler import Scheduler
+from lmfast.serving.served_model import ServedModel
+
+CLIENT_LEFT = 499  # nginx's status for a request whose client left; nobody receives it
+PAGE = Path(__file__).with_name("page.html")
+
+
+def make_app(
+    model: ServedModel,
+    scheduler: Scheduler,
+    limits: Limits,
+    *,
+    api_key: str | None = None,
+    hosts: Collection[str] | None = None,
+    origins: Collection[str] = (),
+) -> Starlette:
+    """The application. It starts the scheduler; the caller closes it.
+
+    api_key: required by /v1 and /metrics if set. hosts: names that requests may address the server by; None: any. origins:
+    whose pages may use the API."""
+    metrics = Metrics()
+    answering = Answering(model, scheduler, limits, metrics)
+    page = PAGE.read_text(encoding="utf-8")
+    page_headers = {"Content-Security-Policy": page_policy(page), "Cache-Control": "no-cache"}
+
+    async def show_page(request: Request) -> Response:
+        return HTMLResponse(page, headers=page_headers)
+
+    async def health(request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def models(request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [model.describe()]})
+
+    async def one_model(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name != model.name:
+            raise model_not_found(name, model.name)
+        return JSONResponse(model.describe())
+
+    async def show_metrics(request: Request) -> Response:
+        return Response(metrics.text(scheduler), media_type=metrics.content_type)
+
+    async def schema(request: Request) -> Response:
+        return JSONResponse(openapi())
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        scheduler.start()
+        yield
+
+    guard = Middleware(Guard, api_key=api_key, hosts=hosts, metrics=metrics)
+    cors = Middleware(
+        CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type"],
+    )  # fmt: skip
+    return Starlette(
+        routes=[
+            Route("/", show_page),
+            Route("/health", health),
+            Route("/metrics", show_metrics),
+            Route("/openapi.json", schema),
+            Route("/v1/models", models),
+            Route("/v1/models/{name:path}", one_model),
+            Route("/v1/completions", answering.complete, methods=["POST"]),
+            Route("/v1/chat/completions", answering.chat, methods=["POST"]),
+        ],
+        middleware=[*([cors] if origins else []), guard],
+        exception_handlers={
+            ApiError: lambda request, error: error_response(error),
+            ClientLeft: lambda request, error: Response(status_code=CLIENT_LEFT),
+            HTTPException: _routing_error,
+            Exception: lambda request, error: error_response(internal_error()),
+        },
+        lifespan=lifespan,
+    )
