@@ -1,5 +1,5 @@
-"""The run that `lmfast generate` and `lmfast serve` use. Opened without torch, whose import takes longer than a short text, where the decoder
-for CPUs in C++ reads the weights itself: in float32, with a KV cache, without a GPU."""
+"""The run that `lmfast generate` and `lmfast serve` use. Opened without torch, whose import takes longer than a short text,
+where the decoder for CPUs in C++ reads the weights itself: in float32, with a KV cache, without a GPU."""
 
 import contextlib
 from dataclasses import dataclass

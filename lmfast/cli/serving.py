@@ -73,7 +73,7 @@ def serve(settings: "ServeSettings") -> None:
                 server_header=False,
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=max(1, round(settings.drain)),
-            )  # fmt: skip
+            )
         )
         shown = f"[{host}]" if ":" in host else host
         print(

@@ -5,6 +5,9 @@ standard error; the client sees only that there was one.
 """
 
 import contextlib
+import hashlib
+import re
+from base64 import b64encode
 from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 
@@ -17,8 +20,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from lmfast.serving.answering import Answering, Limits
-from lmfast.serving.errors import ApiError, internal_error, model_not_found
-from lmfast.serving.guard import Guard
+from lmfast.serving.errors import ApiError, internal_error, method_not_allowed, model_not_found, not_found
+from lmfast.serving.guard import Guard, error_response
 from lmfast.serving.http import ClientLeft
 from lmfast.serving.metrics import Metrics
 from lmfast.serving.openapi import openapi
@@ -45,7 +48,12 @@ def make_app(
     metrics = Metrics()
     answering = Answering(model, scheduler, limits, metrics)
     page = PAGE.read_text(encoding="utf-8")
-    page_headers = {"Content-Security-Policy": page_policy(page), "Cache-Control": "no-cache"}
+    page_headers = {
+        "Content-Security-Policy": page_policy(page),
+        "Cache-Control": "no-cache",
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+    }
 
     async def show_page(request: Request) -> Response:
         return HTMLResponse(page, headers=page_headers)
@@ -98,3 +106,25 @@ def make_app(
         },
         lifespan=lifespan,
     )
+
+
+def page_policy(page: str) -> str:
+    """The page's Content-Security-Policy: its own scripts and styles, by their hashes, and requests to this server."""
+
+    def hashes(tag: str) -> str:
+        texts = re.findall(rf"<{tag}[^>]*>(.*?)</{tag}>", page, re.DOTALL)
+        return " ".join(f"'sha256-{b64encode(hashlib.sha256(t.encode()).digest()).decode()}'" for t in texts)
+
+    return (
+        f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; img-src data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+def _routing_error(request: Request, error: Exception) -> Response:
+    """404 and 405 of Starlette's router."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "GET").split(", ")
+        return error_response(method_not_allowed(request.method, allowed))
+    return error_response(not_found(request.url.path))

@@ -1,8 +1,8 @@
 """The thread that decodes: takes jobs from a fair queue into a running batch and reports progress to the event loop.
 
-In: Jobs, submitted and cancelled from the event loop. Out: their sequences' ids, which grow in place; `Job.changed` is set
-when there is something new: at the first id of a streamed job, then every EVENT_SECONDS at most, so that a step does not wait
-for the event loop; and when a job ends. A job whose client has left is cancelled before the next step.
+In: Jobs, submitted and cancelled from the event loop. Out: their sequences' ids, which grow in place. `Job.changed` is set
+at the first id of a streamed job, then every EVENT_SECONDS at most, because a step waits for the event loop otherwise, and
+when a job ends. A job whose client has left is cancelled before the next step.
 
 A decoder that fails ends the running jobs with `Job.failed`; the queued ones are served after that.
 """
