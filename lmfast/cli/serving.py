@@ -1,6 +1,7 @@
 """`lmfast serve` after its settings were checked: opens the run and the port, and serves until it is stopped."""
 
 import contextlib
+import ipaddress
 import os
 import socket
 import sys
@@ -57,11 +58,11 @@ def serve(settings: "ServeSettings") -> None:
     with run.precision, contextlib.closing(listener):
         slots = open_slots(run, settings.max_batch, settings.quantize)
         scheduler = Scheduler(slots, settings.max_queue)
-        local = settings.host in LOOPBACK
+        local = ipaddress.ip_address(host.partition("%")[0]).is_loopback
         key = settings.api_key or os.environ.get("LMFAST_API_KEY") or None
         limits = Limits(max_body=settings.max_body, seconds=settings.timeout)
         app = make_app(
-            model, scheduler, limits, api_key=key, hosts=LOOPBACK if local else None,
+            model, scheduler, limits, api_key=key, hosts={*LOOPBACK, settings.host.lower()} if local else None,
             origins=settings.allow_origin,
         )  # fmt: skip
         server = uvicorn.Server(

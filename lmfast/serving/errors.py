@@ -84,12 +84,17 @@ def context_length_exceeded(param: str, message: str) -> ApiError:
     return ApiError(400, message, param=param, code="context_length_exceeded")
 
 
-# Access and addresses: 401, 404, 405 ---------------------------------------------------------------------------
+# Access and addresses: 401, 403, 404, 405 ---------------------------------------------------------------------------
 
 
 def invalid_api_key() -> ApiError:
     message = "the API key is missing or wrong; send it in the header Authorization: Bearer KEY"
     return ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+
+
+def foreign_host(host: str) -> ApiError:
+    message = f"the header Host is {shown(host)}; use localhost or 127.0.0.1, or start the server with --host"
+    return ApiError(403, message, code="foreign_host")
 
 
 def model_not_found(name: str, served: str) -> ApiError:

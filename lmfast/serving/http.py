@@ -7,6 +7,7 @@ gives. Raises ApiError.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Coroutine
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -68,13 +69,13 @@ async def _disconnected(receive: Receive) -> None:
 
 
 class EventStream(Response):
-    """Server-sent events. Stops asking for them when the client disconnects, which closes the iterator."""
+    """Server-sent events, sent within `context`. Stops asking for them when the client disconnects."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[bytes]):
+    def __init__(self, events: AsyncIterator[bytes], context: AbstractContextManager[None]):
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        self.events = events
+        self.events, self.context = events, context
         del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,5 +86,5 @@ class EventStream(Response):
                 await send({"type": "http.response.body", "body": data, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
 
-        with contextlib.suppress(ClientLeft):
+        with contextlib.suppress(ClientLeft), self.context:
             await unless_client_leaves(receive, send_all())

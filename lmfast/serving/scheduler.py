@@ -33,9 +33,9 @@ class Job:
     streamed: bool
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     failed: bool = False
-    submitted: float = field(default_factory=time.perf_counter)
+    submitted: float = field(default_factory=time.monotonic)  # the event loop's clock
     first_id: float | None = None
-    """when the first id was chosen, on time.perf_counter's clock"""
+    """when the first id was chosen, on the clock of `submitted`"""
 
     @property
     def finished(self) -> bool:
@@ -143,7 +143,7 @@ class Scheduler:
 
     def _note(self, changed: list[Sequence]) -> None:
         """Notes the jobs of sequences that got ids or ended."""
-        now = time.perf_counter()
+        now = time.monotonic()
         for sequence in changed:
             job = self.jobs[sequence]
             if job.first_id is None:
@@ -161,7 +161,7 @@ class Scheduler:
 
     def _report(self, at_once: bool = False) -> None:
         """Wakes those who wait for jobs that have changed, if it is time."""
-        now = time.perf_counter()
+        now = time.monotonic()
         if not self.changed or (not at_once and now - self.last_report < EVENT_SECONDS):
             return
         changed, self.changed, self.last_report = self.changed, set(), now

@@ -7,7 +7,7 @@ import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from lmfast.data.chat import ending_ids, has_chat_tokens, render_prompt
 from lmfast.data.chat_records import Message
@@ -70,14 +70,16 @@ class ServedModel:
         return ids
 
     def chat_ids(
-        self, messages: Sequence[Message], max_tokens: int | None, truncation: Literal["auto", "disabled"]
+        self, messages: Sequence[Message], max_tokens: int | None, truncates: bool
     ) -> tuple[list[int], int]:
-        """(ids of a conversation up to the answer, number of messages that truncation dropped)."""
+        """(ids of a conversation up to the answer, number of messages dropped).
+
+        truncates: drop the oldest turns of a conversation that is too long."""
         try:
             require_chat_tokens(self.tokenizer)
         except UserError as error:
             raise invalid_request(str(error)) from None
-        if truncation == "disabled":
+        if not truncates:
             self._reject_long_text("".join(message.content for message in messages), "messages")
             return render_prompt(messages, self.tokenizer), 0
         self._reject_long_text(messages[-1].content, f"messages[{len(messages) - 1}]")
