@@ -16,6 +16,7 @@ COMMANDS = {
     "sft": ("lmfast.sft", "fine-tune a base model on instructions or conversations"),
     "dpo": ("lmfast.dpo", "train a chat model on preferences"),
     "generate": ("lmfast.generate", "generate text with a trained model, or chat with it"),
+    "serve": ("lmfast.serve", "serve a model over HTTP, with OpenAI's API and a chat page"),
     "evaluate": ("lmfast.evaluate", "measure a model: loss on a token file, statistics of its text"),
     "report": ("lmfast.report", "compare runs on one HTML page"),
     "import": ("lmfast.import", "turn a model in Hugging Face's format into a run"),

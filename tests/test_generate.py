@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from lmfast.cli.generating import execution_of
 from lmfast.cli.opening import OpenRun, _needs_torch
 from lmfast.generate import GenerateSettings, generate_text, main
 from lmfast.model.config import ModelConfig
@@ -186,9 +187,10 @@ def test_the_text_is_the_same_with_torch(without_torch, lines, monkeypatch, word
 def test_what_needs_torch(without_torch, monkeypatch, gpu, settings, expected):
     monkeypatch.setattr("lmfast.cli.opening.may_have_gpu", lambda: gpu)
     config = ModelConfig(vocab_size=9).resolved()
-    assert _needs_torch(GenerateSettings(**settings), config) is expected
+    execution = execution_of(GenerateSettings(**settings))
+    assert _needs_torch(execution, config) is expected
     monkeypatch.setattr("lmfast.inference.cpu.weights._SUPPORTED", {"vocab_size"})
-    assert _needs_torch(GenerateSettings(**settings), replace(config, num_heads=6))
+    assert _needs_torch(execution, replace(config, num_heads=6))
 
 
 def test_8_bit_weights_are_for_cpus(lines, monkeypatch, capsys):

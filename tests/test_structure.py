@@ -296,7 +296,11 @@ TEST_FILES = {
     "aot_cases": "aot",
     "autograd": "attention",
     "merge_tables": "merge_kernels",
+    "answering": "app",
+    "guard": "app",
+    "http": "app",
     "model_decoder": "decode",
+    "served_model": "app",
     "neutral_parameters": "parameters",
     "json_file": "check",
     "attention_backward": "attention",
@@ -334,6 +338,7 @@ COMMAND_PARTS = {
     "post_training": "sft",
     "pretraining": "train",
     "prompts": "generate",
+    "serving": "serve",
 }
 
 

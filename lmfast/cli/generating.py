@@ -23,10 +23,7 @@ def load_and_generate(settings: "GenerateSettings", prompts: list[str]) -> None:
     """As `lmfast.generate.generate_text`, with the prompts that it read."""
     # Checks the values before the model is loaded.
     sampling = Sampling(settings.temperature, settings.top_k, settings.top_p, settings.seed)
-    execution = Execution(
-        settings.device, selected_precision(settings), settings.quantize, settings.compile, settings.kv_cache
-    )
-    run = open_run(settings.checkpoint, execution)
+    run = open_run(settings.checkpoint, execution_of(settings))
     if run.tokenizer is None:
         raise UserError(
             f"{run.folder}: the run has no tokenizer and cannot generate text; import or train it with --tokenizer"
@@ -36,6 +33,12 @@ def load_and_generate(settings: "GenerateSettings", prompts: list[str]) -> None:
             talk(settings, sampling, run, run.tokenizer)
         else:
             _write(settings, prompts, sampling, run, run.tokenizer)
+
+
+def execution_of(settings: "GenerateSettings") -> Execution:
+    return Execution(
+        settings.device, selected_precision(settings), settings.quantize, settings.compile, settings.kv_cache
+    )
 
 
 def _write(

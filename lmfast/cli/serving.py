@@ -14,6 +14,8 @@ from lmfast.errors import UserError
 from lmfast.inference.cpu.slots import CpuSlots
 from lmfast.inference.cpu.weights import DecoderWeights
 from lmfast.inference.slots import SlotDecoder
+from lmfast.serving.scheduler import Scheduler
+from lmfast.serving.served_model import ServedModel
 from lmfast.settings import selected_precision
 
 if TYPE_CHECKING:
@@ -30,8 +32,6 @@ def serve(settings: "ServeSettings") -> None:
         import uvicorn
 
         from lmfast.serving.app import Limits, make_app
-        from lmfast.serving.scheduler import Scheduler
-        from lmfast.serving.served_model import ServedModel
     except ModuleNotFoundError as error:
         raise UserError(
             f"serving needs the package {error.name}, which is not installed; run `pip install {PACKAGES}`"

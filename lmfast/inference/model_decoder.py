@@ -19,7 +19,6 @@ from lmfast.inference.decoder_cache import borrow
 from lmfast.inference.sampling import Sampling
 from lmfast.inference.slots import SlotDecoder
 from lmfast.inference.torch_sampling import sample
-from lmfast.inference.torch_slots import TorchSlots
 from lmfast.model.transformer import TransformerLM
 
 
@@ -54,7 +53,7 @@ def make_slots(model: TransformerLM, slots: int, quantize: Literal["int8"] | Non
         raise UserError(
             f"quantize {quantize} needs lmfast's own decoder for CPUs, which cannot be used: {reason}"
         )
-    return TorchSlots(model, slots)
+    raise UserError(f"serving needs lmfast's own decoder for CPUs, which cannot be used: {reason}")
 
 
 def _cpu_decoder_blocker(model: TransformerLM, kv_cache: bool, compile: bool) -> str | None:

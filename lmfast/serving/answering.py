@@ -6,6 +6,7 @@ The two endpoints differ in how prompts become ids and in the format of their an
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,10 +26,10 @@ from lmfast.serving.answers import (
     event,
     usage,
 )
-from lmfast.serving.errors import ApiError, internal_error, queue_full, time_limit_passed
-from lmfast.serving.http import EventStream, read_body, unless_client_leaves
+from lmfast.serving.errors import ApiError, internal_error, invalid_request, queue_full, time_limit_passed
+from lmfast.serving.http import ClientLeft, EventStream, read_body, unless_client_leaves
 from lmfast.serving.metrics import Metrics
-from lmfast.serving.parameters import ChatParameters, CompletionParameters, Parameters, parse
+from lmfast.serving.parameters import ChatParameters, CompletionParameters, parse
 from lmfast.serving.scheduler import Job, QueueFull, Scheduler
 from lmfast.serving.served_model import ServedModel
 from lmfast.serving.text import Piece, StopFinder, TextStream
@@ -88,11 +89,15 @@ class Answering:
     async def _answer(
         self,
         request: Request,
-        parameters: Parameters,
+        parameters: CompletionParameters | ChatParameters,
         answers: CompletionAnswers | ChatAnswers,
         prompts: list[list[int]],
         lengths: list[int],
     ) -> Response:
+        count = len(prompts) * parameters.n
+        if count > self.scheduler.capacity:
+            message = f"the request is for {count} answers; this server takes at most {self.scheduler.capacity} at once"
+            raise invalid_request(message, "n")
         job = Job(
             self._sequences(parameters, prompts, lengths),
             parameters.user or (request.client.host if request.client else ""),
@@ -112,7 +117,7 @@ class Answering:
             return Response(encode(answers.whole(choices, _usage(job))), media_type="application/json")
 
     def _sequences(
-        self, parameters: Parameters, prompts: list[list[int]], lengths: list[int]
+        self, parameters: CompletionParameters | ChatParameters, prompts: list[list[int]], lengths: list[int]
     ) -> list[Sequence]:
         """`n` for each prompt, numbered in the order of their choices."""
         sampling = parameters.sampling(secrets.randbits(62))
@@ -133,10 +138,21 @@ class Answering:
         """Cancels a job that is left before it has ended, and counts it."""
         try:
             yield
+        except ClientLeft:
+            self.metrics.disconnected()
+            raise
         finally:
             if not job.finished:
                 self.scheduler.cancel(job)
-            self.metrics.ended(job)
+            self._count(job)
+
+    def _count(self, job: Job) -> None:
+        for sequence in job.sequences:
+            self.metrics.count_tokens(len(sequence.prompt), sequence.cached, len(sequence.ids))
+        if job.first_id is not None:
+            self.metrics.first_token(job.first_id - job.submitted)
+            longest = max(len(sequence.ids) for sequence in job.sequences)
+            self.metrics.further_tokens(longest - 1, time.monotonic() - job.first_id)
 
     async def _finished(self, job: Job) -> None:
         while not await self._next_change(job):

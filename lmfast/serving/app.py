@@ -71,7 +71,8 @@ def make_app(
         return JSONResponse(model.describe())
 
     async def show_metrics(request: Request) -> Response:
-        return Response(metrics.text(scheduler), media_type=metrics.content_type)
+        data = metrics.text(scheduler.running, scheduler.waiting, scheduler.tokens_per_second)
+        return Response(data, headers={"Content-Type": metrics.content_type})
 
     async def schema(request: Request) -> Response:
         return JSONResponse(openapi())
@@ -99,7 +100,7 @@ def make_app(
         ],
         middleware=[*([cors] if origins else []), guard],
         exception_handlers={
-            ApiError: lambda request, error: error_response(error),
+            ApiError: _api_error,
             ClientLeft: lambda request, error: Response(status_code=CLIENT_LEFT),
             HTTPException: _routing_error,
             Exception: lambda request, error: error_response(internal_error()),
@@ -119,6 +120,11 @@ def page_policy(page: str) -> str:
         f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; img-src data:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
+
+
+def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error_response(error)
 
 
 def _routing_error(request: Request, error: Exception) -> Response:

@@ -51,6 +51,11 @@ class Metrics:
         self._per_token = histogram(
             "time_per_output_token", "Mean time between an answer's tokens after the first.", PER_TOKEN
         )
+        self._rate = Gauge(
+            "lmfast_tokens_per_second",
+            "Generated tokens per second of decoding, on average.",
+            registry=registry,
+        )
         self._running = Gauge("lmfast_running_sequences", "Sequences being decoded.", registry=registry)
         self._queued = Gauge("lmfast_queued_sequences", "Sequences waiting for a slot.", registry=registry)
 
@@ -77,8 +82,9 @@ class Metrics:
         if count:
             self._per_token.observe(seconds / count)
 
-    def text(self, running: int, queued: int) -> bytes:
+    def text(self, running: int, queued: int, tokens_per_second: float) -> bytes:
         """The response to GET /metrics, of type `content_type`; with the numbers of sequences at the moment."""
+        self._rate.set(tokens_per_second)
         self._running.set(running)
         self._queued.set(queued)
         return generate_latest(self._registry)

@@ -59,8 +59,14 @@ class Scheduler:
         self.closing = False
         self.changed: set[Job] = set()  # to be reported
         self.last_report = 0.0
+        self.decoding_seconds = 0.0
         self.waiting = 0  # sequences that are not in the batch yet, those of orders included
         self.thread = threading.Thread(target=self._work, name="scheduler", daemon=True)
+
+    @property
+    def capacity(self) -> int:
+        """The most sequences of one job."""
+        return self.decoder.slots + self.max_queue
 
     def start(self) -> None:
         """Starts the thread. Called from the event loop, as all other methods are but `close`."""
@@ -72,11 +78,15 @@ class Scheduler:
         """Sequences in the batch."""
         return self.decoder.slots - self.batch.free
 
+    @property
+    def tokens_per_second(self) -> float:
+        """Generated ids per second in which there was something to do."""
+        return self.batch.new_tokens / self.decoding_seconds if self.decoding_seconds else 0.0
+
     def submit(self, job: Job) -> None:
         """Queues a job's sequences. Raises QueueFull."""
         with self.ordered:
-            beyond = self.waiting + len(job.sequences) - max(0, self.batch.free)
-            if self.waiting and beyond > self.max_queue:
+            if self.waiting + len(job.sequences) - self.batch.free > self.max_queue:
                 raise QueueFull
             self.waiting += len(job.sequences)
             self.orders.append((job, False))
@@ -101,6 +111,7 @@ class Scheduler:
             while self.queue and self.batch.free:
                 self._count_waiting(-1)
                 self.batch.add(self.queue.pop())
+            began = time.monotonic()
             try:
                 changed = self.batch.advance()
             except Exception:
@@ -108,6 +119,7 @@ class Scheduler:
                 self._fail_running()
                 continue
             self._note(changed)
+            self.decoding_seconds += time.monotonic() - began
             self._report(at_once=self.batch.idle)
         for job in set(self.jobs.values()):
             job.failed = True

@@ -221,13 +221,15 @@ def test_media_type_and_size():
 
 
 def test_a_slow_body_is_given_up():
-    with running_server(limits=Limits(body_seconds=0.2)) as server:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
-            connection.sendall(
-                b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-                b"Content-Length: 100\r\n\r\n{"
-            )
-            assert connection.recv(100).startswith(b"HTTP/1.1 408")
+    with (
+        running_server(limits=Limits(body_seconds=0.2)) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection,
+    ):
+        connection.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 100\r\n\r\n{"
+        )
+        assert connection.recv(100).startswith(b"HTTP/1.1 408")
 
 
 def test_keys_and_hosts():
@@ -306,6 +308,13 @@ def test_a_full_queue_and_the_time_limit():
         server.settle()
 
 
+def test_more_answers_than_the_queue_holds():
+    with running_server(slots=2, max_queue=3) as server:
+        found = post(server, {"prompt": ["a", "b", "c"], "n": 2, "max_tokens": 1})
+        assert found.status_code == 400 and "6 answers" in found.json()["error"]["message"]
+        assert post(server, {"prompt": "a", "n": 5, "max_tokens": 1}).status_code == 200
+
+
 def test_a_failing_decoder_gives_500_without_details(capfd):
     decoder = CountingDecoder(slots=2, context_length=CONTEXT)
     with running_server(decoder=decoder) as server:
@@ -322,7 +331,7 @@ def test_a_failing_decoder_gives_500_without_details(capfd):
 
 def test_a_model_without_chat_tokens():
     plain = Tokenizer({**{i: bytes([i]) for i in range(256)}}, [])
-    with running_server(tokens=plain) as server:
+    with running_server(tokens=plain, decoder=CountingDecoder(context_length=CONTEXT)) as server:
         assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["chat"] is False
         found = post(server, {"messages": [{"role": "user", "content": "a"}]}, "/v1/chat/completions")
         assert found.status_code == 400 and "not a chat model" in found.json()["error"]["message"]

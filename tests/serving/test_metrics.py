@@ -8,7 +8,7 @@ from lmfast.serving.metrics import Metrics
 
 def samples(metrics: Metrics, running: int = 0, queued: int = 0) -> dict[str, float]:
     """{name{labels}: value}, without times of creation."""
-    text = metrics.text(running, queued).decode()
+    text = metrics.text(running, queued, 12.5).decode()
     return {
         sample.name + "".join(f",{key}={value}" for key, value in sorted(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -27,6 +27,7 @@ def test_counters_and_gauges():
     assert found["lmfast_cached_prompt_tokens_total"] == 4
     assert found["lmfast_generated_tokens_total"] == 9
     assert found["lmfast_disconnects_total"] == 1
+    assert found["lmfast_tokens_per_second"] == 12.5
     assert found["lmfast_running_sequences"] == 3 and found["lmfast_queued_sequences"] == 5
     assert samples(metrics)["lmfast_running_sequences"] == 0
 
@@ -56,9 +57,9 @@ def test_times_of_tokens():
 
 
 def test_names_and_help():
-    families = list(text_string_to_metric_families(Metrics().text(0, 0).decode()))
+    families = list(text_string_to_metric_families(Metrics().text(0, 0, 12.5).decode()))
     named = {family.name: family for family in families if not family.name.endswith("_created")}
-    assert len(named) == 10
+    assert len(named) == 11
     assert all(name.startswith("lmfast_") and family.documentation for name, family in named.items())
     assert {family.type for family in named.values()} == {"counter", "gauge", "histogram"}
     assert Metrics.content_type.startswith("text/plain; version=")
@@ -69,4 +70,4 @@ def test_servers_do_not_share_metrics():
     one.disconnected()
     assert samples(other)["lmfast_disconnects_total"] == 0
     assert b"lmfast" not in prometheus_client.generate_latest()
-    assert b"process_" not in one.text(0, 0)
+    assert b"process_" not in one.text(0, 0, 12.5)
