@@ -8,8 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 from lmfast import Tokenizer
-from lmfast.cli.opening import open_run
-from lmfast.generate import GenerateSettings
+from lmfast.cli.opening import Execution, open_run
 from lmfast.inference.cpu.decoder import CpuDecoder
 from lmfast.inference.cpu.weights import DecoderWeights
 from lmfast.inference.decode import Decoder, continue_prompts
@@ -22,8 +21,8 @@ class Offline:
     """A context manager that closes the decoder of `first_id`."""
 
     def __init__(self, run: Path, threads: int, device: str = "cpu", bf16: bool = False):
-        settings = GenerateSettings(str(run), device=device, bf16=bf16)
-        self.run, self.threads = open_run(settings), threads
+        execution = Execution(device, "bf16" if bf16 else "fp32", None)
+        self.run, self.threads = open_run(str(run), execution), threads
         assert self.run.tokenizer is not None
         self.tokenizer: Tokenizer = self.run.tokenizer
         self.decoder: Decoder | None = None
