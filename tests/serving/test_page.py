@@ -109,6 +109,31 @@ def test_regenerate_replaces_the_last_answer(page, stub):
     assert stub.requests[2] == stub.requests[1]
 
 
+def test_an_answer_that_cannot_be_regenerated_is_kept(page, stub):
+    ask(page, "One")
+    wait_until_answered(page)
+    stub.chat = error(429, "queue_full")
+    page.get_by_role("button", name="Regenerate").click()
+    expect(page.locator(".problem")).to_be_visible()
+    assert messages(page) == ["One", "Hello there."]
+    stub.chat = chat_answer("Another.")
+    page.get_by_role("button", name="Retry").click()
+    expect(page.locator(".problem")).to_have_count(0)
+    assert messages(page) == ["One", "Another."]
+
+
+def test_copy(page, stub):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    stub.chat = chat_answer("a\n```\nb\n```\n")
+    ask(page, "One")
+    wait_until_answered(page)
+    page.get_by_role("button", name="Copy", exact=True).click()
+    assert page.evaluate("navigator.clipboard.readText()") == "a\n```\nb\n```\n"
+    page.locator(".message.user").hover()
+    page.get_by_role("button", name="Copy message").click()
+    assert page.evaluate("navigator.clipboard.readText()") == "One"
+
+
 def test_the_last_message_can_be_edited(page, stub):
     ask(page, "One")
     wait_until_answered(page)
@@ -155,6 +180,20 @@ def test_conversations_can_be_named_and_deleted(page, stub):
     assert messages(page)[0] == long
     page.reload()
     expect(titles).to_have_count(2)
+
+
+def test_conversations_of_another_tab_appear(page, stub):
+    other = page.context.new_page()
+    other.goto(stub.address)
+    ask(other, "Hi")
+    wait_until_answered(other)
+    page.locator(".conversation .open").click()
+    assert messages(page) == ["Hi", "Hello there."]
+    ask(other, "And now?")
+    expect(page.locator(".message")).to_have_count(4)
+    other.get_by_role("button", name="Delete").click()
+    expect(page.locator(".conversation")).to_have_count(0)
+    assert len(messages(page)) == 4
 
 
 def test_an_answer_continues_while_another_conversation_is_open(page, stub):
@@ -248,6 +287,7 @@ def test_an_unanswered_message_is_not_sent_again(page, stub):
     ask(page, "Second")
     wait_until_answered(page)
     assert stub.requests[1]["messages"] == [{"role": "user", "content": "Second"}]
+    expect(page.get_by_role("button", name="Retry")).to_have_count(0)  # later turns build on the first
 
 
 def test_a_server_with_a_key_asks_for_it(new_page, stub):

@@ -152,6 +152,21 @@ def test_columns_are_drawers_in_a_narrow_window(new_page, stub):
     expect(page.locator("#settings-button")).to_have_attribute("aria-expanded", "false")
 
 
+def test_a_deleted_conversation_can_be_restored_from_the_drawer(new_page, stub):
+    page = new_page(**NARROW)
+    page.goto(stub.address)
+    for text in ("One", "Two"):
+        page.fill("#question", text)
+        page.press("#question", "Enter")
+        expect(page.locator(".stats")).to_be_visible()
+        page.click("#menu")
+        page.click("#new")
+    page.click("#menu")
+    page.get_by_role("button", name="Delete “One”").click()
+    page.get_by_role("button", name="Undo").click()  # above the drawer
+    expect(page.locator(".message .text").first).to_have_text("One")
+
+
 def test_escape_closes_a_drawer_without_stopping_the_answer(new_page, stub):
     page = new_page(**NARROW)
     page.goto(stub.address)
