@@ -15,7 +15,7 @@ class Replayed:
 
     def capture(self, step, device, pool=None):
         graph = Graph(step, pool)
-        if getattr(step, "__name__", None) == "_advance":
+        if getattr(getattr(step, "func", step), "__name__", None) == "_advance":
             self.captured += 1
         else:
             self.prefills.append(graph)
