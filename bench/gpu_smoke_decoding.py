@@ -9,6 +9,7 @@ import statistics
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -18,6 +19,7 @@ from lmfast.inference.decode import generate, stream
 from lmfast.inference.decoder_cache import borrow, decoder_cache_for
 from lmfast.inference.sampling import Sampling
 from lmfast.inference.torch_decoder import TorchDecoder
+from lmfast.inference.torch_slots import TorchSlots
 from lmfast.model.config import ModelConfig
 from lmfast.model.transformer import TransformerLM
 from lmfast_kernels import rope_append
@@ -153,6 +155,73 @@ def second_call(device: torch.device) -> str:
     return "same decoder, refreshed weights, streams at once"
 
 
+def take(decoder: TorchSlots, new: int, sampling: Sampling) -> list[list[int]]:
+    """`new` ids of PROMPTS, which join one step apart: one whole, one in parts, one after a copied beginning."""
+    ids: list[list[int]] = [[] for _ in PROMPTS]
+    long, slots = PROMPTS[-1], [5, 2, 0]
+    in_flight: list[tuple[list[int], Callable[[], list[int]]]] = []
+    with torch.inference_mode():
+        for number in range(new + len(PROMPTS)):
+            if number == 0:
+                decoder.fill([(7, long[:20], 0), (slots[1], PROMPTS[1][:-1], 0)])
+            if number == 2:
+                decoder.copy(7, slots[2], 12)
+                for begin in range(12, len(long) - 1, 5):
+                    decoder.fill([(slots[2], long[begin : min(begin + 5, len(long) - 1)], begin)])
+            if number < len(PROMPTS):
+                prompt = PROMPTS[number]
+                decoder.start(slots[number], len(prompt) - 1, prompt[-1], sampling, number)
+            rows = [row for row in range(len(PROMPTS)) if 0 <= number - row < new]
+            if rows:
+                in_flight.append((rows, decoder.step([slots[row] for row in rows])))
+            while len(in_flight) > (decoder.lag if rows else 0):
+                done, wait = in_flight.pop(0)
+                for row, token in zip(done, wait(), strict=True):
+                    ids[row].append(token)
+    return ids
+
+
+def in_slots(device: torch.device) -> str:
+    """Sequences that join and leave, by graphs of several sizes and without waiting, against whole windows without a
+    cache; then the logits under autocast, in company."""
+    for changes in ({}, {"qk_norm": True, "num_kv_heads": 1, "sliding_window": 9}):
+        model = make_model(device, **changes)
+        decoder = TorchSlots(model, 12)
+        decoder.warm_up()
+        graphs = len(decoder.graphs)
+        for options in (GREEDY, {"temperature": 0.8, "seed": 2}, SAMPLED):
+            want = generate(model, PROMPTS, 15, kv_cache=False, **options)
+            for mode in ("default", "error"):
+                if device.type == "cuda":
+                    torch.cuda.set_sync_debug_mode(mode)
+                try:
+                    got = take(decoder, 15, Sampling(**options))
+                finally:
+                    if device.type == "cuda":
+                        torch.cuda.set_sync_debug_mode("default")
+                must_equal(got, want, f"{changes} {options}")
+        if len(decoder.graphs) != graphs:
+            raise AssertionError(f"{len(decoder.graphs) - graphs} graphs were not captured by warm_up")
+        decoder.close()
+    with torch.autocast(device.type, torch.bfloat16):
+        decoder = TorchSlots(model, 12)
+    take(decoder, 3, Sampling(0.0))
+    worst = 0.0
+    for slot, prompt in enumerate(PROMPTS):
+        decoder.fill([(slot, prompt[:-1], 0)])
+        decoder.start(slot, len(prompt) - 1, prompt[-1], Sampling(0.0), 0)
+    decoder.step(list(range(len(PROMPTS))))()
+    for slot, prompt in enumerate(PROMPTS):
+        with torch.inference_mode():
+            exact = model(torch.tensor([prompt], device=device))[0, -1].cpu()
+        off = (torch.from_numpy(decoder.logits(slot)) - exact).abs().max() / exact.abs().max()
+        worst = max(worst, off.item())
+    decoder.close()
+    if not worst <= 0.05:
+        raise AssertionError(f"bf16's logits in company are off by {worst:.2g} of the largest")
+    return f"float32 ids equal those without a cache; bf16's logits in company within {worst:.1e}"
+
+
 def without_waiting(device: torch.device) -> str:
     """A warm call must not synchronise anywhere but where it reads ids: PyTorch raises an error if it does."""
     if device.type != "cuda":
@@ -175,6 +244,7 @@ CHECKS: dict[str, gpu_checks.Check] = {
     "graph-bf16": in_bf16,
     "second-call": second_call,
     "without-waiting": without_waiting,
+    "slots": in_slots,
     "compiled": partial(by_graph, compile=True),
     "compiled-bf16": partial(in_bf16, compile=True),
 }

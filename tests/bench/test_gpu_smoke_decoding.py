@@ -42,6 +42,12 @@ def test_an_append_to_another_row_is_reported(monkeypatch, capsys):
     assert "off by" in capsys.readouterr().out
 
 
+def test_a_wrong_copy_of_a_beginning_is_reported(monkeypatch, capsys):
+    monkeypatch.setattr(gpu_smoke_decoding.TorchSlots, "copy", lambda *given: None)
+    assert gpu_smoke_decoding.main(["--rehearse", "--only", "slots"]) == 1
+    assert "must be [[" in capsys.readouterr().out
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 def test_a_missing_device_is_reported():
     with pytest.raises(SystemExit, match="needs a CUDA device, or --rehearse"):
