@@ -31,7 +31,8 @@ PATIENCE = 120.0  # seconds for one answer
 SAMPLING = 0.1  # seconds between readings of the server's memory
 GROWTH = 4e6, 1e6  # bytes in the second half, must and aim
 SETTLE = 10.0  # seconds until nothing runs any more
-RUNNING, QUEUED, COUNTED = "lmfast_requests_running", "lmfast_requests_waiting", "lmfast_requests_total"
+RUNNING, QUEUED = "lmfast_running_sequences", "lmfast_queued_sequences"
+ANSWERED = 'lmfast_requests_total{endpoint="/v1/(?:chat/)?completions",status="200"}'
 
 
 @dataclass
@@ -132,7 +133,7 @@ async def ask(connection: Connection, planned: Planned, outcome: Outcome) -> Non
         else:
             problem = difference(planned, await receive(reader))
             if problem:
-                outcome.problems.append(f"{planned.body}: {problem}")
+                outcome.problems.append(f"{problem} ({planned.title})")
     if planned.leaving != "stays":
         connection.leave(abruptly)
     outcome.counts[planned.leaving] += 1
@@ -146,7 +147,7 @@ async def client(port: int, planned: Iterator[Planned], outcome: Outcome) -> Non
             async with asyncio.timeout(PATIENCE):
                 await ask(connection, one, outcome)
         except Exception as error:  # whatever it is, this request is lost and the others go on
-            outcome.problems.append(f"{one.body}, {one.leaving}: {type(error).__name__}: {error}")
+            outcome.problems.append(f"{type(error).__name__}: {error} ({one.title}, {one.leaving})")
             connection.leave(abruptly=True)
     connection.leave(abruptly=False)
 
@@ -171,12 +172,9 @@ async def load(server: ServerProcess, requests: Sequence[Planned], concurrent: i
     return outcome
 
 
-def metric(text: str, name: str) -> float:
-    """The sum of a metric's values over its labels."""
-    found = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE)
-    if not found:
-        raise ValueError(f"/metrics has no {name}")
-    return sum(map(float, found))
+def metric(text: str, pattern: str) -> float:
+    """The sum of the values whose names and labels match."""
+    return sum(float(value) for value in re.findall(rf"^{pattern} (\S+)$", text, re.MULTILINE))
 
 
 def growth(memory: Sequence[tuple[float, int]]) -> float:
@@ -211,12 +209,12 @@ def rows(requests: Sequence[Planned], run: Path, threads: int, concurrent: int) 
         "answers lost or wrong", len(problems), f"{len(problems)} of {len(requests)} ({counts}), in {outcome.seconds:.1f} s",
         must=0, aim=0, at_most=True, wrong=f"{problems[0][:200]}" if problems else "", data=dict(outcome.counts),
     )  # fmt: skip
-    left = metric(text, RUNNING) + metric(text, QUEUED)
-    counted, answered = metric(text, COUNTED), len(warm) + outcome.counts["stays"]
-    adds_up = left == 0 and answered <= counted <= len(warm) + len(requests)
+    left, answered = metric(text, RUNNING) + metric(text, QUEUED), metric(text, ANSWERED)
+    least, most = len(warm) + outcome.counts["stays"], len(warm) + len(requests)
+    adds_up = left == 0 and RUNNING in text and least <= answered <= most
     yield Row(
-        "running or queued afterwards", left, f"{left:.0f}; {counted:.0f} counted, {answered} answered", must=0, aim=0,
-        at_most=True, wrong="" if adds_up else "/metrics does not add up", data={"metrics": text},
+        "running or queued afterwards", left, f"{left:.0f}; {answered:.0f} answered, from {least} to {most} expected",
+        must=0, aim=0, at_most=True, wrong="" if adds_up else "/metrics does not add up", data={"metrics": text},
     )  # fmt: skip
     grown = growth(outcome.memory)
     sizes = [size for _, size in outcome.memory]

@@ -22,7 +22,8 @@ import psutil
 
 from bench import machine
 
-START = 120.0  # seconds until a server must answer
+START = 120.0  # seconds until a server must answer, and until it must be idle
+IDLE, WATCHED = 0.02, 0.5  # part of a processor that an idle server takes at most, and seconds of watching it
 OURS = (sys.executable, "-m", "lmfast.serve")
 LLAMA_CPP = (sys.executable, "-m", "bench.llama_cpp")
 
@@ -46,6 +47,7 @@ class ServerProcess:
         self.usage = psutil.Process(self.process.pid)
         try:
             self._wait()
+            self._wait_until_idle()
         except BaseException:
             self.close()
             raise
@@ -64,6 +66,16 @@ class ServerProcess:
                 if time.monotonic() > until:
                     raise RuntimeError(f"the server does not answer: {self.printed()[-2000:]}") from None
                 time.sleep(0.05)
+
+    def _wait_until_idle(self) -> None:
+        """After its start, ours loads or compiles the tokenizer's code in the background."""
+        until = time.monotonic() + START
+        while time.monotonic() < until:
+            before = self.cpu
+            time.sleep(WATCHED)
+            if self.cpu - before <= IDLE * WATCHED:
+                return
+        raise RuntimeError(f"the server is busy without requests: {self.printed()[-2000:]}")
 
     def get(self, path: str) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:

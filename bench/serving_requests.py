@@ -49,6 +49,11 @@ class Planned:
             return self.kind.body
         return self.kind.body | {"stream": True, "stream_options": {"include_usage": True}}
 
+    @property
+    def title(self) -> str:
+        """The parameters but for the prompt, as text."""
+        return ", ".join(f"{k} {v!r}" for k, v in self.body.items() if k not in ("prompt", "messages"))
+
 
 def plan(run: Path, count: int, seed: int, kinds: int = 400, leaving: float = 0.1) -> list[Planned]:
     """`count` requests of at most `kinds` kinds; a part `leaving` of the clients leaves early."""

@@ -70,6 +70,38 @@ MESSAGE = st.fixed_dictionaries(
 )  # fmt: skip
 CHANGES = st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=8), JUNK, min_size=1, max_size=3)
 CHANGES |= st.fixed_dictionaries({"messages": st.lists(MESSAGE, max_size=4)})
+LIMITS: dict[str, list[Any]] = {
+    "prompt": ["", "a" * 70, [0], [269], [270], [[1, 2], [3]], ["a", "b"], [], [[]], [1, "a"], ["a"] * 64, ["a"] * 65, 5],
+    "max_tokens": [1, 5, 63, 64, 65, 0, 1.0, 10**20],
+    "temperature": [0, 0.5, 2, 1e-40, 2.1, -0.1, "1"],
+    "top_p": [1e-9, 0.5, 1, 0, 1.1],
+    "top_k": [1, 300, -1, 0, 2**40, 1.5],
+    "seed": [0, -1, 2**63 - 1, -(2**63), 2**63, 0.5],
+    "stop": ["a", ["b", "\n"], [], "", [""], ["x"] * 16, ["x"] * 17, "é", "\U0010ffff", 1],
+    "n": [1, 2, 20, 128, 0, 129, True],
+    "logprobs": [0, 5, 20, 21, True, False, None],
+    "top_logprobs": [0, 5, 20, 21],
+    "stream": [True, True, False, 1],
+    "stream_options": [{"include_usage": True}, {}, {"include_usage": 1}, {"x": True}],
+    "ignore_eos": [True, False, 0],
+    "truncation": ["auto", "disabled", "x"],
+    "user": ["a", "", "x" * 1000, 5],
+    "best_of": [1, 2, None],
+    "response_format": [{"type": "text"}, {"type": "json_object"}],
+    "messages": [
+        [{"role": "user", "content": "a" * 100}], [{"role": "user", "content": ""}], [{"role": "system", "content": "a"}],
+        [{"role": ("user", "assistant")[i % 2], "content": "a" * 30} for i in range(9)],
+        [{"role": "system", "content": "a" * 20}, {"role": "user", "content": [{"type": "text", "text": "<|end|>"}]}],
+    ],
+}  # fmt: skip
+"""values at the limits of what is accepted, by name"""
+LIMIT = st.sampled_from([(name, value) for name, values in LIMITS.items() for value in values])
+AT_LIMITS = st.lists(LIMIT, min_size=1, max_size=5).map(dict)
+ONLY = {
+    "/v1/completions": {"prompt", "best_of"},
+    "/v1/chat/completions": {"messages", "top_logprobs", "truncation"},
+}
+"""names that the other endpoint does not have"""
 ENDPOINTS = st.sampled_from([("/v1/completions", COMPLETION), ("/v1/chat/completions", CHAT)])
 NESTED = [
     opening * depth + closing * depth
@@ -85,7 +117,12 @@ def in_bytes(value: Any, ascii_only: bool) -> bytes:
 @st.composite
 def changed_bodies(draw) -> tuple[str, bytes]:
     path, body = draw(ENDPOINTS)
-    return path, in_bytes(body | draw(CHANGES), draw(st.booleans()))
+    if draw(st.booleans()):
+        foreign = set().union(*ONLY.values()) - ONLY[path]
+        changes = {name: value for name, value in draw(AT_LIMITS).items() if name not in foreign}
+    else:
+        changes = draw(CHANGES)
+    return path, in_bytes(body | changes, draw(st.booleans()))
 
 
 @st.composite
