@@ -1,5 +1,6 @@
 """Whole, streamed and broken answers, from a server that sends them in pieces."""
 
+import contextlib
 import json
 import socket
 import threading
@@ -26,36 +27,45 @@ def head(*fields: str, status: int = 200) -> bytes:
 def serve():
     """serve(answers) → the port of a server that answers the requests of each connection with these pieces, in turn."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=32)
-    opened = []
+    opened, threads = [], []
+
+    def start(target, *arguments):
+        threads.append(threading.Thread(target=target, args=arguments, daemon=True))
+        threads[-1].start()
+
+    def converse(connection, answers):
+        for pieces in answers:
+            if not connection.recv(1 << 16):
+                break
+            for piece in pieces:
+                connection.sendall(piece)
+                time.sleep(0.01)
+        connection.shutdown(socket.SHUT_RDWR)
+
+    def accept(answers):
+        with contextlib.suppress(OSError):  # the end of the test
+            while True:
+                opened.append(listener.accept()[0])
+                start(until_closed, opened[-1], answers)
+
+    def until_closed(connection, answers):
+        with contextlib.suppress(OSError):  # the clients have left
+            converse(connection, answers)
 
     def serve(*answers: list[bytes]) -> int:
-        def converse(connection):
-            for pieces in answers:
-                if not connection.recv(1 << 16):
-                    return
-                for piece in pieces:
-                    connection.sendall(piece)
-                    time.sleep(0.01)
-            connection.close()
-
-        def accept():
-            while True:
-                try:
-                    connection, _ = listener.accept()
-                except OSError:
-                    return
-                opened.append(connection)
-                threading.Thread(target=converse, args=(connection,), daemon=True).start()
-
-        threading.Thread(target=accept, daemon=True).start()
+        start(accept, answers)
         return listener.getsockname()[1]
 
     serve.opened = opened
     yield serve
-    listener.shutdown(socket.SHUT_RDWR)
-    listener.close()
-    for connection in opened:
-        connection.close()
+    # Closed only when no thread uses them: a number is given to the next socket at once.
+    for one in (listener, *opened):
+        with contextlib.suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)
+    for thread in threads:
+        thread.join()
+    for one in (listener, *opened):
+        one.close()
 
 
 def test_answers_are_complete_and_their_times_ordered(serve):
