@@ -188,7 +188,7 @@ def in_slots(device: torch.device) -> str:
         model = make_model(device, **changes)
         decoder = TorchSlots(model, 12)
         decoder.warm_up()
-        graphs = len(decoder.graphs)
+        graphs = len(decoder.graphs), len(decoder.prefills)
         for options in (GREEDY, {"temperature": 0.8, "seed": 2}, SAMPLED):
             want = generate(model, PROMPTS, 15, kv_cache=False, **options)
             for mode in ("default", "error"):
@@ -200,8 +200,7 @@ def in_slots(device: torch.device) -> str:
                     if device.type == "cuda":
                         torch.cuda.set_sync_debug_mode("default")
                 must_equal(got, want, f"{changes} {options}")
-        if len(decoder.graphs) != graphs:
-            raise AssertionError(f"{len(decoder.graphs) - graphs} graphs were not captured by warm_up")
+        must_equal((len(decoder.graphs), len(decoder.prefills)), graphs, "graphs after warm_up")
         decoder.close()
     with torch.autocast(device.type, torch.bfloat16):
         decoder = TorchSlots(model, 12)

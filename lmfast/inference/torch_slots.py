@@ -10,7 +10,8 @@ a cached prefix is followed by at least one id. Slots change places if that halv
 
 On CUDA a step is a graph per number of places (powers of two) and kind of sampling, replayed without waiting for the host:
 one step may be launched before the ids of the one before it are read. All that differs between sequences is in tensors,
-which are copied to the device only when sequences start or end. Prompts are filled operator by operator.
+which are copied to the device only when sequences start or end. A single prompt is filled by a graph, too, several at once
+or later parts operator by operator.
 """
 
 import functools
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from lmfast.inference import cuda_graph
 from lmfast.inference.sampling import Sampling
-from lmfast.inference.torch_decoder import CACHE_STEP, SHORTEST_PREFILL
+from lmfast.inference.torch_decoder import CACHE_STEP, PREFILL_TOKENS, SHORTEST_PREFILL
 from lmfast.inference.torch_sampling import RowKind, RowSampling, pinned_zeros, sample_rows
 from lmfast.model.kv_cache import KVCache
 from lmfast.model.transformer import TransformerLM
@@ -49,7 +50,7 @@ class TorchSlots:
         self.max_rows = MAX_ROWS_CUDA if self.by_graph else MAX_ROWS
         self.cache = KVCache(config, slots, self.context_length, self.device, self.dtype)
         # Of each place: the newest id, which is not in the cache yet, the cached length, and the RowSampling.
-        self.table = torch.tensor([[0, 0, *IDLE]], device=self.device).repeat(slots, 1).T.contiguous()
+        self.table = torch.tensor([0, 0, *IDLE], device=self.device)[:, None].repeat(1, slots)
         self.newest = self.table[0]
         self.active = torch.zeros(slots, dtype=torch.bool, device=self.device)
         self.stepping: list[int] = []  # the places that are active on the device
@@ -60,6 +61,8 @@ class TorchSlots:
         self.graphs: dict[tuple[int, RowKind], torch.cuda.CUDAGraph] = {}
         self.results: dict[tuple[int, RowKind], Tensor] = {}  # logits of the last step of each graph
         self.latest: tuple[int, RowKind] | None = None  # of `results`
+        # By length: a place and ids (1, 1 + length), and the graph that fills the place with them.
+        self.prefills: dict[int, tuple[Tensor, torch.cuda.CUDAGraph]] = {}
         self.steps = 0
         entries = LAG + 2
         self.ring = pinned_zeros(entries * slots, self.device).view(entries, slots) if self.by_graph else None
@@ -73,12 +76,11 @@ class TorchSlots:
         for slot, ids, begin in parts:
             self._check_length(slot, begin + len(ids))
             if ids:
-                size = max(SHORTEST_PREFILL, 1 << (len(ids) - 1).bit_length())
-                groups[begin, size].append((slot, ids))
+                groups[begin, self._padded(len(ids))].append((slot, ids))
                 self._set_length(slot, begin + len(ids))
         with self._precision(), torch.inference_mode():
             for begin, size in sorted(groups):
-                self._fill_group(groups[begin, size], begin)
+                self._fill_group(groups[begin, size], begin, size)
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copies the first `length` cached positions of a slot to another."""
@@ -137,10 +139,13 @@ class TorchSlots:
         """On CUDA, captures the graphs and compiles the operators. Before the first sequence, whose cache it overwrites."""
         if not self.by_graph:
             return
-        size = min(SHORTEST_PREFILL, self.context_length // 2)
-        for begin in (0, size):
-            self.fill([(0, [0] * size, begin)])
-        self._set_length(0, 0)
+        lengths = range(1, min(self.context_length, self.max_rows) + 1)
+        for size in sorted({self._padded(length) for length in lengths}):
+            self.fill([(0, [0] * size, 0)])
+        part = min(SHORTEST_PREFILL, self.context_length // 2)
+        self.fill([(0, [0] * part, part), (self.slots - 1, [0] * part, part)])
+        for slot in range(self.slots):
+            self._set_length(slot, 0)
         with self._precision(), torch.inference_mode():
             self._upload([])
             for count in sorted({self._graph_size(count) for count in range(1, self.slots + 1)}):
@@ -152,8 +157,8 @@ class TorchSlots:
         if self.last is not None:
             self.last.synchronize()
         self.latest = None
-        self.graphs.clear()
-        self.results.clear()
+        for held in (self.graphs, self.prefills, self.results):
+            held.clear()
 
     def _check_length(self, slot: int, length: int) -> None:
         if length > self.context_length:
@@ -171,14 +176,34 @@ class TorchSlots:
         """The number of places of the smallest graph that computes the first `count`."""
         return min(self.slots, 1 << (count - 1).bit_length())
 
-    def _fill_group(self, group: list[tuple[int, list[int]]], begin: int) -> None:
+    def _padded(self, length: int) -> int:
+        """The length of the graph that fills prompts of `length` ids."""
+        return min(self.context_length, max(SHORTEST_PREFILL, 1 << (length - 1).bit_length()))
+
+    def _fill_group(self, group: list[tuple[int, list[int]]], begin: int, size: int) -> None:
         longest = max(len(ids) for _, ids in group)
         host = pinned_zeros(len(group) * (1 + longest), self.device).view(len(group), -1)
         host.copy_(
             torch.tensor([[self.places[slot], *ids, *[0] * (longest - len(ids))] for slot, ids in group])
         )
-        places, ids = host.to(self.device, non_blocking=True).split([1, longest], 1)
-        self.model.prefill(ids, self.cache, places[:, 0], begin)
+        table = host.to(self.device, non_blocking=True)
+        if not self.by_graph or begin or len(group) > 1 or size > PREFILL_TOKENS:
+            self._fill_from(table, begin)
+            return
+        if size not in self.prefills:
+            given = torch.zeros(1, 1 + size, dtype=torch.int64, device=self.device)
+            given[:, : 1 + longest].copy_(table)  # warming up fills a place, too
+            run = functools.partial(self._fill_from, given, 0)
+            cuda_graph.warm_up(run, [], self.device)
+            pool = next((graph.pool() for _, graph in self.prefills.values()), None)
+            self.prefills[size] = given, cuda_graph.capture(run, self.device, pool)
+        given, graph = self.prefills[size]
+        given[:, : 1 + longest].copy_(table)  # ids of an earlier prompt beyond that are padding
+        graph.replay()
+
+    def _fill_from(self, table: Tensor, begin: int) -> None:
+        """Fills places with ids; table: a place and its ids in each row."""
+        self.model.prefill(table[:, 1:], self.cache, table[:, 0], begin)
 
     def _compact(self, slots: list[int]) -> list[int]:
         """The places of active slots, after they have changed places with idle ones if that makes the graph smaller."""

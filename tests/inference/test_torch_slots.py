@@ -128,6 +128,30 @@ def test_parts_of_several_prompts_are_read_together(monkeypatch):
     assert take(decoder, [0, 1, 2, 3], 15) == [alone(model, prompt, 15) for prompt in prompts]
 
 
+def test_a_single_prompt_is_read_by_a_graph_for_its_power_of_two(replayed, monkeypatch):
+    model = build(context_length=100)
+    decoder = TorchSlots(model, 3)
+    prompts = {32: ([5] * 2, [7] * 33), 64: ([3] * 34, [8] * 65), 100: ([9] * 66, [1] * 90)}
+    for shortest, longest in prompts.values():
+        for slot, prompt in enumerate((shortest, longest, shortest)):
+            begin(decoder, slot, prompt)
+        together = take(decoder, [0, 1, 2], 5)
+        decoder.copy(1, 2, 1)  # the first of two parts
+        decoder.fill([(2, longest[1:-1], 1)])
+        decoder.start(2, len(longest) - 1, longest[-1], GREEDY, 0)
+        together.append(take(decoder, [2], 5)[0])
+        short, long = (alone(model, prompt, 5) for prompt in (shortest, longest))
+        assert together == [short, long, short, long]
+    assert list(decoder.prefills) == list(prompts)
+    graphs = [graph for _, graph in decoder.prefills.values()]
+    assert [graph.given for graph in graphs] == [None, *graphs[:1] * 2]
+    monkeypatch.setattr(torch_slots, "PREFILL_TOKENS", 31)
+    other = TorchSlots(model, 1)
+    begin(other, 0, [5] * 2)
+    assert not other.prefills  # long prompts are read operator by operator
+    assert take(other, [0], 5)[0] == alone(model, [5] * 2, 5)
+
+
 def test_parts_of_a_prompt_in_one_fill_are_read_in_order():
     model = build(context_length=64)
     decoder, ids = TorchSlots(model, 2), np.random.default_rng(0).integers(0, 60, 20).tolist()
@@ -251,6 +275,7 @@ def test_warm_up_captures_all_graphs_and_leaves_no_trace(replayed):
     decoder = TorchSlots(model, 6)
     decoder.warm_up()
     sizes = {size for size, _ in decoder.graphs}
+    assert set(decoder.prefills) == {32, 40}
     assert sizes == {1, 2, 4, 6} and replayed.captured == len(sizes) * len(RowKind)
     assert all(
         graph.given is next(iter(decoder.graphs.values())) for graph in list(decoder.graphs.values())[1:]
@@ -261,7 +286,7 @@ def test_warm_up_captures_all_graphs_and_leaves_no_trace(replayed):
     assert ids == alone(model, [4], 10)
     last = decoder.last
     decoder.close()
-    assert not decoder.graphs and not decoder.results and last.synchronized
+    assert not decoder.graphs and not decoder.prefills and not decoder.results and last.synchronized
 
 
 def test_warm_up_without_graphs_does_nothing():
