@@ -1,4 +1,4 @@
-// A team of threads that reads rows of ids through a transformer into a cache, and predicts the ids that follow.
+// A team of threads that reads rows of ids through a transformer into a cache, and predicts or scores the ids that follow.
 //
 // One pass: between barriers, each thread computes its share of the outputs of a product. In: a Plan (plan.h).
 #include "decode_attention.h"
@@ -102,8 +102,62 @@ static void predict(const Plan& p, const Own& own, long rank, long threads, long
     p.chosen[r] = pick_id(logits, p.vocab, p.samplings + p.owners[r], p.steps[r], own.weights, own.heap);
   }
 }
+// The log-probabilities of the targets of the rows that have one, and the most likely ids there, over the whole vocabulary.
+// Only a Part of each tile of logits remains, so no row of them is held. Parts are added in order, whichever thread has which.
+static void score(const Plan& p, const Own& own, long rank, long threads, long& passed) {
+  long ld = padded(p.d_model), width = tile_width(p), ldo = width + W, count = 0;
+  for (long r = 0; r < p.num_rows; r++)
+    if (p.targets[r] >= 0) {
+      float* row = own.normed + count++ * ld;
+      if (p.final_norm) rms_norm(p.stream + r * ld, p.final_norm, p.d_model, p.eps, row);
+      else std::memcpy(row, p.stream + r * ld, 4 * p.d_model);
+    }
+  Plan scored = p;
+  scored.num_rows = count;
+  Input x = quantised(scored, own, {own.normed, ld}, p.d_model);
+  Range mine = share(p.vocab, width, rank, threads);
+  for (long begin = mine.begin; begin < mine.end; begin += width) {
+    long n = std::min(mine.end - begin, width);
+    multiply(scored, own, p.head, x, {begin, begin + n}, own.up - begin, ldo);
+    Part* part = p.parts + begin / width * p.max_rows;
+    float* logits = own.up;
+    for (long r = 0; r < p.num_rows; r++) {
+      if (p.targets[r] < 0) continue;
+      if (p.softcap > 0)
+        for (long i = 0; i < n; i += V) store(logits + i, p.softcap * tanh_of(load(logits + i) / p.softcap));
+      part->largest = largest(logits, n);
+      part->chosen = begin + (std::find(logits, logits + n, part->largest) - logits);
+      long target = p.targets[r] - begin;
+      part->target = 0 <= target && target < n ? logits[target] : 0;
+      exp_weights(logits, n, part->largest, LOG2_E, logits);
+      part->sum = sum_floats(logits, n);
+      part++, logits += ldo;
+    }
+  }
+  barrier(p.sync, passed, threads);
+  mine = share(count, 1, rank, threads);
+  for (long r = 0, k = 0; r < p.num_rows; r++) {
+    if (p.targets[r] < 0) continue;
+    if (mine.begin <= k && k < mine.end) {
+      Part all = p.parts[k];
+      double sum = 0;
+      for (long t = 1; t < num_tiles(p); t++) {
+        const Part& part = p.parts[t * p.max_rows + k];
+        if (part.largest > all.largest) all.largest = part.largest, all.chosen = part.chosen;
+        all.target += part.target;  // 0 but in the tile that has it
+      }
+      for (long t = 0; t < num_tiles(p); t++) {
+        const Part& part = p.parts[t * p.max_rows + k];
+        sum += part.sum * std::exp(double(part.largest) - all.largest);
+      }
+      p.logprobs[r] = double(all.target) - all.largest - std::log(sum);
+      p.chosen[r] = all.chosen;
+    }
+    k++;
+  }
+}
 static void pass(Plan& p, const Own& own, long rank, long threads, long& passed) {
-  bool predicting = p.purpose == PREDICT;  // after the last barrier it may be the next pass's
+  bool predicting = p.purpose == PREDICT, scoring = p.purpose == SCORE;  // after the last barrier it may be the next pass's
   auto wait = [&] { barrier(p.sync, passed, threads); };
   Range qkv = share(p.layers[0].qkv.outputs, W, rank, threads), columns = share(p.d_model, W, rank, threads);
   Range ffn = share(p.ffn, W, rank, threads);
@@ -143,6 +197,9 @@ static void pass(Plan& p, const Own& own, long rank, long threads, long& passed)
   if (predicting) {
     predict(p, own, rank, threads, passed);
     wait();
+  } else if (scoring) {
+    score(p, own, rank, threads, passed);
+    wait();
   }
 }
 
@@ -166,6 +223,9 @@ long lay_out(Plan* plan, char* memory) {
   take(p.delta, p.max_rows * padded(p.d_model));
   take(p.hidden, p.max_rows * padded(p.ffn));
   take(p.logits, p.batch * padded(p.vocab));
+  float* parts;
+  take(parts, num_tiles(p) * p.max_rows * (long)sizeof(Part) / 4);
+  p.parts = (Part*)parts;
   Own sizes;
   take(p.own, p.threads * own_floats(p, nullptr, sizes));
   for_each_matrix(p, [&](Matrix& m) {

@@ -7,13 +7,20 @@
 
 enum Norm : long { PRE, POST, NONE };
 enum Activation : long { SWIGLU, SILU, RELU2 };
-enum Purpose : long { PACK, READ, PREDICT };  // pack the weights, read rows into the cache, or also predict each row's next id
+// Pack the weights; read rows into the cache; also predict each row's next id; or read rows and score their targets.
+enum Purpose : long { PACK, READ, PREDICT, SCORE };
 
 struct Layer {
   Matrix qkv, out, gate, up, down;  // gate: only with SwiGLU
   const float *attention_norm, *ffn_norm, *q_norm, *k_norm, *qkv_bias;  // each may be null
   const float *value_table, *value_weights;  // (vocab_size, kv_heads * head_dim), (kv_heads,): value embeddings, or null
   long span;  // the most cached rows that a query attends to
+};
+
+// What is kept of a row's logits in a tile of columns: the largest and its first id, the sum of exp(logit - largest), the target's.
+struct Part {
+  float largest, sum, target;
+  int chosen;
 };
 
 struct Plan {
@@ -28,14 +35,16 @@ struct Plan {
   const long* unused;         // ids that are never chosen
   long num_unused;
   // The pass. Sequence owners[s] has rows [begins[s], begins[s + 1]).
-  const long *ids, *positions, *owners, *begins, *steps;
+  const long *ids, *positions, *owners, *begins, *steps, *targets;  // targets: SCORE: the id after each row, or -1
   long* chosen;
+  double* logprobs;  // of the targets, natural logarithms
   long num_rows, num_sequences, purpose, team, passed;  // threads of the pass; arrivals at barriers before it
   long* sync;
   // Buffers, laid out by lay_out. Rows of a buffer are `padded(width)` floats apart.
   float *keys, *values;  // (layers, batch, kv_heads, ...): panels of W keys (max_length, head_dim); rows of values
   float *stream, *projected, *attended, *delta, *hidden, *logits;
-  float* own;  // each thread's buffers (Own)
+  Part* parts;  // (tiles of the vocabulary, max_rows)
+  float* own;   // each thread's buffers (Own)
 };
 
 // Floats between rows: whole panels, and not a power of two, because such rows would compete for the same cache lines.
@@ -43,6 +52,9 @@ static inline long padded(long width) { return up_to(width, W) + W; }
 static inline long value_width(const Plan& p) { return up_to(p.head_dim, W); }
 static inline long cached_keys(const Plan& p) { return up_to(p.max_length, W) * p.head_dim; }
 static inline long cached_values(const Plan& p) { return p.max_length * value_width(p); }
+// Columns of a tile of logits that a thread scores at a time: those of 128 rows fit its L2 cache.
+static inline long tile_width(const Plan& p) { return std::min<long>(256, up_to(p.ffn, W)); }
+static inline long num_tiles(const Plan& p) { return (p.vocab + tile_width(p) - 1) / tile_width(p); }
 static inline long widest(const Plan& p) { return std::max(std::max(p.d_model, p.ffn), p.num_heads * p.head_dim); }
 
 // One thread's buffers: the input of a sublayer; its rows in 8 bits; up (before the activation); of a block of queries, queries,

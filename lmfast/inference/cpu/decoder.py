@@ -60,9 +60,10 @@ class CpuDecoder:
             *(SamplingNumbers.of(sampling, row) for row in range(batch))
         )
         self.plan.samplings = cast(self.samplings, POINTER(SamplingNumbers))
-        rows = np.zeros((6, self.capacity + 1), np.int64)
-        self.ids, self.positions, self.owners, self.begins, self.steps, self.chosen = rows
-        for name in ("ids", "positions", "owners", "begins", "steps", "chosen"):
+        rows = np.zeros((len(plans.ROWS), self.capacity + 1), np.int64)
+        self.ids, self.positions, self.owners, self.begins, self.steps, self.targets, self.chosen = rows
+        self.logprobs = np.zeros(self.capacity)
+        for name in (*plans.ROWS, "logprobs"):
             setattr(self.plan, name, getattr(self, name).ctypes.data)
         self.sync = np.zeros(team.sync_words(threads), np.int64)
         self.plan.sync = self.sync.ctypes.data
@@ -106,6 +107,25 @@ class CpuDecoder:
         """Caches ids: (sequence, ids, position of the first), at most `capacity` in all."""
         self._fill_rows(parts)
         self._run(plans.READ)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copies the first `length` cached positions of a sequence to another."""
+        if not 0 <= length <= self.max_length:
+            raise ValueError(f"{length} ids exceed the cache of {self.max_length}")
+        self.library.copy_cache(byref(self.plan), source, target, length)
+
+    def score(
+        self, parts: list[tuple[int, list[int], int]], targets: list[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Caches ids as `fill`. targets: for each of them the id that follows it, or -1.
+
+        Returns the natural logarithm of each target's probability, float64, and the most likely id, the lowest on ties,
+        among all ids of the vocabulary. Both are undefined where there is no target."""
+        self._fill_rows(parts)
+        count = self.plan.num_rows
+        self.targets[:count] = targets
+        self._run(plans.SCORE)
+        return self.logprobs[:count].copy(), self.chosen[:count].copy()
 
     def step(self, rows: list[int], number: int | np.ndarray) -> Callable[[], list[int]]:
         """Appends the newest id of each sequence in `rows` and chooses the next; the function returned returns those.

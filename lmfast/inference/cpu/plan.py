@@ -15,7 +15,7 @@ from lmfast.inference.sampling import Sampling
 from lmfast_kernels import cpu_build
 
 ACTIVATIONS = ("swiglu", "silu", "relu2")
-PACK, READ, PREDICT = range(3)
+PACK, READ, PREDICT, SCORE = range(4)
 
 
 class Matrix(Structure):
@@ -50,6 +50,9 @@ class SamplingNumbers(Structure):
 SIZES = ("d_model", "num_layers", "num_heads", "num_kv_heads", "head_dim", "ffn", "vocab", "max_length")
 KINDS = ("norm", "rope", "activation", "parallel", "int8", "threads", "batch", "max_rows")
 
+ROWS = ("ids", "positions", "owners", "begins", "steps", "targets", "chosen")
+"""arrays of int64 with an element for each row or sequence of a pass"""
+
 
 class Plan(Structure):
     _fields_ = [
@@ -58,11 +61,11 @@ class Plan(Structure):
         ("layers", POINTER(Layer)), ("head", Matrix),
         *((name, c_void_p) for name in ("embedding", "final_norm", "cos", "sin")),
         ("samplings", POINTER(SamplingNumbers)), ("unused", c_void_p), ("num_unused", c_int64),
-        *((name, c_void_p) for name in ("ids", "positions", "owners", "begins", "steps", "chosen")),
+        *((name, c_void_p) for name in ROWS), ("logprobs", c_void_p),
         *((name, c_int64) for name in ("num_rows", "num_sequences", "purpose", "team", "passed")),
         ("sync", c_void_p),
         *((name, c_void_p) for name in ("keys", "values", "stream", "projected", "attended", "delta", "hidden")),
-        ("logits", c_void_p), ("own", c_void_p),
+        ("logits", c_void_p), ("parts", c_void_p), ("own", c_void_p),
     ]  # fmt: skip
 
 

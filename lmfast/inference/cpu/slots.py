@@ -1,7 +1,6 @@
 """The C++ decoder (decoder.py) as a SlotDecoder: sequences join and leave between steps. Does not import torch."""
 
 from collections.abc import Callable
-from ctypes import byref
 from typing import Literal
 
 import numpy as np
@@ -37,9 +36,7 @@ class CpuSlots:
         self.decoder.fill(parts)
 
     def copy(self, source: int, target: int, length: int) -> None:
-        if not 0 <= length <= self.context_length:
-            raise ValueError(f"{length} ids exceed the context of {self.context_length}")
-        self.decoder.library.copy_cache(byref(self.decoder.plan), source, target, length)
+        self.decoder.copy(source, target, length)
 
     def start(self, slot: int, length: int, newest: int, sampling: Sampling, row: int) -> None:
         self.decoder.lengths[slot], self.decoder.newest[slot] = length, newest
