@@ -59,7 +59,8 @@ def make_app(
         return HTMLResponse(page, headers=page_headers)
 
     async def health(request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+        alive = scheduler.thread.is_alive()
+        return JSONResponse({"status": "ok" if alive else "failed"}, 200 if alive else 503)
 
     async def models(request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [model.describe()]})

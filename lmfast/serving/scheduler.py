@@ -107,27 +107,30 @@ class Scheduler:
         self.decoder.close()
 
     def _work(self) -> None:
-        while self._take_orders():
-            while self.queue and self.batch.free:
-                self._count_waiting(-1)
-                self.batch.add(self.queue.pop())
-            began = time.monotonic()
+        while not self.closing:
             try:
-                changed = self.batch.advance()
+                self._take_orders()
+                self._advance()
             except Exception:
                 traceback.print_exc(file=sys.stderr)
                 self._fail_running()
-                continue
-            self._note(changed)
-            self.decoding_seconds += time.monotonic() - began
-            self._report(at_once=self.batch.idle)
         for job in set(self.jobs.values()):
             job.failed = True
             self.changed.add(job)
         self._report(at_once=True)
 
-    def _take_orders(self) -> bool:
-        """Queues and cancels as ordered, waiting if there is nothing else to do; False when closing."""
+    def _advance(self) -> None:
+        """Fills the batch from the queue, takes a step, and reports what it changed."""
+        while self.queue and self.batch.free:
+            self._count_waiting(-1)
+            self.batch.add(self.queue.pop())
+        began = time.monotonic()
+        self._note(self.batch.advance())
+        self.decoding_seconds += time.monotonic() - began
+        self._report(at_once=self.batch.idle)
+
+    def _take_orders(self) -> None:
+        """Queues and cancels as ordered, waiting if there is nothing else to do."""
         with self.ordered:
             if not self.orders and not self.queue and self.batch.idle and not self.closing:
                 self.ordered.wait_for(lambda: self.orders or self.closing)
@@ -147,7 +150,6 @@ class Scheduler:
             if cancelled:
                 self.changed.add(job)
         self._report(at_once=any(cancelled for _, cancelled in orders))
-        return not self.closing
 
     def _count_waiting(self, change: int) -> None:
         with self.ordered:
