@@ -34,6 +34,8 @@ class ServeSettings:
     """origins such as https://example.org whose pages may use the API (CORS); none by default"""
     max_batch: int = 16
     """sequences decoded at the same time; others wait"""
+    context_length: int | None = None
+    """most tokens of a prompt and its answer together; defaults to the model's context"""
     max_queue: int = 256
     """sequences that may wait; further requests get status 429"""
     max_prompt: int | None = None
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def check(settings: ServeSettings) -> None:
     """Raises UserError for a value out of range, before anything is loaded."""
-    least = {"max_batch": 1, "max_queue": 0, "max_prompt": 1, "max_body": 1, "port": 0}
+    least = {"max_batch": 1, "max_queue": 0, "max_prompt": 1, "context_length": 2, "max_body": 1, "port": 0}
     for name, smallest in least.items():
         value = getattr(settings, name)
         if value is not None and value < smallest:

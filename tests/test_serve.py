@@ -89,14 +89,14 @@ def test_a_run_is_served_until_sigterm(serve, trained_run):
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_options_reach_the_server(serve):
     server = serve(
-        "--model-name", "story", "--max-prompt", "5", "--max-body", "500", "--max-queue", "7", "--timeout", "50",
-        "--drain", "3", "--allow-origin", "http://a.example", "--api-key", "k", "--host", "127.0.0.2",
+        "--model-name", "story", "--context-length", "12", "--max-prompt", "5", "--max-body", "500",
+        "--max-queue", "7", "--timeout", "50", "--drain", "3",
+        "--allow-origin", "http://a.example", "--api-key", "k", "--host", "127.0.0.2",
     )  # fmt: skip
     headers = {"Authorization": "Bearer k", "Origin": "http://a.example"}
     found = httpx.get(f"{server.url}/v1/models/story", headers=headers)
-    assert (
-        found.json()["id"] == "story" and found.headers["access-control-allow-origin"] == "http://a.example"
-    )
+    assert found.json()["id"] == "story" and found.json()["max_model_len"] == 12
+    assert found.headers["access-control-allow-origin"] == "http://a.example"
     for prompt, status in (("a b c d e f g h", 400), ("a" * 600, 413), ("a", 200)):
         body = {"prompt": prompt, "max_tokens": 1}
         assert httpx.post(f"{server.url}/v1/completions", json=body, headers=headers).status_code == status
@@ -130,6 +130,12 @@ def wait_for(server: Process, word: str) -> str:
             "cannot listen on no.such.host.invalid, port 8000",
         ),
         (["--max-prompt", "100000", "--device", "cpu"], "max_prompt is 100000; the context of"),
+        (["--context-length", "100000", "--device", "cpu"], "context_length is 100000; the context of"),
+        (["--context-length", "1"], "context_length is 1; it must be at least 2"),
+        (
+            ["--max-batch", "1000000000", "--device", "cpu", "--port", "0"],
+            "use a smaller --max-batch or --context-length",
+        ),
     ],
 )
 def test_bad_settings(trained_run, capsys, words, message):

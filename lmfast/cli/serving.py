@@ -14,14 +14,17 @@ from lmfast.errors import UserError
 from lmfast.inference.cpu.slots import CpuSlots
 from lmfast.inference.cpu.weights import DecoderWeights
 from lmfast.inference.slots import SlotDecoder
+from lmfast.model.config import ResolvedConfig
 from lmfast.serving.scheduler import Scheduler
 from lmfast.serving.served_model import ServedModel
 from lmfast.settings import selected_precision
+from lmfast.units import data_size
 
 if TYPE_CHECKING:
     from lmfast.serve import ServeSettings
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+KEY_VARIABLE = "LMFAST_API_KEY"
 SWITCH_SECONDS = 5e-4  # of Python's threads: the decoding thread waits as long for the event loop at most
 PACKAGES = "starlette uvicorn pydantic prometheus_client"
 
@@ -37,48 +40,24 @@ def serve(settings: "ServeSettings") -> None:
             f"serving needs the package {error.name}, which is not installed; run `pip install {PACKAGES}`"
         ) from None
 
-    execution = Execution(settings.device, selected_precision(settings), settings.quantize)
-    run = open_run(settings.run, execution)
-    tokenizer, config = run.tokenizer, run.model.config
-    if tokenizer is None:
-        raise UserError(
-            f"{run.folder}: the run has no tokenizer and cannot be served; import or train it with one"
-        )
-    name = settings.model_name or run.folder.resolve().name
-    longest = config.context_length - 1
-    if settings.max_prompt is not None and settings.max_prompt > longest:
-        raise UserError(
-            f"max_prompt is {settings.max_prompt}; the context of {name} allows at most {longest}"
-        )
-    model = ServedModel(
-        name, tokenizer, config.context_length, config.vocab_size, settings.max_prompt or longest
-    )
-    listener = listen(settings.host, settings.port)
-    host, port = listener.getsockname()[:2]
-    with run.precision, contextlib.closing(listener):
-        slots = open_slots(run, settings.max_batch, settings.quantize)
-        scheduler = Scheduler(slots, settings.max_queue)
+    run = open_run(settings.run, Execution(settings.device, selected_precision(settings), settings.quantize))
+    model = served_model(settings, run)
+    with contextlib.closing(listen(settings.host, settings.port)) as listener, run.precision:
+        host, port = listener.getsockname()[:2]
         local = ipaddress.ip_address(host.partition("%")[0]).is_loopback
-        key = settings.api_key or os.environ.get("LMFAST_API_KEY") or None
-        limits = Limits(max_body=settings.max_body, seconds=settings.timeout)
+        key = settings.api_key or os.environ.get(KEY_VARIABLE) or None
+        scheduler = Scheduler(open_slots(settings, run, model.context_length), settings.max_queue)
         app = make_app(
-            model, scheduler, limits, api_key=key, hosts={*LOOPBACK, settings.host.lower()} if local else None,
-            origins=settings.allow_origin,
+            model, scheduler, Limits(max_body=settings.max_body, seconds=settings.timeout), api_key=key,
+            hosts={*LOOPBACK, settings.host.lower()} if local else None, origins=settings.allow_origin,
         )  # fmt: skip
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                log_level="warning",
-                access_log=False,
-                lifespan="on",
-                server_header=False,
-                timeout_keep_alive=75,
-                timeout_graceful_shutdown=max(1, round(settings.drain)),
-            )
-        )
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, lifespan="on", server_header=False,
+            timeout_keep_alive=75, timeout_graceful_shutdown=max(1, round(settings.drain)),
+        )  # fmt: skip
         shown = f"[{host}]" if ":" in host else host
         print(
-            f"{run.folder}: serving {name} on {run.device} at http://{shown}:{port}/ (page) and /v1 (API), "
+            f"{run.folder}: serving {model.name} on {run.device} at http://{shown}:{port}/ (page) and /v1 (API), "
             f"{counted(settings.max_batch, 'sequence')} at a time; Ctrl-C stops",
             file=sys.stderr, flush=True,
         )  # fmt: skip
@@ -86,22 +65,73 @@ def serve(settings: "ServeSettings") -> None:
             access = "with the API key" if key else "without an API key: anyone who reaches it can use it"
             print(f"warning: listening on {settings.host}, {access}", file=sys.stderr, flush=True)
         sys.setswitchinterval(SWITCH_SECONDS)
-        threading.Thread(target=tokenizer.load_compiled, name="encoder", daemon=True).start()
+        threading.Thread(target=model.tokenizer.load_compiled, name="encoder", daemon=True).start()
         try:
-            server.run(sockets=[listener])
-        except (KeyboardInterrupt, SystemExit):  # uvicorn raises the signal again when it has finished
-            pass
+            # uvicorn raises the signal that ended it again when it has finished.
+            with contextlib.suppress(KeyboardInterrupt, SystemExit):
+                uvicorn.Server(config).run(sockets=[listener])
         finally:
             scheduler.close()
     print("stopped", file=sys.stderr)
 
 
-def open_slots(run: OpenRun, slots: int, quantize) -> SlotDecoder:
-    if isinstance(run.model, DecoderWeights):
-        return CpuSlots(run.model, slots, quantize=quantize)
-    from lmfast.inference.model_decoder import make_slots
+def served_model(settings: "ServeSettings", run: OpenRun) -> ServedModel:
+    config = run.model.config
+    if run.tokenizer is None:
+        raise UserError(
+            f"{run.folder}: the run has no tokenizer and cannot be served; import or train it with one"
+        )
+    context = settings.context_length or config.context_length
+    max_prompt = settings.max_prompt or context - 1
+    for name, value, most in (
+        ("context_length", context, config.context_length),
+        ("max_prompt", max_prompt, context - 1),
+    ):
+        if value > most:
+            raise UserError(f"{name} is {value}; the context of {run.folder} allows at most {most}")
+    name = settings.model_name or run.folder.resolve().name
+    return ServedModel(name, run.tokenizer, context, config.vocab_size, max_prompt)
 
-    return make_slots(run.model, slots, quantize)
+
+def open_slots(settings: "ServeSettings", run: OpenRun, context_length: int) -> SlotDecoder:
+    """The decoder. Raises UserError if its cache does not fit the memory."""
+    number_bytes = 2 if settings.bf16 or settings.fp16 else 4
+    needed = cache_bytes(run.model.config, settings.max_batch, context_length, number_bytes)
+    problem = UserError(
+        f"the cache of {counted(settings.max_batch, 'sequence')} of {context_length} tokens needs {data_size(needed)}, "
+        "which does not fit the memory; use a smaller --max-batch or --context-length"
+    )
+    if run.device == "cpu" and needed > total_memory():
+        raise problem
+    try:
+        if isinstance(run.model, DecoderWeights):
+            return CpuSlots(
+                run.model, settings.max_batch, quantize=settings.quantize, context_length=context_length
+            )
+        from lmfast.inference.model_decoder import make_slots
+
+        return make_slots(run.model, settings.max_batch, settings.quantize, context_length)
+    except MemoryError:
+        raise problem from None
+    except RuntimeError as error:  # torch's
+        if "memory" not in str(error):
+            raise
+        raise problem from None
+
+
+def cache_bytes(config: ResolvedConfig, slots: int, context_length: int, number_bytes: int) -> int:
+    """Of keys and values."""
+    return (
+        2 * config.num_layers * config.num_kv_heads * config.head_dim * context_length * slots * number_bytes
+    )
+
+
+def total_memory() -> float:
+    """Bytes of this machine's memory; infinite where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return float("inf")
 
 
 def listen(host: str, port: int) -> socket.socket:

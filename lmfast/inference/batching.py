@@ -3,9 +3,9 @@
 In: Sequences, each a prompt and how to continue it. Out: their ids, the same alone and in company.
 
 `Batch.advance` reads part of the prompts, then decodes one id of every sequence whose prompt has been read. While others
-decode, at most PROMPT_ROWS prompt tokens are read per step, so that a long prompt delays them little; prompts share these
-rows. Cached ids are kept after a sequence ends, until its slot is used again: a prompt that begins like a cached sequence
-copies those positions instead of computing them, and if another sequence is reading the same beginning, waits for it.
+decode, at most `shared_rows` prompt tokens are read per step, so that a long prompt delays them little; prompts share
+these rows. Cached ids are kept after a sequence ends, until its slot is used again. A prompt that begins like a cached
+sequence copies those positions instead of computing them, and if another sequence is reading the same beginning, waits.
 """
 
 from collections import deque
@@ -18,7 +18,6 @@ import numpy as np
 from lmfast.inference.sampling import Sampling
 from lmfast.inference.slots import SlotDecoder
 
-PROMPT_ROWS = 64  # prompt tokens read per step while sequences decode
 SHARED = 16  # the fewest equal ids that are worth waiting for, and the fewest rows of a prompt per pass
 
 Finish = Literal["stop", "length", "cancelled"]
@@ -198,7 +197,7 @@ class Batch:
 
     def _read_prompts(self) -> None:
         """Reads part of the prompts. The oldest first, then the shortest, each at least its share of the rows."""
-        space = min(self.decoder.max_rows, PROMPT_ROWS) if self.decoding else self.decoder.max_rows
+        space = self.decoder.shared_rows if self.decoding else self.decoder.max_rows
         parts: list[tuple[int, list[int], int]] = []
         order = self.reading[:1] + sorted(self.reading[1:], key=lambda slot: slot.remaining)
         for place, slot in enumerate(order):

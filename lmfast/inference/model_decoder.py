@@ -19,6 +19,7 @@ from lmfast.inference.decoder_cache import borrow
 from lmfast.inference.sampling import Sampling
 from lmfast.inference.slots import SlotDecoder
 from lmfast.inference.torch_sampling import sample
+from lmfast.inference.torch_slots import TorchSlots
 from lmfast.model.transformer import TransformerLM
 
 
@@ -44,16 +45,25 @@ def make_decoder(
 
 
 @torch.inference_mode()
-def make_slots(model: TransformerLM, slots: int, quantize: Literal["int8"] | None = None) -> SlotDecoder:
-    """The decoder of `slots` independent sequences, for continuous batching. Raises UserError as `make_decoder`."""
+def make_slots(
+    model: TransformerLM,
+    slots: int,
+    quantize: Literal["int8"] | None = None,
+    context_length: int | None = None,
+) -> SlotDecoder:
+    """The decoder of `slots` independent sequences, for continuous batching, ready for the first step.
+
+    context_length: at most the model's, which is the default. Raises UserError as `make_decoder`."""
     reason = unsupported_reason(model)
     if reason is None:
-        return CpuSlots(weights_of(model), slots, torch.get_num_threads(), quantize)
+        return CpuSlots(weights_of(model), slots, torch.get_num_threads(), quantize, context_length)
     if quantize is not None:
         raise UserError(
             f"quantize {quantize} needs lmfast's own decoder for CPUs, which cannot be used: {reason}"
         )
-    raise UserError(f"serving needs lmfast's own decoder for CPUs, which cannot be used: {reason}")
+    decoder = TorchSlots(model, slots, context_length)
+    decoder.warm_up()
+    return decoder
 
 
 def _cpu_decoder_blocker(model: TransformerLM, kv_cache: bool, compile: bool) -> str | None:

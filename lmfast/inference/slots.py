@@ -19,6 +19,8 @@ class SlotDecoder(Protocol):
     vocab_size: int
     max_rows: int
     """most ids that one `fill` takes"""
+    shared_rows: int
+    """most ids of one `fill` while other sequences wait for their next step"""
     lag: int
     """steps that may be launched before the ids of the first are read: 0 on a CPU, 1 on CUDA"""
 

@@ -37,17 +37,20 @@ IDLE = RowSampling.column(Sampling(0.0), 0)
 class TorchSlots:
     """Decodes up to `slots` sequences, each up to the model's context length. Weights must not change until `close`."""
 
-    def __init__(self, model: TransformerLM, slots: int):
+    def __init__(self, model: TransformerLM, slots: int, context_length: int | None = None):
+        """context_length: at most the model's, which is the default."""
         weight, config = model.embedding.weight, model.config
         self.device, kind = weight.device, weight.device.type
         self.autocast = torch.is_autocast_enabled(kind)
         self.dtype = torch.get_autocast_dtype(kind) if self.autocast else weight.dtype
         # Otherwise autocast would cast all weights at each step.
         self.model = model.with_matrix_dtype(self.dtype) if self.autocast else model
-        self.slots, self.context_length, self.vocab_size = slots, config.context_length, config.vocab_size
+        self.context_length = context_length or config.context_length
+        self.slots, self.vocab_size = slots, config.vocab_size
         self.by_graph = cuda_graph.uses_graphs(self.device)
         self.lag = LAG if self.by_graph else 0
         self.max_rows = MAX_ROWS_CUDA if self.by_graph else MAX_ROWS
+        self.shared_rows = self.max_rows // 4
         self.cache = KVCache(config, slots, self.context_length, self.device, self.dtype)
         # Of each place: the newest id, which is not in the cache yet, the cached length, and the RowSampling.
         self.table = torch.tensor([0, 0, *IDLE], device=self.device)[:, None].repeat(1, slots)

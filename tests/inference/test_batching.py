@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lmfast.inference.batching import PROMPT_ROWS, SHARED, Batch, Sequence, TokenLogprobs, token_logprobs
+from lmfast.inference.batching import SHARED, Batch, Sequence, TokenLogprobs, token_logprobs
 from lmfast.inference.sampling import Sampling
 
 GREEDY = Sampling(0.0)
@@ -12,7 +12,7 @@ class CountingDecoder:
 
     def __init__(self, slots: int = 4, context_length: int = 400, lag: int = 0):
         self.slots, self.context_length, self.lag = slots, context_length, lag
-        self.vocab_size, self.max_rows = 101, 128
+        self.vocab_size, self.max_rows, self.shared_rows = 101, 128, 64
         self.cache = np.full((slots, context_length), -1)
         self.lengths, self.newest = np.zeros((2, slots), int)
         self.filled: list[list[tuple[int, int]]] = []  # of each fill: (slot, number of ids)
@@ -147,8 +147,8 @@ def test_a_long_prompt_is_read_between_the_steps_of_others():
         batch.advance()
         steps += 1
         assert len(short.ids) == before + 1
-    assert steps == -(-999 // PROMPT_ROWS)
-    assert all(sum(count for _, count in fill) <= PROMPT_ROWS for fill in decoder.filled[1:])
+    assert steps == -(-999 // decoder.shared_rows)
+    assert all(sum(count for _, count in fill) <= decoder.shared_rows for fill in decoder.filled[1:])
     finish(batch)
     assert long.ids == expected(range(1000), 3)
 

@@ -1,6 +1,7 @@
 """The C++ decoder (decoder.py) as a SlotDecoder: sequences join and leave between steps. Does not import torch."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -12,11 +13,12 @@ from lmfast.inference.sampling import Sampling
 
 
 class CpuSlots:
-    """`slots` sequences of up to the model's context length; see lmfast.inference.slots.SlotDecoder.
+    """`slots` sequences; see lmfast.inference.slots.SlotDecoder.
 
     The ids of a sequence do not depend, to the bit, on the other sequences, nor on how its prompt is cut into fills."""
 
     lag = 0
+    shared_rows = 64
 
     def __init__(
         self,
@@ -24,7 +26,11 @@ class CpuSlots:
         slots: int,
         threads: int | None = None,
         quantize: Literal["int8"] | None = None,
+        context_length: int | None = None,
     ):
+        """context_length: at most the model's, which is the default."""
+        if context_length is not None:
+            weights = replace(weights, config=replace(weights.config, context_length=context_length))
         self.slots, self.context_length = slots, weights.config.context_length
         self.vocab_size = weights.config.vocab_size
         self.decoder = CpuDecoder(weights, slots, Sampling(), threads, quantize)
