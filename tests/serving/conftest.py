@@ -13,9 +13,10 @@ def browser() -> Iterator:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no chromium in PATH; on Debian: apt-get install chromium")
-    playwright.expect.set_options(timeout=10_000)
+    playwright.expect.set_options(timeout=30_000)
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        # Debian's chromium draws with an emulated GPU by default, which sometimes hangs for seconds on a busy machine.
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
 
@@ -43,7 +44,7 @@ def new_page(browser) -> Iterator:
 
     def open_page(**options):
         context = browser.new_context(**options)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(30_000)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: problems.append(str(error)))
