@@ -230,6 +230,18 @@ def test_the_automatic_limit_is_lowered_until_it_fits(page, stub):
     assert len(stub.requests) == 5
 
 
+def test_the_automatic_limit_is_what_the_context_leaves(page, stub):
+    stub.completion = completion_answer(THERE, WAS, prompt=200)
+    generate(page, "Once")
+    wait_until_done(page)
+    page.get_by_role("button", name="Continue").click()
+    wait_until_done(page)
+    page.get_by_role("option").first.click()
+    page.get_by_role("button", name="in, 2.0 %").click()
+    wait_until_done(page)
+    assert [body["max_tokens"] for body in stub.requests] == [128, 54, 55]
+
+
 def test_an_error_after_some_tokens_keeps_them(page, stub):
     stub.completion = [completion_chunk([THERE])]
     generate(page, "Once")
