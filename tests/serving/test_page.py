@@ -24,6 +24,14 @@ def wait_until_answered(page: Page) -> None:
     expect(page.locator("#log")).to_have_attribute("aria-busy", "false")
 
 
+def wait_until_disconnected(page: Page, stub) -> None:
+    for _ in range(500):
+        if stub.disconnects:
+            break
+        page.wait_for_timeout(20)
+    assert stub.disconnects == 1
+
+
 def messages(page: Page) -> list[str]:
     wait_until_answered(page)
     return page.locator(".message .text").all_inner_texts()
@@ -77,23 +85,19 @@ def test_a_reload_keeps_what_had_arrived(page, stub):
     expect(page.locator(".message.assistant .text")).to_have_text("Once upon")
     page.reload()
     assert messages(page) == ["Hi", "Once upon"]
+    expect(page.locator(".stats")).to_contain_text("Stopped")
+    expect(page.locator(".problem")).to_have_count(0)
 
 
 @pytest.mark.parametrize("how", ["button", "key"])
 def test_stop_keeps_what_has_arrived_and_ends_the_request(page, stub, how):
-    gate = threading.Event()
-    stub.chat = chat_answer("Once", " upon", gate, " a time.")
+    stub.chat = chat_answer("Once", " upon", threading.Event(), " a time.")
     ask(page, "Hi")
     expect(page.locator(".message.assistant .text")).to_have_text("Once upon")
     page.click("#stop") if how == "button" else page.keyboard.press("Escape")
     expect(page.locator(".stats")).to_have_text(re.compile("^Stopped · "))
     assert messages(page) == ["Hi", "Once upon"]
-    for _ in range(200):
-        if stub.disconnects:
-            break
-        page.wait_for_timeout(20)
-    gate.set()
-    assert stub.disconnects == 1
+    wait_until_disconnected(page, stub)
 
 
 def test_regenerate_replaces_the_last_answer(page, stub):
@@ -169,6 +173,9 @@ def test_conversations_can_be_named_and_deleted(page, stub):
     page.keyboard.press("Enter")
     expect(titles.first).to_have_text("Dogs")
     expect(titles.first).to_be_focused()
+    ask(page, "Third")
+    wait_until_answered(page)
+    expect(titles.first).to_have_text("Dogs")
 
     titles.last.click()
     assert messages(page)[0] == long
@@ -230,6 +237,9 @@ def test_settings_reach_the_request_and_can_be_reset(page, stub):
     page.click("#settings-button")
     page.fill("#top_k", "0")
     expect(page.locator("#wrong")).to_contain_text("Top-k")
+    page.reload()
+    page.click("#settings-button")
+    expect(page.locator("#top_k")).to_have_value("40")
     page.get_by_role("button", name="Reset to defaults").click()
     expect(page.locator("#top_k")).to_have_value("")
     expect(page.locator("#system")).to_have_value("")
@@ -266,6 +276,13 @@ def test_an_error_is_one_line_with_a_retry(page, stub, steps, line):
     expect(page.locator(".message.assistant .text")).to_have_text("Hello.")
     expect(problem).to_have_count(0)
     assert messages(page) == ["Hi", "Hello."]
+
+
+def test_an_error_within_a_stream_ends_the_request(page, stub):
+    stub.chat = [chat_chunk("Once"), event(error(500, "internal_error")[1]), threading.Event()]
+    ask(page, "Hi")
+    expect(page.locator(".problem")).to_be_visible()
+    wait_until_disconnected(page, stub)
 
 
 def test_a_server_that_cannot_be_reached(page, stub):

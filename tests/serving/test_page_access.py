@@ -39,11 +39,13 @@ def fill(page: Page, stub) -> None:
 
 
 def scrolls_sideways(page: Page) -> list[str]:
-    """Elements that stick out of the window to the right."""
+    """Elements that stick out of the window to the right, or whose text does not fit."""
     return page.evaluate(
         """() => [...document.querySelectorAll("body *")]
             .filter((element) => element.checkVisibility() && !element.closest("symbol, .for-readers-only"))
-            .filter((element) => element.getBoundingClientRect().right > innerWidth + 0.5)
+            .filter((element) => element.getBoundingClientRect().right > innerWidth + 0.5
+                || (getComputedStyle(element).overflowX === "visible" && element.clientWidth > 0
+                    && element.scrollWidth > element.clientWidth + 1))
             .map((element) => element.outerHTML.slice(0, 80))"""
     )
 
@@ -110,7 +112,7 @@ def test_focus_is_always_visible(page, stub):
             shown = page.evaluate(
                 """() => {
                     const element = document.activeElement;
-                    const frame = element.closest(".frame");
+                    const frame = element.matches("textarea") ? element.closest(".frame") : null;
                     return element === document.body || getComputedStyle(element).outlineStyle !== "none"
                         || (frame !== null && getComputedStyle(frame).boxShadow !== "none");
                 }"""

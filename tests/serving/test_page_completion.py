@@ -206,10 +206,14 @@ def test_an_alternative_can_be_chosen_while_text_arrives(page, stub):
     generate(page, "Once")
     expect(page.get_by_role("option")).to_have_count(2)
     page.get_by_role("option").nth(1).click()
-    stub.completion = completion_answer(CAT)
+    second = threading.Event()
+    stub.completion = completion_answer(CAT, second)
     page.get_by_role("button", name="lived, 30 %").click()
-    wait_until_done(page)
+    expect(page.get_by_role("option")).to_have_count(3)
+    expect(page.locator("#halt")).to_be_visible()  # the end of the first answer does not count
     gate.set()
+    second.set()
+    wait_until_done(page)
     assert text(page) == "Once there lived cat"
     expect(page.locator("#failure")).to_be_empty()
 
