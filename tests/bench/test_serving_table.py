@@ -19,6 +19,7 @@ def stubs(monkeypatch, tmp_path):
     stub = (sys.executable, "-m", "tests.bench.stub_server")
     monkeypatch.setattr(serving_processes, "OURS", stub)
     monkeypatch.setattr(serving_processes, "LLAMA_CPP", stub)
+    monkeypatch.setattr(serving_processes, "WATCHED", 0.05)
     monkeypatch.setattr(serving_table, "MODELS", {"5.3M": TINY})
     monkeypatch.setattr(serving_table, "build", lambda: "stub, AVX9")
     monkeypatch.setattr(serving_table, "write_gguf", lambda path, *_: serving_table.write_run(path, TINY))
