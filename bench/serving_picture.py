@@ -1,4 +1,4 @@
-"""The picture of the server's page in README, docs/pictures/serve.png: `python -m bench.serving_picture URL [--prompt TEXT]`.
+"""The picture of the server's page in README, docs/pictures/serve.png: `python -m bench.serving_picture URL`.
 
 In: the address of a running `lmfast serve`. Out: its completion tab with a continued prompt and the alternatives of one
 token, taken by Debian's chromium through playwright. Look at it before you commit it.
