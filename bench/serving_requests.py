@@ -1,8 +1,8 @@
 """Requests of many kinds with their answers, for load on a server: `plan(run, count, seed)`.
 
 Each kind of request is answered offline by `generate`: prompts of 1 to 200 ids or conversations with one system message,
-1 to 64 new ids, greedy or sampled with a seed, 1 to 3 answers, some with a stop string that occurs in the answer, across
-tokens.
+1 to 64 new ids, greedy or sampled with a seed, 1 to 3 answers, some with log probabilities or a stop string that occurs in
+the answer, across tokens.
 """
 
 from dataclasses import dataclass, replace
@@ -95,6 +95,8 @@ def make_kind(offline: Offline, rng: Random) -> Kind:
         path = "/v1/completions"
         prompt = [rng.randrange(tokenizer.vocab_size) for _ in range(rng.randint(1, MOST_PROMPT))]
         body["prompt"] = prompt
+    if rng.random() < 0.2:
+        body |= {"logprobs": 3} if "prompt" in body else {"logprobs": True, "top_logprobs": 3}
     stop_ids = ending_ids(tokenizer)
     if rng.random() < 0.5:
         body["ignore_eos"], stop_ids = True, frozenset()

@@ -21,7 +21,7 @@ def planned(tmp_path_factory):
 
 def test_requests_are_of_all_kinds_and_the_same_in_every_run(planned, tmp_path):
     bodies = [one.kind.body for one in planned]
-    for name in ("seed", "top_k", "top_p", "stop", "messages", "prompt", "ignore_eos"):
+    for name in ("seed", "top_k", "top_p", "stop", "messages", "prompt", "ignore_eos", "logprobs"):
         assert 0 < sum(name in body for body in bodies) < len(bodies), name
     assert {body["n"] for body in bodies} == {1, 2, 3} and {one.stream for one in planned} == {True, False}
     assert max(one.kind.prompt_tokens for one in planned) <= MOST_PROMPT
