@@ -40,6 +40,7 @@ def print_cost(facts: dict[str, Any]) -> None:
     training = facts["training_flops_per_sequence"]
     rows = {
         "embedding": ("embedding", None),
+        "position embedding": ("position_embedding", None),
         "attention projections": ("attention", "attention_projections"),
         "attention scores": (None, "attention_scores"),
         "feed-forward": ("feed_forward", "feed_forward"),
@@ -50,7 +51,7 @@ def print_cost(facts: dict[str, Any]) -> None:
         "total": ("total", "total"),
     }
     for label, (count, flops) in rows.items():
-        if count in ("biases", "value_embeddings") and counts[count] == 0:
+        if count in ("position_embedding", "biases", "value_embeddings") and counts[count] == 0:
             continue  # only where the model has them
         if label == "total":
             table.add_section()

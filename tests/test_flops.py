@@ -71,6 +71,7 @@ def test_the_command_line_overrides_the_file(facts):
         ["--parallel-block"],
         ["--dropout", "0.1"],
         ["--position", "none"],
+        ["--position", "learned"],
         ["--batch-size", "16"],
         ["--dtype", "fp32"],
     ],

@@ -13,6 +13,7 @@ from lmfast.hardware import may_have_gpu
 from lmfast.inference.cpu.weights import DecoderWeights, model_blocker
 from lmfast.model.config import ResolvedConfig
 from lmfast.model.rope import rope_tables
+from lmfast.model.sinusoidal import sinusoidal_table
 from lmfast.settings import Precision, read_model
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.training.checkpoint import Checkpoint, find_checkpoint
@@ -73,7 +74,11 @@ def _without_torch(
     tokenizer = load_tokenizer(checkpoint.run)
     unused = config.unused_ids(tokenizer.vocab) if tokenizer is not None else []
     model = DecoderWeights(
-        config, mapped_weights(checkpoint, config), rope_tables(config), np.array(unused) if unused else None
+        config,
+        mapped_weights(checkpoint, config),
+        rope_tables(config),
+        sinusoidal_table(config),
+        np.array(unused) if unused else None,
     )
     return OpenRun(
         folder, model, tokenizer, "cpu", {"quantize": execution.quantize}, contextlib.nullcontext()

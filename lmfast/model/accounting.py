@@ -39,6 +39,7 @@ def parameters(config: ModelConfig) -> dict[str, int]:
     tables = config.num_value_embeddings
     return {
         "embedding": config.vocab_size * d,
+        "position_embedding": config.context_length * d if config.position == "learned" else 0,
         "attention": layers * 2 * d * (queries + kv),
         "feed_forward": layers * matrices * d * config.ffn_hidden,
         "norms": norms,

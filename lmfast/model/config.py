@@ -45,8 +45,8 @@ class ModelConfig:
     """RMSNorm before each sublayer, after each residual sum, or none"""
     norm_eps: float = 1e-5
     """added to the mean square in RMSNorm"""
-    position: Literal["rope", "none"] = "rope"
-    """rotary position embedding, or none (NoPE)"""
+    position: Literal["rope", "none", "learned", "sinusoidal"] = "rope"
+    """rotary position embedding, none (NoPE), or a learned or sinusoidal vector per position added to the embedding"""
     ffn: Literal["swiglu", "silu", "relu2"] = "swiglu"
     """feed-forward: gated SiLU, plain SiLU or squared ReLU, with equal parameter counts"""
     qk_norm: bool = False
@@ -110,7 +110,7 @@ class ModelConfig:
             source = "" if self.head_dim else f" (d_model {config.d_model} / num_heads {config.num_heads})"
             raise UserError(
                 f"head dimension {config.head_dim}{source} is odd; "
-                "rope needs an even one: change d_model, num_heads or head_dim, or set position none"
+                "rope needs an even one: change d_model, num_heads or head_dim, or use another position"
             )
         if not 1 <= config.rope_factor < float("inf"):
             raise UserError(f"rope_factor is {config.rope_factor}; it must be at least 1")
@@ -192,6 +192,12 @@ class ResolvedConfig(ModelConfig):
     def attention_width(self) -> int:
         """Width of all queries together, and of the output of attention before its projection: d_model in most models."""
         return self.num_heads * self.head_dim
+
+    @property
+    def embedding_std(self) -> float:
+        """Standard deviation of the embedding at initialisation: lower if it is also the head, so that the logits start
+        near unit scale."""
+        return self.d_model**-0.5 if self.tie_embeddings else 1.0
 
     def unused_ids(self, known: Iterable[int]) -> list[int]:
         """The ids, in order, that are not among `known`, those of the tokenizer: a vocabulary may be padded beyond them."""

@@ -89,7 +89,7 @@ def activation_bytes_per_token(config: ModelConfig, dtype: str, plain: bool = Fa
     if plain:  # the norms' normalised x before their weight, the gate before its SiLU
         elements, once = elements + 2 * d + hidden, once + d
     # With value embeddings the values are not a view of the fused projection, which may then be freed.
-    unread = 0 if config.qk_norm or config.position == "none" else queries + 2 * kv
+    unread = 0 if config.qk_norm or config.position != "rope" else queries + 2 * kv
     tables = config.num_value_embeddings
     values = tables * (e * (kv - unread) + 4 * kv)
     masks = (2 * config.num_layers + 1) * d if config.dropout else 0  # one byte each

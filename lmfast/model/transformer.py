@@ -3,13 +3,15 @@
 Initialisation: matrices from a normal distribution truncated at three standard deviations, with the variance
 2 / (fan_in + fan_out) (Glorot & Bengio 2010, as in CS336's handout). Projections that write to the residual stream are
 divided by sqrt(2 · num_layers) as in GPT-2 (Radford et al. 2019, section 2.3), or zero with `zero_init`. The embedding has
-standard deviation 1, or d_model^-0.5 if it is also the head, so that the logits start near unit scale.
+standard deviation 1, or d_model^-0.5 if it is also the head, so that the logits start near unit scale. Learned position
+embeddings have half of that, as in GPT-2's code.
 """
 
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -28,6 +30,7 @@ from lmfast.model.layers import (
     named_modules,
 )
 from lmfast.model.rope import rope_tables
+from lmfast.model.sinusoidal import sinusoidal_table
 
 VALUE_STD = 0.1
 """standard deviation of value embeddings at initialisation"""
@@ -54,6 +57,7 @@ class TransformerLM(nn.Module):
 
     rope_cos: Tensor  # (context_length, head_dim / 2)
     rope_sin: Tensor
+    sinusoids: Tensor | None  # (context_length, d_model), with position sinusoidal
     unused_ids: Tensor | None  # (n,) int64, sorted; see restrict_to
 
     fp8_head = False  # whether the products of the loss use FP8 in training; see model/fp8.py
@@ -62,6 +66,9 @@ class TransformerLM(nn.Module):
         super().__init__()
         self.config = config = config.resolved()
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.position_embedding = None
+        if config.position == "learned":
+            self.position_embedding = nn.Embedding(config.context_length, config.d_model)
         self.blocks = Blocks(Block(config, layer) for layer in range(config.num_layers))
         self.final_norm = RMSNorm(config.d_model, config.norm_eps) if config.norm == "pre" else None
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
@@ -70,9 +77,10 @@ class TransformerLM(nn.Module):
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.register_buffer("rope_cos", None, persistent=False)
         self.register_buffer("rope_sin", None, persistent=False)
+        self.register_buffer("sinusoids", None, persistent=False)
         self.register_buffer("unused_ids", None, persistent=False)
         if self.embedding.weight.device.type != "meta":
-            self._reset_rope()
+            self._reset_tables()
             self.reset_parameters()
 
     @classmethod
@@ -82,7 +90,7 @@ class TransformerLM(nn.Module):
         model.to_empty(device=device)
         if config.tie_embeddings:
             model.head.weight = model.embedding.weight  # to_empty has allocated both
-        model._reset_rope()
+        model._reset_tables()
         return model
 
     @classmethod
@@ -91,12 +99,14 @@ class TransformerLM(nn.Module):
         with torch.device("meta"), _NoInitialisation():
             return cls(config)
 
-    def _reset_rope(self) -> None:
+    def _reset_tables(self) -> None:
         device = self.embedding.weight.device
         self.rope_cos, self.rope_sin = (torch.tensor(x, device=device) for x in rope_tables(self.config))
+        sinusoids = sinusoidal_table(self.config)
+        self.sinusoids = None if sinusoids is None else torch.tensor(sinusoids, device=device)
 
     def with_matrix_dtype(self, dtype: torch.dtype) -> "TransformerLM":
-        """A copy with its matrices in `dtype`, which shares norms and rope tables with this model.
+        """A copy with its matrices in `dtype`, which shares norms and position tables with this model.
 
         Computes exactly what autocast to `dtype` computes, without casting the weights at each call."""
         model = self.without_memory(self.config)
@@ -106,7 +116,8 @@ class TransformerLM(nn.Module):
         model.load_state_dict(tensors, assign=True)
         if self.config.tie_embeddings:
             model.head.weight = model.embedding.weight
-        model.rope_cos, model.rope_sin, model.unused_ids = self.rope_cos, self.rope_sin, self.unused_ids
+        model.rope_cos, model.rope_sin, model.sinusoids = self.rope_cos, self.rope_sin, self.sinusoids
+        model.unused_ids = self.unused_ids
         return model.train(self.training)
 
     def named_weights(self) -> dict[str, Tensor]:
@@ -135,18 +146,31 @@ class TransformerLM(nn.Module):
         for name, weight in self.named_weights().items():
             if name.endswith(".bias"):
                 weight.zero_()
-        _truncated_normal(self.embedding.weight, config.d_model**-0.5 if config.tie_embeddings else 1.0)
+        _truncated_normal(self.embedding.weight, config.embedding_std)
+        if self.position_embedding is not None:
+            _truncated_normal(self.position_embedding.weight, config.embedding_std / 2)
 
     def hidden(
         self, ids: Tensor, positions: Tensor | None = None, document_ids: Tensor | None = None
     ) -> Tensor:
-        """Final hidden states (batch, seq, d_model) of ids (batch, seq), the input of the head."""
+        """Final hidden states (batch, seq, d_model) of ids (batch, seq), the input of the head.
+
+        positions, document_ids (batch, seq): for packed rows, whose attention stays within equal document ids. Without
+        positions, those of RoPE continue over the row, because attention depends only on their differences; learned and
+        sinusoidal ones restart with each document."""
         rope = self._rope(ids.shape[1])
+        table = self._position_table
+        if table is None:
+            added = None
+        elif positions is not None or document_ids is not None:
+            added = F.embedding(_restarted(document_ids) if positions is None else positions, table)
+        else:
+            added = table[: ids.shape[1]]
 
         def attend(attention: Attention, x: Tensor) -> Tensor:
             return attention(x, rope, positions, document_ids, ids=ids)
 
-        return self._run_blocks(self._embed(ids), [attend] * len(self.blocks))
+        return self._run_blocks(self._embed(ids, added), [attend] * len(self.blocks))
 
     def forward(self, ids: Tensor) -> Tensor:
         """Logits (batch, seq, vocab_size) of ids (batch, seq)."""
@@ -167,12 +191,14 @@ class TransformerLM(nn.Module):
         rows (batch,): their sequences in the cache; None: all. The caller sets `cache.lengths`. Padding is on the right
         and does not affect other tokens; its keys are overwritten before the length of a sequence includes them.
         """
-        rope = self._rope(ids.shape[1], begin)
+        rope, table = self._rope(ids.shape[1], begin), self._position_table
+        added = None if table is None else table[begin : begin + ids.shape[1]]
 
         def attend_with(layer: LayerCache) -> Attend:
             return lambda attention, x: attention(x, rope, cache=layer, ids=ids)
 
-        self._run_blocks(self._embed(ids), [attend_with(layer) for layer in cache.for_rows(rows, begin)])
+        x = self._embed(ids, added)
+        self._run_blocks(x, [attend_with(layer) for layer in cache.for_rows(rows, begin)])
 
     def decode(self, ids: Tensor, cache: KVCache, max_length: int) -> Tensor:
         """Appends ids (batch,) to the sequences in `cache`; returns logits (batch, vocab_size).
@@ -187,7 +213,9 @@ class TransformerLM(nn.Module):
                 projected, rope, lengths, layer, ids[:, None]
             )
 
-        x, residual = self._embed(ids[:, None]), None
+        table = self._position_table
+        added = None if table is None else F.embedding(lengths - 1, table)[:, None]
+        x, residual = self._embed(ids[:, None], added), None
         for block, layer in zip(self.blocks, cache.view(max_length), strict=True):
             x, residual = block.decode(x, residual, attend_with(layer))
         logits, _ = decode_normed(self.final_norm, self.head.weight, x, residual)
@@ -206,11 +234,19 @@ class TransformerLM(nn.Module):
         """New ids that continue `ids`; options as in `lmfast.inference.decode.generate`. Raises UserError on bad options."""
         return decode_function()(self, [list(ids)], max_tokens, **sampling)[0]
 
-    def _embed(self, ids: Tensor) -> Tensor:
+    @property
+    def _position_table(self) -> Tensor | None:
+        """(context_length, d_model), added to the embedding; None with position rope or none."""
+        return self.sinusoids if self.position_embedding is None else self.position_embedding.weight
+
+    def _embed(self, ids: Tensor, added: Tensor | None) -> Tensor:
+        """The residual stream of ids (batch, seq). added: rows of the position table, of a shape that broadcasts."""
         x = self.embedding(ids)
         if torch.is_autocast_enabled(ids.device.type):
             # Under autocast the residual stream, the largest activation, is stored in 16 bits.
             x = x.to(torch.get_autocast_dtype(ids.device.type))
+        if added is not None:
+            x = x + added.to(x.dtype)
         return self.dropout(x)
 
     def _rope(self, length: int, begin: int = 0) -> tuple[Tensor, Tensor]:
@@ -228,6 +264,14 @@ class TransformerLM(nn.Module):
         if self.final_norm is not None:
             return self.final_norm(x, residual)[0]
         return x if residual is None else x + residual
+
+
+def _restarted(document_ids: Tensor) -> Tensor:
+    """Positions (batch, seq) that restart at 0 with each document, as `data.packing.positions` computes them."""
+    at = torch.arange(document_ids.shape[1], device=document_ids.device).expand_as(document_ids)
+    begins = torch.zeros_like(at)
+    begins[:, 1:] = torch.where(document_ids[:, 1:] != document_ids[:, :-1], at[:, 1:], 0)
+    return at - begins.cummax(1).values
 
 
 def _truncated_normal(weight: Tensor, std: float) -> None:

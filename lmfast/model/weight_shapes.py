@@ -9,6 +9,8 @@ def weight_shapes(config: ResolvedConfig) -> dict[str, tuple[int, ...]]:
     kv = config.num_kv_heads * config.head_dim
     qkv = config.attention_width + 2 * kv
     shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (config.vocab_size, d_model)}
+    if config.position == "learned":
+        shapes["position_embedding.weight"] = (config.context_length, d_model)
     for layer in range(config.num_layers):
         block: dict[str, tuple[int, ...]] = {}
         if config.norm != "none":

@@ -60,7 +60,7 @@ def load_weights(
     """
     tensors, own = checkpoint.model_tensors(), model.named_weights()
     for name in own if may_grow else ():
-        if name == "head.weight" or name.endswith("embedding.weight"):
+        if name in ("head.weight", "embedding.weight") or name.endswith(".value_embedding.weight"):
             tensors[name] = _grow(tensors[name], len(own[name]))
     check_weights(checkpoint, {name: tuple(weight.shape) for name, weight in own.items()}, tensors)
     with torch.no_grad():

@@ -32,8 +32,8 @@ class NextToken:
 
     separator: the id of <|endoftext|>, to restrict attention to the token's own document. As an input, the separator
     belongs to the document after it, so the first token is predicted from <|endoftext|> alone, as in generation; as a
-    target, it ends the document before it. The loss of a row is then the sum of the losses of its documents. RoPE
-    positions continue over the row, because attention depends only on their differences.
+    target, it ends the document before it. The loss of a row is then the sum of the losses of its documents. The model
+    derives positions from document_ids (`TransformerLM.hidden`).
     """
 
     def __init__(self, z_loss: float = 0.0, separator: int | None = None):

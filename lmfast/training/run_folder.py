@@ -98,10 +98,16 @@ def reject_other_data(folder: Path, facts: dict[str, Any]) -> None:
 def reject_other_model(checkpoint: "Checkpoint", config: ModelConfig, may_grow: bool = False) -> None:
     """Raises UserError naming the setting in which the model of a run differs from `config`.
 
-    zero_init, dropout and context_length may differ; with may_grow, the vocabulary of the run may be smaller."""
+    zero_init and dropout may differ, and context_length unless positions are learned; with may_grow, the vocabulary of the
+    run may be smaller."""
     if not (checkpoint.run / "config.yaml").is_file():
         return
     there = read_model(checkpoint.run)
+    if there.position == config.position == "learned" and there.context_length != config.context_length:
+        raise UserError(
+            f"{checkpoint.path}: has learned positions for context_length {there.context_length}, not "
+            f"{config.context_length}; use --context-length {there.context_length}"
+        )
     for field in dataclasses.fields(config):
         old, new = getattr(there, field.name), getattr(config, field.name)
         if field.name == "vocab_size" and may_grow and old <= new:

@@ -37,6 +37,8 @@ PROMPTS = [[1], [5, 9, 2, 7, 7, 30, 12], [3] * 20, [8, 40]]
 SHAPES = [
     {},
     {"position": "none"},
+    {"position": "learned"},
+    {"position": "sinusoidal"},
     {"head_dim": 10, "qkv_bias": True},
     {"qk_norm": True},
     {"norm": "post"},

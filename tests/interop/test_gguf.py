@@ -227,6 +227,8 @@ def test_rules_for_text_that_llama_cpp_lacks_are_rejected(tmp_path, rules, reaso
     [
         ({"norm": "post"}, "norm is post, which llama.cpp's llama and qwen3 do not support"),
         ({"position": "none"}, "position is none, which"),
+        ({"position": "learned"}, "position is learned, which"),
+        ({"position": "sinusoidal"}, "position is sinusoidal, which"),
         ({"ffn": "relu2"}, "ffn is relu2, which"),
         ({"value_embeddings": True}, "value_embeddings is true, which"),
         ({"logit_softcap": 30.0}, "logit_softcap is 30.0, which"),

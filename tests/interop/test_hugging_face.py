@@ -114,6 +114,8 @@ def test_the_tokenizer_gives_the_same_ids(chat, tmp_path):
         ({"norm": "post"}, "norm is post, which .* only models with norm pre"),
         ({"norm": "none"}, "norm is none, which"),
         ({"position": "none"}, "position is none, which"),
+        ({"position": "learned"}, "position is learned, which"),
+        ({"position": "sinusoidal"}, "position is sinusoidal, which"),
         ({"ffn": "relu2"}, "ffn is relu2, which"),
         ({"ffn": "silu"}, "ffn is silu, which"),
         ({"qkv_bias": True, "qk_norm": True}, "qkv_bias is true and qk_norm too"),

@@ -63,6 +63,8 @@ TINY = ModelConfig(vocab_size=50, context_length=16, d_model=32, num_layers=2, n
         {"ffn": "relu2"},
         {"qk_norm": True},
         {"tie_embeddings": True},
+        {"position": "learned"},
+        {"position": "sinusoidal"},
         {"parallel_block": True},
         {"value_embeddings": True},
         {"value_embeddings": True, "num_kv_heads": 2, "num_layers": 3},

@@ -14,6 +14,8 @@ ABLATIONS = [
     {"norm": "post"},
     {"norm": "none"},
     {"position": "none"},
+    {"position": "learned"},
+    {"position": "sinusoidal"},
     {"ffn": "silu"},
     {"ffn": "relu2"},
     {"qk_norm": True},
@@ -45,12 +47,18 @@ def plain_forward(model: TransformerLM, tokens: torch.Tensor, windows: list | No
     """The pre-norm SwiGLU model written with torch functions only; windows: one per layer."""
     c, w = model.config, dict(model.named_parameters())
     x = w["embedding.weight"][tokens]
+    if c.position == "learned":
+        x = x + w["position_embedding.weight"][: tokens.shape[1]]
+    if c.position == "sinusoidal":
+        x = x + model.sinusoids[: tokens.shape[1]]
     cos, sin = (table[: tokens.shape[1]].to(x.dtype) for table in (model.rope_cos, model.rope_sin))
 
     def norm(x, weight):
         return F.rms_norm(x, (c.d_model,), weight, 1e-5)
 
     def rotate(x):
+        if c.position != "rope":
+            return x
         a, b = x.chunk(2, -1)
         return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
@@ -73,8 +81,12 @@ def plain_forward(model: TransformerLM, tokens: torch.Tensor, windows: list | No
     return norm(x, w["final_norm.weight"]) @ w["head.weight"].T
 
 
-def test_equals_the_maths_written_out():
-    model = build()
+POSITIONS = ["rope", "none", "learned", "sinusoidal"]
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_equals_the_maths_written_out(position):
+    model = build(position=position)
     torch.testing.assert_close(model(ids()), plain_forward(model, ids()), atol=1e-5, rtol=1e-4)
 
 
@@ -101,12 +113,36 @@ def test_a_bias_of_queries_keys_and_values_starts_at_zero_and_is_added_to_each()
         model.blocks[0].attention.qkv.bias.data.zero_()
 
 
-def test_rope_distinguishes_orders_and_position_none_does_not():
+@pytest.mark.parametrize("position", POSITIONS)
+def test_positions_distinguish_orders_and_position_none_does_not(position):
     tokens = ids(1, 8)
     swapped = tokens[:, [1, 0, *range(2, 8)]]
-    none, rope = build(position="none", num_layers=1), build(num_layers=1)
-    torch.testing.assert_close(none(tokens)[:, -1], none(swapped)[:, -1], atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(rope(tokens)[:, -1], rope(swapped)[:, -1], atol=1e-4)
+    model = build(position=position, num_layers=1)
+    same = torch.allclose(model(tokens)[:, -1], model(swapped)[:, -1], atol=1e-4)
+    assert same == (position == "none")
+
+
+def test_learned_positions_start_at_half_the_scale_of_the_embedding():
+    for tied, std in ((False, 1.0), (True, 256**-0.5)):
+        model = build(d_model=256, context_length=200, tie_embeddings=tied, position="learned")
+        assert model.embedding.weight.std().item() == pytest.approx(std, rel=0.05)
+        assert model.position_embedding.weight.std().item() == pytest.approx(std / 2, rel=0.05)
+
+
+def test_only_the_positions_of_a_sequence_get_a_gradient():
+    model = build(position="learned")
+    model(ids(length=5)).square().sum().backward()
+    gradient = model.position_embedding.weight.grad
+    assert gradient[:5].all() and not gradient[5:].any()
+
+
+def test_sinusoids_are_a_table_without_weights():
+    model, none = build(position="sinusoidal"), build(position="none")
+    assert model.state_dict().keys() == none.state_dict().keys()
+    assert model.sinusoids.shape == (16, 32)
+    loaded = TransformerLM.uninitialised(model.config, "cpu")
+    loaded.load_state_dict(model.state_dict())
+    assert torch.equal(loaded(ids()), model(ids()))
 
 
 def test_dropout_works_in_training_only():
@@ -199,13 +235,16 @@ def test_a_token_reaches_no_further_back_than_the_windows_of_all_layers():
     assert not torch.allclose(after[:, 6], before[:, 6])
 
 
-def test_packed_documents_do_not_see_each_other():
-    model, tokens = build(), ids(1, 12)
+@pytest.mark.parametrize("position", POSITIONS)
+def test_packed_documents_do_not_see_each_other(position):
+    model, tokens = build(position=position), ids(1, 12)
     documents = torch.tensor([[0] * 5 + [1] * 7])
     positions = torch.tensor([[*range(5), *range(7)]])
     packed = model.hidden(tokens, positions=positions, document_ids=documents)
     alone = torch.cat([model.hidden(tokens[:, :5]), model.hidden(tokens[:, 5:])], dim=1)
     torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-4)
+    without = model.hidden(tokens, document_ids=documents)
+    torch.testing.assert_close(without, alone, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("changes", [{}, *ABLATIONS, {"qk_norm": True, "sliding_window": 3}], ids=str)
@@ -239,8 +278,9 @@ def test_a_part_that_ends_beyond_the_context_is_rejected():
         model.prefill(ids(length=5), cache, begin=12)
 
 
-def test_bf16_autocast_is_near_fp32():
-    model = build()
+@pytest.mark.parametrize("position", POSITIONS)
+def test_bf16_autocast_is_near_fp32(position):
+    model = build(position=position)
     with torch.autocast("cpu", torch.bfloat16):
         low = model(ids())
     high = model(ids())
@@ -248,7 +288,17 @@ def test_bf16_autocast_is_near_fp32():
     assert (low.float() - high).abs().max() < 0.02 * high.abs().max()
 
 
-@pytest.mark.parametrize("changes", [{}, {"tie_embeddings": True}, {"value_embeddings": True}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"tie_embeddings": True},
+        {"value_embeddings": True},
+        {"position": "learned"},
+        {"position": "sinusoidal"},
+    ],
+    ids=str,
+)
 def test_matrices_in_another_dtype_compute_what_autocast_does(changes):
     model = build(**changes)
     low = model.with_matrix_dtype(torch.bfloat16)

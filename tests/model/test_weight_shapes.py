@@ -10,6 +10,8 @@ from lmfast.model.weight_shapes import weight_shapes
     [
         {},
         {"norm": "post", "ffn": "relu2"},
+        {"position": "learned", "context_length": 16},
+        {"position": "sinusoidal"},
         {"norm": "none", "ffn": "silu", "parallel_block": True},
         {"parallel_block": True, "tie_embeddings": True},
         {"qk_norm": True, "qkv_bias": True, "value_embeddings": True, "num_kv_heads": 2, "head_dim": 10},

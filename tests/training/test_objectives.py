@@ -49,6 +49,8 @@ MASKED_SHAPES = [
     {"qk_norm": True, "num_kv_heads": 1},
     {"value_embeddings": True, "parallel_block": True},
     {"position": "none", "norm": "post"},
+    {"position": "learned"},
+    {"position": "sinusoidal", "parallel_block": True},
 ]
 
 
@@ -100,7 +102,17 @@ def loss_and_gradients(model, objective, batches):
     return total.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("changes", [{}, {"qk_norm": True, "num_kv_heads": 1}, {"value_embeddings": True}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"qk_norm": True, "num_kv_heads": 1},
+        {"value_embeddings": True},
+        {"position": "learned"},
+        {"position": "sinusoidal"},
+    ],
+    ids=str,
+)
 def test_a_packed_row_trains_like_its_documents_one_by_one(changes):
     torch.manual_seed(0)
     shape = {"vocab_size": 20, "context_length": 24, "d_model": 16, "num_layers": 2, "num_heads": 2}

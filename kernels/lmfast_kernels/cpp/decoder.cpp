@@ -60,8 +60,12 @@ static void add_delta(const Plan& p, Input x, Range mine) {
 }
 static void embed(const Plan& p, long rank, long threads) {
   Range mine = share(p.num_rows, 1, rank, threads);
-  for (long r = mine.begin; r < mine.end; r++)
-    std::memcpy(p.stream + r * padded(p.d_model), p.embedding + p.ids[r] * p.d_model, 4 * p.d_model);
+  for (long r = mine.begin; r < mine.end; r++) {
+    float* row = p.stream + r * padded(p.d_model);
+    std::memcpy(row, p.embedding + p.ids[r] * p.d_model, 4 * p.d_model);
+    const float* added = p.position_table ? p.position_table + p.positions[r] * p.d_model : nullptr;
+    for (long i = 0; added && i < p.d_model; i++) row[i] += added[i];
+  }
 }
 static void attention(const Plan& p, const Own& own, long layer, long rank, long threads, long& passed) {
   if (p.purpose == PREDICT) {  // a row per sequence

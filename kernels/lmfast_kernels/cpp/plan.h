@@ -30,7 +30,7 @@ struct Plan {
   float eps, softcap;  // softcap 0: none
   Layer* layers;
   Matrix head;
-  const float *embedding, *final_norm, *cos, *sin;
+  const float *embedding, *position_table, *final_norm, *cos, *sin;  // position_table: added to the embedding, or null
   const Sampling* samplings;  // (batch,)
   const long* unused;         // ids that are never chosen
   long num_unused;

@@ -59,7 +59,7 @@ class Plan(Structure):
         *((name, c_int64) for name in (*SIZES, *KINDS)),
         ("eps", c_float), ("softcap", c_float),
         ("layers", POINTER(Layer)), ("head", Matrix),
-        *((name, c_void_p) for name in ("embedding", "final_norm", "cos", "sin")),
+        *((name, c_void_p) for name in ("embedding", "position_table", "final_norm", "cos", "sin")),
         ("samplings", POINTER(SamplingNumbers)), ("unused", c_void_p), ("num_unused", c_int64),
         *((name, c_void_p) for name in ROWS), ("logprobs", c_void_p),
         *((name, c_int64) for name in ("num_rows", "num_sequences", "purpose", "team", "passed")),
@@ -132,6 +132,7 @@ def make_plan(
     plan.layers = cast(layers, POINTER(Layer))
     plan.head = _matrix(tensors["embedding.weight" if config.tie_embeddings else "head.weight"], kept)
     plan.embedding = kept.address(tensors["embedding.weight"])
+    plan.position_table = kept.address(tensors.get("position_embedding.weight", weights.sinusoids))
     last = f"blocks.{config.num_layers - 1}.ffn_norm.weight" if config.norm == "post" else "final_norm.weight"
     plan.final_norm = kept.address(tensors.get(last))
     plan.cos, plan.sin = map(kept.address, weights.rope)

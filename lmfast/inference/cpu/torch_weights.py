@@ -19,10 +19,11 @@ def unsupported_reason(model: TransformerLM) -> str | None:
 
 def weights_of(model: TransformerLM) -> DecoderWeights:
     """The arrays of a model on the CPU in fp32, which share its memory where that is contiguous."""
-    unused = model.unused_ids
+    sinusoids, unused = model.sinusoids, model.unused_ids
     return DecoderWeights(
         model.config,
         {name: weight.detach().contiguous().numpy() for name, weight in model.named_weights().items()},
         (model.rope_cos.numpy(), model.rope_sin.numpy()),
+        None if sinusoids is None else sinusoids.numpy(),
         None if unused is None else unused.numpy(),
     )

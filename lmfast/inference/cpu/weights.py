@@ -26,6 +26,8 @@ class DecoderWeights:
     """by the names of TransformerLM.named_weights(): a tied head has the name of the embedding"""
     rope: tuple[np.ndarray, np.ndarray]
     """cos and sin (context_length, head_dim / 2), as model/rope.py computes them"""
+    sinusoids: np.ndarray | None
+    """(context_length, d_model) as model/sinusoidal.py computes it, with position sinusoidal"""
     unused_ids: np.ndarray | None = None
     """(n,) int64: ids that are never chosen"""
 

@@ -28,6 +28,8 @@ SHAPES = [
     {"norm": "post"},
     {"norm": "none"},
     {"position": "none"},
+    {"position": "learned"},
+    {"position": "sinusoidal"},
     {"ffn": "silu"},
     {"ffn": "relu2"},
     {"parallel_block": True},

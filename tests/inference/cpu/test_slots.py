@@ -15,6 +15,8 @@ pytestmark = needs_decoder
 
 SHAPES = [
     {},
+    {"position": "learned"},
+    {"position": "sinusoidal"},
     {"num_kv_heads": 2, "head_dim": 20, "qkv_bias": True},
     {"value_embeddings": True, "num_layers": 3},
     {"sliding_window": 5, "num_layers": 3, "window_pattern": "SL"},
