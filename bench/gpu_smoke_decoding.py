@@ -84,7 +84,8 @@ def by_operators(model, new: int, options: dict) -> list[list[int]]:
 def eager(device: torch.device) -> str:
     """The step operator by operator, against whole windows without a cache."""
     imported = {"qkv_bias": True, "head_dim": 32, "rope_factor": 8.0, "rope_original_context": 16}
-    for changes in ({}, {"position": "none"}, {"qk_norm": True, "num_kv_heads": 1}, imported):
+    absolute = ({"position": "learned"}, {"position": "sinusoidal"})
+    for changes in ({}, {"position": "none"}, *absolute, {"qk_norm": True, "num_kv_heads": 1}, imported):
         model = make_model(device, **changes)
         for options in (GREEDY, SAMPLED):
             plain = generate(model, PROMPTS, 15, kv_cache=False, **options)

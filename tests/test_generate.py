@@ -15,6 +15,7 @@ from lmfast.generate import GenerateSettings, generate_text, main
 from lmfast.model.config import ModelConfig
 from lmfast.settings import flat_types
 from lmfast_kernels import cpu_build
+from tests.complete_runs import run as train_run
 
 GREEDY = ("--temperature", "0", "--max-tokens", "12", "--device", "cpu")
 
@@ -170,6 +171,23 @@ def test_the_text_is_the_same_with_torch(without_torch, lines, monkeypatch, word
     monkeypatch.setattr("lmfast.cli.opening._needs_torch", lambda settings, config: True)
     monkeypatch.delattr("lmfast.cli.opening._without_torch")
     assert lines(*words).out == plain.out
+
+
+@pytest.mark.parametrize("position", ["learned", "sinusoidal"])
+def test_absolute_positions_give_the_same_text_with_torch(
+    without_torch, corpus, tmp_path, capsys, monkeypatch, position
+):
+    train_run(corpus, tmp_path / "run", "--position", position, "--max-iters", 3)
+    words = ["--checkpoint", str(tmp_path / "run"), "--prompt", "Once upon", "--prompt", "One day, a"]
+    words += ["--max-tokens", "40", "--temperature", "2", "--device", "cpu", "--no-stop"]
+    main(words)
+    plain = capsys.readouterr().out
+    monkeypatch.setattr("lmfast.cli.opening._needs_torch", lambda settings, config: True)
+    monkeypatch.delattr("lmfast.cli.opening._without_torch")
+    main(words)
+    assert capsys.readouterr().out == plain
+    main([*words, "--no-kv-cache"])
+    assert capsys.readouterr().out == plain
 
 
 @pytest.mark.parametrize(

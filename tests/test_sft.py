@@ -67,6 +67,46 @@ def test_new_embedding_rows_are_near_the_mean_and_old_rows_unchanged(trained_run
         load_weights(grown, find_checkpoint(trained_run))
 
 
+@pytest.fixture(scope="module")
+def learned_run(corpus, tmp_path_factory):
+    """A base model with learned positions."""
+    folder = tmp_path_factory.mktemp("learned") / "run"
+    return train_briefly(corpus, folder, "--position", "learned")
+
+
+def train_briefly(corpus, folder, *flags):
+    tokenizer = ("--tokenizer", str(corpus.tokenizer))
+    assert train([*corpus.flags(), *tokenizer, "--max-iters", "3", *flags, "--out-dir", str(folder)])
+    return folder
+
+
+def test_learned_positions_are_kept_while_the_vocabulary_grows(learned_run, records, tmp_path):
+    flags = [*FLAGS, "--init-from", str(learned_run), "--train-data", str(records)]
+    assert sft([*flags, "--max-iters", "1", "--lr", "1e-9", "--out-dir", str(tmp_path / "sft")])
+    before, after = weights(learned_run), weights(tmp_path / "sft")
+    name = "position_embedding.weight"
+    assert after[name].shape == (16, 16)
+    torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-7)
+    assert len(after["embedding.weight"]) == len(before["embedding.weight"]) + 4
+
+
+@pytest.mark.parametrize("length", [12, 20])
+def test_learned_positions_keep_their_context_length(learned_run, records, tmp_path, length):
+    out = ["--out-dir", str(tmp_path / "sft"), "--context-length", str(length), "--train-data", str(records)]
+    with pytest.raises(
+        UserError, match=f"learned positions for context_length 16, not {length}; use --context"
+    ):
+        sft([*FLAGS, *out, "--init-from", str(learned_run), "--max-iters", "1"])
+    assert not (tmp_path / "sft").exists()
+
+
+def test_sinusoidal_positions_may_change_their_context_length(corpus, records, tmp_path):
+    run = train_briefly(corpus, tmp_path / "run", "--position", "sinusoidal")
+    out = ["--out-dir", str(tmp_path / "sft"), "--context-length", "20", "--train-data", str(records)]
+    assert sft([*FLAGS, *out, "--init-from", str(run), "--max-iters", "1"])
+    assert load_run(tmp_path / "sft")[0].sinusoids.shape == (20, 16)
+
+
 def test_one_times_eight_is_eight_times_one(trained_run, records, tmp_path):
     # Answers of different lengths: a mean of means would weight their tokens unequally.
     path = tmp_path / "uneven.json"

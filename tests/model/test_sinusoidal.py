@@ -25,7 +25,9 @@ def test_columns_alternate_sine_and_cosine_of_falling_frequencies(d_model):
 
 def test_the_scale_is_that_of_the_embedding_and_rope_theta_does_not_matter():
     table = sinusoidal_table(CONFIG)
-    np.testing.assert_allclose(sinusoidal_table(replace(CONFIG, tie_embeddings=True)), table * 6**-0.5, rtol=1e-6)
+    np.testing.assert_allclose(
+        sinusoidal_table(replace(CONFIG, tie_embeddings=True)), table * 6**-0.5, rtol=1e-6
+    )
     assert np.array_equal(sinusoidal_table(replace(CONFIG, rope_theta=5.0)), table)
 
 

@@ -31,12 +31,14 @@ def compiler():
     torch._dynamo.reset()
 
 
-def test_a_step_with_every_option_is_one_graph_and_the_same_bits_twice():
+@pytest.mark.parametrize(("position", "separator"), [("rope", None), ("learned", 0), ("sinusoidal", 0)])
+def test_a_step_with_every_option_is_one_graph_and_the_same_bits_twice(position, separator):
     """With evaluations between the steps, which switch the model's mode back and forth, and state set by sampling."""
-    options = {"qk_norm": True, "value_embeddings": True, "logit_softcap": 15.0}
-    objective = NextToken(z_loss=1e-4)
+    options = {"qk_norm": True, "value_embeddings": True, "logit_softcap": 15.0, "position": position}
+    objective = NextToken(z_loss=1e-4, separator=separator)
     compiled = CompiledLoss(objective.loss)
     batch = np.random.default_rng(0).integers(0, 50, (4, 9))
+    batch[:, 4] = 0  # with a separator, documents begin here
 
     def gradients():
         torch.manual_seed(1)

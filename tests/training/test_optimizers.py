@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -10,13 +12,14 @@ from lmfast.training.optimizers import block_matrices, load_state_tensors, make_
 KINDS = ("adamw", "muon")
 
 
-def build(kind="adamw", **options):
+SHAPE = ModelConfig(
+    vocab_size=20, context_length=8, d_model=16, num_layers=2, num_heads=4, num_kv_heads=2, d_ff=24
+)
+
+
+def build(kind="adamw", shape=SHAPE, **options):
     torch.manual_seed(0)
-    model = TransformerLM(
-        ModelConfig(
-            vocab_size=20, context_length=8, d_model=16, num_layers=2, num_heads=4, num_kv_heads=2, d_ff=24
-        )
-    )
+    model = TransformerLM(shape)
     return model, make_optimizer(model, kind, 0.1, (0.9, 0.95), **({"weight_decay": 0.5} | options))
 
 
@@ -40,7 +43,7 @@ def assert_same(a, b):
 
 
 def test_only_matrices_decay():
-    model, optimizer = build()
+    model, optimizer = build(shape=replace(SHAPE, position="learned"))
     before = [p.detach().clone() for p in model.parameters()]
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
@@ -94,8 +97,9 @@ def test_a_non_finite_step_changes_neither_weights_nor_state(kind, bad, first):
     assert_same(copies(clean, twin), copies(model, optimizer))
 
 
-def test_muon_updates_the_blocks_matrices_and_adamw_the_rest():
-    model, optimizer = build("muon")
+@pytest.mark.parametrize("position", ["rope", "learned"])
+def test_muon_updates_the_blocks_matrices_and_adamw_the_rest(position):
+    model, optimizer = build("muon", replace(SHAPE, position=position))
     names = {p: name for name, p in model.named_parameters()}
     moved = {names[p] for p in block_matrices(model)}
     assert moved == {n for n in names.values() if n.startswith("blocks") and "norm" not in n}

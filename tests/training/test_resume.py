@@ -99,6 +99,20 @@ def test_muon_resumes_exactly(corpus, tmp_path, schedule):
     assert (read_metrics(tmp_path / "parts")[-1]["learning_rate"] == 0.0) == (schedule != "cosine")
 
 
+@pytest.mark.parametrize("position", ["learned", "sinusoidal"])
+def test_absolute_positions_resume_exactly(corpus, tmp_path, position):
+    more = ("--position", position, "--optimizer", "muon", "--document-mask", "--lr-decay-iters", "6")
+    train(flags(corpus, tmp_path / "whole", *more, "--max-iters", "6"))
+    for stop in (2, 6):
+        train(flags(corpus, tmp_path / "parts", *more, "--max-iters", str(stop)))
+    found = weights(tmp_path / "parts")
+    assert not differ(weights(tmp_path / "whole"), found)
+    assert [m["train_loss"] for m in exact(tmp_path / "whole")] == [
+        m["train_loss"] for m in exact(tmp_path / "parts")
+    ]
+    assert ("position_embedding.weight" in found) == (position == "learned")
+
+
 EVERYTHING = (
     "--sliding-window 5 --window-pattern SL --num-layers 3 --document-mask --qk-norm --value-embeddings --zero-init "
     "--logit-softcap 15 --z-loss 1e-4 --optimizer muon --muon-lr 2e-3 --schedule linear --grad-accumulation 2 "
