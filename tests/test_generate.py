@@ -178,6 +178,7 @@ def test_absolute_positions_give_the_same_text_with_torch(
     without_torch, corpus, tmp_path, capsys, monkeypatch, position
 ):
     train_run(corpus, tmp_path / "run", "--position", position, "--max-iters", 3)
+    capsys.readouterr()
     words = ["--checkpoint", str(tmp_path / "run"), "--prompt", "Once upon", "--prompt", "One day, a"]
     words += ["--max-tokens", "40", "--temperature", "2", "--device", "cpu", "--no-stop"]
     main(words)

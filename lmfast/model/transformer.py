@@ -159,13 +159,10 @@ class TransformerLM(nn.Module):
         positions, those of RoPE continue over the row, because attention depends only on their differences; learned and
         sinusoidal ones restart with each document."""
         rope = self._rope(ids.shape[1])
-        table = self._position_table
-        if table is None:
-            added = None
-        elif positions is not None or document_ids is not None:
-            added = F.embedding(_restarted(document_ids) if positions is None else positions, table)
-        else:
-            added = table[: ids.shape[1]]
+        table, added = self._position_table, None
+        if table is not None:
+            at = _restarted(document_ids) if positions is None and document_ids is not None else positions
+            added = table[: ids.shape[1]] if at is None else F.embedding(at, table)
 
         def attend(attention: Attention, x: Tensor) -> Tensor:
             return attention(x, rope, positions, document_ids, ids=ids)
