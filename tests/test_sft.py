@@ -1,5 +1,6 @@
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,6 +99,16 @@ def test_learned_positions_keep_their_context_length(learned_run, records, tmp_p
     ):
         sft([*FLAGS, *out, "--init-from", str(learned_run), "--max-iters", "1"])
     assert not (tmp_path / "sft").exists()
+
+
+def test_a_table_of_positions_does_not_grow_with_the_vocabulary(learned_run):
+    from lmfast.model.transformer import TransformerLM
+    from lmfast.training.checkpoint import find_checkpoint
+    from lmfast.training.loading import load_weights
+
+    longer = TransformerLM(replace(load_run(learned_run)[2], context_length=20))
+    with pytest.raises(UserError, match=r"position_embedding\.weight is \(16, 16\), not \(20, 16\)"):
+        load_weights(longer, find_checkpoint(learned_run), may_grow=True)
 
 
 def test_sinusoidal_positions_may_change_their_context_length(corpus, records, tmp_path):
