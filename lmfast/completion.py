@@ -18,7 +18,7 @@ from lmfast.cli.exit_codes import exit_on_user_error
 from lmfast.settings import CONFIGS
 
 SHELLS = ("bash", "zsh", "fish")
-FOLDERS = {"out_dir"}
+FOLDERS = {"out_dir", "include_path"}
 FILES = {
     *(
         "input",
@@ -42,6 +42,7 @@ FILES = {
         "train_text",
         "prompt_file",
         "plot",
+        "json",
     ),
 }
 """names of options and positional arguments whose value is a file"""

@@ -31,6 +31,14 @@ ALLOWED = {
         "lmfast.data",
         "lmfast.tokenizer",
     },
+    "lmfast.evaluation": {
+        "lmfast.training",
+        "lmfast.inference",
+        "lmfast.interop",
+        "lmfast.model",
+        "lmfast.data",
+        "lmfast.tokenizer",
+    },
     "lmfast.serving": {
         "lmfast.training",
         "lmfast.inference",
@@ -333,6 +341,7 @@ TEST_FILES = {
 COMMAND_PARTS = {
     "chatting": "chat",
     "evaluating": "evaluate",
+    "evaluating_tasks": "evaluate_tasks",
     "generating": "generate",
     "opening": "generate",
     "post_training": "sft",

@@ -1,7 +1,7 @@
 """report.html: one run, or several side by side, on a self-contained page.
 
-Reads run folders (metrics.jsonl, run.json, config.yaml, samples/). Up to three runs are columns of the table, more are
-rows. Plots are inline SVG from matplotlib; without matplotlib the page has only tables.
+Reads run folders (metrics.jsonl, run.json, config.yaml, samples/, evaluations/). Up to three runs are columns of the
+table, more are rows. Plots are inline SVG from matplotlib; without matplotlib the page has only tables.
 """
 
 import html
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lmfast.files import atomic_write
+from lmfast.training.report_tasks import task_section
 from lmfast.training.run_folder import read_facts, read_metrics
 from lmfast.units import duration
 
@@ -82,7 +83,7 @@ class _Run:
     """The contents of a run folder."""
 
     def __init__(self, folder: Path):
-        self.name = folder.name or str(folder)
+        self.name, self.folder = folder.name or str(folder), folder
         self.metrics = [_numbers(line) for line in read_metrics(folder) if isinstance(line, dict)]
         self.facts = read_facts(folder)
         config = folder / "config.yaml"
@@ -120,6 +121,7 @@ def _page(runs: list[_Run]) -> str:
         f'<p class="note">Loss: {_loss_unit(runs)}. MFU = 3 × (2 × matmul parameters + 4 × layers × d_model × T) FLOPs per '
         "token (T at most the window in windowed layers) × tokens/s ÷ the peak rate given below.</p>",
         _summary(runs),
+        task_section(_headings(runs), [run.folder for run in runs]),
         f'<h2>Curves</h2><div class="plots">{_plots(runs)}</div>',
     ]
     for run in runs:
@@ -171,7 +173,7 @@ def _summary(runs: list[_Run]) -> str:
         ("software", [_software(run.facts) for run in runs]),
     ]
     figures = [(name, cells) for name, cells in figures if any(cells)]
-    names = [f"{_key(i)}{html.escape(run.name)}" for i, run in enumerate(runs)]
+    names = _headings(runs)
     if len(runs) <= COLUMNS:
         head = "".join(f"<th>{name}</th>" for name in names)
         body = "".join(f"<tr><th>{name}</th>{_cells(cells)}</tr>" for name, cells in figures)
@@ -187,6 +189,11 @@ def _summary(runs: list[_Run]) -> str:
     return (
         f'<p class="note">All {len(runs)} runs:{common}</p>' if shared else ""
     ) + f'<table class="rows"><tr><th>run</th>{head}</tr>{body}</table>'
+
+
+def _headings(runs: list[_Run]) -> list[str]:
+    """The names of the runs with their colours."""
+    return [f"{_key(i)}{html.escape(run.name)}" for i, run in enumerate(runs)]
 
 
 def _cells(cells: Sequence[str]) -> str:
