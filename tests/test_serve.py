@@ -154,6 +154,7 @@ def test_a_port_in_use(trained_run, capsys):
 
 def test_a_missing_package(trained_run, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "lmfast.serving.http_server", raising=False)
     with pytest.raises(SystemExit):
         main([str(trained_run), "--device", "cpu"])
     assert (

@@ -32,9 +32,8 @@ PACKAGES = "starlette uvicorn pydantic prometheus_client"
 def serve(settings: "ServeSettings") -> None:
     """Raises UserError if the run, the device or the port cannot be used."""
     try:
-        import uvicorn
-
         from lmfast.serving.app import Limits, make_app
+        from lmfast.serving.http_server import HttpServer
     except ModuleNotFoundError as error:
         raise UserError(
             f"serving needs the package {error.name}, which is not installed; run `pip install {PACKAGES}`"
@@ -51,10 +50,7 @@ def serve(settings: "ServeSettings") -> None:
             model, scheduler, Limits(max_body=settings.max_body, seconds=settings.timeout), api_key=key,
             hosts={*LOOPBACK, settings.host.lower()} if local else None, origins=settings.allow_origin,
         )  # fmt: skip
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, lifespan="on", server_header=False,
-            timeout_keep_alive=75, timeout_graceful_shutdown=max(1, round(settings.drain)),
-        )  # fmt: skip
+        server = HttpServer(app, settings.drain)
         shown = f"[{host}]" if ":" in host else host
         print(
             f"{run.folder}: serving {model.name} on {run.device} at http://{shown}:{port}/ (page) and /v1 (API), "
@@ -69,7 +65,7 @@ def serve(settings: "ServeSettings") -> None:
         try:
             # uvicorn raises the signal that ended it again when it has finished.
             with contextlib.suppress(KeyboardInterrupt, SystemExit):
-                uvicorn.Server(config).run(sockets=[listener])
+                server.run(sockets=[listener])
         finally:
             scheduler.close()
     print("stopped", file=sys.stderr)

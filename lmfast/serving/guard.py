@@ -4,6 +4,7 @@ A server on a loopback address rejects other names in the Host header, because a
 through a name of its own that resolves to 127.0.0.1 (DNS rebinding).
 """
 
+import asyncio
 import hmac
 import time
 from collections.abc import Collection
@@ -12,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lmfast.serving.errors import ApiError, foreign_host, invalid_api_key
+from lmfast.serving.errors import ApiError, foreign_host, invalid_api_key, shutting_down
 from lmfast.serving.metrics import Metrics
 
 PROTECTED = ("/v1", "/metrics")
@@ -38,12 +39,12 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        path, began, status = scope["path"], time.perf_counter(), 500
+        path, began, status, started = scope["path"], time.perf_counter(), 500, False
 
         async def note_status(message: Message) -> None:
-            nonlocal status
+            nonlocal status, started
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, started = message["status"], True
             await send(message)
 
         try:
@@ -51,6 +52,9 @@ class Guard:
                 await error_response(refusal)(scope, receive, note_status)
             else:
                 await self.app(scope, receive, note_status)
+        except asyncio.CancelledError:  # the server ends; a stream has been ended by EventStream
+            if not started:
+                await error_response(shutting_down())(scope, receive, note_status)
         finally:
             endpoint = path if path in COUNTED else "other"
             self.metrics.responded(endpoint, status, time.perf_counter() - began)

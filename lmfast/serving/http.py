@@ -14,7 +14,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from lmfast.serving.errors import body_too_large, body_too_slow, wrong_media_type
+from lmfast.serving.answers import event
+from lmfast.serving.errors import body_too_large, body_too_slow, shutting_down, wrong_media_type
 
 T = TypeVar("T")
 
@@ -86,5 +87,9 @@ class EventStream(Response):
                 await send({"type": "http.response.body", "body": data, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
 
-        with contextlib.suppress(ClientLeft), self.context:
-            await unless_client_leaves(receive, send_all())
+        try:
+            with contextlib.suppress(ClientLeft), self.context:
+                await unless_client_leaves(receive, send_all())
+        except asyncio.CancelledError:  # the server ends
+            await send({"type": "http.response.body", "body": event(shutting_down().body())})
+            raise
