@@ -79,7 +79,7 @@ class Metrics:
 
     def further_tokens(self, count: int, seconds: float) -> None:
         """Those of one answer after its first, `seconds` in all."""
-        if count:
+        if count > 0:
             self._per_token.observe(seconds / count)
 
     def text(self, running: int, queued: int, tokens_per_second: float) -> bytes:

@@ -49,6 +49,7 @@ def test_times_of_tokens():
     metrics.first_token(0.004)
     metrics.further_tokens(10, 0.04)
     metrics.further_tokens(0, 0.0)
+    metrics.further_tokens(-1, 0.5)  # the answer is empty: its first id was a stop
     found = samples(metrics)
     assert found["lmfast_time_to_first_token_seconds_bucket,le=0.005"] == 1
     assert found["lmfast_time_to_first_token_seconds_bucket,le=0.002"] == 0
