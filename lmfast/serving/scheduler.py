@@ -184,8 +184,9 @@ class Scheduler:
 
     def _fail_running(self) -> None:
         """Ends the jobs in the batch, and what of them is queued."""
-        failed = {self.jobs[sequence] for sequence in self.batch.sequences}
         self.batch.clear()
+        # Also those of sequences that ended in the step that failed.
+        failed = {job for sequence, job in self.jobs.items() if sequence.finish is not None}
         for job in failed:
             job.failed = True
             for sequence in job.sequences:

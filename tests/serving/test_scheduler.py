@@ -140,6 +140,27 @@ def test_a_failing_decoder_ends_the_running_jobs_only(capfd):
     assert "the device is lost" in capfd.readouterr().err
 
 
+def test_a_job_that_ends_in_the_step_that_fails_is_reported(capfd):
+    def broken(token):
+        raise ValueError("no such token")
+
+    async def work(scheduler):
+        ends, fails = sequence([1], 1), sequence([2], 5, stops=broken)
+        jobs = [Job([ends], "a", False), Job([fails], "a", False)]
+        with scheduler.ordered:  # the thread takes both at once
+            for job in jobs:
+                scheduler.submit(job)
+        scheduler.decoder.gate.release()
+        for job in jobs:
+            async with asyncio.timeout(30):
+                await job.changed.wait()
+            assert job.failed
+        assert not scheduler.jobs and scheduler.running == 0
+
+    run(work, Paused())
+    assert "no such token" in capfd.readouterr().err
+
+
 def test_closing_ends_all_jobs():
     async def work(scheduler):
         scheduler.jobs_seen = [Job([sequence([i], 300)], "a", False) for i in range(9)]
