@@ -86,9 +86,9 @@ def make_app(
     guard = Middleware(Guard, api_key=api_key, hosts=hosts, metrics=metrics)
     cors = Middleware(
         CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST"],
-        allow_headers=["Authorization", "Content-Type"],
+        allow_headers=["*"],  # OpenAI's JavaScript client sends some of its own
     )  # fmt: skip
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", show_page),
             Route("/health", health),
@@ -108,6 +108,8 @@ def make_app(
         },
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # /v1/models/ is a 404, not an empty redirect
+    return app
 
 
 def page_policy(page: str) -> str:

@@ -191,6 +191,8 @@ def test_addresses_and_methods(server):
     assert httpx.get(f"{server.url}/v1/models/tiny").json() == listed
     assert httpx.get(f"{server.url}/v1/models/x/y").json()["error"]["code"] == "model_not_found"
     assert httpx.get(f"{server.url}/v1/nothing").json()["error"]["code"] == "not_found"
+    for path in ("/health/", "/v1/completions/", "//v1/models"):
+        assert post(server, {"prompt": "a"}, path).json()["error"]["code"] == "not_found"
     found = httpx.get(f"{server.url}/v1/completions")
     assert found.status_code == 405 and found.json()["error"]["code"] == "method_not_allowed"
     page = httpx.get(server.url)
@@ -248,10 +250,12 @@ def test_keys_and_hosts():
 
 def test_cors_only_where_it_is_allowed():
     with running_server(origins=["http://good.example"], api_key="secret") as server:
-        asking = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        names = "authorization,content-type,x-stainless-lang"
+        asking = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": names}
         allowed = httpx.options(
             f"{server.url}/v1/completions", headers={"Origin": "http://good.example", **asking}
         )
+        assert allowed.status_code == 200
         assert allowed.headers["access-control-allow-origin"] == "http://good.example"
         other = httpx.options(
             f"{server.url}/v1/completions", headers={"Origin": "http://bad.example", **asking}
