@@ -13,7 +13,7 @@ import numpy as np
 from lmfast.data.batches import derive_seed
 from lmfast.errors import UserError
 
-SMALLEST_TEMPERATURE = float(np.finfo(np.float32).tiny)
+SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 class SamplingKind(NamedTuple):
@@ -28,8 +28,8 @@ class SamplingKind(NamedTuple):
 class Sampling:
     """Sampling parameters. Temperature 0 is greedy: the most likely id, the lowest one on ties.
 
-    Temperatures below 1.2e-38, which are not normal float32 numbers, count as 0. Raises UserError for values out of
-    range."""
+    Numbers below 1.2e-38, which are not normal float32 numbers, count as 0 for temperature and as 1.2e-38 for top_p, which
+    keeps one id. Raises UserError for values out of range."""
 
     temperature: float = 1.0
     top_k: int | None = None
@@ -37,8 +37,10 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self):
-        if 0 < self.temperature < SMALLEST_TEMPERATURE:
+        if 0 < self.temperature < SMALLEST:
             object.__setattr__(self, "temperature", 0.0)
+        if self.top_p is not None and 0 < self.top_p < SMALLEST:
+            object.__setattr__(self, "top_p", SMALLEST)
         if not (self.temperature >= 0 and self.temperature < float("inf")):
             raise UserError(
                 f"temperature is {self.temperature}; it must be a number of at least 0 (0 is greedy)"

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from lmfast.errors import UserError
@@ -16,3 +17,9 @@ from lmfast.inference.sampling import Sampling
 def test_values_out_of_range_are_rejected(options, name):
     with pytest.raises(UserError, match=name):
         Sampling(*options)
+
+
+def test_numbers_below_float32_are_replaced():
+    assert Sampling(1e-40).temperature == 0
+    top_p = Sampling(1.0, top_p=5e-324).top_p
+    assert top_p is not None and np.float32(top_p) > 0
