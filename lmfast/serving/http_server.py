@@ -3,14 +3,25 @@
 Answers that are being computed when it ends are cancelled, and their clients get an error (guard.py, http.py).
 """
 
+import asyncio
 import math
 import socket
 from types import FrameType
+from typing import Literal
 
 import uvicorn
 from starlette.types import ASGIApp
 
 KEEP_ALIVE_SECONDS = 75
+
+
+def protocol() -> "type[asyncio.Protocol] | Literal['h11']":
+    """Without httptools, h11, which has a limit on the head of a request itself."""
+    try:
+        from lmfast.serving.http_protocol import LimitedProtocol
+    except ModuleNotFoundError:
+        return "h11"
+    return LimitedProtocol
 
 
 class HttpServer(uvicorn.Server):
@@ -19,6 +30,7 @@ class HttpServer(uvicorn.Server):
     def __init__(self, app: ASGIApp, drain: float):
         config = uvicorn.Config(
             app, log_level="error", access_log=False, lifespan="on", server_header=False, ws="none",
+            http=protocol(),
             timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=math.ceil(drain),
         )  # fmt: skip
         super().__init__(config)
