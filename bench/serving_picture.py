@@ -11,8 +11,8 @@ from bench.pictures import PICTURES
 
 PROMPT = "Once upon a time"
 TOKENS = 40
-CHOSEN = 12  # the token whose alternatives are shown
-WINDOW = {"width": 1000, "height": 620}
+CHOSEN = 4  # the token whose alternatives are shown
+WINDOW = {"width": 1000, "height": 700}
 
 
 def take(url: str, prompt: str) -> bytes:
