@@ -2,7 +2,7 @@
 
 In: Sequences, each a prompt and how to continue it. Out: their ids, the same alone and in company.
 
-`Batch.advance` reads part of the prompts, then decodes one id of every sequence whose prompt has been read. While others
+`Batch.advance` reads part of the prompts and decodes one id of every sequence whose prompt has been read. While others
 decode, at most `shared_rows` prompt tokens are read per step, so that a long prompt delays them little; prompts share
 these rows. Cached ids are kept after a sequence ends, until its slot is used again. A prompt that begins like a cached
 sequence copies those positions instead of computing them, and if another sequence is reading the same beginning, waits.
@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from lmfast.inference.sampling import Sampling
-from lmfast.inference.slots import SlotDecoder
+from lmfast.inference.slots import Part, SlotDecoder
 
 SHARED = 16  # the fewest equal ids that are worth waiting for, and the fewest rows of a prompt per pass
 
@@ -159,8 +159,7 @@ class Batch:
     def advance(self) -> list[Sequence]:
         """Reads prompts and takes one step; returns the sequences that got an id or ended."""
         self._assign_slots()
-        self._read_prompts()
-        launched = self._launch()
+        launched = self._launch(self._take_parts())
         changed: list[Sequence] = []
         logprobs = any(s.sequence and s.sequence.top_logprobs is not None for s in self.decoding)
         allowed = self.decoder.lag if launched and not logprobs else 0
@@ -195,10 +194,12 @@ class Batch:
     def _oldest_free(self) -> _Slot:
         return min((slot for slot in self.slots if slot.sequence is None), key=lambda slot: slot.last_use)
 
-    def _read_prompts(self) -> None:
-        """Reads part of the prompts. The oldest first, then the shortest, each at least its share of the rows."""
+    def _take_parts(self) -> list[Part]:
+        """Parts of the prompts for this step, and starts the sequences whose prompts they complete.
+
+        The oldest first, then the shortest, each at least its share of the rows."""
         space = self.decoder.shared_rows if self.decoding else self.decoder.max_rows
-        parts: list[tuple[int, list[int], int]] = []
+        parts: list[Part] = []
         order = self.reading[:1] + sorted(self.reading[1:], key=lambda slot: slot.remaining)
         for place, slot in enumerate(order):
             share = max(SHARED, space // (len(order) - place))
@@ -207,8 +208,6 @@ class Batch:
                 parts.append((slot.number, slot.ids[slot.cached : slot.cached + count].tolist(), slot.cached))
                 slot.cached += count
                 space -= count
-        if parts:
-            self.decoder.fill(parts)
         for slot in order:
             if slot.remaining == 0 and slot.sequence is not None:
                 sequence = slot.sequence
@@ -217,15 +216,20 @@ class Batch:
                 )
                 self.reading.remove(slot)
                 self.decoding.append(slot)
+        return parts
 
-    def _launch(self) -> bool:
-        """Launches a step of the sequences that may need one; False if there are none."""
+    def _launch(self, parts: list[Part]) -> bool:
+        """Reads the parts, and launches a step of the sequences that may need one; False if there are none."""
         slots = [s for s in self.decoding if s.sequence and s.launched < s.sequence.max_tokens]
         if not slots:
+            if parts:
+                self.decoder.fill(parts)
             return False
         slots.sort(key=lambda slot: slot.number)
         sequences = [slot.sequence for slot in slots if slot.sequence]
-        self.in_flight.append(_Step(slots, sequences, self.decoder.step([slot.number for slot in slots])))
+        self.in_flight.append(
+            _Step(slots, sequences, self.decoder.step([slot.number for slot in slots], parts))
+        )
         for slot in slots:
             slot.launched += 1
         return True

@@ -3,12 +3,15 @@
 `Batch` (batching.py) fills the slots; cpu/slots.py and torch_slots.py are the decoders.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from lmfast.inference.sampling import Sampling
+
+Part = tuple[int, list[int], int]
+"""(slot, ids, position of the first)"""
 
 
 class SlotDecoder(Protocol):
@@ -18,14 +21,14 @@ class SlotDecoder(Protocol):
     context_length: int
     vocab_size: int
     max_rows: int
-    """most ids that one `fill` takes"""
+    """most ids of prompts that one `fill` or `step` takes"""
     shared_rows: int
-    """most ids of one `fill` while other sequences wait for their next step"""
+    """most ids of prompts in a step of sequences that have started before"""
     lag: int
     """steps that may be launched before the ids of the first are read: 0 on a CPU, 1 on CUDA"""
 
-    def fill(self, parts: list[tuple[int, list[int], int]], /) -> None:
-        """Caches ids: (slot, ids, position of the first). Earlier positions of the slot are cached already."""
+    def fill(self, parts: Sequence[Part], /) -> None:
+        """Caches ids. Earlier positions of the slots are cached already."""
         ...
 
     def copy(self, source: int, target: int, length: int, /) -> None:
@@ -38,9 +41,11 @@ class SlotDecoder(Protocol):
         row: the number of the sequence in its request, for its random numbers, as the row of a batch in `generate`."""
         ...
 
-    def step(self, slots: list[int], /) -> Callable[[], list[int]]:
+    def step(self, slots: list[int], parts: Sequence[Part] = (), /) -> Callable[[], list[int]]:
         """Appends each slot's newest id and chooses its next; the function returned waits for those, in the order of
-        `slots`. They are the ids of `generate` with this sampling, for the sequence in row `row` of a batch."""
+        `slots`. They are the ids of `generate` with this sampling, for the sequence in row `row` of a batch.
+
+        parts: cached in the same pass, as by `fill`; those of a slot that starts with this step precede its newest id."""
         ...
 
     def logits(self, slot: int, /) -> np.ndarray:

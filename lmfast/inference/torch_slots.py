@@ -16,7 +16,7 @@ or later parts operator by operator.
 
 import functools
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from lmfast.inference import cuda_graph
 from lmfast.inference.sampling import Sampling
+from lmfast.inference.slots import Part
 from lmfast.inference.torch_decoder import CACHE_STEP, PREFILL_TOKENS, SHORTEST_PREFILL
 from lmfast.inference.torch_sampling import RowKind, RowSampling, pinned_zeros, sample_rows
 from lmfast.model.kv_cache import KVCache
@@ -72,7 +73,7 @@ class TorchSlots:
         self.events = [cuda_graph.new_event() for _ in range(entries)] if self.by_graph else []
         self.last: torch.cuda.Event | None = None  # after the newest step
 
-    def fill(self, parts: list[tuple[int, list[int], int]]) -> None:
+    def fill(self, parts: Sequence[Part]) -> None:
         """Caches ids: (slot, ids, position of the first). Parts of similar length that start at the same position are
         read together."""
         groups: defaultdict[tuple[int, int], list[tuple[int, list[int]]]] = defaultdict(list)
@@ -101,8 +102,14 @@ class TorchSlots:
         self.lengths[slot], self.kinds[slot] = length, RowKind.of([sampling])
         self.changed[slot] = [newest, length, *RowSampling.column(sampling, row)]
 
-    def step(self, slots: list[int]) -> Callable[[], list[int]]:
-        """Appends each slot's newest id and chooses its next; the function waits for those ids, in the order of `slots`."""
+    def step(self, slots: list[int], parts: Sequence[Part] = ()) -> Callable[[], list[int]]:
+        """Appends each slot's newest id and chooses its next; the function waits for those ids, in the order of `slots`.
+
+        parts: filled before."""
+        if parts:
+            started = {slot: self.changed[slot] for slot in slots if slot in self.changed}
+            self.fill(parts)
+            self.changed |= started
         for slot in slots:
             self._check_length(slot, self.lengths[slot] + 1)
         kind = max(self.kinds[slot] for slot in slots)

@@ -33,9 +33,11 @@ class CountingDecoder:
     def start(self, slot, length, newest, sampling, row):
         self.lengths[slot], self.newest[slot] = length, newest
 
-    def step(self, slots):
+    def step(self, slots, parts=()):
         if self.failing:
             raise RuntimeError("the device is lost")
+        if parts:
+            self.fill(parts)
         self.steps.append(list(slots))
         for slot in slots:
             self.cache[slot, self.lengths[slot]] = self.newest[slot]

@@ -266,9 +266,9 @@ def test_cors_only_where_it_is_allowed():
 class SlowDecoder(CountingDecoder):
     """Each step takes 10 ms, and ids are those of printable bytes."""
 
-    def step(self, slots):
+    def step(self, slots, parts=()):
         time.sleep(0.01)
-        return super().step(slots)
+        return super().step(slots, parts)
 
 
 def test_a_client_that_leaves_frees_its_slot():

@@ -19,9 +19,9 @@ class Paused(CountingDecoder):
         super().__init__(**options)
         self.gate = __import__("threading").Semaphore(0)
 
-    def step(self, slots):
+    def step(self, slots, parts=()):
         assert self.gate.acquire(timeout=30)
-        return super().step(slots)
+        return super().step(slots, parts)
 
 
 async def ended(job: Job) -> None:

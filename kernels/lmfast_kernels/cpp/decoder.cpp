@@ -68,7 +68,7 @@ static void embed(const Plan& p, long rank, long threads) {
   }
 }
 static void attention(const Plan& p, const Own& own, long layer, long rank, long threads, long& passed) {
-  if (p.purpose == PREDICT) {  // a row per sequence
+  if (p.num_rows == p.num_sequences) {  // a row per sequence
     Range mine = share(p.num_sequences * p.num_kv_heads, 1, rank, threads);
     for (long pair = mine.begin; pair < mine.end; pair++) {
       long s = pair / p.num_kv_heads, g = pair % p.num_kv_heads;
@@ -89,21 +89,35 @@ static void attention(const Plan& p, const Own& own, long layer, long rank, long
     if (!attending) barrier(p.sync, passed, threads);
   }
 }
-// The logits of this thread's columns, then the next ids of its rows.
+// Row r of the residual stream, normalised for the head, as row `place` of this thread's copy.
+static void prepare_for_head(const Plan& p, const Own& own, long r, long place) {
+  long ld = padded(p.d_model);
+  if (p.final_norm) rms_norm(p.stream + r * ld, p.final_norm, p.d_model, p.eps, own.normed + place * ld);
+  else std::memcpy(own.normed + place * ld, p.stream + r * ld, 4 * p.d_model);
+}
+// The logits of this thread's columns after the last row of each sequence that has a step, then the next ids of its part of those.
 static void predict(const Plan& p, const Own& own, long rank, long threads, long& passed) {
-  long ld = padded(p.vocab);
+  long ld = padded(p.vocab), count = 0;
+  for (long s = 0; s < p.num_sequences; s++)
+    if (p.steps[s] >= 0) prepare_for_head(p, own, p.begins[s + 1] - 1, count++);
+  Plan last = p;
+  last.num_rows = count;
   Range mine = share(p.vocab, W, rank, threads);
-  multiply(p, own, p.head, sublayer_input(p, own, p.final_norm), mine, p.logits, ld);
+  multiply(last, own, p.head, quantised(last, own, {own.normed, padded(p.d_model)}, p.d_model), mine, p.logits, ld);
   if (p.softcap > 0)
-    for (long r = 0; r < p.num_rows; r++)
-      for (long i = r * ld + mine.begin, end = r * ld + up_to(mine.end, W); i < end; i += V)
+    for (long k = 0; k < count; k++)
+      for (long i = k * ld + mine.begin, end = k * ld + up_to(mine.end, W); i < end; i += V)
         store(p.logits + i, p.softcap * tanh_of(load(p.logits + i) / p.softcap));
   barrier(p.sync, passed, threads);
-  mine = share(p.num_rows, 1, rank, threads);
-  for (long r = mine.begin; r < mine.end; r++) {
-    float* logits = p.logits + r * ld;
-    for (long i = 0; i < p.num_unused; i++) logits[p.unused[i]] = -INFINITY;
-    p.chosen[r] = pick_id(logits, p.vocab, p.samplings + p.owners[r], p.steps[r], own.weights, own.heap);
+  mine = share(count, 1, rank, threads);
+  for (long s = 0, k = 0; s < p.num_sequences; s++) {
+    if (p.steps[s] < 0) continue;
+    if (mine.begin <= k && k < mine.end) {
+      float* logits = p.logits + k * ld;
+      for (long i = 0; i < p.num_unused; i++) logits[p.unused[i]] = -INFINITY;
+      p.chosen[k] = pick_id(logits, p.vocab, p.samplings + p.owners[s], p.steps[s], own.weights, own.heap);
+    }
+    k++;
   }
 }
 // The log-probabilities of the targets of the rows that have one, and the most likely ids there, over the whole vocabulary.
@@ -111,11 +125,7 @@ static void predict(const Plan& p, const Own& own, long rank, long threads, long
 static void score(const Plan& p, const Own& own, long rank, long threads, long& passed) {
   long ld = padded(p.d_model), width = tile_width(p), ldo = width + W, count = 0;
   for (long r = 0; r < p.num_rows; r++)
-    if (p.targets[r] >= 0) {
-      float* row = own.normed + count++ * ld;
-      if (p.final_norm) rms_norm(p.stream + r * ld, p.final_norm, p.d_model, p.eps, row);
-      else std::memcpy(row, p.stream + r * ld, 4 * p.d_model);
-    }
+    if (p.targets[r] >= 0) prepare_for_head(p, own, r, count++);
   Plan scored = p;
   scored.num_rows = count;
   Input x = quantised(scored, own, {own.normed, ld}, p.d_model);

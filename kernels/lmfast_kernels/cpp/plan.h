@@ -34,7 +34,7 @@ struct Plan {
   const Sampling* samplings;  // (batch,)
   const long* unused;         // ids that are never chosen
   long num_unused;
-  // The pass. Sequence owners[s] has rows [begins[s], begins[s + 1]).
+  // The pass. Sequence owners[s] has rows [begins[s], begins[s + 1]). PREDICT: steps[s] is the number of its step, -1 if none.
   const long *ids, *positions, *owners, *begins, *steps, *targets;  // targets: SCORE: the id after each row, or -1
   long* chosen;
   double* logprobs;  // of the targets, natural logarithms

@@ -7,7 +7,7 @@ inputs with a scale each, and so are the rows that they are multiplied with (pan
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from ctypes import POINTER, byref, c_void_p, cast
 from typing import Literal
 
@@ -23,6 +23,10 @@ from lmfast.inference.sampling import Sampling
 
 READ_ROWS = 128  # prompt tokens per pass: their activations fit a core's L2 cache
 SPIN_LIMIT = 20_000  # polls for the next pass, about 0.3 ms, before a thread sleeps
+
+
+Part = tuple[int, list[int], int]
+"""(sequence, ids, position of the first)"""
 
 
 def num_threads() -> int:
@@ -52,7 +56,7 @@ class CpuDecoder:
     ):
         self.library = plans.library()
         self.threads = threads = threads or num_threads()
-        self.batch, self.capacity = batch, max(batch, READ_ROWS)
+        self.batch, self.capacity = batch, READ_ROWS + batch
         self.max_length = weights.config.context_length
         self.kept = Kept()
         self.plan = plans.make_plan(weights, batch, self.capacity, threads, quantize, self.kept)
@@ -73,6 +77,7 @@ class CpuDecoder:
         )
         self.logits = logits[:, : weights.config.vocab_size]  # one row per row of a step
         self.lengths, self.newest = np.zeros((2, batch), np.int64)  # newest: last ids, not cached yet
+        self.unread: list[Part] = []  # ends of prompts, which the next step reads
         self.passes = 0
         self.wakers = [threading.Event() for _ in range(threads - 1)]
         self.attendance = Attendance(self.sync, self.wakers, ways_of(weights.config, threads))
@@ -86,25 +91,29 @@ class CpuDecoder:
             raise
 
     def read(self, windows: dict[int, list[int]]) -> None:
-        """Starts sequences over: {sequence: ids}. Caches all ids but the last."""
-        pending = []
+        """Starts sequences over: {sequence: ids}. Caches all ids but the last, the last READ_ROWS of them in the next step:
+        for a short prompt, reading the weights takes longer than computing."""
+        self.unread = [part for part in self.unread if part[0] not in windows]
+        pending: list[Part] = []
         for b, ids in windows.items():
+            self._check_length(b, len(ids))
             self.lengths[b], self.newest[b] = len(ids) - 1, ids[-1]
             if len(ids) > 1:
                 pending.append((b, ids[:-1], 0))
         while pending:
-            parts, capacity = [], self.capacity
-            while pending and capacity:
+            if self.unread:
+                self.fill(self.unread)
+            self.unread, space = [], READ_ROWS
+            while pending and space:
                 b, ids, begin = pending.pop()
-                part = ids[begin : begin + capacity]
-                parts.append((b, part, begin))
-                capacity -= len(part)
+                part = ids[begin : begin + space]
+                self.unread.append((b, part, begin))
+                space -= len(part)
                 if begin + len(part) < len(ids):
                     pending.append((b, ids, begin + len(part)))
-            self.fill(parts)
 
-    def fill(self, parts: list[tuple[int, list[int], int]]) -> None:
-        """Caches ids: (sequence, ids, position of the first), at most `capacity` in all."""
+    def fill(self, parts: Sequence[Part]) -> None:
+        """Caches ids: (sequence, ids, position of the first), at most READ_ROWS in all."""
         self._fill_rows(parts)
         self._run(plans.READ)
 
@@ -114,9 +123,7 @@ class CpuDecoder:
             raise ValueError(f"{length} ids exceed the cache of {self.max_length}")
         self.library.copy_cache(byref(self.plan), source, target, length)
 
-    def score(
-        self, parts: list[tuple[int, list[int], int]], targets: list[int]
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def score(self, parts: Sequence[Part], targets: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """Caches ids as `fill`. targets: for each of them the id that follows it, or -1.
 
         Returns the natural logarithm of each target's probability, float64, and the most likely id, the lowest on ties,
@@ -127,19 +134,27 @@ class CpuDecoder:
         self._run(plans.SCORE)
         return self.logprobs[:count].copy(), self.chosen[:count].copy()
 
-    def step(self, rows: list[int], number: int | np.ndarray) -> Callable[[], list[int]]:
+    def step(
+        self, rows: list[int], number: int | np.ndarray, parts: Sequence[Part] = ()
+    ) -> Callable[[], list[int]]:
         """Appends the newest id of each sequence in `rows` and chooses the next; the function returned returns those.
 
-        number: of the step, for all rows or for each."""
+        number: of the step, for all rows or for each. parts: cached in the same pass, as by `fill`; those of a sequence in
+        `rows` precede its newest id."""
         count, sequences = len(rows), np.array(rows)
-        self.ids[:count] = self.newest[sequences]
-        self.positions[:count] = self.lengths[sequences]
-        self.owners[:count] = sequences
-        self.begins[: count + 1] = np.arange(count + 1)
+        parts, self.unread = [*self.unread, *parts], []
+        if parts:
+            self._fill_rows([*self._completed(rows, parts), *(part for part in parts if part[0] not in rows)])
+            self.steps[: self.plan.num_sequences] = -1
+        else:
+            self.ids[:count] = self.newest[sequences]
+            self.positions[:count] = self.lengths[sequences]
+            self.owners[:count] = sequences
+            self.begins[: count + 1] = np.arange(count + 1)
+            longest = int(sequences[self.lengths[sequences].argmax()])
+            self._check_length(longest, int(self.lengths[longest]) + 1)
+            self.plan.num_rows = self.plan.num_sequences = count
         self.steps[:count] = number
-        longest = int(sequences[self.lengths[sequences].argmax()])
-        self._check_length(longest, int(self.lengths[longest]) + 1)
-        self.plan.num_rows = self.plan.num_sequences = count
         self._run(plans.PREDICT)
         chosen = self.chosen[:count]
         self.lengths[sequences] += 1
@@ -155,7 +170,14 @@ class CpuDecoder:
             if thread.ident is not None:
                 thread.join()
 
-    def _fill_rows(self, parts: list[tuple[int, list[int], int]]) -> None:
+    def _completed(self, rows: list[int], parts: Sequence[Part]) -> Iterator[Part]:
+        """The part of each sequence in `rows`, which may be empty, and its newest id."""
+        given = {b: (ids, begin) for b, ids, begin in parts}
+        for b in rows:
+            ids, begin = given.get(b, ((), int(self.lengths[b])))
+            yield b, [*ids, int(self.newest[b])], begin
+
+    def _fill_rows(self, parts: Sequence[Part]) -> None:
         """Sets the rows of a pass that reads prompts, from (sequence, ids, position of the first id)."""
         count = 0
         for s, (b, ids, begin) in enumerate(parts):

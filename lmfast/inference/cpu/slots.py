@@ -1,12 +1,12 @@
 """The C++ decoder (decoder.py) as a SlotDecoder: sequences join and leave between steps. Does not import torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
-from lmfast.inference.cpu.decoder import CpuDecoder
+from lmfast.inference.cpu.decoder import READ_ROWS, CpuDecoder, Part
 from lmfast.inference.cpu.plan import SamplingNumbers
 from lmfast.inference.cpu.weights import DecoderWeights
 from lmfast.inference.sampling import Sampling
@@ -34,11 +34,11 @@ class CpuSlots:
         self.slots, self.context_length = slots, weights.config.context_length
         self.vocab_size = weights.config.vocab_size
         self.decoder = CpuDecoder(weights, slots, Sampling(), threads, quantize)
-        self.max_rows = self.decoder.capacity
+        self.max_rows = READ_ROWS
         self.numbers = np.zeros(slots, np.int64)  # of each slot's next step
         self.stepped: list[int] = []
 
-    def fill(self, parts: list[tuple[int, list[int], int]]) -> None:
+    def fill(self, parts: Sequence[Part]) -> None:
         self.decoder.fill(parts)
 
     def copy(self, source: int, target: int, length: int) -> None:
@@ -49,8 +49,8 @@ class CpuSlots:
         self.decoder.samplings[slot] = SamplingNumbers.of(sampling, row)
         self.numbers[slot] = 0
 
-    def step(self, slots: list[int]) -> Callable[[], list[int]]:
-        ids = self.decoder.step(slots, self.numbers[slots])
+    def step(self, slots: list[int], parts: Sequence[Part] = ()) -> Callable[[], list[int]]:
+        ids = self.decoder.step(slots, self.numbers[slots], parts)
         self.numbers[slots] += 1
         self.stepped = slots
         return ids

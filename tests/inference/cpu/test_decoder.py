@@ -157,7 +157,19 @@ def test_a_sequence_longer_than_its_cache_is_rejected():
     with pytest.raises(ValueError, match="sequence 0: 91 ids"):
         decoder.step([0], 1)
     with pytest.raises(ValueError, match="sequence 0: 91 ids"):
-        decoder.read({0: [1] * 92})
+        decoder.read({0: [1] * 91})
+
+
+def test_a_sequence_that_starts_over_forgets_what_no_step_has_read():
+    model = build()
+    expected = generate(model, [[5], [7, 8, 9]], 3, temperature=0.0)
+    decoder = CpuDecoder(weights_of(model), 2, Sampling(0.0), 2)
+    decoder.read({0: [1, 2, 3], 1: [4] * 50})
+    decoder.read({1: [7, 8, 9]})
+    decoder.read({0: [5]})
+    steps = [decoder.step([0, 1], number)() for number in range(3)]
+    assert [list(ids) for ids in zip(*steps, strict=True)] == expected
+    decoder.close()
 
 
 def test_an_abandoned_stream_ends_its_team():
