@@ -115,7 +115,7 @@ class Scheduler:
             except Exception:
                 traceback.print_exc(file=sys.stderr)
                 self._fail_running()
-        for job in set(self.jobs.values()):
+        for job in {*self.jobs.values(), *(job for job, _ in self.orders)}:
             job.failed = True
             self.changed.add(job)
         self._report(at_once=True)

@@ -122,8 +122,9 @@ def test_a_failing_decoder_ends_the_running_jobs_only(capfd):
     async def work(scheduler):
         lost = [Job([sequence([i], 5)], "a", False) for i in range(4)]
         queued = Job([sequence([7], 5)], "a", False)
-        for job in (*lost, queued):
-            scheduler.submit(job)
+        with scheduler.ordered:  # the thread takes all at once
+            for job in (*lost, queued):
+                scheduler.submit(job)
         while scheduler.running < 4:
             await asyncio.sleep(0.001)
         scheduler.decoder.failing = True
