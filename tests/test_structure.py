@@ -375,7 +375,9 @@ def defines_a_protocol(path: Path) -> bool:
     classes = [
         node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.ClassDef)
     ]
-    return any("Protocol" in ast.unparse(base) for node in classes for base in node.bases)
+    return any(
+        re.match(r"(typing\.)?Protocol\b", ast.unparse(base)) for node in classes for base in node.bases
+    )
 
 
 def test_public_modules_are_type_checked_strictly():

@@ -16,7 +16,7 @@ HEAD_SECONDS = 30.0
 class LimitedProtocol(HttpToolsProtocol):
     head_seconds = HEAD_SECONDS
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         self.heads = self.head_bytes = (
             0  # heads begun; bytes of the one being read, after those read with its first

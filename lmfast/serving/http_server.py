@@ -12,16 +12,14 @@ from typing import Literal
 import uvicorn
 from starlette.types import ASGIApp
 
+try:
+    from lmfast.serving.http_protocol import LimitedProtocol
+
+    PROTOCOL: type[asyncio.Protocol] | Literal["h11"] = LimitedProtocol
+except ModuleNotFoundError:  # without httptools; h11 has a limit on the head of a request itself
+    PROTOCOL = "h11"
+
 KEEP_ALIVE_SECONDS = 75
-
-
-def protocol() -> "type[asyncio.Protocol] | Literal['h11']":
-    """Without httptools, h11, which has a limit on the head of a request itself."""
-    try:
-        from lmfast.serving.http_protocol import LimitedProtocol
-    except ModuleNotFoundError:
-        return "h11"
-    return LimitedProtocol
 
 
 class HttpServer(uvicorn.Server):
@@ -30,7 +28,7 @@ class HttpServer(uvicorn.Server):
     def __init__(self, app: ASGIApp, drain: float):
         config = uvicorn.Config(
             app, log_level="error", access_log=False, lifespan="on", server_header=False, ws="none",
-            http=protocol(),
+            http=PROTOCOL,
             timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=math.ceil(drain),
         )  # fmt: skip
         super().__init__(config)
