@@ -44,17 +44,26 @@ def fit_prompt(
 
     Raises UserError if the last message alone is too long."""
     limit = context_length - min(max_tokens, context_length // 2)
-    lengths = [len(render([message], tokenizer).ids) - 1 for message in messages]  # without <|endoftext|>
-    total = sum(lengths) + 2  # <|endoftext|> and <|assistant|>
+
+    def length(message: Message) -> int:
+        return len(render([message], tokenizer).ids) - 1  # without <|endoftext|>
+
     first = dropped = 1 if messages[0].role == "system" else 0
-    while total > limit:
+    total = 2 + sum(map(length, messages[:first]))  # 2: <|endoftext|> and <|assistant|>
+    lengths: dict[int, int] = {}  # of the newest messages, as many as are too long together
+    for i in range(len(messages) - 1, first - 1, -1):
+        lengths[i] = length(messages[i])
+        total += lengths[i]
+        if total > limit:
+            break
+    while total > limit or dropped not in lengths:
         if len(messages) - dropped <= 1:
             raise UserError(
                 f"a message of {total} tokens leaves no space for an answer in a context of {context_length}; shorten it"
             )
         # Drop a message together with its answer.
         end = dropped + (2 if messages[dropped + 1].role == "assistant" else 1)
-        total -= sum(lengths[dropped:end])
+        total -= sum(lengths.get(i, 0) for i in range(dropped, end))
         dropped = end
     kept = [*messages[:first], *messages[dropped:]]
     return FittedPrompt(render_prompt(kept, tokenizer), kept, dropped - first)

@@ -8,6 +8,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from lmfast.counted import counted
 from lmfast.suggestions import nearest
 
 SHOWN = 60  # characters of a value in a message
@@ -135,8 +136,8 @@ def wrong_media_type(given: str | None) -> ApiError:
 
 
 def queue_full(waiting: int, retry_after: int) -> ApiError:
-    """retry_after: seconds after which the client may try again."""
-    message = f"{waiting} requests are waiting, which is the limit; try again in {retry_after} seconds"
+    """waiting: answers; retry_after: seconds after which the client may try again."""
+    message = f"the queue is full ({counted(waiting, 'answer')} waiting); try again in {counted(retry_after, 'second')}"
     headers = {"Retry-After": str(retry_after)}
     return ApiError(429, message, type="rate_limit_error", code="queue_full", headers=headers)
 

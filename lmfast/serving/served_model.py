@@ -13,7 +13,7 @@ from lmfast.data.chat import ending_ids, has_chat_tokens, render_prompt
 from lmfast.data.chat_records import Message
 from lmfast.errors import UserError
 from lmfast.inference.chat import fit_prompt, require_chat_tokens
-from lmfast.serving.errors import context_length_exceeded, invalid_request, model_not_found
+from lmfast.serving.errors import context_length_exceeded, invalid_request, model_not_found, shown
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
 
@@ -64,7 +64,7 @@ class ServedModel:
             ids = self.tokenizer.encode(prompt) or self._beginning(param)
         else:
             ids = list(prompt)
-            for token in ids:
+            for token in ids if len(ids) <= self.max_prompt else ():  # longer ones are refused
                 if token not in self.tokenizer.vocab or token >= self.vocab_size:
                     raise invalid_request(f"{param}: {token} is not an id of the model's vocabulary", param)
         return ids
@@ -80,6 +80,12 @@ class ServedModel:
         except UserError as error:
             raise invalid_request(str(error)) from None
         if not truncates:
+            if 2 * len(messages) >= self.context_length:  # each has two special tokens
+                raise context_length_exceeded(
+                    "messages",
+                    f"messages has {len(messages)} messages, more than a context of {self.context_length} tokens can hold; "
+                    "drop some",
+                )
             self._reject_long_text("".join(message.content for message in messages), "messages")
             return render_prompt(messages, self.tokenizer), 0
         self._reject_long_text(messages[-1].content, f"messages[{len(messages) - 1}]")
@@ -105,7 +111,7 @@ class ServedModel:
         if max_tokens > space:
             raise context_length_exceeded(
                 "max_tokens",
-                f"{param} has {len(prompt)} tokens and max_tokens is {max_tokens}, but the context is "
+                f"{param} has {len(prompt)} tokens and max_tokens is {shown(max_tokens)}, but the context is "
                 f"{self.context_length}; use at most {space}",
             )
         return max_tokens

@@ -1,15 +1,16 @@
 import contextlib
 import io
 import itertools
+import random
 from pathlib import Path
 
 import pytest
 
 from lmfast.cli.opening import OpenRun
-from lmfast.data.chat import add_chat_tokens
+from lmfast.data.chat import add_chat_tokens, render, render_prompt
 from lmfast.data.chat_records import Message
 from lmfast.errors import UserError
-from lmfast.inference.chat import Chat
+from lmfast.inference.chat import Chat, fit_prompt
 from lmfast.model.config import ModelConfig
 from lmfast.tokenizer.bpe import Tokenizer
 
@@ -66,6 +67,39 @@ def test_the_oldest_turns_are_dropped_and_the_system_message_is_kept(talk_with, 
     last = tokenizer.decode(parrot.prompts[-1])
     assert "<|system|>s<|end|>" in last and "first" not in last and "third" in last
     assert talk.forgotten == 2 and len(parrot.prompts[-1]) <= 32
+
+
+def naive_fit(messages, tokenizer, limit):
+    messages = list(messages)
+    first, before = int(messages[0].role == "system"), len(messages)
+    while len(ids := render_prompt(messages, tokenizer)) > limit:
+        if len(messages) - first == 1:
+            return None
+        del messages[first : first + 1 + (messages[first + 1].role == "assistant")]
+    return ids, messages, before - len(messages)
+
+
+def test_fitted_prompts_are_those_of_dropping_turn_by_turn(tokenizer):
+    generator = random.Random(1)
+    for _ in range(300):
+        roles = ["system"] * generator.randrange(2) + generator.choices(
+            ["user", "assistant"], k=generator.randrange(8)
+        )
+        messages = [Message(role, "ab " * generator.randrange(5)) for role in [*roles, "user"]]
+        context, max_tokens = generator.randrange(4, 60), generator.randrange(1, 60)
+        expected = naive_fit(messages, tokenizer, context - min(max_tokens, context // 2))
+        if expected is None:
+            with pytest.raises(UserError, match="leaves no space"):
+                fit_prompt(messages, tokenizer, context, max_tokens)
+        else:
+            assert fit_prompt(messages, tokenizer, context, max_tokens) == expected
+
+
+def test_only_the_end_of_a_long_history_is_encoded(tokenizer, monkeypatch):
+    encoded = []
+    monkeypatch.setattr("lmfast.inference.chat.render", lambda *args: encoded.append(1) or render(*args))
+    fitted = fit_prompt([Message("user", "a")] * 10_000, tokenizer, 40, 10)
+    assert fitted.dropped > 9_980 and len(encoded) < 30
 
 
 def test_a_message_longer_than_the_context_is_rejected_and_dropped(talk_with):

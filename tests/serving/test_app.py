@@ -154,6 +154,9 @@ def test_a_conversation_that_is_too_long(server, client):
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model="tiny", messages=messages, max_tokens=20)
     assert caught.value.code == "context_length_exceeded"
+    many = {"messages": [{"role": "user", "content": ""}] * 30_000}  # refused before they are encoded
+    error = post(server, many, "/v1/chat/completions").json()["error"]
+    assert error["code"] == "context_length_exceeded" and "30000 messages" in error["message"]
     found = client.chat.completions.create(
         model="tiny", messages=messages, max_tokens=20, extra_body={"truncation": "auto"}
     )
@@ -168,6 +171,8 @@ def test_a_conversation_that_is_too_long(server, client):
     [
         ({"prompt": "a " * 300, "max_tokens": 1}, 400, "context_length_exceeded", "prompt"),
         ({"prompt": "the " * 100_000}, 400, "context_length_exceeded", "prompt"),
+        ({"prompt": [1] * CONTEXT}, 400, "context_length_exceeded", "prompt"),
+        ({"prompt": "a", "max_tokens": 10**4000}, 400, "context_length_exceeded", "max_tokens"),
         ({"prompt": "a", "max_tokens": CONTEXT}, 400, "context_length_exceeded", "max_tokens"),
         ({"prompt": [99999]}, 400, None, "prompt"),
         ({"prompt": ["a", ""], "max_tokens": 1, "model": "other"}, 404, "model_not_found", "model"),
@@ -180,7 +185,7 @@ def test_errors(server, body, status, code, param):
     found = post(server, body)
     assert found.status_code == status, found.text
     error = found.json()["error"]
-    assert (error["code"], error["param"]) == (code, param) and error["message"]
+    assert (error["code"], error["param"]) == (code, param) and 0 < len(error["message"]) < 500
     assert "lmfast" not in error["message"] and "Traceback" not in found.text
 
 
