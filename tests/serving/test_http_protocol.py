@@ -35,7 +35,10 @@ async def echo_twice(scope, receive, send):
             await receive()
             await send({"type": f"lifespan.{kind}.complete"})
         return
-    body = (await receive())["body"]
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message["body"], message["more_body"]
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
     await send({"type": "http.response.body", "body": body * 2})
 
