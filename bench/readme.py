@@ -19,6 +19,8 @@ README = machine.ROOT / "README.md"
 BEGIN = "<!-- made by python -m bench.report --readme -->"
 END = "<!-- end -->"
 ORDER = ("tokenizer", "training", "generation")
+ELSEWHERE = {"serving": "docs/guides/serve.md", "evaluation": "docs/guides/evaluate.md"}
+"""tables that a page of the documentation quotes, with the machine that they were measured on"""
 PROOFS = ("_quick", "_small")  # how names of files end whose sizes only prove that a table works
 
 
@@ -37,7 +39,7 @@ def newest(runs: Sequence[Run], judged: bool = False) -> list[tuple[Row, Run]]:
 
 def comparisons(runs: Sequence[Run]) -> list[tuple[str, Row, Run]]:
     """(table, row with a peer, its run) of everything that was measured on CPUs, in ORDER."""
-    pairs = newest([run for run in runs if not run.machine["gpu"]])
+    pairs = newest([run for run in runs if not run.machine["gpu"] and run.table not in ELSEWHERE])
     named = [(row.group or run.table, row, run) for row, run in pairs]
     return sorted(named, key=lambda entry: (*ORDER, entry[0]).index(entry[0]))
 

@@ -45,6 +45,16 @@ def test_tables_have_a_fixed_order(tmp_path, monkeypatch):
     assert rows == ["| tokenizer_x", "| training_x", "| generation_x"]
 
 
+def test_tables_of_other_pages_are_not_quoted():
+    elsewhere = [target_table(row(name, 1.0), cores=16, source=f"{name}_x") for name in readme.ELSEWHERE]
+    section = readme.section([target_table(row("a", 1.0)), *elsewhere])
+    assert (
+        "| a |" in section
+        and "_x.json" in section
+        and not any(f"/{name}_" in section for name in readme.ELSEWHERE)
+    )
+
+
 def test_what_cannot_be_quoted_is_rejected():
     here, there = target_table(row("a", 1.0)), target_table(row("b", 1.0), cores=16)
     with pytest.raises(UserError, match=r"README quotes one machine, and bench/results has .* and "):
