@@ -91,9 +91,8 @@ class Scheduler:
             self.waiting += len(job.sequences)
             self.orders.append((job, False))
             self.ordered.notify()
-        time.sleep(
-            0
-        )  # the thread takes Python's lock now, and not when the event loop has nothing else to do: 0.2 ms
+        # The thread takes Python's lock now, and not when the event loop has nothing else to do: 0.2 ms.
+        time.sleep(0)
 
     def cancel(self, job: Job) -> None:
         """Ends a job before the next step; its sequences then have finish "cancelled", unless they ended before."""
