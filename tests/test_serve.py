@@ -122,6 +122,7 @@ def wait_for(server: Process, word: str) -> str:
         (["--timeout", "0"], "timeout is 0.0; it must be a positive number of seconds"),
         (["--drain", "nan"], "drain is nan; it must be a positive number of seconds"),
         (["--api-key", ""], "api_key is empty"),
+        (["--api-key", "k\n", "--device", "cpu"], "the API key begins or ends with a space"),
         (["--model-name", ""], "model_name is empty"),
         (["--quantize", "int8", "--bf16"], "--quantize int8 computes in float32; remove --bf16 and --fp16"),
         (["--bf16", "--fp16"], "bf16 and fp16 are both set"),

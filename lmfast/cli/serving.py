@@ -40,11 +40,10 @@ def serve(settings: "ServeSettings") -> None:
         ) from None
 
     run = open_run(settings.run, Execution(settings.device, selected_precision(settings), settings.quantize))
-    model = served_model(settings, run)
+    model, key = served_model(settings, run), api_key(settings)
     with contextlib.closing(listen(settings.host, settings.port)) as listener, run.precision:
         host, port = listener.getsockname()[:2]
         local = ipaddress.ip_address(host.partition("%")[0]).is_loopback
-        key = settings.api_key or os.environ.get(KEY_VARIABLE) or None
         scheduler = Scheduler(open_slots(settings, run, model.context_length), settings.max_queue)
         app = make_app(
             model, scheduler, Limits(max_body=settings.max_body, seconds=settings.timeout), api_key=key,
@@ -69,6 +68,14 @@ def serve(settings: "ServeSettings") -> None:
         finally:
             scheduler.close()
     print("stopped", file=sys.stderr)
+
+
+def api_key(settings: "ServeSettings") -> str | None:
+    """Raises UserError for a key that no header can carry."""
+    key = settings.api_key or os.environ.get(KEY_VARIABLE) or None
+    if key is not None and (key != key.strip() or not key.isprintable()):
+        raise UserError("the API key begins or ends with a space, or contains a line break; remove it")
+    return key
 
 
 def served_model(settings: "ServeSettings", run: OpenRun) -> ServedModel:

@@ -75,9 +75,10 @@ def error_response(error: ApiError) -> JSONResponse:
 def host_name(host: str) -> str:
     """The name in a Host header.
 
-    >>> [host_name(host) for host in ("localhost:8000", "127.0.0.1", "[::1]:80", "[::1]")]
-    ['localhost', '127.0.0.1', '::1', '::1']
+    >>> [host_name(host) for host in ("LocalHost:8000", "[::1]:80", "[::1]", "[::1].example.org")]
+    ['localhost', '::1', '::1', '[']
     """
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
+    name, bracket, port = host[1:].partition("]") if host.startswith("[") else ("", "", "")
+    if bracket and (not port or port.startswith(":")):
+        return name.lower()
     return host.partition(":")[0].lower()
