@@ -105,7 +105,8 @@ class Scheduler:
         with self.ordered:
             self.closing = True
             self.ordered.notify()
-        self.thread.join()
+        if self.thread.ident is not None:  # it is not started if a signal ends the server first
+            self.thread.join()
         self.decoder.close()
 
     def _work(self) -> None:

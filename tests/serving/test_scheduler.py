@@ -162,6 +162,10 @@ def test_a_job_that_ends_in_the_step_that_fails_is_reported(capfd):
     assert "no such token" in capfd.readouterr().err
 
 
+def test_a_scheduler_that_was_not_started_can_be_closed():
+    Scheduler(CountingDecoder(), 1).close()
+
+
 def test_closing_ends_all_jobs():
     async def work(scheduler):
         scheduler.jobs_seen = [Job([sequence([i], 300)], "a", False) for i in range(9)]
