@@ -108,9 +108,11 @@ class Continuations:
         """The texts, in the order in which they were added; on_finished: called with the number of texts that ended."""
         if not self.requests:
             return []
-        config = self.model.config
-        slot_bytes = 8 * config.num_layers * config.num_kv_heads * config.head_dim * config.context_length
-        slots = make_slots(self.model, max(1, min(MAX_SLOTS, CACHE_BYTES // slot_bytes, len(self.requests))))
+        config, count = self.model.config, min(MAX_SLOTS, len(self.requests))
+        longest = max(len(sequence.prompt) + sequence.max_tokens for sequence, _ in self.requests)
+        slot_bytes = 8 * config.num_layers * config.num_kv_heads * config.head_dim * longest
+        count = max(1, min(count, CACHE_BYTES // slot_bytes))
+        slots = make_slots(self.model, count, context_length=longest)
         try:
             batch = Batch(slots)
             # Contexts that begin alike follow each other, so that the cached beginning is copied.

@@ -97,6 +97,15 @@ def test_continuations_longer_than_the_context_are_rejected(model):
         model.loglikelihood(requests("loglikelihood", ("the", LONG)))
 
 
+def test_other_precisions_generate_with_torch(model):
+    arguments = [("the cat", {"until": ["."], "max_gen_toks": 5})] * 2
+    with torch.autocast("cpu", torch.bfloat16):
+        other = TaskModel(model.model, model.text_tokenizer)
+        assert isinstance(other.scorer, TorchScorer)
+        first, second = other.generate_until(requests("generate_until", *arguments))
+    assert first == second
+
+
 def test_unknown_generation_options_are_rejected(model):
     with pytest.raises(UserError, match="num_beams: 4"):
         model.generate_until(requests("generate_until", ("the", {"num_beams": 4})))
