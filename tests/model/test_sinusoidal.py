@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lmfast.model.config import ModelConfig
-from lmfast.model.sinusoidal import sinusoidal_table
+from lmfast.model.sinusoidal import SCALE, sinusoidal_table
 
 CONFIG = ModelConfig(
     vocab_size=50, context_length=40, d_model=6, num_heads=1, position="sinusoidal"
@@ -20,7 +20,7 @@ def test_columns_alternate_sine_and_cosine_of_falling_frequencies(d_model):
         for column in range(d_model):
             angle = position / 10000 ** (column // 2 * 2 / d_model)
             expected = math.cos(angle) if column % 2 else math.sin(angle)
-            assert table[position, column] == pytest.approx(expected, abs=1e-7)
+            assert table[position, column] == pytest.approx(SCALE * expected, abs=1e-7)
 
 
 def test_the_scale_is_that_of_the_embedding_and_rope_theta_does_not_matter():
