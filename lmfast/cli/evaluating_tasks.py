@@ -40,8 +40,9 @@ def measure_tasks(settings: "EvaluateSettings") -> dict[str, float]:
         from lmfast.evaluation.task_model import TaskModel
         from lmfast.evaluation.tasks import load_tasks, run_tasks
     except ModuleNotFoundError as error:
+        name = str(error.name).partition(".")[0]
         raise UserError(
-            f"--tasks needs the package {error.name}, which is not installed; run `{INSTALL}`"
+            f"--tasks needs the package {name}, which is not installed; run `{INSTALL}`"
         ) from None
 
     names = task_names(settings)
