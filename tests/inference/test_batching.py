@@ -266,6 +266,27 @@ def test_logprobs_are_those_of_the_step(lag):
         assert [i for i, _ in found.top] == [100, 99]
 
 
+class LikelyDecoder(CountingDecoder):
+    """The id that the last step chose is the most likely one."""
+
+    def logits(self, slot):
+        found = super().logits(slot)
+        found[self.newest[slot]] = 200
+        return found
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_logprobs_are_not_those_of_a_later_step(lag):
+    batch = Batch(LikelyDecoder(lag=lag))
+    wanted, company = sequence([3, 4], 6, top_logprobs=1), sequence([5], 20)
+    batch.add(company)
+    for _ in range(3):
+        batch.advance()
+    batch.add(wanted)
+    finish(batch)
+    assert [found.top[0][0] for found in wanted.logprobs] == wanted.ids == expected([3, 4], 6)
+
+
 def test_logprobs_of_excluded_and_equal_ids():
     logits = np.array([1.0, -np.inf, 1.0, 0.0], np.float32)
     found = token_logprobs(logits, 1, 3)
