@@ -107,6 +107,7 @@ def test_options_reach_the_server(serve):
 def test_other_addresses_are_warned_about(serve):
     assert "without an API key" in wait_for(serve("--host", "0.0.0.0"), "warning")
     assert "with the API key" in wait_for(serve("--host", "0.0.0.0", "--api-key", "k"), "warning")
+    assert "pages of any site" in wait_for(serve("--allow-origin", "*"), "warning")
 
 
 def wait_for(server: Process, word: str) -> str:

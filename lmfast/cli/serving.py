@@ -56,6 +56,12 @@ def serve(settings: "ServeSettings") -> None:
             f"{counted(settings.max_batch, 'sequence')} at a time; Ctrl-C stops",
             file=sys.stderr, flush=True,
         )  # fmt: skip
+        if "*" in settings.allow_origin and not key:
+            print(
+                "warning: pages of any site can use the model, without an API key",
+                file=sys.stderr,
+                flush=True,
+            )
         if not local:
             access = "with the API key" if key else "without an API key: anyone who reaches it can use it"
             print(f"warning: listening on {settings.host}, {access}", file=sys.stderr, flush=True)

@@ -33,7 +33,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, api_key: str | None, hosts: Collection[str] | None, metrics: Metrics):
         self.app, self.hosts, self.metrics = app, hosts, metrics
-        self.key = None if api_key is None else f"Bearer {api_key}".encode()
+        self.key = None if api_key is None else api_key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -64,8 +64,9 @@ class Guard:
             return foreign_host(headers.get("host", ""))
         if self.key is None or not path.startswith(PROTECTED):
             return None
-        given = headers.get("authorization", "").encode("latin-1")
-        return None if hmac.compare_digest(given, self.key) else invalid_api_key()
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        right = hmac.compare_digest(given.strip().encode("latin-1"), self.key)
+        return None if right and scheme.lower() == "bearer" else invalid_api_key()
 
 
 def error_response(error: ApiError) -> JSONResponse:

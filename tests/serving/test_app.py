@@ -244,10 +244,15 @@ def test_keys_and_hosts():
         assert httpx.get(f"{server.url}/health").status_code == 200
         assert httpx.get(server.url).status_code == 200
         for path in ("/v1/models", "/metrics", "/v1/nothing"):
-            for headers in ({}, {"Authorization": "Bearer secre"}, {"Authorization": "secret"}):
+            for headers in (
+                {},
+                {"Authorization": "Bearer secre"},
+                {"Authorization": "secret"},
+                {"Authorization": "Basic secret"},
+            ):
                 found = httpx.get(server.url + path, headers=headers)
                 assert found.status_code == 401 and found.json()["error"]["code"] == "invalid_api_key"
-        key = {"Authorization": "Bearer secret"}
+        key = {"Authorization": "bearer secret"}
         assert httpx.get(f"{server.url}/v1/models", headers=key).status_code == 200
         found = httpx.get(f"{server.url}/v1/models", headers=key | {"Host": "evil.example"})
         assert found.status_code == 403 and found.json()["error"]["code"] == "foreign_host"
