@@ -25,3 +25,36 @@ def test_a_bad_command_line_is_one_line(words, message, capsys):
         main(words)
     err = capsys.readouterr().err
     assert stop.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1 and message in err
+
+
+def test_the_loss_of_every_token(trained_run, tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("the cat sat on the mat. " * 5)
+    output = tmp_path / "tokens.html"
+    main(["--tokens", str(trained_run), str(tmp_path / "text.txt"), "--output", str(output)])
+    printed = capsys.readouterr().out
+    assert "nats per token" in printed and "bits per byte" in printed and printed.endswith(f"{output}\n")
+    page = output.read_text()
+    assert page.count('title="') > 10 and "By position" in page and printed.splitlines()[0] in page
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["RUN"], "takes a run and a text file, not 1 path"),
+        (["RUN", "missing.txt"], "missing.txt"),
+        (["RUN", "empty.txt"], "is empty"),
+        (["empty.txt", "text.txt"], "empty.txt"),
+        (["RUN", "text.txt", "--output", "text.txt"], "text.txt"),
+        (["RUN", "text.txt", "--output", "no/page.html"], "does not exist"),
+    ],
+)
+def test_bad_input_for_the_loss_of_tokens(words, message, trained_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "text.txt").write_text("a text")
+    with pytest.raises(SystemExit) as stop:
+        main(["--tokens", *(str(trained_run) if word == "RUN" else word for word in words)])
+    printed = capsys.readouterr()
+    assert stop.value.code == 2 and not printed.out
+    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1 and message in printed.err
+    assert (tmp_path / "text.txt").read_text() == "a text" and not (tmp_path / "report.html").exists()

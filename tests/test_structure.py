@@ -347,6 +347,7 @@ COMMAND_PARTS = {
     "post_training": "sft",
     "pretraining": "train",
     "prompts": "generate",
+    "reporting_tokens": "report",
     "serving": "serve",
 }
 
