@@ -4,6 +4,7 @@ Below the text: the hardest tokens, the ids with the most loss, and the loss by 
 """
 
 import html
+import json
 import math
 from collections.abc import Sequence
 
@@ -33,7 +34,7 @@ h1 { font-size: 1.4rem; margin-bottom: .2rem; overflow-wrap: anywhere; } h2 { fo
 p { color: var(--faint); margin: .3rem 0; }
 pre { font: 15px/1.8 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; white-space: pre-wrap;
   overflow-wrap: anywhere; }
-b { font-weight: inherit; border-radius: 3px; padding: .1em 0; } b:hover { outline: 2px solid var(--ink); }
+b { font-weight: inherit; color: var(--ink); border-radius: 3px; padding: .1em 0; } b:hover { outline: 2px solid var(--ink); }
 i { font-style: normal; color: var(--faint); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .25rem 1.2rem .25rem 0; border-bottom: 1px solid var(--line); }
@@ -53,14 +54,14 @@ def token_page(tokenizer: Tokenizer, title: str, about: str, found: TokenLosses)
     more = f"<p>… {rest:,} more tokens, which the tables include</p>" if rest > 0 else ""
     hard = [
         (
-            _text(tokenizer, ids[i]),
+            _quoted(tokenizer, ids[i]),
             "".join(_text(tokenizer, token) for token in ids[max(0, i - BEFORE) : i]),
             f"{losses[i]:.2f}",
             _probability(losses[i]),
         )
         for i in hardest(found, ROWS)
     ]
-    costly = [(_text(tokenizer, token), *_cells(bucket)) for token, bucket in by_id(found, ROWS)]
+    costly = [(_quoted(tokenizer, token), *_cells(bucket)) for token, bucket in by_id(found, ROWS)]
     parts = [
         f"<h1>{html.escape(title)}</h1><p>{html.escape(about)}</p>{_legend()}<pre>{shown}</pre>{more}",
         "<h2>Hardest tokens</h2>",
@@ -92,6 +93,11 @@ def _legend() -> str:
 
 def _text(tokenizer: Tokenizer, token: int) -> str:
     return html.escape(token_text(tokenizer, token), quote=False).replace("\n", "<i>⏎</i>\n")
+
+
+def _quoted(tokenizer: Tokenizer, token: int) -> str:
+    """In quotation marks, with which spaces and newlines can be seen."""
+    return html.escape(json.dumps(token_text(tokenizer, token), ensure_ascii=False), quote=False)
 
 
 def _facts(loss: float) -> str:

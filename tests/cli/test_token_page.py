@@ -29,7 +29,7 @@ def test_tokens_are_coloured_by_their_loss():
 
 def test_hard_tokens_are_listed_with_what_precedes_them():
     text = page([97, 98, 99, 100], [0.1, 0.2, 7.5, 0.3])
-    assert "<tr><td class=t>c</td><td class=t>ab</td><td>7.50</td>" in text
+    assert '<tr><td class=t>"c"</td><td class=t>ab</td><td>7.50</td>' in text
 
 
 def test_long_texts_are_cut(monkeypatch):
