@@ -75,9 +75,10 @@ def test_a_run_without_tokenizer(tmp_path, task_folder):  # noqa: F811
 
 
 def test_without_the_package(run, monkeypatch, capsys):
+    for name in [*sys.modules]:
+        if name.startswith(("lm_eval.", "lmfast.evaluation.")):
+            monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    for name in ("task_model", "tasks"):
-        monkeypatch.delitem(sys.modules, f"lmfast.evaluation.{name}", raising=False)
     with pytest.raises(SystemExit) as stop:
         main([str(run), "--tasks", "piqa", "--device", "cpu"])
     assert stop.value.code == 2

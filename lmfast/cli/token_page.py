@@ -34,7 +34,8 @@ h1 { font-size: 1.4rem; margin-bottom: .2rem; overflow-wrap: anywhere; } h2 { fo
 p { color: var(--faint); margin: .3rem 0; }
 pre { font: 15px/1.8 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; white-space: pre-wrap;
   overflow-wrap: anywhere; }
-b { font-weight: inherit; color: var(--ink); border-radius: 3px; padding: .1em 0; } b:hover { outline: 2px solid var(--ink); }
+b { font-weight: inherit; color: var(--ink); border-radius: 3px; padding: .1em 0; }
+b:hover { outline: 2px solid var(--ink); }
 i { font-style: normal; color: var(--faint); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .25rem 1.2rem .25rem 0; border-bottom: 1px solid var(--line); }
