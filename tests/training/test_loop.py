@@ -288,10 +288,9 @@ def test_steps_or_minutes_whichever_comes_first(monkeypatch):
 @pytest.mark.parametrize("clip", [0.0, 0.5])
 def test_a_loss_scale_without_overflow_changes_no_bit(optimizer, clip):
     """The weights are fp32 here, and the scale is a power of two."""
-    plain, before, _, _ = run(4, optimizer=optimizer, grad_clip=clip)
-    scaled, after, _, _ = run(
-        4, optimizer=optimizer, grad_clip=clip, batch=BatchRamp(2, 2), loss_scale=LossScale(CPU)
-    )
+    options = {"optimizer": optimizer, "grad_clip": clip, "batch": BatchRamp(2, 2)}
+    plain, before, _, _ = run(4, **options)
+    scaled, after, _, _ = run(4, **options, loss_scale=LossScale(CPU))
     assert torch.equal(scaled.weight, plain.weight)
     for a, b in zip(before, after, strict=True):
         assert (a["train_loss"], a["grad_norm"]) == (b["train_loss"], b["grad_norm"])
