@@ -5,10 +5,13 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
+from lmfast.cli.serving import served_model
+from lmfast.model.config import ModelConfig
 from lmfast.serve import ServeSettings, main
 from lmfast.settings import flat_types
 from tests.processes import wait_until
@@ -152,6 +155,14 @@ def test_a_port_in_use(trained_run, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit):
         main([str(trained_run), "--port", str(taken.getsockname()[1]), "--device", "cpu"])
     assert "in use" in capsys.readouterr().err
+
+
+def test_a_checkpoint_has_the_name_of_its_run(trained_run):
+    run = SimpleNamespace(
+        folder=next(trained_run.glob("checkpoints/step_*")), tokenizer=object(),
+        model=SimpleNamespace(config=ModelConfig(vocab_size=300).resolved()),
+    )  # fmt: skip
+    assert served_model(ServeSettings(), run).name == trained_run.name
 
 
 def test_a_missing_package(trained_run, capsys, monkeypatch):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 KEY_VARIABLE = "LMFAST_API_KEY"
 SWITCH_SECONDS = 5e-4  # of Python's threads: the decoding thread waits as long for the event loop at most
-PACKAGES = "starlette uvicorn pydantic prometheus_client"
+PACKAGES = "starlette uvicorn httptools uvloop pydantic prometheus_client"
 
 
 def serve(settings: "ServeSettings") -> None:
@@ -35,8 +35,9 @@ def serve(settings: "ServeSettings") -> None:
         from lmfast.serving.app import Limits, make_app
         from lmfast.serving.http_server import HttpServer
     except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
         raise UserError(
-            f"serving needs the package {error.name}, which is not installed; run `pip install {PACKAGES}`"
+            f"serving needs the package {package}, which is not installed; run `pip install {PACKAGES}`"
         ) from None
 
     run = open_run(settings.run, Execution(settings.device, selected_precision(settings), settings.quantize))
@@ -98,7 +99,10 @@ def served_model(settings: "ServeSettings", run: OpenRun) -> ServedModel:
     ):
         if value > most:
             raise UserError(f"{name} is {value}; the context of {run.folder} allows at most {most}")
-    name = settings.model_name or run.folder.resolve().name
+    folder = run.folder.resolve()
+    if folder.parent.name == "checkpoints":
+        folder = folder.parent.parent
+    name = settings.model_name or folder.name
     return ServedModel(name, run.tokenizer, context, config.vocab_size, max_prompt)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmfast.counted import counted
 from lmfast.data.chat import ending_ids, has_chat_tokens, render_prompt
 from lmfast.data.chat_records import Message
 from lmfast.errors import UserError
@@ -104,14 +105,14 @@ class ServedModel:
         if len(prompt) > self.max_prompt or space < 1:
             limit = min(self.max_prompt, self.context_length - 1)
             raise context_length_exceeded(
-                param, f"{param} has {len(prompt)} tokens, and the limit is {limit}; shorten it"
+                param, f"{param}: {counted(len(prompt), 'token')}, and the limit is {limit}; shorten it"
             )
         if max_tokens is None or (shorten and max_tokens > space):
             return space
         if max_tokens > space:
             raise context_length_exceeded(
                 "max_tokens",
-                f"{param} has {len(prompt)} tokens and max_tokens is {shown(max_tokens)}, but the context is "
+                f"{param}: {counted(len(prompt), 'token')}, and max_tokens is {shown(max_tokens)}, but the context is "
                 f"{self.context_length}; use at most {space}",
             )
         return max_tokens
