@@ -23,13 +23,21 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from lmfast.errors import UserError
 
 CONNECT_SECONDS = 10
+WAKE_SECONDS = 0.5
 Work = Callable[[Any], dict[str, Any]]
+
+
+def _next_of(finished: SimpleQueue) -> Any:
+    """The next item. Wakes up now and then: a signal that comes just before the wait would be noticed at its end only."""
+    while True:
+        with contextlib.suppress(Empty):
+            return finished.get(timeout=WAKE_SECONDS)
 
 
 def run_here(
@@ -63,7 +71,7 @@ def run_here(
             for _ in range(2 * num_workers):
                 submit_one()
             while job_of:
-                future = finished.get()
+                future = _next_of(finished)
                 if future is None:
                     raise KeyboardInterrupt
                 job = job_of.pop(future)
