@@ -36,6 +36,14 @@ def num_cores() -> int:
         return len(cpus)
 
 
+def machine_memory() -> int | None:
+    """Bytes of this machine's memory; None if the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # Windows
+        return None
+
+
 def cpu_id() -> str:
     """The processor's name with its family, model and stepping: virtual machines call several generations "AMD EPYC"."""
     fields = _cpu_fields()

@@ -65,3 +65,7 @@ def test_two_threads_of_a_core_count_once(monkeypatch, tmp_path):
     assert hardware.num_cores() == 2
     (tmp_path / "cpu4").unlink()
     assert hardware.num_cores() == 3  # where the system does not say
+
+
+def test_the_machines_memory():
+    assert (hardware.machine_memory() or 1 << 40) > 1 << 28

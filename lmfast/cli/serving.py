@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from lmfast.cli.opening import Execution, OpenRun, open_run
 from lmfast.counted import counted
 from lmfast.errors import UserError
+from lmfast.hardware import machine_memory
 from lmfast.inference.cpu.slots import CpuSlots
 from lmfast.inference.cpu.weights import DecoderWeights
 from lmfast.inference.slots import SlotDecoder
-from lmfast.model.config import ResolvedConfig
+from lmfast.model.memory import kv_cache_bytes_per_token
 from lmfast.serving.scheduler import Scheduler
 from lmfast.serving.served_model import ServedModel
 from lmfast.settings import selected_precision
@@ -109,12 +110,13 @@ def served_model(settings: "ServeSettings", run: OpenRun) -> ServedModel:
 def open_slots(settings: "ServeSettings", run: OpenRun, context_length: int) -> SlotDecoder:
     """The decoder. Raises UserError if its cache does not fit the memory."""
     number_bytes = 2 if settings.bf16 or settings.fp16 else 4
-    needed = cache_bytes(run.model.config, settings.max_batch, context_length, number_bytes)
+    needed = kv_cache_bytes_per_token(run.model.config, number_bytes) * context_length * settings.max_batch
     problem = UserError(
         f"the cache of {counted(settings.max_batch, 'sequence')} of {context_length} tokens needs {data_size(needed)}, "
         "which does not fit the memory; use a smaller --max-batch or --context-length"
     )
-    if run.device == "cpu" and needed > total_memory():
+    memory = machine_memory()
+    if run.device == "cpu" and memory is not None and needed > memory:
         raise problem
     try:
         if isinstance(run.model, DecoderWeights):
@@ -130,21 +132,6 @@ def open_slots(settings: "ServeSettings", run: OpenRun, context_length: int) -> 
         if "memory" not in str(error):
             raise
         raise problem from None
-
-
-def cache_bytes(config: ResolvedConfig, slots: int, context_length: int, number_bytes: int) -> int:
-    """Of keys and values."""
-    return (
-        2 * config.num_layers * config.num_kv_heads * config.head_dim * context_length * slots * number_bytes
-    )
-
-
-def total_memory() -> float:
-    """Bytes of this machine's memory; infinite where the system does not tell."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # Windows
-        return float("inf")
 
 
 def listen(host: str, port: int) -> socket.socket:

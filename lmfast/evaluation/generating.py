@@ -13,9 +13,10 @@ from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_tex
 
 from lmfast.data.chat import ending_ids
 from lmfast.errors import UserError
-from lmfast.inference.batching import Batch, Sequence
+from lmfast.inference.batching import Batch, Sequence, StopFinder
 from lmfast.inference.model_decoder import make_slots
 from lmfast.inference.sampling import Sampling
+from lmfast.model.memory import kv_cache_bytes_per_token
 from lmfast.model.transformer import TransformerLM
 from lmfast.tokenizer.bpe import Tokenizer
 
@@ -65,22 +66,6 @@ def parse_options(given: dict[str, Any], context_length: int) -> GenerateOptions
     )
 
 
-class StopStrings:
-    """Called with each new id; True once the text contains one of the strings."""
-
-    def __init__(self, tokenizer: Tokenizer, strings: tuple[str, ...]):
-        self.tokenizer = tokenizer
-        self.strings = [string.encode() for string in strings if string]
-        self.longest = max(map(len, self.strings), default=0)
-        self.text = b""
-
-    def __call__(self, token: int) -> bool:
-        new = self.tokenizer.token_bytes(token)
-        # A string ends in the new bytes, so no earlier ones than its length matter.
-        self.text = (self.text[-self.longest :] if self.longest else b"") + new
-        return any(string in self.text for string in self.strings)
-
-
 @dataclass
 class Continuations:
     """Contexts to continue, and their texts."""
@@ -100,7 +85,7 @@ class Continuations:
             options.sampling,
             row=len(self.requests),
             stop_ids=ending_ids(self.tokenizer),
-            stops=StopStrings(self.tokenizer, options.until),
+            stops=StopFinder(self.tokenizer.vocab, options.until),
         )
         self.requests.append((sequence, options))
 
@@ -110,7 +95,7 @@ class Continuations:
             return []
         config, count = self.model.config, min(MAX_SLOTS, len(self.requests))
         longest = max(len(sequence.prompt) + sequence.max_tokens for sequence, _ in self.requests)
-        slot_bytes = 8 * config.num_layers * config.num_kv_heads * config.head_dim * longest
+        slot_bytes = kv_cache_bytes_per_token(config, 4) * longest
         count = max(1, min(count, CACHE_BYTES // slot_bytes))
         slots = make_slots(self.model, count, context_length=longest)
         try:

@@ -9,14 +9,14 @@ sequence copies those positions instead of computing them, and if another sequen
 """
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from lmfast.inference.sampling import Sampling
-from lmfast.inference.slots import Part, SlotDecoder
+from lmfast.inference.slots import Part, SlotDecoder, leading_equal
 
 SHARED = 16  # the fewest equal ids that are worth waiting for, and the fewest rows of a prompt per pass
 
@@ -77,6 +77,24 @@ def token_logprobs(logits: np.ndarray, token: int, count: int) -> TokenLogprobs:
     top = np.argpartition(-logprobs, count - 1)[:count] if count else np.zeros(0, np.int64)
     ranked = sorted((-float(logprobs[i]), int(i)) for i in top)
     return TokenLogprobs(float(logprobs[token]), [(i, -negated) for negated, i in ranked])
+
+
+class StopFinder:
+    """Called with each new id: whether the bytes so far contain a stop string. Takes less than a microsecond."""
+
+    def __init__(self, vocab: Mapping[int, bytes], stop: Iterable[str]):
+        self._vocab = vocab
+        self._stop = [text.encode() for text in stop if text]
+        self._kept = max(map(len, self._stop), default=1) - 1  # bytes that may begin a stop string
+        self._tail = b""
+
+    def __call__(self, token: int) -> bool:
+        window = self._tail + self._vocab[token]
+        for text in self._stop:
+            if text in window:
+                return True
+        self._tail = window[max(0, len(window) - self._kept) :]
+        return False
 
 
 class _Slot:
@@ -189,7 +207,7 @@ class Batch:
 
     def _shared(self, slot: _Slot, prompt: np.ndarray) -> int:
         """How many ids of the beginning of a prompt a slot has cached."""
-        return _equal(slot.ids[: slot.cached], prompt)
+        return leading_equal(slot.ids[: slot.cached], prompt)
 
     def _oldest_free(self) -> _Slot:
         return min((slot for slot in self.slots if slot.sequence is None), key=lambda slot: slot.last_use)
@@ -261,13 +279,6 @@ class Batch:
                 group.remove(slot)
 
 
-def _equal(ids: np.ndarray, prompt: np.ndarray) -> int:
-    """How many leading ids are equal."""
-    count = min(len(ids), len(prompt))
-    different = np.flatnonzero(ids[:count] != prompt[:count])
-    return int(different[0]) if len(different) else count
-
-
 def _common(slot: _Slot, prompt: np.ndarray) -> int:
     """How many leading ids a prompt shares with the one that a slot is reading."""
-    return 0 if slot.sequence is None else _equal(slot.ids[: len(slot.sequence.prompt) - 1], prompt)
+    return 0 if slot.sequence is None else leading_equal(slot.ids[: len(slot.sequence.prompt) - 1], prompt)

@@ -55,3 +55,10 @@ class SlotDecoder(Protocol):
     def close(self) -> None:
         """Frees threads and memory."""
         ...
+
+
+def leading_equal(ids: np.ndarray, others: np.ndarray) -> int:
+    """How many leading ids of two texts are equal."""
+    count = min(len(ids), len(others))
+    different = np.flatnonzero(ids[:count] != others[:count])
+    return int(different[0]) if len(different) else count

@@ -14,7 +14,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lmfast.inference.batching import Sequence
+from lmfast.inference.batching import Sequence, StopFinder
 from lmfast.serving.answers import (
     DONE,
     ChatAnswers,
@@ -32,7 +32,7 @@ from lmfast.serving.metrics import Metrics
 from lmfast.serving.parameters import ChatParameters, CompletionParameters, parse
 from lmfast.serving.scheduler import Job, QueueFull, Scheduler
 from lmfast.serving.served_model import ServedModel
-from lmfast.serving.text import Piece, StopFinder, TextStream
+from lmfast.serving.text import Piece, TextStream
 
 RETRY_AFTER = 1  # seconds, for clients that find the queue full
 

@@ -1,4 +1,4 @@
-"""Text of growing lists of ids: when a stop string ends it, and what of it can be sent already.
+"""Text of growing lists of ids: what of it can be sent already, and where a stop string ends it.
 
 The text of an answer is `Tokenizer.decode` of its ids (invalid UTF-8 becomes U+FFFD), cut before the first stop string:
 the one that ends first and, of those that end there, the longest. Stop strings are compared as bytes. The text is the
@@ -11,24 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from lmfast.inference.batching import TokenLogprobs
-
-
-class StopFinder:
-    """Called with each new id: whether the bytes so far contain a stop string. Takes less than a microsecond."""
-
-    def __init__(self, vocab: Mapping[int, bytes], stop: Iterable[str]):
-        self._vocab = vocab
-        self._stop = [text.encode() for text in stop]
-        self._kept = max(map(len, self._stop), default=1) - 1  # bytes that may begin a stop string
-        self._tail = b""
-
-    def __call__(self, token: int) -> bool:
-        window = self._tail + self._vocab[token]
-        for text in self._stop:
-            if text in window:
-                return True
-        self._tail = window[max(0, len(window) - self._kept) :]
-        return False
 
 
 class Token(NamedTuple):

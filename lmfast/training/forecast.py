@@ -5,12 +5,12 @@ computed by model/memory.py. The first time assumes a fraction of the peak; the 
 evaluations.
 """
 
-import os
 from collections.abc import Callable
 
 import torch
 
 from lmfast.data.batch_ramp import BatchRamp
+from lmfast.hardware import machine_memory
 from lmfast.model.accounting import training_flops_per_token
 from lmfast.model.memory import USABLE, training_memory
 from lmfast.settings import OptimizerSettings, TrainSettings, selected_precision
@@ -100,10 +100,7 @@ def memory_capacity(device: torch.device) -> int | None:
     """Memory of a device in bytes, for a CPU that of the machine; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return None
+    return machine_memory()
 
 
 class Forecast:

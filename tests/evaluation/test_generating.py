@@ -3,7 +3,8 @@ import pytest
 pytest.importorskip("lm_eval")
 from lmfast.errors import UserError
 from lmfast.evaluation import generating
-from lmfast.evaluation.generating import Continuations, StopStrings, parse_options
+from lmfast.evaluation.generating import Continuations, parse_options
+from lmfast.inference.batching import StopFinder
 from lmfast.inference.sampling import Sampling
 from tests.interop.models import SMALL, random_model, tokenizer
 
@@ -30,11 +31,11 @@ def test_options_that_cannot_be_followed_are_rejected(given):
 
 
 def test_stop_strings_are_found_across_ids():
-    stops = StopStrings(tokenizer(), ("abc", "", "é"))
+    stops = StopFinder(tokenizer().vocab, ("abc", "", "é"))
     assert [stops(token) for token in (97, 256, 99)] == [False, False, True]  # a, ab, c
-    stops = StopStrings(tokenizer(), ("abc", "é"))
+    stops = StopFinder(tokenizer().vocab, ("abc", "é"))
     assert [stops(byte) for byte in "xé".encode()] == [False, False, True]
-    assert not any(StopStrings(tokenizer(), ())(token) for token in (97, 256))
+    assert not any(StopFinder(tokenizer().vocab, ())(token) for token in (97, 256))
 
 
 def test_texts_do_not_depend_on_the_others(monkeypatch):

@@ -70,6 +70,17 @@ def finish(batch: Batch, most: int = 1000) -> None:
     raise AssertionError("the batch does not end")
 
 
+def decode_all(decoder, sequences) -> Batch:
+    """Decodes the sequences, which join one per step while slots are free; closes the decoder."""
+    batch, queue = Batch(decoder), list(sequences)
+    while queue or not batch.idle:
+        if queue and batch.free:
+            batch.add(queue.pop(0))
+        batch.advance()
+    decoder.close()
+    return batch
+
+
 def sequence(prompt, max_tokens=5, **options) -> Sequence:
     return Sequence(list(prompt), max_tokens, GREEDY, **options)
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from lmfast.inference import torch_slots
-from lmfast.inference.batching import Batch
 from lmfast.inference.decode import continue_prompts
 from lmfast.inference.sampling import Sampling
 from lmfast.inference.torch_sampling import RowKind
 from lmfast.inference.torch_slots import TorchSlots
 from tests.inference.cpu.test_slots import requests
+from tests.inference.test_batching import decode_all
 from tests.inference.test_decode import SHAPES, build
 
 pytestmark = pytest.mark.usefixtures("by_torch")
@@ -52,12 +52,7 @@ def test_a_batch_gets_the_ids_of_generate(changes, ways):
     sequences = requests(60, count=9)
     decoder = TorchSlots(model, 4)
     assert decoder.lag == (0 if ways is None else 1)
-    batch, queue = Batch(decoder), list(sequences)
-    while queue or not batch.idle:
-        if queue and batch.free:
-            batch.add(queue.pop(0))
-        batch.advance()
-    decoder.close()
+    batch = decode_all(decoder, sequences)
     assert batch.cached_tokens > 0
     for sequence in sequences:
         want = alone(model, sequence.prompt, sequence.max_tokens, sequence.sampling, sequence.row)

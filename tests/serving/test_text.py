@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lmfast.serving.text import StopFinder, TextStream
+from lmfast.inference.batching import StopFinder
+from lmfast.serving.text import TextStream
 from lmfast.tokenizer.bpe import Tokenizer
 
 MERGES = [(b"a", b"b"), (b"ab", b"c"), (b"\xe2", b"\x82"), (b"\x9f", b"\x98"), (b"b", b"\xf0")]

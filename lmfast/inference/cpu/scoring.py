@@ -15,10 +15,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from lmfast.inference.cpu.decoder import CpuDecoder
+from lmfast.inference.cpu.decoder import READ_ROWS, CpuDecoder
 from lmfast.inference.cpu.weights import DecoderWeights
 from lmfast.inference.sampling import Sampling
 from lmfast.inference.scoring import Scores, Text, check_texts
+from lmfast.inference.slots import leading_equal
+from lmfast.model.memory import kv_cache_bytes_per_token
 
 MAX_SLOTS = 16  # enough to fill a pass with short texts
 CACHE_BYTES = 512 << 20  # of all slots; longer texts or larger models get fewer
@@ -41,15 +43,11 @@ class _Slot:
 
     def common(self, ids: np.ndarray) -> int:
         """How many leading ids a text shares with the cached ids and the one after them."""
-        held = self.ids[: min(self.position + 1, len(ids))]
-        different = np.flatnonzero(held != ids[: len(held)])
-        return int(different[0]) if len(different) else len(held)
+        return leading_equal(self.ids[: self.position + 1], ids)
 
     def expected(self, ids: np.ndarray) -> int:
         """As `common`, once the present text is cached."""
-        held = self.ids[: min(self.end + 1, len(ids))]
-        different = np.flatnonzero(held != ids[: len(held)])
-        return int(different[0]) if len(different) else len(held)
+        return leading_equal(self.ids[: self.end + 1], ids)
 
     def begin(self, number: int, ids: np.ndarray, first: int) -> None:
         """Takes a text, of which the common ids stay cached and scored."""
@@ -88,7 +86,7 @@ class CpuScorer:
         runs = _runs(texts, numbers)
         # The cache is only as long as these texts need.
         config = dataclasses.replace(config, context_length=longest)
-        slot_bytes = 8 * config.num_layers * config.num_kv_heads * config.head_dim * longest
+        slot_bytes = kv_cache_bytes_per_token(config, 4) * longest
         count = max(1, min(MAX_SLOTS, CACHE_BYTES // slot_bytes, len(runs)))
         weights = dataclasses.replace(self.weights, config=config)
         decoder = CpuDecoder(weights, count, Sampling(0.0), self.threads)
@@ -159,7 +157,7 @@ class CpuScorer:
         parts: list[tuple[int, list[int], int]] = []
         targets: list[int] = []
         taken: list[tuple[_Slot, int, int]] = []
-        space = decoder.capacity
+        space = READ_ROWS
         for slot in active:
             begin, end = slot.position, min(slot.end, slot.position + space)
             if end == begin:
@@ -191,10 +189,8 @@ def _runs(texts: Sequence[Text], numbers: list[np.ndarray]) -> list[list[int]]:
     runs: list[list[int]] = []
     for number in sorted(range(len(texts)), key=lambda i: texts[i].ids):
         if runs and len(runs[-1]) < RUN:
-            last, ids = numbers[runs[-1][-1]], numbers[number]
-            length = min(len(last), len(ids))
-            different = np.flatnonzero(last[:length] != ids[:length])
-            if 4 * (int(different[0]) if len(different) else length) >= len(ids):
+            ids = numbers[number]
+            if 4 * leading_equal(numbers[runs[-1][-1]], ids) >= len(ids):
                 runs[-1].append(number)
                 continue
         runs.append([number])

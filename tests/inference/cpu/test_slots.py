@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from lmfast.inference.batching import Batch, Sequence
+from lmfast.inference.batching import Sequence
 from lmfast.inference.cpu.slots import CpuSlots
 from lmfast.inference.cpu.torch_weights import weights_of
 from lmfast.inference.decode import continue_prompts
 from lmfast.inference.sampling import Sampling
 from tests.inference.cpu.test_decoder import build
+from tests.inference.test_batching import decode_all
 from tests.kernels.cpu_native import needs_decoder
 
 pytestmark = needs_decoder
@@ -52,12 +53,7 @@ def test_ids_are_those_of_generate(changes, quantize):
     model = build(**changes)
     sequences = requests(model.config.vocab_size)
     decoder = CpuSlots(weights_of(model), 4, threads=2, quantize=quantize)
-    batch, queue = Batch(decoder), list(sequences)
-    while queue or not batch.idle:
-        if queue and batch.free:
-            batch.add(queue.pop(0))
-        batch.advance()
-    decoder.close()
+    batch = decode_all(decoder, sequences)
     assert batch.cached_tokens > 0
     for sequence in sequences:
         assert sequence.ids == alone(model, sequence, quantize=quantize)
