@@ -2,7 +2,8 @@ import json
 import re
 import sys
 
-from lmfast.training.report import COLOURS, _medians, write_report
+from lmfast.training.plotting import COLOURS
+from lmfast.training.report import write_report
 
 
 def make_run(folder, name, offset=0.0, floor=None):
@@ -219,9 +220,3 @@ def test_many_names_are_not_in_the_headline(tmp_path):
     write_report([make_run(tmp_path, name) for name in names], tmp_path / "x.html")
     page = (tmp_path / "x.html").read_text()
     assert "<h1>5 runs</h1>" in page and "<title>5 runs</title>" in page
-
-
-def test_throughput_of_a_long_run_is_a_curve_of_medians():
-    xs, ys = _medians(list(range(20_000)), [9000 if i % 3 == 0 else 100 for i in range(20_000)])
-    assert len(xs) == len(ys) == 200 and xs == sorted(xs) and set(ys) == {100}
-    assert _medians([1, 2], [3, 4]) == ([1, 2], [3, 4]) and _medians([], []) == ([], [])
