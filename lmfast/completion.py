@@ -18,7 +18,7 @@ from lmfast.cli.exit_codes import exit_on_user_error
 from lmfast.settings import CONFIGS
 
 SHELLS = ("bash", "zsh", "fish")
-FOLDERS = {"out_dir", "include_path"}
+FOLDERS = {"out_dir", "include_path", "eval_tasks_include_path"}
 FILES = {
     *(
         "input",

@@ -151,6 +151,14 @@ class LoggingSettings:
     """steps between evaluations on val_data_path; 0 evaluates only at the end"""
     eval_batches: int = 0
     """length of an evaluation in optimizer steps' worth of tokens; 0 reads the whole file once"""
+    eval_tasks: str | None = None
+    """also evaluate on these tasks of lm-eval, separated by commas, such as arc_easy,piqa; 'none' turns it off"""
+    eval_tasks_interval: int = 1000
+    """steps between evaluations on eval_tasks; 0 evaluates only at the end"""
+    eval_tasks_limit: int = 200
+    """first examples of each task to evaluate on; 0 uses all"""
+    eval_tasks_include_path: str | None = None
+    """directory with further task files (YAML)"""
     log_interval: int = 10
     """steps between lines of metrics"""
     checkpoint_interval: int = 1000

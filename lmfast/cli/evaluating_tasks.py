@@ -1,13 +1,13 @@
 """`lmfast evaluate --tasks` after its settings were checked: evaluates a model on lm-eval's tasks."""
 
 import importlib.metadata
-import os
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmfast.cli.progress import progress
+from lmfast.cli.task_options import check_include_path, lm_eval_imported, task_names
 from lmfast.errors import UserError
 from lmfast.evaluation.task_results import metrics_of, result_path, table, write_results
 from lmfast.files import check_writable
@@ -21,11 +21,11 @@ from lmfast.training.run_folder import load_tokenizer, newest_run
 if TYPE_CHECKING:
     from lmfast.evaluate import EvaluateSettings
 
-INSTALL = 'pip install "lm-eval>=0.4.13,<0.5"'
-
 
 def measure_tasks(settings: "EvaluateSettings") -> dict[str, float]:
     """As `lmfast.evaluate.evaluate_run`, with --tasks: {"task/metric": value}."""
+    names = task_names(settings.tasks or "", "tasks")
+    check_include_path(settings.include_path, "include_path")
     device = pick_device(settings.device)
     checkpoint = find_checkpoint(Path(settings.run) if settings.run is not None else newest_run())
     tokenizer = load_tokenizer(checkpoint.run)
@@ -35,17 +35,10 @@ def measure_tasks(settings: "EvaluateSettings") -> dict[str, float]:
         )
     if settings.json is not None:
         check_writable(settings.json)
-    os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval's bars; read when tqdm is imported
-    try:
+    with lm_eval_imported("--tasks"):
         from lmfast.evaluation.task_model import TaskModel
         from lmfast.evaluation.tasks import load_tasks, run_tasks
-    except ModuleNotFoundError as error:
-        name = str(error.name).partition(".")[0]
-        raise UserError(
-            f"--tasks needs the package {name}, which is not installed; run `{INSTALL}`"
-        ) from None
 
-    names = task_names(settings)
     tasks = load_tasks(names, settings.include_path, settings.num_fewshot)
     make_deterministic(device)
     model, _, _ = load_checkpoint(checkpoint, device)
@@ -69,26 +62,23 @@ def measure_tasks(settings: "EvaluateSettings") -> dict[str, float]:
             file=sys.stderr,
         )
     metrics = metrics_of(found)
-    saved = _save(settings, checkpoint, found, [metric._asdict() for metric in metrics], seconds)
+    saved = _save(settings, names, checkpoint, found, [metric._asdict() for metric in metrics], seconds)
     print(table(metrics))
     print(f"{checkpoint.path} in {seconds:.1f} s; {saved}")
     return {f"{metric.task}/{metric.metric}": metric.value for metric in metrics}
 
 
-def task_names(settings: "EvaluateSettings") -> list[str]:
-    """The names in --tasks, each once. Raises UserError without one."""
-    names = [name.strip() for name in (settings.tasks or "").split(",")]
-    if not all(names):
-        raise UserError(f"tasks is {settings.tasks!r}; give names separated by commas, such as arc_easy,piqa")
-    return list(dict.fromkeys(names))
-
-
 def _save(
-    settings: "EvaluateSettings", checkpoint: Checkpoint, found: dict, metrics: list[dict], seconds: float
+    settings: "EvaluateSettings",
+    names: list[str],
+    checkpoint: Checkpoint,
+    found: dict,
+    metrics: list[dict],
+    seconds: float,
 ) -> Path:
     """Writes the results into the run folder and to --json, then the run's report."""
-    names = ("num_fewshot", "limit", "apply_chat_template", "bf16", "fp16")
-    chosen = {"tasks": task_names(settings)} | {name: getattr(settings, name) for name in names}
+    options = ("num_fewshot", "limit", "apply_chat_template", "bf16", "fp16")
+    chosen = {"tasks": names} | {name: getattr(settings, name) for name in options}
     content = {
         "checkpoint": checkpoint.path.name,
         "step": checkpoint.step,

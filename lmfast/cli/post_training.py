@@ -5,6 +5,7 @@ from typing import TypeVar
 
 import torch
 
+from lmfast.cli.training_tasks import with_tasks
 from lmfast.inference.decode import generate
 from lmfast.training.distributed import Ranks, joined_ranks
 from lmfast.training.post_training import chat_tokenizer, stage_settings
@@ -43,4 +44,5 @@ def _train(cls: type[T], read: Callable[..., T], stage: str, make_task: MakeTask
         device = torch.device(settings.run.device)
         ranks.use_device(device)
         settings, task = ranks.first_then_rest(lambda: make_task(settings, start, device, ranks))
+        settings, task = with_tasks(settings, task, ranks)
         return execute(settings, task, start, device, ranks)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lmfast.cli.settings_line import named_settings, parse
+from lmfast.cli.training_tasks import with_tasks
 from lmfast.data.stories.builtin import Prepared, prepare
 from lmfast.errors import UserError
 from lmfast.inference.decode import generate
@@ -72,6 +73,7 @@ def run(
     settings = replace_flat(settings, {"device": device.type})
     # Rank 0 first: it may convert a text file of ids to one that can be memory-mapped.
     settings, task = ranks.first_then_rest(lambda: _task(settings, start, corpus, ranks.report))
+    settings, task = with_tasks(settings, task, ranks)
     return execute(settings, task, start, device, ranks)
 
 

@@ -72,6 +72,18 @@ class TaskModel(TemplateLM):
         return [sum(next(found)[0] for _ in range(count)) for count in counts]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
+        wanted = self.continuations(requests)
+        done = 0
+
+        def count(finished: int) -> None:
+            nonlocal done
+            done += finished
+            self.progress("generating", done, len(requests))
+
+        return wanted.run(count)
+
+    def continuations(self, requests: list[Instance]) -> Continuations:
+        """The contexts of `generate_until`, checked. Raises UserError for options that the decoder does not have."""
         wanted = Continuations(self.model, self.text_tokenizer)
         pairs: list[Any] = [request.args for request in requests]
         for context, given in pairs:
@@ -81,14 +93,7 @@ class TaskModel(TemplateLM):
                 self.capped_at = options.max_tokens
         self.requests += len(requests)
         self.shortened += wanted.shortened
-        done = 0
-
-        def count(finished: int) -> None:
-            nonlocal done
-            done += finished
-            self.progress("generating", done, len(requests))
-
-        return wanted.run(count)
+        return wanted
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **_: Any

@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import random
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from lm_eval.api import task as api_task
 from lm_eval.evaluator import evaluate
+from lm_eval.evaluator_utils import get_sample_size
 from lm_eval.tasks import TaskManager
 
 from lmfast.errors import UserError
@@ -67,8 +69,27 @@ def load_tasks(
         own = task.get_config("num_fewshot")
         if own is None or (num_fewshot is not None and own != 0):
             task.set_config(key="num_fewshot", value=num_fewshot or 0)
-        task.set_fewshot_seed(seed=SEEDS["fewshot"])
     return loaded
+
+
+def check_requests(model: TaskModel, tasks: Tasks, limit: float | None = None) -> None:
+    """Builds the requests of tasks, and hands them to a model whose answers do not matter (task_check.py).
+
+    Raises UserError for a task whose examples do not fit its own templates, or that the model rejects."""
+    with _quiet():
+        for name, task in tasks.tasks.items():
+            task.set_fewshot_seed(seed=SEEDS["fewshot"])
+            try:
+                task.build_all_requests(limit=get_sample_size(task, limit), rank=0, world_size=1)
+            except Exception as error:  # of templates and of a task's own code
+                raise UserError(
+                    f"task {name} cannot be read ({_reason(error)}); correct it, or remove it"
+                ) from None
+            kinds = defaultdict(list)
+            for request in task.instances:
+                kinds[request.request_type].append(request)
+            for kind, requests in kinds.items():
+                getattr(model, kind)(requests)
 
 
 def run_tasks(
@@ -81,6 +102,8 @@ def run_tasks(
     """lm-eval's results. limit: examples per task, below 1 their share. log_samples: include those of each example."""
     random.seed(SEEDS["random"])
     np.random.seed(SEEDS["numpy"])
+    for task in tasks.tasks.values():  # each time, so that evaluations of the same tasks are equal
+        task.set_fewshot_seed(seed=SEEDS["fewshot"])
     torch.manual_seed(SEEDS["torch"])
     os.environ["DISABLE_MULTIPROC"] = "1"  # resampling must not fork a process that runs threads
     options: dict[str, Any] = {
@@ -120,11 +143,16 @@ def _load(manager: TaskManager, name: str) -> Any:
             f"task {name} needs the package {error.name}, which is not installed; run `pip install {error.name}`"
         ) from None
     except Exception as error:  # of YAML, datasets, huggingface_hub, its HTTP client, or a task's own code
-        reason = next(iter(str(error).strip().splitlines()), "")
         raise UserError(
-            f"task {name} cannot be loaded ({type(error).__name__}: {reason[:300]}); its data is downloaded on first use, "
+            f"task {name} cannot be loaded ({_reason(error)}); its data is downloaded on first use, "
             "which needs a network, and a local task file must be valid"
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error."""
+    line = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {line[:300]}"
 
 
 def _closest(name: str, known: Sequence[str], include_path: str | None) -> str:

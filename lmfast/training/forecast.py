@@ -5,7 +5,7 @@ computed by model/memory.py. The first time assumes a fraction of the peak; the 
 evaluations.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -85,15 +85,16 @@ def time_left(
     sequence_tokens: int,
     step: int,
     max_iters: int,
-    eval_interval: int,
-    eval_tokens: int,
+    evaluations: Sequence[tuple[int, int]],
 ) -> float:
-    """Seconds from `step` to the end of the run. Evaluation costs a third of training per token (no backward)."""
+    """Seconds from `step` to the end of the run. evaluations: (steps between them, tokens) of each kind of evaluation.
+
+    Evaluation costs a third of training per token (no backward)."""
     sequences = batch.rows_before(max_iters) - batch.rows_before(step)
-    evaluations = 0
-    if eval_tokens:
-        evaluations = 1 + ((max_iters - 1) // eval_interval - step // eval_interval if eval_interval else 0)
-    return seconds_per_token * (sequences * sequence_tokens + evaluations * eval_tokens / 3)
+    evaluated = 0
+    for interval, tokens in evaluations:
+        evaluated += tokens * (1 + ((max_iters - 1) // interval - step // interval if interval else 0))
+    return seconds_per_token * (sequences * sequence_tokens + evaluated / 3)
 
 
 def memory_capacity(device: torch.device) -> int | None:

@@ -56,6 +56,10 @@ class MakeEvaluate(Protocol):
     ) -> Evaluate: ...
 
 
+EvaluateTasks = Callable[[TransformerLM], dict[str, float]]
+"""evaluates a model on tasks: metrics as in training/task_metrics.py; may leave the model in eval mode"""
+
+
 class Sample(Protocol):
     """Generates text after step `step`; returns it with statistics for the metrics."""
 

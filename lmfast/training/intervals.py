@@ -18,6 +18,7 @@ from lmfast.training.loss_scale import LossScale
 from lmfast.training.run_plan import Hooks, Plan, Progress
 from lmfast.training.sinks import Sinks
 from lmfast.training.step import StepResult
+from lmfast.training.task_metrics import task_line
 
 
 class Due(NamedTuple):
@@ -25,6 +26,7 @@ class Due(NamedTuple):
 
     logging: bool
     evaluate: Evaluate | None
+    tasks: Evaluate | None
     sample: Callable[[int], tuple[str | None, dict[str, float]]] | None
     saving: bool
     stopping: bool
@@ -55,7 +57,7 @@ class Intervals:
         """Logs, evaluates, samples and saves what is due; returns whether to stop. last: this is the last step."""
         due, progress = self._due(last), self.progress
         metrics: dict[str, float] = {}
-        if due.logging or due.evaluate or due.sample or due.saving:
+        if due.logging or due.evaluate or due.tasks or due.sample or due.saving:
             # Checked before writing anything, so that nothing is recorded beyond the step at which the run ends.
             metrics |= self._report_skipped()
             if self.guard.gave_up:
@@ -65,6 +67,8 @@ class Intervals:
         best_before = progress.best_val_loss, progress.best_step
         if due.evaluate is not None:
             metrics |= self._evaluated(due.evaluate)
+        if due.tasks is not None:
+            metrics |= self._evaluated_on_tasks(due.tasks)
         text = None
         if due.sample is not None:
             with self.clock.excluded("sample"):
@@ -93,6 +97,7 @@ class Intervals:
         return Due(
             logging=last or step % plan.log_interval == 0,
             evaluate=hooks.evaluate if last or _at(step, plan.eval_interval) else None,
+            tasks=hooks.evaluate_tasks if last or _at(step, plan.tasks_interval) else None,
             sample=hooks.sample
             if plan.sample_interval and (last or _at(step, plan.sample_interval))
             else None,
@@ -129,6 +134,14 @@ class Intervals:
         best = float("inf") if progress.best_val_loss is None else progress.best_val_loss
         if metrics["val_loss"] < best:  # False for NaN
             progress.best_val_loss, progress.best_step = metrics["val_loss"], progress.step
+        return metrics
+
+    def _evaluated_on_tasks(self, evaluate: Evaluate) -> dict[str, float]:
+        with self.clock.excluded("tasks"):
+            metrics = evaluate()
+        self.model.train()
+        if metrics:
+            self.sinks.message(f"tasks at step {self.progress.step}: {task_line(metrics)}")
         return metrics
 
     def _save(self) -> bool:

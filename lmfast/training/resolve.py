@@ -77,6 +77,8 @@ def resolve(settings: T, vocab_size: int | None, sequence_tokens: int | None = N
     for name in (
         "eval_interval",
         "eval_batches",
+        "eval_tasks_interval",
+        "eval_tasks_limit",
         "checkpoint_interval",
         "keep_checkpoints",
         "sample_interval",

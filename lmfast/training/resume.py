@@ -27,6 +27,7 @@ HARMLESS = {
     *END,
     *("config", "out_dir", "resume", "device", "total_tokens", "epochs", "val_data_path", "tokenizer"),
     *("train_data_path", "init_from", "reference_cache"),
+    *("eval_tasks", "eval_tasks_interval", "eval_tasks_limit", "eval_tasks_include_path"),
     *("log_interval", "eval_interval", "eval_batches", "sample_interval", "tensorboard"),
     *("wandb", "wandb_project", "wandb_name", "wandb_entity"),
     *("checkpoint_interval", "keep_checkpoints", "batch_size", "grad_accumulation"),

@@ -199,6 +199,8 @@ def _hooks(
     hooks = Hooks()
     if task.make_evaluate is not None:
         hooks.evaluate = task.make_evaluate(model, settings, device, ranks)
+    if settings.logging.eval_tasks is not None:
+        hooks.evaluate_tasks = lambda: ranks.only_first(lambda: _on_tasks(task, model, sinks)) or {}
     if (sample := task.sample) is not None:
         hooks.sample = lambda step: sample(model, step) if ranks.is_first else (None, {})
     hooks.checkpoint = lambda p: ranks.from_first(
@@ -213,6 +215,16 @@ def _hooks(
         if ranks.is_first:
             hooks.first_step = lambda seconds: sinks.message(first_step_line(seconds, loss_fn))
     return hooks
+
+
+def _on_tasks(task: Task, model: TransformerLM, sinks: Sinks) -> dict[str, float]:
+    """The metrics of the tasks. If they fail, prints one line; training continues."""
+    try:
+        return {} if task.evaluate_tasks is None else task.evaluate_tasks(model)
+    except Exception as error:  # of a task's own code, for example
+        reason = " ".join(str(error).split())
+        sinks.message(f"tasks could not be evaluated ({type(error).__name__}: {reason}); the run continues")
+        return {}
 
 
 def _peak(claimed: Claimed, settings: TrainSettings, device: torch.device) -> tuple[Peak, list[str]]:
@@ -242,6 +254,7 @@ def _plan(settings: TrainSettings, rows: Rows, peak: float) -> Plan:
         fp16=settings.run.fp16,
         log_interval=log.log_interval,
         eval_interval=log.eval_interval,
+        tasks_interval=log.eval_tasks_interval,
         checkpoint_interval=log.checkpoint_interval,
         sample_interval=log.sample_interval,
         flops_per_token=training_flops_per_token(settings.model, rows.attention_span or rows.length),

@@ -90,9 +90,13 @@ def forecast_lines(
 
 
 def time_left_forecast(settings: TrainSettings, task: Task, rows: Rows, end: int, sinks: Sinks) -> Forecast:
-    batch, every = batch_ramp(settings.optimizer), settings.logging.eval_interval
+    batch, log = batch_ramp(settings.optimizer), settings.logging
+    evaluations = [
+        (log.eval_interval, task.evaluation_tokens),
+        (log.eval_tasks_interval, task.task_tokens),
+    ]
 
     def left(seconds_per_token: float, step: int) -> float:
-        return time_left(seconds_per_token, batch, rows.tokens, step, end, every, task.evaluation_tokens)
+        return time_left(seconds_per_token, batch, rows.tokens, step, end, evaluations)
 
     return Forecast(left, sinks.message)

@@ -28,6 +28,7 @@ class Plan:
     flops_per_token: float
     peak_flops: float
     fp16: bool = False
+    tasks_interval: int = 0
 
 
 class Peak(NamedTuple):
@@ -60,6 +61,7 @@ class Hooks:
     """Callbacks of the loop; each is optional."""
 
     evaluate: Evaluate | None = None  # → {val_loss, bits_per_byte}
+    evaluate_tasks: Evaluate | None = None  # → {task/metric}
     checkpoint: Callable[[Progress], bool] | None = None  # → whether it was written
     sample: Callable[[int], tuple[str | None, dict[str, float]]] | None = None  # step → text, its statistics
     first_step: Callable[[float], None] | None = None  # called with the first step's duration in seconds

@@ -3,7 +3,8 @@
 A line of metrics has step, tokens, seconds and the values measured at that step: train_loss, val_loss, bits_per_byte,
 learning_rate, grad_norm, tokens_per_second, mfu; skipped_steps since the previous line; with fp16 loss_scale and overflows
 (steps skipped because of it); recompiles of the compiled step; for samples distinct_1 to known_words
-(lmfast/data/text_statistics.py). Losses are in nats per token; seconds include the time before the run was resumed.
+(lmfast/data/text_statistics.py); for tasks TASK/METRIC (task_metrics.py). Losses are in nats per token; seconds include the
+time before the run was resumed.
 """
 
 import errno
@@ -109,6 +110,8 @@ class ConsoleSink:
 
     def log(self, metrics: dict[str, Any]) -> None:
         line = format_metrics(metrics)
+        if not line:  # tasks and samples print their own
+            return
         if self.bar is None or "val_loss" in metrics:
             self.console.print(f"{self._place(metrics['step'])}  {line}", markup=False)
         if self.bar is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.training.checkpoint import Checkpoint
-from lmfast.training.interfaces import BatchSource, MakeEvaluate, Objective, Sample
+from lmfast.training.interfaces import BatchSource, EvaluateTasks, MakeEvaluate, Objective, Sample
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Task:
     objective: Objective
     batches: BatchSource
     make_evaluate: MakeEvaluate | None = None
+    evaluate_tasks: EvaluateTasks | None = None  # of rank 0, if the run evaluates on tasks
+    task_tokens: int = 0  # ids that an evaluation on tasks reads
     sample: Sample | None = None
     tokenizer: Tokenizer | None = None
     evaluation_tokens: int = 0  # tokens per evaluation

@@ -48,12 +48,13 @@ def test_schedules_cut_off_or_ending_early_give_a_warning(values, words):
 
 def test_the_time_left_counts_the_ramp_and_the_evaluations():
     batch = BatchRamp(2, 4, 1, 6)  # 1, 1, 2, 2, 3, 3, 4, 4 passes of 2 rows
-    assert time_left(0.5, batch, 10, 2, 8, 0, 0) == 0.5 * (2 + 2 + 3 + 3 + 4 + 4) * 2 * 10
+    assert time_left(0.5, batch, 10, 2, 8, [(0, 0)]) == 0.5 * (2 + 2 + 3 + 3 + 4 + 4) * 2 * 10
     plain = BatchRamp(2)
     # Evaluations of 300 tokens, a third of the cost of training on them: at steps 20, 30 and 35.
-    assert time_left(1.0, plain, 10, 10, 35, 10, 300) == 25 * 20 + 3 * 100
-    assert time_left(1.0, plain, 10, 10, 40, 10, 300) == 30 * 20 + 3 * 100
-    assert time_left(1.0, plain, 10, 10, 40, 0, 300) == 30 * 20 + 100
+    assert time_left(1.0, plain, 10, 10, 35, [(10, 300)]) == 25 * 20 + 3 * 100
+    assert time_left(1.0, plain, 10, 10, 40, [(10, 300)]) == 30 * 20 + 3 * 100
+    assert time_left(1.0, plain, 10, 10, 40, [(0, 300)]) == 30 * 20 + 100
+    assert time_left(1.0, plain, 10, 10, 40, [(0, 300), (20, 30)]) == 30 * 20 + 100 + 2 * 10
 
 
 def test_ten_steps_are_measured_without_the_first():

@@ -20,10 +20,28 @@ def test_the_newest_step_of_each_evaluation_is_shown(tmp_path):
     save(tmp_path, 1000, 0.5)
     save(tmp_path, 10, 0.75, limit=100.0)
     found = read_task_values(tmp_path)
-    assert {key[2]: (value.step, value.value) for key, value in found.items()} == {
-        "5 shots": (1000, 0.5),
-        "5 shots, first 100": (10, 0.75),
+    assert {key[1]: (value.step, value.value) for key, value in found.items()} == {
+        "all examples, 5 shots": (1000, 0.5),
+        "first 100, 5 shots": (10, 0.75),
     }
+
+
+def test_a_task_is_named_once_and_so_is_each_way_of_evaluating_it(tmp_path):
+    save(tmp_path, 1000, 0.5)
+    save(tmp_path, 1000, 0.75, limit=0.5)
+    lines = [{"step": 10 * n, "train_loss": 1.0, "piqa <b>/acc": n / 8, "piqa <b>/f1": 0.25} for n in (1, 2)]
+    lines += [{"step": 30, "rewards/accuracies": 0.5}, {"step": 40, "piqa <b>/acc": "text"}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "config.yaml").write_text("eval_tasks_limit: 200\nbf16: true\n")
+    section = task_section(["run"], [tmp_path])
+    assert section.count('<th rowspan="4">piqa &lt;b&gt;</th>') == section.count("piqa") == 1
+    for how, rows in (
+        ("all examples, 5 shots", 1),
+        ("first 50%, 5 shots", 1),
+        ("first 200, bf16, while training", 2),
+    ):
+        assert section.count(f'<td rowspan="{rows}">{how}</td>') == 1, how
+    assert "0.2500 <span class" in section and "step 20<" in section and "accuracies" not in section
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"step": 1, "settings": {}, "metrics": [{}]}'])
