@@ -12,6 +12,7 @@ COMMANDS = {
     "quickstart": ("lmfast.quickstart", "train a small story-telling model from scratch, in minutes"),
     "data": ("lmfast.data.__main__", "download corpora, write token files, print their statistics"),
     "tokenizer": ("lmfast.tokenizer.__main__", "train a tokenizer; encode, decode, inspect, count, compare"),
+    "recipe": ("lmfast.recipe", "run a whole job, from text to an evaluated and exported model"),
     "train": ("lmfast.train", "train a language model on token files"),
     "sft": ("lmfast.sft", "fine-tune a base model on instructions or conversations"),
     "dpo": ("lmfast.dpo", "train a chat model on preferences"),

@@ -8,6 +8,7 @@ import importlib
 import sys
 import typing
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import shtab
@@ -15,6 +16,7 @@ import shtab
 from lmfast.__main__ import COMMANDS
 from lmfast.cli.arguments import Parser
 from lmfast.cli.exit_codes import exit_on_user_error
+from lmfast.cli.recipes.specification import RECIPES
 from lmfast.settings import CONFIGS
 
 SHELLS = ("bash", "zsh", "fish")
@@ -84,7 +86,9 @@ def _add_values(parser: argparse.ArgumentParser) -> None:
             for subcommand in action.choices.values():
                 _add_values(subcommand)
         elif action.dest == "config":
-            action.complete = _configs()
+            action.complete = _named_files("config", CONFIGS)
+        elif action.dest == "recipe":
+            action.complete = _named_files("recipe", RECIPES)
         elif action.dest in FILES:
             action.complete = shtab.FILE
         elif action.dest in FOLDERS:
@@ -101,28 +105,28 @@ def _literals(hint: object) -> tuple[str, ...] | None:
     return None
 
 
-def _configs() -> dict[str, Any]:
-    """Completes the names in configs/, YAML files and directories."""
-    names = " ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+def _named_files(kind: str, folder: Path) -> dict[str, Any]:
+    """Completes the names in a folder of configs/, YAML files and directories."""
+    names = " ".join(sorted(path.stem for path in folder.glob("*.yaml")))
     files: Any = shtab.glob("*.yaml", "*.yml")
     return {
-        "bash": "_lmfast_config_files",
-        "zsh": "_lmfast_config_files",
-        "fish": "(_lmfast_config_files)",
+        "bash": f"_lmfast_{kind}_files",
+        "zsh": f"_lmfast_{kind}_files",
+        "fish": f"(_lmfast_{kind}_files)",
         "preamble": {
             "bash": files["preamble"]["bash"]
             + f"""
-_lmfast_config_files() {{
+_lmfast_{kind}_files() {{
   compgen -W '{names}' -- "$1"
   {files["bash"]} "$1"
 }}""",
             "zsh": f"""
-_lmfast_config_files() {{
-  _alternative 'names:name in configs:({names})' "files:file:{files["zsh"]}"
+_lmfast_{kind}_files() {{
+  _alternative 'names:name in {folder.name}:({names})' "files:file:{files["zsh"]}"
 }}""",
             "fish": files["preamble"]["fish"]
             + f"""
-function _lmfast_config_files
+function _lmfast_{kind}_files
   string split ' ' '{names}'
   {files["fish"].strip("()")}
 end""",

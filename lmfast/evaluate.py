@@ -75,13 +75,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         evaluate_run(parse(EvaluateSettings, sys.argv[1:] if argv is None else argv, "lmfast evaluate"))
 
 
-def evaluate_run(settings: EvaluateSettings) -> dict[str, float]:
-    """Evaluates the run; prints and returns the metrics. Raises UserError on bad input."""
+def check_settings(settings: EvaluateSettings) -> None:
+    """Raises UserError for values out of range and options that do not belong together."""
     for name, least in (("batch_size", 1), ("eval_batches", 0), ("samples", 0), ("max_tokens", 1)):
         if getattr(settings, name) < least:
             raise UserError(f"{name} is {getattr(settings, name)}; it must be at least {least}")
     selected_precision(settings)
     _check_tasks(settings)
+
+
+def evaluate_run(settings: EvaluateSettings) -> dict[str, float]:
+    """Evaluates the run; prints and returns the metrics. Raises UserError on bad input."""
+    check_settings(settings)
     set_environment()
     if settings.tasks is not None:
         from lmfast.cli.evaluating_tasks import measure_tasks

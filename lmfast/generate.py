@@ -72,9 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         generate_text(dataclasses.replace(settings, prompt=prompts))
 
 
-def generate_text(settings: GenerateSettings) -> None:
-    """Loads the run, continues the prompts, prints the text and the rate. Raises UserError on bad input."""
-    standard_output()
+def check_settings(settings: GenerateSettings) -> None:
+    """Raises UserError for options that do not belong together, and values out of range."""
     if settings.chat and (settings.prompt or settings.prompt_file is not None):
         raise UserError(
             "--chat reads messages from standard input; remove --prompt and --prompt-file, or --chat"
@@ -88,6 +87,12 @@ def generate_text(settings: GenerateSettings) -> None:
     selected_precision(settings)
     if settings.quantize is not None:
         _reject_with_quantize(settings)
+
+
+def generate_text(settings: GenerateSettings) -> None:
+    """Loads the run, continues the prompts, prints the text and the rate. Raises UserError on bad input."""
+    standard_output()
+    check_settings(settings)
     prompts = []
     if not settings.chat:
         prompts = read_prompts(settings.prompt, settings.prompt_file, settings.prompt_separator)

@@ -1,7 +1,7 @@
 """python -m lmfast.quickstart: train a small story-telling model from scratch.
 
-Built-in stories → tokenizer → token files → training → text, written to data/stories/ and runs/quickstart/. Reuses
-finished stages; --fresh starts over.
+Runs configs/recipes/quickstart.yaml: built-in stories, tokenizer and token files → training → text, in data/stories/ and
+runs/quickstart/. Reuses finished stages; --fresh starts over.
 """
 
 import sys
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from lmfast.cli.arguments import Parser
 from lmfast.cli.exit_codes import exit_on_user_error
-from lmfast.files import clear_folder
-from lmfast.generate import GenerateSettings, generate_text
-from lmfast.train import train
-from lmfast.training.run_folder import lock_run, read_metrics
+from lmfast.cli.recipes.processes import Launch, launch
+from lmfast.cli.recipes.running import Options, run_recipe
+from lmfast.files import clear_folder, folder_lock
+from lmfast.training.run_folder import lock_run, read_facts, read_metrics
 
-FOLDER = Path("runs/quickstart")
+FOLDER, CORPUS = Path("runs/quickstart"), Path("data/stories")
 
 
 def build_parser() -> Parser:
@@ -32,41 +32,33 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_user_error():
         arguments = build_parser().parse_args(sys.argv[1:] if argv is None else argv)
-        if not quickstart(arguments.fresh):
-            sys.exit(130)
+        if code := quickstart(arguments.fresh):
+            sys.exit(code)
 
 
-def quickstart(fresh: bool) -> bool:
-    """Runs every unfinished stage; returns False if training was stopped."""
-    start = time.perf_counter()
-    from lmfast.data.stories.builtin import prepare
-
+def quickstart(fresh: bool, start: Launch = launch) -> int:
+    """Runs every unfinished stage; returns the exit code. start: runs one stage."""
+    began = time.perf_counter()
     if fresh and FOLDER.exists():
         with lock_run(FOLDER):
             clear_folder(FOLDER)
-    print("1/3 corpus: stories from a built-in grammar, a byte-level BPE tokenizer, token files")
-    corpus = prepare(fresh=fresh)
-    print("2/3 training")
-    if not train(["--config", "quickstart", "--out-dir", str(FOLDER)], corpus):
-        return False
-    print("3/3 a story from the model")
-    _show(corpus, time.perf_counter() - start)
-    return True
+    if fresh and CORPUS.exists():
+        with folder_lock(CORPUS):
+            clear_folder(CORPUS)
+    if code := run_recipe(Options("quickstart"), start):
+        return code
+    _show(time.perf_counter() - began)
+    return 0
 
 
-def _show(corpus, seconds: float) -> None:
-    print(end="", flush=True)  # generate_text flushes each token: print what is still buffered first
-    generate_text(GenerateSettings(checkpoint=str(FOLDER), prompt=("Once upon a time",), max_tokens=220))
-    metrics = read_metrics(FOLDER)
+def _show(seconds: float) -> None:
+    metrics, floor = read_metrics(FOLDER), read_facts(FOLDER).get("floor_bits_per_byte")
     last = next(m for m in reversed(metrics) if "val_loss" in m)
     rates = sorted(m["tokens_per_second"] for m in metrics if "tokens_per_second" in m)
     line = f"validation loss {last['val_loss']:.4f} nats per token"
-    if "bits_per_byte" in last:
-        ratio = last["bits_per_byte"] / corpus.floor_bits_per_byte
-        line += (
-            f", {last['bits_per_byte']:.4f} bits per byte: {ratio:.2f} × the entropy of the corpus, "
-            f"{corpus.floor_bits_per_byte:.4f}"
-        )
+    if "bits_per_byte" in last and floor:
+        ratio = last["bits_per_byte"] / floor
+        line += f", {last['bits_per_byte']:.4f} bits per byte: {ratio:.2f} × the entropy of the corpus, {floor:.4f}"
     print(line)
     if rates:
         mfus = sorted(m["mfu"] for m in metrics if "mfu" in m)

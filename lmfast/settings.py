@@ -270,7 +270,7 @@ def _extended_files(path: Path) -> list[tuple[Path, dict[str, Any]]]:
             raise UserError(
                 f"{path}: extends itself through {counted(len(chain), 'file')}; remove one `extends`"
             )
-        loaded = _load_yaml(path)
+        loaded = load_yaml(path)
         chain[path.resolve()] = path, loaded
         if "extends" not in loaded:
             return list(chain.values())
@@ -312,8 +312,8 @@ def one_run_length(values: dict[str, Any]) -> dict[str, Any]:
     return dict.fromkeys(lengths) | values if len(given) == 1 else values
 
 
-def _load_yaml(path: Path) -> dict:
-    """The names and values of a YAML file, not yet resolved."""
+def load_yaml(path: Path) -> dict:
+    """The names and values of a YAML file, unchecked. Raises UserError if it is not valid YAML or has a name twice."""
     try:
         loaded = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except RecursionError:
@@ -345,7 +345,7 @@ def read_model(folder: Path) -> ResolvedConfig:
     if not path.is_file():
         raise UserError(f"{folder}: not a run folder (no config.yaml); give one such as runs/quickstart")
     hints = flat_types(ModelConfig)
-    values = {k: _coerce(v, hints[k], f"{path}: {k}") for k, v in _load_yaml(path).items() if k in hints}
+    values = {k: _coerce(v, hints[k], f"{path}: {k}") for k, v in load_yaml(path).items() if k in hints}
     return dataclasses.replace(ModelConfig(), **values).resolved()
 
 

@@ -1,12 +1,17 @@
 """The quickstart's steps with a tiny corpus and model; real sizes are measured and logged in docs/LOG.md."""
 
+import functools
 import re
+import shutil
 
 import pytest
 import yaml
 
 from lmfast import quickstart as quickstart_module
 from lmfast.settings import CONFIGS
+from tests.cli.recipes.stages import run_here
+
+quickstart = functools.partial(quickstart_module.quickstart, start=run_here)
 
 
 @pytest.fixture
@@ -27,13 +32,16 @@ def small(tmp_path, monkeypatch):
     config |= {"checkpoint_interval": 2, "sample_interval": 4}
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs/quickstart.yaml").write_text(yaml.safe_dump(config))
+    recipe = yaml.safe_load((CONFIGS / "recipes/quickstart.yaml").read_text().replace("4096", "300"))
+    recipe["stages"]["corpus"] |= {"train_bytes": 20_000, "valid_bytes": 4_000}
+    (tmp_path / "configs/recipes").mkdir()
+    (tmp_path / "configs/recipes/quickstart.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    monkeypatch.setattr("lmfast.cli.recipes.specification.RECIPES", tmp_path / "configs/recipes")
+    monkeypatch.setattr("lmfast.cli.recipes.estimates.measure", lambda jobs: {})
     real = builtin.prepare
     monkeypatch.setattr(
-        builtin,
-        "prepare",
-        lambda **options: real(
-            **(options | {"train_bytes": 20_000, "valid_bytes": 4_000, "vocab_size": 300})
-        ),
+        "lmfast.cli.pretraining.prepare",
+        lambda **options: real(**(options | {"train_bytes": 20_000, "valid_bytes": 4_000})),
     )
     for module in ("lmfast.settings", "lmfast.cli.pretraining"):
         monkeypatch.setattr(f"{module}.CONFIGS", tmp_path / "configs")
@@ -42,7 +50,7 @@ def small(tmp_path, monkeypatch):
 
 
 def test_from_nothing_to_a_story_and_a_second_call_reuses(small, capsys):
-    assert quickstart_module.quickstart(fresh=False)
+    assert quickstart(fresh=False) == 0
     out = capsys.readouterr().out
     assert re.search(r"bits per byte: \d+\.\d\d × the entropy of the corpus, 0\.\d{4}", out)
     assert "Once upon a time" in out and "runs/quickstart/report.html" in out
@@ -57,16 +65,27 @@ def test_from_nothing_to_a_story_and_a_second_call_reuses(small, capsys):
         assert (run / name).exists(), name
     assert "floor" in (run / "report.html").read_text()
     stamp = (run / "checkpoints/step_00000004/COMPLETE").stat().st_mtime_ns
-    assert quickstart_module.quickstart(fresh=False)
+    assert quickstart(fresh=False) == 0
     out = capsys.readouterr().out
-    assert out.count("reused") == 5 and "already finished at step 4 of 4" in out
+    assert out.count("reused") == 3 and "Once upon a time" in out
     assert (run / "checkpoints/step_00000004/COMPLETE").stat().st_mtime_ns == stamp
 
 
-def test_fresh_starts_over(small, capsys):
-    assert quickstart_module.quickstart(fresh=False)
+def test_what_an_earlier_version_made_is_reused(small, capsys):
+    assert quickstart(fresh=False) == 0
+    shutil.rmtree(small / "runs/quickstart/.recipe")
+    (small / "runs/quickstart/story.txt").unlink()
     capsys.readouterr()
-    assert quickstart_module.quickstart(fresh=True)
+    assert quickstart(fresh=False) == 0
+    out = capsys.readouterr().out
+    assert out.count("reused") == 5 and "already finished at step 4 of 4" in out
+    assert "Once upon a time" in out
+
+
+def test_fresh_starts_over(small, capsys):
+    assert quickstart(fresh=False) == 0
+    capsys.readouterr()
+    assert quickstart(fresh=True) == 0
     out = capsys.readouterr().out
     assert "reused" not in out and "already finished" not in out
 

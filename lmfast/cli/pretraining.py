@@ -7,6 +7,7 @@ from pathlib import Path
 from lmfast.cli.settings_line import named_settings, parse
 from lmfast.cli.training_tasks import with_tasks
 from lmfast.data.stories.builtin import Prepared, prepare
+from lmfast.data.stories.entropy import known_entropy
 from lmfast.errors import UserError
 from lmfast.inference.decode import generate
 from lmfast.model.device import pick_device
@@ -97,6 +98,8 @@ def _task(
     else:
         sources = corpus.train, corpus.valid, corpus.tokenizer
         facts = {"floor_bits_per_byte": corpus.floor_bits_per_byte}
+    if settings.data.val_data_path is not None and (floor := known_entropy(settings.data.val_data_path)):
+        facts = {"floor_bits_per_byte": floor}
     kept = start.folder / "tokenizer" if start.resuming and start.folder is not None else None
     if kept is not None and not kept.is_dir():
         kept = None

@@ -1,4 +1,4 @@
-"""python -m lmfast.data download|prepare|stats: the command line. The commands are in lmfast/cli/data/commands.py."""
+"""python -m lmfast.data download|stories|prepare|stats: the command line of lmfast/cli/data/commands.py."""
 
 import argparse
 import importlib
@@ -12,6 +12,7 @@ from lmfast.cli.arguments import (
     add_tokenizer,
     add_workers,
     command_parser,
+    parse_size,
     positive_int,
     set_log_level,
     unescape,
@@ -40,6 +41,7 @@ def build_parser() -> Parser:
         "lmfast.data", "Download corpora, write token files, and print their statistics."
     )
     _download_options(command)
+    _stories_options(command)
     _prepare_options(command)
     _stats_options(command)
     return parser
@@ -63,6 +65,28 @@ def _download_options(command: AddCommand) -> None:
     download.add_argument(
         "--from", dest="source", metavar="FOLDER", help="use files already downloaded to this folder"
     )
+
+
+def _stories_options(command: AddCommand) -> None:
+    stories = command("stories", "write the built-in stories, a tokenizer and token files of them")
+    stories.add_argument(
+        "--output", default="data/stories", metavar="FOLDER", help="output folder (default: data/stories)"
+    )
+    stories.add_argument(
+        "--vocab-size",
+        type=positive_int,
+        default=4096,
+        metavar="N",
+        help="ids of the tokenizer; tokenizer and token files go to FOLDER/N (default: 4096)",
+    )
+    for part, size in (("train", "20MB"), ("valid", "200kB")):
+        stories.add_argument(
+            f"--{part}-bytes",
+            type=parse_size,
+            default=parse_size(size),
+            metavar="SIZE",
+            help=f"size of {part}.txt (default: {size})",
+        )
 
 
 def _prepare_options(command: AddCommand) -> None:

@@ -1,4 +1,4 @@
-"""The subcommands of `lmfast data`: download, prepare, stats. The command line is parsed in lmfast/data/__main__.py."""
+"""The subcommands of `lmfast data`: download, stories, prepare, stats. lmfast/data/__main__.py parses the line."""
 
 import argparse
 from functools import partial
@@ -12,6 +12,7 @@ from lmfast.counted import counted
 from lmfast.data import corpora
 from lmfast.data.prepare import COUNTS, PrepareOptions, prepare_files
 from lmfast.data.stats import Stats, stats_text, token_stats, write_stats
+from lmfast.data.stories import builtin
 from lmfast.data.token_file import open_tokens
 from lmfast.errors import UserError
 from lmfast.tokenizer.bpe import Tokenizer
@@ -45,6 +46,12 @@ def download(arguments: argparse.Namespace) -> None:
         arguments.name, folder, arguments.revision or "main", source, arguments.limit_files
     ):
         print(f"{part.path}: {part.records:,} {part.unit}, {data_size(part.path.stat().st_size)}")
+
+
+def stories(arguments: argparse.Namespace) -> None:
+    builtin.prepare(
+        Path(arguments.output), arguments.train_bytes, arguments.valid_bytes, arguments.vocab_size
+    )
 
 
 def prepare(arguments: argparse.Namespace) -> None:

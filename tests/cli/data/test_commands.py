@@ -43,6 +43,14 @@ def test_prepare_with_stats(printed, tmp_path):
     assert "reused" in again
 
 
+def test_stories(printed, tmp_path):
+    out = printed("stories --output {t}/stories --vocab-size 300 --train-bytes 20kB --valid-bytes 3kB")
+    assert "300 tokens trained" in out
+    assert 20_000 <= (tmp_path / "stories/train.txt").stat().st_size < 30_000
+    assert 3_000 <= (tmp_path / "stories/valid.txt").stat().st_size < 6_000
+    assert (tmp_path / "stories/300/valid.npy").is_file()
+
+
 def test_prepare_options(printed, tmp_path, corpus):
     texts = [f"text {i}" for i in range(60)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"body": text}) + "\n" for text in texts))
