@@ -20,8 +20,6 @@ from lmfast.cli.recipes.commands import (
     plain_settings,
 )
 from lmfast.cli.recipes.specification import Recipe, Stage, reference, values_of
-from lmfast.data.corpora import CORPORA
-from lmfast.data.corpus_forms import form_suffix
 from lmfast.errors import UserError
 
 NO_FILE = ("none", "-")
@@ -199,11 +197,19 @@ def files_written(step: Step) -> list[str] | None:
         return ["train.txt", "valid.txt", str(size), *(f"{size}/{name}" for name in names)]
     if step.command.name == "data prepare":
         return ["train.npy", "valid.npy", "token_counts.json"]
-    if step.command.name == "data download" and settings["name"] in CORPORA:
-        corpus = CORPORA[settings["name"]]
-        suffix = form_suffix(corpus.form)
-        return None if suffix == ".parquet" else [f"{part}{suffix}" for part in {*corpus.parts, "valid"}]
+    if step.command.name == "data download" and settings["name"] is not None:
+        return _corpus_files(settings["name"])
     return None
+
+
+def _corpus_files(name: str) -> list[str] | None:
+    from lmfast.data.corpora import CORPORA
+    from lmfast.data.corpus_forms import form_suffix
+
+    corpus = CORPORA.get(name)
+    if corpus is None or corpus.form == "parquet":
+        return None
+    return [f"{part}{form_suffix(corpus.form)}" for part in sorted({*corpus.parts, "valid"})]
 
 
 def _sorted(recipe: Recipe, steps: dict[str, Step]) -> list[Step]:
