@@ -36,6 +36,7 @@ def test_results_are_printed_saved_and_reported(run, task_folder, tmp_path, caps
     assert content["settings"]["tasks"] == NAMES and content["step"] == 1
     assert {f"{m['task']}/{m['metric']}": m["value"] for m in content["metrics"]} == found
     assert set(found) >= {"tiny_animals/acc", "tiny_perplexity/bits_per_byte", "tiny_completion/exact_match"}
+    assert printed.err.startswith("loading lm-eval and tiny_animals, tiny_perplexity, tiny_completion …\n")
     assert "lost their beginning" in printed.err
     report = (run / "report.html").read_text()
     assert "tiny_animals" in report and f"{found['tiny_animals/acc']:.4f}" in report
@@ -66,6 +67,16 @@ def test_bad_input(changes, message, run, task_folder, capsys):  # noqa: F811
     with pytest.raises((UserError, OSError), match=message):
         evaluate_run(settings(run, **changes))
     assert not capsys.readouterr().out and not (run / "evaluations").exists()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"include_path": "nowhere"}, {"apply_chat_template": True}, {"tasks": ","}]
+)
+def test_options_are_checked_before_lm_eval_is_imported(changes, run, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    with pytest.raises(UserError) as error:
+        evaluate_run(settings(run, **changes))
+    assert "lm_eval" not in str(error.value) and not capsys.readouterr().err
 
 
 def test_a_run_without_tokenizer(tmp_path, task_folder):  # noqa: F811
@@ -99,6 +110,7 @@ def test_without_a_network(run, tmp_path):
         env=environment, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert done.returncode == 2 and not done.stdout
-    (line,) = done.stderr.splitlines()
+    loading, line = done.stderr.splitlines()
+    assert loading.startswith("loading lm-eval and arc_easy")
     assert line.startswith("error: task arc_easy cannot be loaded") and "network" in line
     assert not (run / "evaluations").exists()

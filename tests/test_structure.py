@@ -333,6 +333,7 @@ TEST_FILES = {
     "step": "loop",
     "stop_signals": "run",
     "task": "run",
+    "task_tokenizer": "task_model",
     "team": "attendance",
     "torch_weights": "weights",
 }

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmfast.cli.progress import progress
-from lmfast.cli.task_options import check_include_path, lm_eval_imported, task_names
+from lmfast.cli.task_options import check_include_path, check_package, lm_eval_imported, task_names
 from lmfast.errors import UserError
 from lmfast.evaluation.task_results import metrics_of, result_path, table, write_results
+from lmfast.evaluation.task_tokenizer import check_tokenizer
 from lmfast.files import check_writable
 from lmfast.model.device import autocast, make_deterministic, pick_device
 from lmfast.settings import selected_precision
@@ -35,6 +36,9 @@ def measure_tasks(settings: "EvaluateSettings") -> dict[str, float]:
         )
     if settings.json is not None:
         check_writable(settings.json)
+    check_tokenizer(tokenizer, settings.apply_chat_template)
+    check_package("--tasks")
+    print(f"loading lm-eval and {', '.join(names)} …", file=sys.stderr)
     with lm_eval_imported("--tasks"):
         from lmfast.evaluation.task_model import TaskModel
         from lmfast.evaluation.tasks import load_tasks, run_tasks

@@ -1,6 +1,7 @@
 """The options of commands that evaluate on lm-eval's tasks, checked before lm-eval is imported, which takes seconds."""
 
 import contextlib
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,11 +28,19 @@ def check_include_path(path: str | None, setting: str) -> None:
 @contextlib.contextmanager
 def lm_eval_imported(option: str) -> Iterator[None]:
     """For the imports of lmfast.evaluation that need lm-eval. Raises UserError if a package is missing."""
+    check_package(option)
     os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval's bars; read when tqdm is imported
     try:
         yield
     except ModuleNotFoundError as error:
-        name = str(error.name).partition(".")[0]
-        raise UserError(
-            f"{option} needs the package {name}, which is not installed; run `{INSTALL}`"
-        ) from None
+        raise _missing(option, str(error.name).partition(".")[0]) from None
+
+
+def check_package(option: str) -> None:
+    """Raises UserError if lm-eval is not installed."""
+    if importlib.util.find_spec("lm_eval") is None:
+        raise _missing(option, "lm_eval")
+
+
+def _missing(option: str, package: str) -> UserError:
+    return UserError(f"{option} needs the package {package}, which is not installed; run `{INSTALL}`")

@@ -4,8 +4,9 @@ import dataclasses
 import os
 from typing import TypeVar
 
-from lmfast.cli.task_options import check_include_path, lm_eval_imported, task_names
+from lmfast.cli.task_options import check_include_path, check_package, lm_eval_imported, task_names
 from lmfast.errors import UserError
+from lmfast.evaluation.task_tokenizer import check_tokenizer
 from lmfast.settings import TrainSettings, replace_flat, selected_precision
 from lmfast.training.distributed import SINGLE_PROCESS, Ranks
 from lmfast.training.task import Task
@@ -32,12 +33,14 @@ def with_tasks(settings: T, task: Task, ranks: Ranks = SINGLE_PROCESS) -> tuple[
         settings = replace_flat(settings, {"eval_tasks_include_path": os.path.abspath(path)})
     if task.tokenizer is None:
         raise UserError("eval_tasks needs the tokenizer of the run; give --tokenizer, or remove --eval-tasks")
+    check_tokenizer(task.tokenizer)
     loaded = ranks.only_first(lambda: _load(settings, task, names, ranks))
     return settings, task if loaded is None else loaded
 
 
 def _load(settings: TrainSettings, task: Task, names: list[str], ranks: Ranks) -> Task:
     log = settings.logging
+    check_package("--eval-tasks")
     ranks.report(f"eval_tasks: loading {', '.join(names)}")
     with lm_eval_imported("--eval-tasks"):
         from lmfast.evaluation.training_tasks import TrainingTasks

@@ -13,9 +13,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from lmfast.data.chat import BOS, END, ROLE_TOKENS, has_chat_tokens
+from lmfast.data.chat import BOS, END, ROLE_TOKENS
 from lmfast.errors import UserError
 from lmfast.evaluation.generating import Continuations, parse_options
+from lmfast.evaluation.task_tokenizer import check_tokenizer
 from lmfast.inference.scoring import Text
 from lmfast.inference.torch_scoring import make_scorer
 from lmfast.interop import chat_template as templates
@@ -31,10 +32,7 @@ class TaskModel(TemplateLM):
 
     def __init__(self, model: TransformerLM, tokenizer: Tokenizer, progress: Progress = lambda *_: None):
         super().__init__()
-        if BOS not in tokenizer.special_tokens:
-            raise UserError(
-                f"the run's tokenizer has no {BOS}, with which tasks begin texts; train with one that has it"
-            )
+        check_tokenizer(tokenizer)
         self.model, self.text_tokenizer, self.progress = model, tokenizer, progress
         self.scorer = make_scorer(model)
         self.max_length = model.config.context_length
@@ -147,10 +145,7 @@ class TaskModel(TemplateLM):
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """The same as a Jinja template."""
-        if not has_chat_tokens(self.text_tokenizer):
-            raise UserError(
-                "the run is not a chat model; remove --apply-chat-template, or use a run of lmfast sft"
-            )
+        check_tokenizer(self.text_tokenizer, chat=True)
         return templates.chat_template(self.text_tokenizer)
 
     @property

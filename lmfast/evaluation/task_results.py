@@ -53,13 +53,15 @@ def metrics_of(found: Mapping[str, Any]) -> list[Metric]:
 
 
 def table(metrics: Sequence[Metric]) -> str:
-    """A table in plain text, whose columns are aligned."""
+    """A table in plain text, whose columns are aligned. The column of standard errors is left out if it is empty."""
     rows = [("task", "metric", "value", "± stderr", "shots", "examples")]
     for m in metrics:
         arrow = {True: " ↑", False: " ↓", None: ""}[m.higher_is_better]
         stderr = "" if m.stderr is None else f"{m.stderr:.4f}"
         shots, examples = ("" if n is None else f"{n:,}" for n in (m.shots, m.examples))
         rows.append((m.task, m.metric + arrow, f"{m.value:.4f}", stderr, shots, examples))
+    if all(m.stderr is None for m in metrics):
+        rows = [row[:3] + row[4:] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:

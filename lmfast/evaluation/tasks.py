@@ -25,6 +25,7 @@ from lm_eval.evaluator_utils import get_sample_size
 from lm_eval.tasks import TaskManager
 
 from lmfast.errors import UserError
+from lmfast.evaluation.local_files import resolve_data_files
 from lmfast.evaluation.task_model import TaskModel
 from lmfast.suggestions import nearest
 
@@ -131,8 +132,12 @@ def _manager(names: Sequence[str], include_path: str | None) -> TaskManager:
             )
         local = TaskManager(include_path=include_path, include_defaults=False)
         if set(names) <= set(local.all_subtasks):
+            resolve_data_files(local, include_path)
             return local
-    return TaskManager(include_path=include_path)
+    manager = TaskManager(include_path=include_path)
+    if include_path is not None:
+        resolve_data_files(manager, include_path)
+    return manager
 
 
 def _load(manager: TaskManager, name: str) -> Any:

@@ -34,6 +34,15 @@ def test_table():
     ]
 
 
+def test_without_standard_errors_their_column_is_left_out():
+    """Of one example lm-eval estimates none."""
+    metrics = [metric._replace(stderr=None) for metric in metrics_of(FOUND)]
+    assert table(metrics[:1]).splitlines() == [
+        "task  metric   value  shots  examples",
+        "piqa  acc ↑   0.5000      0         4",
+    ]
+
+
 def test_each_evaluation_has_its_file(tmp_path):
     def name(**changes) -> str:
         return result_path(tmp_path, "step_00000007", CHOSEN | changes).name

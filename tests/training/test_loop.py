@@ -8,6 +8,7 @@ from torch import nn
 
 from lmfast.data.batch_ramp import BatchRamp
 from lmfast.errors import UserError
+from lmfast.training.clock import Clock
 from lmfast.training.finite_guard import PATIENCE
 from lmfast.training.loop import train_loop
 from lmfast.training.loss_scale import LossScale
@@ -87,6 +88,19 @@ def test_steps_batches_and_tokens_are_counted():
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert [line["tokens"] for line in lines] == [12, 24, 36] and progress.tokens == 36
     assert lines[-1]["train_loss"] < lines[0]["train_loss"]
+
+
+def test_tasks_are_evaluated_at_their_interval_and_at_the_end_outside_the_clock(monkeypatch):
+    excluded = []
+    real = Clock.excluded
+    monkeypatch.setattr(Clock, "excluded", lambda self, what: excluded.append(what) or real(self, what))
+    for interval, steps in ((2, [2, 4, 5]), (0, [5])):
+        excluded.clear()
+        hooks = Hooks(evaluate_tasks=lambda: {"a/acc": 0.5})
+        _, lines, messages, _ = run(5, hooks=hooks, tasks_interval=interval)
+        assert [line["step"] for line in lines if line.get("a/acc") == 0.5] == steps
+        assert messages == [f"tasks at step {step}: a acc 0.5000" for step in steps]
+        assert excluded == ["tasks"] * len(steps)
 
 
 def test_mfu_never_exceeds_one():
