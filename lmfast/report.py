@@ -26,9 +26,8 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--output",
         type=Path,
-        default=Path("report.html"),
         metavar="PAGE",
-        help="page to write (default: report.html)",
+        help="page to write (default: report.html, or tokens.html with --tokens)",
     )
     return parser
 
@@ -37,15 +36,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_user_error():
         arguments = build_parser().parse_args(sys.argv[1:] if argv is None else argv)
         if arguments.tokens:
-            _report_tokens(arguments.runs, arguments.output)
+            _report_tokens(arguments.runs, arguments.output or Path("tokens.html"))
             return
+        output = arguments.output or Path("report.html")
         for run in arguments.runs:
             if not (run / "metrics.jsonl").is_file():
                 raise UserError(
                     f"{run}: not a run folder (no metrics.jsonl); give one such as runs/quickstart"
                 )
-        write_report(arguments.runs, arguments.output)
-        print(arguments.output)
+        write_report(arguments.runs, output)
+        print(output)
 
 
 def _report_tokens(paths: Sequence[Path], output: Path) -> None:

@@ -44,6 +44,8 @@ def test_the_loss_of_every_token(trained_run, tmp_path, capsys):
         (["RUN", "missing.txt"], "missing.txt"),
         (["RUN", "empty.txt"], "is empty"),
         (["empty.txt", "text.txt"], "empty.txt"),
+        (["RUN", "tokens.npy"], "tokens.npy: .npy files are not text"),
+        (["RUN", "packed.txt"], "packed.txt: is gzip, not UTF-8 text"),
         (["RUN", "text.txt", "--output", "text.txt"], "text.txt"),
         (["RUN", "text.txt", "--output", "no/page.html"], "does not exist"),
     ],
@@ -52,9 +54,24 @@ def test_bad_input_for_the_loss_of_tokens(words, message, trained_run, tmp_path,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.txt").touch()
     (tmp_path / "text.txt").write_text("a text")
+    (tmp_path / "packed.txt").write_bytes(b"\x1f\x8b\x08 packed")
+    (tmp_path / "tokens.npy").write_bytes(b"\x93NUMPY")
     with pytest.raises(SystemExit) as stop:
         main(["--tokens", *(str(trained_run) if word == "RUN" else word for word in words)])
     printed = capsys.readouterr()
     assert stop.value.code == 2 and not printed.out
     assert printed.err.startswith("error: ") and printed.err.count("\n") == 1 and message in printed.err
-    assert (tmp_path / "text.txt").read_text() == "a text" and not (tmp_path / "report.html").exists()
+    assert (tmp_path / "text.txt").read_text() == "a text" and not (tmp_path / "tokens.html").exists()
+
+
+def test_the_default_page_of_tokens_and_a_text_that_may_not_be_one(
+    trained_run, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "report.html").write_text("of runs")
+    (tmp_path / "text.txt").write_bytes(b"caf\xe9 au lait\0")
+    main(["--tokens", str(trained_run), "text.txt"])
+    printed = capsys.readouterr()
+    assert printed.out.endswith("tokens.html\n") and (tmp_path / "tokens.html").is_file()
+    assert "contains zero bytes" in printed.err and "not valid UTF-8 at byte 3" in printed.err
+    assert (tmp_path / "report.html").read_text() == "of runs"

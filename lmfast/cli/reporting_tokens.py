@@ -1,5 +1,6 @@
 """`lmfast report --tokens RUN FILE`: opens the run and the text, and writes the page."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from lmfast.evaluation.token_losses import token_losses
 from lmfast.files import atomic_write, check_not_input, check_writable
 from lmfast.inference.torch_scoring import make_scorer
 from lmfast.model.device import pick_device
+from lmfast.tokenizer.file_kinds import HEAD, check_is_text, file_kind, text_remarks
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
 from lmfast.training.checkpoint import find_checkpoint
 from lmfast.training.evaluation import count_bytes
@@ -23,11 +25,15 @@ def report_tokens(run: Path, file: Path, output: Path) -> str:
     """Writes the page; returns a line about the loss. Raises UserError if the run or the text cannot be used."""
     check_writable(output)
     check_not_input(output, file)
+    file_kind(file)  # rejects names of files that are not text
     checkpoint = find_checkpoint(run)
     with open(file, "rb") as source:
         data = source.read(READ_BYTES + 1)
     if not data:
         raise UserError(f"{file}: is empty; give a text to report on")
+    check_is_text(file, data[:HEAD])
+    for remark in text_remarks(file, data[:HEAD]):
+        print(remark, file=sys.stderr)
     device = pick_device("auto")
     model, tokenizer, config = load_checkpoint(checkpoint, device)
     if tokenizer is None:

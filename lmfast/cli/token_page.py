@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Sequence
 
-from lmfast.cli.tokenizer.rendering import token_text
+from lmfast.cli.token_characters import Characters, characters
 from lmfast.evaluation.token_losses import (
     Bucket,
     TokenLosses,
@@ -23,6 +23,7 @@ SHOWN = 20_000  # most coloured tokens
 ROWS = 20  # of the tables of tokens
 SHADES = 10
 DARKEST = 10.0  # nats, from which on a token has the last shade
+LEAST_PERCENT = 0.01  # smaller probabilities are not written out
 BEFORE = 12  # tokens shown before a hard one
 
 STYLE = """
@@ -35,6 +36,7 @@ p { color: var(--faint); margin: .3rem 0; }
 pre { font: 15px/1.8 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; white-space: pre-wrap;
   overflow-wrap: anywhere; }
 b { font-weight: inherit; color: var(--ink); border-radius: 3px; padding: .1em 0; }
+b.s { text-decoration: underline dotted; text-underline-offset: .2em; }
 b:hover { outline: 2px solid var(--ink); }
 i { font-style: normal; color: var(--faint); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
@@ -47,16 +49,17 @@ th.t, td.t { text-align: left; font-family: ui-monospace, "DejaVu Sans Mono", mo
 def token_page(tokenizer: Tokenizer, title: str, about: str, found: TokenLosses) -> str:
     """The page. about: a sentence on the model and the text."""
     ids, losses = found.ids.tolist(), found.losses.tolist()
+    texts = characters([tokenizer.token_bytes(token) for token in ids])
     shown = "".join(
-        f'<b class="l{shade(loss)}" title="{_facts(loss)}">{_text(tokenizer, token)}</b>'
-        for token, loss in zip(ids[:SHOWN], losses[:SHOWN], strict=True)
+        f'<b class="l{shade(loss)}{" s" if text.shared else ""}" title="{_facts(loss, text)}">{_text(text)}</b>'
+        for text, loss in zip(texts[:SHOWN], losses[:SHOWN], strict=True)
     )
     rest = len(ids) - SHOWN
     more = f"<p>… {rest:,} more tokens, which the tables include</p>" if rest > 0 else ""
     hard = [
         (
-            _quoted(tokenizer, ids[i]),
-            "".join(_text(tokenizer, token) for token in ids[max(0, i - BEFORE) : i]),
+            _quoted(tokenizer, ids[i], texts[i].shared),
+            "".join(_text(text) for text in texts[max(0, i - BEFORE) : i]),
             f"{losses[i]:.2f}",
             _probability(losses[i]),
         )
@@ -89,24 +92,44 @@ def shade(loss: float) -> int:
 def _legend() -> str:
     steps = "".join(f'<b class="l{n}"> {n * DARKEST / SHADES:g} </b>' for n in range(SHADES))
     about = "Loss of each token, given those before it, in nats"
-    return f"<p>{about}: {steps} and more. Hover over a token for its probability.</p>"
+    return (
+        f"<p>{about}: {steps} and more. Hover over a token for its probability. Dotted: tokens that share a character, "
+        "which the last of them shows.</p>"
+    )
 
 
-def _text(tokenizer: Tokenizer, token: int) -> str:
-    return html.escape(token_text(tokenizer, token), quote=False).replace("\n", "<i>⏎</i>\n")
+def _text(characters: Characters) -> str:
+    """A token that only begins a character is a dot."""
+    if characters.shared and not characters.text:
+        return "<i>·</i>"
+    return html.escape(characters.text, quote=False).replace("\n", "<i>⏎</i>\n")
 
 
-def _quoted(tokenizer: Tokenizer, token: int) -> str:
-    """In quotation marks, with which spaces and newlines can be seen."""
-    return html.escape(json.dumps(token_text(tokenizer, token), ensure_ascii=False), quote=False)
+def _quoted(tokenizer: Tokenizer, token: int, shared: str = "") -> str:
+    """In quotation marks, with which spaces and newlines can be seen; bytes that are not UTF-8 as such.
+
+    shared: characters of which the token holds a part."""
+    data = tokenizer.token_bytes(token)
+    try:
+        return _in_quotes(data.decode())
+    except UnicodeDecodeError:
+        name = "byte" if len(data) == 1 else "bytes"
+        return f"{name} {data.hex(' ')}" + (f" of {_in_quotes(shared)}" if shared else "")
 
 
-def _facts(loss: float) -> str:
-    return f"{loss:.2f} nats, {_probability(loss)}"
+def _in_quotes(text: str) -> str:
+    return html.escape(json.dumps(text, ensure_ascii=False), quote=False)
+
+
+def _facts(loss: float, characters: Characters) -> str:
+    part = f", part of {html.escape(characters.shared)}" if characters.shared else ""
+    return f"{loss:.2f} nats, {_probability(loss)}{part}"
 
 
 def _probability(loss: float) -> str:
-    return f"{100 * math.exp(-loss):.3g} %"
+    """As HTML."""
+    percent = 100 * math.exp(-loss)
+    return f"{percent:.3g} %" if percent >= LEAST_PERCENT else f"&lt; {LEAST_PERCENT:g} %"
 
 
 def _cells(bucket: Bucket) -> tuple[str, str, str]:

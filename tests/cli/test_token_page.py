@@ -19,12 +19,21 @@ def test_tokens_are_coloured_by_their_loss():
     (shown,) = re.findall("<pre>(.*)</pre>", text, re.DOTALL)
     assert re.findall('class="l(\\d)" title="([^"]*)">(.*?)</b>', shown, re.DOTALL) == [
         ("0", "0.25 nats, 77.9 %", "&lt;"),
-        ("9", "9.50 nats, 0.00749 %", "ab"),
+        ("9", "9.50 nats, &lt; 0.01 %", "ab"),
         ("3", "3.00 nats, 4.98 %", "<i>⏎</i>\n"),
         ("0", "0.00 nats, 100 %", "\\xc8"),
     ]
     assert "a &lt;title&gt;" in text and "about &amp; more" in text
     assert "http" not in text  # opens offline
+
+
+def test_tokens_that_share_a_character():
+    text = page([97, 0xC3, 0xA9, 97], [0.1, 4.5, 0.2, 0.3])
+    assert '<b class="l4 s" title="4.50 nats, 1.11 %, part of é"><i>·</i></b>' in text
+    assert '<b class="l0 s" title="0.20 nats, 81.9 %, part of é">é</b>' in text
+    hardest, by_id = text.split("Hardest tokens")[1].split("Ids with the most loss")
+    assert '<tr><td class=t>byte c3 of "é"</td><td class=t>a</td><td>4.50</td>' in hardest
+    assert "<td class=t>byte c3</td>" in by_id and "\\x" not in text
 
 
 def test_hard_tokens_are_listed_with_what_precedes_them():
