@@ -64,7 +64,10 @@ def picture(
 
 
 def _without_unused_ids(svg: str) -> str:
-    """matplotlib numbers every element of every picture from 1; ids on a page must be unique."""
+    """Removes ids, which would repeat on a page: matplotlib numbers the elements of every picture from 1.
+
+    The gid "class:x" of an artist becomes its class x, which a page can select."""
+    svg = re.sub(r' id="class:([^"]*)"', r' class="\1"', svg)
     used = set(re.findall(r"#([\w.-]+)", svg))
     return re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in used else "", svg)
 

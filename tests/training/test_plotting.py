@@ -13,7 +13,7 @@ def test_a_picture_is_one_labelled_figure_with_no_id_of_another():
     assert can_plot()
 
     def draw(axes):
-        (line,) = axes.plot([1, 2], [3, 4], marker="o")
+        (line,) = axes.plot([1, 2], [3, 4], marker="o", gid="class:g7")
         add_legend(axes, [(line, "_$x$")])
 
     first = picture("first", draw, label='loss & "rate"')
@@ -23,5 +23,6 @@ def test_a_picture_is_one_labelled_figure_with_no_id_of_another():
     assert 'aria-label="second"' in second and ">_$x$</text>" in second
     ids = re.findall(r' id="([^"]*)"', first)
     assert ids and len(ids) == len(set(ids)) and not set(ids) & set(re.findall(r' id="([^"]*)"', second))
+    assert first.count('class="g7"') == 1
     assert all(f"#{name}" in first for name in ids)
     assert first == picture("first", draw, label='loss & "rate"')
