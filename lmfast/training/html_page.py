@@ -16,6 +16,7 @@ margin-right: .4em; border-radius: 2px; box-sizing: border-box; }
 table.rows :is(td, th) { font-size: 13px; padding-right: .6rem; }
 table.rows td:first-child { overflow-wrap: anywhere; min-width: 8em; position: relative; padding-left: 1.3em; }
 table.rows .key { position: absolute; left: 0; top: .65em; }
+.scroll { overflow-x: auto; }
 blockquote { margin: .6rem 0; padding: .6rem 1rem; background: #f5f6f7;
 border-left: 3px solid #c9ccd1; white-space: pre-wrap; } details { margin: .6rem 0; } pre { overflow-x: auto; }
 @media (max-width: 800px) { .plots { grid-template-columns: 1fr; } }
@@ -34,6 +35,16 @@ def document(title: str, body: str, style: str = "") -> str:
 def data_cells(cells: Sequence[str]) -> str:
     """Table cells of plain text."""
     return "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+
+
+def scrolling_table(heads: Sequence[str], rows: Sequence[str], label: str) -> str:
+    """A table with a row per item that scrolls inside its container. heads and rows (their cells): HTML."""
+    head = "".join(f'<th scope="col">{head}</th>' for head in heads)
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return (
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{html.escape(label)}">'
+        f'<table class="rows"><tr>{head}</tr>{body}</table></div>'
+    )
 
 
 def number(value: float | None, digits: int | None = None) -> str:

@@ -50,7 +50,8 @@ def picture(
     from matplotlib.figure import Figure
 
     # Fixed ids and no date, so that equal metrics give equal pages.
-    with rc_context({"svg.hashsalt": title, "font.size": font_size, "svg.fonttype": "none"}):
+    salt = title.encode("utf-8", "replace").decode()  # a path need not be UTF-8
+    with rc_context({"svg.hashsalt": salt, "font.size": font_size, "svg.fonttype": "none"}):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
         draw(axes)
