@@ -133,9 +133,13 @@ def _notes(several: bool, compared: bool, results: Results) -> str:
     if compared:
         notes.append(
             f"Differences are from the first variant, {html.escape(next(iter(results.variants)))}, with otherwise the same "
-            "settings. After ± is the half-width of the 95 % confidence interval (Welch's t interval); bold ones exceed it, "
-            "so the seeds alone hardly explain them. With one trial per row there is no interval. Among twenty variants "
-            "that change nothing, one is bold on average."
+            "settings."
+        )
+        notes[-1] += (
+            " After ± is the half-width of the 95 % confidence interval (Welch's t interval); bold ones exceed it, "
+            "so the seeds alone hardly explain them. Among twenty variants that change nothing, one is bold on average."
+            if several
+            else " With one trial per row, they may be due to chance."
         )
     return "".join(f'<p class="note">{note}</p>' for note in notes)
 

@@ -51,6 +51,7 @@ def test_without_seeds_differences_have_no_interval(tmp_path):
     table = groups_table(ablation(tmp_path, seeds=1))
     cells = [row[2] for row in rows_of(table)]
     assert "reference" in cells and "±" not in table.split("</table>")[0] and "<b>" not in table
+    assert "may be due to chance" in table and "confidence" not in table
 
 
 def test_texts_are_escaped(tmp_path):
