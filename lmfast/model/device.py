@@ -11,16 +11,22 @@ import torch
 from lmfast.counted import counted
 from lmfast.errors import UserError
 from lmfast.hardware import cpu_name
+from lmfast_kernels.backend import INTERPRETING
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` selects CUDA, then MPS, then the CPU. Raises UserError for a device that is not available."""
+    """`auto` selects CUDA, then MPS, then the CPU. Raises UserError for a device that is not available, or on which
+    LMFAST_KERNELS=triton cannot run."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind in there if there[kind])
     if not there[name]:
         others = " or ".join(kind for kind in there if there[kind])
         raise UserError(f"device {name} is not available on this machine; use --device {others}")
+    if os.environ.get("LMFAST_KERNELS") == "triton" and name != "cuda" and not INTERPRETING:
+        raise UserError(
+            f"LMFAST_KERNELS is 'triton', which needs CUDA, and the device is {name}; unset it, or use torch"
+        )
     return torch.device(name)
 
 

@@ -164,8 +164,12 @@ def _newest_first(folder: Path) -> list[Path]:
 def _damage(path: Path) -> str | None:
     """The problem of a damaged checkpoint, or None."""
     try:
+        if not (path / MARKER).is_file():
+            return f"{MARKER} is not a regular file"
         sums = json.loads((path / MARKER).read_text(encoding="utf-8"))
         for name, expected in sums.items():
+            if (path / name).exists() and not (path / name).is_file():  # reading a pipe would block
+                return f"{name} is not a regular file"
             if file_sha256(path / name) != expected:
                 return f"{name} is damaged (its checksum differs)"
     except (OSError, ValueError, AttributeError) as error:

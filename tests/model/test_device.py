@@ -18,6 +18,17 @@ def test_auto_is_an_available_device():
     assert pick_device("auto").type in ("cuda", "mps", "cpu")
 
 
+def test_triton_is_for_cuda_unless_it_is_interpreted(monkeypatch):
+    monkeypatch.setenv("LMFAST_KERNELS", "triton")
+    monkeypatch.setattr(device_module, "INTERPRETING", True)
+    assert pick_device("cpu").type == "cpu"
+    monkeypatch.setattr(device_module, "INTERPRETING", False)
+    with pytest.raises(
+        UserError, match="LMFAST_KERNELS is 'triton', which needs CUDA, and the device is cpu"
+    ):
+        pick_device("cpu")
+
+
 def test_an_absent_device_is_rejected(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"device cuda is not available on this machine; use --device .*cpu"):

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from lmfast.errors import UserError
 from lmfast.model import compile_cache
 from lmfast.model.torch_environment import SPIN_COUNT, set_environment
 
@@ -31,3 +32,15 @@ def test_a_users_choice_is_respected(monkeypatch, name, value):
     set_environment()
     assert os.environ[name] == value
     assert os.environ.get("GOMP_SPINCOUNT") != SPIN_COUNT
+
+
+def test_unknown_kernels_are_rejected(monkeypatch):
+    for name in ("auto", "triton", "torch"):
+        monkeypatch.setenv("LMFAST_KERNELS", name)
+        set_environment()
+    for name in ("cuda", ""):
+        monkeypatch.setenv("LMFAST_KERNELS", name)
+        with pytest.raises(
+            UserError, match=f"LMFAST_KERNELS is '{name}'; unset it, or use auto, triton, torch"
+        ):
+            set_environment()

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 import torch
@@ -57,6 +58,17 @@ def test_a_damaged_file_falls_back_to_the_checkpoint_before(tmp_path, name, dama
     assert len(lines) == 1 and "step_00000002" in lines[0] and "using the previous checkpoint" in lines[0]
     with pytest.raises(UserError, match="step_00000002"):
         open_checkpoint(tmp_path / "step_00000002")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes in the file system")
+@pytest.mark.parametrize("name", ["model.safetensors", "COMPLETE"])
+def test_a_pipe_is_rejected_by_name(tmp_path, name):
+    """Opening it would wait for a writer."""
+    path = save(tmp_path, 1)
+    (path / name).unlink()
+    os.mkfifo(path / name)
+    with pytest.raises(UserError, match=f"step_00000001: {name} is not a regular file"):
+        open_checkpoint(path)
 
 
 def test_a_full_disk_leaves_the_old_one_intact(tmp_path, monkeypatch):
