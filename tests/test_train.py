@@ -31,11 +31,12 @@ CHANGES_WEIGHTS = {
     "document_mask": None, "beta2": 0.5, "grad_clip": 0.01, "bf16": None, "fp16": None, "sliding_window": 4,
     "seed": 1, "max_iters": 5, "optimizer": "muon", "schedule": "linear",
 }  # fmt: skip
-# Settings with a test of their own below.
+# Settings with a test of their own below, or in tests/cli/test_training_tasks.py.
 TESTED_BELOW = {
     "total_tokens", "config", "train_data_path", "val_data_path", "tokenizer", "out_dir", "resume", "init_from", "device",
     "compile", "eval_interval", "eval_batches", "log_interval", "checkpoint_interval", "keep_checkpoints", "sample_interval",
     "tensorboard", "wandb", "wandb_project", "wandb_name", "wandb_entity", "max_minutes", "fp8",
+    "eval_tasks", "eval_tasks_interval", "eval_tasks_limit", "eval_tasks_include_path",
 }  # fmt: skip
 # Settings that change something only beside another one.
 ALONGSIDE = {
