@@ -18,6 +18,7 @@ from lmfast.training.plotting import interval_medians, picture
 
 SIZE, FONT = (4.7, 3.4), 9.5
 START = 0.2  # share of the points of a run that do not decide the vertical range
+MOST_CHIPS = 30  # of a legend that is open
 POINTS = 120  # of a curve
 
 
@@ -45,11 +46,14 @@ def curve_legend(groups: list[Group], names: Sequence[str], colours: Sequence[st
         for group in groups
     )
     heading = html.escape(", ".join(names))
+    box = f'<div class="chips">{chips}</div>'
+    if len(groups) > MOST_CHIPS:
+        box = f"<details><summary>Colours of {len(groups)} combinations</summary>{box}</details>"
     dashed = any(trial.state == "diverged" for group in groups for trial in group.trials)
     return (
         f'<p class="note">Colours: {heading}.{" Dashed curves diverged." if dashed else ""} Point at a value, or select '
         "it, to highlight its curves.</p>"
-        f'<div class="chips">{chips}</div>'
+        f"{box}"
     )
 
 

@@ -4,6 +4,7 @@ Diverged trials are crosses in a strip at the edge where bad values are, pruned 
 range of good runs are triangles at the edge. If further settings were searched, a line joins the best mean at each value.
 """
 
+import html
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from lmfast.sweeps.axes import good_range, is_power_of_two, numbers_of, value_of
 from lmfast.sweeps.groups import Group, choice_position, finite, resolved, score
 from lmfast.sweeps.trials import Results, Trial
 from lmfast.sweeps.wording import metric_label, setting_text
-from lmfast.training.plotting import add_legend, colour, picture
+from lmfast.training.plotting import colour, picture
 
 SIZE = (4.7, 3.4)  # inches; a phone shows it at three quarters of this size, a desktop enlarges it by a third
 FONT = 9.5
@@ -33,7 +34,7 @@ class Mark(NamedTuple):
 def metric_plot(
     results: Results, groups: list[Group], x: str, lines: str | None = None, join: bool = True
 ) -> str:
-    """The picture. lines: the setting with a line per value; None draws points in one colour. join: draw the lines."""
+    """The picture, with a legend. lines: the setting with a line per value, or None. join: draw the lines."""
     keys = _line_values(results, groups, lines)
     marks = _marks(results, groups, x, lines, keys)
     shown = [mark.y for mark in marks if mark.y is not None and mark.trial.state == "complete"]
@@ -41,13 +42,10 @@ def metric_plot(
 
     def draw(axes: Any) -> None:
         edges = _limits(axes, shown, maximize, any(mark.y is None for mark in marks))
-        legend = []
         for i in range(len(keys)):
             xs, ys = _means(results, groups, x, lines, keys[i])
             style = "-" if join and len(xs) > 1 and _is_grid(results, x) else "none"
-            (line,) = axes.plot(xs, ys, color=colour(i), ls=style, lw=1.6)
-            handle = line if style == "-" else axes.plot([], [], "o", color=colour(i), ms=4)[0]
-            legend.append((handle, setting_text(keys[i])))
+            axes.plot(xs, ys, color=colour(i), ls=style, lw=1.6)
         inside = [mark for mark in marks if mark.y is not None and edges[0] <= mark.y <= edges[1]]
         for mark in inside:
             hollow = {"mfc": "white"} if mark.trial.state == "pruned" else {}
@@ -60,15 +58,20 @@ def metric_plot(
         axes.set_xlabel(x)
         axes.set_ylabel(label).set_parse_math(False)
         axes.grid(alpha=0.25)
-        if len(legend) > 1:
-            title = axes.plot([], [], ls="none")[0], f"{lines}:"
-            add_legend(
-                axes, [title, *legend], ncols=5, loc="lower left", bbox_to_anchor=(-0.02, 1.0),
-                borderaxespad=0.2, handlelength=1.2, columnspacing=1.0, handletextpad=0.4,
-            )  # fmt: skip
 
     spoken = f"{label} against {x}" + (f", by {lines}" if lines else "")
-    return picture(f"{results.name}: {spoken}", draw, spoken, SIZE, FONT)
+    return _legend(lines, keys) + picture(f"{results.name}: {spoken}", draw, spoken, SIZE, FONT)
+
+
+def _legend(lines: str | None, keys: Sequence[Any]) -> str:
+    """Above the picture, as HTML, because long names would not fit into it."""
+    if len(keys) < 2:
+        return ""
+    entries = "".join(
+        f'<span><span class="key" style="background:{colour(i)}"></span>{html.escape(setting_text(key))}</span>'
+        for i, key in enumerate(keys)
+    )
+    return f'<p class="legend">{html.escape(lines or "")}: {entries}</p>'
 
 
 def _line_values(results: Results, groups: list[Group], lines: str | None) -> list[Any]:

@@ -35,6 +35,7 @@ h1 { overflow-wrap: anywhere; } p { margin: .4rem 0; } a { color: #1d4ed8; }
 .scroll table.rows { min-width: 44rem; }
 .scroll td { white-space: nowrap; } .scroll td:first-child:not(:has(.key)) { padding-left: 0; }
 .scroll .message { white-space: normal; color: #a61e1e; min-width: 22em; }
+.legend { display: flex; flex-wrap: wrap; gap: 0 1rem; font-size: 14px; }
 .chips { display: flex; flex-wrap: wrap; gap: .3rem; margin: .5rem 0; }
 .chip { font: inherit; font-size: 13px; border: 1px solid #e3e5e8; border-radius: 1em; background: #fff; color: inherit;
 padding: .1rem .6rem; cursor: pointer; } .chip[aria-pressed=true] { border-color: #1c1e21; background: #f5f6f7; }
@@ -156,7 +157,7 @@ def _main_plot(
             )
     parts = [
         f"<h2>{_initial(label)} against {html.escape(x)}</h2>",
-        f'<div class="main">{metric_plot(results, groups, x, lines)}{_list(remarks)}</div>',
+        f'<div class="main"><div>{metric_plot(results, groups, x, lines)}</div>{_list(remarks)}</div>',
     ]
     others = [name for name in numeric_settings(results, groups) if name not in (x, lines)][:MOST_OTHERS]
     if others:

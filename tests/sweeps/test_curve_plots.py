@@ -41,6 +41,7 @@ def test_the_legend_names_every_group(tmp_path):
     assert (
         legend.count("<button") == 14 and "learning_rate, batch_size" in legend and ">0.003 · 32<" in legend
     )
+    assert "<details>" not in legend and "<details>" in curve_legend(groups * 3, ["x"], group_colours(14))
     assert "Dashed" in legend and curve_legend(groups[:1], [], group_colours(1)) == ""
 
 

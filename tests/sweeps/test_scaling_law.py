@@ -55,6 +55,11 @@ def test_the_optimum_has_the_lowest_loss_for_its_compute():
         assert all(LAW.loss(n, d) < LAW.loss(n * factor, d / factor) for factor in (0.9, 0.99, 1.01, 1.1))
 
 
+def test_an_exponent_at_its_limit_is_reported():
+    assert ScalingLaw(1, 1, 2.0, 1, 0.3).at_limits and ScalingLaw(1, 1, 0.3, 1, 0.01).at_limits
+    assert not LAW.at_limits
+
+
 def test_data_without_dependence_on_the_size_put_an_exponent_at_its_limit_or_have_no_term():
     flat = [Point(n, d, 2 + 400 / d**0.3) for n in SIZES for d in COUNTS]
     found = fit(flat)

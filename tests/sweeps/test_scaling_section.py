@@ -35,6 +35,10 @@ def test_five_points_are_fitted_with_a_warning(tmp_path):
     assert "Warning: fewer than 6 combinations" in text and "leave out" not in text
 
 
+def test_noise_that_hides_the_exponents_is_reported(tmp_path):
+    assert "Do not extrapolate" in section(scaling_sweep(tmp_path, noise=0.1))
+
+
 def test_what_cannot_be_fitted_is_one_sentence(tmp_path, monkeypatch):
     results = scaling_sweep(tmp_path)
     few = dataclasses.replace(results, trials=results.trials[:3])
