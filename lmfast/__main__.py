@@ -19,6 +19,7 @@ COMMANDS = {
     "generate": ("lmfast.generate", "generate text with a trained model, or chat with it"),
     "serve": ("lmfast.serve", "serve a model over HTTP, with OpenAI's API and a chat page"),
     "evaluate": ("lmfast.evaluate", "measure a model: loss, statistics of its text, standard tasks"),
+    "sweep": ("lmfast.sweep", "train with many combinations of settings and compare them"),
     "report": ("lmfast.report", "compare runs on one HTML page, or show the loss of every token of a text"),
     "import": ("lmfast.import", "turn a model in Hugging Face's format into a run"),
     "export": ("lmfast.export", "write a trained model as files that other programs load"),

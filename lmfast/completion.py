@@ -89,6 +89,8 @@ def _add_values(parser: argparse.ArgumentParser) -> None:
             action.complete = _named_files("config", CONFIGS)
         elif action.dest == "recipe":
             action.complete = _named_files("recipe", RECIPES)
+        elif action.dest == "sweep":
+            action.complete = _named_files("sweep", CONFIGS / "sweeps")
         elif action.dest in FILES:
             action.complete = shtab.FILE
         elif action.dest in FOLDERS:

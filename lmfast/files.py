@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from lmfast.errors import UserError
 
@@ -162,17 +163,30 @@ def folder_lock(
     waits. It is an operating system lock on the open file .lock, so it ends with the process that holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a+b") as handle:
-        if not _try_lock(handle):
-            if refusal is not None:
-                raise UserError(refusal)
+    waited = False
+    while (handle := try_lock(folder / ".lock")) is None:
+        if refusal is not None:
+            raise UserError(refusal)
+        if not waited:
             waiting()
-            while not _try_lock(handle):
-                time.sleep(0.2)
+        waited = True
+        time.sleep(0.2)
+    with handle:
         yield
 
 
-def _try_lock(handle) -> bool:
+def try_lock(path: Path) -> BinaryIO | None:
+    """Locks a file, creating it if needed; None if another process, or another handle of this one, holds the lock.
+
+    The lock ends when the handle is closed. On POSIX a child process that inherits it holds the lock, too."""
+    handle = open(path, "a+b")  # noqa: SIM115 - for the caller
+    if _lock(handle):
+        return handle
+    handle.close()
+    return None
+
+
+def _lock(handle: BinaryIO) -> bool:
     try:
         if os.name == "nt":
             import msvcrt

@@ -57,12 +57,22 @@ def may_have_gpu() -> bool:
         return True
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int()
+    status, count = _count_gpus()
     no_device = 100  # CUDA_ERROR_NO_DEVICE; any other error is torch's to report
-    if (status := driver.cuInit(0)) or (status := driver.cuDeviceGetCount(ctypes.byref(count))):
-        return status != no_device
-    return count.value > 0
+    return status != no_device if status else count > 0
+
+
+def num_gpus() -> int:
+    """The GPUs that NVIDIA's driver lets this process use; 0 without the driver."""
+    return _count_gpus()[1]
+
+
+def _count_gpus() -> tuple[int, int]:
+    """(status of NVIDIA's driver, number of GPUs); (0, 0) without the driver."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return 0, 0
+    count = ctypes.c_int()
+    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    return status, 0 if status else count.value

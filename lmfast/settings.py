@@ -15,7 +15,7 @@ import difflib
 import shlex
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -258,8 +258,13 @@ def read_yaml(path: Path, cls: type, others: Sequence[type] = ()) -> dict[str, A
         hints, aliases = flat_types(other) | hints, setting_aliases(other) | aliases
     values = {}
     for file, loaded in reversed(_extended_files(path)):
-        values |= _checked(loaded, file, hints, aliases)
+        values |= _checked(loaded, str(file), hints, aliases, {"extends"})
     return values
+
+
+def check_settings(loaded: dict[str, Any], where: str, cls: type) -> dict[str, Any]:
+    """The flat settings of a part of a YAML file, checked as `read_yaml` does. where: the start of error messages."""
+    return _checked(loaded, where, flat_types(cls), setting_aliases(cls))
 
 
 def _extended_files(path: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -285,21 +290,25 @@ def _extended_files(path: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def _checked(
-    loaded: dict[str, Any], path: Path, hints: dict[str, Any], aliases: dict[str, str]
+    loaded: dict[str, Any],
+    where: str,
+    hints: dict[str, Any],
+    aliases: dict[str, str],
+    others: Collection[str] = (),
 ) -> dict[str, Any]:
-    """A file's own settings under their full names, as the types of their fields."""
+    """Settings under their full names, as the types of their fields. others: further names to suggest."""
     values, spelt = {}, {}
     for key, value in loaded.items():
         name = str(key).replace("-", "_")
         if name not in hints | aliases or name == "config":
-            near = remedy(name, hints.keys() - {"config"} | {"extends"}, dashes="")
-            raise UserError(f"{path}: unknown setting '{key}'{f'; {near}' if near else ''}")
+            near = remedy(name, {*hints, *others} - {"config"}, dashes="")
+            raise UserError(f"{where}: unknown setting '{key}'{f'; {near}' if near else ''}")
         name = aliases.get(name, name)
         if name in values:
             raise UserError(
-                f"{path}: {name} is given twice, as '{spelt[name]}' and '{key}'; remove one of them"
+                f"{where}: {name} is given twice, as '{spelt[name]}' and '{key}'; remove one of them"
             )
-        values[name], spelt[name] = _coerce(value, hints[name], f"{path}: {name}"), key
+        values[name], spelt[name] = coerce(value, hints[name], f"{where}: {name}"), key
     return one_run_length(values)
 
 
@@ -312,8 +321,8 @@ def one_run_length(values: dict[str, Any]) -> dict[str, Any]:
     return dict.fromkeys(lengths) | values if len(given) == 1 else values
 
 
-def load_yaml(path: Path) -> dict:
-    """The names and values of a YAML file, unchecked. Raises UserError if it is not valid YAML or has a name twice."""
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The names and values of a YAML file, not yet resolved. Raises UserError for duplicate names and other content."""
     try:
         loaded = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except RecursionError:
@@ -345,7 +354,7 @@ def read_model(folder: Path) -> ResolvedConfig:
     if not path.is_file():
         raise UserError(f"{folder}: not a run folder (no config.yaml); give one such as runs/quickstart")
     hints = flat_types(ModelConfig)
-    values = {k: _coerce(v, hints[k], f"{path}: {k}") for k, v in load_yaml(path).items() if k in hints}
+    values = {k: coerce(v, hints[k], f"{path}: {k}") for k, v in load_yaml(path).items() if k in hints}
     return dataclasses.replace(ModelConfig(), **values).resolved()
 
 
@@ -371,13 +380,13 @@ def setting_aliases(cls: type) -> dict[str, str]:
     return found
 
 
-def _coerce(value: Any, hint: Any, where: str) -> Any:
-    """A YAML value as the field's type."""
+def coerce(value: Any, hint: Any, where: str) -> Any:
+    """A YAML value as the field's type. Raises UserError starting with `where` if it has another type."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        return _coerce(value, next(a for a in args if a is not type(None)), where)
+        return coerce(value, next(a for a in args if a is not type(None)), where)
     if origin is Literal:
         # YAML 1.1 reads `off` as False and `on` as True; --wandb alone means online.
         value = "off" if value is False and "off" in args else value

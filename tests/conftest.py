@@ -197,6 +197,21 @@ def trained_run(corpus, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture
+def stub(monkeypatch, tmp_path):
+    """Runs `lmfast sweep` in an empty folder; its trials are sweeps/stub_train.py, and it writes no page."""
+    from lmfast.cli import sweeping
+    from tests.sweeps.stub_sweep import Stub, stub_command
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweeping, "train_command", stub_command)
+    monkeypatch.setattr(sweeping, "prepare", lambda **_: None)
+    monkeypatch.setattr(sweeping.Console, "write_page", lambda self: None)
+    monkeypatch.setattr("lmfast.sweeps.running.POLL_SECONDS", 0.02)
+    monkeypatch.setenv("STUB_STARTS", str(tmp_path / "starts"))
+    return Stub(tmp_path)
+
+
 @pytest.fixture(autouse=True)
 def quick_runs(request, monkeypatch) -> None:
     """Applies to tests that train on the tiny corpus."""

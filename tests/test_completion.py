@@ -55,6 +55,7 @@ def ask(shell: str, scripts: Path, line: str, folder: Path) -> set[str]:
         ("lmfast tokenizer encode --engine d", {"dask"}),
         ("lmfast train --config quick", {"quickstart"}),
         ("lmfast train --config own", {"own.yaml"}),
+        ("lmfast sweep learning", {"learning_rate"}),
         ("lmfast train --train-data token", {"tokens.npy"}),
         ("lmfast evaluate ru", {"runs/"}),
     ],

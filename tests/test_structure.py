@@ -351,6 +351,7 @@ COMMAND_PARTS = {
     "prompts": "generate",
     "reporting_tokens": "report",
     "serving": "serve",
+    "sweeping": "sweep",
 }
 
 

@@ -1,0 +1,116 @@
+"""The command `lmfast sweep`: what it prints and rejects. Running the trials is tested in sweeps/test_running.py."""
+
+import sys
+from collections import Counter
+
+import pytest
+import yaml
+
+from lmfast.sweep import main
+from tests.sweeps.stub_sweep import GRID
+
+pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
+
+
+def test_a_grid_runs_every_combination_once_and_prints_the_best(stub, capsys):
+    assert stub(**GRID) == 0
+    assert stub.starts() == Counter(f"{i:04d}" for i in range(4))
+    found = [(stub.trial(i)["learning_rate"], stub.trial(i)["seed"]) for i in range(4)]
+    assert found == [(0.001, 0), (0.01, 0), (0.001, 1), (0.01, 1)]
+    assert stub.trial(0)["max_iters"] == 4 and stub.trial(0)["d_model"] == 192  # of the quickstart
+    printed = capsys.readouterr().out
+    assert "best: trial 1, val_loss 1.2500: learning_rate 0.01, seed 0" in printed
+    assert "lmfast train --config sweeps/lr/trials/0001.yaml" in printed
+    # The folder's sweep.yaml describes the same sweep.
+    assert yaml.safe_load((stub.folder / "sweeps/lr/sweep.yaml").read_text())["space"]["seed"] == [0, 1]
+    # A finished sweep runs nothing again, a longer list only its new points.
+    assert stub(**GRID) == 0
+    assert "best: trial 1, val_loss 1.2500: learning_rate 0.01, seed 0" in capsys.readouterr().out
+    assert len(stub.starts()) == 4
+    assert stub(space={"lr": [1e-4, 1e-3, 1e-2], "seed": [0, 1]}) == 0
+    assert stub.starts() == Counter(f"{i:04d}" for i in range(6))
+    assert {stub.trial(i)["learning_rate"] for i in (4, 5)} == {1e-4}
+
+
+def test_variants_are_named_groups_of_settings(stub, capsys):
+    variants = {"plain": {}, "post": {"norm": "post"}, "file": "ablation_wsd"}
+    assert stub(settings={"max_iters": 2, "learning_rate": 0.01}, variants=variants) == 0
+    assert [stub.trial(i).get("norm") for i in range(3)] == [None, "post", None]
+    assert stub.trial(2)["schedule"] == "wsd" and stub.trial(2)["max_iters"] == 2
+    assert "variant file" in capsys.readouterr().out
+
+
+def test_a_dry_run_lists_the_trials_and_writes_nothing(stub, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([stub.write(**GRID), "--dry-run"])
+    printed = capsys.readouterr().out
+    assert "   3  learning_rate 0.01, seed 1  (8,192 tokens)" in printed
+    assert "grid of 4 trials over learning_rate, seed, 32,768 tokens" in printed
+    assert not (stub.folder / "sweeps").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"space": {"lr": [1e-3], "seed": [0, 1, 2]}},
+            "with 0.01 in space: learning_rate, which is now missing",
+        ),
+        ({**GRID, "settings": {"max_iters": 5}}, "with settings: max_iters = 4, not 5"),
+        ({**GRID, "metric": "train_loss"}, "with metric = val_loss, not train_loss"),
+        ({"space": {"lr": [1e-3]}}, "with space = learning_rate, seed, not learning_rate"),
+        ({**GRID, "variants": {"a": {}}}, "with variants = "),
+    ],
+)
+def test_another_sweep_in_the_same_folder_is_an_error(stub, capsys, content, message):
+    assert stub(**GRID, budget={"trials": 1}) == 0
+    assert stub(**content) == 2
+    error = capsys.readouterr().err
+    assert message in error and "choose another --out-dir" in error
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"space": {"num_heads": [2, 5]}}, "num_heads 5: d_model 192 is not divisible by num_heads 5"),
+        ({"space": {"lr": [1e-3]}, "search": "grit"}, "unknown search 'grit'; did you mean grid?"),
+        (
+            {"space": {"lr": {"low": 1, "high": 2}}, "search": "cmaes", "budget": {"trials": 1}},
+            "pip install cmaes",
+        ),
+    ],
+)
+def test_bad_sweeps_write_nothing(stub, capsys, content, message):
+    assert stub(**content) == 2
+    assert message in capsys.readouterr().err
+    assert not (stub.folder / "sweeps").exists()
+
+
+def test_storage_of_another_program_is_an_error(stub, capsys):
+    import optuna
+
+    url = f"sqlite:///{stub.folder / 'other.db'}"
+    study = optuna.create_study(storage=url, study_name="lr")
+    study.tell(study.ask(), 1.0)
+    assert stub("--storage", url, **GRID) == 2
+    assert "has a study of this name that lmfast did not create" in capsys.readouterr().err
+    assert not (stub.folder / "sweeps").exists()
+    (stub.folder / "text.db").write_text("not a database, but long enough to be read as one")
+    assert stub("--storage", f"sqlite:///{stub.folder / 'text.db'}", **GRID) == 2
+    assert "cannot be used as storage" in capsys.readouterr().err
+
+
+def test_a_foreign_folder_is_an_error(stub, capsys):
+    (stub.folder / "mine").mkdir()
+    (stub.folder / "mine/thesis.txt").touch()
+    assert stub("--out-dir", "mine", **GRID) == 2
+    assert "mine: is not the folder of a sweep" in capsys.readouterr().err
+
+
+def test_optuna_is_named_if_it_is_missing(stub, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert stub(**GRID) == 2
+    assert (
+        "lmfast sweep needs the package optuna, which is not installed; run `pip install"
+        in capsys.readouterr().err
+    )
