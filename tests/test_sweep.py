@@ -19,13 +19,13 @@ def test_a_grid_runs_every_combination_once_and_prints_the_best(stub, capsys):
     assert found == [(0.001, 0), (0.01, 0), (0.001, 1), (0.01, 1)]
     assert stub.trial(0)["max_iters"] == 4 and stub.trial(0)["d_model"] == 192  # of the quickstart
     printed = capsys.readouterr().out
-    assert "best: trial 1, val_loss 1.2500: learning_rate 0.01, seed 0" in printed
+    assert "best: learning_rate 0.01: mean val_loss 1.2500 of 2 seeds" in printed
     assert "lmfast train --config sweeps/lr/trials/0001.yaml" in printed
     # The folder's sweep.yaml describes the same sweep.
     assert yaml.safe_load((stub.folder / "sweeps/lr/sweep.yaml").read_text())["space"]["seed"] == [0, 1]
     # A finished sweep runs nothing again, a longer list only its new points.
     assert stub(**GRID) == 0
-    assert "best: trial 1, val_loss 1.2500: learning_rate 0.01, seed 0" in capsys.readouterr().out
+    assert "best: learning_rate 0.01: mean val_loss 1.2500 of 2 seeds" in capsys.readouterr().out
     assert len(stub.starts()) == 4
     assert stub(space={"lr": [1e-4, 1e-3, 1e-2], "seed": [0, 1]}) == 0
     assert stub.starts() == Counter(f"{i:04d}" for i in range(6))

@@ -12,6 +12,7 @@ from lmfast.errors import UserError
 from lmfast.files import remove_new_folders_on_error
 from lmfast.hardware import machine_memory, may_have_gpu
 from lmfast.sweeps.checking import BUILT_IN_VOCAB, check_trials, resolve_largest, tokens_of
+from lmfast.sweeps.groups import best_group, best_trial, group_trials
 from lmfast.sweeps.page import write_page
 from lmfast.sweeps.processes import train_command, visible_gpus
 from lmfast.sweeps.running import Events, Runner
@@ -121,12 +122,8 @@ class Console:
     def write_page(self) -> None:
         """Writes the page; a failure is only a warning, because the trials matter more."""
         began = time.monotonic()
-        if importlib.util.find_spec("lmfast.sweeps.page") is None:
-            return
         try:
-            importlib.import_module("lmfast.sweeps.page").write_page(
-                self.study.results(), self.study.folder / "sweep.html"
-            )
+            write_page(self.study.results(), self.study.folder / "sweep.html")
         except Exception as error:
             print(f"{self.study.folder}: sweep.html could not be written: {error!r}", file=sys.stderr)
         self.written = time.monotonic()
@@ -199,11 +196,16 @@ def _summary(results: Results, folder: Path) -> int:
         for state in ("complete", "diverged", "pruned", "failed", "running")
     }
     print(", ".join(f"{number} {state}" for state, number in counts.items() if number) or "no trials")
-    best = results.best()
-    if best is not None:
+    groups = group_trials(results)
+    group = best_group(results, groups)
+    if group is not None:
+        best = best_trial(results, group)
         config = shlex.quote(f"{best.folder}.yaml")
-        print(f"best: trial {best.number}, {results.metric} {best.value:.4f}: {describe(best.values)}")
-        print(f"its run is in {best.folder}/; to train with its settings: lmfast train --config {config}")
+        value = f"{results.metric} {best.value:.4f}"
+        if len(group.scores) > 1:
+            value = f"mean {results.metric} {group.mean:.4f} of {len(group.scores)} seeds"
+        print(f"best: {describe(group.values)}: {value}" if group.values else f"best: {value}")
+        print(f"its run is {best.folder}/; to train with its settings: lmfast train --config {config}")
     print(f"page: {folder / 'sweep.html'}")
     failed = [trial for trial in results.trials if trial.state == "failed"]
     for trial in failed:

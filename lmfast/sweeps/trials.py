@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lmfast.settings import one_run_length
+
 State = Literal["complete", "diverged", "pruned", "failed", "running"]
 Direction = Literal["minimize", "maximize"]
 VARIANT = "variant"
@@ -55,4 +57,4 @@ class Results:
     def settings_of(self, trial: Trial) -> dict[str, Any]:
         """All settings of a trial, flat: the shared ones, those of its variant, then the searched ones."""
         values = {name: value for name, value in trial.values.items() if name != VARIANT}
-        return self.settings | self.variants.get(trial.values.get(VARIANT, ""), {}) | values
+        return self.settings | self.variants.get(trial.values.get(VARIANT, ""), {}) | one_run_length(values)

@@ -32,3 +32,9 @@ def test_settings_of_a_trial_include_those_of_its_variant():
         "learning_rate": 0.2,
     }
     assert found.settings_of(found.trials[0]) == {"seed": 0, "d_model": 8, "learning_rate": 0.1}
+
+
+def test_a_searched_length_replaces_the_shared_one():
+    trial = Trial(0, {"total_tokens": 5}, "complete", Path("0"), 3.0)
+    found = Results("s", "val_loss", "minimize", {"max_iters": 9}, {"total_tokens": [5]}, {}, {}, [trial])
+    assert found.settings_of(trial) == {"max_iters": None, "total_tokens": 5}
