@@ -175,7 +175,7 @@ def _train(
             task.objective,
             loss_fn,
             batches,
-            _plan(settings, rows, peak.flops * ranks.world_size),
+            make_plan(settings, rows, peak.flops * ranks.world_size),
             state.progress,
             sinks,
             hooks,
@@ -241,7 +241,8 @@ def _peak(claimed: Claimed, settings: TrainSettings, device: torch.device) -> tu
     return peak, [f"MFU is now relative to {peak}, previously to {before}"]
 
 
-def _plan(settings: TrainSettings, rows: Rows, peak: float) -> Plan:
+def make_plan(settings: TrainSettings, rows: Rows, peak: float) -> Plan:
+    """The plan of the loop for resolved settings; peak: FLOP/s of all devices."""
     opt, log = settings.optimizer, settings.logging
     return Plan(
         max_iters=opt.max_iters,

@@ -12,7 +12,7 @@ from lmfast.settings import TrainSettings, replace_flat
 from lmfast.training.checkpoint import save_checkpoint
 from lmfast.training.distributed import SINGLE_PROCESS
 from lmfast.training.resolve import resolve
-from lmfast.training.run import _plan, _save
+from lmfast.training.run import _save, make_plan
 from lmfast.training.run_messages import introduction
 from lmfast.training.run_plan import Peak, Progress
 from lmfast.training.stop_signals import StopSignals
@@ -54,7 +54,7 @@ def test_flops_are_those_of_the_rows_and_not_of_the_longest_context():
     settings = replace_flat(TrainSettings(), {"max_iters": 1, "context_length": 512})
     settings = resolve(settings, 300)
     for rows, length in ((Rows(512), 512), (Rows(248, per_sequence=2), 248), (Rows(512, 1, 31.5), 31.5)):
-        plan = _plan(settings, rows, 1.0)
+        plan = make_plan(settings, rows, 1.0)
         assert plan.flops_per_token == training_flops_per_token(settings.model, length)
 
 

@@ -1,12 +1,48 @@
-"""Time and memory of the stages of a recipe, before the first one starts."""
+"""Time and memory of the stages of a recipe, before the first one starts.
 
-from collections.abc import Mapping
+From measurements of this machine (calibration.py, in a process of its own) and the sizes of the inputs. Measurements are
+kept in FOLDER/.recipe/calibration.json. Where something is unknown, such as the rate of a download, there is no estimate.
+The constants were measured on two cores; docs/guides/recipe.md explains what they stand for.
+"""
+
+import contextlib
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lmfast.cli.recipes.graph import Step
-from lmfast.cli.recipes.records import Decision
+from lmfast.cli.recipes.jobs import Job, Known, write_jobs
+from lmfast.cli.recipes.records import RECORDS, Decision
+from lmfast.data.sources import SHARD_BYTES
+from lmfast.files import atomic_write
+from lmfast.model.accounting import num_parameters
+from lmfast.model.config import ModelConfig
+from lmfast.settings import to_flat
+from lmfast.sharding.workers import default_workers
+from lmfast.training.run_folder import newest_step
 from lmfast.units import data_size, duration
+
+Measured = dict[str, dict[str, float]]
+START_SECONDS, NUMBA_SECONDS = 0.35, 0.7
+"""until a command that does not use torch reads its input; until compiled tokenizer code is loaded"""
+TORCH_SECONDS, TORCH_BYTES = 2.0, 238e6
+"""of a command that loads a model, if no training was measured"""
+REPORT_SECONDS, REPORT_BYTES = 2.0, 25e6
+COMPILED = 0.92
+"""time of a compiled step on a CPU, of that of the same step without compilation"""
+LOAD_COMPILED_SECONDS, LOAD_COMPILED_BYTES = 3.4, 30e6
+WORDS_SECONDS, WORDS_BYTES, WORDS_TOKENS = 0.7e-6, 128.0, 8.4e6
+"""per token of the training text whose words a sample is compared with; tokens that are decoded together"""
+SAMPLE_SECONDS = 0.35
+CHECKPOINT_BYTES_PER_SECOND = 250e6
+STORIES_BYTES_PER_SECOND, PREPARE_BYTES_PER_SECOND, COUNT_BYTES_PER_SECOND = 9e6, 45e6, 150e6
+EXPORT_SHARE = 0.8
+"""of the memory of a command that trains, before it does"""
 
 
 @dataclass(frozen=True)
@@ -18,15 +54,221 @@ class Estimate:
     note: str = ""
 
 
-def estimate_steps(folder: Path, steps: list[Step], decisions: Mapping[str, Decision]) -> dict[str, Estimate]:
-    return {}
+def estimate_steps(
+    folder: Path, steps: list[Step], decisions: Mapping[str, Decision], keep: bool = True
+) -> dict[str, Estimate]:
+    """{stage: estimate} of the stages that will run. keep: save the measurements."""
+    resumed = [step for step in steps if decisions[step.name].action in ("resume", "continue")]
+    known = Known(steps, {step.name: newest_step(step.output) or 0 for step in resumed})
+    wanted = [step for step in steps if decisions[step.name].action != "skip"]
+    jobs = {step.name: job for step in wanted if (job := known.job(step)) is not None}
+    if any(step.command.name in ("sft", "dpo") for step in wanted):  # their records need the tokenizer
+        for step in steps:
+            if step.command.name == "tokenizer train" and (job := known.job(step)) is not None:
+                jobs = {step.name: job, **jobs}
+    measured = _measurements(folder, jobs, keep)
+    found: dict[str, Estimate] = {}
+    for step in wanted:
+        found[step.name] = Estimate(note="not estimated")
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+            found[step.name] = _ESTIMATES[step.command.name](step, known, measured)
+    return found
+
+
+def measure(jobs: Mapping[str, Job]) -> Measured:
+    """Runs calibration.py for the jobs; without measurements if it fails."""
+    code = (
+        "from lmfast.model.torch_environment import set_environment; set_environment(); "
+        "from lmfast.cli.recipes.calibration import main; main()"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, input=write_jobs(jobs), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False
+    )  # fmt: skip
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
+        return {}
+
+
+def _measurements(folder: Path, jobs: dict[str, Job], keep: bool) -> Measured:
+    """The measurements of the jobs, those of an earlier call if nothing changed."""
+    if not jobs:
+        return {}
+    path = folder / RECORDS / "calibration.json"
+    key = json.loads(write_jobs(jobs))["jobs"]
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        if all(saved["jobs"].get(name) == job for name, job in key.items()):
+            return saved["measured"]
+    print(f"measuring {', '.join(jobs)} for a few seconds", flush=True)
+    measured = measure(jobs)
+    if keep and measured:
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps({"jobs": key, "measured": measured}, indent=1), encoding="utf-8")
+    return measured
+
+
+def _torch(measured: Measured) -> tuple[float, float]:
+    """(seconds until a command has loaded torch, its memory by then)."""
+    for found in measured.values():
+        if "startup" in found:
+            return found["startup"], found["base"]
+    return TORCH_SECONDS, TORCH_BYTES
+
+
+def _stories(step: Step, known: Known, measured: Measured) -> Estimate:
+    size = step.settings["train_bytes"] + step.settings["valid_bytes"]
+    seconds = START_SECONDS + NUMBA_SECONDS + size / STORIES_BYTES_PER_SECOND
+    return Estimate(seconds + size / COUNT_BYTES_PER_SECOND, 90e6 + 1.15 * min(size, 20e6))
+
+
+def _download(step: Step, known: Known, measured: Measured) -> Estimate:
+    return Estimate(note="depends on the network")
+
+
+def _tokenizer(step: Step, known: Known, measured: Measured) -> Estimate:
+    size = known.bytes_of(step.sources["input"])
+    if size is None:
+        return Estimate(note="depends on text that is not there yet")
+    found = measured.get(step.name)
+    if found is None:
+        seconds = START_SECONDS + NUMBA_SECONDS + size / COUNT_BYTES_PER_SECOND
+        return Estimate(seconds, None, "without a measurement")
+    beyond = max(0, size - 4_000_000)
+    return Estimate(
+        START_SECONDS + found["first"] + beyond * found["counting"],
+        27e6 + found["memory"] + 2 * min(beyond, 10e6),
+    )
+
+
+def _encode(step: Step, known: Known, measured: Measured) -> Estimate:
+    size = known.bytes_of(step.sources["input"])
+    if size is None:
+        return Estimate(note="depends on text that is not there yet")
+    seconds = START_SECONDS + NUMBA_SECONDS + size / (PREPARE_BYTES_PER_SECOND * default_workers())
+    return Estimate(seconds, 88e6 + 2.2 * min(size, 10e6) + 0.35 * min(size, 64e6))
+
+
+def _prepare(step: Step, known: Known, measured: Measured) -> Estimate:
+    parts = [known.bytes_of(step.sources[name]) for name in ("input", "val_input") if name in step.sources]
+    sizes = [size for size in parts if size is not None]
+    if len(sizes) < len(parts):
+        return Estimate(note="depends on text that is not there yet")
+    jobs = sum(math.ceil(size / SHARD_BYTES) for size in sizes)
+    workers = min(jobs, step.settings["num_workers"] or default_workers())
+    seconds = START_SECONDS + NUMBA_SECONDS + (1.0 if workers > 1 else 0.0)
+    seconds += sum(sizes) / (PREPARE_BYTES_PER_SECOND * workers)
+    shard = min(max(sizes), SHARD_BYTES)
+    one = 5.4 * min(shard, 10e6) + 1.3 * max(0, shard - 10e6)
+    memory = 90e6 + one if workers == 1 else 60e6 + workers * (88e6 + one)
+    return Estimate(seconds, memory)
+
+
+def _training(step: Step, known: Known, measured: Measured) -> Estimate:
+    settings = to_flat(step.values)
+    found = measured.get(step.name)
+    limit = math.inf
+    if settings["max_minutes"] is not None:
+        limit = _torch(measured)[0] + 60 * settings["max_minutes"] + REPORT_SECONDS
+    if found is None:
+        return Estimate(None if limit == math.inf else limit, note="depends on a stage before it")
+    model = known.model(step)
+    assert model is not None
+    step_seconds, first, note = found["step"], found["first"], ""
+    steps = found["steps"] or math.inf  # 0: only the clock ends the run
+    steps = max(0, steps - known.done.get(step.name, 0))
+    if steps == math.inf:
+        return Estimate(limit, found["base"] + max(found["peak"], found["rest"] + REPORT_BYTES))
+    if settings["compile"]:
+        step_seconds, first = COMPILED * step_seconds, LOAD_COMPILED_SECONDS
+        note = "plus minutes if this model was never compiled here"
+    intervals = lambda name: math.ceil(steps / settings[name]) if settings[name] else 0  # noqa: E731
+    evaluations = max(1, intervals("eval_interval")) * found["batches"] * found["evaluate"]
+    saved = 12 * num_parameters(model) / CHECKPOINT_BYTES_PER_SECOND + 0.05
+    seconds = found["startup"] + first + steps * step_seconds + evaluations + REPORT_SECONDS
+    seconds += max(1, intervals("checkpoint_interval"), intervals("eval_interval")) * saved
+    rest, peak = found["rest"], found["peak"]
+    words = 0.0
+    if settings["sample_interval"]:
+        seconds += intervals("sample_interval") * SAMPLE_SECONDS
+        if step.command.name == "train":
+            words = float(known.tokens_of(step.sources["train_data_path"][0]) or 0)
+            seconds += WORDS_SECONDS * min(words, 50e6)
+    if step.command.name == "dpo":  # the reference reads every pair once
+        seconds += found["items"] / settings["batch_size"] * found["evaluate"]
+    memory = found["base"] + max(peak, rest + max(REPORT_BYTES, WORDS_BYTES * min(words, WORDS_TOKENS)))
+    memory += LOAD_COMPILED_BYTES if settings["compile"] else 0
+    return Estimate(min(seconds, limit), memory, note)
+
+
+def _import(step: Step, known: Known, measured: Measured) -> Estimate:
+    startup, base = _torch(measured)
+    size = _weights(known.model(step))
+    return Estimate(startup + size / CHECKPOINT_BYTES_PER_SECOND, EXPORT_SHARE * base + size)
+
+
+def _export(step: Step, known: Known, measured: Measured) -> Estimate:
+    startup, base = _torch(measured)
+    size = _weights(_model_read(step, known, "run"))
+    return Estimate(startup + size / CHECKPOINT_BYTES_PER_SECOND, EXPORT_SHARE * base)
+
+
+def _evaluate(step: Step, known: Known, measured: Measured) -> Estimate:
+    startup, base = _torch(measured)
+    run = step.sources["run"][0].stage
+    found = measured.get(run or "", {})
+    if step.settings["tasks"] is not None or not found:
+        return Estimate(note="not estimated")
+    seconds = startup + found["batches"] * found["evaluate"]
+    words = 0.0
+    other = known.steps[run or ""]
+    if step.settings["samples"]:
+        seconds += SAMPLE_SECONDS * math.ceil(step.settings["samples"] / 2)
+        if other.command.name == "train":
+            words = float(known.tokens_of(other.sources["train_data_path"][0]) or 0)
+            seconds += WORDS_SECONDS * words
+    return Estimate(seconds, base + max(found["rest"], WORDS_BYTES * min(words, WORDS_TOKENS)))
+
+
+def _generate(step: Step, known: Known, measured: Measured) -> Estimate:
+    size = _weights(_model_read(step, known, "checkpoint"))
+    seconds = 2 * START_SECONDS + step.settings["max_tokens"] * (size / 10e9 + 5e-5)
+    return Estimate(seconds, 22e6 + 1.2 * size)
+
+
+def _model_read(step: Step, known: Known, option: str) -> ModelConfig | None:
+    (source,) = step.sources[option]
+    return None if source.stage is None else known.model(known.steps[source.stage])
+
+
+def _weights(model: ModelConfig | None) -> float:
+    if model is None:
+        raise ValueError("the model is not known")
+    return 4.0 * num_parameters(model)
+
+
+_ESTIMATES: dict[str, Callable[[Step, Known, Measured], Estimate]] = {
+    "data stories": _stories,
+    "data download": _download,
+    "data prepare": _prepare,
+    "tokenizer train": _tokenizer,
+    "tokenizer encode": _encode,
+    "train": _training,
+    "sft": _training,
+    "dpo": _training,
+    "import": _import,
+    "evaluate": _evaluate,
+    "export": _export,
+    "generate": _generate,
+}
 
 
 def estimate_table(
     steps: list[Step], decisions: Mapping[str, Decision], estimates: Mapping[str, Estimate]
 ) -> list[str]:
-    """The plan as aligned lines."""
-    rows = [("stage", "command", "", "time", "memory", "")]
+    """The plan as aligned lines, with the sum of the times that are known."""
+    rows: list[tuple[Any, ...]] = [("stage", "command", "", "time", "memory", "")]
     for step in steps:
         decision, estimate = decisions[step.name], estimates.get(step.name, Estimate())
         known = decision.action != "skip"
@@ -42,8 +284,7 @@ def estimate_table(
         )
     widths = [max(len(row[i]) for row in rows) for i in range(6)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    times = [estimate.seconds for estimate in estimates.values() if estimate.seconds is not None]
+    if len(times) > 1:
+        lines.append(f"about {duration(sum(times))} in all")
     return [line.rstrip() for line in lines]
-
-
-def measure(jobs: dict) -> dict:
-    return {}

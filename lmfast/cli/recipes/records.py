@@ -132,6 +132,8 @@ def started(step: Step, before: Record | None, decision: Decision) -> Record:
         created=not step.output.exists() or (same and before is not None and before.created),
         seconds=before.seconds if going_on and before is not None else 0.0,
         memory=before.memory if going_on and before is not None else None,
+        predicted_seconds=before.predicted_seconds if going_on and before is not None else None,
+        predicted_memory=before.predicted_memory if going_on and before is not None else None,
         known=known,
     )
 

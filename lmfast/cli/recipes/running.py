@@ -57,7 +57,7 @@ def run_recipe(options: Options, start: Launch = launch, calibrate: bool = True)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; choose another folder in {recipe.path}")
     if options.dry_run:
-        _announce(recipe, steps, options.fresh, calibrate)
+        _announce(recipe, steps, options.fresh, calibrate, keep=False)
         return 0
     waiting = f"{folder}: another process is running this recipe; waiting"
     with folder_lock(folder / RECORDS, waiting=lambda: print(waiting)):
@@ -75,10 +75,12 @@ def run_recipe(options: Options, start: Launch = launch, calibrate: bool = True)
     return 0
 
 
-def _announce(recipe: Recipe, steps: list[Step], fresh: bool, calibrate: bool) -> dict[str, Estimate]:
+def _announce(
+    recipe: Recipe, steps: list[Step], fresh: bool, calibrate: bool, keep: bool = True
+) -> dict[str, Estimate]:
     """Prints what will be done with each stage, and how long it takes; returns the estimates."""
     decisions = plan(recipe.folder, steps, fresh)
-    estimates = estimate_steps(recipe.folder, steps, decisions) if calibrate else {}
+    estimates = estimate_steps(recipe.folder, steps, decisions, keep) if calibrate else {}
     for line in estimate_table(steps, decisions, estimates):
         print(line)
     return estimates

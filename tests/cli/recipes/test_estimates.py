@@ -1,7 +1,133 @@
-"""The table of the plan."""
+"""Estimates from given measurements, and the table of the plan."""
 
-from lmfast.units import duration
+import subprocess
+
+import pytest
+
+from lmfast.cli.recipes import estimates
+from lmfast.cli.recipes.estimates import Estimate, estimate_steps, estimate_table, measure
+from lmfast.cli.recipes.graph import steps_in_order
+from lmfast.cli.recipes.records import Decision
+from lmfast.cli.recipes.running import plan
+from lmfast.cli.recipes.specification import read_recipe
+
+RECIPE = """
+folder: out
+stages:
+  corpus: {command: data stories, vocab_size: 300, output: stories}
+  base: {command: train, train_data: $corpus/300/train.npy, val_data: $corpus/300/valid.npy, d_model: 16, num_heads: 2,
+         num_layers: 2, d_ff: 24, context_length: 32, max_iters: 1000, eval_interval: 100, checkpoint_interval: 500}
+  timed: {command: train, train_data: $corpus/300/train.npy, max_minutes: 3}
+  score: {command: evaluate, run: $base}
+  gguf: {command: export, run: $base, format: gguf}
+  story: {command: generate, checkpoint: $base}
+"""
+BASE = {
+    "startup": 2.0,
+    "base": 2e8,
+    "first": 0.5,
+    "step": 0.1,
+    "steps": 1000.0,
+    "evaluate": 0.02,
+    "batches": 5.0,
+}
+BASE |= {"peak": 1e8, "rest": 5e7, "items": 0.0}
 
 
-def test_placeholder():
-    assert duration(5) == "5.0 s"
+@pytest.fixture
+def steps(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def steps(text: str = RECIPE):
+        (tmp_path / "r.yaml").write_text(text)
+        return steps_in_order(read_recipe("r.yaml"))
+
+    return steps
+
+
+@pytest.fixture
+def estimated(steps, monkeypatch, tmp_path):
+    calls = []
+
+    def estimated(text: str = RECIPE, keep: bool = False):
+        monkeypatch.setattr(estimates, "measure", lambda jobs: calls.append(list(jobs)) or {"base": BASE})
+        found = steps(text)
+        return estimate_steps(tmp_path / "out", found, plan(tmp_path / "out", found), keep)
+
+    estimated.calls = calls
+    return estimated
+
+
+def test_of_a_training_run(estimated):
+    found = estimated()["base"]
+    # Start 2 s, first step 0.5, 1000 steps of 0.1, 10 evaluations of 5 × 0.02, ten checkpoints, a report.
+    assert found.seconds == pytest.approx(2 + 0.5 + 100 + 1 + 10 * 0.05 + estimates.REPORT_SECONDS, abs=0.1)
+    assert found.memory == 3e8
+
+
+def test_of_a_run_that_resumes(estimated, steps, tmp_path):
+    found = steps()
+    marker = tmp_path / "out/base/checkpoints/step_00000400/COMPLETE"
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    whole = estimated()["base"].seconds
+    decisions = plan(tmp_path / "out", found) | {"base": Decision("resume", "was interrupted")}
+    rest = estimate_steps(tmp_path / "out", found, decisions, False)["base"].seconds
+    assert whole is not None and rest is not None and whole - rest > 40
+
+
+def test_samples_and_compilation_cost_time_and_memory(estimated):
+    plain = estimated()["base"]
+    sampled = estimated(RECIPE.replace("eval_interval: 100", "eval_interval: 100, sample_interval: 500"))[
+        "base"
+    ]
+    compiled = estimated(RECIPE.replace("eval_interval: 100", "eval_interval: 100, compile: true"))["base"]
+    assert plain.seconds and sampled.seconds and compiled.seconds
+    assert plain.memory and sampled.memory and compiled.memory
+    assert sampled.seconds > plain.seconds + 2 and sampled.memory > plain.memory + 3e8
+    assert compiled.seconds < plain.seconds and compiled.memory > plain.memory
+    assert "compiled" in compiled.note
+
+
+def test_of_the_other_stages(estimated):
+    found = estimated()
+    assert 2 < (found["corpus"].seconds or 0) < 6
+    assert 180 < (found["timed"].seconds or 0) < 190
+    assert found["score"].seconds == pytest.approx(2.1)
+    assert (found["story"].seconds or 9) < 2 and (found["gguf"].memory or 0) == 1.6e8
+
+
+def test_a_download_has_no_estimate(estimated):
+    text = "stages:\n  a: {command: data download, name: tinystories}\n"
+    text += "  b: {command: tokenizer train, input: $a/train.txt, vocab_size: 300}\n"
+    found = estimated(text)
+    assert found["a"] == Estimate(note="depends on the network")
+    assert found["b"] == Estimate(note="depends on text that is not there yet")
+
+
+def test_measurements_are_kept(estimated, tmp_path):
+    (tmp_path / "out/.recipe").mkdir(parents=True)
+    estimated(keep=True)
+    estimated(keep=True)
+    assert len(estimated.calls) == 1
+    estimated(RECIPE.replace("d_ff: 24", "d_ff: 32"), keep=True)
+    assert len(estimated.calls) == 2
+
+
+def test_a_failed_measurement_leaves_out_what_needs_it(steps, monkeypatch, tmp_path):
+    done = subprocess.CompletedProcess([], 1, "Traceback")
+    monkeypatch.setattr(estimates.subprocess, "run", lambda *words, **rest: done)
+    assert measure({}) == {}
+    found = estimate_steps(tmp_path, steps(), plan(tmp_path, steps()), False)
+    assert found["base"].seconds is None and found["corpus"].seconds is not None
+
+
+def test_the_table(steps):
+    found = steps()
+    decisions = {step.name: Decision("run", "not run yet") for step in found}
+    decisions["corpus"] = Decision("skip", "unchanged")
+    shown = {"base": Estimate(100.0, 2e9), "timed": Estimate(20.0, None, "max_minutes")}
+    lines = estimate_table(found, decisions, shown)
+    assert lines[1].split() == ["corpus", "data", "stories", "skip", "unchanged"]
+    assert "1 min 40 s" in lines[2] and "2,000.0 MB" in lines[2]
+    assert lines[3].endswith("not run yet; max_minutes") and lines[-1] == "about 2 min 0 s in all"
