@@ -5,9 +5,11 @@ import gc
 import itertools
 import json
 import os
+import shutil
 import signal
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -210,6 +212,21 @@ def stub(monkeypatch, tmp_path):
     monkeypatch.setattr("lmfast.sweeps.running.POLL_SECONDS", 0.02)
     monkeypatch.setenv("STUB_STARTS", str(tmp_path / "starts"))
     return Stub(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    """Chromium. Per module, because the event loop of Playwright's synchronous API blocks asyncio.run elsewhere."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium in PATH; on Debian: apt-get install chromium")
+    playwright.expect.set_options(timeout=30_000)
+    with playwright.sync_playwright() as driver:
+        # Debian's chromium draws with an emulated GPU by default, which sometimes hangs for seconds on a busy machine.
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(autouse=True)

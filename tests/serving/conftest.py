@@ -1,24 +1,8 @@
-"""A browser, a server with prescribed answers, and an open page, for the tests of page.html."""
+"""A server with prescribed answers, and an open page, for the tests of page.html."""
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    """Chromium. Per module, because the event loop of Playwright's synchronous API blocks asyncio.run elsewhere."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no chromium in PATH; on Debian: apt-get install chromium")
-    playwright.expect.set_options(timeout=30_000)
-    with playwright.sync_playwright() as driver:
-        # Debian's chromium draws with an emulated GPU by default, which sometimes hangs for seconds on a busy machine.
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
