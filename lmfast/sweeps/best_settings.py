@@ -22,6 +22,7 @@ def best_config(results: Results, group: Group) -> str:
     values = {
         name: _plain(value) for name, value in resolved(results, group).items() if name not in NOT_COPIED
     }
+    values = {name: value for name, value in values.items() if value is not None or name not in LENGTHS}
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 

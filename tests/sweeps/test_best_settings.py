@@ -21,7 +21,8 @@ def test_the_config_has_base_variant_and_searched_settings_without_seed(tmp_path
     runs = [({"variant": "muon", "learning_rate": np.float64(1e-3), "seed": 3}, 1.0)]
     results = make(runs, variants={"muon": {"optimizer": "muon", "max_iters": 50}})
     results = dataclasses.replace(
-        results, settings=results.settings | {"out_dir": "x", "train_data_path": Path("a/b")}
+        results,
+        settings=results.settings | {"out_dir": "x", "train_data_path": Path("a/b"), "total_tokens": None},
     )
     text = b.best_config(results, best_of(results)[1])
     expected = {
