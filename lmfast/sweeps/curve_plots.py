@@ -86,7 +86,8 @@ def _plot(
                     xs, ys, color=colours[group.index], ls="--" if trial.state == "diverged" else "-",
                     lw=1.2, alpha=0.9, marker="o" if len(xs) == 1 else None, ms=3.5, gid=f"class:g{group.index}",
                 )  # fmt: skip
-        limits = vertical_range(settled, lowest)
+        maximize = metric == results.metric and results.direction == "maximize"
+        limits = vertical_range(settled, lowest, maximize)
         if limits:
             axes.set_ylim(*limits)
         axes.set_xlabel({"step": "steps"}.get(x, x))
@@ -98,20 +99,22 @@ def _plot(
 
 
 def vertical_range(
-    curves: Sequence[Sequence[float]], lowest: Sequence[float] = ()
+    curves: Sequence[Sequence[float]], lowest: Sequence[float] = (), maximize: bool = False
 ) -> tuple[float, float] | None:
     """Limits that show the curves (each without its first steps), but not the worst of far worse ones; None without any.
 
-    Values further from the median curve than five times the median extent do not count. lowest: of diverged curves, which
-    the limits include."""
+    Values worse than the median curve by more than five times the median extent do not count. lowest: of diverged curves,
+    which the limits include."""
     if not curves:
         return None
-    extent = statistics.median(max(curve) - min(curve) for curve in curves)
-    middle_low, middle_high = (statistics.median(f(curve) for curve in curves) for f in (min, max))
-    reach = 5 * extent or 5 * abs(middle_high) or 1.0
     values = [value for curve in curves for value in curve]
-    low = max(min(values), middle_low - reach)
-    high = min(max(values), middle_high + reach)
-    high = max([high, *(1.08 * value for value in lowest if value <= middle_high + reach)])
+    extent = statistics.median(max(curve) - min(curve) for curve in curves)
+    reach = 5 * extent or 5 * abs(statistics.median(values)) or 1.0
+    low, high = min(values), max(values)
+    if maximize:
+        low = max(low, statistics.median(min(curve) for curve in curves) - reach)
+    else:
+        limit = statistics.median(max(curve) for curve in curves) + reach
+        high = max([min(high, limit), *(1.08 * value for value in lowest if value <= limit)])
     margin = 0.04 * (high - low) or 0.01 * abs(high) or 0.01
     return low - margin, high + margin

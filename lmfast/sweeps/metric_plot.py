@@ -140,7 +140,9 @@ def _scale(axes: Any, values: Sequence[float]) -> None:
         axes.xaxis.set_major_locator(FixedLocator(list(values)))
         axes.xaxis.set_minor_locator(NullLocator())
         short = (
-            EngFormatter(sep=" ") if values[-1] >= 10_000 else FuncFormatter(lambda value, _: f"{value:.3g}")
+            EngFormatter(sep=" ")
+            if values[0] >= 1 and values[-1] >= 10_000
+            else FuncFormatter(lambda value, _: f"{value:.3g}")
         )
         axes.xaxis.set_major_formatter(short)
         if len(values) > 7:

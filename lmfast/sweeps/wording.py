@@ -35,6 +35,8 @@ def setting_text(value: Any) -> str:
         return json.dumps(value)
     if isinstance(value, int):
         return f"{value:,}"
+    if isinstance(value, float) and value.is_integer() and 1000 <= abs(value) < 1e9:
+        return f"{value:,.0f}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

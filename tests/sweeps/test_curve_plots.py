@@ -50,5 +50,9 @@ def test_the_range_is_that_of_the_good_curves():
     assert vertical_range(good) == (pytest.approx(0.952), pytest.approx(2.248))
     low, high = vertical_range([*good, [500.0, 400.0]]) or (0, 0)
     assert low == pytest.approx(1 - 0.04 * (high - low) / 1.08, rel=0.1) and high < 10
+    flipped = [[-value for value in curve] for curve in [*good, [500.0, 400.0]]]
+    assert vertical_range(flipped, maximize=True) == (pytest.approx(-high), pytest.approx(-low))
+    low, high = vertical_range([[6.1, 6.0], [6.2, 6.1], [3.0, 2.9]]) or (0, 0)  # a far better one
+    assert low < 2.9 and high > 6.2
     assert (vertical_range(good, [3.0]) or (0, 0))[1] > 3
     assert vertical_range([]) is None and vertical_range([[2.0], [2.0]]) is not None

@@ -58,6 +58,13 @@ def test_batch_sizes_are_on_an_axis_of_base_two(tmp_path):
     assert {"32", "128"} <= set(texts(plot(learning_rate_sweep(tmp_path), "batch_size")))
 
 
+def test_rates_from_thousandths_to_thousands_have_no_prefixes(tmp_path):
+    results = learning_rate_sweep(tmp_path)
+    large = [dataclasses.replace(t, values=t.values | {"learning_rate": 1e4}) for t in results.trials[24:]]
+    shown = texts(plot(dataclasses.replace(results, trials=[*results.trials[:24], *large]), "learning_rate"))
+    assert "0.001" in shown and "1e+04" in shown
+
+
 def test_without_any_value_the_diverged_are_still_shown(tmp_path):
     results = learning_rate_sweep(tmp_path)
     picture = plot(dataclasses.replace(results, trials=results.trials[24:]), "learning_rate")

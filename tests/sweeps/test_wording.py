@@ -10,16 +10,9 @@ def test_scores_have_four_decimals_and_missing_ones_a_dash():
 
 
 def test_settings_are_written_as_in_yaml():
-    values = (True, None, 1e-5, 0.00123456, 2_000_000, "muon", 3.0)
-    assert [setting_text(v) for v in values] == [
-        "true",
-        "null",
-        "1e-05",
-        "0.001235",
-        "2,000,000",
-        "muon",
-        "3",
-    ]
+    values = {True: "true", None: "null", 1e-5: "1e-05", 0.00123456: "0.001235", 2_000_000: "2,000,000"}
+    for value, text in {**values, "muon": "muon", 3.0: "3", 1e4: "10,000", 1e12: "1e+12"}.items():
+        assert setting_text(value) == text
 
 
 def test_several_settings_in_a_line():
