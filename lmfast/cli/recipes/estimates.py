@@ -28,7 +28,7 @@ from lmfast.training.run_folder import newest_step
 from lmfast.units import data_size, duration
 
 Measured = dict[str, dict[str, float]]
-START_SECONDS, NUMBA_SECONDS = 0.35, 0.7
+START_SECONDS, NUMBA_SECONDS = 0.4, 0.7
 """until a command that does not use torch reads its input; until compiled tokenizer code is loaded"""
 TORCH_SECONDS, TORCH_BYTES = 2.0, 238e6
 """of a command that loads a model, if no training was measured"""
@@ -38,11 +38,13 @@ COMPILED = 0.92
 LOAD_COMPILED_SECONDS, LOAD_COMPILED_BYTES = 3.4, 30e6
 WORDS_SECONDS, WORDS_BYTES, WORDS_TOKENS = 0.7e-6, 128.0, 8.4e6
 """per token of the training text whose words a sample is compared with; tokens that are decoded together"""
-SAMPLE_SECONDS = 0.35
+SAMPLE_SECONDS, SAMPLE_BYTES = 0.35, 20e6
+FORWARD_SHARE = 0.22
+"""memory of an evaluated row, of that which training needs for its activations"""
 CHECKPOINT_BYTES_PER_SECOND = 250e6
 STORIES_BYTES_PER_SECOND, PREPARE_BYTES_PER_SECOND, COUNT_BYTES_PER_SECOND = 9e6, 45e6, 150e6
 EXPORT_SHARE = 0.8
-"""of the memory of a command that trains, before it does"""
+"""of the time and memory that a command that trains needs until it does"""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def _torch(measured: Measured) -> tuple[float, float]:
 def _stories(step: Step, known: Known, measured: Measured) -> Estimate:
     size = step.settings["train_bytes"] + step.settings["valid_bytes"]
     seconds = START_SECONDS + NUMBA_SECONDS + size / STORIES_BYTES_PER_SECOND
-    return Estimate(seconds + size / COUNT_BYTES_PER_SECOND, 90e6 + 1.15 * min(size, 20e6))
+    return Estimate(seconds + size / COUNT_BYTES_PER_SECOND, 95e6 + 1.15 * min(size, 20e6))
 
 
 def _download(step: Step, known: Known, measured: Measured) -> Estimate:
@@ -205,13 +207,14 @@ def _training(step: Step, known: Known, measured: Measured) -> Estimate:
 def _import(step: Step, known: Known, measured: Measured) -> Estimate:
     startup, base = _torch(measured)
     size = _weights(known.model(step))
-    return Estimate(startup + size / CHECKPOINT_BYTES_PER_SECOND, EXPORT_SHARE * base + size)
+    seconds = EXPORT_SHARE * startup + size / CHECKPOINT_BYTES_PER_SECOND
+    return Estimate(seconds, EXPORT_SHARE * base + size)
 
 
 def _export(step: Step, known: Known, measured: Measured) -> Estimate:
     startup, base = _torch(measured)
     size = _weights(_model_read(step, known, "run"))
-    return Estimate(startup + size / CHECKPOINT_BYTES_PER_SECOND, EXPORT_SHARE * base)
+    return Estimate(EXPORT_SHARE * startup + size / CHECKPOINT_BYTES_PER_SECOND, EXPORT_SHARE * base)
 
 
 def _evaluate(step: Step, known: Known, measured: Measured) -> Estimate:
@@ -228,12 +231,16 @@ def _evaluate(step: Step, known: Known, measured: Measured) -> Estimate:
         if other.command.name == "train":
             words = float(known.tokens_of(other.sources["train_data_path"][0]) or 0)
             seconds += WORDS_SECONDS * words
-    return Estimate(seconds, base + max(found["rest"], WORDS_BYTES * min(words, WORDS_TOKENS)))
+    weights = _weights(known.model(other))
+    rows = step.settings["batch_size"] / other.settings["batch_size"]
+    forward = weights + FORWARD_SHARE * rows * max(0.0, found["peak"] - 4 * weights)
+    forward += SAMPLE_BYTES if step.settings["samples"] else 0
+    return Estimate(seconds, base + max(forward, weights + WORDS_BYTES * min(words, WORDS_TOKENS)))
 
 
 def _generate(step: Step, known: Known, measured: Measured) -> Estimate:
     size = _weights(_model_read(step, known, "checkpoint"))
-    seconds = 2 * START_SECONDS + step.settings["max_tokens"] * (size / 10e9 + 5e-5)
+    seconds = START_SECONDS + step.settings["max_tokens"] * (size / 10e9 + 5e-5)
     return Estimate(seconds, 22e6 + 1.2 * size)
 
 

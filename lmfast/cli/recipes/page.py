@@ -21,8 +21,9 @@ STYLE = """
 font-variant-numeric: tabular-nums; } dt { color: #555; } dd { margin: 0; overflow-wrap: anywhere; }
 pre { background: #f5f6f7; padding: .6rem 1rem; font-size: 13px; } blockquote { max-height: 24rem; overflow: auto;
 overflow-wrap: anywhere; font-size: 14px; } h3 { font-size: 1rem; margin: 1.4rem 0 .2rem; }
-h3 .note { font-weight: 400; } @media (max-width: 500px) { dl { grid-template-columns: 1fr; } dd { margin-bottom: .3rem; }
-body { padding: 0 .8rem; } }
+h3 .note { font-weight: 400; } @media (max-width: 500px) { dl { grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); }
+body { padding: 0 .8rem; } pre { white-space: pre-wrap; overflow-wrap: anywhere; } .wide table { min-width: 30rem; }
+.command { display: none; } :is(th, td) { font-size: 14px; } }
 """
 
 
@@ -52,14 +53,15 @@ def write_page(recipe: Recipe, steps: list[Step], records: Mapping[str, Record |
 
 
 def _table(steps: list[Step], records: Mapping[str, Record | None]) -> str:
-    head = "<tr><th>stage</th><th>command</th><th>state</th><th>time</th><th>predicted</th><th>memory</th>"
+    head = "<tr><th>stage</th><th class='command'>command</th><th>state</th><th>time</th><th>predicted</th><th>memory</th>"
     rows = [head + "<th>predicted</th></tr>"]
     for step in steps:
         record = records[step.name] or Record()
         state = "done" if record.finished else "interrupted" if record.settings else "not run"
         ran = record.finished
         cells = [
-            f"<td>{html.escape(step.name)}</td><td>{html.escape(step.command.name)}</td><td>{state}</td>",
+            f"<td>{html.escape(step.name)}</td>",
+            f'<td class="command">{html.escape(step.command.name)}</td><td>{state}</td>',
             _number(duration(record.seconds) if ran else ""),
             _predicted(record.predicted_seconds, record.seconds if ran else None, duration),
             _number(data_size(record.memory) if ran and record.memory else ""),
@@ -81,11 +83,11 @@ def _number(text: str) -> str:
 
 
 def _predicted(predicted: float | None, measured: float | None, show) -> str:
-    """The prediction, and by how much it is off."""
+    """The prediction, and by how much it is off; not for parts of a second."""
     if predicted is None:
         return _number("")
     text = html.escape(show(predicted))
-    if measured:
+    if measured and max(measured, predicted) >= 1:
         text += f' <span class="note">({predicted / measured - 1:+.0%})</span>'
     return f'<td class="number">{text}</td>'
 
