@@ -19,6 +19,7 @@ from lmfast.files import (
     private_cache,
     read_text,
     remove_new_folders_on_error,
+    try_lock,
 )
 
 
@@ -115,6 +116,15 @@ def test_a_folder_is_locked_by_one_process(tmp_path):
         order.append("first")
     thread.join(10)
     assert order == ["first", "second"]
+
+
+def test_a_file_is_locked_until_its_handle_is_closed(tmp_path):
+    handle = try_lock(tmp_path / "lock")
+    assert handle is not None and try_lock(tmp_path / "lock") is None
+    handle.close()
+    again = try_lock(tmp_path / "lock")
+    assert again is not None
+    again.close()
 
 
 def test_an_emptied_folder_keeps_its_lock(tmp_path):

@@ -51,6 +51,7 @@ def test_the_driver_is_asked_for_gpus(monkeypatch, tmp_path, initialised, count,
     monkeypatch.setattr(ctypes, "CDLL", driver)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert hardware.may_have_gpu() is expected
+    assert hardware.num_gpus() == (0 if initialised else count)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert not hardware.may_have_gpu()
     monkeypatch.setattr(hardware.sys, "platform", "darwin")

@@ -9,6 +9,7 @@ from lmfast.errors import UserError
 from lmfast.settings import (
     CONFIGS,
     TrainSettings,
+    check_settings,
     find_config,
     flat_types,
     read_yaml,
@@ -194,3 +195,13 @@ def test_a_path_that_is_not_utf_8_survives_the_round_trip(tmp_path):
     settings = line("--train-data", "\udcff.npy")
     write_yaml(tmp_path / "c.yaml", settings)
     assert read_yaml(tmp_path / "c.yaml", TrainSettings)["train_data_path"] == "\udcff.npy"
+
+
+def test_a_part_of_a_file_is_checked_like_a_file():
+    assert check_settings({"lr": "1e-3", "total-tokens": "1e6"}, "s", TrainSettings) == {
+        "learning_rate": 1e-3,
+        "total_tokens": 10**6,
+        "max_iters": None,
+    }
+    with pytest.raises(UserError, match=r"s: unknown setting 'd_modle'; did you mean d_model\?"):
+        check_settings({"d_modle": 3}, "s", TrainSettings)

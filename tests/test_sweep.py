@@ -1,5 +1,6 @@
 """The command `lmfast sweep`: what it prints and rejects. Running the trials is tested in sweeps/test_running.py."""
 
+import subprocess
 import sys
 from collections import Counter
 
@@ -7,6 +8,9 @@ import pytest
 import yaml
 
 from lmfast.sweep import main
+from lmfast.train import train
+from lmfast.training.run_folder import read_metrics
+from tests.processes import wait_until
 from tests.sweeps.stub_sweep import GRID
 
 pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
@@ -114,3 +118,59 @@ def test_optuna_is_named_if_it_is_missing(stub, capsys, monkeypatch):
         "lmfast sweep needs the package optuna, which is not installed; run `pip install"
         in capsys.readouterr().err
     )
+
+
+def test_a_storage_that_fails_ends_the_sweep_in_one_line(stub, capsys, monkeypatch):
+    from sqlalchemy.exc import OperationalError
+
+    def fails(*_):
+        raise OperationalError("UPDATE", {}, Exception("disk I/O error"))
+
+    monkeypatch.setattr("lmfast.sweeps.study.SweepStudy.finish", fails)
+    assert stub(**GRID) == 2
+    message = "sweeps/lr: the storage of the sweep failed (disk I/O error); rerun the same command"
+    assert message in capsys.readouterr().err
+    monkeypatch.undo()
+
+
+@pytest.mark.ci
+def test_real_trainings_killed_with_sigkill_resume_and_divergence_is_kept(corpus, tmp_path):
+    """Two trainings and the sweep are killed; the losses are then those of a run that was never interrupted."""
+    psutil = pytest.importorskip("psutil")
+    settings = {
+        **{
+            "train_data": str(corpus.train),
+            "val_data": str(corpus.valid),
+            "tokenizer": str(corpus.tokenizer),
+        },
+        **{"context_length": 16, "d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 24, "batch_size": 4},
+        **{
+            "max_iters": 150,
+            "warmup_iters": 2,
+            "log_interval": 1,
+            "eval_interval": 50,
+            "checkpoint_interval": 1,
+        },
+        **{"device": "cpu"},
+    }
+    content = {"settings": settings, "space": {"lr": [1e-2, 1e38]}}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(content))
+    command = [sys.executable, "-m", "lmfast.sweep", "s.yaml", "--workers", "2"]
+    with subprocess.Popen(command, cwd=tmp_path) as sweep:
+        trial = tmp_path / "sweeps/s/trials/0000"
+        wait_until(
+            lambda: len(list(trial.glob("checkpoints/step_*/COMPLETE"))) > 2, lambda: sweep.poll() is None
+        )
+        children = psutil.Process(sweep.pid).children(recursive=True)
+        for process in (psutil.Process(sweep.pid), *children):
+            process.kill()
+    killed_at = read_metrics(trial)[-1]["step"]
+    assert killed_at < 150
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "trial 0 resumed" in done.stdout and "trial 1 diverged: " in done.stdout
+    assert "best: learning_rate 0.01: val_loss" in done.stdout
+    assert (tmp_path / "sweeps/s/sweep.html").stat().st_size > 10_000
+    assert train(["--config", f"{trial}.yaml", "--out-dir", str(tmp_path / "whole")])
+    resumed, whole = ([m.get("train_loss") for m in read_metrics(f)] for f in (trial, tmp_path / "whole"))
+    assert resumed == whole and len(whole) == 150

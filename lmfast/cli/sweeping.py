@@ -23,7 +23,7 @@ from lmfast.sweeps.specification import (
     read_specification,
     write_specification,
 )
-from lmfast.sweeps.study import Outcome, Record, SweepStudy, saved_largest
+from lmfast.sweeps.study import Outcome, Record, SweepStudy, saved_largest, storage_errors
 from lmfast.sweeps.trials import Results
 from lmfast.units import duration
 
@@ -65,7 +65,9 @@ def sweep(
     console = Console(study, workers)
     print(_introduction(specification, folder, workers))
     try:
-        finished = Runner(study, specification, folder, workers, gpus, train_command, console.events()).run()
+        runner = Runner(study, specification, folder, workers, gpus, train_command, console.events())
+        with storage_errors(str(folder)):
+            finished = runner.run()
     finally:
         console.write_page()
     results = study.results()

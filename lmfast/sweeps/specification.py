@@ -23,6 +23,7 @@ from lmfast.settings import (
     one_run_length,
     read_yaml,
     replace_flat,
+    setting_aliases,
 )
 from lmfast.suggestions import nearest, remedy
 from lmfast.sweeps.space import (
@@ -168,7 +169,7 @@ def read_specification(path: Path) -> Specification:
         direction="maximize" if _one_of(loaded, "direction", DIRECTIONS, path) == "maximize" else "minimize",
         pruner=_one_of(loaded, "pruner", PRUNERS, path),
         budget=_budget(parts["budget"], f"{path}: budget"),
-        page=parts["page"],
+        page=_page(parts["page"], f"{path}: page"),
         seed=coerce(loaded.get("seed", 0), int, f"{path}: seed"),
     )
     _check_parts(found, fixed, path)
@@ -242,10 +243,29 @@ def _budget(loaded: dict[str, Any], where: str) -> Budget:
     return Budget(**values)
 
 
+def _page(loaded: dict[str, Any], where: str) -> dict[str, Any]:
+    """The options of the page, with the full names of settings."""
+    aliases, known = setting_aliases(TrainSettings), ("x", "lines", "fit")
+    for key, value in loaded.items():
+        if key not in known:
+            near = remedy(str(key), known, dashes="")
+            raise UserError(f"{where}: unknown '{key}'; {near or 'a page has x, lines and fit'}")
+        if key == "fit" and value != "scaling_law":
+            raise UserError(f"{where}: fit is {value}; the only one is scaling_law")
+    return {key: aliases.get(str(value), value) for key, value in loaded.items()}
+
+
 def _check_parts(found: Specification, fixed: dict[str, Any], path: Path) -> None:
     """Raises UserError for parts that do not fit together."""
     if not found.axes:
         raise UserError(f"{path}: nothing is searched; add `space` with a list of values for a setting")
+    varied = [*found.axes, *(name for group in found.variants.values() for name in group)]
+    for key in ("x", "lines"):
+        if found.page.get(key, varied[0]) not in varied:
+            raise UserError(
+                f"{path}: page: {key} is {found.page[key]}, which the trials share; choose one of "
+                + ", ".join(dict.fromkeys(varied))
+            )
     for name in found.space:
         if name in fixed:
             raise UserError(f"{path}: {name} is in `settings` and in `space`; remove one of them")

@@ -334,6 +334,22 @@ class SweepStudy:
             )
 
 
+@contextlib.contextmanager
+def storage_errors(where: str) -> Iterator[None]:
+    """Turns a failure of the storage, such as a full disk or a lost connection, into one line."""
+    try:
+        yield
+    except Exception as error:
+        internal = isinstance(error, _optuna().exceptions.StorageInternalError)
+        if not internal and type(error).__module__.partition(".")[0] != "sqlalchemy":
+            raise
+        cause = error.__cause__ or error
+        reason = " ".join(str(getattr(cause, "orig", None) or cause).split())
+        raise UserError(
+            f"{where}: the storage of the sweep failed ({reason}); rerun the same command when it works again"
+        ) from None
+
+
 def saved_largest(folder: Path, url: str | None) -> int | None:
     """The batch size that `largest` meant when the sweep was created; None for a new sweep."""
     if url is None and not (folder / "study.db").exists():

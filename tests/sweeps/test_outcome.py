@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from lmfast.sweeps.outcome import GAVE_UP, last_message, outcome, reported
+from lmfast.sweeps.outcome import GAVE_UP, NOT_FINITE, last_message, outcome, reported
 from lmfast.sweeps.study import Outcome
 
 
@@ -32,6 +32,18 @@ def test_a_metric_that_is_missing_at_the_end_was_not_finite(run):
     assert outcome(0, *made, "val_loss").state == "diverged"
 
 
+def test_a_loss_far_above_that_of_a_uniform_guess_diverged(run):
+    lines = [{"step": 1, "train_loss": 5.6}, {"step": 2, "train_loss": 11.3}, {"step": 3, "val_loss": 4.0}]
+    made = run(*lines)
+    assert outcome(0, *made, "val_loss") == Outcome("complete", 4.0)  # of an unknown vocabulary
+    (made[1] / "config.yaml").write_text("vocab_size: 300\n")
+    assert outcome(0, *made, "val_loss") == Outcome("complete", 4.0)  # 2 ln 300 is 11.4
+    made = run(lines[0], {"step": 2, "train_loss": 11.5}, lines[2])
+    message = "the loss rose to 11.5 at step 2; a uniform guess has 5.704"
+    assert outcome(0, *made, "val_loss") == Outcome("diverged", message=message)
+    assert outcome(0, *made, "seconds").state == "failed"  # for other metrics it does not matter
+
+
 def test_an_unknown_metric_is_a_failure(run):
     found = outcome(0, *run({"step": 1, "val_loss": 3.0}), "accuracy")
     assert found == Outcome("failed", message="the run has no metric accuracy; it has val_loss")
@@ -44,10 +56,18 @@ def test_a_run_that_gave_up_diverged(run):
     )
 
 
-def test_the_message_is_that_of_training():
-    source = Path("lmfast/training/intervals.py")
-    source = Path(__file__).parents[2] / source
-    assert GAVE_UP.search(source.read_text().replace("{PATIENCE}", "10"))
+def test_the_messages_are_those_of_training():
+    training = Path(__file__).parents[2] / "lmfast/training"
+    assert GAVE_UP.search((training / "intervals.py").read_text().replace("{PATIENCE}", "10"))
+    assert NOT_FINITE in (training / "weights.py").read_text()
+
+
+def test_own_weights_that_are_not_finite_are_divergence(run):
+    message = "/checkpoints/step_00000005: embedding.weight is not finite; use an older checkpoint"
+    log, folder = run(log=f"error: {run()[1]}{message}\n")
+    assert outcome(2, log, folder, "val_loss").state == "diverged"
+    log, folder = run(log=f"error: runs/given_as_init_from{message}\n")
+    assert outcome(2, log, folder, "val_loss").state == "failed"
 
 
 def test_other_ends_are_failures_with_their_last_line(run):

@@ -5,6 +5,7 @@ import yaml
 
 from lmfast.errors import UserError
 from lmfast.settings import CONFIGS
+from lmfast.sweeps.checking import check_trials, resolve_largest, tokens_of
 from lmfast.sweeps.space import Range
 from lmfast.sweeps.specification import Budget, find_sweep, read_specification, write_specification
 
@@ -70,7 +71,7 @@ def test_defaults_and_values(read):
     assert found.budget == Budget()
     budget = {"trials": 3, "tokens": "1e9", "minutes": 1.5}
     found = read(space=SPACE, search="random", budget=budget, page={"x": "lr"}, direction="maximize")
-    assert found.budget == Budget(3, 10**9, 1.5) and found.page == {"x": "lr"}
+    assert found.budget == Budget(3, 10**9, 1.5) and found.page == {"x": "learning_rate"}
     assert found.direction == "maximize"
 
 
@@ -100,6 +101,12 @@ def test_defaults_and_values(read):
         ({"space": SPACE, "budget": {"trials": 0}}, "budget: trials is 0; it must be a number above 0"),
         ({"space": SPACE, "search": "random"}, "search random has no end without a budget"),
         ({"space": SPACE, "search": "qmc", "budget": {"trials": 1}}, "search qmc needs a range of numbers"),
+        ({"space": SPACE, "page": {"y": "lr"}}, "page: unknown 'y'; a page has x, lines and fit"),
+        (
+            {"space": SPACE, "page": {"x": "d_model"}},
+            "page: x is d_model, which the trials share; choose one",
+        ),
+        ({"space": SPACE, "page": {"fit": "line"}}, "page: fit is line; the only one is scaling_law"),
         ({"space": {"lr": {"low": 0.1, "high": 1}}}, "learning_rate is a range without step"),
     ],
 )
@@ -132,3 +139,19 @@ def test_built_in_sweeps_are_found_by_name():
     assert find_sweep("learning_rate") == CONFIGS / "sweeps/learning_rate.yaml"
     with pytest.raises(UserError, match=r"learning_rat: no such sweep file; did you mean learning_rate\?"):
         find_sweep("learning_rat")
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_built_in_sweeps_pass_every_check(path):
+    found = read_specification(path)
+    found = resolve_largest(found, lambda device: (8e9, True), str(path))
+    check_trials(found, str(path))
+    if found.search == "grid":
+        assert all(tokens_of(found, point) for point in found.points())
+
+
+def test_the_ablations_are_all_in_one_sweep():
+    names = {path.stem.removeprefix("ablation_") for path in CONFIGS.glob("ablation_*.yaml")}
+    found = read_specification(CONFIGS / "sweeps/ablations.yaml")
+    assert found.variants.keys() == names | {"quickstart"}
+    assert found.variants["quickstart"] == {} and all(found.variants[name] for name in names)
