@@ -14,6 +14,8 @@ from lmfast.files import private_cache
 
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 LINK_SECONDS = 10
+FIRST_STEPS = "lmfast-first-steps"
+"""folder in the directory with the compile time of each training step (training/first_step.py)"""
 
 _own: Path | None = None  # the directory that `set_directory` chose
 

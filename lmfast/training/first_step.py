@@ -14,10 +14,8 @@ import torch
 from torch._dynamo.utils import calculate_time_spent, counters
 
 from lmfast.files import atomic_write
-from lmfast.model.compile_cache import VARIABLE
+from lmfast.model.compile_cache import FIRST_STEPS, VARIABLE
 from lmfast.training.compiled import CompiledLoss
-
-RECORDS = "lmfast-first-steps"
 
 
 def first_step_line(seconds: float, loss: CompiledLoss) -> str:
@@ -28,7 +26,7 @@ def first_step_line(seconds: float, loss: CompiledLoss) -> str:
     line = f"first step {seconds:.1f} s, including {compiling:.1f} s to compile"
     if folder is None or not (found or missed):
         return line
-    record = Path(folder) / RECORDS / f"{loss.key}.json"
+    record = Path(folder) / FIRST_STEPS / f"{loss.key}.json"
     if missed:
         with contextlib.suppress(OSError):  # a full disk: the next run cannot report the time saved
             record.parent.mkdir(exist_ok=True)

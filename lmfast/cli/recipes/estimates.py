@@ -8,6 +8,7 @@ The constants were measured on two cores; docs/guides/recipe.md explains what th
 import contextlib
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -19,8 +20,10 @@ from lmfast.cli.recipes.graph import Step
 from lmfast.cli.recipes.jobs import Job, Known, write_jobs
 from lmfast.cli.recipes.records import RECORDS, Decision
 from lmfast.data.sources import SHARD_BYTES
-from lmfast.files import atomic_write
+from lmfast.errors import UserError
+from lmfast.files import atomic_write, private_cache
 from lmfast.model.accounting import num_parameters
+from lmfast.model.compile_cache import FIRST_STEPS, VARIABLE
 from lmfast.model.config import ModelConfig
 from lmfast.settings import to_flat
 from lmfast.sharding.workers import default_workers
@@ -36,6 +39,7 @@ REPORT_SECONDS, REPORT_BYTES = 2.0, 25e6
 COMPILED = 0.92
 """time of a compiled step on a CPU, of that of the same step without compilation"""
 LOAD_COMPILED_SECONDS, LOAD_COMPILED_BYTES = 3.4, 30e6
+COMPILE_SECONDS = 60.0
 WORDS_SECONDS, WORDS_BYTES, WORDS_TOKENS = 0.7e-6, 128.0, 8.4e6
 """per token of the training text whose words a sample is compared with; tokens that are decoded together"""
 SAMPLE_SECONDS, SAMPLE_BYTES = 0.35, 20e6
@@ -64,10 +68,6 @@ def estimate_steps(
     known = Known(steps, {step.name: newest_step(step.output) or 0 for step in resumed})
     wanted = [step for step in steps if decisions[step.name].action != "skip"]
     jobs = {step.name: job for step in wanted if (job := known.job(step)) is not None}
-    if any(step.command.name in ("sft", "dpo") for step in wanted):  # their records need the tokenizer
-        for step in steps:
-            if step.command.name == "tokenizer train" and (job := known.job(step)) is not None:
-                jobs = {step.name: job, **jobs}
     measured = _measurements(folder, jobs, keep)
     found: dict[str, Estimate] = {}
     for step in wanted:
@@ -109,6 +109,14 @@ def _measurements(folder: Path, jobs: dict[str, Job], keep: bool) -> Measured:
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps({"jobs": key, "measured": measured}, indent=1), encoding="utf-8")
     return measured
+
+
+def has_compiled() -> bool:
+    """Whether any training was compiled on this machine; which one is known only once it is traced."""
+    with contextlib.suppress(UserError):
+        folder = os.environ.get(VARIABLE) or private_cache("torchinductor")
+        return any((Path(folder) / FIRST_STEPS).glob("*.json"))
+    return False
 
 
 def _torch(measured: Measured) -> tuple[float, float]:
@@ -184,7 +192,9 @@ def _training(step: Step, known: Known, measured: Measured) -> Estimate:
         return Estimate(limit, found["base"] + max(found["peak"], found["rest"] + REPORT_BYTES))
     if settings["compile"]:
         step_seconds, first = COMPILED * step_seconds, LOAD_COMPILED_SECONDS
-        note = "plus minutes if this model was never compiled here"
+        note = "plus a minute or more if this model was never compiled here"
+        if not has_compiled():
+            first, note = COMPILE_SECONDS, "assuming a minute to compile"
     intervals = lambda name: math.ceil(steps / settings[name]) if settings[name] else 0  # noqa: E731
     evaluations = max(1, intervals("eval_interval")) * found["batches"] * found["evaluate"]
     saved = 12 * num_parameters(model) / CHECKPOINT_BYTES_PER_SECOND + 0.05

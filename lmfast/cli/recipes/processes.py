@@ -50,6 +50,7 @@ def launch(words: Sequence[str], capture: Path | None) -> Outcome:
         sys.stdout.flush()
         process = subprocess.Popen(
             command,
+            stdin=subprocess.DEVNULL,
             stdout=None if capture is None else subprocess.PIPE,
             process_group=0 if posix else None,
             preexec_fn=_stop_with_parent() if posix else None,

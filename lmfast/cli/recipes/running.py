@@ -108,6 +108,11 @@ def _run(recipe: Recipe, step: Step, estimate: Estimate | None, start: Launch) -
         return 0
     if before is not None:
         print(f"{step.name}: {decision.why}")
+    if step.command.trains and step.output.is_dir():  # a stage outlives a killed recipe for a moment
+        with folder_lock(
+            step.output, waiting=lambda: print(f"{step.output}: another process is writing this run; waiting")
+        ):
+            pass
     if decision.clear and before is not None and before.created:
         _put_aside(folder, step)
     record = started(step, before, decision)

@@ -1,6 +1,9 @@
 """Which stages run, are skipped, resume or start over. The stages are written by a stand-in for the commands."""
 
+import contextlib
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -9,6 +12,8 @@ from lmfast.cli.recipes.processes import Outcome
 from lmfast.cli.recipes.records import read_record
 from lmfast.cli.recipes.running import Options, run_recipe
 from lmfast.errors import UserError
+from lmfast.files import folder_lock
+from tests.processes import wait_until
 
 FOLDER = Path("runs/r")
 
@@ -192,6 +197,27 @@ def test_fresh_removes_what_the_recipe_made_and_nothing_else(stages, tmp_path):
     assert stages.names() == ALL
     assert (tmp_path / "mine/note.txt").read_text() == "mine"
     assert not (FOLDER / "base/extra").exists()
+
+
+def test_a_run_that_is_still_being_written_is_waited_for(stages, capsys):
+    run(stages)
+    stages.names()
+    released = threading.Event()
+
+    def hold() -> None:
+        with folder_lock(FOLDER / "base"):
+            held.set()
+            wait_until(lambda: "waiting" in "".join(printed))
+        released.set()
+
+    held, printed = threading.Event(), []
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    with contextlib.redirect_stdout(SimpleNamespace(write=printed.append, flush=lambda: None)):  # pyright: ignore
+        assert run(stages, "base.max_iters=7") == 0
+    thread.join()
+    assert released.is_set() and stages.names() == ["train"]
 
 
 def test_a_mistake_writes_nothing(stages):
