@@ -13,6 +13,7 @@ from lmfast.files import remove_new_folders_on_error
 from lmfast.hardware import machine_memory, may_have_gpu
 from lmfast.sweeps.checking import BUILT_IN_VOCAB, check_trials, resolve_largest, tokens_of
 from lmfast.sweeps.groups import best_group, best_trial, group_trials
+from lmfast.sweeps.optuna_objects import storage_errors
 from lmfast.sweeps.page import write_page
 from lmfast.sweeps.processes import train_command, visible_gpus
 from lmfast.sweeps.running import Events, Runner
@@ -23,7 +24,7 @@ from lmfast.sweeps.specification import (
     read_specification,
     write_specification,
 )
-from lmfast.sweeps.study import Outcome, Record, SweepStudy, saved_largest, storage_errors
+from lmfast.sweeps.study import Outcome, Record, SweepStudy, saved_largest
 from lmfast.sweeps.trials import Results
 from lmfast.units import duration
 
@@ -62,7 +63,7 @@ def sweep(
         (folder / "trials").mkdir(parents=True, exist_ok=True)
     _prepare_corpora(specification)
     write_specification(folder / "sweep.yaml", specification)
-    console = Console(study, workers)
+    console = Console(study)
     print(_introduction(specification, folder, workers))
     try:
         runner = Runner(study, specification, folder, workers, gpus, train_command, console.events())
@@ -81,7 +82,7 @@ def sweep(
 class Console:
     """Prints a line for every event, and keeps the page up to date."""
 
-    def __init__(self, study: SweepStudy, workers: int):
+    def __init__(self, study: SweepStudy):
         self.study = study
         self.written = self.cost = 0.0
 

@@ -18,7 +18,7 @@ import yaml
 
 from lmfast.errors import UserError
 from lmfast.files import atomic_write, try_lock
-from lmfast.sweeps.checking import tokens_of
+from lmfast.sweeps.choosing import Chooser
 from lmfast.sweeps.outcome import outcome, reported
 from lmfast.sweeps.processes import Command, Process, worker_environment
 from lmfast.sweeps.specification import Specification
@@ -26,6 +26,8 @@ from lmfast.sweeps.study import Outcome, Record, SweepStudy
 from lmfast.training.stop_signals import StopSignals
 
 POLL_SECONDS = 0.1
+LOOK_SECONDS = 2.0
+"""interval at which a worker without a trial looks for one that another process left behind"""
 SAVE_SECONDS = 10.0
 """interval at which the running time is saved"""
 MOST_RESTARTS = 2
@@ -75,8 +77,8 @@ class Runner:
         self.gpus, self.command, self.events = gpus, command, events
         self.workers: list[Active | None] = [None] * workers
         self.session, self.began = uuid.uuid4().hex[:8], time.monotonic()
-        self.saved, self.before = self.began, study.seconds()
-        self.exhausted = False
+        self.saved = self.began
+        self.chooser = Chooser(study, specification)
         self.failures: list[str] = []
         self.completed = any(record.state in ("complete", "pruned", "diverged") for record in study.records())
 
@@ -84,7 +86,7 @@ class Runner:
         """Runs trials until the sweep is finished or its budget is spent; False if a signal stopped it."""
         with self.study.claiming():
             self.study.enqueue()
-        stop = StopSignals()
+        stop, look = StopSignals(), 0.0
         try:
             with stop, _hangup_stops():
                 while True:
@@ -93,8 +95,10 @@ class Runner:
                         if active is not None and self._step(active, worker, stop.seen):
                             self._release(active)
                             self.workers[worker] = None
-                    if not stop.seen:
+                            look = 0.0
+                    if not stop.seen and time.monotonic() >= look:
                         self._fill()
+                        look = time.monotonic() + LOOK_SECONDS
                     if not any(self.workers):
                         self._save_seconds(last=True)
                         return not stop.seen
@@ -127,50 +131,16 @@ class Runner:
 
     def _next(self) -> Active | None:
         """The next trial of the grid or of the search, if the budget allows one."""
-        if self.exhausted:
+        if self.chooser.exhausted:
             return None
         with self.study.claiming():
-            record = self._claim()
+            record = self.chooser.take()
             if record is None:
                 return None
-            owner = self._lock(record, "owner")
-            assert owner is not None, "a trial that nobody ran is locked"
+            # Another process may hold it for a moment longer, after it recorded that the trial failed.
+            while (owner := self._lock(record, "owner")) is None:
+                time.sleep(POLL_SECONDS)
             return Active(record, owner)
-
-    def _claim(self) -> Record | None:
-        records = self.study.records()
-        started = [record for record in records if not record.waiting]
-        budget = self.specification.budget
-        minutes = (self.before + time.monotonic() - self.began) / 60
-        if (budget.trials is not None and len(started) >= budget.trials) or (
-            budget.minutes is not None and minutes >= budget.minutes
-        ):
-            self.exhausted = True
-            return None
-        spent = sum(record.tokens for record in started)
-        while (waiting := self.study.next_waiting()) is not None:
-            tokens = tokens_of(self.specification, waiting.point)
-            if self._exceeds(spent, tokens):
-                return None
-            if (record := self.study.start(waiting, tokens)) is not None:
-                return record
-        if self.specification.search == "grid":
-            return None
-        suggested = self.study.suggest()
-        if suggested is None:
-            self.exhausted = True
-            return None
-        trial_id, point = suggested
-        tokens = tokens_of(self.specification, point)
-        if self._exceeds(spent, tokens):
-            self.study.drop(trial_id)
-            return None
-        return self.study.accept(trial_id, point, tokens)
-
-    def _exceeds(self, spent: int, tokens: int | None) -> bool:
-        limit = self.specification.budget.tokens
-        self.exhausted = limit is not None and spent + (tokens or 0) > limit
-        return self.exhausted
 
     # Running
 

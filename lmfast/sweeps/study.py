@@ -8,32 +8,32 @@ Diverged trials are told as complete with an infinite value, which every sampler
 """
 
 import contextlib
-import importlib.util
 import math
 import platform
-import warnings
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from lmfast.errors import UserError
 from lmfast.files import folder_lock
 from lmfast.sweeps.changes import reject_changes
-from lmfast.sweeps.space import Axis, Point, Range, number_of_points, point_key
+from lmfast.sweeps.optuna_objects import (
+    make_pruner,
+    make_sampler,
+    open_storage,
+    optuna_package,
+    quiet,
+    suggest_value,
+)
+from lmfast.sweeps.space import Point, Range, number_of_points, point_key
 from lmfast.sweeps.specification import Specification
 from lmfast.sweeps.trials import Results, State, Trial
 
 if TYPE_CHECKING:
-    from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
-    from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
-INSTALL = 'pip install "optuna>=4" "scipy>=1.11"'
-NEEDED = {"gp": ("scipy",), "qmc": ("scipy",), "cmaes": ("cmaes",)}
-"""packages of Optuna's samplers"""
 MOST_REPEATS = 100
 """suggestions of values that have already run after which a search counts as exhausted"""
 
@@ -68,22 +68,23 @@ class SweepStudy:
 
     def __init__(self, specification: Specification, folder: Path, url: str | None):
         """Opens or creates the study; url: of the storage, by default study.db in `folder`. Raises UserError."""
-        optuna = _optuna()
+        optuna = optuna_package()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.specification, self.folder = specification, folder
         self.shared = url is not None
-        with _quiet():
-            self.pruner = _pruner(specification)
-            self.sampler = _sampler(specification, specification.seed)
+        self.lost: set[int] = set()  # trials that another process took first
+        with quiet():
+            self.pruner = make_pruner(specification)
+            self.sampler = make_sampler(specification, specification.seed)
         # Two processes that create the same SQLite file disturb each other.
         with contextlib.nullcontext() if self.shared else self.claiming():
-            self.storage = _open_storage(url or _own_storage(folder))
-            with _quiet():
+            self.storage = open_storage(url or _own_storage(folder))
+            with quiet():
                 self.study = self._create()
         self.study_id = self.storage.get_study_id_from_name(folder.name)
 
     def _create(self):
-        optuna, name, wanted = _optuna(), self.folder.name, self.specification
+        optuna, name, wanted = optuna_package(), self.folder.name, self.specification
         study = optuna.create_study(
             storage=self.storage,
             study_name=name,
@@ -192,7 +193,7 @@ class SweepStudy:
             self._add_waiting(point)
 
     def _add_waiting(self, point: Point) -> None:
-        optuna = _optuna()
+        optuna = optuna_package()
         params, distributions = {}, {}
         for name, value in point.items():
             # Only numbers: the choices of Optuna's categories cannot grow later. The point itself is an attribute.
@@ -218,14 +219,18 @@ class SweepStudy:
 
     def start(self, record: Record, tokens: int | None) -> Record | None:
         """Takes a waiting trial; None if another process was faster, or the record is redundant."""
-        optuna = _optuna()
+        optuna = optuna_package()
         try:
+            # So that no trial is without an owner if this process is killed before the next lines.
+            self.storage.set_trial_user_attr(record.trial_id, self._intent, True)
             running = self.storage.set_trial_state_values(record.trial_id, optuna.trial.TrialState.RUNNING)
         except (RuntimeError, optuna.exceptions.OptunaError):  # finished meanwhile
+            running = False
+        if not running:
+            self.lost.add(record.trial_id)
             return None
-        if not running or self._is_redundant(record.trial_id, record.point):
-            if running:
-                self.drop(record.trial_id)
+        if self._is_redundant(record.trial_id, record.point):
+            self.drop(record.trial_id)
             return None
         return self._started(record.trial_id, record.point, tokens)
 
@@ -235,10 +240,12 @@ class SweepStudy:
         if size is not None and len(self.records()) >= size:
             return None
         for _ in range(MOST_REPEATS):
-            with _quiet():
+            with quiet():
                 self.study.sampler = self._seeded_sampler()
                 trial = self.study.ask()
-                point = {name: _suggest(trial, name, axis) for name, axis in self.specification.axes.items()}
+                point = {
+                    name: suggest_value(trial, name, axis) for name, axis in self.specification.axes.items()
+                }
             if not self._is_redundant(trial._trial_id, point):
                 return trial._trial_id, point
             self.drop(trial._trial_id)
@@ -257,7 +264,7 @@ class SweepStudy:
             origin.append(zlib.crc32(platform.node().encode()))
         import numpy as np
 
-        return _sampler(self.specification, int(np.random.SeedSequence(origin).generate_state(1)[0]))
+        return make_sampler(self.specification, int(np.random.SeedSequence(origin).generate_state(1)[0]))
 
     def _is_redundant(self, trial_id: int, point: Point) -> bool:
         """Whether an older record of the same point is waiting, running or finished."""
@@ -276,27 +283,30 @@ class SweepStudy:
         self._tell(trial_id, "FAIL", None)
 
     def _started(self, trial_id: int, point: Point, tokens: int | None) -> Record:
-        attributes = {"point": point, "tokens": tokens, "host": platform.node()}
-        for name, value in attributes.items():
-            self.storage.set_trial_user_attr(trial_id, name, value)
-        (record,) = (record for record in self.records() if record.trial_id == trial_id)
-        folder = str((self.folder / "trials" / f"{record.number:04d}").resolve())
-        self.storage.set_trial_user_attr(trial_id, "folder", folder)
-        (record,) = (record for record in self.records() if record.trial_id == trial_id)
-        return record
+        self.storage.set_trial_user_attr(trial_id, "point", point)
+        self.storage.set_trial_user_attr(trial_id, "tokens", tokens)
+        folder = (self.folder / "trials" / f"{self._record_of(trial_id).number:04d}").resolve()
+        self.storage.set_trial_user_attr(trial_id, "folder", str(folder))
+        self.storage.set_trial_user_attr(trial_id, "host", platform.node())
+        return self._record_of(trial_id)
+
+    @property
+    def _intent(self) -> str:
+        """The attribute of a trial that this machine is about to take."""
+        return f"wanted by {platform.node()} in {self.folder.resolve()}"
+
+    def _record_of(self, trial_id: int) -> Record:
+        return next(record for record in self.records() if record.trial_id == trial_id)
 
     def abandoned(self) -> list[Record]:
         """Running trials that were started in this folder, on this machine if machines share the storage."""
-        found = []
-        for record in self.records():
-            if record.state != "running" or record.waiting:
-                continue
-            here = (
-                record.host == platform.node() and Path(record.folder).parent.parent == self.folder.resolve()
-            )
-            if here or not self.shared or not record.folder:
-                found.append(record)
-        return found
+        running = [r for r in self.records() if r.state == "running" and not r.waiting]
+        return [r for r in running if r.trial_id not in self.lost and (not self.shared or self._is_own(r))]
+
+    def _is_own(self, record: Record) -> bool:
+        if not record.host:
+            return self._intent in self.storage.get_trial(record.trial_id).user_attrs
+        return record.host == platform.node() and Path(record.folder).parent.parent == self.folder.resolve()
 
     def report(self, record: Record, step: int, value: float) -> None:
         """Records a value of the metric during a run."""
@@ -304,7 +314,7 @@ class SweepStudy:
 
     def should_prune(self, record: Record) -> bool:
         trial = self.storage.get_trial(record.trial_id)
-        with _quiet():
+        with quiet():
             return bool(trial.intermediate_values) and self.pruner.prune(self.study, trial)
 
     def reported_step(self, record: Record) -> int:
@@ -325,38 +335,22 @@ class SweepStudy:
         self._tell(record.trial_id, name, value)
 
     def _tell(self, trial_id: int, name: str, value: float | None) -> None:
-        optuna = _optuna()
+        optuna = optuna_package()
         trial = self.storage.get_trial(trial_id)
         state = optuna.trial.TrialState[name]
-        with _quiet():
+        with quiet():
             self.study.tell(
                 trial.number, value if name == "COMPLETE" else None, state=state, skip_if_finished=True
             )
-
-
-@contextlib.contextmanager
-def storage_errors(where: str) -> Iterator[None]:
-    """Turns a failure of the storage, such as a full disk or a lost connection, into one line."""
-    try:
-        yield
-    except Exception as error:
-        internal = isinstance(error, _optuna().exceptions.StorageInternalError)
-        if not internal and type(error).__module__.partition(".")[0] != "sqlalchemy":
-            raise
-        cause = error.__cause__ or error
-        reason = " ".join(str(getattr(cause, "orig", None) or cause).split())
-        raise UserError(
-            f"{where}: the storage of the sweep failed ({reason}); rerun the same command when it works again"
-        ) from None
 
 
 def saved_largest(folder: Path, url: str | None) -> int | None:
     """The batch size that `largest` meant when the sweep was created; None for a new sweep."""
     if url is None and not (folder / "study.db").exists():
         return None
-    optuna = _optuna()
+    optuna = optuna_package()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = _open_storage(url or _own_storage(folder))
+    storage = open_storage(url or _own_storage(folder))
     with contextlib.suppress(KeyError):
         saved = storage.get_study_user_attrs(storage.get_study_id_from_name(folder.name))
         return saved["lmfast_sweep"]["largest"]
@@ -365,81 +359,3 @@ def saved_largest(folder: Path, url: str | None) -> int | None:
 
 def _own_storage(folder: Path) -> str:
     return f"sqlite:///{(folder / 'study.db').resolve()}"
-
-
-def _optuna() -> Any:
-    """The package. Raises UserError with the install command if it is missing."""
-    try:
-        import optuna
-    except ModuleNotFoundError as error:
-        name = str(error.name).partition(".")[0]
-        raise UserError(
-            f"lmfast sweep needs the package {name}, which is not installed; run `{INSTALL}`"
-        ) from None
-    return optuna
-
-
-def _open_storage(url: str) -> "RDBStorage":
-    optuna = _optuna()
-    # A busy SQLite file makes others wait; by default they give up after five seconds.
-    options: dict[str, Any] = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-    try:
-        with _quiet():
-            return optuna.storages.RDBStorage(url, engine_kwargs=options)
-    except ImportError as error:
-        raise UserError(
-            f"{_without_password(url)}: needs the package {error.name}, which is not installed; install it, or use an "
-            "SQLite storage"
-        ) from None
-    except Exception as error:  # of SQLAlchemy, its drivers, and Optuna's check of the tables
-        reason = " ".join(str(getattr(error, "orig", None) or error).split())
-        raise UserError(
-            f"{_without_password(url)}: cannot be used as storage ({reason}); check the URL, such as sqlite:///study.db"
-        ) from None
-
-
-def _without_password(url: str) -> str:
-    head, mark, tail = url.rpartition("@")
-    return f"{head.partition('://')[0]}://…@{tail}" if mark else url
-
-
-def _sampler(specification: Specification, seed: int) -> "BaseSampler":
-    samplers = _optuna().samplers
-    search = specification.search
-    for package in NEEDED.get(search, ()):  # which Optuna imports when it suggests
-        if importlib.util.find_spec(package) is None:
-            raise UserError(
-                f"search {search} needs the package {package}, which is not installed; run `pip install {package}`, or "
-                "use search: tpe"
-            )
-    if search == "tpe":  # constant_liar: running trials count, so that parallel ones differ
-        return samplers.TPESampler(seed=seed, constant_liar=True)
-    kinds = {"gp": samplers.GPSampler, "qmc": samplers.QMCSampler, "cmaes": samplers.CmaEsSampler}
-    return kinds.get(search, samplers.RandomSampler)(seed=seed)
-
-
-def _pruner(specification: Specification) -> "BasePruner":
-    pruners = _optuna().pruners
-    kinds = {
-        "none": pruners.NopPruner,
-        "median": pruners.MedianPruner,
-        "hyperband": pruners.HyperbandPruner,
-        "successive_halving": pruners.SuccessiveHalvingPruner,
-    }
-    return kinds[specification.pruner]()
-
-
-def _suggest(trial: Any, name: str, axis: Axis) -> Any:
-    if not isinstance(axis, Range):
-        return trial.suggest_categorical(name, axis)
-    if isinstance(axis.low, int) and isinstance(axis.high, int):
-        return trial.suggest_int(name, axis.low, axis.high, step=axis.step or 1, log=axis.log)
-    return trial.suggest_float(name, axis.low, axis.high, step=axis.step, log=axis.log)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without warnings about Optuna's experimental classes and about choices that its samplers draw at random."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

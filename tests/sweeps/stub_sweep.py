@@ -20,9 +20,10 @@ def stub_command(config: Path, folder: Path) -> list[str]:
 
 
 def use_stub() -> None:
-    """Replaces the training command by the stub, and does not prepare the built-in stories."""
+    """Replaces the training command by the stub; prepares no stories, writes no page."""
     sweeping.train_command = stub_command  # type: ignore[assignment]
     sweeping.prepare = lambda **_: None  # type: ignore[assignment]
+    sweeping.Console.write_page = lambda self: None  # type: ignore[method-assign]
 
 
 class Stub:

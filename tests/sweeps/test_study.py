@@ -127,3 +127,16 @@ def test_the_largest_batch_is_remembered(open_study, tmp_path):
     SweepStudy(wanted, tmp_path / "a", None)
     assert saved_largest(tmp_path / "a", None) == 12
     assert saved_largest(tmp_path / "a", f"sqlite:///{tmp_path / 'new.db'}") is None
+
+
+def test_machines_resume_their_own_trials_only(open_study, tmp_path, monkeypatch):
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    one = open_study(url=url)
+    waiting = one.next_waiting()
+    assert waiting is not None and one.start(waiting, None) is not None
+    assert [record.number for record in one.abandoned()] == [0]
+    monkeypatch.setattr("lmfast.sweeps.study.platform.node", lambda: "another")
+    two = open_study(url=url)
+    assert two.abandoned() == []
+    assert two.start(waiting, None) is None  # taken
+    assert two.abandoned() == []  # although its name was written for a moment
