@@ -64,7 +64,7 @@ def estimate_steps(
     folder: Path, steps: list[Step], decisions: Mapping[str, Decision], keep: bool = True
 ) -> dict[str, Estimate]:
     """{stage: estimate} of the stages that will run. keep: save the measurements."""
-    resumed = [step for step in steps if decisions[step.name].action in ("resume", "continue")]
+    resumed = [step for step in steps if step.command.trains and not decisions[step.name].clear]
     known = Known(steps, {step.name: newest_step(step.output) or 0 for step in resumed})
     wanted = [step for step in steps if decisions[step.name].action != "skip"]
     jobs = {step.name: job for step in wanted if (job := known.job(step)) is not None}
