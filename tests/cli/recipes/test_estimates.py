@@ -79,11 +79,10 @@ def test_a_first_compilation_is_assumed_where_nothing_was_compiled(estimated, tm
 
 
 def test_of_a_run_that_resumes(estimated, steps, tmp_path):
-    found = steps()
+    found, whole = steps(), estimated()["base"].seconds
     marker = tmp_path / "out/base/checkpoints/step_00000400/COMPLETE"
     marker.parent.mkdir(parents=True)
     marker.touch()
-    whole = estimated()["base"].seconds
     decisions = plan(tmp_path / "out", found) | {"base": Decision("resume", "was interrupted")}
     rest = estimate_steps(tmp_path / "out", found, decisions, False)["base"].seconds
     assert whole is not None and rest is not None and whole - rest > 40
