@@ -104,6 +104,38 @@ def test_storage_of_another_program_is_an_error(stub, capsys):
     assert "cannot be used as storage" in capsys.readouterr().err
 
 
+def test_a_renamed_folder_and_one_given_as_a_dot_continue(stub, capsys, monkeypatch):
+    sweep_file = str(stub.folder / "lr.yaml")
+    assert stub(**GRID) == 0
+    (stub.folder / "sweeps/lr").rename(stub.folder / "moved")
+    assert stub("--out-dir", "moved", **GRID) == 0
+    monkeypatch.chdir(stub.folder / "moved")
+    with pytest.raises(SystemExit, match="0"):
+        main([sweep_file, "--out-dir", "."])
+    assert stub.starts() == Counter(f"{i:04d}" for i in range(4))
+
+
+@pytest.mark.parametrize("table", ["studies", "study_directions", "trials"])
+def test_a_damaged_storage_is_one_line(stub, capsys, table):
+    import sqlite3
+
+    assert stub(**GRID) == 0
+    with sqlite3.connect(stub.folder / "sweeps/lr/study.db") as database:
+        database.execute(f"DROP TABLE {table}")
+        database.execute(f"CREATE TABLE {table} (other INTEGER)")
+    capsys.readouterr()
+    assert stub(**GRID) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: sweeps/lr") and error.count("\n") == 1, error
+
+
+def test_a_missing_driver_of_a_storage_is_named(stub, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg2", None)
+    assert stub("--storage", "postgresql+psycopg2://me:secret@nowhere/x", **GRID) == 2
+    error = capsys.readouterr().err
+    assert "needs the package psycopg2" in error and "secret" not in error
+
+
 def test_a_foreign_folder_is_an_error(stub, capsys):
     (stub.folder / "mine").mkdir()
     (stub.folder / "mine/thesis.txt").touch()

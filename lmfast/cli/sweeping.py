@@ -50,7 +50,8 @@ def sweep(
     gpus = visible_gpus() if device in ("auto", "cuda") else []
     workers = workers or max(1, len(gpus))
     if specification.wants_largest():
-        before = saved_largest(folder, storage)
+        with storage_errors(str(folder)):
+            before = saved_largest(folder, storage)
         specification = resolve_largest(
             specification, lambda device: _capacity(device, workers), str(path), before
         )
@@ -58,7 +59,7 @@ def sweep(
     if dry_run:
         _list_trials(specification)
         return 0
-    with remove_new_folders_on_error(folder):
+    with remove_new_folders_on_error(folder), storage_errors(str(folder)):
         study = SweepStudy(specification, folder, storage)
         (folder / "trials").mkdir(parents=True, exist_ok=True)
     _prepare_corpora(specification)
@@ -66,12 +67,13 @@ def sweep(
     console = Console(study)
     print(_introduction(specification, folder, workers))
     try:
-        runner = Runner(study, specification, folder, workers, gpus, train_command, console.events())
         with storage_errors(str(folder)):
+            runner = Runner(study, specification, folder, workers, gpus, train_command, console.events())
             finished = runner.run()
     finally:
         console.write_page()
-    results = study.results()
+    with storage_errors(str(folder)):
+        results = study.results()
     if not finished:
         left = sum(trial.state == "running" for trial in results.trials)
         print(f"stopped; {counted(left, 'trial')} unfinished; rerun the same command to resume")

@@ -58,9 +58,10 @@ def open_storage(url: str) -> "RDBStorage":
     try:
         with quiet():
             return optuna.storages.RDBStorage(url, engine_kwargs=options)
-    except ImportError as error:
+    except ImportError as error:  # Optuna's own names the package in its cause only
+        package = error.name or getattr(error.__cause__, "name", None) or "of its database"
         raise UserError(
-            f"{_without_password(url)}: needs the package {error.name}, which is not installed; install it, or use an "
+            f"{_without_password(url)}: needs the package {package}, which is not installed; install it, or use an "
             "SQLite storage"
         ) from None
     except Exception as error:  # of SQLAlchemy, its drivers, and Optuna's check of the tables

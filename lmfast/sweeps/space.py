@@ -26,6 +26,8 @@ NOT_SEARCHED = {
 }
 """settings that do not change what a model learns, or how it is measured"""
 MOST_POINTS = 10_000
+MOST_STEPS = 1e15
+"""more are counted as this many, because the number may be infinite in floating point"""
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,13 @@ class Range:
     def values(self) -> list[float]:
         """The values of a range with steps."""
         assert self.step is not None
-        number = math.floor((self.high - self.low) / self.step + 1e-9) + 1
-        values = [self.low + k * self.step for k in range(number)]
+        values = [self.low + k * self.step for k in range(self.count())]
         return [float(f"{value:.12g}") if isinstance(value, float) else value for value in values]
+
+    def count(self) -> int:
+        """The number of values of a range with steps, without listing them: there may be billions."""
+        assert self.step is not None
+        return math.floor(min((self.high - self.low) / self.step, MOST_STEPS) + 1e-9) + 1
 
     def ends(self) -> list[float]:
         return [self.low, self.high]
@@ -162,10 +168,13 @@ def number_of_points(axes: dict[str, Axis]) -> int | None:
         for axis in axes.values()
     ):
         return None
-    return math.prod(
-        int(axis.high - axis.low) + 1 if isinstance(axis, Range) and axis.step is None else len(choices(axis))
-        for axis in axes.values()
-    )
+    return math.prod(_length(axis) for axis in axes.values())
+
+
+def _length(axis: Axis) -> int:
+    if not isinstance(axis, Range):
+        return len(axis)
+    return int(axis.high - axis.low) + 1 if axis.step is None else axis.count()
 
 
 def corner_points(axes: dict[str, Axis]) -> list[Point]:

@@ -170,7 +170,7 @@ def read_specification(path: Path) -> Specification:
         pruner=_one_of(loaded, "pruner", PRUNERS, path),
         budget=_budget(parts["budget"], f"{path}: budget"),
         page=_page(parts["page"], f"{path}: page"),
-        seed=coerce(loaded.get("seed", 0), int, f"{path}: seed"),
+        seed=_seed(loaded.get("seed", 0), f"{path}: seed"),
     )
     _check_parts(found, fixed, path)
     return found
@@ -228,6 +228,13 @@ def _variant(group: Any, base: dict[str, Any], where: str, path: Path) -> dict[s
         values = {key: value for key, value in values.items() if key not in base or base[key] != value}
         return read_group(values, where)
     return one_run_length(read_group({} if group is None else group, where))
+
+
+def _seed(value: Any, where: str) -> int:
+    seed = coerce(value, int, where)
+    if not 0 <= seed < 2**32:
+        raise UserError(f"{where} is {seed}; it must be from 0 to {2**32 - 1}")
+    return seed
 
 
 def _budget(loaded: dict[str, Any], where: str) -> Budget:

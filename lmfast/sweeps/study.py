@@ -32,6 +32,7 @@ from lmfast.sweeps.trials import Results, State, Trial
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
+    from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
 MOST_REPEATS = 100
@@ -81,10 +82,11 @@ class SweepStudy:
             self.storage = open_storage(url or _own_storage(folder))
             with quiet():
                 self.study = self._create()
-        self.study_id = self.storage.get_study_id_from_name(folder.name)
+        self.study_id = self.storage.get_study_id_from_name(self.study.study_name)
 
     def _create(self):
-        optuna, name, wanted = optuna_package(), self.folder.name, self.specification
+        optuna, wanted = optuna_package(), self.specification
+        name = _study_name(self.storage, self.folder, self.shared)
         study = optuna.create_study(
             storage=self.storage,
             study_name=name,
@@ -351,10 +353,20 @@ def saved_largest(folder: Path, url: str | None) -> int | None:
     optuna = optuna_package()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = open_storage(url or _own_storage(folder))
+    name = _study_name(storage, folder, url is not None)
     with contextlib.suppress(KeyError):
-        saved = storage.get_study_user_attrs(storage.get_study_id_from_name(folder.name))
+        saved = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
         return saved["lmfast_sweep"]["largest"]
     return None
+
+
+def _study_name(storage: "RDBStorage", folder: Path, shared: bool) -> str:
+    """The name of the folder; in a storage of the folder's own, that of its study: the folder may have been renamed."""
+    if not shared:
+        names = [study.study_name for study in storage.get_all_studies()]
+        if len(names) == 1:
+            return names[0]
+    return folder.resolve().name  # resolved, because the folder may be given as "."
 
 
 def _own_storage(folder: Path) -> str:

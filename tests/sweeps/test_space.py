@@ -90,6 +90,17 @@ def test_a_grid_needs_lists_and_an_end():
         check_grid({"a": list(range(1000)), "b": list(range(1000))}, "s")
 
 
+def test_a_range_of_billions_of_steps_is_counted_without_listing_them(monkeypatch):
+    monkeypatch.setattr(Range, "values", lambda self: pytest.fail("lists the values"))
+    huge = Range(0.0, 1.0, step=1e-12)
+    assert number_of_points({"learning_rate": huge}) == 1_000_000_000_001
+    with pytest.raises(UserError, match="the grid has 1,000,000,000,001 points"):
+        check_grid({"learning_rate": huge}, "s")
+    with pytest.raises(UserError, match="the grid has"):  # infinite as a float
+        check_grid({"learning_rate": Range(0.0, 1.0, step=5e-324)}, "s")
+    assert number_of_points({"learning_rate": Range(0.0, 0.3, step=0.1)}) == 4
+
+
 def test_corners_include_the_ends_of_ranges_and_are_few():
     assert corner_points({"a": Range(1, 9), "b": [1, 2]}) == [
         {"a": 1, "b": 1},

@@ -99,6 +99,8 @@ def test_defaults_and_values(read):
         ({"space": SPACE, "base": [1]}, "base is [1]; expected the name of one settings file"),
         ({"space": SPACE, "budget": {"trails": 3}}, "budget: unknown 'trails'; did you mean trials?"),
         ({"space": SPACE, "budget": {"trials": 0}}, "budget: trials is 0; it must be a number above 0"),
+        ({"space": SPACE, "seed": -5}, "seed is -5; it must be from 0 to 4294967295"),
+        ({"space": SPACE, "seed": 2**32}, "seed is 4294967296; it must be from 0 to 4294967295"),
         ({"space": SPACE, "search": "random"}, "search random has no end without a budget"),
         ({"space": SPACE, "search": "qmc", "budget": {"trials": 1}}, "search qmc needs a range of numbers"),
         ({"space": SPACE, "page": {"y": "lr"}}, "page: unknown 'y'; a page has x, lines and fit"),
