@@ -134,13 +134,15 @@ def command_line(command: Command, options: Mapping[str, Any]) -> list[str]:
         name = next(spelt for spelt in action.option_strings if spelt.startswith("--"))
         if isinstance(value, bool):
             has_off = any(spelt.startswith("--no-") for spelt in action.option_strings)
-            if value:
+            if value and (has_off or action.nargs in (0, "?")):
                 rest.append(name)
             elif has_off:
                 rest.append(f"--no-{name[2:]}")
             elif action.nargs != 0:
                 raise UserError(f"{dest} is {str(value).lower()}; expected a value")
-        elif action.nargs in ("*", "+"):
+        elif action.nargs in ("*", "+") and len(values) != 1:
+            if dashed := [word for word in values if word.startswith("-")]:
+                raise UserError(f"{dest} has an item {dashed[0]}; one that starts with - must be alone")
             rest += [name, *values]
         else:
             if len(values) != 1:

@@ -7,7 +7,7 @@ rejects, and local files that do not exist. Nothing is written.
 
 import difflib
 import glob
-from collections.abc import Iterator
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,10 @@ def steps_in_order(recipe: Recipe) -> list[Step]:
     for stage in recipe.stages:
         with _prefixed(recipe, stage):
             named[stage.name] = full_names(stage.command, stage.options)
-    outputs = {stage.name: _output(recipe, stage, named[stage.name]) for stage in recipe.stages}
+    outputs = {}
+    for stage in recipe.stages:
+        with _prefixed(recipe, stage):
+            outputs[stage.name] = _output(recipe, stage, named[stage.name])
     _reject_shared_outputs(recipe, outputs)
     steps = {}
     for stage in recipe.stages:
@@ -95,8 +98,10 @@ class _prefixed:
 def _output(recipe: Recipe, stage: Stage, options: dict[str, Any]) -> Path:
     command = stage.command
     given = options.get(command.output) if command.output is not None else None
-    if isinstance(given, str) and given:
-        return Path(given)
+    if given is not None and not isinstance(given, str):
+        raise UserError(f"{command.output} is {given!r}; expected a path (with quotes if it is a number)")
+    if given:
+        return Path(given[1:] if given.startswith("$$") else given)
     suffix = command.suffix
     if command.name == "export" and options.get("format") == "gguf":
         suffix = ".gguf"
@@ -104,9 +109,9 @@ def _output(recipe: Recipe, stage: Stage, options: dict[str, Any]) -> Path:
 
 
 def _reject_shared_outputs(recipe: Recipe, outputs: dict[str, Path]) -> None:
-    seen: dict[Path, str] = {}
+    seen: dict[str, str] = {}
     for name, path in outputs.items():
-        if (other := seen.setdefault(path.absolute(), name)) != name:
+        if (other := seen.setdefault(os.path.abspath(path), name)) != name:
             raise UserError(f"{recipe.path}: stages {other} and {name} both write {path}; change one of them")
 
 
@@ -115,7 +120,7 @@ def _step(recipe: Recipe, stage: Stage, options: dict[str, Any], outputs: dict[s
     sources: dict[str, list[Source]] = {}
     resolved: dict[str, Any] = {}
     for name, value in options.items():
-        if name in command.inputs and value is None:
+        if name in command.inputs and value in (None, ""):
             raise UserError(f"{name} is not set; give it with --set {stage.name}.{name}=PATH")
         found = [_resolve(item, outputs, stage) for item in values_of(value)]
         resolved[name] = [text for text, _ in found] if isinstance(value, list | tuple) else found[0][0]
@@ -147,6 +152,10 @@ def _resolve(value: Any, outputs: dict[str, Path], stage: Stage) -> tuple[Any, S
         near = difflib.get_close_matches(name, outputs, n=1)
         hint = f"did you mean ${near[0]}?" if near else f"the stages are {', '.join(outputs)}"
         raise UserError(f"{value} refers to no stage; {hint} ($$ stands for $)")
+    if rest.startswith("/") or ".." in Path(rest).parts:
+        raise UserError(
+            f"{value} is not in the output of stage {name}; write $STAGE/FILE, or a path without $"
+        )
     path = outputs[name] / rest if rest else outputs[name]
     return str(path), Source(path, name)
 
@@ -154,9 +163,15 @@ def _resolve(value: Any, outputs: dict[str, Path], stage: Stage) -> tuple[Any, S
 def _local(text: str, outputs: dict[str, Path], stage: Stage) -> Source:
     """A path in the recipe: below another stage's output, or the user's own."""
     path = Path(text)
-    for name, output in outputs.items():
-        if name != stage.name and path.absolute().is_relative_to(output.absolute()):
-            return Source(path, name)
+    if os.path.abspath(path) == os.path.abspath(outputs[stage.name]):
+        raise UserError(f"{text} is also what the stage writes; choose another output")
+    around = [
+        name
+        for name, output in outputs.items()
+        if name != stage.name and path.absolute().is_relative_to(output.absolute())
+    ]
+    if around:  # the innermost
+        return Source(path, max(around, key=lambda name: len(outputs[name].absolute().parts)))
     if not path.exists() and not (glob.has_magic(text) and glob.glob(text, recursive=True)):
         raise UserError(
             f"{text} does not exist, and no stage writes it; correct the path, or add the stage that does"
@@ -233,9 +248,10 @@ def _sorted(recipe: Recipe, steps: dict[str, Step]) -> list[Step]:
     return order
 
 
-def walk(steps: list[Step], name: str) -> Iterator[Step]:
-    """The steps that a stage builds on, and itself."""
-    by_name = {step.name: step for step in steps}
-    for upstream in by_name[name].upstream:
-        yield from walk(steps, upstream)
-    yield by_name[name]
+def walk(steps: list[Step], name: str) -> list[Step]:
+    """The steps that a stage builds on, and itself, each once. steps: in the order in which they run."""
+    wanted = {name}
+    for step in reversed(steps):
+        if step.name in wanted:
+            wanted.update(step.upstream)
+    return [step for step in steps if step.name in wanted]

@@ -15,6 +15,8 @@ from lmfast.training.html_page import document
 from lmfast.units import data_size, duration
 
 PAGE = "recipe.html"
+HEADING = "<h2>The recipe</h2>"
+"""in every page of a recipe"""
 STYLE = """
 .wide { overflow-x: auto; } .wide table { min-width: 34rem; } td.number { white-space: nowrap; }
 .off { color: #c92a2a; } dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; margin: .3rem 0;
@@ -43,7 +45,7 @@ def write_page(recipe: Recipe, steps: list[Step], records: Mapping[str, Record |
             "<h2>Results</h2>",
             *[_section(recipe, step, records[step.name], results[step.name]) for step in steps],
             _next(steps, records),
-            f"<h2>The recipe</h2><pre>{html.escape(recipe.text)}</pre>",
+            f"{HEADING}<pre>{html.escape(recipe.text)}</pre>",
         ]
     )
     path = recipe.folder / PAGE

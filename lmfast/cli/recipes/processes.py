@@ -28,12 +28,14 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Outcome:
-    """code: exit code, negative for a signal. memory: peak in bytes. device_memory: of the GPU."""
+    """code: exit code, negative for a signal. memory: peak in bytes. device_memory: of the GPU. interrupted: Ctrl-C was
+    pressed, although the stage may have finished."""
 
     code: int
     seconds: float
     memory: int | None = None
     device_memory: int | None = None
+    interrupted: bool = False
 
 
 Launch = Callable[[Sequence[str], Path | None], Outcome]
@@ -56,8 +58,10 @@ def launch(words: Sequence[str], capture: Path | None) -> Outcome:
             preexec_fn=_stop_with_parent() if posix else None,
         )
         with PeakMemory(lambda: tree_memory(process.pid)) as memory:
-            code = _wait(process, capture)
-        return Outcome(code, time.perf_counter() - start, memory.peak, _device_memory(facts))
+            code, interrupted = _wait(process, capture)
+        if code == -signal.SIGINT:  # before the command could handle it
+            code = INTERRUPTED
+        return Outcome(code, time.perf_counter() - start, memory.peak, _device_memory(facts), interrupted)
 
 
 def tree_memory(pid: int) -> int | None:
@@ -74,29 +78,32 @@ def tree_memory(pid: int) -> int | None:
         return None
 
 
-def _wait(process: "subprocess.Popen[bytes]", capture: Path | None) -> int:
-    """The exit code. Signals are passed on to the process and its children, whose end is waited for."""
+def _wait(process: "subprocess.Popen[bytes]", capture: Path | None) -> tuple[int, bool]:
+    """(exit code, whether Ctrl-C was pressed). Passes signals on to the process and its children, and waits for its end."""
     temporary = None if capture is None else capture.with_name(f".{capture.name}.partial")
+    interrupted = False
     with contextlib.ExitStack() as files:
-        copy = None if temporary is None else files.enter_context(temporary.open("wb"))
+        copy: IO[bytes] | None = None
         while True:
             try:
-                if copy is not None:
+                if temporary is not None:
+                    if copy is None:
+                        files.callback(temporary.unlink, missing_ok=True)
+                        copy = files.enter_context(temporary.open("wb"))
                     _copy_output(process, copy)
                 code = process.wait()
                 break
             except KeyboardInterrupt:
+                interrupted = True
                 _send(process, signal.SIGINT)
             except BaseException:
                 _send(process, signal.SIGTERM)
                 process.wait()
                 raise
-    if temporary is not None and capture is not None:
-        if code == 0:
+        if copy is not None and temporary is not None and capture is not None and code == 0:
+            copy.close()
             os.replace(temporary, capture)
-        else:
-            temporary.unlink()
-    return code
+    return code, interrupted
 
 
 def _copy_output(process: "subprocess.Popen[bytes]", copy: IO[bytes]) -> None:

@@ -97,22 +97,23 @@ def decide(step: Step, record: Record | None, pending: set[str]) -> Decision:
         return Decision("run", "not run yet")
     if record.output != str(step.output.absolute()):
         return Decision("run", f"writes {step.output} now")
-    settings = settings_key(step)
+    settings, why = settings_key(step), ""
     changed = sorted(
         name for name in {*settings, *record.settings} if settings.get(name) != record.settings.get(name)
     )
     if changed:
         why = f"changed: {', '.join(changed)}"
-        if step.command.trains and not [name for name in changed if name not in HARMLESS]:
-            return Decision("continue", why)
-        return Decision("run", why, clear=True)
+        if not (step.command.trains and _may_continue(changed, record.settings, settings)):
+            return Decision("run", why, clear=True)
     if waiting := [name for name in step.upstream if name in pending]:
         return Decision("run", f"reads the output of {' and '.join(waiting)}", clear=True)
     known = dict(record.known)
     inputs = input_fingerprints(step, known)
-    for name, value in inputs.items():
-        if record.inputs.get(name) != value:
+    for name in sorted({*inputs, *record.inputs}):
+        if record.inputs.get(name) != inputs.get(name):
             return Decision("run", f"another {name.split()[0]} than before", clear=True)
+    if changed:
+        return Decision("continue", why)
     if not record.finished:
         return Decision("resume", "was interrupted", clear=step.command.keeps)
     if missing := damaged(step.output, record.outputs):
@@ -120,8 +121,18 @@ def decide(step: Step, record: Record | None, pending: set[str]) -> Decision:
     return Decision("skip", "unchanged")
 
 
-def started(step: Step, before: Record | None, decision: Decision) -> Record:
-    """The record of a stage that is about to run; `before` belongs to the same output."""
+def _may_continue(changed: list[str], old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether training accepts these changes of settings for a run that it resumes."""
+    if not HARMLESS.issuperset(changed):
+        return False
+    if not {"batch_size", "grad_accumulation"} & set(changed):
+        return True
+    rows = [settings["batch_size"] * settings["grad_accumulation"] for settings in (old, new)]
+    return rows[0] == rows[1] and not new["dropout"] and not new["batch_ramp_iters"]
+
+
+def started(step: Step, before: Record | None, decision: Decision, exists: bool) -> Record:
+    """The record of a stage that is about to run; `before` belongs to the same output. exists: its output."""
     known = {} if before is None else dict(before.known)
     going_on = before is not None and decision.action in ("resume", "continue")
     same = before is not None and before.output == str(step.output.absolute())
@@ -129,7 +140,7 @@ def started(step: Step, before: Record | None, decision: Decision) -> Record:
         settings_key(step),
         input_fingerprints(step, known),
         str(step.output.absolute()),
-        created=not step.output.exists() or (same and before is not None and before.created),
+        created=not exists or (same and before is not None and before.created),
         seconds=before.seconds if going_on and before is not None else 0.0,
         memory=before.memory if going_on and before is not None else None,
         predicted_seconds=before.predicted_seconds if going_on and before is not None else None,

@@ -3,13 +3,13 @@
 Everything is checked first: nothing is written if a stage cannot run. A second process that runs the same recipe waits.
 """
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lmfast.cli.recipes.estimates import Estimate, estimate_steps, estimate_table
 from lmfast.cli.recipes.graph import Step, steps_in_order, walk
+from lmfast.cli.recipes.outputs import move_output, output_parts, reject_other_files, remove_output
 from lmfast.cli.recipes.page import write_page
 from lmfast.cli.recipes.processes import INTERRUPTED, Launch, launch
 from lmfast.cli.recipes.records import (
@@ -28,8 +28,6 @@ from lmfast.counted import counted
 from lmfast.errors import UserError
 from lmfast.files import folder_lock
 from lmfast.units import duration
-
-OLD = "old"
 
 
 @dataclass(frozen=True)
@@ -51,11 +49,11 @@ def run_recipe(options: Options, start: Launch = launch, calibrate: bool = True)
         if options.stop_after not in {step.name for step in steps}:
             names = ", ".join(step.name for step in steps)
             raise UserError(f"--stop-after {options.stop_after}: no such stage; the stages are {names}")
-        steps = list(walk(steps, options.stop_after))
-        steps = [step for number, step in enumerate(steps) if step not in steps[:number]]
+        steps = walk(steps, options.stop_after)
     folder = recipe.folder
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; choose another folder in {recipe.path}")
+    reject_other_files(recipe, steps)
     if options.dry_run:
         _announce(recipe, steps, options.fresh, calibrate, keep=False)
         return 0
@@ -66,7 +64,7 @@ def run_recipe(options: Options, start: Launch = launch, calibrate: bool = True)
         estimates = _announce(recipe, steps, False, calibrate)
         for number, step in enumerate(steps, 1):
             print(f"{number}/{len(steps)} {step.stage.title}", flush=True)
-            code = _run(recipe, step, estimates.get(step.name), start)
+            code = _run(recipe, steps, step, estimates.get(step.name), start)
             if code:
                 _page(recipe, steps)
                 return code
@@ -96,7 +94,7 @@ def plan(folder: Path, steps: list[Step], fresh: bool = False) -> dict[str, Deci
     return decisions
 
 
-def _run(recipe: Recipe, step: Step, estimate: Estimate | None, start: Launch) -> int:
+def _run(recipe: Recipe, steps: list[Step], step: Step, estimate: Estimate | None, start: Launch) -> int:
     """Runs a stage unless it is done; returns its exit code."""
     folder = recipe.folder
     before = read_record(folder, step.name)
@@ -108,14 +106,11 @@ def _run(recipe: Recipe, step: Step, estimate: Estimate | None, start: Launch) -
         return 0
     if before is not None:
         print(f"{step.name}: {decision.why}")
-    if step.command.trains and step.output.is_dir():  # a stage outlives a killed recipe for a moment
-        with folder_lock(
-            step.output, waiting=lambda: print(f"{step.output}: another process is writing this run; waiting")
-        ):
-            pass
-    if decision.clear and before is not None and before.created:
-        _put_aside(folder, step)
-    record = started(step, before, decision)
+    _await_writer(step)
+    replaces = step.command.trains or step.command.keeps
+    if decision.clear and before is not None and before.created and replaces and step.output.exists():
+        print(f"{step.output}: the earlier one is kept in {move_output(recipe, steps, step)}")
+    record = started(step, before, decision, bool(output_parts(recipe, steps, step)))
     if estimate is not None and record.predicted_seconds is None:
         record.predicted_seconds, record.predicted_memory = estimate.seconds, estimate.memory
     write_record(folder, step.name, record)
@@ -128,7 +123,11 @@ def _run(recipe: Recipe, step: Step, estimate: Estimate | None, start: Launch) -
         finish(step, record)
         write_record(folder, step.name, record)
         print(f"{step.name}: done in {duration(outcome.seconds)}", flush=True)
+        if outcome.interrupted and step is not steps[-1]:
+            print("stopped; rerun the same command to resume")
+            return INTERRUPTED
         return 0
+    record.created = record.created and bool(output_parts(recipe, steps, step))
     write_record(folder, step.name, record)
     again = "rerun the same command to resume"
     if outcome.code == INTERRUPTED:
@@ -142,16 +141,12 @@ def _run(recipe: Recipe, step: Step, estimate: Estimate | None, start: Launch) -
     return outcome.code
 
 
-def _put_aside(folder: Path, step: Step) -> None:
-    """Moves the old output of a stage out of the way, if its command would refuse it."""
-    if not step.output.exists() or not (step.command.trains or step.command.keeps):
-        return
-    number = 1
-    while (target := folder / OLD / f"{step.output.name}-{number}").exists():
-        number += 1
-    target.parent.mkdir(exist_ok=True)
-    shutil.move(step.output, target)
-    print(f"{step.output}: the earlier one is kept in {target}")
+def _await_writer(step: Step) -> None:
+    """Waits for training that is still writing its run: a stage outlives a killed recipe for a moment."""
+    if step.command.trains and step.output.is_dir():
+        waiting = f"{step.output}: another process is writing this run; waiting"
+        with folder_lock(step.output, waiting=lambda: print(waiting)):
+            pass
 
 
 def _clear(recipe: Recipe, steps: list[Step]) -> None:
@@ -159,10 +154,8 @@ def _clear(recipe: Recipe, steps: list[Step]) -> None:
     for step in steps:
         record = read_record(recipe.folder, step.name)
         if record is not None and record.created and record.output == str(step.output.absolute()):
-            if step.output.is_dir():
-                shutil.rmtree(step.output)
-            else:
-                step.output.unlink(missing_ok=True)
+            _await_writer(step)
+            remove_output(recipe, steps, step)
         record_path(recipe.folder, step.name).unlink(missing_ok=True)
 
 

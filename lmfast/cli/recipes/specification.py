@@ -30,6 +30,8 @@ RECIPES = CONFIGS / "recipes"
 KEYS = ("about", "folder", "stages")
 OWN = {"command", "title"}
 """names in a stage that are not options of its command"""
+RESERVED = ("old", "calibration")
+"""FOLDER/old keeps earlier outputs, FOLDER/.recipe/calibration.json measurements"""
 NAME = re.compile(r"[A-Za-z][\w-]*")
 REFERENCE = re.compile(r"\$([A-Za-z][\w-]*)(?:/(.*))?", re.DOTALL)
 
@@ -90,6 +92,9 @@ def read_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
     stages = loaded.get("stages")
     if not isinstance(stages, dict) or not stages:
         raise UserError(f"{path}: has no stages; add `stages:` with lines of `NAME: {{command: …}}`")
+    stages = loaded["stages"] = {
+        name: dict(given) if isinstance(given, dict) else given for name, given in stages.items()
+    }  # one anchor may stand for several stages
     for change in changes:
         _apply(change, loaded, stages, path)
     for key in ("about", "folder"):
@@ -113,7 +118,7 @@ def _apply(change: str, loaded: dict[str, Any], stages: dict[str, Any], path: Pa
         )
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: 2026-13-45
         value = text
     if target == "folder":
         loaded["folder"] = text
@@ -145,4 +150,6 @@ def _stage(name: Any, given: Any, path: Path) -> Stage:
     options = {str(key).replace("-", "_"): value for key, value in given.items() if key not in OWN}
     if len(options) < len(given.keys() - OWN):
         raise UserError(f"{where}: an option is given twice, with - and with _; remove one of them")
+    if name in RESERVED:
+        raise UserError(f"{where}: the recipe uses the name {name} itself; choose another")
     return Stage(name, COMMANDS[words], options, str(given.get("title", f"{name}: {words}")))

@@ -55,3 +55,20 @@ def test_the_commands_own_parser_rejects(name, options, message):
     with pytest.raises(UserError) as error:
         parsed(COMMANDS[name], line_of(name, **options))
     assert message in str(error.value)
+
+
+def test_text_that_looks_like_an_option_stays_text():
+    assert line_of("tokenizer train", special_tokens=["--help"]) == [
+        "tokenizer",
+        "train",
+        "--special-tokens=--help",
+    ]
+    with pytest.raises(
+        UserError, match="special_tokens has an item -x; one that starts with - must be alone"
+    ):
+        line_of("tokenizer train", special_tokens=["a", "-x"])
+
+
+def test_true_is_not_a_text():
+    with pytest.raises(UserError, match="prompt is true; expected a value"):
+        line_of("generate", prompt=True)

@@ -36,7 +36,7 @@ def test_each_stage_runs_after_those_it_reads_from(steps):
         *("out/words", "out/tokens", "out/base", "out/score.txt", "out/gguf.gguf")
     ]
     assert found[1].line == [
-        *("data", "prepare", "--input", "a.txt", "--tokenizer=out/words", "--output=out/tokens")
+        *("data", "prepare", "--input=a.txt", "--tokenizer=out/words", "--output=out/tokens")
     ]
     assert found[2].upstream == ["tokens"]
     assert [step.name for step in walk(found, "tokens")] == ["words", "tokens"]
@@ -76,3 +76,40 @@ def test_nothing_is_written_for_a_mistake(steps, tmp_path, old, new, message):
         steps(BASE.replace(old, new, 1))
     assert message in str(error.value) and str(error.value).startswith("r.yaml: stage")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "r.yaml"]
+
+
+ONE = "command: tokenizer train, vocab_size: 300"
+
+
+@pytest.mark.parametrize(
+    ("stages", "error"),
+    [
+        ("a: {%s, input: a.txt}\n  b: {%s, input: $a//etc/passwd}", "is not in the output of stage a"),
+        ("a: {%s, input: a.txt}\n  b: {%s, input: $a/../x}", "is not in the output of stage a"),
+        ("a: {%s, input: a.txt, output: x/../y}\n  b: {%s, input: a.txt, output: y}", "both write y"),
+        ("a: {%s, input: a.txt, output: a.txt}\n  b: {%s, input: a.txt}", "also what the stage writes"),
+        ("a: {%s, input: a.txt, output: 5}\n  b: {%s, input: a.txt}", "output is 5; expected a path"),
+        ("a: {%s, input: ''}\n  b: {%s, input: a.txt}", "input is not set"),
+        ('a: {%s, input: "a\\0b"}\n  b: {%s, input: a.txt}', "does not exist"),
+    ],
+)
+def test_odd_paths_are_rejected(steps, stages, error):
+    with pytest.raises(UserError, match=error):
+        steps(f"stages:\n  {stages % (ONE, ONE)}\n")
+
+
+def test_a_path_belongs_to_the_innermost_output(steps):
+    found = steps(
+        "stages:\n"
+        f"  a: {{{ONE}, input: a.txt, output: x}}\n"
+        f"  b: {{{ONE}, input: a.txt, output: x/y}}\n"
+        "  c: {command: data prepare, input: a.txt, tokenizer: x/y}\n"
+    )
+    assert found[2].upstream == ["b"]
+
+
+def test_walk_names_each_stage_once_however_often_it_is_needed(steps):
+    stages = [f"  s0: {{{ONE}, input: a.txt}}", f"  s1: {{{ONE}, input: $s0}}"]
+    stages += [f"  s{i}: {{{ONE}, input: [$s{i - 1}, $s{i - 2}]}}" for i in range(2, 40)]
+    found = steps("stages:\n" + "\n".join(stages) + "\n")
+    assert len(walk(found, "s39")) == 40 and len(walk(found, "s3")) == 4

@@ -1,6 +1,7 @@
 """Which stages run, are skipped, resume or start over. The stages are written by a stand-in for the commands."""
 
 import contextlib
+import dataclasses
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -224,3 +225,37 @@ def test_a_mistake_writes_nothing(stages):
     with pytest.raises(UserError, match="unknown option 'd_modle'; did you mean d_model"):
         run(stages, "base.d_modle=3")
     assert not Path("runs").exists() and stages.names() == []
+
+
+def test_changes_that_training_would_refuse_start_over(stages):
+    run(stages)
+    stages.names()
+    assert run(stages, "base.batch_size=8") == 0
+    assert stages.names()[0] == "train" and (FOLDER / "old/base-1").is_dir()
+    assert run(stages, "base.batch_size=4", "base.grad_accumulation=2") == 0
+    assert stages.names()[0] == "train" and not (FOLDER / "old/base-2").exists()
+
+
+def test_a_longer_run_on_other_data_starts_over(stages):
+    run(stages)
+    stages.names()
+    Path("a.txt").write_text("another text")
+    stages.content["tokens"] = "other ids"
+    assert run(stages, "base.max_iters=5") == 0
+    assert "train" in stages.names() and (FOLDER / "old/base-1").is_dir()
+
+
+def test_a_stage_that_wrote_nothing_owns_nothing(stages):
+    stages.code["train"] = 2
+    assert run(stages) == 2
+    record = read_record(FOLDER, "words")
+    assert record is not None and not record.created
+
+
+def test_ctrl_c_as_a_stage_ends_stops_the_recipe(stages, capsys):
+    def interrupted(words, capture):
+        return dataclasses.replace(stages(words, capture), interrupted=True)
+
+    assert run_recipe(Options("r.yaml"), interrupted, calibrate=False) == 130
+    assert stages.names() == ALL[:1] and "stopped; rerun" in capsys.readouterr().out
+    assert run(stages) == 0 and stages.names() == ALL[1:]

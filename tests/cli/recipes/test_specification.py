@@ -75,3 +75,20 @@ def test_a_recipe_is_found_by_name_like_a_config():
     assert find_recipe("quickstart").name == "quickstart.yaml"
     with pytest.raises(UserError, match=r"quikstart: no such recipe; did you mean quickstart\?"):
         find_recipe("quikstart")
+
+
+@pytest.mark.parametrize("text", ["2026-13-45", "[" * 2000])
+def test_set_takes_what_is_not_yaml_as_text(read, text):
+    assert read(STORY, f"words.pattern={text}").stages[0].options["pattern"] == text
+
+
+def test_set_changes_one_of_two_stages_that_share_an_anchor(read):
+    text = "stages:\n  a: &x {command: tokenizer train, input: a.txt}\n  b: *x\n"
+    a, b = read(text, "a.vocab_size=400").stages
+    assert "vocab_size" in a.options and "vocab_size" not in b.options
+
+
+@pytest.mark.parametrize("name", ["old", "calibration"])
+def test_names_that_the_recipe_uses_itself(read, name):
+    with pytest.raises(UserError, match=f"uses the name {name} itself"):
+        read(STORY.replace("words", name))
