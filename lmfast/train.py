@@ -8,6 +8,7 @@ from lmfast.cli.exit_codes import run_training
 from lmfast.cli.settings_line import SettingsParser, parse
 from lmfast.model.torch_environment import set_environment
 from lmfast.settings import TrainSettings
+from lmfast.training.resolve import resolve
 
 if TYPE_CHECKING:
     from lmfast.data.stories.builtin import Prepared
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
 
 def build_parser() -> SettingsParser:
     return SettingsParser(TrainSettings, "lmfast train")
+
+
+def check_settings(settings: TrainSettings) -> None:
+    """Raises UserError for settings that no data makes valid, such as a d_model that the heads do not divide."""
+    resolve(settings, settings.model.vocab_size or 1)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

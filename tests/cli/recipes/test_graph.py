@@ -57,6 +57,7 @@ def test_a_dollar_that_is_no_reference(steps):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        ("max_iters: 2}", "d_model: 250}", "stage base: d_model 250 is not divisible by num_heads 12; use"),
         ("run: $base}", "run: $bases}", "stage score: $bases refers to no stage; did you mean $base?"),
         ("max_iters: 2", "init_from: $tokens", "init_from is $tokens, which is not a run"),
         ("$tokens/train.npy", "$tokens/trian.npy", "did you mean $tokens/train.npy?"),
