@@ -1,9 +1,11 @@
 import json
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
+import yaml
 
 from lmfast.errors import UserError
 from lmfast.evaluate import EvaluateSettings, evaluate_run, main
@@ -23,6 +25,20 @@ def test_the_whole_file_reproduces_the_logged_loss(corpus, trained_run, capsys):
     tokens = len(np.load(corpus.valid)) - 1
     assert f"step_00000006 on all {tokens:,} tokens of {corpus.valid}" in out
     assert re.search(r"loss \d\.\d{4} nats per token, perplexity \d+\.?\d*, \d\.\d{4} bits per byte\n", out)
+
+
+def test_a_run_on_the_built_in_stories_knows_its_validation_file(corpus, trained_run, tmp_path, monkeypatch):
+    """Such a run names no files in its config.yaml, so that it can be repeated elsewhere."""
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config |= {"train_data_path": None, "val_data_path": None, "tokenizer": None}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    facts = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(facts | {"floor_bits_per_byte": 0.5}))
+    monkeypatch.setattr("lmfast.cli.evaluating.prepare", lambda **options: corpus)
+    metrics = evaluate_run(EvaluateSettings(run=str(run), device="cpu"))
+    assert metrics["loss"] == pytest.approx(read_metrics(trained_run)[-1]["val_loss"], rel=1e-6)
 
 
 def test_a_stated_number_of_batches_and_an_older_checkpoint(corpus, trained_run, capsys):

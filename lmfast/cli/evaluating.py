@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from lmfast.counted import counted
 from lmfast.data.batches import Windows
 from lmfast.data.chat import ending_ids, shares_ids
+from lmfast.data.stories.builtin import prepare
 from lmfast.data.text_statistics import file_words, text_statistics, token_words
 from lmfast.data.token_file import open_tokens
 from lmfast.errors import UserError
 from lmfast.inference.decode import continue_prompts, generate
 from lmfast.inference.sampling import Sampling
 from lmfast.model.device import autocast, make_deterministic, pick_device
-from lmfast.settings import DataSettings, TrainSettings, replace_flat, selected_precision
+from lmfast.settings import DataSettings, TrainSettings, read_model, replace_flat, selected_precision
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
 from lmfast.training.checkpoint import find_checkpoint
 from lmfast.training.distributed import SINGLE_PROCESS
@@ -40,7 +41,7 @@ def measure(settings: "EvaluateSettings") -> dict[str, float]:
     stage = read_facts(checkpoint.run).get("stage", "train")
     # sft and dpo train on records, not on token files.
     trained = saved_settings(checkpoint.run, TrainSettings).data if stage == "train" else DataSettings()
-    data = settings.data or trained.val_data_path
+    data = settings.data or trained.val_data_path or _built_in(checkpoint.run, trained)
     if data is None and not settings.samples and stage == "train":
         raise UserError("the run has no val_data_path; give --data FILE, or --samples N")
     make_deterministic(device)
@@ -54,6 +55,13 @@ def measure(settings: "EvaluateSettings") -> dict[str, float]:
     if settings.samples:
         metrics |= _texts(settings, sampling, trained.train_data_path, model, tokenizer, device)
     return metrics
+
+
+def _built_in(run: Path, trained: DataSettings) -> str | None:
+    """The validation file of the built-in stories, if the run was trained on them without naming files."""
+    if trained.train_data_path is not None or "floor_bits_per_byte" not in read_facts(run):
+        return None
+    return str(prepare(vocab_size=read_model(run).vocab_size, report=lambda line: None).valid)
 
 
 def _loss(

@@ -18,6 +18,7 @@ from lmfast.evaluation.token_losses import (
     hardest,
 )
 from lmfast.tokenizer.bpe import Tokenizer
+from lmfast.training.html_page import scrolling
 
 SHOWN = 20_000  # most coloured tokens
 ROWS = 20  # of the tables of tokens
@@ -27,6 +28,7 @@ LEAST_PERCENT = 0.01  # smaller probabilities are not written out
 BEFORE = 12  # tokens shown before a hard one
 
 STYLE = """
+.scroll { overflow-x: auto; }
 :root { --ground: #fff; --ink: #1c1e21; --faint: #5f6672; --line: #e3e5e8; }
 @media (prefers-color-scheme: dark) { :root { --ground: #16181c; --ink: #e8eaed; --faint: #9aa0a8; --line: #33373d; } }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground); max-width: 1000px;
@@ -148,4 +150,5 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) 
         marked = (f"<{tag}{' class=t' if i < texts else ''}>{cell}</{tag}>" for i, cell in enumerate(cells))
         return f"<tr>{''.join(marked)}</tr>"
 
-    return f"<table>{line(heads, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"
+    table = f"<table>{line(heads, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"
+    return scrolling(table, heads[0])

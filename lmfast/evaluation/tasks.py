@@ -166,7 +166,11 @@ def _closest(name: str, known: Sequence[str], include_path: str | None) -> str:
         return f"; did you mean {near}?"
     return (
         "; give one of lm-eval's tasks"
-        + ("" if include_path else ", or --include-path DIR for your own")
+        + (
+            ""
+            if include_path
+            else ", or the directory of your own (include_path; in training eval_tasks_include_path)"
+        )
         + " (python -m lm_eval ls tasks lists them)"
     )
 

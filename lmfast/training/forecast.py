@@ -123,6 +123,6 @@ class Forecast:
             return
         self.done = True
         per_token = (seconds - self.first[1]) / (tokens - self.first[2])
-        self.report(
-            f"measured: {1 / per_token:,.0f} tok/s, about {duration(self.left(per_token, step))} left"
-        )
+        left = duration(self.left(per_token, step))
+        about = "" if left.startswith("less") else "about "
+        self.report(f"measured: {1 / per_token:,.0f} tok/s, {about}{left} left")

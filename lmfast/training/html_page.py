@@ -37,14 +37,16 @@ def data_cells(cells: Sequence[str]) -> str:
     return "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
 
 
+def scrolling(table: str, label: str) -> str:
+    """A table that scrolls inside its container on a narrow screen. label: plain text, for screen readers."""
+    return f'<div class="scroll" role="region" tabindex="0" aria-label="{html.escape(label)}">{table}</div>'
+
+
 def scrolling_table(heads: Sequence[str], rows: Sequence[str], label: str) -> str:
     """A table with a row per item that scrolls inside its container. heads and rows (their cells): HTML."""
     head = "".join(f'<th scope="col">{head}</th>' for head in heads)
     body = "".join(f"<tr>{row}</tr>" for row in rows)
-    return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{html.escape(label)}">'
-        f'<table class="rows"><tr>{head}</tr>{body}</table></div>'
-    )
+    return scrolling(f'<table class="rows"><tr>{head}</tr>{body}</table>', label)
 
 
 def number(value: float | None, digits: int | None = None) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lmfast.files import atomic_write
-from lmfast.training.html_page import data_cells, document, number
+from lmfast.training.html_page import data_cells, document, number, scrolling
 from lmfast.training.plotting import colour, line_style
 from lmfast.training.report_plots import loss_unit, plots
 from lmfast.training.report_tasks import task_section
@@ -113,7 +113,7 @@ def _summary(runs: Sequence[_Run]) -> str:
     if len(runs) <= COLUMNS:
         head = "".join(f"<th>{name}</th>" for name in names)
         body = "".join(f"<tr><th>{name}</th>{data_cells(cells)}</tr>" for name, cells in figures)
-        return f"<table><tr><th></th>{head}</tr>{body}</table>"
+        return scrolling(f"<table><tr><th></th>{head}</tr>{body}</table>", "runs")
     shared = [(name, cells[0]) for name, cells in figures if name in SHARED and len(set(cells)) == 1]
     figures = [figure for figure in figures if (figure[0], figure[1][0]) not in shared]
     common = "".join(f"<br>{name}: {html.escape(cell)}" for name, cell in shared)
@@ -122,9 +122,9 @@ def _summary(runs: Sequence[_Run]) -> str:
         f"<tr><td>{name}</td>{data_cells([cells[i] for _, cells in figures])}</tr>"
         for i, name in enumerate(names)
     )
-    return (
-        f'<p class="note">All {len(runs)} runs:{common}</p>' if shared else ""
-    ) + f'<table class="rows"><tr><th>run</th>{head}</tr>{body}</table>'
+    return (f'<p class="note">All {len(runs)} runs:{common}</p>' if shared else "") + scrolling(
+        f'<table class="rows"><tr><th>run</th>{head}</tr>{body}</table>', "runs"
+    )
 
 
 def _headings(runs: Sequence[_Run]) -> list[str]:

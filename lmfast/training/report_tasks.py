@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from lmfast.counted import counted
+from lmfast.training.html_page import scrolling
 from lmfast.training.run_folder import read_metrics
 from lmfast.training.task_metrics import from_metrics
 
@@ -39,10 +40,8 @@ def task_section(names: Sequence[str], folders: Sequence[Path]) -> str:
     for _, of_task in itertools.groupby(keys, key=lambda key: key[0]):
         rows += _rows(list(of_task), runs)
     head = "".join(f"<th>{name}</th>" for name in names)
-    return (
-        f"<h2>Tasks</h2><table><tr><th>task</th><th>evaluated on</th><th>metric</th>{head}</tr>"
-        f"{''.join(rows)}</table>"
-    )
+    heads = f"<tr><th>task</th><th>evaluated on</th><th>metric</th>{head}</tr>"
+    return "<h2>Tasks</h2>" + scrolling(f"<table>{heads}{''.join(rows)}</table>", "tasks")
 
 
 def _rows(keys: list[Key], runs: Sequence[dict[Key, Value]]) -> list[str]:

@@ -303,5 +303,8 @@ def estimate_table(
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     times = [estimate.seconds for estimate in estimates.values() if estimate.seconds is not None]
     if len(times) > 1:
-        lines.append(f"about {duration(sum(times))} in all")
+        unknown = [name for name, estimate in estimates.items() if estimate.seconds is None]
+        rest = f", without {', '.join(unknown)}" if unknown else " in all"
+        total = duration(sum(times))
+        lines.append(f"{'' if total.startswith('less') else 'about '}{total}{rest}")
     return [line.rstrip() for line in lines]

@@ -21,10 +21,12 @@ STYLE = """
 .wide { overflow-x: auto; } .wide table { min-width: 34rem; } td.number { white-space: nowrap; }
 .off { color: #c92a2a; } dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; margin: .3rem 0;
 font-variant-numeric: tabular-nums; } dt { color: #555; } dd { margin: 0; overflow-wrap: anywhere; }
-pre { background: #f5f6f7; padding: .6rem 1rem; font-size: 13px; } blockquote { max-height: 24rem; overflow: auto;
+pre { background: #f5f6f7; padding: .6rem 1rem; font-size: 13px; }
+pre.output { max-height: 24rem; overflow: auto; } blockquote { max-height: 24rem; overflow: auto;
 overflow-wrap: anywhere; font-size: 14px; } h3 { font-size: 1rem; margin: 1.4rem 0 .2rem; }
 h3 .note { font-weight: 400; } @media (max-width: 500px) { dl { grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); }
-body { padding: 0 .8rem; } pre { white-space: pre-wrap; overflow-wrap: anywhere; } .wide table { min-width: 30rem; }
+body { padding: 0 .8rem; } pre:not(.output) { white-space: pre-wrap; overflow-wrap: anywhere; }
+.wide table { min-width: 30rem; }
 .command { display: none; } :is(th, td) { font-size: 14px; } }
 """
 
@@ -105,7 +107,11 @@ def _section(recipe: Recipe, step: Step, record: Record | None, found: Result) -
         )
         parts.append(f"<dl>{items}</dl>")
     if found.text:
-        parts.append(f"<blockquote>{html.escape(found.text)}</blockquote>")
+        # Tables of `evaluate` need a fixed width.
+        start, end = ("<blockquote>", "</blockquote>")
+        if step.command.name != "generate":
+            start, end = '<pre class="output" tabindex="0">', "</pre>"
+        parts.append(f"{start}{html.escape(found.text)}{end}")
     if found.link is not None:
         target = quote(os.path.relpath(found.link, recipe.folder).replace(os.sep, "/"))
         parts.append(f'<p><a href="{target}">report of the run</a>: curves, samples, settings</p>')

@@ -30,7 +30,7 @@ def test_a_damaged_record_counts_as_none(tmp_path):
 def test_the_content_of_a_settings_file_counts_and_the_place_of_the_output_does_not(tmp_path):
     one, other = steps(tmp_path), steps(tmp_path, d_model=192, out_dir=tmp_path / "b")
     assert settings_key(one) == settings_key(other)
-    assert settings_key(one) != settings_key(steps(tmp_path, d_model=64))
+    assert settings_key(one) != settings_key(steps(tmp_path, d_model=96))
 
 
 def test_the_decision_about_a_stage(tmp_path):
@@ -45,6 +45,6 @@ def test_the_decision_about_a_stage(tmp_path):
     here.outputs = {"config.yaml": 1}
     assert decide(step, here, set()).action == "skip"
     assert decide(steps(tmp_path, log_interval=7), here, set()).action == "continue"
-    changed = decide(steps(tmp_path, d_model=64), here, set())
+    changed = decide(steps(tmp_path, d_model=96), here, set())
     assert (changed.action, changed.clear, changed.why) == ("run", True, "changed: d_model")
     assert decide(steps(tmp_path, out_dir=tmp_path / "b"), here, set()).clear is False

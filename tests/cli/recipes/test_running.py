@@ -67,7 +67,7 @@ def stages(tmp_path, monkeypatch):
         "stages": {
             "words": {"command": "tokenizer train", "input": "a.txt", "vocab_size": 300},
             "tokens": {"command": "data prepare", "input": "a.txt", "tokenizer": "$words"},
-            "base": {"command": "train", "train_data": "$tokens/train.npy", "max_iters": 2, "d_model": 8},
+            "base": {"command": "train", "train_data": "$tokens/train.npy", "max_iters": 2, "d_model": 24},
             "score": {"command": "evaluate", "run": "$base", "samples": 2},
             "gguf": {"command": "export", "run": "$base", "format": "gguf"},
         }
@@ -98,7 +98,7 @@ def test_a_changed_setting_runs_that_stage_and_those_that_read_it(stages, capsys
     run(stages)
     stages.names()
     stages.content["run"] = "other weights"
-    assert run(stages, "base.d_model=16") == 0
+    assert run(stages, "base.d_model=48") == 0
     assert stages.names() == ["train", "evaluate", "export"]
     out = capsys.readouterr().out
     assert "base: changed: d_model" in out and "the earlier one is kept in runs/r/old/base-1" in out
