@@ -143,6 +143,44 @@ def test_a_foreign_folder_is_an_error(stub, capsys):
     assert "mine: is not the folder of a sweep" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flags", [(), ("--storage", "sqlite:///other.db"), ("--dry-run",)])
+def test_trials_without_their_study_are_kept_apart(stub, capsys, flags):
+    """Otherwise trials with other values would continue the old runs."""
+    assert stub(**GRID) == 0
+    if "--storage" not in flags:
+        (stub.folder / "sweeps/lr/study.db").unlink()
+    assert stub(*flags, space={"lr": [5e-3]}) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: sweeps/lr: has trials, but ") and error.count("\n") == 1
+    assert stub.trial(0)["learning_rate"] == 0.001 and len(stub.starts()) == 4
+    assert (stub.folder / "sweeps/lr/study.db").exists() == ("--storage" in flags)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"eval_tasks": "piqa", "tokenizer": "none"}, "learning_rate 0.001: eval_tasks needs the tokenizer"),
+        ({"eval_tasks": "piqa,"}, "learning_rate 0.001: eval_tasks is 'piqa,'"),
+        ({"eval_tasks": "piqa", "eval_tasks_include_path": "no"}, "eval_tasks_include_path no: is not a dir"),
+        ({"eval_tasks_include_path": "."}, "eval_tasks_include_path is given without eval_tasks"),
+        ({"eval_tasks": "piqa"}, "eval_tasks needs the package lm_eval"),
+    ],
+)
+def test_tasks_are_checked_before_the_first_trial(stub, capsys, corpus, monkeypatch, settings, message):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    data = {
+        "train_data": str(corpus.train),
+        "val_data": str(corpus.valid),
+        "tokenizer": str(corpus.tokenizer),
+    }
+    model = {"vocab_size": 512} if settings.get("tokenizer") == "none" else {}
+    settings = {"max_iters": 4, "eval_interval": 2, **data, **model, **settings}
+    assert stub(settings=settings, space={"lr": [1e-3]}) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (stub.folder / "sweeps").exists()
+
+
 def test_optuna_is_named_if_it_is_missing(stub, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert stub(**GRID) == 2

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+from lmfast.cli.task_options import NEEDS_TOKENIZER, check_package, wanted_tasks
 from lmfast.counted import counted
 from lmfast.data.stories.builtin import prepare
 from lmfast.errors import UserError
@@ -17,15 +18,16 @@ from lmfast.sweeps.optuna_objects import storage_errors
 from lmfast.sweeps.page import write_page
 from lmfast.sweeps.processes import train_command, visible_gpus
 from lmfast.sweeps.running import Events, Runner
-from lmfast.sweeps.space import corner_points, describe
+from lmfast.sweeps.space import Point, corner_points, describe
 from lmfast.sweeps.specification import (
     Specification,
     find_sweep,
     read_specification,
     write_specification,
 )
-from lmfast.sweeps.study import Outcome, Record, SweepStudy, saved_largest
+from lmfast.sweeps.study import Outcome, Record, SweepStudy, reject_lost_study, saved_largest
 from lmfast.sweeps.trials import Results
+from lmfast.training.token_inputs import NO_TOKENIZER
 from lmfast.units import duration
 
 PAGE_SHARE = 0.05
@@ -45,6 +47,7 @@ def sweep(
     path = find_sweep(name)
     folder = Path("sweeps") / path.stem if out_dir is None else out_dir
     _reject_foreign_folder(folder)
+    reject_lost_study(folder, storage)
     specification = read_specification(path)
     device = specification.settings.get("device", "auto")
     gpus = visible_gpus() if device in ("auto", "cuda") else []
@@ -56,6 +59,7 @@ def sweep(
             specification, lambda device: _capacity(device, workers), str(path), before
         )
     check_trials(specification, str(path))
+    _check_tasks(specification, str(path))
     if dry_run:
         _list_trials(specification)
         return 0
@@ -159,11 +163,28 @@ def _capacity(device: str, workers: int) -> tuple[float, bool]:
 
 def _prepare_corpora(specification: Specification) -> None:
     """Prepares the built-in stories for the trials without training data, so that no two processes do."""
-    points = specification.points() if specification.search == "grid" else corner_points(specification.axes)
-    settings = [specification.train_settings(point) for point in points]
+    settings = [specification.train_settings(point) for point in _points(specification)]
     sizes = {s.model.vocab_size or BUILT_IN_VOCAB for s in settings if s.data.train_data_path is None}
     for size in sorted(sizes):
         prepare(vocab_size=size)
+
+
+def _points(specification: Specification) -> list[Point]:
+    """The points to check: all of a grid, the corners of a search."""
+    return specification.points() if specification.search == "grid" else corner_points(specification.axes)
+
+
+def _check_tasks(specification: Specification, where: str) -> None:
+    """Raises UserError for trials whose eval_tasks cannot be evaluated. Does not look up the tasks: that takes seconds."""
+    for point in _points(specification):
+        settings = specification.train_settings(point)
+        try:
+            if wanted_tasks(settings.logging) and settings.data.tokenizer == NO_TOKENIZER:
+                raise UserError(NEEDS_TOKENIZER)
+        except UserError as error:
+            raise UserError(f"{where}: {describe(point)}: {error}") from None
+        if wanted_tasks(settings.logging):
+            check_package("eval_tasks")
 
 
 def _list_trials(specification: Specification) -> None:

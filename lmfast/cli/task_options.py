@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lmfast.errors import UserError
+from lmfast.settings import LoggingSettings
 
+OFF = "none"
+"""value of eval_tasks that turns it off in a resumed run"""
+NEEDS_TOKENIZER = "eval_tasks needs the tokenizer of the run; give --tokenizer, or remove --eval-tasks"
 INSTALL = 'pip install "lm-eval>=0.4.13,<0.5"'
 
 
@@ -17,6 +21,19 @@ def task_names(text: str, setting: str) -> list[str]:
     if not all(names):
         raise UserError(f"{setting} is {text!r}; give names separated by commas, such as arc_easy,piqa")
     return list(dict.fromkeys(names))
+
+
+def wanted_tasks(log: LoggingSettings) -> list[str]:
+    """The names in eval_tasks, none if it is off. Raises UserError for bad ones, and for a missing include path."""
+    if log.eval_tasks is None or log.eval_tasks == OFF:
+        if log.eval_tasks is None and log.eval_tasks_include_path is not None:
+            raise UserError(
+                "eval_tasks_include_path is given without eval_tasks; add --eval-tasks, or remove it"
+            )
+        return []
+    names = task_names(log.eval_tasks, "eval_tasks")
+    check_include_path(log.eval_tasks_include_path, "eval_tasks_include_path")
+    return names
 
 
 def check_include_path(path: str | None, setting: str) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from typing import TypeVar
 
-from lmfast.cli.task_options import check_include_path, check_package, lm_eval_imported, task_names
+from lmfast.cli.task_options import NEEDS_TOKENIZER, check_package, lm_eval_imported, wanted_tasks
 from lmfast.errors import UserError
 from lmfast.evaluation.task_tokenizer import check_tokenizer
 from lmfast.settings import TrainSettings, replace_flat, selected_precision
@@ -12,8 +12,6 @@ from lmfast.training.distributed import SINGLE_PROCESS, Ranks
 from lmfast.training.task import Task
 
 T = TypeVar("T", bound=TrainSettings)
-OFF = "none"
-"""value of eval_tasks that turns it off in a resumed run"""
 
 
 def with_tasks(settings: T, task: Task, ranks: Ranks = SINGLE_PROCESS) -> tuple[T, Task]:
@@ -21,18 +19,13 @@ def with_tasks(settings: T, task: Task, ranks: Ranks = SINGLE_PROCESS) -> tuple[
 
     Loads and checks the tasks. Raises UserError if that is not possible."""
     log = settings.logging
-    if log.eval_tasks is None or log.eval_tasks == OFF:
-        if log.eval_tasks is None and log.eval_tasks_include_path is not None:
-            raise UserError(
-                "eval_tasks_include_path is given without eval_tasks; add --eval-tasks, or remove it"
-            )
+    names = wanted_tasks(log)
+    if not names:
         return replace_flat(settings, {"eval_tasks": None, "eval_tasks_include_path": None}), task
-    names = task_names(log.eval_tasks, "eval_tasks")
     if (path := log.eval_tasks_include_path) is not None:
-        check_include_path(path, "eval_tasks_include_path")
         settings = replace_flat(settings, {"eval_tasks_include_path": os.path.abspath(path)})
     if task.tokenizer is None:
-        raise UserError("eval_tasks needs the tokenizer of the run; give --tokenizer, or remove --eval-tasks")
+        raise UserError(NEEDS_TOKENIZER)
     check_tokenizer(task.tokenizer)
     loaded = ranks.only_first(lambda: _load(settings, task, names, ranks))
     return settings, task if loaded is None else loaded

@@ -11,6 +11,7 @@ import contextlib
 import math
 import platform
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -87,6 +88,8 @@ class SweepStudy:
     def _create(self):
         optuna, wanted = optuna_package(), self.specification
         name = _study_name(self.storage, self.folder, self.shared)
+        if self.shared and name not in (known.study_name for known in self.storage.get_all_studies()):
+            _reject_old_trials(self.folder, f"the storage has no study {name}")
         study = optuna.create_study(
             storage=self.storage,
             study_name=name,
@@ -344,6 +347,20 @@ class SweepStudy:
             self.study.tell(
                 trial.number, value if name == "COMPLETE" else None, state=state, skip_if_finished=True
             )
+
+
+def reject_lost_study(folder: Path, url: str | None) -> None:
+    """Raises UserError if the folder has trials but not the study.db that describes them. With a url, opening checks."""
+    if url is None:
+        _reject_old_trials(folder, "study.db is missing", lambda: not (folder / "study.db").exists())
+
+
+def _reject_old_trials(folder: Path, why: str, lost: Callable[[], bool] = lambda: True) -> None:
+    # The trials first: another process that creates the sweep now makes study.db before them.
+    if any((folder / "trials").glob("[0-9]*")) and lost():
+        raise UserError(
+            f"{folder}: has trials, but {why}, so their values are unknown; restore it, or choose another --out-dir"
+        )
 
 
 def saved_largest(folder: Path, url: str | None) -> int | None:
