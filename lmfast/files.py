@@ -6,6 +6,7 @@ Raises UserError for directories that are missing or not writable.
 import atexit
 import contextlib
 import hashlib
+import json
 import os
 import platform
 import shutil
@@ -14,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from lmfast.errors import UserError
 
@@ -134,6 +135,14 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); convert it first") from None
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; None if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def file_sha256(path: Path) -> str:

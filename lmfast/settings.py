@@ -234,16 +234,20 @@ def replace_flat(settings: T, values: dict[str, Any]) -> T:
     return dataclasses.replace(settings, **changes)
 
 
-def find_config(name: str) -> Path:
-    """Path of a settings file, given by path or by the name of a built-in one (a file in configs/)."""
-    for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
+def find_config(name: str, folder: Path | None = None, kind: str = "settings file") -> Path:
+    """Path of a YAML file, given by path or by the name of a built-in one in `folder`, by default configs/.
+
+    kind: what the error message calls it."""
+    built_in = folder or CONFIGS
+    for path in (Path(name), built_in / name, built_in / f"{name}.yaml"):
         if path.is_file():
             return path
-    known = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
-    near = [f for f in (f"{name}.yaml", f"configs/{name}.yaml") if Path(f).is_file()]  # the user's own
+    known = sorted(p.stem for p in built_in.glob("*.yaml"))
+    own = f"configs/{name}.yaml" if folder is None else f"configs/{folder.name}/{name}.yaml"
+    near = [f for f in (f"{name}.yaml", own) if Path(f).is_file()]  # the user's own
     near += difflib.get_close_matches(Path(name).stem, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"the built-in ones are {', '.join(known)}"
-    raise UserError(f"{shlex.quote(name)}: no such settings file; {hint}")
+    raise UserError(f"{shlex.quote(name)}: no such {kind}; {hint}")
 
 
 def read_yaml(path: Path, cls: type, others: Sequence[type] = ()) -> dict[str, Any]:

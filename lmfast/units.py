@@ -23,6 +23,15 @@ def duration(seconds: float) -> str:
     return f"{days:.1f} days" if days < 2 * 365 else f"{days / 365:,.0f} years"
 
 
+def about(seconds: float) -> str:
+    """An estimated duration.
+
+    >>> about(0.2), about(303)
+    ('less than 1 s', 'about 5 min 3 s')
+    """
+    return duration(seconds) if seconds < 1 else f"about {duration(seconds)}"
+
+
 def data_size(num_bytes: float) -> str:
     """A number of bytes with one decimal, in powers of 1000.
 

@@ -17,6 +17,7 @@ from lmfast.files import (
     new_file,
     new_folder,
     private_cache,
+    read_json,
     read_text,
     remove_new_folders_on_error,
     try_lock,
@@ -246,3 +247,12 @@ def test_a_cache_of_another_user_is_not_used(caches, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(user.parent / "file"))
     with pytest.raises(UserError, match="set TMPDIR or XDG_CACHE_HOME"):
         private_cache("x")
+
+
+def test_json_of_a_missing_or_damaged_file(tmp_path):
+    path = tmp_path / "a.json"
+    assert read_json(path) is None
+    path.write_text("{")
+    assert read_json(path) is None
+    path.write_text('{"a": 1}')
+    assert read_json(path) == {"a": 1}

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from lmfast.sweep import main
+from lmfast.sweeps.study import SweepStudy
 from lmfast.train import train
 from lmfast.training.run_folder import read_metrics
 from tests.processes import wait_until
@@ -141,6 +142,20 @@ def test_a_foreign_folder_is_an_error(stub, capsys):
     (stub.folder / "mine/thesis.txt").touch()
     assert stub("--out-dir", "mine", **GRID) == 2
     assert "mine: is not the folder of a sweep" in capsys.readouterr().err
+
+
+def test_a_second_command_while_the_study_is_created(stub, monkeypatch):
+    """The folder already counts as that of a sweep; likewise if the first command is killed at this point."""
+    codes = []
+
+    def create(specification, folder, url):
+        (folder / ".locks").mkdir(exist_ok=True)
+        codes.append(stub("--dry-run", **GRID))
+        return SweepStudy(specification, folder, url)
+
+    monkeypatch.setattr("lmfast.cli.sweeping.SweepStudy", create)
+    assert stub(**GRID) == 0
+    assert codes == [0]
 
 
 @pytest.mark.parametrize("flags", [(), ("--storage", "sqlite:///other.db"), ("--dry-run",)])

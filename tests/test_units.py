@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmfast.units import data_size, duration
+from lmfast.units import about, data_size, duration
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,10 @@ from lmfast.units import data_size, duration
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_estimated_durations():
+    assert (about(0.2), about(303)) == ("less than 1 s", "about 5 min 3 s")
 
 
 @pytest.mark.parametrize(

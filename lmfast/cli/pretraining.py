@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lmfast.cli.settings_line import named_settings, parse
 from lmfast.cli.training_tasks import with_tasks
-from lmfast.data.stories.builtin import Prepared, prepare
+from lmfast.data.stories.builtin import VOCAB_SIZE, Prepared, prepare
 from lmfast.data.stories.entropy import known_entropy
 from lmfast.errors import UserError
 from lmfast.inference.decode import generate
@@ -49,7 +49,7 @@ def _read_command_line(
         )
     if settings.data.train_data_path is None and corpus is None:
         print("no training data given: using the built-in stories (use --train-data FILE for your own)")
-        corpus = prepare(vocab_size=settings.model.vocab_size or 4096)
+        corpus = prepare(vocab_size=settings.model.vocab_size or VOCAB_SIZE)
     # Not part of config.yaml, which must start the same run in another folder.
     settings = replace_flat(settings, {"out_dir": None, "resume": False})
     source = None

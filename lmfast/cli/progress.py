@@ -151,10 +151,10 @@ class PeakMemory:
         return "peak memory unknown" if self.peak is None else f"peak memory {self.peak / 1e6:,.0f} MB"
 
 
-def memory_in_use() -> int | None:
-    """Bytes of this process's anonymous and shared memory."""
+def memory_in_use(process: int | str = "self") -> int | None:
+    """Bytes of the anonymous and shared memory of a process, by default this one."""
     try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        with open(f"/proc/{process}/status", encoding="ascii", errors="replace") as status:
             fields = dict(line.split(":", 1) for line in status if line.startswith(("RssAnon", "RssShmem")))
         return 1024 * sum(int(value.split()[0]) for value in fields.values())
     except (OSError, ValueError, IndexError):

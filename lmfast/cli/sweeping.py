@@ -8,17 +8,17 @@ from pathlib import Path
 
 from lmfast.cli.task_options import NEEDS_TOKENIZER, check_package, wanted_tasks
 from lmfast.counted import counted
-from lmfast.data.stories.builtin import prepare
+from lmfast.data.stories.builtin import VOCAB_SIZE, prepare
 from lmfast.errors import UserError
 from lmfast.files import remove_new_folders_on_error
 from lmfast.hardware import machine_memory, may_have_gpu
-from lmfast.sweeps.checking import BUILT_IN_VOCAB, check_trials, resolve_largest, tokens_of
+from lmfast.sweeps.checking import check_trials, resolve_largest, tokens_of
 from lmfast.sweeps.groups import best_group, best_trial, group_trials
 from lmfast.sweeps.optuna_objects import storage_errors
 from lmfast.sweeps.page import write_page
 from lmfast.sweeps.processes import train_command, visible_gpus
 from lmfast.sweeps.running import Events, Runner
-from lmfast.sweeps.space import Point, corner_points, describe
+from lmfast.sweeps.space import describe
 from lmfast.sweeps.specification import (
     Specification,
     find_sweep,
@@ -63,9 +63,11 @@ def sweep(
     if dry_run:
         _list_trials(specification)
         return 0
-    with remove_new_folders_on_error(folder), storage_errors(str(folder)):
+    trials = folder / "trials"
+    with remove_new_folders_on_error(trials), storage_errors(str(folder)):
+        # First, because it marks the folder as that of a sweep: another process may start, or this one be killed.
+        trials.mkdir(parents=True, exist_ok=True)
         study = SweepStudy(specification, folder, storage)
-        (folder / "trials").mkdir(parents=True, exist_ok=True)
     _prepare_corpora(specification)
     write_specification(folder / "sweep.yaml", specification)
     console = Console(study)
@@ -163,20 +165,15 @@ def _capacity(device: str, workers: int) -> tuple[float, bool]:
 
 def _prepare_corpora(specification: Specification) -> None:
     """Prepares the built-in stories for the trials without training data, so that no two processes do."""
-    settings = [specification.train_settings(point) for point in _points(specification)]
-    sizes = {s.model.vocab_size or BUILT_IN_VOCAB for s in settings if s.data.train_data_path is None}
+    settings = [specification.train_settings(point) for point in specification.points_to_check()]
+    sizes = {s.model.vocab_size or VOCAB_SIZE for s in settings if s.data.train_data_path is None}
     for size in sorted(sizes):
         prepare(vocab_size=size)
 
 
-def _points(specification: Specification) -> list[Point]:
-    """The points to check: all of a grid, the corners of a search."""
-    return specification.points() if specification.search == "grid" else corner_points(specification.axes)
-
-
 def _check_tasks(specification: Specification, where: str) -> None:
     """Raises UserError for trials whose eval_tasks cannot be evaluated. Does not look up the tasks: that takes seconds."""
-    for point in _points(specification):
+    for point in specification.points_to_check():
         settings = specification.train_settings(point)
         try:
             if wanted_tasks(settings.logging) and settings.data.tokenizer == NO_TOKENIZER:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lmfast.data.stories.builtin import VOCAB_SIZE
 from lmfast.errors import UserError
 from lmfast.model.bisection import largest_satisfying
 from lmfast.model.memory import USABLE, training_memory
@@ -16,9 +17,6 @@ from lmfast.sweeps.space import LARGEST, Point, corner_points, describe
 from lmfast.sweeps.specification import Specification
 from lmfast.training.resolve import batch_ramp, resolve
 from lmfast.training.token_inputs import open_inputs
-
-BUILT_IN_VOCAB = 4096
-"""vocab_size of the built-in stories, unless it is set"""
 
 Capacity = Callable[[str], tuple[float, bool]]
 """device setting → (bytes of memory for one trial, whether the device is a CPU)"""
@@ -39,7 +37,7 @@ def resolve_largest(
     sizes: dict[Any, int] = {}
     for point in points:
         settings = specification.train_settings(point | {"batch_size": 1})
-        vocab = settings.model.vocab_size or BUILT_IN_VOCAB
+        vocab = settings.model.vocab_size or VOCAB_SIZE
         model = dataclasses.replace(settings.model, vocab_size=vocab)
         dtype = "fp8" if settings.run.fp8 else selected_precision(settings.run)
         key = model, dtype, settings.run.device
@@ -65,10 +63,8 @@ def resolve_largest(
 
 def check_trials(specification: Specification, where: str) -> None:
     """Raises UserError for the first combination of settings that a run would reject, and for missing data."""
-    grid = specification.search == "grid"
-    points = specification.points() if grid else corner_points(specification.axes)
     checker = TrialChecker()
-    for point in points:
+    for point in specification.points_to_check():
         try:
             settings = checker.resolved(specification.train_settings(point))
             _check_metric(specification, settings)
@@ -96,7 +92,7 @@ class TrialChecker:
             for name in ("val_data_path", "tokenizer"):
                 if getattr(data, name) is not None:
                     raise UserError(f"{name} is given without train_data_path; add it, or remove {name}")
-            return resolve(settings, model.vocab_size or BUILT_IN_VOCAB)
+            return resolve(settings, model.vocab_size or VOCAB_SIZE)
         key = (*dataclasses.astuple(data), model.vocab_size, model.context_length)
         if key in self.vocabularies:
             return resolve(settings, self.vocabularies[key])
@@ -129,4 +125,4 @@ def planned_tokens(settings: TrainSettings) -> int | None:
 def tokens_of(specification: Specification, point: Point) -> int | None:
     """The planned tokens of a trial whose settings were checked."""
     settings = specification.train_settings(point)
-    return planned_tokens(resolve(settings, settings.model.vocab_size or BUILT_IN_VOCAB))
+    return planned_tokens(resolve(settings, settings.model.vocab_size or VOCAB_SIZE))

@@ -33,6 +33,7 @@ from lmfast.sweeps.space import (
     Range,
     axes_with_variants,
     check_grid,
+    corner_points,
     grid_points,
     read_group,
     read_space,
@@ -100,6 +101,10 @@ class Specification:
         """The points of a grid, in the order in which they run."""
         return grid_points(self.axes)
 
+    def points_to_check(self) -> list[Point]:
+        """All points of a grid; of a search, the corners of its space."""
+        return self.points() if self.search == "grid" else corner_points(self.axes)
+
     def flat(self, point: Point) -> dict[str, Any]:
         """The flat settings of a trial: shared ones, then those of its variant, then the searched ones."""
         values = {name: value for name, value in point.items() if name != VARIANT}
@@ -130,13 +135,7 @@ class Specification:
 
 def find_sweep(name: str) -> Path:
     """Path of a sweep file, given by path or by the name of a built-in one (a file in configs/sweeps/)."""
-    built_in = CONFIGS / "sweeps"
-    for path in (Path(name), built_in / name, built_in / f"{name}.yaml"):
-        if path.is_file():
-            return path
-    known = sorted(path.stem for path in built_in.glob("*.yaml"))
-    near = remedy(Path(name).stem, known, dashes="")
-    raise UserError(f"{name}: no such sweep file; {near or 'the built-in ones are ' + ', '.join(known)}")
+    return find_config(name, CONFIGS / "sweeps", "sweep file")
 
 
 def read_specification(path: Path) -> Specification:

@@ -1,10 +1,10 @@
 """The trials of a sweep in an Optuna storage: which are waiting, running and finished, and which comes next.
 
 A trial is identified by its searched values, so the same values never run twice. Several processes and machines may use a
-storage at once: whoever sets a waiting trial to running has it. A record that another one makes redundant is told as failed
-with the attribute `dropped`. A failed trial is tried again when the command is restarted: in a new record, under its number.
+storage at once: whoever sets a waiting trial to running has it. A record that another one makes redundant fails with the
+attribute `dropped`. A failed trial is tried again when the command is restarted: in a new record, under its number.
 
-Diverged trials are told as complete with an infinite value, which every sampler ranks last.
+Diverged trials are recorded as complete with an infinite value, which every sampler ranks last.
 """
 
 import contextlib
@@ -138,7 +138,7 @@ class SweepStudy:
         states = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
         state = cast(State, attributes.get("state") or states.get(name, "running"))
         if name in ("RUNNING", "WAITING"):
-            state = "running"  # the attribute is written just before the trial is told
+            state = "running"  # the attribute is written just before the trial's state
         value = trial.value if state == "complete" else None
         if state == "pruned" and trial.intermediate_values:
             value = trial.intermediate_values[max(trial.intermediate_values)]

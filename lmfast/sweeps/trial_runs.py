@@ -1,7 +1,6 @@
 """What the page of a sweep reads from the run folder of a trial. A folder without files has no metrics."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from lmfast.sweeps.groups import finite
 from lmfast.sweeps.trials import Results, Trial
@@ -41,10 +40,4 @@ class TrialRun:
 
 def read_trials(results: Results) -> dict[int, TrialRun]:
     """The runs of the trials, by number."""
-    return {trial.number: TrialRun(trial, _read(trial.folder)) for trial in results.trials}
-
-
-def _read(folder: Path) -> RunMetrics:
-    run = RunMetrics(folder)
-    run.facts = run.facts if isinstance(run.facts, dict) else {}
-    return run
+    return {trial.number: TrialRun(trial, RunMetrics(trial.folder)) for trial in results.trials}

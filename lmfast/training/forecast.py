@@ -14,7 +14,7 @@ from lmfast.hardware import machine_memory
 from lmfast.model.accounting import training_flops_per_token
 from lmfast.model.memory import USABLE, training_memory
 from lmfast.settings import OptimizerSettings, TrainSettings, selected_precision
-from lmfast.units import duration
+from lmfast.units import about, duration
 
 ASSUMED_MFU = 0.4
 UNREALISTIC_SECONDS = 14 * 86400
@@ -123,6 +123,4 @@ class Forecast:
             return
         self.done = True
         per_token = (seconds - self.first[1]) / (tokens - self.first[2])
-        left = duration(self.left(per_token, step))
-        about = "" if left.startswith("less") else "about "
-        self.report(f"measured: {1 / per_token:,.0f} tok/s, {about}{left} left")
+        self.report(f"measured: {1 / per_token:,.0f} tok/s, {about(self.left(per_token, step))} left")

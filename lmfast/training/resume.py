@@ -9,8 +9,9 @@ whether or not the run had finished. If lr_decay_iters was the last step, the de
 only --lr-decay-iters changes it.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lmfast.errors import UserError
 from lmfast.settings import OptimizerSettings, TrainSettings, read_yaml, replace_flat, to_flat
@@ -116,26 +117,32 @@ def reject_missing_data(folder: Path, settings: TrainSettings) -> None:
 
 def reject_changes(folder: Path, before: TrainSettings, now: TrainSettings) -> None:
     """Raises UserError naming the first resolved setting that changed and affects the weights."""
-    old, new = to_flat(before), to_flat(now)
-    for name in old:
-        if name not in HARMLESS and old[name] != new[name]:
-            raise UserError(
-                f"{folder}: the run has {name} {old[name]}, which cannot change to {new[name]}; remove it to resume, "
+    if refusal := refused_change(to_flat(before), to_flat(now)):
+        raise UserError(f"{folder}: {refusal}")
+
+
+def refused_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
+    """Why a run with the flat settings `old` cannot go on with `new`; None if it can."""
+    for name in {**old, **new}:
+        if name not in HARMLESS and old.get(name) != new.get(name):
+            return (
+                f"the run has {name} {old.get(name)}, which cannot change to {new.get(name)}; remove it to resume, "
                 "or choose another --out-dir (--init-from starts from the weights of this run)"
             )
     rows = [flat["batch_size"] * flat["grad_accumulation"] for flat in (old, new)]
     if rows[0] != rows[1]:
-        raise UserError(
-            f"{folder}: the run has batch_size × grad_accumulation = {rows[0]}, which cannot change to {rows[1]}; "
+        return (
+            f"the run has batch_size × grad_accumulation = {rows[0]}, which cannot change to {rows[1]}; "
             "keep the product, or choose another --out-dir"
         )
     if new["batch_ramp_iters"] and old["batch_size"] != new["batch_size"]:
-        raise UserError(
-            f"{folder}: batch_size cannot change in a run with a batch ramp; keep batch_size {old['batch_size']}, "
+        return (
+            f"batch_size cannot change in a run with a batch ramp; keep batch_size {old['batch_size']}, "
             "or choose another --out-dir"
         )
     if new["dropout"] > 0 and old["batch_size"] != new["batch_size"]:
-        raise UserError(
-            f"{folder}: batch_size cannot change in a run with dropout, whose masks depend on it; "
+        return (
+            "batch_size cannot change in a run with dropout, whose masks depend on it; "
             f"keep batch_size {old['batch_size']}, or choose another --out-dir"
         )
+    return None

@@ -12,7 +12,8 @@ class RunMetrics:
     def __init__(self, folder: Path):
         self.name, self.folder = folder.name or str(folder), folder
         self.metrics = [_numbers(line) for line in read_metrics(folder) if isinstance(line, dict)]
-        self.facts = read_facts(folder)
+        facts = read_facts(folder)
+        self.facts: dict[str, Any] = facts if isinstance(facts, dict) else {}
 
     def series(self, x: str, y: str) -> tuple[list, list]:
         points = [(m[x], m[y]) for m in self.metrics if x in m and y in m]

@@ -1,22 +1,10 @@
 import dataclasses
 
 import pytest
-import yaml
 
 from lmfast.errors import UserError
 from lmfast.model.memory import USABLE, training_memory
 from lmfast.sweeps.checking import check_trials, planned_tokens, resolve_largest, tokens_of
-from lmfast.sweeps.specification import read_specification
-
-
-@pytest.fixture
-def read(tmp_path):
-    def reads(**content):
-        path = tmp_path / "s.yaml"
-        path.write_text(yaml.safe_dump(content, sort_keys=False))
-        return read_specification(path)
-
-    return reads
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 import dataclasses
 
 import pytest
-import yaml
 
 from lmfast.errors import UserError
 from lmfast.settings import CONFIGS
@@ -10,16 +9,6 @@ from lmfast.sweeps.space import Range
 from lmfast.sweeps.specification import Budget, find_sweep, read_specification, write_specification
 
 SPACE = {"lr": ["1e-3", "1e-2"]}
-
-
-@pytest.fixture
-def read(tmp_path):
-    def reads(**content):
-        path = tmp_path / "s.yaml"
-        path.write_text(yaml.safe_dump(content, sort_keys=False))
-        return read_specification(path)
-
-    return reads
 
 
 def test_layers_of_settings(read, tmp_path):

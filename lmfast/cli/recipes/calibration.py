@@ -129,7 +129,7 @@ def measure_training(job: TrainingJob, tokenizers: dict[str, Tokenizer]) -> Meas
         rest = float(memory_in_use() or 0)
     found = {
         "first": times[0],
-        "step": float(np.median(times[1:])) * in_pass / used * len(batch) / in_pass,
+        "step": float(np.median(times[1:])) * len(batch) / used,
         "steps": float(opt.max_iters or 0),
         "peak": (memory.peak or 0) - before,
         "rest": rest - before,

@@ -28,7 +28,7 @@ from lmfast.model.config import ModelConfig
 from lmfast.settings import to_flat
 from lmfast.sharding.workers import default_workers
 from lmfast.training.run_folder import newest_step
-from lmfast.units import data_size, duration
+from lmfast.units import about, data_size, duration
 
 Measured = dict[str, dict[str, float]]
 START_SECONDS, NUMBA_SECONDS = 0.4, 0.7
@@ -204,14 +204,20 @@ def _training(step: Step, known: Known, measured: Measured) -> Estimate:
     words = 0.0
     if settings["sample_interval"]:
         seconds += intervals("sample_interval") * SAMPLE_SECONDS
-        if step.command.name == "train":
-            words = float(known.tokens_of(step.sources["train_data_path"][0]) or 0)
-            seconds += WORDS_SECONDS * min(words, 50e6)
+        words = _compared_tokens(step, known)
+        seconds += WORDS_SECONDS * min(words, 50e6)
     if step.command.name == "dpo":  # the reference reads every pair once
         seconds += found["items"] / settings["batch_size"] * found["evaluate"]
     memory = found["base"] + max(peak, rest + max(REPORT_BYTES, WORDS_BYTES * min(words, WORDS_TOKENS)))
     memory += LOAD_COMPILED_BYTES if settings["compile"] else 0
     return Estimate(min(seconds, limit), memory, note)
+
+
+def _compared_tokens(step: Step, known: Known) -> float:
+    """Tokens of the training text whose words a sample of the run is compared with; only after `train`."""
+    if step.command.name != "train":
+        return 0.0
+    return float(known.tokens_of(step.sources["train_data_path"][0]) or 0)
 
 
 def _import(step: Step, known: Known, measured: Measured) -> Estimate:
@@ -238,9 +244,8 @@ def _evaluate(step: Step, known: Known, measured: Measured) -> Estimate:
     other = known.steps[run or ""]
     if step.settings["samples"]:
         seconds += SAMPLE_SECONDS * math.ceil(step.settings["samples"] / 2)
-        if other.command.name == "train":
-            words = float(known.tokens_of(other.sources["train_data_path"][0]) or 0)
-            seconds += WORDS_SECONDS * words
+        words = _compared_tokens(other, known)
+        seconds += WORDS_SECONDS * words
     weights = _weights(known.model(other))
     rows = step.settings["batch_size"] / other.settings["batch_size"]
     forward = weights + FORWARD_SHARE * rows * max(0.0, found["peak"] - 4 * weights)
@@ -305,6 +310,5 @@ def estimate_table(
     if len(times) > 1:
         unknown = [name for name, estimate in estimates.items() if estimate.seconds is None]
         rest = f", without {', '.join(unknown)}" if unknown else " in all"
-        total = duration(sum(times))
-        lines.append(f"{'' if total.startswith('less') else 'about '}{total}{rest}")
+        lines.append(f"{about(sum(times))}{rest}")
     return [line.rstrip() for line in lines]

@@ -230,17 +230,17 @@ def _corpus_files(name: str) -> list[str] | None:
 def _sorted(recipe: Recipe, steps: dict[str, Step]) -> list[Step]:
     """Each step after those it reads from, otherwise in the order of the file."""
     order: list[Step] = []
-    state: dict[str, str] = {}
+    done: set[str] = set()
 
     def visit(step: Step, path: tuple[str, ...]) -> None:
-        if state.get(step.name) == "done":
+        if step.name in done:
             return
         if step.name in path:
             loop = " → ".join([*path[path.index(step.name) :], step.name])
             raise UserError(f"{recipe.path}: stages {loop} need each other; remove one of the references")
         for name in step.upstream:
             visit(steps[name], (*path, step.name))
-        state[step.name] = "done"
+        done.add(step.name)
         order.append(step)
 
     for step in steps.values():

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from lmfast.cli.progress import PeakMemory
+from lmfast.cli.progress import PeakMemory, memory_in_use
 
 INTERRUPTED = 130
 PR_SET_PDEATHSIG = 1
@@ -66,15 +66,15 @@ def launch(words: Sequence[str], capture: Path | None) -> Outcome:
 
 def tree_memory(pid: int) -> int | None:
     """Bytes of anonymous and shared memory of a process and its descendants; None if unknown."""
+    total = memory_in_use(pid)
+    if total is None:
+        return None
     try:
-        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
-            fields = dict(line.split(":", 1) for line in status if line.startswith(("RssAnon", "RssShmem")))
-        total = 1024 * sum(int(value.split()[0]) for value in fields.values())
         for task in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as children:
                 total += sum(tree_memory(int(child)) or 0 for child in children.read().split())
         return total
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError):
         return None
 
 

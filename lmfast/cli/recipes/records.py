@@ -15,7 +15,7 @@ from lmfast.cli.recipes.fingerprints import damaged, fingerprint, sizes
 from lmfast.cli.recipes.graph import Step
 from lmfast.cli.recipes.specification import reference, values_of
 from lmfast.files import atomic_write
-from lmfast.training.resume import HARMLESS
+from lmfast.training.resume import refused_change
 
 RECORDS = ".recipe"
 Action = Literal["run", "resume", "continue", "skip"]
@@ -103,7 +103,7 @@ def decide(step: Step, record: Record | None, pending: set[str]) -> Decision:
     )
     if changed:
         why = f"changed: {', '.join(changed)}"
-        if not (step.command.trains and _may_continue(changed, record.settings, settings)):
+        if not step.command.trains or refused_change(record.settings, settings) is not None:
             return Decision("run", why, clear=True)
     if waiting := [name for name in step.upstream if name in pending]:
         return Decision("run", f"reads the output of {' and '.join(waiting)}", clear=True)
@@ -119,16 +119,6 @@ def decide(step: Step, record: Record | None, pending: set[str]) -> Decision:
     if missing := damaged(step.output, record.outputs):
         return Decision("run", f"{missing} is missing or damaged", clear=step.command.keeps)
     return Decision("skip", "unchanged")
-
-
-def _may_continue(changed: list[str], old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Whether training accepts these changes of settings for a run that it resumes."""
-    if not HARMLESS.issuperset(changed):
-        return False
-    if not {"batch_size", "grad_accumulation"} & set(changed):
-        return True
-    rows = [settings["batch_size"] * settings["grad_accumulation"] for settings in (old, new)]
-    return rows[0] == rows[1] and not new["dropout"] and not new["batch_ramp_iters"]
 
 
 def started(step: Step, before: Record | None, decision: Decision, exists: bool) -> Record:

@@ -13,7 +13,6 @@ an unknown stage.
 
 import difflib
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ import yaml
 
 from lmfast.cli.recipes.commands import COMMANDS, Command
 from lmfast.errors import UserError
-from lmfast.settings import CONFIGS, load_yaml
+from lmfast.settings import CONFIGS, find_config, load_yaml
 from lmfast.suggestions import remedy
 
 RECIPES = CONFIGS / "recipes"
@@ -70,14 +69,7 @@ def values_of(value: Any) -> list[Any]:
 
 def find_recipe(name: str) -> Path:
     """Path of a recipe, given by path or by the name of one in configs/recipes/."""
-    for path in (Path(name), RECIPES / name, RECIPES / f"{name}.yaml"):
-        if path.is_file():
-            return path
-    known = sorted(path.stem for path in RECIPES.glob("*.yaml"))
-    near = [file for file in (f"{name}.yaml", f"configs/recipes/{name}.yaml") if Path(file).is_file()]
-    near += difflib.get_close_matches(Path(name).stem, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"the built-in ones are {', '.join(known)}"
-    raise UserError(f"{shlex.quote(name)}: no such recipe; {hint}")
+    return find_config(name, RECIPES, "recipe")
 
 
 def read_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:

@@ -10,16 +10,17 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lmfast.data.stories import corpus
-from lmfast.files import atomic_folder, atomic_write, clear_folder, folder_lock
+from lmfast.files import atomic_folder, atomic_write, clear_folder, folder_lock, read_json
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
 from lmfast.tokenizer.training import train_bpe
 from lmfast.units import data_size
 
 FOLDER = Path("data/stories")
+VOCAB_SIZE = 4096
+"""of the tokenizer, unless a run asks for another"""
 TRAIN_SEED, VALID_SEED = 1, 2
 
 
@@ -37,7 +38,7 @@ def prepare(
     folder: Path = FOLDER,
     train_bytes: int = 20_000_000,
     valid_bytes: int = 200_000,
-    vocab_size: int = 4096,
+    vocab_size: int = VOCAB_SIZE,
     report: Callable[[str], None] = print,
     fresh: bool = False,
 ) -> Prepared:
@@ -58,14 +59,14 @@ def _prepare(
     _tokenizer(folder, encoded, vocab_size, report)
     for name in ("train", "valid"):
         _tokens(folder, encoded, name, report)
-    floor = _read_json(folder / "valid.txt.json")["bits_per_byte"]
+    floor = read_json(folder / "valid.txt.json")["bits_per_byte"]
     return Prepared(encoded / "train.npy", encoded / "valid.npy", encoded / "tokenizer", floor)
 
 
 def _stories(path: Path, size: int, seed: int, report: Callable[[str], None]) -> None:
     request = {"requested": size, "seed": seed, "grammar": corpus.grammar_version()}
     stamp = path.with_name(f".{path.name}.request.json")
-    if path.exists() and _read_json(stamp) == request:
+    if path.exists() and read_json(stamp) == request:
         report(f"{path}: reused ({data_size(path.stat().st_size)} of stories)")
         return
     stamp.unlink(missing_ok=True)
@@ -76,9 +77,9 @@ def _stories(path: Path, size: int, seed: int, report: Callable[[str], None]) ->
 
 def _tokenizer(folder: Path, encoded: Path, vocab_size: int, report: Callable[[str], None]) -> None:
     source, target = folder / "train.txt", encoded / "tokenizer"
-    request = {"vocab_size": vocab_size, "source": _read_json(folder / ".train.txt.request.json")}
+    request = {"vocab_size": vocab_size, "source": read_json(folder / ".train.txt.request.json")}
     stamp = encoded / ".tokenizer.request.json"
-    if target.is_dir() and _read_json(stamp) == request:
+    if target.is_dir() and read_json(stamp) == request:
         report(f"{target}: reused ({vocab_size:,} tokens)")
         return
     stamp.unlink(missing_ok=True)
@@ -92,24 +93,17 @@ def _tokenizer(folder: Path, encoded: Path, vocab_size: int, report: Callable[[s
 def _tokens(folder: Path, encoded: Path, name: str, report: Callable[[str], None]) -> None:
     source, target = folder / f"{name}.txt", encoded / f"{name}.npy"
     request = {
-        "tokenizer": _read_json(encoded / ".tokenizer.request.json"),
-        "source": _read_json(folder / f".{name}.txt.request.json"),
+        "tokenizer": read_json(encoded / ".tokenizer.request.json"),
+        "source": read_json(folder / f".{name}.txt.request.json"),
     }
     stamp = encoded / f".{name}.npy.request.json"
-    if target.exists() and _read_json(stamp) == request:
+    if target.exists() and read_json(stamp) == request:
         report(f"{target}: reused")
         return
     stamp.unlink(missing_ok=True)
     summary = Tokenizer.load(encoded / "tokenizer").encode_file(source, target)
     _write_json(stamp, request)
     report(f"{target}: {summary.tokens:,} tokens")
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def _write_json(path: Path, value) -> None:
