@@ -46,7 +46,7 @@ SLOW_FILES = [
     "kernels/test_interpreted.py",
     "tokenizer/test_bpe.py",
     "training/test_resume.py",
-    "training/test_distributed.py",
+    "training/parallel/test_ranks.py",
     "training/test_faults.py",
     "test_dpo.py",
     "test_sft.py",
@@ -71,7 +71,7 @@ SLOW_FILES = [
 # Files that start training/forked_runs.py: its server, which imports torch, is started once for all of them.
 FORKED_RUNS = {
     "training/test_resume.py",
-    "training/test_distributed.py",
+    "training/parallel/test_ranks.py",
     "training/test_faults.py",
     "test_dpo.py",
     "test_sft.py",

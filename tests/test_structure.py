@@ -297,6 +297,7 @@ DATA_ONLY = {"words.py", "sentences.py", "plots_family.py", "plots_friends.py"}
 
 # Files that are tested with another one: file → the file whose test covers it.
 TEST_FILES = {
+    "loss": "ranks",
     "byte_characters": "formats",
     "gpt2_files": "formats",
     "tokenizer_json": "formats",

@@ -17,10 +17,10 @@ from lmfast.model.device import autocast, make_deterministic, pick_device
 from lmfast.settings import DataSettings, TrainSettings, read_model, replace_flat, selected_precision
 from lmfast.tokenizer.special_tokens import DOCUMENT_END
 from lmfast.training.checkpoint import find_checkpoint
-from lmfast.training.distributed import SINGLE_PROCESS
 from lmfast.training.evaluation import count_bytes, evaluate
 from lmfast.training.loading import load_checkpoint
 from lmfast.training.objectives import IGNORE, NextToken
+from lmfast.training.parallel.ranks import SINGLE_PROCESS
 from lmfast.training.post_training_settings import DPOSettings, SFTSettings
 from lmfast.training.preference import preference_task
 from lmfast.training.resume import saved_settings

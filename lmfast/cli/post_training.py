@@ -7,7 +7,7 @@ import torch
 
 from lmfast.cli.training_tasks import with_tasks
 from lmfast.inference.decode import generate
-from lmfast.training.distributed import Ranks, joined_ranks
+from lmfast.training.parallel.ranks import Ranks, joined_ranks
 from lmfast.training.post_training import chat_tokenizer, stage_settings
 from lmfast.training.post_training_settings import DPOSettings, SFTSettings
 from lmfast.training.preference import preference_task

@@ -13,7 +13,7 @@ from lmfast.inference.decode import generate
 from lmfast.model.device import pick_device
 from lmfast.settings import CONFIGS, TrainSettings, read_yaml, replace_flat
 from lmfast.training.checkpoint import find_checkpoint
-from lmfast.training.distributed import SINGLE_PROCESS, Ranks, joined_ranks
+from lmfast.training.parallel.ranks import SINGLE_PROCESS, Ranks, joined_ranks
 from lmfast.training.pretraining import pretraining_task
 from lmfast.training.resume import choose_folder, reject_missing_data, settings_to_resume
 from lmfast.training.run import execute

@@ -8,7 +8,7 @@ from lmfast.cli.task_options import NEEDS_TOKENIZER, check_package, lm_eval_impo
 from lmfast.errors import UserError
 from lmfast.evaluation.task_tokenizer import check_tokenizer
 from lmfast.settings import TrainSettings, replace_flat, selected_precision
-from lmfast.training.distributed import SINGLE_PROCESS, Ranks
+from lmfast.training.parallel.ranks import SINGLE_PROCESS, Ranks
 from lmfast.training.task import Task
 
 T = TypeVar("T", bound=TrainSettings)

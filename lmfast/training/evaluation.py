@@ -15,9 +15,9 @@ from lmfast.model.device import autocast
 from lmfast.model.transformer import TransformerLM
 from lmfast.settings import Precision, TrainSettings, selected_precision
 from lmfast.tokenizer.bpe import Tokenizer
-from lmfast.training.distributed import SINGLE_PROCESS, Ranks
 from lmfast.training.interfaces import Evaluate, MakeEvaluate, Objective
 from lmfast.training.objectives import IGNORE
+from lmfast.training.parallel.ranks import SINGLE_PROCESS, Ranks
 
 
 def make_evaluate(tokens: np.ndarray, tokenizer: Tokenizer | None, objective: Objective) -> MakeEvaluate:

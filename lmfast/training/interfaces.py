@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lmfast.model.transformer import TransformerLM
 from lmfast.settings import TrainSettings
-from lmfast.training.distributed import Ranks
+from lmfast.training.parallel.ranks import Ranks
 
 
 class Objective(Protocol):

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from lmfast.training.clock import Clock
-from lmfast.training.distributed import Ranks
 from lmfast.training.finite_guard import PATIENCE, FiniteGuard
 from lmfast.training.interfaces import BatchSource, Evaluate
 from lmfast.training.loss_scale import LossScale
+from lmfast.training.parallel.ranks import Ranks
 from lmfast.training.run_plan import Hooks, Plan, Progress
 from lmfast.training.sinks import Sinks
 from lmfast.training.step import StepResult

@@ -2,7 +2,7 @@
 
 A step is a pure function of the weights, the seed and the step number: batch and dropout are derived from (seed, step),
 so a resumed run reaches the same weights as an uninterrupted one. A step never waits for the device; the host reads
-device values only when it logs them. With several ranks (distributed.py), each runs this loop on its slice of every batch.
+device values only when it logs them. With several ranks (parallel/), each runs this loop on its slice of every batch.
 """
 
 from collections.abc import Callable
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from lmfast.training.clock import Clock
-from lmfast.training.distributed import SINGLE_PROCESS, Ranks
 from lmfast.training.interfaces import BatchSource, Objective
 from lmfast.training.intervals import Intervals
 from lmfast.training.loss_scale import LossScale
 from lmfast.training.optimizers import Optimizer
+from lmfast.training.parallel.ranks import SINGLE_PROCESS, Ranks
 from lmfast.training.run_plan import Hooks, Plan, Progress
 from lmfast.training.sinks import Sinks
 from lmfast.training.step import Stepper

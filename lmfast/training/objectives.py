@@ -12,7 +12,7 @@ from torch import Tensor
 import lmfast_kernels
 from lmfast.data.packing import positions
 from lmfast.model.transformer import TransformerLM
-from lmfast.training.distributed import SINGLE_PROCESS, Ranks
+from lmfast.training.parallel.ranks import SINGLE_PROCESS, Ranks
 
 IGNORE = -100
 """the target of positions without loss (PyTorch's convention)"""

@@ -14,9 +14,9 @@ from lmfast.model.device import autocast
 from lmfast.model.transformer import TransformerLM
 from lmfast.settings import TrainSettings, selected_precision
 from lmfast.tokenizer.bpe import Tokenizer
-from lmfast.training.distributed import Ranks
 from lmfast.training.interfaces import Evaluate, Generate, MakeEvaluate
 from lmfast.training.objectives import DPO, IGNORE, sequence_log_probs
+from lmfast.training.parallel.ranks import Ranks
 from lmfast.training.post_training import (
     answer_sampler,
     count_seen,

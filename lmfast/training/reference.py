@@ -19,9 +19,9 @@ from lmfast.model.device import autocast
 from lmfast.model.transformer import TransformerLM
 from lmfast.settings import Precision, selected_precision
 from lmfast.training.checkpoint import Checkpoint, find_checkpoint
-from lmfast.training.distributed import SINGLE_PROCESS, Ranks
 from lmfast.training.loading import build_model
 from lmfast.training.objectives import DPO, sequence_log_probs
+from lmfast.training.parallel.ranks import SINGLE_PROCESS, Ranks
 from lmfast.training.post_training_settings import DPOSettings
 from lmfast.training.run_folder import read_facts
 from lmfast.training.task import Start

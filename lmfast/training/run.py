@@ -20,12 +20,12 @@ from lmfast.settings import TrainSettings
 from lmfast.training import run_folder
 from lmfast.training.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
 from lmfast.training.compiled import CompiledLoss
-from lmfast.training.distributed import SINGLE_PROCESS, Ranks
 from lmfast.training.first_step import first_step_line
 from lmfast.training.loading import load_weights
 from lmfast.training.loop import train_loop
 from lmfast.training.loss_scale import LossScale
 from lmfast.training.optimizers import Optimizer, load_state_tensors, make_optimizer, state_tensors
+from lmfast.training.parallel.ranks import SINGLE_PROCESS, Ranks
 from lmfast.training.prefetch import Prefetched
 from lmfast.training.report import write_report
 from lmfast.training.resolve import batch_ramp

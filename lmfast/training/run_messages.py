@@ -8,8 +8,8 @@ from lmfast.counted import counted
 from lmfast.model.accounting import num_parameters
 from lmfast.model.device import describe_machine
 from lmfast.settings import TrainSettings, selected_precision
-from lmfast.training.distributed import Ranks
 from lmfast.training.forecast import Forecast, estimate_lines, memory_capacity, schedule_warnings, time_left
+from lmfast.training.parallel.ranks import Ranks
 from lmfast.training.resolve import batch_ramp
 from lmfast.training.resume import describe_extension
 from lmfast.training.run_opening import Claimed

@@ -14,11 +14,12 @@ from torch import Tensor
 from lmfast.data.batches import derive_seed
 from lmfast.model.device import autocast
 from lmfast.settings import selected_precision
-from lmfast.training.distributed import ParallelLoss, Ranks
 from lmfast.training.finite_guard import FiniteGuard
 from lmfast.training.interfaces import Objective
 from lmfast.training.loss_scale import LossScale
 from lmfast.training.optimizers import Optimizer
+from lmfast.training.parallel.loss import ParallelLoss
+from lmfast.training.parallel.ranks import Ranks
 from lmfast.training.run_plan import Plan
 
 

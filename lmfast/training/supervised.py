@@ -14,10 +14,10 @@ from lmfast.data.packing import RowBatches, mean_span, pack, sequential_batches
 from lmfast.model.transformer import TransformerLM
 from lmfast.settings import TrainSettings, selected_precision
 from lmfast.tokenizer.bpe import Tokenizer
-from lmfast.training.distributed import Ranks
 from lmfast.training.evaluation import evaluate
 from lmfast.training.interfaces import Evaluate, Generate, MakeEvaluate
 from lmfast.training.objectives import SFT
+from lmfast.training.parallel.ranks import Ranks
 from lmfast.training.post_training import (
     answer_sampler,
     embedding_rows,

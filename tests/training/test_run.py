@@ -10,7 +10,7 @@ import torch
 from lmfast.model.accounting import training_flops_per_token
 from lmfast.settings import TrainSettings, replace_flat
 from lmfast.training.checkpoint import save_checkpoint
-from lmfast.training.distributed import SINGLE_PROCESS
+from lmfast.training.parallel.ranks import SINGLE_PROCESS
 from lmfast.training.resolve import resolve
 from lmfast.training.run import _save, make_plan
 from lmfast.training.run_messages import introduction

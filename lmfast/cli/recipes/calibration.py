@@ -34,9 +34,9 @@ from lmfast.model.transformer import TransformerLM
 from lmfast.settings import TrainSettings, replace_flat, selected_precision, write_yaml
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.training import train_bpe
-from lmfast.training.distributed import SINGLE_PROCESS
 from lmfast.training.objectives import NextToken
 from lmfast.training.optimizers import make_optimizer
+from lmfast.training.parallel.ranks import SINGLE_PROCESS
 from lmfast.training.post_training_settings import DPOSettings, SFTSettings
 from lmfast.training.preference import preference_task
 from lmfast.training.resolve import batch_ramp, resolve

@@ -15,7 +15,7 @@ from lmfast.errors import UserError
 from lmfast.train import train
 from lmfast.training import loss_scale
 from lmfast.training.checkpoint import newest_checkpoint
-from lmfast.training.distributed import SINGLE_PROCESS, Ranks, _reported_to_torchrun
+from lmfast.training.parallel.ranks import SINGLE_PROCESS, Ranks, _reported_to_torchrun
 from lmfast.training.run_folder import read_metrics
 from tests.complete_runs import weights
 from tests.processes import wait_until
