@@ -19,24 +19,18 @@ from torch.overrides import TorchFunctionMode
 from lmfast.errors import UserError
 from lmfast.model.config import ModelConfig
 from lmfast.model.generation import decode_function
+from lmfast.model.initialisation import initialise_in_place
 from lmfast.model.kv_cache import KVCache, LayerCache
 from lmfast.model.layers import (
     Attend,
     Attention,
     Block,
     Blocks,
-    FusedLinear,
     RMSNorm,
     decode_normed,
-    named_modules,
 )
 from lmfast.model.rope import rope_tables
 from lmfast.model.sinusoidal import sinusoidal_table
-
-VALUE_STD = 0.1
-"""standard deviation of value embeddings at initialisation"""
-LEARNED_SCALE = 0.1
-"""standard deviation of learned position embeddings at initialisation, relative to that of the embedding"""
 
 
 class _NoInitialisation(TorchFunctionMode):
@@ -127,31 +121,9 @@ class TransformerLM(nn.Module):
         """The weights by name, each once: a tied head has the name of the embedding."""
         return dict(self.named_parameters())
 
-    @torch.no_grad()
     def reset_parameters(self) -> None:
         """Initialises all weights from torch's default generator (see the module's docstring)."""
-        config = self.config
-        for name, module in named_modules(self):
-            if isinstance(module, RMSNorm):
-                module.weight.fill_(1.0)
-            elif isinstance(module, nn.Linear) and not (name == "head" and config.tie_embeddings):
-                writes_residual = name.endswith(("attention.out", "feed_forward.down"))
-                scale = 1.0
-                if writes_residual:
-                    scale = 0.0 if config.zero_init else (2 * config.num_layers) ** -0.5
-                # The matrices of a fused projection are initialised separately.
-                widths = module.widths if isinstance(module, FusedLinear) else [module.out_features]
-                for part in torch.split(module.weight, widths):
-                    _truncated_normal(part, scale * (2 / (part.shape[0] + module.in_features)) ** 0.5)
-            elif isinstance(module, Attention) and module.value_embedding is not None:
-                _truncated_normal(module.value_embedding.weight, VALUE_STD)
-                module.value_weight.fill_(1.0)
-        for name, weight in self.named_weights().items():
-            if name.endswith(".bias"):
-                weight.zero_()
-        _truncated_normal(self.embedding.weight, config.embedding_std)
-        if self.position_embedding is not None:
-            _truncated_normal(self.position_embedding.weight, LEARNED_SCALE * config.embedding_std)
+        initialise_in_place(self, self.config)
 
     def hidden(
         self, ids: Tensor, positions: Tensor | None = None, document_ids: Tensor | None = None
@@ -272,10 +244,3 @@ def _restarted(document_ids: Tensor) -> Tensor:
     begins = torch.zeros_like(at)
     begins[:, 1:] = torch.where(document_ids[:, 1:] != document_ids[:, :-1], at[:, 1:], 0)
     return at - begins.cummax(1).values
-
-
-def _truncated_normal(weight: Tensor, std: float) -> None:
-    if std == 0:
-        nn.init.zeros_(weight)
-        return
-    nn.init.trunc_normal_(weight, std=std, a=-3 * std, b=3 * std)
