@@ -53,7 +53,7 @@ def use_fp8(model: TransformerLM, tokens: int) -> list[str]:
         )
     for block in model.blocks:
         block.feed_forward.use_fp8(fits["feed-forward"])
-    model.fp8_head = fits["head"]
+    model.head.fp8 = fits["head"]
     return [
         f"fp8: the {name} stays in bf16, because {config.d_model} × {sizes[name]} are not multiples of {MULTIPLE}"
         for name in sizes

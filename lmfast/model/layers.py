@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import lmfast_kernels
 from lmfast.model.config import ResolvedConfig
 from lmfast.model.kv_cache import LayerCache
+from lmfast.model.shards import WHOLE, Shards
 
 
 class RMSNorm(nn.Module):
@@ -81,6 +82,29 @@ class FusedLinear(Linear):
     def __init__(self, in_features: int, widths: list[int], bias: bool = False):
         self.widths = widths
         super().__init__(in_features, sum(widths), bias)
+
+
+class Head(nn.Linear):
+    """The output layer: hidden states (..., d_model) → logits (..., vocab_size), or directly their loss."""
+
+    fp8 = False  # whether the products of the loss use FP8 in training; see model/fp8.py
+
+    def __init__(self, d_model: int, vocab_size: int):
+        super().__init__(d_model, vocab_size, bias=False)
+
+    def cross_entropy(
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        ignore_index: int,
+        softcap: float | None,
+        z_loss: float = 0.0,
+        fp8: bool = False,
+    ) -> Tensor:
+        """Summed loss of hidden (tokens, d_model) and targets (tokens,), as `lmfast_kernels.linear_cross_entropy`."""
+        return lmfast_kernels.linear_cross_entropy(
+            hidden, self.weight, targets, ignore_index, softcap, z_loss, fp8=fp8
+        )[0]
 
 
 class Attention(nn.Module):
@@ -212,6 +236,8 @@ class Block(nn.Module):
     the sum are one operator. The other arrangements return the whole stream as delta, with residual None.
     """
 
+    shards: Shards = WHOLE
+
     def __init__(self, config: ResolvedConfig, layer: int = 0):
         super().__init__()
         self.post_norm = config.norm == "post"
@@ -223,18 +249,20 @@ class Block(nn.Module):
 
     def forward(self, delta: Tensor, residual: Tensor | None, attend: Attend) -> tuple[Tensor, Tensor | None]:
         """(delta, residual) after this block."""
-        ffn_norm = self.ffn_norm
+        ffn_norm, enter, leave = self.ffn_norm, self.shards.enter, self.shards.leave
         if self.post_norm and ffn_norm is not None:
-            x = self.attention_norm(delta + self.dropout(attend(self.attention, delta)))
-            return ffn_norm(x + self.dropout(self.feed_forward(x))), None
+            x = self.attention_norm(delta + self.dropout(leave(attend(self.attention, enter(delta)))))
+            return ffn_norm(x + self.dropout(leave(self.feed_forward(enter(x))))), None
         if residual is None:
             residual, x = delta, self.attention_norm(delta)
         else:
             x, residual = self.attention_norm(delta, residual)
         if ffn_norm is None:  # parallel
-            return self.dropout(attend(self.attention, x)) + self.dropout(self.feed_forward(x)), residual
-        x, residual = ffn_norm(self.dropout(attend(self.attention, x)), residual)
-        return self.dropout(self.feed_forward(x)), residual
+            x = enter(x)
+            attended = self.dropout(attend(self.attention, x))
+            return leave(attended + self.dropout(self.feed_forward(x))), residual
+        x, residual = ffn_norm(self.dropout(leave(attend(self.attention, enter(x)))), residual)
+        return self.dropout(leave(self.feed_forward(enter(x)))), residual
 
     def decode(self, delta: Tensor, residual: Tensor | None, attend: Attend) -> tuple[Tensor, Tensor | None]:
         """`forward` for one new token per sequence; attend(attention, projected) takes the product of qkv.
@@ -245,9 +273,10 @@ class Block(nn.Module):
             return self.forward(delta, residual, lambda attention, x: attend(attention, attention.qkv(x)))
         qkv, up = self.attention.qkv.weight, self.feed_forward.up.weight
         projected, residual = decode_normed(self.attention_norm, qkv, delta, residual)
-        delta = self.dropout(attend(self.attention, self.attention.qkv.add_bias(projected)))
+        leave = self.shards.leave
+        delta = self.dropout(leave(attend(self.attention, self.attention.qkv.add_bias(projected))))
         hidden, residual = decode_normed(self.ffn_norm, up, delta, residual)
-        return self.dropout(self.feed_forward.decode_down(hidden)), residual
+        return self.dropout(leave(self.feed_forward.decode_down(hidden))), residual
 
 
 class Blocks(nn.ModuleList):

@@ -26,6 +26,7 @@ from lmfast.model.layers import (
     Attention,
     Block,
     Blocks,
+    Head,
     RMSNorm,
     decode_normed,
 )
@@ -57,8 +58,6 @@ class TransformerLM(nn.Module):
     sinusoids: Tensor | None  # (context_length, d_model), with position sinusoidal
     unused_ids: Tensor | None  # (n,) int64, sorted; see restrict_to
 
-    fp8_head = False  # whether the products of the loss use FP8 in training; see model/fp8.py
-
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config = config.resolved()
@@ -68,7 +67,7 @@ class TransformerLM(nn.Module):
             self.position_embedding = nn.Embedding(config.context_length, config.d_model)
         self.blocks = Blocks(Block(config, layer) for layer in range(config.num_layers))
         self.final_norm = RMSNorm(config.d_model, config.norm_eps) if config.norm == "pre" else None
-        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.head = Head(config.d_model, config.vocab_size)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()

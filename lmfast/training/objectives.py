@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import lmfast_kernels
 from lmfast.data.packing import positions
 from lmfast.model.transformer import TransformerLM
 from lmfast.training.parallel.ranks import SINGLE_PROCESS, Ranks
@@ -62,16 +61,14 @@ class NextToken:
     ) -> Tensor:
         """Summed loss, fp32 scalar. positions, document_ids: (rows, context_length), for packed rows."""
         hidden = model.hidden(inputs, positions, document_ids)
-        loss_sum, _ = lmfast_kernels.linear_cross_entropy(
+        return model.head.cross_entropy(
             hidden.flatten(0, 1),
-            model.head.weight,
             targets.flatten(),
             ignore_index=IGNORE,
             softcap=model.config.logit_softcap,
             z_loss=self.z_loss if model.training else 0.0,
-            fp8=model.fp8_head and model.training,
+            fp8=model.head.fp8 and model.training,
         )
-        return loss_sum
 
 
 class SFT(NextToken):
@@ -176,11 +173,9 @@ def sequence_log_probs(model: TransformerLM, inputs: Tensor, targets: Tensor) ->
     Calls the fused loss per row, so that logits of rows × length × vocabulary are never stored. Padding is on the right
     and cannot affect earlier tokens.
     """
-    hidden = model.hidden(inputs)
+    hidden, softcap = model.hidden(inputs), model.config.logit_softcap
     sums = [
-        lmfast_kernels.linear_cross_entropy(
-            row, model.head.weight, target, ignore_index=IGNORE, softcap=model.config.logit_softcap
-        )[0]
+        model.head.cross_entropy(row, target, IGNORE, softcap)
         for row, target in zip(hidden.unbind(), targets.unbind(), strict=True)
     ]
     return -torch.stack(sums)

@@ -129,12 +129,12 @@ def test_layers_that_do_not_fit_stay_in_bf16(calls):
         "fp8: the head stays in bf16, because 32 × 70 are not multiples of 16",
     ]
     loss_of(model, ids)
-    assert calls and not model.fp8_head
+    assert calls and not model.head.fp8
     model = make(d_ff=24)
     assert fp8.use_fp8(model, 256) == [
         "fp8: the feed-forward stays in bf16, because 32 × 24 are not multiples of 16"
     ]
-    assert model.fp8_head and not model.blocks[0].feed_forward.up.fp8
+    assert model.head.fp8 and not model.blocks[0].feed_forward.up.fp8
 
 
 def test_rejects_unsupported_shapes():
