@@ -35,3 +35,17 @@ def weight_shapes(config: ResolvedConfig) -> dict[str, tuple[int, ...]]:
     if not config.tie_embeddings:
         shapes["head.weight"] = (config.vocab_size, d_model)
     return shapes
+
+
+def fused_widths(config: ResolvedConfig) -> dict[str, list[int]]:
+    """{weight or bias: numbers of rows of the matrices fused in it}, for the projections that fuse several."""
+    kv = config.num_kv_heads * config.head_dim
+    widths: dict[str, list[int]] = {}
+    for layer in range(config.num_layers):
+        block = f"blocks.{layer}"
+        widths[f"{block}.attention.qkv.weight"] = [config.attention_width, kv, kv]
+        if config.qkv_bias:
+            widths[f"{block}.attention.qkv.bias"] = [config.attention_width, kv, kv]
+        if config.ffn == "swiglu":
+            widths[f"{block}.feed_forward.up.weight"] = [config.ffn_hidden] * 2
+    return widths

@@ -6,6 +6,7 @@ depend on: weights (SHA-256 of the checkpoint file), data (SHA-256 of ids and ma
 with a different key is rejected, naming the part that differs.
 """
 
+import hashlib
 import json
 import zipfile
 from pathlib import Path
@@ -30,8 +31,9 @@ _NO_FILE = "contains no reference log-probabilities, or is damaged; delete it to
 
 
 def model_key(checkpoint: Checkpoint) -> str:
-    """SHA-256 of the weights file of a checkpoint."""
-    return file_sha256(checkpoint.model_file)
+    """SHA-256 of the weights file of a checkpoint; if there are several, of their sums."""
+    sums = [file_sha256(path) for path in checkpoint.weight_files]
+    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
 def load_reference(path: Path, key: dict, pairs: int) -> np.ndarray | None:

@@ -1,19 +1,16 @@
 """The weights of a checkpoint as arrays, and what is checked before weights are used. Does not import torch."""
 
-import json
 import math
-import mmap
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from lmfast.errors import UserError
 from lmfast.model.config import ResolvedConfig
 from lmfast.model.weight_shapes import weight_shapes
 from lmfast.training.checkpoint import Checkpoint
+from lmfast.training.tensor_files import TensorFiles
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,10 +19,16 @@ if TYPE_CHECKING:
 def mapped_weights(checkpoint: Checkpoint, config: ResolvedConfig) -> dict[str, np.ndarray]:
     """{name: fp32 array} of the weights of a model of shape `config`, by the names of TransformerLM.named_weights().
 
-    The arrays are read-only and map the file, which may be replaced meanwhile, but not overwritten in place. Raises
-    UserError if it is damaged, and as `check_weights`.
+    The arrays are read-only and map the file, which may be replaced meanwhile, but not overwritten in place; those of which
+    a sharded checkpoint has several pieces are in memory. Raises UserError if it is damaged, and as `check_weights`.
     """
-    arrays = _map_safetensors(checkpoint.model_file)
+    files = TensorFiles(checkpoint.weight_files)
+    for name in files.shapes:
+        if files.dtype(name) != "F32":
+            raise UserError(
+                f"{files.location(name)}: {name} is stored as {files.dtype(name)}, not F32; give another checkpoint"
+            )
+    arrays = {name: files.read(name) for name in files.shapes}
     check_weights(checkpoint, weight_shapes(config), arrays)
     return arrays
 
@@ -49,26 +52,3 @@ def check_weights(
             math.isfinite(end) for end in (weights[name].min(), weights[name].max())
         ):
             raise UserError(f"{checkpoint.path}: {name} is not finite; use an older checkpoint")
-
-
-def _map_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a safetensors file: the length of a header (8 bytes), the header in JSON, the data."""
-    try:
-        with safe_open(path, "np"):  # rejects a damaged header, or one that does not fit the file
-            pass
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give another checkpoint") from None
-    header.pop("__metadata__", None)
-    arrays: dict[str, np.ndarray] = {}
-    for name, tensor in header.items():
-        if tensor["dtype"] != "F32":
-            raise UserError(
-                f"{path}: {name} is stored as {tensor['dtype']}, not F32; give another checkpoint"
-            )
-        shape, begin = tensor["shape"], 8 + length + tensor["data_offsets"][0]
-        arrays[name] = np.frombuffer(data, "<f4", math.prod(shape), begin).reshape(shape)
-    return arrays

@@ -24,7 +24,7 @@ def test_load_run_gives_model_tokenizer_and_config(trained_run):
 
 def test_mapped_weights_are_those_of_the_file(trained_run, monkeypatch):
     tensors = find_checkpoint(trained_run).model_tensors()
-    monkeypatch.setattr("lmfast.training.checkpoint._load", lambda path: tensors)
+    monkeypatch.setattr("lmfast.training.checkpoint._load", lambda paths: tensors)
     for mapped in (True, False):
         model, _, _ = load_run(trained_run, mapped=mapped)
         for name, weight in model.named_weights().items():
