@@ -72,6 +72,8 @@ SLOW_FILES = [
 FORKED_RUNS = {
     "training/test_resume.py",
     "training/parallel/test_ranks.py",
+    "training/parallel/test_tensor_model.py",
+    "training/parallel/test_vocabulary_loss.py",
     "training/test_faults.py",
     "test_dpo.py",
     "test_sft.py",

@@ -298,6 +298,10 @@ DATA_ONLY = {"words.py", "sentences.py", "plots_family.py", "plots_friends.py"}
 # Files that are tested with another one: file → the file whose test covers it.
 TEST_FILES = {
     "loss": "ranks",
+    "functional": "tensor_model",
+    "gradients": "tensor_model",
+    "tensor_parts": "tensor_model",
+    "tensor_shards": "tensor_model",
     "byte_characters": "formats",
     "gpt2_files": "formats",
     "tokenizer_json": "formats",

@@ -76,7 +76,7 @@ class TransformerLM(nn.Module):
         self.register_buffer("sinusoids", None, persistent=False)
         self.register_buffer("unused_ids", None, persistent=False)
         if self.embedding.weight.device.type != "meta":
-            self._reset_tables()
+            self.reset_tables()
             self.reset_parameters()
 
     @classmethod
@@ -86,7 +86,7 @@ class TransformerLM(nn.Module):
         model.to_empty(device=device)
         if config.tie_embeddings:
             model.head.weight = model.embedding.weight  # to_empty has allocated both
-        model._reset_tables()
+        model.reset_tables()
         return model
 
     @classmethod
@@ -95,7 +95,7 @@ class TransformerLM(nn.Module):
         with torch.device("meta"), _NoInitialisation():
             return cls(config)
 
-    def _reset_tables(self) -> None:
+    def reset_tables(self) -> None:
         device = self.embedding.weight.device
         self.rope_cos, self.rope_sin = (torch.tensor(x, device=device) for x in rope_tables(self.config))
         sinusoids = sinusoidal_table(self.config)

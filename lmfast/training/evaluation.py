@@ -49,13 +49,13 @@ def evaluate(
 ) -> dict[str, float]:
     """{val_loss: nats per token, bits_per_byte} over `windows`; leaves the model in eval mode.
 
-    Each of N ranks evaluates every N-th batch; all ranks return the result for all batches.
+    Each of N data ranks evaluates every N-th batch; all ranks return the result for all batches.
     """
     model.eval()
     count = 0
     total = torch.zeros((), device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
     for number, batch in enumerate(windows):
-        if number % ranks.world_size != ranks.rank:
+        if number % ranks.data_size != ranks.data_rank:
             continue
         with autocast(device, precision):
             loss_sum = objective.loss(model, *objective.tensors(batch, device))

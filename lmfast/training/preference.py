@@ -118,7 +118,7 @@ def _make_evaluate(held: np.ndarray, objective: DPO) -> MakeEvaluate:
     def prepare(
         model: TransformerLM, settings: TrainSettings, device: torch.device, ranks: Ranks
     ) -> Evaluate:
-        """Each of N ranks evaluates every N-th batch; all ranks return the result for all batches."""
+        """Each of N data ranks evaluates every N-th batch; all ranks return the result for all batches."""
         opt, limit = settings.optimizer, settings.logging.eval_batches
         # In optimizer steps, so that the evaluated pairs do not depend on grad_accumulation.
         batches = sequential_batches(held, opt.batch_size, limit * opt.grad_accumulation)
@@ -128,7 +128,7 @@ def _make_evaluate(held: np.ndarray, objective: DPO) -> MakeEvaluate:
             model.eval()
             # Sums over pairs: the loss, `objective.NAMES`, the log-probability under the reference.
             sums = torch.zeros(len(objective.NAMES) + 2, device=device)
-            for batch in batches[ranks.rank :: ranks.world_size]:
+            for batch in batches[ranks.data_rank :: ranks.data_size]:
                 inputs, targets, reference = objective.tensors(batch, device)
                 with autocast(device, selected_precision(settings.run)):
                     log_probs = sequence_log_probs(model, inputs, targets)

@@ -77,13 +77,13 @@ def compute_reference(
 ) -> np.ndarray:
     """Summed log-probabilities (pairs, 2) float32 under `model`; leaves the model in eval mode.
 
-    Each of N ranks computes every N-th batch; all ranks return all results.
+    Each of N data ranks computes every N-th batch; all ranks return all results.
     """
     model.eval()
     rows = pairs.reshape(-1, pairs.shape[-1])
     found = torch.zeros(len(rows), device=device)
     begins = range(0, len(rows), 2 * pairs_a_batch)
-    for at in begins[ranks.rank :: ranks.world_size]:
+    for at in begins[ranks.data_rank :: ranks.data_size]:
         inputs, targets, _ = DPO().tensors(rows[at : at + 2 * pairs_a_batch], device)
         with autocast(device, precision):
             found[at : at + len(inputs)] = sequence_log_probs(model, inputs, targets)

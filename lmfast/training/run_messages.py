@@ -78,7 +78,7 @@ def forecast_lines(
     tokens = None
     if opt.max_iters is not None:
         tokens = (batch.rows_before(opt.max_iters) - batch.rows_before(step)) * rows.tokens
-    rows_per_pass = batch.rows // ranks.world_size * rows.per_sequence
+    rows_per_pass = batch.rows // ranks.data_size * rows.per_sequence
     capacity = memory_capacity(device)
     on_cpu = device.type == "cpu"
     return [

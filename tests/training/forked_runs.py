@@ -4,14 +4,17 @@ process = start(argv, log)      # as `python -m lmfast.train ARGV` (or another C
 process.pid, process.join(), process.exitcode (minus the signal's number if a signal ended it)
 """
 
+import datetime
 import importlib
 import multiprocessing
 import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +24,7 @@ import torch.distributed
 
 import lmfast.train
 import lmfast.training.run  # noqa: F401
+from lmfast.training.parallel.ranks import Ranks
 from tests.quick_runs import make_runs_quick
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -103,3 +107,39 @@ def _train(command, argv, log, setup, threads, env) -> None:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def on_ranks(function: Callable[..., Any], folder: Path, number: int = 2, *arguments: Any) -> list[Any]:
+    """The results of function(ranks, *arguments) in `number` processes with gloo, in the order of the ranks.
+
+    function: of a module. folder: an empty one, for files. Results: what pickle can store, such as tensors and numbers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    processes = [
+        _CONTEXT.Process(target=_call, args=(function, folder, rank, number, arguments))
+        for rank in range(number)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(100)
+        if process.is_alive():
+            process.kill()
+    assert all(process.exitcode == 0 for process in processes), "".join(
+        path.read_text() for path in sorted(folder.glob("error.*"))
+    )
+    return [torch.load(folder / f"result.{rank}") for rank in range(number)]
+
+
+def _call(function, folder: Path, rank: int, number: int, arguments: tuple) -> None:
+    os.environ["LOCAL_RANK"] = str(rank)
+    torch.set_num_threads(1)
+    timeout = datetime.timedelta(seconds=60)
+    try:
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=number, timeout=timeout
+        )
+        torch.save(function(Ranks(rank, number, rank), *arguments), folder / f"result.{rank}")
+        torch.distributed.destroy_process_group()
+    except BaseException:
+        (folder / f"error.{rank}").write_text(f"rank {rank}:\n{traceback.format_exc()}")
+        os._exit(1)

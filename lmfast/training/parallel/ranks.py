@@ -14,7 +14,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,11 +33,50 @@ TIMEOUT = datetime.timedelta(minutes=30)
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of its run. All methods are free if `world_size` is 1."""
+    """This process among those of its run. All methods are free if `world_size` is 1.
+
+    Rank r is tensor rank r mod tensor_size of data rank r div tensor_size: neighbours share the layers of a model, and rows
+    are shared among data ranks."""
 
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
+    tensor_size: int = 1  # --tensor-parallel
+    data_group: dist.ProcessGroup | None = None  # ranks of the same tensor rank; None: all ranks
+    tensor_group: dist.ProcessGroup | None = None  # ranks of the same data rank; None: only this one
+
+    @property
+    def tensor_rank(self) -> int:
+        return self.rank % self.tensor_size
+
+    @property
+    def data_rank(self) -> int:
+        return self.rank // self.tensor_size
+
+    @property
+    def data_size(self) -> int:
+        """Number of ranks that share the rows of a forward pass."""
+        return self.world_size // self.tensor_size
+
+    def in_tensor_groups(self, size: int) -> "Ranks":
+        """These ranks in groups of `size` that share the layers of a model; every rank must call it."""
+        if size == 1:
+            return self
+        if size < 1 or self.world_size % size:
+            self.fail(
+                f"tensor_parallel {size} does not divide the {self.world_size} processes of this run; use a divisor, or "
+                f"--nproc-per-node with a multiple of {max(size, 1)}"
+            )
+        tensor = [list(range(at, at + size)) for at in range(0, self.world_size, size)]
+        data = [list(group) for group in zip(*tensor, strict=True)]
+        # Every rank creates all groups, in the same order.
+        groups = {tuple(group): dist.new_group(group, timeout=TIMEOUT) for group in [*tensor, *data]}
+        return replace(
+            self,
+            tensor_size=size,
+            data_group=groups[tuple(data[self.rank % size])],
+            tensor_group=groups[tuple(tensor[self.rank // size])],
+        )
 
     @property
     def is_first(self) -> bool:
@@ -50,14 +89,14 @@ class Ranks:
             print(line)
 
     def share(self, rows: np.ndarray) -> np.ndarray:
-        """This rank's slice of the rows of one forward pass, whose number must be a multiple of `world_size`."""
-        each = len(rows) // self.world_size
-        return rows[self.rank * each : (self.rank + 1) * each]
+        """This rank's slice of the rows of one forward pass, whose number must be a multiple of `data_size`."""
+        each = len(rows) // self.data_size
+        return rows[self.data_rank * each : (self.data_rank + 1) * each]
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Sums `tensor` over the ranks, in place; on CUDA the host does not wait."""
-        if self.world_size > 1:
-            dist.all_reduce(tensor)
+        """Sums `tensor` over the data ranks, in place; on CUDA the host does not wait."""
+        if self.data_size > 1:
+            dist.all_reduce(tensor, group=self.data_group)
         return tensor
 
     def any(self, flag: bool) -> bool:
