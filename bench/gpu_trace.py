@@ -162,7 +162,7 @@ def _model(shape: ModelConfig) -> TransformerLM:
             setattr(module, name, torch.nn.Parameter(torch.empty_like(p, device=fake_device.DEVICE)))
     if shape.tie_embeddings:
         model.head.weight = model.embedding.weight
-    model._reset_tables()
+    model.reset_tables()
     return model
 
 

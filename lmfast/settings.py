@@ -139,6 +139,8 @@ class RunSettings:
     """autocast matrix products to float16 with loss scaling, for GPUs without bfloat16 (T4, V100)"""
     fp8: bool = False
     """with bf16: train feed-forward and head in FP8 (compute capability 8.9 or newer); evaluation uses bf16"""
+    parallel: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"
+    """with several processes: whole copies of the model (ddp), shards (fsdp), or shards of a copy per machine (hsdp)"""
     seed: int = 0
     """seed of initial weights, batches and dropout"""
 

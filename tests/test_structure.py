@@ -185,7 +185,18 @@ def test_small_inputs_do_not_load_numba(tmp_path):
 
 # Packages that are slow to load or optional: an import inside a function must be of one of these, or of a module
 # that loads one which the importing module does not load.
-SLOW = {"torch", "torch._inductor", "triton", "numba", "numpy", "rich", "matplotlib", "wandb"}
+SLOW = {
+    "torch",
+    "torch._inductor",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor",
+    "triton",
+    "numba",
+    "numpy",
+    "rich",
+    "matplotlib",
+    "wandb",
+}
 ABSENT_SOMEWHERE = {"fcntl", "msvcrt"} | {
     re.split(r"[<>=\[]", name)[0].replace("-", "_")
     for names in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
@@ -302,6 +313,12 @@ TEST_FILES = {
     "gradients": "tensor_model",
     "tensor_parts": "tensor_model",
     "tensor_shards": "tensor_model",
+    "following": "fsdp",
+    "sharded_muon": "fsdp",
+    "sharded_state": "fsdp",
+    "state": "run",
+    "whole_weights": "fsdp",
+    "choice": "fsdp",
     "byte_characters": "formats",
     "gpt2_files": "formats",
     "tokenizer_json": "formats",

@@ -1,8 +1,8 @@
 """The decoder of a TransformerLM.
 
-With a cache, CpuDecoder is used for the models it supports (float32 on a CPU), otherwise TorchDecoder; without, the model
-itself on whole windows, the reference for both. decoder_cache.py reuses TorchDecoders. CpuSlots and TorchSlots are the same
-for sequences that join and leave.
+With a cache, CpuDecoder is used for the models it supports (float32 on a CPU), otherwise TorchDecoder; without, or while its
+weights are sharded, the model itself on whole windows, the reference for both. decoder_cache.py reuses TorchDecoders.
+CpuSlots and TorchSlots are the same for sequences that join and leave.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,9 @@ def make_decoder(
         raise UserError(
             f"quantize {quantize} needs lmfast's own decoder for CPUs, which cannot be used: {reason}"
         )
-    return borrow(model, batch, sampling, compile) if kv_cache else PlainDecoder(model, batch, sampling)
+    if model.sharded or not kv_cache:
+        return PlainDecoder(model, batch, sampling)
+    return borrow(model, batch, sampling, compile)
 
 
 @torch.inference_mode()
@@ -54,6 +56,10 @@ def make_slots(
     """The decoder of `slots` independent sequences, for continuous batching, ready for the first step.
 
     context_length: at most the model's, which is the default. Raises UserError as `make_decoder`."""
+    if model.sharded:
+        raise UserError(
+            "texts cannot be generated in batches while the weights are sharded (parallel fsdp, hsdp)"
+        )
     reason = unsupported_reason(model)
     if reason is None:
         return CpuSlots(weights_of(model), slots, torch.get_num_threads(), quantize, context_length)

@@ -58,6 +58,10 @@ class TransformerLM(nn.Module):
     sinusoids: Tensor | None  # (context_length, d_model), with position sinusoidal
     unused_ids: Tensor | None  # (n,) int64, sorted; see restrict_to
 
+    sharded = (
+        False  # whether its weights are only gathered within `hidden` (lmfast/training/parallel/fsdp.py)
+    )
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config = config.resolved()
@@ -96,6 +100,7 @@ class TransformerLM(nn.Module):
             return cls(config)
 
     def reset_tables(self) -> None:
+        """Computes the position tables on the device of the weights."""
         device = self.embedding.weight.device
         self.rope_cos, self.rope_sin = (torch.tensor(x, device=device) for x in rope_tables(self.config))
         sinusoids = sinusoidal_table(self.config)

@@ -54,11 +54,11 @@ def evaluate(
     model.eval()
     count = 0
     total = torch.zeros((), device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
-    for number, batch in enumerate(windows):
-        if number % ranks.data_size != ranks.data_rank:
-            continue
+    for batch, counts in ranks.deal(windows):
         with autocast(device, precision):
             loss_sum = objective.loss(model, *objective.tensors(batch, device))
+        if not counts:
+            continue
         total += loss_sum  # fp64: summing a whole file in fp32 would lose precision
         count += objective.valid_tokens(batch)
     total, count = float(ranks.sum(total)), int(ranks.sum(torch.tensor(count)))

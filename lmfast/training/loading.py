@@ -60,7 +60,7 @@ def load_weights(
     """
     tensors, own = checkpoint.model_tensors(), model.named_weights()
     for name in own if may_grow else ():
-        if name in ("head.weight", "embedding.weight") or name.endswith(".value_embedding.weight"):
+        if is_vocabulary_table(name):
             tensors[name] = _grow(tensors[name], len(own[name]))
     check_weights(checkpoint, {name: tuple(weight.shape) for name, weight in own.items()}, tensors)
     with torch.no_grad():
@@ -69,6 +69,11 @@ def load_weights(
                 tensor.data = tensors[name]
             else:
                 tensor.copy_(tensors[name])
+
+
+def is_vocabulary_table(name: str) -> bool:
+    """Whether a weight has one row per token id."""
+    return name in ("head.weight", "embedding.weight") or name.endswith(".value_embedding.weight")
 
 
 def _grow(rows: torch.Tensor, count: int) -> torch.Tensor:

@@ -6,6 +6,7 @@ device values only when it logs them. With several ranks (parallel/), each runs 
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ from lmfast.training.run_plan import Hooks, Plan, Progress
 from lmfast.training.sinks import Sinks
 from lmfast.training.step import Stepper
 
+if TYPE_CHECKING:
+    from lmfast.training.parallel.fsdp import ShardedModel
+
 
 def train_loop(
     model: torch.nn.Module,
@@ -33,6 +37,7 @@ def train_loop(
     hooks: Hooks,
     ranks: Ranks = SINGLE_PROCESS,
     loss_scale: LossScale | None = None,
+    sharded: "ShardedModel | None" = None,
 ) -> bool:
     """Takes steps progress.step + 1, … until max_iters or the time limit, whichever comes first. Returns False if
     `should_stop` ended the run before its last step.
@@ -41,7 +46,7 @@ def train_loop(
     forward passes (plan.batch). loss_scale: for fp16 only.
     """
     clock = Clock(progress.seconds, next(model.parameters()).device)
-    stepper = Stepper(model, optimizer, objective, loss_fn, plan, ranks, loss_scale, progress.step)
+    stepper = Stepper(model, optimizer, objective, loss_fn, plan, ranks, loss_scale, progress.step, sharded)
     intervals = Intervals(
         model, batches, plan, progress, sinks, hooks, ranks, clock, stepper.guard, loss_scale
     )

@@ -26,13 +26,14 @@ class LossScale:
         self.overflows = torch.zeros((), dtype=torch.int64, device=device)
 
     @torch.no_grad()
-    def unscale_and_clip(self, weights: Sequence[Tensor], limit: float) -> Tensor:
+    def unscale_and_clip(self, weights: Sequence[Tensor], limit: float, scaled_norm: Tensor) -> Tensor:
         """Divides the gradients by the scale and clips them to a global norm of `limit`; returns the norm before clipping.
 
-        Takes one pass over the gradients, because scale and clipping factor are combined.
+        scaled_norm: of all gradients as they are. Takes one pass over the gradients, because scale and clipping factor are
+        combined.
         """
         grads = [p.grad for p in weights if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(grads) / self.scale
+        norm = scaled_norm / self.scale
         factor = (limit / (norm + 1e-6)).clamp(max=1.0) / self.scale
         torch._foreach_mul_(grads, factor)
         return norm

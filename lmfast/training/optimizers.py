@@ -9,13 +9,18 @@ arXiv:2502.16982 (scaling Muon's update to the size of AdamW's, so that both use
 """
 
 from collections import defaultdict
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lmfast.errors import UserError
 from lmfast.model.layers import FusedLinear, named_modules
+from lmfast.training.parallel.sharded_muon import ShardedMuon
+
+if TYPE_CHECKING:
+    from lmfast.training.parallel.fsdp import ShardedModel
 
 
 class Optimizer(Protocol):
@@ -57,27 +62,34 @@ def make_optimizer(
     weight_decay: float,
     muon_momentum: float = 0.95,
     muon_lr: float | None = None,
+    sharded: "ShardedModel | None" = None,
 ) -> Optimizer:
     """kind: adamw or muon. The loop sets the learning rate of every group before each step.
 
-    muon_lr: peak learning rate of Muon's matrices; defaults to `learning_rate`.
+    muon_lr: peak learning rate of Muon's matrices; defaults to `learning_rate`. sharded: the shards of `model`, if it is
+    sharded; its `weights` are then those to update.
     """
-    weights = [p for p in model.parameters() if p.requires_grad]
+    named: Mapping[str, nn.Parameter] = dict(model.named_parameters()) if sharded is None else sharded.weights
+    weights = {name: p for name, p in named.items() if p.requires_grad}
     if kind == "adamw":
-        return make_adamw(weights, learning_rate, betas, weight_decay)
-    matrices = block_matrices(model)
-    rest = [p for p in weights if p not in matrices]
+        return make_adamw([*weights.values()], learning_rate, betas, weight_decay)
+    widths = {name: rows for name, rows in block_matrices(model).items() if name in weights}
+    rest = [p for name, p in weights.items() if name not in widths]
     rate = 1.0 if muon_lr is None else muon_lr / learning_rate
-    muon = Muon(matrices, learning_rate, weight_decay, muon_momentum, rate)
+    options = learning_rate, weight_decay, muon_momentum, rate
+    if sharded is None:
+        muon = Muon({weights[name]: rows for name, rows in widths.items()}, *options)
+    else:
+        muon = ShardedMuon(sharded.matrices(widths), sharded.group, *options)
     return MuonWithAdamW(muon, make_adamw(rest, learning_rate, betas, weight_decay) if rest else None)
 
 
-def block_matrices(model: nn.Module) -> dict[Tensor, list[int]]:
+def block_matrices(model: nn.Module) -> dict[str, list[int]]:
     """{weight: numbers of rows of the matrices fused in it} of all linear layers except the head."""
     return {
-        module.weight: module.widths if isinstance(module, FusedLinear) else [module.out_features]
+        f"{name}.weight": module.widths if isinstance(module, FusedLinear) else [module.out_features]
         for name, module in named_modules(model)
-        if isinstance(module, nn.Linear) and name != "head" and module.weight.requires_grad
+        if isinstance(module, nn.Linear) and name != "head"
     }
 
 
@@ -144,7 +156,7 @@ class Muon(torch.optim.Muon):
 class MuonWithAdamW:
     """Muon and AdamW as one optimizer, with shared parameter groups and state."""
 
-    def __init__(self, muon: Muon, adamw: AdamW | None):
+    def __init__(self, muon: Muon | ShardedMuon, adamw: AdamW | None):
         self.both: list[Optimizer] = [muon] if adamw is None else [muon, adamw]
         self.param_groups = [group for optimizer in self.both for group in optimizer.param_groups]
         self.state = muon.state
@@ -162,17 +174,19 @@ class MuonWithAdamW:
             optimizer.zero_grad(set_to_none)
 
 
-def state_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """{`parameter.field`: tensor} of the optimizer state."""
+def state_tensors(weights: Mapping[str, nn.Parameter], optimizer: Optimizer) -> dict[str, Tensor]:
+    """{`parameter.field`: tensor} of the optimizer state of the named parameters."""
     return {
         f"{name}.{field}": value
-        for name, p in model.named_parameters()
+        for name, p in weights.items()
         if p in optimizer.state
         for field, value in optimizer.state[p].items()
     }
 
 
-def load_state_tensors(model: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+def load_state_tensors(
+    weights: Mapping[str, nn.Parameter], optimizer: Optimizer, tensors: dict[str, Tensor]
+) -> None:
     """The inverse of `state_tensors`; empty if no step was taken. Raises UserError if a parameter is missing."""
     if not tensors:
         return
@@ -180,7 +194,7 @@ def load_state_tensors(model: nn.Module, optimizer: Optimizer, tensors: dict[str
     for key, value in tensors.items():
         name, _, field = key.rpartition(".")
         fields_of.setdefault(name, {})[field] = value
-    for name, parameter in model.named_parameters():
+    for name, parameter in weights.items():
         if name not in fields_of:
             raise UserError(f"optimizer.safetensors contains no state for {name}; was the model changed?")
         state = optimizer.state[parameter]

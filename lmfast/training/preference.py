@@ -128,10 +128,12 @@ def _make_evaluate(held: np.ndarray, objective: DPO) -> MakeEvaluate:
             model.eval()
             # Sums over pairs: the loss, `objective.NAMES`, the log-probability under the reference.
             sums = torch.zeros(len(objective.NAMES) + 2, device=device)
-            for batch in batches[ranks.data_rank :: ranks.data_size]:
+            for batch, counts in ranks.deal(batches):
                 inputs, targets, reference = objective.tensors(batch, device)
                 with autocast(device, selected_precision(settings.run)):
                     log_probs = sequence_log_probs(model, inputs, targets)
+                if not counts:
+                    continue
                 losses, found = objective.pairs(log_probs, reference, targets)
                 lengths = (targets != IGNORE).sum(1) if objective.length_normalised else 1
                 before = (reference / lengths)[0::2].sum()

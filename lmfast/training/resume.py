@@ -26,7 +26,17 @@ END = ("max_iters", "max_minutes", "lr_decay_iters")
 
 HARMLESS = {
     *END,
-    *("config", "out_dir", "resume", "device", "total_tokens", "epochs", "val_data_path", "tokenizer"),
+    *(
+        "config",
+        "out_dir",
+        "resume",
+        "device",
+        "parallel",
+        "total_tokens",
+        "epochs",
+        "val_data_path",
+        "tokenizer",
+    ),
     *("train_data_path", "init_from", "reference_cache"),
     *("eval_tasks", "eval_tasks_interval", "eval_tasks_limit", "eval_tasks_include_path"),
     *("log_interval", "eval_interval", "eval_batches", "sample_interval", "tensorboard"),

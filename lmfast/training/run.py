@@ -5,7 +5,7 @@ A `Task` supplies the objective and the batches; everything else is common to al
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,18 +13,15 @@ from torch import Tensor
 
 from lmfast.errors import UserError
 from lmfast.model.accounting import device_peak, training_flops_per_token
-from lmfast.model.device import compile_blocker, describe_machine, make_deterministic
-from lmfast.model.fp8 import fp8_blocker, use_fp8
+from lmfast.model.device import compile_blocker, describe_machine
 from lmfast.model.transformer import TransformerLM
 from lmfast.settings import TrainSettings
 from lmfast.training import run_folder
-from lmfast.training.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
+from lmfast.training.checkpoint import prune_checkpoints, save_checkpoint
 from lmfast.training.compiled import CompiledLoss
 from lmfast.training.first_step import first_step_line
-from lmfast.training.loading import load_weights
 from lmfast.training.loop import train_loop
-from lmfast.training.loss_scale import LossScale
-from lmfast.training.optimizers import Optimizer, load_state_tensors, make_optimizer, state_tensors
+from lmfast.training.parallel.choice import check_parallel, choose_kind
 from lmfast.training.parallel.ranks import SINGLE_PROCESS, Ranks
 from lmfast.training.prefetch import Prefetched
 from lmfast.training.report import write_report
@@ -34,6 +31,7 @@ from lmfast.training.run_opening import Claimed, claim, finished_at, open_folder
 from lmfast.training.run_plan import Hooks, Peak, Plan, Progress
 from lmfast.training.schedules import make_schedule
 from lmfast.training.sinks import Sinks
+from lmfast.training.state import State, make_state
 from lmfast.training.stop_signals import StopSignals
 from lmfast.training.task import Rows, Start, Task
 
@@ -42,8 +40,10 @@ def execute(
     settings: TrainSettings, task: Task, start: Start, device: torch.device, ranks: Ranks = SINGLE_PROCESS
 ) -> bool:
     """Runs a task with resolved `settings`. Returns False if SIGTERM or Ctrl-C stopped it before its last step."""
-    _check(settings, device, ranks)
+    check_parallel(settings, device, ranks)
     rows = task.rows or Rows(settings.model.context_length)
+    kind = choose_kind(settings, rows, device, ranks)
+    ranks = replace(ranks, lockstep=kind in ("fsdp", "hsdp"))
     with contextlib.ExitStack() as locks:
         with contextlib.ExitStack() as undo:
             claimed = ranks.from_first(lambda: claim(settings, task, start, locks, undo))
@@ -55,7 +55,7 @@ def execute(
             done = 0 if checkpoint is None else checkpoint.step
             for line in forecast_lines(settings, rows, done, peak.flops, device, ranks):
                 ranks.report(line)
-            state = _make_state(settings, task, start.source, checkpoint, device, ranks)
+            state = make_state(settings, task, start.source, checkpoint, device, ranks, kind)
             sinks = ranks.only_first(
                 lambda: open_folder(settings, task, folder, state.progress, device, peak)
             )
@@ -84,73 +84,12 @@ def execute(
         return finished
 
 
-@dataclass
-class _State:
-    """Everything that training changes; a checkpoint stores all of it."""
-
-    model: TransformerLM
-    optimizer: Optimizer
-    loss_scale: LossScale | None
-    progress: Progress
-    bf16_messages: list[str]  # with fp8, one line per product that stays in bf16
-
-
-def _check(settings: TrainSettings, device: torch.device, ranks: Ranks) -> None:
-    batch_size = settings.optimizer.batch_size
-    if batch_size % ranks.world_size:
-        ranks.fail(
-            f"batch_size {batch_size} is not divisible by the {ranks.world_size} processes that share it; "
-            f"choose a multiple of {ranks.world_size}"
-        )
-    if settings.run.fp8 and (reason := fp8_blocker(device)):
-        ranks.fail(reason)
-
-
-def _make_state(
-    settings: TrainSettings,
-    task: Task,
-    source: Checkpoint | None,
-    checkpoint: Checkpoint | None,
-    device: torch.device,
-    ranks: Ranks,
-) -> _State:
-    """Creates model, optimizer and progress; loads all of them from `checkpoint`, or only the weights from `source`."""
-    opt = settings.optimizer
-    make_deterministic(device)
-    torch.manual_seed(settings.run.seed)
-    model = TransformerLM(settings.model).to(device)
-    bf16_messages: list[str] = []
-    if settings.run.fp8:
-        bf16_messages = use_fp8(model, opt.batch_size // ranks.world_size * settings.model.context_length)
-    if source is not None:
-        load_weights(model, source, task.grows_vocabulary)
-    optimizer = make_optimizer(
-        model,
-        opt.optimizer,
-        opt.learning_rate,
-        (opt.beta1, opt.beta2),
-        opt.weight_decay,
-        opt.muon_momentum,
-        opt.muon_lr,
-    )
-    loss_scale = LossScale(device) if settings.run.fp16 else None
-    progress = Progress()
-    if checkpoint is not None:
-        load_weights(model, checkpoint)
-        tensors = checkpoint.optimizer_tensors()
-        load_state_tensors(model, optimizer, tensors)
-        if loss_scale is not None:
-            loss_scale.load(tensors)
-        progress = Progress(**checkpoint.state | {"out_of_time": False})
-    return _State(model, optimizer, loss_scale, progress, bf16_messages)
-
-
 def _train(
     settings: TrainSettings,
     task: Task,
     rows: Rows,
     folder: Path,
-    state: _State,
+    state: State,
     peak: Peak,
     sinks: Sinks,
     ranks: Ranks,
@@ -181,6 +120,7 @@ def _train(
             hooks,
             ranks,
             state.loss_scale,
+            state.sharded,
         )
 
 
@@ -189,7 +129,7 @@ def _hooks(
     task: Task,
     rows: Rows,
     folder: Path,
-    state: _State,
+    state: State,
     loss_fn: Callable[..., Tensor],
     sinks: Sinks,
     ranks: Ranks,
@@ -200,12 +140,15 @@ def _hooks(
     if task.make_evaluate is not None:
         hooks.evaluate = task.make_evaluate(model, settings, device, ranks)
     if settings.logging.eval_tasks is not None:
-        hooks.evaluate_tasks = lambda: ranks.only_first(lambda: _on_tasks(task, model, sinks)) or {}
+        hooks.evaluate_tasks = lambda: state.on_first(ranks, lambda: _on_tasks(task, model, sinks)) or {}
     if (sample := task.sample) is not None:
-        hooks.sample = lambda step: sample(model, step) if ranks.is_first else (None, {})
-    hooks.checkpoint = lambda p: ranks.from_first(
-        lambda: _save(folder, model, state.optimizer, state.loss_scale, p, keep, sinks)
-    )
+        hooks.sample = lambda step: state.on_first(ranks, lambda: sample(model, step)) or (None, {})
+
+    def save(progress: Progress) -> bool:
+        tensors = state.tensors()
+        return ranks.from_first(lambda: _save(folder, *tensors, progress, keep, sinks))
+
+    hooks.checkpoint = save
     if (end := settings.optimizer.max_iters) and ranks.is_first:
         hooks.forecast = time_left_forecast(settings, task, rows, end, sinks)
     measure: Callable[[], dict[str, float]] = task.measure or dict
@@ -273,9 +216,8 @@ def _report(folder: Path) -> None:
 
 def _save(
     folder: Path,
-    model: TransformerLM,
-    optimizer: Optimizer,
-    loss_scale: LossScale | None,
+    weights: dict[str, Tensor],
+    tensors: dict[str, Tensor],
     progress: Progress,
     keep: int,
     sinks: Sinks,
@@ -284,10 +226,7 @@ def _save(
     checkpoints = folder / "checkpoints"
     sinks.sync()
     try:
-        tensors = state_tensors(model, optimizer) | (
-            loss_scale.state_tensors() if loss_scale is not None else {}
-        )
-        save_checkpoint(checkpoints, model.named_weights(), tensors, progress.as_dict())
+        save_checkpoint(checkpoints, weights, tensors, progress.as_dict())
     except OSError as error:
         last = run_folder.newest_step(folder)
         kept = "there is no earlier one" if last is None else f"the one at step {last} is intact"

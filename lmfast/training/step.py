@@ -5,7 +5,7 @@ the device. A step is a pure function of the weights, the seed and the step numb
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from lmfast.training.parallel.loss import ParallelLoss
 from lmfast.training.parallel.ranks import Ranks
 from lmfast.training.run_plan import Plan
 
+if TYPE_CHECKING:
+    from lmfast.training.parallel.fsdp import ShardedModel
+
 
 class StepResult(NamedTuple):
     """Outcome of a step, taken or skipped."""
@@ -32,7 +35,10 @@ class StepResult(NamedTuple):
 
 
 class Stepper:
-    """Takes the steps of one run. loss_fn: `objective.loss`, possibly compiled. steps_taken: by earlier parts of the run."""
+    """Takes the steps of one run.
+
+    loss_fn: `objective.loss`, possibly compiled. steps_taken: by earlier parts of the run. sharded: the shards of the model,
+    if it has any."""
 
     def __init__(
         self,
@@ -44,13 +50,17 @@ class Stepper:
         ranks: Ranks,
         loss_scale: LossScale | None,
         steps_taken: int,
+        sharded: "ShardedModel | None" = None,
     ):
         self.optimizer, self.objective, self.plan = optimizer, objective, plan
         self.ranks, self.loss_scale = ranks, loss_scale
         self.device = next(model.parameters()).device
-        self.weights = [p for p in model.parameters() if p.requires_grad]
+        self.sharded = sharded
+        weights = model.parameters() if sharded is None else sharded.weights.values()
+        self.weights = [p for p in weights if p.requires_grad]
+        self.total_norm = torch.nn.utils.get_total_norm if sharded is None else sharded.total_norm
         precision = selected_precision(plan)
-        self.parallel = ParallelLoss(ranks, model, loss_fn, lambda: autocast(self.device, precision))
+        self.parallel = ParallelLoss(ranks, model, loss_fn, lambda: autocast(self.device, precision), sharded)
         self.guard = FiniteGuard(self.device, steps_taken)
 
     def take(self, step: int, rows: np.ndarray, learning_rate: float) -> StepResult:
@@ -61,13 +71,16 @@ class Stepper:
         rank = self.ranks.rank
         torch.manual_seed(derive_seed(self.plan.seed, step, *([rank] if rank else [])))
         loss = self._accumulate(np.split(rows, self.plan.batch.passes_in(step - 1)))
+        if self.sharded is not None:
+            self.sharded.collect_gradients()
+        norm = self.total_norm([p.grad for p in self.weights if p.grad is not None])
         limit = self.plan.grad_clip if self.plan.grad_clip > 0 else float("inf")
         # The fused optimizer kernel skips a step whose loss or gradient is not finite, without a host sync.
         if self.loss_scale is None:
-            norm = torch.nn.utils.clip_grad_norm_(self.weights, limit)
+            torch.nn.utils.clip_grads_with_norm_(self.weights, limit, norm)
             self.optimizer.found_inf = self.guard.check(step, loss, norm)
         else:
-            norm = self.loss_scale.unscale_and_clip(self.weights, limit)
+            norm = self.loss_scale.unscale_and_clip(self.weights, limit, norm)
             self.optimizer.found_inf = self.guard.check(step, loss, norm, self.loss_scale.update(loss, norm))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -29,7 +29,7 @@ def test_replaced_weights_have_moved():
         lambda model: model.double(),
         lambda model: setattr(model.head.weight, "data", model.head.weight.detach().clone()),
         lambda model: model.blocks.__setitem__(1, build().blocks[1]),
-        lambda model: model._reset_tables(),
+        lambda model: model.reset_tables(),
     ):
         model = build()
         places = WeightAddresses(model)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.nn.utils import get_total_norm
 
 from lmfast.errors import UserError
 from lmfast.training import loss_scale
@@ -45,7 +46,10 @@ def test_gradients_are_unscaled_and_clipped_as_without_a_scale(limit):
         p.grad, q.grad = grad.clone(), grad * INITIAL
     norm = torch.nn.utils.clip_grad_norm_(plain, limit)
     assert torch.equal(
-        LossScale(CPU).unscale_and_clip([*scaled, torch.nn.Parameter(torch.zeros(2))], limit), norm
+        LossScale(CPU).unscale_and_clip(
+            [*scaled, torch.nn.Parameter(torch.zeros(2))], limit, get_total_norm([p.grad for p in scaled])
+        ),
+        norm,
     )
     for p, q in zip(plain, scaled, strict=True):
         torch.testing.assert_close(q.grad, p.grad, rtol=1e-7, atol=0)

@@ -8,6 +8,8 @@ from lmfast.model.transformer import TransformerLM
 
 def unsupported_reason(model: TransformerLM) -> str | None:
     """Why the decoder does not support this model in its present state; None if it does."""
+    if model.sharded:
+        return "its weights are sharded over several processes"
     if model.embedding.weight.device.type != "cpu":
         return "it is not on the CPU"
     if torch.is_autocast_enabled("cpu") or any(p.dtype != torch.float32 for p in model.parameters()):

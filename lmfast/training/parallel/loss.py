@@ -1,27 +1,37 @@
 """The loss of a model and its gradients, over any number of ranks.
 
 Input: this rank's slice of a forward pass. Output: the gradients of the mean loss of all ranks, accumulated on the weights.
-DistributedDataParallel sums them over the ranks at the last forward pass of a step.
+DistributedDataParallel or, for sharded weights, FSDP2 sums them over the ranks at the last forward pass of a step.
 """
 
 import contextlib
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from lmfast.training.parallel.ranks import Ranks
 
+if TYPE_CHECKING:
+    from lmfast.training.parallel.fsdp import ShardedModel
+
 
 class ParallelLoss:
-    """loss_fn(model, …) and its gradients, over any number of ranks."""
+    """loss_fn(model, …) and its gradients, over any number of ranks. sharded: the shards of the model, if it has any."""
 
-    def __init__(self, ranks: Ranks, model: nn.Module, loss_fn: Callable[..., Tensor], autocast):
-        self.ranks, self.autocast = ranks, autocast
+    def __init__(
+        self,
+        ranks: Ranks,
+        model: nn.Module,
+        loss_fn: Callable[..., Tensor],
+        autocast,
+        sharded: "ShardedModel | None" = None,
+    ):
+        self.ranks, self.autocast, self.sharded = ranks, autocast, sharded
         self.module, self.ddp = _Bound(model, loss_fn), None
-        if ranks.world_size > 1:
+        if ranks.world_size > 1 and sharded is None:
             # Keeps the compiled step one graph; its gradients are reduced together at the end.
             torch._dynamo.config.optimize_ddp = False
             # Buffers do not change during training. torch 2.13 renamed the option.
@@ -42,7 +52,8 @@ class ParallelLoss:
         last: whether this is the last forward pass of the step, after which gradients are reduced over the ranks.
         scale: a factor on the gradients, on the device.
         """
-        world_size = self.ranks.world_size
+        if self.sharded is not None:
+            self.sharded.begin_pass(last)
         with self.ddp.no_sync() if self.ddp is not None and not last else contextlib.nullcontext():
             with self.autocast():
                 loss_sum = (self.ddp or self.module)(*tensors)
@@ -50,7 +61,7 @@ class ParallelLoss:
             if scale is not None:
                 loss = loss * scale
             # DDP averages over the ranks; we need the sum.
-            (loss * world_size if world_size > 1 else loss).backward()
+            (loss if self.ddp is None else loss * self.ranks.world_size).backward()
         return loss_sum.detach()
 
 

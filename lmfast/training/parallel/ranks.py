@@ -13,7 +13,7 @@ import datetime
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,6 +44,9 @@ class Ranks:
     tensor_size: int = 1  # --tensor-parallel
     data_group: dist.ProcessGroup | None = None  # ranks of the same tensor rank; None: all ranks
     tensor_group: dist.ProcessGroup | None = None  # ranks of the same data rank; None: only this one
+    lockstep: bool = (
+        False  # whether data ranks must run the model equally often, because its weights are sharded
+    )
 
     @property
     def tensor_rank(self) -> int:
@@ -92,6 +95,17 @@ class Ranks:
         """This rank's slice of the rows of one forward pass, whose number must be a multiple of `data_size`."""
         each = len(rows) // self.data_size
         return rows[self.data_rank * each : (self.data_rank + 1) * each]
+
+    def deal(self, items: Iterable[T]) -> Iterator[tuple[T, bool]]:
+        """This data rank's items, every N-th of `items`, and whether each counts.
+
+        In lockstep, ranks without an item in the last turn get the last one again, which does not count."""
+        number, last = 0, None
+        for number, last in enumerate(items, 1):
+            if (number - 1) % self.data_size == self.data_rank:
+                yield last, True
+        if self.lockstep and last is not None and self.data_rank >= number % self.data_size > 0:
+            yield last, False
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Sums `tensor` over the data ranks, in place; on CUDA the host does not wait."""

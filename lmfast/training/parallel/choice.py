@@ -1,0 +1,72 @@
+"""How the ranks of a run share its model, and what cannot work together.
+
+In: settings, the rows of a forward pass, the device and the ranks. Out: a Kind. Rejects, on all ranks and before anything is
+written: sizes that do not divide, and options that need what another option takes away.
+"""
+
+import os
+from typing import Literal
+
+import torch
+
+from lmfast.model.fp8 import fp8_blocker
+from lmfast.model.memory import USABLE, training_memory
+from lmfast.settings import TrainSettings, selected_precision
+from lmfast.training.forecast import memory_capacity
+from lmfast.training.parallel.ranks import Ranks
+from lmfast.training.task import Rows
+
+Kind = Literal["single", "ddp", "fsdp", "hsdp"]
+"""single: one process; ddp: each rank has the whole model; fsdp: each has 1/N; hsdp: each has 1/N of a machine's N ranks"""
+
+
+def check_parallel(settings: TrainSettings, device: torch.device, ranks: Ranks) -> None:
+    """Ends the run if its parallel settings cannot work, on this device or with each other."""
+    batch_size, kind = settings.optimizer.batch_size, settings.run.parallel
+    if batch_size % ranks.world_size:
+        ranks.fail(
+            f"batch_size {batch_size} is not divisible by the {ranks.world_size} processes that share it; "
+            f"choose a multiple of {ranks.world_size}"
+        )
+    if settings.run.fp8:
+        if reason := fp8_blocker(device):
+            ranks.fail(reason)
+        if kind in ("fsdp", "hsdp") and ranks.world_size > 1:
+            ranks.fail(
+                f"fp8 is not supported with parallel {kind}, which gathers weights in bf16; remove --fp8"
+            )
+    if kind == "hsdp" and ranks.world_size > 1:
+        local = machine_size()
+        if ranks.world_size % local:
+            ranks.fail(
+                f"parallel hsdp needs the same number of processes on every machine, but {ranks.world_size} is not a "
+                f"multiple of {local}; use --parallel fsdp"
+            )
+        if local == 1:
+            ranks.fail(
+                "parallel hsdp shards within a machine, but each machine has one process; use --parallel fsdp or ddp"
+            )
+
+
+def machine_size() -> int:
+    """Number of ranks on this machine, as torchrun reports it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def choose_kind(settings: TrainSettings, rows: Rows, device: torch.device, ranks: Ranks) -> Kind:
+    """The kind that the settings name; for auto, ddp if the estimated memory of a step fits the device, otherwise fsdp."""
+    kind = settings.run.parallel
+    if ranks.world_size == 1:
+        return "single"
+    if kind != "auto":
+        return kind
+    capacity = memory_capacity(device)
+    if capacity is None or settings.run.fp8:
+        return "ddp"
+    if device.type == "cpu":
+        capacity //= machine_size()
+    batch = settings.optimizer.batch_size // ranks.world_size * rows.per_sequence
+    precision = selected_precision(settings.run)
+    memory = training_memory(settings.model, batch, precision, rows.length, plain=device.type == "cpu")
+    fits = ranks.from_first(lambda: memory.total <= USABLE * capacity)
+    return "ddp" if fits else "fsdp"

@@ -1,0 +1,168 @@
+"""Fills the pieces of a rank from whole weights: drawn at random, or read from a checkpoint in one file.
+
+In: pieces, which may be cut from fused projections (`weight/1`), and the numbers of rows of those. Neither way holds more
+of a whole weight than a chunk of its rows or the piece itself. Rejects (UserError, on all ranks) files that lack a weight,
+have one of another shape, or one that is not finite, naming the first.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lmfast.model.initialisation import initialise, skip_construction
+from lmfast.model.transformer import TransformerLM
+from lmfast.training.parallel.pieces import Piece, fused_widths
+from lmfast.training.parallel.ranks import Ranks
+
+Widths = Mapping[str, Sequence[int]]
+"""{weight: numbers of rows of the matrices fused in it}"""
+
+
+def located(piece: Piece, widths: Widths) -> tuple[str, tuple[int, ...]]:
+    """(name, offset) of a piece in its whole weight, in which the matrices of a fused projection follow each other."""
+    name, slash, number = piece.name.rpartition("/")
+    if not slash:
+        return piece.name, piece.offset
+    before = sum(widths[name][: int(number)])
+    return name, (before + piece.offset[0], *piece.offset[1:])
+
+
+@torch.no_grad()
+def draw_weights(model: TransformerLM, pieces: Iterable[Piece]) -> None:
+    """Initialises pieces with the values that a single process with the same seed would give them.
+
+    model: the whole model, on the meta device."""
+    places: dict[str, list[tuple[tuple[int, ...], Tensor]]] = defaultdict(list)
+    widths = fused_widths(model)
+    for piece in pieces:
+        name, offset = located(piece, widths)
+        places[name].append((offset, piece.tensor))
+
+    def place(name: str, begin: int, rows: Tensor) -> None:
+        for (first, *columns), own in places[name]:
+            low, high = max(begin, first), min(begin + len(rows), first + len(own))
+            if low < high:
+                part = rows[low - begin : high - begin]
+                for dim, (start, size) in enumerate(zip(columns, own.shape[1:], strict=True), 1):
+                    part = part.narrow(dim, start, size)
+                own[low - first : high - first] = part
+
+    skip_construction(model)
+    initialise(model, model.config, place)
+
+
+@torch.no_grad()
+def read_pieces(
+    path: Path,
+    pieces: Iterable[Piece],
+    shapes: Mapping[str, tuple[int, ...]],
+    widths: Widths,
+    ranks: Ranks,
+    may_grow: Callable[[str], bool] | None = None,
+) -> None:
+    """Copies pieces from a safetensors file of whole tensors; shapes: of all its tensors.
+
+    may_grow: whether a tensor of this name may have fewer rows in the file; further rows are made as by `grown_rows`."""
+
+    def read(file: Any) -> str | None:
+        if problem := _other_shape(file, path, shapes, may_grow):
+            return problem
+        for piece in pieces:
+            name, offset = located(piece, widths)
+            part = _part(file.get_slice(name), offset, piece.tensor.shape, shapes[name])
+            if not part.isfinite().all():
+                return f"{path.parent}: {name} is not finite; use an older checkpoint"
+            piece.tensor.copy_(part)
+        return None
+
+    _together(path, read, ranks)
+
+
+@torch.no_grad()
+def read_state(
+    path: Path, pieces: Iterable[Piece], ranks: Ranks
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Optimizer state from a safetensors file of whole tensors: ({`weight.field`: this rank's part}, {others: tensor}).
+
+    pieces: the uncut parts of the weights; a tensor of the whole weight's shape is read in part, others whole."""
+    found: dict[str, Tensor] = {}
+    others: dict[str, Tensor] = {}
+    own = {piece.name: piece for piece in pieces}
+
+    def read(file: Any) -> str | None:
+        for key in file.keys():  # noqa: SIM118
+            piece = own.get(key.rpartition(".")[0])
+            stored = file.get_slice(key)
+            if piece is None or tuple(stored.get_shape()) != piece.shape:
+                (others if piece is None else found)[key] = file.get_tensor(key)
+            else:
+                found[key] = _part(stored, piece.offset, piece.tensor.shape, piece.shape)
+        return None
+
+    _together(path, read, ranks)
+    return found, others
+
+
+def _other_shape(
+    file: Any, path: Path, shapes: Mapping[str, tuple[int, ...]], may_grow: Callable[[str], bool] | None
+) -> str | None:
+    there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    for name in [*shapes, *there]:
+        found, wanted = there.get(name), shapes.get(name)
+        if found == wanted:
+            continue
+        fits = found and wanted and found[0] < wanted[0] and found[1:] == wanted[1:]
+        if fits and may_grow is not None and may_grow(name):
+            continue
+        return (
+            f"{path.parent}: has another model shape: {name} is {found or 'absent'}, not {wanted or 'absent'}; use the "
+            "settings of its config.yaml"
+        )
+    return None
+
+
+def _part(stored: Any, offset: tuple[int, ...], size: Sequence[int], shape: tuple[int, ...]) -> Tensor:
+    """The rectangle of `size` at `offset` of a stored tensor, which may have fewer rows than `shape`."""
+    rectangle = tuple(slice(begin, begin + length) for begin, length in zip(offset, size, strict=True))
+    rows = stored.get_shape()[0]
+    if rows == shape[0]:
+        return stored[rectangle]
+    begin, end = offset[0], offset[0] + size[0]
+    old = stored[(slice(min(begin, rows), min(end, rows)), *rectangle[1:])]
+    new = grown_rows(stored, rows, shape[0])
+    return torch.cat([old, new[(slice(max(begin, rows) - rows, max(end, rows) - rows), *rectangle[1:])]])
+
+
+def grown_rows(stored: Any, rows: int, count: int) -> Tensor:
+    """Rows `rows` … `count` of a table that is extended, as lmfast/training/loading.py makes them: the mean of the old ones
+    plus noise of a tenth of their standard deviation. Reads 4,096 rows at a time."""
+    width = stored.get_shape()[1]
+    total, squares = torch.zeros(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
+    for begin in range(0, rows, 4096):
+        total += stored[begin : begin + 4096].double().sum(0)
+    mean = total / rows
+    for begin in range(0, rows, 4096):
+        squares += (stored[begin : begin + 4096].double() - mean).square().sum(0)
+    std = (squares / (rows - 1)).sqrt()
+    noise = torch.randn(count - rows, width, generator=torch.Generator().manual_seed(0))
+    return (mean + 0.1 * std * noise).float()
+
+
+def _together(path: Path, read: Callable[[Any], str | None], ranks: Ranks) -> None:
+    """Calls `read` with the open file; ends the run on all ranks if any cannot read it, or if `read` returns a problem."""
+    try:
+        with safe_open(path, "pt") as file:
+            problem = read(file)
+    except (OSError, SafetensorError) as error:
+        problem = f"{path}: cannot be read ({error}); give another checkpoint"
+    if ranks.any(problem is not None):
+        found: list[str | None] = [problem] * ranks.world_size
+        if ranks.world_size > 1:
+            dist.all_gather_object(found, problem)
+        ranks.fail(next(text for text in found if text is not None))
