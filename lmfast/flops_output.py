@@ -77,11 +77,14 @@ def print_cost(facts: dict[str, Any]) -> None:
         "optimizer": "optimizer (AdamW, fp32)",
         "weight_copies": f"{'16-bit' if facts['dtype'] != 'fp32' else 'autocast'} copies of the matrices",
         "activations": "activations",
+        "recomputed": "recomputed activations of a layer",
         "head_gradient": "head's gradient inside the loss",
         "workspace": "workspace (estimate)",
         "total": "upper bound",
     }
     for name, label in labels.items():
+        if name == "recomputed" and not memory[name]:
+            continue
         if name == "total":
             table.add_section()
         table.add_row(label, f"{memory[name] / GB:,.3f}", style="bold" if name == "total" else None)

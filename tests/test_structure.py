@@ -319,6 +319,7 @@ TEST_FILES = {
     "state": "run",
     "whole_weights": "fsdp",
     "choice": "fsdp",
+    "activations": "memory",
     "byte_characters": "formats",
     "gpt2_files": "formats",
     "tokenizer_json": "formats",

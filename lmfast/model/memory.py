@@ -1,20 +1,27 @@
 """Memory of training and generation in bytes, computed from a ModelConfig. Does not import torch.
 
-Assumes fp32 weights, gradients and AdamW moments, products in bf16, fp16 or fp32, lmfast_kernels on a GPU, no
-recomputation, and one device. The formulas are explained in docs/memory.md; a test compares them with what autograd saves
-for real models.
+Assumes fp32 weights, gradients and AdamW moments, products in bf16, fp16 or fp32, lmfast_kernels on a GPU, and one device
+(several: parallel_memory.py). The formulas are explained in docs/memory.md; a test compares them with what autograd saves
+for real models. Activations are counted in activations.py.
 """
 
 from dataclasses import dataclass
 
 from lmfast.model.accounting import num_parameters, parameters
+from lmfast.model.activations import (
+    ELEMENT_SIZE,
+    Checkpointing,
+    Saved,
+    final_activations,
+    kept_activations,
+    layer_kinds,
+    recomputed_activations,
+)
 from lmfast.model.bisection import largest_satisfying
-from lmfast.model.config import ModelConfig
+from lmfast.model.config import ModelConfig, ResolvedConfig
 
 USABLE = 0.9
 """usable fraction of a device's memory: CUDA's context, cuBLAS and fragmentation take the rest"""
-
-ELEMENT_SIZE = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8": 2}  # fp8 products read casts of 16-bit activations
 
 # Bounds of the logits buffer in lmfast_kernels/linear_cross_entropy.py; a test compares them.
 LOGITS_BYTES = 384 * 2**20
@@ -30,6 +37,7 @@ class TrainingMemory:
     optimizer: int
     weight_copies: int
     activations: int
+    recomputed: int
     head_gradient: int
     workspace: int
 
@@ -39,62 +47,68 @@ class TrainingMemory:
 
 
 def training_memory(
-    config: ModelConfig, batch: int, dtype: str, length: int | None = None, plain: bool = False
+    config: ModelConfig,
+    batch: int,
+    dtype: str,
+    length: int | None = None,
+    plain: bool = False,
+    checkpointing: Checkpointing = "none",
 ) -> TrainingMemory:
     """Memory of a step over `batch` sequences of `length` tokens (default: context_length).
 
     dtype: of the products (bf16, fp16, fp8 or fp32). plain: with PyTorch's operators, as on a CPU.
     """
     config = config.resolved()
-    element, count = ELEMENT_SIZE[dtype], num_parameters(config)
+    count = num_parameters(config)
     tokens = batch * (length or config.context_length)
-    head = config.vocab_size * config.d_model
     matrices = parameters(config)["attention"] + parameters(config)["feed_forward"]
-    up = (2 if config.ffn == "swiglu" else 1) * config.ffn_hidden
-    logits = element * tokens * config.vocab_size
-    logits = min(logits, LARGEST_LOGITS_BYTES, max(LOGITS_BYTES, logits // 8))
-    loss = (
-        3 if plain else 1
-    ) * logits + element * head  # PyTorch's: their log-probabilities and gradients, too
+    kept, recomputed = activation_bytes_per_token(config, dtype, plain, checkpointing)
     return TrainingMemory(
         weights=4 * count,
         gradients=4 * count,
         optimizer=8 * count,
-        weight_copies=0 if dtype == "fp32" else element * matrices,
-        activations=tokens * activation_bytes_per_token(config, dtype, plain),
-        head_gradient=4 * head,
-        workspace=max(loss, element * tokens * (config.ffn_hidden + up + 2 * config.d_model)),
+        weight_copies=0 if dtype == "fp32" else ELEMENT_SIZE[dtype] * matrices,
+        activations=tokens * kept,
+        recomputed=tokens * recomputed,
+        head_gradient=4 * config.vocab_size * config.d_model,
+        workspace=step_workspace(config, tokens, dtype, plain),
     )
 
 
-def activation_bytes_per_token(config: ModelConfig, dtype: str, plain: bool = False) -> int:
-    """Bytes that autograd saves per token, for every arrangement of the model (docs/memory.md).
+def activation_bytes_per_token(
+    config: ModelConfig,
+    dtype: str,
+    plain: bool = False,
+    checkpointing: Checkpointing = "none",
+    tensor_parallel: int = 1,
+) -> tuple[int, int]:
+    """(bytes that autograd keeps per token for the backward, bytes that the backward of one layer recomputes at most), for
+    every arrangement of the model (docs/memory.md), on one of `tensor_parallel` ranks.
 
     plain: with PyTorch's operators; exact in fp32 for pre-norm, RoPE and SwiGLU, approximate for the others.
     """
     config = config.resolved()
-    e, d, hidden = ELEMENT_SIZE[dtype], config.d_model, config.ffn_hidden
-    heads, kv_heads = config.num_heads, config.num_kv_heads
-    queries, kv = config.attention_width, kv_heads * config.head_dim
-    reads = 1 if config.parallel_block else 2  # sublayer inputs; parallel sublayers share one
-    norms = 0 if config.norm == "none" else reads
-    elements = (reads + norms) * d + queries + 2 * kv + queries
-    floats = norms + heads
-    if config.position == "rope" or config.qk_norm:
-        elements += queries + kv  # queries and keys are separate tensors instead of views of the projection
-    if config.qk_norm:
-        floats += heads + kv_heads
-    elements += (3 if config.ffn == "swiglu" else 2) * hidden
-    once = 2 * d if config.norm == "pre" else d
-    if plain:  # the norms' normalised x before their weight, the gate before its SiLU
-        elements, once = elements + 2 * d + hidden, once + d
-    # With value embeddings the values are not a view of the fused projection, which may then be freed.
-    unread = 0 if config.qk_norm or config.position != "rope" else queries + 2 * kv
-    tables = config.num_value_embeddings
-    values = tables * (e * (kv - unread) + 4 * kv)
-    masks = (2 * config.num_layers + 1) * d if config.dropout else 0  # one byte each
-    layers = config.num_layers * (e * elements + 4 * floats) + values
-    return layers + e * once + 4 * (config.norm == "pre") + 8 + masks
+    kept, recomputed = Saved(final_activations(config, dtype, plain)), 0
+    for table, count in layer_kinds(config).items():
+        kept = kept.plus(kept_activations(config, table, dtype, checkpointing, plain).times(count))
+        again = recomputed_activations(config, table, dtype, checkpointing, plain)
+        recomputed = max(recomputed, again.on_rank(tensor_parallel))
+    return kept.on_rank(tensor_parallel), recomputed
+
+
+def step_workspace(
+    config: ResolvedConfig, tokens: int, dtype: str, plain: bool = False, tensor_parallel: int = 1
+) -> int:
+    """Bytes of temporary tensors: the larger of those of the loss and of those in the backward of a feed-forward."""
+    element = ELEMENT_SIZE[dtype]
+    vocabulary, hidden = config.vocab_size // tensor_parallel, config.ffn_hidden // tensor_parallel
+    up = (2 if config.ffn == "swiglu" else 1) * hidden
+    logits = element * tokens * vocabulary
+    logits = min(logits, LARGEST_LOGITS_BYTES, max(LOGITS_BYTES, logits // 8))
+    loss = (3 if plain else 1) * logits  # PyTorch's: their log-probabilities and gradients, too
+    return max(
+        loss + element * vocabulary * config.d_model, element * tokens * (hidden + up + 2 * config.d_model)
+    )
 
 
 def kv_cache_bytes_per_token(config: ModelConfig, element_size: int = 2) -> int:
@@ -106,8 +120,12 @@ def kv_cache_bytes_per_token(config: ModelConfig, element_size: int = 2) -> int:
     return 2 * config.num_layers * config.num_kv_heads * config.head_dim * element_size
 
 
-def largest_batch(config: ModelConfig, memory_bytes: float, dtype: str) -> int:
+def largest_batch(
+    config: ModelConfig, memory_bytes: float, dtype: str, checkpointing: Checkpointing = "none"
+) -> int:
     """The largest number of sequences of context_length per forward pass that fits into `USABLE` of the memory, or 0."""
     return largest_satisfying(
-        lambda batch: training_memory(config, batch, dtype).total <= USABLE * memory_bytes
+        lambda batch: (
+            training_memory(config, batch, dtype, checkpointing=checkpointing).total <= USABLE * memory_bytes
+        )
     )

@@ -1,0 +1,131 @@
+"""Bytes that autograd saves per token for the backward, by layer, with and without recomputation. Does not import torch.
+
+Input: a resolved config, the dtype of the products, how activations are checkpointed, and whether the layer has a value
+embedding (table). Output: `Saved`, which keeps apart what tensor parallelism divides among its ranks. Explained in
+docs/memory.md; a test compares it with real models.
+"""
+
+from typing import Literal, NamedTuple
+
+from lmfast.model.config import ResolvedConfig
+
+Checkpointing = Literal["none", "block", "selective"]
+
+ELEMENT_SIZE = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8": 2}  # fp8 products read casts of 16-bit activations
+
+
+class Saved(NamedTuple):
+    """Bytes per token. whole: on every rank; split: divided among the tensor-parallel ranks."""
+
+    whole: int = 0
+    split: int = 0
+
+    def on_rank(self, tensor_parallel: int = 1) -> int:
+        """Bytes per token on one of the tensor-parallel ranks."""
+        return self.whole + self.split // tensor_parallel
+
+    def plus(self, other: "Saved") -> "Saved":
+        return Saved(self.whole + other.whole, self.split + other.split)
+
+    def times(self, count: int) -> "Saved":
+        return Saved(count * self.whole, count * self.split)
+
+    def minus(self, other: "Saved") -> "Saved":
+        return Saved(self.whole - other.whole, self.split - other.split)
+
+
+def layer_kinds(config: ResolvedConfig) -> dict[bool, int]:
+    """Numbers of layers with a value embedding (True) and without."""
+    tables = config.num_value_embeddings
+    return {table: count for table, count in ((True, tables), (False, config.num_layers - tables)) if count}
+
+
+def layer_activations(config: ResolvedConfig, table: bool, dtype: str, plain: bool = False) -> Saved:
+    """What a layer saves without recomputation. plain: with PyTorch's operators, as on a CPU."""
+    e, d, hidden = ELEMENT_SIZE[dtype], config.d_model, config.ffn_hidden
+    queries, kv = config.attention_width, config.num_kv_heads * config.head_dim
+    reads = _sublayer_inputs(config)
+    norms = 0 if config.norm == "none" else reads
+    whole = e * (reads + norms) * d + 4 * norms
+    elements = queries + hidden * (3 if config.ffn == "swiglu" else 2)
+    floats = config.num_heads
+    if _reads_projection(config, table):
+        elements += queries + 2 * kv
+    if config.position == "rope" or config.qk_norm:
+        elements += queries + kv  # queries and keys are separate tensors instead of views of the projection
+    if config.qk_norm:
+        floats += config.num_heads + config.num_kv_heads
+    split = e * elements + 4 * floats
+    if table:
+        split += (e + 4) * kv  # the sum with the values, and the embeddings
+    if plain:  # the norms' normalised x before their weight, the gate before its SiLU
+        whole, split = whole + 2 * e * d, split + e * hidden
+    if config.dropout:
+        whole += 2 * d  # one byte each
+    return Saved(whole, split)
+
+
+def final_activations(config: ResolvedConfig, dtype: str, plain: bool = False) -> int:
+    """Bytes per token outside the layers: the last norm, the gradient of the hidden states, ids, the embedding's dropout."""
+    e, d = ELEMENT_SIZE[dtype], config.d_model
+    once = (2 * d if config.norm == "pre" else d) + (d if plain else 0)
+    return e * once + 4 * (config.norm == "pre") + 8 + (d if config.dropout else 0)
+
+
+def kept_activations(
+    config: ResolvedConfig, table: bool, dtype: str, checkpointing: Checkpointing, plain: bool = False
+) -> Saved:
+    """What a layer keeps from the forward to its backward."""
+    if checkpointing == "none":
+        return layer_activations(config, table, dtype, plain)
+    stream = Saved(ELEMENT_SIZE[dtype] * config.d_model)
+    if checkpointing == "block":
+        return stream
+    return stream.plus(_products(config, dtype))
+
+
+def recomputed_activations(
+    config: ResolvedConfig, table: bool, dtype: str, checkpointing: Checkpointing, plain: bool = False
+) -> Saved:
+    """What the backward of a layer recomputes before it begins, in addition to what the layer has kept."""
+    if checkpointing == "none":
+        return Saved()
+    e = ELEMENT_SIZE[dtype]
+    recomputed = layer_activations(config, table, dtype, plain).minus(Saved(e * config.d_model))
+    if checkpointing == "block":
+        return recomputed
+    queries, kv = config.attention_width, config.num_kv_heads * config.head_dim
+    shared = queries + _up_width(config) + (queries + 2 * kv if _reads_projection(config, table) else 0)
+    return recomputed.minus(Saved(split=e * shared + 4 * config.num_heads))
+
+
+def needs_last_product(config: ResolvedConfig) -> bool:
+    """Whether the backward of a block reads what follows its last product: a norm, or the mask of a dropout."""
+    return config.norm == "post" or config.dropout > 0
+
+
+def _products(config: ResolvedConfig, dtype: str) -> Saved:
+    """Results of the matrix products and of attention that a selectively checkpointed block keeps."""
+    e, queries, kv = ELEMENT_SIZE[dtype], config.attention_width, config.num_kv_heads * config.head_dim
+    if needs_last_product(config):
+        inside = 2  # of attention and of the feed-forward
+    else:
+        inside = 0 if config.parallel_block else 1
+    return Saved(
+        e * inside * config.d_model,
+        e * (queries + 2 * kv + queries + _up_width(config)) + 4 * config.num_heads,
+    )
+
+
+def _sublayer_inputs(config: ResolvedConfig) -> int:
+    return 1 if config.parallel_block else 2  # parallel sublayers share one
+
+
+def _up_width(config: ResolvedConfig) -> int:
+    return (2 if config.ffn == "swiglu" else 1) * config.ffn_hidden
+
+
+def _reads_projection(config: ResolvedConfig, table: bool) -> bool:
+    """Whether the backward reads the product of queries, keys and values. With value embeddings the values are not a view
+    of it, so after a rotation nothing is."""
+    return config.qk_norm or config.position != "rope" or not table
