@@ -37,7 +37,7 @@ def small(tmp_path, monkeypatch):
     (tmp_path / "configs/recipes").mkdir()
     (tmp_path / "configs/recipes/quickstart.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     monkeypatch.setattr("lmfast.cli.recipes.specification.RECIPES", tmp_path / "configs/recipes")
-    monkeypatch.setattr("lmfast.cli.recipes.estimates.measure", lambda jobs: {})
+    monkeypatch.setattr("lmfast.cli.recipes.measurements.measure", lambda jobs: {})
     real = builtin.prepare
     monkeypatch.setattr(
         "lmfast.cli.pretraining.prepare",

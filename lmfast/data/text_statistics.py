@@ -24,8 +24,8 @@ from lmfast.tokenizer.plain_text import Boundaries
 from lmfast.tokenizer.streaming import safe_pieces
 from lmfast.tokenizer.text_file import Documents
 
-PIECE = 1 << 23
-"""ids per read when collecting the words of a token file"""
+PIECE = 1 << 19
+"""ids per read when collecting the words of a token file; more need more memory and are slower"""
 COUNTED_BYTES = 4 << 20
 """bytes of their text per worker"""
 

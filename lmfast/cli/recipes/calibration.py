@@ -1,7 +1,8 @@
 """The process that measures what the stages of a recipe cost on this machine, in a few seconds.
 
 Reads {"spawned": time, "jobs": {stage: job}} from standard input, writes {stage: measurements} to standard output, both as
-JSON. A job of a tokenizer stage trains on the start of the text. A job of a training stage takes a few real steps: its
+JSON. A job of a tokenizer stage trains on the start of the text; a job of a data stage runs its command on two lengths of
+it (samples.py). A job of a training stage takes a few real steps: its
 model, its batch (or as many rows as are quick), its operators; random ids for pretraining, the rendered records for sft and
 dpo. Times are in seconds, memory in bytes. A job that fails is left out: the stage itself reports why.
 """
@@ -22,7 +23,8 @@ import numpy as np
 import torch
 
 from lmfast.cli.progress import PeakMemory, memory_in_use
-from lmfast.cli.recipes.jobs import Job, TokenizerJob, TrainingJob, read_jobs
+from lmfast.cli.recipes.jobs import DataJob, Job, TokenizerJob, TrainingJob, read_jobs
+from lmfast.cli.recipes.samples import measure_data
 from lmfast.cli.settings_line import parse
 from lmfast.data.chat import add_chat_tokens, has_chat_tokens
 from lmfast.inference.decode import generate
@@ -65,6 +67,8 @@ def measure_all(jobs: dict[str, Job], startup: float) -> dict[str, Measured]:
             with contextlib.redirect_stdout(sys.stderr):
                 if isinstance(job, TokenizerJob):
                     found[name], tokenizers[name] = measure_tokenizer(job)
+                elif isinstance(job, DataJob):
+                    found[name] = measure_data(job, tokenizers)
                 else:
                     found[name] = measure_training(job, tokenizers) | {"startup": startup, "base": base}
         except Exception as error:  # any: the stage itself reports it

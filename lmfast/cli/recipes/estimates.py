@@ -1,27 +1,25 @@
 """Time and memory of the stages of a recipe, before the first one starts.
 
-From measurements of this machine (calibration.py, in a process of its own) and the sizes of the inputs. Measurements are
-kept in FOLDER/.recipe/calibration.json. Where something is unknown, such as the rate of a download, there is no estimate.
-The constants were measured on two cores; docs/guides/recipe.md explains what they stand for.
+From measurements of this machine (measurements.py) and the sizes of the inputs. Where something is unknown, such as the rate
+of a download, there is no estimate. The constants were measured on two cores; docs/guides/recipe.md explains what they
+stand for.
 """
 
 import contextlib
-import json
 import math
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lmfast.cli.recipes.graph import Step
-from lmfast.cli.recipes.jobs import Job, Known, write_jobs
-from lmfast.cli.recipes.records import RECORDS, Decision
+from lmfast.cli.recipes.jobs import Known
+from lmfast.cli.recipes.measurements import Measured, measurements
+from lmfast.cli.recipes.records import Decision
 from lmfast.data.sources import SHARD_BYTES
 from lmfast.errors import UserError
-from lmfast.files import atomic_write, private_cache
+from lmfast.files import private_cache
 from lmfast.model.accounting import num_parameters
 from lmfast.model.compile_cache import FIRST_STEPS, VARIABLE
 from lmfast.model.config import ModelConfig
@@ -30,9 +28,9 @@ from lmfast.sharding.workers import default_workers
 from lmfast.training.run_folder import newest_step
 from lmfast.units import about, data_size, duration
 
-Measured = dict[str, dict[str, float]]
-START_SECONDS, NUMBA_SECONDS = 0.4, 0.7
-"""until a command that does not use torch reads its input; until compiled tokenizer code is loaded"""
+START_SECONDS, NUMBA_SECONDS, GENERATE_SECONDS = 0.4, 0.7, 0.2
+"""until a command that does not use torch reads its input; until compiled tokenizer code is loaded; until a model has read
+its prompt"""
 TORCH_SECONDS, TORCH_BYTES = 2.0, 238e6
 """of a command that loads a model, if no training was measured"""
 REPORT_SECONDS, REPORT_BYTES = 2.0, 25e6
@@ -40,13 +38,15 @@ COMPILED = 0.92
 """time of a compiled step on a CPU, of that of the same step without compilation"""
 LOAD_COMPILED_SECONDS, LOAD_COMPILED_BYTES = 3.4, 30e6
 COMPILE_SECONDS = 60.0
-WORDS_SECONDS, WORDS_BYTES, WORDS_TOKENS = 0.7e-6, 128.0, 8.4e6
-"""per token of the training text whose words a sample is compared with; tokens that are decoded together"""
-SAMPLE_SECONDS, SAMPLE_BYTES = 0.35, 20e6
-FORWARD_SHARE = 0.22
-"""memory of an evaluated row, of that which training needs for its activations"""
+WORDS_SECONDS, WORDS_BYTES = 0.2e-6, 65e6
+"""for the words of the training text that a sample is compared with, per token; memory with compiled tokenizer code"""
+SAMPLE_SECONDS = 0.35
+FORWARD_SHARE, KEPT_SHARE = 0.22, 0.75
+"""memory of an evaluated row, of that which training needs for its activations; of it, what the process keeps"""
 CHECKPOINT_BYTES_PER_SECOND = 250e6
-STORIES_BYTES_PER_SECOND, PREPARE_BYTES_PER_SECOND, COUNT_BYTES_PER_SECOND = 9e6, 45e6, 150e6
+STORIES_BYTES_PER_SECOND, PREPARE_BYTES_PER_SECOND, COUNT_BYTES_PER_SECOND = 8.5e6, 45e6, 150e6
+POOL_SECONDS = 1.0
+"""until several workers have started"""
 EXPORT_SHARE = 0.8
 """of the time and memory that a command that trains needs until it does"""
 
@@ -68,47 +68,13 @@ def estimate_steps(
     known = Known(steps, {step.name: newest_step(step.output) or 0 for step in resumed})
     wanted = [step for step in steps if decisions[step.name].action != "skip"]
     jobs = {step.name: job for step in wanted if (job := known.job(step)) is not None}
-    measured = _measurements(folder, jobs, keep)
+    measured = measurements(folder, jobs, keep)
     found: dict[str, Estimate] = {}
     for step in wanted:
         found[step.name] = Estimate(note="not estimated")
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
             found[step.name] = _ESTIMATES[step.command.name](step, known, measured)
     return found
-
-
-def measure(jobs: Mapping[str, Job]) -> Measured:
-    """Runs calibration.py for the jobs; without measurements if it fails."""
-    code = (
-        "from lmfast.model.torch_environment import set_environment; set_environment(); "
-        "from lmfast.cli.recipes.calibration import main; main()"
-    )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(
-        command, input=write_jobs(jobs), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False
-    )  # fmt: skip
-    try:
-        return json.loads(done.stdout)
-    except ValueError:
-        return {}
-
-
-def _measurements(folder: Path, jobs: dict[str, Job], keep: bool) -> Measured:
-    """The measurements of the jobs, those of an earlier call if nothing changed."""
-    if not jobs:
-        return {}
-    path = folder / RECORDS / "calibration.json"
-    key = json.loads(write_jobs(jobs))["jobs"]
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        if all(saved["jobs"].get(name) == job for name, job in key.items()):
-            return saved["measured"]
-    print(f"measuring {', '.join(jobs)} for a few seconds", flush=True)
-    measured = measure(jobs)
-    if keep and measured:
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps({"jobs": key, "measured": measured}, indent=1), encoding="utf-8")
-    return measured
 
 
 def has_compiled() -> bool:
@@ -127,10 +93,37 @@ def _torch(measured: Measured) -> tuple[float, float]:
     return TORCH_SECONDS, TORCH_BYTES
 
 
+def _data(
+    found: dict[str, float] | None,
+    size: float,
+    workers: int,
+    rate: float,
+    memory: Callable[[float, int], float],
+) -> Estimate:
+    """Of a stage that reads or writes `size` bytes of text, from runs on two pieces of it (samples.py).
+
+    rate: bytes per second and worker, where nothing was measured. memory: (bytes, workers) → bytes; only its growth with
+    the text is used if there are measurements."""
+    pool = POOL_SECONDS if workers > 1 else 0.0
+    if not found:
+        seconds = START_SECONDS + NUMBA_SECONDS + pool + size / (rate * workers)
+        return Estimate(seconds, memory(size, workers), "without a measurement")
+    small, large = found["small_bytes"], found["large_bytes"]
+    seconds, peak = found["large_seconds"], found["large_memory"]
+    if small < large < size:
+        each = max(0.0, seconds - found["small_seconds"]) / (large - small)
+        seconds += each * (size - large) / workers + pool
+        peak += memory(size, workers) - memory(large, 1)
+    return Estimate(seconds, peak)
+
+
 def _stories(step: Step, known: Known, measured: Measured) -> Estimate:
     size = step.settings["train_bytes"] + step.settings["valid_bytes"]
-    seconds = START_SECONDS + NUMBA_SECONDS + size / STORIES_BYTES_PER_SECOND
-    return Estimate(seconds + size / COUNT_BYTES_PER_SECOND, 95e6 + 1.15 * min(size, 20e6))
+
+    def memory(size: float, workers: int) -> float:
+        return 95e6 + 1.15 * min(size, 20e6)
+
+    return _data(measured.get(step.name), size, 1, STORIES_BYTES_PER_SECOND, memory)
 
 
 def _download(step: Step, known: Known, measured: Measured) -> Estimate:
@@ -156,8 +149,11 @@ def _encode(step: Step, known: Known, measured: Measured) -> Estimate:
     size = known.bytes_of(step.sources["input"])
     if size is None:
         return Estimate(note="depends on text that is not there yet")
-    seconds = START_SECONDS + NUMBA_SECONDS + size / (PREPARE_BYTES_PER_SECOND * default_workers())
-    return Estimate(seconds, 88e6 + 2.2 * min(size, 10e6) + 0.35 * min(size, 64e6))
+
+    def memory(size: float, workers: int) -> float:
+        return 88e6 + 2.2 * min(size, 10e6) + 0.35 * min(size, 64e6)
+
+    return _data(measured.get(step.name), size, default_workers(), PREPARE_BYTES_PER_SECOND, memory)
 
 
 def _prepare(step: Step, known: Known, measured: Measured) -> Estimate:
@@ -167,12 +163,13 @@ def _prepare(step: Step, known: Known, measured: Measured) -> Estimate:
         return Estimate(note="depends on text that is not there yet")
     jobs = sum(math.ceil(size / SHARD_BYTES) for size in sizes)
     workers = min(jobs, step.settings["num_workers"] or default_workers())
-    seconds = START_SECONDS + NUMBA_SECONDS + (1.0 if workers > 1 else 0.0)
-    seconds += sum(sizes) / (PREPARE_BYTES_PER_SECOND * workers)
-    shard = min(max(sizes), SHARD_BYTES)
-    one = 5.4 * min(shard, 10e6) + 1.3 * max(0, shard - 10e6)
-    memory = 90e6 + one if workers == 1 else 60e6 + workers * (88e6 + one)
-    return Estimate(seconds, memory)
+
+    def memory(size: float, workers: int) -> float:
+        shard = min(size, max(sizes), SHARD_BYTES)
+        one = 5.4 * min(shard, 10e6) + 1.3 * max(0, shard - 10e6)
+        return 90e6 + one if workers == 1 else 60e6 + workers * (88e6 + one)
+
+    return _data(measured.get(step.name), sum(sizes), workers, PREPARE_BYTES_PER_SECOND, memory)
 
 
 def _training(step: Step, known: Known, measured: Measured) -> Estimate:
@@ -208,7 +205,7 @@ def _training(step: Step, known: Known, measured: Measured) -> Estimate:
         seconds += WORDS_SECONDS * min(words, 50e6)
     if step.command.name == "dpo":  # the reference reads every pair once
         seconds += found["items"] / settings["batch_size"] * found["evaluate"]
-    memory = found["base"] + max(peak, rest + max(REPORT_BYTES, WORDS_BYTES * min(words, WORDS_TOKENS)))
+    memory = found["base"] + max(peak, rest + REPORT_BYTES) + (WORDS_BYTES if words else 0)
     memory += LOAD_COMPILED_BYTES if settings["compile"] else 0
     return Estimate(min(seconds, limit), memory, note)
 
@@ -249,13 +246,14 @@ def _evaluate(step: Step, known: Known, measured: Measured) -> Estimate:
     weights = _weights(known.model(other))
     rows = step.settings["batch_size"] / other.settings["batch_size"]
     forward = weights + FORWARD_SHARE * rows * max(0.0, found["peak"] - 4 * weights)
-    forward += SAMPLE_BYTES if step.settings["samples"] else 0
-    return Estimate(seconds, base + max(forward, weights + WORDS_BYTES * min(words, WORDS_TOKENS)))
+    if other.command.name != "train":  # reads its records first
+        return Estimate(seconds + NUMBA_SECONDS, base + WORDS_BYTES + forward)
+    return Estimate(seconds, base + max(forward, KEPT_SHARE * forward + (WORDS_BYTES if words else 0)))
 
 
 def _generate(step: Step, known: Known, measured: Measured) -> Estimate:
     size = _weights(_model_read(step, known, "checkpoint"))
-    seconds = START_SECONDS + step.settings["max_tokens"] * (size / 10e9 + 5e-5)
+    seconds = GENERATE_SECONDS + step.settings["max_tokens"] * (size / 20e9 + 5e-5)
     return Estimate(seconds, 22e6 + 1.2 * size)
 
 

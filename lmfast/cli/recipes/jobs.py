@@ -43,7 +43,18 @@ class TrainingJob:
     eval_tokens: int = 0
 
 
-Job = TokenizerJob | TrainingJob
+@dataclass(frozen=True)
+class DataJob:
+    """Run a data stage on the start of a text file, or write few stories if `text` is empty.
+
+    words: its command line without input, output, tokenizer and sizes. tokenizer: as in TrainingJob."""
+
+    words: list[str]
+    text: str = ""
+    tokenizer: str = ""
+
+
+Job = TokenizerJob | TrainingJob | DataJob
 
 
 def write_jobs(jobs: Mapping[str, Job]) -> str:
@@ -55,7 +66,7 @@ def write_jobs(jobs: Mapping[str, Job]) -> str:
 def read_jobs(text: str) -> tuple[float, dict[str, Job]]:
     """The inverse of `write_jobs`: (when the process was started, jobs)."""
     loaded = json.loads(text)
-    kinds = {cls.__name__: cls for cls in (TokenizerJob, TrainingJob)}
+    kinds = {cls.__name__: cls for cls in (TokenizerJob, TrainingJob, DataJob)}
     return loaded["spawned"], {name: kinds[job.pop("kind")](**job) for name, job in loaded["jobs"].items()}
 
 
@@ -73,6 +84,10 @@ class Known:
                 text = self.text_file(step)
                 names = step.settings["special_tokens"]
                 return None if text is None else TokenizerJob(text, step.settings["vocab_size"], names)
+            if step.command.name == "data stories":
+                return DataJob(_without(step.line, "train_bytes", "valid_bytes", "output"))
+            if step.command.name in ("data prepare", "tokenizer encode"):
+                return self._data(step)
             if step.command.name == "train":
                 return self._train(step)
             if step.command.name in ("sft", "dpo"):
@@ -136,6 +151,13 @@ class Known:
             size = self.bytes_of(step.sources["input"])
             return None if size is None else round(size / BYTES_PER_TOKEN)
         return None
+
+    def _data(self, step: Step) -> DataJob | None:
+        text, tokenizer = self.text_file(step), self.tokenizer(step)
+        if text is None or tokenizer is None:
+            return None
+        own = ("input", "val_input", "output", "tokenizer", "num_workers", "engine", "scheduler")
+        return DataJob(_without(step.line, *own), text, tokenizer)
 
     def _train(self, step: Step) -> TrainingJob | None:
         vocab = self.vocab_size(step)
@@ -203,6 +225,19 @@ class Known:
             }
             return dataclasses.replace(model, **{"vocab_size": (model.vocab_size or 0) + more} | changed)
         return None
+
+
+def _without(line: list[str], *names: str) -> list[str]:
+    """A command line without these options and their values."""
+    flags = ["--" + name.replace("_", "-") for name in names]
+    kept: list[str] = []
+    dropping = False
+    for word in line:
+        if word.startswith("-"):
+            dropping = word.partition("=")[0] in flags
+        if not dropping:
+            kept.append(word)
+    return kept
 
 
 BYTES_PER_TOKEN = 4.0

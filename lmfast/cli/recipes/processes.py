@@ -1,8 +1,8 @@
 """Runs a stage as a process of its own, so that it behaves like its command, and measures time and memory.
 
-The process gets the signals that this one gets, once each, and stops when this one dies. Its memory is anonymous and shared
-memory of it and its children without file pages, read twenty times per second where /proc exists. With `capture`, standard
-output is also written to that file, which gets its name when the stage succeeds.
+The process gets the signals that this one gets, once each, and stops when this one dies. Its memory is the anonymous and
+shared memory of it and its children without file pages, read a hundred times per second where /proc exists. With
+`capture`, standard output is also written to that file, which gets its name when the stage succeeds.
 """
 
 import codecs
@@ -57,7 +57,7 @@ def launch(words: Sequence[str], capture: Path | None) -> Outcome:
             process_group=0 if posix else None,
             preexec_fn=_stop_with_parent() if posix else None,
         )
-        with PeakMemory(lambda: tree_memory(process.pid)) as memory:
+        with PeakMemory(lambda: tree_memory(process.pid), seconds=0.01) as memory:
             code, interrupted = _wait(process, capture)
         if code == -signal.SIGINT:  # before the command could handle it
             code = INTERRUPTED

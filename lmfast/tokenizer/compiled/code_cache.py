@@ -17,7 +17,7 @@ from typing import Any
 from numba.core import config
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
-from lmfast.tokenizer.compiled.code_folder import code_folder
+from lmfast.tokenizer.compiled.code_folder import COMPILING, code_folder
 
 _HASH = hashlib.sha256
 _NUMBA: Any = config  # the module's settings are made at run time
@@ -88,4 +88,4 @@ def _has_valid_hash(path: str) -> bool:
 
 @functools.cache
 def _report_compiling() -> None:
-    print("lmfast: compiling tokenizer code for this machine (once, a few seconds)", file=sys.stderr)
+    print(COMPILING, file=sys.stderr)

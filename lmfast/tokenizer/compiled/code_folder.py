@@ -9,6 +9,8 @@ from pathlib import Path
 from lmfast.files import private_cache
 
 TOKENIZER = Path(__file__).resolve().parent.parent
+COMPILING = "lmfast: compiling tokenizer code for this machine (once, a few seconds)"
+"""printed on standard error by a process that finds functions not compiled yet"""
 
 
 @functools.cache

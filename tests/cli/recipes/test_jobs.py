@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lmfast.cli.recipes.graph import steps_in_order
-from lmfast.cli.recipes.jobs import Known, TokenizerJob, TrainingJob, read_jobs, write_jobs
+from lmfast.cli.recipes.jobs import DataJob, Known, TokenizerJob, TrainingJob, _without, read_jobs, write_jobs
 from lmfast.cli.recipes.specification import read_recipe
 
 RECIPE = """
@@ -60,7 +60,15 @@ def test_what_exists_is_read(known, corpus, tmp_path):
 
 def test_stages_without_measurements(known):
     assert known.job(known.steps["gguf"]) is None
-    assert known.job(known.steps["tokens"]) is None
+
+
+def test_data_stages_run_on_pieces_of_their_text(known):
+    assert known.job(known.steps["tokens"]) == DataJob(["data", "prepare"], "a.txt", "words")
+
+
+def test_options_are_removed_with_their_values():
+    line = ["data", "prepare", "--input", "a", "b", "--val-input=c", "--dtype=uint32", "--output=d"]
+    assert _without(line, "input", "val_input", "output") == ["data", "prepare", "--dtype=uint32"]
 
 
 def test_jobs_survive_json(known):
