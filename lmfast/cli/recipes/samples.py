@@ -20,7 +20,7 @@ from lmfast.cli.recipes.processes import tree_memory
 from lmfast.tokenizer.bpe import Tokenizer
 from lmfast.tokenizer.compiled.code_folder import COMPILING
 
-SMALL, LARGE = 1_000_000, 5_000_000
+SMALL, LARGE = 1_000_000, 10_000_000
 """bytes of text"""
 
 
