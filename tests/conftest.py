@@ -75,6 +75,7 @@ FORKED_RUNS = {
     "training/parallel/test_ranks.py",
     "training/parallel/test_tensor_model.py",
     "training/parallel/test_vocabulary_loss.py",
+    "training/parallel/test_lost_ranks.py",
     "training/test_faults.py",
     "test_dpo.py",
     "test_sft.py",

@@ -10,12 +10,9 @@ not divide, more ranks than devices, and MPS.
 
 import contextlib
 import datetime
-import json
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lmfast.errors import UserError
+from lmfast.training.parallel.lost_ranks import LostRanks, report_to_torchrun
 
 T = TypeVar("T")
 
@@ -44,9 +42,8 @@ class Ranks:
     tensor_size: int = 1  # --tensor-parallel
     data_group: dist.ProcessGroup | None = None  # ranks of the same tensor rank; None: all ranks
     tensor_group: dist.ProcessGroup | None = None  # ranks of the same data rank; None: only this one
-    lockstep: bool = (
-        False  # whether data ranks must run the model equally often, because its weights are sharded
-    )
+    lockstep: bool = False  # whether data ranks must run the model equally often: its weights are sharded
+    store: dist.Store | None = None  # of the process group; for threads, which cannot use collectives
 
     @property
     def tensor_rank(self) -> int:
@@ -115,11 +112,15 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is set on any rank; the same on all ranks. Does not wait for the device."""
+        return self.any_of(flag)[0]
+
+    def any_of(self, *flags: bool) -> tuple[bool, ...]:
+        """`any` of several flags at once."""
         if self.world_size == 1:
-            return flag
-        seen = torch.tensor([int(flag)])
+            return flags
+        seen = torch.tensor([int(flag) for flag in flags])
         dist.all_reduce(seen, op=dist.ReduceOp.MAX)
-        return bool(seen)
+        return tuple(bool(flag) for flag in seen.tolist())
 
     def from_first(self, make: Callable[[], T]) -> T:
         """Calls `make` on rank 0 and returns its result on every rank; if it fails, the other ranks exit silently."""
@@ -167,6 +168,11 @@ class Ranks:
                     f"process {self.local_rank + 1} has no device, because this machine has {count}; use "
                     f"--nproc-per-node={count}"
                 )
+            if not dist.is_nccl_available():
+                raise UserError(
+                    "this build of PyTorch has no NCCL, which several processes with CUDA need; start without torchrun, or "
+                    "use --device cpu"
+                )
             torch.cuda.set_device(self.local_rank)
 
 
@@ -177,40 +183,62 @@ SINGLE_PROCESS = Ranks()
 def joined_ranks() -> Iterator[Ranks]:
     """Joins the process group of torchrun until the block ends; SINGLE_PROCESS without torchrun or with one process.
 
-    Raises UserError if another rank is lost; the run resumes from the newest checkpoint.
+    Raises UserError if it cannot be joined, or if another rank is lost; the run resumes from the newest checkpoint.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield SINGLE_PROCESS
         return
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=TIMEOUT)
-    ranks = Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", dist.get_rank())))
+    store, rank, world_size = _join()
+    local_rank = int(os.environ.get("LOCAL_RANK", rank))
+    ranks = Ranks(rank, world_size, local_rank, store=dist.PrefixStore("lmfast", store))
+    lost = LostRanks(store, rank, world_size)
     try:
-        with _reported_to_torchrun():
+        with _reported_to_torchrun(), lost:
             try:
                 yield ranks
             except RuntimeError as error:
                 if not _is_lost_rank(error):
                     raise
-                ranks.fail(
-                    "another process of this run exited early; its complete checkpoints are intact, so rerun the same "
-                    "command to resume"
-                )
+                if (message := lost.message()) is None:
+                    raise SystemExit(2) from None
+                raise UserError(message) from None
     finally:
-        dist.destroy_process_group()
+        if not lost.noticed.is_set():
+            dist.destroy_process_group()
+
+
+def _join() -> tuple[dist.Store, int, int]:
+    """(store, rank, number of ranks) of the process group of torchrun's environment, which this process joins."""
+    if not dist.is_available() or not dist.is_gloo_available():
+        raise UserError(
+            "this build of PyTorch has no gloo, which several processes need; start without torchrun"
+        )
+    # Without NCCL (Windows), `use_device` rejects CUDA.
+    nccl = torch.cuda.is_available() and dist.is_nccl_available()
+    try:
+        store, rank, world_size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if nccl else "gloo",
+            store=dist.PrefixStore("default_pg", store),
+            rank=rank,
+            world_size=world_size,
+            timeout=TIMEOUT,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"cannot join the other processes ({reason}); start all of them with torchrun"
+        ) from None
+    return store, rank, world_size
 
 
 @contextlib.contextmanager
 def _reported_to_torchrun() -> Iterator[None]:
-    """Writes the message of a UserError to the file that torchrun reads, so that torchrun's report ends with it."""
+    """Writes the message of a UserError to the file that torchrun reads."""
     try:
         yield
     except UserError as error:
-        if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-            with contextlib.suppress(OSError):
-                Path(path).write_text(
-                    json.dumps({"message": f"error: {error}", "timestamp": int(time.time())})
-                )
+        report_to_torchrun(str(error))
         raise
 
 

@@ -10,12 +10,13 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from lmfast.errors import UserError
 from lmfast.train import train
 from lmfast.training import loss_scale
 from lmfast.training.checkpoint import newest_checkpoint
-from lmfast.training.parallel.ranks import SINGLE_PROCESS, Ranks, _reported_to_torchrun
+from lmfast.training.parallel.ranks import SINGLE_PROCESS, Ranks, _reported_to_torchrun, joined_ranks
 from lmfast.training.run_folder import read_metrics
 from tests.complete_runs import weights
 from tests.processes import wait_until
@@ -128,7 +129,7 @@ def test_a_killed_rank_ends_the_run_of_torchrun_and_one_process_resumes(corpus, 
     finally:
         run.kill()
     assert run.returncode != 0
-    assert "another process of this run exited early; its complete checkpoints are intact" in output
+    assert re.search(r"error: process (\d) of 2 \(rank \d\) exited early; the complete checkpoints", output)
     end = str(newest_checkpoint(folder / "checkpoints").step + 3)
     train(flags(corpus, folder, *more, end))
     train(flags(corpus, tmp_path / "whole", *more, end))
@@ -194,6 +195,28 @@ def test_unsupported_devices(monkeypatch):
         UserError, match="process 2 has no device, because this machine has 1; use --nproc-per-node=1"
     ):
         Ranks(1, 2, local_rank=1).use_device(torch.device("cuda"))
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: False)
+    with pytest.raises(UserError, match="has no NCCL, which several processes with CUDA need; start without"):
+        Ranks(0, 2).use_device(torch.device("cuda"))
+
+
+def test_a_process_group_that_cannot_be_joined_is_one_line(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(UserError, match=r"cannot join the other processes \(.*RANK"), joined_ranks():
+        pass
+    monkeypatch.setattr(dist, "is_gloo_available", lambda: False)
+    with pytest.raises(UserError, match="this build of PyTorch has no gloo"), joined_ranks():
+        pass
+
+
+def test_several_flags_are_agreed_on_at_once(monkeypatch):
+    def other_rank(tensor, op):
+        tensor.copy_(torch.maximum(tensor, torch.tensor([0, 1, 0])))
+
+    monkeypatch.setattr(dist, "all_reduce", other_rank)
+    assert Ranks(0, 2).any_of(True, False, False) == (True, True, False)
+    assert SINGLE_PROCESS.any_of(True, False) == (True, False)
 
 
 def test_torchruns_report_has_our_line(tmp_path, monkeypatch):
