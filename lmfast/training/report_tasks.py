@@ -92,7 +92,9 @@ def read_training_values(folder: Path) -> dict[Key, Value]:
 def _settings(settings: dict[str, Any], shots: int | None) -> str:
     """What distinguishes two evaluations of a task."""
     limit = settings["limit"]
-    parts = ["all examples" if limit is None else f"first {limit:.0%}" if limit < 1 else f"first {limit:g}"]
+    parts = ["all examples"]
+    if limit is not None:  # a task may have fewer
+        parts = [f"first {limit:.0%}" if limit < 1 else f"first {limit:g} at most"]
     if shots:
         parts.append(counted(shots, "shot"))
     if settings["apply_chat_template"]:

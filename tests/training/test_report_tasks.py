@@ -22,7 +22,7 @@ def test_the_newest_step_of_each_evaluation_is_shown(tmp_path):
     found = read_task_values(tmp_path)
     assert {key[1]: (value.step, value.value) for key, value in found.items()} == {
         "all examples, 5 shots": (1000, 0.5),
-        "first 100, 5 shots": (10, 0.75),
+        "first 100 at most, 5 shots": (10, 0.75),
     }
 
 
@@ -38,7 +38,7 @@ def test_a_task_is_named_once_and_so_is_each_way_of_evaluating_it(tmp_path):
     for how, rows in (
         ("all examples, 5 shots", 1),
         ("first 50%, 5 shots", 1),
-        ("first 200, bf16, while training", 2),
+        ("first 200 at most, bf16, while training", 2),
     ):
         assert section.count(f'<td rowspan="{rows}">{how}</td>') == 1, how
     assert "0.2500 <span class" in section and "step 20<" in section and "accuracies" not in section

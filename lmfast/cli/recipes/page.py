@@ -2,6 +2,7 @@
 
 import html
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
@@ -126,9 +127,10 @@ def _next(steps: list[Step], records: Mapping[str, Record | None]) -> str:
     last = runs[-1]
     chats = any(step.command.name in ("sft", "dpo") for step in [last])
     talk = " --chat" if chats else " --prompt 'Once upon a time'"
+    run = shlex.quote(str(last.output))
     lines = [
-        f"lmfast generate --checkpoint {last.output}{talk}",
-        f"lmfast serve {last.output}",
-        f"lmfast evaluate {last.output} --samples 20",
+        f"lmfast generate --checkpoint {run}{talk}",
+        f"lmfast serve {run}",
+        f"lmfast evaluate {run} --samples 20",
     ]
     return f"<h2>Use the model</h2><pre>{html.escape(chr(10).join(lines))}</pre>"

@@ -28,3 +28,14 @@ def test_the_page(trained_run, tmp_path):
     assert re.search(r'href="[^"]*report.html"', page)
     assert f"lmfast serve {trained_run}" in page and "config: quickstart" in page
     assert page == write_page(recipe, steps, records).read_text()
+
+
+def test_commands_quote_the_run(trained_run, tmp_path):
+    run = tmp_path / "my run"
+    run.symlink_to(trained_run)
+    (tmp_path / "r.yaml").write_text(
+        f"folder: {tmp_path}\nstages:\n  base: {{command: train, config: quickstart, out_dir: {run}}}\n"
+    )
+    recipe = read_recipe(str(tmp_path / "r.yaml"))
+    page = write_page(recipe, steps_in_order(recipe), {"base": Record({"x": 1}, finished=True)})
+    assert f"lmfast serve &#x27;{run}&#x27;" in page.read_text()
