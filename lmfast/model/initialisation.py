@@ -91,18 +91,18 @@ def initialise_in_place(model: nn.Module, config: ResolvedConfig) -> None:
 
 def skip_construction(model: nn.Module) -> None:
     """Draws as many values as constructing `model` in memory draws before its weights are initialised."""
-    count = 0
     for module in model.modules():
+        count = 0
         if isinstance(module, nn.Embedding):
-            size = module.num_embeddings * module.embedding_dim
-            count += size + (16 if size % 16 else 0)  # torch draws the last 16 again
+            count = module.num_embeddings * module.embedding_dim
+            count += 16 if count % 16 else 0  # torch draws the last 16 again
         elif isinstance(module, nn.Linear):
-            count += module.in_features * module.out_features
+            count = module.in_features * module.out_features
             count += 0 if module.bias is None else module.out_features
-    while count:
-        size = min(count, CHUNK)
-        torch.empty(size).uniform_()
-        count -= size
+        while count:
+            size = min(count, CHUNK)
+            torch.empty(size).uniform_()
+            count -= size
 
 
 def _chunks(rows: Rows) -> Iterator[tuple[int, int]]:

@@ -18,7 +18,7 @@ from lmfast.model.transformer import TransformerLM
 from lmfast.settings import TrainSettings
 from lmfast.training import run_folder
 from lmfast.training.checkpoint import prune_checkpoints, save_checkpoint
-from lmfast.training.compiled import CompiledLoss
+from lmfast.training.compiled import CompiledBlocks, CompiledLoss
 from lmfast.training.first_step import first_step_line
 from lmfast.training.loop import train_loop
 from lmfast.training.parallel.choice import check_parallel, choose_kind
@@ -102,7 +102,7 @@ def _train(
         if reason := compile_blocker(device):
             sinks.message(f"training without torch.compile: {reason}")
         else:
-            loss_fn = CompiledLoss(loss_fn)
+            loss_fn = CompiledLoss(loss_fn) if state.sharded is None else CompiledBlocks(loss_fn, model)
     stop = StopSignals(second_interrupts=ranks.world_size == 1)
     hooks = _hooks(settings, task, rows, folder, state, loss_fn, sinks, ranks)
     hooks.should_stop = lambda: stop.seen

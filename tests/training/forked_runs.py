@@ -21,6 +21,7 @@ import torch
 import torch._dynamo
 import torch._inductor.compile_fx
 import torch.distributed
+import torch.distributed.fsdp
 
 import lmfast.train
 import lmfast.training.run  # noqa: F401
