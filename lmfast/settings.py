@@ -141,6 +141,8 @@ class RunSettings:
     """with bf16: train feed-forward and head in FP8 (compute capability 8.9 or newer); evaluation uses bf16"""
     parallel: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"
     """with several processes: whole copies of the model (ddp), shards (fsdp), or shards of a copy per machine (hsdp)"""
+    tensor_parallel: int = 1
+    """split the layers of the model over N processes; N must divide the heads, the hidden units and the vocabulary"""
     seed: int = 0
     """seed of initial weights, batches and dropout"""
 

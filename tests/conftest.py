@@ -74,6 +74,7 @@ FORKED_RUNS = {
     "training/test_resume.py",
     "training/parallel/test_ranks.py",
     "training/parallel/test_tensor_model.py",
+    "training/parallel/test_tensor_parallel.py",
     "training/parallel/test_vocabulary_loss.py",
     "training/parallel/test_lost_ranks.py",
     "training/test_faults.py",

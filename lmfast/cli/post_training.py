@@ -43,6 +43,7 @@ def _train(cls: type[T], read: Callable[..., T], stage: str, make_task: MakeTask
         settings, start = ranks.from_first(lambda: stage_settings(cls, read, stage))
         device = torch.device(settings.run.device)
         ranks.use_device(device)
+        ranks = ranks.in_tensor_groups(settings.run.tensor_parallel)
         settings, task = ranks.first_then_rest(lambda: make_task(settings, start, device, ranks))
         settings, task = with_tasks(settings, task, ranks)
         return execute(settings, task, start, device, ranks)

@@ -71,6 +71,7 @@ def run(
     """
     device = pick_device(settings.run.device)
     ranks.use_device(device)
+    ranks = ranks.in_tensor_groups(settings.run.tensor_parallel)
     settings = replace_flat(settings, {"device": device.type})
     # Rank 0 first: it may convert a text file of ids to one that can be memory-mapped.
     settings, task = ranks.first_then_rest(lambda: _task(settings, start, corpus, ranks.report))

@@ -6,7 +6,6 @@ device values only when it logs them. With several ranks (parallel/), each runs 
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,12 +16,10 @@ from lmfast.training.intervals import Intervals
 from lmfast.training.loss_scale import LossScale
 from lmfast.training.optimizers import Optimizer
 from lmfast.training.parallel.ranks import SINGLE_PROCESS, Ranks
+from lmfast.training.parallel.sharded import Sharded
 from lmfast.training.run_plan import Hooks, Plan, Progress
 from lmfast.training.sinks import Sinks
 from lmfast.training.step import Stepper
-
-if TYPE_CHECKING:
-    from lmfast.training.parallel.fsdp import ShardedModel
 
 
 def train_loop(
@@ -37,7 +34,7 @@ def train_loop(
     hooks: Hooks,
     ranks: Ranks = SINGLE_PROCESS,
     loss_scale: LossScale | None = None,
-    sharded: "ShardedModel | None" = None,
+    sharded: Sharded | None = None,
 ) -> bool:
     """Takes steps progress.step + 1, … until max_iters or the time limit, whichever comes first. Returns False if
     `should_stop` ended the run before its last step.

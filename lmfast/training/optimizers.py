@@ -10,17 +10,15 @@ arXiv:2502.16982 (scaling Muon's update to the size of AdamW's, so that both use
 
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lmfast.errors import UserError
 from lmfast.model.layers import FusedLinear, named_modules
+from lmfast.training.parallel.sharded import Sharded
 from lmfast.training.parallel.sharded_muon import ShardedMuon
-
-if TYPE_CHECKING:
-    from lmfast.training.parallel.fsdp import ShardedModel
 
 
 class Optimizer(Protocol):
@@ -62,7 +60,7 @@ def make_optimizer(
     weight_decay: float,
     muon_momentum: float = 0.95,
     muon_lr: float | None = None,
-    sharded: "ShardedModel | None" = None,
+    sharded: Sharded | None = None,
 ) -> Optimizer:
     """kind: adamw or muon. The loop sets the learning rate of every group before each step.
 

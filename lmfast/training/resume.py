@@ -32,6 +32,7 @@ HARMLESS = {
         "resume",
         "device",
         "parallel",
+        "tensor_parallel",
         "total_tokens",
         "epochs",
         "val_data_path",

@@ -6,7 +6,7 @@ sharded over the ranks (lmfast/training/parallel/). Weights depend on the seed o
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,9 @@ from lmfast.training.loss_scale import LossScale
 from lmfast.training.optimizers import Optimizer, load_state_tensors, make_optimizer, state_tensors
 from lmfast.training.parallel.choice import Kind
 from lmfast.training.parallel.ranks import Ranks
+from lmfast.training.parallel.sharded import Sharded
 from lmfast.training.run_plan import Progress
 from lmfast.training.task import Task
-
-if TYPE_CHECKING:
-    from lmfast.training.parallel.fsdp import ShardedModel
 
 T = TypeVar("T")
 
@@ -39,7 +37,7 @@ class State:
     loss_scale: LossScale | None
     progress: Progress
     bf16_messages: list[str]
-    sharded: "ShardedModel | None" = None
+    sharded: Sharded | None = None
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
@@ -50,6 +48,10 @@ class State:
         """Calls `use`, which may use the model, on rank 0; None on the others. All ranks must call it."""
         if self.sharded is None:
             return ranks.only_first(use)
+        if ranks.tensor_size > 1:
+            from lmfast.training.parallel.tensor_following import with_tensor_ranks
+
+            return with_tensor_ranks(self.model, ranks, use)
         from lmfast.training.parallel.following import with_followers
 
         return with_followers(self.sharded, ranks, use)
@@ -57,12 +59,10 @@ class State:
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """(weights, state of optimizer and loss scale) as whole tensors; of a sharded model on rank 0 only, in the memory
         of the host. All ranks must call it."""
-        if self.sharded is None:
-            weights, state = self.model.named_weights(), state_tensors(self.weights, self.optimizer)
-        else:
-            from lmfast.training.parallel.sharded_state import gathered
-
-            weights, state = gathered(self.sharded, self.optimizer)
+        weights, state = self.model.named_weights(), state_tensors(self.weights, self.optimizer)
+        if (sharded := self.sharded) is not None:
+            weights = {name: sharded.gathered(name, p.detach()) for name, p in sharded.weights.items()}
+            state = {key: sharded.gathered(key.rpartition(".")[0], value) for key, value in state.items()}
         return weights, state | ({} if self.loss_scale is None else self.loss_scale.state_tensors())
 
 
@@ -79,11 +79,16 @@ def make_state(
     make_deterministic(device)
     torch.manual_seed(settings.run.seed)
     sharded, bf16_messages = None, []
+    grows = is_vocabulary_table if source is not None and task.grows_vocabulary else None
     if kind in ("fsdp", "hsdp"):
         from lmfast.training.parallel.sharded_state import make_sharded
 
-        grows = is_vocabulary_table if source is not None and task.grows_vocabulary else None
         sharded = make_sharded(settings, source or checkpoint, grows, device, ranks, kind)
+        model = sharded.model
+    elif kind == "tensor":
+        from lmfast.training.parallel.tensor_state import make_tensor_parallel
+
+        sharded = make_tensor_parallel(settings.model, source or checkpoint, grows, device, ranks)
         model = sharded.model
     else:
         model = TransformerLM(settings.model).to(device)
@@ -116,9 +121,20 @@ def _load(state: State, checkpoint: Checkpoint, ranks: Ranks) -> None:
         tensors = checkpoint.optimizer_tensors()
         load_state_tensors(state.weights, state.optimizer, tensors)
     else:
-        from lmfast.training.parallel.sharded_state import load_sharded
-
-        tensors = load_sharded(state.sharded, state.optimizer, checkpoint, ranks)
+        tensors = _load_sharded(state.sharded, state.optimizer, checkpoint, ranks)
     if state.loss_scale is not None:
         state.loss_scale.load(tensors)
     state.progress = Progress(**checkpoint.state | {"out_of_time": False})
+
+
+def _load_sharded(
+    sharded: Sharded, optimizer: Optimizer, checkpoint: Checkpoint, ranks: Ranks
+) -> dict[str, Tensor]:
+    """Loads the optimizer state of a checkpoint; returns its other tensors, of the loss scale."""
+    if ranks.tensor_size > 1:
+        from lmfast.training.parallel.tensor_state import load_tensor_parallel
+
+        return load_tensor_parallel(sharded, optimizer, checkpoint, ranks)
+    from lmfast.training.parallel.sharded_state import load_sharded
+
+    return load_sharded(sharded, optimizer, checkpoint, ranks)

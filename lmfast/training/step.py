@@ -5,7 +5,7 @@ the device. A step is a pure function of the weights, the seed and the step numb
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,10 +20,8 @@ from lmfast.training.loss_scale import LossScale
 from lmfast.training.optimizers import Optimizer
 from lmfast.training.parallel.loss import ParallelLoss
 from lmfast.training.parallel.ranks import Ranks
+from lmfast.training.parallel.sharded import Sharded
 from lmfast.training.run_plan import Plan
-
-if TYPE_CHECKING:
-    from lmfast.training.parallel.fsdp import ShardedModel
 
 
 class StepResult(NamedTuple):
@@ -50,7 +48,7 @@ class Stepper:
         ranks: Ranks,
         loss_scale: LossScale | None,
         steps_taken: int,
-        sharded: "ShardedModel | None" = None,
+        sharded: Sharded | None = None,
     ):
         self.optimizer, self.objective, self.plan = optimizer, objective, plan
         self.ranks, self.loss_scale = ranks, loss_scale
@@ -58,7 +56,6 @@ class Stepper:
         self.sharded = sharded
         weights = model.parameters() if sharded is None else sharded.weights.values()
         self.weights = [p for p in weights if p.requires_grad]
-        self.total_norm = torch.nn.utils.get_total_norm if sharded is None else sharded.total_norm
         precision = selected_precision(plan)
         self.parallel = ParallelLoss(ranks, model, loss_fn, lambda: autocast(self.device, precision), sharded)
         self.guard = FiniteGuard(self.device, steps_taken)
@@ -67,13 +64,14 @@ class Stepper:
         """Takes step number `step`, counted from 1."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["rate"]
-        # Dropout masks differ between ranks.
-        rank = self.ranks.rank
+        # Dropout masks differ between data ranks; tensor ranks apply the same masks to the same tensors.
+        rank = self.ranks.data_rank
         torch.manual_seed(derive_seed(self.plan.seed, step, *([rank] if rank else [])))
         loss = self._accumulate(np.split(rows, self.plan.batch.passes_in(step - 1)))
-        if self.sharded is not None:
-            self.sharded.collect_gradients()
-        norm = self.total_norm([p.grad for p in self.weights if p.grad is not None])
+        if self.sharded is None:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.weights if p.grad is not None])
+        else:
+            norm, loss = self.sharded.gradient_norm(loss)
         limit = self.plan.grad_clip if self.plan.grad_clip > 0 else float("inf")
         # The fused optimizer kernel skips a step whose loss or gradient is not finite, without a host sync.
         if self.loss_scale is None:

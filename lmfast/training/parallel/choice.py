@@ -14,19 +14,24 @@ from lmfast.model.memory import USABLE, training_memory
 from lmfast.settings import TrainSettings, selected_precision
 from lmfast.training.forecast import memory_capacity
 from lmfast.training.parallel.ranks import Ranks
+from lmfast.training.parallel.tensor_check import tensor_parallel_blocker
 from lmfast.training.task import Rows
 
-Kind = Literal["single", "ddp", "fsdp", "hsdp"]
-"""single: one process; ddp: each rank has the whole model; fsdp: each has 1/N; hsdp: each has 1/N of a machine's N ranks"""
+Kind = Literal["single", "ddp", "fsdp", "hsdp", "tensor"]
+"""single: one process; ddp: each rank has the whole model; fsdp: each has 1/N; hsdp: each has 1/N of a machine's N ranks;
+tensor: ddp among ranks of which each has a part of every layer"""
 
 
 def check_parallel(settings: TrainSettings, device: torch.device, ranks: Ranks) -> None:
     """Ends the run if its parallel settings cannot work, on this device or with each other."""
     batch_size, kind = settings.optimizer.batch_size, settings.run.parallel
-    if batch_size % ranks.world_size:
+    if reason := tensor_parallel_blocker(settings):
+        ranks.fail(reason)
+    if batch_size % ranks.data_size:
+        shared = "processes" if ranks.tensor_size == 1 else f"groups of {ranks.tensor_size} processes"
         ranks.fail(
-            f"batch_size {batch_size} is not divisible by the {ranks.world_size} processes that share it; "
-            f"choose a multiple of {ranks.world_size}"
+            f"batch_size {batch_size} is not divisible by the {ranks.data_size} {shared} that share it; "
+            f"choose a multiple of {ranks.data_size}"
         )
     if settings.run.fp8:
         if reason := fp8_blocker(device):
@@ -58,6 +63,8 @@ def choose_kind(settings: TrainSettings, rows: Rows, device: torch.device, ranks
     kind = settings.run.parallel
     if ranks.world_size == 1:
         return "single"
+    if ranks.tensor_size > 1:
+        return "tensor"
     if kind != "auto":
         return kind
     capacity = memory_capacity(device)

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from lmfast.training.parallel.fsdp import ShardedModel
 from lmfast.training.parallel.ranks import Ranks
+from lmfast.training.parallel.sharded import Sharded
 
 T = TypeVar("T")
 
@@ -22,8 +23,9 @@ class InterruptedCall(BaseException):
     """A forward pass of rank 0 failed while the other ranks were gathering weights for it."""
 
 
-def with_followers(sharded: ShardedModel, ranks: Ranks, use: Callable[[], T]) -> T | None:
+def with_followers(sharded: Sharded, ranks: Ranks, use: Callable[[], T]) -> T | None:
     """Calls `use` on rank 0, while the other ranks follow; returns None there. All ranks must call it."""
+    assert isinstance(sharded, ShardedModel)
     model = sharded.model
     sharded.free()  # so that all ranks begin alike
     if not ranks.is_first:

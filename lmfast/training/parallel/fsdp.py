@@ -21,7 +21,7 @@ needs 4 bytes per parameter for them on every rank.
 """
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -44,7 +44,9 @@ _TRAVELS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class ShardedModel:
     """A model whose weights are DTensors, and `weights`: this rank's parts of them as plain parameters, by name.
 
-    Both share memory. Optimizers update `weights`, whose gradients `collect_gradients` sets."""
+    Both share memory. Optimizers update `weights`, whose gradients `gradient_norm` sets."""
+
+    reduces_gradients = True
 
     def __init__(self, model: TransformerLM, mesh: DeviceMesh, device: torch.device, precision: Precision):
         """model: on the meta device; its weights are allocated here, but not initialised."""
@@ -64,18 +66,29 @@ class ShardedModel:
         root.set_requires_gradient_sync(last)
         root.set_reshard_after_backward(last, recurse=False)
 
-    def collect_gradients(self) -> None:
-        """Moves the summed gradients of the step to `weights`."""
+    def gradient_norm(self, loss: Tensor) -> tuple[Tensor, Tensor]:
+        """(norm of the whole gradient, loss); moves the summed gradients of the step to `weights`."""
+        grads: list[Tensor] = []
         for name, weight in self.weights.items():
             grad = self.sharded[name].grad
             assert isinstance(grad, DTensor), f"{name} takes part in the loss"
             weight.grad, self.sharded[name].grad = grad.to_local(), None
-
-    def total_norm(self, grads: Iterable[Tensor]) -> Tensor:
-        """The norm of the whole gradient, from this rank's parts."""
+            grads.append(weight.grad)
         square = torch.nn.utils.get_total_norm(grads).double().square()
         dist.all_reduce(square, group=self.group)
-        return square.sqrt().float()
+        return square.sqrt().float(), loss
+
+    def gathered(self, name: str, part: Tensor) -> Tensor:
+        """A weight or a tensor of its optimizer state, whole, in host memory on rank 0; all ranks must call it."""
+        like = self.sharded[name]
+        assert isinstance(like, DTensor)
+        if part.shape != self.weights[name].shape:  # a step count
+            return part
+        placed = DTensor.from_local(
+            part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+        )
+        whole = placed.full_tensor()
+        return whole.cpu() if dist.get_rank() == 0 else whole[:0]
 
     def matrices(self, widths: Mapping[str, Sequence[int]]) -> list[ShardedMatrix]:
         """The matrices in these weights, for Muon; widths: numbers of rows of the matrices fused in each."""

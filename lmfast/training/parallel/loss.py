@@ -1,21 +1,19 @@
 """The loss of a model and its gradients, over any number of ranks.
 
 Input: this rank's slice of a forward pass. Output: the gradients of the mean loss of all ranks, accumulated on the weights.
-DistributedDataParallel or, for sharded weights, FSDP2 sums them over the ranks at the last forward pass of a step.
+DistributedDataParallel or, if it shards the weights, FSDP2 sums them over the data ranks at the last forward pass of a step.
 """
 
 import contextlib
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lmfast.training.parallel.ranks import Ranks
-
-if TYPE_CHECKING:
-    from lmfast.training.parallel.fsdp import ShardedModel
+from lmfast.training.parallel.sharded import Sharded
 
 
 class ParallelLoss:
@@ -27,11 +25,11 @@ class ParallelLoss:
         model: nn.Module,
         loss_fn: Callable[..., Tensor],
         autocast,
-        sharded: "ShardedModel | None" = None,
+        sharded: Sharded | None = None,
     ):
         self.ranks, self.autocast, self.sharded = ranks, autocast, sharded
         self.module, self.ddp = _Bound(model, loss_fn), None
-        if ranks.world_size > 1 and sharded is None:
+        if ranks.data_size > 1 and (sharded is None or not sharded.reduces_gradients):
             # Keeps the compiled step one graph; its gradients are reduced together at the end.
             torch._dynamo.config.optimize_ddp = False
             # Buffers do not change during training. torch 2.13 renamed the option.
@@ -42,6 +40,7 @@ class ParallelLoss:
             self.ddp = nn.parallel.DistributedDataParallel(
                 self.module,
                 device_ids=[torch.cuda.current_device()] if on_cuda else None,
+                process_group=ranks.data_group,
                 gradient_as_bucket_view=True,
                 **buffers,
             )
@@ -61,7 +60,7 @@ class ParallelLoss:
             if scale is not None:
                 loss = loss * scale
             # DDP averages over the ranks; we need the sum.
-            (loss if self.ddp is None else loss * self.ranks.world_size).backward()
+            (loss if self.ddp is None else loss * self.ranks.data_size).backward()
         return loss_sum.detach()
 
 

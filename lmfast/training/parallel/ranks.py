@@ -62,10 +62,16 @@ class Ranks:
         """These ranks in groups of `size` that share the layers of a model; every rank must call it."""
         if size == 1:
             return self
-        if size < 1 or self.world_size % size:
+        if size < 1:
+            self.fail(f"tensor_parallel is {size}; it must be at least 1")
+        if self.world_size == 1:
+            self.fail(
+                f"tensor_parallel {size} needs {size} processes; start with torchrun --nproc-per-node={size}"
+            )
+        if self.world_size % size:
             self.fail(
                 f"tensor_parallel {size} does not divide the {self.world_size} processes of this run; use a divisor, or "
-                f"--nproc-per-node with a multiple of {max(size, 1)}"
+                f"--nproc-per-node with a multiple of {size}"
             )
         tensor = [list(range(at, at + size)) for at in range(0, self.world_size, size)]
         data = [list(group) for group in zip(*tensor, strict=True)]

@@ -1,6 +1,6 @@
-"""Muon over matrices whose rows are split over ranks: each rank orthogonalises whole matrices in turn.
+"""Muon over matrices whose rows or columns are split over ranks: each rank orthogonalises whole matrices in turn.
 
-In: this rank's rows of each matrix, as pieces (fused projections are cut into their matrices first). Out: the same weights
+In: this rank's part of each matrix, as pieces (fused projections are cut into their matrices first). Out: the same weights
 and momentum as lmfast.training.optimizers.Muon, to the bit for equal gradients. The N ranks of the group take N matrices at
 a time: one all-to-all collects the rows of each matrix on its rank, another one distributes the rows of the result, both in
 bf16, to which torch's Muon rounds before it orthogonalises.
@@ -30,10 +30,11 @@ class ShardedMatrix(NamedTuple):
     rows: tuple[int, int]
     counts: list[int]  # rows of each rank of the group
     width: int
+    transposed: bool = False  # split by columns: counts are columns, width is the number of rows
 
 
 class ShardedMuon:
-    """An Optimizer (lmfast/training/optimizers.py) for the matrices of a ShardedModel."""
+    """An Optimizer (lmfast/training/optimizers.py) for the matrices of a model that is sharded (sharded.py)."""
 
     def __init__(
         self,
@@ -75,7 +76,8 @@ class ShardedMuon:
         if self.found_inf is not None:  # lerp_ then changes nothing
             torch.where(self.found_inf.bool(), momentum, grad, out=grad)
         momentum.lerp_(grad, 1 - self.momentum)
-        return grad.lerp(momentum, self.momentum).bfloat16()
+        update = grad.lerp(momentum, self.momentum).bfloat16()
+        return update.t() if matrix.transposed else update
 
     def _orthogonalised(self, matrices: list[ShardedMatrix], updates: list[Tensor]) -> list[Tensor]:
         """This rank's rows of the orthogonalised updates of at most N matrices."""
@@ -88,10 +90,10 @@ class ShardedMuon:
         dist.all_to_all_single(whole, mine, received, sent, group=self.group)
         if own is not None:
             coefficients = (DEFAULT_A, DEFAULT_B, DEFAULT_C)
-            result = _zeropower_via_newtonschulz(
-                whole.view(-1, own.width), coefficients, DEFAULT_NS_STEPS, EPS
-            )
-            whole = result.contiguous().flatten()
+            update = whole.view(-1, own.width)
+            update = update.t() if own.transposed else update
+            result = _zeropower_via_newtonschulz(update, coefficients, DEFAULT_NS_STEPS, EPS)
+            whole = (result.t() if own.transposed else result).contiguous().flatten()
         dist.all_to_all_single(mine, whole, sent, received, group=self.group)
         return [part.view_as(update) for part, update in zip(mine.split(sent), updates)]
 
@@ -99,7 +101,9 @@ class ShardedMuon:
         learning_rate = self.param_groups[0]["lr"]
         weight = matrix.weight[slice(*matrix.rows)]
         before = weight.clone()
-        shape = torch.Size((sum(matrix.counts), matrix.width))
+        if matrix.transposed:
+            update = update.t()
+        shape = torch.Size((sum(matrix.counts), matrix.width))  # or transposed, which gives the same rate
         weight.mul_(1 - learning_rate * self.weight_decay)
         weight.add_(update, alpha=-_adjust_lr(learning_rate, "match_rms_adamw", shape))
         if self.found_inf is not None:

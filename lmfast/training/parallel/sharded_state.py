@@ -7,18 +7,17 @@ weights in chunks and keeps its part. No rank ever holds the whole model.
 from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from lmfast.model.transformer import TransformerLM
 from lmfast.settings import TrainSettings, selected_precision
 from lmfast.training.checkpoint import Checkpoint
-from lmfast.training.optimizers import Optimizer, load_state_tensors, state_tensors
+from lmfast.training.optimizers import Optimizer, load_state_tensors
 from lmfast.training.parallel.choice import Kind
 from lmfast.training.parallel.fsdp import ShardedModel, make_mesh
 from lmfast.training.parallel.pieces import cut, fused_widths
 from lmfast.training.parallel.ranks import Ranks
+from lmfast.training.parallel.sharded import Sharded
 from lmfast.training.parallel.whole_weights import draw_weights, read_pieces, read_state
 
 
@@ -47,31 +46,11 @@ def make_sharded(
 
 
 def load_sharded(
-    sharded: ShardedModel, optimizer: Optimizer, checkpoint: Checkpoint, ranks: Ranks
+    sharded: Sharded, optimizer: Optimizer, checkpoint: Checkpoint, ranks: Ranks
 ) -> dict[str, Tensor]:
     """Loads the optimizer state of a checkpoint; returns its other tensors, of the loss scale."""
+    assert isinstance(sharded, ShardedModel)
     path = checkpoint.path / "optimizer.safetensors"
     fields, others = read_state(path, sharded.pieces.values(), ranks)
     load_state_tensors(sharded.weights, optimizer, fields)
     return others
-
-
-def gathered(sharded: ShardedModel, optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Weights and optimizer state as whole tensors, on rank 0 in host memory, empty elsewhere. All ranks must call it."""
-    weights: dict[str, Tensor] = {
-        name: _whole(sharded, name, p.detach()) for name, p in sharded.weights.items()
-    }
-    state = state_tensors(sharded.weights, optimizer)
-    return weights, {key: _whole(sharded, key.rpartition(".")[0], value) for key, value in state.items()}
-
-
-def _whole(sharded: ShardedModel, name: str, part: Tensor) -> Tensor:
-    like = sharded.sharded[name]
-    assert isinstance(like, DTensor)
-    if part.shape != sharded.weights[name].shape:  # a step count
-        return part
-    placed = DTensor.from_local(
-        part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
-    )
-    whole = placed.full_tensor()
-    return whole.cpu() if dist.get_rank() == 0 else whole[:0]

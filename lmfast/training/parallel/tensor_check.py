@@ -1,0 +1,40 @@
+"""Which models can be split over N tensor ranks (`--tensor-parallel N`), and with which settings. Does not import torch.
+
+In: resolved settings. Out: None, or one line naming the setting that prevents it, with a remedy.
+"""
+
+from lmfast.model.config import ModelConfig
+from lmfast.settings import TrainSettings
+
+
+def tensor_parallel_blocker(settings: TrainSettings) -> str | None:
+    """Why a run cannot be split over `tensor_parallel` ranks; None if it can."""
+    size, model = settings.run.tensor_parallel, settings.model.resolved()
+    if size == 1:
+        return None
+    name = f"tensor_parallel {size}"
+    heads = {"num_heads": model.num_heads, "num_kv_heads": model.num_kv_heads}
+    for setting, count in heads.items():
+        if size > count:
+            return f"{name} is more than {setting} {count}, and a rank needs at least one head; use at most {count}"
+        if count % size:
+            return f"{name} does not divide {setting} {count}; use one of {_divisors(count)}"
+    if model.ffn_hidden % size:
+        better = next(d for d in range(model.d_ff, 3 * size * model.d_ff) if _hidden(model, d) % size == 0)
+        return f"{name} does not divide the hidden width {model.ffn_hidden} (d_ff {model.d_ff}); use --d-ff {better}"
+    if model.vocab_size % size:
+        better = -(-model.vocab_size // size) * size
+        return f"{name} does not divide vocab_size {model.vocab_size}; use --vocab-size {better}"
+    if settings.run.parallel in ("fsdp", "hsdp"):
+        return f"parallel {settings.run.parallel} does not work with {name} yet; use --parallel ddp, or --tensor-parallel 1"
+    if settings.run.fp8:
+        return f"fp8 does not work with {name}; remove --fp8, or use --tensor-parallel 1"
+    return None
+
+
+def _hidden(model: ModelConfig, d_ff: int) -> int:
+    return d_ff if model.ffn == "swiglu" else 3 * d_ff // 2
+
+
+def _divisors(count: int) -> str:
+    return ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)

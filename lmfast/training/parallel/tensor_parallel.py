@@ -1,0 +1,76 @@
+"""A run's model when its layers are split over tensor ranks: what the loop, the optimizers and checkpoints use of it.
+
+In: the shape of the whole model and the ranks. Out: a TensorParallelModel, with the interface of fsdp.ShardedModel. Its
+initial weights are drawn in chunks, in the order of a single process, so that they are the same; no rank ever holds the
+whole model.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lmfast.model.config import ModelConfig
+from lmfast.model.transformer import TransformerLM
+from lmfast.training.parallel.gradients import Gradients
+from lmfast.training.parallel.pieces import Piece, weight_pieces
+from lmfast.training.parallel.ranks import Ranks
+from lmfast.training.parallel.sharded_muon import ShardedMatrix
+from lmfast.training.parallel.tensor_model import allocate, split_model
+from lmfast.training.parallel.tensor_parts import in_whole, split_dimension, tensor_parts
+
+
+class TensorParallelModel:
+    """This rank's part of a model. `weights`: by name, what the optimizer updates."""
+
+    reduces_gradients = False
+
+    def __init__(self, config: ModelConfig, device: torch.device, ranks: Ranks):
+        """The weights are allocated, but not initialised."""
+        assert ranks.tensor_group is not None
+        self.whole = TransformerLM.without_memory(config)
+        """for names and shapes"""
+        self.parts = tensor_parts(self.whole, ranks.tensor_rank, ranks.tensor_size)
+        self.model = split_model(config, ranks)
+        allocate(self.model, device)
+        self.model.sharded = True
+        self.weights: dict[str, nn.Parameter] = dict(self.model.named_parameters())
+        self.group = ranks.tensor_group
+        self.gradients = Gradients(self.model, ranks)
+
+    def pieces(self) -> list[Piece]:
+        """The pieces of the whole weights that this rank has; they share memory with `weights`."""
+        return in_whole(weight_pieces(self.model), self.parts)
+
+    def begin_pass(self, last: bool) -> None:
+        """Nothing to do: all weights are there, and DistributedDataParallel sums gradients over the data ranks."""
+
+    def gradient_norm(self, loss: Tensor) -> tuple[Tensor, Tensor]:
+        """(norm of the whole gradient, loss), the same on all ranks; makes gradients of replicated weights equal."""
+        return self.gradients.norm(loss)
+
+    def matrices(self, widths: Mapping[str, Sequence[int]]) -> list[ShardedMatrix]:
+        """The matrices in these weights, for Muon."""
+        found: list[ShardedMatrix] = []
+        for name in widths:
+            row = 0
+            for part in self.parts[name]:
+                rows, columns = part.size
+                by_columns = split_dimension(name) == 1
+                counts = [columns if by_columns else rows] * self.group.size()
+                width = rows if by_columns else columns
+                found.append(ShardedMatrix(self.weights[name], (row, row + rows), counts, width, by_columns))
+                row += rows
+        return found
+
+    def gathered(self, name: str, part: Tensor) -> Tensor:
+        """A weight or a tensor of its optimizer state, whole, in host memory on rank 0; all ranks must call it."""
+        dimension, parts = split_dimension(name), self.parts[name]
+        if dimension is None or part.shape != self.weights[name].shape:
+            return part
+        ranks = [torch.empty_like(part) for _ in range(self.group.size())]
+        dist.all_gather(ranks, part.contiguous(), group=self.group)
+        matrices = zip(*(own.split([part.size[0] for part in parts]) for own in ranks), strict=True)
+        whole = torch.cat([torch.cat(matrix, dimension) for matrix in matrices])
+        return whole.cpu() if dist.get_rank() == 0 else whole[:0]

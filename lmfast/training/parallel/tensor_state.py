@@ -1,0 +1,59 @@
+"""Makes and loads the state of a run whose layers are split over tensor ranks. Import it only there: DTensor takes 0.5 s to
+load.
+
+In: the shape of the whole model and a checkpoint, of which each rank reads its rectangles, or none: then each rank draws all
+initial weights in chunks and keeps its part. No rank ever holds the whole model.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lmfast.model.config import ModelConfig
+from lmfast.training.checkpoint import Checkpoint
+from lmfast.training.optimizers import Optimizer, load_state_tensors
+from lmfast.training.parallel.pieces import cut, fused_widths, tensor_piece
+from lmfast.training.parallel.ranks import Ranks
+from lmfast.training.parallel.reading import read_state
+from lmfast.training.parallel.sharded import Sharded
+from lmfast.training.parallel.tensor_parallel import TensorParallelModel
+from lmfast.training.parallel.tensor_parts import in_whole
+from lmfast.training.parallel.whole_weights import draw_weights, read_pieces
+from lmfast.training.tensor_files import TensorFiles
+
+
+def make_tensor_parallel(
+    config: ModelConfig,
+    source: Checkpoint | None,
+    may_grow: Callable[[str], bool] | None,
+    device: torch.device,
+    ranks: Ranks,
+) -> TensorParallelModel:
+    """A rank's part of a model with the weights of `source`, or initial ones from torch's default generator.
+
+    may_grow: as for `whole_weights.read_pieces`."""
+    sharded = TensorParallelModel(config, device, ranks)
+    if source is None:
+        draw_weights(sharded.whole, sharded.pieces())
+    else:
+        shapes = {name: tuple(weight.shape) for name, weight in sharded.whole.named_weights().items()}
+        read_pieces(source.model_file, sharded.pieces(), shapes, fused_widths(sharded.whole), ranks, may_grow)
+    return sharded
+
+
+def load_tensor_parallel(
+    sharded: Sharded, optimizer: Optimizer, checkpoint: Checkpoint, ranks: Ranks
+) -> dict[str, Tensor]:
+    """Loads the optimizer state of a checkpoint; returns its other tensors, of the loss scale."""
+    assert isinstance(sharded, TensorParallelModel)
+    files = TensorFiles(checkpoint.state_files)
+    widths, own_widths = fused_widths(sharded.whole), fused_widths(sharded.model)
+    fields: dict[str, Tensor] = {}
+    for name, weight in sharded.weights.items():
+        pieces = in_whole(cut(tensor_piece(name, weight), own_widths.get(name, ())), sharded.parts)
+        state = read_state(files, weight.detach(), name, pieces, widths)
+        fields |= {f"{name}.{field}": value for field, value in state.items()}
+    load_state_tensors(sharded.weights, optimizer, fields)
+    others = [name for name in files.shapes if name.startswith("loss_scale.")]
+    return {name: torch.from_numpy(files.read(name).copy()) for name in others}
