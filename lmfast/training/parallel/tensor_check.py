@@ -13,12 +13,18 @@ def tensor_parallel_blocker(settings: TrainSettings) -> str | None:
     if size == 1:
         return None
     name = f"tensor_parallel {size}"
-    heads = {"num_heads": model.num_heads, "num_kv_heads": model.num_kv_heads}
-    for setting, count in heads.items():
-        if size > count:
-            return f"{name} is more than {setting} {count}, and a rank needs at least one head; use at most {count}"
-        if count % size:
-            return f"{name} does not divide {setting} {count}; use one of {_divisors(count)}"
+    # num_heads is a multiple of num_kv_heads.
+    heads, setting = (
+        model.num_kv_heads,
+        "num_heads" if model.num_heads == model.num_kv_heads else "num_kv_heads",
+    )
+    if size > heads:
+        return (
+            f"{name} is more than {setting} {heads}, and a rank needs at least one head; use at most {heads}"
+        )
+    if heads % size:
+        divisors = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
+        return f"{name} does not divide {setting} {heads}; use one of {divisors}"
     if model.ffn_hidden % size:
         better = next(d for d in range(model.d_ff, 3 * size * model.d_ff) if _hidden(model, d) % size == 0)
         return f"{name} does not divide the hidden width {model.ffn_hidden} (d_ff {model.d_ff}); use --d-ff {better}"
@@ -34,7 +40,3 @@ def tensor_parallel_blocker(settings: TrainSettings) -> str | None:
 
 def _hidden(model: ModelConfig, d_ff: int) -> int:
     return d_ff if model.ffn == "swiglu" else 3 * d_ff // 2
-
-
-def _divisors(count: int) -> str:
-    return ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
