@@ -19,6 +19,8 @@ from lmfast.errors import UserError
 from lmfast.files import check_writable
 from lmfast.model.accounting import (
     CONVENTION,
+    EXPERTS_CONVENTION,
+    active_parameters,
     forward_flops,
     num_parameters,
     parameters,
@@ -86,7 +88,7 @@ class FlopsSettings:
     total_tokens: int | None = None
     """tokens to train on; defaults to the YAML file's"""
     tokens_per_parameter: float | None = None
-    """tokens per parameter, instead of total_tokens; defaults to 20 with --hours"""
+    """tokens per (active) parameter, instead of total_tokens; defaults to 20 with --hours"""
     mfu: float = 0.4
     """assumed fraction of the device's peak, for times"""
     hours: float | None = None
@@ -223,11 +225,12 @@ def cost(settings: ResolvedFlops) -> dict[str, Any]:
     forward = forward_flops(config, length)
     memory = training_memory(config, batch, dtype)
     facts: dict[str, Any] = {
-        "convention": CONVENTION,
+        "convention": _convention(config),
         "memory_assumptions": MEMORY_ASSUMPTIONS.format(dtype=dtype),
         "config": asdict(config),
         "dtype": dtype,
         "parameters": {"total": num_parameters(config), **parameters(config)},
+        "active_parameters": active_parameters(config),
         "forward_flops_per_sequence": {"total": sum(forward.values()), **forward},
         "training_flops_per_sequence": {
             "total": 3 * sum(forward.values()),
@@ -244,7 +247,7 @@ def cost(settings: ResolvedFlops) -> dict[str, Any]:
         facts["time"] = {"mfu": settings.mfu, "tokens_per_second": rate}
         tokens = settings.total_tokens
         if settings.tokens_per_parameter is not None:
-            tokens = round(settings.tokens_per_parameter * facts["parameters"]["total"])
+            tokens = round(settings.tokens_per_parameter * facts["active_parameters"])
         if tokens is not None:
             seconds = training_seconds(config, length, tokens, device["peak_flops"], settings.mfu)
             facts["time"] |= {"total_tokens": tokens, "seconds": seconds}
@@ -260,7 +263,7 @@ def budget(settings: ResolvedFlops, hours: float, device_name: str) -> dict[str,
     flops = settings.mfu * device["peak_flops"] * hours * 3600
     size, tokens = compute_optimal(flops, ratio)
     facts: dict[str, Any] = {
-        "convention": CONVENTION,
+        "convention": _convention(settings.model),
         "device": device,
         "hours": hours,
         "mfu": settings.mfu,
@@ -281,13 +284,18 @@ def budget(settings: ResolvedFlops, hours: float, device_name: str) -> dict[str,
             )
         facts["shape"] = {
             "config": asdict(proposal.config),
-            "parameters": proposal.parameters,
+            "parameters": num_parameters(proposal.config),
+            "active_parameters": proposal.parameters,
             "tokens": proposal.tokens,
             "training_flops": proposal.flops,
             "seconds": proposal.flops / (settings.mfu * device["peak_flops"]),
             **_largest_batch(settings, proposal.config, dtype, device),
         }
     return facts
+
+
+def _convention(config: ModelConfig) -> str:
+    return f"{CONVENTION}. {EXPERTS_CONVENTION}" if config.num_experts else CONVENTION
 
 
 def _device(name: str, dtype: str) -> dict[str, Any]:

@@ -44,6 +44,7 @@ def print_cost(facts: dict[str, Any]) -> None:
         "attention projections": ("attention", "attention_projections"),
         "attention scores": (None, "attention_scores"),
         "feed-forward": ("feed_forward", "feed_forward"),
+        "router": ("router", "router"),
         "norms": ("norms", None),
         "biases": ("biases", None),
         "value embeddings": ("value_embeddings", None),
@@ -51,7 +52,7 @@ def print_cost(facts: dict[str, Any]) -> None:
         "total": ("total", "total"),
     }
     for label, (count, flops) in rows.items():
-        if count in ("position_embedding", "biases", "value_embeddings") and counts[count] == 0:
+        if count in ("position_embedding", "router", "biases", "value_embeddings") and counts[count] == 0:
             continue  # only where the model has them
         if label == "total":
             table.add_section()
@@ -66,6 +67,8 @@ def print_cost(facts: dict[str, Any]) -> None:
     console.print(
         f"for one sequence of {length:,} tokens; {facts['training_flops_per_token']:,.0f} training FLOPs per token"
     )
+    if config["num_experts"]:
+        console.print(f"{facts['active_parameters']:,} active parameters per token")
 
     memory = facts["memory_bytes"]
     table = Table(box=box, pad_edge=False)
@@ -116,9 +119,10 @@ def print_budget(facts: dict[str, Any]) -> None:
             "add --vocab-size (and --context-length) to get a shape of that size, attention included"
         )
         return
+    active = f" ({shape['active_parameters']:,} active)" if shape["config"]["num_experts"] else ""
     console.print(f"a shape within the budget: {_title(shape['config'])}")
     console.print(
-        f"{shape['parameters']:,} parameters, {shape['tokens']:,} tokens, {duration(shape['seconds'])}, "
+        f"{shape['parameters']:,} parameters{active}, {shape['tokens']:,} tokens, {duration(shape['seconds'])}, "
         f"{shape['training_flops'] / facts['training_flops']:.0%} of the budget"
     )
     for line in _device_lines(shape):
@@ -158,9 +162,12 @@ def _title(config: dict[str, Any]) -> str:
     kv = "" if config["num_kv_heads"] == config["num_heads"] else f" ({config['num_kv_heads']} key/value)"
     count = ModelConfig(**config).num_windows
     windows = f", windows of {config['sliding_window']:,} in {count:,} layers" if count else ""
+    experts = ""
+    if config["num_experts"]:
+        experts = f" × {config['num_experts']} experts ({config['experts_per_token']} per token)"
     return (
         f"{config['num_layers']} layers{windows}, d_model {config['d_model']:,}, {config['num_heads']} heads{kv}, "
-        f"d_ff {config['d_ff']:,}, vocabulary {config['vocab_size']:,}, context {config['context_length']:,}"
+        f"d_ff {config['d_ff']:,}{experts}, vocabulary {config['vocab_size']:,}, context {config['context_length']:,}"
     )
 
 
@@ -197,9 +204,12 @@ def plot_shares(config: ModelConfig, path: str) -> None:
     names = {
         "feed_forward": ("feed-forward", "#0072B2"),
         "attention_projections": ("attention projections", "#56B4E9"),
+        "router": ("router", "#CC79A7"),
         "head": ("head", "#BBBBBB"),
         "attention_scores": ("attention scores", "#E69F00"),
     }
+    if not config.num_experts:
+        del names["router"]
     shares = [[100 * f[name] / sum(f.values()) for f in flops] for name in names]
     labels, colors = zip(*names.values(), strict=True)
     axes.stackplot(lengths, shares, labels=labels, colors=colors)

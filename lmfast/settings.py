@@ -115,6 +115,8 @@ class OptimizerSettings:
     """muon: momentum"""
     z_loss: float = 0.0
     """weight of logsumexp(logits) squared in the training loss; not part of the validation loss"""
+    load_balance: float = 0.01
+    """num_experts: weight of the load-balancing loss in training (1 if balanced); not part of the validation loss"""
     grad_clip: float = 1.0
     """maximum global gradient norm; 0 disables clipping"""
 

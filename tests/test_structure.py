@@ -309,6 +309,7 @@ DATA_ONLY = {"words.py", "sentences.py", "plots_family.py", "plots_friends.py"}
 # Files that are tested with another one: file → the file whose test covers it.
 TEST_FILES = {
     "loss": "ranks",
+    "projections": "layers",
     "functional": "tensor_model",
     "gradients": "tensor_model",
     "tensor_parts": "tensor_model",

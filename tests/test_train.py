@@ -29,7 +29,7 @@ CHANGES_WEIGHTS = {
     "grad_accumulation": 3,
     "learning_rate": 1e-3, "min_lr": 9e-3, "warmup_iters": 1, "lr_decay_iters": 4, "weight_decay": 0.9, "beta1": 0.5,
     "document_mask": None, "beta2": 0.5, "grad_clip": 0.01, "bf16": None, "fp16": None, "sliding_window": 4,
-    "seed": 1, "max_iters": 5, "optimizer": "muon", "schedule": "linear",
+    "seed": 1, "max_iters": 5, "num_experts": 4, "optimizer": "muon", "schedule": "linear",
 }  # fmt: skip
 # Settings with a test of their own below, or in tests/cli/test_training_tasks.py.
 TESTED_BELOW = {
@@ -47,6 +47,7 @@ ALONGSIDE = {
     "rope_low_freq_factor": (0.2, ["--rope-factor", "8", "--rope-original-context", "32"]),
     "rope_high_freq_factor": (6.0, ["--rope-factor", "8", "--rope-original-context", "32"]),
     "window_pattern": ("L", ["--sliding-window", "4"]),
+    "experts_per_token": (1, ["--num-experts", "4"]), "load_balance": (1.0, ["--num-experts", "4"]),
     "batch_ramp_start": (2, ["--grad-accumulation", "3", "--batch-ramp-iters", "4"]),
 }  # fmt: skip
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lmfast_kernels.decode_linear import decode_linear, decode_norm_linear, decode_swiglu_linear
     from lmfast_kernels.feed_forward import feed_forward
     from lmfast_kernels.fp8_linear import fp8_linear
+    from lmfast_kernels.grouped_linear import grouped_linear
     from lmfast_kernels.linear import linear
     from lmfast_kernels.linear_cross_entropy import linear_cross_entropy
     from lmfast_kernels.rms_norm import rms_norm
@@ -34,6 +35,7 @@ __all__ = [
     "decode_swiglu_linear",
     "feed_forward",
     "fp8_linear",
+    "grouped_linear",
     "linear",
     "linear_cross_entropy",
     "rms_norm",

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmfast.model.transformer import TransformerLM
+from lmfast.model.transformer import TransformerLM, in_matrix_dtype
 
 
 class WeightAddresses:
@@ -52,5 +52,7 @@ def _reference(x: object) -> Callable[[], object]:
 def refresh(copy: TransformerLM, model: TransformerLM) -> None:
     """Copies the matrices of `model` into its `with_matrix_dtype` copy, in place, so that addresses do not change."""
     theirs = model.named_weights()
-    pairs = [(ours, theirs[name]) for name, ours in copy.named_weights().items() if ours.dim() > 1]
+    pairs = [
+        (ours, theirs[name]) for name, ours in copy.named_weights().items() if in_matrix_dtype(name, ours)
+    ]
     torch._foreach_copy_([ours for ours, _ in pairs], [weight for _, weight in pairs])

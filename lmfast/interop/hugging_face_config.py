@@ -21,6 +21,7 @@ LLAMA_SETTINGS = {
     "value_embeddings": False,
     "logit_softcap": None,
     "parallel_block": False,
+    "num_experts": 0,
 }
 """the settings that Llama and its relatives cannot express, with the value that they imply"""
 _KINDS = ("full_attention", "sliding_attention")  # of a layer, in layer_types

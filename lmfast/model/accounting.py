@@ -3,7 +3,8 @@
 Convention, stated wherever a number is printed: forward = 2 × matmul parameters × tokens + 4 × num_layers × d_model × T per
 token for attention (full, not halved for causality); training = 3 × forward (PaLM, Chowdhery et al. 2022, appendix B). A
 layer with a sliding window counts min(T, window) instead of T, so that skipped work does not raise MFU. With head_dim set,
-num_heads × head_dim takes the place of d_model. Norms, biases, rotations and embedding lookups do not count.
+num_heads × head_dim takes the place of d_model. With experts, matmul parameters are those of the router and of the
+experts_per_token experts that a token passes through. Norms, biases, rotations and embedding lookups do not count.
 """
 
 from lmfast.model.config import ModelConfig
@@ -12,6 +13,7 @@ from lmfast.model.peaks import device_peak, measured_matmul_flops
 # Training imports everything it needs for MFU from here.
 __all__ = [
     "CONVENTION",
+    "active_parameters",
     "device_peak",
     "forward_flops",
     "measured_matmul_flops",
@@ -23,6 +25,10 @@ __all__ = [
 CONVENTION = (
     "FLOPs: forward = 2 × matmul parameters × tokens + 4 × num_layers × d_model × T per token for attention "
     "(full, not halved for causality; min(T, window) in layers with a sliding window); training = 3 × forward"
+)
+EXPERTS_CONVENTION = (
+    "With experts: active parameters and FLOPs are those of the router and of the experts_per_token experts that a token "
+    "passes through"
 )
 
 
@@ -41,7 +47,8 @@ def parameters(config: ModelConfig) -> dict[str, int]:
         "embedding": config.vocab_size * d,
         "position_embedding": config.context_length * d if config.position == "learned" else 0,
         "attention": layers * 2 * d * (queries + kv),
-        "feed_forward": layers * matrices * d * config.ffn_hidden,
+        "feed_forward": layers * matrices * d * config.ffn_hidden * (config.num_experts or 1),
+        "router": layers * config.num_experts * d,
         "norms": norms,
         "biases": layers * (queries + 2 * kv) if config.qkv_bias else 0,
         "value_embeddings": tables * (config.vocab_size * kv + config.num_kv_heads),
@@ -53,6 +60,17 @@ def num_parameters(config: ModelConfig) -> int:
     return sum(parameters(config).values())
 
 
+def active_parameters(config: ModelConfig) -> int:
+    """Parameters that a token uses: without the experts that it does not pass through."""
+    config, count = config.resolved(), parameters(config)
+    return sum(count.values()) - count["feed_forward"] + _active_feed_forward(config, count["feed_forward"])
+
+
+def _active_feed_forward(config: ModelConfig, count: int) -> int:
+    """The part of the `count` parameters of all experts that a token uses."""
+    return count // config.num_experts * config.experts_per_token if config.num_experts else count
+
+
 def forward_flops(config: ModelConfig, sequence_length: float, batch: int = 1) -> dict[str, float]:
     """FLOPs of one forward pass over `batch` sequences, by component."""
     config = config.resolved()
@@ -60,7 +78,8 @@ def forward_flops(config: ModelConfig, sequence_length: float, batch: int = 1) -
     return {
         "attention_projections": 2 * count["attention"] * tokens,
         "attention_scores": 4 * config.attention_width * config.attention_span(sequence_length) * tokens,
-        "feed_forward": 2 * count["feed_forward"] * tokens,
+        "feed_forward": 2 * _active_feed_forward(config, count["feed_forward"]) * tokens,
+        "router": 2 * count["router"] * tokens,
         "head": 2 * config.vocab_size * config.d_model * tokens,
     }
 

@@ -47,7 +47,8 @@ def layer_activations(config: ResolvedConfig, table: bool, dtype: str, plain: bo
     reads = _sublayer_inputs(config)
     norms = 0 if config.norm == "none" else reads
     whole = e * (reads + norms) * d + 4 * norms
-    elements = queries + hidden * (3 if config.ffn == "swiglu" else 2)
+    ffn = hidden * ((3 if config.ffn == "swiglu" else 2) + plain)  # plain: the gate before its SiLU
+    elements = queries + (ffn if not config.num_experts else 0)
     floats = config.num_heads
     if _reads_projection(config, table):
         elements += queries + 2 * kv
@@ -58,11 +59,26 @@ def layer_activations(config: ResolvedConfig, table: bool, dtype: str, plain: bo
     split = e * elements + 4 * floats
     if table:
         split += (e + 4) * kv  # the sum with the values, and the embeddings
-    if plain:  # the norms' normalised x before their weight, the gate before its SiLU
-        whole, split = whole + 2 * e * d, split + e * hidden
+    if plain:  # the norms' normalised x before their weight
+        whole += 2 * e * d
+    if config.num_experts:
+        whole += _expert_activations(config, e, ffn)
     if config.dropout:
         whole += 2 * d  # one byte each
     return Saved(whole, split)
+
+
+def _expert_activations(config: ResolvedConfig, e: int, ffn: int) -> int:
+    """What routing and the experts save, beyond the input. e: bytes of an element; ffn: elements that one expert saves."""
+    d, k = config.d_model, config.experts_per_token
+    elements = k * (ffn + 2 * d)  # the token's copy for each expert, what that saves, and its output
+    floats = (
+        config.num_experts + k + (1 + k if k > 1 else 0)
+    )  # probabilities, weights before and after the division
+    if e < 4:  # the router reads its input in fp32; only attention beside it needs it in 16 bits
+        floats += d
+        elements -= 0 if config.parallel_block else d
+    return e * elements + 4 * floats + 8 * 3 * k  # the chosen experts and their order
 
 
 def final_activations(config: ResolvedConfig, dtype: str, plain: bool = False) -> int:
@@ -122,7 +138,8 @@ def _sublayer_inputs(config: ResolvedConfig) -> int:
 
 
 def _up_width(config: ResolvedConfig) -> int:
-    return (2 if config.ffn == "swiglu" else 1) * config.ffn_hidden
+    copies = config.experts_per_token if config.num_experts else 1
+    return copies * (2 if config.ffn == "swiglu" else 1) * config.ffn_hidden
 
 
 def _reads_projection(config: ResolvedConfig, table: bool) -> bool:

@@ -3,7 +3,7 @@
 Input: achieved FLOP/s (peak × MFU), seconds, tokens per parameter. Output: model size and token count by the rule of thumb
 training FLOPs = 6 × parameters × tokens (Kaplan et al. 2020, section 2.1), and a concrete shape by the exact convention of
 accounting.py, including attention. 20 tokens per parameter are compute-optimal (Hoffmann et al. 2022); more give a smaller
-model that is cheaper to use.
+model that is cheaper to use. With experts, parameters are the active ones.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import itertools
 import math
 from dataclasses import dataclass
 
-from lmfast.model.accounting import num_parameters, training_flops_per_token
+from lmfast.model.accounting import active_parameters, training_flops_per_token
 from lmfast.model.bisection import largest_satisfying
 from lmfast.model.config import ModelConfig
 
@@ -27,7 +27,7 @@ class Proposal:
     """A shape, its number of training tokens, and the FLOPs to train it."""
 
     config: ModelConfig
-    parameters: int
+    parameters: int  # active
     tokens: int
     flops: float
 
@@ -62,7 +62,7 @@ def propose_shape(base: ModelConfig, flops: float, tokens_per_parameter: float) 
             head_dim=None,
             d_ff=None,
         ).resolved()
-        parameters = num_parameters(config)
+        parameters = active_parameters(config)
         tokens = round(tokens_per_parameter * parameters)
         cost = tokens * training_flops_per_token(config, config.context_length)
         return Proposal(config, parameters, tokens, cost)

@@ -49,6 +49,10 @@ class ModelConfig:
     """rotary position embedding, none (NoPE), or a learned or sinusoidal vector per position added to the embedding"""
     ffn: Literal["swiglu", "silu", "relu2"] = "swiglu"
     """feed-forward: gated SiLU, plain SiLU or squared ReLU, with equal parameter counts"""
+    num_experts: int = 0
+    """feed-forwards of width d_ff per layer, of which a router selects experts_per_token for each token; 0: one for all"""
+    experts_per_token: int = 2
+    """num_experts: feed-forwards that a token passes through"""
     qk_norm: bool = False
     """apply RMSNorm to each query and key head before the rotation"""
     qkv_bias: bool = False
@@ -127,6 +131,15 @@ class ModelConfig:
         if config.norm == "post" and config.parallel_block:
             raise UserError(
                 "parallel_block does not work with norm post, which needs two residual sums; use norm pre or none"
+            )
+        if config.num_experts < 0 or config.num_experts == 1:
+            raise UserError(f"num_experts is {config.num_experts}; it must be 0 (dense) or at least 2")
+        if config.experts_per_token < 1:
+            raise UserError(f"experts_per_token is {config.experts_per_token}; it must be at least 1")
+        if config.num_experts and config.experts_per_token > config.num_experts:
+            raise UserError(
+                f"experts_per_token {config.experts_per_token} is greater than num_experts {config.num_experts}; use at "
+                f"most {config.num_experts}"
             )
         if not 0 <= config.dropout < 1:
             raise UserError(f"dropout is {config.dropout}; it must be at least 0 and below 1")

@@ -10,6 +10,7 @@ import os
 import torch
 
 from lmfast.errors import UserError
+from lmfast.model.layers import FeedForward
 from lmfast.model.transformer import TransformerLM
 from lmfast_kernels.fp8_linear import CAPABILITY, MULTIPLE, fits_fp8
 
@@ -52,7 +53,8 @@ def use_fp8(model: TransformerLM, tokens: int) -> list[str]:
             f"({config.d_model} × {config.vocab_size}) has sizes that are multiples of {MULTIPLE}; remove --fp8"
         )
     for block in model.blocks:
-        block.feed_forward.use_fp8(fits["feed-forward"])
+        if isinstance(block.feed_forward, FeedForward):  # experts are rejected with the settings
+            block.feed_forward.use_fp8(fits["feed-forward"])
     model.head.fp8 = fits["head"]
     return [
         f"fp8: the {name} stays in bf16, because {config.d_model} × {sizes[name]} are not multiples of {MULTIPLE}"

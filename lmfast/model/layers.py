@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lmfast_kernels
 from lmfast.model.config import ResolvedConfig
+from lmfast.model.experts import SparseFeedForward
 from lmfast.model.kv_cache import LayerCache
+from lmfast.model.projections import FusedLinear, Linear, activate
 from lmfast.model.shards import WHOLE, Shards
 
 
@@ -48,24 +49,6 @@ def make_norm(config: ResolvedConfig) -> nn.Module:
     return NoNorm() if config.norm == "none" else RMSNorm(config.d_model, config.norm_eps)
 
 
-class Linear(nn.Linear):
-    """A projection: `lmfast_kernels.linear`, or with `fp8` in training `fp8_linear`, plus a bias if it has one."""
-
-    fp8 = False
-
-    def __init__(self, in_features: int, out_features: int, bias: bool = False):
-        super().__init__(in_features, out_features, bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        product = lmfast_kernels.fp8_linear if self.fp8 and self.training else lmfast_kernels.linear
-        return self.add_bias(product(x, self.weight))
-
-    def add_bias(self, product: Tensor) -> Tensor:
-        """product + bias, in the dtype of the product."""
-        bias: Tensor | None = self.bias
-        return product if bias is None else product + bias.to(product.dtype)
-
-
 def decode_normed(
     norm: nn.Module | None, weight: Tensor, delta: Tensor, residual: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -74,14 +57,6 @@ def decode_normed(
         return lmfast_kernels.decode_norm_linear(delta, norm.weight, weight, norm.eps, residual)
     s = delta if residual is None else delta + residual
     return lmfast_kernels.decode_linear(s, weight), s
-
-
-class FusedLinear(Linear):
-    """Several projections of the same input as one product. widths: numbers of rows of their matrices, in order."""
-
-    def __init__(self, in_features: int, widths: list[int], bias: bool = False):
-        self.widths = widths
-        super().__init__(in_features, sum(widths), bias)
 
 
 class Head(nn.Linear):
@@ -217,16 +192,13 @@ class FeedForward(nn.Module):
         if self.kind == "swiglu":
             weights = self.up.weight, self.down.weight
             return lmfast_kernels.feed_forward(x, *weights, fp8=self.up.fp8 and self.training)
-        return self.down(self._activate(self.up(x)))
+        return self.down(activate(self.kind, self.up(x)))
 
     def decode_down(self, up: Tensor) -> Tensor:
         """Activation and down projection for one new token per sequence, from the product of `up` (batch, 1, …)."""
         if self.kind == "swiglu":
             return lmfast_kernels.decode_swiglu_linear(up, self.down.weight)
-        return lmfast_kernels.decode_linear(self._activate(up), self.down.weight)
-
-    def _activate(self, up: Tensor) -> Tensor:
-        return F.silu(up) if self.kind == "silu" else F.relu(up).square()
+        return lmfast_kernels.decode_linear(activate(self.kind, up), self.down.weight)
 
 
 class Block(nn.Module):
@@ -244,15 +216,18 @@ class Block(nn.Module):
         self.attention_norm = make_norm(config)
         self.attention = Attention(config, layer)
         self.ffn_norm = None if config.parallel_block else make_norm(config)
-        self.feed_forward = FeedForward(config)
+        self.feed_forward = SparseFeedForward(config) if config.num_experts else FeedForward(config)
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
 
-    def forward(self, delta: Tensor, residual: Tensor | None, attend: Attend) -> tuple[Tensor, Tensor | None]:
-        """(delta, residual) after this block."""
+    def forward(
+        self, delta: Tensor, residual: Tensor | None, attend: Attend
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """(delta, residual) after this block, and in training with experts their load (`Routes.load`)."""
         ffn_norm, enter, leave = self.ffn_norm, self.shards.enter, self.shards.leave
         if self.post_norm and ffn_norm is not None:
             x = self.attention_norm(delta + self.dropout(leave(attend(self.attention, enter(delta)))))
-            return ffn_norm(x + self.dropout(leave(self.feed_forward(enter(x))))), None
+            y, load = self._feed_forward(enter(x))
+            return ffn_norm(x + self.dropout(leave(y))), None, load
         if residual is None:
             residual, x = delta, self.attention_norm(delta)
         else:
@@ -260,9 +235,16 @@ class Block(nn.Module):
         if ffn_norm is None:  # parallel
             x = enter(x)
             attended = self.dropout(attend(self.attention, x))
-            return leave(attended + self.dropout(self.feed_forward(x))), residual
+            y, load = self._feed_forward(x)
+            return leave(attended + self.dropout(y)), residual, load
         x, residual = ffn_norm(self.dropout(leave(attend(self.attention, enter(x)))), residual)
-        return self.dropout(leave(self.feed_forward(enter(x)))), residual
+        y, load = self._feed_forward(enter(x))
+        return self.dropout(leave(y)), residual, load
+
+    def _feed_forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The output of the feed-forward, and the load of its experts, if it has any."""
+        layer = self.feed_forward
+        return layer(x) if isinstance(layer, SparseFeedForward) else (layer(x), None)
 
     def decode(self, delta: Tensor, residual: Tensor | None, attend: Attend) -> tuple[Tensor, Tensor | None]:
         """`forward` for one new token per sequence; attend(attention, projected) takes the product of qkv.
@@ -270,13 +252,16 @@ class Block(nn.Module):
         With `norm: pre`, each norm and SwiGLU is fused with the product that reads it (lmfast_kernels/decode_linear.py).
         """
         if self.post_norm or self.ffn_norm is None:
-            return self.forward(delta, residual, lambda attention, x: attend(attention, attention.qkv(x)))
-        qkv, up = self.attention.qkv.weight, self.feed_forward.up.weight
+            return self.forward(delta, residual, lambda attention, x: attend(attention, attention.qkv(x)))[:2]
+        layer, qkv = self.feed_forward, self.attention.qkv.weight
         projected, residual = decode_normed(self.attention_norm, qkv, delta, residual)
         leave = self.shards.leave
         delta = self.dropout(leave(attend(self.attention, self.attention.qkv.add_bias(projected))))
-        hidden, residual = decode_normed(self.ffn_norm, up, delta, residual)
-        return self.dropout(leave(self.feed_forward.decode_down(hidden))), residual
+        if isinstance(layer, SparseFeedForward):
+            x, residual = self.ffn_norm(delta, residual)
+            return self.dropout(leave(layer(x)[0])), residual
+        hidden, residual = decode_normed(self.ffn_norm, layer.up.weight, delta, residual)
+        return self.dropout(leave(layer.decode_down(hidden))), residual
 
 
 class Blocks(nn.ModuleList):

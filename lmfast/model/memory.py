@@ -68,7 +68,8 @@ def training_memory(
         gradients=4 * count,
         optimizer=8 * count,
         weight_copies=0 if dtype == "fp32" else ELEMENT_SIZE[dtype] * matrices,
-        activations=tokens * kept,
+        # With experts, also the number of tokens of each.
+        activations=tokens * kept + 4 * config.num_layers * config.num_experts,
         recomputed=tokens * recomputed,
         head_gradient=4 * config.vocab_size * config.d_model,
         workspace=step_workspace(config, tokens, dtype, plain),
@@ -85,7 +86,8 @@ def activation_bytes_per_token(
     """(bytes that autograd keeps per token for the backward, bytes that the backward of one layer recomputes at most), for
     every arrangement of the model (docs/memory.md), on one of `tensor_parallel` ranks.
 
-    plain: with PyTorch's operators; exact in fp32 for pre-norm, RoPE and SwiGLU, approximate for the others.
+    plain: with PyTorch's operators; exact in fp32 for pre-norm, RoPE and SwiGLU, also with experts, approximate for the
+    others.
     """
     config = config.resolved()
     kept, recomputed = Saved(final_activations(config, dtype, plain)), 0
@@ -106,8 +108,9 @@ def step_workspace(
     logits = element * tokens * vocabulary
     logits = min(logits, LARGEST_LOGITS_BYTES, max(LOGITS_BYTES, logits // 8))
     loss = (3 if plain else 1) * logits  # PyTorch's: their log-probabilities and gradients, too
+    rows = tokens * (config.experts_per_token if config.num_experts else 1)  # of the feed-forward
     return max(
-        loss + element * vocabulary * config.d_model, element * tokens * (hidden + up + 2 * config.d_model)
+        loss + element * vocabulary * config.d_model, element * rows * (hidden + up + 2 * config.d_model)
     )
 
 

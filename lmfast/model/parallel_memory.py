@@ -132,7 +132,7 @@ def weight_groups(config: ResolvedConfig, tensor_parallel: int = 1) -> WeightGro
     count, layers = parameters(config), config.num_layers
     final_norm = config.d_model * (config.norm == "pre")
     split = (count["attention"] + count["feed_forward"] + count["biases"]) // layers
-    norms = (count["norms"] - final_norm) // layers
+    norms = (count["norms"] - final_norm + count["router"]) // layers
     table = count["value_embeddings"] // max(1, config.num_value_embeddings)
     blocks = {
         norms + -(-(split + has_table * table) // tensor_parallel): number

@@ -57,6 +57,8 @@ class TransformerLM(nn.Module):
     rope_sin: Tensor
     sinusoids: Tensor | None  # (context_length, d_model), with position sinusoidal
     unused_ids: Tensor | None  # (n,) int64, sorted; see restrict_to
+    expert_load: Tensor | None = None
+    """(layers, 2, num_experts): `Routes.load` of the newest forward pass in training, until `take_expert_load`"""
 
     sharded = (
         False  # whether its weights are only gathered within `hidden` (lmfast/training/parallel/fsdp.py)
@@ -107,11 +109,13 @@ class TransformerLM(nn.Module):
         self.sinusoids = None if sinusoids is None else torch.tensor(sinusoids, device=device)
 
     def with_matrix_dtype(self, dtype: torch.dtype) -> "TransformerLM":
-        """A copy with its matrices in `dtype`, which shares norms and position tables with this model.
+        """A copy with its matrices in `dtype`, which shares norms, routers and position tables with this model.
 
         Computes exactly what autocast to `dtype` computes, without casting the weights at each call."""
         model = self.without_memory(self.config)
-        tensors = {name: t.to(dtype) if t.dim() > 1 else t for name, t in self.state_dict().items()}
+        tensors = {
+            name: t.to(dtype) if in_matrix_dtype(name, t) else t for name, t in self.state_dict().items()
+        }
         if self.config.tie_embeddings:
             tensors["head.weight"] = tensors["embedding.weight"]
         model.load_state_dict(tensors, assign=True)
@@ -147,6 +151,11 @@ class TransformerLM(nn.Module):
             return attention(x, rope, positions, document_ids, ids=ids)
 
         return self._run_blocks(self._embed(ids, added), [attend] * len(self.blocks))
+
+    def take_expert_load(self) -> Tensor | None:
+        """Returns and forgets `expert_load`."""
+        load, self.expert_load = self.expert_load, None
+        return load
 
     def forward(self, ids: Tensor) -> Tensor:
         """Logits (batch, seq, vocab_size) of ids (batch, seq)."""
@@ -234,12 +243,22 @@ class TransformerLM(nn.Module):
         return self.rope_cos[begin:end], self.rope_sin[begin:end]
 
     def _run_blocks(self, x: Tensor, attends: list[Attend]) -> Tensor:
-        residual = None
+        residual: Tensor | None = None
+        loads: list[Tensor] = []
         for block, attend in zip(self.blocks, attends, strict=True):
-            x, residual = block(x, residual, attend)
+            x, residual, load = block(x, residual, attend)
+            if load is not None:
+                loads.append(load)
+        if loads:
+            self.expert_load = torch.stack(loads)
         if self.final_norm is not None:
             return self.final_norm(x, residual)[0]
         return x if residual is None else x + residual
+
+
+def in_matrix_dtype(name: str, weight: Tensor) -> bool:
+    """Whether `TransformerLM.with_matrix_dtype` casts a weight: every matrix but routers, which compute in fp32."""
+    return weight.dim() > 1 and not name.endswith(".router.weight")
 
 
 def _restarted(document_ids: Tensor) -> Tensor:

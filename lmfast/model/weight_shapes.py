@@ -27,8 +27,11 @@ def weight_shapes(config: ResolvedConfig) -> dict[str, tuple[int, ...]]:
             block["attention.value_embedding.weight"] = (config.vocab_size, kv)
         if config.norm != "none" and not config.parallel_block:
             block["ffn_norm.weight"] = (d_model,)
-        block["feed_forward.up.weight"] = (2 * hidden if config.ffn == "swiglu" else hidden, d_model)
-        block["feed_forward.down.weight"] = (d_model, hidden)
+        if config.num_experts:
+            block["feed_forward.router.weight"] = (config.num_experts, d_model)
+        up = 2 * hidden if config.ffn == "swiglu" else hidden
+        block["feed_forward.up.weight"] = ((config.num_experts or 1) * up, d_model)
+        block["feed_forward.down.weight"] = ((config.num_experts or 1) * d_model, hidden)
         shapes |= {f"blocks.{layer}.{name}": shape for name, shape in block.items()}
     if config.norm == "pre":
         shapes["final_norm.weight"] = (d_model,)

@@ -31,6 +31,11 @@ class Objective(Protocol):
         """The divisor of the summed loss of a batch: number of targets with loss, or of pairs for preferences."""
         ...
 
+    @property
+    def count(self) -> Callable[..., Tensor]:
+        """count(*tensors) → `valid_tokens` of the batch that `tensors` are made of, computed on their device."""
+        ...
+
 
 class BatchSource(Protocol):
     """Training data as a pure function of the step, so that a run resumes anywhere without replay."""

@@ -51,6 +51,10 @@ class NextToken:
         """Number of targets with loss in the batch."""
         return int((batch[:, 1:] != IGNORE).sum())
 
+    def count(self, inputs: Tensor, targets: Tensor, *others: Tensor | None) -> Tensor:
+        """`valid_tokens` of `tensors`, on the device."""
+        return (targets != IGNORE).sum()
+
     def loss(
         self,
         model: TransformerLM,
@@ -131,6 +135,10 @@ class DPO:
     def valid_tokens(self, batch: np.ndarray) -> int:
         """Number of pairs, the divisor of the summed loss."""
         return len(batch) // 2
+
+    def count(self, inputs: Tensor, targets: Tensor, reference: Tensor) -> Tensor:
+        """`valid_tokens` of `tensors`, on the device."""
+        return torch.ones_like(reference).sum() / 2
 
     def loss(self, model: TransformerLM, inputs: Tensor, targets: Tensor, reference: Tensor) -> Tensor:
         """Summed loss of the pairs, fp32 scalar; in training, accumulates their rewards for `read_metrics`."""

@@ -92,6 +92,8 @@ def _summary(runs: Sequence[_Run]) -> str:
         ("validation loss", [number(run.last("val_loss"), 4) for run in runs]),
         ("bits per byte", [number(run.last("bits_per_byte"), 4) for run in runs]),
         *((name, [_percent(run.last(key)) for run in runs]) for key, name in TEXT_FIGURES.items()),
+        ("largest share of tokens of an expert", [_percent(run.last("expert_load_max")) for run in runs]),
+        ("smallest share of tokens of an expert", [_percent(run.last("expert_load_min")) for run in runs]),
         ("held-out pairs ranked correctly", [_percent(run.last("val_rewards/accuracies")) for run in runs]),
         ("held-out reward margin", [number(run.last("val_rewards/margins"), 3) for run in runs]),
         (

@@ -49,6 +49,8 @@ PLOTS = (
         "step",
         "nats per answer",
     ),
+    Plot("Largest share of an expert", "step", ("expert_load_max",), "step", "share of tokens"),
+    Plot("Smallest share of an expert", "step", ("expert_load_min",), "step", "share of tokens"),
     Plot("Learning rate", "step", ("learning_rate",), "step", "learning rate"),
     Plot("Throughput", "step", ("tokens_per_second",), "step", "tokens per second"),
 )

@@ -54,7 +54,7 @@ def resolve(settings: T, vocab_size: int | None, sequence_tokens: int | None = N
         )
     model = replace(model, vocab_size=model.vocab_size or vocab_size).resolved()
     batch = batch_ramp(opt)
-    for name in ("learning_rate", "weight_decay", "grad_clip", "z_loss", "warmup_iters"):
+    for name in ("learning_rate", "weight_decay", "grad_clip", "z_loss", "load_balance", "warmup_iters"):
         if not (getattr(opt, name) >= 0 and math.isfinite(getattr(opt, name))):
             raise UserError(f"{name} is {getattr(opt, name)}; it must be a number of at least 0")
     if opt.total_tokens is not None and opt.total_tokens < 1:
@@ -72,6 +72,8 @@ def resolve(settings: T, vocab_size: int | None, sequence_tokens: int | None = N
             raise UserError(f"{name} is {getattr(opt, name)}; it must be at least 0 and below 1")
     if settings.run.fp8 and not settings.run.bf16:
         raise UserError("fp8 requires bf16 for all other operations; add --bf16")
+    if settings.run.fp8 and model.num_experts:
+        raise UserError("fp8 does not support num_experts; remove --fp8")
     if settings.logging.log_interval < 1:
         raise UserError(f"log_interval is {settings.logging.log_interval}; it must be at least 1")
     for name in (

@@ -20,6 +20,7 @@ from lmfast.training import run_folder
 from lmfast.training.checkpoint import prune_checkpoints, save_checkpoint
 from lmfast.training.compiled import CompiledBlocks, CompiledLoss
 from lmfast.training.first_step import first_step_line
+from lmfast.training.load_balance import with_load_balance
 from lmfast.training.loop import train_loop
 from lmfast.training.parallel.choice import check_parallel, choose_kind
 from lmfast.training.parallel.ranks import SINGLE_PROCESS, Ranks
@@ -41,6 +42,7 @@ def execute(
 ) -> bool:
     """Runs a task with resolved `settings`. Returns False if SIGTERM or Ctrl-C stopped it before its last step."""
     check_parallel(settings, device, ranks)
+    task = with_load_balance(task, settings, device, ranks)
     rows = task.rows or Rows(settings.model.context_length)
     kind = choose_kind(settings, rows, device, ranks)
     ranks = replace(ranks, lockstep=kind in ("fsdp", "hsdp"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from lmfast.counted import counted
-from lmfast.model.accounting import num_parameters
+from lmfast.model.accounting import active_parameters, num_parameters
 from lmfast.model.device import describe_machine
 from lmfast.settings import TrainSettings, selected_precision
 from lmfast.training.forecast import Forecast, estimate_lines, memory_capacity, schedule_warnings, time_left
@@ -33,8 +33,9 @@ def introduction(
     limits = [] if opt.max_iters is None else [counted(opt.max_iters, "step")]
     limits += [] if opt.max_minutes is None else [f"{opt.max_minutes:g} minutes"]
     span = " or ".join(limits)
+    active = f" ({active_parameters(config):,} active)" if config.num_experts else ""
     lines = [
-        f"{folder}: {num_parameters(config):,} parameters, {span} of {tokens} "
+        f"{folder}: {num_parameters(config):,} parameters{active}, {span} of {tokens} "
         f"on {times}{describe_machine(device)['device']}"
     ]
     if opt.max_minutes is not None:
@@ -44,6 +45,10 @@ def introduction(
         f"MFU counts 3 × (2 × matmul parameters + 4 × layers × d_model × T) FLOPs per token{windows}, against "
         f"{times}{peak}"
     )
+    if config.num_experts:
+        lines.append(
+            "experts: MFU counts the router and the experts_per_token experts that a token passes through"
+        )
     if settings.run.fp8:
         lines.append("fp8: feed-forward and head train in FP8; MFU stays a share of the bf16 peak")
     if settings.data.document_mask:

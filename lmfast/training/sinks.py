@@ -2,7 +2,8 @@
 
 A line of metrics has step, tokens, seconds and the values measured at that step: train_loss, val_loss, bits_per_byte,
 learning_rate, grad_norm, tokens_per_second, mfu; skipped_steps since the previous line; with fp16 loss_scale and overflows
-(steps skipped because of it); recompiles of the compiled step; for samples distinct_1 to known_words
+(steps skipped because of it); recompiles of the compiled step; with experts expert_load_max,
+expert_load_min and load_balance_loss (load_balance.py); for samples distinct_1 to known_words
 (lmfast/data/text_statistics.py); for tasks TASK/METRIC (task_metrics.py). Losses are in nats per token; seconds include the
 time before the run was resumed.
 """

@@ -48,6 +48,8 @@ SHAPES = [
     {"zero_init": True},
     {"sliding_window": 7, "num_layers": 3, "window_pattern": "SL"},
     {"sliding_window": 1, "qk_norm": True, "value_embeddings": True},
+    {"num_experts": 4},
+    {"num_experts": 4, "experts_per_token": 1, "norm": "post"},
 ]
 
 
@@ -77,6 +79,7 @@ def test_each_model_gets_a_decoder_that_supports_it():
     assert kind(model, compile=True) == "TorchDecoder"
     assert kind(model, kv_cache=False) == "PlainDecoder"
     assert kind(build().double()) == "TorchDecoder"
+    assert kind(build(num_experts=4)) == "TorchDecoder"
     with torch.autocast("cpu", torch.bfloat16):
         assert kind(model) == "TorchDecoder"
 

@@ -230,6 +230,7 @@ def test_rules_for_text_that_llama_cpp_lacks_are_rejected(tmp_path, rules, reaso
         ({"position": "learned"}, "position is learned, which"),
         ({"position": "sinusoidal"}, "position is sinusoidal, which"),
         ({"ffn": "relu2"}, "ffn is relu2, which"),
+        ({"num_experts": 4}, "num_experts is 4, which"),
         ({"value_embeddings": True}, "value_embeddings is true, which"),
         ({"logit_softcap": 30.0}, "logit_softcap is 30.0, which"),
         ({"parallel_block": True}, "parallel_block is true, which"),

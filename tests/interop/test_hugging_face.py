@@ -118,6 +118,7 @@ def test_the_tokenizer_gives_the_same_ids(chat, tmp_path):
         ({"position": "sinusoidal"}, "position is sinusoidal, which"),
         ({"ffn": "relu2"}, "ffn is relu2, which"),
         ({"ffn": "silu"}, "ffn is silu, which"),
+        ({"num_experts": 4}, "num_experts is 4, which .* only models with num_experts 0"),
         ({"qkv_bias": True, "qk_norm": True}, "qkv_bias is true and qk_norm too"),
         (
             {"num_heads": 3, "num_kv_heads": 1, "head_dim": 16},

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmfast.model import budget
-from lmfast.model.accounting import num_parameters, training_flops_per_token
+from lmfast.model.accounting import active_parameters, num_parameters, training_flops_per_token
 from lmfast.model.budget import SPENT, compute_optimal, propose_shape, training_seconds
 from lmfast.model.config import ModelConfig
 
@@ -44,7 +44,9 @@ def test_a_proposed_shape_spends_the_budget_and_no_more(exponent, ratio, ffn):
 def test_a_vast_budget_is_not_searched_width_by_width(monkeypatch):
     """1,000 widths are below the proposed one; each takes about forty counts."""
     counts = []
-    monkeypatch.setattr(budget, "num_parameters", lambda config: counts.append(1) or num_parameters(config))
+    monkeypatch.setattr(
+        budget, "active_parameters", lambda config: counts.append(1) or active_parameters(config)
+    )
     proposal = propose_shape(ModelConfig(vocab_size=32000, value_embeddings=True), 1e30, 20)
     assert proposal.flops > 0.99e30 and proposal.config.num_heads > 1000 and len(counts) < 5000
 

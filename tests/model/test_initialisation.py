@@ -13,6 +13,7 @@ KINDS = [
     {},
     {"tie_embeddings": True, "zero_init": True},
     {"qkv_bias": True, "qk_norm": True, "position": "learned", "num_kv_heads": 1},
+    {"num_experts": 3},
     {"value_embeddings": True, "ffn": "relu2", "norm": "none"},
 ]
 

@@ -48,5 +48,6 @@ def test_a_block_adds_to_the_stream():
     with torch.no_grad():
         block.attention.out.weight.zero_()
         block.feed_forward.down.weight.zero_()
-    delta, residual = block(x, None, lambda attention, h: attention(h, ROPE))
+    delta, residual, load = block(x, None, lambda attention, h: attention(h, ROPE))
+    assert load is None
     torch.testing.assert_close(delta + residual, x)

@@ -46,6 +46,8 @@ ARRANGEMENTS = [
     {"sliding_window": 2, "num_layers": 3, "window_pattern": "SL"},
     {"dropout": 0.1},
     {"num_layers": 3, "num_heads": 2, "num_kv_heads": 1, "vocab_size": 24},
+    {"num_experts": 4},
+    {"num_experts": 3, "experts_per_token": 1, "ffn": "relu2", "parallel_block": True},
 ]
 
 
@@ -135,7 +137,16 @@ def test_the_largest_batch_fits_and_the_next_does_not(gigabytes, dtype):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"num_layers": 3}, {"num_kv_heads": 1}, {"vocab_size": 96, "d_ff": 160}], ids=str
+    "changes",
+    [
+        {},
+        {"num_layers": 3},
+        {"num_kv_heads": 1},
+        {"vocab_size": 96, "d_ff": 160},
+        {"num_experts": 6, "experts_per_token": 3},
+        {"num_experts": 4, "experts_per_token": 1},
+    ],
+    ids=str,
 )
 def test_what_pytorchs_operators_save_on_a_cpu(changes, monkeypatch):
     from tests.model.saved_bytes import saved_bytes

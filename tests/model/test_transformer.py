@@ -31,6 +31,9 @@ ABLATIONS = [
     {"zero_init": True},
     {"logit_softcap": 2.0},
     {"sliding_window": 5, "window_pattern": "S"},
+    {"num_experts": 4},
+    {"num_experts": 4, "norm": "post"},
+    {"num_experts": 4, "parallel_block": True},
 ]
 
 
@@ -296,6 +299,7 @@ def test_bf16_autocast_is_near_fp32(position):
         {"value_embeddings": True},
         {"position": "learned"},
         {"position": "sinusoidal"},
+        {"num_experts": 4},
     ],
     ids=str,
 )

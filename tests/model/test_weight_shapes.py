@@ -14,6 +14,8 @@ from lmfast.model.weight_shapes import weight_shapes
         {"position": "sinusoidal"},
         {"norm": "none", "ffn": "silu", "parallel_block": True},
         {"parallel_block": True, "tie_embeddings": True},
+        {"num_experts": 3},
+        {"num_experts": 4, "experts_per_token": 1, "ffn": "silu"},
         {"qk_norm": True, "qkv_bias": True, "value_embeddings": True, "num_kv_heads": 2, "head_dim": 10},
     ],
     ids=str,

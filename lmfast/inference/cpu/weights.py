@@ -13,7 +13,7 @@ _SUPPORTED = {
     "vocab_size", "context_length", "d_model", "num_layers", "num_heads", "num_kv_heads", "head_dim", "d_ff",
     "rope_theta", "rope_factor", "rope_low_freq_factor", "rope_high_freq_factor", "rope_original_context", "norm",
     "norm_eps", "position", "ffn", "qk_norm", "qkv_bias", "value_embeddings", "zero_init", "logit_softcap",
-    "tie_embeddings", "parallel_block", "dropout", "sliding_window", "window_pattern",
+    "tie_embeddings", "parallel_block", "experts_per_token", "dropout", "sliding_window", "window_pattern",
 }  # fmt: skip
 
 
