@@ -1,9 +1,9 @@
 """Complete training runs of a tiny model, and their weights."""
 
 import torch
-from safetensors.torch import load_file
 
 from lmfast.train import train
+from lmfast.training.checkpoint import Checkpoint
 from lmfast.training.run_folder import read_metrics
 
 
@@ -21,7 +21,7 @@ def weights(folder, step=None):
         if step is None
         else folder / f"checkpoints/step_{step:08d}"
     )
-    return load_file(path / "model.safetensors")
+    return Checkpoint(path, {}).model_tensors()
 
 
 def differ(a, b) -> bool:

@@ -78,6 +78,7 @@ FORKED_RUNS = {
     "training/parallel/test_vocabulary_loss.py",
     "training/parallel/test_lost_ranks.py",
     "training/test_faults.py",
+    "training/test_saves.py",
     "test_dpo.py",
     "test_sft.py",
 }

@@ -87,3 +87,21 @@ class Generate(Protocol):
     ) -> list[list[int]]:
         """New ids of each prompt, at most `max_tokens`, up to the first of `stop_ids`."""
         ...
+
+
+class Background(Protocol):
+    """Checkpoints written in the background, at most one at a time, on several ranks."""
+
+    @property
+    def writing(self) -> bool:
+        """Whether this rank has not finished its part."""
+        ...
+
+    @property
+    def failed(self) -> bool:
+        """Whether the part of this rank, or on rank 0 any part, could not be written."""
+        ...
+
+    def finish(self) -> None:
+        """Ends a checkpoint that no rank is writing any more; prints why it failed."""
+        ...

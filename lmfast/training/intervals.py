@@ -4,6 +4,7 @@ non-finite.
 The host reads device values only here.
 """
 
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ import torch
 
 from lmfast.training.clock import Clock
 from lmfast.training.finite_guard import PATIENCE, FiniteGuard
-from lmfast.training.interfaces import BatchSource, Evaluate
+from lmfast.training.interfaces import Background, BatchSource, Evaluate
 from lmfast.training.loss_scale import LossScale
 from lmfast.training.parallel.ranks import Ranks
 from lmfast.training.run_plan import Hooks, Plan, Progress
@@ -52,6 +53,8 @@ class Intervals:
         self.sinks, self.hooks, self.ranks, self.clock = sinks, hooks, ranks, clock
         self.guard, self.loss_scale = guard, loss_scale
         self.peak = plan.peak_flops
+        # (step, best loss, best step before it) of a checkpoint that is being written in the background
+        self.unfinished: tuple[int, float | None, int | None] | None = None
 
     def after_step(self, result: StepResult, last: bool) -> bool:
         """Logs, evaluates, samples and saves what is due; returns whether to stop. last: this is the last step."""
@@ -64,6 +67,8 @@ class Intervals:
                 self._give_up()
         if due.logging:
             metrics |= self._training_metrics(result)
+        if due.evaluate is not None or due.saving:
+            self._finish_saving()  # before an evaluation, which compares with the best checkpoint
         best_before = progress.best_val_loss, progress.best_step
         if due.evaluate is not None:
             metrics |= self._evaluated(due.evaluate)
@@ -83,7 +88,7 @@ class Intervals:
         if text is not None:
             self.sinks.text(progress.step, "sample", text)
         improved = progress.best_step != best_before[1]
-        if (due.saving or improved) and not self._save():
+        if (due.saving or improved) and not self._save(best_before, wait=last or due.stopping):
             progress.best_val_loss, progress.best_step = best_before
             if last or due.stopping:
                 self.ranks.fail(
@@ -93,7 +98,7 @@ class Intervals:
 
     def _due(self, last: bool) -> Due:
         plan, hooks, step = self.plan, self.hooks, self.progress.step
-        stopping = not last and self.ranks.any(hooks.should_stop())
+        stopping = not last and self._agree_on_stopping()
         return Due(
             logging=last or step % plan.log_interval == 0,
             evaluate=hooks.evaluate if last or _at(step, plan.eval_interval) else None,
@@ -104,6 +109,16 @@ class Intervals:
             saving=last or stopping or _at(step, plan.checkpoint_interval),
             stopping=stopping,
         )
+
+    def _agree_on_stopping(self) -> bool:
+        """Whether a rank was asked to stop; with the same message, ends a checkpoint that all ranks have written."""
+        asked, background = self.hooks.should_stop(), self.hooks.background
+        if self.unfinished is None or background is None:
+            return self.ranks.any(asked)
+        asked, writing, failed = self.ranks.any_of(asked, background.writing, background.failed)
+        if not writing:
+            self._end_saving(background, failed)
+        return asked
 
     def _training_metrics(self, result: StepResult) -> dict[str, float]:
         """Training metrics since the last call; waits for the device."""
@@ -144,13 +159,37 @@ class Intervals:
             self.sinks.message(f"tasks at step {self.progress.step}: {task_line(metrics)}")
         return metrics
 
-    def _save(self) -> bool:
-        """Writes a checkpoint if the run keeps any; returns False if that failed."""
+    def _save(self, best_before: tuple[float | None, int | None], wait: bool) -> bool:
+        """Writes a checkpoint if the run keeps any; returns False if that failed. wait: also for one in the background."""
         if self.hooks.checkpoint is None:
             return True
+        self._finish_saving()
         with self.clock.excluded("checkpoint"):
             self.progress.seconds = self.clock.seconds()
-            return self.hooks.checkpoint(self.progress)
+            saved = self.hooks.checkpoint(self.progress)
+        if self.hooks.background is None:
+            return saved
+        self.unfinished = self.progress.step, *best_before
+        return self._finish_saving() if wait else saved
+
+    def _finish_saving(self) -> bool:
+        """Waits for a checkpoint in the background; returns False if it failed. Ranks wait for each other, because a
+        collective fails if one is lost."""
+        background = self.hooks.background
+        if self.unfinished is None or background is None:
+            return True
+        with self.clock.excluded("checkpoint"):
+            while (found := self.ranks.any_of(background.writing, background.failed))[0]:
+                time.sleep(0.01)
+        return self._end_saving(background, failed=found[1])
+
+    def _end_saving(self, background: Background, failed: bool) -> bool:
+        assert self.unfinished is not None
+        (step, best_loss, best_step), self.unfinished = self.unfinished, None
+        background.finish()
+        if failed and self.progress.best_step == step:
+            self.progress.best_val_loss, self.progress.best_step = best_loss, best_step
+        return not failed
 
     def _report_skipped(self) -> dict[str, int]:
         """Reports the steps skipped since the last call and where their data is; returns {} if there are none."""
@@ -168,7 +207,8 @@ class Intervals:
         # Every pass has the same number of tokens.
         progress.tokens = progress.tokens // batch.passes_before(progress.step) * batch.passes_before(taken)
         progress.step, progress.out_of_time = taken, False
-        saved = taken > 0 and self.hooks.checkpoint and self.hooks.checkpoint(progress)
+        saved = taken > 0 and self.hooks.checkpoint is not None
+        saved = saved and self._save((progress.best_val_loss, progress.best_step), wait=True)
         self.ranks.fail(
             f"loss not finite for {PATIENCE} steps in a row, up to step {self.guard.last_step}; "
             + (f"the checkpoint of step {taken} precedes them; " if saved else "")

@@ -17,7 +17,6 @@ from lmfast.model.device import compile_blocker, describe_machine
 from lmfast.model.transformer import TransformerLM
 from lmfast.settings import TrainSettings
 from lmfast.training import run_folder
-from lmfast.training.checkpoint import prune_checkpoints, save_checkpoint
 from lmfast.training.compiled import CompiledBlocks, CompiledLoss
 from lmfast.training.first_step import first_step_line
 from lmfast.training.load_balance import with_load_balance
@@ -29,7 +28,8 @@ from lmfast.training.report import write_report
 from lmfast.training.resolve import batch_ramp
 from lmfast.training.run_messages import forecast_lines, introduction, resumption, time_left_forecast
 from lmfast.training.run_opening import Claimed, claim, finished_at, open_folder
-from lmfast.training.run_plan import Hooks, Peak, Plan, Progress
+from lmfast.training.run_plan import Hooks, Peak, Plan
+from lmfast.training.saves import set_checkpoint_hooks
 from lmfast.training.schedules import make_schedule
 from lmfast.training.sinks import Sinks
 from lmfast.training.state import State, make_state
@@ -136,7 +136,7 @@ def _hooks(
     sinks: Sinks,
     ranks: Ranks,
 ) -> Hooks:
-    model, keep = state.model, settings.logging.keep_checkpoints
+    model = state.model
     device = next(model.parameters()).device
     hooks = Hooks()
     if task.make_evaluate is not None:
@@ -145,12 +145,7 @@ def _hooks(
         hooks.evaluate_tasks = lambda: state.on_first(ranks, lambda: _on_tasks(task, model, sinks)) or {}
     if (sample := task.sample) is not None:
         hooks.sample = lambda step: state.on_first(ranks, lambda: sample(model, step)) or (None, {})
-
-    def save(progress: Progress) -> bool:
-        tensors = state.tensors()
-        return ranks.from_first(lambda: _save(folder, *tensors, progress, keep, sinks))
-
-    hooks.checkpoint = save
+    set_checkpoint_hooks(hooks, folder, state, settings.logging.keep_checkpoints, sinks, ranks)
     if (end := settings.optimizer.max_iters) and ranks.is_first:
         hooks.forecast = time_left_forecast(settings, task, rows, end, sinks)
     measure: Callable[[], dict[str, float]] = task.measure or dict
@@ -214,25 +209,3 @@ def _report(folder: Path) -> None:
         write_report([folder], folder / "report.html")
     except (OSError, UserError) as error:
         print(f"{folder}: report.html could not be written: {error}")
-
-
-def _save(
-    folder: Path,
-    weights: dict[str, Tensor],
-    tensors: dict[str, Tensor],
-    progress: Progress,
-    keep: int,
-    sinks: Sinks,
-) -> bool:
-    """Writes a checkpoint. If that fails, prints one line and returns False; training continues, older checkpoints stay."""
-    checkpoints = folder / "checkpoints"
-    sinks.sync()
-    try:
-        save_checkpoint(checkpoints, weights, tensors, progress.as_dict())
-    except OSError as error:
-        last = run_folder.newest_step(folder)
-        kept = "there is no earlier one" if last is None else f"the one at step {last} is intact"
-        sinks.message(f"checkpoint at step {progress.step} could not be written ({error}); {kept}")
-        return False
-    prune_checkpoints(checkpoints, keep, progress.best_step)
-    return True

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from lmfast.data.batch_ramp import BatchRamp
 from lmfast.training.forecast import Forecast
-from lmfast.training.interfaces import Evaluate
+from lmfast.training.interfaces import Background, Evaluate
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class Hooks:
 
     evaluate: Evaluate | None = None  # → {val_loss, bits_per_byte}
     evaluate_tasks: Evaluate | None = None  # → {task/metric}
-    checkpoint: Callable[[Progress], bool] | None = None  # → whether it was written
+    checkpoint: Callable[[Progress], bool] | None = None  # → whether it was written, or has begun
+    background: Background | None = None  # if it writes checkpoints in the background
     sample: Callable[[int], tuple[str | None, dict[str, float]]] | None = None  # step → text, its statistics
     first_step: Callable[[float], None] | None = None  # called with the first step's duration in seconds
     forecast: Forecast | None = None  # called after two of the steps, with training seconds and tokens

@@ -57,12 +57,8 @@ class State:
         return with_followers(self.sharded, ranks, use)
 
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """(weights, state of optimizer and loss scale) as whole tensors; of a sharded model on rank 0 only, in the memory
-        of the host. All ranks must call it."""
+        """(weights, state of optimizer and loss scale) of a model that is not sharded."""
         weights, state = self.model.named_weights(), state_tensors(self.weights, self.optimizer)
-        if (sharded := self.sharded) is not None:
-            weights = {name: sharded.gathered(name, p.detach()) for name, p in sharded.weights.items()}
-            state = {key: sharded.gathered(key.rpartition(".")[0], value) for key, value in state.items()}
         return weights, state | ({} if self.loss_scale is None else self.loss_scale.state_tensors())
 
 

@@ -23,8 +23,7 @@ import torch
 from lmfast.errors import UserError
 from lmfast.train import train
 from lmfast.training import checkpoint as checkpoint_module
-from lmfast.training import prefetch
-from lmfast.training import run as run_module
+from lmfast.training import prefetch, saves
 from lmfast.training.checkpoint import newest_checkpoint
 from lmfast.training.run_folder import read_metrics
 from tests.complete_runs import differ, weights
@@ -180,7 +179,7 @@ def kill_at(event: int, step: int, counted: Path | None = None) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
         return line
 
-    real = run_module._save
+    real = saves.save_whole
 
     def save(*arguments):
         progress = next(a for a in arguments if hasattr(a, "best_step"))
@@ -194,7 +193,7 @@ def kill_at(event: int, step: int, counted: Path | None = None) -> None:
             if counted is not None:
                 counted.write_text(str(seen[0]))
 
-    run_module._save = save
+    saves.save_whole = save
 
 
 SHORT = ("--max-iters", 6, "--checkpoint-interval", 2, "--eval-interval", 0, "--keep-checkpoints", 1)
@@ -380,7 +379,7 @@ def test_a_full_disk_does_not_end_the_run_nor_damage_the_old_checkpoint(
     disk = tmp_path / "disk"
     assert train(flags(corpus, tmp_path / "whole", "--max-iters", 9))
     with small_disk(disk, "4m"):
-        folder, real = disk / "run", run_module.save_checkpoint
+        folder, real = disk / "run", saves.save_checkpoint
 
         def save(checkpoints, *arguments):
             step = arguments[-1]["step"]
@@ -392,7 +391,7 @@ def test_a_full_disk_does_not_end_the_run_nor_damage_the_old_checkpoint(
                 (disk / "ballast").unlink()
             return real(checkpoints, *arguments)
 
-        monkeypatch.setattr(run_module, "save_checkpoint", save)
+        monkeypatch.setattr(saves, "save_checkpoint", save)
         assert train(flags(corpus, folder, "--max-iters", 9))
         out = capsys.readouterr().out
         assert (
@@ -405,7 +404,7 @@ def test_a_full_disk_does_not_end_the_run_nor_damage_the_old_checkpoint(
 
 def limit_files(step: int, until: int, size: int) -> None:
     """From the save at `step` to the one at `until` no file may grow beyond `size` bytes."""
-    real, (soft, hard) = run_module.save_checkpoint, resource.getrlimit(resource.RLIMIT_FSIZE)
+    real, (soft, hard) = saves.save_checkpoint, resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def save(checkpoints, *arguments):
         if arguments[-1]["step"] == step:
@@ -414,7 +413,7 @@ def limit_files(step: int, until: int, size: int) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         return real(checkpoints, *arguments)
 
-    run_module.save_checkpoint = save
+    saves.save_checkpoint = save
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ from lmfast.settings import TrainSettings, replace_flat
 from lmfast.training.checkpoint import save_checkpoint
 from lmfast.training.parallel.ranks import SINGLE_PROCESS
 from lmfast.training.resolve import resolve
-from lmfast.training.run import _save, make_plan
+from lmfast.training.run import make_plan
 from lmfast.training.run_messages import introduction
 from lmfast.training.run_plan import Peak, Progress
+from lmfast.training.saves import save_whole
 from lmfast.training.stop_signals import StopSignals
 from lmfast.training.task import Rows
 from lmfast_kernels import cpu_build
@@ -28,15 +29,15 @@ def test_a_full_disk_keeps_the_run_alive_and_the_old_checkpoint_intact(tmp_path,
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lmfast.training.run.save_checkpoint", full)
-    _save(tmp_path, {"w": torch.ones(3)}, {}, Progress(step=2), 1, sinks)
+    monkeypatch.setattr("lmfast.training.saves.save_checkpoint", full)
+    save_whole(tmp_path, {"w": torch.ones(3)}, {}, Progress(step=2), 1, sinks)
     assert (
         len(messages) == 1 and "step 2 could not be written" in messages[0] and "No space left" in messages[0]
     )
     assert messages[0].endswith("the one at step 1 is intact")
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
     shutil.rmtree(tmp_path / "checkpoints")
-    _save(tmp_path, {"w": torch.ones(3)}, {}, Progress(step=2), 1, sinks)
+    save_whole(tmp_path, {"w": torch.ones(3)}, {}, Progress(step=2), 1, sinks)
     assert messages[1].endswith("there is no earlier one")
 
 

@@ -33,7 +33,7 @@ from torch.distributed.tensor import DTensor
 from lmfast.model.transformer import TransformerLM
 from lmfast.settings import Precision
 from lmfast.training.parallel.choice import Kind, machine_size
-from lmfast.training.parallel.pieces import Piece, tensor_piece
+from lmfast.training.parallel.pieces import Piece, cut, fused_widths, tensor_piece
 from lmfast.training.parallel.ranks import Ranks
 from lmfast.training.parallel.sharded_muon import ShardedMatrix
 
@@ -60,6 +60,11 @@ class ShardedModel:
         """uncut, and possibly empty"""
         self.weights = {name: nn.Parameter(piece.tensor) for name, piece in self.pieces.items()}
 
+    def weight_pieces(self) -> dict[str, list[Piece]]:
+        """{weight: its pieces that this rank owns}, cut into the matrices fused in it; for checkpoints."""
+        widths = fused_widths(self.model)
+        return {name: cut(piece, widths.get(name, ())) for name, piece in self.pieces.items()}
+
     def begin_pass(self, last: bool) -> None:
         """To be called before each forward pass of a step; last: whether its gradients are the last of the step."""
         root = self.parts[-1]
@@ -77,18 +82,6 @@ class ShardedModel:
         square = torch.nn.utils.get_total_norm(grads).double().square()
         dist.all_reduce(square, group=self.group)
         return square.sqrt().float(), loss
-
-    def gathered(self, name: str, part: Tensor) -> Tensor:
-        """A weight or a tensor of its optimizer state, whole, in host memory on rank 0; all ranks must call it."""
-        like = self.sharded[name]
-        assert isinstance(like, DTensor)
-        if part.shape != self.weights[name].shape:  # a step count
-            return part
-        placed = DTensor.from_local(
-            part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
-        )
-        whole = placed.full_tensor()
-        return whole.cpu() if dist.get_rank() == 0 else whole[:0]
 
     def matrices(self, widths: Mapping[str, Sequence[int]]) -> list[ShardedMatrix]:
         """The matrices in these weights, for Muon; widths: numbers of rows of the matrices fused in each."""

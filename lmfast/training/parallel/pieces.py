@@ -56,6 +56,26 @@ def state_pieces(weight: Piece, widths: Sequence[int], state: Mapping[str, Tenso
     return found
 
 
+def state_pieces_like(
+    name: str, weight: Tensor, pieces: Sequence[Piece], state: Mapping[str, Tensor]
+) -> list[Piece]:
+    """`state_pieces` of a weight whose `pieces`, cut already, are known. weight: this rank's part, a plain tensor."""
+    found: list[Piece] = []
+    for field, value in state.items():
+        if value.ndim and value.shape == weight.shape:
+            found += [same_place(piece, weight, value, field) for piece in pieces]
+        else:
+            found.append(Piece(f"{name}.{field}", tuple(value.shape), (0,) * value.ndim, value))
+    return found
+
+
+def same_place(piece: Piece, weight: Tensor, state: Tensor, field: str) -> Piece:
+    """The rectangle of the state tensor `state` that `piece` is of `weight`; both are contiguous."""
+    at = piece.tensor.storage_offset() - weight.storage_offset()
+    view = state.as_strided(piece.tensor.shape, piece.tensor.stride(), state.storage_offset() + at)
+    return piece._replace(name=f"{piece.name}.{field}", tensor=view)
+
+
 def tensor_piece(name: str, weight: Tensor) -> Piece:
     """This rank's part of a weight, not yet cut; may be empty. A DTensor must be sharded in one rectangle per rank."""
     if not isinstance(weight, DTensor):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lmfast.errors import UserError
-from lmfast.training.parallel.pieces import Piece
+from lmfast.training.parallel.pieces import Piece, same_place
 from lmfast.training.tensor_files import TensorFiles, part_of
 
 Widths = Mapping[str, Sequence[int]]
@@ -51,7 +51,7 @@ def read_state(
             continue
         if files.shapes[stored]:
             state[field] = torch.zeros_like(weight, requires_grad=False)
-            read_pieces(files, [_same_place(p, weight, state[field], field) for p in pieces], widths)
+            read_pieces(files, [same_place(p, weight, state[field], field) for p in pieces], widths)
         else:
             state[field] = torch.zeros((), dtype=torch.float32, device=weight.device)
             read_pieces(files, [Piece(stored, (), (), state[field])], widths)
@@ -60,13 +60,6 @@ def read_state(
             f"{files.paths[0].parent}: contains no optimizer state for {name}; was the model changed?"
         )
     return state
-
-
-def _same_place(piece: Piece, weight: Tensor, state: Tensor, field: str) -> Piece:
-    """The rectangle of the state tensor `state` that `piece` is of `weight`, which has the same layout."""
-    at = piece.tensor.storage_offset() - weight.storage_offset()
-    view = state.as_strided(piece.tensor.shape, piece.tensor.stride(), at)
-    return piece._replace(name=f"{piece.name}.{field}", tensor=view)
 
 
 def _in_whole(piece: Piece, widths: Widths) -> tuple[str, tuple[int, ...], tuple[int, ...]]:

@@ -4,13 +4,16 @@ Implemented by fsdp.ShardedModel and tensor_parallel.TensorParallelModel, which 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from lmfast.model.transformer import TransformerLM
 from lmfast.training.parallel.sharded_muon import ShardedMatrix
+
+if TYPE_CHECKING:
+    from lmfast.training.parallel.pieces import Piece
 
 
 class Sharded(Protocol):
@@ -38,6 +41,6 @@ class Sharded(Protocol):
         """The matrices in these weights, for Muon; widths: by name, one number for each matrix fused in the weight."""
         ...
 
-    def gathered(self, name: str, part: Tensor) -> Tensor:
-        """A weight or a tensor of its optimizer state, whole, in host memory on rank 0; all ranks must call it."""
+    def weight_pieces(self) -> "dict[str, list[Piece]]":
+        """{weight: its pieces that this rank has}, cut into the matrices fused in it; for checkpoints."""
         ...

@@ -1,6 +1,6 @@
 """Makes, loads and gathers the state of a run whose model is sharded. Import it only there: DTensor takes 0.5 s to load.
 
-In: settings and a checkpoint in one file, of which each rank reads its slices, or none: then each rank draws all initial
+In: settings and a checkpoint of any format, of which each rank reads its slices, or none: then each rank draws all initial
 weights in chunks and keeps its part. No rank ever holds the whole model.
 """
 
@@ -41,7 +41,7 @@ def make_sharded(
         draw_weights(whole, (piece for some in parts for piece in some))
     else:
         shapes = {name: tuple(weight.shape) for name, weight in whole.named_weights().items()}
-        read_pieces(source.model_file, sharded.pieces.values(), shapes, {}, ranks, may_grow)
+        read_pieces(source.weight_files, sharded.pieces.values(), shapes, {}, ranks, may_grow)
     return sharded
 
 
@@ -50,7 +50,6 @@ def load_sharded(
 ) -> dict[str, Tensor]:
     """Loads the optimizer state of a checkpoint; returns its other tensors, of the loss scale."""
     assert isinstance(sharded, ShardedModel)
-    path = checkpoint.path / "optimizer.safetensors"
-    fields, others = read_state(path, sharded.pieces.values(), ranks)
+    fields, others = read_state(checkpoint.state_files, sharded.pieces.values(), ranks)
     load_state_tensors(sharded.weights, optimizer, fields)
     return others

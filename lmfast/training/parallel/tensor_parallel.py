@@ -8,13 +8,12 @@ whole model.
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from lmfast.model.config import ModelConfig
 from lmfast.model.transformer import TransformerLM
 from lmfast.training.parallel.gradients import Gradients
-from lmfast.training.parallel.pieces import Piece, weight_pieces
+from lmfast.training.parallel.pieces import Piece, cut, fused_widths, tensor_piece
 from lmfast.training.parallel.ranks import Ranks
 from lmfast.training.parallel.sharded_muon import ShardedMatrix
 from lmfast.training.parallel.tensor_model import allocate, split_model
@@ -41,7 +40,13 @@ class TensorParallelModel:
 
     def pieces(self) -> list[Piece]:
         """The pieces of the whole weights that this rank has; they share memory with `weights`."""
-        return in_whole(weight_pieces(self.model), self.parts)
+        return [piece for pieces in self.weight_pieces().values() for piece in pieces]
+
+    def weight_pieces(self) -> dict[str, list[Piece]]:
+        """{weight: its pieces that this rank has}, cut into the matrices fused in it; for checkpoints."""
+        widths = fused_widths(self.model)
+        uncut = {name: tensor_piece(name, weight) for name, weight in self.weights.items()}
+        return {name: in_whole(cut(piece, widths.get(name, ())), self.parts) for name, piece in uncut.items()}
 
     def begin_pass(self, last: bool) -> None:
         """Nothing to do: all weights are there, and DistributedDataParallel sums gradients over the data ranks."""
@@ -63,14 +68,3 @@ class TensorParallelModel:
                 found.append(ShardedMatrix(self.weights[name], (row, row + rows), counts, width, by_columns))
                 row += rows
         return found
-
-    def gathered(self, name: str, part: Tensor) -> Tensor:
-        """A weight or a tensor of its optimizer state, whole, in host memory on rank 0; all ranks must call it."""
-        dimension, parts = split_dimension(name), self.parts[name]
-        if dimension is None or part.shape != self.weights[name].shape:
-            return part
-        ranks = [torch.empty_like(part) for _ in range(self.group.size())]
-        dist.all_gather(ranks, part.contiguous(), group=self.group)
-        matrices = zip(*(own.split([part.size[0] for part in parts]) for own in ranks), strict=True)
-        whole = torch.cat([torch.cat(matrix, dimension) for matrix in matrices])
-        return whole.cpu() if dist.get_rank() == 0 else whole[:0]

@@ -13,12 +13,11 @@ from torch import Tensor
 from lmfast.model.config import ModelConfig
 from lmfast.training.checkpoint import Checkpoint
 from lmfast.training.optimizers import Optimizer, load_state_tensors
-from lmfast.training.parallel.pieces import cut, fused_widths, tensor_piece
+from lmfast.training.parallel.pieces import fused_widths
 from lmfast.training.parallel.ranks import Ranks
 from lmfast.training.parallel.reading import read_state
 from lmfast.training.parallel.sharded import Sharded
 from lmfast.training.parallel.tensor_parallel import TensorParallelModel
-from lmfast.training.parallel.tensor_parts import in_whole
 from lmfast.training.parallel.whole_weights import draw_weights, read_pieces
 from lmfast.training.tensor_files import TensorFiles
 
@@ -38,7 +37,8 @@ def make_tensor_parallel(
         draw_weights(sharded.whole, sharded.pieces())
     else:
         shapes = {name: tuple(weight.shape) for name, weight in sharded.whole.named_weights().items()}
-        read_pieces(source.model_file, sharded.pieces(), shapes, fused_widths(sharded.whole), ranks, may_grow)
+        widths = fused_widths(sharded.whole)
+        read_pieces(source.weight_files, sharded.pieces(), shapes, widths, ranks, may_grow)
     return sharded
 
 
@@ -48,11 +48,10 @@ def load_tensor_parallel(
     """Loads the optimizer state of a checkpoint; returns its other tensors, of the loss scale."""
     assert isinstance(sharded, TensorParallelModel)
     files = TensorFiles(checkpoint.state_files)
-    widths, own_widths = fused_widths(sharded.whole), fused_widths(sharded.model)
+    widths, pieces = fused_widths(sharded.whole), sharded.weight_pieces()
     fields: dict[str, Tensor] = {}
     for name, weight in sharded.weights.items():
-        pieces = in_whole(cut(tensor_piece(name, weight), own_widths.get(name, ())), sharded.parts)
-        state = read_state(files, weight.detach(), name, pieces, widths)
+        state = read_state(files, weight.detach(), name, pieces[name], widths)
         fields |= {f"{name}.{field}": value for field, value in state.items()}
     load_state_tensors(sharded.weights, optimizer, fields)
     others = [name for name in files.shapes if name.startswith("loss_scale.")]

@@ -1,4 +1,4 @@
-"""Fills the pieces of a rank from whole weights: drawn at random, or read from a checkpoint in one file.
+"""Fills the pieces of a rank from whole weights: drawn at random, or read from a checkpoint of any format.
 
 In: pieces, which may be cut from fused projections (`weight/1`), and the numbers of rows of those. Neither way holds more
 of a whole weight than a chunk of its rows or the piece itself. Rejects (UserError, on all ranks) files that lack a weight,
@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lmfast.errors import UserError
 from lmfast.model.initialisation import initialise, skip_construction
 from lmfast.model.transformer import TransformerLM
 from lmfast.training.parallel.pieces import Piece, fused_widths
 from lmfast.training.parallel.ranks import Ranks
+from lmfast.training.tensor_files import TensorFiles
 
 Widths = Mapping[str, Sequence[int]]
 """{weight: numbers of rows of the matrices fused in it}"""
@@ -59,60 +60,56 @@ def draw_weights(model: TransformerLM, pieces: Iterable[Piece]) -> None:
 
 @torch.no_grad()
 def read_pieces(
-    path: Path,
+    paths: Sequence[Path],
     pieces: Iterable[Piece],
     shapes: Mapping[str, tuple[int, ...]],
     widths: Widths,
     ranks: Ranks,
     may_grow: Callable[[str], bool] | None = None,
 ) -> None:
-    """Copies pieces from a safetensors file of whole tensors; shapes: of all its tensors.
+    """Copies pieces from the files of a checkpoint's weights; shapes: of all its whole tensors.
 
     may_grow: whether a tensor of this name may have fewer rows in the file; further rows are made as by `grown_rows`."""
 
-    def read(file: Any) -> str | None:
-        if problem := _other_shape(file, path, shapes, may_grow):
-            return problem
+    def read(files: TensorFiles) -> None:
+        _check_shapes(files, shapes, may_grow)
         for piece in pieces:
             name, offset = located(piece, widths)
-            part = _part(file.get_slice(name), offset, piece.tensor.shape, shapes[name])
+            part = _part(_Stored(files, name), offset, piece.tensor.shape, shapes[name])
             if not part.isfinite().all():
-                return f"{path.parent}: {name} is not finite; use an older checkpoint"
+                raise UserError(f"{paths[0].parent}: {name} is not finite; use an older checkpoint")
             piece.tensor.copy_(part)
-        return None
 
-    _together(path, read, ranks)
+    _together(paths, read, ranks)
 
 
 @torch.no_grad()
 def read_state(
-    path: Path, pieces: Iterable[Piece], ranks: Ranks
+    paths: Sequence[Path], pieces: Iterable[Piece], ranks: Ranks
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Optimizer state from a safetensors file of whole tensors: ({`weight.field`: this rank's part}, {others: tensor}).
+    """Optimizer state from the files of a checkpoint: ({`weight.field`: this rank's part}, {others: tensor}).
 
     pieces: the uncut parts of the weights; a tensor of the whole weight's shape is read in part, others whole."""
     found: dict[str, Tensor] = {}
     others: dict[str, Tensor] = {}
     own = {piece.name: piece for piece in pieces}
 
-    def read(file: Any) -> str | None:
-        for key in file.keys():  # noqa: SIM118
-            piece = own.get(key.rpartition(".")[0])
-            stored = file.get_slice(key)
-            if piece is None or tuple(stored.get_shape()) != piece.shape:
-                (others if piece is None else found)[key] = file.get_tensor(key)
+    def read(files: TensorFiles) -> None:
+        for key, shape in files.shapes.items():
+            piece, stored = own.get(key.rpartition(".")[0]), _Stored(files, key)
+            if piece is None or shape != piece.shape:
+                (others if piece is None else found)[key] = stored[...]
             else:
                 found[key] = _part(stored, piece.offset, piece.tensor.shape, piece.shape)
-        return None
 
-    _together(path, read, ranks)
+    _together(paths, read, ranks)
     return found, others
 
 
-def _other_shape(
-    file: Any, path: Path, shapes: Mapping[str, tuple[int, ...]], may_grow: Callable[[str], bool] | None
-) -> str | None:
-    there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+def _check_shapes(
+    files: TensorFiles, shapes: Mapping[str, tuple[int, ...]], may_grow: Callable[[str], bool] | None
+) -> None:
+    there = files.shapes
     for name in [*shapes, *there]:
         found, wanted = there.get(name), shapes.get(name)
         if found == wanted:
@@ -120,17 +117,31 @@ def _other_shape(
         fits = found and wanted and found[0] < wanted[0] and found[1:] == wanted[1:]
         if fits and may_grow is not None and may_grow(name):
             continue
-        return (
-            f"{path.parent}: has another model shape: {name} is {found or 'absent'}, not {wanted or 'absent'}; use the "
-            "settings of its config.yaml"
+        raise UserError(
+            f"{files.paths[0].parent}: has another model shape: {name} is {found or 'absent'}, not "
+            f"{wanted or 'absent'}; use the settings of its config.yaml"
         )
-    return None
 
 
-def _part(stored: Any, offset: tuple[int, ...], size: Sequence[int], shape: tuple[int, ...]) -> Tensor:
+class _Stored:
+    """A stored tensor; indexing with slices reads that part."""
+
+    def __init__(self, files: TensorFiles, name: str):
+        self.files, self.name, self.shape = files, name, files.shapes[name]
+
+    def __getitem__(self, at: Any) -> Tensor:
+        slices = at if isinstance(at, tuple) else () if at is ... else (at,)
+        ranges = [s.indices(size) for s, size in zip(slices, self.shape)]
+        ranges += [(0, size, 1) for size in self.shape[len(ranges) :]]
+        sizes = [max(0, end - begin) for begin, end, _ in ranges]
+        array = self.files.read(self.name, [begin for begin, _, _ in ranges], sizes)
+        return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _part(stored: _Stored, offset: tuple[int, ...], size: Sequence[int], shape: tuple[int, ...]) -> Tensor:
     """The rectangle of `size` at `offset` of a stored tensor, which may have fewer rows than `shape`."""
     rectangle = tuple(slice(begin, begin + length) for begin, length in zip(offset, size, strict=True))
-    rows = stored.get_shape()[0]
+    rows = stored.shape[0]
     if rows == shape[0]:
         return stored[rectangle]
     begin, end = offset[0], offset[0] + size[0]
@@ -139,10 +150,10 @@ def _part(stored: Any, offset: tuple[int, ...], size: Sequence[int], shape: tupl
     return torch.cat([old, new[(slice(max(begin, rows) - rows, max(end, rows) - rows), *rectangle[1:])]])
 
 
-def grown_rows(stored: Any, rows: int, count: int) -> Tensor:
+def grown_rows(stored: _Stored, rows: int, count: int) -> Tensor:
     """Rows `rows` … `count` of a table that is extended, as lmfast/training/loading.py makes them: the mean of the old ones
     plus noise of a tenth of their standard deviation. Reads 4,096 rows at a time."""
-    width = stored.get_shape()[1]
+    width = stored.shape[1]
     total, squares = torch.zeros(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
     for begin in range(0, rows, 4096):
         total += stored[begin : begin + 4096].double().sum(0)
@@ -154,13 +165,13 @@ def grown_rows(stored: Any, rows: int, count: int) -> Tensor:
     return (mean + 0.1 * std * noise).float()
 
 
-def _together(path: Path, read: Callable[[Any], str | None], ranks: Ranks) -> None:
-    """Calls `read` with the open file; ends the run on all ranks if any cannot read it, or if `read` returns a problem."""
+def _together(paths: Sequence[Path], read: Callable[[TensorFiles], None], ranks: Ranks) -> None:
+    """Calls `read` with the open files; ends the run on all ranks if any cannot read them."""
+    problem: str | None = None
     try:
-        with safe_open(path, "pt") as file:
-            problem = read(file)
-    except (OSError, SafetensorError) as error:
-        problem = f"{path}: cannot be read ({error}); give another checkpoint"
+        read(TensorFiles(paths))
+    except UserError as error:
+        problem = str(error)
     if ranks.any(problem is not None):
         found: list[str | None] = [problem] * ranks.world_size
         if ranks.world_size > 1:

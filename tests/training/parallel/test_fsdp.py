@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,7 +27,9 @@ from lmfast.training.run import make_plan
 from lmfast.training.state import State, make_state
 from lmfast.training.step import Stepper
 from lmfast.training.task import Rows, Task
+from lmfast.training.tensor_files import part_of
 from tests.training.forked_runs import close, on_ranks
+from tests.training.parallel.test_pieces import join
 from tests.training.parallel.test_tensor_model import Collectives
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks processes that share the loopback")
@@ -58,6 +61,21 @@ def start(config: TrainSettings, ranks: Ranks, kind: str) -> State:
     return make_state(config, Task(OBJECTIVE, None), None, None, CPU, ranks, kind)
 
 
+def whole_weights(state: State, ranks: Ranks) -> dict[str, torch.Tensor]:
+    """The whole weights, joined from the pieces of all ranks."""
+    if state.sharded is None:
+        return state.tensors()[0]
+    found: list[Any] = [None] * ranks.world_size
+    own = [piece for pieces in state.sharded.weight_pieces().values() for piece in pieces]
+    dist.all_gather_object(found, own)
+    once = {(piece.name, piece.offset): piece for pieces in found for piece in pieces}  # hsdp has replicas
+    wholes: dict[str, torch.Tensor] = {}
+    for name, whole in sorted(join([*once.values()]).items()):
+        name = part_of(name)[0]
+        wholes[name] = torch.cat([wholes[name], whole]) if name in wholes else whole
+    return wholes
+
+
 def steps(config: TrainSettings, ranks: Ranks, kind: str, bad: tuple[int, int] = (-1, -1)) -> dict[str, Any]:
     """Takes 20 steps; the loss of rank bad[0] is NaN in step bad[1]."""
     state = start(config, ranks, kind)
@@ -81,7 +99,7 @@ def steps(config: TrainSettings, ranks: Ranks, kind: str, bad: tuple[int, int] =
             result = stepper.take(step, batch, 1e-2)
         losses.append(result.loss.item())
         seen = collectives.seen
-    weights = state.tensors()[0]
+    weights = whole_weights(state, ranks)
     local = state.weights.values()
     return {
         "losses": losses,
