@@ -46,6 +46,7 @@ TRAINING_OPTIONS: dict[str, dict] = {
     "document-mask": {"document_mask": True},
     "window": {"sliding_window": 100, "sample_interval": 12},
     "recipe": RECIPE,
+    "experts": {"num_experts": 4, "experts_per_token": 2, "d_ff": 256, "sample_interval": 12},
     "imported": {  # what models of Hugging Face's families turn on
         "qkv_bias": True, "head_dim": 64, "num_kv_heads": 2, "norm_eps": 1e-6, "sample_interval": 12,
         "rope_factor": 8.0, "rope_low_freq_factor": 1.0, "rope_high_freq_factor": 4.0, "rope_original_context": 64,
