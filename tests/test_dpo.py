@@ -184,12 +184,13 @@ def test_accumulation_does_not_change_a_step(talker, tmp_path):
 
 @pytest.mark.ci
 @pytest.mark.skipif(sys.platform != "linux", reason="forks processes that share the loopback")
-def test_two_ranks_equal_one_and_only_the_first_prints(talker, tmp_path):
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_ranks_equal_one_and_only_the_first_prints(talker, tmp_path, parallel):
     flags = flags_of(
         talker, "--max-iters", 4, "--eval-interval", 2, "--grad-accumulation", 2, "--held-out", 5
     )
     assert dpo([*flags, "--out-dir", str(tmp_path / "one")])
-    two = [*flags, "--out-dir", str(tmp_path / "two")]
+    two = [*flags, "--out-dir", str(tmp_path / "two"), "--parallel", parallel]
     texts = finish(start_ranks(two, tmp_path / "log", command="dpo"), tmp_path / "log")
     assert "19 pairs of up to" in texts[0] and "2 × " in texts[0] and texts[1] == ""
     one, other = (load_run(tmp_path / name)[0].named_weights() for name in ("one", "two"))

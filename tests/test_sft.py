@@ -156,11 +156,12 @@ def test_a_stopped_run_resumes_to_the_same_weights(trained_run, records, tmp_pat
 
 @pytest.mark.ci
 @pytest.mark.skipif(sys.platform != "linux", reason="forks processes that share the loopback")
-def test_two_ranks_equal_one_and_only_the_first_prints(trained_run, records, tmp_path):
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_ranks_equal_one_and_only_the_first_prints(trained_run, records, tmp_path, parallel):
     flags = [*FLAGS, "--init-from", str(trained_run), "--train-data", str(records), "--max-iters", "4"]
     flags += ["--batch-size", "4", "--grad-accumulation", "2", "--sample-interval", "4"]
     assert sft([*flags, "--out-dir", str(tmp_path / "one")])
-    two = [*flags, "--out-dir", str(tmp_path / "two")]
+    two = [*flags, "--out-dir", str(tmp_path / "two"), "--parallel", parallel]
     texts = finish(start_ranks(two, tmp_path / "log", command="sft"), tmp_path / "log")
     assert "20 conversations in 12 rows" in texts[0] and "2 × " in texts[0] and texts[1] == ""
     close(weights(tmp_path / "one"), weights(tmp_path / "two"))

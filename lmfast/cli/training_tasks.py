@@ -46,4 +46,6 @@ def _load(settings: TrainSettings, task: Task, names: list[str], ranks: Ranks) -
         task.tokenizer,
         selected_precision(settings.run),
     )
-    return dataclasses.replace(task, evaluate_tasks=evaluate, task_tokens=evaluate.tokens)
+    return dataclasses.replace(
+        task, evaluate_tasks=evaluate, task_tokens=evaluate.tokens, generating_tasks=evaluate.generate
+    )

@@ -24,7 +24,7 @@ from lmfast.training.task_metrics import TaskValue, to_metrics
 
 
 class TrainingTasks:
-    """Tasks, loaded and checked. tokens: ids that an evaluation reads."""
+    """Tasks, loaded and checked. tokens: ids that an evaluation reads. generate: names of those that generate text."""
 
     def __init__(
         self,
@@ -42,6 +42,9 @@ class TrainingTasks:
             self.tasks = load_tasks(names, include_path)
             check_requests(check, self.tasks, limit)
         self.tokens = check.tokens
+        self.generate = [
+            name for name, task in self.tasks.tasks.items() if task.OUTPUT_TYPE == "generate_until"
+        ]
 
     def __call__(self, model: TransformerLM) -> dict[str, float]:
         """The metrics of the model as it is; leaves it in eval mode."""

@@ -9,6 +9,7 @@ with a different key is rejected, naming the part that differs.
 import hashlib
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,11 @@ from lmfast.settings import Precision, selected_precision
 from lmfast.training.checkpoint import Checkpoint, find_checkpoint
 from lmfast.training.loading import build_model
 from lmfast.training.objectives import DPO, sequence_log_probs
+from lmfast.training.parallel.choice import choose_kind
 from lmfast.training.parallel.ranks import SINGLE_PROCESS, Ranks
 from lmfast.training.post_training_settings import DPOSettings
 from lmfast.training.run_folder import read_facts
-from lmfast.training.task import Start
+from lmfast.training.task import Rows, Start
 
 _NO_FILE = "contains no reference log-probabilities, or is damaged; delete it to compute them again"
 
@@ -83,10 +85,12 @@ def compute_reference(
     rows = pairs.reshape(-1, pairs.shape[-1])
     found = torch.zeros(len(rows), device=device)
     begins = range(0, len(rows), 2 * pairs_a_batch)
-    for at in begins[ranks.data_rank :: ranks.data_size]:
+    for at, counts in ranks.deal(begins):
         inputs, targets, _ = DPO().tensors(rows[at : at + 2 * pairs_a_batch], device)
         with autocast(device, precision):
-            found[at : at + len(inputs)] = sequence_log_probs(model, inputs, targets)
+            log_probs = sequence_log_probs(model, inputs, targets)
+        if counts:
+            found[at : at + len(inputs)] = log_probs
     return ranks.sum(found).cpu().numpy().reshape(-1, 2)
 
 
@@ -147,15 +151,31 @@ class Reference:
                 f"{source.path}: no longer has the weights that the run started from, and {path} is missing; restore one "
                 "of them"
             )
-        model = build_model(source, self.settings.model, self.device)
+        model, ranks = self._model(source)
         pairs, precision = self.settings.optimizer.batch_size, selected_precision(self.settings.run)
         return np.concatenate(
             [
-                compute_reference(model, part, pairs, self.device, precision, self.ranks)
+                compute_reference(model, part, pairs, self.device, precision, ranks)
                 for part in self.parts
                 if len(part)
             ]
         )
+
+    def _model(self, source: Checkpoint) -> tuple[TransformerLM, Ranks]:
+        """The reference model, divided as the trained model is, and the ranks that compute with it."""
+        rows = Rows(self.parts[0].shape[-1] - 1, per_sequence=2)
+        kind = choose_kind(self.settings, rows, self.device, self.ranks)
+        if kind == "tensor":
+            from lmfast.training.parallel.tensor_state import make_tensor_parallel
+
+            config = self.settings.model
+            return make_tensor_parallel(config, source, None, self.device, self.ranks).model, self.ranks
+        if kind not in ("fsdp", "hsdp"):
+            return build_model(source, self.settings.model, self.device), self.ranks
+        from lmfast.training.parallel.sharded_state import make_sharded
+
+        sharded = make_sharded(self.settings, source, None, self.device, self.ranks, kind)
+        return sharded.model, replace(self.ranks, lockstep=True)
 
 
 def _short(value) -> str:

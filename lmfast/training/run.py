@@ -21,7 +21,7 @@ from lmfast.training.compiled import CompiledBlocks, CompiledLoss
 from lmfast.training.first_step import first_step_line
 from lmfast.training.load_balance import with_load_balance
 from lmfast.training.loop import train_loop
-from lmfast.training.parallel.choice import check_parallel, choose_kind
+from lmfast.training.parallel.choice import check_parallel, check_tasks, choose_kind
 from lmfast.training.parallel.ranks import SINGLE_PROCESS, Ranks
 from lmfast.training.prefetch import Prefetched
 from lmfast.training.report import write_report
@@ -45,6 +45,7 @@ def execute(
     task = with_load_balance(task, settings, device, ranks)
     rows = task.rows or Rows(settings.model.context_length)
     kind = choose_kind(settings, rows, device, ranks)
+    check_tasks(task, kind, ranks)
     ranks = replace(ranks, lockstep=kind in ("fsdp", "hsdp"))
     with contextlib.ExitStack() as locks:
         with contextlib.ExitStack() as undo:

@@ -35,6 +35,7 @@ class Task:
     make_evaluate: MakeEvaluate | None = None
     evaluate_tasks: EvaluateTasks | None = None  # of rank 0, if the run evaluates on tasks
     task_tokens: int = 0  # ids that an evaluation on tasks reads
+    generating_tasks: list[str] = field(default_factory=list[str])  # of rank 0: those that generate text
     sample: Sample | None = None
     tokenizer: Tokenizer | None = None
     evaluation_tokens: int = 0  # tokens per evaluation

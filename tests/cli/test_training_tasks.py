@@ -149,15 +149,19 @@ def test_without_the_package(corpus, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.ci
-def test_the_first_of_two_ranks_evaluates(corpus, tmp_path, task_folder):  # noqa: F811
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_the_first_of_two_ranks_evaluates(corpus, tmp_path, task_folder, parallel):  # noqa: F811
     flags = [*FLAGS, "--eval-tasks-include-path", str(task_folder), "--eval-tasks-interval", "4"]
     _, one = run(corpus, tmp_path / "one", *flags)
-    both = start_ranks(
-        [*corpus.flags(), "--tokenizer", corpus.tokenizer, "--out-dir", tmp_path / "two", *flags],
-        tmp_path / "log",
-    )
+    flags += ["--parallel", parallel]
+    words = [*corpus.flags(), "--tokenizer", corpus.tokenizer, "--out-dir", tmp_path / "two", *flags]
+    if parallel == "fsdp":
+        texts = finish(start_ranks(words, tmp_path / "log"), tmp_path / "log", (2, 2))
+        assert "eval_tasks: tiny_completion generate text" in texts[0] and not texts[1]
+        words += ["--eval-tasks", "tiny_animals,tiny_perplexity"]
+    both = start_ranks(words, tmp_path / "log")
     texts = finish(both, tmp_path / "log")
-    assert "tasks at step 4" in texts[0] and not texts[1]
+    assert "tasks at step 4: tiny_animals acc" in texts[0] and not texts[1]
     assert [*on_tasks(read_metrics(tmp_path / "two"))] == [4, 6] and one
 
 

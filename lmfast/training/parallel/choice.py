@@ -15,7 +15,7 @@ from lmfast.settings import TrainSettings, selected_precision
 from lmfast.training.forecast import memory_capacity
 from lmfast.training.parallel.ranks import Ranks
 from lmfast.training.parallel.tensor_check import tensor_parallel_blocker
-from lmfast.training.task import Rows
+from lmfast.training.task import Rows, Task
 
 Kind = Literal["single", "ddp", "fsdp", "hsdp", "tensor"]
 """single: one process; ddp: each rank has the whole model; fsdp: each has 1/N; hsdp: each has 1/N of a machine's N ranks;
@@ -51,6 +51,17 @@ def check_parallel(settings: TrainSettings, device: torch.device, ranks: Ranks) 
             ranks.fail(
                 "parallel hsdp shards within a machine, but each machine has one process; use --parallel fsdp or ddp"
             )
+
+
+def check_tasks(task: Task, kind: Kind, ranks: Ranks) -> None:
+    """Ends the run if it evaluates on tasks that generate text, while its weights are sharded."""
+    if kind in ("single", "ddp"):
+        return
+    if names := ranks.from_first(lambda: task.generating_tasks):
+        ranks.fail(
+            f"eval_tasks: {', '.join(names)} generate text, which is not supported while the weights are divided among "
+            "processes (parallel fsdp or hsdp, tensor_parallel); leave them out, or use --parallel ddp"
+        )
 
 
 def machine_size() -> int:
