@@ -28,7 +28,7 @@ def dpo(argv: Sequence[str]) -> bool:
     set_environment()
     from lmfast.cli.post_training import train_on_preferences
 
-    return train_on_preferences(read)
+    return train_on_preferences(argv, read)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def sft(argv: Sequence[str]) -> bool:
     set_environment()
     from lmfast.cli.post_training import fine_tune
 
-    return fine_tune(read)
+    return fine_tune(argv, read)
 
 
 if __name__ == "__main__":

@@ -76,6 +76,7 @@ FORKED_RUNS = {
     "training/parallel/test_tensor_model.py",
     "training/parallel/test_tensor_parallel.py",
     "training/parallel/test_vocabulary_loss.py",
+    "training/parallel/test_agreement.py",
     "training/parallel/test_lost_ranks.py",
     "training/test_faults.py",
     "training/test_saves.py",

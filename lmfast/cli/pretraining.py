@@ -13,6 +13,7 @@ from lmfast.inference.decode import generate
 from lmfast.model.device import pick_device
 from lmfast.settings import CONFIGS, TrainSettings, read_yaml, replace_flat
 from lmfast.training.checkpoint import find_checkpoint
+from lmfast.training.parallel.agreement import reject_other_programs
 from lmfast.training.parallel.ranks import SINGLE_PROCESS, Ranks, joined_ranks
 from lmfast.training.pretraining import pretraining_task
 from lmfast.training.resume import choose_folder, reject_missing_data, settings_to_resume
@@ -24,6 +25,7 @@ from lmfast.training.token_inputs import NO_TOKENIZER, open_inputs
 def pretrain(argv: Sequence[str], corpus: Prepared | None) -> bool:
     """As `lmfast.train.train`."""
     with joined_ranks() as ranks:
+        reject_other_programs(ranks, argv)
         return run(*ranks.from_first(lambda: _read_command_line(argv, corpus)), ranks)
 
 

@@ -45,6 +45,7 @@ def pretraining_task(
         sample=_sampler(tokenizer, train.tokens, generate) if tokenizer is not None else None,
         tokenizer=tokenizer,
         evaluation_tokens=_evaluation_tokens(settings, valid),
+        evaluation_sha256=valid.sample_sha256() if valid is not None else None,
         facts={"train_data": data, **(facts or {})},
     )
 

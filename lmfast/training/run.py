@@ -21,6 +21,7 @@ from lmfast.training.compiled import CompiledBlocks, CompiledLoss
 from lmfast.training.first_step import first_step_line
 from lmfast.training.load_balance import with_load_balance
 from lmfast.training.loop import train_loop
+from lmfast.training.parallel.agreement import reject_other_inputs
 from lmfast.training.parallel.choice import check_parallel, check_tasks, choose_kind
 from lmfast.training.parallel.ranks import SINGLE_PROCESS, Ranks
 from lmfast.training.prefetch import Prefetched
@@ -41,6 +42,7 @@ def execute(
     settings: TrainSettings, task: Task, start: Start, device: torch.device, ranks: Ranks = SINGLE_PROCESS
 ) -> bool:
     """Runs a task with resolved `settings`. Returns False if SIGTERM or Ctrl-C stopped it before its last step."""
+    reject_other_inputs(ranks, settings, task)
     check_parallel(settings, device, ranks)
     task = with_load_balance(task, settings, device, ranks)
     rows = task.rows or Rows(settings.model.context_length)

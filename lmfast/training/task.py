@@ -39,6 +39,7 @@ class Task:
     sample: Sample | None = None
     tokenizer: Tokenizer | None = None
     evaluation_tokens: int = 0  # tokens per evaluation
+    evaluation_sha256: str | None = None  # identifies the data of evaluations
     rows: Rows | None = None  # None: context_length tokens per row
     facts: dict[str, Any] = field(default_factory=dict[str, Any])  # for run.json
     grows_vocabulary: bool = False  # whether init_from may have fewer ids than the model

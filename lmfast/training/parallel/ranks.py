@@ -145,9 +145,22 @@ class Ranks:
         return box[0]
 
     def first_then_rest(self, make: Callable[[], T]) -> T:
-        """Calls `make` on rank 0, then on the others, which find the files that rank 0 wrote."""
-        made = self.only_first(make)
-        return make() if made is None else made
+        """Calls `make` on rank 0, then on the others, which find the files that rank 0 wrote. If it fails on any rank, all
+        exit and rank 0 reports why."""
+        if self.world_size == 1:
+            return make()
+        made, problem = self.only_first(make), None
+        try:
+            made = make() if made is None else made
+        except UserError as error:
+            problem = str(error)
+        problems: list[str | None] = [None] * self.world_size
+        dist.all_gather_object(problems, problem)
+        for rank, text in enumerate(problems):
+            if text is not None:
+                self.fail(f"{text} (rank {rank})")
+        assert made is not None
+        return made
 
     def only_first(self, make: Callable[[], T]) -> T | None:
         """Calls `make` on rank 0 only; returns None on the others, which exit if it fails."""
