@@ -107,7 +107,9 @@ def _train(
         if reason := compile_blocker(device):
             sinks.message(f"training without torch.compile: {reason}")
         else:
-            loss_fn = CompiledLoss(loss_fn) if state.sharded is None else CompiledBlocks(loss_fn, model)
+            # FSDP's hooks do not compile; the collectives of tensor parallelism do.
+            whole = state.sharded is None or not state.sharded.reduces_gradients
+            loss_fn = CompiledLoss(loss_fn) if whole else CompiledBlocks(loss_fn, model)
     stop = StopSignals(second_interrupts=ranks.world_size == 1)
     hooks = _hooks(settings, task, rows, folder, state, loss_fn, sinks, ranks)
     hooks.should_stop = lambda: stop.seen

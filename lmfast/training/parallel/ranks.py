@@ -66,7 +66,8 @@ class Ranks:
             self.fail(f"tensor_parallel is {size}; it must be at least 1")
         if self.world_size == 1:
             self.fail(
-                f"tensor_parallel {size} needs {size} processes; start with torchrun --nproc-per-node={size}"
+                f"tensor_parallel {size} needs {size} processes; start with torchrun --nproc-per-node={size}, or use "
+                "--tensor-parallel 1"
             )
         if self.world_size % size:
             self.fail(

@@ -48,7 +48,10 @@ def test_rejections_and_their_remedies(changes, message, remedy):
 
 
 def test_the_number_of_processes_must_be_a_multiple():
-    with pytest.raises(UserError, match="needs 2 processes; start with torchrun --nproc-per-node=2"):
+    with pytest.raises(
+        UserError,
+        match="needs 2 processes; start with torchrun --nproc-per-node=2, or use --tensor-parallel 1",
+    ):
         Ranks().in_tensor_groups(2)
     with pytest.raises(UserError, match="tensor_parallel is 0; it must be at least 1"):
         Ranks().in_tensor_groups(0)

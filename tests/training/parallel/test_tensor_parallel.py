@@ -6,17 +6,25 @@ losses 2e-4, norm of the difference of each weight 5e-3 of its norm.
 """
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch._dynamo.backends.registry import lookup_backend
 
 from lmfast.train import train
+from lmfast.training.compiled import CompiledLoss
 from lmfast.training.parallel.ranks import SINGLE_PROCESS, Ranks
 from lmfast.training.parallel.sharded_muon import ShardedMuon
+from lmfast.training.run import make_plan
 from lmfast.training.run_folder import read_metrics
+from lmfast.training.step import Stepper
+from lmfast.training.task import Rows
+from tests.evaluation.conftest import task_folder  # noqa: F401
 from tests.training.forked_runs import close, finish, on_ranks, start_ranks
-from tests.training.parallel.test_fsdp import PeakBytes, settings, start, steps
+from tests.training.parallel.test_fsdp import OBJECTIVE, PeakBytes, settings, start, steps
 from tests.training.parallel.test_tensor_model import parts_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks processes that share the loopback")
@@ -154,3 +162,78 @@ def test_what_cannot_be_split_is_rejected_on_all_ranks(corpus, tmp_path):
     texts = run_on_ranks(corpus, tmp_path / "run", 2, "--num-heads", 1, codes=(2, 2))
     assert "tensor_parallel 2 is more than num_heads 1" in texts[0] and texts[1] == ""
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.ci
+def test_runs_resume_with_other_ranks(corpus, tmp_path):
+    """Two tensor ranks, one process, two by two ranks, two data ranks: the run of one process."""
+    more = ["--lr-decay-iters", 12, "--qk-norm", "--optimizer", "muon", "--max-iters"]
+    train(flags(corpus, tmp_path / "one", *more, 12))
+    run_on_ranks(corpus, tmp_path / "run", 2, *more, 3)
+    train(flags(corpus, tmp_path / "run", *more, 6, "--tensor-parallel", 1))
+    run_on_ranks(corpus, tmp_path / "run", 4, *more, 9)
+    log = tmp_path / "log"
+    finish(start_ranks(flags(corpus, tmp_path / "run", *more, 12, "--tensor-parallel", 1), log), log)
+    one, other = (read_metrics(tmp_path / name) for name in ("one", "run"))
+    assert [m["step"] for m in other] == [*range(1, 13)]
+    for a, b in zip(one, other, strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=2e-4)
+
+
+@pytest.mark.ci
+def test_16_bits_and_a_loss_scale(corpus, tmp_path):
+    """Losses are those of one process up to the rounding of 16 bits; the loss scale is the same."""
+    for precision in ("fp16", "bf16"):
+        more = ["--eval-interval", 0, "--grad-accumulation", 2, f"--{precision}"]
+        train(flags(corpus, tmp_path / precision, *more))
+        run_on_ranks(corpus, tmp_path / f"{precision} split", 2, *more)
+        runs = [read_metrics(tmp_path / name) for name in (precision, f"{precision} split")]
+        for a, b in zip(*runs, strict=True):
+            assert a["train_loss"] == pytest.approx(b["train_loss"], rel=2e-3)
+            assert a.get("loss_scale") == b.get("loss_scale")
+            assert ("loss_scale" in a) == (precision == "fp16")
+
+
+@pytest.mark.ci
+def test_tasks_are_those_of_one_process(corpus, tmp_path, task_folder):  # noqa: F811
+    names = "tiny_animals,tiny_perplexity"
+    more = ["--eval-tasks", names, "--eval-tasks-include-path", task_folder, "--eval-tasks-limit", 3]
+    train(flags(corpus, tmp_path / "one", *more))
+    texts = run_on_ranks(corpus, tmp_path / "two", 2, *more)
+    assert "tasks at step 6" in texts[0] and texts[1] == ""
+    one, two = (read_metrics(tmp_path / name)[-1] for name in ("one", "two"))
+    assert "tiny_perplexity/bits_per_byte" in one
+    for name in one.keys() - {"seconds", "tokens_per_second", "mfu"}:
+        assert one[name] == pytest.approx(two[name], rel=1e-4), name
+
+
+def losses(ranks: Ranks, loss_fn: Callable[..., torch.Tensor]) -> list[float]:
+    """Of four steps on two by two ranks."""
+    config = settings(AUTO | {"qk_norm": True})  # without dropout, whose masks are others in compiled code
+    state = start(config, ranks, "tensor")
+    plan = make_plan(config, Rows(16), 1.0)
+    stepper = Stepper(state.model, state.optimizer, OBJECTIVE, loss_fn, plan, ranks, None, 0, state.sharded)
+    batches = np.random.default_rng(0).integers(0, 64, (4, 4, 17))
+    return [stepper.take(step, batch, 1e-2).loss.item() for step, batch in enumerate(batches, 1)]
+
+
+def compiled(ranks: Ranks, backend: str) -> tuple[list[float], list[float], int]:
+    """(losses, losses of a compiled step, its number of graphs)"""
+    ranks = ranks.in_tensor_groups(2)
+    with pytest.MonkeyPatch.context() as patch:
+        if backend != "inductor":
+            patch.setattr("lmfast.training.compiled.inductor", lookup_backend(backend))
+        found = CompiledLoss(OBJECTIVE.loss)
+        return losses(ranks, OBJECTIVE.loss), losses(ranks, found), found.graphs
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [
+        pytest.param("aot_eager", marks=pytest.mark.ci),
+        pytest.param("inductor", marks=pytest.mark.exhaustive),
+    ],
+)
+def test_a_compiled_step_is_one_graph(tmp_path, backend):
+    for plain, other, graphs in on_ranks(compiled, tmp_path / "ranks", 4, backend):
+        assert other == pytest.approx(plain, rel=1e-5) and graphs == 1
