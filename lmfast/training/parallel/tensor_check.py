@@ -31,6 +31,8 @@ def tensor_parallel_blocker(settings: TrainSettings) -> str | None:
     if model.vocab_size % size:
         better = -(-model.vocab_size // size) * size
         return f"{name} does not divide vocab_size {model.vocab_size}; use --vocab-size {better}"
+    if model.num_experts:
+        return f"num_experts {model.num_experts} does not work with {name}; use --tensor-parallel 1"
     if settings.run.parallel in ("fsdp", "hsdp"):
         return f"parallel {settings.run.parallel} does not work with {name} yet; use --parallel ddp, or --tensor-parallel 1"
     if settings.run.fp8:

@@ -18,7 +18,7 @@ from lmfast.training.parallel.ranks import Ranks
 from lmfast.training.parallel.reading import read_state
 from lmfast.training.parallel.sharded import Sharded
 from lmfast.training.parallel.tensor_parallel import TensorParallelModel
-from lmfast.training.parallel.whole_weights import draw_weights, read_pieces
+from lmfast.training.parallel.whole_weights import draw_weights, read_pieces, read_together
 from lmfast.training.tensor_files import TensorFiles
 
 
@@ -47,12 +47,18 @@ def load_tensor_parallel(
 ) -> dict[str, Tensor]:
     """Loads the optimizer state of a checkpoint; returns its other tensors, of the loss scale."""
     assert isinstance(sharded, TensorParallelModel)
-    files = TensorFiles(checkpoint.state_files)
     widths, pieces = fused_widths(sharded.whole), sharded.weight_pieces()
     fields: dict[str, Tensor] = {}
-    for name, weight in sharded.weights.items():
-        state = read_state(files, weight.detach(), name, pieces[name], widths)
-        fields |= {f"{name}.{field}": value for field, value in state.items()}
+    others: dict[str, Tensor] = {}
+
+    def read(files: TensorFiles) -> None:
+        for name, weight in sharded.weights.items():
+            state = read_state(files, weight.detach(), name, pieces[name], widths)
+            fields.update({f"{name}.{field}": value for field, value in state.items()})
+        for name in files.shapes:
+            if name.startswith("loss_scale."):
+                others[name] = torch.from_numpy(files.read(name).copy())
+
+    read_together(checkpoint.state_files, read, ranks)
     load_state_tensors(sharded.weights, optimizer, fields)
-    others = [name for name in files.shapes if name.startswith("loss_scale.")]
-    return {name: torch.from_numpy(files.read(name).copy()) for name in others}
+    return others

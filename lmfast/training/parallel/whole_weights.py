@@ -80,7 +80,7 @@ def read_pieces(
                 raise UserError(f"{paths[0].parent}: {name} is not finite; use an older checkpoint")
             piece.tensor.copy_(part)
 
-    _together(paths, read, ranks)
+    read_together(paths, read, ranks)
 
 
 @torch.no_grad()
@@ -102,7 +102,7 @@ def read_state(
             else:
                 found[key] = _part(stored, piece.offset, piece.tensor.shape, piece.shape)
 
-    _together(paths, read, ranks)
+    read_together(paths, read, ranks)
     return found, others
 
 
@@ -165,7 +165,7 @@ def grown_rows(stored: _Stored, rows: int, count: int) -> Tensor:
     return (mean + 0.1 * std * noise).float()
 
 
-def _together(paths: Sequence[Path], read: Callable[[TensorFiles], None], ranks: Ranks) -> None:
+def read_together(paths: Sequence[Path], read: Callable[[TensorFiles], None], ranks: Ranks) -> None:
     """Calls `read` with the open files; ends the run on all ranks if any cannot read them."""
     problem: str | None = None
     try:

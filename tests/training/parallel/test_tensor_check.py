@@ -37,6 +37,7 @@ def blocker(**changes) -> str | None:
         ({"d_ff": 50, "ffn": "relu2"}, r"hidden width 75 \(d_ff 50\); use --d-ff 51$", {"d_ff": 51}),
         ({"vocab_size": 63}, "does not divide vocab_size 63; use --vocab-size 64$", {"vocab_size": 64}),
         ({"parallel": "fsdp"}, "parallel fsdp does not work with tensor_parallel 2", {"parallel": "ddp"}),
+        ({"num_experts": 4}, "num_experts 4 does not work with tensor_parallel 2; use", {"num_experts": 0}),
         ({"fp8": True, "bf16": True}, "fp8 does not work with tensor_parallel 2", {"fp8": False}),
     ],
 )  # fmt: skip
