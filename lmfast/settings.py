@@ -145,6 +145,8 @@ class RunSettings:
     """with several processes: whole copies of the model (ddp), shards (fsdp), or shards of a copy per machine (hsdp)"""
     tensor_parallel: int = 1
     """split the layers of the model over N processes; N must divide the heads, the hidden units and the vocabulary"""
+    activation_checkpointing: Literal["none", "block", "selective"] = "none"
+    """recompute activations in the backward to save memory: those of whole blocks, or (selective) all but products"""
     seed: int = 0
     """seed of initial weights, batches and dropout"""
 

@@ -71,6 +71,7 @@ SLOW_FILES = [
 # Files that start training/forked_runs.py: its server, which imports torch, is started once for all of them.
 FORKED_RUNS = {
     "training/parallel/test_fsdp.py",
+    "training/parallel/test_recomputed_ranks.py",
     "training/test_resume.py",
     "training/parallel/test_ranks.py",
     "training/parallel/test_tensor_model.py",

@@ -31,11 +31,12 @@ CHANGES_WEIGHTS = {
     "document_mask": None, "beta2": 0.5, "grad_clip": 0.01, "bf16": None, "fp16": None, "sliding_window": 4,
     "seed": 1, "max_iters": 5, "num_experts": 4, "optimizer": "muon", "schedule": "linear",
 }  # fmt: skip
-# Settings with a test of their own below, or in tests/cli/test_training_tasks.py.
+# Settings with a test of their own below, in tests/cli/test_training_tasks.py or in tests/training/parallel.
 TESTED_BELOW = {
     "total_tokens", "config", "train_data_path", "val_data_path", "tokenizer", "out_dir", "resume", "init_from", "device",
     "compile", "eval_interval", "eval_batches", "log_interval", "checkpoint_interval", "keep_checkpoints", "sample_interval",
     "tensorboard", "wandb", "wandb_project", "wandb_name", "wandb_entity", "max_minutes", "fp8",
+    "activation_checkpointing", "parallel", "tensor_parallel",
     "eval_tasks", "eval_tasks_interval", "eval_tasks_limit", "eval_tasks_include_path",
 }  # fmt: skip
 # Settings that change something only beside another one.
@@ -72,6 +73,21 @@ def test_a_setting_together_with_another_changes_the_weights(corpus, tmp_path, n
     _, without = run(corpus, tmp_path / "without", *others)
     _, changed = run(corpus, tmp_path / "run", *others, f"--{name.replace('_', '-')}", value)
     assert differ(changed, without)
+
+
+def test_activation_checkpointing_changes_memory_but_no_weight_and_may_change_on_resume(
+    corpus, tmp_path, capsys
+):
+    found, estimates = {}, {}
+    for kind in ("none", "block", "selective"):
+        _, found[kind] = run(corpus, tmp_path / kind, "--activation-checkpointing", kind, "--dropout", 0.1)
+        estimates[kind] = capsys.readouterr().out.partition("estimate: ")[2].split()[0]
+    assert float(estimates["block"]) < float(estimates["none"])
+    assert not differ(found["none"], found["block"]) and not differ(found["none"], found["selective"])
+    run(corpus, tmp_path / "block", "--activation-checkpointing", "none", "--dropout", 0.1, "--max-iters", 9)
+    assert "resuming after step" in capsys.readouterr().out
+    with pytest.raises(UserError, match="expected one of none, block, selective"):
+        run(corpus, tmp_path / "new", "--activation-checkpointing", "all")
 
 
 def test_fp8_changes_the_weights_and_reports_what_stays_in_bf16(corpus, tmp_path, capsys, monkeypatch):

@@ -89,48 +89,37 @@ def final_activations(config: ResolvedConfig, dtype: str, plain: bool = False) -
 
 
 def kept_activations(
-    config: ResolvedConfig, table: bool, dtype: str, checkpointing: Checkpointing, plain: bool = False
+    config: ResolvedConfig,
+    table: bool,
+    dtype: str,
+    checkpointing: Checkpointing,
+    plain: bool = False,
+    tensor_parallel: int = 1,
 ) -> Saved:
     """What a layer keeps from the forward to its backward."""
     if checkpointing == "none":
         return layer_activations(config, table, dtype, plain)
-    stream = Saved(ELEMENT_SIZE[dtype] * config.d_model)
+    e, d = ELEMENT_SIZE[dtype], config.d_model
     if checkpointing == "block":
-        return stream
-    return stream.plus(_products(config, dtype))
-
-
-def recomputed_activations(
-    config: ResolvedConfig, table: bool, dtype: str, checkpointing: Checkpointing, plain: bool = False
-) -> Saved:
-    """What the backward of a layer recomputes before it begins, in addition to what the layer has kept."""
-    if checkpointing == "none":
-        return Saved()
-    e = ELEMENT_SIZE[dtype]
-    recomputed = layer_activations(config, table, dtype, plain).minus(Saved(e * config.d_model))
-    if checkpointing == "block":
-        return recomputed
+        return Saved(e * d)
+    # Besides the input the results of attention and of the products. A norm or a dropout needs that of the last product,
+    # too; with tensor parallelism every sum over the ranks is kept.
     queries, kv = config.attention_width, config.num_kv_heads * config.head_dim
-    shared = queries + _up_width(config) + (queries + 2 * kv if _reads_projection(config, table) else 0)
-    return recomputed.minus(Saved(split=e * shared + 4 * config.num_heads))
+    sums = 2 if needs_last_product(config) else 1
+    logits = 0
+    if config.num_experts:  # the backward of their weighted sum reads the results of all experts
+        sums, logits = 1 + config.experts_per_token, 4 * config.num_experts
+    elif tensor_parallel > 1:
+        sums = 1 if config.parallel_block else 2
+    return Saved(
+        e * (1 + sums) * d + logits,
+        e * (queries + 2 * kv + queries + _up_width(config)) + 4 * config.num_heads,
+    )
 
 
 def needs_last_product(config: ResolvedConfig) -> bool:
     """Whether the backward of a block reads what follows its last product: a norm, or the mask of a dropout."""
     return config.norm == "post" or config.dropout > 0
-
-
-def _products(config: ResolvedConfig, dtype: str) -> Saved:
-    """Results of the matrix products and of attention that a selectively checkpointed block keeps."""
-    e, queries, kv = ELEMENT_SIZE[dtype], config.attention_width, config.num_kv_heads * config.head_dim
-    if needs_last_product(config):
-        inside = 2  # of attention and of the feed-forward
-    else:
-        inside = 0 if config.parallel_block else 1
-    return Saved(
-        e * inside * config.d_model,
-        e * (queries + 2 * kv + queries + _up_width(config)) + 4 * config.num_heads,
-    )
 
 
 def _sublayer_inputs(config: ResolvedConfig) -> int:

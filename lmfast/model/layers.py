@@ -209,6 +209,8 @@ class Block(nn.Module):
     """
 
     shards: Shards = WHOLE
+    recomputed: Callable[..., tuple[Tensor, Tensor | None]] | None = None
+    """runs a function of the residual stream, and again in the backward; see recomputation.py"""
 
     def __init__(self, config: ResolvedConfig, layer: int = 0):
         super().__init__()
@@ -223,6 +225,21 @@ class Block(nn.Module):
         self, delta: Tensor, residual: Tensor | None, attend: Attend
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(delta, residual) after this block, and in training with experts their load (`Routes.load`)."""
+        if self.recomputed is None or not self.training or not torch.is_grad_enabled():
+            return self._forward(delta, residual, attend)
+        # The sum, so that one tensor is kept for the backward instead of two.
+        stream = delta if residual is None else delta + residual
+        stream, load = self.recomputed(lambda x: self._stream(x, attend), stream)
+        return stream, None, load
+
+    def _stream(self, x: Tensor, attend: Attend) -> tuple[Tensor, Tensor | None]:
+        """The residual stream after this block, from the one before it; the load."""
+        delta, residual, load = self._forward(x, None, attend)
+        return delta if residual is None else delta + residual, load
+
+    def _forward(
+        self, delta: Tensor, residual: Tensor | None, attend: Attend
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         ffn_norm, enter, leave = self.ffn_norm, self.shards.enter, self.shards.leave
         if self.post_norm and ffn_norm is not None:
             x = self.attention_norm(delta + self.dropout(leave(attend(self.attention, enter(delta)))))

@@ -14,8 +14,8 @@ from lmfast.model.activations import (
     Saved,
     final_activations,
     kept_activations,
+    layer_activations,
     layer_kinds,
-    recomputed_activations,
 )
 from lmfast.model.bisection import largest_satisfying
 from lmfast.model.config import ModelConfig, ResolvedConfig
@@ -92,9 +92,11 @@ def activation_bytes_per_token(
     config = config.resolved()
     kept, recomputed = Saved(final_activations(config, dtype, plain)), 0
     for table, count in layer_kinds(config).items():
-        kept = kept.plus(kept_activations(config, table, dtype, checkpointing, plain).times(count))
-        again = recomputed_activations(config, table, dtype, checkpointing, plain)
-        recomputed = max(recomputed, again.on_rank(tensor_parallel))
+        own = kept_activations(config, table, dtype, checkpointing, plain, tensor_parallel)
+        kept = kept.plus(own.times(count))
+        # What the layer has kept is part of what its backward reads, or is freed when the rest has been recomputed.
+        missing = layer_activations(config, table, dtype, plain).minus(own)
+        recomputed = max(recomputed, missing.on_rank(tensor_parallel))
     return kept.on_rank(tensor_parallel), recomputed
 
 

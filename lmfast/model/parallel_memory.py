@@ -92,9 +92,11 @@ def rank_memory(
     length: int | None = None,
     plain: bool = False,
     checkpointing: Checkpointing = "none",
+    passes: int = 1,
 ) -> RankMemory:
     """Memory of a step on one rank. batch: sequences of `length` tokens (default: context_length) of this rank in a
-    forward pass. dtype and plain: as in `training_memory`, with which one rank agrees."""
+    forward pass. dtype and plain: as in `training_memory`, with which one rank agrees. passes: forward passes per step;
+    with several, FSDP accumulates whole gradients and divides them after the last."""
     config = config.resolved()
     split, element = layout.tensor_parallel, ELEMENT_SIZE[dtype]
     tokens = batch * (length or config.context_length)
@@ -110,6 +112,8 @@ def rank_memory(
         # activations of the blocks do not any more.
         root = (element + 4) * groups.root - activations - again - head_gradient
         reduced = max((element + 4) * max(groups.blocks), root)
+        if passes > 1:
+            reduced += 4 * groups.total
     elif dtype != "fp32":
         matrices = parameters(config)["attention"] + parameters(config)["feed_forward"]
         copies = element * matrices // split

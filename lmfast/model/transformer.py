@@ -251,9 +251,9 @@ class TransformerLM(nn.Module):
                 loads.append(load)
         if loads:
             self.expert_load = torch.stack(loads)
-        if self.final_norm is not None:
-            return self.final_norm(x, residual)[0]
-        return x if residual is None else x + residual
+        if self.final_norm is None:
+            return x if residual is None else x + residual
+        return self.final_norm(x) if residual is None else self.final_norm(x, residual)[0]
 
 
 def in_matrix_dtype(name: str, weight: Tensor) -> bool:

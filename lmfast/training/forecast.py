@@ -12,7 +12,8 @@ import torch
 from lmfast.data.batch_ramp import BatchRamp
 from lmfast.hardware import machine_memory
 from lmfast.model.accounting import training_flops_per_token
-from lmfast.model.memory import USABLE, training_memory
+from lmfast.model.memory import USABLE
+from lmfast.model.parallel_memory import Layout, rank_memory
 from lmfast.settings import OptimizerSettings, TrainSettings, selected_precision
 from lmfast.units import about, duration
 
@@ -47,29 +48,30 @@ def estimate_lines(
     rows: int,
     tokens: int | None,
     peak: float,
-    world: int,
+    layout: Layout,
     capacity: int | None,
     on_cpu: bool,
 ) -> list[str]:
     """Lines to print before the first step.
 
     rows: rows of one forward pass on one device, of row_length tokens each. tokens: of the whole run; None if the clock
-    ends it. peak: FLOP/s of one of `world` devices. capacity: bytes of its memory.
+    ends it. peak: FLOP/s of one device. layout: of the model over all devices. capacity: bytes of memory of one.
     """
     dtype = "fp8" if settings.run.fp8 else selected_precision(settings.run)
     config = settings.model
-    memory = training_memory(config, rows, dtype, row_length, plain=on_cpu).total
-    line = f"estimate: {memory / 1e9:.2g} GB of memory" + (" on each device" if world > 1 else "")
+    checkpointing = settings.run.activation_checkpointing
+    memory = rank_memory(config, rows, dtype, layout, row_length, on_cpu, checkpointing).total
+    line = f"estimate: {memory / 1e9:.2g} GB of memory" + (" on each device" if layout.ranks > 1 else "")
     seconds = None
     if tokens is not None:
-        rate = ASSUMED_MFU * peak * world / training_flops_per_token(config, row_length)
+        rate = ASSUMED_MFU * peak * layout.ranks / training_flops_per_token(config, row_length)
         seconds = tokens / rate
         line += f", {duration(seconds)} at {ASSUMED_MFU:.0%} MFU (measured rate follows after {KNOWN_AFTER} steps)"
     lines = [line]
     if capacity is not None and memory > USABLE * capacity:
         lines.append(
             f"warning: the device has only {capacity / 1e9:.2g} GB; reduce --batch-size and raise --grad-accumulation, "
-            "or use a smaller model"
+            f"{'' if checkpointing == 'block' else 'add --activation-checkpointing block, '}or use a smaller model"
         )
     if seconds is not None and seconds > UNREALISTIC_SECONDS:
         lines.append(

@@ -33,6 +33,7 @@ HARMLESS = {
         "device",
         "parallel",
         "tensor_parallel",
+        "activation_checkpointing",
         "total_tokens",
         "epochs",
         "val_data_path",

@@ -58,7 +58,7 @@ def execute(
                 return True
             peak, changed = _peak(claimed, settings, device)
             done = 0 if checkpoint is None else checkpoint.step
-            for line in forecast_lines(settings, rows, done, peak.flops, device, ranks):
+            for line in forecast_lines(settings, rows, done, peak.flops, device, ranks, kind):
                 ranks.report(line)
             state = make_state(settings, task, start.source, checkpoint, device, ranks, kind)
             sinks = ranks.only_first(

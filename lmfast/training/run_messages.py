@@ -9,6 +9,7 @@ from lmfast.model.accounting import active_parameters, num_parameters
 from lmfast.model.device import describe_machine
 from lmfast.settings import TrainSettings, selected_precision
 from lmfast.training.forecast import Forecast, estimate_lines, memory_capacity, schedule_warnings, time_left
+from lmfast.training.parallel.choice import Kind, model_layout
 from lmfast.training.parallel.ranks import Ranks
 from lmfast.training.resolve import batch_ramp
 from lmfast.training.resume import describe_extension
@@ -76,7 +77,13 @@ def resumption(claimed: Claimed, settings: TrainSettings, device: torch.device) 
 
 
 def forecast_lines(
-    settings: TrainSettings, rows: Rows, step: int, peak: float, device: torch.device, ranks: Ranks
+    settings: TrainSettings,
+    rows: Rows,
+    step: int,
+    peak: float,
+    device: torch.device,
+    ranks: Ranks,
+    kind: Kind,
 ) -> list[str]:
     """Lines printed before the model is created: the cost of the run from `step` on, and warnings about its schedule."""
     opt, batch = settings.optimizer, batch_ramp(settings.optimizer)
@@ -88,7 +95,7 @@ def forecast_lines(
     on_cpu = device.type == "cpu"
     return [
         *estimate_lines(
-            settings, rows.length, rows_per_pass, tokens, peak, ranks.world_size, capacity, on_cpu
+            settings, rows.length, rows_per_pass, tokens, peak, model_layout(kind, ranks), capacity, on_cpu
         ),
         *schedule_warnings(opt),
     ]

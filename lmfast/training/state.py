@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lmfast.model.device import make_deterministic
 from lmfast.model.fp8 import use_fp8
+from lmfast.model.recomputation import use_checkpointing
 from lmfast.model.transformer import TransformerLM
 from lmfast.settings import TrainSettings
 from lmfast.training.checkpoint import Checkpoint
@@ -93,6 +94,7 @@ def make_state(
             bf16_messages = use_fp8(model, rows * settings.model.context_length)
         if source is not None:
             load_weights(model, source, task.grows_vocabulary)
+    use_checkpointing(model, settings.run.activation_checkpointing)
     opt = settings.optimizer
     optimizer = make_optimizer(
         model,

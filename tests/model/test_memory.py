@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmfast.model.config import ModelConfig
+from lmfast.model.activations import final_activations
+from lmfast.model.config import ModelConfig, ResolvedConfig
 from lmfast.model.memory import (
     USABLE,
     activation_bytes_per_token,
@@ -156,3 +157,47 @@ def test_what_pytorchs_operators_save_on_a_cpu(changes, monkeypatch):
     batch, tables = 8, 4 * config.num_layers * config.context_length * config.head_dim
     memory = training_memory(config, batch, "fp32", plain=True)
     assert saved_bytes(config, batch, False) == memory.activations + memory.head_gradient + tables
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "block", "selective"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"num_layers": 3}, {"num_kv_heads": 1}, {"vocab_size": 96, "d_ff": 160}], ids=str
+)
+def test_what_exists_in_the_backward_on_a_cpu(changes, checkpointing, monkeypatch):
+    """With the peak of one layer's recomputation, when what the loss and the last norm had saved is gone."""
+    from tests.model.saved_bytes import kept_bytes
+
+    monkeypatch.setattr("lmfast_kernels.cpu_library.available", lambda: False)
+    config = ModelConfig(**(TINY | {"context_length": 64} | changes)).resolved()
+    batch, tokens = 8, 8 * config.context_length
+    memory = training_memory(config, batch, "fp32", plain=True, checkpointing=checkpointing)
+    tables = 4 * config.num_layers * config.context_length * config.head_dim if checkpointing == "none" else 0
+    ids = 8 * tokens  # the caller's
+    kept = memory.activations + memory.head_gradient + tables - ids
+    scalars = 8  # the loss and its gradient
+    layers = memory.activations - tokens * final_activations(config, "fp32", plain=True)
+    assert (memory.recomputed > 0) == (checkpointing != "none")
+    peak = max(kept, layers + memory.recomputed + (0 if checkpointing == "none" else tables_of_one(config)))
+    assert kept_bytes(config, batch, checkpointing) == (kept, peak + scalars)
+
+
+def tables_of_one(config: ResolvedConfig) -> int:
+    return 4 * config.context_length * config.head_dim
+
+
+def test_recomputation_takes_less_memory_and_allows_larger_batches():
+    config = ModelConfig(vocab_size=50257, num_layers=24, d_model=1024, num_heads=16)
+    found = {
+        kind: training_memory(config, 8, "bf16", checkpointing=kind)
+        for kind in ("none", "selective", "block")
+    }
+    assert found["none"].total > found["selective"].total > found["block"].total
+    batches = [largest_batch(config, 40e9, "bf16", kind) for kind in found]
+    assert 0 < batches[0] < batches[1] < batches[2]
+    # block: one residual stream of 16 bits per layer, and what is saved once; d_ff is 4 · 1024
+    assert found["block"].activations == 8 * 1024 * (24 * 2 * 1024 + 2 * 2 * 1024 + 4 + 8)
+    assert found["block"].recomputed == 8 * 1024 * (2 * 21 * 1024 + 4 * (2 + 16))
+    # selective: and qkv (3), attention (1), its projection (1), gate and up (8), 16 logsumexps
+    assert found["selective"].activations == found["block"].activations + 8 * 1024 * 24 * (
+        2 * 13 * 1024 + 4 * 16
+    )

@@ -4,11 +4,14 @@ import pytest
 
 from lmfast.data.batch_ramp import BatchRamp
 from lmfast.model.accounting import training_flops_per_token
+from lmfast.model.parallel_memory import Layout
 from lmfast.settings import TrainSettings, replace_flat
 from lmfast.train import train
 from lmfast.training.forecast import Forecast, estimate_lines, schedule_warnings, time_left
 from lmfast.training.resolve import resolve
 from lmfast.units import duration
+
+ONE = Layout()
 
 
 def resolved(**values):
@@ -19,12 +22,24 @@ def test_the_defaults_on_two_cores_are_called_unrealistic():
     settings = resolved()
     tokens = 100_000 * 32 * settings.model.context_length
     peak = 2e11
-    lines = estimate_lines(settings, 1024, 32, tokens, peak, 1, 8 * 10**9, on_cpu=True)
+    lines = estimate_lines(settings, 1024, 32, tokens, peak, ONE, 8 * 10**9, on_cpu=True)
     seconds = tokens * training_flops_per_token(settings.model, 1024) / (0.4 * peak)
     assert f"{duration(seconds)} at 40% MFU" in lines[0] and "GB of memory" in lines[0]
     assert "the device has only 8 GB" in lines[1] and "not realistic on this device" in lines[2]
-    assert len(estimate_lines(settings, 1024, 32, 10**6, 1e15, 1, 10**12, on_cpu=False)) == 1
-    assert "MFU" not in estimate_lines(settings, 1024, 32, None, 1e15, 1, None, on_cpu=False)[0]
+    assert len(estimate_lines(settings, 1024, 32, 10**6, 1e15, ONE, 10**12, on_cpu=False)) == 1
+    assert "MFU" not in estimate_lines(settings, 1024, 32, None, 1e15, ONE, None, on_cpu=False)[0]
+
+
+def test_the_estimate_is_that_of_the_layout_and_of_what_is_recomputed():
+    def gigabytes(layout=ONE, **values):
+        found = estimate_lines(resolved(**values), 1024, 8, None, 1e15, layout, None, on_cpu=False)
+        return float(found[0].split()[1])
+
+    whole, shards = gigabytes(), gigabytes(Layout("fsdp", 8))
+    block, selective = (gigabytes(activation_checkpointing=kind) for kind in ("block", "selective"))
+    assert whole > selective > block and whole > shards
+    line = estimate_lines(resolved(), 1024, 8, None, 1e15, ONE, 10**9, on_cpu=False)[1]
+    assert "add --activation-checkpointing block, or use a smaller model" in line
 
 
 @pytest.mark.parametrize(

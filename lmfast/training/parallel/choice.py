@@ -10,7 +10,8 @@ from typing import Literal
 import torch
 
 from lmfast.model.fp8 import fp8_blocker
-from lmfast.model.memory import USABLE, training_memory
+from lmfast.model.memory import USABLE
+from lmfast.model.parallel_memory import Layout, rank_memory
 from lmfast.settings import TrainSettings, selected_precision
 from lmfast.training.forecast import memory_capacity
 from lmfast.training.parallel.ranks import Ranks
@@ -69,6 +70,14 @@ def machine_size() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
+def model_layout(kind: Kind, ranks: Ranks) -> Layout:
+    """The layout of a model over the ranks, for its memory."""
+    tensor_parallel = ranks.world_size // ranks.data_size
+    return Layout(
+        kind if kind in ("fsdp", "hsdp") else "ddp", ranks.world_size, tensor_parallel, machine_size()
+    )
+
+
 def choose_kind(settings: TrainSettings, rows: Rows, device: torch.device, ranks: Ranks) -> Kind:
     """The kind that the settings name; for auto, ddp if the estimated memory of a step fits the device, otherwise fsdp."""
     kind = settings.run.parallel
@@ -85,6 +94,9 @@ def choose_kind(settings: TrainSettings, rows: Rows, device: torch.device, ranks
         capacity //= machine_size()
     batch = settings.optimizer.batch_size // ranks.world_size * rows.per_sequence
     precision = selected_precision(settings.run)
-    memory = training_memory(settings.model, batch, precision, rows.length, plain=device.type == "cpu")
+    checkpointing, on_cpu = settings.run.activation_checkpointing, device.type == "cpu"
+    memory = rank_memory(
+        settings.model, batch, precision, model_layout("ddp", ranks), rows.length, on_cpu, checkpointing
+    )
     fits = ranks.from_first(lambda: memory.total <= USABLE * capacity)
     return "ddp" if fits else "fsdp"
