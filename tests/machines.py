@@ -72,7 +72,7 @@ ROWS = [
 NUMERIC = [
     *"attention cpp cpu_build cpu_cross_entropy cpu_library decode_attention decode_linear feed_forward".split(),
     *"fp8_cross_entropy fp8_feed_forward fp8_linear linear linear_cross_entropy rms_norm rope rope_append".split(),
-    *"self_attention swiglu".split(),
+    *"grouped_linear self_attention swiglu".split(),
 ]
 FILES = [
     *(f"tests/kernels/test_{name}.py" for name in NUMERIC),

@@ -72,6 +72,7 @@ def test_the_command_line_overrides_the_file(facts):
         ["--dropout", "0.1"],
         ["--position", "none"],
         ["--position", "learned"],
+        ["--num-experts", "4"],
         ["--batch-size", "16"],
         ["--dtype", "fp32"],
     ],
@@ -83,6 +84,35 @@ def test_a_shape_changes_the_figures(facts, words):
         return [found["parameters"], found["training_flops_per_sequence"], found["memory_bytes"]]
 
     assert figures(*words) != figures()
+
+
+def test_experts_count_as_total_and_active_parameters(facts, capsys):
+    words = [*SMALL, "--num-experts", "8"]
+    two, one, dense = facts(*words), facts(*words, "--experts-per-token", "1"), facts(*SMALL)
+    assert two["parameters"] == one["parameters"] and two["active_parameters"] > one["active_parameters"]
+    assert dense["active_parameters"] == dense["parameters"]["total"]
+    forward, plain = two["forward_flops_per_sequence"], dense["forward_flops_per_sequence"]
+    assert (
+        forward["feed_forward"]
+        == 2 * plain["feed_forward"]
+        == 2 * one["forward_flops_per_sequence"]["feed_forward"]
+    )
+    assert forward["router"] > 0 == plain["router"]
+    assert "experts_per_token" in two["convention"] and "xperts" not in dense["convention"]
+    timed = facts(*words, "--device", "H100", "--tokens-per-parameter", "2")
+    assert timed["time"]["total_tokens"] == 2 * two["active_parameters"]
+    budget = facts(*words, "--device", "H100", "--hours", "1")["shape"]
+    assert budget["parameters"] > budget["active_parameters"]
+    assert budget["tokens"] == pytest.approx(20 * budget["active_parameters"], rel=1e-6)
+    capsys.readouterr()
+    main(words)
+    printed = capsys.readouterr().out
+    assert (
+        "× 8 experts (2 per token)" in printed
+        and f"{two['active_parameters']:,} active parameters" in printed
+    )
+    main([*words, "--device", "H100", "--hours", "1"])
+    assert f"({budget['active_parameters']:,} active)" in capsys.readouterr().out
 
 
 def test_heads_and_rope_theta_are_printed(facts):

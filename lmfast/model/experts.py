@@ -104,13 +104,14 @@ class SparseFeedForward(nn.Module):
         with no_autocast(x):
             logits = lmfast_kernels.linear(rows.to(dtype), self.router.weight.to(dtype))
             routes = route(logits, self.experts_per_token)
-        each = rows.shape[0], self.experts_per_token
         inputs = _gather(rows, routes.order, routes.place, self.experts_per_token)
         up = lmfast_kernels.grouped_linear(inputs, self._stacked(self.up), routes.ends)
         out = lmfast_kernels.grouped_linear(activate(self.kind, up), self._stacked(self.down), routes.ends)
-        out = _gather(out, routes.place, routes.order, 1).unflatten(0, each)
-        y = (out * routes.weights[..., None]).sum(1).to(out.dtype)
-        return y.view(x.shape), routes.load if self.training else None
+        each = (*x.shape[:-1], self.experts_per_token)
+        out = _gather(out, routes.place, routes.order, 1).view(*each, -1)
+        # Not a view, because FSDP2 attaches hooks to what a block returns.
+        y = (out * routes.weights.view(*each, 1)).sum(-2).to(out.dtype)
+        return y, routes.load if self.training else None
 
     def _stacked(self, layer: FusedLinear) -> Tensor:
         """The weight of a layer as (num_experts, rows, columns)."""

@@ -77,3 +77,11 @@ def test_the_c_decoder_is_used_where_it_can_be():
     assert isinstance(make_scorer(model), CpuScorer)
     with torch.autocast("cpu", torch.bfloat16):
         assert isinstance(make_scorer(model), TorchScorer)
+
+
+def test_models_with_experts_are_scored_with_torch():
+    model = build(num_experts=4)
+    scorer = make_scorer(model)
+    assert isinstance(scorer, TorchScorer)
+    texts = make_texts(61, 90, 12)
+    check(model, texts, scorer.score(texts))

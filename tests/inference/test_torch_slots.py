@@ -80,7 +80,9 @@ def test_sequences_join_and_leave_at_any_step(ways):
 
 @pytest.mark.parametrize("size", [1, 3, 7, 19])
 @pytest.mark.parametrize(
-    "changes", [{}, {"sliding_window": 5}, {"value_embeddings": True, "qk_norm": True}], ids=str
+    "changes",
+    [{}, {"sliding_window": 5}, {"value_embeddings": True, "qk_norm": True}, {"num_experts": 4}],
+    ids=str,
 )
 def test_prompts_in_parts_while_others_decode(changes, size, ways):
     model = build(context_length=90, **changes)

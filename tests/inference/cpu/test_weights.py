@@ -13,6 +13,8 @@ def test_unsupported_models():
     assert "float32" in unsupported_reason(build().double())
     assert unsupported_reason(build().to("meta")) == "it is not on the CPU"
     assert unsupported_reason(build(dropout=0.1)) is None
+    assert unsupported_reason(build(experts_per_token=3)) is None  # of none
+    assert unsupported_reason(build(num_experts=4)) == "its num_experts is not supported there"
     assert unsupported_reason(build(dropout=0.1).train()) == "it is in training mode, with dropout"
     with torch.autocast("cpu", torch.bfloat16):
         assert "float32" in unsupported_reason(build())

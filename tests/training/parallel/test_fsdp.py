@@ -2,7 +2,8 @@
 
 Bounds after 20 steps in fp32, where only the order of sums differs between one process and N ranks: losses 1e-5 of their
 value, weights 2e-5 + 1e-3 of theirs. Muon rounds to bf16, so the last bit of a gradient can change an update by 0.4 %:
-losses 2e-4, norm of the difference of each weight 5e-3 of its norm.
+losses 2e-4, norm of the difference of each weight 5e-3 of its norm; 3e-2 with experts, whose router turns rounding into
+another choice.
 """
 
 import os
@@ -122,6 +123,7 @@ CASES = {
     "adamw": (2, "fsdp", 2, {"grad_accumulation": 2, "tie_embeddings": True, "qkv_bias": True}),
     "muon": (4, "fsdp", 4, {"optimizer": "muon", "qk_norm": True, "value_embeddings": True}),
     "hsdp": (4, "hsdp", 2, {"optimizer": "muon", "grad_accumulation": 2}),
+    "experts": (2, "fsdp", 2, {"optimizer": "muon", "num_experts": 3, "d_ff": 24}),
     "uneven": (3, "fsdp", 3, {"optimizer": "muon", "batch_size": 3, "position": "learned", "d_ff": 50}),
 }
 NOT_FINITE = {"adamw": 5}
@@ -129,7 +131,8 @@ NOT_FINITE = {"adamw": 5}
 
 
 @pytest.mark.parametrize(
-    "name", ["adamw", "muon", *(pytest.param(name, marks=pytest.mark.ci) for name in ("hsdp", "uneven"))]
+    "name",
+    ["adamw", "muon", *(pytest.param(name, marks=pytest.mark.ci) for name in ("hsdp", "uneven", "experts"))],
 )
 def test_ranks_equal_one_and_communicate_as_derived(name, tmp_path):
     number, kind, local, changes = CASES[name]
@@ -141,8 +144,9 @@ def test_ranks_equal_one_and_communicate_as_derived(name, tmp_path):
         assert other["losses"] == pytest.approx(one["losses"], rel=2e-4 if muon else 1e-5, nan_ok=True)
         assert other["skipped"] == one["skipped"] == ([step] if step > 0 else [])
     if muon:
+        bound = 3e-2 if name == "experts" else 5e-3
         for weight, whole in one["weights"].items():
-            assert (whole - found[0]["weights"][weight]).norm() <= 5e-3 * whole.norm(), weight
+            assert (whole - found[0]["weights"][weight]).norm() <= bound * whole.norm(), weight
     else:
         close(one["weights"], found[0]["weights"])
     layers, passes = 2, changes.get("grad_accumulation", 1)
@@ -152,7 +156,8 @@ def test_ranks_equal_one_and_communicate_as_derived(name, tmp_path):
         "allreduce_": 2 + (1 + layers if kind == "hsdp" else 0),
     }
     if muon:
-        derived["alltoall_base_"] = 2 * -(-7 * layers // local)
+        matrices = 7 + (1 + 2 * 3 if name == "experts" else 0)  # two further experts and a router
+        derived["alltoall_base_"] = 2 * -(-matrices * layers // local)
     assert found[0]["collectives"] == derived
     if name != "uneven":
         for what, total in one["bytes"].items():

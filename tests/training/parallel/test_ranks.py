@@ -56,11 +56,13 @@ def test_two_ranks_equal_one_and_only_the_first_writes(corpus, tmp_path):
     close(weights(one), weights(two))
 
 
-def test_two_ranks_train_experts_like_one(corpus, tmp_path):
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_ranks_train_experts_like_one(corpus, tmp_path, kind):
     """Without the load-balancing term, which each rank computes from its own tokens; its metrics are of all ranks."""
     more = ("--num-experts", "4", "--load-balance", "0", "--grad-accumulation", "2", "--log-interval", "1")
     train(flags(corpus, tmp_path / "one", *more))
-    finish(start_ranks(flags(corpus, tmp_path / "two", *more), tmp_path / "log"), tmp_path / "log")
+    both = start_ranks(flags(corpus, tmp_path / "two", *more, "--parallel", kind), tmp_path / "log")
+    finish(both, tmp_path / "log")
     close(weights(tmp_path / "one"), weights(tmp_path / "two"))
     for a, b in zip(read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two"), strict=True):
         for name in ("train_loss", "expert_load_max", "expert_load_min"):
