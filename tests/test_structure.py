@@ -322,7 +322,6 @@ TEST_FILES = {
     "sharded_state": "fsdp",
     "state": "run",
     "whole_weights": "fsdp",
-    "choice": "fsdp",
     "activations": "memory",
     "byte_characters": "formats",
     "gpt2_files": "formats",

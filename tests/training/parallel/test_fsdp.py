@@ -6,6 +6,7 @@ losses 2e-4, norm of the difference of each weight 5e-3 of its norm; 3e-2 with e
 another choice.
 """
 
+import dataclasses
 import os
 import sys
 from collections import Counter
@@ -20,6 +21,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmfast.settings import TrainSettings, replace_flat
+from lmfast.training import compiled
+from lmfast.training.evaluation import evaluate
 from lmfast.training.objectives import NextToken
 from lmfast.training.parallel.ranks import SINGLE_PROCESS, Ranks
 from lmfast.training.parallel.sharded_muon import ShardedMuon
@@ -91,7 +94,15 @@ def steps(config: TrainSettings, ranks: Ranks, kind: str, bad: tuple[int, int] =
         state.model, state.optimizer, OBJECTIVE, loss, plan, ranks, state.loss_scale, 0, state.sharded
     )
     rows = config.optimizer.batch_size * config.optimizer.grad_accumulation
-    losses, seen = [], Counter()
+    losses, seen, gradients = [], Counter(), [0]
+    update = state.optimizer.step
+
+    def count_and_update() -> None:
+        storages = {p.grad.untyped_storage().data_ptr(): p.grad.untyped_storage() for p in stepper.weights}
+        gradients[0] = sum(storage.nbytes() for storage in storages.values())
+        update()
+
+    state.optimizer.step = count_and_update
     state.model.train()
     for step in range(1, config.optimizer.max_iters + 1):
         now[0] = step
@@ -109,6 +120,7 @@ def steps(config: TrainSettings, ranks: Ranks, kind: str, bad: tuple[int, int] =
         "collectives": dict(seen),
         "bytes": {
             "weights": sum(p.nbytes for p in local),
+            "gradients": gradients[0],
             "optimizer": sum(t.nbytes for p in local for t in state.optimizer.state[p].values() if t.ndim),
         },
     }
@@ -125,6 +137,7 @@ CASES = {
     "hsdp": (4, "hsdp", 2, {"optimizer": "muon", "grad_accumulation": 2}),
     "experts": (2, "fsdp", 2, {"optimizer": "muon", "num_experts": 3, "d_ff": 24}),
     "uneven": (3, "fsdp", 3, {"optimizer": "muon", "batch_size": 3, "position": "learned", "d_ff": 50}),
+    "experts": (2, "fsdp", 2, {"num_experts": 4, "experts_per_token": 2, "d_ff": 64}),
 }
 NOT_FINITE = {"adamw": 5}
 """the step in which the loss is NaN, on one rank only"""
@@ -163,6 +176,61 @@ def test_ranks_equal_one_and_communicate_as_derived(name, tmp_path):
         for what, total in one["bytes"].items():
             for other in found:
                 assert other["bytes"][what] == pytest.approx(total / local, rel=0.05), what
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.02), ("fp16", 0.005)])
+def test_16_bit_products(precision, tolerance, tmp_path):
+    """Norms also compute with 16-bit weights, which travel, so that losses are only close to those of autocast."""
+    changes = {precision: True, "grad_accumulation": 2, "qk_norm": True}
+    one = steps(settings(changes), SINGLE_PROCESS, "single")
+    found = on_ranks(on_rank, tmp_path / "ranks", 2, changes, "fsdp", 2)
+    assert found[0]["losses"] == found[1]["losses"] == pytest.approx(one["losses"], rel=tolerance)
+    assert found[0]["skipped"] == one["skipped"] == []
+    for what, total in one["bytes"].items():
+        assert found[0]["bytes"][what] == pytest.approx(total / 2, rel=0.05), what
+
+
+def compiled_on_rank(ranks: Ranks) -> tuple[list[float], int, int]:
+    """(losses of three steps and an evaluation after each, graphs, recompiles), with graphs and guards but no code."""
+    compiled.inductor = lambda graph, inputs: graph.forward
+    config = settings({"num_layers": 3, "grad_accumulation": 2, "max_iters": 3})
+    state = start(config, ranks, "fsdp")
+    loss = compiled.CompiledBlocks(OBJECTIVE.loss, state.model)
+    plan = make_plan(config, Rows(16), 1.0)
+    stepper = Stepper(state.model, state.optimizer, OBJECTIVE, loss, plan, ranks, None, 0, state.sharded)
+    losses = []
+    for step in range(1, 4):
+        batch = np.random.default_rng(step).integers(0, 64, (8, 17))
+        losses.append(stepper.take(step, batch, 1e-2).loss.item())
+        losses.append(evaluate(state.model, OBJECTIVE, [batch] * 3, CPU, "fp32", None, ranks)["val_loss"])
+        state.model.train()
+    return losses, loss.graphs, loss.recompiles
+
+
+@pytest.mark.ci
+def test_blocks_of_a_kind_share_one_graph_and_evaluation_uses_none(tmp_path):
+    (losses, graphs, recompiles), other = on_ranks(lockstep_compiled, tmp_path / "ranks", 2)
+    assert losses == other[0] and (graphs, recompiles) == (2, 0)  # the first block has no residual stream yet
+    config = settings({"num_layers": 3, "grad_accumulation": 2, "max_iters": 3, "log_interval": 1})
+    one = steps(config, SINGLE_PROCESS, "single")
+    assert losses[::2] == pytest.approx(one["losses"], rel=1e-5)
+
+
+def lockstep_compiled(ranks: Ranks) -> tuple[list[float], int, int]:
+    return compiled_on_rank(dataclasses.replace(ranks, lockstep=True))
+
+
+def test_in_lockstep_all_ranks_have_equally_many_turns():
+    dealt = [list(Ranks(rank, 4, lockstep=True).deal("abcdef")) for rank in range(4)]
+    assert dealt == [
+        [("a", True), ("e", True)],
+        [("b", True), ("f", True)],
+        [("c", True), ("f", False)],
+        [("d", True), ("f", False)],
+    ]
+    assert [list(Ranks(rank, 4).deal("abcdef"))[1:] for rank in (0, 3)] == [[("e", True)], []]
+    assert [len(list(Ranks(rank, 3, lockstep=True).deal("abcdef"))) for rank in range(3)] == [2, 2, 2]
 
 
 class PeakBytes(TorchDispatchMode):
