@@ -46,6 +46,8 @@ TRAINING_OPTIONS: dict[str, dict] = {
     "document-mask": {"document_mask": True},
     "window": {"sliding_window": 100, "sample_interval": 12},
     "recipe": RECIPE,
+    "recompute-block": {"activation_checkpointing": "block", "num_layers": 4},
+    "recompute-selective": {"activation_checkpointing": "selective", "num_layers": 4},
     "experts": {"num_experts": 4, "experts_per_token": 2, "d_ff": 256, "sample_interval": 12},
     "imported": {  # what models of Hugging Face's families turn on
         "qkv_bias": True, "head_dim": 64, "num_kv_heads": 2, "norm_eps": 1e-6, "sample_interval": 12,
