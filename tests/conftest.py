@@ -79,6 +79,7 @@ FORKED_RUNS = {
     "training/parallel/test_vocabulary_loss.py",
     "training/parallel/test_agreement.py",
     "training/parallel/test_lost_ranks.py",
+    "training/parallel/test_killed_ranks.py",
     "training/test_faults.py",
     "training/test_saves.py",
     "test_dpo.py",

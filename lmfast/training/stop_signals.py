@@ -28,6 +28,10 @@ class StopSignals(contextlib.AbstractContextManager):
         if self.second_interrupts:
             signal.signal(number, self.before[number])
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
+        if kind is not None and not self.second_interrupts:
+            # If a rank is lost, torchrun sends SIGTERM to the others at once, which still have to report that.
+            self.seen = True
+            return
         for number, handler in self.before.items():
             signal.signal(number, handler)

@@ -49,6 +49,17 @@ def test_flops_are_those_of_the_rows_and_not_of_the_longest_context():
         assert plan.flops_per_token == training_flops_per_token(settings.model, length)
 
 
+def test_of_several_ranks_one_that_fails_outlives_torchruns_signal():
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(RuntimeError), StopSignals(second_interrupts=False):
+            raise RuntimeError("a collective failed")
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_a_second_ctrl_c_interrupts_at_once(capfd):
     with pytest.raises(KeyboardInterrupt), StopSignals() as stop:
         signal.raise_signal(signal.SIGINT)

@@ -11,6 +11,7 @@ Under torchrun the store belongs to torchrun. Otherwise it belongs to rank 0: if
 import contextlib
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -42,7 +43,11 @@ class LostRanks(contextlib.AbstractContextManager["LostRanks"]):
         self.ended.set()
 
     def message(self) -> str | None:
-        """For a rank that has noticed the loss of another one: the error, on the lowest survivor; otherwise None."""
+        """For a rank that has noticed the loss of another one: the error, on the lowest survivor; otherwise None.
+
+        Ignores SIGTERM from here on: torchrun sends it when a rank is lost, and SIGKILL 30 s later."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         with contextlib.suppress(RuntimeError):
             self.store.set("lost", "")
         self.noticed.set()

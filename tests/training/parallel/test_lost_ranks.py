@@ -13,9 +13,7 @@ import torch.distributed as dist
 
 from lmfast.training.parallel import lost_ranks
 from lmfast.training.parallel.lost_ranks import LostRanks, describe_lost
-from lmfast.training.run_folder import read_metrics
-from tests.processes import wait_until
-from tests.training.forked_runs import start_ranks
+from tests.training.parallel.killing import kill_rank
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks processes that share the loopback")
 INTACT = "exited early; the complete checkpoints of the run are intact, so rerun the same command to resume"
@@ -29,9 +27,11 @@ def test_the_message_names_the_ranks():
 
 @pytest.fixture
 def store():
-    return dist.TCPStore(
+    before = signal.getsignal(signal.SIGTERM)
+    yield dist.TCPStore(
         "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=datetime.timedelta(seconds=20)
     )
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("lost", [{0}, {1, 3}, set()])
@@ -48,6 +48,7 @@ def test_the_lowest_survivor_reports(store, monkeypatch, lost):
         messages[rank] = watches[rank].message()
     for watch in watches.values():
         watch.__exit__()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN  # which torchrun sends meanwhile
     assert messages.pop(survivors[0]) == describe_lost(sorted(lost), 4)
     assert set(messages.values()) == {None}
 
@@ -83,31 +84,11 @@ def test_a_rank_that_ends_normally_is_not_lost(store, monkeypatch):
     assert not watch.noticed.is_set() and not dist.PrefixStore("survivors", store).check(["0"])
 
 
-def impatient() -> None:
-    lost_ranks.PATIENCE = 3.0
-
-
 def kill_one(corpus, folder: Path, number: int, victim: int, at_step: int) -> list[str]:
-    """Kills a rank of a run of `number` ranks at a step; returns the output of each, which all end within 60 s."""
-    log = folder.parent / f"log-{victim}"
+    """Kills a rank of a run of `number` ranks at a step; returns the output of each."""
     argv = [*corpus.flags(), "--tokenizer", str(corpus.tokenizer), "--out-dir", str(folder)]
     more = ["--max-iters", "100000", "--eval-interval", "0", "--batch-size", str(2 * number)]
-    processes = start_ranks([*argv, *more], log, number, impatient)
-    wait_until(
-        lambda: any(m["step"] >= at_step for m in read_metrics(folder)),
-        lambda: all(process.is_alive() for process in processes),
-    )
-    os.kill(processes[victim].pid, signal.SIGKILL)
-    killed = time.monotonic()
-    for process in processes:
-        process.join(60)
-        if process.is_alive():
-            process.kill()
-    assert time.monotonic() - killed < 60
-    texts = [Path(f"{log}.{rank}").read_text() for rank in range(number)]
-    codes = [process.exitcode for process in processes]
-    assert codes == [-9 if rank == victim else 2 for rank in range(number)], texts
-    return texts
+    return kill_rank([*argv, *more], folder, number, victim, at_step)
 
 
 def test_a_killed_rank_is_named_once(corpus, tmp_path):

@@ -117,7 +117,8 @@ def test_a_signal_to_one_rank_stops_both_with_a_checkpoint(corpus, tmp_path, num
 
 
 @pytest.mark.ci
-def test_a_killed_rank_ends_the_run_of_torchrun_and_one_process_resumes(corpus, tmp_path):
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_rank_ends_the_run_of_torchrun_and_one_process_resumes(corpus, tmp_path, victim):
     folder, more = tmp_path / "run", ("--lr-decay-iters", "6", "--eval-interval", "0", "--max-iters")
     endless = flags(corpus, folder, *more, "100000")
     words = [
@@ -137,12 +138,14 @@ def test_a_killed_rank_ends_the_run_of_torchrun_and_one_process_resumes(corpus, 
         children = subprocess.run(
             ["pgrep", "-P", str(run.pid)], capture_output=True, text=True
         ).stdout.split()
-        os.kill(int(children[-1]), signal.SIGKILL)
+        os.kill(int(children[victim]), signal.SIGKILL)
         output = run.communicate(timeout=60)[0]
     finally:
         run.kill()
     assert run.returncode != 0
-    assert re.search(r"error: process (\d) of 2 \(rank \d\) exited early; the complete checkpoints", output)
+    assert (
+        f"error: process {victim + 1} of 2 (rank {victim}) exited early; the complete checkpoints" in output
+    )
     end = str(newest_checkpoint(folder / "checkpoints").step + 3)
     train(flags(corpus, folder, *more, end))
     train(flags(corpus, tmp_path / "whole", *more, end))
