@@ -184,13 +184,15 @@ def test_accumulation_does_not_change_a_step(talker, tmp_path):
 
 @pytest.mark.ci
 @pytest.mark.skipif(sys.platform != "linux", reason="forks processes that share the loopback")
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize(
+    "parallel", [("--parallel", "ddp"), ("--parallel", "fsdp"), ("--tensor-parallel", "2")]
+)
 def test_two_ranks_equal_one_and_only_the_first_prints(talker, tmp_path, parallel):
     flags = flags_of(
         talker, "--max-iters", 4, "--eval-interval", 2, "--grad-accumulation", 2, "--held-out", 5
     )
     assert dpo([*flags, "--out-dir", str(tmp_path / "one")])
-    two = [*flags, "--out-dir", str(tmp_path / "two"), "--parallel", parallel]
+    two = [*flags, "--out-dir", str(tmp_path / "two"), *parallel]
     texts = finish(start_ranks(two, tmp_path / "log", command="dpo"), tmp_path / "log")
     assert "19 pairs of up to" in texts[0] and "2 × " in texts[0] and texts[1] == ""
     one, other = (load_run(tmp_path / name)[0].named_weights() for name in ("one", "two"))
@@ -205,7 +207,7 @@ def test_two_ranks_equal_one_and_only_the_first_prints(talker, tmp_path, paralle
     with np.load(tmp_path / "one/reference.npz") as a, np.load(tmp_path / "two/reference.npz") as b:
         assert str(a["key"]) == str(b["key"])
         np.testing.assert_allclose(a["log_probs"], b["log_probs"], rtol=1e-5)
-    assert dpo(["--max-iters", "5", "--out-dir", str(tmp_path / "two")])
+    assert dpo(["--max-iters", "5", "--tensor-parallel", "1", "--out-dir", str(tmp_path / "two")])
     wrong = [*flags, "--beta", "0", "--out-dir", str(tmp_path / "wrong")]
     texts = finish(start_ranks(wrong, tmp_path / "log2", command="dpo"), tmp_path / "log2", (2, 2))
     assert "beta is 0.0" in texts[0] and texts[1] == "" and not (tmp_path / "wrong").exists()

@@ -156,12 +156,14 @@ def test_a_stopped_run_resumes_to_the_same_weights(trained_run, records, tmp_pat
 
 @pytest.mark.ci
 @pytest.mark.skipif(sys.platform != "linux", reason="forks processes that share the loopback")
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize(
+    "parallel", [("--parallel", "ddp"), ("--parallel", "fsdp"), ("--tensor-parallel", "2")]
+)
 def test_two_ranks_equal_one_and_only_the_first_prints(trained_run, records, tmp_path, parallel):
     flags = [*FLAGS, "--init-from", str(trained_run), "--train-data", str(records), "--max-iters", "4"]
     flags += ["--batch-size", "4", "--grad-accumulation", "2", "--sample-interval", "4"]
     assert sft([*flags, "--out-dir", str(tmp_path / "one")])
-    two = [*flags, "--out-dir", str(tmp_path / "two"), "--parallel", parallel]
+    two = [*flags, "--out-dir", str(tmp_path / "two"), *parallel]
     texts = finish(start_ranks(two, tmp_path / "log", command="sft"), tmp_path / "log")
     assert "20 conversations in 12 rows" in texts[0] and "2 × " in texts[0] and texts[1] == ""
     close(weights(tmp_path / "one"), weights(tmp_path / "two"))
@@ -169,7 +171,7 @@ def test_two_ranks_equal_one_and_only_the_first_prints(trained_run, records, tmp
         for name in a.keys() - {"seconds", "tokens_per_second", "mfu"}:
             assert a[name] == pytest.approx(b[name], rel=1e-4), name
     # One process resumes the run of two ranks; an error is reported once.
-    assert sft(["--max-iters", "5", "--out-dir", str(tmp_path / "two")])
+    assert sft(["--max-iters", "5", "--tensor-parallel", "1", "--out-dir", str(tmp_path / "two")])
     wrong = [*flags, "--format", "sharegpt", "--out-dir", str(tmp_path / "wrong")]
     texts = finish(start_ranks(wrong, tmp_path / "log2", command="sft"), tmp_path / "log2", (2, 2))
     assert "record 1 has no conversations" in texts[0] and texts[1] == ""
