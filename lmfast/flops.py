@@ -17,6 +17,15 @@ from lmfast.cli.exit_codes import exit_on_user_error
 from lmfast.cli.settings_line import SettingsParser, named_settings, parse
 from lmfast.errors import UserError
 from lmfast.files import check_writable
+from lmfast.flops_parallel import (
+    Cluster,
+    check_cluster,
+    cluster_facts,
+    cluster_memory,
+    largest_cluster_batch,
+    make_cluster,
+)
+from lmfast.hardware import may_have_gpu
 from lmfast.model.accounting import (
     CONVENTION,
     EXPERTS_CONVENTION,
@@ -26,7 +35,9 @@ from lmfast.model.accounting import (
     parameters,
     training_flops_per_token,
 )
-from lmfast.model.budget import compute_optimal, propose_shape, training_seconds
+from lmfast.model.activations import Checkpointing
+from lmfast.model.budget import compute_optimal, propose_shape
+from lmfast.model.communication import recomputation_flops
 from lmfast.model.config import ModelConfig
 from lmfast.model.memory import USABLE, kv_cache_bytes_per_token, largest_batch, training_memory
 from lmfast.model.peaks import DEVICES, local_peak, named_peak
@@ -64,9 +75,14 @@ DEVICE_HELP = (
 )
 
 MEMORY_ASSUMPTIONS = (
-    "Memory: fp32 weights, gradients and AdamW moments, {dtype} products, lmfast's GPU kernels, no recomputation, "
+    "Memory: fp32 weights, gradients and AdamW moments, {dtype} products, lmfast's GPU kernels, {recomputation}, "
     "no stored logits; GB are 10^9 bytes. On a CPU, PyTorch's operators store more activations"
 )
+RECOMPUTATION = {
+    "none": "no recomputation",
+    "block": "activations of each block recomputed in its backward",
+    "selective": "activations other than products recomputed in the backward",
+}
 
 
 @dataclass(frozen=True)
@@ -79,7 +95,7 @@ class FlopsSettings:
     init_from: str | None = None
     """run folder or checkpoint whose model to count; options override its shape"""
     batch_size: int = 32
-    """sequences per forward pass, for the memory of a step"""
+    """sequences per forward pass, over all GPUs, for the memory of a step"""
     dtype: MatmulDtype | None = None
     """type of the matrix products; defaults to the YAML file's bf16 and fp16, or bf16 without a file"""
     device: Annotated[str | None, Option(help=DEVICE_HELP)] = None
@@ -91,6 +107,22 @@ class FlopsSettings:
     """tokens per (active) parameter, instead of total_tokens; defaults to 20 with --hours"""
     mfu: float = 0.4
     """assumed fraction of the device's peak, for times"""
+    activation_checkpointing: Checkpointing = "none"
+    """recompute activations in the backward: those of whole blocks, or (selective) all but products"""
+    gpus: int = 1
+    """number of GPUs, for the memory of each and the time of communication"""
+    parallel: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"
+    """with several GPUs: whole copies of the model (ddp), shards (fsdp), or shards of a copy per machine (hsdp)"""
+    tensor_parallel: int = 1
+    """GPUs that share the layers of a copy"""
+    grad_accumulation: int = 1
+    """forward passes per step, for communication"""
+    gpus_per_node: int | None = None
+    """GPUs of a machine; defaults to 8, or all of fewer"""
+    link: str | None = None
+    """rate of the link of a GPU to those of its machine, both directions together, such as 900GB/s (NVLink of an H100)"""
+    network: str | None = None
+    """rate of the network of a GPU to other machines, per direction, such as 400Gb/s"""
     hours: float | None = None
     """find the model size and token count that this time on the device allows"""
     json: bool = False
@@ -182,13 +214,17 @@ def resolve(settings: FlopsSettings, file: dict[str, Any], given: set[str]) -> R
     if "total_tokens" not in given and {"tokens_per_parameter", "hours"} & given:
         settings = replace(settings, total_tokens=None)  # the command line overrides the file
     elif settings.total_tokens is None and settings.hours is None and file.get("max_iters") is not None:
-        names = ("grad_accumulation", "batch_ramp_iters", "batch_ramp_start")
-        passes = {name: file[name] for name in names if name in file}
+        names = ("batch_ramp_iters", "batch_ramp_start")
+        passes: dict[str, Any] = {name: file[name] for name in names if name in file}
+        passes["grad_accumulation"] = settings.grad_accumulation
         batch = batch_ramp(OptimizerSettings(batch_size=settings.batch_size, **passes))
         sequences = batch.rows_before(file["max_iters"])
         settings = replace(settings, total_tokens=sequences * settings.model.context_length)
-    if settings.device is None and settings.hours is None and given & TIME_SETTINGS:
-        settings = replace(settings, device="auto")
+    if settings.device is None and settings.hours is None:
+        if given & TIME_SETTINGS:
+            settings = replace(settings, device="auto")
+        elif settings.link is not None:
+            settings = replace(settings, device="auto" if may_have_gpu() else "H100 SXM")
     check(settings)
     resolved: dict[str, Any] = vars(settings) | {"dtype": dtype}
     return ResolvedFlops(**resolved)
@@ -209,7 +245,10 @@ def check(settings: FlopsSettings) -> None:
         raise UserError(f"mfu is {settings.mfu}; it must be above 0 and at most 1")
     if settings.total_tokens is not None and settings.tokens_per_parameter is not None:
         raise UserError("total_tokens and tokens_per_parameter are both set; give only one of them")
+    check_cluster(settings)
     if settings.hours is not None:
+        if settings.gpus > 1:
+            raise UserError("hours and gpus are both set; give only one of them")
         if settings.device is None:
             raise UserError("hours requires a device; add for example --device L4, or --device auto")
         if settings.total_tokens is not None:
@@ -223,10 +262,18 @@ def cost(settings: ResolvedFlops) -> dict[str, Any]:
     config = settings.model.resolved()
     dtype, length, batch = settings.dtype, config.context_length, settings.batch_size
     forward = forward_flops(config, length)
-    memory = training_memory(config, batch, dtype)
+    kind, length = settings.activation_checkpointing, config.context_length
+    again = recomputation_flops(config, length, kind)
+    device = None if settings.device is None else _device(settings.device, dtype)
+    capacity = _capacity(settings, device)
+    cluster = None if settings.gpus == 1 else make_cluster(settings, dtype, capacity)
+    if cluster is None:
+        memory = training_memory(config, batch, dtype, checkpointing=kind)
+    else:
+        memory, batch = cluster_memory(cluster, config, dtype), cluster.batch
     facts: dict[str, Any] = {
         "convention": _convention(config),
-        "memory_assumptions": MEMORY_ASSUMPTIONS.format(dtype=dtype),
+        "memory_assumptions": MEMORY_ASSUMPTIONS.format(dtype=dtype, recomputation=RECOMPUTATION[kind]),
         "config": asdict(config),
         "dtype": dtype,
         "parameters": {"total": num_parameters(config), **parameters(config)},
@@ -237,21 +284,25 @@ def cost(settings: ResolvedFlops) -> dict[str, Any]:
             **{name: 3 * value for name, value in forward.items()},
         },
         "training_flops_per_token": training_flops_per_token(config, length),
+        "recomputation_flops_per_sequence": again,
         "memory_bytes": {"batch_size": batch, "total": memory.total, **vars(memory)},
         "kv_cache_bytes_per_token": kv_cache_bytes_per_token(config, 4 if dtype == "fp32" else 2),
     }
-    device = None
-    if settings.device is not None:
-        facts["device"] = device = _device(settings.device, dtype)
-        rate = settings.mfu * device["peak_flops"] / facts["training_flops_per_token"]
-        facts["time"] = {"mfu": settings.mfu, "tokens_per_second": rate}
+    peak = None if device is None else device["peak_flops"]
+    if cluster is not None:
+        facts["cluster"] = cluster_facts(cluster, config, dtype, peak, settings.mfu)
+    if device is not None:
+        facts["device"] = device
+        rate = settings.gpus * settings.mfu * device["peak_flops"] / facts["training_flops_per_token"]
+        together = facts.get("cluster", {})
+        rate = together.get("tokens_per_second", rate)
+        facts["time"] = {"mfu": together.get("mfu", settings.mfu), "tokens_per_second": rate}
         tokens = settings.total_tokens
         if settings.tokens_per_parameter is not None:
             tokens = round(settings.tokens_per_parameter * facts["active_parameters"])
         if tokens is not None:
-            seconds = training_seconds(config, length, tokens, device["peak_flops"], settings.mfu)
-            facts["time"] |= {"total_tokens": tokens, "seconds": seconds}
-    facts |= _largest_batch(settings, config, dtype, device)
+            facts["time"] |= {"total_tokens": tokens, "seconds": tokens / rate}
+    facts |= _largest_batch(settings, config, dtype, capacity, cluster)
     return facts
 
 
@@ -289,7 +340,7 @@ def budget(settings: ResolvedFlops, hours: float, device_name: str) -> dict[str,
             "tokens": proposal.tokens,
             "training_flops": proposal.flops,
             "seconds": proposal.flops / (settings.mfu * device["peak_flops"]),
-            **_largest_batch(settings, proposal.config, dtype, device),
+            **_largest_batch(settings, proposal.config, dtype, _capacity(settings, device), None),
         }
     return facts
 
@@ -325,11 +376,20 @@ def _device(name: str, dtype: str) -> dict[str, Any]:
     }
 
 
-def _largest_batch(settings: FlopsSettings, config: ModelConfig, dtype: str, device: dict | None) -> dict:
-    memory = settings.memory * GB if settings.memory is not None else (device or {}).get("memory_bytes")
+def _capacity(settings: FlopsSettings, device: dict[str, Any] | None) -> float | None:
+    """Bytes of memory of one device, if known."""
+    return settings.memory * GB if settings.memory is not None else (device or {}).get("memory_bytes")
+
+
+def _largest_batch(
+    settings: FlopsSettings, config: ModelConfig, dtype: str, memory: float | None, cluster: Cluster | None
+) -> dict[str, Any]:
     if memory is None:
         return {}
-    batch = largest_batch(config, memory, dtype)
+    if cluster is None:
+        batch = largest_batch(config, memory, dtype, settings.activation_checkpointing)
+    else:
+        batch = largest_cluster_batch(cluster, config, dtype, memory)
     return {"largest_batch": {"memory_bytes": memory, "usable_share": USABLE, "batch_size": batch}}
 
 

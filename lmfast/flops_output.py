@@ -14,6 +14,7 @@ from rich.table import Table
 
 from lmfast.errors import UserError
 from lmfast.files import atomic_write
+from lmfast.flops_parallel import cluster_lines
 from lmfast.model.accounting import CONVENTION, forward_flops
 from lmfast.model.config import ModelConfig
 from lmfast.streams import standard_output
@@ -70,15 +71,24 @@ def print_cost(facts: dict[str, Any]) -> None:
     if config["num_experts"]:
         console.print(f"{facts['active_parameters']:,} active parameters per token")
 
+    if again := facts["recomputation_flops_per_sequence"]:
+        hardware = facts["training_flops_per_sequence"]["total"] + again
+        console.print(
+            f"recomputation: {again:,.0f} FLOPs more in the backward, not part of MFU; {hardware:,.0f} in all"
+        )
+
     memory = facts["memory_bytes"]
     table = Table(box=box, pad_edge=False)
-    table.add_column(f"a training step, batch {memory['batch_size']:,} × {length:,}")
+    on_each = " per data rank" if "cluster" in facts else ""
+    table.add_column(f"a training step, batch {memory['batch_size']:,} × {length:,}{on_each}")
     table.add_column("GB", justify="right")
     labels = {
         "weights": "weights (fp32)",
         "gradients": "gradients (fp32)",
         "optimizer": "optimizer (AdamW, fp32)",
         "weight_copies": f"{'16-bit' if facts['dtype'] != 'fp32' else 'autocast'} copies of the matrices",
+        "gathered": "weights gathered from other GPUs",
+        "reduced": "gradients to be reduced",
         "activations": "activations",
         "recomputed": "recomputed activations of a layer",
         "head_gradient": "head's gradient inside the loss",
@@ -86,7 +96,7 @@ def print_cost(facts: dict[str, Any]) -> None:
         "total": "upper bound",
     }
     for name, label in labels.items():
-        if name == "recomputed" and not memory[name]:
+        if name in ("recomputed", "gathered", "reduced") and not memory.get(name):
             continue
         if name == "total":
             table.add_section()
@@ -96,7 +106,7 @@ def print_cost(facts: dict[str, Any]) -> None:
     console.print()
     cache = facts["kv_cache_bytes_per_token"]
     console.print(f"KV cache: {cache:,} bytes per token, {cache * length / GB:,.3f} GB for a full context")
-    for line in _device_lines(facts):
+    for line in [*_device_lines(facts), *(cluster_lines(facts["cluster"]) if "cluster" in facts else [])]:
         console.print(line)
     console.print(f"\n{facts['convention']}.\n{facts['memory_assumptions']}.", style="dim")
 

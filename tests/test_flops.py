@@ -345,3 +345,88 @@ def test_torch_is_loaded_only_to_examine_this_machine(words):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not {"torch", "numba", "matplotlib"} & set(done.stderr.split())
+
+
+def test_recomputation_is_not_part_of_mfu(facts, capsys):
+    none, block, selective = (
+        facts(*SMALL, "--activation-checkpointing", kind, "--device", "L4")
+        for kind in ("none", "block", "selective")
+    )
+    # the forward of the blocks, but for the down projection: 2 · 4 layers · 256 tokens · 512 · 1344
+    forward = none["forward_flops_per_sequence"]
+    again = forward["total"] - forward["head"] - 2 * 4 * 256 * 512 * 1344
+    assert block["recomputation_flops_per_sequence"] == again
+    assert none["recomputation_flops_per_sequence"] == selective["recomputation_flops_per_sequence"] == 0
+    assert none["training_flops_per_sequence"] == block["training_flops_per_sequence"]
+    assert none["memory_bytes"]["total"] > selective["memory_bytes"]["total"] > block["memory_bytes"]["total"]
+    assert none["largest_batch"]["batch_size"] < block["largest_batch"]["batch_size"]
+    main([*SMALL, "--activation-checkpointing", "block"])
+    out = capsys.readouterr().out
+    assert f"recomputation: {again:,.0f} FLOPs more in the backward, not part of MFU" in out
+    assert "recomputed activations of a layer" in out
+
+
+CLUSTER = [*SMALL, "--gpus", "8", "--parallel", "fsdp", "--link", "900GB/s", "--device", "H100"]
+
+
+def test_several_gpus(facts, capsys):
+    found = facts(*CLUSTER, "--grad-accumulation", "2", "--mfu", "0.5")
+    cluster, count = found["cluster"], found["parameters"]["total"]
+    root = 2 * 10_000 * 512 + 512
+    assert found["memory_bytes"]["weights"] == count // 8 * 4
+    assert found["memory_bytes"]["batch_size"] == 4  # of 32
+    assert cluster["tokens_per_step"] == 2 * 32 * 256
+    # the root once, each block for two forwards and two backwards; gradients in fp32 once
+    assert cluster["bytes_sent_per_gpu"]["gathered"] == 2 * (root + 4 * (count - root)) * 7 / 8
+    assert cluster["bytes_sent_per_gpu"]["reduced"] == 4 * count * 7 / 8
+    assert cluster["seconds"]["communication"] == pytest.approx(
+        cluster["bytes_sent_per_gpu"]["total"] / 450e9
+    )
+    seconds = cluster["seconds"]
+    assert seconds["total"] == seconds["computation"] + seconds["exposed"]
+    flops = found["training_flops_per_token"] * cluster["tokens_per_step"] / 8
+    assert seconds["computation"] == pytest.approx(flops / (0.5 * 989e12))
+    assert cluster["mfu"] == pytest.approx(flops / seconds["total"] / 989e12)
+    assert found["time"]["tokens_per_second"] == pytest.approx(8 * cluster["tokens_per_second_per_gpu"])
+    main(CLUSTER)
+    out = capsys.readouterr().out
+    for words in ("weights gathered from other GPUs", "GB per step (weights gathered", "computation hides all but",
+                  "expected MFU", "batch 4 × 256 per data rank"):  # fmt: skip
+        assert words in out
+
+
+def test_other_layouts(facts):
+    hsdp = facts(*CLUSTER, "--parallel", "hsdp", "--gpus-per-node", "4", "--network", "400Gb/s")["cluster"]
+    assert hsdp["network_bytes_per_second"] == 50e9 and hsdp["bytes_sent_per_gpu"]["replicas"] > 0
+    split = facts(*CLUSTER, "--parallel", "auto", "--tensor-parallel", "2")
+    assert split["cluster"]["parallel"] == "ddp" and split["memory_bytes"]["batch_size"] == 8
+    assert split["cluster"]["bytes_sent_per_gpu"]["tensor"] > 0
+    small = facts(*CLUSTER, "--parallel", "auto", "--memory", "0.5")
+    assert small["cluster"]["parallel"] == "fsdp" and small["largest_batch"]["batch_size"] % 8 == 0
+    assert "seconds" not in facts(*SMALL, "--gpus", "8")["cluster"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--link", "fast"], "link is 'fast'; give a rate such as 900GB/s (bytes) or 400Gb/s (bits)"),
+        (["--link", "0GB/s"], "link is '0GB/s'; give a rate"),
+        (["--network", "4Gb"], "network is '4Gb'; give a rate"),
+        (["--gpus", "1"], "link has no effect with one GPU; add --gpus"),
+        (["--gpus", "0"], "gpus is 0; it must be at least 1"),
+        (["--gpus", "16"], "16 GPUs on machines of 8 also need the rate of the network"),
+        (["--gpus", "12"], "gpus 12 is not divisible by gpus_per_node 8"),
+        (["--tensor-parallel", "3"], "gpus 8 is not divisible by tensor_parallel 3"),
+        (["--tensor-parallel", "8", "--gpus-per-node", "4"], "tensor_parallel 8 does not divide gpus_per_node 4"),
+        (["--tensor-parallel", "2", "--num-kv-heads", "1"], "num_kv_heads 1 is not divisible by tensor_parallel 2"),
+        (["--batch-size", "12"], "batch_size 12 is not divisible by the 8 data ranks that share it"),
+        (["--parallel", "hsdp"], "hsdp needs several machines"),
+        (["--hours", "1"], "hours and gpus are both set"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_clusters_that_cannot_be(words, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([*CLUSTER, *words])
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err

@@ -323,6 +323,7 @@ TEST_FILES = {
     "state": "run",
     "whole_weights": "fsdp",
     "activations": "memory",
+    "flops_parallel": "flops",
     "byte_characters": "formats",
     "gpt2_files": "formats",
     "tokenizer_json": "formats",

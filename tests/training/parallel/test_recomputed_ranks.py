@@ -1,7 +1,7 @@
 """Ranks that recompute activations take the same steps, to the bit.
 
-FSDP gathers nothing for it, because a block's weights are there when its backward begins. Tensor ranks repeat their sums with
-block (that of the feed-forward only for a dropout after it); selective keeps them.
+FSDP gathers nothing for it, because a block's weights are there when its backward begins. Tensor ranks repeat their sums
+with block (that of the feed-forward only for a dropout after it); selective keeps them.
 """
 
 import sys

@@ -1,0 +1,179 @@
+"""What `lmfast flops` reports about several GPUs: memory of each, bytes sent, time lost to communication, expected MFU.
+
+In: the settings of the command. Out: entries for its facts. Rejects sizes that do not divide, and rates that are not rates.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from lmfast.errors import UserError
+from lmfast.model.accounting import training_flops_per_token
+from lmfast.model.activations import Checkpointing
+from lmfast.model.bisection import largest_satisfying
+from lmfast.model.communication import Links, bytes_sent, parse_rate, recomputation_flops, step_time
+from lmfast.model.config import ModelConfig, ResolvedConfig
+from lmfast.model.memory import USABLE
+from lmfast.model.parallel_memory import Layout, RankMemory, rank_memory
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """How a model is trained on several GPUs; batch: sequences of a forward pass of one data rank."""
+
+    layout: Layout
+    batch: int
+    passes: int
+    checkpointing: Checkpointing
+    links: Links | None
+
+
+def check_cluster(settings: Any) -> None:
+    """Raises UserError if the model or the batch cannot be divided as `settings` (FlopsSettings) say."""
+    gpus, split = settings.gpus, settings.tensor_parallel
+    config: ModelConfig = settings.model
+    for name in ("gpus", "tensor_parallel", "gpus_per_node", "grad_accumulation"):
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}; it must be at least 1")
+    machine = machine_size(settings)
+    if gpus % split:
+        raise UserError(f"gpus {gpus} is not divisible by tensor_parallel {split}; use a divisor of {gpus}")
+    if gpus % machine:
+        raise UserError(f"gpus {gpus} is not divisible by gpus_per_node {machine}; use a divisor of {gpus}")
+    if machine % split:
+        raise UserError(
+            f"tensor_parallel {split} does not divide gpus_per_node {machine}; tensor ranks need one machine's links"
+        )
+    if settings.batch_size % (gpus // split):
+        raise UserError(
+            f"batch_size {settings.batch_size} is not divisible by the {gpus // split} data ranks that share it; "
+            f"choose a multiple of {gpus // split}"
+        )
+    if split > 1 and config.vocab_size is not None:
+        resolved = config.resolved()
+        if resolved.num_experts:
+            raise UserError("tensor_parallel does not support experts; use --tensor-parallel 1")
+        sizes = {
+            "num_kv_heads": resolved.num_kv_heads,
+            "d_ff": resolved.ffn_hidden,
+            "vocab_size": resolved.vocab_size,
+        }
+        for name, value in sizes.items():
+            if value % split:
+                raise UserError(
+                    f"{name} {value} is not divisible by tensor_parallel {split}; choose another split"
+                )
+    if settings.parallel == "hsdp" and gpus == machine:
+        raise UserError(
+            f"hsdp needs several machines; lower --gpus-per-node below {gpus}, or use --parallel fsdp"
+        )
+    for name in ("link", "network"):
+        value = getattr(settings, name)
+        if value is not None:
+            parse_rate(value, name)
+            if gpus == 1:
+                raise UserError(f"{name} has no effect with one GPU; add --gpus")
+    if settings.link is not None and gpus > machine and settings.network is None:
+        raise UserError(
+            f"{gpus} GPUs on machines of {machine} also need the rate of the network; add for example --network 400Gb/s"
+        )
+
+
+def machine_size(settings: Any) -> int:
+    """GPUs per machine; up to 8 by default."""
+    return settings.gpus_per_node or min(settings.gpus, 8)
+
+
+def make_cluster(settings: Any, dtype: str, memory_bytes: float | None) -> Cluster:
+    """The cluster of checked settings. parallel auto: ddp if it fits into the memory or that is unknown, otherwise fsdp."""
+    split, machine, gpus = settings.tensor_parallel, machine_size(settings), settings.gpus
+    batch, kind = settings.batch_size * split // gpus, settings.parallel
+    links = None
+    if settings.link is not None:
+        network = None if settings.network is None else parse_rate(settings.network, "network")
+        links = Links(parse_rate(settings.link, "link") / 2, network)  # both directions together
+    if kind == "auto":
+        whole, again = Layout("ddp", gpus, split, machine), settings.activation_checkpointing
+        need = rank_memory(settings.model, batch, dtype, whole, checkpointing=again).total
+        kind = "ddp" if memory_bytes is None or need <= USABLE * memory_bytes else "fsdp"
+    layout = Layout(kind, gpus, split, machine)
+    return Cluster(layout, batch, settings.grad_accumulation, settings.activation_checkpointing, links)
+
+
+def cluster_memory(cluster: Cluster, config: ModelConfig, dtype: str, batch: int | None = None) -> RankMemory:
+    """Memory of one GPU for `batch` sequences per data rank, by default the cluster's."""
+    return rank_memory(
+        config, cluster.batch if batch is None else batch, dtype, cluster.layout,
+        checkpointing=cluster.checkpointing, passes=cluster.passes,
+    )  # fmt: skip
+
+
+def largest_cluster_batch(cluster: Cluster, config: ModelConfig, dtype: str, memory_bytes: float) -> int:
+    """The largest batch of a forward pass over all GPUs whose memory fits, or 0."""
+    per_rank = largest_satisfying(
+        lambda batch: cluster_memory(cluster, config, dtype, batch).total <= USABLE * memory_bytes
+    )
+    return per_rank * cluster.layout.data_ranks
+
+
+def cluster_facts(
+    cluster: Cluster, config: ResolvedConfig, dtype: str, peak: float | None, mfu: float
+) -> dict[str, Any]:
+    """Entries of --json. peak: FLOP/s of one GPU, None if unknown; mfu: the fraction of it without communication."""
+    layout, passes, kind = cluster.layout, cluster.passes, cluster.checkpointing
+    length = config.context_length
+    sent = bytes_sent(config, cluster.batch * length, dtype, layout, passes, kind)
+    tokens = cluster.batch * length * layout.data_ranks * passes
+    facts: dict[str, Any] = {
+        "gpus": layout.ranks,
+        "parallel": layout.kind,
+        "tensor_parallel": layout.tensor_parallel,
+        "gpus_per_node": layout.ranks_per_machine,
+        "grad_accumulation": passes,
+        "tokens_per_step": tokens,
+        "bytes_sent_per_gpu": {"total": sent.total, **vars(sent)},
+    }
+    if cluster.links is None or peak is None:
+        return facts
+    time = step_time(config, cluster.batch, dtype, layout, cluster.links, mfu * peak, passes, kind)
+    rate = tokens / time.total
+    flops = training_flops_per_token(config, length)
+    return facts | {
+        "link_bytes_per_second": cluster.links.within,
+        "network_bytes_per_second": cluster.links.network,
+        "seconds": {"total": time.total, **vars(time)},
+        "mfu_without_communication": mfu / (1 + recomputation_flops(config, length, kind) / (length * flops)),
+        "mfu": rate * flops / (layout.ranks * peak),
+        "tokens_per_second": rate,
+        "tokens_per_second_per_gpu": rate / layout.ranks,
+    }
+
+
+def cluster_lines(facts: dict[str, Any]) -> list[str]:
+    """The entries of `cluster_facts` as text."""
+    names = {"gathered": "weights gathered", "reduced": "gradients reduced", "replicas": "gradients between machines",
+             "tensor": "tensor-parallel sums"}  # fmt: skip
+    sent = facts["bytes_sent_per_gpu"]
+    parts = ", ".join(f"{label} {sent[name] / 1e9:,.3g}" for name, label in names.items() if sent[name])
+    split = f", layers split over {facts['tensor_parallel']}" if facts["tensor_parallel"] > 1 else ""
+    lines = [
+        f"{facts['gpus']} GPUs, {facts['gpus_per_node']} per machine, {facts['parallel']}{split}: "
+        f"{facts['tokens_per_step']:,} tokens per step",
+        f"each GPU sends {sent['total'] / 1e9:,.3g} GB per step" + (f" ({parts})" if parts else ""),
+    ]
+    if facts["parallel"] != "ddp" and facts["tensor_parallel"] > 1:
+        lines.append(f"on paper only: lmfast does not combine {facts['parallel']} with --tensor-parallel yet")
+    if "seconds" not in facts:
+        return [*lines, "add --link, such as 900GB/s, for the time of communication"]
+    seconds, network = facts["seconds"], facts["network_bytes_per_second"]
+    rates = f"{facts['link_bytes_per_second'] / 1e9:g} GB/s each way" + (
+        "" if network is None else f", between machines {network / 1e9:g} GB/s per GPU"
+    )
+    return [
+        *lines,
+        f"communication: {1e3 * seconds['communication']:,.3g} ms per step at {rates}; "
+        f"computation hides all but {1e3 * seconds['exposed']:,.3g} ms of it",
+        f"a step takes {1e3 * seconds['total']:,.4g} ms: expected MFU {facts['mfu']:.1%} "
+        f"({facts['mfu_without_communication']:.1%} without communication), "
+        f"{facts['tokens_per_second']:,.0f} tokens/s, {facts['tokens_per_second_per_gpu']:,.0f} per GPU",
+    ]
