@@ -137,7 +137,6 @@ CASES = {
     "hsdp": (4, "hsdp", 2, {"optimizer": "muon", "grad_accumulation": 2}),
     "experts": (2, "fsdp", 2, {"optimizer": "muon", "num_experts": 3, "d_ff": 24}),
     "uneven": (3, "fsdp", 3, {"optimizer": "muon", "batch_size": 3, "position": "learned", "d_ff": 50}),
-    "experts": (2, "fsdp", 2, {"num_experts": 4, "experts_per_token": 2, "d_ff": 64}),
 }
 NOT_FINITE = {"adamw": 5}
 """the step in which the loss is NaN, on one rank only"""
