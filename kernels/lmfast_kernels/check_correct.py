@@ -318,6 +318,33 @@ def linear_cross_entropy(report: Report, sizes: Sizes) -> None:
     _huge(report, "linear_cross_entropy", sizes, 1024, gradient, inputs=1, tensors=4, slack=2**-6)
 
 
+def grouped_linear(report: Report, sizes: Sizes) -> None:
+    """Groups of uneven sizes, one of them empty; the second pair of sizes is not aligned for torch._grouped_mm."""
+    module = import_module("lmfast_kernels.grouped_linear")
+
+    def with_ends(function: Callable[..., Any], ends: torch.Tensor) -> Callable[..., Any]:
+        return lambda x, weight: function(x, weight, ends)
+
+    for k, n in ((sizes.width // 8, sizes.width // 4), (sizes.width // 4 - 3, sizes.width // 8 + 1)):
+        for _ in range(2):  # different sizes of the groups
+            cuts = torch.randint(0, sizes.rows + 1, (7,), device=report.device).sort().values
+            cuts[1] = cuts[0]
+            ends = F.pad(cuts, (0, 1), value=sizes.rows).int()
+            inputs = [report.randn(sizes.rows, k), report.randn(8, n, k)]
+            exact, what = with_ends(module.grouped_linear_reference, ends), f"{sizes.rows} × {k} × {n}"
+            upstream = [report.randn(sizes.rows, n, grad=False)]
+            ours = with_ends(lmfast_kernels.grouped_linear, ends)
+            compare(report, "grouped_linear", what, ours, exact, exact, inputs, upstream)
+            captured, plain = with_ends(module.masked_products, ends), [x.detach() for x in inputs]
+            compare(report, "grouped_linear", f"{what}, as captured", captured, exact, exact, plain)
+    weight = report.randn(2, 64, 4096, grad=False)
+
+    def all_in_the_second(x):
+        return (lmfast_kernels.grouped_linear(x, weight, torch.tensor([0, len(x)], device=x.device).int()),)
+
+    _huge(report, "grouped_linear", sizes, 4096, all_in_the_second, inputs=1, tensors=2, slack=2**-7)
+
+
 CHECKS: dict[str, Callable[[Report, Sizes], None]] = {
     "attention": attention,
     "linear_cross_entropy": linear_cross_entropy,
@@ -326,4 +353,5 @@ CHECKS: dict[str, Callable[[Report, Sizes], None]] = {
     "rms_norm": rms_norm,
     "swiglu": swiglu,
     "rope": rope,
+    "grouped_linear": grouped_linear,
 }

@@ -330,6 +330,30 @@ def linear_cross_entropy(report: Report, sizes: Sizes) -> None:
         report.timed("linear_cross_entropy", what, who, ms, work, "flops", timer, **peak)
 
 
+def grouped_linear(report: Report, sizes: Sizes) -> None:
+    """8 groups compared with one dense product of as many rows, which experts of equal FLOPs replace."""
+    k, n, rows = sizes.d_model, sizes.d_ff, sizes.tokens
+    x, weight = report.randn(rows, k), report.randn(8, n, k)
+    ends = (torch.arange(1, 9, device=report.device) ** 2 * rows // 64).int()
+    upstream = report.randn(rows, n, grad=False)
+    rivals: dict[str, Callable[[], torch.Tensor]] = {
+        "ours": lambda: lmfast_kernels.grouped_linear(x, weight, ends),
+        "one dense product": lambda: F.linear(x, weight[0]),
+    }
+    what = "forward + backward"
+    for who, function in rivals.items():
+
+        def step(function=function):
+            return torch.autograd.grad(function(), (x, weight), upstream)
+
+        try:
+            ms, timer = time_ms(step, report.device)
+        except RuntimeError as problem:
+            report.absent("grouped_linear", what, who, _reason(problem))
+            continue
+        report.timed("grouped_linear", what, who, ms, 6.0 * rows * k * n, "flops", timer)
+
+
 def compiled_step(report: Report, operator: str, sizes: Sizes) -> None:
     """Times a compiled block with each of the operator's two implementations, to choose the one in `CHOICES`."""
     d_model, d_ff, heads = sizes.d_model, sizes.d_ff, max(1, sizes.d_model // 64)
@@ -386,5 +410,6 @@ SPEEDS: dict[str, Callable[[Report, Sizes], None]] = {
     "decode_attention": decode_attention,
     "decode_linear": decode_linear,
     "linear_cross_entropy": linear_cross_entropy,
+    "grouped_linear": grouped_linear,
 }
 IN_A_COMPILED_STEP = ("rms_norm", "swiglu", "rope", "attention")
