@@ -313,6 +313,7 @@ TEST_FILES = {
     "functional": "tensor_model",
     "gradients": "tensor_model",
     "tensor_parts": "tensor_model",
+    "two_dimensional": "tensor_parallel",
     "tensor_following": "tensor_parallel",
     "tensor_state": "tensor_parallel",
     "tensor_shards": "tensor_model",

@@ -165,11 +165,11 @@ class Reference:
         """The reference model, divided as the trained model is, and the ranks that compute with it."""
         rows = Rows(self.parts[0].shape[-1] - 1, per_sequence=2)
         kind = choose_kind(self.settings, rows, self.device, self.ranks)
-        if kind == "tensor":
+        if self.ranks.tensor_size > 1:
             from lmfast.training.parallel.tensor_state import make_tensor_parallel
 
-            config = self.settings.model
-            return make_tensor_parallel(config, source, None, self.device, self.ranks).model, self.ranks
+            split = make_tensor_parallel(self.settings, source, None, self.device, self.ranks, kind)
+            return split.model, replace(self.ranks, lockstep=kind == "fsdp")
         if kind not in ("fsdp", "hsdp"):
             return build_model(source, self.settings.model, self.device), self.ranks
         from lmfast.training.parallel.sharded_state import make_sharded

@@ -77,15 +77,15 @@ def make_state(
     torch.manual_seed(settings.run.seed)
     sharded, bf16_messages = None, []
     grows = is_vocabulary_table if source is not None and task.grows_vocabulary else None
-    if kind in ("fsdp", "hsdp"):
+    if ranks.tensor_size > 1:
+        from lmfast.training.parallel.tensor_state import make_tensor_parallel
+
+        sharded = make_tensor_parallel(settings, source or checkpoint, grows, device, ranks, kind)
+        model = sharded.model
+    elif kind in ("fsdp", "hsdp"):
         from lmfast.training.parallel.sharded_state import make_sharded
 
         sharded = make_sharded(settings, source or checkpoint, grows, device, ranks, kind)
-        model = sharded.model
-    elif kind == "tensor":
-        from lmfast.training.parallel.tensor_state import make_tensor_parallel
-
-        sharded = make_tensor_parallel(settings.model, source or checkpoint, grows, device, ranks)
         model = sharded.model
     else:
         model = TransformerLM(settings.model).to(device)

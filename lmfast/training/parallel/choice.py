@@ -20,7 +20,7 @@ from lmfast.training.task import Rows, Task
 
 Kind = Literal["single", "ddp", "fsdp", "hsdp", "tensor"]
 """single: one process; ddp: each rank has the whole model; fsdp: each has 1/N; hsdp: each has 1/N of a machine's N ranks;
-tensor: ddp among ranks of which each has a part of every layer"""
+tensor: ddp among ranks of which each has a part of every layer; fsdp with tensor ranks divides that part"""
 
 
 def check_parallel(settings: TrainSettings, device: torch.device, ranks: Ranks) -> None:
@@ -84,7 +84,7 @@ def choose_kind(settings: TrainSettings, rows: Rows, device: torch.device, ranks
     if ranks.world_size == 1:
         return "single"
     if ranks.tensor_size > 1:
-        return "tensor"
+        return "fsdp" if kind == "fsdp" and ranks.data_size > 1 else "tensor"
     if kind != "auto":
         return kind
     capacity = memory_capacity(device)

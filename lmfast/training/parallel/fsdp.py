@@ -71,14 +71,19 @@ class ShardedModel:
         root.set_requires_gradient_sync(last)
         root.set_reshard_after_backward(last, recurse=False)
 
-    def gradient_norm(self, loss: Tensor) -> tuple[Tensor, Tensor]:
-        """(norm of the whole gradient, loss); moves the summed gradients of the step to `weights`."""
+    def collect_gradients(self) -> list[Tensor]:
+        """Moves the summed gradients of the step to `weights`; returns them."""
         grads: list[Tensor] = []
         for name, weight in self.weights.items():
             grad = self.sharded[name].grad
             assert isinstance(grad, DTensor), f"{name} takes part in the loss"
             weight.grad, self.sharded[name].grad = grad.to_local(), None
             grads.append(weight.grad)
+        return grads
+
+    def gradient_norm(self, loss: Tensor) -> tuple[Tensor, Tensor]:
+        """(norm of the whole gradient, loss); moves the summed gradients of the step to `weights`."""
+        grads = self.collect_gradients()
         square = torch.nn.utils.get_total_norm(grads).double().square()
         dist.all_reduce(square, group=self.group)
         return square.sqrt().float(), loss

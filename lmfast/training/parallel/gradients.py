@@ -6,7 +6,7 @@ collective: those of SUMMED are summed, because each rank has the term of its he
 non-deterministic kernels cannot make the copies differ. A second collective sums norm and loss.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.distributed as dist
@@ -17,11 +17,13 @@ from lmfast.training.parallel.tensor_parts import SUMMED, split_dimension
 
 
 class Gradients:
-    """The gradients of the weights of `model`."""
+    """The gradients of `weights`, by name. shards: the ranks over which FSDP divides them further."""
 
-    def __init__(self, model: nn.Module, ranks: Ranks):
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        self.weights = [p for _, p in named]
+    def __init__(
+        self, weights: Mapping[str, nn.Parameter], ranks: Ranks, shards: dist.ProcessGroup | None = None
+    ):
+        named = [(name, p) for name, p in weights.items() if p.requires_grad]
+        self.shards = shards
         self.group, self.size = ranks.tensor_group, ranks.tensor_size
         self.split = [p for name, p in named if split_dimension(name) is not None]
         self.summed = [p for name, p in named if name.endswith(SUMMED)]
@@ -30,8 +32,6 @@ class Gradients:
     @torch.no_grad()
     def norm(self, loss: Tensor) -> tuple[Tensor, Tensor]:
         """(global norm of the gradients, loss), both equal on all ranks; does not wait for the device."""
-        if self.group is None:
-            return torch.nn.utils.get_total_norm(_grads(self.weights)), loss
         replicated = self._equalise()
         square = torch.nn.utils.get_total_norm(_grads(self.split)).square()
         both = torch.stack([square, loss / self.size])
@@ -39,6 +39,8 @@ class Gradients:
         square, loss = both.unbind()
         if replicated:
             square = square + torch.nn.utils.get_total_norm(replicated).square()
+        if self.shards is not None:
+            dist.all_reduce(square, group=self.shards)
         return square.sqrt(), loss
 
     def _equalise(self) -> list[Tensor]:

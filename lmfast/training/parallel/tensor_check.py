@@ -33,8 +33,20 @@ def tensor_parallel_blocker(settings: TrainSettings) -> str | None:
         return f"{name} does not divide vocab_size {model.vocab_size}; use --vocab-size {better}"
     if model.num_experts:
         return f"num_experts {model.num_experts} does not work with {name}; use --tensor-parallel 1"
-    if settings.run.parallel in ("fsdp", "hsdp"):
-        return f"parallel {settings.run.parallel} does not work with {name} yet; use --parallel ddp, or --tensor-parallel 1"
+    if settings.run.parallel == "hsdp":
+        return f"parallel hsdp does not work with {name}; use --parallel fsdp or ddp"
+    if settings.run.parallel == "fsdp":
+        both = f"parallel fsdp with {name}"
+        if settings.optimizer.optimizer == "muon":
+            return (
+                f"optimizer muon does not work with {both}, which splits rows and columns; use --parallel ddp"
+            )
+        if settings.logging.sample_interval:
+            return (
+                f"sample_interval {settings.logging.sample_interval} does not work with {both}; set it to 0"
+            )
+        if settings.logging.eval_tasks not in (None, "none"):
+            return f"eval_tasks does not work with {both}; use lmfast evaluate after training"
     if settings.run.fp8:
         return f"fp8 does not work with {name}; remove --fp8, or use --tensor-parallel 1"
     return None

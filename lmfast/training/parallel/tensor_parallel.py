@@ -36,11 +36,7 @@ class TensorParallelModel:
         self.model.sharded = True
         self.weights: dict[str, nn.Parameter] = dict(self.model.named_parameters())
         self.group = ranks.tensor_group
-        self.gradients = Gradients(self.model, ranks)
-
-    def pieces(self) -> list[Piece]:
-        """The pieces of the whole weights that this rank has; they share memory with `weights`."""
-        return [piece for pieces in self.weight_pieces().values() for piece in pieces]
+        self.gradients = Gradients(self.weights, ranks)
 
     def weight_pieces(self) -> dict[str, list[Piece]]:
         """{weight: its pieces that this rank has}, cut into the matrices fused in it; for checkpoints."""

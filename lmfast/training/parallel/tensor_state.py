@@ -10,35 +10,42 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lmfast.model.config import ModelConfig
+from lmfast.settings import TrainSettings, selected_precision
 from lmfast.training.checkpoint import Checkpoint
 from lmfast.training.optimizers import Optimizer, load_state_tensors
+from lmfast.training.parallel.choice import Kind
 from lmfast.training.parallel.pieces import fused_widths
 from lmfast.training.parallel.ranks import Ranks
 from lmfast.training.parallel.reading import read_state
 from lmfast.training.parallel.sharded import Sharded
 from lmfast.training.parallel.tensor_parallel import TensorParallelModel
+from lmfast.training.parallel.two_dimensional import TwoDimensionalModel
 from lmfast.training.parallel.whole_weights import draw_weights, read_pieces, read_together
 from lmfast.training.tensor_files import TensorFiles
 
 
 def make_tensor_parallel(
-    config: ModelConfig,
+    settings: TrainSettings,
     source: Checkpoint | None,
     may_grow: Callable[[str], bool] | None,
     device: torch.device,
     ranks: Ranks,
-) -> TensorParallelModel:
+    kind: Kind,
+) -> TensorParallelModel | TwoDimensionalModel:
     """A rank's part of a model with the weights of `source`, or initial ones from torch's default generator.
 
     may_grow: as for `whole_weights.read_pieces`."""
-    sharded = TensorParallelModel(config, device, ranks)
+    if kind == "fsdp":
+        sharded = TwoDimensionalModel(settings.model, device, selected_precision(settings.run), ranks)
+    else:
+        sharded = TensorParallelModel(settings.model, device, ranks)
+    pieces = [piece for some in sharded.weight_pieces().values() for piece in some]
     if source is None:
-        draw_weights(sharded.whole, sharded.pieces())
+        draw_weights(sharded.whole, pieces)
     else:
         shapes = {name: tuple(weight.shape) for name, weight in sharded.whole.named_weights().items()}
         widths = fused_widths(sharded.whole)
-        read_pieces(source.weight_files, sharded.pieces(), shapes, widths, ranks, may_grow)
+        read_pieces(source.weight_files, pieces, shapes, widths, ranks, may_grow)
     return sharded
 
 
@@ -46,7 +53,7 @@ def load_tensor_parallel(
     sharded: Sharded, optimizer: Optimizer, checkpoint: Checkpoint, ranks: Ranks
 ) -> dict[str, Tensor]:
     """Loads the optimizer state of a checkpoint; returns its other tensors, of the loss scale."""
-    assert isinstance(sharded, TensorParallelModel)
+    assert isinstance(sharded, TensorParallelModel | TwoDimensionalModel)
     widths, pieces = fused_widths(sharded.whole), sharded.weight_pieces()
     fields: dict[str, Tensor] = {}
     others: dict[str, Tensor] = {}

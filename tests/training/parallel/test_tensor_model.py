@@ -109,7 +109,7 @@ def compare(ranks, case, packed):
         own_loss = loss_and_gradients(model, documents)
     torch.testing.assert_close(own_loss, loss, rtol=1e-6, atol=0)
     total = torch.nn.utils.get_total_norm([p.grad for p in whole.parameters()])
-    norm, agreed = Gradients(model, ranks).norm(own_loss)
+    norm, agreed = Gradients(dict(model.named_parameters()), ranks).norm(own_loss)
     torch.testing.assert_close(norm, total, rtol=1e-5, atol=0)
     torch.testing.assert_close(agreed, loss, rtol=1e-6, atol=0)
     own = dict(model.named_parameters())
