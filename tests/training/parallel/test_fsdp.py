@@ -135,6 +135,7 @@ CASES = {
     "adamw": (2, "fsdp", 2, {"grad_accumulation": 2, "tie_embeddings": True, "qkv_bias": True}),
     "muon": (4, "fsdp", 4, {"optimizer": "muon", "qk_norm": True, "value_embeddings": True}),
     "hsdp": (4, "hsdp", 2, {"optimizer": "muon", "grad_accumulation": 2}),
+    "experts": (2, "fsdp", 2, {"num_experts": 4, "d_ff": 64}),
     "muon, experts": (2, "fsdp", 2, {"optimizer": "muon", "num_experts": 3, "d_ff": 24}),
     "uneven": (3, "fsdp", 3, {"optimizer": "muon", "batch_size": 3, "position": "learned", "d_ff": 50}),
 }
