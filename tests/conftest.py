@@ -77,6 +77,7 @@ FORKED_RUNS = {
     "training/parallel/test_tensor_model.py",
     "training/parallel/test_tensor_parallel.py",
     "training/parallel/test_vocabulary_loss.py",
+    "bench/test_checkpoint_overhead.py",
     "training/parallel/test_agreement.py",
     "training/parallel/test_lost_ranks.py",
     "training/parallel/test_killed_ranks.py",
