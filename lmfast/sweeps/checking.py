@@ -40,7 +40,8 @@ def resolve_largest(
         vocab = settings.model.vocab_size or VOCAB_SIZE
         model = dataclasses.replace(settings.model, vocab_size=vocab)
         dtype = "fp8" if settings.run.fp8 else selected_precision(settings.run)
-        key = model, dtype, settings.run.device
+        again = settings.run.activation_checkpointing
+        key = model, dtype, settings.run.device, again
         if key in sizes:
             continue
         memory, on_cpu = capacity(settings.run.device)
@@ -49,8 +50,8 @@ def resolve_largest(
         except UserError as error:
             raise UserError(f"{where}: {describe(point)}: {error}") from None
         sizes[key] = largest_satisfying(
-            lambda batch, model=resolved, dtype=dtype, memory=memory, on_cpu=on_cpu: (
-                training_memory(model, batch, dtype, plain=on_cpu).total <= USABLE * memory
+            lambda batch, model=resolved, dtype=dtype, memory=memory, on_cpu=on_cpu, again=again: (
+                training_memory(model, batch, dtype, None, on_cpu, again).total <= USABLE * memory
             )
         )
     smallest = min(sizes.values())

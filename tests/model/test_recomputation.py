@@ -1,5 +1,7 @@
 """Recomputed activations give the same bits and take less memory. (Exact bytes: test_memory.py.)"""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmfast.model.config import ModelConfig
 from lmfast.model.device import compile_blocker, make_deterministic
-from lmfast.model.recomputation import use_checkpointing
+from lmfast.model.recomputation import EXPENSIVE, use_checkpointing
 from lmfast.model.transformer import TransformerLM
 from lmfast.settings import TrainSettings, replace_flat
 from lmfast.training.compiled import CompiledLoss
@@ -207,3 +209,11 @@ def test_a_compiled_step_is_one_graph_that_keeps_less(kind, capfd):
     assert kept[kind] < (0.5 if kind == "block" else 0.9) * kept["none"]
     torch.testing.assert_close(losses[kind], losses["none"])
     assert "context_fn" not in capfd.readouterr().err  # torch warns of it
+
+
+def test_operators_that_selective_keeps_exist():
+    for name in EXPENSIVE:
+        namespace, operator, overload = name.split(".")
+        if namespace == "lmfast":  # registered when its module is imported
+            importlib.import_module(f"lmfast_kernels.{operator.removeprefix('cpu_')}")
+        assert str(getattr(getattr(getattr(torch.ops, namespace), operator), overload)) == name

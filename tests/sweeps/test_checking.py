@@ -77,6 +77,8 @@ def test_largest_is_the_largest_batch_that_fits_every_model(read):
     used = [training_memory(model, n, "fp32", plain=True).total for n in (largest, largest + 1)]
     assert used[0] <= USABLE * memory < used[1]
     check_trials(found, "s")
+    recomputed = content | {"settings": {"max_iters": 2, "activation_checkpointing": "block"}}
+    assert (resolve_largest(read(**recomputed), lambda device: (memory, True), "s").largest or 0) > largest
     assert resolve_largest(read(**content), lambda device: (1.0, True), "s", before=7).largest == 7
     with pytest.raises(UserError, match="not even one sequence fits"):
         resolve_largest(read(**content), lambda device: (1e6, True), "s")

@@ -32,6 +32,7 @@ from lmfast.model.accounting import training_flops_per_token
 from lmfast.model.config import ModelConfig
 from lmfast.model.device import autocast, make_deterministic, pick_device
 from lmfast.model.memory import training_memory
+from lmfast.model.recomputation import use_checkpointing
 from lmfast.model.transformer import TransformerLM
 from lmfast.settings import TrainSettings, replace_flat, selected_precision, write_yaml
 from lmfast.tokenizer.bpe import Tokenizer
@@ -119,6 +120,7 @@ def measure_training(job: TrainingJob, tokenizers: dict[str, Tokenizer]) -> Meas
     before = float(memory_in_use() or 0)
     with PeakMemory(seconds=0.003) as memory:
         model = TransformerLM(settings.model).to(device).train()
+        use_checkpointing(model, settings.run.activation_checkpointing)
         opt = settings.optimizer
         optimizer = make_optimizer(
             model, opt.optimizer, opt.learning_rate, (opt.beta1, opt.beta2), opt.weight_decay, opt.muon_momentum,
@@ -142,7 +144,14 @@ def measure_training(job: TrainingJob, tokenizers: dict[str, Tokenizer]) -> Meas
     if used < in_pass:
         dtype = "fp8" if settings.run.fp8 else selected_precision(settings.run)
         full, part = (
-            training_memory(settings.model, size, dtype, rows.length, device.type == "cpu").total
+            training_memory(
+                settings.model,
+                size,
+                dtype,
+                rows.length,
+                device.type == "cpu",
+                settings.run.activation_checkpointing,
+            ).total
             for size in (in_pass, used)
         )
         found["peak"] += full - part
