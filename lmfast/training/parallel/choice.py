@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from lmfast.model.accounting import num_parameters
 from lmfast.model.fp8 import fp8_blocker
 from lmfast.model.memory import USABLE
 from lmfast.model.parallel_memory import Layout, rank_memory
@@ -87,16 +88,31 @@ def choose_kind(settings: TrainSettings, rows: Rows, device: torch.device, ranks
         return "fsdp" if kind == "fsdp" and ranks.data_size > 1 else "tensor"
     if kind != "auto":
         return kind
-    capacity = memory_capacity(device)
-    if capacity is None or settings.run.fp8:
+    if settings.run.fp8:
         return "ddp"
-    if device.type == "cpu":
-        capacity //= machine_size()
-    batch = settings.optimizer.batch_size // ranks.world_size * rows.per_sequence
-    precision = selected_precision(settings.run)
-    checkpointing, on_cpu = settings.run.activation_checkpointing, device.type == "cpu"
-    memory = rank_memory(
-        settings.model, batch, precision, model_layout("ddp", ranks), rows.length, on_cpu, checkpointing
-    )
-    fits = ranks.from_first(lambda: memory.total <= USABLE * capacity)
+    fits = ranks.from_first(lambda: _fits(settings, rows, device, ranks, "ddp"))
     return "ddp" if fits else "fsdp"
+
+
+def accumulates_whole(settings: TrainSettings, device: torch.device, ranks: Ranks, kind: Kind) -> bool:
+    """Whether a rank of a sharded model can keep the whole gradient until the last forward pass of a step, which saves
+    reductions: if the estimated memory of a step and 4 bytes per parameter fit the device."""
+    rows = Rows(settings.model.context_length)
+    whole = 4 * num_parameters(settings.model)
+    return ranks.from_first(lambda: _fits(settings, rows, device, ranks, kind, whole))
+
+
+def _fits(
+    settings: TrainSettings, rows: Rows, device: torch.device, ranks: Ranks, kind: Kind, further: int = 0
+) -> bool:
+    """Whether a step and `further` bytes fit this rank's device, as far as known."""
+    capacity, on_cpu = memory_capacity(device), device.type == "cpu"
+    if capacity is None:
+        return True
+    if on_cpu:
+        capacity //= machine_size()
+    batch = settings.optimizer.batch_size // ranks.data_size * rows.per_sequence
+    precision, checkpointing = selected_precision(settings.run), settings.run.activation_checkpointing
+    layout = model_layout(kind, ranks)
+    memory = rank_memory(settings.model, batch, precision, layout, rows.length, on_cpu, checkpointing)
+    return memory.total + further <= USABLE * capacity

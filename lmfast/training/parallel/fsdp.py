@@ -10,14 +10,14 @@ biases also compute with 16-bit weights, and gradients are rounded to 16 bits on
 Collectives of a step of k forward passes through L blocks:
 
     all-gathers       1 + 2 L k   the root once per step; each block for each forward and again for each backward
-    reduce-scatters   1 + L       after the last pass only; before it, gradients accumulate on each rank
+    reduce-scatters   1 + L       after the last pass; before it, gradients accumulate on each rank (k times as many if
+                                  a rank has no memory for 4 bytes per parameter more: choice.accumulates_whole)
     all-reduces       3           of scalars: loss, gradient norm, whether a rank was asked to stop
     hsdp              1 + L       more all-reduces, of the reduced gradients over the replicas
     Muon              2 ⌈M / N⌉   all-to-alls, for M matrices, N at a time (sharded_muon.py)
 
 The root stays gathered until the end of the last backward, because the loss reads the head outside the model's forward.
-A block is gathered while the block before it (in the backward: after it) computes. Accumulated gradients are whole: k > 1
-needs 4 bytes per parameter for them on every rank.
+A block is gathered while the block before it (in the backward: after it) computes.
 """
 
 import itertools
@@ -51,6 +51,8 @@ class ShardedModel:
     def __init__(self, model: TransformerLM, mesh: DeviceMesh, device: torch.device, precision: Precision):
         """model: on the meta device; its weights are allocated here, but not initialised."""
         self.model = model
+        self.accumulates_whole = True
+        """whether gradients stay unreduced until the last pass of a step; otherwise each pass reduces them"""
         self.mesh = mesh
         self.group = mesh.get_group(mesh.ndim - 1)
         self.parts: list[FSDPModule] = _shard(model, mesh, precision)
@@ -68,7 +70,8 @@ class ShardedModel:
     def begin_pass(self, last: bool) -> None:
         """To be called before each forward pass of a step; last: whether its gradients are the last of the step."""
         root = self.parts[-1]
-        root.set_requires_gradient_sync(last)
+        root.set_requires_gradient_sync(last or not self.accumulates_whole)
+        root.set_requires_all_reduce(last)
         root.set_reshard_after_backward(last, recurse=False)
 
     def collect_gradients(self) -> list[Tensor]:
