@@ -60,7 +60,8 @@ def estimate_lines(
     dtype = "fp8" if settings.run.fp8 else selected_precision(settings.run)
     config = settings.model
     checkpointing = settings.run.activation_checkpointing
-    memory = rank_memory(config, rows, dtype, layout, row_length, on_cpu, checkpointing).total
+    passes = settings.optimizer.grad_accumulation
+    memory = rank_memory(config, rows, dtype, layout, row_length, on_cpu, checkpointing, passes).total
     line = f"estimate: {memory / 1e9:.2g} GB of memory" + (" on each device" if layout.ranks > 1 else "")
     seconds = None
     if tokens is not None:

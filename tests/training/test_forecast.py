@@ -38,6 +38,7 @@ def test_the_estimate_is_that_of_the_layout_and_of_what_is_recomputed():
     whole, shards = gigabytes(), gigabytes(Layout("fsdp", 8))
     block, selective = (gigabytes(activation_checkpointing=kind) for kind in ("block", "selective"))
     assert whole > selective > block and whole > shards
+    assert gigabytes(Layout("fsdp", 8), grad_accumulation=2) > shards  # accumulates whole gradients
     line = estimate_lines(resolved(), 1024, 8, None, 1e15, ONE, 10**9, on_cpu=False)[1]
     assert "add --activation-checkpointing block, or use a smaller model" in line
 
