@@ -90,6 +90,7 @@ def test_without_the_term_splitting_a_batch_changes_only_rounding():
     assert torch.cosine_similarity(one - none, three - none, dim=0) > 0.5
 
 
+@pytest.mark.ci  # Inductor takes 10 s
 def test_a_compiled_step_is_one_graph_however_tokens_are_routed():
     if reason := compile_blocker(CPU):
         pytest.skip(reason)
