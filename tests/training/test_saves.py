@@ -66,6 +66,19 @@ def test_any_number_of_ranks_resumes(corpus, runs, tmp_path, number, parallel):
     assert (len(find_checkpoint(tmp_path / "run").weight_files) == 4) == (parallel == "fsdp")
 
 
+@pytest.mark.ci
+def test_split_layers_resume_in_one_process_and_as_shards(corpus, runs, tmp_path):
+    more = flags(corpus, tmp_path / "run", "--checkpoint-interval", 1, "--max-iters")
+    in_ranks([*more, "4", "--tensor-parallel", "2"], tmp_path / "log", 2)
+    assert len(find_checkpoint(tmp_path / "run").weight_files) == 2
+    close(weights(tmp_path / "run"), weights(runs / "sharded", 4))
+    in_ranks([*more, "5", "--parallel", "fsdp", "--tensor-parallel", "1"], tmp_path / "log2", 4)
+    in_ranks([*more, "6", "--parallel", "auto", "--tensor-parallel", "2"], tmp_path / "log3", 2)
+    close(weights(tmp_path / "run"), weights(runs / "whole"))
+    train([*more, "7", "--tensor-parallel", "1"])
+    assert find_checkpoint(tmp_path / "run").weight_files[0].name == "model.safetensors"
+
+
 def test_one_process_loads_a_sharded_checkpoint(runs):
     model, tokenizer, config = load_run(runs / "sharded")
     expected = weights(runs / "sharded", 4)
