@@ -138,7 +138,6 @@ CASES = {
     "adamw": (2, "fsdp", 2, {"grad_accumulation": 2, "tie_embeddings": True, "qkv_bias": True}),
     "muon": (4, "fsdp", 4, {"optimizer": "muon", "qk_norm": True, "value_embeddings": True}),
     "hsdp": (4, "hsdp", 2, {"optimizer": "muon", "grad_accumulation": 2}),
-    "experts": (2, "fsdp", 2, {"num_experts": 4, "d_ff": 64}),
     "muon, experts": (2, "fsdp", 2, {"optimizer": "muon", "num_experts": 3, "d_ff": 24}),
     "experts": (2, "fsdp", 2, {"num_experts": 4, "experts_per_token": 2, "d_ff": 64}),
     "reduced": (4, "hsdp", 2, {"grad_accumulation": 3}),
