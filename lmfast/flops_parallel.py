@@ -13,7 +13,7 @@ from lmfast.model.bisection import largest_satisfying
 from lmfast.model.communication import Links, bytes_sent, parse_rate, recomputation_flops, step_time
 from lmfast.model.config import ModelConfig, ResolvedConfig
 from lmfast.model.memory import USABLE
-from lmfast.model.parallel_memory import Layout, RankMemory, rank_memory
+from lmfast.model.parallel_memory import Layout, RankMemory, keeps_whole_gradient, rank_memory
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,13 @@ class Cluster:
     passes: int
     checkpointing: Checkpointing
     links: Links | None
+    whole_gradient: bool = False
+    """whether a GPU keeps the whole gradient until the last pass; otherwise it reduces gradients after each"""
+
+    @property
+    def reductions(self) -> int:
+        """Reductions of gradients per step."""
+        return self.passes if self.layout.shards > 1 and not self.whole_gradient else 1
 
 
 def check_cluster(settings: Any) -> None:
@@ -97,21 +104,26 @@ def make_cluster(settings: Any, dtype: str, memory_bytes: float | None) -> Clust
         need = rank_memory(settings.model, batch, dtype, whole, checkpointing=again).total
         kind = "ddp" if memory_bytes is None or need <= USABLE * memory_bytes else "fsdp"
     layout = Layout(kind, gpus, split, machine)
-    return Cluster(layout, batch, settings.grad_accumulation, settings.activation_checkpointing, links)
+    passes, again = settings.grad_accumulation, settings.activation_checkpointing
+    whole = keeps_whole_gradient(
+        settings.model, batch, dtype, layout, passes, memory_bytes, checkpointing=again
+    )
+    return Cluster(layout, batch, passes, again, links, whole)
 
 
-def cluster_memory(cluster: Cluster, config: ModelConfig, dtype: str, batch: int | None = None) -> RankMemory:
-    """Memory of one GPU for `batch` sequences per data rank, by default the cluster's."""
-    return rank_memory(
-        config, cluster.batch if batch is None else batch, dtype, cluster.layout,
-        checkpointing=cluster.checkpointing, passes=cluster.passes,
-    )  # fmt: skip
+def cluster_memory(cluster: Cluster, config: ModelConfig, dtype: str) -> RankMemory:
+    """Memory of one GPU."""
+    kind, whole = cluster.checkpointing, cluster.whole_gradient
+    return rank_memory(config, cluster.batch, dtype, cluster.layout, checkpointing=kind, whole_gradient=whole)
 
 
 def largest_cluster_batch(cluster: Cluster, config: ModelConfig, dtype: str, memory_bytes: float) -> int:
-    """The largest batch of a forward pass over all GPUs whose memory fits, or 0."""
+    """The largest batch of a forward pass over all GPUs whose memory fits without the whole gradient, or 0."""
+    kind, layout = cluster.checkpointing, cluster.layout
     per_rank = largest_satisfying(
-        lambda batch: cluster_memory(cluster, config, dtype, batch).total <= USABLE * memory_bytes
+        lambda batch: (
+            rank_memory(config, batch, dtype, layout, checkpointing=kind).total <= USABLE * memory_bytes
+        )
     )
     return per_rank * cluster.layout.data_ranks
 
@@ -122,7 +134,7 @@ def cluster_facts(
     """Entries of --json. peak: FLOP/s of one GPU, None if unknown; mfu: the fraction of it without communication."""
     layout, passes, kind = cluster.layout, cluster.passes, cluster.checkpointing
     length = config.context_length
-    sent = bytes_sent(config, cluster.batch * length, dtype, layout, passes, kind)
+    sent = bytes_sent(config, cluster.batch * length, dtype, layout, passes, kind, cluster.reductions)
     tokens = cluster.batch * length * layout.data_ranks * passes
     facts: dict[str, Any] = {
         "gpus": layout.ranks,
@@ -130,12 +142,15 @@ def cluster_facts(
         "tensor_parallel": layout.tensor_parallel,
         "gpus_per_node": layout.ranks_per_machine,
         "grad_accumulation": passes,
+        "reductions_per_step": cluster.reductions,
         "tokens_per_step": tokens,
         "bytes_sent_per_gpu": {"total": sent.total, **vars(sent)},
     }
     if cluster.links is None or peak is None:
         return facts
-    time = step_time(config, cluster.batch, dtype, layout, cluster.links, mfu * peak, passes, kind)
+    time = step_time(
+        config, cluster.batch, dtype, layout, cluster.links, mfu * peak, passes, kind, cluster.reductions
+    )
     rate = tokens / time.total
     flops = training_flops_per_token(config, length)
     return facts | {
@@ -161,8 +176,13 @@ def cluster_lines(facts: dict[str, Any]) -> list[str]:
         f"{facts['tokens_per_step']:,} tokens per step",
         f"each GPU sends {sent['total'] / 1e9:,.3g} GB per step" + (f" ({parts})" if parts else ""),
     ]
-    if facts["parallel"] != "ddp" and facts["tensor_parallel"] > 1:
-        lines.append(f"on paper only: lmfast does not combine {facts['parallel']} with --tensor-parallel yet")
+    if facts["reductions_per_step"] > 1:
+        lines.append(
+            f"gradients are reduced after each of the {facts['grad_accumulation']} passes of a step, because whole "
+            "gradients (4 bytes per parameter) do not fit the memory of a GPU"
+        )
+    if facts["parallel"] == "hsdp" and facts["tensor_parallel"] > 1:
+        lines.append("on paper only: lmfast does not combine hsdp with --tensor-parallel")
     if "seconds" not in facts:
         return [*lines, "add --link, such as 900GB/s, for the time of communication"]
     seconds, network = facts["seconds"], facts["network_bytes_per_second"]

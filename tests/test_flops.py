@@ -395,6 +395,32 @@ def test_several_gpus(facts, capsys):
         assert words in out
 
 
+def test_whole_gradients_that_do_not_fit_are_reduced_after_each_pass(facts, capsys):
+    words = [*CLUSTER, "--grad-accumulation", "4"]
+    roomy = facts(*words)
+    count, used = roomy["parameters"]["total"], roomy["memory_bytes"]["total"]
+    tight_words = [*words, "--memory", str((used - 2 * count) / 0.9e9)]
+    tight = facts(*tight_words)
+    assert tight["memory_bytes"]["total"] == used - 4 * count
+    assert (roomy["cluster"]["reductions_per_step"], tight["cluster"]["reductions_per_step"]) == (1, 4)
+    sent, whole = (found["cluster"]["bytes_sent_per_gpu"] for found in (tight, roomy))
+    assert sent["reduced"] == 4 * whole["reduced"] and sent["gathered"] == whole["gathered"]
+    assert tight["cluster"]["seconds"]["communication"] > roomy["cluster"]["seconds"]["communication"]
+    assert tight["largest_batch"]["batch_size"] >= 32
+    main(tight_words)
+    assert "gradients are reduced after each of the 4 passes" in capsys.readouterr().out
+    main(words)
+    assert "after each of" not in capsys.readouterr().out
+
+
+def test_what_lmfast_cannot_combine_is_on_paper_only(capsys):
+    main([*CLUSTER, "--tensor-parallel", "2"])
+    assert "on paper" not in capsys.readouterr().out
+    words = ["--parallel", "hsdp", "--gpus-per-node", "4", "--network", "400Gb/s"]
+    main([*CLUSTER, "--tensor-parallel", "2", *words])
+    assert "on paper only: lmfast does not combine hsdp with --tensor-parallel" in capsys.readouterr().out
+
+
 def test_other_layouts(facts):
     hsdp = facts(*CLUSTER, "--parallel", "hsdp", "--gpus-per-node", "4", "--network", "400Gb/s")["cluster"]
     assert hsdp["network_bytes_per_second"] == 50e9 and hsdp["bytes_sent_per_gpu"]["replicas"] > 0

@@ -85,15 +85,17 @@ def bytes_sent(
     layout: Layout,
     passes: int = 1,
     checkpointing: Checkpointing = "none",
+    reductions: int = 1,
 ) -> Sent:
-    """What a GPU sends in a step of `passes` forward passes over `tokens` of its tokens each."""
+    """What a GPU sends in a step of `passes` forward passes over `tokens` of its tokens each. reductions: of sharded
+    gradients per step, 1 or one per pass (parallel_memory.keeps_whole_gradient)."""
     config = config.resolved()
     groups, shards = weight_groups(config, layout.tensor_parallel), layout.shards
     element, blocks = ELEMENT_SIZE[dtype], groups.total - groups.root
     replicas = layout.data_ranks // shards
     return Sent(
         gathered=ring(element * (groups.root + 2 * passes * blocks), shards) if shards > 1 else 0.0,
-        reduced=ring(GRADIENT * groups.total, shards)
+        reduced=reductions * ring(GRADIENT * groups.total, shards)
         if shards > 1
         else 2 * ring(GRADIENT * groups.total, replicas),
         replicas=2 * ring(GRADIENT * groups.total / shards, replicas) if shards > 1 else 0.0,
@@ -136,9 +138,10 @@ def step_time(
     rate: float,
     passes: int = 1,
     checkpointing: Checkpointing = "none",
+    reductions: int = 1,
 ) -> StepTime:
     """Time of a step of `passes` forward passes over `rows` sequences of context_length per data rank. rate: FLOP/s that a
-    GPU reaches without communication."""
+    GPU reaches without communication. reductions: as for `bytes_sent`."""
     config = config.resolved()
     split, shards, layers = layout.tensor_parallel, layout.shards, config.num_layers
     forward = forward_flops(config, config.context_length, rows)
@@ -148,7 +151,7 @@ def step_time(
     backward = 2 * block + again / layers
     computation = passes * (3 * all_forward + again)
 
-    sent = bytes_sent(config, rows * config.context_length, dtype, layout, passes, checkpointing)
+    sent = bytes_sent(config, rows * config.context_length, dtype, layout, passes, checkpointing, reductions)
     within, between = _rates(layout, links)
     groups = weight_groups(config, split)
     tensor = sent.tensor / links.within
@@ -165,9 +168,10 @@ def step_time(
     root = groups.root / mean
     exposed = gather * (root + 2 * passes)  # of the root, and of the first block of each forward and backward
     exposed += passes * (layers - 1) * max(0.0, gather - block)
-    exposed += (passes - 1) * (layers - 1) * max(0.0, gather - backward)
+    exposed += (passes - reductions) * (layers - 1) * max(0.0, gather - backward)
+    exposed += (reductions - 1) * (layers - 1) * max(0.0, gather + reduce - backward)
     exposed += (layers - 1) * max(0.0, gather + reduce - backward, replicate - backward)
-    exposed += (1 + root) * (reduce + replicate)
+    exposed += (1 + root) * (reductions * reduce + replicate)
     return StepTime(computation, communication, tensor + min(exposed, communication - tensor))
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 from lmfast.model.accounting import parameters
 from lmfast.model.activations import ELEMENT_SIZE, Checkpointing, layer_kinds
 from lmfast.model.config import ModelConfig, ResolvedConfig
-from lmfast.model.memory import activation_bytes_per_token, step_workspace
+from lmfast.model.memory import USABLE, activation_bytes_per_token, step_workspace
 
 Parallel = Literal["ddp", "fsdp", "hsdp"]
 
@@ -92,11 +92,11 @@ def rank_memory(
     length: int | None = None,
     plain: bool = False,
     checkpointing: Checkpointing = "none",
-    passes: int = 1,
+    whole_gradient: bool = False,
 ) -> RankMemory:
     """Memory of a step on one rank. batch: sequences of `length` tokens (default: context_length) of this rank in a
-    forward pass. dtype and plain: as in `training_memory`, with which one rank agrees. passes: forward passes per step;
-    with several, FSDP accumulates whole gradients and divides them after the last."""
+    forward pass. dtype and plain: as in `training_memory`, with which one rank agrees. whole_gradient: as
+    `keeps_whole_gradient` decides."""
     config = config.resolved()
     split, element = layout.tensor_parallel, ELEMENT_SIZE[dtype]
     tokens = batch * (length or config.context_length)
@@ -112,7 +112,7 @@ def rank_memory(
         # activations of the blocks do not any more.
         root = (element + 4) * groups.root - activations - again - head_gradient
         reduced = max((element + 4) * max(groups.blocks), root)
-        if passes > 1:
+        if whole_gradient:
             reduced += 4 * groups.total
     elif dtype != "fp32":
         matrices = parameters(config)["attention"] + parameters(config)["feed_forward"]
@@ -129,6 +129,27 @@ def rank_memory(
         head_gradient=head_gradient,
         workspace=step_workspace(config, tokens, dtype, plain, split),
     )
+
+
+def keeps_whole_gradient(
+    config: ModelConfig,
+    batch: int,
+    dtype: str,
+    layout: Layout,
+    passes: int,
+    capacity: float | None,
+    length: int | None = None,
+    plain: bool = False,
+    checkpointing: Checkpointing = "none",
+) -> bool:
+    """Whether a rank of a sharded model keeps the whole gradient, 4 bytes per parameter, until the last of several forward
+    passes: if it fits `capacity` bytes of memory, or they are unknown. Otherwise gradients are reduced after each pass."""
+    if layout.shards == 1 or passes == 1:
+        return False
+    if capacity is None:
+        return True
+    memory = rank_memory(config, batch, dtype, layout, length, plain, checkpointing, whole_gradient=True)
+    return memory.total <= USABLE * capacity
 
 
 def weight_groups(config: ResolvedConfig, tensor_parallel: int = 1) -> WeightGroups:

@@ -13,7 +13,7 @@ from lmfast.data.batch_ramp import BatchRamp
 from lmfast.hardware import machine_memory
 from lmfast.model.accounting import training_flops_per_token
 from lmfast.model.memory import USABLE
-from lmfast.model.parallel_memory import Layout, rank_memory
+from lmfast.model.parallel_memory import Layout, keeps_whole_gradient, rank_memory
 from lmfast.settings import OptimizerSettings, TrainSettings, selected_precision
 from lmfast.units import about, duration
 
@@ -55,13 +55,17 @@ def estimate_lines(
     """Lines to print before the first step.
 
     rows: rows of one forward pass on one device, of row_length tokens each. tokens: of the whole run; None if the clock
-    ends it. peak: FLOP/s of one device. layout: of the model over all devices. capacity: bytes of memory of one.
+    ends it. peak: FLOP/s of one device. layout: of the model over all devices. capacity: bytes of memory of one
+    rank.
     """
     dtype = "fp8" if settings.run.fp8 else selected_precision(settings.run)
     config = settings.model
     checkpointing = settings.run.activation_checkpointing
     passes = settings.optimizer.grad_accumulation
-    memory = rank_memory(config, rows, dtype, layout, row_length, on_cpu, checkpointing, passes).total
+    whole = keeps_whole_gradient(
+        config, rows, dtype, layout, passes, capacity, row_length, on_cpu, checkpointing
+    )
+    memory = rank_memory(config, rows, dtype, layout, row_length, on_cpu, checkpointing, whole).total
     line = f"estimate: {memory / 1e9:.2g} GB of memory" + (" on each device" if layout.ranks > 1 else "")
     seconds = None
     if tokens is not None:
@@ -70,8 +74,9 @@ def estimate_lines(
         line += f", {duration(seconds)} at {ASSUMED_MFU:.0%} MFU (measured rate follows after {KNOWN_AFTER} steps)"
     lines = [line]
     if capacity is not None and memory > USABLE * capacity:
+        who = "each process" if on_cpu and layout.ranks > 1 else "the device"
         lines.append(
-            f"warning: the device has only {capacity / 1e9:.2g} GB; reduce --batch-size and raise --grad-accumulation, "
+            f"warning: {who} has only {capacity / 1e9:.2g} GB; reduce --batch-size and raise --grad-accumulation, "
             f"{'' if checkpointing == 'block' else 'add --activation-checkpointing block, '}or use a smaller model"
         )
     if seconds is not None and seconds > UNREALISTIC_SECONDS:

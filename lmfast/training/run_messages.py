@@ -8,8 +8,8 @@ from lmfast.counted import counted
 from lmfast.model.accounting import active_parameters, num_parameters
 from lmfast.model.device import describe_machine
 from lmfast.settings import TrainSettings, selected_precision
-from lmfast.training.forecast import Forecast, estimate_lines, memory_capacity, schedule_warnings, time_left
-from lmfast.training.parallel.choice import Kind, model_layout
+from lmfast.training.forecast import Forecast, estimate_lines, schedule_warnings, time_left
+from lmfast.training.parallel.choice import Kind, model_layout, rank_capacity
 from lmfast.training.parallel.ranks import Ranks
 from lmfast.training.resolve import batch_ramp
 from lmfast.training.resume import describe_extension
@@ -91,7 +91,7 @@ def forecast_lines(
     if opt.max_iters is not None:
         tokens = (batch.rows_before(opt.max_iters) - batch.rows_before(step)) * rows.tokens
     rows_per_pass = batch.rows // ranks.data_size * rows.per_sequence
-    capacity = memory_capacity(device)
+    capacity = rank_capacity(device)
     on_cpu = device.type == "cpu"
     return [
         *estimate_lines(

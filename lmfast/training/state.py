@@ -20,11 +20,11 @@ from lmfast.training.checkpoint import Checkpoint
 from lmfast.training.loading import is_vocabulary_table, load_weights
 from lmfast.training.loss_scale import LossScale
 from lmfast.training.optimizers import Optimizer, load_state_tensors, make_optimizer, state_tensors
-from lmfast.training.parallel.choice import Kind
+from lmfast.training.parallel.choice import Kind, accumulates_whole
 from lmfast.training.parallel.ranks import Ranks
 from lmfast.training.parallel.sharded import Sharded
 from lmfast.training.run_plan import Progress
-from lmfast.training.task import Task
+from lmfast.training.task import Rows, Task
 
 T = TypeVar("T")
 
@@ -94,6 +94,12 @@ def make_state(
             bf16_messages = use_fp8(model, rows * settings.model.context_length)
         if source is not None:
             load_weights(model, source, task.grows_vocabulary)
+    if kind in ("fsdp", "hsdp"):
+        from lmfast.training.parallel.fsdp import ShardedModel
+
+        assert isinstance(sharded, ShardedModel)
+        rows = task.rows or Rows(settings.model.context_length)
+        sharded.accumulates_whole = accumulates_whole(settings, rows, device, ranks, kind)
     use_checkpointing(model, settings.run.activation_checkpointing)
     opt = settings.optimizer
     optimizer = make_optimizer(

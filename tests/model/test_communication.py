@@ -46,6 +46,20 @@ def test_fsdp_gathers_in_the_dtype_of_the_products_and_reduces_in_fp32(dtype, el
     assert sent.reduced == 4 * COUNT * 7 / 8
 
 
+def test_gradients_may_be_reduced_after_each_pass():
+    layout = Layout("fsdp", 8)
+    once, each = (
+        bytes_sent(SHAPE, 128, "bf16", layout, passes=3, reductions=reductions) for reductions in (1, 3)
+    )
+    assert each.reduced == 3 * once.reduced and each.gathered == once.gathered
+    # fast links expose the reductions of root and last block in every pass
+    fast = [step_time(SHAPE, 1, "bf16", layout, Links(1e12), 1e9, 3, "none", n).exposed for n in (1, 3)]
+    assert fast[1] - fast[0] == pytest.approx(2 * 4 * (BLOCK + ROOT) * 7 / 8 / 1e12)
+    # slow ones what the other blocks' backwards do not hide
+    slow = [step_time(SHAPE, 1, "bf16", layout, Links(1e9), 1e15, 3, "none", n).exposed for n in (1, 3)]
+    assert slow[1] - slow[0] == pytest.approx(2 * 4 * COUNT * 7 / 8 / 1e9, rel=1e-3)
+
+
 def test_hsdp_reduces_shards_between_machines():
     sent = bytes_sent(SHAPE, 128, "bf16", Layout("hsdp", 32, ranks_per_machine=8))
     one = bytes_sent(SHAPE, 128, "bf16", Layout("fsdp", 8))

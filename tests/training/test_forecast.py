@@ -4,7 +4,7 @@ import pytest
 
 from lmfast.data.batch_ramp import BatchRamp
 from lmfast.model.accounting import training_flops_per_token
-from lmfast.model.parallel_memory import Layout
+from lmfast.model.parallel_memory import Layout, rank_memory
 from lmfast.settings import TrainSettings, replace_flat
 from lmfast.train import train
 from lmfast.training.forecast import Forecast, estimate_lines, schedule_warnings, time_left
@@ -41,6 +41,17 @@ def test_the_estimate_is_that_of_the_layout_and_of_what_is_recomputed():
     assert gigabytes(Layout("fsdp", 8), grad_accumulation=2) > shards  # accumulates whole gradients
     line = estimate_lines(resolved(), 1024, 8, None, 1e15, ONE, 10**9, on_cpu=False)[1]
     assert "add --activation-checkpointing block, or use a smaller model" in line
+
+
+def test_whole_gradients_that_do_not_fit_are_neither_counted_nor_warned_of():
+    layout, settings = Layout("fsdp", 8), resolved(grad_accumulation=4)
+    need, whole = (
+        rank_memory(settings.model, 8, "fp32", layout, 1024, whole_gradient=kept).total
+        for kept in (False, True)
+    )
+    between = int((need + whole) / 2 / 0.9)
+    lines = estimate_lines(settings, 1024, 8, None, 1e15, layout, between, on_cpu=False)
+    assert lines == [f"estimate: {need / 1e9:.2g} GB of memory on each device"]
 
 
 @pytest.mark.parametrize(

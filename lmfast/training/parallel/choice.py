@@ -9,10 +9,9 @@ from typing import Literal
 
 import torch
 
-from lmfast.model.accounting import num_parameters
 from lmfast.model.fp8 import fp8_blocker
 from lmfast.model.memory import USABLE
-from lmfast.model.parallel_memory import Layout, rank_memory
+from lmfast.model.parallel_memory import Layout, keeps_whole_gradient, rank_memory
 from lmfast.settings import TrainSettings, selected_precision
 from lmfast.training.forecast import memory_capacity
 from lmfast.training.parallel.ranks import Ranks
@@ -94,25 +93,37 @@ def choose_kind(settings: TrainSettings, rows: Rows, device: torch.device, ranks
     return "ddp" if fits else "fsdp"
 
 
-def accumulates_whole(settings: TrainSettings, device: torch.device, ranks: Ranks, kind: Kind) -> bool:
-    """Whether a rank of a sharded model can keep the whole gradient until the last forward pass of a step, which saves
-    reductions: if the estimated memory of a step and 4 bytes per parameter fit the device."""
-    rows = Rows(settings.model.context_length)
-    whole = 4 * num_parameters(settings.model)
-    return ranks.from_first(lambda: _fits(settings, rows, device, ranks, kind, whole))
-
-
-def _fits(
-    settings: TrainSettings, rows: Rows, device: torch.device, ranks: Ranks, kind: Kind, further: int = 0
+def accumulates_whole(
+    settings: TrainSettings, rows: Rows, device: torch.device, ranks: Ranks, kind: Kind
 ) -> bool:
-    """Whether a step and `further` bytes fit this rank's device, as far as known."""
-    capacity, on_cpu = memory_capacity(device), device.type == "cpu"
+    """Whether a rank of a sharded model keeps the whole gradient until the last forward pass of a step, which saves
+    reductions; the first rank decides."""
+    passes, layout = settings.optimizer.grad_accumulation, model_layout(kind, ranks)
+    return ranks.from_first(
+        lambda: keeps_whole_gradient(
+            settings.model, _rows_per_rank(settings, rows, ranks), selected_precision(settings.run), layout, passes,
+            rank_capacity(device), rows.length, device.type == "cpu", settings.run.activation_checkpointing,
+        )
+    )  # fmt: skip
+
+
+def rank_capacity(device: torch.device) -> int | None:
+    """Bytes of memory of one rank, if known; the ranks of a CPU share those of the machine."""
+    capacity = memory_capacity(device)
+    return capacity if capacity is None or device.type != "cpu" else capacity // machine_size()
+
+
+def _rows_per_rank(settings: TrainSettings, rows: Rows, ranks: Ranks) -> int:
+    return settings.optimizer.batch_size // ranks.data_size * rows.per_sequence
+
+
+def _fits(settings: TrainSettings, rows: Rows, device: torch.device, ranks: Ranks, kind: Kind) -> bool:
+    """Whether a step fits this rank's device, as far as known."""
+    capacity, on_cpu = rank_capacity(device), device.type == "cpu"
     if capacity is None:
         return True
-    if on_cpu:
-        capacity //= machine_size()
-    batch = settings.optimizer.batch_size // ranks.data_size * rows.per_sequence
+    batch = _rows_per_rank(settings, rows, ranks)
     precision, checkpointing = selected_precision(settings.run), settings.run.activation_checkpointing
     layout = model_layout(kind, ranks)
     memory = rank_memory(settings.model, batch, precision, layout, rows.length, on_cpu, checkpointing)
-    return memory.total + further <= USABLE * capacity
+    return memory.total <= USABLE * capacity

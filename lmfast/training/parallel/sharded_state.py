@@ -13,7 +13,7 @@ from lmfast.model.transformer import TransformerLM
 from lmfast.settings import TrainSettings, selected_precision
 from lmfast.training.checkpoint import Checkpoint
 from lmfast.training.optimizers import Optimizer, load_state_tensors
-from lmfast.training.parallel.choice import Kind, accumulates_whole
+from lmfast.training.parallel.choice import Kind
 from lmfast.training.parallel.fsdp import ShardedModel, make_mesh
 from lmfast.training.parallel.pieces import cut, fused_widths
 from lmfast.training.parallel.ranks import Ranks
@@ -35,7 +35,6 @@ def make_sharded(
     whole, meta = (TransformerLM.without_memory(settings.model) for _ in range(2))
     mesh = make_mesh(kind, device, ranks)
     sharded = ShardedModel(meta, mesh, device, selected_precision(settings.run))
-    sharded.accumulates_whole = accumulates_whole(settings, device, ranks, kind)
     if source is None:
         widths = fused_widths(whole)
         parts = (cut(piece, widths.get(name, ())) for name, piece in sharded.pieces.items())

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from lmfast.errors import UserError
+from lmfast.model.parallel_memory import Layout, rank_memory
 from lmfast.settings import TrainSettings, replace_flat
-from lmfast.training.parallel.choice import check_parallel, check_tasks, choose_kind
+from lmfast.training.parallel.choice import accumulates_whole, check_parallel, check_tasks, choose_kind
 from lmfast.training.parallel.ranks import SINGLE_PROCESS, Ranks
 from lmfast.training.resolve import resolve
 from lmfast.training.task import Rows, Task
@@ -55,6 +56,25 @@ def test_auto_shards_what_does_not_fit(gigabytes, kind, monkeypatch):
     monkeypatch.setattr("lmfast.training.parallel.choice.memory_capacity", lambda _: gigabytes * 10**9)
     monkeypatch.setattr(Ranks, "from_first", lambda self, make: make())
     assert choose_kind(settings(), Rows(1024), torch.device("cuda"), Ranks(0, 2)) == kind
+
+
+def test_the_whole_gradient_must_fit_with_the_rows_of_the_task(monkeypatch):
+    """dpo has two rows per pair, of its own length."""
+    monkeypatch.setattr(Ranks, "from_first", lambda self, make: make())
+    cuda, several = torch.device("cuda"), settings(grad_accumulation=4, batch_size=8)
+
+    def memory(rows: Rows, whole: bool) -> int:
+        batch = 4 * rows.per_sequence
+        return rank_memory(
+            several.model, batch, "fp32", Layout("fsdp", 2), rows.length, whole_gradient=whole
+        ).total
+
+    pairs = Rows(1024, per_sequence=2)
+    between = (memory(Rows(1024), True) + memory(pairs, True)) / 2 / 0.9
+    monkeypatch.setattr("lmfast.training.parallel.choice.memory_capacity", lambda _: between)
+    assert accumulates_whole(several, Rows(1024), cuda, Ranks(0, 2), "fsdp")
+    assert not accumulates_whole(several, pairs, cuda, Ranks(0, 2), "fsdp")
+    assert accumulates_whole(several, Rows(300, per_sequence=2), cuda, Ranks(0, 2), "fsdp")
 
 
 def test_tasks_that_generate_text_need_whole_weights(monkeypatch):
