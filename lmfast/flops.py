@@ -36,8 +36,8 @@ from lmfast.model.accounting import (
     training_flops_per_token,
 )
 from lmfast.model.activations import Checkpointing
-from lmfast.model.budget import compute_optimal, propose_shape
-from lmfast.model.communication import recomputation_flops
+from lmfast.model.budget import Proposal, compute_optimal, propose_shape
+from lmfast.model.communication import recomputation_flops, recomputed_share
 from lmfast.model.config import ModelConfig
 from lmfast.model.memory import USABLE, kv_cache_bytes_per_token, largest_batch, training_memory
 from lmfast.model.peaks import DEVICES, local_peak, named_peak
@@ -106,7 +106,7 @@ class FlopsSettings:
     tokens_per_parameter: float | None = None
     """tokens per (active) parameter, instead of total_tokens; defaults to 20 with --hours"""
     mfu: float = 0.4
-    """assumed fraction of the device's peak, for times"""
+    """assumed fraction of the device's peak, for times; recomputation counts as well"""
     activation_checkpointing: Checkpointing = "none"
     """recompute activations in the backward: those of whole blocks, or (selective) all but products"""
     gpus: int = 1
@@ -293,10 +293,11 @@ def cost(settings: ResolvedFlops) -> dict[str, Any]:
         facts["cluster"] = cluster_facts(cluster, config, dtype, peak, settings.mfu)
     if device is not None:
         facts["device"] = device
-        rate = settings.gpus * settings.mfu * device["peak_flops"] / facts["training_flops_per_token"]
+        mfu = settings.mfu / (1 + recomputed_share(config, length, kind))
+        rate = settings.gpus * mfu * device["peak_flops"] / facts["training_flops_per_token"]
         together = facts.get("cluster", {})
         rate = together.get("tokens_per_second", rate)
-        facts["time"] = {"mfu": together.get("mfu", settings.mfu), "tokens_per_second": rate}
+        facts["time"] = {"mfu": together.get("mfu", mfu), "tokens_per_second": rate}
         tokens = settings.total_tokens
         if settings.tokens_per_parameter is not None:
             tokens = round(settings.tokens_per_parameter * facts["active_parameters"])
@@ -311,13 +312,18 @@ def budget(settings: ResolvedFlops, hours: float, device_name: str) -> dict[str,
     dtype = settings.dtype
     device = _device(device_name, dtype)
     ratio = settings.tokens_per_parameter or CHINCHILLA
-    flops = settings.mfu * device["peak_flops"] * hours * 3600
+    hardware = settings.mfu * device["peak_flops"] * hours * 3600  # recomputation included
+    proposal = None
+    share = 1 / 3 if settings.activation_checkpointing == "block" else 0.0  # of recomputation, at most
+    if settings.model.vocab_size is not None:
+        proposal, share = _proposal(settings, hardware, ratio, hours)
+    flops = hardware / (1 + share)
     size, tokens = compute_optimal(flops, ratio)
     facts: dict[str, Any] = {
         "convention": _convention(settings.model),
         "device": device,
         "hours": hours,
-        "mfu": settings.mfu,
+        "mfu": settings.mfu / (1 + share),
         "dtype": dtype,
         "training_flops": flops,
         "tokens_per_parameter": ratio,
@@ -325,24 +331,33 @@ def budget(settings: ResolvedFlops, hours: float, device_name: str) -> dict[str,
         "tokens": round(tokens),
         "shape": None,
     }
-    if settings.model.vocab_size is not None:
-        settings.model.resolved()
-        proposal = propose_shape(settings.model, flops, ratio)
-        if proposal is None:
-            raise UserError(
-                f"no model with vocab_size {settings.model.vocab_size} can be trained in {hours:g} hours; "
-                "reduce it, or allow more hours"
-            )
+    if proposal is not None:
         facts["shape"] = {
             "config": asdict(proposal.config),
             "parameters": num_parameters(proposal.config),
             "active_parameters": proposal.parameters,
             "tokens": proposal.tokens,
             "training_flops": proposal.flops,
-            "seconds": proposal.flops / (settings.mfu * device["peak_flops"]),
+            "seconds": proposal.flops * hours * 3600 / flops,
             **_largest_batch(settings, proposal.config, dtype, _capacity(settings, device), None),
         }
     return facts
+
+
+def _proposal(settings: ResolvedFlops, hardware: float, ratio: float, hours: float) -> tuple[Proposal, float]:
+    """(shape whose training and recomputation take at most `hardware` FLOPs, recomputed share). Raises UserError if none."""
+    model, kind = settings.model, settings.activation_checkpointing
+    length, share = model.resolved().context_length, 0.0
+    proposal = propose_shape(model, hardware, ratio)
+    if proposal is not None and kind == "block":  # a smaller model has a smaller share
+        share = recomputed_share(proposal.config, length, kind)
+        proposal = propose_shape(model, hardware / (1 + share), ratio)
+    if proposal is None:
+        raise UserError(
+            f"no model with vocab_size {model.vocab_size} can be trained in {hours:g} hours; "
+            "reduce it, or allow more hours"
+        )
+    return proposal, share
 
 
 def _convention(config: ModelConfig) -> str:

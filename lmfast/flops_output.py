@@ -152,9 +152,13 @@ def _device_lines(facts: dict[str, Any]) -> list[str]:
         )
     if "time" in facts:
         device, time = facts["device"], facts["time"]
+        share = 0
+        if again := facts.get("recomputation_flops_per_sequence"):
+            share = again / facts["training_flops_per_sequence"]["total"]
+        counted = f" ({time['mfu'] * (1 + share):.0%} with recomputation)" if share else ""
         lines.append(
             f"{device['name']}: {_rate(device['peak_flops'])} ({device['peak_source']}); "
-            f"at {time['mfu']:.0%} MFU {time['tokens_per_second']:,.0f} tokens/s"
+            f"at {time['mfu']:.0%} MFU{counted} {time['tokens_per_second']:,.0f} tokens/s"
         )
         if "seconds" in time:
             lines.append(f"{_count(time['total_tokens'])} tokens take {duration(time['seconds'])}")

@@ -10,7 +10,7 @@ from lmfast.errors import UserError
 from lmfast.model.accounting import training_flops_per_token
 from lmfast.model.activations import Checkpointing
 from lmfast.model.bisection import largest_satisfying
-from lmfast.model.communication import Links, bytes_sent, parse_rate, recomputation_flops, step_time
+from lmfast.model.communication import Links, bytes_sent, parse_rate, recomputed_share, step_time
 from lmfast.model.config import ModelConfig, ResolvedConfig
 from lmfast.model.memory import USABLE
 from lmfast.model.parallel_memory import Layout, RankMemory, keeps_whole_gradient, rank_memory
@@ -131,7 +131,8 @@ def largest_cluster_batch(cluster: Cluster, config: ModelConfig, dtype: str, mem
 def cluster_facts(
     cluster: Cluster, config: ResolvedConfig, dtype: str, peak: float | None, mfu: float
 ) -> dict[str, Any]:
-    """Entries of --json. peak: FLOP/s of one GPU, None if unknown; mfu: the fraction of it without communication."""
+    """Entries of --json. peak: FLOP/s of one GPU, None if unknown; mfu: the fraction of it without communication, with
+    recomputation."""
     layout, passes, kind = cluster.layout, cluster.passes, cluster.checkpointing
     length = config.context_length
     sent = bytes_sent(config, cluster.batch * length, dtype, layout, passes, kind, cluster.reductions)
@@ -157,7 +158,7 @@ def cluster_facts(
         "link_bytes_per_second": cluster.links.within,
         "network_bytes_per_second": cluster.links.network,
         "seconds": {"total": time.total, **vars(time)},
-        "mfu_without_communication": mfu / (1 + recomputation_flops(config, length, kind) / (length * flops)),
+        "mfu_without_communication": mfu / (1 + recomputed_share(config, length, kind)),
         "mfu": rate * flops / (layout.ranks * peak),
         "tokens_per_second": rate,
         "tokens_per_second_per_gpu": rate / layout.ranks,

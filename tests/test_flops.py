@@ -366,6 +366,41 @@ def test_recomputation_is_not_part_of_mfu(facts, capsys):
     assert "recomputed activations of a layer" in out
 
 
+@pytest.mark.parametrize("gpus", [[], ["--gpus", "8"], ["--gpus", "8", "--link", "900GB/s"]], ids=str)
+def test_recomputation_takes_time(facts, capsys, gpus):
+    words = [*SMALL, *gpus, "--device", "H100", "--batch-size", "4096", "--total-tokens", "1000000"]
+    none, block = (facts(*words, "--activation-checkpointing", kind) for kind in ("none", "block"))
+    more = 1 + block["recomputation_flops_per_sequence"] / block["training_flops_per_sequence"]["total"]
+    assert more > 1.1
+    slower = none["time"]["seconds"] / block["time"]["seconds"]
+    if "--link" in gpus:  # communication takes as long, and the longer backward hides more of it
+        assert 1 / more < slower < 1
+    else:
+        assert slower == pytest.approx(1 / more)
+    for name in ("mfu", "tokens_per_second"):
+        assert block["time"][name] == pytest.approx(none["time"][name] * slower)
+    main([*words, "--activation-checkpointing", "block"])
+    out = capsys.readouterr().out
+    mfu = block["time"]["mfu"]
+    assert f"at {mfu:.0%} MFU ({mfu * more:.0%} with recomputation) " in out
+    assert mfu < none["time"]["mfu"]
+
+
+def test_a_time_budget_includes_recomputation(facts):
+    words = ["--device", "L4", "--hours", "24"]
+    none, block = (facts(*words, "--activation-checkpointing", kind) for kind in ("none", "block"))
+    assert block["training_flops"] == pytest.approx(none["training_flops"] * 3 / 4)
+    assert block["mfu"] == pytest.approx(0.3)
+    found = facts(*words, "--vocab-size", "32000", "--activation-checkpointing", "block")
+    shape = found["shape"]
+    assert 0.8 * 24 * 3600 < shape["seconds"] <= 24 * 3600
+    # The command agrees about the time of the shape.
+    flags = [f"--{k}={shape['config'][k]}" for k in ("vocab_size", "d_model", "num_layers", "num_heads")]
+    flags += ["--activation-checkpointing", "block", "--device", "L4", "--total-tokens", shape["tokens"]]
+    assert facts(*flags)["time"]["seconds"] == pytest.approx(shape["seconds"], rel=0.02)
+    assert facts(*flags)["time"]["seconds"] <= 24 * 3600
+
+
 CLUSTER = [*SMALL, "--gpus", "8", "--parallel", "fsdp", "--link", "900GB/s", "--device", "H100"]
 
 

@@ -20,7 +20,7 @@ import re
 from dataclasses import dataclass
 
 from lmfast.errors import UserError
-from lmfast.model.accounting import forward_flops
+from lmfast.model.accounting import forward_flops, training_flops_per_token
 from lmfast.model.activations import ELEMENT_SIZE, Checkpointing, needs_last_product
 from lmfast.model.config import ModelConfig, ResolvedConfig
 from lmfast.model.parallel_memory import Layout, weight_groups
@@ -127,6 +127,12 @@ def recomputation_flops(config: ModelConfig, sequence_length: float, checkpointi
     if not needs_last_product(config) and not config.num_experts:
         last = forward["feed_forward"] / (3 if config.ffn == "swiglu" else 2)
     return sum(forward.values()) - forward["head"] - last
+
+
+def recomputed_share(config: ModelConfig, sequence_length: float, checkpointing: Checkpointing) -> float:
+    """FLOPs that a backward repeats, relative to those of training without (at most a third)."""
+    training = sequence_length * training_flops_per_token(config, sequence_length)
+    return recomputation_flops(config, sequence_length, checkpointing) / training
 
 
 def step_time(

@@ -12,6 +12,7 @@ import torch
 from lmfast.data.batch_ramp import BatchRamp
 from lmfast.hardware import machine_memory
 from lmfast.model.accounting import training_flops_per_token
+from lmfast.model.communication import recomputed_share
 from lmfast.model.memory import USABLE
 from lmfast.model.parallel_memory import Layout, keeps_whole_gradient, rank_memory
 from lmfast.settings import OptimizerSettings, TrainSettings, selected_precision
@@ -69,9 +70,12 @@ def estimate_lines(
     line = f"estimate: {memory / 1e9:.2g} GB of memory" + (" on each device" if layout.ranks > 1 else "")
     seconds = None
     if tokens is not None:
-        rate = ASSUMED_MFU * peak * layout.ranks / training_flops_per_token(config, row_length)
+        mfu = ASSUMED_MFU / (1 + recomputed_share(config, row_length, checkpointing))
+        rate = mfu * peak * layout.ranks / training_flops_per_token(config, row_length)
         seconds = tokens / rate
-        line += f", {duration(seconds)} at {ASSUMED_MFU:.0%} MFU (measured rate follows after {KNOWN_AFTER} steps)"
+        line += f", {duration(seconds)} at {mfu:.0%} MFU"
+        line += "" if mfu == ASSUMED_MFU else f", {ASSUMED_MFU:.0%} with recomputation"
+        line += f" (measured rate follows after {KNOWN_AFTER} steps)"
     lines = [line]
     if capacity is not None and memory > USABLE * capacity:
         who = "each process" if on_cpu and layout.ranks > 1 else "the device"

@@ -4,6 +4,7 @@ import pytest
 
 from lmfast.data.batch_ramp import BatchRamp
 from lmfast.model.accounting import training_flops_per_token
+from lmfast.model.communication import recomputation_flops
 from lmfast.model.parallel_memory import Layout, rank_memory
 from lmfast.settings import TrainSettings, replace_flat
 from lmfast.train import train
@@ -41,6 +42,17 @@ def test_the_estimate_is_that_of_the_layout_and_of_what_is_recomputed():
     assert gigabytes(Layout("fsdp", 8), grad_accumulation=2) > shards  # accumulates whole gradients
     line = estimate_lines(resolved(), 1024, 8, None, 1e15, ONE, 10**9, on_cpu=False)[1]
     assert "add --activation-checkpointing block, or use a smaller model" in line
+
+
+def test_recomputation_takes_time():
+    settings = resolved(activation_checkpointing="block")
+    line = estimate_lines(settings, 1024, 8, 10**12, 1e14, ONE, None, on_cpu=False)[0]
+    training = 1024 * training_flops_per_token(settings.model, 1024)
+    mfu = 0.4 / (1 + recomputation_flops(settings.model, 1024, "block") / training)
+    seconds = 10**12 * training / 1024 / (mfu * 1e14)
+    assert (
+        f"{duration(seconds)} at {mfu:.0%} MFU, 40% with recomputation (measured rate" in line and mfu < 0.33
+    )
 
 
 def test_whole_gradients_that_do_not_fit_are_neither_counted_nor_warned_of():
