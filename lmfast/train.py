@@ -1,6 +1,5 @@
 """python -m lmfast.train: train a language model on a token file."""
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -8,6 +7,7 @@ from lmfast.cli.exit_codes import run_training
 from lmfast.cli.settings_line import SettingsParser, parse
 from lmfast.model.torch_environment import set_environment
 from lmfast.settings import TrainSettings
+from lmfast.training.parallel.environment import number_of_ranks
 from lmfast.training.resolve import resolve
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def train(argv: Sequence[str], corpus: "Prepared | None" = None) -> bool:
 
     corpus: the result of `lmfast.data.stories.builtin.prepare`, if the caller has already prepared the built-in stories.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:  # of several processes, the first reports
+    if number_of_ranks() == 1:  # of several processes, the first reports
         parse(TrainSettings, argv, "lmfast train")  # handles --help and mistakes before importing torch
     set_environment()
     from lmfast.cli.pretraining import pretrain

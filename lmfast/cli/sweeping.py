@@ -1,6 +1,5 @@
 """`lmfast sweep` after its command line was read: checks the sweep, runs its trials, prints what happens."""
 
-import os
 import shlex
 import sys
 import time
@@ -27,6 +26,7 @@ from lmfast.sweeps.specification import (
 )
 from lmfast.sweeps.study import Outcome, Record, SweepStudy, reject_lost_study, saved_largest
 from lmfast.sweeps.trials import Results
+from lmfast.training.parallel.environment import number_of_ranks
 from lmfast.training.token_inputs import NO_TOKENIZER
 from lmfast.units import duration
 
@@ -42,7 +42,7 @@ def sweep(
     dry_run: bool,
 ) -> int:
     """Runs or resumes a sweep; returns the exit code: 1 if trials failed, 130 if it was stopped."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if number_of_ranks() > 1:
         raise UserError("lmfast sweep starts its own processes; run it without torchrun, with --workers N")
     path = find_sweep(name)
     folder = Path("sweeps") / path.stem if out_dir is None else out_dir

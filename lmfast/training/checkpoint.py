@@ -12,6 +12,7 @@ resumes from an older step. Nothing is unpickled. Imports torch only to read and
 """
 
 import contextlib
+import fnmatch
 import json
 import os
 import re
@@ -68,7 +69,10 @@ class Checkpoint:
         return self._shards(STATE) or [self.path / "optimizer.safetensors"]
 
     def _shards(self, number: int) -> list[Path]:
-        return sorted(self.path.glob(f"shard-*-model-{number:05d}-of-{STATE:05d}.safetensors"))
+        """The files of this kind that the marker lists: others do not belong to the checkpoint."""
+        pattern = f"shard-*-model-{number:05d}-of-{STATE:05d}.safetensors"
+        listed = json.loads((self.path / MARKER).read_text(encoding="utf-8"))
+        return sorted(self.path / name for name in listed if fnmatch.fnmatch(name, pattern))
 
     def model_tensors(self) -> "dict[str, Tensor]":
         return _load(self.weight_files)
@@ -224,9 +228,14 @@ def _damage(path: Path) -> str | None:
                 return f"{name} is missing"
             if file_sha256(path / name) != expected:
                 return f"{name} is damaged (its checksum differs)"
+        if "state.json" not in sums:
+            return f"{MARKER} lists no files"
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        if not isinstance(state, dict) or type(state.get("step")) is not int:
+            return "state.json does not give the step"
     except (OSError, ValueError, AttributeError) as error:
         return f"cannot be read ({error})"
-    return None if "state.json" in sums else f"{MARKER} lists no files"
+    return None
 
 
 def _load(paths: list[Path]) -> "dict[str, Tensor]":

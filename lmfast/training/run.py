@@ -45,6 +45,8 @@ def execute(
     reject_other_inputs(ranks, settings, task)
     check_parallel(settings, device, ranks)
     task = with_load_balance(task, settings, device, ranks)
+    if settings.model.dropout > 0:
+        task = replace(task, facts=task.facts | {"data_ranks": ranks.data_size})
     rows = task.rows or Rows(settings.model.context_length)
     kind = choose_kind(settings, rows, device, ranks)
     check_tasks(task, kind, ranks)

@@ -95,6 +95,16 @@ def reject_other_data(folder: Path, facts: dict[str, Any]) -> None:
             )
 
 
+def reject_other_masks(folder: Path, facts: dict[str, Any]) -> None:
+    """Raises UserError if a run with dropout resumes on another number of data ranks, each of which has its own masks."""
+    before, now = read_facts(folder).get("data_ranks"), facts.get("data_ranks")
+    if before is not None and now is not None and before != now:
+        raise UserError(
+            f"{folder}: dropout masks depend on the number of processes that share the rows, which was {before} and cannot "
+            f"change to {now}; start as many as before, or choose another --out-dir"
+        )
+
+
 def reject_other_model(checkpoint: "Checkpoint", config: ModelConfig, may_grow: bool = False) -> None:
     """Raises UserError naming the setting in which the model of a run differs from `config`.
 

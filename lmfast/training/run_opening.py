@@ -58,6 +58,7 @@ def claim(
     before = saved_settings(folder, type(settings))
     reject_changes(folder, before, settings)
     run_folder.reject_other_data(folder, task.facts)
+    run_folder.reject_other_masks(folder, task.facts)
     checkpoint = newest_checkpoint(folder / "checkpoints")
     if checkpoint is None:
         raise UserError(f"{folder}: every checkpoint is damaged; choose another --out-dir")

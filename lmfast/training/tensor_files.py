@@ -95,6 +95,7 @@ class TensorFiles:
             low, high = tuple(map(max, begin, piece.offset)), tuple(map(min, end, piece.end))
             if all(a < b for a, b in zip(low, high)):
                 overlaps.append((piece, low, high))
+        overlaps = list({(low, high): (piece, low, high) for piece, low, high in overlaps}.values())
         covered = sum(math.prod(b - a for a, b in zip(low, high)) for _, low, high in overlaps)
         if covered != math.prod(b - a for a, b in zip(begin, end)):
             raise UserError(

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,10 @@ def start_ranks(
     number: int = 2,
     setup: Callable[[], None] | None = None,
     command: str = "train",
+    only: Sequence[int] | None = None,
 ) -> list:
-    """`number` ranks as torchrun starts them, without its supervision; the output of rank i is in log.i."""
+    """`number` ranks as torchrun starts them, without its supervision; the output of rank i is in log.i. only: those that
+    are started."""
     reserved = socket.socket()  # never listens: reserves the port, on which rank 0 may still listen
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     reserved.bind(("127.0.0.1", 0))
@@ -69,7 +71,7 @@ def start_ranks(
             env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             command=command,
         )
-        for rank in range(number)
+        for rank in (range(number) if only is None else only)
     ]
     processes[0].reserved_port = reserved  # kept as long as the processes
     return processes

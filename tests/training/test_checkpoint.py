@@ -6,7 +6,13 @@ import torch
 
 from lmfast.errors import UserError
 from lmfast.training import checkpoint as checkpoint_module
-from lmfast.training.checkpoint import newest_checkpoint, open_checkpoint, prune_checkpoints, save_checkpoint
+from lmfast.training.checkpoint import (
+    checksums,
+    newest_checkpoint,
+    open_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
 
 
 def save(folder, step, value=1.0):
@@ -42,6 +48,17 @@ def test_the_newest_complete_one_wins(tmp_path):
     (tmp_path / "step_00000010" / "COMPLETE").unlink()
     assert newest_checkpoint(tmp_path).step == 9
     assert newest_checkpoint(tmp_path / "empty") is None
+
+
+@pytest.mark.parametrize("state", ["[]", "null", '{"step": "2"}', '{"seconds": 1.0}'])
+def test_a_state_of_another_type_falls_back_to_the_checkpoint_before(tmp_path, state):
+    save(tmp_path, 1)
+    folder = save(tmp_path, 2)
+    (folder / "state.json").write_text(state)
+    (folder / "COMPLETE").write_text(json.dumps(checksums(folder, "*.*")))
+    lines = []
+    assert newest_checkpoint(tmp_path, lines.append).step == 1
+    assert "state.json does not give the step; using the previous checkpoint" in lines[0]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "COMPLETE"])

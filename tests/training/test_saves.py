@@ -49,6 +49,17 @@ def test_checkpoints_are_sharded_and_old_ones_removed(runs):
     assert sorted(p.name for p in found.path.parent.iterdir()) == ["step_00000003", "step_00000004"]
 
 
+def test_a_shard_that_the_marker_does_not_list_is_ignored(runs, tmp_path):
+    shutil.copytree(runs / "sharded", tmp_path / "run")
+    found = find_checkpoint(tmp_path / "run")
+    foreign = [
+        shutil.copy(path, path.with_name(path.name.replace("shard-00002", "shard-00003")))
+        for path in found.weight_files[1:]
+    ]
+    assert foreign and len(found.weight_files) == 2
+    close(weights(tmp_path / "run"), weights(runs / "sharded"))
+
+
 @pytest.mark.parametrize(
     ("number", "parallel"), [(1, "auto"), (2, "ddp"), (4, "fsdp")], ids=["1 rank", "2 ddp", "4 fsdp"]
 )

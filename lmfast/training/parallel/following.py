@@ -2,7 +2,7 @@
 
 In: a ShardedModel and a function that calls `model.hidden` any number of times. Out: its result, on rank 0. Before each call
 rank 0 tells the others, which then take part in the same all-gathers, without computing. No rank holds more than one block
-at a time. An exception between two calls is raised on rank 0 and leaves all ranks in step; one within a call ends the run.
+at a time. If `use` fails, rank 0 raises its exception and the others exit silently, as in `Ranks.from_first`.
 """
 
 import functools
@@ -18,6 +18,8 @@ from lmfast.training.parallel.sharded import Sharded
 
 T = TypeVar("T")
 
+_DONE, _MORE, _FAILED = range(3)
+
 
 class InterruptedCall(BaseException):
     """A forward pass of rank 0 failed while the other ranks were gathering weights for it."""
@@ -29,15 +31,17 @@ def with_followers(sharded: Sharded, ranks: Ranks, use: Callable[[], T]) -> T | 
     model = sharded.model
     sharded.free()  # so that all ranks begin alike
     if not ranks.is_first:
-        while _announced():
+        while (next_call := _announced()) == _MORE:
             sharded.gather_in_order()
+        if next_call == _FAILED:
+            raise SystemExit(2)
         sharded.free()
         return None
     real = model.hidden
 
     @functools.wraps(real)
     def hidden(*arguments: Any, **options: Any) -> torch.Tensor:
-        _announced(True)
+        _announced(_MORE)
         try:
             return real(*arguments, **options)
         except Exception as error:
@@ -49,17 +53,17 @@ def with_followers(sharded: Sharded, ranks: Ranks, use: Callable[[], T]) -> T | 
     except InterruptedCall:
         raise
     except BaseException:
-        _announced(False)
+        _announced(_FAILED)
         raise
     finally:
         model.hidden = real
-    _announced(False)
+    _announced(_DONE)
     sharded.free()
     return result
 
 
-def _announced(more: bool | None = None) -> bool:
+def _announced(what: int = _DONE) -> int:
     """Rank 0 says whether another forward pass follows, and the others return what it says."""
-    flag = torch.tensor([int(bool(more))])
+    flag = torch.tensor([what])
     dist.broadcast(flag, src=0)
-    return bool(flag)
+    return int(flag)

@@ -90,7 +90,7 @@ class LostRanks(contextlib.AbstractContextManager["LostRanks"]):
 
 def describe_lost(ranks: list[int], world_size: int) -> str:
     """The error of a run that has lost these ranks."""
-    rest = "the complete checkpoints of the run are intact, so rerun the same command to resume"
+    rest = "rerun the same command to go on from the newest complete checkpoint, if the run has one"
     if not ranks:
         return f"a connection between the {world_size} processes of this run was lost; {rest}"
     numbers = _listed([rank + 1 for rank in ranks])

@@ -1,7 +1,8 @@
 """The processes of a run, one per device: `torchrun --nproc-per-node=N -m lmfast.train` (or sft, dpo).
 
 Every rank computes the whole batch of a step (a function of seed and step) and takes its slice of each forward pass, so N
-ranks compute the same as one, up to rounding. Only rank 0 writes; decisions that depend on clock, signals or disk are made
+ranks compute the same as one, up to rounding; only dropout masks differ, so a run with dropout keeps its number of data
+ranks. Only rank 0 writes; decisions that depend on clock, signals or disk are made
 there or agreed on, so that ranks cannot diverge. Host tensors use gloo, CUDA tensors NCCL.
 
 Input: torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT). Rejects a batch size that N does
@@ -11,6 +12,8 @@ not divide, more ranks than devices, and MPS.
 import contextlib
 import datetime
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -21,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lmfast.errors import UserError
+from lmfast.training.parallel.environment import number_of_ranks
 from lmfast.training.parallel.lost_ranks import LostRanks, report_to_torchrun
 
 T = TypeVar("T")
@@ -205,10 +209,11 @@ def joined_ranks() -> Iterator[Ranks]:
 
     Raises UserError if it cannot be joined, or if another rank is lost; the run resumes from the newest checkpoint.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if number_of_ranks() == 1:
         yield SINGLE_PROCESS
         return
-    store, rank, world_size = _join()
+    with _ended_by_signals():
+        store, rank, world_size = _join()
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
     ranks = Ranks(rank, world_size, local_rank, store=dist.PrefixStore("lmfast", store))
     lost = LostRanks(store, rank, world_size)
@@ -227,6 +232,30 @@ def joined_ranks() -> Iterator[Ranks]:
             dist.destroy_process_group()
 
 
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Inside the block, Ctrl-C and SIGTERM end the process at once: it waits in C++, where no handler of Python runs."""
+    taken = {}
+    if threading.current_thread() is threading.main_thread():
+        taken = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    taken = {number: handler for number, handler in taken.items() if callable(handler)}
+    for number in taken:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in taken.items():
+            signal.signal(number, handler)
+
+
+def _of_this_attempt(store: dist.Store) -> dist.Store:
+    """The part of torchrun's store for the current attempt: with --max-restarts on one machine, the store keeps the
+    addresses of the processes of earlier attempts."""
+    one_machine = os.environ.get("GROUP_WORLD_SIZE") == "1"
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if one_machine else "0"
+    return dist.PrefixStore(f"attempt {attempt}", store)
+
+
 def _join() -> tuple[dist.Store, int, int]:
     """(store, rank, number of ranks) of the process group of torchrun's environment, which this process joins."""
     if not dist.is_available() or not dist.is_gloo_available():
@@ -237,6 +266,7 @@ def _join() -> tuple[dist.Store, int, int]:
     nccl = torch.cuda.is_available() and dist.is_nccl_available()
     try:
         store, rank, world_size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+        store = _of_this_attempt(store)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if nccl else "gloo",
             store=dist.PrefixStore("default_pg", store),

@@ -13,6 +13,8 @@ def tensor_parallel_blocker(settings: TrainSettings) -> str | None:
     if size == 1:
         return None
     name = f"tensor_parallel {size}"
+    if model.num_experts:
+        return f"num_experts {model.num_experts} does not work with {name}; use --tensor-parallel 1"
     # num_heads is a multiple of num_kv_heads.
     heads, setting = (
         model.num_kv_heads,
@@ -31,8 +33,6 @@ def tensor_parallel_blocker(settings: TrainSettings) -> str | None:
     if model.vocab_size % size:
         better = -(-model.vocab_size // size) * size
         return f"{name} does not divide vocab_size {model.vocab_size}; use --vocab-size {better}"
-    if model.num_experts:
-        return f"num_experts {model.num_experts} does not work with {name}; use --tensor-parallel 1"
     if settings.run.parallel == "hsdp":
         return f"parallel hsdp does not work with {name}; use --parallel fsdp or ddp"
     if settings.run.parallel == "fsdp":

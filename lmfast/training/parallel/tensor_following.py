@@ -1,13 +1,14 @@
 """Lets rank 0 alone use a model that is split over tensor ranks, for samples and tasks: the others compute with it.
 
 In: the model and a function that calls its `hidden` and `logits` any number of times. Out: its result, on rank 0. Before
-each call, rank 0 sends the arguments to the other tensor ranks of its group, which make the same call. An exception between
-two calls is raised on rank 0 and leaves all ranks in step; one within a call ends the run.
+each call, rank 0 sends the arguments to the other tensor ranks of its group, which make the same call. If `use` fails, rank
+0 raises its exception and all others exit silently, as in `Ranks.from_first`.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,26 +23,32 @@ T = TypeVar("T")
 
 def with_tensor_ranks(model: TransformerLM, ranks: Ranks, use: Callable[[], T]) -> T | None:
     """Calls `use` on rank 0, while the rest of its tensor group follows; returns None elsewhere. All ranks must call it."""
-    if ranks.data_rank:
-        return None
     group = ranks.tensor_group
     if not ranks.is_first:
-        while (call := _received(group)) is not None:
+        while not ranks.data_rank and (call := _received(group)) is not None:
             with torch.autocast(*call.autocast), torch.no_grad():
                 getattr(model.eval(), call.name)(*_broadcast(_empty(call, model), group))
+        ranks.from_first(bool)  # exits if rank 0 failed
         return None
     for name in ("hidden", "logits"):
         setattr(model, name, _leading(getattr(model, name), name, group))
     try:
         result = use()
-    except Exception:
-        _send(None, group)
+    except InterruptedCall:
         raise
+    except BaseException as error:
+        _send(None, group)
+        raise ranks.from_first(partial(_raise, error)) from None
     finally:
         for name in ("hidden", "logits"):
             delattr(model, name)  # the method of the class again
     _send(None, group)
+    ranks.from_first(bool)
     return result
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
 
 
 class _Call(NamedTuple):

@@ -16,7 +16,9 @@ from lmfast.training.parallel.lost_ranks import LostRanks, describe_lost
 from tests.training.parallel.killing import kill_rank
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks processes that share the loopback")
-INTACT = "exited early; the complete checkpoints of the run are intact, so rerun the same command to resume"
+INTACT = (
+    "exited early; rerun the same command to go on from the newest complete checkpoint, if the run has one"
+)
 
 
 def test_the_message_names_the_ranks():

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,13 +144,98 @@ def test_a_killed_rank_ends_the_run_of_torchrun_and_one_process_resumes(corpus, 
     finally:
         run.kill()
     assert run.returncode != 0
-    assert (
-        f"error: process {victim + 1} of 2 (rank {victim}) exited early; the complete checkpoints" in output
-    )
+    assert f"error: process {victim + 1} of 2 (rank {victim}) exited early; rerun the same command" in output
     end = str(newest_checkpoint(folder / "checkpoints").step + 3)
     train(flags(corpus, folder, *more, end))
     train(flags(corpus, tmp_path / "whole", *more, end))
     close(weights(folder), weights(tmp_path / "whole"))
+
+
+def say_before_joining():
+    from lmfast.training.parallel import ranks
+
+    real = ranks._join
+
+    def join():
+        print("waiting", flush=True)
+        return real()
+
+    ranks._join = join
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_rank_that_waits_for_the_others_can_be_stopped(corpus, tmp_path, number):
+    (waiting,) = start_ranks(
+        flags(corpus, tmp_path / "run"), tmp_path / "log", setup=say_before_joining, only=[1]
+    )
+    log = tmp_path / "log.1"
+    wait_until(lambda: log.exists() and "waiting" in log.read_text(), waiting.is_alive)
+    os.kill(waiting.pid, number)
+    waiting.join(20)
+    assert waiting.exitcode == -number
+
+
+def kill_the_first_attempt(step_to_kill):
+    from lmfast.training.step import Stepper
+
+    real = Stepper.take
+
+    def take(self, step, rows, learning_rate):
+        first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+        if first and step == step_to_kill and self.ranks.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(self, step, rows, learning_rate)
+
+    Stepper.take = take
+
+
+@pytest.mark.ci
+def test_torchrun_restarts_a_run_that_lost_a_rank(corpus, tmp_path):
+    (tmp_path / "dying.py").write_text(
+        "from tests.training.parallel.test_ranks import kill_the_first_attempt\n"
+        "from lmfast.train import main\n"
+        "kill_the_first_attempt(5)\nmain()\n"
+    )
+    more = ("--parallel", "fsdp", "--checkpoint-interval", "3", "--max-iters", "6", "--eval-interval", "0")
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1"]
+    words += [str(tmp_path / "dying.py"), *flags(corpus, tmp_path / "run", *more)]
+    root = str(Path(__file__).resolve().parents[3])
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "resuming after step 3" in done.stdout
+    train(flags(corpus, tmp_path / "whole", *more[2:]))
+    close(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_a_run_with_dropout_keeps_its_number_of_ranks(corpus, tmp_path):
+    argv = flags(corpus, tmp_path / "run", "--dropout", "0.1")
+    finish(start_ranks(argv, tmp_path / "log"), tmp_path / "log")
+    with pytest.raises(UserError, match=r"dropout masks depend on the number of processes .* was 2"):
+        train([*argv, "--max-iters", "9"])
+
+
+def fail_to_sample():
+    from lmfast.training import pretraining
+
+    def sampler(*_):
+        def sample(model, step):
+            raise UserError("samples: no luck")
+
+        return sample
+
+    pretraining._sampler = sampler
+
+
+@pytest.mark.parametrize(
+    "how",
+    [["--parallel", "ddp"], ["--parallel", "fsdp"], ["--tensor-parallel", "2"]],
+    ids=lambda how: how[-1],
+)
+def test_an_error_while_sampling_is_printed_once(corpus, tmp_path, how):
+    argv = flags(corpus, tmp_path / "run", *how, "--sample-interval", "3", "--vocab-size", "300")
+    texts = finish(start_ranks(argv, tmp_path / "log", setup=fail_to_sample), tmp_path / "log", (2, 2))
+    assert "error: samples: no luck" in texts[0] and texts[1] == ""
 
 
 def spoil(rank, steps):
