@@ -46,6 +46,10 @@ def introduction(
         f"MFU counts 3 × (2 × matmul parameters + 4 × layers × d_model × T) FLOPs per token{windows}, against "
         f"{times}{peak}"
     )
+    if ranks.world_size == 1 and settings.run.parallel in ("fsdp", "hsdp"):
+        lines.append(
+            f"parallel {settings.run.parallel}: one process divides nothing; start several with torchrun"
+        )
     if config.num_experts:
         lines.append(
             "experts: MFU counts the router and the experts_per_token experts that a token passes through"

@@ -10,7 +10,7 @@ import torch
 from lmfast.model.accounting import training_flops_per_token
 from lmfast.settings import TrainSettings, replace_flat
 from lmfast.training.checkpoint import save_checkpoint
-from lmfast.training.parallel.ranks import SINGLE_PROCESS
+from lmfast.training.parallel.ranks import SINGLE_PROCESS, Ranks
 from lmfast.training.resolve import resolve
 from lmfast.training.run import make_plan
 from lmfast.training.run_messages import introduction
@@ -90,3 +90,10 @@ def test_training_without_our_kernels_reports_why_once(tmp_path, monkeypatch, dt
     )
     slower = "training uses PyTorch's operators, 1.3 to 2.6 times slower than lmfast's own: no g++"
     assert lines.count(slower) == printed
+
+
+def test_one_process_says_that_it_divides_nothing(tmp_path):
+    settings = resolve(replace_flat(TrainSettings(), {"device": "cpu", "parallel": "fsdp"}), 300)
+    words = tmp_path, settings, Rows(8), torch.device("cpu"), Peak(1e12, "a guess")
+    line = "parallel fsdp: one process divides nothing; start several with torchrun"
+    assert line in introduction(*words, SINGLE_PROCESS) and line not in introduction(*words, Ranks(0, 2))

@@ -27,6 +27,7 @@ from lmfast.cli.recipes.specification import Recipe, read_recipe
 from lmfast.counted import counted
 from lmfast.errors import UserError
 from lmfast.files import folder_lock
+from lmfast.training.parallel.environment import number_of_ranks
 from lmfast.units import duration
 
 
@@ -43,6 +44,8 @@ class Options:
 
 def run_recipe(options: Options, start: Launch = launch, calibrate: bool = True) -> int:
     """Runs the recipe; returns the exit code: 0, or that of the stage that ended it. start: runs one stage."""
+    if number_of_ranks() > 1:
+        raise UserError("lmfast recipe starts its own processes; run it without torchrun")
     recipe = read_recipe(options.recipe, options.changes)
     steps = steps_in_order(recipe)
     if options.stop_after is not None:

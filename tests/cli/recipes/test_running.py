@@ -259,3 +259,9 @@ def test_ctrl_c_as_a_stage_ends_stops_the_recipe(stages, capsys):
     assert run_recipe(Options("r.yaml"), interrupted, calibrate=False) == 130
     assert stages.names() == ALL[:1] and "stopped; rerun" in capsys.readouterr().out
     assert run(stages) == 0 and stages.names() == ALL[1:]
+
+
+def test_torchrun_is_rejected(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="run it without torchrun"):
+        run_recipe(Options("quickstart", dry_run=True))
