@@ -118,7 +118,7 @@ class FlopsSettings:
     grad_accumulation: int = 1
     """forward passes per step, for communication"""
     gpus_per_node: int | None = None
-    """GPUs of a machine; defaults to 8, or all of fewer"""
+    """GPUs of a machine; defaults to 8, or the largest smaller number that divides the GPUs"""
     link: str | None = None
     """rate of the link of a GPU to those of its machine, both directions together, such as 900GB/s (NVLink of an H100)"""
     network: str | None = None
@@ -401,11 +401,13 @@ def _largest_batch(
 ) -> dict[str, Any]:
     if memory is None:
         return {}
+    facts: dict[str, Any] = {"memory_bytes": memory, "usable_share": USABLE}
     if cluster is None:
-        batch = largest_batch(config, memory, dtype, settings.activation_checkpointing)
+        facts["batch_size"] = largest_batch(config, memory, dtype, settings.activation_checkpointing)
     else:
-        batch = largest_cluster_batch(cluster, config, dtype, memory)
-    return {"largest_batch": {"memory_bytes": memory, "usable_share": USABLE, "batch_size": batch}}
+        facts["batch_size"] = largest_cluster_batch(cluster, config, dtype, memory)
+        facts["of"] = f"all {settings.gpus} GPUs together"
+    return {"largest_batch": facts}
 
 
 if __name__ == "__main__":

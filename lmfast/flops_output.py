@@ -145,10 +145,12 @@ def _device_lines(facts: dict[str, Any]) -> list[str]:
     if "largest_batch" in facts:
         fit = facts["largest_batch"]
         memory = f"{fit['usable_share']:.0%} of {fit['memory_bytes'] / GB:g} GB"
+        of = f", of {fit['of']}" if "of" in fit else ""
+        one = "one sequence per data rank" if of else "one sequence"
         lines.append(
-            f"largest batch in {memory}: {fit['batch_size']:,} sequences"
+            f"largest batch in {memory}{' per GPU' if of else ''}: {fit['batch_size']:,} sequences{of}"
             if fit["batch_size"]
-            else f"largest batch in {memory}: not even one sequence fits; reduce the model or context_length"
+            else f"largest batch in {memory}: not even {one} fits; reduce the model or context_length"
         )
     if "time" in facts:
         device, time = facts["device"], facts["time"]

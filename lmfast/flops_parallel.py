@@ -14,6 +14,7 @@ from lmfast.model.communication import Links, bytes_sent, parse_rate, recomputed
 from lmfast.model.config import ModelConfig, ResolvedConfig
 from lmfast.model.memory import USABLE
 from lmfast.model.parallel_memory import Layout, RankMemory, keeps_whole_gradient, rank_memory
+from lmfast.training.parallel.tensor_check import model_blocker
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,19 @@ def check_cluster(settings: Any) -> None:
         value = getattr(settings, name)
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; it must be at least 1")
-    machine = machine_size(settings)
+    if reason := _fp8_blocker(settings):
+        raise UserError(reason)
     if gpus % split:
-        raise UserError(f"gpus {gpus} is not divisible by tensor_parallel {split}; use a divisor of {gpus}")
+        raise UserError(
+            f"tensor_parallel {split} needs a multiple of {split} GPUs, not {gpus}; "
+            f"add --gpus {-(-gpus // split) * split}, or use --tensor-parallel 1"
+        )
+    machine = machine_size(settings)
     if gpus % machine:
-        raise UserError(f"gpus {gpus} is not divisible by gpus_per_node {machine}; use a divisor of {gpus}")
+        raise UserError(
+            f"gpus {gpus} is not divisible by gpus_per_node {machine}; use a divisor of {gpus}, or "
+            f"--gpus {-(-gpus // machine) * machine}"
+        )
     if machine % split:
         raise UserError(
             f"tensor_parallel {split} does not divide gpus_per_node {machine}; tensor ranks need one machine's links"
@@ -56,24 +65,20 @@ def check_cluster(settings: Any) -> None:
             f"batch_size {settings.batch_size} is not divisible by the {gpus // split} data ranks that share it; "
             f"choose a multiple of {gpus // split}"
         )
-    if split > 1 and config.vocab_size is not None:
-        resolved = config.resolved()
-        if resolved.num_experts:
-            raise UserError("tensor_parallel does not support experts; use --tensor-parallel 1")
-        sizes = {
-            "num_kv_heads": resolved.num_kv_heads,
-            "d_ff": resolved.ffn_hidden,
-            "vocab_size": resolved.vocab_size,
-        }
-        for name, value in sizes.items():
-            if value % split:
-                raise UserError(
-                    f"{name} {value} is not divisible by tensor_parallel {split}; choose another split"
-                )
-    if settings.parallel == "hsdp" and gpus == machine:
-        raise UserError(
-            f"hsdp needs several machines; lower --gpus-per-node below {gpus}, or use --parallel fsdp"
-        )
+    if split > 1 and config.vocab_size is not None and (reason := model_blocker(config.resolved(), split)):
+        raise UserError(reason)
+    if settings.parallel == "hsdp":
+        if machine == 1 and gpus > 1:
+            raise UserError(
+                "parallel hsdp shards within a machine, but each machine has one GPU; use --parallel fsdp or ddp, or "
+                "numbers for --gpus and --gpus-per-node that give machines more"
+            )
+        if gpus == machine:
+            lower = f"or lower --gpus-per-node below {gpus}, " if gpus > 3 else ""
+            enough = 2 * max(machine, settings.gpus_per_node or 8)
+            raise UserError(
+                f"parallel hsdp needs several machines; add --gpus {enough}, {lower}or use --parallel fsdp"
+            )
     for name in ("link", "network"):
         value = getattr(settings, name)
         if value is not None:
@@ -87,12 +92,29 @@ def check_cluster(settings: Any) -> None:
 
 
 def machine_size(settings: Any) -> int:
-    """GPUs per machine; up to 8 by default."""
-    return settings.gpus_per_node or min(settings.gpus, 8)
+    """GPUs per machine; by default the largest number up to 8 that divides all GPUs into machines of whole tensor groups."""
+    gpus, split = settings.gpus, settings.tensor_parallel
+    sizes = (size for size in range(min(gpus, 8), 0, -1) if gpus % size == 0 and size % split == 0)
+    return settings.gpus_per_node or next(sizes, split)
+
+
+def _fp8_blocker(settings: Any) -> str | None:
+    """Why training would reject fp8; None if it would not."""
+    split, kind = settings.tensor_parallel, settings.parallel
+    if settings.dtype != "fp8":
+        return None
+    if settings.model.num_experts:
+        return "fp8 does not support num_experts; use --dtype bf16"
+    if split > 1:
+        return f"fp8 does not work with tensor_parallel {split}; use --dtype bf16, or --tensor-parallel 1"
+    if kind in ("fsdp", "hsdp") and settings.gpus > 1:
+        return f"fp8 is not supported with parallel {kind}, which gathers weights in bf16; use --dtype bf16"
+    return None
 
 
 def make_cluster(settings: Any, dtype: str, memory_bytes: float | None) -> Cluster:
-    """The cluster of checked settings. parallel auto: ddp if it fits into the memory or that is unknown, otherwise fsdp."""
+    """The cluster of checked settings. parallel auto: as training chooses, ddp with fp8, if it
+    fits the memory or if that is unknown, otherwise fsdp."""
     split, machine, gpus = settings.tensor_parallel, machine_size(settings), settings.gpus
     batch, kind = settings.batch_size * split // gpus, settings.parallel
     links = None
@@ -102,7 +124,7 @@ def make_cluster(settings: Any, dtype: str, memory_bytes: float | None) -> Clust
     if kind == "auto":
         whole, again = Layout("ddp", gpus, split, machine), settings.activation_checkpointing
         need = rank_memory(settings.model, batch, dtype, whole, checkpointing=again).total
-        kind = "ddp" if memory_bytes is None or need <= USABLE * memory_bytes else "fsdp"
+        kind = "ddp" if dtype == "fp8" or memory_bytes is None or need <= USABLE * memory_bytes else "fsdp"
     layout = Layout(kind, gpus, split, machine)
     passes, again = settings.grad_accumulation, settings.activation_checkpointing
     whole = keeps_whole_gradient(

@@ -465,6 +465,44 @@ def test_other_layouts(facts):
     small = facts(*CLUSTER, "--parallel", "auto", "--memory", "0.5")
     assert small["cluster"]["parallel"] == "fsdp" and small["largest_batch"]["batch_size"] % 8 == 0
     assert "seconds" not in facts(*SMALL, "--gpus", "8")["cluster"]
+    fp8 = facts(*SMALL, "--gpus", "8", "--dtype", "fp8", "--device", "H100", "--memory", "0.01")
+    assert fp8["cluster"]["parallel"] == "ddp"  # as in training
+
+
+@pytest.mark.parametrize(
+    ("gpus", "split", "machine"), [(12, 1, 6), (12, 4, 4), (16, 1, 8), (6, 1, 6), (13, 1, 1), (32, 16, 16)]
+)
+def test_machines_divide_the_gpus_by_default(facts, gpus, split, machine):
+    words = ["--gpus", gpus, "--tensor-parallel", split, "--batch-size", gpus, "--d-ff", "1408"]
+    assert facts(*SMALL, *words)["cluster"]["gpus_per_node"] == machine
+
+
+def test_settings_files_of_runs_on_several_gpus(facts, tmp_path, capsys):
+    file, shape = (
+        tmp_path / "run.yaml",
+        "vocab_size: 1000\nd_model: 64\nnum_layers: 2\nnum_heads: 4\nbf16: true\n",
+    )
+    for setting, remedy in {
+        "tensor_parallel: 2": "tensor_parallel 2 needs a multiple of 2 GPUs, not 1; add --gpus 2, or use",
+        "parallel: hsdp": "parallel hsdp needs several machines; add --gpus 16, or use --parallel fsdp",
+    }.items():
+        file.write_text(f"{shape}{setting}\n")
+        with pytest.raises(SystemExit):
+            main(["--config", str(file)])
+        assert remedy in capsys.readouterr().err
+        gpus = remedy.partition("--gpus ")[2].partition(",")[0]
+        assert facts("--config", file, "--gpus", gpus)["cluster"]["gpus"] == int(gpus)
+
+
+def test_the_largest_batch_is_that_of_all_gpus(facts, capsys):
+    fit = facts(*CLUSTER)["largest_batch"]
+    assert fit["of"] == "all 8 GPUs together"
+    assert "of" not in facts(*SMALL, "--device", "H100")["largest_batch"]
+    main(CLUSTER)
+    line = f"largest batch in 90% of 80 GB per GPU: {fit['batch_size']:,} sequences, of all 8 GPUs together"
+    assert line in capsys.readouterr().out
+    main([*CLUSTER, "--memory", "0.01"])
+    assert "not even one sequence per data rank fits" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -476,12 +514,18 @@ def test_other_layouts(facts):
         (["--gpus", "1"], "link has no effect with one GPU; add --gpus"),
         (["--gpus", "0"], "gpus is 0; it must be at least 1"),
         (["--gpus", "16"], "16 GPUs on machines of 8 also need the rate of the network"),
-        (["--gpus", "12"], "gpus 12 is not divisible by gpus_per_node 8"),
-        (["--tensor-parallel", "3"], "gpus 8 is not divisible by tensor_parallel 3"),
+        (["--gpus", "12", "--gpus-per-node", "8"], "gpus 12 is not divisible by gpus_per_node 8; use a divisor of"),
+        (["--gpus", "12", "--batch-size", "24"], "12 GPUs on machines of 6 also need the rate of the network"),
+        (["--tensor-parallel", "3"], "tensor_parallel 3 needs a multiple of 3 GPUs, not 8; add --gpus 9, or use"),
         (["--tensor-parallel", "8", "--gpus-per-node", "4"], "tensor_parallel 8 does not divide gpus_per_node 4"),
-        (["--tensor-parallel", "2", "--num-kv-heads", "1"], "num_kv_heads 1 is not divisible by tensor_parallel 2"),
+        (["--tensor-parallel", "2", "--num-kv-heads", "1"], "tensor_parallel 2 is more than num_kv_heads 1, and a"),
+        (["--tensor-parallel", "2", "--num-experts", "4"], "num_experts 4 does not work with tensor_parallel 2; use"),
+        (["--tensor-parallel", "2", "--dtype", "fp8"], "fp8 does not work with tensor_parallel 2; use --dtype bf16"),
+        (["--num-experts", "4", "--dtype", "fp8"], "fp8 does not support num_experts; use --dtype bf16"),
+        (["--dtype", "fp8"], "fp8 is not supported with parallel fsdp, which gathers weights in bf16; use --dtype"),
         (["--batch-size", "12"], "batch_size 12 is not divisible by the 8 data ranks that share it"),
-        (["--parallel", "hsdp"], "hsdp needs several machines"),
+        (["--parallel", "hsdp"], "parallel hsdp needs several machines; add --gpus 16, or lower --gpus-per-node below 8"),
+        (["--parallel", "hsdp", "--gpus-per-node", "1"], "parallel hsdp shards within a machine, but each"),
         (["--hours", "1"], "hours and gpus are both set"),
     ],
     ids=str,

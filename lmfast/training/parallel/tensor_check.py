@@ -3,7 +3,7 @@
 In: resolved settings. Out: None, or one line naming the setting that prevents it, with a remedy.
 """
 
-from lmfast.model.config import ModelConfig
+from lmfast.model.config import ModelConfig, ResolvedConfig
 from lmfast.settings import TrainSettings
 
 
@@ -12,27 +12,9 @@ def tensor_parallel_blocker(settings: TrainSettings) -> str | None:
     size, model = settings.run.tensor_parallel, settings.model.resolved()
     if size == 1:
         return None
+    if reason := model_blocker(model, size):
+        return reason
     name = f"tensor_parallel {size}"
-    if model.num_experts:
-        return f"num_experts {model.num_experts} does not work with {name}; use --tensor-parallel 1"
-    # num_heads is a multiple of num_kv_heads.
-    heads, setting = (
-        model.num_kv_heads,
-        "num_heads" if model.num_heads == model.num_kv_heads else "num_kv_heads",
-    )
-    if size > heads:
-        return (
-            f"{name} is more than {setting} {heads}, and a rank needs at least one head; use at most {heads}"
-        )
-    if heads % size:
-        divisors = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
-        return f"{name} does not divide {setting} {heads}; use one of {divisors}"
-    if model.ffn_hidden % size:
-        better = next(d for d in range(model.d_ff, 3 * size * model.d_ff) if _hidden(model, d) % size == 0)
-        return f"{name} does not divide the hidden width {model.ffn_hidden} (d_ff {model.d_ff}); use --d-ff {better}"
-    if model.vocab_size % size:
-        better = -(-model.vocab_size // size) * size
-        return f"{name} does not divide vocab_size {model.vocab_size}; use --vocab-size {better}"
     if settings.run.parallel == "hsdp":
         return f"parallel hsdp does not work with {name}; use --parallel fsdp or ddp"
     if settings.run.parallel == "fsdp":
@@ -49,6 +31,32 @@ def tensor_parallel_blocker(settings: TrainSettings) -> str | None:
             return f"eval_tasks does not work with {both}; use lmfast evaluate after training"
     if settings.run.fp8:
         return f"fp8 does not work with {name}; remove --fp8, or use --tensor-parallel 1"
+    return None
+
+
+def model_blocker(model: ResolvedConfig, size: int) -> str | None:
+    """Why a model cannot be split over `size` > 1 tensor ranks; None if it can."""
+    name = f"tensor_parallel {size}"
+    if model.num_experts:
+        return f"num_experts {model.num_experts} does not work with {name}; use --tensor-parallel 1"
+    # num_heads is a multiple of num_kv_heads.
+    heads, setting = (
+        model.num_kv_heads,
+        "num_heads" if model.num_heads == model.num_kv_heads else "num_kv_heads",
+    )
+    if size > heads:
+        return (
+            f"{name} is more than {setting} {heads}, and a rank needs at least one head; use at most {heads}"
+        )
+    if heads % size:
+        divisors = ", ".join(str(n) for n in range(1, min(heads, 4096) + 1) if heads % n == 0)
+        return f"{name} does not divide {setting} {heads}; use one of {divisors}"
+    if model.ffn_hidden % size:
+        better = next(d for d in range(model.d_ff, 3 * size * model.d_ff) if _hidden(model, d) % size == 0)
+        return f"{name} does not divide the hidden width {model.ffn_hidden} (d_ff {model.d_ff}); use --d-ff {better}"
+    if model.vocab_size % size:
+        better = -(-model.vocab_size // size) * size
+        return f"{name} does not divide vocab_size {model.vocab_size}; use --vocab-size {better}"
     return None
 
 
