@@ -214,9 +214,15 @@ def cluster_lines(facts: dict[str, Any]) -> list[str]:
     )
     return [
         *lines,
-        f"communication: {1e3 * seconds['communication']:,.3g} ms per step at {rates}; "
-        f"computation hides all but {1e3 * seconds['exposed']:,.3g} ms of it",
-        f"a step takes {1e3 * seconds['total']:,.4g} ms: expected MFU {facts['mfu']:.1%} "
+        f"communication: {_milliseconds(seconds['communication'])} per step at {rates}; "
+        f"computation hides all but {_milliseconds(seconds['exposed'])} of it",
+        f"a step takes {_milliseconds(seconds['total'])}: expected MFU {facts['mfu']:.1%} "
         f"({facts['mfu_without_communication']:.1%} without communication), "
         f"{facts['tokens_per_second']:,.0f} tokens/s, {facts['tokens_per_second_per_gpu']:,.0f} per GPU",
     ]
+
+
+def _milliseconds(seconds: float) -> str:
+    """Three digits, or all before the decimal point."""
+    value = 1e3 * seconds
+    return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"

@@ -535,3 +535,11 @@ def test_clusters_that_cannot_be(words, message, capsys):
         main([*CLUSTER, *words])
     assert end.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_long_steps_are_printed_with_all_digits(capsys):
+    """70B on 8 GPUs: 12.5 s a step."""
+    shape = "--vocab-size 128256 --context-length 8192 --d-model 8192 --num-layers 80 --num-heads 64 --num-kv-heads 8"
+    main([*shape.split(), *"--d-ff 28672 --gpus 8 --parallel fsdp --link 900GB/s --device H100".split()])
+    text = capsys.readouterr().out
+    assert "e+" not in text and "communication: 1,089 ms per step" in text
