@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from lmfast.data.batch_ramp import BatchRamp
 from lmfast.errors import UserError
+from lmfast.model.config import ModelConfig
 from lmfast.settings import OptimizerSettings, TrainSettings, selected_precision
 
 T = TypeVar("T", bound=TrainSettings)
@@ -57,6 +58,15 @@ def resolve(settings: T, vocab_size: int | None, sequence_tokens: int | None = N
     for name in ("learning_rate", "weight_decay", "grad_clip", "z_loss", "load_balance", "warmup_iters"):
         if not (getattr(opt, name) >= 0 and math.isfinite(getattr(opt, name))):
             raise UserError(f"{name} is {getattr(opt, name)}; it must be a number of at least 0")
+    if not model.num_experts:
+        given = {"experts_per_token": model.experts_per_token, "load_balance": opt.load_balance}
+        usual = {
+            "experts_per_token": ModelConfig.experts_per_token,
+            "load_balance": OptimizerSettings.load_balance,
+        }
+        for name, value in given.items():
+            if value not in (0, usual[name]):
+                raise UserError(f"{name} is {value}, but there are no experts; set num_experts, or remove it")
     if opt.total_tokens is not None and opt.total_tokens < 1:
         raise UserError(f"total_tokens is {opt.total_tokens}; it must be at least 1")
     for name in ("max_minutes", "muon_lr"):
