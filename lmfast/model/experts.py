@@ -1,8 +1,9 @@
 """The sparse feed-forward: a router sends each token to the experts_per_token most probable of num_experts feed-forwards.
 
 In: activations (batch, seq, d_model). Out: the sum of the outputs of the token's experts, each times its weight, and in
-training the `load` of the experts. Probabilities are a softmax over all experts, in fp32 even under autocast. Weights are
-those of the chosen experts divided by their sum (Mixtral, Jiang et al. 2024, arXiv:2401.04088); with one expert per token,
+training the `load` of the experts, of the positions that `counted` selects. Probabilities are a softmax over all experts, in
+fp32 even under autocast. Weights are those of the chosen experts divided by their sum (Mixtral, Jiang et al. 2024,
+arXiv:2401.04088); with one expert per token,
 the probability itself (Switch, Fedus et al. 2022, arXiv:2101.03961), because a weight of 1 gives the router no gradient. Of
 equal probabilities the lowest expert's counts as greater. No token is dropped and no expert has a capacity (Gale et al.
 2022, arXiv:2211.15841; OLMoE, Muennighoff et al. 2024, arXiv:2409.02060): tokens are sorted by expert, and each expert
@@ -33,13 +34,16 @@ class Routes(NamedTuple):
     )
     place: Tensor  # (pairs,) int64: where each pair is in that order
     ends: Tensor  # (num_experts,) int32: the end of each expert's pairs in that order
-    load: Tensor  # (2, num_experts) fp32: share of the tokens that each expert gets; its mean probability, differentiable
+    load: Tensor  # (2, num_experts) fp32: of counted tokens: share that an expert gets; its mean probability, differentiable
 
 
-def route(logits: Tensor, experts_per_token: int) -> Routes:
-    """The routes of tokens with these router logits (tokens, num_experts), in fp32."""
+def route(logits: Tensor, experts_per_token: int, counted: Tensor | None = None) -> Routes:
+    """The routes of tokens with these router logits (tokens, num_experts), in fp32.
+
+    counted (tokens,) bool: those that the load is of; None: all."""
     tokens, num_experts = logits.shape
     probabilities = logits.softmax(-1)
+    number = tokens if counted is None else counted.sum().clamp(min=1)
     with torch.no_grad():
         # A stable sort, because topk does not say which of several equal values it takes.
         best = probabilities.argsort(dim=-1, descending=True, stable=True)
@@ -47,13 +51,17 @@ def route(logits: Tensor, experts_per_token: int) -> Routes:
         pairs = chosen.flatten()
         order = pairs.argsort(stable=True)
         place = order.argsort()
-        counts = (pairs[:, None] == torch.arange(num_experts, device=pairs.device)).sum(0)
+        selected = pairs[:, None] == torch.arange(num_experts, device=pairs.device)
+        counts = selected.sum(0)
         ends = counts.cumsum(0).int()
-        shares = counts / tokens
+        if counted is not None:
+            counts = (selected & counted.repeat_interleave(experts_per_token)[:, None]).sum(0)
+        shares = counts / number
     weights = probabilities.gather(1, chosen)
     if experts_per_token > 1:
         weights = weights / weights.sum(1, keepdim=True)
-    return Routes(weights, order, place, ends, torch.stack([shares, probabilities.mean(0)]))
+    mean = probabilities.mean(0) if counted is None else (probabilities * counted[:, None]).sum(0) / number
+    return Routes(weights, order, place, ends, torch.stack([shares, mean]))
 
 
 def load_balance_loss(load: Tensor, experts_per_token: int) -> Tensor:
@@ -97,13 +105,13 @@ class SparseFeedForward(nn.Module):
         self.up = FusedLinear(d_model, [hidden] * matrices)
         self.down = FusedLinear(hidden, [d_model] * self.num_experts)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(output (batch, seq, d_model), in training `Routes.load`)"""
+    def forward(self, x: Tensor, counted: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """(output (batch, seq, d_model), in training `Routes.load`). counted (batch, seq): as in `route`."""
         rows = x.flatten(0, -2)
         dtype = compute_dtype(x.dtype)
         with no_autocast(x):
             logits = lmfast_kernels.linear(rows.to(dtype), self.router.weight.to(dtype))
-            routes = route(logits, self.experts_per_token)
+            routes = route(logits, self.experts_per_token, None if counted is None else counted.flatten())
         inputs = _gather(rows, routes.order, routes.place, self.experts_per_token)
         up = lmfast_kernels.grouped_linear(inputs, self._stacked(self.up), routes.ends)
         out = lmfast_kernels.grouped_linear(activate(self.kind, up), self._stacked(self.down), routes.ends)

@@ -222,28 +222,28 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
 
     def forward(
-        self, delta: Tensor, residual: Tensor | None, attend: Attend
+        self, delta: Tensor, residual: Tensor | None, attend: Attend, counted: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """(delta, residual) after this block, and in training with experts their load (`Routes.load`)."""
+        """(delta, residual) after this block, and in training with experts the load of `counted` (`experts.route`)."""
         if self.recomputed is None or not self.training or not torch.is_grad_enabled():
-            return self._forward(delta, residual, attend)
+            return self._forward(delta, residual, attend, counted)
         # The sum, so that one tensor is kept for the backward instead of two.
         stream = delta if residual is None else delta + residual
-        stream, load = self.recomputed(lambda x: self._stream(x, attend), stream)
+        stream, load = self.recomputed(lambda x: self._stream(x, attend, counted), stream)
         return stream, None, load
 
-    def _stream(self, x: Tensor, attend: Attend) -> tuple[Tensor, Tensor | None]:
+    def _stream(self, x: Tensor, attend: Attend, counted: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The residual stream after this block, from the one before it; the load."""
-        delta, residual, load = self._forward(x, None, attend)
+        delta, residual, load = self._forward(x, None, attend, counted)
         return delta if residual is None else delta + residual, load
 
     def _forward(
-        self, delta: Tensor, residual: Tensor | None, attend: Attend
+        self, delta: Tensor, residual: Tensor | None, attend: Attend, counted: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         ffn_norm, enter, leave = self.ffn_norm, self.shards.enter, self.shards.leave
         if self.post_norm and ffn_norm is not None:
             x = self.attention_norm(delta + self.dropout(leave(attend(self.attention, enter(delta)))))
-            y, load = self._feed_forward(enter(x))
+            y, load = self._feed_forward(enter(x), counted)
             return ffn_norm(x + self.dropout(leave(y))), None, load
         if residual is None:
             residual, x = delta, self.attention_norm(delta)
@@ -252,16 +252,16 @@ class Block(nn.Module):
         if ffn_norm is None:  # parallel
             x = enter(x)
             attended = self.dropout(attend(self.attention, x))
-            y, load = self._feed_forward(x)
+            y, load = self._feed_forward(x, counted)
             return leave(attended + self.dropout(y)), residual, load
         x, residual = ffn_norm(self.dropout(leave(attend(self.attention, enter(x)))), residual)
-        y, load = self._feed_forward(enter(x))
+        y, load = self._feed_forward(enter(x), counted)
         return self.dropout(leave(y)), residual, load
 
-    def _feed_forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _feed_forward(self, x: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The output of the feed-forward, and the load of its experts, if it has any."""
         layer = self.feed_forward
-        return layer(x) if isinstance(layer, SparseFeedForward) else (layer(x), None)
+        return layer(x, counted) if isinstance(layer, SparseFeedForward) else (layer(x), None)
 
     def decode(self, delta: Tensor, residual: Tensor | None, attend: Attend) -> tuple[Tensor, Tensor | None]:
         """`forward` for one new token per sequence; attend(attention, projected) takes the product of qkv.

@@ -134,13 +134,18 @@ class TransformerLM(nn.Module):
         initialise_in_place(self, self.config)
 
     def hidden(
-        self, ids: Tensor, positions: Tensor | None = None, document_ids: Tensor | None = None
+        self,
+        ids: Tensor,
+        positions: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        counted: Tensor | None = None,
     ) -> Tensor:
         """Final hidden states (batch, seq, d_model) of ids (batch, seq), the input of the head.
 
         positions, document_ids (batch, seq): for packed rows, whose attention stays within equal document ids. Without
         positions, those of RoPE continue over the row, because attention depends only on their differences; learned and
-        sinusoidal ones restart with each document."""
+        sinusoidal ones restart with each document. counted (batch, seq) bool: the positions that count in the load of
+        experts; None: all."""
         rope = self._rope(ids.shape[1])
         table, added = self._position_table, None
         if table is not None:
@@ -150,7 +155,7 @@ class TransformerLM(nn.Module):
         def attend(attention: Attention, x: Tensor) -> Tensor:
             return attention(x, rope, positions, document_ids, ids=ids)
 
-        return self._run_blocks(self._embed(ids, added), [attend] * len(self.blocks))
+        return self._run_blocks(self._embed(ids, added), [attend] * len(self.blocks), counted)
 
     def take_expert_load(self) -> Tensor | None:
         """Returns and forgets `expert_load`."""
@@ -242,11 +247,11 @@ class TransformerLM(nn.Module):
             )
         return self.rope_cos[begin:end], self.rope_sin[begin:end]
 
-    def _run_blocks(self, x: Tensor, attends: list[Attend]) -> Tensor:
+    def _run_blocks(self, x: Tensor, attends: list[Attend], counted: Tensor | None = None) -> Tensor:
         residual: Tensor | None = None
         loads: list[Tensor] = []
         for block, attend in zip(self.blocks, attends, strict=True):
-            x, residual, load = block(x, residual, attend)
+            x, residual, load = block(x, residual, attend, counted)
             if load is not None:
                 loads.append(load)
         if loads:

@@ -2,18 +2,20 @@
 
 In: a task and settings with num_experts. Out: the task with the auxiliary loss of Switch (`experts.load_balance_loss`, mean
 over the layers, as in OLMoE; 1 if the load is even) times `load_balance` added to the loss of each token (each pair in DPO)
-and with metrics over the steps since the last line:
+and with metrics of the last step, like train_loss:
 
     expert_load_max, expert_load_min   largest and smallest share of the tokens that an expert of any layer got; if even,
                                        experts_per_token / num_experts
     load_balance_loss                  the auxiliary loss, before its weight
 
-Evaluations do not include the term. Only reading the metrics waits for the device. Shares of tokens are those of one forward
-pass on one rank: with several passes or ranks, the term of a step is the mean of their terms, weighted by tokens with loss,
-and not that of all tokens together. The rest of the loss does not depend on how a step is split.
+A line has none of them if the loss of its step is not finite. Evaluations do not include the term. Positions that are
+padding (`objectives.read_by_loss`) count in neither. Only reading the metrics waits for the device. Shares of tokens are
+those of one forward pass on one rank: with several passes or ranks, the term of a step is the mean of their terms, weighted
+by tokens with loss, and not that of all tokens together. The rest of the loss does not depend on how a step is split.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -36,8 +38,12 @@ class Balanced:
         self.objective, self.weight = objective, weight
         self.experts_per_token = config.experts_per_token
         self.shape = config.num_layers, config.num_experts
-        # Sums over forward passes: the shares of tokens, the auxiliary loss, and the number of passes.
-        self.sums = torch.zeros(config.num_layers * config.num_experts + 2, device=device)
+        # Sums over the forward passes of a step: the shares of tokens, the auxiliary loss, the number of passes, the loss.
+        self.sums = torch.zeros(config.num_layers * config.num_experts + 3, device=device)
+
+    def begin_step(self) -> None:
+        """Must be called before each step."""
+        self.sums.zero_()
 
     def tensors(self, batch: np.ndarray, device: torch.device) -> tuple[Tensor | None, ...]:
         return self.objective.tensors(batch, device)
@@ -56,14 +62,13 @@ class Balanced:
             return loss
         term = load_balance_loss(load, self.experts_per_token).mean()
         with torch.no_grad():
-            self.sums += torch.cat([load[:, 0].flatten(), term[None], torch.ones_like(term)[None]])
+            self.sums += torch.cat([load[:, 0].flatten(), torch.stack([term, torch.ones_like(term), loss])])
         return loss + self.weight * self.objective.count(*tensors) * term
 
     def read_metrics(self, ranks: Ranks) -> dict[str, float]:
-        """The metrics over all ranks since the last call; every rank must call it."""
-        *shares, term, passes = ranks.sum(self.sums).tolist()
-        self.sums.zero_()
-        if not passes:
+        """The metrics of the last step over all ranks; every rank must call it."""
+        *shares, term, passes, loss = ranks.sum(self.sums).tolist()
+        if not passes or not math.isfinite(loss + term):
             return {}
         return {
             "expert_load_max": max(shares) / passes,
@@ -80,5 +85,8 @@ def with_load_balance(task: Task, settings: TrainSettings, device: torch.device,
     balanced = Balanced(task.objective, settings.optimizer.load_balance, config, device)
     measure: Callable[[], dict[str, float]] = task.measure or dict
     return dataclasses.replace(
-        task, objective=balanced, measure=lambda: {**measure(), **balanced.read_metrics(ranks)}
+        task,
+        objective=balanced,
+        begin_step=balanced.begin_step,
+        measure=lambda: {**measure(), **balanced.read_metrics(ranks)},
     )

@@ -62,6 +62,8 @@ def train_loop(
         last = is_last(step)
         learning_rate = plan.learning_rate(step, time_share)
         rows = batches.step(step - 1)
+        if hooks.begin_step is not None:
+            hooks.begin_step()
         result = stepper.take(step, rows, learning_rate)
 
         tokens = rows.shape[0] * (rows.shape[1] - 1)

@@ -23,6 +23,12 @@ def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
+def read_by_loss(targets: Tensor) -> Tensor:
+    """(rows, length) bool: the positions that count in the load of experts: those up to the last target with loss of their
+    row. What follows is padding, or the end of the last document, which no loss depends on."""
+    return (targets != IGNORE).flip(1).cumsum(1).flip(1) > 0
+
+
 class NextToken:
     """Next-token prediction: the summed −log p of every token, in nats.
 
@@ -34,6 +40,8 @@ class NextToken:
     target, it ends the document before it. The loss of a row is then the sum of the losses of its documents. The model
     derives positions from document_ids (`TransformerLM.hidden`).
     """
+
+    padded = False  # whether rows of training may end in padding
 
     def __init__(self, z_loss: float = 0.0, separator: int | None = None):
         self.z_loss, self.separator = z_loss, separator
@@ -64,7 +72,10 @@ class NextToken:
         document_ids: Tensor | None = None,
     ) -> Tensor:
         """Summed loss, fp32 scalar. positions, document_ids: (rows, context_length), for packed rows."""
-        hidden = model.hidden(inputs, positions, document_ids)
+        counted = (
+            read_by_loss(targets) if self.padded and model.config.num_experts and model.training else None
+        )
+        hidden = model.hidden(inputs, positions, document_ids, counted)
         return model.head.cross_entropy(
             hidden.flatten(0, 1),
             targets.flatten(),
@@ -77,6 +88,8 @@ class NextToken:
 
 class SFT(NextToken):
     """Supervised fine-tuning: next-token prediction of the assistant's tokens in packed conversations."""
+
+    padded = True
 
     def tensors(self, batch: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """rows (rows, length + 1) of packing.TOKEN → inputs, targets, positions, document_ids (rows, length), int64."""
@@ -181,7 +194,8 @@ def sequence_log_probs(model: TransformerLM, inputs: Tensor, targets: Tensor) ->
     Calls the fused loss per row, so that logits of rows × length × vocabulary are never stored. Padding is on the right
     and cannot affect earlier tokens.
     """
-    hidden, softcap = model.hidden(inputs), model.config.logit_softcap
+    counted = read_by_loss(targets) if model.config.num_experts and model.training else None
+    hidden, softcap = model.hidden(inputs, counted=counted), model.config.logit_softcap
     sums = [
         model.head.cross_entropy(row, target, IGNORE, softcap)
         for row, target in zip(hidden.unbind(), targets.unbind(), strict=True)

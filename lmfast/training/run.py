@@ -145,7 +145,7 @@ def _hooks(
 ) -> Hooks:
     model = state.model
     device = next(model.parameters()).device
-    hooks = Hooks()
+    hooks = Hooks(begin_step=task.begin_step)
     if task.make_evaluate is not None:
         hooks.evaluate = task.make_evaluate(model, settings, device, ranks)
     if settings.logging.eval_tasks is not None:

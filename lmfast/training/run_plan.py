@@ -65,6 +65,7 @@ class Hooks:
     checkpoint: Callable[[Progress], bool] | None = None  # → whether it was written, or has begun
     background: Background | None = None  # if it writes checkpoints in the background
     sample: Callable[[int], tuple[str | None, dict[str, float]]] | None = None  # step → text, its statistics
+    begin_step: Callable[[], None] | None = None  # called before each step
     first_step: Callable[[float], None] | None = None  # called with the first step's duration in seconds
     forecast: Forecast | None = None  # called after two of the steps, with training seconds and tokens
     metrics: Callable[[], dict[str, float]] = field(default=dict)  # more values for a line of metrics

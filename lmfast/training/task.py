@@ -44,7 +44,8 @@ class Task:
     facts: dict[str, Any] = field(default_factory=dict[str, Any])  # for run.json
     grows_vocabulary: bool = False  # whether init_from may have fewer ids than the model
     prepare: Callable[[Path], None] | None = None  # called with the run folder before the first step
-    measure: Callable[[], dict[str, float]] | None = None  # metrics of the steps since the last call
+    measure: Callable[[], dict[str, float]] | None = None  # metrics for a line
+    begin_step: Callable[[], None] | None = None  # called before each step
 
 
 @dataclass(frozen=True)

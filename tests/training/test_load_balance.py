@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lmfast import load_run
+from lmfast.data.packing import TOKEN
 from lmfast.dpo import dpo
 from lmfast.errors import UserError
 from lmfast.evaluate import EvaluateSettings, evaluate_run
@@ -21,7 +22,7 @@ from lmfast.train import train
 from lmfast.training.checkpoint import find_checkpoint
 from lmfast.training.compiled import CompiledLoss
 from lmfast.training.load_balance import Balanced
-from lmfast.training.objectives import IGNORE, NextToken
+from lmfast.training.objectives import DPO, IGNORE, SFT, NextToken
 from lmfast.training.parallel.ranks import SINGLE_PROCESS
 from lmfast.training.run_folder import read_metrics
 from lmfast.training.weights import mapped_weights
@@ -58,7 +59,7 @@ def test_the_term_is_added_to_the_loss_of_each_token_in_training_only():
     assert model.expert_load is None and not objective.sums.requires_grad
 
 
-def test_the_metrics_are_means_since_the_last_call():
+def test_the_metrics_are_means_over_the_passes_of_a_step():
     model, objective = make()
     loads = []
     for rows in (4, 2):
@@ -72,7 +73,44 @@ def test_the_metrics_are_means_since_the_last_call():
     assert found["expert_load_min"] == pytest.approx(shares.min().item())
     expected = load_balance_loss(torch.stack(loads), 2).mean().item()
     assert found["load_balance_loss"] == pytest.approx(expected)
+    objective.begin_step()
     assert objective.read_metrics(SINGLE_PROCESS) == {}
+
+
+def test_a_step_whose_loss_is_not_finite_has_no_metrics():
+    model, objective = make()
+    tensors = objective.tensors(batch_of(4), CPU)
+    with torch.no_grad():
+        norm, kept = model.final_norm.weight, model.final_norm.weight.clone()
+        norm.fill_(float("nan"))  # the loads themselves stay finite
+    objective.loss(model, *tensors)
+    assert objective.read_metrics(SINGLE_PROCESS) == {}
+    objective.begin_step()
+    with torch.no_grad():
+        norm.copy_(kept)
+    objective.loss(model, *tensors)
+    assert objective.read_metrics(SINGLE_PROCESS).keys() == LOAD
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_padding_does_not_count(stage):
+    """Neither in the term nor in the metrics: a row has the same with and without it."""
+    found = []
+    for length in (6, 9):  # documents of 6 tokens
+        rows = np.zeros((4, length), TOKEN)
+        rows["document"], rows["document"][:, 6:] = 0, 1
+        rows["id"][:, :6] = np.random.default_rng(0).integers(1, 50, (4, 6))
+        rows["loss"][:, 3:6] = True
+        model, objective = make()
+        objective.objective = SFT() if stage == "sft" else DPO()
+        loss = objective.loss(model, *objective.tensors(rows, CPU))
+        loss.backward()
+        gradient = model.blocks[0].feed_forward.router.weight.grad
+        found.append((loss.detach(), gradient, objective.read_metrics(SINGLE_PROCESS)))
+    (short, few, metrics), (long, many, others) = found
+    torch.testing.assert_close(short, long)
+    torch.testing.assert_close(few, many, rtol=1e-4, atol=1e-5)
+    assert metrics == pytest.approx(others)
 
 
 def test_without_the_term_splitting_a_batch_changes_only_rounding():
@@ -143,11 +181,23 @@ def test_a_larger_weight_balances_more(corpus, tmp_path):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_an_interrupted_run_resumes_to_the_same_bits(corpus, tmp_path, optimizer):
-    flags = [*EXPERTS, "--optimizer", optimizer, "--lr-decay-iters", 6, "--eval-interval", 0]
+    flags = [
+        *EXPERTS,
+        "--optimizer",
+        optimizer,
+        "--lr-decay-iters",
+        6,
+        "--eval-interval",
+        0,
+        "--log-interval",
+        6,
+    ]
     _, whole = run(corpus, tmp_path / "whole", *flags)
     run(corpus, tmp_path / "parts", *flags, "--max-iters", 3)
     _, parts = run(corpus, tmp_path / "parts", *flags)
     assert not differ(whole, parts)
+    lines = [read_metrics(tmp_path / name)[-1] for name in ("whole", "parts")]
+    assert all(lines[0][name] == lines[1][name] for name in LOAD)
     with pytest.raises(UserError, match="the run has num_experts 4, which cannot change to 8"):
         run(corpus, tmp_path / "parts", *flags, "--num-experts", 8, "--max-iters", 9)
 
@@ -195,6 +245,8 @@ def test_exports_are_rejected_by_name(base, tmp_path):
             "experts_per_token 5 is greater than num_experts 4",
         ),
         (["--num-experts", "4", "--load-balance", "-1"], "load_balance is -1.0; it must be"),
+        (["--load-balance", "0.1"], "load_balance is 0.1, but there are no experts; set num_experts"),
+        (["--experts-per-token", "1"], "experts_per_token is 1, but there are no experts; set num_experts"),
         (["--num-experts", "4", "--bf16", "--fp8"], "fp8 does not support num_experts; remove --fp8"),
     ],
 )
