@@ -105,16 +105,41 @@ def kept_activations(
     # Besides the input the results of attention and of the products. A norm or a dropout needs that of the last product,
     # too; with tensor parallelism every sum over the ranks is kept.
     queries, kv = config.attention_width, config.num_kv_heads * config.head_dim
-    sums = 2 if needs_last_product(config) else 1
     logits = 0
     if config.num_experts:  # the backward of their weighted sum reads the results of all experts
         sums, logits = 1 + config.experts_per_token, 4 * config.num_experts
-    elif tensor_parallel > 1:
-        sums = 1 if config.parallel_block else 2
+    else:
+        qkv, up = (d, (queries + 2 * kv) // tensor_parallel), (d, _up_width(config) // tensor_parallel)
+        out, down = (queries // tensor_parallel, d), (config.ffn_hidden // tensor_parallel, d)
+        reduced = tensor_parallel > 1
+        unused = unused_products(qkv, out, up, down, reduced, needs_last_product(config))
+        sums = (out not in unused) + (down not in unused)
+        if reduced:
+            sums += 1 if config.parallel_block else 2
     return Saved(
         e * (1 + sums) * d + logits,
         e * (queries + 2 * kv + queries + _up_width(config)) + 4 * config.num_heads,
     )
+
+
+Sizes = tuple[int, int]
+"""(K, N) of a product"""
+
+
+def unused_products(
+    qkv: Sizes, out: Sizes, up: Sizes, down: Sizes, reduced: bool, last_is_needed: bool
+) -> set[Sizes]:
+    """The sizes of products whose results `selective` does not keep, from those of a dense block: the last one, which
+    nothing in the backward reads, or if they are `reduced` over ranks, those whose sum is kept instead. One with the sizes
+    of a product that is needed is kept, too, because only the sizes tell them apart."""
+    unused, kept = {down}, {qkv, up}
+    if reduced:
+        unused.add(out)
+    elif last_is_needed:
+        return set()
+    else:
+        kept.add(out)
+    return unused - kept
 
 
 def needs_last_product(config: ResolvedConfig) -> bool:

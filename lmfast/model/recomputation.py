@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from lmfast.model.activations import Checkpointing, needs_last_product
+from lmfast.model.activations import Checkpointing, Sizes, needs_last_product, unused_products
 from lmfast.model.layers import Block, FeedForward
 from lmfast.model.shards import WHOLE
 from lmfast.model.transformer import TransformerLM
@@ -52,28 +52,22 @@ def _recomputed(model: TransformerLM, block: Block, kind: Checkpointing) -> Call
     return functools.partial(checkpoint, **options)
 
 
-def _unused_products(block: Block, last_is_needed: bool) -> set[tuple[int, int]]:
-    """(K, N) of the products whose results are not kept: the last of a block, which nothing in its backward reads, or with
-    tensor parallelism those whose sum over the ranks is kept instead."""
-    if not isinstance(block.feed_forward, FeedForward):
+def _unused_products(block: Block, last_is_needed: bool) -> set[Sizes]:
+    """The sizes of the products of a block whose results are not kept."""
+    attention, layer = block.attention, block.feed_forward
+    if not isinstance(layer, FeedForward):
         return set()
-    unused = {_sizes(block.feed_forward.down.weight)}
-    kept = {_sizes(block.attention.qkv.weight), _sizes(block.feed_forward.up.weight)}
-    if block.shards is not WHOLE:
-        unused.add(_sizes(block.attention.out.weight))
-    elif last_is_needed:
-        return set()
-    else:
-        kept.add(_sizes(block.attention.out.weight))
-    return unused - kept
+    weights = attention.qkv.weight, attention.out.weight, layer.up.weight, layer.down.weight
+    qkv, out, up, down = map(_sizes, weights)
+    return unused_products(qkv, out, up, down, block.shards is not WHOLE, last_is_needed)
 
 
-def _sizes(weight: Tensor) -> tuple[int, int]:
+def _sizes(weight: Tensor) -> Sizes:
     """(K, N) of the product with a weight (N, K)."""
     return weight.shape[1], weight.shape[0]
 
 
-def _policy(unused: set[tuple[int, int]]) -> Callable[..., CheckpointPolicy]:
+def _policy(unused: set[Sizes]) -> Callable[..., CheckpointPolicy]:
     def policy(context: Any, operator: Any, *arguments: Any, **named: Any) -> CheckpointPolicy:
         name = str(operator)
         if name not in EXPENSIVE:
