@@ -12,7 +12,6 @@ resumes from an older step. Nothing is unpickled. Imports torch only to read and
 """
 
 import contextlib
-import fnmatch
 import json
 import os
 import re
@@ -70,9 +69,9 @@ class Checkpoint:
 
     def _shards(self, number: int) -> list[Path]:
         """The files of this kind that the marker lists: others do not belong to the checkpoint."""
-        pattern = f"shard-*-model-{number:05d}-of-{STATE:05d}.safetensors"
-        listed = json.loads((self.path / MARKER).read_text(encoding="utf-8"))
-        return sorted(self.path / name for name in listed if fnmatch.fnmatch(name, pattern))
+        found = sorted(self.path.glob(f"shard-*-model-{number:05d}-of-{STATE:05d}.safetensors"))
+        listed = json.loads((self.path / MARKER).read_text(encoding="utf-8")) if found else {}
+        return [path for path in found if path.name in listed]
 
     def model_tensors(self) -> "dict[str, Tensor]":
         return _load(self.weight_files)
