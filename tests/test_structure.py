@@ -315,7 +315,6 @@ TEST_FILES = {
     "tensor_parts": "tensor_model",
     "two_dimensional": "tensor_parallel",
     "tensor_following": "tensor_parallel",
-    "tensor_state": "tensor_parallel",
     "tensor_shards": "tensor_model",
     "following": "fsdp",
     "sharded": "fsdp",

@@ -13,7 +13,7 @@ from typing import Literal
 from lmfast.model.accounting import parameters
 from lmfast.model.activations import ELEMENT_SIZE, Checkpointing, layer_kinds
 from lmfast.model.config import ModelConfig, ResolvedConfig
-from lmfast.model.memory import USABLE, activation_bytes_per_token, step_workspace
+from lmfast.model.memory import USABLE, TrainingMemory, activation_bytes_per_token, step_workspace
 
 Parallel = Literal["ddp", "fsdp", "hsdp"]
 
@@ -49,23 +49,11 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class RankMemory:
+class RankMemory(TrainingMemory):
     """Memory of one training step on one rank in bytes, by purpose."""
 
-    weights: int
-    gradients: int
-    optimizer: int
-    weight_copies: int
     gathered: int  # weights of other ranks, while they are used
     reduced: int  # gradients before they are reduced and divided
-    activations: int
-    recomputed: int
-    head_gradient: int
-    workspace: int
-
-    @property
-    def total(self) -> int:
-        return sum(vars(self).values())
 
 
 @dataclass(frozen=True)

@@ -165,17 +165,12 @@ class Reference:
         """The reference model, divided as the trained model is, and the ranks that compute with it."""
         rows = Rows(self.parts[0].shape[-1] - 1, per_sequence=2)
         kind = choose_kind(self.settings, rows, self.device, self.ranks)
-        if self.ranks.tensor_size > 1:
-            from lmfast.training.parallel.tensor_state import make_tensor_parallel
-
-            split = make_tensor_parallel(self.settings, source, None, self.device, self.ranks, kind)
-            return split.model, replace(self.ranks, lockstep=kind == "fsdp")
-        if kind not in ("fsdp", "hsdp"):
+        if self.ranks.tensor_size == 1 and kind not in ("fsdp", "hsdp"):
             return build_model(source, self.settings.model, self.device), self.ranks
         from lmfast.training.parallel.sharded_state import make_sharded
 
         sharded = make_sharded(self.settings, source, None, self.device, self.ranks, kind)
-        return sharded.model, replace(self.ranks, lockstep=True)
+        return sharded.model, replace(self.ranks, lockstep=kind in ("fsdp", "hsdp"))
 
 
 def _short(value) -> str:

@@ -26,19 +26,8 @@ END = ("max_iters", "max_minutes", "lr_decay_iters")
 
 HARMLESS = {
     *END,
-    *(
-        "config",
-        "out_dir",
-        "resume",
-        "device",
-        "parallel",
-        "tensor_parallel",
-        "activation_checkpointing",
-        "total_tokens",
-        "epochs",
-        "val_data_path",
-        "tokenizer",
-    ),
+    *("config", "out_dir", "resume", "device", "total_tokens", "epochs", "val_data_path", "tokenizer"),
+    *("parallel", "tensor_parallel", "activation_checkpointing"),
     *("train_data_path", "init_from", "reference_cache"),
     *("eval_tasks", "eval_tasks_interval", "eval_tasks_limit", "eval_tasks_include_path"),
     *("log_interval", "eval_interval", "eval_batches", "sample_interval", "tensorboard"),

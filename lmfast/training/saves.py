@@ -83,7 +83,7 @@ class BackgroundSaves:
 
 def sharded_pieces(state: State) -> tuple[list["Piece"], list["Piece"]]:
     """The pieces (of weights, of the state of optimizer and loss scale) of this rank, of a sharded model."""
-    from lmfast.training.parallel.pieces import Piece, state_pieces_like
+    from lmfast.training.parallel.pieces import Piece, state_pieces
 
     assert state.sharded is not None
     weights = state.sharded.weight_pieces()
@@ -91,7 +91,7 @@ def sharded_pieces(state: State) -> tuple[list["Piece"], list["Piece"]]:
         piece
         for name, weight in state.weights.items()
         if weight in state.optimizer.state
-        for piece in state_pieces_like(name, weight, weights[name], state.optimizer.state[weight])
+        for piece in state_pieces(name, weight, weights[name], state.optimizer.state[weight])
     ]
     if state.loss_scale is not None:
         found += [Piece(name, (), (), value) for name, value in state.loss_scale.state_tensors().items()]

@@ -77,12 +77,7 @@ def make_state(
     torch.manual_seed(settings.run.seed)
     sharded, bf16_messages = None, []
     grows = is_vocabulary_table if source is not None and task.grows_vocabulary else None
-    if ranks.tensor_size > 1:
-        from lmfast.training.parallel.tensor_state import make_tensor_parallel
-
-        sharded = make_tensor_parallel(settings, source or checkpoint, grows, device, ranks, kind)
-        model = sharded.model
-    elif kind in ("fsdp", "hsdp"):
+    if ranks.tensor_size > 1 or kind in ("fsdp", "hsdp"):
         from lmfast.training.parallel.sharded_state import make_sharded
 
         sharded = make_sharded(settings, source or checkpoint, grows, device, ranks, kind)
@@ -125,20 +120,9 @@ def _load(state: State, checkpoint: Checkpoint, ranks: Ranks) -> None:
         tensors = checkpoint.optimizer_tensors()
         load_state_tensors(state.weights, state.optimizer, tensors)
     else:
-        tensors = _load_sharded(state.sharded, state.optimizer, checkpoint, ranks)
+        from lmfast.training.parallel.sharded_state import load_sharded
+
+        tensors = load_sharded(state.sharded, state.optimizer, checkpoint, ranks)
     if state.loss_scale is not None:
         state.loss_scale.load(tensors)
     state.progress = Progress(**checkpoint.state | {"out_of_time": False})
-
-
-def _load_sharded(
-    sharded: Sharded, optimizer: Optimizer, checkpoint: Checkpoint, ranks: Ranks
-) -> dict[str, Tensor]:
-    """Loads the optimizer state of a checkpoint; returns its other tensors, of the loss scale."""
-    if ranks.tensor_size > 1:
-        from lmfast.training.parallel.tensor_state import load_tensor_parallel
-
-        return load_tensor_parallel(sharded, optimizer, checkpoint, ranks)
-    from lmfast.training.parallel.sharded_state import load_sharded
-
-    return load_sharded(sharded, optimizer, checkpoint, ranks)

@@ -1,4 +1,4 @@
-"""Blocks with and without a checkpoint are told apart; the median decides."""
+"""Blocks with and without a checkpoint are distinguished; the median decides."""
 
 import argparse
 import dataclasses

@@ -4,7 +4,6 @@ In: settings, the rows of a forward pass, the device and the ranks. Out: a Kind.
 written: sizes that do not divide, and options that need what another option takes away.
 """
 
-import os
 from typing import Literal
 
 import torch
@@ -14,6 +13,7 @@ from lmfast.model.memory import USABLE
 from lmfast.model.parallel_memory import Layout, keeps_whole_gradient, rank_memory
 from lmfast.settings import TrainSettings, selected_precision
 from lmfast.training.forecast import memory_capacity
+from lmfast.training.parallel.environment import machine_size
 from lmfast.training.parallel.ranks import Ranks
 from lmfast.training.parallel.tensor_check import tensor_parallel_blocker
 from lmfast.training.task import Rows, Task
@@ -63,11 +63,6 @@ def check_tasks(task: Task, kind: Kind, ranks: Ranks) -> None:
             f"eval_tasks: {', '.join(names)} generate text, which is not supported while the weights are divided among "
             "processes (parallel fsdp or hsdp, tensor_parallel); leave them out, or use --parallel ddp"
         )
-
-
-def machine_size() -> int:
-    """Number of ranks on this machine, as torchrun reports it."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def model_layout(kind: Kind, ranks: Ranks) -> Layout:

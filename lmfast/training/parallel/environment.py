@@ -17,3 +17,8 @@ def number_of_ranks() -> int:
     if numbers["WORLD_SIZE"] > 1 and numbers["RANK"] >= numbers["WORLD_SIZE"]:
         raise UserError("RANK is {RANK}; it must be below WORLD_SIZE {WORLD_SIZE}".format(**numbers))
     return max(1, numbers["WORLD_SIZE"])
+
+
+def machine_size() -> int:
+    """Number of ranks on this machine, as torchrun reports it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))

@@ -1,6 +1,6 @@
 """Fully sharded data parallelism: every rank keeps 1/N of each weight, gradient and optimizer state.
 
-In: a TransformerLM on the meta device and a mesh of N ranks ("shard"), or of R × N ("replicate", "shard") for hsdp. Out: a
+In: the shape of a model and a mesh of N ranks ("shard"), or of R × N ("replicate", "shard") for hsdp. Out: a
 ShardedModel, which the loop, the optimizers and checkpoints use. Weights are split by rows with torch's `fully_shard`, once
 for each block and once for the rest (the root: embedding, final norm, head). N need not divide the number of rows.
 
@@ -30,9 +30,11 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
+from lmfast.model.config import ModelConfig
 from lmfast.model.transformer import TransformerLM
 from lmfast.settings import Precision
-from lmfast.training.parallel.choice import Kind, machine_size
+from lmfast.training.parallel.choice import Kind
+from lmfast.training.parallel.environment import machine_size
 from lmfast.training.parallel.pieces import Piece, cut, fused_widths, tensor_piece
 from lmfast.training.parallel.ranks import Ranks
 from lmfast.training.parallel.sharded_muon import ShardedMatrix
@@ -48,9 +50,18 @@ class ShardedModel:
 
     reduces_gradients = True
 
-    def __init__(self, model: TransformerLM, mesh: DeviceMesh, device: torch.device, precision: Precision):
-        """model: on the meta device; its weights are allocated here, but not initialised."""
-        self.model = model
+    def __init__(
+        self,
+        config: ModelConfig,
+        mesh: DeviceMesh,
+        device: torch.device,
+        precision: Precision,
+        split: TransformerLM | None = None,
+    ):
+        """The weights are allocated, but not initialised. split: a part of the model of shape `config` on the meta device,
+        to be sharded instead of the whole."""
+        self.whole = TransformerLM.without_memory(config)
+        self.model = model = TransformerLM.without_memory(config) if split is None else split
         self.accumulates_whole = True
         """whether gradients stay unreduced until the last pass of a step; otherwise each pass reduces them"""
         self.mesh = mesh

@@ -31,35 +31,13 @@ class Piece(NamedTuple):
         return self._replace(shape=tuple(shape), offset=shifted)
 
 
-def weight_pieces(model: nn.Module) -> list[Piece]:
-    """The pieces of all weights of `model` that this rank owns, in the order of named_parameters()."""
-    widths = fused_widths(model)
-    return [
-        piece
-        for name, weight in model.named_parameters()
-        for piece in cut(tensor_piece(name, weight), widths.get(name, ()))
-    ]
-
-
-def state_pieces(weight: Piece, widths: Sequence[int], state: Mapping[str, Tensor]) -> list[Piece]:
-    """The pieces of the optimizer state {field: tensor} of the (uncut) weight piece `weight`.
-
-    A tensor of the weight's local shape is sharded and cut like it; another one, such as the step count, is whole on every
-    rank. widths: of the matrices fused in the whole weight, as `cut` takes them."""
-    found: list[Piece] = []
-    for field, value in state.items():
-        if value.ndim and value.shape == weight.tensor.shape:
-            parts = cut(weight._replace(tensor=value), widths)
-        else:
-            parts = [Piece(weight.name, tuple(value.shape), (0,) * value.ndim, value)]
-        found += [part._replace(name=f"{part.name}.{field}") for part in parts]
-    return found
-
-
-def state_pieces_like(
+def state_pieces(
     name: str, weight: Tensor, pieces: Sequence[Piece], state: Mapping[str, Tensor]
 ) -> list[Piece]:
-    """`state_pieces` of a weight whose `pieces`, cut already, are known. weight: this rank's part, a plain tensor."""
+    """The pieces of the optimizer state {field: tensor} of a weight. weight: this rank's part, a plain tensor; pieces: those
+    of it, cut already.
+
+    A tensor of the weight's local shape is divided like it; another one, such as the step count, is whole on every rank."""
     found: list[Piece] = []
     for field, value in state.items():
         if value.ndim and value.shape == weight.shape:

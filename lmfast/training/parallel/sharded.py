@@ -20,6 +20,8 @@ class Sharded(Protocol):
     """A model of which this rank has a part."""
 
     model: TransformerLM
+    whole: TransformerLM
+    """the model on the meta device, undivided, for names and shapes"""
     weights: dict[str, nn.Parameter]
     """this rank's part of each weight, by name: what the optimizer updates"""
     group: dist.ProcessGroup

@@ -29,7 +29,6 @@ class TensorParallelModel:
         """The weights are allocated, but not initialised."""
         assert ranks.tensor_group is not None
         self.whole = TransformerLM.without_memory(config)
-        """for names and shapes"""
         self.parts = tensor_parts(self.whole, ranks.tensor_rank, ranks.tensor_size)
         self.model = split_model(config, ranks)
         allocate(self.model, device)

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from lmfast.model.config import ModelConfig
-from lmfast.model.transformer import TransformerLM
 from lmfast.settings import Precision
 from lmfast.training.parallel.fsdp import ShardedModel
 from lmfast.training.parallel.gradients import Gradients
@@ -25,11 +24,9 @@ class TwoDimensionalModel(ShardedModel):
 
     def __init__(self, config: ModelConfig, device: torch.device, precision: Precision, ranks: Ranks):
         assert ranks.data_group is not None
-        self.whole = TransformerLM.without_memory(config)
-        """for names and shapes"""
-        self.tensor_parts = tensor_parts(self.whole, ranks.tensor_rank, ranks.tensor_size)
         mesh = DeviceMesh.from_group(ranks.data_group, device.type)
-        super().__init__(split_model(config, ranks), mesh, device, precision)
+        super().__init__(config, mesh, device, precision, split_model(config, ranks))
+        self.tensor_parts = tensor_parts(self.whole, ranks.tensor_rank, ranks.tensor_size)
         self.gradients = Gradients(self.weights, ranks, shards=ranks.data_group)
 
     def weight_pieces(self) -> dict[str, list[Piece]]:

@@ -83,29 +83,6 @@ def read_pieces(
     read_together(paths, read, ranks)
 
 
-@torch.no_grad()
-def read_state(
-    paths: Sequence[Path], pieces: Iterable[Piece], ranks: Ranks
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Optimizer state from the files of a checkpoint: ({`weight.field`: this rank's part}, {others: tensor}).
-
-    pieces: the uncut parts of the weights; a tensor of the whole weight's shape is read in part, others whole."""
-    found: dict[str, Tensor] = {}
-    others: dict[str, Tensor] = {}
-    own = {piece.name: piece for piece in pieces}
-
-    def read(files: TensorFiles) -> None:
-        for key, shape in files.shapes.items():
-            piece, stored = own.get(key.rpartition(".")[0]), _Stored(files, key)
-            if piece is None or shape != piece.shape:
-                (others if piece is None else found)[key] = stored[...]
-            else:
-                found[key] = _part(stored, piece.offset, piece.tensor.shape, piece.shape)
-
-    read_together(paths, read, ranks)
-    return found, others
-
-
 def _check_shapes(
     files: TensorFiles, shapes: Mapping[str, tuple[int, ...]], may_grow: Callable[[str], bool] | None
 ) -> None:

@@ -17,8 +17,18 @@ from lmfast.training.parallel.pieces import (
     fused_widths,
     state_pieces,
     tensor_piece,
-    weight_pieces,
 )
+
+
+def weight_pieces(model) -> list[Piece]:
+    """The pieces of all weights that this rank owns, in the order of named_parameters()."""
+    widths = fused_widths(model)
+    return [
+        piece
+        for name, weight in model.named_parameters()
+        for piece in cut(tensor_piece(name, weight), widths.get(name, ()))
+    ]
+
 
 CONFIG = ModelConfig(vocab_size=61, d_model=16, num_heads=4, num_kv_heads=2, num_layers=2, qkv_bias=True)
 
@@ -114,12 +124,12 @@ def test_row_shards_of_head_shards_are_rectangles():
 def test_optimizer_state_is_cut_like_its_weight():
     state = {"exp_avg": torch.randn(5, 2), "step": torch.tensor(3.0)}
     weight = Piece("w", (9, 2), (4, 0), torch.zeros(5, 2))
-    pieces = {piece.name: piece for piece in state_pieces(weight, [6, 3], state)}
+    pieces = {piece.name: piece for piece in state_pieces("w", weight.tensor, cut(weight, [6, 3]), state)}
     assert pieces.keys() == {"w/0.exp_avg", "w/1.exp_avg", "w.step"}
     assert pieces["w/0.exp_avg"][1:3] == ((6, 2), (4, 0)) and pieces["w/1.exp_avg"][1:3] == ((3, 2), (0, 0))
     assert torch.equal(pieces["w/1.exp_avg"].tensor, state["exp_avg"][2:])
     assert pieces["w.step"][1:] == ((), (), state["step"])
-    (whole,) = state_pieces(weight, [], {"momentum_buffer": state["exp_avg"]})
+    (whole,) = state_pieces("w", weight.tensor, cut(weight, []), {"momentum_buffer": state["exp_avg"]})
     assert whole.name == "w.momentum_buffer" and whole.offset == (4, 0)
 
 

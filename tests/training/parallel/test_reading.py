@@ -57,8 +57,9 @@ def saved_by(number, weights, state, folder):
                 piece
                 for name, fields in state.items()
                 for piece in state_pieces(
-                    uncut[name],
-                    WIDTHS.get(name, ()),
+                    name,
+                    uncut[name].tensor,
+                    cut(uncut[name], WIDTHS.get(name, ())),
                     {"exp_avg": rows[name].tensor} | ({"step": fields["step"]} if rank == 0 else {}),
                 )
             ]

@@ -27,10 +27,11 @@ def pieces_of(rank: int, number: int, factor: float = 1.0) -> tuple[list[Piece],
     rows = factor * QKV[rank * each : (rank + 1) * each]
     qkv = Piece("qkv", (9, 4), (rank * each, 0), rows)
     norm = Piece("norm", (5,), (0,), factor * NORM)
-    state = state_pieces(qkv, WIDTHS, {"exp_avg": rows + 100, "step": torch.tensor(factor)})
-    return [*cut(qkv, WIDTHS), norm], [
+    parts, step = cut(qkv, WIDTHS), torch.tensor(factor)
+    state = state_pieces("qkv", rows, parts, {"exp_avg": rows + 100, "step": step})
+    return [*parts, norm], [
         *state,
-        *state_pieces(norm, [], {"exp_avg": norm.tensor - 100, "step": torch.tensor(factor)}),
+        *state_pieces("norm", norm.tensor, [norm], {"exp_avg": norm.tensor - 100, "step": step}),
     ]
 
 
