@@ -323,7 +323,6 @@ TEST_FILES = {
     "state": "run",
     "whole_weights": "fsdp",
     "activations": "memory",
-    "flops_parallel": "flops",
     "byte_characters": "formats",
     "gpt2_files": "formats",
     "tokenizer_json": "formats",
